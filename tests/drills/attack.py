@@ -41,7 +41,7 @@ RECORD_LIMIT_S = 3.0
 """From a refusal to the line that tells of it."""
 KILLED_AFTER_S = 1.0
 REPEATED_S = 60.0
-"""A refusal that is told already is told again after so long: `refusals.AGAIN_S`."""
+"""A refusal that was reported is reported again after this time: `refusals.AGAIN_S`."""
 
 
 def finding(attack: Attack, world: AttackWorld, attacker: Path) -> Finding:

@@ -1,7 +1,7 @@
 """`make drill-client`: what an application gets by the client library while parts fail.
 
 Payments go through `Client`, `AsyncClient` and batches while one fault of `make drill-scoring`
-after another is made, then those that failed once more by the same keys. Every answer is compared
+after another is made; those that failed are sent again with the same keys. Every answer is compared
 with the decision log. The report is build/drills/client.json. A wrong answer, an error without a
 type, or a payment that has no answer in the end fails the drill.
 """

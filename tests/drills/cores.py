@@ -68,13 +68,13 @@ class Waits:
                     continue
                 at_s, waits_ns = self._taken.setdefault(path, ([], []))
                 waits_ns.append(waited_ns)
-                at_s.append(time.monotonic())  # last: whoever reads meanwhile goes by the times
+                at_s.append(time.monotonic())  # last: a reader goes by the times
 
     def _look(self) -> None:
         for pid in self._pids():
             for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
                 if path not in self._files:
-                    with contextlib.suppress(OSError):  # it ended meanwhile
+                    with contextlib.suppress(OSError):  # the thread has ended
                         self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -176,12 +176,12 @@ class SmallPlatform(ScoringWorld):
         )  # fmt: skip
 
     def half_written(self) -> list[str]:
-        """Files that somebody has begun and nobody will end."""
+        """Files that a process has begun and no process will finish."""
         found = [path for path in self.home.root.rglob("*") if _is_half(path)]
         return sorted(str(path.relative_to(self.home.root)) for path in found)
 
     def stop(self) -> None:
-        """SIGTERM; SIGKILL to whoever does not end."""
+        """SIGTERM; SIGKILL if the platform does not end."""
         if self._up is None:
             return
         if self._up.poll() is None:

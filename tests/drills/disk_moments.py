@@ -35,7 +35,7 @@ SEGMENT_ROWS = (20, 200)
 
 @dataclass
 class Action:
-    """What was done while the disk was full, and done once more when it was not.
+    """What was done while the disk was full, and done again when it was not.
 
     Args:
         ended: how the first one ended, for a person.
@@ -60,7 +60,7 @@ def nothing(world: SmallPlatform, action: Action) -> Iterator[None]:
 
 
 def command(*arguments: str, before_s: float) -> Moment:
-    """A command that began `before_s` ago, and is given once more afterwards."""
+    """A command that began `before_s` ago, and is given again afterwards."""
 
     @contextlib.contextmanager
     def moment(world: SmallPlatform, action: Action) -> Iterator[None]:

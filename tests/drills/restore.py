@@ -69,7 +69,7 @@ class Refusal:
 @dataclass
 class Traffic:
     """Senders that each wait for an answer before the next payment; all have keys, and what is
-    refused is sent once more, as docs/faults.md asks of clients."""
+    refused is sent a second time, as docs/faults.md asks of clients."""
 
     url: str
     headers: dict[str, str]

@@ -46,7 +46,7 @@ _decoder = msgspec.json.Decoder(Sent)
 
 
 class Load:
-    """The client's process, and what it has told so far.
+    """The client's process, and what it has reported so far.
 
     Args:
         folder: of what it writes; None: the home's logs.

@@ -1,6 +1,6 @@
 """Payments at a constant rate, as an application sends them: with a key, and again with the same.
 
-A process of its own, so that what a drill does meanwhile delays no request. One JSON line for each
+A process of its own, so that the work of a drill delays no request. One JSON line for each
 request goes to a file as soon as it is over; SIGTERM ends the load, after what is under way.
 """
 
@@ -111,7 +111,7 @@ class Load:
         self._idle: list[Connection] = []
 
     async def run(self, rate: float, stopping: asyncio.Event) -> None:
-        """Until told to stop; what was sent by then is waited for."""
+        """Sends until it is told to stop; then waits for what was sent."""
         began_s, number = time.monotonic(), 0
         async with asyncio.TaskGroup() as group:
             while not stopping.is_set():

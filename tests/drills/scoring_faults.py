@@ -1,4 +1,4 @@
-"""What is done to the scoring path in a drill, and what has to hold meanwhile."""
+"""What is done to the scoring path in a drill, and what has to hold during it."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def predictor_restarted(world: TwoGateways) -> Iterator[None]:
 
 @contextlib.contextmanager
 def registry_gone(world: TwoGateways) -> Iterator[None]:
-    """MLflow is killed and its data moved away; a gateway that starts meanwhile needs neither."""
+    """MLflow is killed and its data moved away; a gateway that starts then needs neither."""
     world.registry.kill()
     world.registry.wait()
     folder, away = world.home.mlflow, world.home.root / "mlflow.away"

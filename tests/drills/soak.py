@@ -2,7 +2,7 @@
 
 A closed loop: each of the connections asks again as soon as it is answered, so the rate is the
 highest that the machine sustains. Every answer is copied to a challenger in shadow, and the log is
-sealed meanwhile, as a rollout's passes do. Writes build/drills/soak.json.
+sealed during the load, as a rollout's passes do. Writes build/drills/soak.json.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _watch(
     try:
         while client.poll() is None and time.monotonic() < end_s:
             for name, pid in pids.items():
-                with contextlib.suppress(psutil.NoSuchProcess):  # told of as started again
+                with contextlib.suppress(psutil.NoSuchProcess):  # it is reported as started again
                     rss_mb = psutil.Process(pid).memory_info().rss / 1e6
                     samples[name].append(Sample(time.monotonic(), rss_mb))
             time.sleep(every_s)
@@ -164,7 +164,7 @@ def _watch(
 
 @contextlib.contextmanager
 def _sealing(world: GatewaysWorld, every_s: float) -> Iterator[None]:
-    """Seals the log now and then, and once more at the end."""
+    """Seals the log every `every_s`, and again at the end."""
     over = threading.Event()
     failures: list[Exception] = []
 

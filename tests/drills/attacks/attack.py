@@ -1,4 +1,4 @@
-"""What an attack is, what it is told of the platform it attacks, and what came of it."""
+"""What an attack is, what it knows of the platform it attacks, and what came of it."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Finding(msgspec.Struct, kw_only=True):
 
     Args:
         done: what was sent or called.
-        recorded: whether it left its trace; None where nobody needs to know.
+        recorded: whether it left its trace; None where no trace is wanted.
         recorded_at: where the trace is, or was looked for.
         by: who carried it out.
     """

@@ -1,4 +1,4 @@
-"""Forms of the platform's page: of nobody, of another site, forged, and of who may not."""
+"""Forms of the platform's page: of nobody, of another site, forged, and of people who may not."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ class Answer:
 
 
 ASKED: Final[list[str]] = []
-"""Requests of this process, as `without_ids` has them: a refusal that is told already tells of the
-same request alone."""
+"""Requests of this process, as `without_ids` writes them: a refusal that was reported before stands
+for the same request alone."""
 _ID: Final = re.compile("/[0-9a-fA-F-]{32,36}(?=/|$)")
 
 
@@ -132,7 +132,7 @@ def credentials(name: str, secret: str) -> dict[str, str]:
 
 
 def identities(target: Target, *people: str) -> dict[str, dict[str, str]]:
-    """Headers by who sends them: nobody, and each person, from the server's own pages."""
+    """Headers by sender: nobody, and each person, from the server's own pages."""
     found: dict[str, dict[str, str]] = {"nobody": {}}
     for name in people or ("eve",):
         key = target.keys[name]

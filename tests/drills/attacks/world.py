@@ -94,7 +94,7 @@ class AttackWorld:
         self._up: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when every process answers, and somebody has asked for an approval."""
+        """Returns when every process answers, and an approval has been requested."""
         self._seed()
         with (self.folder / "up.log").open("wb") as log:
             self._up = subprocess.Popen(
@@ -312,7 +312,7 @@ class AttackWorld:
         return str(found[0]["id"]) if found else "0" * 32
 
     def _api(self) -> PrefectApi:
-        """Of who runs the platform."""
+        """Of the user who runs the platform."""
         api = wiring.prefect_api(self.settings)
         api._client.timeout = SLOW_S
         return api

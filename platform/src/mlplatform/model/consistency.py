@@ -305,7 +305,7 @@ def _segments(model: ModelDefinition) -> Iterator[Rule]:
 def _segment_values(
     key: str, segment: RolloutSegment, field: RequestField | None
 ) -> Iterator[Rule]:
-    """A segment that no value can lie in would be waited for in vain."""
+    """A rollout would wait for a segment that no value can lie in, and never see it."""
     is_text, values = field is not None and field.type == "string", segment.values
     fits = bool(values) if is_text else not any(isinstance(value, str) for value in values)
     wanted = "texts of a field of type string, which has no bounds" if is_text else "numbers"

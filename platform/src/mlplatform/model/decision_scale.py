@@ -23,8 +23,8 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Args:
         names: from the lowest score to the highest, which is the strongest.
-        alerts: the last of them, which somebody is told of or that turn the request away. Each
-            comes with reasons.
+        alerts: the last of them, which people look at or that refuse the request. Each comes
+            with reasons.
     """
 
     names: tuple[str, ...]

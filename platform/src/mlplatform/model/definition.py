@@ -127,8 +127,8 @@ class GatePolicy(_Strict, frozen=True):
         average_precision_drop: against the champion, that the low end of the interval may reach.
         average_precision_loss: a loss that is proven to be larger, by the high end, is refused.
         single_input_average_precision: of one input alone; from there on it is leaked.
-        skew: what follows where decisions did not read what they should have: it is told, or
-            nothing is trained from them.
+        skew: what follows where decisions did not read what they should have: it is
+            reported, or nothing is trained from them.
     """
 
     average_precision_drop: Share
@@ -170,7 +170,7 @@ class FeaturesPolicy(_Strict, frozen=True):
 
     Args:
         stale_share_limit: of a minute's decisions, that may be made without fresh features.
-        late_share: of what a view is valid for: older, its newest snapshot is late and told of.
+        late_share: of what a view is valid for: older, its newest snapshot is reported as late.
         skew_share: of a feature's values that may be other than they should have been.
         window_late_s: what was recorded so long before a decision, its windows should hold.
         snapshot_late_h: so long after its midnight, a snapshot should be served.

@@ -56,8 +56,8 @@ class FeatureField(_Strict, frozen=True):
         column: a request field for `mean`, otherwise None.
         delay_days: how many days before the snapshot the window ends. A label_share needs none: it
             counts the labels that had arrived.
-        missing: what happens where the entity has no row: that is ordinary, and told (`default`),
-            the answer is degraded (`degrade`), or there is none (`refuse`).
+        missing: what happens where the entity has no row: that is ordinary, and the answer says
+            so (`default`), the answer is degraded (`degrade`), or there is none (`refuse`).
         default: the value that training and serving put where there is none; None leaves it
             missing to the model.
     """

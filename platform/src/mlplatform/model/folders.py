@@ -99,7 +99,7 @@ def readable_names() -> list[str]:
 
 
 def check_folders() -> None:
-    """Nothing, where every folder that MLPLATFORM_MODELS leads to is a model: for who starts the
+    """Raises unless every folder that MLPLATFORM_MODELS leads to is a model: for the start of the
     platform, and for commands.
 
     Raises:

@@ -32,8 +32,8 @@ FailureReason = Literal[
 alerts on far more customers than planned, `killed` one whose model a person switched off."""
 
 OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled", "killed")
-"""Those that the gateway is to blame for: it had no room or time to ask, or was told not to. No
-evidence about an arm, no matter what answered in its place."""
+"""Those that the gateway is to blame for: it had no room or time to ask, or a person had switched
+the model off. No evidence about an arm, no matter what answered in its place."""
 
 
 class PredictionFailed(Exception):

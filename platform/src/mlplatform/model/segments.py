@@ -33,8 +33,8 @@ class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     Args:
         input, field: one of the two.
         required: shadow has to show the segment's tolerances before a challenger goes on. Where it
-            is not, harm that is proven stops, and what is not shown is told and waited for by
-            nobody: for segments too small to show anything.
+            is not, harm that is proven stops, what is not shown is reported, and nothing waits for
+            it: for segments too small to show anything.
     """
 
     name: Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]

@@ -1,4 +1,4 @@
-"""What is going on, and who is told: service levels, alerts, dashboards, exporter, page, events.
+"""What is going on, and who is notified: service levels, alerts, dashboards, metrics, page, events.
 
 Packages from the ground up: `slo`; then `dashboards`, `exporter`, `page` and `events`. Imports
 every area below: `operations`, `scoring`, `rollouts`, `learning`, `decisions`, `model` and

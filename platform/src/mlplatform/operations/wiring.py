@@ -60,7 +60,7 @@ def settings_to_start(profile: Profile | None) -> Settings:
     """
     if profile is not None:
         os.environ[f"{PREFIX}PROFILE"] = profile
-        settings.cache_clear()  # whoever asked before did so without it
+        settings.cache_clear()  # settings that were read before do not have it
     return settings_module.load(last_settings.for_start(os.environ))
 
 
@@ -226,7 +226,7 @@ def prefect_api(settings: Settings) -> PrefectApi:
 
 
 def _operator(home: Home) -> str:
-    """Name and token of who holds the home folder, at Prefect's gate."""
+    """Name and token, at Prefect's gate, of the user who has the home folder."""
     try:
         return f"operator:{home.prefect_token.read_text().strip()}"
     except FileNotFoundError as error:

@@ -69,7 +69,7 @@ class Refused(PlatformError):
 
 
 class StaleFence(Refused):
-    """The lease behind this fence was taken over; whoever holds it must stop at once."""
+    """The lease behind this fence was taken over. The holder of the fence must stop at once."""
 
 
 class PlanRefused(Refused):

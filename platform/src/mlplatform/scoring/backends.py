@@ -74,7 +74,7 @@ def incidents(settings: Settings) -> SqlIncidents:
 
 
 def outbox(settings: Settings) -> Outbox:
-    """The journals of rollouts and incidents for who follows them, and how far receivers are."""
+    """The journals of rollouts and incidents for receivers, and how far each has come."""
     return Outbox(rollouts(settings), incidents(settings), _positions(settings))
 
 
@@ -123,8 +123,8 @@ def _stored(settings: Settings, model: str, views: Sequence[FeatureView]) -> Onl
 
 
 def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:
-    """Windows of models that know no payment yet begin with none; of others, somebody builds them.
-    Until then they are stale."""
+    """Windows of models that know no payment yet begin with none; an operator builds those of
+    others. Until then they are stale."""
     for definition in definitions:
         name = definition.name
         if settings.profile != "embedded":

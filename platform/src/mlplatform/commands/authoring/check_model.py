@@ -101,7 +101,7 @@ def _of_entities(definition: ModelDefinition, folder: Path) -> Iterator[str]:
     try:
         views = load_views(folder)
     except PlatformError:
-        return  # told above
+        return  # reported above
     for view in views:
         if definition.entities.get(view.entity) != view.join_key:
             wanted = f"a request field {view.join_key} with entity: {view.entity}"

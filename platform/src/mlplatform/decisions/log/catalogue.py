@@ -134,7 +134,7 @@ def attach(db: sqlite3.Connection, folder: Path) -> None:
 
 
 def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str]:
-    """Enter the files that have no entry of their digest, at most so many, and forget those gone.
+    """Enter at most `most_files` files that have no entry of their digest; forget those gone.
 
     Raises:
         sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
@@ -146,7 +146,7 @@ def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str
         known = {file: sha256 for file, sha256, _ in entries}
         there = {one.file for one in files}
         with sqlite.transaction(catalogue):
-            # together with the entries: whoever reads by the earlier list of files may need them
+            # together with the entries: a reader with the earlier list of files may need them
             catalogue.execute("DELETE FROM whole")
             for file, _, rows in entries:
                 if file not in there:

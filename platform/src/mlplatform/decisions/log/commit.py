@@ -19,13 +19,13 @@ HEARTBEAT_S: Final = 1.0
 QUEUED_ENTRIES: Final = 4_096
 SLOW_S: Final = 0.03
 """A log that takes longer than this for a batch is slow: what is queued goes elsewhere, while
-whoever waits for it still can."""
+its callers can still wait."""
 RECENT_BATCH_S: Final = 0.05
 """For so long after a batch with several submissions, the next ones may wait for each other."""
 CHECKPOINT_S: Final = 0.25
 """A commit may wait for the disk while a checkpoint does: better four short waits a second than one
-long. The thread is as urgent as any other: one that gives way may do so with the interpreter lock,
-and then all wait for the machine's next pause."""
+long. The thread has the priority of all others: one of lower priority may lose its core while it
+holds the interpreter lock, and then all wait until a core is idle."""
 CATCH_UP_POLL_S: Final = 0.01
 """While spilled records remain, new ones are waited for no longer than this."""
 _logger = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ class AsyncGroupCommit:
         reached_ms: the event time before which the owner has nothing left to submit, asked each
             second: it moves the watermark of an idle writer. Without it only records move it.
         relief: takes what is queued while one call of the log lasts longer than SLOW_S.
-        expected: how many submissions may be waiting at most: once so many do, nobody is left to
-            wait for. 0: that is not known.
+        expected: the most submissions that can be waiting: once that many wait, no more will come.
+            0: that is not known.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class Committer:
         return self._failure is None and self._threads[0].is_alive()
 
     def check(self, more: int = 0) -> None:
-        """Raise what keeps entries from being queued, with so many more that will be soon."""
+        """Raise what keeps entries from being queued, counting `more` that will be queued soon."""
         if self._failure is not None:
             raise Unavailable(f"the commit thread of {self._writer} has stopped") from self._failure
         if self._closed.is_set():
@@ -297,7 +297,7 @@ class Committer:
         except StaleFence as error:  # for good: another process has this writer's name
             self._fail(tickets, error)
             raise
-        except Exception as error:  # noqa: BLE001 -- it goes to whoever waits for the answer
+        except Exception as error:  # noqa: BLE001 -- it goes to the callers that wait
             if len(tickets) == 1:
                 self._fail(tickets, error)
                 return
@@ -327,7 +327,7 @@ class Committer:
             _logger.warning("no heartbeat for %s: %s", self._writer, error)
 
     def _relieve(self, relief: Fallback) -> None:
-        """Answer for whoever is queued behind a call of the log that does not come back."""
+        """Hand over what is queued behind a call of the log that does not return."""
         while not self._closed.wait(SLOW_S / 2):
             since_s = self._busy_since_s
             if since_s is not None and time.monotonic() - since_s > SLOW_S:

@@ -206,7 +206,7 @@ def _keys(db: sqlite3.Connection, decisions: Set[str]) -> Iterator[str]:
     for start in range(0, len(found), _BITE_KEYS):
         bite = found[start : start + _BITE_KEYS]
         with sqlite.transaction(db):
-            # another key may have the number of one that went meanwhile
+            # another key may have the number of one that has been removed
             db.executemany("DELETE FROM idempotency WHERE rowid = ? AND decision_id = ?", bite)
         yield "kept answers erased"
 

@@ -88,7 +88,7 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
     """
     _check(asked)
     path = folder / tables.DATABASE
-    # first: what is moved into the log meanwhile is found there
+    # first: what is moved into the log after this is found there
     waiting = _spilled(path, log.spills, asked)
     with _locked(folder):
         found, known = _found(log, folder, asked)

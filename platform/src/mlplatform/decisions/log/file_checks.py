@@ -15,7 +15,7 @@ from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.log.sealed import SealedFile
 
 _A_CORE: Final = 4
-"""Files below so many are checked in this process: another takes a second to start."""
+"""Fewer files than this are checked in this process: another takes a second to start."""
 _CHUNK: Final = 8
 
 

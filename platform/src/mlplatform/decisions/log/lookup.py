@@ -86,7 +86,7 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
     Raises:
         NotFound: there is nothing.
     """
-    # spills first: what is moved into the log meanwhile is then found twice, and shown once
+    # spills first: what is moved into the log after this is found twice, and shown once
     spilled = log.spilled_records(decision_id)
     try:
         records = logged_records(log, decision_id)

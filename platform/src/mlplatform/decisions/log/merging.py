@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 def groups(files: Sequence[SealedFile], most_rows: int) -> Iterator[list[SealedFile]]:
-    """Adjacent files of one writer that are to be one, of at most so many records.
+    """Adjacent files of one writer that are to be one, of at most `most_rows` records.
 
     Files of half as many records stay as they are. The others are merged where there are eight, or
     where the next one has no room in the same file: so a record is written a few times at most.

@@ -153,7 +153,7 @@ def _check(chain: Chain, rows: list[tuple[Any, ...]], count: int, writer: tables
 
 
 def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str]:
-    # in small bites: whoever appends meanwhile waits for one of them at most
+    # in small bites: a process that appends waits for one of them at most
     query = "SELECT seq FROM records WHERE writer = ? AND seq <= ? ORDER BY seq LIMIT ?"
     while bite := db.execute(query, (writer, last, _DELETE_ROWS)).fetchall():
         with _giving_way(), sqlite.transaction(db):

@@ -94,7 +94,7 @@ def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) ->
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep every file that is listed within the block until its end, whatever is merged meanwhile.
+    """Keep every file that is listed within the block until its end, also those that are merged.
 
     It waits while files that were replaced are removed, which takes milliseconds.
     """
@@ -123,7 +123,7 @@ def finish(folder: Path) -> None:
 
 
 def sweep(db: sqlite3.Connection, folder: Path) -> bool:
-    """Remove the files that are not listed, unless somebody reads; whether none is left.
+    """Remove the files that are not listed, unless a process reads; whether none is left.
 
     A commit may be in memory alone (`durability: process`): the list that replaced them is on disk
     before they go, or a machine that stops then would start with a list of files that are gone.

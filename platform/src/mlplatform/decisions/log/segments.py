@@ -29,7 +29,7 @@ _UNIQUE: Final = frozenset(
 ) | {"payload"}
 """Columns whose values hardly repeat: a dictionary of them is larger than they are."""
 _COMPRESSION: Final = {name: "none" if name == "decision_id" else "zstd" for name in STORED}
-"""Whoever looks for an id decodes all ids of a file: 24 bytes a record for a third of the time."""
+"""A look-up by id decodes all ids of a file: 24 bytes more a record, for a third of the time."""
 _FIELDS: Final = (
     "number, writer, first, last, rows, from_ms, to_ms, chain, sha256, previous, digest"
 )
@@ -188,7 +188,7 @@ def records(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
 
 
 def stored(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """As `records`, for who cannot go on without the file.
+    """As `records`, for callers that cannot go on without the file.
 
     Raises:
         Corrupt: it is missing or not readable.

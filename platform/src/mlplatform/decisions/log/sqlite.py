@@ -110,7 +110,7 @@ class _KeyTaken(Exception):
 
 
 class SqliteDecisionLog:
-    """Any number of processes may read; a writer's name belongs to whoever claimed it last.
+    """Any number of processes may read. A writer's name belongs to its last claimant.
 
     Args:
         folder: holds decisions.db and segments/; made at first use.
@@ -267,7 +267,7 @@ class SqliteDecisionLog:
 
     def watermarks(self) -> list[Watermark]:
         """One per writer, by name."""
-        spilled = self.spilled()  # first: what is moved into the log meanwhile is in the log then
+        spilled = self.spilled()  # first: what is moved into the log later is read from there
         with self._lookups_lock, self._translated():
             rows, elsewhere = tables.writers(self._lookups), tables.replicated(self._lookups)
         oldest = self._wall_ms() - LIVE_WITHIN_MS

@@ -95,7 +95,7 @@ class Span:
         unit: of a customer, as `Record.unit`; every file is opened for it.
         decision_id_starts: the first digits of a decision's id, as the id of its trace holds them.
         decision_ids: of any of these; for one, `decision_id` costs less.
-        limit: at most so many records of each writer, the first ones.
+        limit: at most this many records of each writer, the first ones.
         columns: names of records.COLUMNS; the payload is read only when named here.
     """
 

@@ -46,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     says which records of its decision lost their payload, by whom and why (`records.erasures`).
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
-    the assigned arm, `answered_by` whoever gave the answer; where they differ, the assigned arm
+    the assigned arm, `answered_by` what gave the answer; where they differ, the assigned arm
     failed, or the gateway (`OWN_FAILURES` in `model.oip`). `score` is calibrated, 0 to 1, and
     None where nothing was predicted.
     """

@@ -71,10 +71,10 @@ class _CheckedBatch:
 
 
 class ReplicaLog:
-    """The log of a home folder, as whoever replicates logs from elsewhere writes it.
+    """The log of a home folder, as a process that replicates logs from elsewhere writes it.
 
-    Replicating the same again changes nothing, so that whoever was killed may begin again anywhere
-    before where it was.
+    Replicating the same again changes nothing, so a process that was killed may begin again at any
+    earlier place.
 
     Args:
         folder: of the log; made at first use.
@@ -111,7 +111,7 @@ class ReplicaLog:
         Raises:
             Unavailable: the log did not answer; nothing was taken.
             Corrupt: what the log holds is damaged; nothing was taken.
-            Busy: somebody else wrote under one of these names meanwhile; nothing was taken.
+            Busy: another process wrote under one of these names at that time; nothing was taken.
         """
         by_writer: dict[str, list[Item]] = {}
         for item in items:

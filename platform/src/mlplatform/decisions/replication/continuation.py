@@ -18,7 +18,7 @@ class Head(NamedTuple):
 
 
 class Place(NamedTuple):
-    """What a stored record is told from another by."""
+    """What distinguishes a stored record from another."""
 
     digest: bytes
     chain: bytes

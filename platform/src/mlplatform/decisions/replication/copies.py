@@ -140,7 +140,7 @@ class CopyReader:
 
     def offsets(self) -> list[ReplicaOffset]:
         """One per writer, by name."""
-        spilled = self._log.spilled()  # first: what is moved meanwhile is in the log then
+        spilled = self._log.spilled()  # first: what is moved later is read from the log
         with self._snapshot() as db:
             rows = {w.writer: w for w in tables.writers(db)}
         marks = [
@@ -175,7 +175,7 @@ class CopyReader:
     def _from_file(self, file: SealedFile, after: int) -> list[_Row]:
         """From the rows that were decoded last, where the next one is among them, of few writers.
 
-        Whoever follows a log asks for some records at a time: each row is decoded once.
+        A process that follows a log asks for some records at a time: each row is decoded once.
         """
         number, rows = self._decoded.pop(file.writer, (0, []))
         if number != file.file or not rows or not rows[0][1] - 1 <= after < rows[-1][1]:

@@ -12,7 +12,7 @@ BACK_OFF_S: Final = 1.0
 
 
 def require_brokers(settings: Settings) -> None:
-    """Nothing, where the topics are those of brokers.
+    """Raises unless the topics are those of brokers.
 
     Raises:
         ConfigInvalid: the settings name none.

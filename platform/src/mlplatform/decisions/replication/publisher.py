@@ -36,7 +36,7 @@ STAND_S: Final = 1.0
 PRUNE_S: Final = 60.0
 KEEP_H: Final = 24.0
 LAST_WORDS_S: Final = 20.0
-"""How long a publisher that was told to stop tries to tell the rest; a pod's last container."""
+"""How long a publisher that stops tries to publish the rest; it is a pod's last container."""
 AGAIN_S: Final = 5.0
 MAX_CONFIRMATIONS: Final = 1_000
 
@@ -172,7 +172,7 @@ class Publisher:
 
 
 def follow(publisher: Publisher, stopping: threading.Event, prune_now: Callable[[], None]) -> None:
-    """Follow the log until told to stop, and then, for a while, until all that it holds is told.
+    """Follow the log until `stopping` is set; then publish the rest of it, for a limited time.
 
     Args:
         prune_now: drops of the log what is safe elsewhere; called every `PRUNE_S`.
@@ -201,7 +201,7 @@ def _pause(stopping: threading.Event, wait_s: float) -> None:
 
 
 def publish(name: str, settings: Settings, stopping: threading.Event, *, keep_h: float) -> None:
-    """Publish the log of a home folder until told to stop, whatever fails meanwhile.
+    """Publish the log of a home folder until `stopping` is set, whatever fails.
 
     It ends for no other reason: beside a gateway in one pod, that would take the pod out of its
     Service.
@@ -259,7 +259,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT, and then until all that the log holds is told."""
+    """Runs until SIGTERM or SIGINT; then publishes the rest of the log, for a limited time."""
     require_brokers(settings)
     settings.home.create()  # it may be here before the gateway
     publish(options.name, settings, stopping_at_signals(), keep_h=options.keep_h)

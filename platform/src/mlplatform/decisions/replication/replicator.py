@@ -24,7 +24,7 @@ BATCH: Final = 250
 """Messages of one transaction: a gateway that writes to the same log waits for it a few ms."""
 WAIT_S: Final = 0.5
 AGAIN_S: Final = 5.0
-"""How long what was asked for again may take to come, before it is asked for once more."""
+"""How long records that were asked for again may take, before they are asked for again."""
 MAX_FENCED: Final = 3
 MEMBER: Final = "gatherer"
 """A name of topics and groups that stays: brokers hold offsets under it."""
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Replicator:
     """Appends what came, then says how far each writer is, and counts it as read.
 
-    Killed between the two it replicates the same once more, which changes nothing.
+    If it is killed in between, it replicates the same again, which changes nothing.
     """
 
     def __init__(

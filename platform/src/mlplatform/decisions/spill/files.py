@@ -1,7 +1,7 @@
 """A spill: records in an append-only file, each in a frame with its length and its checksum.
 
-A spill exists only while it holds records that are not in the log. Whoever appends to it, or moves
-it into the log, holds a lock on it, which dies with its process.
+A spill exists only while it holds records that are not in the log. A process that appends to it,
+or moves it into the log, holds a lock on it, which ends with the process.
 
 A file is a header (magic, 16 random bytes that name this spill) and frames: length of the body
 (u32), CRC-32 of event time and body (u32), event time (i64), body (MessagePack of Prepared), all
@@ -173,7 +173,7 @@ class SpillFile:
             if durable:
                 os.fsync(descriptor)
                 sync(path.parent)
-        except Busy:  # a sibling looked whether somebody left it, and removes it as empty
+        except Busy:  # a sibling checks whether it was left behind, and removes it as empty
             os.close(descriptor)
             raise
         except OSError as error:
@@ -186,10 +186,10 @@ class SpillFile:
 
     @classmethod
     def take_over(cls, path: Path) -> SpillFile | None:
-        """The spill that somebody left here, a torn end cut off; None if there is nothing in it.
+        """The spill that a process left here, a torn end cut off; None if there is nothing in it.
 
         Raises:
-            Busy: whoever writes it lives.
+            Busy: the process that writes it lives.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -260,7 +260,7 @@ class SpillFile:
         _discard(self.path, self.descriptor)
 
     def close(self) -> None:
-        """Leave the file to whoever takes it over."""
+        """Leave the file to the process that takes it over."""
         os.close(self.descriptor)
 
 

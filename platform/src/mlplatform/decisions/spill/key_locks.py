@@ -1,10 +1,10 @@
-"""Who may write idempotency keys where, among processes: into the log, or into their spills.
+"""Which process may write idempotency keys where: into the log, or into its spill.
 
 Any number of processes write keys into the log at a time, as the log arbitrates them. A process
 that spills a key must know that nobody writes that key anywhere else at this moment; so it waits
 until no other process writes keys into the log, and keeps them from it until the key is spilled.
 
-Byte 0 of the lock file belongs to whoever spills; each process has a byte of its own, which it
+Byte 0 of the lock file is for a process that spills; each process has its own byte, which it
 holds while it writes keys into the log. The locks are POSIX record locks: they belong to the
 process, so that one thread may spill while another of the same process is stuck in the log, and
 they die with it.

@@ -99,7 +99,7 @@ class SpilledKeys:
                 with self._open:
                     self._spills[name] = known
         except FileNotFoundError:
-            return  # moved into the log meanwhile
+            return  # it has been moved into the log
         known.follow()
 
 

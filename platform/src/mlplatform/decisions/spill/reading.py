@@ -1,4 +1,4 @@
-"""What lies in the spills of a log, as anybody who reads the log sees it."""
+"""What lies in the spills of a log, as a reader of the log sees it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pending(db: sqlite3.Connection, folder: Path) -> list[Pending]:
     """What each writer has spilled, by name.
 
     Args:
-        db: not in a transaction: what is moved into the log meanwhile may still be counted here.
+        db: not in a transaction: what is moved into the log during this call may still count here.
     """
     for _ in range(_LISTINGS):
         names = _names(folder)

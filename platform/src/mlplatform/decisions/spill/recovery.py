@@ -1,4 +1,4 @@
-"""What is appended for a spilled record whose idempotency key the log has meanwhile."""
+"""What is appended for a spilled record whose idempotency key is in the log by then."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def resolved(
 ) -> CaughtUp:
     """The records as they are to be appended.
 
-    What the log says of a key stands. A decision that says otherwise was told to somebody, so it is
-    kept as a record, without its key, and voided: the business it was about is counted once. A
+    What the log says of a key stands. A decision that says otherwise was given to a client. So it
+    is kept as a record, without its key, and voided: the payment that it was about counts once. A
     label that is there already is the same fact twice, and is left out.
 
     Args:

@@ -31,7 +31,7 @@ from mlplatform.runtime.errors import Busy, Corrupt, PlatformError, Unavailable
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 MOVED_AT_ONCE: Final = 128
-"""Records of one transaction while catching up: what comes in meanwhile waits that long."""
+"""Records of one transaction while catching up: new records wait that long."""
 RETRY_S: Final = 0.1
 RETRY_MAX_S: Final = 1.0
 KEYS_WAIT_S: Final = 0.2
@@ -124,7 +124,7 @@ class SpillingLog:
     not. Otherwise its record is refused, as a second decision for one key cannot be taken back.
 
     Args:
-        committed: told how many records each transaction of the log had.
+        committed: called with how many records each transaction of the log had.
 
     Raises:
         Busy: a process that writes under this name lives.
@@ -414,7 +414,7 @@ class SpillingLog:
 
     def _go_on_with(self, file: SpillFile) -> None:
         with self._mutex:
-            if self._file is not None:  # spilled meanwhile: its place is taken
+            if self._file is not None:  # records were spilled since: its place is taken
                 file.close()
                 return
             try:

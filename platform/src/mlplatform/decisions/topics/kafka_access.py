@@ -41,10 +41,10 @@ def client_options(brokers: Brokers, password: str | None) -> dict[str, Any]:
 
 
 class Access:
-    """Makes the clients of one user of the brokers, and hears what they are refused.
+    """Makes the clients of one user of the brokers, and notices when the brokers refuse them.
 
     A client of librdkafka tries a refused password or certificate again for ever, and answers
-    everything with a timeout. What it was told is heard here, and ends it.
+    everything with a timeout. Its error is noticed here, and `check` raises it.
 
     Args:
         options: settings of librdkafka for every client, beside those of the brokers.

@@ -10,8 +10,8 @@ import msgspec
 
 HOUR_MS = 3_600_000
 TRACE_HEADER = "traceparent"
-"""Of a message: the span that it comes from, as W3C Trace Context writes it. Whoever works on the
-message later links its own trace with it."""
+"""Of a message: the span that it comes from, as W3C Trace Context writes it. The process
+that works on the message later links its own trace with it."""
 
 
 def requests_topic(model: str) -> str:
@@ -88,8 +88,8 @@ class Subscription(Protocol):
     def consume(self, limit: int, wait_s: float) -> list[Received]:
         """At most `limit` messages, in order within a partition; none after `wait_s`.
 
-        With limit 0 nothing is delivered, but the member stays one: whoever has enough to do
-        calls it so, at least every few seconds.
+        With limit 0 nothing is delivered, but the process stays a member: while it is busy, it
+        calls this at least every few seconds.
 
         Raises:
             StaleFence: the group takes another for this member, for good: subscribe again.
@@ -151,7 +151,7 @@ class Topics(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections; subscriptions are closed by whoever opened them."""
+        """Close the connections; subscriptions are closed by the code that opened them."""
         ...
 
 

@@ -118,7 +118,7 @@ class OfflineTable:
         unfinished_import.remove(self.folder)
 
     def check_follows(self, table: pa.Table, source: str) -> None:
-        """Nothing where a history may be added to what is here.
+        """Raises unless a history may be added to what is here.
 
         Raises:
             Refused, InputInvalid: as `import_history`.

@@ -48,7 +48,7 @@ class ParquetFiles:
 
     @property
     def sandbox(self) -> Sandbox:
-        """The process, for whoever watches what it takes."""
+        """The process, for code that measures what it uses."""
         return self._sandbox
 
     def types(self, number: int) -> Mapping[str, str]:

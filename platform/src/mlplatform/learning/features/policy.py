@@ -1,6 +1,6 @@
 """What it means that features are not there: carry on, carry on degraded, or refuse.
 
-Three causes are told apart. `missing`: the view is up to date, and its newest snapshot has no row
+There are three causes. `missing`: the view is up to date, and its newest snapshot has no row
 of the entity. `stale`: the view's newest snapshot is older than its ttl, or the store knows of
 none, so nobody knows what there would be. `unavailable`: the store did not answer. A feature that
 is null in a valid row is known to be null and is none of these.
@@ -35,7 +35,7 @@ class Gaps:
     """Features that are not there, each with its cause and its policy.
 
     Args:
-        told: the views that they are of; None where all are there.
+        told: the views with missing features; None where all are there.
         degraded: whether the answer must say that it was given without them.
         withheld: whether no model may be asked, and what stands behind the models decides.
         refused: the features without which there is no answer.

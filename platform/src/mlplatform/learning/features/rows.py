@@ -111,7 +111,7 @@ def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Which rows have a problem; with `values`, each row's is told with it."""
+    """Which rows have a problem; with `values`, a refusal names the row's value."""
 
     wrong: NDArray[np.bool_]
     problem: str

@@ -188,7 +188,7 @@ def _load(
     """Put what snapshots of these days read into temporary tables of the connection; the position
     of the log that they stand for."""
     position: Mapping[str, int] | None = None
-    while position != (position := offline.position()):  # another process may project meanwhile
+    while position != (position := offline.position()):  # another process may have projected
         _read(offline, views, days)
     return position
 

@@ -120,7 +120,7 @@ class ConfinedModel:
 
     @property
     def sandbox(self) -> Sandbox:
-        """The process, for whoever watches what it takes."""
+        """The process, for code that measures what it uses."""
         return self._sandbox
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -165,7 +165,7 @@ class GraphTensors(msgspec.Struct, frozen=True):
 
 
 def graph_tensors(content: bytes) -> GraphTensors:
-    """What a model of any signature takes and gives, told by a process of its own.
+    """What a model of any signature takes and gives, read by a process of its own.
 
     Raises:
         ModelRefused: it is beyond the limits, or is not loaded.

@@ -103,8 +103,8 @@ class Ensemble:
 def read_ensemble(content: bytes) -> Ensemble:
     """The trees of an ONNX file.
 
-    Whoever uses them must compare their scores with the file's own: what a node does is defined by
-    the operator and by who runs it.
+    A caller must compare the scores of these trees with the file's own: what a node does is defined
+    by the operator and by the runtime.
 
     Source: ONNX, ai.onnx.ml, TreeEnsembleRegressor-3 and TreeEnsembleClassifier-3.
 

@@ -121,7 +121,7 @@ class OnnxFile:
         return np.array(times)
 
     def close(self) -> None:
-        """Nothing is held beyond this object."""
+        """Does nothing: nothing is held beyond this object."""
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One raw score a row, in batches, whether or not they were scored before."""

@@ -37,7 +37,7 @@ MOST_ELEMENTS = 2_000_000
 """Conditions in one graph: 40 MB of tables and some 15 ms a row."""
 
 SEGMENT = 32
-"""Contributions to one input are summed in segments of so many, the rest by one product."""
+"""Contributions to one input are summed in segments of this many, the rest by one product."""
 
 
 @dataclass(frozen=True, slots=True)

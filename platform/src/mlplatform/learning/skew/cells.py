@@ -11,9 +11,9 @@ Note = Literal[
     "unserved", "stale", "unavailable", "missing", "empty", "store", "snapshot", "redefined"
 ]
 """What else is known of a cell: `unserved`, the record does not name the feature; the next three,
-the record's own word on why there was nothing; `empty`, what an entity reads of whom nothing is
-known; `store`, another value than the snapshot holds that it says it is from; `snapshot`, the
-snapshot's own; `redefined`, that snapshot was made by another definition."""
+the record's own word on why there was nothing; `empty`, what is read for an unknown entity;
+`store`, another value than in the snapshot that the record names; `snapshot`, the snapshot's own;
+`redefined`, that snapshot was made by another definition."""
 
 CLOSE: Final = 1e-9
 """Relative: a mean of the same payments, added up in another order."""

@@ -26,7 +26,7 @@ from mlplatform.model.request_transforms import DAY_MS, HOUR_MS
 from mlplatform.model.windows.tiles import series_of
 
 SAMPLE: Final = 2_000
-"""With none of so many wrong, at most half a percent of all are, for 20 features at once."""
+"""If none of this many is wrong, at most half a percent of all are, for 20 features at once."""
 MOST_SAMPLED: Final = 20_000
 
 

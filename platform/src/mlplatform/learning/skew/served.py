@@ -83,7 +83,7 @@ def stream(
     after: Mapping[str, int] | None = None,
     from_ms: int | None = None,
 ) -> Iterator[pa.Table]:
-    """The records of a model in pieces that fit memory, whatever is appended meanwhile.
+    """The records of a model in pieces that fit memory, while other processes keep appending.
 
     Args:
         columns: with `writer` and `seq`.

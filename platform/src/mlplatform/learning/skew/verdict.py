@@ -25,7 +25,7 @@ ERROR_SHARE: Final = 0.001
 SHOWN: Final = 3
 """Examples of a feature."""
 MOSTLY: Final = 0.5
-"""A cause is told where it is that of more than this share of what is wrong."""
+"""A cause is named where it explains more than this share of what is wrong."""
 ALIKE: Final = 0.02
 """Factors that differ by less are one."""
 MINUTE_MS: Final = 60_000

@@ -1,7 +1,7 @@
 """End-of-day snapshots: what each decision should have read, made again from records.
 
-A snapshot says in its file which position of the log it was made at, so that what came after it is
-told from what it counted wrongly.
+A snapshot says in its file which position of the log it was made at. So records that came later are
+distinguished from records that it counted wrongly.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MOST_PAYMENTS: Final = 20_000
 """Of an entity whose earlier states are looked for: all of them are in memory, and added up."""
 ROWS_AT_ONCE: Final = 10_000
 MOST_FOLDED: Final = 1_000_000
-"""Payments that a pass adds up once more for that; values beyond are told as different."""
+"""Payments that a pass adds up again for that; values beyond are reported as different."""
 MOST_STATES: Final = 100
 """Earlier states of an entity that a value is held to, the newest ones."""
 Values = Mapping[str, float | None]

@@ -193,7 +193,7 @@ def made_candidate(
     alerts = cut_offs.alerting(scores)
     seen = _profile(definition, holdout.matrix, scores, alerts, parts.vocabularies)
     rhythms = _input_rhythms(seen, dataset.rows.matrix)
-    if isinstance(model, OnnxFile):  # one that was brought may take too long for so many rows
+    if isinstance(model, OnnxFile):  # a file that was brought may take too long for that many rows
         rhythms |= _score_rhythm(calibration.many(model.scores(background)), fitting.matrix)
     bundle = Bundle(
         model=definition.name,

@@ -103,7 +103,7 @@ def _number(key: str, value: Value, known: Places | None) -> float:
 
 
 def check_ready(content: bytes, definition: ModelDefinition, golden: GoldenSet) -> None:
-    """Nothing, where a ready file is one that the platform runs and scores its golden set.
+    """Raises unless the platform can run a ready file, and it scores its golden set as expected.
 
     Raises:
         ModelRefused: it is beyond the limits, its tensors are others, or a score is no number.

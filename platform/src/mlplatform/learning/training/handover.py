@@ -210,7 +210,7 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
         appear(draft, folder, told.bundle)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    # Whoever can write where jobs write can put another model there, with its digests.
+    # A user who can write where jobs write can put another model there, with its digests.
     model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=Tensors.of(bundle))
     return Candidate(folder, bundle, model, told.parity, told.customers)
 

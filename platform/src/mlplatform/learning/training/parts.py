@@ -1,4 +1,4 @@
-"""The parts of a bundle that no data taught: what a model reads, and how its scores are told."""
+"""The parts of a bundle that are not learned: what a model reads, and how scores are explained."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ WIDEST: Final = 1e6
 
 
 def run(model: str) -> None:
-    """Nothing, where the folder's fit gives a model that agrees with its ONNX form.
+    """Raises unless the folder's fit gives a model that agrees with its ONNX form.
 
     Raises:
         ConfigInvalid: the folder is wrong.

@@ -13,7 +13,7 @@ class GateResult:
     """What one gate saw, what it allows, and why it decided so.
 
     Args:
-        reason: a sentence with units, for whoever answers for the version.
+        reason: a sentence with units, for people responsible for the version.
         interval: where the observed value may lie, for a gate that holds an end of it to the limit.
     """
 

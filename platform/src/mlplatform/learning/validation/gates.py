@@ -223,7 +223,7 @@ def judge_data(
 
 
 def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
-    """What was done with outcomes that our own decisions hid: told, and no reason to refuse.
+    """What was done with outcomes that our own decisions hid: reported, and no reason to refuse.
 
     A warning does not fail: the version before it saw no more. What it says is in the report.
     """

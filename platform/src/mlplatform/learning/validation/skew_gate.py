@@ -8,10 +8,10 @@ from mlplatform.model.definition import GatePolicy
 
 
 def judge_skew(skew: SkewReport | None, gates: GatePolicy, *, is_first: bool) -> GateResult:
-    """No feature was skewed; where model.yaml says `tell`, whatever was found is told, and passes.
+    """Passes if no feature was skewed; where model.yaml says `tell`, skew is reported, and passes.
 
-    A candidate that is held up leaves the champion, which reads the same features. So skew is told
-    by default, and refuses where the owner has a team that mends a feed before the next retrain.
+    If the candidate is refused, the champion stays, which reads the same features. So skew is only
+    reported by default; it refuses where a team repairs feeds before the next retrain.
 
     Args:
         is_first: no version has answered yet, so nothing was served.

@@ -84,7 +84,7 @@ def translated(
 
 
 def indices(values: NDArray[np.floating[Any]], words: int) -> NDArray[np.int64]:
-    """Places as integers, 0 for missing; what is no place of so many words is unknown."""
+    """Places as integers, 0 for missing; a value that is no place of `words` words is unknown."""
     missing = np.isnan(values)
     with np.errstate(invalid="ignore"):
         right = (values >= 1) & (values < FIRST + words) & (values == np.floor(values))

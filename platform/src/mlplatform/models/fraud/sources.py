@@ -1,4 +1,4 @@
-"""Where the fraud model's history comes from: one canonical table, whoever made the payments."""
+"""Where the fraud model's history comes from: one canonical table, generated or read from files."""
 
 from __future__ import annotations
 

@@ -316,7 +316,7 @@ def _annotations(dashboard: Dashboard) -> list[dict[str, Any]]:
     """Steps of rollouts and pages, as marks on every panel.
 
     The SDK's model of an annotation lacks what Grafana's own editor writes for Prometheus: which
-    label is told, and that a value is the time of its mark.
+    label is shown, and that a value is the time of its mark.
     """
     model = signals.MODEL.name
     phase = queries.level(signals.ROLLOUT_PHASE, model, "phase", of_all=not dashboard.of_model)

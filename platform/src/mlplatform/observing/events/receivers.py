@@ -40,7 +40,7 @@ class Receiver:
         url_file: of Slack's url; read at each attempt.
         secret_files: of signatures, one or two; read at each attempt, so that they can be changed.
         types: of the events that it wants.
-        authority: PEM file of who signs its certificate; None: those of this machine.
+        authority: PEM file of the authority of its certificate; None: those of this machine.
     """
 
     name: str

@@ -56,7 +56,7 @@ class Sender(Protocol):
     """How an event reaches a receiver."""
 
     async def send(self, receiver: Receiver, event: CloudEvent) -> Outcome:
-        """One attempt. A failure that is told may have reached the receiver all the same."""
+        """One attempt. The event may have reached the receiver even if a failure is reported."""
         ...
 
 

@@ -63,7 +63,7 @@ def signed(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> d
 def verify(
     secrets: Sequence[bytes], headers: Mapping[str, str], body: bytes, *, now_s: float
 ) -> None:
-    """Nothing where one of the secrets has signed this body, not long ago.
+    """Raises unless one of the secrets has signed this body, not long ago.
 
     Raises:
         Refused: says what is wrong.

@@ -60,7 +60,7 @@ def _addresses(run: Path) -> Iterator[tuple[Process, str, int]]:
         for file in run.glob(pattern):
             try:
                 port = msgspec.json.decode(file.read_bytes(), type=_Address).port
-            except (OSError, *NOT_JSON) as error:  # it was removed meanwhile
+            except (OSError, *NOT_JSON) as error:  # it was removed since `glob`
                 log.info("%s is not read: %s", file.name, error)
                 continue
             yield process, file.stem, port

@@ -74,7 +74,7 @@ def application(
         hosts: what a request's `Host` may say, each with its port.
         links: addresses of other pages, by what they are called.
         console: who may sign in, and who has.
-        let_in: called with each request of who knows the token or has signed in.
+        let_in: called with each request of a reader who knows the token or has signed in.
 
     Raises:
         ConfigInvalid: the token is empty.

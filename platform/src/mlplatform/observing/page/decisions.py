@@ -34,7 +34,7 @@ class RecordShown:
         features: name and value, None where it was missing.
         feature_times: of which moment each view's features are, epoch milliseconds.
         feature_gaps: why views had no valid row, and which.
-        failures: arm and reason, of each that was asked in vain.
+        failures: arm and reason, of each that gave no answer.
         payload: as the log holds it.
     """
 

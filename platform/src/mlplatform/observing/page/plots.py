@@ -35,7 +35,7 @@ class Plot:
         value, low, high: x of the dot and of the whisker's ends.
         well: x and width of what is allowed; None: that is not known.
         edges: x of the limits.
-        said: all of it in words, for who does not see it.
+        said: all of it in words, for readers who do not see it.
     """
 
     value: float | None

@@ -18,7 +18,7 @@ NONE: Final = "\N{EN DASH}"
 
 
 def render(template: str, **shown: Any) -> str:
-    """The page that a template makes of these values, and of who reads it.
+    """The page that a template makes of these values, for its reader.
 
     Raises:
         jinja2.UndefinedError: the template shows something that is not among them.
@@ -45,7 +45,7 @@ def templates() -> Environment:
 
 
 def _harmless(value: object) -> object:
-    """What reorders or hides text in a browser is written out, whoever put it into a name."""
+    """The value; in a text, characters that reorder or hide text in a browser are written out."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return shown(str(value), lines=True) if is_text else value
 

@@ -207,7 +207,7 @@ class Sources:
         """A page of the decisions that match; nothing where there is no log yet.
 
         Raises:
-            Unavailable: so many others search now.
+            Unavailable: too many others search now.
         """
         log = self._log()
         if log is None:

@@ -1,4 +1,4 @@
-"""What the platform promises and when somebody is told: observability/slo.yaml, checked."""
+"""What the platform promises and when people are alerted: observability/slo.yaml, checked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Severity = Literal["page", "ticket"]
 HEARTBEAT: Final = "none"
-"""Severity of the alert that always fires: it tells nobody anything, but that it is told."""
+"""Severity of the alert that always fires: it only shows that alerts are delivered."""
 Window = Literal["5m", "30m", "1h", "2h", "6h", "1d", "3d"]
 Duration = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,5}[smhd]\Z")]
 Ratio = Annotated[float, Meta(gt=0, lt=1)]

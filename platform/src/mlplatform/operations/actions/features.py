@@ -23,7 +23,7 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
 
     More is added behind what is there, as long as no payment was answered. An import that was
     killed between its rows and the last snapshot is finished by the next one, which must bring the
-    same rows; where payments were answered meanwhile, no snapshot that is there is made again.
+    same rows; where payments were answered in between, no snapshot that is there is made again.
 
     Raises:
         Refused: payments were answered, or another import is unfinished.
@@ -46,7 +46,7 @@ def build_windows(platform: Platform, model: str) -> int:
     """Make the state of the model's windows of all that is known; the entities' tiles that it has.
 
     Raises:
-        Busy: the log was sealed meanwhile; once more.
+        Busy: the log was sealed in between; try again.
     """
     from mlplatform.learning.features.windows.build import build
 
@@ -58,7 +58,7 @@ def build_windows(platform: Platform, model: str) -> int:
 
 
 def check_addable(platform: Platform, model: str, table: pa.Table, source: str) -> None:
-    """Nothing where this history may be taken in now; nothing is written.
+    """Raises unless this history may be taken in now; nothing is written.
 
     Raises:
         Refused, InputInvalid: as `import_history`.

@@ -38,8 +38,9 @@ def fit(
 ) -> Candidate:
     """The candidate that the model's own training makes of a dataset, its bundle under `bundles`.
 
-    The job is named after all that the candidate depends on. Whoever asks for the same again, while
-    it runs or within a week of its end, gets that job's; a killed flow run leaves it to them.
+    The job is named after all that the candidate depends on. A caller that asks for the same again,
+    while it runs or within a week of its end, gets that job's. So a flow run that was killed can be
+    repeated.
 
     Raises:
         JobFailed: it failed, was cancelled or took longer than `training.deadline_s`.
@@ -70,7 +71,7 @@ def attempt(jobs: Jobs, order: Order) -> str:
     """The name of the order's first job that has not failed and was not cancelled.
 
     Raises:
-        Refused: so many of them have failed within a week.
+        Refused: `MAX_ATTEMPTS` of them have failed within a week.
         Unavailable: the backend does not answer.
     """
     until_s = time.monotonic() + GRACE_S

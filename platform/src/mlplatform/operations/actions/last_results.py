@@ -115,7 +115,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def for_people() -> Iterator[None]:
-    """What goes wrong inside is told in the log alone: no pass or check may fail for a figure."""
+    """Errors inside are only logged: no pass or check may fail for a figure."""
     try:
         yield
     except (PlatformError, OSError, MemoryError, ValueError):  # of a damaged file: ArrowInvalid

@@ -159,7 +159,7 @@ def record(
 
 
 def check_may_review(client: Client, model: str) -> None:
-    """Nothing where this person may say how decisions of the model turned out.
+    """Raises unless this person may say how decisions of the model turned out.
 
     Raises:
         Refused: names the scope and the command that gives it.

@@ -249,7 +249,7 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     """Append a person's answer to the journal, in words.
 
     Args:
-        code: the proof of who answers (`approval_code`).
+        code: proves which person answers (`approval_code`).
 
     Raises:
         InputInvalid: a reason that is too short or too long.

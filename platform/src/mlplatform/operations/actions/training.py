@@ -60,7 +60,7 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Pr
 
 
 def check_trains(model: str) -> None:
-    """Nothing, where a model's folder trains it.
+    """Raises unless a model's folder trains it.
 
     Raises:
         Refused: it holds a ready ONNX file.

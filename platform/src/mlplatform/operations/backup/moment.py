@@ -42,7 +42,7 @@ JOURNAL: Final = "rollouts.db"
 FIRST: Final = ("prefect/prefect.db", "online.db")
 SECOND: Final = ("topics.db", JOURNAL)
 LAST: Final = ("mlflow/mlflow.db", "admission.db")
-"""Looked at, copied and let go of at once: MLflow's writers wait for whoever reads."""
+"""Read, copied and released at once: MLflow's writers wait for readers."""
 SPILLS: Final = f"decisions/{files.FOLDER}"
 
 
@@ -62,7 +62,7 @@ class Moment:
     Args:
         held: databases in a read transaction, by name.
         offline: files of the offline tables, which are never changed once they are there.
-        segments: files that hold the sealed records of the log; none is removed meanwhile.
+        segments: files that hold the sealed records of the log; none is removed while this is held.
         postgres: the database of the journal, where it is on a server.
         anchor: the head of the log that the journal holds.
     """

@@ -40,7 +40,7 @@ ON_POSTGRES: Final[tuple[Schema, ...]] = (
 def check_known(
     found: Mapping[str, Mapping[str, int | str]], schemas: Sequence[Schema] = EMBEDDED
 ) -> None:
-    """Nothing where this release can read what is there, or bring it up to date.
+    """Raises unless this release can read what is there, or bring it up to date.
 
     Args:
         found: of each database the versions of its parts.

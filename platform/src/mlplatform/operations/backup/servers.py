@@ -96,7 +96,7 @@ def named(settings: Settings) -> dict[str, str]:
 
 
 def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
-    """Nothing where what was a server's goes to a server, and finds it empty.
+    """Raises unless what was a server's goes to a server, and that server is empty.
 
     Args:
         before: what was a server's when the backup was taken.

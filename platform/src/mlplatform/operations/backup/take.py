@@ -35,8 +35,8 @@ LEFT_OUT: Final = (
     *("run", "logs", "jobs", "staging", "counted", "serving/status"),
     f"decisions/{SEGMENTS}",
 )
-"""Of one start (tokens, addresses), or work that whoever asked for it begins again. Segments are
-copied as the log lists them."""
+"""Of one start (tokens, addresses), or work that its caller begins again. Segments are copied as
+the log lists them."""
 PREFECTS: Final = "prefect/storage"
 """Of Prefect's folder: results of runs. The rest is its database and notes of its clients."""
 UNFINISHED: Final = (".tmp", ".lock", "-wal", "-shm", "-journal")
@@ -48,11 +48,11 @@ def back_up(
 ) -> Manifest:
     """Write the whole state of an installation to a new folder, or a `.tar` file.
 
-    Whoever writes meanwhile goes on; what was answered before this began is in the backup.
+    Other processes keep writing. What was answered before this began is in the backup.
 
     Args:
         now_ms: wall time, for the manifest.
-        told: of each file as it is copied.
+        told: called for each file as it is copied.
 
     Raises:
         NotFound: there is no home folder, no folder to write to, or no `pg_dump` for a PostgreSQL.
@@ -204,7 +204,7 @@ class _BackupRun:
 
 
 class _First:
-    """The first bytes of a file, whatever is appended to it meanwhile."""
+    """The first bytes of a file, while other processes may keep appending to it."""
 
     def __init__(self, file: IO[bytes], count: int) -> None:
         self._file = file

@@ -1,1 +1,1 @@
-"""A model card: everything on record about one version, for who answers for its risk."""
+"""A model card: everything on record about one version, for people responsible for its risk."""

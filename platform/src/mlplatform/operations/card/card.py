@@ -306,7 +306,7 @@ class Card(_Part, frozen=True):
 
     Args:
         explanations, matured, pairs: None where nothing is recorded.
-        replay: commands that compute again what is told here.
+        replay: commands that compute again what the card says.
         limits: what was not shown, and what can't be known, in sentences.
     """
 

@@ -27,7 +27,7 @@ SERVICE_ACCOUNT: Final = "mlplatform-jobs"
 POOLS: Final = "mlplatform-pools"
 """The ConfigMap whose numbers say how many items may hold a scarce device at a time."""
 SETTINGS: Final = "mlplatform-jobs"
-"""The ConfigMap of what items are told as they start."""
+"""The ConfigMap of the settings that items get as they start."""
 TEMPLATE_LABELS: Final[Mapping[str, str]] = {"app.kubernetes.io/part-of": "mlplatform"}
 ROOT: Final = "jobs"
 

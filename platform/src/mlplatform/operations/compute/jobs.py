@@ -37,7 +37,7 @@ class Job:
     """One piece of heavy work.
 
     Args:
-        name: fixed by whoever asks, and used once: asking again under it finds the same job.
+        name: chosen by the caller, and used once: submitting it again finds the same job.
         work: which program of `compute.work` runs.
         model: a model folder's name; its model.yaml says on which accelerator.
         inputs: a folder with `items/<item>` for each item and, where they have something in common,
@@ -99,7 +99,7 @@ class JobStatus:
 
 
 class Jobs(Protocol):
-    """Runs jobs. Whoever submitted one may die: it goes on, and is found again by its name."""
+    """Runs jobs. The process that submitted one may die: the job goes on, and its name finds it."""
 
     def submit(self, job: Job) -> None:
         """Have this job run; returns before it has started. One that is there already is adopted.

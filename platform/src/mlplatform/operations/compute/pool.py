@@ -127,7 +127,7 @@ class Pool:
             self._say_progress(running)
 
     def close(self) -> None:
-        """Kill what runs, undone, and let go of the folder."""
+        """Kill the running jobs, which are not finished, and release the folder."""
         for running in self._running.values():
             running.kill()
         self._running.clear()
@@ -220,7 +220,7 @@ class Pool:
 
 
 def work(pool: Pool, stopping: threading.Event, poll_s: float = POLL_S) -> None:
-    """Works until told to stop; what is undone then, the next pool begins anew."""
+    """Works until `stopping` is set; the next pool begins anew what is not finished then."""
     try:
         while not stopping.is_set():
             try:

@@ -1,4 +1,4 @@
-"""A job from its submission to its results, cancelled with whoever waits for it."""
+"""A job from its submission to its results; a cancelled wait cancels the job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 
 POLL_S: Final = 0.5
 GRACE_S: Final = 60.0
-"""A backend ends a job at its deadline; whoever waits gives it so much longer to say so."""
+"""A backend ends a job at its deadline. The caller waits this much longer for it to say so."""
 
 
 def run(

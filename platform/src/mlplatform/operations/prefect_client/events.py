@@ -54,7 +54,7 @@ def _event(
         "related": [],
         "payload": {
             "model": request.model,
-            "traceparent": "",  # where it was found out: whoever emits the event fills it in
+            "traceparent": "",  # of the check: the code that emits the event fills it in
             "incident": request.incident,
             **payload,
             "reason": request.reason,

@@ -204,8 +204,8 @@ class PrefectApi:
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, body: Any, *, again: bool = False) -> httpx.Response:
-        """Asked once more at once, if `again`, where the server drops the connection unanswered, as
-        it may do with a kept one at any time."""
+        """Asks a second time at once, if `again`, where the server drops the connection without an
+        answer, as it may do at any time with a connection that is kept open."""
         try:
             return self._client.request(method, path, json=body)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as dropped:

@@ -174,7 +174,7 @@ class WarmStarter:
         flow_run: FlowRun,
         task_status: TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Returns when the process has ended; its handle is told before that."""
+        """Returns when the process has ended; its handle is reported before that."""
         await self._before(flow_run)
         port, token = self._control_channel.register(flow_run.id)
         environment = {

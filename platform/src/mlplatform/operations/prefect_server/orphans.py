@@ -1,8 +1,8 @@
 """Flow runs that no process works on any more, though the server says that one does.
 
 A runner tells the server how each run ended. What the server can't write then, on a full disk, is
-lost: the run would stay PENDING, RUNNING or CANCELLING for ever, whoever follows it would wait, and
-an approval that is believed to be on its way would not be asked again.
+lost. The run would stay PENDING, RUNNING or CANCELLING for ever, processes that follow it would
+wait, and an approval that is believed to be on its way would not be asked for again.
 """
 
 from __future__ import annotations

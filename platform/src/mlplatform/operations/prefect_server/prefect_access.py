@@ -100,8 +100,8 @@ def access(method: str, path: str) -> Access:
 
 
 def only_looks(method: str, path: str) -> bool:
-    """Whether a request would change nothing even if it were let through: a page asks more than it
-    may show, and nobody needs to be told of that."""
+    """Whether a request would change nothing even if it were let through: a page requests more than
+    it may show, and such refusals are not recorded."""
     asks = path.removesuffix("/").endswith(("/filter", "/count", "/paginate"))
     return method in ("GET", "HEAD", "OPTIONS") or (
         asks if method == "POST" else access(method, path) == "read"

@@ -60,7 +60,7 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Who holds the home folder: what people may do, in anybody's name."""
+    """The user who has the home folder: may do what people may do, in anybody's name."""
 
     name: str = OPERATOR
 
@@ -74,7 +74,7 @@ class Tokens:
 
     Args:
         platform: of the platform's own calls.
-        operator: of commands and of who runs the platform; empty: nobody has one.
+        operator: of commands and of the user who runs the platform; empty: nobody has one.
     """
 
     platform: str

@@ -51,7 +51,7 @@ _DROPPED: Final = frozenset({"enforce_parameter_schema", "empirical_policy", "pa
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Why a request is refused, in words for who sent it."""
+    """Why a request is refused, in words for its sender."""
 
     reason: str
 
@@ -70,7 +70,7 @@ def started(
 
     Args:
         flow, model: whose deployment it is.
-        person: who asks, and so the actor of the run; None: who runs the platform, for anybody.
+        person: who asks, and so the actor of the run; None: the operator, who may name any actor.
         now_s: epoch seconds.
     """
     if flow in STARTED_BY_THE_PLATFORM:

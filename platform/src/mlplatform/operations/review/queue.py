@@ -43,7 +43,7 @@ MOST_IDS: Final = 10_000
 BUDGET_S: Final = 10.0
 """Of one advance: the rest waits for the next one."""
 ANSWER_WAITS_MS: Final = 1_000
-"""For a portion that a pass takes in: others wait for their turn meanwhile."""
+"""How long an answer waits for its turn while a pass takes in a portion."""
 DAY_MS: Final = 86_400_000
 EARLY_MS: Final = DAY_MS
 """For so long it is remembered, in event time, that a decision is labelled which was not read yet:

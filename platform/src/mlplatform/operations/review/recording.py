@@ -72,7 +72,7 @@ class OwnCommit:
         answer: asyncio.Future[list[Outcome]] = loop.create_future()
 
         def tell(done: asyncio.Future[list[Outcome]]) -> None:
-            if answer.done():  # whoever waited has given up
+            if answer.done():  # the caller has given up waiting
                 return
             if (error := done.exception()) is not None:
                 answer.set_exception(error)
@@ -83,7 +83,7 @@ class OwnCommit:
         return answer
 
     async def close(self) -> None:
-        """Nothing is waiting: whoever submitted has the outcome, or gave up."""
+        """Does nothing: no entry waits; each caller has its outcome, or gave up."""
 
     def _append(self, entries: Sequence[Entry]) -> list[Outcome]:
         try:

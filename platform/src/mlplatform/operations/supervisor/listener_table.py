@@ -1,4 +1,4 @@
-"""Every listener of a platform on one machine: who may call it, and what it takes of whom.
+"""Every listener of a platform on one machine: who may call it, and its limits.
 
 The table of docs/security.md is rendered from this; a test compares it with the sockets that the
 processes of a running platform hold.
@@ -27,7 +27,7 @@ class Listener:
         process: whose it is: a child of the supervisor, `*` for any end of its name; `predictor`
             for those that have the name of a service.
         variable: of its port; empty: any free port.
-        where: this listener's port is told there.
+        where: what says which port this listener has.
         asks: what proves who calls.
         is_open: what is answered to anybody.
         limits: as a sentence.

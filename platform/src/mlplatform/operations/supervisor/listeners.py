@@ -62,8 +62,9 @@ def kept(port: int = 0) -> socket.socket:
     """A port of 127.0.0.1 that no other user can take while this is open, and that processes of
     this one can listen on, with SO_REUSEPORT; 0: any that is free.
 
-    Whoever listens where a process did a moment ago is told what that was to be told: tokens, keys
-    and payments. Nobody listens on this socket, so connections are refused while no process does.
+    Another process that listens where one of ours did a moment ago would receive what was meant for
+    ours: tokens, keys and payments. This socket itself does not listen, so connections are refused
+    while no process listens.
     Source: socket(7), SO_REUSEPORT: sockets of one effective user alone.
 
     Raises:

@@ -26,7 +26,7 @@ class Holder:
 
     Args:
         pid: None where the system does not tell who it is.
-        name: of the program; empty where it is not told.
+        name: of the program; empty where it is not known.
         home: of the platform that it belongs to; None: it is none of a platform.
     """
 
@@ -70,7 +70,7 @@ class Facts:
     """What was read of a machine, and of a home on it.
 
     Args:
-        uid: of who asks.
+        uid: of the user who asks.
         memory_gb: of the machine that is free or can be freed.
         disk: of the home, or of the folder that it would be made in.
         offset_s: of the clock; None: the kernel does not say.

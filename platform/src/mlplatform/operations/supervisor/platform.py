@@ -115,7 +115,7 @@ def worker(settings: Settings, model: str) -> ChildSpec:
 
 
 def exporter(settings: Settings) -> ChildSpec:
-    """What shows the state of rollouts, drift, labels and log to who scrapes."""
+    """The process that serves the state of rollouts, drift, labels and log as metrics."""
     address = settings.home.run / "exporter.json"
     return ChildSpec(
         name="exporter",
@@ -157,7 +157,7 @@ def events(settings: Settings) -> ChildSpec:
 
 def page(settings: Settings) -> ChildSpec:
     """The platform's own page. What a person does there is in the journal or is not, so it may end
-    at once; who has signed in signs in again."""
+    at once; people who have signed in sign in again."""
     return ChildSpec(
         name="page",
         argv=command("page"),

@@ -1,4 +1,4 @@
-"""What the supervisor is told about a child, and how long it waits before starting it again."""
+"""What the supervisor knows about a child, and how long it waits before starting it again."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ChildSpec:
         start_deadline_s: within which the child must answer its check at all; twice as long after
             a start that was late, then four times, and at most eight times (`start_patience`).
         live_failure_s: after so long without a sign of life the child is killed and started again.
-        memory_bytes: that it may hold for itself; who takes more is killed and started again.
+        memory_bytes: that it may hold for itself; a child with more is killed and started again.
         memory_setting: the key that moves this limit, for the message.
         shared_port: where the supervisor listens for this child, and for others that share the
             port; they inherit the socket (`runtime.processes.inherited_socket.inherited`). So

@@ -50,7 +50,7 @@ def prepare(home: Home, specs: Sequence[ChildSpec]) -> None:
 
 
 def check_ports(specs: Sequence[ChildSpec]) -> None:
-    """Nothing where every fixed port is free.
+    """Raises unless every fixed port is free.
 
     Raises:
         Busy: names the first port that is taken, and the setting that moves it.

@@ -60,7 +60,7 @@ class Supervisor:
 
     Args:
         specs: the children that always run; predictors come and go with the desired manifests.
-        on_change: told of every change of a child, from the supervisor's own thread.
+        on_change: called at every change of a child, in the supervisor's own thread.
         on_ready: called once, when every child of `specs` is ready for the first time.
         on_start: called once, when nothing stands in the way of the first child.
         elsewhere: whose services are followed; None: predictors are processes of this machine.
@@ -233,7 +233,7 @@ async def _with_descendants(records: Sequence[ProcessRecord]) -> list[ProcessRec
 
 
 async def _going_on(what: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part of the supervisor again where it fails: payments are answered meanwhile."""
+    """Runs a part of the supervisor again where it fails: its children are answering payments."""
     while True:
         try:
             return await run()

@@ -1,8 +1,8 @@
 """The buckets of one model in a file, advanced by new records of the log alone.
 
 The file holds the log position that it stands for, and follows from the log: it may be deleted at
-any time, and is counted again. A portion is one transaction, so that whoever is killed leaves it as
-it was before or after.
+any time, and is counted again. A portion is one transaction, so a killed process leaves the file
+as it was before the portion or after it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LogReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One row: which stretch, of whom, and what it holds."""
+    """One row: its stretch of time, role and version, and what it holds."""
 
     start_ms: int
     role: str

@@ -1,4 +1,4 @@
-"""One drift check over a model: look, decide, carry out, and ask whoever has to act.
+"""One drift check over a model: look, decide, carry out, and say what others have to do.
 
 Every check may be the first after a crash: it reads the journal, takes the steps that are due,
 and done twice changes nothing. What it asks for names the incident and its claim, so that the same
@@ -107,7 +107,7 @@ def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) ->
     """Take every step that is due for a model, and say what is asked for.
 
     Args:
-        holder: names whoever claims an incident.
+        holder: the name under which an incident is claimed.
 
     Raises:
         NotFound: the model has no champion yet.

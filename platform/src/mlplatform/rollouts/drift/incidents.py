@@ -174,7 +174,7 @@ class Incidents(Protocol):
 
 
 class IncidentFacts(Protocol):
-    """The changes of all incidents in the order in which they were made, for who follows them."""
+    """The changes of all incidents in the order in which they were made, for code that follows."""
 
     def facts(self, after: int, most: int) -> list[IncidentFact]:
         """The next changes behind a position, in order."""

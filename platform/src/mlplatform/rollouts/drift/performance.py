@@ -18,7 +18,7 @@ from mlplatform.rollouts.verdicts.statistics import sequence_width
 LEAST_REFERENCE_DAYS, MOST_REFERENCE_DAYS = 7, 21
 RECENT_DAYS = 14
 RUN_DAYS = 30
-"""`drift.performance_false_alarm_share` is the chance of a false incident in so many days."""
+"""`drift.performance_false_alarm_share` is the chance of a false incident in this many days."""
 CALIBRATION = "calibration"
 
 

@@ -84,9 +84,9 @@ def read_windows(
 ) -> Iterator[Window]:
     """The windows to judge the champion's inputs by, oldest first, one in memory at a time.
 
-    Every decision counts for the inputs, whoever answered it, but for those whose features were not
-    fresh: a job that stopped is no change of what customers do. The score and the alerts are those
-    of the champion alone, without degraded answers. A void decision counts for nothing.
+    Every decision counts for the inputs, whichever version answered it, except those whose features
+    were not fresh: a job that stopped is no change of what customers do. The score and the alerts
+    are those of the champion alone, without degraded answers. A void decision counts for nothing.
     """
     wanted = bounds(definition.drift, champion, now_ms)
     if not wanted:
@@ -120,7 +120,7 @@ def gaps_before(watermarks: Sequence[Watermark], end_ms: int) -> tuple[str, ...]
 
 
 def sampled(window: Window, rows: int, *, seed: int = 0) -> Window:
-    """The window with at most so many of its payments, for reports: the rest is let go."""
+    """The window with at most `rows` of its payments, for reports; the rest is left out."""
     random = np.random.default_rng(seed)
 
     def chosen(count: int) -> npt.NDArray[np.int64]:

@@ -107,7 +107,7 @@ def controlled(fact: Control, routes: Routes) -> Routes:
 
 
 def check_may_move(fact: Transition, present: Routes, following: Routes) -> None:
-    """Nothing where a rollout's transition may write these routes.
+    """Raises unless a rollout's transition may write these routes.
 
     Raises:
         Refused: the model is killed and the transition leads forward, or it changes what only a

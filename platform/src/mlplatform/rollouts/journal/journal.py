@@ -118,7 +118,7 @@ class JournalFact:
 
 
 class JournalFacts(Protocol):
-    """The journal in the order in which it was written, for who follows it."""
+    """The journal in the order in which it was written, for code that follows it."""
 
     def facts(self, after: int, most: int) -> list[JournalFact]:
         """The next facts behind a position, in order."""

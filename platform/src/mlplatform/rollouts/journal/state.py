@@ -115,7 +115,7 @@ class RolloutState:
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether this is a phase in which a person answers, whoever has answered by now."""
+        """Whether this is a phase in which a person answers, also if one has answered by now."""
         return self.phase == "awaiting_approval" or (self.emergency and self.phase == "promoted")
 
     @property
@@ -209,8 +209,8 @@ def _judged_shadow(state: RolloutState, fact: ApprovalAsked | CanaryStepped) -> 
 
 
 def check_approver(state: RolloutState, approver: str) -> None:
-    """Nothing where this person may answer: anybody but the author of the version, and who asked
-    for its emergency promotion.
+    """Raises unless this person may answer: everybody may but the author of the version, and the
+    person who asked for its emergency promotion.
 
     Raises:
         Refused: names the version; names that a reader takes for one another are one person's.

@@ -1,4 +1,4 @@
-"""What is told of a fact of the journals: a CloudEvent, made from the fact and nothing else."""
+"""The CloudEvent of a fact of the journals, made from the fact and nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both journals as one stream, for who follows them from a position."""
+"""Both journals as one stream, for receivers that follow them from a position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlplatform.rollouts.outbox.event import Fact
 from mlplatform.rollouts.outbox.positions import Position, Positions, Progress
 
 MOST_COUNTED: Final = 1000
-"""Waiting facts of each journal; who waits for more has an alert already."""
+"""Waiting facts of each journal; a receiver with more has raised an alert already."""
 PAGE: Final = 500
 
 
@@ -65,7 +65,7 @@ class Outbox:
         return Position(self.rollouts.last_position(), self.incidents.last_position())
 
     def after(self, at: Position, most: int) -> Batch:
-        """The next facts of each journal, at most so many of each; of one rollout in order."""
+        """The next facts of each journal, at most `most` of each; those of one rollout in order."""
         head = self.head()  # before the facts are read: none below it can come later
         if (head.rollouts, head.incidents) == (at.rollouts, at.incidents):
             return Batch((), at)

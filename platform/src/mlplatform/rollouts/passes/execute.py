@@ -258,7 +258,7 @@ def _deploy_refused(state: RolloutState, now: Now, fence: Fence, refusal: str) -
 
 
 def _project(definition: ModelDefinition, ports: Ports) -> list[str]:
-    """Bring to others what the journal says; whoever can't be reached is told by a later pass."""
+    """Bring to others what the journal says; a later pass tells those that did not answer."""
     projections = (_project_alias, _project_approvals, _anchor)
     refusals = [_attempt(projection, definition, ports) for projection in projections]
     return [refusal for refusal in refusals if refusal is not None]

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     pass
 
 SLICE_REQUESTS = 200_000
-"""That are held in memory at a time, about."""
+"""About how many are held in memory at a time."""
 MOST_REQUESTS = 2_000_000
-"""That are read. Of more, as many stretches of `STRETCH_H` are read as hold so many, evenly spread
-over the days."""
+"""The most that are read. Where there are more, only stretches of `STRETCH_H` are read that hold
+about this many, evenly spread over the days."""
 STRETCH_H: Final = 1 / 20
 NEWEST_H: Final = 1 / 6
 PAYLOADS: Final = 20_000

@@ -1,4 +1,4 @@
-"""The lease of a pass, renewed for as long as the pass is at work."""
+"""The lease of a pass, renewed for as long as the pass runs."""
 
 from __future__ import annotations
 

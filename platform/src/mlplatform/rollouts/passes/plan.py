@@ -263,7 +263,7 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
     if service.refused:
         return Hold(f"{state.challenger.service} can't be started: {service.reason}")
     if not service.deployed and not seen.champion_deployed:
-        # What room there is belongs to who answers the customers.
+        # The champion, which answers the customers, gets the room first.
         return Hold(_CHAMPION_FIRST)
     if not service.deployed:
         return Deploy(state.challenger, "the rollout was opened")
@@ -289,7 +289,7 @@ def _needs_approval(state: RolloutState, policy: RolloutPolicy) -> bool:
 
 
 def _unready(state: RolloutState, seen: Observation) -> str:
-    """Why the service is not ready, by what this pass sees, or what an earlier one was told."""
+    """Why the service is not ready, by what this pass sees, or by an earlier refusal."""
     service = seen.challenger
     if service.deployed or service.refused:
         return service.reason

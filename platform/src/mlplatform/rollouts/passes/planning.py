@@ -35,7 +35,7 @@ from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 
 PLANNED_DAYS = 7.0
 LEAST_HOURS = 24
-"""Hours of event time with traffic: of fewer, a day and its night can't be told."""
+"""Hours of event time with traffic: fewer do not show how day and night differ."""
 ALONE_UNKNOWN = 0.3
 """Of the frauds, those that one version alone finds, where no replay has said."""
 

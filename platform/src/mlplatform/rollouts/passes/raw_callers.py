@@ -49,8 +49,8 @@ def follow_routes(ports: Ports, model: str) -> list[str]:
 
 
 def gateways(ports: Ports, model: str) -> list[GatewayLease]:
-    """Whoever routes a model's requests, with the generation it applies: the platform's gateways,
-    and the Gateway of raw callers, which counts as one of them."""
+    """All that route a model's requests, with the generation that each applies: the platform's
+    gateways, and the Gateway of raw callers, which counts as one of them."""
     found = ports.passes.gateways(model)
     if ports.raw is None or ports.rollouts.routes(model).champion is None:
         return found

@@ -43,7 +43,7 @@ FORMAT = 2
 PORTION = 20_000
 """Records of each writer that are counted in one transaction: they have to fit into memory."""
 MOST_WAIT_S = 600.0
-"""For who else counts; a first count of many millions takes minutes."""
+"""For another process that counts; a first count of many millions takes minutes."""
 MOST_WAITING = 100_000
 """Records after the line that each pass counts again. Where a writer stands still for longer, the
 line passes it, and health is not shown before that writer has passed the line."""
@@ -219,7 +219,7 @@ class _Counting:
         return bool(full or voids_full)
 
     def _line(self, state: State) -> float:
-        """Everything is complete where no writer has said where it is; that is told otherwise."""
+        """Everything is complete where no writer has said where it is: `behind` reports that."""
         if self._line_ms is not None:
             return self._line_ms
         return math.inf if self._complete_ms is None else max(self._complete_ms, state.line_ms)

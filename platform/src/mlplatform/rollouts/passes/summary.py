@@ -44,7 +44,7 @@ def title(gate: str) -> str:
 
 
 def mark(verdict: str, *, holds: bool = True) -> str:
-    """A gate's verdict for people, and whether what can't be told holds the rollout."""
+    """A gate's verdict for people, and whether an inconclusive one holds the rollout."""
     told = MARKS.get(verdict, verdict)
     return told if holds or verdict != "INCONCLUSIVE" else f"{told}; nothing waits for it"
 

@@ -1,7 +1,7 @@
 """Whether a service scores its bundle's golden rows, asked over the Open Inference Protocol.
 
-The platform's own predictor asks itself before it is ready. Triton does not: whoever looks after
-its service asks in its place.
+The platform's own predictor asks itself before it is ready. Triton does not: the code that
+manages its service asks in its place.
 """
 
 from __future__ import annotations

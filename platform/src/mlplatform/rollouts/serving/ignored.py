@@ -21,7 +21,7 @@ SCALING: Final = ("scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling"
 
 
 def refuse_ignored(manifest: Manifest) -> None:
-    """Accepts a manifest that says nothing in vain.
+    """Raises if a manifest has a field that would be ignored.
 
     Raises:
         Refused: a field would be taken and ignored; names it, why, and what to do instead.

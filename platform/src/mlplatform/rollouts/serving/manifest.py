@@ -111,7 +111,7 @@ def render(
                     **(_TRITON if triton else _OWN),
                     "protocolVersion": "v2",
                     "storageUri": storage_uri,
-                    # Triton is told by its config.pbtxt what our predictor is told here.
+                    # Triton reads from its config.pbtxt what our predictor gets here.
                     **({} if triton else {"args": predictor_args(definition)}),
                     "resources": resources(definition),
                     "startupProbe": {

@@ -19,8 +19,8 @@ GENERATION: Final = "mlplatform/routes-generation"
 VERSION_HEADER: Final = "mlplatform-version"
 """A tester's: the registry version that is to answer."""
 ANSWERED_BY: Final = "mlplatform-answered-by"
-"""On a request that is mirrored, and on its copy: the service that answers. Whoever receives it
-under another name received the copy. Elsewhere it is taken off: nobody outside may set it."""
+"""On a request that is mirrored, and on its copy: the service that answers. A service of another
+name that receives it has received the copy. Elsewhere it is removed: no caller may set it."""
 HTTP_PORT: Final = 80
 
 Object = dict[str, Any]

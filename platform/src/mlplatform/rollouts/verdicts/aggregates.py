@@ -25,8 +25,8 @@ MOMENT_MS = 250
 """Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
 customers at once: within a moment failures are one event, however many they are."""
 MOST_OUTAGES = 2000
-"""A generation is cut into at most so many stretches of wall time, whose length doubles as it goes
-on: failures within one may be one outage, and count as one event."""
+"""A generation is cut into at most this many stretches of wall time, whose length doubles as it
+grows: failures within one may be one outage, and count as one event."""
 RATE_WINDOW_MS = 10_000
 COPY_WITHIN_MS = 30_000
 """Of wall time, within which a decision's copy is recorded, or never: a call has 5 seconds."""
@@ -45,7 +45,7 @@ SEGMENT_SUMS = 30
 
 
 Calls = Mapping[int, tuple[int, int, int]]
-"""By rows of a call: how many calls carried so many copies, their microseconds and the squares."""
+"""By rows of a call: how many calls carried as many copies, their microseconds and squares."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +208,7 @@ TOTALS: Final[Mapping[str, Callable[[Integers], Integers]]] = {
 
 
 def outage_bits(moments: int) -> int:
-    """How many times a moment is doubled to give the length of an outage, among so many of them."""
+    """How many times a moment is doubled to give the length of an outage, out of `moments`."""
     return max(-(-moments // MOST_OUTAGES) - 1, 0).bit_length()
 
 
@@ -294,7 +294,7 @@ class Aggregates:
         return int(self.totals["counts"][-1])
 
     def count(self, name: str, *, arm: str = "challenger") -> int:
-        """One of `ARM_COUNTS`, or of "units": customers of whom the arm could answer a request."""
+        """One of `ARM_COUNTS`, or "units": customers with a request that the arm could answer."""
         number = ARMS.index(arm)
         if name == "units":
             return int(self.totals["customers"][_REQUESTS + number])

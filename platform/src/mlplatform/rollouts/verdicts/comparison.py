@@ -1,8 +1,8 @@
 """Gates that compare a challenger with the champion of the same window.
 
-Each has a limit and, at each step, a tolerance. It is UNHEALTHY once more than the limit is proven
-against the challenger, HEALTHY once no more than the tolerance is left open, else INCONCLUSIVE: of
-no data, or too few, nothing is shown. The bounds hold at every look (`statistics`).
+Each has a limit and, at each step, a tolerance. It is UNHEALTHY as soon as more than the limit is
+proven against the challenger, HEALTHY as soon as no more than the tolerance is left open, else
+INCONCLUSIVE: no data, or too little, shows nothing. The bounds hold at every look (`statistics`).
 
 In shadow both arms answered identical requests and are compared pair by pair; in canary customers
 were split at random.
@@ -288,7 +288,7 @@ def segment_gates(
 ) -> Iterator[Gate]:
     """Each segment's payments by themselves: pair by pair in shadow, between arms in canary.
 
-    Of a segment with few alerts nothing is shown; that is told, and never healthy.
+    A segment with few alerts shows nothing: it is reported, and never healthy.
     """
     for step in asked:
         alerts, one_sided = seen.segment(step.name)

@@ -10,7 +10,7 @@ from mlplatform.rollouts.journal.journal import GatewayLease
 
 def complete_until_ms(watermarks: Sequence[Watermark]) -> int | None:
     """The event time up to which no living writer can add a record; live traffic is always a
-    little ahead of it. None where no writer has said where it is; that is told otherwise."""
+    little ahead of it. None where no writer has said where it is; `behind` reports that."""
     return min((w.event_ms for w in watermarks if w.live and w.event_ms is not None), default=None)
 
 

@@ -46,11 +46,11 @@ class Sums:
 
     Args:
         difference: the challenger's hits less the expected ones.
-        scale: what difference and width are told as a share of.
+        scale: what difference and width are given as a share of.
         hits: of both arms, as the judge counts them.
         plain: variance of the difference, were all trials independent.
         views: variance of the difference, and hits of one event at most, by clusters of a kind.
-        shift: of the told difference, which the expectation brings.
+        shift: of that difference, caused by the expectation.
     """
 
     difference: Floats
@@ -187,7 +187,7 @@ class Alerts:
     Args:
         own, champion: with an alert of either arm. both: of both arms.
         replayed: payments of the replay that said so; 0: none was made.
-        told: the share of alerts that the replay said; None: it said none.
+        told: the share of alerts that the replay predicted; None: it predicted none.
     """
 
     own: float

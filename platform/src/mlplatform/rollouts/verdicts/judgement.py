@@ -150,7 +150,7 @@ def _is_enough(found: Aggregates, step: Step) -> bool:
 def _waited_for(seen: Aggregates, step: Step, sources: Sources) -> list[Gate]:
     """Whose records a sample lacks that would be enough, or is never to get."""
     if not _is_enough(seen, step):
-        # Customers of a gateway whose log is not this one would be waited for in vain.
+        # Records of a gateway whose log is not this one will never come.
         return _incomplete(unlogged(sources.watermarks, sources.gateways))
     return _incomplete(_behind(seen, sources))
 

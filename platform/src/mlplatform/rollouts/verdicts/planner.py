@@ -33,7 +33,7 @@ HARM = 2.0
 DECIDES = 0.5
 """A step that passes fewer challengers as good as the champion than this can't decide."""
 MOST_TELLING = 5_000
-"""Frauds and declines of one course that is drawn: a larger sample is told as one of so many."""
+"""Frauds and declines of one course that is drawn: a larger sample is given as one of this size."""
 SLICES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 SURE = 0.8
 """Of such challengers, those that a proposed change lets pass in time."""
@@ -123,8 +123,8 @@ class Confirmation:
         frauds: of the shadow phase, expected.
         passes: chance that a version which finds as many frauds as its champion is confirmed.
         stops: chance that one which misses `HARM` times the limit more is taken back.
-        requests: in shadow, that would confirm with the chance `SURE`; None: no fraud was told, or
-            none would, as declines hide too much.
+        requests: in shadow, that would confirm with the chance `SURE`; None: no label says fraud,
+            or no number would, as declines hide too much.
         declined: payments of the shadow phase whose outcome the champion's decision hides; of
             them, `let_through` are known all the same.
         exploration: smallest share of `SLICES` that would confirm with the chance `SURE` at this
@@ -372,7 +372,7 @@ def plan_confirmation(
     errors: Errors,
     alone: float,
 ) -> Confirmation | None:
-    """What the labels of the shadow phase will say of recall; None: labels have told nothing yet.
+    """What the labels of the shadow phase will say of recall; None: labels say nothing yet.
 
     Args:
         limit, tolerance: frauds found less than the champion, as a share of all frauds.
@@ -408,7 +408,7 @@ def plan_confirmation(
 
 
 def _partly_seen(held: LabelCourses, requests: int) -> Confirmation:
-    """What the labels of so many requests will show, by the judge's own bounds."""
+    """What the labels of `requests` requests will show, by the judge's own bounds."""
     hidden = held.declines
     most = round(MOST_TELLING / (held.frauds + hidden.share))
     counts = [round(x) for x in np.geomspace(10 / held.frauds, most, 40) if x <= most]

@@ -24,9 +24,9 @@ from mlplatform.rollouts.verdicts.planner import (
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 
 DAY_H = 24.0
-"""A step proposed takes a day at the most: all hours of a day are seen, and no more is needed."""
+"""A proposed step takes a day at most: all hours of a day are seen, and no more is needed."""
 STEADY = 0.95
-"""A step proposed passes so many challengers as good as the champion, in time."""
+"""The share of challengers as good as the champion that a proposed step passes in time."""
 PERCENTS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 50.0)
 LEAST_PART = 0.09
 """Of today's share of a step, what a proposal leaves of it at least: load grows in steps."""
@@ -84,7 +84,7 @@ class Plan:
     Args:
         history_h, requests_h: hours of event time that were read, and requests in one of them.
         steps: shadow and each canary step. Those behind one that is refused are planned as well.
-        confirmation: None where no label has told a fraud, or recall is not asked for.
+        confirmation: None where no label says fraud, or recall is not asked for.
         refusals: of steps that can't decide; empty: the rollout can.
         notes: what else is to be known, in sentences.
         proposed: canary steps that expose fewer customers, or ask for more; empty: there are none.
@@ -233,7 +233,7 @@ def with_percent(stage: Stage, percent: float) -> Stage:
 
 
 def with_traffic(profile: TrafficProfile, factor: float) -> TrafficProfile:
-    """So many times the requests, by so many times the customers."""
+    """`factor` times the requests, by `factor` times the customers."""
     return dataclasses.replace(
         profile,
         requests_h=profile.requests_h * factor,

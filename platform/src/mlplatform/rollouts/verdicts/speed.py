@@ -93,7 +93,7 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
 
     What a row costs is the time for one more row in a call (the slope of latency over rows); at the
     rate of the champion's busiest ten seconds it gives the share of time that a pod computes. Calls
-    wait for one another, so the cost is, if anything, told too high. The whole of a call's time
+    wait for one another, so the cost is, if anything, overstated. The whole of a call's time
     over its rows bounds it from above, also where all calls carried as many.
     """
     name, rate = "utilisation", seen.busiest / (RATE_WINDOW_MS / 1000)

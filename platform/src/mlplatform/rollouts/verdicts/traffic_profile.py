@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 HOUR_MS = 3_600_000
 MOST_CUSTOMERS = 100_000
-"""Of whom a profile counts the requests one by one; of more, a random part stands for all."""
+"""Whose requests a profile counts one by one; of more, a random part stands for all."""
 BINS_PER_OCTAVE = 64
 OCTAVES = 36
 QUANTILES = (0.5, 0.99)
@@ -64,7 +64,7 @@ class TrafficProfile:
             puts there.
         latency: share of answers slower than the `latency_us` of the same place.
         slow_together: as `failed_together`, of answers above each of `QUANTILES`.
-        frauds: share (0-1) of requests that labels have told to be fraud; NaN: no label has come.
+        frauds: share (0-1) of requests whose labels say fraud; NaN: no label has come.
         speed: hours of event time in an hour of wall time; 1 on a live platform.
         declines: None: no decision of the champion hid an outcome.
     """
@@ -87,7 +87,7 @@ class TrafficProfile:
     declines: Declines | None = None
 
     def seen(self, hours: float, share: float = 1.0) -> float:
-        """Customers of whom a request is expected within so long, among this share of them."""
+        """Customers who are expected to send a request within `hours`, among `share` of them."""
         return share * sum(n * -math.expm1(-rate * hours) for n, rate in self.customers)
 
     def customer_days(self, hours: float, share: float = 1.0) -> float:

@@ -13,7 +13,7 @@ from mlplatform.runtime.figures import percent
 Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
 
 NEARLY_CERTAIN = 0.001
-"""A smaller error is not told to the digit: nobody reads 99.9967 % as anything else."""
+"""A smaller error is given as "more than 99.9 % certain": further digits tell a reader nothing."""
 LEAST_TOLD = 0.001
 """A smaller share has more than two places after its point."""
 
@@ -62,7 +62,7 @@ class Bound:
     """One gate's two numbers: a challenger is stopped above the limit, passes below the tolerance.
 
     Args:
-        tolerance: None where the step does not ask; then nothing but proven harm is told.
+        tolerance: None where the step does not ask; then only proven harm is reported.
     """
 
     limit: float
@@ -85,7 +85,7 @@ class Harm:
         proven: what the lower bound says, as a clause.
         excluded: what the upper bound says, as a clause. still_open: the same, of what is too much.
         figures: what was counted, in sentences.
-        stop_low, pass_high: the bounds; NaN where nothing can be told.
+        stop_low, pass_high: the bounds; NaN where nothing can be said.
         unit: how a harm is written.
     """
 

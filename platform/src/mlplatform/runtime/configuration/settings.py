@@ -113,7 +113,7 @@ class Home:
 
     @property
     def measured(self) -> Path:
-        """What flows saw last, for whoever scrapes: small files that the next run replaces."""
+        """What flows saw last, for the exporter: small files that the next run replaces."""
         return self.root / "measured"
 
     @property
@@ -207,8 +207,8 @@ class Home:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def close_to_others(self) -> None:
-        """Close what an earlier version, or a person, left open within. Bundles are read by who
-        may read the folder that they lie in, and say so themselves.
+        """Close what an earlier version, or a person, left open within. Bundles are read by
+        users who may read the folder that they lie in, and say so themselves.
 
         Raises:
             ConfigInvalid: something within belongs to somebody else.
@@ -281,7 +281,7 @@ class Settings:
         mlflow_postgres: a database of MLflow's own; None: SQLite in the home folder.
         mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
         servers: of this platform that are not on this machine.
-        receivers: the file of who is told of rollouts and incidents; None: nobody is.
+        receivers: the file of receivers of events; None: there are none.
         models: folders that hold model folders, beside those that come with the package.
     """
 

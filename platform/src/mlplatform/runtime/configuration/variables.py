@@ -1,4 +1,4 @@
-"""The text of each setting in an environment, parsed by its type; all that is wrong is told."""
+"""The text of each setting in an environment, parsed by its type; every error is reported."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Limits:
     Args:
         connections: of all clients together.
         strangers: of those, connections on which nobody has proven who it is; for one more, the
-            oldest of the peer that holds most of them is told so and closed.
+            oldest of the peer that holds most of them gets an error and is closed.
         arrival_s: from a connection's or a request's first byte to its last: 1 MB on a slow line
             takes less.
         idle_s: between requests; also how long an answer waits to be read.
@@ -395,7 +395,7 @@ class Connection(asyncio.Protocol):
             answer = application.answer(request)
         except Refusal as refused:
             answer = application.refusal(refused)
-        except Exception:  # noqa: BLE001 -- logged, and told to whoever asked
+        except Exception:  # noqa: BLE001 -- logged, and answered as an error
             answer = self._failed(request)
         if isinstance(answer, Reply):
             self._finish(request, answer)
@@ -409,7 +409,7 @@ class Connection(asyncio.Protocol):
             reply = await answer
         except Refusal as refused:
             reply = self._shared.application.refusal(refused)
-        except Exception:  # noqa: BLE001 -- logged, and told to whoever asked
+        except Exception:  # noqa: BLE001 -- logged, and answered as an error
             reply = self._failed(request)
         finally:
             self._shared.answering.discard(request)
@@ -429,7 +429,7 @@ class Connection(asyncio.Protocol):
             return
         closes = request.is_last or request.is_too_large or request.is_broken
         if not request.is_whole:
-            # A sender that was never told to go on may send another request in the body's place.
+            # A sender that never got `100 Continue` may send another request in the body's place.
             request.is_answered = True
             closes = closes or request.wanted is not None
         closes = closes or (self._shared.is_draining and not self._queue)
@@ -471,7 +471,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
 
     def make_room(self) -> None:
-        """End it for a new connection; it is told so where it still listens."""
+        """End it for a new connection; its peer gets an error if it still reads."""
         if self._is_closing or self._transport.get_write_buffer_size():
             self._shared.count_end(self, "too-many-connections")
             self._transport.abort()
@@ -528,8 +528,9 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def _close(self) -> None:
-        """After the last answer. Closing upon bytes that were not read resets the connection, and a
-        reset takes from the peer what it has not read: whoever may be sending is read on, in vain.
+        """Close after the last answer. Closing with unread bytes resets the connection, and a reset
+        discards what the peer has not read yet. So bytes that the peer still sends are read and
+        discarded.
 
         Source: RFC 9112 section 9.6.
         """

@@ -1,4 +1,4 @@
-"""What was done to connections that asked too much of a listener, told once a minute."""
+"""Connections that were ended because they asked too much of a listener, reported once a minute."""
 
 from __future__ import annotations
 

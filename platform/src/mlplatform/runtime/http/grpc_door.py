@@ -51,7 +51,7 @@ class GrpcDoor:
     gRPC accepts them by itself, so they are found among the open files of the process (Linux).
 
     Args:
-        ended: told of what was ended.
+        ended: counts the connections that were ended.
     """
 
     def __init__(self, ended: EndedConnections | None = None) -> None:
@@ -77,7 +77,7 @@ class GrpcDoor:
         self._peers.close()
 
     def let_in(self, peer: str) -> None:
-        """Whoever made this call has proven who it is.
+        """The caller on this connection has proven who it is.
 
         Args:
             peer: as the call's context names it: `ipv4:127.0.0.1:40000`.

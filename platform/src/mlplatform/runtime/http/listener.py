@@ -1,4 +1,4 @@
-"""/metrics for who has the token, /healthz for anybody, of a process that serves nothing else."""
+"""/metrics with a token and /healthz without, of a process that serves nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def listen(
 
     Args:
         port: 0: any that is free.
-        ended: told of connections that were ended for what they did.
+        ended: counts connections that were ended for what they did.
 
     Raises:
         ConfigInvalid: the token is empty.
@@ -98,7 +98,7 @@ class _Metrics:
         return Reply(str(refused).encode(), _TEXT, refused.status)
 
     def ended(self, reason: str) -> None:
-        """Nothing more than who asked for it is told."""
+        """Does nothing: only the caller is informed."""
 
     async def _shown(self) -> Reply:
         # What is shown is read from databases, and others need not wait for that.

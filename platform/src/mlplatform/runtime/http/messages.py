@@ -124,7 +124,7 @@ class Request:
         self.wanted: Callable[[], None] | None = None
         """Tells a sender that waits for it (Expect) that its body is wanted."""
         self.let_in: Callable[[], object] = _nothing
-        """Tells its connection that whoever sent it has proven who it is."""
+        """Tells the connection that the sender of this request has proven who it is."""
         self.task: asyncio.Task[None] | None = None
         self._limit_bytes = limit_bytes
         self._body: bytes | bytearray = b""

@@ -15,8 +15,8 @@ class Room:
 
     Args:
         connections: of everybody together.
-        strangers: of those, how many may belong to peers that have not proven who they are, on
-            these connections; so as many are always left for who has not yet.
+        strangers: of those, how many may belong to peers that have not proven who they are on
+            these connections. As many places are always left for such peers.
     """
 
     connections: int
@@ -24,7 +24,7 @@ class Room:
 
 
 class OpenConnections(Generic[C]):
-    """Everybody gets in; who has proven nothing may have to leave for whoever comes next.
+    """Every connection is accepted. An unauthenticated one may be closed to make room for another.
 
     When strangers are too many, the oldest connection of the peer that holds most of them ends: a
     peer that opens many loses its own, and one that opens a few keeps them.

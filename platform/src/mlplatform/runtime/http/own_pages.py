@@ -24,7 +24,7 @@ class OwnPages:
     Args:
         hosts: what `Host` may be, each with its port.
         scheme: of its own pages, where a browser finds them.
-        refused: told of each request that is refused.
+        refused: called for each request that is refused.
     """
 
     def __init__(

@@ -77,8 +77,8 @@ class Peers:
             return None
         uid: int
         uid, inode = _OWNER.unpack_from(answer, _OWNER_OFFSET)
-        # One that its owner has closed is nobody's, which the kernel tells as uid 0: it would have
-        # root answer for whoever closes at once.
+        # A socket that its owner has closed belongs to nobody, and the kernel reports uid 0 for it:
+        # a connection that is closed at once would count as root's.
         return uid if inode else None
 
 

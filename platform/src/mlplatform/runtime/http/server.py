@@ -55,10 +55,10 @@ class Life:
 
     Args:
         start: before the first connection is taken.
-        turn_away: when told to end; connections are still taken, and closed after their answers.
+        begin_drain: at the signal to end; connections are still taken, and closed after an answer.
         stop: when the last request is answered.
         is_useful: once this says no, the server ends by itself.
-        linger_s: how long connections are taken after `turn_away`: a request that was on its way
+        linger_s: how long connections are taken after `begin_drain`: a request that was on its way
             then is answered, and its sender learns that the connection ends.
         drain_s: how long requests may take to be finished after that.
     """
@@ -78,7 +78,7 @@ class Server:
     A second signal ends it without waiting for anything. `gave_up` says that it ended by itself.
 
     Args:
-        ended: told of connections that were ended for what they did.
+        ended: counts connections that were ended for what they did.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Server:
         uvloop.run(self.serve())
 
     def end(self) -> None:
-        """Told to end; a second time, at once."""
+        """End the server; a second call ends it at once."""
         self._is_forced = self._told_to_end.is_set()
         self._told_to_end.set()
 

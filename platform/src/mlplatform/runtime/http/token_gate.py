@@ -15,15 +15,15 @@ OPEN_PATHS: Final = ("/health",)
 
 
 class TokenGate:
-    """An ASGI application that lets through who knows the token: as a bearer token, or as the
-    password of any user.
+    """An ASGI application that lets through callers that know the token: as a bearer token,
+    or as the password of any user.
 
     Programs send the first (MLflow's client by MLFLOW_TRACKING_TOKEN), a browser asks a person for
     the second.
 
     Args:
         name: what a browser calls the server where it asks.
-        let_in: called with each request of who knows the token.
+        let_in: called with each request of a caller that knows the token.
     """
 
     def __init__(

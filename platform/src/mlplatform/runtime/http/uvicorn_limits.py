@@ -28,7 +28,7 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
 
 BACKLOG: Final = 128
-"""Of connections that the kernel holds for the listener: so many may be open uncounted."""
+"""Of connections that the kernel holds for the listener: this many may be open and not counted."""
 
 MAX_PIPELINED: Final = 16
 MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
@@ -48,7 +48,7 @@ class UvicornLimits:
         strangers: of those, connections on which nobody has been let in.
         arrival_s: of strangers: from a connection's or a request's first byte to its last; also how
             long an answer may wait to be read.
-        transfer_s: the same of who was let in: bundles and pages take their time.
+        transfer_s: the same, of callers that were let in: bundles and pages take longer.
         idle_s: between two requests.
     """
 
@@ -81,7 +81,7 @@ class Door:
 
     Args:
         name: of the listener, in refusals.
-        refusals: where connections that were ended are told of.
+        refusals: where connections that were ended are reported.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Door:
     def options(self) -> dict[str, Any]:
         """Arguments of `uvicorn.Config` by which the server keeps to the limits.
 
-        Headers of proxies are not taken: a connection's peer is who opened it.
+        Headers of proxies are not taken: a connection's peer is the process that opened it.
         """
         # Lines that a stranger causes are let through once a second each.
         logging.getLogger("uvicorn.error").addFilter(_SPARING)
@@ -115,7 +115,7 @@ class Door:
         }
 
     def let_in(self, scope: MutableMapping[str, Any]) -> None:
-        """Whoever sent this ASGI request has proven who it is: its connection keeps its place."""
+        """The sender of this ASGI request has proven who it is: its connection keeps its place."""
         client = scope.get("client")
         held = None if client is None else self._by_client.get(tuple(client))
         if held is not None:

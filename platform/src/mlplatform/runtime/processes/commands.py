@@ -8,14 +8,14 @@ from typing import Final
 
 ENTRY: Final = "mlplatform.process"
 PYTHON: Final = (sys.executable, "-P")
-"""Without `-P` the first place for modules is the working folder, and whoever may write into it
-could put one of theirs before ours."""
+"""Without `-P` Python looks for modules in the working folder first. A user who may write there
+could put a module of their own before ours."""
 
 
 def command(name: str, *options: str, python: Sequence[str] = PYTHON) -> tuple[str, ...]:
     """The words that start the process of that name.
 
     Args:
-        python: the interpreter, and what it is told.
+        python: the interpreter and its options.
     """
     return (*python, "-m", ENTRY, name, *options)

@@ -77,7 +77,7 @@ def _is_running(home: Home) -> bool:
 
 
 def _remembered(home: Home) -> dict[str, str]:
-    """Nothing where no platform was started here; a home that was moved or copied starts anew."""
+    """Empty where no platform was started here, and in a home that was moved or copied."""
     path = home.run / FILE
     text = _content(path)
     if text is None:

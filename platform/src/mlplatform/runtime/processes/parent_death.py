@@ -27,7 +27,7 @@ class ParentDeathPipe:
         return {VARIABLE: str(self.read_fd)}
 
     def close(self) -> None:
-        """Lets go of the pipe: every child that still runs is killed by its own thread."""
+        """Closes the pipe: every child that still runs is killed by its own thread."""
         os.close(self._write_fd)
         os.close(self.read_fd)
 
@@ -51,8 +51,8 @@ def lower_priority() -> None:
     """Let this process and its children take the cores that payments leave: what it does may be
     late, and they may not."""
     os.nice(BACKGROUND_NICE)
-    # Linux may share the cores between sessions first, and every child has one of its own: then
-    # niceness counts within it alone, and the session's as a whole must be told (sched(7)).
+    # Linux may share the cores between sessions first, and every child has a session of its own.
+    # Then niceness counts only within a session, and that of the session must be set (sched(7)).
     if os.getsid(0) == os.getpid() and _AUTOGROUP.exists():
         try:
             _AUTOGROUP.write_text(str(BACKGROUND_NICE))

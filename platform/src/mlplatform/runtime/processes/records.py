@@ -80,7 +80,7 @@ class SupervisorRecord(msgspec.Struct, frozen=True):
 
 
 class Lock:
-    """At most one supervisor for a home folder; let go of by the kernel however it ends."""
+    """At most one supervisor for a home folder; the kernel releases it however the process ends."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -106,7 +106,7 @@ class Lock:
         self._file = file
 
     def release(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""What a confined process may take, and how the kernel is told."""
+"""What a confined process may use, and how the kernel enforces it."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def read(receive: Callable[[int], bytes | bytearray], most_bytes: int) -> Frame:
     """The next frame.
 
     Args:
-        receive: gives exactly so many bytes.
+        receive: returns exactly the number of bytes that it is asked for.
         most_bytes: of its arrays together; nothing is allocated for more.
 
     Raises:

@@ -26,7 +26,7 @@ class Address:
         name: the database within it: a name for PostgreSQL, a number for Redis.
         password_file: read at each connection, so that a new password needs no restart.
         tls: the connection is encrypted, and the certificate is of `host` and trusted.
-        authority: PEM file of who is trusted; None: whom this machine trusts.
+        authority: PEM file of the trusted authorities; None: those that this machine trusts.
     """
 
     url: str
@@ -61,7 +61,7 @@ class Brokers:
         user: who proves to know the password (SCRAM-SHA-512); None: the brokers ask for nobody.
         password_file: read whenever a client is made; there is one where there is a user.
         tls: connections are encrypted, and certificates are of the hosts and trusted.
-        authority: PEM file of who is trusted; None: whom this machine trusts.
+        authority: PEM file of the trusted authorities; None: those that this machine trusts.
     """
 
     variable: str

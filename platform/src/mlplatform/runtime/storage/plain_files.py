@@ -74,7 +74,7 @@ def read_plain(path: Path, rule: Rule) -> bytes:
     """
     with os.fdopen(open_plain(path, rule), "rb") as file:
         content = file.read(rule.most_bytes + 1)
-    if len(content) > rule.most_bytes:  # it grew meanwhile
+    if len(content) > rule.most_bytes:  # it has grown since `open_plain`
         raise InputInvalid(shown(path), None, f"more than {rule.most_bytes} bytes")
     return content
 
@@ -90,7 +90,7 @@ def _check(descriptor: int, file: Path, named: str, rule: Rule) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise InputInvalid(named, None, "it is no plain file")
     place = _place(descriptor, file)
-    if not rule.lets(place):  # a folder above became a link meanwhile
+    if not rule.lets(place):  # a folder above has become a link
         raise InputInvalid(named, None, "files of this folder are not taken from a person")
     if not rule.anyones:
         if found.st_nlink > 1 and not _is_below(place, rule.but):

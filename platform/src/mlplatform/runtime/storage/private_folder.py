@@ -64,15 +64,15 @@ def claim(root: Path, variable: str, *, has_neighbours: bool) -> None:
 
 
 def check_content(root: Path, variable: str) -> None:
-    """Nothing where only this user and root may change what a folder holds, hidden files aside.
+    """Raises unless only this user and root may change what a folder holds, hidden files aside.
 
     Args:
         variable: names the folder, in messages.
 
     Raises:
-        ConfigInvalid: somebody else may change something in it, or put another in its place; or it
-            holds a link, which leads to what nobody looked at, or a pipe or the like, which whoever
-            reads it waits for.
+        ConfigInvalid: another user may change something in it, or put another folder in its place;
+            or it holds a link, whose target is not checked, or a pipe or the like, on which a
+            reader would wait.
     """
     for folder in _above(root):
         _check_above(folder, root, variable)
@@ -149,8 +149,8 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
 
 
 def _check_entries(root: Path, variable: str) -> None:
-    """Nothing where another user put nothing into the folder while it was open to others: a link
-    in the place of a folder would have secrets made, and read, where they please."""
+    """Raises if another user put something into the folder while it was open to others: with a
+    link in the place of a folder, secrets would be written, and read, where that user wants."""
     for entry in os.scandir(root):
         try:
             uid = entry.stat(follow_symlinks=False).st_uid
@@ -185,7 +185,7 @@ def _is_ours_alone(gid: int) -> bool:
 
 
 def _within(root: Path, left_alone: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Files, folders and links, which are not followed: what goes meanwhile is no error."""
+    """Files, folders and links, which are not followed; one that disappears is no error."""
     folders = [root]
     while folders:
         folder = folders.pop()

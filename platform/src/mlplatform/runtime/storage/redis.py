@@ -31,8 +31,8 @@ class _FromFile(CredentialProvider):
 def client(address: Address, *, answer_s: float) -> Redis:
     """Connections are made when they are needed; safe for threads.
 
-    A command whose connection had broken is sent again once; one that got no answer in time never
-    is: it may have been carried out, and whoever asked has no time left.
+    A command whose connection had broken is sent again once. A command that got no answer in time
+    is never sent again: it may have been carried out, and the caller has no time left.
 
     Args:
         answer_s: how long to wait for a connection, and for each answer.

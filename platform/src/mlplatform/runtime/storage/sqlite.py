@@ -89,7 +89,7 @@ def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int) -> bool:
 
     Args:
         keep_pages: that stay free, so that a file does not go back and forth.
-        bite_pages: at most so many are given back.
+        bite_pages: the most that one call gives back.
     """
     if db.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
         return False

@@ -12,12 +12,12 @@ from mlplatform.runtime.telemetry.spans import Trace
 
 POLL_S: Final = 0.1
 MOST_A_SECOND: Final = 2_000
-"""So many items of one process. Building and encoding them takes the interpreter from the event
-loop, some 35 us each; when every request is worth its spans, these are enough to see why."""
+"""Items of one process. Building and encoding one takes the interpreter from the event loop for
+some 35 us. When every request is worth its spans, this many are enough to see why."""
 MOST_A_POLL: Final = int(MOST_A_SECOND * POLL_S)
 MAX_WAITING: Final = 6_144
 SPARE_WAITING: Final = 4_096
-"""What nothing speaks for finds room only while fewer wait: the rest is kept for what matters."""
+"""Spare items are queued only while fewer than this wait: the rest is for those that matter."""
 
 STOP_S: Final = 1.0
 
@@ -42,7 +42,7 @@ class SpanExport(Generic[T]):
 
     Args:
         build: makes the spans of one item; runs in the thread.
-        counted: told how many items met which end, from either thread.
+        counted: called with how many items met which end, from either thread.
     """
 
     def __init__(

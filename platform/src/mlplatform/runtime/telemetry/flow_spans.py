@@ -39,7 +39,7 @@ def provider(sender: Sender) -> TracerProvider:
 
 
 def current_traceparent() -> str:
-    """The span that this code runs in, for whoever is asked to do something; empty: in none."""
+    """The span that this code runs in, as a value to pass on with a request; empty: in none."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier.get(HEADER, "")

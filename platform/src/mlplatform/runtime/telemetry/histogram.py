@@ -67,7 +67,7 @@ class Histograms(Collector):
         self._by_labels: dict[tuple[str, ...], Buckets] = {}
 
     def of(self, *labels: str) -> Buckets:
-        """The buckets under these labels, to be kept by who counts."""
+        """The buckets under these labels, to be kept by the code that counts."""
         return self._by_labels.setdefault(labels, Buckets(self._metric.buckets))
 
     def collect(self) -> Iterable[Family]:

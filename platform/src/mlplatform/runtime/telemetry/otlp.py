@@ -21,7 +21,7 @@ _RETRIES: Final = urllib3.Retry(
     backoff_factor=0.2,
     status_forcelist=(429, 502, 503, 504),
     allowed_methods=None,
-    respect_retry_after_header=False,  # whoever stops waits for this
+    respect_retry_after_header=False,  # a stopping process waits for this
     raise_on_status=False,
 )
 _JSON: Final = {"Content-Type": "application/json"}

@@ -39,7 +39,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Registry:
-    """The metrics of one process. Labels are bound once by who counts: a look-up costs most."""
+    """The metrics of one process. Code that counts binds labels once: a look-up costs most."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()

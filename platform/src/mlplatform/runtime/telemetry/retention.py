@@ -52,8 +52,8 @@ def is_full(path: Path, retention: Retention) -> bool:
 def rotate(path: Path, retention: Retention) -> None:
     """Make room for a new file where this one is full; it becomes the youngest of the old ones.
 
-    Any number of processes may write to the file. Where another one makes room in this folder just
-    now, nothing is done: whoever writes next looks again.
+    Any number of processes may write to the file. If another one is making room in this folder,
+    nothing is done: the next write checks again.
     """
     with _only_here(path.parent) as is_ours:
         if not is_ours or not is_full(path, retention):
@@ -88,9 +88,9 @@ def rotate_in_place(path: Path, retention: Retention) -> None:
 
 @contextmanager
 def _only_here(folder: Path) -> Iterator[bool]:
-    """Whether nobody else turns a file of the folder; nobody will, meanwhile.
+    """Whether no other process rotates a file of the folder; none can within the block.
 
-    The kernel frees the lock of a process that was killed. Nobody waits for one that was stopped.
+    The kernel frees the lock of a process that was killed. No process waits for a stopped one.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -59,7 +59,7 @@ class FileSender:
         return True
 
     def close(self) -> None:
-        """Nothing: a file is open only while it is written to."""
+        """Does nothing: a file is open only while it is written to."""
 
 
 def append(path: Path, lines: bytes) -> None:

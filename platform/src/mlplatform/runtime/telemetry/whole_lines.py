@@ -38,7 +38,7 @@ class WholeLines:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Does nothing: no text waits."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return os.lseek(self._descriptor, offset, whence)

@@ -77,7 +77,7 @@ def parse_scope(text: str) -> Scope:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """So many requests a second, and so many at once after a pause."""
+    """How many requests a second, and how many at once after a pause."""
 
     rate_per_s: float
     burst: int

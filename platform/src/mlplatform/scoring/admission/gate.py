@@ -32,7 +32,7 @@ class Credentials(Protocol):
         """Whom a secret proves; None for nobody.
 
         Raises:
-            Problem: it can't be told now.
+            Problem: it can't be known now.
         """
         ...
 
@@ -52,7 +52,7 @@ class Gate:
 
     Args:
         limits: model → the limit of all its clients together.
-        counted: told the outcome and the priority class of every request.
+        counted: called with the outcome and the priority class of every request.
     """
 
     def __init__(

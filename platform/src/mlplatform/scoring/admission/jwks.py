@@ -29,7 +29,7 @@ from mlplatform.runtime.errors import PlatformError, Unavailable
 
 REFRESH_S: Final = 300.0
 MIN_REFRESH_S: Final = 10.0
-"""Between two fetches, whoever asks for them: unknown keys are named by anybody who likes to."""
+"""Between two fetches, however many are asked for: any caller can name a key that is unknown."""
 
 FETCH_S: Final = 5.0
 """How long connecting to an address may take, and how long its answer from first to last byte."""
@@ -63,7 +63,7 @@ class IssuerKeys:
     """Keys by their id. Once fetched they stay while the issuer does not answer.
 
     Args:
-        fetched: told about every fetch, whether it succeeded.
+        fetched: called after every fetch, with whether it succeeded.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Keyring:
 
     Args:
         store: used by the thread alone once `start` was called.
-        failed: told about every poll that the store did not answer.
+        failed: called for every poll that the store did not answer.
     """
 
     def __init__(self, store: Keys, now_ms: Callable[[], int], failed: Callable[[], None]) -> None:

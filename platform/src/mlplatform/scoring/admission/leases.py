@@ -102,7 +102,7 @@ class Leases:
     Args:
         take: asks the store; called in a thread of its own.
         processes: how many processes share the limits.
-        alone: told once for every renewal that was late or failed.
+        alone: called once for every renewal that was late or failed.
     """
 
     def __init__(

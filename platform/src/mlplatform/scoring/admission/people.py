@@ -46,7 +46,7 @@ def people(keys: Iterable[Key], now_ms: int) -> People:
 
 
 def check_may_approve(keys: Iterable[Key], name: str, key: str, model: str, now_ms: int) -> None:
-    """Nothing where that key of that name is live and may approve rollouts of the model.
+    """Raises unless this key is live, is of this name and may approve rollouts of the model.
 
     Args:
         key: its id.

@@ -62,7 +62,7 @@ class Room:
 
 
 def room(max_in_flight: int) -> Room:
-    """The ceilings in an installation that answers so many requests at a time; each at least 1."""
+    """The ceilings where `max_in_flight` requests are answered at a time; each at least 1."""
     return Room(**{name: max(int(max_in_flight * share), 1) for name, share in SHARES.items()})
 
 

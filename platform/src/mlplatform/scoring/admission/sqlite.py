@@ -55,7 +55,8 @@ class SqliteAdmission:
         with self._translated():
             self._db = connect(path, schema=SCHEMA, threads=True)
             self._db.execute(f"PRAGMA busy_timeout={busy_timeout_ms}")
-            # Full again for long: whoever is not in the table is full. Subjects of tokens are many.
+            # These have long been full again, and a client that is not in the table has a full one.
+            # Subjects of tokens are many.
             forgotten_ms = time.time_ns() // 1_000_000 - FORGET_AFTER_MS
             self._db.execute("DELETE FROM buckets WHERE at_ms < ?", (forgotten_ms,))
 

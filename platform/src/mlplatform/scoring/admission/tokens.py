@@ -38,7 +38,7 @@ class Tokens:
     never looked at. Only tokens that were verified are kept: nobody else can fill the memory.
 
     Args:
-        refused: told why a token proves nobody.
+        refused: called with the reason why a token proves nobody.
     """
 
     def __init__(self, issuer: Issuer, keys: IssuerKeys, refused: Callable[[str], None]) -> None:

@@ -21,8 +21,8 @@ Exclusion = Literal["amount", "sum", "twice_in_a_row"]
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 REMEMBERED: Final = 10_000
-"""Customers of whom a process knows that the last such request was let through; of more, those who
-were let through longest ago are forgotten."""
+"""Customers whose last such request was let through, as a process remembers them. Beyond this many,
+it forgets those who were let through longest ago."""
 
 _encode = msgspec.json.Encoder().encode
 

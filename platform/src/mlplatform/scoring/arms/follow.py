@@ -47,7 +47,7 @@ class RouteFollower:
 
     Args:
         open_source: called once, in the follower's own thread.
-        applied: told about every new generation.
+        applied: called with every new generation.
         processes: which process answers for each arm; asked in the follower's own thread.
     """
 
@@ -74,7 +74,7 @@ class RouteFollower:
     async def start(self, within_s: float = FIRST_ROUTES_S) -> None:
         """Follow from now on; returns once the first routes are applied, or after that long.
 
-        Before that every answer would be a refusal, and other gateways may answer meanwhile.
+        Until then this gateway could only refuse requests, and other gateways may answer them.
         """
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._follow, name="routes", daemon=True)

@@ -38,6 +38,6 @@ class Processes:
     def _ready(self, service: str) -> Identity | None:
         try:
             status = self._status(service)
-        except (PlatformError, OSError):  # whoever cannot be asked is not ready
+        except (PlatformError, OSError):  # a service that cannot be asked is not ready
             return None
         return (status.pid, status.restarts) if status.ready else None

@@ -50,12 +50,12 @@ from mlplatform.scoring.request.times import EventTimes
 
 MAX_COMMIT = 256
 COMMIT_WAIT_MS = 2.0
-"""How long the records of a busy gateway wait for others to be committed with. Alone, a record
-costs nearly three times what it costs among eight: requests that come evenly, and so leave one by
-one, were more than a gateway could do at rates that it does for callers who come in crowds."""
+"""How long the records of a busy gateway wait for others to be committed with. A record alone
+costs nearly three times what one of eight costs: without this wait, a gateway could not keep up
+with evenly spaced requests at rates that it sustains for requests that arrive in groups."""
 LOG_LOCK_WAIT_MS = 20
-"""How long a commit waits for those of other processes before its records are spilled: whoever
-waits for the records has a deadline."""
+"""How long a commit waits for those of other processes before its records are spilled: the
+requests that wait for the records have deadlines."""
 MIB = 1024 * 1024
 SHADOW_DRAIN_S = 2.0
 

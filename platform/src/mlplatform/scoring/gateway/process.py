@@ -63,7 +63,7 @@ def shared_listener(host: str, port: int) -> socket.socket:
 
 
 def own_listener(address_file: Path) -> socket.socket:
-    """A free port that no other gateway answers, told in a file: for probes and for scraping."""
+    """A free port of this gateway alone, written to a file: for probes and for scraping."""
     sock = socket.create_server(("127.0.0.1", 0))
     address = {"port": sock.getsockname()[1], "pid": os.getpid()}
     write_atomically(address_file, msgspec.json.encode(address))

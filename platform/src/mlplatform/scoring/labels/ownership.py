@@ -33,7 +33,7 @@ class Ownership:
     is asked, in a thread and for all of a call at once.
 
     Args:
-        keep: what is told of every refusal.
+        keep: called with every refusal.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Ownership:
         )
 
     async def refused(self, door: str, model: str, client: Client, decision_id: str) -> Problem:
-        """What a client is told of an id that it may not speak for; a person is told more.
+        """The answer to a client for an id that is not its own; the kept refusal says more.
 
-        The same words for a decision that there is and for one that there is not, after the same
-        work: whoever asks can't learn of another client's decisions.
+        It is the same for a decision that exists and for one that does not, after the same work:
+        a caller can't learn of another client's decisions.
         """
         exists = is_known(model, decision_id, self._key)
         why = f"another client's, and the key has no {model}:any-client" if exists else "unknown"

@@ -20,7 +20,7 @@ CLIENT = "/voids"
 
 
 class Voids:
-    """Takes decisions back; the decision's own record stays as it is, whoever reads it skips it."""
+    """Takes decisions back; the decision's own record stays as it is, and readers skip it."""
 
     def __init__(
         self, recorder: Recorder, times: EventTimes, clock: Clock, ownership: Ownership

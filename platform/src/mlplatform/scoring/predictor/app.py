@@ -46,7 +46,7 @@ class RestApplication:
         return _refused(RequestRefused(refused.status, refused.detail, refused.retry_after_s))
 
     def ended(self, reason: str) -> None:
-        """Nothing: a predictor's callers are few, and known."""
+        """Does nothing: a predictor's callers are few, and known."""
 
     def _infer(self, request: Request) -> Answer:
         start_s = time.perf_counter()
@@ -87,7 +87,7 @@ class RestApplication:
             return _refused(error)
 
     def _failed(self, request: Request, error: RequestRefused) -> None:
-        """Count it, and if it is this predictor's doing, say so with the trace of who asked."""
+        """Count it, and if it is this predictor's doing, say so with the trace of the caller."""
         self._predictor.metrics.error("rest", error.status)
         if error.status >= 500:
             told = trace_context(request.headers)

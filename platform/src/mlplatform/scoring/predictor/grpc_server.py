@@ -213,7 +213,7 @@ def server(predictor: Predictor, door: GrpcDoor, *, shares_port: bool = False) -
     """A gRPC server for the predictor, without a port as yet.
 
     Args:
-        door: told of who knows the token.
+        door: lets in callers that know the token.
         shares_port: with the socket by which a supervisor keeps it. Two servers on one port would
             share its calls without knowing.
     """

@@ -60,7 +60,7 @@ Mode = Literal["event_loop", "thread"]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one call of the model took with so many rows, the best of a few, when warm."""
+    """How long one call of the model took with `rows` rows: the best of a few, when warm."""
 
     rows: int
     call_s: float

@@ -234,7 +234,7 @@ def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
 
 
 def _is_flat_and_bounded(data: list[Any]) -> bool:
-    """Whether these are all numbers, none too large: the usual case, told without NumPy."""
+    """Whether these are all numbers, none too large: the usual case, checked without NumPy."""
     try:
         return bool(sum(map(abs, data)) < FLOAT32_MAX)
     except TypeError:

@@ -42,7 +42,7 @@ class Arguments:
         grpc_port: None for no gRPC, 0 for any free port.
         drain_s: how long requests are still taken after SIGTERM, while readiness says no.
         termination_log: where a kubelet reads why a container ended. With it, a model that can't
-            be served ends the process; without it, the process stays and says so to whoever asks.
+            be served ends the process; without it, the process stays and says so when it is asked.
     """
 
     model_dir: Path
@@ -101,7 +101,7 @@ def serve(arguments: Arguments) -> None:
 def listen(arguments: Arguments) -> socket.socket:
     """A listening socket; port 0 takes the port of this predictor's earlier life, or any.
 
-    Whoever knew its address finds it there again after a restart.
+    A caller that knows its address finds it there again after a restart.
     """
     former = _former(arguments) if arguments.port == 0 else None
     if former is not None:

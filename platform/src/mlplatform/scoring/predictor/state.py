@@ -54,7 +54,7 @@ class Predictor:
         self.metrics.loaded(model, queue.depth)
 
     def fail(self, problem: str) -> None:
-        """Never ready; says why to whoever asks."""
+        """Never becomes ready, and says why when it is asked."""
         self._problem = problem
 
     def drain(self) -> None:

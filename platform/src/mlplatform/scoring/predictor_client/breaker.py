@@ -17,9 +17,9 @@ class Breaker:
     """Opens when too many of the last calls failed or were slow; then a few probes decide: after
     the policy's `open_s`, or as soon as another process stands behind the service.
 
-    Reads no clock: times are arguments, in seconds of one monotonic clock. A call is told of by
-    when it was asked. One asked before the breaker last changed its state says nothing about now,
-    so stragglers neither close a half-open breaker nor open one that was just closed.
+    Reads no clock: times are arguments, in seconds of one monotonic clock. A call is reported
+    with the time at which it was made. One made before the breaker last changed its state says
+    nothing about now: late results neither close a half-open breaker nor open a closed one.
     """
 
     __slots__ = (
@@ -50,7 +50,7 @@ class Breaker:
         if self.state == "closed":
             return True
         if now_s - self._since_s >= self._policy.open_s:
-            # Also when half open: probes of which nobody told must not keep it shut for ever.
+            # Also when half open: probes without a result must not block calls for ever.
             self._become("half_open", now_s)
         if self.state == "half_open" and self._probes < self._policy.half_open_probes:
             self._probes += 1

@@ -20,13 +20,13 @@ class Expiring(Protocol):
 
 
 class Deadlines:
-    """Tells what is not over at its deadline, as exactly as the loop's own timers do."""
+    """Expires what is not over at its deadline, as exactly as the loop's own timers do."""
 
     __slots__ = ("_due", "_heap", "_number", "_timer")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Expiring]] = []
-        self._number = count()  # so that what is due together is told in order, and never compared
+        self._number = count()  # items due together expire in order, and are never compared
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 

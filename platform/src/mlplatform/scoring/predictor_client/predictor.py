@@ -79,7 +79,7 @@ class _Call:
 
 
 class _Waiting:
-    """Rows of one caller that leave together, and who waits for them.
+    """Rows of one caller that leave together, and the future that the caller waits for.
 
     Rows that are still in the queue at their deadline were in no call. What kept them there tells
     of itself: the calls that are under way.
@@ -190,13 +190,13 @@ class Predictor:
         return waiting.future
 
     def forget(self) -> None:
-        """Drop connections and address: whoever listens there is not, or no longer, our
+        """Drop connections and address: the process that listens there is not, or no longer, our
         predictor. The next call asks the plane again."""
         self.close()
         self._address = None
 
     def close(self) -> None:
-        """Drop the connections; whoever still waits runs into the deadline."""
+        """Drop the connections; callers that still wait run into their deadlines."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -292,7 +292,7 @@ class Predictor:
         authority = f"{connection.address[0]}:{connection.address[1]}"
         request = infer_request(self.service, authority, self._bearer, rows, more)
         reply = await connection.call(request)
-        if connection.address != self._address:  # forgotten meanwhile
+        if connection.address != self._address:  # `forget` was called during the call
             connection.close()
         elif connection.usable:
             self._idle.append(connection)

@@ -1,7 +1,7 @@
 """A request that was accepted to be scored later, as it travels from one gateway to another.
 
 It leaves the gateway through the decision log and a topic, and a worker brings it back. Its keyed
-hash says that it comes back as it was: whoever can write to the topic cannot make one up.
+hash proves that it comes back unchanged: a user who can write to the topic cannot make one up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an application gets back, and how it is told that somebody else had to decide."""
+"""What an application gets back, and how it learns that a fallback had to decide."""
 
 from __future__ import annotations
 

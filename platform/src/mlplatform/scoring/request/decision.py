@@ -132,7 +132,7 @@ Done = Finished | AcceptedForLater
 
 
 def answer(decided: Decided) -> Answer:
-    """What the application is told."""
+    """What the application gets."""
     case, verdict, arm = decided.case, decided.verdict, decided.arm
     return Answer(
         decision=verdict.decision,
@@ -152,7 +152,7 @@ def answer(decided: Decided) -> Answer:
 
 
 def unlogged_answer(decided: Decided) -> Answer:
-    """What the application is told where the decision is on no record: that it is degraded."""
+    """What the application gets where the decision has no record: a degraded answer."""
     reason = decided.degraded_reason or UNLOGGED
     return msgspec.structs.replace(answer(decided), degraded=True, degraded_reason=reason)
 

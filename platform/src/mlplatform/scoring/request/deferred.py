@@ -32,7 +32,7 @@ _PURPOSE = b"score-async"
 
 
 class Deferral:
-    """Takes requests in for later; each is durable before its id is told."""
+    """Accepts requests to be decided later; each is durable before its id is returned."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Deferral:
             started_s: when it was asked for, on the monotonic clock.
 
         Raises:
-            Problem: 404, this client was told no such id, or the answer is kept no longer; 503, the
+            Problem: 404, this client got no such id, or the answer is kept no longer; 503, the
                 log does not say.
         """
         for model, scoring in self._models.items():

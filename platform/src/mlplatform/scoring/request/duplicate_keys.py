@@ -1,7 +1,7 @@
 """JSON with a repeated key is refused, because two readers may see two requests.
 
-A decoder takes the last of them in silence, others the first. Whoever checks a payment before it
-gets here may have read another amount than the one that is scored.
+One decoder silently takes the last of them, another the first. A system that checks a payment
+before it gets here may have read another amount than the one that is scored.
 Source: RFC 8259, section 4.
 """
 

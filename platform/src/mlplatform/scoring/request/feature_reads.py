@@ -23,11 +23,11 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 SLOW_READ_S = 0.002
 SLOW_READS = 3
-"""So many slow reads in a row send the next ones to the thread. One is no sign: on a busy machine
-every hundredth read is interrupted by another process for that long, and the disk did nothing."""
+"""This many slow reads in a row send the next ones to the thread. One is no sign: on a busy machine
+every hundredth read is interrupted by another process for that long, though the disk is quick."""
 
 QUICK_READS = 20
-"""So many quick reads in a row, and none under way, bring reads back into the event loop."""
+"""This many quick reads in a row, and none under way, bring reads back into the event loop."""
 
 MOST_WAITING = 64
 READERS = 4
@@ -151,5 +151,5 @@ class FeatureReads:
 def _tell(
     loop: asyncio.AbstractEventLoop, what: Callable[[Reading], None], reading: Reading
 ) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
+    with contextlib.suppress(RuntimeError):  # the loop has ended: no request waits for it
         loop.call_soon_threadsafe(what, reading)

@@ -120,7 +120,7 @@ async def _asked(
         target = live.targets[step.arm.service]
         now_s = clock()
         if until_s - now_s < MINIMUM_BUDGET_S:
-            # With time used up before anybody was asked, nobody but this gateway was slow.
+            # The time was used up before any predictor was asked: this gateway was slow.
             failures.append(Failure(step.name, "deadline" if failures else "stalled"))
             break
         if target.stopped is not None:
@@ -152,7 +152,7 @@ async def _asked(
 async def _score(
     target: Target, row: Sequence[float], asked_s: float, until_s: float, origin: Origin | None
 ) -> Scores | FailureReason:
-    """The one score, or why there is none; the breaker is told of either, once for each call."""
+    """The one score, or why there is none; the breaker counts either, once for each call."""
     breaker = target.breaker
     try:
         found = await target.predictor.predict((row,), until_s, origin)

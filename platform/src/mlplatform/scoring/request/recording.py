@@ -56,7 +56,7 @@ class LogUnavailable(Unavailable):
 
 
 def log_unavailable() -> Problem:
-    """What a caller is told then; nothing that is not recorded is answered."""
+    """What a caller gets then: no answer is given without its record."""
     detail = "the decision log does not answer, so nothing is given or taken; try again"
     return Problem(503, "log-unavailable", detail, retry_after_s=1)
 
@@ -67,7 +67,7 @@ class Recorder:
     Args:
         open_commit: called when the server starts, in the event loop, with what tells how many
             records may be waiting at most.
-        advanced: told the event time of every record that was written.
+        advanced: called with the event time of every record that was written.
     """
 
     def __init__(self, open_commit: OpenCommit, advanced: Callable[[int], None]) -> None:
@@ -96,8 +96,8 @@ class Recorder:
         """The outcome, once the record is durable, or known to be recorded nowhere by declaration.
 
         Args:
-            deadline_s: of whoever waits, on the monotonic clock, which is also the event loop's:
-                the outcome comes BEYOND_S later at the latest. Without one it is waited for WAIT_S.
+            deadline_s: of the caller, on the monotonic clock, which is also the event loop's: the
+                outcome comes BEYOND_S later at the latest. Without a deadline the wait is WAIT_S.
 
         Raises:
             LogUnavailable: neither the log nor its spill takes the record, or not in time. In time

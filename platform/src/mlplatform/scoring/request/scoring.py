@@ -70,7 +70,7 @@ from mlplatform.scoring.request.times import HOUR_MS, EventTimes
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 each = logging.getLogger(f"{__name__}.each")
-"""Of every decision a line, for who asks for debug lines; none is spared here."""
+"""A line for every decision, at debug level; these lines are not rate-limited."""
 
 
 NO_FEATURES = OnlineRow({}, {})
@@ -462,7 +462,7 @@ async def looked_up(
 
 
 def features_missing(gaps: Gaps) -> Problem:
-    """What a caller is told where a feature's policy is to refuse.
+    """What a caller gets where a feature's policy is to refuse.
 
     503, not 422: nothing about the request is wrong, and it may be answered once the feature is
     there again.

@@ -49,8 +49,8 @@ class ShadowCopies:
     challenger's scores, and a record per drop would cost most when there is least to spare.
 
     Args:
-        dropped: told the model, why ("full", "over", "stopped" or "unrecorded"), and how many
-            copies.
+        dropped: called with the model, why ("full", "over", "stopped" or "unrecorded"), and
+            how many copies.
         generation: of the routes that are applied to a model now.
     """
 

@@ -77,12 +77,12 @@ class Sink(Protocol):
 
 
 class Traces:
-    """The end of every request comes by here.
+    """Every request that ends is passed to this.
 
     Args:
         slo_s: model → how long an answer may take and not be slow.
         share: of the requests that nothing speaks for and no caller has decided on, 0 to 1.
-        shown: told a kept decision's model, how long it took, and its trace.
+        shown: called with a kept decision's model, how long it took, and its trace.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ KEEP_ALIVE_S = 1.0
 LAG_S = 5.0
 BACK_OFF_S = 1.0
 MAX_FENCED = 3
-"""Rebalances in a row that cost a batch; after more this process's name is another's."""
+"""Consecutive rebalances that may cost a batch. After more, another process is using this name."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class Worker:
         self._lag_s = 0.0
 
     def run(self, stopping: threading.Event) -> None:
-        """Until told to stop; what is in work then is finished and committed, if the gateway lets.
+        """Runs until `stopping` is set. Batches in work are then finished and committed, if the
+        gateway allows it.
 
         Raises:
             StaleFence: another process works under this name.
@@ -171,7 +172,7 @@ class Worker:
         }
         waiting = asked
         while waiting:
-            # nothing more is taken in meanwhile, but the group must not take this one for dead
+            # no more messages are taken, but the group must not take this member for dead
             _, waiting = wait(waiting, KEEP_ALIVE_S)
             if waiting:
                 self._subscription.consume(0, 0.0)

@@ -48,7 +48,7 @@ class GatewayScorer:
 
     Args:
         api_key: read for each connection, so that a new one needs no restart.
-        retried: told of every wait, by its reason.
+        retried: called at every wait, with its reason.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class GatewayScorer:
 
         Args:
             items: all of them accepted by a gateway, or none.
-            batch: whose they are; it is told of every call.
+            batch: that the items are of; it records every call.
 
         Raises:
             Refused: the gateway does not know this worker's key, or it may not score the model.

@@ -121,7 +121,7 @@ def result(names: Names, answered: Answered) -> Message:
     """The message in the topic of results, beside which the request counts as read."""
     message = answered.item.message
     headers = {KEY_HEADER: answered.item.key.encode(), "request": message.place.encode()}
-    if TRACE_HEADER in message.headers:  # whoever waits for the result knows that trace
+    if TRACE_HEADER in message.headers:  # the reader of the result knows that trace
         headers[TRACE_HEADER] = message.headers[TRACE_HEADER]
     return Message(names.results, message.key, answered.answer, headers)
 

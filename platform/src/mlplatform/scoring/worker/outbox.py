@@ -1,4 +1,4 @@
-"""`python -m mlplatform.process outbox`: the decision log as topics, for whoever follows it."""
+"""`python -m mlplatform.process outbox`: publishes the decision log as topics for other systems."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def topic_of(model: str) -> TopicSpec:
 
 
 def decisions_of(model: str) -> Projection:
-    """What was decided, found out and taken back, for who follows decisions."""
+    """Decisions, labels and voids of a model, for systems that follow decisions."""
     topic = topic_of(model).name
 
     def message(row: Mapping[str, Any]) -> Message:

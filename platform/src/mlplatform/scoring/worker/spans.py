@@ -24,7 +24,7 @@ class BatchSpan:
     """A batch that is worked on, and the calls of the gateway for it, from several threads.
 
     Args:
-        is_sampled: one of the share that is kept whatever comes of it; the gateway is told.
+        is_sampled: one of the share that is kept whatever comes of it; the gateway learns it.
     """
 
     topic: str

@@ -1,10 +1,11 @@
 """In which order payments became known, and which were known when each was answered.
 
 A record says what its windows were made of: per writer of the log, the last record (`windows_at`).
-The state moves with the log's transactions, one after the other, so these positions form one row:
-of two, one holds all of the other. A payment became known at the first of them that holds it, and
-two that no position tells apart were told apart by nobody. That makes an order of all payments, and
-of each the place up to which it saw them, whichever gateway wrote them, and however late.
+The state moves with the log's transactions, one after the other, so these positions have an order:
+of two, one holds all of the other. A payment became known at the first position that holds it.
+Where no position lies between two payments, no decision saw one without the other. That makes an
+order of all payments, and gives for each the place up to which it saw them, whichever gateway wrote
+them, and however late.
 
 History comes before the log, in the order of its event times.
 """

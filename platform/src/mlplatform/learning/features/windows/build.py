@@ -38,7 +38,7 @@ ALL: Final = -1
 def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     """Make the state anew, beside whatever is there, and let it take its place in one transaction.
 
-    Gateways go on meanwhile: the tiles are made in a database of their own and copied from there.
+    Gateways keep running: the tiles are made in a database of their own and copied from there.
     What was recorded since the log was read is added in the transaction of the copy, and followed
     from then on.
 
@@ -49,7 +49,7 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
         How many series of tiles of entities it holds.
 
     Raises:
-        Busy: the log was sealed between the reading and the transaction; once more.
+        Busy: the log was sealed between the reading and the transaction; try again.
     """
     definition = offline.definition
     shared = [series for series, _ in series_of(definition.windows, definition.entities)]

@@ -118,7 +118,7 @@ class WindowReads:
         return OnlineRow(dict(values), dict.fromkeys(names), names)
 
     def _connection(self) -> sqlite3.Connection:
-        """Of whatever has the database's name now; set up by who writes."""
+        """To the file that has the database's name now; a writer has set it up."""
         now_s = time.monotonic()
         if self._db is None or now_s >= self._look_at_s:
             self._look_at_s = now_s + LOOK_AGAIN_S

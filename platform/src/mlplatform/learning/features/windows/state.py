@@ -53,15 +53,15 @@ CREATE TABLE IF NOT EXISTS window_positions (
 ) STRICT, WITHOUT ROWID;
 """
 KEPT_MS: Final = 8 * DAY_MS
-"""A request may be answered a week after it was accepted: so long beyond its windows an entity's
-tiles are kept."""
+"""How much longer than its windows an entity's tiles are kept: a request may be answered a week
+after it was accepted."""
 SWEPT_A_ROW: Final = 2
-"""Entities that are looked at for each that a transaction writes: were they no more than those, new
-ones could come faster than old ones go."""
+"""Entities that are checked for each one that a transaction writes. With only one, new entities
+could come faster than old ones are dropped."""
 CAUGHT_UP_AT_ONCE: Final = 200
-"""Records of another writer in one transaction: whoever appends meanwhile waits for it."""
+"""Records of another writer in one transaction: a process that appends waits for it."""
 MOST_BEHIND: Final = 2_000
-"""A state that is further behind the log than so many records is stale."""
+"""A state that is more than this many records behind the log is stale."""
 # Tiles of a few kilobytes lie in a page; a table without rowids would put each into two more.
 _READ: Final = "SELECT tiles FROM window_tiles WHERE series = ? AND key = ?"
 _WRITE: Final = (
@@ -266,7 +266,7 @@ def catch_up(
     head: int,
     most: int = CAUGHT_UP_AT_ONCE,
 ) -> int:
-    """Take in records that somebody wrote who does not follow the log; the entities written.
+    """Take in records of a writer that does not follow the log; returns the entities written.
 
     Raises:
         Unavailable: they are in segments already; windows are to be built anew.

@@ -173,7 +173,7 @@ class Actions:
     def _answered(
         self, request: Request, answer: Callable[[Reader, Subject, Act], Response]
     ) -> Response:
-        """What a request is answered with; each refusal is kept with who asked."""
+        """What a request is answered with; each refusal is kept with the name of the person."""
         kind, name = request.url.path.split("/")[1], request.path_params["name"]
         reader, back = READER.get(), f"/{kind}/{name}"
         act = cast(Act, request.path_params["act"])
@@ -303,7 +303,7 @@ class Actions:
 
     @staticmethod
     def _own(subject: Subject, act: Act, reader: Reader) -> str:
-        """Why this person may not answer, who made what is asked about; empty: may."""
+        """Why this person may not answer, if they made what is asked about; empty: they may."""
         if act not in acts.ANSWERS or subject.state is None:
             return ""
         return acts.own(subject.state, reader.name)
@@ -322,7 +322,7 @@ def check_form(
     fields: Mapping[str, str],
     says_origin: bool,
 ) -> None:
-    """Nothing where a form is this session's, unused, and about what holds now.
+    """Raises unless a form is this session's, unused, and about what holds now.
 
     Args:
         fields: `token` of the session, `form` as it was offered, and what was `seen`.

@@ -84,7 +84,7 @@ def roles(client: Client | None) -> tuple[str, ...]:
 
 
 def of_rollout(state: RolloutState, routes: Routes) -> tuple[OfRollout, ...]:
-    """What can follow the state of a rollout, whoever asks."""
+    """The acts that the state of a rollout allows, before a person's scopes are checked."""
     found: list[OfRollout] = []
     if state.awaits_answer and state.answer is None:
         found += ["approve", "reject"]
@@ -97,7 +97,7 @@ def of_rollout(state: RolloutState, routes: Routes) -> tuple[OfRollout, ...]:
 
 
 def of_model(routes: Routes, *, is_stopped: bool) -> tuple[OfModel, ...]:
-    """What can follow a model's routes, whoever asks.
+    """The acts that a model's routes allow, before a person's scopes are checked.
 
     Args:
         is_stopped: a living gateway has stopped one of its versions.

@@ -12,7 +12,7 @@ CONFLICT: Final = 409
 
 
 class WrongForm(Exception):
-    """A form that is refused: a status, and a sentence for who sent it."""
+    """A form that is refused: a status, and a sentence for the sender."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)

@@ -1,4 +1,4 @@
-"""Which requests the page answers: of who has signed in, and of programs with the page's token."""
+"""Which requests the page answers: of people who signed in, and of programs with its token."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.secrets import key_id
 
 ONLY_LOOKS: Final = "page token"
-"""The name of who proved the page's token alone, which no client can have."""
+"""The name of a reader who proved only the page's token. No client can have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Reader:
     """Who has signed in and reads.
 
     Args:
-        client: with the scopes of the person's key; None: who knows the page's token alone.
-        told: what the last action came to, said once.
+        client: with the scopes of the person's key; None: the reader only knows the page's token.
+        told: the result of the last action, shown once.
     """
 
     session: Session

@@ -55,7 +55,7 @@ class Session:
         key: digest of the key that proved it; empty: the page's token, which lets nobody act.
         peer: from where; nobody else's requests count.
         form_token: that every form of this session holds.
-        told: what the next page says once.
+        told: what the next page shows, once.
     """
 
     name: str
@@ -156,8 +156,8 @@ class Sessions:
 class WrongSignIns:
     """How often each peer may be wrong: `WRONG` times in `WRONG_WITHIN_S` seconds.
 
-    Others sign in meanwhile. Keys are 256 random bits: this keeps the list of refusals readable
-    rather than a key from being guessed.
+    Other peers can still sign in. Keys are 256 random bits, so this protects the list of refusals
+    from a flood rather than a key from being guessed.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -128,7 +128,7 @@ class SignIn:
 
 
 def _can_be_a_name(text: str) -> bool:
-    """Whether a refusal may hold it: who types a key into the field of the name shows it nobody."""
+    """Whether a refusal may hold it: a key typed into the name field must not be stored."""
     try:
         return not check_client(text).startswith(PREFIX)
     except ConfigInvalid:

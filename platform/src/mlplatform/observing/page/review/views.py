@@ -60,7 +60,7 @@ class Reviews:
         ]
 
     async def look(self, request: Request) -> Response:
-        """A page of the queue, and the form about one decision for who may answer."""
+        """A page of the queue, and the form about one decision for a person who may answer."""
         return await run_in_threadpool(self._look, request)
 
     async def answer(self, request: Request) -> Response:
