@@ -56,7 +56,7 @@ def _now(objectives: Objectives) -> Row:
             "Each alert rule names its runbook.", firing, limits=at_most(1), width=6,
         ),
         Panel(
-            "stat", "Decisions a second", "Of each model, by whoever made them.",
+            "stat", "Decisions a second", "Of each model, of all sources.",
             (Query(decided, "{{model}}"),), "reqps", width=6, links=_TO_MODEL,
         ),
         Panel(

@@ -84,7 +84,7 @@ def _step() -> Row:
         ),
         Panel(
             "lines", "Failures", "Share of the requests assigned to an arm that it failed to "
-            "answer, whoever answered then.", (failed, limit), "percentunit", width=6,
+            "answer, whichever part answered.", (failed, limit), "percentunit", width=6,
         ),
         Panel(
             "lines", "Alerts", "Share of an arm's answers that are alerts. The band that "

@@ -208,7 +208,7 @@ def _webhook_problems(at: str, found: Mapping[str, Any], folder: Path) -> Iterat
 
 def _slack_problems(at: str, found: Mapping[str, Any], folder: Path) -> Iterator[str]:
     if "url" in found:
-        yield f"{at}.url is set; wanted: url_file, as whoever has Slack's url may write there"
+        yield f"{at}.url is set; wanted: url_file, as anybody who has Slack's url can write there"
     if "secret_files" in found:
         yield f"{at}.secret_files is set; wanted: none, as Slack looks at no signature"
     file = found.get("url_file")

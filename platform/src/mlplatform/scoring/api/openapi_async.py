@@ -56,7 +56,7 @@ def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) 
     bringing = post(
         f"score_{name}_accepted",
         "Decide accepted requests as the topic of requests holds them: for workers. Each is "
-        "decided once for its id, whoever brings it; what no gateway accepted is refused.",
+        "decided once for its id, however often it comes; what no gateway accepted is refused.",
         parameters=[timeout_header(definition), priority_header()],
         body=asked("requests", "AcceptedRequest"),
         answer=listed("results", "BatchResult"),
