@@ -42,6 +42,7 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Corrupt, NotFound, Refused, Unavailable
 from mlplatform.runtime.storage import addresses
+from support.scoring_world import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -404,7 +405,14 @@ def test_what_is_on_servers_outlives_their_deaths_and_is_nowhere_else(registry, 
     for server in (place.postgres.server, place.s3.server):
         server.kill()
         server.start()
-    assert load_bundle(registry.fetch("restart", version, tmp_path / "back"), bundle.digest)
+
+    def back() -> Path | None:
+        """An object store that takes connections may not have found its volumes yet."""
+        with contextlib.suppress(Unavailable):
+            return registry.fetch("restart", version, tmp_path / "back")
+        return None
+
+    assert load_bundle(wait_for(back), bundle.digest)
     home = Home(Path(place.variables["MLPLATFORM_HOME"]))
     assert list(home.mlflow.iterdir()) == []
     password = place.postgres.address.password()
