@@ -139,6 +139,23 @@ async def test_two_people_answer_where_two_are_asked(
     assert world.labels() == {name: 1}
 
 
+async def test_who_is_contradicted_may_say_something_else(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    world.waiting()
+    async with page.browser("ana") as ana, page.browser("bo") as bo:
+        await send(ana, "fraud")
+        await send(bo, "not-fraud")
+        path = f"{PATH}?look={name}"
+        again = (await ana.get(path)).text
+        assert "bo says" in again
+        answer = await ana.post(PATH, data={**hidden(again, PATH), "outcome": "not-fraud"})
+        assert answer.status_code == 303
+    assert world.labels() == {name: 0}
+
+
 async def test_a_word_of_when_two_were_asked_holds_nobody_up_where_one_is_enough(
     page: Page, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

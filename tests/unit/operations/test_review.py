@@ -57,12 +57,12 @@ ANA, BO, CY = (Opinion(name, 1) for name in ("ana", "bo", "cy"))
 def test_what_comes_of_a_word(
     said: list[Opinion], now: Opinion, four_eyes: bool, comes: Settled | Open
 ) -> None:
-    assert opinions.taken(said, now, four_eyes=four_eyes) == comes
+    assert opinions.weigh(said, now, four_eyes=four_eyes) == comes
 
 
 def test_nobody_confirms_their_own_word() -> None:
     with pytest.raises(Refused, match="another person has to confirm it"):
-        opinions.taken([ANA, Opinion("bo", 0)], ANA, four_eyes=True)
+        opinions.weigh([ANA, Opinion("bo", 0)], ANA, four_eyes=True)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ana", "bo", "cy"]), st.integers(0, 1)), max_size=9))
@@ -71,7 +71,7 @@ def test_no_label_comes_of_fewer_than_two_people(words: list[tuple[str, int]]) -
     for name, outcome in words:
         now = Opinion(name, outcome)
         try:
-            comes = opinions.taken(said, now, four_eyes=True)
+            comes = opinions.weigh(said, now, four_eyes=True)
         except Refused:
             continue
         last = {o.analyst: o.outcome for o in [*said, now]}

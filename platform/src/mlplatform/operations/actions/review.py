@@ -202,7 +202,7 @@ class _Reviewing:
         found = self._on_record(decision_id)
         if seen is not None and seen != said_as_shown(found.said):
             raise Refused("somebody has said something of it since it was shown: look again")
-        match opinions.taken(found.said, now, four_eyes=review.four_eyes):
+        match opinions.weigh(found.said, now, four_eyes=review.four_eyes):
             case Settled(agreed):
                 asyncio.run(self._label(found, now, analyst, agreed))
                 self._show(lambda path: queue.end(path, decision_id, self._now_ms))

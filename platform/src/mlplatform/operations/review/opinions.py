@@ -48,7 +48,7 @@ class Open:
     differs: bool
 
 
-def taken(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Settled | Open:
+def weigh(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Settled | Open:
     """What comes of an opinion after those that are on record; of each person the last one counts.
 
     Args:
@@ -68,6 +68,11 @@ def taken(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Settled 
     if mine is not None and mine.outcome == now.outcome:
         raise Refused(f"{now.analyst} has said so already: another person has to confirm it")
     return Open(differs=bool(last))
+
+
+def disputed(said: Sequence[Opinion]) -> bool:
+    """Whether people contradict each other, by the last word of each."""
+    return len({o.outcome for o in {o.analyst: o for o in said}.values()}) > 1
 
 
 def payload(now: Opinion, agreed: Sequence[str] = ()) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mlplatform.observing.page.people.sign_in import Show
 from mlplatform.observing.page.review import shown
 from mlplatform.observing.page.sources import Sources
 from mlplatform.operations.actions import review as job
-from mlplatform.operations.review.opinions import outcome_of
+from mlplatform.operations.review.opinions import disputed, outcome_of
 from mlplatform.operations.review.queue import Waiting
 from mlplatform.runtime.errors import (
     ConfigInvalid,
@@ -101,7 +101,8 @@ class Reviews:
         elif may_answer and not after:
             chosen = job.first(platform, model, name)
         about = None if chosen is None else shown.row(chosen, label.name, words, name)
-        is_told = about is not None and about.mine and label.review.four_eyes
+        waits_for_others = about is not None and about.mine and label.review.four_eyes
+        is_told = waits_for_others and not (chosen is not None and disputed(chosen.said))
         is_asked = chosen is not None and may_answer and not is_told
         return self._show(
             "review/queue.html",
