@@ -36,7 +36,7 @@ from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, Received, TopicSpec
 from mlplatform.model import bundle, folders, oip, rules
 from mlplatform.model.decision_scale import EARLIER
-from mlplatform.observing.page import decisions as page
+from mlplatform.observing.page import search as page
 from mlplatform.rollouts.serving import local
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime import canonical
@@ -69,6 +69,12 @@ FOLDER: Final = folders.model_folder("fraud")
 PAYMENT: Final = (
     b'{"customer_id": 7, "terminal_id": 3, "amount": 40.5, "event_time": 1795768617368}',
     b'{"customer_id":7,"terminal_id":3,"amount":1e3,"event_time":"2026-11-27T08:00:00Z"}',
+)
+
+
+SEARCH_FIELDS = (
+    *("model", "unit", "from_ms", "to_ms", "outcome", "degraded", "version", "before"),
+    "no-field",
 )
 
 
@@ -171,7 +177,13 @@ def parsers() -> dict[str, Parser]:
         "manifests": Parser(near([b'{"metadata": {"name": "fraud-v1-abababab"}}']), _manifest,
                             (ConfigInvalid, NotFound)),
         "service-names": Parser(near_text(["fraud-v1-abababab"]), ServiceName.parse),
-        "page-cursor": Parser(near_text(["gateway-0.12", "a.1_b.2"]), page.read_cursor),
+        "page-search": Parser(
+            st.dictionaries(
+                st.sampled_from(SEARCH_FIELDS),
+                near_text(["fraud", "12", "2026-05-01T10:00", "review", "1.2.gateway-0", "true"]),
+            ),
+            page.query, (InputInvalid,),
+        ),
         "refusals-file": Parser(
             near([b'{"wall_ms":1,"door":"a","who":"b","asked":"c","why":"d"}\n']), _refusals
         ),

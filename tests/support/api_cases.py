@@ -56,6 +56,8 @@ def sent(case: Any, url: str, headers: Mapping[str, str]) -> Any:
     excluded = [positive_data_acceptance, not_a_server_error]
     if case.operation.path.endswith((":batch", ":accepted")):
         excluded.append(negative_data_rejection)  # an item's problem stands among the results
+    if "Authorization" in case.headers:
+        excluded.append(negative_data_rejection)  # the key of `headers` takes the wrong one's place
     return case.call_and_validate(base_url=url, headers=headers, excluded_checks=excluded)
 
 

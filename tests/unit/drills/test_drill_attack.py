@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from tests.drills import fuzz
+from tests.drills import fuzz, fuzz_parsers
 from tests.drills.attack import report
 from tests.drills.attacks.attack import Finding, Got, Question, Target, all_of
 from tests.drills.attacks.catalogue import ATTACKS
@@ -150,3 +150,7 @@ def test_a_piece_that_ends_without_a_report_is_a_problem() -> None:
     failed = fuzz._failed("parsers", "tests.drills.fuzz_parsers --seed 7", "ended with -11", b"")
     [of] = fuzz.summary([failed]).values()
     assert of["problems"] == [{"what": "ended with -11: ", "again": failed["again"]}]
+
+
+def test_the_fuzz_finds_every_parser_that_it_names() -> None:
+    assert {"page-search", "refusals-file", "redaction"} <= set(fuzz_parsers.parsers())
