@@ -86,7 +86,7 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
     latest_ms = -(-known_ms // DAY_MS) * DAY_MS + DAY_MS
     if asked_ms > latest_ms:
         problem = f"{_iso(asked_ms)} is in the future of what is known, {_iso(known_ms)}"
-        wanted = f"wanted: {_iso(latest_ms)} or earlier, or nothing, for now"
+        wanted = f"wanted: {_iso(latest_ms)} or earlier, or nothing, which means the present"
         raise InputInvalid("as_of", None, f"{problem}; {wanted}")
     return asked_ms
 
