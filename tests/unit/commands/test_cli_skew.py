@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlplatform import commands
-from mlplatform.learning.skew import kept
+from mlplatform.learning.skew import last_pass
 from mlplatform.model.folders import load_definition
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job
@@ -63,7 +63,7 @@ def test_a_pass_keeps_where_it_stopped_and_what_it_found(home: Path) -> None:
     assert first["words"] == "all 12 features are what they should be"
     assert again["sampled"] == 0
     assert (look["sampled"], look["population"] < 1_500) == (50, True)
-    found = kept.last(platform.settings.home.measured, "fraud")
+    found = last_pass.last(platform.settings.home.measured, "fraud")
     assert found is not None
     assert found.report.sampled == 1_500
     assert set(found.position) == {"gateway-a", "gateway-b"}
@@ -83,7 +83,7 @@ def test_what_is_skewed_is_named_in_the_table_and_by_the_exit_code(home: Path) -
 def test_a_pass_that_can_say_nothing_leaves_its_decisions_to_the_next(home: Path) -> None:
     platform = filled(home, Faults(), days=1, a_day=50)
     assert not job.check(platform, "fraud").is_known
-    assert kept.last(platform.settings.home.measured, "fraud") is None
+    assert last_pass.last(platform.settings.home.measured, "fraud") is None
     assert job.check(platform, "fraud").sampled == 50
 
 
@@ -102,7 +102,7 @@ def test_a_whole_sample_that_says_nothing_is_not_read_for_ever(
     platform = filled(home, Faults(), days=1, a_day=150)
     monkeypatch.setattr(job, "SAMPLE", 100)
     assert not job.check(platform, "fraud", size=50).is_known
-    assert kept.last(platform.settings.home.measured, "fraud") is None, "of a smaller sample"
+    assert last_pass.last(platform.settings.home.measured, "fraud") is None, "of a smaller sample"
     assert not job.check(platform, "fraud", size=100).is_known
     assert job.check(platform, "fraud", size=100).population == 0
 
@@ -112,7 +112,7 @@ def test_a_log_that_was_put_back_is_looked_at_anew(home: Path) -> None:
     platform = filled(home, Faults(), days=1, a_day=50)
     folder = platform.settings.home.measured
     ahead = dict.fromkeys(("gateway-a", "gateway-b"), 10**6)
-    kept.keep(folder, "fraud", kept.Kept(1, ahead, job.check(platform, "fraud")))
+    last_pass.keep(folder, "fraud", last_pass.LastPass(1, ahead, job.check(platform, "fraud")))
 
     assert job.check(platform, "fraud").sampled == 50
 

@@ -13,9 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
-from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Corrupt, PlatformError
-from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.errors import PlatformError
+from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
 
 class ArmCounts(msgspec.Struct, frozen=True):
@@ -124,8 +123,7 @@ def for_people() -> Iterator[None]:
 
 def keep(folder: Path, model: str, seen: Pass | Check) -> None:
     """What was seen of this model, in place of what was there."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(_file(folder, model, type(seen)), msgspec.json.encode(seen))
+    write_struct(_file(folder, model, type(seen)), seen)
 
 
 def last(folder: Path, model: str, kind: type[M]) -> M | None:
@@ -134,13 +132,7 @@ def last(folder: Path, model: str, kind: type[M]) -> M | None:
     Raises:
         Corrupt: the file is not what `keep` writes.
     """
-    file = _file(folder, model, kind)
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return None
-    except (OSError, *NOT_JSON) as error:
-        raise Corrupt(f"{file}: {error}") from error
+    return read_struct(_file(folder, model, kind), kind)
 
 
 def _file(folder: Path, model: str, kind: type[Pass] | type[Check]) -> Path:

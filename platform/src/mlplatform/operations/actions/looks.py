@@ -14,9 +14,7 @@ import msgspec
 
 from mlplatform.rollouts.journal.transitions import Evidence
 from mlplatform.rollouts.verdicts.verdict import Gate
-from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Corrupt
-from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
 MOST_LOOKS: Final = 64
 """Of one step; with more, every second is left out, but for the first and the last."""
@@ -93,14 +91,14 @@ def keep(folder: Path, model: str, course: Course) -> None:
     """The course with the looks of this one, in the model's files below the folder."""
     path = _file(folder / model, course.rollout_id, course.generation)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    before = _read(path)
+    before = read_struct(path, Course)
     if before is None:
         _forget_oldest(path.parent)
         before = msgspec.structs.replace(course, looks=())
     for newest in course.looks:
         before = followed_by(before, newest)
     kept = msgspec.structs.replace(before, arms=course.arms, phase=course.phase)
-    write_atomically(path, msgspec.json.encode(kept))
+    write_struct(path, kept)
 
 
 def courses(folder: Path, model: str, rollout_id: str) -> list[Course]:
@@ -111,21 +109,12 @@ def courses(folder: Path, model: str, rollout_id: str) -> list[Course]:
     """
     names = (p.name for p in (folder / model).glob("*.json"))
     of_it = [name for name in names if name.rpartition("@")[0] == rollout_id]
-    found = (_read(folder / model / name) for name in of_it)
+    found = (read_struct(folder / model / name, Course) for name in of_it)
     return sorted((c for c in found if c is not None), key=lambda c: c.generation)
 
 
 def _bare(gate: Gate) -> Gate:
     return Gate(gate.name, gate.verdict, "", gate.values, gate.holds)
-
-
-def _read(path: Path) -> Course | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Course)
-    except FileNotFoundError:
-        return None
-    except (OSError, *NOT_JSON) as error:
-        raise Corrupt(f"{path}: {error}") from error
 
 
 def _forget_oldest(folder: Path) -> None:

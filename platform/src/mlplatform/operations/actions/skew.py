@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from mlplatform.learning.skew import kept
-from mlplatform.learning.skew.kept import Kept
+from mlplatform.learning.skew import last_pass
+from mlplatform.learning.skew.last_pass import LastPass
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.text import markdown
@@ -55,7 +55,7 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
     is_over = report.is_known or bool(report.skewed) or is_full
     position = looked.position if is_over else (after or {})
     if is_over or before is not None:
-        kept.keep(folder, model, Kept(platform.clock.wall_ms(), position, report))
+        last_pass.keep(folder, model, LastPass(platform.clock.wall_ms(), position, report))
     return report
 
 
@@ -111,15 +111,15 @@ def page(report: SkewReport) -> str:
     return "\n".join(lines)
 
 
-def _last(platform: Platform, model: str) -> Kept | None:
+def _last(platform: Platform, model: str) -> LastPass | None:
     try:
-        return kept.last(platform.settings.home.measured, model)
+        return last_pass.last(platform.settings.home.measured, model)
     except Corrupt:  # the next pass begins anew, and its file takes the place of this one
         log.exception("what the last look at features of %s found can't be read", model)
         return None
 
 
-def _is_ahead(platform: Platform, before: Kept) -> bool:
+def _is_ahead(platform: Platform, before: LastPass) -> bool:
     """Whether the log was put back since: its next records have numbers that were read already."""
     marks = {mark.writer: mark.seq for mark in platform.log.watermarks()}
     return any(marks.get(writer, 0) < seq for writer, seq in before.position.items())

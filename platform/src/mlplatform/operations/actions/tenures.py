@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from mlplatform.rollouts.drift.tenure import MaturedTenure
-from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Corrupt
-from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
 
 def keep(folder: Path, model: str, tenure: MaturedTenure) -> None:
     """What was seen of this version, in place of what was there."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(_file(folder, model, tenure.version), msgspec.json.encode(tenure))
+    write_struct(_file(folder, model, tenure.version), tenure)
 
 
 def last(folder: Path, model: str, version: int) -> MaturedTenure | None:
@@ -28,13 +23,7 @@ def last(folder: Path, model: str, version: int) -> MaturedTenure | None:
     Raises:
         Corrupt: the file is not what `keep` writes.
     """
-    file = _file(folder, model, version)
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=MaturedTenure)
-    except FileNotFoundError:
-        return None
-    except (OSError, *NOT_JSON) as error:
-        raise Corrupt(f"{file}: {error}") from error
+    return read_struct(_file(folder, model, version), MaturedTenure)
 
 
 def _file(folder: Path, model: str, version: int) -> Path:

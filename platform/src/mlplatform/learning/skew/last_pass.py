@@ -8,12 +8,10 @@ from pathlib import Path
 import msgspec
 
 from mlplatform.learning.skew.verdict import SkewReport
-from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Corrupt
-from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
 
-class Kept(msgspec.Struct, frozen=True):
+class LastPass(msgspec.Struct, frozen=True):
     """The end of a pass.
 
     Args:
@@ -27,24 +25,18 @@ class Kept(msgspec.Struct, frozen=True):
     report: SkewReport
 
 
-def keep(folder: Path, model: str, kept: Kept) -> None:
+def keep(folder: Path, model: str, ended: LastPass) -> None:
     """In place of what was there."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomically(_file(folder, model), msgspec.json.encode(kept))
+    write_struct(_file(folder, model), ended)
 
 
-def last(folder: Path, model: str) -> Kept | None:
+def last(folder: Path, model: str) -> LastPass | None:
     """None before the first pass.
 
     Raises:
         Corrupt: the file is not what `keep` writes.
     """
-    try:
-        return msgspec.json.decode(_file(folder, model).read_bytes(), type=Kept)
-    except FileNotFoundError:
-        return None
-    except (OSError, *NOT_JSON) as error:
-        raise Corrupt(f"{_file(folder, model)}: {error}") from error
+    return read_struct(_file(folder, model), LastPass)
 
 
 def _file(folder: Path, model: str) -> Path:
