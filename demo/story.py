@@ -373,7 +373,9 @@ class Story:
     def _tell_phases(self, seen: dict[str, str]) -> None:
         for state in self._all():
             if state.rollout_id not in seen and state.plan is not None:
-                text = f"{state.rollout_id}: planned: {plan_text.whole_ramp(state.plan)}"
+                steps = plan_text.whole_ramp(state.plan)
+                said = steps if state.plan.missing else f"planned: {steps}"
+                text = f"{state.rollout_id}: {said}"
                 if all(moment.text != text for moment in self._diary.state.moments):
                     self._diary.tell(state.since_event_ms, text)
             words = state.phase.replace("_", " ")
