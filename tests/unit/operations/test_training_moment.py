@@ -41,5 +41,5 @@ def test_the_future_is_refused_with_the_limit_and_the_way_out() -> None:
     assert str(caught.value) == (
         "as_of: 2024-10-05T00:00:01+00:00 is in the future of what is known, "
         "2024-10-04T00:00:00+00:00; wanted: 2024-10-05T00:00:00+00:00 or earlier, or nothing, "
-        "for now"
+        "which means the present"
     )
