@@ -103,13 +103,16 @@ check: .venv/.dev ## lint, format, types, import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@rm -rf build/types && mkdir -p build/types
+	@for folder in $(wildcard models/*-*); do \
+	  package=build/types/mlplatform_model_$$(basename $$folder | tr - _) && ln -s $(CURDIR)/$$folder $$package && $(BIN)/mypy $$package || exit 1; done
 	@$(BIN)/lint-imports
 
 generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests, alerts, dashboards and the code of .proto files
 	@$(BIN)/python -m mlplatform.commands.generate
 
 verify: generate ## generated files are what their sources say, locks name no host
-	@git diff --exit-code -- argo kserve docs observability platform
+	@git diff --exit-code -- argo kserve docs models observability platform
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
 test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Envoy Gateway, Argo and metrics-server too (Linux, root, Go)

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mlplatform.model.folders import load_definition
-from mlplatform.models.fraud import sources
 from mlplatform.runtime.errors import InputInvalid
+from models.fraud import sources
 
 MODEL = "fraud"
 DAY_MS = 86_400_000

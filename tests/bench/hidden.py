@@ -32,7 +32,7 @@ from mlplatform.learning.training.folder import load_folder, load_training
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.models.fraud.sources import read_transactions, sample_customers
+from models.fraud.sources import read_transactions, sample_customers
 
 WEEKS: Final = 9
 LAST: Final = 4

@@ -28,7 +28,7 @@ from mlplatform.learning.training.folder import load_training
 from mlplatform.learning.validation.gates import QualityEvidence, judge_leakage, judge_quality
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.statistics import average_precision, average_precision_interval
-from mlplatform.models.fraud.sources import read_transactions, sample_customers
+from models.fraud.sources import read_transactions, sample_customers
 
 TEST_DAYS: Final = 28
 

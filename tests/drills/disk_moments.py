@@ -18,8 +18,8 @@ from tests.drills.disk_home import COMMAND_LIMIT_S, SmallPlatform, until
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.model.folders import load_definition
-from mlplatform.models.fraud.generator import Population
 from mlplatform.runtime.errors import PlatformError
+from models.fraud.generator import Population
 from support.handbook_payments import write_payments
 from support.scoring_world import MODEL, payment
 

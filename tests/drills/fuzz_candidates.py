@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,6 +39,7 @@ from mlplatform.model import folders
 from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.rules import parse_rules
+from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.sandbox.limits import MIB
 from mlplatform.runtime.sandbox.process import MOST_CHARACTERS
@@ -220,7 +220,7 @@ def _parquet_seeds() -> Iterator[bytes]:
 
 def fuzz_yaml(findings: Findings, seed: int, numbers: Sequence[int]) -> None:
     """Each text is read as a model.yaml, as rules and as reasons."""
-    folder = resources.files("mlplatform.models") / "fraud"
+    folder = SHIPPED / "fraud"
     seeds = [folder.joinpath(n).read_bytes() for n in ("model.yaml", "rules.yaml", "reasons.yaml")]
     seeds += [b"a: &a [*a, *a]\n", b"- - - - {a: [1, {b: !!binary x}]}\n", b"1: 2026-01-01\n"]
     inputs = ("amount", "hour")

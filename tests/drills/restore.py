@@ -26,9 +26,9 @@ from typing import Any
 
 import httpx
 
-from mlplatform.models.fraud.generator import Population
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.processes.records import read_processes, read_supervisor
+from models.fraud.generator import Population
 from support.handbook_payments import write_payments
 from support.ports import free_port
 

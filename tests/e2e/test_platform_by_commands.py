@@ -19,7 +19,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from mlplatform.models.fraud.generator import Population
 from mlplatform.operations.actions import drift
 from mlplatform.operations.prefect_client import events
 from mlplatform.operations.prefect_client.prefect import PrefectApi
@@ -34,6 +33,7 @@ from mlplatform.runtime.processes.records import read_processes
 from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.telemetry import signals, span_files
 from mlplatform.runtime.telemetry.retention import DEBUG_SHARE
+from models.fraud.generator import Population
 from support import open_ports
 from support.handbook_payments import write_payments
 from support.ports import free_port

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlplatform.models.fraud.generator import Population, generate
+from models.fraud.generator import Population, generate
 
 
 def write_payments(folder: Path, *, start_ms: int, days: int, population: Population) -> None:

@@ -1,11 +1,11 @@
-"""Model folders outside of the package, made from the one that comes with it."""
+"""Model folders of a team's, made from the example's."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from mlplatform.model.folders import SHIPPED
+from mlplatform.runtime.configuration.kinds import SHIPPED
 
 
 def copied(root: Path, name: str) -> Path:

@@ -17,7 +17,7 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import materialize
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.models.fraud.generator import Population, generate
+from models.fraud.generator import Population, generate
 from support import feast_sdk
 
 FRAUD = load_definition("fraud")

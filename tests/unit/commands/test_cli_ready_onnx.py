@@ -123,7 +123,7 @@ def test_a_golden_set_that_is_none_is_told(folder: Path, rows: object, told: str
 
 
 def test_there_is_nothing_to_train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLPLATFORM_MODELS", str(folder.parent))
+    monkeypatch.setenv("MLPLATFORM_MODELS", f"examples:{folder.parent}")
     with pytest.raises(Refused, match=f"nothing to train.*mlplatform validate {NAME}"):
         training.check_trains(NAME)
     training.check_trains("fraud")

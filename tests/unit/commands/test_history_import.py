@@ -27,11 +27,11 @@ from mlplatform.learning.features import snapshots
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.model.folders import load_definition
-from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import history_is_whole, import_history, materialize
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
+from models.fraud.generator import Population, generate
 
 DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS

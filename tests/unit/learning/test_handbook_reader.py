@@ -14,8 +14,8 @@ import pytest
 
 from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.folders import load_definition
-from mlplatform.models.fraud.sources import read_transactions, with_pattern_change
 from mlplatform.runtime.errors import InputInvalid
+from models.fraud.sources import read_transactions, with_pattern_change
 
 FRAUD = load_definition("fraud")
 DAY_MS = 86_400_000

@@ -26,9 +26,9 @@ from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.model.inputs import InputPlan
-from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.scoring.arms.reasons import NotExplained, tree_shap
+from models.fraud.generator import Population, generate
 
 FOLDER = load_folder("fraud")
 AS_OF_MS = TO_MS + DEFINITION.label.maturity_days * DAY_MS

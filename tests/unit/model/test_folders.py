@@ -1,4 +1,4 @@
-"""Model folders: those of the package and those of teams come through one door, as data."""
+"""Model folders: our examples and those of teams come through one door, as data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tests.support.model_folders import copied
 
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import (
-    SHIPPED,
     check_folders,
     folder_digest,
     load_definition,
@@ -22,6 +21,7 @@ from mlplatform.model.folders import (
     readable_names,
 )
 from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
 
@@ -43,10 +43,10 @@ TRAP = "from pathlib import Path\nPath(__file__).with_name('imported').touch()\n
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of a team's model folders, which the setting names."""
+    """A folder of a team's model folders, which the setting names beside the examples."""
     root = tmp_path / "team"
     root.mkdir()
-    monkeypatch.setenv(VARIABLE, str(root))
+    monkeypatch.setenv(VARIABLE, f"examples{os.pathsep}{root}")
     return root
 
 
@@ -57,7 +57,31 @@ def refused(*named: object) -> None:
         assert str(words) in str(caught.value)
 
 
-def test_a_team_s_model_stands_beside_those_of_the_package(root: Path) -> None:
+def test_without_a_setting_there_are_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert Path(__file__).parents[3] / "models" == SHIPPED
+    assert model_folder("fraud") == SHIPPED / "fraud"
+
+
+def test_an_installation_that_names_its_own_folders_has_no_others(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(root))
+    copied(root, "credit")
+    assert model_names() == ["credit"]
+    with pytest.raises(NotFound, match="no model 'fraud'; there are: credit"):
+        model_folder("fraud")
+
+
+def test_a_folder_of_the_examples_name_is_taken_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load({VARIABLE: "./examples"}).models == (tmp_path / "examples",)
+    assert load({VARIABLE: "examples"}).models == (SHIPPED,)
+
+
+def test_a_team_s_model_stands_beside_the_examples(root: Path) -> None:
     folder = copied(root, "card_fraud")
     assert model_names() == ["card_fraud", "fraud"]
     assert model_folder("card_fraud") == folder
@@ -114,7 +138,7 @@ def test_a_name_that_no_model_can_have_is_told(root: Path, name: str) -> None:
 def test_what_is_wrong_with_one_folder_takes_no_other_away(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, f"{root}{os.pathsep}{root / 'unmounted'}")
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(("examples", str(root), str(root / "unmounted"))))
     for name in ("fraud", "Credit", "credit"):
         copied(root, name)
     assert model_names() == ["credit", "fraud"]
@@ -247,7 +271,7 @@ def test_processes_that_serve_import_no_model_s_python(root: Path, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr.decode()
     imported = json.loads(done.stdout.splitlines()[-1])
-    assert [n for n in imported if n.startswith(("mlplatform.models", "mlplatform_model_"))] == []
+    assert [n for n in imported if n.startswith(("models.", "mlplatform_model_"))] == []
     assert "mlplatform.model.folder_code" not in imported
     assert not (folder / "imported").exists()
 

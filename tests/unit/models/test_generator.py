@@ -10,8 +10,8 @@ from scipy.stats import wasserstein_distance
 
 from mlplatform.learning.features.rows import check_history, history_schema
 from mlplatform.model.folders import load_definition
-from mlplatform.models.fraud.generator import LARGE_SHARE, PRICE_LEVEL
-from mlplatform.models.fraud.sources import Population, generate, sample_customers
+from models.fraud.generator import LARGE_SHARE, PRICE_LEVEL
+from models.fraud.sources import Population, generate, sample_customers
 
 FRAUD = load_definition("fraud")
 DAY_MS = 86_400_000

@@ -13,13 +13,13 @@ from tests.support.jobs_world import pool
 from tests.support.onnx_bundles import sigmoid_bundle
 
 from mlplatform.model.bundle import View
-from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import batch
 from mlplatform.operations.actions.features import import_history
 from mlplatform.operations.compute.scoring import SCORES
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid, NotFound
+from models.fraud.generator import Population, generate
 
 DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS

@@ -14,7 +14,6 @@ import pytest
 
 from mlplatform.model.definition import ScalingPolicy
 from mlplatform.model.folders import load_definition, model_folder, parse
-from mlplatform.models.fraud.generator import DAY_US, Population, generate
 from mlplatform.rollouts.serving.autoscaling import (
     BEHAVIOR,
     HOLD_ABOVE,
@@ -28,6 +27,7 @@ from mlplatform.rollouts.serving.ignored import AUTOSCALER, refuse_ignored
 from mlplatform.rollouts.serving.manifest import LATENCY_ANNOTATION, QUEUED_ANNOTATION, render
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.telemetry import signals
+from models.fraud.generator import DAY_US, Population, generate
 from support.horizontal_autoscaler import Autoscaler, Metric, wanted
 from support.predictors_under_load import MOST, Day, LatencyMetric, Pods, live
 

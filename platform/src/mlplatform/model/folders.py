@@ -1,7 +1,7 @@
 """The model folders of this installation, and what their model.yaml declares.
 
-Folders are those that come with the package and those below the folders that MLPLATFORM_MODELS
-names; all come through this door. Everything here is data: `model.folder_code` imports Python.
+Folders are those below the folders that MLPLATFORM_MODELS names, our examples' among them: all come
+through this door. Everything here is data: `model.folder_code` imports Python.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import date
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from mlplatform.model.feature_views import load_views
 from mlplatform.model.findings import DocumentInvalid, Finding, of_shape, valued
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.declarations import PREFIX
+from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.configuration.model_roots import VARIABLE, model_roots
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import private_folder
@@ -35,8 +35,6 @@ from mlplatform.runtime.text import cleaned
 FILE: Final = "model.yaml"
 READY_FILE: Final = "model.onnx"
 TRAINING_FILE: Final = "training.py"
-SHIPPED: Final = Path(str(resources.files("mlplatform").joinpath("models")))
-"""A person who may write here may write the platform's own code."""
 _BYTECODE: Final = "__pycache__"
 
 log = logging.getLogger(__name__)
@@ -122,7 +120,8 @@ def model_folder(name: str) -> Path:
         refused = "".join(f"; {problem}" for problem in problems)
         raise NotFound(f"no model {name!r}; there are: {', '.join(sorted(found))}{refused}")
     folder = found[name]
-    # In a pod, volumes bring links and owners of their own, and there are no other users.
+    # A person who may write the examples may write the platform's own code. In a pod, volumes bring
+    # links and owners of their own, and there are no other users.
     if folder.parent != SHIPPED and os.environ.get(f"{PREFIX}PROFILE", "embedded") == "embedded":
         private_folder.check_content(folder, VARIABLE)
     return folder
@@ -170,7 +169,7 @@ def _found() -> tuple[dict[str, Path], list[ConfigInvalid]]:
     """Name → folder, and what is wrong with other folders."""
     found: dict[str, Path] = {}
     problems: list[ConfigInvalid] = []
-    for root in (SHIPPED, *model_roots(os.environ)):
+    for root in model_roots(os.environ):
         try:
             folders = _model_folders(root)
         except ConfigInvalid as error:

@@ -79,8 +79,9 @@ GROUPS: Final = (
         Setting("HOME", kinds.FOLDER, "var", EVERY,
                 "the one folder that holds all state (made 0700)", place="home.root"),
         Setting("MODELS", kinds.FOLDERS, "", EVERY,
-                "folders that hold model folders, with `:` between them, beside those that come "
-                "with the package (`docs/adding-a-model.md`)"),
+                "folders that hold model folders, with `:` between them; `examples` stands for "
+                "the models that come with the platform (`docs/adding-a-model.md`)",
+                shown="`examples`"),
         Setting("GATEWAY_PORT", kinds.PORT, "8080", ("gateway", _UP, "worker", "commands"),
                 "scoring API; the first API key is in `secrets/api.key` of the home folder"),
         Setting("GATEWAY_GRPC_PORT", number(0, 65_535, "a port"), "0", ("gateway", _UP, "commands"),

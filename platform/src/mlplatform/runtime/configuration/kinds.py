@@ -36,6 +36,17 @@ class Folders(tuple[Path, ...]):
 
 
 NO_FOLDERS: Final = Folders()
+OF_SHIPPED: Final = "examples"
+"""What stands for `SHIPPED` in a list of folders; a folder of that name is `./examples`."""
+
+
+def _shipped(package: Path) -> Path:
+    installed = package / "examples"
+    return installed if installed.is_dir() else package.parents[2] / "models"
+
+
+SHIPPED: Final = _shipped(Path(__file__).parents[2])
+"""The folder of the example models: that of the wheel, or `models/` of the repository."""
 
 
 def number(least: int, most: int, what: str) -> Any:
@@ -113,8 +124,12 @@ def _own(kind: type, given: str) -> Any:
         parts = given.split(os.pathsep)
         if not all(part.strip() for part in parts):
             raise ValueError(given)
-        return Folders(dict.fromkeys(Path(part).absolute() for part in parts))
+        return Folders(dict.fromkeys(map(_folder, parts)))
     return Path(given).absolute() if kind is Path else kind(given)
+
+
+def _folder(part: str) -> Path:
+    return SHIPPED if part == OF_SHIPPED else Path(part).absolute()
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where model folders are, beside those that come with the package."""
+"""Where model folders are."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Final
 
 from mlplatform.runtime.configuration import variables
 from mlplatform.runtime.configuration.declarations import SETTINGS
-from mlplatform.runtime.configuration.kinds import NO_FOLDERS, Folders
+from mlplatform.runtime.configuration.kinds import SHIPPED, Folders
 
 (_SETTING,) = (s for s in SETTINGS if s.name == "MODELS")
 VARIABLE: Final = _SETTING.variable
 
 
 def model_roots(environment: Mapping[str, str]) -> Folders:
-    """The folders that MLPLATFORM_MODELS names, in its order.
+    """The folders that MLPLATFORM_MODELS names, in its order; not set, that of the examples.
 
     Raises:
         ConfigInvalid: a part of the list is empty.
     """
-    found: Folders = variables.value(_SETTING, environment) or NO_FOLDERS
+    found: Folders = variables.value(_SETTING, environment) or Folders((SHIPPED,))
     return found

@@ -282,7 +282,7 @@ class Settings:
         mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
         servers: of this platform that are not on this machine.
         receivers: the file of receivers of events; None: there are none.
-        models: folders that hold model folders, beside those that come with the package.
+        models: folders that hold model folders; none: that of the examples.
     """
 
     home: Home

@@ -24,7 +24,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from mlplatform.models.fraud.labels import arrival_us
+from .labels import arrival_us
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

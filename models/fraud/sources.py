@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.models.fraud.generator import Population, generate
-from mlplatform.models.fraud.handbook import (
+from .generator import Population, generate
+from .handbook import (
     COLUMNS,
     examine_transactions,
     read_transactions,

@@ -34,8 +34,9 @@ from mlplatform.learning.features.rows import (
     within_bounds,
 )
 from mlplatform.model.folders import load_definition
-from mlplatform.models.fraud.labels import arrival_us
 from mlplatform.runtime.errors import InputInvalid
+
+from .labels import arrival_us
 
 PRICE_LEVEL = 1.4
 NO_COLUMNS: Final[Mapping[str, str]] = MappingProxyType({})

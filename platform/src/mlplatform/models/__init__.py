@@ -1,1 +1,0 @@
-"""The models of this installation: one folder each, and nothing else knows them by name."""
