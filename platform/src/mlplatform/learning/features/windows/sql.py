@@ -73,37 +73,61 @@ def tiles_sql(series: Series, requests: str) -> str:
 
 def _series_sql(series: Series, windows: Sequence[Window], payments: str, wanted: str) -> str:
     frames = sorted({(w.tiles, w.delay_tiles) for w in windows})
-    in_time = ", ".join(_in_time(windows, frame) for frame in frames)
+    parts = [part for part in PARTS if any(part in _needed(windows, f) for f in frames)]
     late = ", ".join(_late(windows, frame) for frame in frames)
     reach = series.retained - 1 - late_tiles(series.tile_ms)
     values = ", ".join(f'{_value(w, series)} AS "{w.name}"' for w in windows)
-    flat = ", ".join(f"{name}_{a}_{b}" for a, b in frames for name in PARTS)
+    flat = ", ".join(
+        f"{n}_{a}_{b}" for a, b in frames for n in PARTS if n in _needed(windows, (a, b))
+    )
+    in_time = ", ".join(_in_time(windows, frame) for frame in frames)
     return (
-        f"WITH p AS ({_payments_sql(series, payments, wanted)}),"
-        " f AS (SELECT *,"
+        f"WITH p AS MATERIALIZED (SELECT *, tile * {PLACES} + rank AS place"
+        f" FROM ({_payments_sql(series, payments, wanted)})),"
+        f" c AS MATERIALIZED (SELECT {_carried(parts)}, {{{_running(parts)}}} AS past,"
+        " coalesce(lag(rank) OVER (PARTITION BY key ORDER BY place) > least(seen, rank), false)"
+        " AS is_crossed FROM p WINDOW before AS (PARTITION BY key ORDER BY place"
+        " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)),"
+        f" late AS MATERIALIZED ({_late_rows(series, reach)}),"
+        # the newest tile that was known decides what was still kept
+        " newest AS (SELECT a.row_, max(e.tile) AS newest FROM late a JOIN p e ON e.key = a.key"
+        " AND e.counted AND e.rank <= a.seen GROUP BY a.row_),"
+        f" l AS (SELECT a.row_, any_value(a.event_ms) AS event_ms, {late}"
+        " FROM late a LEFT JOIN newest USING (row_)"
+        " LEFT JOIN p e ON e.key = a.key AND e.counted AND e.rank <= a.seen AND e.tile <= a.tile"
+        f" AND e.tile >= a.tile - {reach} AND e.tile > newest.newest - {series.retained}"
+        " GROUP BY a.row_),"
+        f" f AS (SELECT row_, event_ms, is_wanted, past{_ends(frames, windows)} FROM c"
+        f"{_frames(frames, windows)}),"
+        f" u AS (SELECT row_, event_ms, {in_time} FROM f WHERE is_wanted"
+        " AND row_ NOT IN (SELECT row_ FROM late)"
+        f" UNION ALL SELECT row_, event_ms, {flat} FROM l)"
+        f" SELECT row_ AS _row, {values} FROM u"
+    )
+
+
+def _late_rows(series: Series, reach: int) -> str:
+    """Wanted rows that met something else than what is before them.
+
+    Only in keys whose payments did not all become known in the order of their tiles, each before
+    the next was answered, need that be asked of each row.
+    """
+    return (
+        "SELECT * FROM (SELECT row_, event_ms, key, tile, seen, is_wanted,"
         # known too late for this payment, though before it in time
         " coalesce(max(rank) FILTER (counted) OVER past, -1) > seen"
         " OR coalesce(max(rank) FILTER (counted) OVER now, -1) > seen"
         # known already, though so far after it that tiles were dropped for it
-        " OR coalesce(min(rank) FILTER (counted) OVER ahead, seen + 1) <= seen AS is_late,"
-        f" {in_time} FROM p WINDOW"
-        f" past AS (PARTITION BY key ORDER BY tile RANGE BETWEEN {reach} PRECEDING"
+        " OR coalesce(min(rank) FILTER (counted) OVER ahead, seen + 1) <= seen AS is_late"
+        " FROM p SEMI JOIN (SELECT DISTINCT key FROM c WHERE is_crossed) crossed"
+        " ON p.key IS NOT DISTINCT FROM crossed.key WINDOW"
+        f" past AS (PARTITION BY p.key ORDER BY tile RANGE BETWEEN {reach} PRECEDING"
         " AND 1 PRECEDING),"
-        " now AS (PARTITION BY key, tile ORDER BY rank ROWS BETWEEN UNBOUNDED PRECEDING"
+        " now AS (PARTITION BY p.key, tile ORDER BY rank ROWS BETWEEN UNBOUNDED PRECEDING"
         " AND 1 PRECEDING),"
-        f" ahead AS (PARTITION BY key ORDER BY tile RANGE BETWEEN {late_tiles(series.tile_ms) + 1}"
-        f" FOLLOWING AND UNBOUNDED FOLLOWING){_frames(frames)}),"
-        # the newest tile that was known decides what was still kept
-        " newest AS (SELECT a.row_, max(e.tile) AS newest FROM f a JOIN p e ON e.key = a.key"
-        " AND e.counted AND e.rank <= a.seen WHERE a.is_wanted AND a.is_late GROUP BY a.row_),"
-        f" l AS (SELECT a.row_, any_value(a.event_ms) AS event_ms, {late}"
-        " FROM f a LEFT JOIN newest USING (row_)"
-        " LEFT JOIN p e ON e.key = a.key AND e.counted AND e.rank <= a.seen AND e.tile <= a.tile"
-        f" AND e.tile >= a.tile - {reach} AND e.tile > newest.newest - {series.retained}"
-        " WHERE a.is_wanted AND a.is_late GROUP BY a.row_),"
-        f" u AS (SELECT row_, event_ms, {flat} FROM f WHERE is_wanted AND NOT is_late"
-        f" UNION ALL SELECT row_, event_ms, {flat} FROM l)"
-        f" SELECT row_ AS _row, {values} FROM u"
+        f" ahead AS (PARTITION BY p.key ORDER BY tile RANGE BETWEEN"
+        f" {late_tiles(series.tile_ms) + 1} FOLLOWING AND UNBOUNDED FOLLOWING))"
+        " WHERE is_wanted AND is_late"
     )
 
 
@@ -136,6 +160,8 @@ def _condition(where: Filter | None) -> str:
     return f"NOT isnan({field}) AND {field} {where.op} CAST('{float(where.value)!r}' AS DOUBLE)"
 
 
+PLACES: Final = 2**31
+"""Ranks in one tile: a tile and a rank make one number, which orders an entity's payments."""
 PARTS: Final = ("n", "last", "total", "squares", "low", "high")
 """What is added up over a window; a value is made of them."""
 
@@ -161,36 +187,69 @@ def _needed(windows: Sequence[Window], frame: tuple[int, int]) -> set[str]:
     return {part for w in members for part in parts[w.aggregate]}
 
 
-def _frames(frames: Sequence[tuple[int, int]]) -> str:
-    """Windows of whole tiles: without a delay the open one is counted apart."""
-    return "".join(
-        f", w_{tiles}_{delay} AS (PARTITION BY key ORDER BY tile RANGE BETWEEN {tiles + delay}"
-        f" PRECEDING AND {delay or 1} PRECEDING)"
-        for tiles, delay in frames
-    )
+SUMS: Final = ("n", "last", "total", "squares")
+"""Parts that a difference of what is before two rows gives; the others are looked up by frame."""
+
+
+def _carried(parts: Sequence[str]) -> str:
+    extremes = ", counted, x" if "low" in parts or "high" in parts else ""
+    return f"row_, event_ms, key, rank, place, is_wanted{extremes}"
+
+
+def _running(parts: Sequence[str]) -> str:
+    """What all payments of the key before this one come to."""
+    aggregates = _aggregates()
+    cells = [f"{n}: {aggregates[n]} FILTER (counted) OVER before" for n in SUMS if n in parts]
+    return ", ".join(cells)
+
+
+def _ends(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
+    """What was before the first tile of each window, and before the first one after it."""
+    found = "".join(f", first_value(past) OVER from_{k} AS past_{k}" for k in _offsets(frames))
+    for tiles, delay in frames:
+        for name in sorted(_needed(windows, (tiles, delay)) & {"low", "high"}):
+            cell = f"{_aggregates()[name]} FILTER (counted) OVER w_{tiles}_{delay}"
+            found += f", {cell} AS {name}_{tiles}_{delay}"
+    return found
+
+
+def _offsets(frames: Sequence[tuple[int, int]]) -> list[int]:
+    """How many tiles before a payment's own the bounds of windows are."""
+    return sorted({t + d for t, d in frames} | {d - 1 for _, d in frames if d})
+
+
+def _frames(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
+    """Windows of whole tiles, and of the payments of the open one that are before."""
+    ordered = "(PARTITION BY key ORDER BY place RANGE BETWEEN"
+    found = [
+        f"from_{k} AS {ordered} {k * PLACES} + rank PRECEDING AND CURRENT ROW)"
+        for k in _offsets(frames)
+    ]
+    for tiles, delay in frames:
+        if _needed(windows, (tiles, delay)) & {"low", "high"}:
+            last = f"{(delay - 1) * PLACES} + rank + 1" if delay else "1"
+            first = f"{(tiles + delay) * PLACES} + rank"
+            found.append(f"w_{tiles}_{delay} AS {ordered} {first} PRECEDING AND {last} PRECEDING)")
+    return f" WINDOW {', '.join(found)}"
 
 
 def _in_time(windows: Sequence[Window], frame: tuple[int, int]) -> str:
     tiles, delay = frame
     needed, cells = _needed(windows, frame), []
-    for name, aggregate in _aggregates().items():
-        cell = "NULL"
-        if name in needed:
-            closed = f"{aggregate} FILTER (counted) OVER w_{tiles}_{delay}"
-            opened = f"{aggregate} FILTER (counted) OVER now"
-            cell = closed if delay else _together(name, closed, opened)
-        cells.append(f"{cell} AS {name}_{tiles}_{delay}")
+    before, upto = f"past_{tiles + delay}", f"past_{delay - 1}" if delay else "past"
+    for name in PARTS:
+        cell = f"{name}_{tiles}_{delay}"
+        match name:
+            case _ if name not in needed:
+                continue
+            case "last":  # the newest before the window's end: in it, where it has any
+                cells.append(f"{upto}.last AS {cell}")
+            case "low" | "high":
+                cells.append(cell)
+            case _:
+                both = (f"coalesce({end}.{name}, 0)" for end in (upto, before))
+                cells.append(f"{' - '.join(both)} AS {cell}")
     return ", ".join(cells)
-
-
-def _together(name: str, closed: str, opened: str) -> str:
-    match name:
-        case "n" | "total" | "squares":
-            return f"coalesce({closed}, 0) + coalesce({opened}, 0)"
-        case "low":
-            return f"least({closed}, {opened})"
-        case _:
-            return f"greatest({closed}, {opened})"
 
 
 def _late(windows: Sequence[Window], frame: tuple[int, int]) -> str:
@@ -198,8 +257,8 @@ def _late(windows: Sequence[Window], frame: tuple[int, int]) -> str:
     inside = f"e.tile BETWEEN a.tile - {tiles + delay} AND a.tile - {delay}"
     needed, cells = _needed(windows, frame), []
     for name, aggregate in _aggregates("e.").items():
-        cell = f"{aggregate} FILTER ({inside})" if name in needed else "NULL"
-        cells.append(f"{cell} AS {name}_{tiles}_{delay}")
+        if name in needed:
+            cells.append(f"{aggregate} FILTER ({inside}) AS {name}_{tiles}_{delay}")
     return ", ".join(cells)
 
 
