@@ -24,15 +24,20 @@ WINDOWS = (
         name="n_delayed", entity="customer", aggregate="count", window="20m", resolution="1m",
         delay="15m",
     ),
-    Window(
-        name="since", entity="customer", aggregate="seconds_since", window="1h", resolution="1m"
+    *(
+        Window(
+            name=f"since_{delay}", entity="customer", aggregate="seconds_since", window="1h",
+            resolution="1m", delay=delay,
+        )
+        for delay in (None, "1m", "30m")
     ),
     *(
         Window(
-            name=f"{a}_2h", entity="customer", aggregate=a, of="amount", window="2h",
-            resolution="10m",
+            name=f"{a}_2h_{delay}", entity="customer", aggregate=a, of="amount", window="2h",
+            resolution="10m", delay=delay,
         )
         for a in VALUED
+        for delay in (None, "20m")
     ),
     Window(
         name="large", entity="terminal", aggregate="count", window="1h", resolution="5m",
@@ -111,7 +116,7 @@ def test_what_sql_finds_is_what_was_served_late_payments_and_all(seed: int) -> N
         if bits(by_row[number][name]) != bits(right)
     ]
     assert differing == []
-    assert any(values["sum_2h"] for values in expected)
+    assert any(values["sum_2h_None"] for values in expected)
 
 
 def test_windows_are_given_for_the_payments_that_are_asked_for_alone() -> None:
