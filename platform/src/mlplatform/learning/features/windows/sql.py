@@ -9,8 +9,9 @@ when it was answered itself; and the request's fields. A payment counts for anot
 is at most the other's `_seen`, whatever their times: late ones and ones out of order too.
 
 Nearly all payments meet the same thing: whatever is before them in time is known, and nothing else
-is. Their windows are window functions of the tile, in one pass. The others are found by three more
-of those, and each is counted again by a join (`_late`).
+is. Their windows are differences of sums over all that is before: before the payment, less before
+the window's first tile. The others are found by three window functions more, among the entities
+whose payments became known in another order, and each is counted again by a join (`_late`).
 """
 
 from __future__ import annotations
@@ -88,13 +89,18 @@ def _series_sql(series: Series, windows: Sequence[Window], payments: str, wanted
         " coalesce(lag(rank) OVER (PARTITION BY key ORDER BY place) > least(seen, rank), false)"
         " AS is_crossed FROM p WINDOW before AS (PARTITION BY key ORDER BY place"
         " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)),"
+        # only of entities whose payments did not become known in the order of their tiles, each
+        # before the next was answered, need each be asked whether it met something else
+        " e AS MATERIALIZED (SELECT * FROM p SEMI JOIN"
+        " (SELECT DISTINCT key FROM c WHERE is_crossed) crossed"
+        " ON p.key IS NOT DISTINCT FROM crossed.key),"
         f" late AS MATERIALIZED ({_late_rows(series, reach)}),"
         # the newest tile that was known decides what was still kept
-        " newest AS (SELECT a.row_, max(e.tile) AS newest FROM late a JOIN p e ON e.key = a.key"
+        " newest AS (SELECT a.row_, max(e.tile) AS newest FROM late a JOIN e ON e.key = a.key"
         " AND e.counted AND e.rank <= a.seen GROUP BY a.row_),"
         f" l AS (SELECT a.row_, any_value(a.event_ms) AS event_ms, {late}"
         " FROM late a LEFT JOIN newest USING (row_)"
-        " LEFT JOIN p e ON e.key = a.key AND e.counted AND e.rank <= a.seen AND e.tile <= a.tile"
+        " LEFT JOIN e ON e.key = a.key AND e.counted AND e.rank <= a.seen AND e.tile <= a.tile"
         f" AND e.tile >= a.tile - {reach} AND e.tile > newest.newest - {series.retained}"
         " GROUP BY a.row_),"
         f" f AS (SELECT row_, event_ms, is_wanted, past{_ends(frames, windows)} FROM c"
@@ -107,11 +113,7 @@ def _series_sql(series: Series, windows: Sequence[Window], payments: str, wanted
 
 
 def _late_rows(series: Series, reach: int) -> str:
-    """Wanted rows that met something else than what is before them.
-
-    Only in keys whose payments did not all become known in the order of their tiles, each before
-    the next was answered, need that be asked of each row.
-    """
+    """Wanted rows that met something else than what is before them."""
     return (
         "SELECT * FROM (SELECT row_, event_ms, key, tile, seen, is_wanted,"
         # known too late for this payment, though before it in time
@@ -119,13 +121,12 @@ def _late_rows(series: Series, reach: int) -> str:
         " OR coalesce(max(rank) FILTER (counted) OVER now, -1) > seen"
         # known already, though so far after it that tiles were dropped for it
         " OR coalesce(min(rank) FILTER (counted) OVER ahead, seen + 1) <= seen AS is_late"
-        " FROM p SEMI JOIN (SELECT DISTINCT key FROM c WHERE is_crossed) crossed"
-        " ON p.key IS NOT DISTINCT FROM crossed.key WINDOW"
-        f" past AS (PARTITION BY p.key ORDER BY tile RANGE BETWEEN {reach} PRECEDING"
+        " FROM e WINDOW"
+        f" past AS (PARTITION BY key ORDER BY tile RANGE BETWEEN {reach} PRECEDING"
         " AND 1 PRECEDING),"
-        " now AS (PARTITION BY p.key, tile ORDER BY rank ROWS BETWEEN UNBOUNDED PRECEDING"
+        " now AS (PARTITION BY key, tile ORDER BY rank ROWS BETWEEN UNBOUNDED PRECEDING"
         " AND 1 PRECEDING),"
-        f" ahead AS (PARTITION BY p.key ORDER BY tile RANGE BETWEEN"
+        f" ahead AS (PARTITION BY key ORDER BY tile RANGE BETWEEN"
         f" {late_tiles(series.tile_ms) + 1} FOLLOWING AND UNBOUNDED FOLLOWING))"
         " WHERE is_wanted AND is_late"
     )
