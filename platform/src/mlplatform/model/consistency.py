@@ -20,7 +20,7 @@ from mlplatform.model.definition import (
 )
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
-from mlplatform.model.segments import RolloutSegment
+from mlplatform.model.segments import RolloutSegment, protected_sources
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import signature_problems
 from mlplatform.model.windows import declaration as windows
@@ -41,6 +41,8 @@ def contradictions(model: ModelDefinition) -> Iterator[Finding]:
     for part in (
         _request,
         _categories,
+        _protected,
+        _fairness,
         _decision,
         _limit,
         _learning,
@@ -108,6 +110,58 @@ def _categories(model: ModelDefinition) -> Iterator[Rule]:
     for number, group in enumerate(of_rollout.groups if of_rollout is not None else ()):
         key, wanted = f"rollout.segments.groups.{number}.input", "a number; a text by its `field`"
         yield group.input not in categories, key, group.input, wanted
+
+
+def _protected(model: ModelDefinition) -> Iterator[Rule]:
+    """A protected attribute has groups, and nothing that decides reads it."""
+    protected = model.protected
+    yield len(set(protected)) == len(protected), "protected", protected, "names that differ"
+    for number, name in enumerate(protected):
+        key, field = f"protected.{number}", model.request.get(name)
+        yield field is not None, key, name, f"a request field: one of {', '.join(model.request)}"
+        if field is None:
+            continue
+        wanted = "a field of type string with `values`, its groups (of ages: 18-29, 30-44, …)"
+        yield field.type == "string" and bool(field.values), key, name, wanted
+        is_key = field.entity is not None or field.pseudonymous or name == model.assignment_unit
+        yield (
+            not is_key,
+            key,
+            name,
+            "a field that is no entity, no pseudonym and no assignment_unit",
+        )
+    wanted = "nothing that is `protected`: take it out here, or out of protected"
+    for number, spec in enumerate(model.inputs):
+        for name in protected_sources(spec, protected):
+            yield False, f"inputs.{number}.{'of' if name == spec.of else 'to'}", name, wanted
+    for number, window in enumerate(model.windows):
+        yield window.of not in protected, f"windows.{number}.of", window.of, wanted
+        if window.where is not None:
+            field_name = window.where.field
+            key = f"windows.{number}.where.field"
+            yield field_name not in protected, key, field_name, wanted
+    shown = sorted(set(protected) & set(model.label.review.shows))
+    yield not shown, "label.review.shows", shown, wanted
+
+
+def _fairness(model: ModelDefinition) -> Iterator[Rule]:
+    policy, names, key = model.gates.fairness, model.decision.outcomes, "gates.fairness"
+    if policy is None:
+        return
+    limits = (policy.adverse_share_ratio, policy.false_positive_ratio)
+    wanted = "a limit: adverse_share_ratio, false_positive_ratio or both"
+    yield limits != (None, None), key, list(limits), wanted
+    yield bool(model.protected), key, "without protected", "`protected`, the fields with the groups"
+    last = policy.adverse == names[len(names) - len(policy.adverse) :] != names
+    wanted = f"the last of {', '.join(names)}, in this order, and not the first"
+    yield not policy.adverse or last, f"{key}.adverse", policy.adverse, wanted
+    for name, group in policy.reference.items():
+        known = name in model.protected
+        yield known, f"{key}.reference.{name}", group, f"of {', '.join(model.protected) or 'none'}"
+        field = model.request.get(name)
+        if known and field is not None and field.values:
+            groups = [value for value in field.values if value]
+            yield group in groups, f"{key}.reference.{name}", group, f"of {', '.join(groups)}"
 
 
 def _words(key: str, given: object, words: Mapping[str, Sequence[str]]) -> Iterator[Rule]:

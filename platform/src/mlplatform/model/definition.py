@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from mlplatform.model.decision_scale import Decision, DecisionPolicy, ReviewPolicy
-from mlplatform.model.segments import SegmentPolicy
+from mlplatform.model.segments import FairnessPolicy, SegmentPolicy
 from mlplatform.model.tensors.signature import Signature
 from mlplatform.model.windows.declaration import Window
 
@@ -129,6 +129,7 @@ class GatePolicy(_Strict, frozen=True):
         single_input_average_precision: of one input alone; from there on it is leaked.
         skew: what follows where decisions did not read what they should have: it is
             reported, or nothing is trained from them.
+        fairness: how far the outcomes of protected groups may lie apart; None: it is reported.
     """
 
     average_precision_drop: Share
@@ -145,6 +146,7 @@ class GatePolicy(_Strict, frozen=True):
     average_precision_loss: Share = 0.01
     single_input_average_precision: Share = 0.9
     skew: Literal["tell", "refuse"] = "tell"
+    fairness: FairnessPolicy | None = None
 
 
 class AdmissionPolicy(_Strict, frozen=True):
@@ -454,6 +456,9 @@ class ModelDefinition(_Strict, frozen=True):
     breaker: BreakerPolicy
     rollout: RolloutPolicy
     drift: DriftPolicy
+    protected: tuple[FieldName, ...] = ()
+    """Request fields by whose groups versions are compared, and that nothing decides by. Requests
+    may leave them out."""
     features: FeaturesPolicy = FeaturesPolicy()
     windows: tuple[Window, ...] = ()
     """Of the request's entities, as fresh as the last payment (docs/features.md)."""

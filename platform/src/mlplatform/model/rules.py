@@ -81,12 +81,18 @@ def evaluate(
 
 
 def parse_rules(
-    text: str, *, source: str, inputs: Collection[str], decisions: Collection[str]
+    text: str,
+    *,
+    source: str,
+    inputs: Collection[str],
+    decisions: Collection[str],
+    protected: Collection[str] = (),
 ) -> tuple[Rule, ...]:
     """The rules in a rules.yaml.
 
     Args:
         decisions: the outcomes of the model.
+        protected: request fields that no rule may read.
 
     Raises:
         ConfigInvalid: an unknown key, operator, input or outcome, a missing value, a code used
@@ -107,14 +113,14 @@ def parse_rules(
     if len(set(codes)) != len(codes):
         raise ConfigInvalid(f"{source}: code", codes, "codes that differ")
     for rule in rules:
-        _check(rule, source, inputs)
+        _check(rule, source, inputs, protected)
         if rule.decision not in decisions:
             key, wanted = f"{source}: {shown(rule.code)}.decision", f"one of {', '.join(decisions)}"
             raise ConfigInvalid(key, rule.decision, wanted)
     return rules
 
 
-def _check(rule: Rule, source: str, inputs: Collection[str]) -> None:
+def _check(rule: Rule, source: str, inputs: Collection[str], protected: Collection[str]) -> None:
     key = f"{source}: {shown(rule.code)}"
     check_text(f"{source}: code", rule.code)
     check_text(f"{key}.text", rule.text)
@@ -123,6 +129,8 @@ def _check(rule: Rule, source: str, inputs: Collection[str]) -> None:
     for condition in rule.when:
         if condition.input not in inputs:
             wanted = "an input of the model that is a number"
+            if condition.input in protected:
+                wanted += "; nothing decides by what model.yaml calls `protected`"
             raise ConfigInvalid(f"{key}.when.input", condition.input, wanted)
         if (condition.value is None) != (condition.op == "missing"):
             wanted = "no value with 'missing', a number with every other operator"

@@ -1,9 +1,9 @@
-"""Segments: payments alike in one value, that are judged by themselves besides all payments."""
+"""Segments and protected groups: requests alike in one value, judged by themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -60,6 +60,26 @@ class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     groups: Annotated[tuple[RolloutSegment, ...], Meta(min_length=1, max_length=MOST_SEGMENTS)]
 
 
+class FairnessPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How far the outcomes of the groups of a protected attribute may lie apart.
+
+    Args:
+        adverse: outcomes that go against a customer; empty: the last of `decision.outcomes`.
+        reference: by protected attribute, the group that others are compared with; left out: the
+            one with the most requests.
+        adverse_share_ratio: limit of a group's share of adverse outcomes over the reference's.
+        false_positive_ratio: the same, of the requests whose label is 0.
+        not_shown: what follows where too few requests show that a limit holds: the candidate is
+            refused, or it is told.
+    """
+
+    adverse: tuple[str, ...] = ()
+    reference: dict[str, str] = {}
+    adverse_share_ratio: Annotated[float, Meta(gt=1)] | None = None
+    false_positive_ratio: Annotated[float, Meta(gt=1)] | None = None
+    not_shown: Literal["refuse", "tell"] = "refuse"
+
+
 class SegmentSource(msgspec.Struct, frozen=True):
     """A segment, and where a logged request has its value.
 
@@ -82,6 +102,13 @@ class SegmentSource(msgspec.Struct, frozen=True):
         if not isinstance(values, np.ndarray):
             values = np.array([_number(value) for value in values], dtype=np.float64)
         return band(values, self.at_least, self.below)
+
+
+def protected_sources(spec: InputSpec, protected: Sequence[str]) -> tuple[str, ...]:
+    """The protected fields that an input reads by itself."""
+    if spec.kind in ("view", "window"):
+        return ()  # these read columns of their own declaration
+    return tuple(name for name in protected if name in (spec.of, spec.to))
 
 
 def sources(policy: SegmentPolicy | None, inputs: Sequence[InputSpec]) -> tuple[SegmentSource, ...]:

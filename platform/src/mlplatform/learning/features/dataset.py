@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 NO_WORDS: Final[Vocabularies] = {}
+Groups = NDArray[np.int16]
+"""Of each row, the place of its group among the `values` of a protected field; -1: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,14 @@ class Labelled:
         hidden: rows whose outcome our own decision hid; whatever `y` says of them, nobody knows it.
             None where there are none.
         weight: by how much each row counts when a model learns, 0 for not at all; None for 1 each.
+        groups: of each protected field, the rows' groups. No fit is given them (`handover`).
     """
 
     matrix: Matrix
     y: NDArray[np.int8]
     hidden: NDArray[np.bool_] | None = None
     weight: NDArray[np.float64] | None = None
+    groups: Mapping[str, Groups] = field(default_factory=dict)
 
     def rows(self, chosen: slice | NDArray[np.bool_]) -> Labelled:
         return Labelled(
@@ -116,6 +120,7 @@ class Labelled:
             self.y[chosen],
             None if self.hidden is None else self.hidden[chosen],
             None if self.weight is None else self.weight[chosen],
+            {name: groups[chosen] for name, groups in self.groups.items()},
         )
 
     @property
@@ -314,7 +319,8 @@ def dataset(
     own = own_words(definition, fitting, definition.training.vocabulary)
     plan, known = _plan(definition, views, also, own, words)
     matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
-    rows, found = _treated(Labelled(matrix, y), table, ~np.isnan(told) & arrived, definition)
+    rows = Labelled(matrix, y, groups=_groups(definition, table))
+    rows, found = _treated(rows, table, ~np.isnan(told) & arrived, definition)
     return Dataset(
         model=definition.name,
         rows=rows,
@@ -337,7 +343,23 @@ def _treated(
     treated = treat(rows.y, done, definition.training)
     if not done.hidden.any() and bool((treated.weight == 1).all()):
         return rows, treated.found
-    return Labelled(rows.matrix, treated.y, done.hidden, treated.weight), treated.found
+    changed = replace(rows, y=treated.y, hidden=done.hidden, weight=treated.weight)
+    return changed, treated.found
+
+
+def _groups(definition: ModelDefinition, table: pa.Table) -> dict[str, Groups]:
+    """Of each protected field, the groups of a table's rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = {}
+    for name in definition.protected:
+        values = definition.request[name].values or ()
+        places = pc.index_in(table.column(name), value_set=pa.array(values, pa.string()))
+        groups = places.fill_null(-1).to_numpy().astype(np.int16)
+        empty = values.index("") if "" in values else -1
+        found[name] = np.where(groups == empty, np.int16(-1), groups)
+    return found
 
 
 def requests_between(

@@ -74,12 +74,16 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     check_columns(table.schema, history_schema(definition), source)
     if not table.num_rows:
         raise InputInvalid(source, None, "there is no row in it")
-    for name in ("request_id", "event_time", *definition.request):
-        refuse(is_missing(table.column(name)), source, f"{name} is missing")
+    columns = {name: table.column(name) for name in ("request_id", *definition.request)}
+    for name in definition.protected:  # one that is not known is in no group
+        group: Any = (definition.request[name].values or ("",))[0]
+        columns[name] = columns[name].fill_null(group)
+    for name, column in {"event_time": table.column("event_time"), **columns}.items():
+        refuse(is_missing(column), source, f"{name} is missing")
     for name in ("request_id", *(n for n, f in definition.request.items() if f.type == "string")):
-        check_printable(table.column(name), name, source)
+        check_printable(columns[name], name, source)
     for name, field in definition.request.items():
-        check_bounds(table.column(name), name, field, source)
+        check_bounds(columns[name], name, field, source)
     check_order(table.column("event_time"), "event_time", source)
     check_unique(table.column("request_id"), "request_id", source)
     _check_labels(table, source)
@@ -290,10 +294,13 @@ _NO_DRAW = LoggedDraw()
 
 
 def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:
-    fields = [
-        (name, int if f.pseudonymous else PYTHON[f.type]) for name, f in definition.request.items()
+    fields: list[Any] = [
+        (name, str | None, None)
+        if name in definition.protected
+        else (name, int if f.pseudonymous else PYTHON[f.type])
+        for name, f in definition.request.items()
     ]
-    request = msgspec.defstruct("Request", fields)
+    request = msgspec.defstruct("Request", fields, kw_only=True)
     return msgspec.json.Decoder(msgspec.defstruct("Payload", [("request", request)]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.validation.fairness import Fairness, GroupRows, fairness_of
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
     DataEvidence,
@@ -28,6 +30,7 @@ from mlplatform.learning.validation.gates import (
     SmallModelEvidence,
 )
 from mlplatform.learning.validation.leakage import leakage_evidence
+from mlplatform.learning.validation.measures import Measure, binary_measures
 from mlplatform.learning.validation.replay import Recent, flip_share, strengths
 from mlplatform.learning.validation.statistics import (
     Interval,
@@ -104,6 +107,7 @@ def gather(
             candidate=challenger.bundle.inputs,
             champion=champion.bundle.inputs if champion else None,
             declared=definition.inputs,
+            protected=definition.protected,
         ),
         quality=_quality(challenger, champion, holdout.known, seed),
         running=_running(challenger, candidate, holdout.rows(judging).known, seed),
@@ -113,6 +117,8 @@ def gather(
             definition, written.input_names, own.fitting.known, own.holdout.known
         ),
         skew=skew,
+        measures=_measures(challenger, champion, holdout.rows(judging).known, seed),
+        fairness=_fairness(definition, challenger, holdout.rows(judging)),
     )
 
 
@@ -161,6 +167,43 @@ def _quality(
         positives=positives,
         champion_saw_days=len(np.unique(days.matrix.event_ms[:first] // DAY_MS)),
         unseen=unseen,
+    )
+
+
+def _measures(
+    challenger: Runnable, champion: Runnable | None, days: Labelled, seed: int
+) -> tuple[Measure, ...]:
+    """By calibrated scores, on days that neither the candidate nor its calibration has seen."""
+    other = None
+    if champion is not None:
+        with suppress(InputInvalid):  # as in _quality: told by the gate
+            other = champion.bundle.calibrate_many(champion.raw(days))
+    scores = challenger.bundle.calibrate_many(challenger.raw(days))
+    return binary_measures(scores, days.y, days.matrix.unit, seed=seed, champion=other)
+
+
+def _fairness(definition: ModelDefinition, challenger: Runnable, days: Labelled) -> Fairness | None:
+    """None of a model without protected attributes."""
+    if not definition.protected or not len(days):
+        return None
+    policy, bundle = definition.gates.fairness, challenger.bundle
+    scores = bundle.calibrate_many(challenger.raw(days))
+    names = bundle.scale.names
+    adverse = (policy.adverse if policy is not None else ()) or names[-1:]
+    places = [names.index(name) for name in adverse if name in names]
+    hidden = np.zeros(len(days), bool) if days.hidden is None else days.hidden
+    return fairness_of(
+        GroupRows(
+            scores=scores,
+            y=days.y,
+            adverse=np.isin(bundle.decide_many(scores), places),
+            known=~hidden,
+            unit=days.matrix.unit,
+        ),
+        days.groups,
+        {name: definition.request[name].values or () for name in definition.protected},
+        adverse=adverse,
+        policy=policy,
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
 from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import FILE as VIEWS_FILE
 from mlplatform.model.feature_views import FeatureView, load_views
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import folder_digest, is_ready, load_definition, model_folder
@@ -92,17 +93,36 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
     return ModelFolder(
         definition=definition,
-        views=load_views(folder),
+        views=_unprotected(load_views(folder), definition),
         rules=parse_rules(
             rules,
             source=f"{name}/rules.yaml",
             inputs=numbers,
             decisions=definition.decision.outcomes,
+            protected=definition.protected,
         ),
         reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),
         digest=folder_digest(folder),
         golden=golden_set(folder / GOLDEN_FILE, definition) if is_ready(folder) else None,
     )
+
+
+def _unprotected(
+    views: tuple[FeatureView, ...], definition: ModelDefinition
+) -> tuple[FeatureView, ...]:
+    """The views, none of which reads a protected field.
+
+    Raises:
+        ConfigInvalid: names the feature that does.
+    """
+    for view in views:
+        for feature in view.fields:
+            read = {view.join_key, feature.column} & {*definition.protected}
+            if read:
+                key = f"{definition.name}/{VIEWS_FILE}: feature {feature.name}"
+                wanted = "a column that is not `protected` in model.yaml"
+                raise ConfigInvalid(key, ", ".join(sorted(map(str, read))), wanted)
+    return views
 
 
 def _text(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,6 +138,13 @@ def register(
     return outcome
 
 
+def metrics(report: GateReport) -> dict[str, float]:
+    """The numbers that the registry holds of a report: what gates observed, then the measures."""
+    gates = {g.name: g.observed for g in report.gates if g.observed is not None}
+    values = {m.name: m.candidate.value for m in report.measures}
+    return gates | {name: value for name, value in values.items() if math.isfinite(value)}
+
+
 def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> VersionFacts:
     """What the registry remembers of a candidate."""
     from mlplatform.learning.validation.report import to_dict
@@ -148,7 +156,7 @@ def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> V
         data_to_ms=bundle.data.to_ms,
         data_digest=bundle.data.digest,
         code_version=code_version(),
-        metrics={g.name: g.observed for g in report.gates if g.observed is not None},
+        metrics=metrics(report),
         report=to_dict(report),
         author=author,
         validated=report.passed and report.bundle == bundle.digest,

@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 
 from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.learning.validation.fairness import Fairness, judge_fairness
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import GatePolicy, InputSpec, TrainingPolicy
+from mlplatform.model.segments import protected_sources
 from mlplatform.runtime.figures import percent, span
 
 MINIMUM_POSITIVES = 10
@@ -38,11 +41,15 @@ class DataEvidence:
 
 @dataclass(frozen=True, slots=True)
 class SchemaEvidence:
-    """Inputs of the candidate, of the champion if there is one, and as model.yaml declares them."""
+    """Inputs of the candidate, of the champion if there is one, and as model.yaml declares them.
+
+    `protected` are the fields that no input may read.
+    """
 
     candidate: Sequence[InputSpec]
     champion: Sequence[InputSpec] | None
     declared: Sequence[InputSpec]
+    protected: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +161,8 @@ class Evidence:
     small_model: SmallModelEvidence
     leakage: LeakageEvidence
     skew: SkewReport | None = None
+    measures: tuple[Measure, ...] = ()
+    fairness: Fairness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,8 @@ class GateReport:
     champion: str | None
     gates: tuple[GateResult, ...]
     replayed: Replayed | None = None
+    measures: tuple[Measure, ...] = ()
+    fairness: Fairness | None = None
 
     @property
     def passed(self) -> bool:
@@ -193,8 +204,16 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         judge_flips(evidence.replay, gates),
         judge_skew(evidence.skew, gates, is_first=evidence.champion is None),
     )
-    replayed = evidence.replay.counts
-    return GateReport(evidence.model, evidence.bundle, evidence.champion, results, replayed)
+    fairness = judge_fairness(evidence.fairness, gates.fairness)
+    return GateReport(
+        evidence.model,
+        evidence.bundle,
+        evidence.champion,
+        results if fairness is None else (*results, fairness),
+        evidence.replay.counts,
+        evidence.measures,
+        evidence.fairness,
+    )
 
 
 def judge_data(
@@ -235,7 +254,11 @@ def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
 
 
 def judge_schema(schema: SchemaEvidence) -> GateResult:
-    """The champion's inputs, or else exactly those that model.yaml declares."""
+    """The champion's inputs, or else exactly those that model.yaml declares; none protected."""
+    reading = sorted(i.name for i in schema.candidate if protected_sources(i, schema.protected))
+    if reading:
+        reason = f"{', '.join(reading)} read what model.yaml calls protected: train without them"
+        return GateResult("schema", "failed", float(len(reading)), 0.0, reason)
     found = {_signature(i) for i in schema.candidate}
     wanted = {_signature(i) for i in schema.champion or schema.declared}
     differing = sorted(name for name, *_ in found ^ wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,15 @@ TITLES = {
     "alert_share": "share of alerts",
     "decision_flips": "changed decisions",
     "skew": "features as they were served",
+    "fairness": "protected attributes",
+}
+MEASURES = {
+    "average_precision": "average precision",
+    "auc": "AUC",
+    "gini": "Gini",
+    "ks": "KS",
+    "brier": "Brier score",
+    "log_loss": "log loss",
 }
 
 
@@ -43,7 +52,22 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         "passed": report.passed,
         "gates": [_gate(g) for g in report.gates],
         **({} if report.replayed is None else {"replayed": _replayed(report.replayed)}),
+        **({"measures": [_finite(asdict(m)) for m in report.measures]} if report.measures else {}),
+        **({} if report.fairness is None else {"fairness": _finite(asdict(report.fairness))}),
     }
+
+
+def _finite(value: Any) -> Any:
+    """Plain values without NaN, which JSON cannot hold."""
+    match value:
+        case dict():
+            return {key: _finite(held) for key, held in value.items()}
+        case list() | tuple():
+            return [_finite(held) for held in value]
+        case float():
+            return finite_or_none(value)
+        case _:
+            return value
 
 
 def _replayed(counts: Replayed) -> dict[str, Any]:
@@ -64,6 +88,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "",
             *findings(report),
             "",
+            *_measures(report.get("measures", ())),
+            *_fairness(report.get("fairness")),
         ]
     )
 
@@ -91,6 +117,47 @@ def findings(report: Mapping[str, Any]) -> list[str]:
         f"{markdown(g['reason'])}"
         for g in sorted(report["gates"], key=lambda g: order[g["verdict"]])
     ]
+
+
+def _measures(measures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """As a list, for the reason of `findings`."""
+    if not measures:
+        return []
+    lines = ["### Measures on the days for the gates", ""]
+    for found in measures:
+        line = f"- {MEASURES[found['name']]}: {_number(found['candidate'])}"
+        if found["champion"] is not None:
+            line += f"; the champion's {_number(found['champion'])}"
+            line += f"; difference {_number(found['difference'], '+')}"
+        lines.append(line)
+    return [*lines, ""]
+
+
+def _fairness(fairness: Mapping[str, Any] | None) -> list[str]:
+    if fairness is None:
+        return []
+    adverse = ", ".join(map(markdown, fairness["adverse"]))
+    lines = [f"### Protected attributes: shares of {adverse}", ""]
+    for attribute in fairness["attributes"]:
+        for group in attribute["groups"]:
+            ratio = group["adverse_share_ratio"]
+            compared = f"ratio to {markdown(attribute['reference'])} {_number(ratio, end='.2f')}"
+            lines.append(
+                f"- {markdown(attribute['attribute'])} {markdown(group['group'])}: "
+                f"{_number(group['adverse_share'])} of {group['rows']:,} requests; "
+                + ("the reference" if ratio is None else compared)
+            )
+    return [*lines, ""]
+
+
+def _number(found: Mapping[str, float | None] | None, sign: str = "", end: str = ".3f") -> str:
+    if found is None or found["value"] is None:
+        return "not known"
+    form = f"{{:{sign}{end}}}"
+    told = form.format(found["value"])
+    if found["low"] is None or found["high"] is None:
+        return f"{told} (too few for an interval)"
+    return f"{told} ({form.format(found['low'])} to {form.format(found['high'])})"
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:

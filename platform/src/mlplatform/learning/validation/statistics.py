@@ -61,6 +61,18 @@ class Ranking:
         precision = hits / np.maximum(seen, 1e-12)
         return float(np.sum(np.diff(hits, prepend=0.0) * precision) / hits[-1])
 
+    def separation(self, weights: Floats | None = None) -> tuple[float, float]:
+        """Area under the ROC curve and Kolmogorov-Smirnov distance; NaN without either label."""
+        w = np.ones(len(self._y)) if weights is None else weights[self._order]
+        hits = np.cumsum(w * self._y)[self._ends]
+        others = np.cumsum(w * (1 - self._y))[self._ends]
+        if len(hits) == 0 or hits[-1] == 0 or others[-1] == 0:
+            return float("nan"), float("nan")
+        recall, alarms = hits / hits[-1], others / others[-1]
+        heights = recall + np.concatenate([[0.0], recall[:-1]])
+        area = float(np.sum(np.diff(alarms, prepend=0.0) * heights) / 2)
+        return area, float(np.max(np.abs(recall - alarms)))
+
 
 def average_precision(scores: Floats, y: Integers) -> float:
     """Average precision; NaN where there is no fraud or a score is NaN."""

@@ -66,7 +66,8 @@ class ScoreRequest(msgspec.Struct, frozen=True, gc=False):
     """One request as it was sent, checked.
 
     Args:
-        fields: the values of the model's request fields, by name, not yet pseudonymised.
+        fields: the values of the model's request fields, by name, not yet pseudonymised; None
+            for a protected one that was left out.
         event_ms: when it happened.
         body: the same content in one byte string, however it was spelled.
         key: the item's own idempotency key, in a batch.
@@ -82,7 +83,11 @@ class Payloads:
     """Parses the bodies of one model."""
 
     def __init__(self, definition: ModelDefinition) -> None:
-        fields = [(name, _type(field)) for name, field in definition.request.items()]
+        self._protected = definition.protected
+        fields: list[Any] = [
+            (name, _type(field) | None, None) if name in self._protected else (name, _type(field))
+            for name, field in definition.request.items()
+        ]
         shape: list[Any] = [*fields, (EVENT_TIME, EventTime)]
         self.request: type[msgspec.Struct] = _struct(definition.name, "Request", shape)
         item = [*shape, (BATCH_KEY, Key | None, None)]
@@ -110,11 +115,12 @@ class Payloads:
         key = fields.pop(BATCH_KEY, None)
         event_time = fields.pop(EVENT_TIME)
         for name, allowed in self._closed.items():
-            if fields[name] not in allowed:
+            if fields[name] not in allowed and fields[name] is not None:
                 raise _not_listed(name, allowed)
         # Every member needs its quotes once: with as many as that, none can stand twice.
         quotes = self._quotes + 2 * (type(event_time) is not int) + 4 * (key is not None)
-        if body.count(QUOTE) != quotes or BACKSLASH in body:
+        is_short = any(fields[name] is None for name in self._protected)
+        if body.count(QUOTE) != quotes or BACKSLASH in body or is_short:
             refuse_repeats(body)
         event_ms = epoch_ms(event_time)
         return ScoreRequest(fields, event_ms, self._encoder.encode((fields, event_ms)), key)

@@ -1,0 +1,334 @@
+"""How the decisions of a binary model fall on the groups of protected attributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Integers, Interval
+
+if TYPE_CHECKING:
+    from mlplatform.model.segments import FairnessPolicy
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+ERROR_SHARE: Final = 0.05
+"""Of the gate: that a group which keeps the limit fails it, or one that does not passes it. All
+comparisons of all attributes share it (Bonferroni, decision 0079)."""
+LEAST_UNITS: Final = 30
+"""A group of fewer units shows nothing: the intervals are those of large samples."""
+FOUR_FIFTHS: Final = 0.8
+"""Below this share of the best group's favourable outcomes, evidence of adverse impact.
+Source: Uniform Guidelines on Employee Selection Procedures, 29 CFR 1607.4(D). Information only."""
+NOTHING: Final = Interval(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRows:
+    """Judged rows with what was decided of them, and which of their outcomes are known.
+
+    Args:
+        scores: calibrated, 0 to 1.
+        adverse: rows that got an adverse outcome.
+        known: rows whose outcome no decision hid; `y` is that of these.
+    """
+
+    scores: Floats
+    y: Integers
+    adverse: Flags
+    known: Flags
+    unit: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFairness:
+    """One group's shares, each with a 90 % interval by unit; ratios share the gate's error.
+
+    Args:
+        units: whole customers, which the intervals count.
+        positives: of the rows with a known outcome; so are both rates, score and observed share.
+        true_positive_rate, false_positive_rate: share of adverse outcomes among labels 1, and 0.
+        calibration_gap: mean score less the observed share of positives.
+        favourable_ratio: share without an adverse outcome, over that of the group with the most.
+        adverse_share_ratio, false_positive_ratio: over the reference's; None for the reference.
+    """
+
+    group: str
+    rows: int
+    units: int
+    known: int
+    positives: int
+    adverse_share: Interval
+    true_positive_rate: Interval
+    false_positive_rate: Interval
+    mean_score: float
+    observed: Interval
+    calibration_gap: Interval
+    favourable_ratio: float
+    adverse_share_ratio: Interval | None
+    false_positive_ratio: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeFairness:
+    """The groups of one protected attribute that occur, and rows whose group is not known."""
+
+    attribute: str
+    reference: str
+    unknown: int
+    groups: tuple[GroupFairness, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fairness:
+    """All protected attributes on the days for the gates.
+
+    Args:
+        adverse: the outcomes that count as adverse.
+        ratio_level: of the intervals of ratios, 0 to 1.
+    """
+
+    adverse: tuple[str, ...]
+    rows: int
+    ratio_level: float
+    attributes: tuple[AttributeFairness, ...]
+
+
+def fairness_of(
+    rows: GroupRows,
+    groups: Mapping[str, Integers],
+    values: Mapping[str, Sequence[str]],
+    *,
+    adverse: tuple[str, ...],
+    policy: FairnessPolicy | None,
+) -> Fairness:
+    """What rows show of the groups of each attribute.
+
+    Args:
+        groups: by attribute, the place [n] of each row's group among `values`; -1: not known.
+        policy: limits and reference groups; None: the largest group is the reference.
+    """
+    found = {name: np.unique(places[places >= 0]).tolist() for name, places in groups.items()}
+    limits = 1 if policy is None else max(1, len(_limits(policy)))
+    compared = limits * max(1, sum(max(0, len(places) - 1) for places in found.values()))
+    level = 1 - 2 * ERROR_SHARE / compared
+    attributes = []
+    for name, places in found.items():
+        named = {values[name][place]: groups[name] == place for place in places}
+        if not named:
+            continue
+        largest = max(named, key=lambda group: int(named[group].sum()))
+        reference = largest if policy is None else policy.reference.get(name, largest)
+        unknown = int((groups[name] < 0).sum())
+        parts = _groups(rows, named, reference, level)
+        attributes.append(AttributeFairness(name, reference, unknown, parts))
+    return Fairness(adverse, len(rows.y), level, tuple(attributes))
+
+
+def _groups(
+    rows: GroupRows, named: Mapping[str, Flags], reference: str, level: float
+) -> tuple[GroupFairness, ...]:
+    every = {group: _Share.of(rows.adverse, inside, rows.unit) for group, inside in named.items()}
+    negative = rows.known & (rows.y == 0)
+    false = {
+        group: _Share.of(rows.adverse, inside & negative, rows.unit)
+        for group, inside in named.items()
+    }
+    best = max(1 - share.value for share in every.values())
+    found = []
+    for group, inside in named.items():
+        known = inside & rows.known
+        is_other = group != reference and reference in every
+        y, scores, unit = rows.y[known].astype(np.float64), rows.scores[known], rows.unit[known]
+        found.append(
+            GroupFairness(
+                group=group,
+                rows=int(inside.sum()),
+                units=every[group].units,
+                known=int(known.sum()),
+                positives=int(y.sum()),
+                adverse_share=every[group].interval(),
+                true_positive_rate=_Share.of(
+                    rows.adverse, known & (rows.y == 1), rows.unit
+                ).interval(),
+                false_positive_rate=false[group].interval(),
+                mean_score=float(scores.mean()) if len(scores) else math.nan,
+                observed=_Share.of(rows.y == 1, known, rows.unit).interval(),
+                calibration_gap=_mean_interval(scores - y, unit),
+                favourable_ratio=(1 - every[group].value) / best if best > 0 else math.nan,
+                adverse_share_ratio=_ratio(every[group], every[reference], level)
+                if is_other
+                else None,
+                false_positive_ratio=_ratio(false[group], false[reference], level)
+                if is_other
+                else None,
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """A share of rows, and the variance of its estimate when whole units are drawn."""
+
+    hits: float
+    rows: int
+    units: int
+    by_unit: float
+
+    @staticmethod
+    def of(flags: Flags, inside: Flags, unit: Integers) -> _Share:
+        """The share of flagged rows among those inside.
+
+        Source: Cochran, Sampling Techniques, 3rd ed., section 6.8 (ratio over clusters).
+        """
+        rows, hits = int(inside.sum()), float(flags[inside].sum())
+        if rows == 0:
+            return _Share(0.0, 0, 0, math.nan)
+        residual = _unit_sums(flags[inside] - hits / rows, unit[inside])
+        units = len(residual)
+        by_unit = units / max(1, units - 1) * float(np.sum(residual**2)) / rows**2
+        return _Share(hits, rows, units, by_unit)
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.rows if self.rows else math.nan
+
+    @property
+    def log_variance(self) -> float:
+        """Of the logarithm of the share, with half a hit more: never less than of single rows."""
+        hits, rows = self.hits + 0.5, self.rows + 0.5
+        by_row = 1 / hits - 1 / rows
+        return max(by_row, self.by_unit * (rows / hits) ** 2)
+
+    def interval(self) -> Interval:
+        """90 %, by as many rows as would be as uncertain if each were another unit's.
+
+        Sources: Wilson (JASA, 1927); Korn and Graubard, Survey Methodology 24 (1998).
+        """
+        if self.rows == 0:
+            return NOTHING
+        z, p = _quantile((1 + QUALITY_LEVEL) / 2), self.value
+        by_row = p * (1 - p) / self.rows
+        size = self.rows * min(1.0, by_row / self.by_unit) if self.by_unit > 0 else self.units
+        center = (p + z * z / (2 * size)) / (1 + z * z / size)
+        half = z / (1 + z * z / size) * math.sqrt(p * (1 - p) / size + (z / (2 * size)) ** 2)
+        return Interval(p, max(0.0, center - half), min(1.0, center + half))
+
+
+def _ratio(share: _Share, other: _Share, level: float) -> Interval:
+    """A share over another one, by the normal distribution of its logarithm; no ends where a group
+    is too small to have any.
+
+    Source: Walter, The distribution of Levin's measure (Biometrika, 1975), for the half hits.
+    """
+    value = share.value / other.value if other.rows and other.hits else math.nan
+    if min(share.units, other.units) < LEAST_UNITS:
+        return Interval(value, math.nan, math.nan)
+    middle = math.log((share.hits + 0.5) / (share.rows + 0.5))
+    middle -= math.log((other.hits + 0.5) / (other.rows + 0.5))
+    half = _quantile((1 + level) / 2) * math.sqrt(share.log_variance + other.log_variance)
+    return Interval(value, math.exp(middle - half), math.exp(middle + half))
+
+
+def _mean_interval(values: Floats, unit: Integers) -> Interval:
+    if not len(values):
+        return NOTHING
+    mean = float(values.mean())
+    residual = _unit_sums(values - mean, unit)
+    units = len(residual)
+    if units < 2:
+        return Interval(mean, math.nan, math.nan)
+    error = math.sqrt(units / (units - 1) * float(np.sum(residual**2))) / len(values)
+    half = _quantile((1 + QUALITY_LEVEL) / 2) * error
+    return Interval(mean, mean - half, mean + half)
+
+
+def _unit_sums(values: Any, unit: Integers) -> Floats:
+    position = np.unique(unit, return_inverse=True)[1]
+    return np.bincount(position, values).astype(np.float64)
+
+
+def _quantile(share: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(share))
+
+
+def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> GateResult | None:
+    """Whether each group keeps the declared limits; None where model.yaml declares none.
+
+    Failed where a group is proven to be beyond a limit; passed where each is shown to be within;
+    else inconclusive, or told, as `not_shown` says.
+    """
+    if policy is None:
+        return None
+    name, limits = "fairness", _limits(policy)
+    tightest = min(limits.values())
+    others = [
+        (f"{attribute.attribute} {group.group}", attribute.reference, group)
+        for attribute in (() if fairness is None else fairness.attributes)
+        for group in attribute.groups
+        if group.group != attribute.reference
+    ]
+    judged = [
+        (*_judged(getattr(group, key), limit), f"{WORDS[key]} of {who}", against, limit, group)
+        for who, against, group in others
+        for key, limit in limits.items()
+    ]
+    if not judged:
+        reason = "no request of a second group to compare: the protected attributes are not known"
+        return GateResult(name, _unshown(policy), None, tightest, _told(reason, policy))
+    worst = max(judged, key=lambda one: (ORDER[one[0]], _or_zero(one[1].value)))
+    verdict, ratio, what, against, limit, group = worst
+    value = None if math.isnan(ratio.value) else ratio.value
+    ends = None if math.isnan(ratio.low) else (ratio.low, ratio.high)
+    found = "not measured" if value is None else f"{value:.2f} times that of {against}"
+    within = "" if ends is None else f" (interval {ends[0]:.2f} to {ends[1]:.2f})"
+    reason = f"{what}: {found}{within}, at most {limit:g} allowed, on {group.rows:,} requests"
+    if fairness is not None and (unknown := max(a.unknown for a in fairness.attributes)):
+        reason += f"; the group of {unknown:,} requests is not known"
+    if verdict == "inconclusive":
+        open_ones = [one[2] for one in judged if one[0] == "inconclusive"]
+        reason = f"not shown for {len(open_ones)} of {len(judged)} comparisons; {reason}"
+        return GateResult(name, _unshown(policy), value, limit, _told(reason, policy), ends)
+    return GateResult(name, verdict, value, limit, reason, ends)
+
+
+WORDS: Final = {
+    "adverse_share_ratio": "share of adverse outcomes",
+    "false_positive_ratio": "share of adverse outcomes among good ones",
+}
+ORDER: Final = {"passed": 0, "inconclusive": 1, "failed": 2}
+
+
+def _limits(policy: FairnessPolicy) -> dict[str, float]:
+    found = {key: getattr(policy, key) for key in WORDS}
+    return {key: limit for key, limit in found.items() if limit is not None}
+
+
+def _judged(ratio: Interval | None, limit: float) -> tuple[Verdict, Interval]:
+    if ratio is None or math.isnan(ratio.low):
+        return "inconclusive", ratio or NOTHING
+    if ratio.low > limit:
+        return "failed", ratio
+    return ("passed" if ratio.high <= limit else "inconclusive"), ratio
+
+
+def _unshown(policy: FairnessPolicy) -> Verdict:
+    return "inconclusive" if policy.not_shown == "refuse" else "passed"
+
+
+def _told(reason: str, policy: FairnessPolicy) -> str:
+    return reason if policy.not_shown == "refuse" else f"{reason} (told: gates.fairness.not_shown)"
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
