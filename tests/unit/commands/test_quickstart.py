@@ -50,8 +50,8 @@ def test_a_home_with_a_past_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its own home by default; what is in it stays."""
-    monkeypatch.setattr(command, "DAYS", 2)
-    monkeypatch.setattr(command, "PAYMENTS_A_DAY", 20)
+    monkeypatch.setattr(command, "MORE_DAYS", -22)  # two days
+    monkeypatch.setattr(command, "PAYMENTS", 40)
     monkeypatch.setattr(command, "CUSTOMERS", 10)
     monkeypatch.setattr(command, "_start", lambda home: pytest.fail("it was started"))
     os.environ["MLPLATFORM_HOME"] = command.HOME
@@ -89,8 +89,8 @@ def test_a_payment_is_scored_until_the_champion_answers(monkeypatch: pytest.Monk
 
 def test_a_history_is_of_the_days_before_today(monkeypatch: pytest.MonkeyPatch) -> None:
     """A payment of now follows it, and a system's clock takes both."""
-    monkeypatch.setattr(command, "DAYS", 2)
-    monkeypatch.setattr(command, "PAYMENTS_A_DAY", 20)
+    monkeypatch.setattr(command, "MORE_DAYS", -22)  # two days
+    monkeypatch.setattr(command, "PAYMENTS", 40)
     monkeypatch.setattr(command, "CUSTOMERS", 10)
     os.environ["MLPLATFORM_HOME"] = command.HOME
     command._history("fraud", 1)

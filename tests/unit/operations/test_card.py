@@ -57,6 +57,66 @@ def test_it_is_one_value_that_json_holds(known: Recorded) -> None:
     assert card(known) == made
 
 
+SHARE = {"value": 0.2, "low": 0.1, "high": 0.3}
+FAIR = {
+    "adverse": ["decline"],
+    "rows": 300,
+    "ratio_level": 0.9,
+    "attributes": [
+        {
+            "attribute": "sex",
+            "reference": "female",
+            "unknown": 20,
+            "groups": [
+                {
+                    "group": group,
+                    "rows": rows,
+                    "units": rows,
+                    "known": rows,
+                    "positives": 9,
+                    "adverse_share": SHARE,
+                    "true_positive_rate": SHARE,
+                    "false_positive_rate": SHARE,
+                    "observed": SHARE,
+                    "calibration_gap": SHARE,
+                    "mean_score": 0.2,
+                    "favourable_ratio": favourable,
+                    "adverse_share_ratio": ratio,
+                    "false_positive_ratio": ratio,
+                }
+                for group, rows, favourable, ratio in (
+                    ("female", 260, 1.0, None),
+                    ("male", 20, 0.7, {"value": 1.4, "low": None, "high": None}),
+                )
+            ],
+        }
+    ],
+}
+MEASURES = [
+    {
+        "name": "auc",
+        "candidate": {"value": 0.78, "low": 0.76, "high": 0.8},
+        "champion": {"value": 0.77, "low": 0.75, "high": 0.79},
+        "difference": {"value": 0.01, "low": 0.002, "high": 0.018},
+    }
+]
+
+
+def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(known: Recorded) -> None:
+    report = {**known.version.facts.report, "measures": MEASURES, "fairness": FAIR}
+    facts = msgspec.structs.replace(known.version.facts, report=report)
+    version = dataclasses.replace(known.version, facts=facts)
+    made = card(dataclasses.replace(known, version=version))
+    assert "+0.010 (+0.002 to +0.018)" in words(told(made, "On held-out payments"))
+    groups = words(told(made, "Protected attributes"))
+    assert "1.400 (too few for an interval)" in groups
+    assert "0.70 (under four fifths)" in groups
+    assert "The sex of 20 of the requests is not known." in groups
+    assert any("too few requests of male" in limit for limit in made.limits)
+    without = card(known)
+    assert "no groups were compared" in words(told(without, "Protected attributes"))
+
+
 def test_it_says_who_answers_and_how_an_approver_was_known(known: Recorded) -> None:
     made = card(known)
     (approval,) = made.approvals

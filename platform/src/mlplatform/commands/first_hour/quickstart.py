@@ -32,9 +32,9 @@ from mlplatform.scoring import backends
 HOME: Final = "var-quickstart"
 """Where `MLPLATFORM_HOME` names no other: what is tried out is in nobody's way."""
 DAY_MS: Final = 86_400_000
-DAYS: Final = 36
+MORE_DAYS: Final = 12
 CUSTOMERS: Final = 3_000
-PAYMENTS_A_DAY: Final = 6_000
+PAYMENTS: Final = 216_000
 START_LIMIT_S: Final = 600.0
 STEP_LIMIT_S: Final = 300.0
 STOP_LIMIT_S: Final = 60.0
@@ -117,14 +117,15 @@ def _history(model: str, seed: int) -> dict[str, Any]:
     """Take in generated payments up to last midnight; returns one of today, by the last payer."""
     sources = load_module(model, "sources")
     definition = load_definition(model)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms, maturity_days = time.time_ns() // 1_000_000, definition.label.maturity_days
+    days = definition.training.window_days + maturity_days + MORE_DAYS
     with progress("payments of the last weeks are generated and taken in"):
         table = sources.generate(
             seed=seed,
-            start_ms=now_ms // DAY_MS * DAY_MS - DAYS * DAY_MS,
-            days=DAYS,
-            maturity_days=definition.label.maturity_days,
-            population=sources.Population(customers=CUSTOMERS, payments_per_day=PAYMENTS_A_DAY),
+            start_ms=now_ms // DAY_MS * DAY_MS - days * DAY_MS,
+            days=days,
+            maturity_days=maturity_days,
+            population=sources.Population(customers=CUSTOMERS, payments_per_day=PAYMENTS // days),
         )
         rows = features.import_history(wiring.platform(), model, table, "generated payments")
     print_line(f"  {rows:,} generated payments are its history; yours: mlplatform history import")

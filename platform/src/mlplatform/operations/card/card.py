@@ -146,12 +146,71 @@ class Compared(_Part, frozen=True):
     both_alerts: int
 
 
+class Estimate(_Part, frozen=True):
+    """A number and where it may lie; None where the rows do not tell."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class MeasureNoted(_Part, frozen=True):
+    """One measure on the days for the gates, as `learning.validation.measures.Measure`."""
+
+    name: str
+    candidate: Estimate
+    champion: Estimate | None = None
+    difference: Estimate | None = None
+
+
+class GroupNoted(_Part, frozen=True):
+    """One protected group, as `learning.validation.fairness.GroupFairness`."""
+
+    group: str
+    rows: int
+    known: int
+    positives: int
+    adverse_share: Estimate
+    true_positive_rate: Estimate
+    false_positive_rate: Estimate
+    mean_score: float | None
+    observed: Estimate
+    calibration_gap: Estimate
+    favourable_ratio: float | None
+    adverse_share_ratio: Estimate | None
+    false_positive_ratio: Estimate | None
+
+
+class AttributeNoted(_Part, frozen=True):
+    """The groups of one protected attribute, and how many rows were in none that is known."""
+
+    attribute: str
+    reference: str
+    unknown: int
+    groups: tuple[GroupNoted, ...]
+
+
+class FairnessNoted(_Part, frozen=True):
+    """All protected attributes, as `learning.validation.fairness.Fairness`."""
+
+    adverse: tuple[str, ...]
+    rows: int
+    ratio_level: float
+    attributes: tuple[AttributeNoted, ...]
+
+
 class Validation(_Part, frozen=True):
-    """What validation found; champion is the bundle that it was held against, None for none."""
+    """What validation found; champion is the bundle that it was held against, None for none.
+
+    Args:
+        fairness: None where no attribute was protected then.
+    """
 
     champion: str | None
     gates: tuple[ValidationGate, ...]
     compared: Compared | None
+    measures: tuple[MeasureNoted, ...] = ()
+    fairness: FairnessNoted | None = None
 
 
 class Input(_Part, frozen=True):

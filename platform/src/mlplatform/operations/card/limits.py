@@ -109,7 +109,18 @@ def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
     elif not judged:
         names = ", ".join(group.name for group in policy.groups) if policy else ""
         yield f"Of the segments that model.yaml declares ({names}) no verdict is recorded."
-    named = ", ".join(dict.fromkeys([*judged, *watched]))
+    fairness = card.validation.fairness
+    compared = [] if fairness is None else [found.attribute for found in fairness.attributes]
+    if lacking := [name for name in definition.protected if name not in compared]:
+        yield f"By {', '.join(lacking)}, which model.yaml protects, no groups were compared."
+    for found in fairness.attributes if fairness is not None else ():
+        few = [g.group for g in found.groups if (r := g.adverse_share_ratio) and r.low is None]
+        if few:
+            yield (
+                f"By {found.attribute}, too few requests of {', '.join(few)} were there to compare"
+                " their adverse outcomes with those of others."
+            )
+    named = ", ".join(dict.fromkeys([*judged, *watched, *compared]))
     others = f"other than {named}" if named else "of any kind"
     yield f"How it treats groups of customers {others} is not recorded."
 

@@ -19,11 +19,13 @@ from mlplatform.operations.card.card import (
     Data,
     Deciding,
     Explanations,
+    FairnessNoted,
     Identity,
     IncidentNoted,
     Known,
     Labels,
     Matured,
+    MeasureNoted,
     Outcome,
     Stretch,
     Validation,
@@ -75,6 +77,8 @@ class _Report(msgspec.Struct, frozen=True):
     champion: str | None = None
     gates: tuple[ValidationGate, ...] = ()
     replayed: Compared | None = None
+    measures: tuple[MeasureNoted, ...] = ()
+    fairness: FairnessNoted | None = None
 
 
 def card(recorded: Recorded) -> Card:
@@ -215,7 +219,13 @@ def _validation(version: Version) -> Validation:
     except msgspec.ValidationError as error:
         name = f"version {version.version} of {version.model}"
         raise Corrupt(f"the gate report of {name} in the registry: {error}") from error
-    return Validation(champion=report.champion, gates=report.gates, compared=report.replayed)
+    return Validation(
+        champion=report.champion,
+        gates=report.gates,
+        compared=report.replayed,
+        measures=report.measures,
+        fairness=report.fairness,
+    )
 
 
 def _plain(report: Mapping[str, Any]) -> dict[str, Any]:

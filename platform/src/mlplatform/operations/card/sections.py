@@ -19,12 +19,17 @@ from mlplatform.operations.card.card import (
     Stretch,
     ValidationGate,
 )
+from mlplatform.operations.card.tables import (
+    Fields,
+    Lines,
+    Parts,
+    Table,
+    fairness_parts,
+    measures_table,
+)
 from mlplatform.rollouts.drift.performance import CALIBRATION
 from mlplatform.rollouts.passes.summary import mark, title
 from mlplatform.runtime.figures import percent, span
-
-Fields = tuple[tuple[str, str], ...]
-Lines = tuple[str, ...]
 
 NOT_RECORDED = "not recorded"
 MEASURES = ("quality", "calibration", "small_model", "leakage", "alert_share", "decision_flips")
@@ -41,15 +46,6 @@ METHODS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Rows as wide as the head."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Section:
     """One part of a card: fields first, then sentences, then tables."""
 
@@ -57,9 +53,6 @@ class Section:
     fields: Fields = ()
     lines: Lines = ()
     tables: tuple[Table, ...] = ()
-
-
-Parts = tuple[Fields, Lines, tuple[Table, ...]]
 
 
 def sections(card: Card) -> tuple[Section, ...]:
@@ -71,6 +64,7 @@ def sections(card: Card) -> tuple[Section, ...]:
         Section("Data", _data(card)),
         Section("Labels and hidden outcomes", _labels(card)),
         Section("On held-out payments", *_held_out(card)),
+        Section("Protected attributes", *fairness_parts(card.validation.fairness)),
         Section("Gates of validation", *_validation(card)),
         Section("Inputs", tables=(_inputs(card.inputs),)),
         *_rollouts(card),
@@ -209,7 +203,7 @@ def _held_out(card: Card) -> Parts:
     )
     head = ("measure", "value", "interval", "limit")
     caption = "Measured on days held out of this platform's fits; the gates below say how sure"
-    return tuple(fields), (), (Table(caption, head, rows),)
+    return tuple(fields), (), (Table(caption, head, rows), *measures_table(found.measures))
 
 
 def _measure(gate: ValidationGate, champion: str | None) -> str:

@@ -1,0 +1,118 @@
+"""The tables of a card on measures and on protected groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.learning.validation import report
+from mlplatform.learning.validation.fairness import FOUR_FIFTHS
+from mlplatform.operations.card.card import (
+    AttributeNoted,
+    Estimate,
+    FairnessNoted,
+    GroupNoted,
+    MeasureNoted,
+)
+from mlplatform.runtime.figures import percent, span
+
+Fields = tuple[tuple[str, str], ...]
+Lines = tuple[str, ...]
+
+NOT_KNOWN: Final = "not known"
+TOO_FEW: Final = "too few for an interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows as wide as the head."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Parts = tuple[Fields, Lines, tuple[Table, ...]]
+
+
+def measures_table(measures: Sequence[MeasureNoted]) -> tuple[Table, ...]:
+    """One table, or none where an earlier release wrote the report."""
+    if not measures:
+        return ()
+    rows = tuple(
+        (
+            report.MEASURES.get(found.name, found.name),
+            _number(found.candidate),
+            "no champion" if found.champion is None else _number(found.champion),
+            "no champion" if found.difference is None else _number(found.difference, "+"),
+        )
+        for found in measures
+    )
+    caption = "On the days for the gates, both models on the same rows; 90 % intervals by customer"
+    return (Table(caption, ("measure", "this version", "the champion then", "difference"), rows),)
+
+
+def fairness_parts(fairness: FairnessNoted | None) -> Parts:
+    """How decisions fell on protected groups on the days for the gates."""
+    if fairness is None:
+        return (), ("No attribute was declared as protected: no groups were compared.",), ()
+    fields = (
+        ("adverse outcomes", ", ".join(fairness.adverse)),
+        ("requests", f"{fairness.rows:,}"),
+        ("intervals", f"90 % by customer; of ratios {percent(fairness.ratio_level)}"),
+    )
+    lines = (
+        "No input reads one of these. Rates and calibration are of requests whose outcome is"
+        " known; a share of favourable outcomes under four fifths of the best group's is marked"
+        " (29 CFR 1607.4(D)), as information.",
+        *(
+            f"The {found.attribute} of {found.unknown:,} of the requests is not known."
+            for found in fairness.attributes
+            if found.unknown
+        ),
+    )
+    return fields, lines, tuple(map(_attribute, fairness.attributes))
+
+
+def _attribute(found: AttributeNoted) -> Table:
+    head = (
+        *("group", "requests", "positives", "adverse share", "ratio to the reference"),
+        *("of positives", "of negatives", "mean score", "observed", "favourable, of the best"),
+    )
+    rows = tuple(_group(group) for group in found.groups)
+    return Table(f"By {found.attribute}; the reference is {found.reference}", head, rows)
+
+
+def _group(group: GroupNoted) -> tuple[str, ...]:
+    ratio, favourable = group.adverse_share_ratio, group.favourable_ratio
+    mark = " (under four fifths)" if favourable is not None and favourable < FOUR_FIFTHS else ""
+    return (
+        group.group,
+        f"{group.rows:,}",
+        f"{group.positives:,} of {group.known:,}",
+        _share(group.adverse_share),
+        "reference" if ratio is None else _number(ratio),
+        _share(group.true_positive_rate),
+        _share(group.false_positive_rate),
+        NOT_KNOWN if group.mean_score is None else percent(group.mean_score),
+        _share(group.observed),
+        NOT_KNOWN if favourable is None else f"{favourable:.2f}{mark}",
+    )
+
+
+def _share(found: Estimate) -> str:
+    if found.value is None:
+        return NOT_KNOWN
+    if found.low is None or found.high is None:
+        return f"{percent(found.value)} ({TOO_FEW})"
+    return f"{percent(found.value)} ({span(found.low, found.high)})"
+
+
+def _number(found: Estimate, sign: str = "") -> str:
+    if found.value is None:
+        return NOT_KNOWN
+    form = f"{{:{sign}.3f}}"
+    if found.low is None or found.high is None:
+        return f"{form.format(found.value)} ({TOO_FEW})"
+    return f"{form.format(found.value)} ({form.format(found.low)} to {form.format(found.high)})"
