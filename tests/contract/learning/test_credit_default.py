@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -189,6 +190,25 @@ def test_a_gateway_grants_refers_and_refuses_with_reasons_and_asks_for_no_group(
         for paid in (0.0, 500.0)
     ]
     assert "refer" in between
+
+
+def test_answers_without_a_group_are_explained_and_become_rows_without_one(
+    world: ScoringWorld,
+) -> None:
+    ids = [score(world, **BEHIND, **told).json()["decision_id"] for told in ({}, {"sex": "male"})]
+    for decision in ids:
+        found = json.loads(command("log", "explain", decision, "--json"))
+        assert found["equal"]
+    platform = Platform(load(os.environ))
+    offline = platform.offline(NAME)
+    offline.project(platform.log)
+    assert live(offline, ids) == {ids[0]: None, ids[1]: "male"}
+
+
+def live(offline: Any, ids: list[str]) -> dict[str, str | None]:
+    """The sex of the requests of some decisions, of those that the offline table has."""
+    rows = offline.requests().to_arrow_table().to_pylist()
+    return {row["request_id"]: row["sex"] for row in rows if row["request_id"] in ids}
 
 
 def world_bundle(world: ScoringWorld) -> Path:

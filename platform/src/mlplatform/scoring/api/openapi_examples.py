@@ -25,8 +25,9 @@ _AMOUNT: Final = 31.5
 
 
 def score(definition: ModelDefinition) -> Json:
-    """A request that every field of the model allows."""
-    return {**{name: _value(f) for name, f in definition.request.items()}, EVENT_TIME: NOW_MS}
+    """A request that every field of the model allows, without those that may be left out."""
+    needed = {n: f for n, f in definition.request.items() if n not in definition.protected}
+    return {**{name: _value(field) for name, field in needed.items()}, EVENT_TIME: NOW_MS}
 
 
 def batch(definition: ModelDefinition) -> Json:
