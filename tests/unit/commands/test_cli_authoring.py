@@ -72,6 +72,15 @@ def test_a_fit_that_takes_no_weights_is_told(folder: Path) -> None:
     assert "unexpected keyword argument 'weight'" in only
 
 
+def test_a_package_that_a_fit_imports_and_is_not_here_is_told_alone(folder: Path) -> None:
+    missing = "import sys; sys.modules['xgboost'] = None; import xgboost"
+    change(folder / "training.py", "    classifier =", f"    {missing}\n    classifier =")
+    (only,) = problems(folder)
+    assert "ConfigInvalid: training.py: import is 'xgboost'; wanted: " in only
+    assert "`make train-xgboost` (requirements/train-xgboost.txt)" in only
+    assert "Traceback" not in only
+
+
 def test_scores_that_are_no_probabilities_are_told(folder: Path) -> None:
     change(
         folder / "training.py",

@@ -32,7 +32,7 @@ from mlplatform.runtime.storage import plain_files, private_folder
 from mlplatform.runtime.text import shown
 
 TRIAL_S: Final = 180.0
-TRIAL: Final = "import sys; from mlplatform.learning.training.trial import run; run(sys.argv[1])"
+TRIAL: Final = "from mlplatform.learning.training.trial import main; main()"
 MOST_LINES: Final = 12
 
 

@@ -6,7 +6,7 @@ import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import typer
 
@@ -17,7 +17,9 @@ from mlplatform.model.folders import FILE, READY_FILE
 from mlplatform.runtime.errors import ConfigInvalid, Refused
 from mlplatform.runtime.storage.plain_files import Rule, read_plain
 
-Template = Literal["sklearn", "onnx"]
+Template = Literal["sklearn", "xgboost", "lightgbm", "onnx"]
+SHARED: Final = "sklearn"
+"""The template whose files those of other libraries take where they have none of their own."""
 NAME = "@NAME@"
 
 
@@ -71,7 +73,7 @@ def write_ready(folder: Path, name: str, file: Path) -> list[str]:
     from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 
     content = read_plain(file, Rule(most_bytes=MOST_BYTES))
-    shared = _templates().joinpath("sklearn", FILE).read_text().replace(NAME, name)
+    shared = _templates().joinpath(SHARED, FILE).read_text().replace(NAME, name)
     texts = folder_files(graph_tensors(content), shared)
     written = write(folder, name, "onnx")
     for target, text in texts.items():
@@ -90,9 +92,12 @@ def write(folder: Path, name: str, template: str) -> list[str]:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError as error:
         raise Refused(f"{folder} is there already: name another, or remove it") from error
-    source = _templates().joinpath(template)
+    sources = [template] if template == "onnx" else [SHARED, template]
+    files = {
+        file.name: file for source in sources for file in _templates().joinpath(source).iterdir()
+    }
     written = []
-    for file in sorted(source.iterdir(), key=lambda f: f.name):
+    for file in sorted(files.values(), key=lambda f: f.name):
         target = file.name.removesuffix(".txt")
         (folder / target).write_text(file.read_text().replace(NAME, name))
         written.append(target)

@@ -16,6 +16,7 @@ from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.folder import Fitted, ModelFolder, Training, load_training
+from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.validation.replay import Recent, predicted_band
@@ -111,11 +112,16 @@ def train(
 
 
 def fit_rows(training: Training, rows: Labelled, names: Sequence[str], *, seed: int) -> Fitted:
-    """The model that a folder's training makes of rows, with their weights where they have some."""
+    """The model that a folder's training makes of rows, with their weights where they have some.
+
+    Raises:
+        ConfigInvalid: it imports a package that is not installed here.
+    """
     x = rows.matrix.columns(names)
-    if rows.weight is None or bool((rows.weight == 1).all()):
-        return training.fit(x, rows.y, seed=seed)
-    return training.fit(x, rows.y, seed=seed, weight=rows.weight)
+    with imports_told():
+        if rows.weight is None or bool((rows.weight == 1).all()):
+            return training.fit(x, rows.y, seed=seed)
+        return training.fit(x, rows.y, seed=seed, weight=rows.weight)
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
+from mlplatform.learning.training.packages import imports_told
 from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FILE as VIEWS_FILE
@@ -134,5 +135,10 @@ def _text(file: Path) -> str:
 
 
 def load_training(name: str) -> Training:
-    """The training module of a model; importing it may take seconds."""
-    return cast(Training, load_module(name, "training"))
+    """The training module of a model; importing it may take seconds.
+
+    Raises:
+        ConfigInvalid: it imports a package that is not installed here.
+    """
+    with imports_told():
+        return cast(Training, load_module(name, "training"))

@@ -6,6 +6,7 @@ request's fields, with holes; nothing is said about how good a model is.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -16,13 +17,14 @@ from mlplatform.learning.features.dataset import own_words
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import load_folder, load_training
+from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.retrain import SEED
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
-from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.errors import InputInvalid, PlatformError
 
 ROWS: Final = 4000
 HOLES: Final = 0.05
@@ -30,17 +32,27 @@ WIDEST: Final = 1e6
 """Of a field without bounds."""
 
 
+def main() -> None:
+    """Tries the model that the first argument names; what is wrong is the last of the output."""
+    try:
+        run(sys.argv[1])
+    except PlatformError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
 def run(model: str) -> None:
     """Raises unless the folder's fit gives a model that agrees with its ONNX form.
 
     Raises:
-        ConfigInvalid: the folder is wrong.
+        ConfigInvalid: the folder is wrong, or imports a package that is not installed here.
         ModelRefused: the ONNX file is none that the platform runs.
         InputInvalid: scores are outside 0-1, or differ between the two forms.
     """
     folder = load_folder(model)
     x, y, words = rows(folder.definition, folder.views, SEED)
-    fitted = load_training(model).fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64))
+    training = load_training(model)
+    with imports_told():
+        fitted = training.fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64))
     tried = parity_rows(x, SEED)
     expected = np.asarray(fitted.scores(tried), np.float64)
     if expected.shape != (len(tried),) or not np.all((expected >= 0) & (expected <= 1)):

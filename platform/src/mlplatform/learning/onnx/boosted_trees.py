@@ -1,0 +1,171 @@
+"""Boosted trees of two classes, from other libraries, as what training gives: raw scores, and ONNX
+that is written from the trees that the library itself tells.
+
+Converters of these libraries round thresholds to nearest, guess at base scores, and follow their
+releases late. Here every split is one that float32 rows take in the library too: a threshold is the
+largest float32 for which a value goes left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.learning.onnx.sklearn import GRAPH, OPSET, one_thread
+from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+
+IR_VERSION = 8
+LARGEST = float(np.finfo(np.float32).max)
+Node = TypeVar("Node")
+
+
+@dataclass(frozen=True, slots=True)
+class Split(Generic[Node]):
+    """A node with children: a value goes left where it is not above the threshold, a float32."""
+
+    feature: int
+    threshold: np.float32
+    missing_left: bool
+    left: Node
+    right: Node
+
+
+@dataclass(frozen=True, slots=True)
+class FittedTrees:
+    """A fitted classifier of two classes, whose score is the second one's probability, 0-1."""
+
+    classifier: Any
+    trees: Ensemble
+    inputs: int
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One raw score a row, by the library itself."""
+        with one_thread():
+            return np.asarray(self.classifier.predict_proba(x)[:, 1], np.float64)
+
+    def onnx(self) -> bytes:
+        """The trees with input "inputs" float32 [n, F] and output "scores" float32 [n]."""
+        return ensemble_file(self.trees, inputs=self.inputs)
+
+
+def fit_on_one_thread(
+    classifier: Any,
+    x: NDArray[np.float32],
+    y: NDArray[np.int8],
+    weights: NDArray[np.float64] | None,
+) -> None:
+    """Fit a classifier with scikit-learn's methods, on one thread where it names no number."""
+    if classifier.n_jobs is None:
+        classifier.set_params(n_jobs=1)
+    with one_thread():
+        classifier.fit(x, y, sample_weight=weights)
+
+
+def float32_below(value: float) -> np.float32:
+    """The largest float32 that is not above a number, and is not infinite above."""
+    if value < -LARGEST:
+        return np.float32(-np.inf)
+    near = np.float32(min(value, LARGEST))
+    return np.nextafter(near, np.float32(-np.inf)) if float(near) > value else near
+
+
+def log_odds(
+    roots: Iterable[Node], read: Callable[[Node], Split[Node] | float], *, base: float = 0.0
+) -> Ensemble:
+    """Trees whose sum is the log-odds of the second class.
+
+    Args:
+        roots: the first node of each tree, as the library tells it.
+        read: what a node is: a split, or the value of a leaf.
+        base: the log-odds before any tree.
+    """
+    splits: list[tuple[int, np.float32, bool]] = []
+    children: list[list[int]] = []
+    values, starts = [], []
+    for root in roots:
+        starts.append(len(splits))
+        waiting: list[tuple[Node, int, int]] = [(root, -1, 0)]
+        while waiting:
+            node, parent, side = waiting.pop()
+            at = len(splits)
+            if parent >= 0:
+                children[parent][side] = at
+            children.append([-1, -1])
+            match read(node):
+                case Split() as split:
+                    splits.append((split.feature, split.threshold, split.missing_left))
+                    values.append(0.0)
+                    waiting += [(split.right, at, 1), (split.left, at, 0)]
+                case value:
+                    splits.append((-1, np.float32(0), False))
+                    values.append(value)
+    return Ensemble(
+        feature=np.array([feature for feature, _, _ in splits], np.int64),
+        threshold=np.array([threshold for _, threshold, _ in splits], np.float32),
+        left=np.array([left for left, _ in children], np.int64),
+        right=np.array([right for _, right in children], np.int64),
+        missing_left=np.array([left for _, _, left in splits], np.bool_),
+        value=np.array(values, np.float64),
+        roots=np.array(starts, np.int64),
+        base=base,
+        link="logistic",
+    )
+
+
+def ensemble_file(ensemble: Ensemble, *, inputs: int) -> bytes:
+    """Trees of log-odds as an ONNX file, whose score is the probability; leaves become float32.
+
+    Source: ONNX, ai.onnx.ml, TreeEnsembleClassifier-3.
+    """
+    from onnx import TensorProto, helper
+
+    trees = helper.make_node(
+        "TreeEnsembleClassifier",
+        [INPUT_NAME],
+        ["label", "probabilities"],
+        domain="ai.onnx.ml",
+        **_attributes(ensemble),
+    )
+    graph = helper.make_graph(
+        [trees, helper.make_node("Gather", ["probabilities", "column"], [OUTPUT_NAME], axis=1)],
+        GRAPH,
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [None, inputs])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [None])],
+        [helper.make_tensor("column", TensorProto.INT64, [], [1])],
+    )
+    opset = [helper.make_opsetid(domain, version) for domain, version in OPSET.items()]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
+    exported: bytes = model.SerializeToString(deterministic=True)
+    return exported
+
+
+def _attributes(ensemble: Ensemble) -> dict[str, Any]:
+    """Of the operator; nodes are numbered from 0 in each tree."""
+    is_leaf = ensemble.feature < 0
+    nodes = len(is_leaf)
+    tree = np.searchsorted(ensemble.roots, np.arange(nodes), side="right") - 1
+    start = ensemble.roots[tree]
+    number = np.arange(nodes) - start
+    leaves = np.flatnonzero(is_leaf)
+    return {
+        "nodes_treeids": tree.tolist(),
+        "nodes_nodeids": number.tolist(),
+        "nodes_featureids": np.where(is_leaf, 0, ensemble.feature).tolist(),
+        "nodes_modes": np.where(is_leaf, "LEAF", "BRANCH_LEQ").tolist(),
+        "nodes_values": ensemble.threshold.tolist(),
+        "nodes_truenodeids": np.where(is_leaf, 0, ensemble.left - start).tolist(),
+        "nodes_falsenodeids": np.where(is_leaf, 0, ensemble.right - start).tolist(),
+        "nodes_missing_value_tracks_true": ensemble.missing_left.astype(int).tolist(),
+        "class_treeids": tree[leaves].tolist(),
+        "class_nodeids": number[leaves].tolist(),
+        "class_ids": [0] * len(leaves),
+        "class_weights": ensemble.value[leaves].tolist(),
+        "classlabels_int64s": [0, 1],
+        "base_values": [ensemble.base],
+        "post_transform": "LOGISTIC",
+    }

@@ -1,0 +1,90 @@
+"""Classifiers of LightGBM as what training gives: raw scores, and the same as ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.boosted_trees import (
+    FittedTrees,
+    Split,
+    fit_on_one_thread,
+    float32_below,
+    log_odds,
+)
+from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.runtime.errors import ConfigInvalid
+
+Node = Mapping[str, Any]
+ZERO = np.float32(1e-35)
+"""Values up to this one, of either sign, count as 0 (kZeroThreshold)."""
+
+
+def fitted(
+    classifier: Any,
+    x: NDArray[np.float32],
+    y: NDArray[np.int8],
+    weights: NDArray[np.float64] | None = None,
+) -> FittedTrees:
+    """The classifier, fitted, whose ONNX form scores float32 rows as it does.
+
+    Args:
+        classifier: an LGBMClassifier that is not fitted yet; without `n_jobs` it takes one thread.
+        weights: of the rows; None: all alike.
+
+    Raises:
+        ConfigInvalid: it is no sum over trees that ONNX can hold; names its parameter.
+    """
+    fit_on_one_thread(classifier, x, y, weights)
+    return FittedTrees(classifier, trees(classifier.booster_.dump_model()), x.shape[1])
+
+
+def trees(model: Mapping[str, Any]) -> Ensemble:
+    """The trees of a model as LightGBM dumps it.
+
+    Source: LightGBM, Booster.dump_model; Tree::NumericalDecision in include/LightGBM/tree.h.
+
+    Raises:
+        ConfigInvalid: it is no sum over trees of two classes; names the parameter.
+    """
+    if model["objective"] != "binary sigmoid:1":
+        raise ConfigInvalid("LGBMClassifier: objective", model["objective"], "binary sigmoid:1")
+    if model["average_output"]:
+        raise ConfigInvalid(
+            "LGBMClassifier: boosting_type", "rf", "gbdt or dart: trees that add up"
+        )
+    return log_odds([tree["tree_structure"] for tree in model["tree_info"]], _node)
+
+
+def _node(node: Node) -> Split[Node] | float:
+    if "leaf_value" in node:
+        if "leaf_coeff" in node:
+            raise ConfigInvalid("LGBMClassifier: linear_tree", True, "False: leaves are numbers")
+        return float(node["leaf_value"])
+    if node["decision_type"] != "<=":
+        wanted = "none: places are numbers"
+        raise ConfigInvalid("LGBMClassifier: categorical_feature", node["split_feature"], wanted)
+    match node["missing_type"]:
+        case "NaN":
+            missing_left = bool(node["default_left"])
+        case "None":  # no value was missing in training: one counts as 0
+            missing_left = node["threshold"] >= 0
+        case other:
+            raise ConfigInvalid("LGBMClassifier: zero_as_missing", other, "False: 0 is a number")
+    return Split(
+        feature=node["split_feature"],
+        threshold=_threshold(node["threshold"]),
+        missing_left=missing_left,
+        left=node["left_child"],
+        right=node["right_child"],
+    )
+
+
+def _threshold(value: float) -> np.float32:
+    near = float32_below(value)
+    if abs(near) > ZERO:
+        return near
+    return np.nextafter(-ZERO, np.float32(-np.inf)) if value < 0 else ZERO

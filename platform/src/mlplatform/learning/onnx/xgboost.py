@@ -1,0 +1,75 @@
+"""Classifiers of XGBoost as what training gives: raw scores, and the same as ONNX."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.boosted_trees import FittedTrees, Split, fit_on_one_thread, log_odds
+from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.runtime.errors import ConfigInvalid
+
+Tree = Mapping[str, Any]
+
+
+def fitted(
+    classifier: Any,
+    x: NDArray[np.float32],
+    y: NDArray[np.int8],
+    weights: NDArray[np.float64] | None = None,
+) -> FittedTrees:
+    """The classifier, fitted, whose ONNX form scores float32 rows as it does.
+
+    Args:
+        classifier: an XGBClassifier that is not fitted yet; without `n_jobs` it takes one thread.
+        weights: of the rows; None: all alike.
+
+    Raises:
+        ConfigInvalid: it is no sum over trees that ONNX can hold; names its parameter.
+    """
+    if not math.isnan(classifier.missing):
+        raise ConfigInvalid("XGBClassifier: missing", classifier.missing, "NaN, as inputs have it")
+    fit_on_one_thread(classifier, x, y, weights)
+    model = json.loads(classifier.get_booster().save_raw("json"))
+    return FittedTrees(classifier, trees(model), x.shape[1])
+
+
+def trees(model: Mapping[str, Any]) -> Ensemble:
+    """The trees of a model as XGBoost saves it.
+
+    Source: XGBoost, Introduction to Model IO, JSON Schema; a value goes left below the threshold.
+
+    Raises:
+        ConfigInvalid: it is no sum over trees of two classes; names the parameter.
+    """
+    learner = model["learner"]
+    booster, objective = learner["gradient_booster"], learner["objective"]["name"]
+    if booster["name"] != "gbtree":
+        raise ConfigInvalid("XGBClassifier: booster", booster["name"], "gbtree")
+    if objective != "binary:logistic":
+        raise ConfigInvalid("XGBClassifier: objective", objective, "binary:logistic")
+    # one number, or since XGBoost 3.1 a list of one, as text
+    (start,) = np.atleast_1d(json.loads(learner["learner_model_param"]["base_score"])).tolist()
+    roots = [(tree, 0) for tree in booster["model"]["trees"]]
+    return log_odds(roots, _node, base=math.log(start / (1 - start)))
+
+
+def _node(place: tuple[Tree, int]) -> Split[tuple[Tree, int]] | float:
+    tree, at = place
+    condition, left = np.float32(tree["split_conditions"][at]), tree["left_children"][at]
+    if left < 0:
+        return float(condition)
+    if tree["split_type"][at]:
+        raise ConfigInvalid("XGBClassifier: enable_categorical", True, "False: places are numbers")
+    return Split(
+        feature=tree["split_indices"][at],
+        threshold=np.nextafter(condition, np.float32(-np.inf)),
+        missing_left=bool(tree["default_left"][at]),
+        left=(tree, left),
+        right=(tree, tree["right_children"][at]),
+    )

@@ -1,0 +1,41 @@
+"""A package that a folder's Python imports and this installation lacks, told with the way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mlplatform.runtime.errors import ConfigInvalid
+
+LOCKS: Final = {"lightgbm": "train-lightgbm", "xgboost": "train-xgboost"}
+"""Package → its lock below requirements/, which is make's target too."""
+_LIBRARY: Final = re.compile(r"([\w.+-]+): cannot open shared object file")
+
+
+@contextmanager
+def imports_told() -> Iterator[None]:
+    """Around what imports or runs a folder's Python.
+
+    Raises:
+        ConfigInvalid: names the package, or the system's library behind one, and the way out.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or str(error)).split(".")[0]
+        lock = LOCKS.get(package)
+        way_out = (
+            f"`make {lock}` (requirements/{lock}.txt)" if lock else "give it a lock of its own"
+        )
+        raise _lacking(package, f"a package that is installed here: {way_out}") from error
+    except OSError as error:
+        if (missing := _LIBRARY.match(str(error))) is None:
+            raise
+        wanted = "a library of this system: for libgomp.so.1 Debian's package libgomp1"
+        raise _lacking(missing[1], wanted) from error
+
+
+def _lacking(name: str, wanted: str) -> ConfigInvalid:
+    return ConfigInvalid("training.py: import", name, f"{wanted} (docs/adding-a-model.md)")

@@ -1,0 +1,20 @@
+"""Libraries that models are fitted with by locks of their own: said aloud where one is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from typing import Any
+
+import pytest
+
+
+def needed(name: str) -> Any:
+    """The library; a test without it is skipped aloud, or fails where it has to be there."""
+    if importlib.util.find_spec(name) is None:
+        message = f"{name.upper()} IS NOT TESTED: make train-{name} installs it"
+        if os.environ.get("MLPLATFORM_TEST_TRAIN") == "required":
+            pytest.fail(message)
+        pytest.skip(message)
+    return importlib.import_module(name)
