@@ -21,7 +21,12 @@ from support.dockerfiles import stages, violations
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "platform/images"
-ROLES = {"predictor": "serve.txt", "gateway": "serve.txt", "flows": "flows.txt"}
+ROLES = {
+    "predictor": "serve.txt",
+    "gateway": "serve.txt",
+    "flows": "flows.txt",
+    "train": "${LOCK}.txt",  # one of requirements/train-*.txt, on the image of flows
+}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 

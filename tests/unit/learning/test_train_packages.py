@@ -18,18 +18,18 @@ REQUIREMENTS = Path(__file__).parents[3] / "requirements"
 
 
 @pytest.mark.parametrize(
-    ("package", "way_out"),
+    ("package", "remedy"),
     [
         *((package, f"`make {lock}` .requirements/{lock}.txt.") for package, lock in LOCKS.items()),
         ("abacus", "give it a lock of its own"),
     ],
 )
-def test_a_missing_package_is_named_with_the_way_out(
-    package: str, way_out: str, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_package_is_named_with_the_remedy(
+    package: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     said = f"training.py: import is '{package}'; wanted: a package that is installed here: "
-    with pytest.raises(ConfigInvalid, match=said + way_out), imports_told():
+    with pytest.raises(ConfigInvalid, match=said + remedy), imports_told():
         importlib.import_module(f"{package}.sklearn")
 
 
