@@ -21,7 +21,6 @@ from mlplatform.runtime.telemetry.flow_spans import link_to
 if TYPE_CHECKING:
     from mlplatform.learning.registry.versions import Version
     from mlplatform.learning.training.candidate import Candidate
-    from mlplatform.learning.validation.gates import GateReport
 
 # What a task returns here stays in this process: training sets and models are not Prefect results.
 LIMIT_S = 1200
@@ -45,7 +44,7 @@ def fit(prepared: job.Prepared) -> Candidate:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def validate(model: str, candidate: Candidate, prepared: job.Prepared) -> GateReport:
+def validate(model: str, candidate: Candidate, prepared: job.Prepared) -> job.Judged:
     return job.validate(model, candidate, prepared)
 
 
@@ -57,8 +56,8 @@ def validate(model: str, candidate: Candidate, prepared: job.Prepared) -> GateRe
     cache_policy=NO_CACHE,
     timeout_seconds=LIMIT_S,
 )
-def register(candidate: Candidate, report: GateReport, author: str) -> Version:
-    return job.register(wiring.platform(), candidate, report, author=author)
+def register(candidate: Candidate, judged: job.Judged, author: str) -> Version:
+    return job.register(wiring.platform(), candidate, judged, author=author)
 
 
 @flow(name="retrain", flow_run_name=names.RUNS["retrain"], persist_result=False)
@@ -87,12 +86,14 @@ def retrain(
     job.check_trains(model)
     prepared = prepare(model, job.milliseconds(as_of))
     candidate = fit(prepared)
-    report = validate(model, candidate, prepared)
+    judged = validate(model, candidate, prepared)
     create_markdown_artifact(
-        job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
+        job.report_page(judged.report),
+        key=f"gates-{model}",
+        description="What the last candidate passed",
     )
     with job.answering(wiring.platform(), incident, claim) as answer:
-        version = register(candidate, report, actor).version
+        version = register(candidate, judged, actor).version
         answer(version)
     if open_rollout:
         rollouts.open_rollout(wiring.platform(), model, version, actor=actor, reason=reason)

@@ -20,7 +20,6 @@ from mlplatform.operations.prefect_server.forms import Actor
 if TYPE_CHECKING:
     from mlplatform.learning.registry.versions import Version
     from mlplatform.learning.training.candidate import Candidate
-    from mlplatform.learning.validation.gates import GateReport
 
 # What a task returns here stays in this process: training sets and models are not Prefect results.
 LIMIT_S = 1200
@@ -37,7 +36,7 @@ def bring(model: str, onnx_path: str, author: str, prepared: job.Prepared) -> Ca
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def judge(model: str, author: str, candidate: Candidate, prepared: job.Prepared) -> GateReport:
+def judge(model: str, author: str, candidate: Candidate, prepared: job.Prepared) -> job.Judged:
     return job.judge_brought(wiring.platform(), model, author, candidate, prepared)
 
 
@@ -49,8 +48,8 @@ def judge(model: str, author: str, candidate: Candidate, prepared: job.Prepared)
     cache_policy=NO_CACHE,
     timeout_seconds=LIMIT_S,
 )
-def register(candidate: Candidate, report: GateReport, author: str) -> Version:
-    return job.register(wiring.platform(), candidate, report, author=author)
+def register(candidate: Candidate, judged: job.Judged, author: str) -> Version:
+    return job.register(wiring.platform(), candidate, judged, author=author)
 
 
 @flow(name="validate", flow_run_name=names.RUNS["validate"], persist_result=False)
@@ -69,8 +68,10 @@ def validate(
     """
     prepared = prepare(model)
     candidate = bring(model, onnx_path, actor, prepared)
-    report = judge(model, actor, candidate, prepared)
+    judged = judge(model, actor, candidate, prepared)
     create_markdown_artifact(
-        job.report_page(report), key=f"gates-{model}", description="What the last candidate passed"
+        job.report_page(judged.report),
+        key=f"gates-{model}",
+        description="What the last candidate passed",
     )
-    return int(register(candidate, report, actor).version)
+    return int(register(candidate, judged, actor).version)

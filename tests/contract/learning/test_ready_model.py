@@ -112,7 +112,7 @@ def version(root: Path, registry: MlflowRegistry) -> Version:
         platform.settings.home.bundles.iterdir()
     )
     candidate = training.bring(platform, NAME, root / NAME / "model.onnx", "ana", prepared)
-    report = training.judge_brought(platform, NAME, "ana", candidate, prepared)
+    report = training.judge_brought(platform, NAME, "ana", candidate, prepared).report
     assert report.reasons == ()
     registered = wait_for(lambda: _registered(candidate, report, registry), within_s=60)
     assert isinstance(registered, Version)

@@ -1,13 +1,9 @@
 """What every registry promises, held against a real MLflow tracking server."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,11 +38,11 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Corrupt, NotFound, Refused, Unavailable
 from mlplatform.runtime.storage import addresses
+from support.mlflow_process import mlflow_server
 from support.scoring_world import wait_for
 
 pytestmark = pytest.mark.slow
 
-START_LIMIT_S = 60
 TOKEN = "the token of this test"
 COLUMN = Column(
     edges=(1.0,), shares=(0.5, 0.5), quantiles=(1.0,) * 100, mean=1.0, std=1.0, missing_share=0.0
@@ -147,36 +143,8 @@ def place(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def uri(place):
     """The platform's own MLflow server, as its supervisor starts it."""
-    home = Home(Path(place.variables["MLPLATFORM_HOME"]))
-    home.create()
-    home.mlflow_token.write_text(TOKEN)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, **place.variables, "MLPLATFORM_MLFLOW_PORT": str(port)}
-    with (home.root / "server.log").open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlplatform.process", "mlflow"],
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            wait_until_healthy(f"http://127.0.0.1:{port}/health", server)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def wait_until_healthy(url: str, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=1)
-            return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.1)
-    pytest.fail("MLflow did not start")
+    with mlflow_server(place.variables, TOKEN) as address:
+        yield address
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def candidate(root: Path) -> Candidate:
     platform = Platform(load(os.environ))
     prepared = training.prepare_training(platform, NAME, until_us // 1000)
     made = fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)
-    report = training.validate(NAME, made, prepared)
+    report = training.validate(NAME, made, prepared).report
     assert report.reasons == ()
     assert retrain.version_facts(made, report, author="ana").validated
     return made

@@ -244,7 +244,7 @@ class MemoryRegistry:
     def __init__(self):
         self.kept = []
 
-    def register(self, folder, facts):
+    def register(self, folder, facts, record=None):
         bundle = load_bundle(folder, facts.bundle)
         if not facts.validated:
             return Rejection(bundle.model, facts.bundle, "run", ("because",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,12 @@ class FittedClassifier:
         with one_thread():
             result: NDArray[np.float64] = self.classifier.predict_proba(x)[:, 1]
         return result
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The classifier's, by scikit-learn's names."""
+        told: Mapping[str, Any] = self.classifier.get_params()
+        return told
 
     def onnx(self) -> bytes:
         """The model with input "inputs" float32 [n, F] and output "scores" float32 [n]."""

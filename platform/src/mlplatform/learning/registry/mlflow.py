@@ -18,6 +18,10 @@ import httpx
 import msgspec
 
 from mlplatform.learning.registry.mlflow_errors import database_away
+from mlplatform.learning.registry.mlflow_runs import batches, dataset_inputs, run_tags
+from mlplatform.learning.registry.mlmodel import FILES as MLMODEL_FILES
+from mlplatform.learning.registry.mlmodel import model_description, model_files
+from mlplatform.learning.registry.run_record import RunRecord
 from mlplatform.learning.registry.versions import (
     FACTS_TAG,
     STATUS_TAG,
@@ -27,7 +31,7 @@ from mlplatform.learning.registry.versions import (
     VersionFacts,
     read_version,
 )
-from mlplatform.model.bundle import appear, load_bundle
+from mlplatform.model.bundle import Bundle, appear, load_bundle
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Refused, Unavailable
 
@@ -60,23 +64,27 @@ class MlflowRegistry:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._client = httpx.Client(base_url=uri, timeout=TIMEOUT_S, headers=headers)
 
-    def register(self, folder: Path, facts: VersionFacts) -> Version | Rejection:
+    def register(
+        self, folder: Path, facts: VersionFacts, record: RunRecord | None = None
+    ) -> Version | Rejection:
         bundle = load_bundle(folder, facts.bundle)
+        shown = record or RunRecord()
         validated = facts.validated and facts.report.get("passed") is True
         if not validated:
-            run = self._run(bundle.model, folder, facts, REJECTED)
+            run = self._run(bundle, folder, facts, REJECTED, shown)
             return Rejection(bundle.model, facts.bundle, run["run_id"], _reasons(facts))
         if known := self._same(bundle.model, facts.bundle):
             return known[0]
         with suppress(AlreadyThere):
             self._post("registered-models/create", name=bundle.model)
-        run = self._run(bundle.model, folder, facts, VALIDATED)
+        run = self._run(bundle, folder, facts, VALIDATED, shown)
         made = self._post(
             "model-versions/create",
             name=bundle.model,
             source=f"{run['artifact_uri']}/{ARTIFACT}",
             run_id=run["run_id"],
             tags=_tags(facts, VALIDATED),
+            description=shown.description,
         )
         return self._first(bundle.model, facts.bundle, int(made["model_version"]["version"]))
 
@@ -122,9 +130,11 @@ class MlflowRegistry:
         except (NotFound, Refused) as error:
             raise Unavailable(f"MLflow at {self._uri} refused the alias {alias}") from error
 
-    def _run(self, model: str, folder: Path, facts: VersionFacts, status: str) -> dict[str, Any]:
+    def _run(
+        self, bundle: Bundle, folder: Path, facts: VersionFacts, status: str, shown: RunRecord
+    ) -> dict[str, Any]:
         """A finished run that holds the bundle and its report; one left by a killed call serves."""
-        experiment = self._experiment(model)
+        experiment = self._experiment(bundle.model)
         done = self._post(
             "runs/search",
             experiment_ids=[experiment],
@@ -137,20 +147,24 @@ class MlflowRegistry:
         run: dict[str, Any] = self._post(
             "runs/create",
             experiment_id=experiment,
-            run_name=f"{model}-{facts.bundle[:8]}",
+            run_name=f"{bundle.model}-{facts.bundle[:8]}",
             start_time=_now_ms(),
-            tags=_tags(facts, status),
+            tags=[*_tags(facts, status), *run_tags(shown, facts.author)],
         )["run"]["info"]
-        run_id, now_ms = run["run_id"], _now_ms()
-        metrics = [
-            {"key": name, "value": value, "timestamp": now_ms, "step": 0}
-            for name, value in facts.metrics.items()
-        ]
-        self._post("runs/log-batch", run_id=run_id, metrics=metrics)
-        artifacts = self._artifacts(run)
-        self._put(f"{artifacts}/gates.json", json.dumps(facts.report, indent=2).encode())
-        for file in sorted(folder.iterdir()):
-            self._put(f"{artifacts}/{ARTIFACT}/{file.name}", file.read_bytes())
+        run_id, artifacts = run["run_id"], self._artifacts(run)
+        for batch in batches(facts.metrics, shown, now_ms=_now_ms()):
+            self._post("runs/log-batch", run_id=run_id, **batch)
+        if shown.datasets:
+            self._post("runs/log-inputs", run_id=run_id, datasets=dataset_inputs(shown.datasets))
+        described = model_description(
+            bundle, run_id=run_id, artifact=ARTIFACT, made_ms=run["start_time"]
+        )
+        self._post("runs/log-model", run_id=run_id, model_json=json.dumps(described))
+        files = {f"{ARTIFACT}/{file.name}": file.read_bytes() for file in sorted(folder.iterdir())}
+        files |= {f"{ARTIFACT}/{n}": c for n, c in model_files(bundle, described).items()}
+        files["gates.json"] = json.dumps(facts.report, indent=2).encode()
+        for name, content in {**files, **shown.artifacts}.items():
+            self._put(f"{artifacts}/{name}", content)
         self._post("runs/update", run_id=run_id, status="FINISHED", end_time=_now_ms())
         return run
 
@@ -186,7 +200,7 @@ class MlflowRegistry:
             run = self._get("runs/get", run_id=run_id)["run"]["info"]
             folder = f"{self._artifacts(run)}/{ARTIFACT}"
             listed = self._call("GET", ARTIFACTS, params={"path": folder}).json().get("files", [])
-            for name in (file["path"] for file in listed):
+            for name in {file["path"] for file in listed} - MLMODEL_FILES:
                 if Path(name).name != name:
                     raise Corrupt(f"version's artifact {name!r} is no file of a bundle")
                 content = self._call("GET", f"{ARTIFACTS}/{quote(f'{folder}/{name}')}").content

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from mlplatform.learning.registry.run_record import RunRecord
+
 STATUS_TAG = "status"
 FACTS_TAG = "facts"
 VALIDATED = "validated"
@@ -78,10 +80,15 @@ class Registry(Protocol):
         Unavailable: the registry did not answer; from any method.
     """
 
-    def register(self, folder: Path, facts: VersionFacts) -> Version | Rejection:
+    def register(
+        self, folder: Path, facts: VersionFacts, record: RunRecord | None = None
+    ) -> Version | Rejection:
         """Keep the bundle in a folder, as a version if it was validated and as a record if not.
 
         The same bundle again gives the version that it has.
+
+        Args:
+            record: what people see of the run; nothing is read from it again.
 
         Raises:
             BundleCorrupt: the folder is not the bundle that the facts are about.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,14 @@ from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
-from mlplatform.learning.training.folder import Fitted, ModelFolder, Training, load_training
+from mlplatform.learning.training.folder import (
+    Fitted,
+    ModelFolder,
+    Parameter,
+    Training,
+    load_training,
+    parameters_of,
+)
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
@@ -57,7 +64,7 @@ class Candidate:
 
     `customers` is the share of customers on whose requests it was measured, and is to be judged:
     less than 1 only for a model that would take too long for all of them, and never so few that
-    the gates would find too few positives among their requests.
+    the gates would find too few positives among their requests. `parameters` are the fit's.
     """
 
     folder: Path
@@ -65,6 +72,7 @@ class Candidate:
     model: Scoring
     parity: Parity
     customers: float
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,7 @@ class Made:
     parity: Parity
     origin: str
     customers: float = 1.0
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
 def train(
@@ -107,7 +116,7 @@ def train(
     model = OnnxFile(content, inputs=len(parts.names), tensors=parts.tensors)
     gap = np.abs(model.scores(rows) - fitted.scores(rows))
     parity = Parity(float(gap.max()), len(rows), "the fitted model")
-    made = Made(content, model, parts, parity, TRAINED_HERE)
+    made = Made(content, model, parts, parity, TRAINED_HERE, parameters=parameters_of(fitted))
     return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
@@ -230,7 +239,7 @@ def made_candidate(
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
-    return Candidate(folder, bundle, model, made.parity, made.customers)
+    return Candidate(folder, bundle, model, made.parity, made.customers, made.parameters)
 
 
 def _small_model(

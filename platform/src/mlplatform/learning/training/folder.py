@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
 
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
 from mlplatform.learning.training.packages import imports_told
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Parameter = str | int | float | bool | None
+
+MOST_PARAMETERS: Final = 200
+MOST_CHARACTERS: Final = 500
+MOST_WHOLE: Final = 2**63
+
+
 class Fitted(Protocol):
     """A fitted model and its ONNX form, which must agree."""
 
@@ -33,6 +41,32 @@ class Fitted(Protocol):
     def onnx(self) -> bytes:
         """Input "inputs" float32 [n, F], output "scores" float32 [n]; the same bytes every time."""
         ...
+
+
+@runtime_checkable
+class Parametrised(Protocol):
+    """A fitted model that tells its hyper-parameters, which MLflow shows of its run."""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]: ...
+
+
+def parameters_of(fitted: Fitted) -> dict[str, Parameter]:
+    """The hyper-parameters that a fitted model tells, the first `MOST_PARAMETERS` by name; what is
+    neither a number nor a text as Python prints it, none for a model that tells none."""
+    told = fitted.parameters if isinstance(fitted, Parametrised) else {}
+    plain = {str(name)[:MOST_CHARACTERS]: _plain(told[name]) for name in sorted(told, key=str)}
+    return dict(list(plain.items())[:MOST_PARAMETERS])
+
+
+def _plain(value: Any) -> Parameter:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) < MOST_WHOLE:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    return str(value)[:MOST_CHARACTERS]
 
 
 class Training(Protocol):

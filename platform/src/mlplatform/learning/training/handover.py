@@ -21,6 +21,7 @@ from msgspec import Meta
 from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix, Window, rows_digest
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.training.candidate import Candidate, Parity
+from mlplatform.learning.training.folder import MOST_CHARACTERS, MOST_PARAMETERS
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import (
     BUNDLE_FILE,
@@ -46,6 +47,10 @@ _OWN: Final = ("@event_ms", "@unit", "@label", "@hidden", "@weight")
 _BUNDLE_FILES: Final = (BUNDLE_FILE, MODEL_FILE, EXPLAINER_FILE)
 
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+ShortText = Annotated[str, Meta(max_length=MOST_CHARACTERS)]
+Parameters = Annotated[
+    dict[ShortText, ShortText | int | float | bool | None], Meta(max_length=MOST_PARAMETERS)
+]
 Read = TypeVar("Read")
 
 
@@ -93,6 +98,7 @@ class Result(_Part, frozen=True):
 
     Args:
         difference: of `Parity`; None where it is not a number.
+        parameters: of the fit.
     """
 
     order: Sha256
@@ -101,6 +107,7 @@ class Result(_Part, frozen=True):
     rows: int
     against: str
     customers: float
+    parameters: Parameters = {}
 
     @property
     def parity(self) -> Parity:
@@ -180,6 +187,7 @@ def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
         rows=candidate.parity.rows,
         against=candidate.parity.against,
         customers=candidate.customers,
+        parameters=dict(candidate.parameters),
     )
     told: dict[str, Any] = msgspec.to_builtins(made)
     return told
@@ -212,7 +220,7 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
         shutil.rmtree(draft, ignore_errors=True)
     # A user who can write where jobs write can put another model there, with its digests.
     model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=Tensors.of(bundle))
-    return Candidate(folder, bundle, model, told.parity, told.customers)
+    return Candidate(folder, bundle, model, told.parity, told.customers, told.parameters)
 
 
 def _write_rows(rows: Labelled, path: Path) -> None:

@@ -13,6 +13,7 @@ from mlplatform.runtime.code_version import code_version
 if TYPE_CHECKING:
     from mlplatform.learning.features.dataset import Dataset
     from mlplatform.learning.features.offline import OfflineTable
+    from mlplatform.learning.registry.run_record import RunRecord
     from mlplatform.learning.skew.verdict import SkewReport
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
@@ -125,11 +126,32 @@ def validate(
     return report
 
 
+def describe(
+    folder: ModelFolder,
+    candidate: Candidate,
+    dataset: Dataset,
+    report: GateReport,
+    *,
+    champion: Runnable | None,
+    seed: int = SEED,
+) -> RunRecord:
+    """What MLflow shows of the run that made a candidate; its model is scored."""
+    from mlplatform.learning.training.run_figures import run_record
+
+    return run_record(folder.definition, candidate, dataset, report, champion=champion, seed=seed)
+
+
 def register(
-    candidate: Candidate, report: GateReport, registry: Registry, *, author: str
+    candidate: Candidate,
+    report: GateReport,
+    registry: Registry,
+    *,
+    author: str,
+    record: RunRecord | None = None,
 ) -> Version | Rejection:
     """Keep the candidate: as a version if every gate passed, as a record of the run if not."""
-    outcome = registry.register(candidate.folder, version_facts(candidate, report, author=author))
+    facts = version_facts(candidate, report, author=author)
+    outcome = registry.register(candidate.folder, facts, record)
     match outcome:
         case Version(model=model, version=number):
             log.info("registered %s version %d", model, number)

@@ -23,6 +23,7 @@ from mlplatform.runtime.text import cleaned
 
 if TYPE_CHECKING:
     from mlplatform.learning.features.dataset import Dataset
+    from mlplatform.learning.registry.run_record import RunRecord
     from mlplatform.learning.skew.verdict import SkewReport
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     from mlplatform.runtime.configuration.settings import Home
 
 DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the gates say of a candidate, and what is shown of its run beside it."""
+
+    report: GateReport
+    record: RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +121,7 @@ def bring(platform: Platform, model: str, path: Path, author: str, prepared: Pre
 
 def judge_brought(
     platform: Platform, model: str, author: str, candidate: Candidate, prepared: Prepared
-) -> GateReport:
+) -> Judged:
     """As `validate`, of a candidate that somebody brought; a refusal is recorded."""
     with _refusals_kept(platform, author, f"validate {candidate.bundle.origin} for {model}"):
         return validate(model, candidate, prepared)
@@ -149,30 +158,35 @@ def _candidate(
     )
 
 
-def validate(model: str, candidate: Candidate, prepared: Prepared) -> GateReport:
+def validate(model: str, candidate: Candidate, prepared: Prepared) -> Judged:
     """Every gate's result for a candidate, whose model scores no more after it."""
+    folder = load_folder(model)
     try:
-        return retrain.validate(
-            load_folder(model),
+        report = retrain.validate(
+            folder,
             candidate,
             prepared.dataset,
             champion=prepared.champion,
             recent=prepared.recent,
             skew=prepared.skew,
         )
+        record = retrain.describe(
+            folder, candidate, prepared.dataset, report, champion=prepared.champion
+        )
+        return Judged(report, record)
     finally:
         candidate.model.close()
 
 
-def register(
-    platform: Platform, candidate: Candidate, report: GateReport, *, author: str
-) -> Version:
+def register(platform: Platform, candidate: Candidate, judged: Judged, *, author: str) -> Version:
     """The candidate as a version.
 
     Raises:
         GateFailed: names the gates; the report is kept in the registry, nothing is deployable.
     """
-    outcome = retrain.register(candidate, report, platform.registry, author=author)
+    outcome = retrain.register(
+        candidate, judged.report, platform.registry, author=author, record=judged.record
+    )
     if isinstance(outcome, Rejection):
         raise GateFailed("; ".join(outcome.reasons))
     return outcome

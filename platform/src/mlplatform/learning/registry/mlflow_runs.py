@@ -1,0 +1,83 @@
+"""A run's record in the words of MLflow's REST API.
+
+Source: MLflow REST API 2.0: runs/log-batch, runs/log-inputs; `mlflow.utils.mlflow_tags`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from mlplatform.learning.registry.run_record import RunDataset, RunRecord
+
+MOST_METRICS: Final = 500
+MOST_PARAMETERS: Final = 100
+"""Of one request: MLflow takes 1000 and 100."""
+DIGEST_CHARACTERS: Final = 36
+"""As many as MLflow keeps of a data set's digest."""
+TABLES: Final = "mlflow.loggedArtifacts"
+_NOT_OF_A_NAME: Final = re.compile(r"[^\w\-. :/]|\.\.|//+", re.ASCII)
+
+
+def batches(
+    metrics: Mapping[str, float], record: RunRecord, *, now_ms: int
+) -> Iterator[dict[str, Any]]:
+    """Requests of log-batch with all metrics and parameters, as many in each as it takes."""
+    measured = [
+        {"key": _name(name), "value": value, "timestamp": now_ms, "step": 0}
+        for name, value in {**metrics, **record.metrics}.items()
+    ]
+    given = [{"key": _name(n), "value": _text(v)} for n, v in record.parameters.items()]
+    for start in range(0, len(measured), MOST_METRICS):
+        yield {"metrics": measured[start : start + MOST_METRICS]}
+    for start in range(0, len(given), MOST_PARAMETERS):
+        yield {"params": given[start : start + MOST_PARAMETERS]}
+
+
+def run_tags(record: RunRecord, author: str) -> list[dict[str, str]]:
+    """The record's tags, and those that MLflow's own pages look for."""
+    tables = [
+        {"path": name, "type": "table"} for name in record.artifacts if name.endswith(".json")
+    ]
+    tags = {
+        **record.tags,
+        "mlflow.user": author,
+        "mlflow.source.name": "mlplatform",
+        "mlflow.source.type": "JOB",
+        "mlflow.note.content": record.description,
+        TABLES: json.dumps(tables) if tables else "",
+    }
+    return [{"key": key, "value": value} for key, value in tags.items() if value]
+
+
+def dataset_inputs(datasets: Sequence[RunDataset]) -> list[dict[str, Any]]:
+    """The data sets of log-inputs; their rows are in no place that MLflow could read."""
+    return [
+        {
+            "tags": [{"key": "mlflow.data.context", "value": one.context}],
+            "dataset": {
+                "name": one.name,
+                "digest": one.digest[:DIGEST_CHARACTERS],
+                "source_type": "code",
+                "source": json.dumps({"tags": {"digest": one.digest}}),
+                "schema": json.dumps({"mlflow_colspec": _columns(one)}),
+                "profile": json.dumps(dict(one.facts)),
+            },
+        }
+        for one in datasets
+    ]
+
+
+def _columns(dataset: RunDataset) -> list[dict[str, Any]]:
+    return [{"type": t, "name": n, "required": True} for n, t in dataset.columns.items()]
+
+
+def _name(name: str) -> str:
+    return _NOT_OF_A_NAME.sub("_", name)[:250]
+
+
+def _text(value: Any) -> str:
+    """As JSON, but for texts: a parameter is `true` and not `True`, `null` and not `None`."""
+    return value if isinstance(value, str) else json.dumps(value)

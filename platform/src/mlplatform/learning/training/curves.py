@@ -1,0 +1,115 @@
+"""What scores look like against labels: curves and figures of a whole sample, never of one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.onnx_file import Scoring
+from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
+from mlplatform.learning.validation.statistics import CALIBRATION_BINS, Ranking, average_precision
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
+
+CURVE_POINTS: Final = 200
+HISTOGRAM_BINS: Final = 40
+TRIAL_ROWS: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationBins:
+    """Rows in bins of equal counts by score: mean score, share of positives, rows, of each."""
+
+    predicted: Floats
+    actual: Floats
+    rows: Integers
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error; NaN without rows."""
+        total = self.rows.sum()
+        gaps = np.abs(self.predicted - self.actual) * self.rows
+        return float(gaps.sum() / total) if total else float("nan")
+
+
+def precision_recall(scores: Floats, y: Integers) -> NDArray[np.float64]:
+    """Recall and precision [points, 2], recall rising, at most `CURVE_POINTS` cut-offs evenly over
+    the positives; no points without a positive."""
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order]
+    if not y.any():
+        return np.empty((0, 2))
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    hits = np.cumsum(y[order], dtype=np.float64)[ends]
+    precision, recall = hits / (ends + 1.0), hits / hits[-1]
+    step = np.linspace(0, 1, CURVE_POINTS)
+    kept = np.unique(np.minimum(np.searchsorted(recall, step), len(recall) - 1))
+    return np.column_stack([recall[kept], precision[kept]])
+
+
+def roc_auc(scores: Floats, y: Integers) -> float:
+    """The chance that a positive scores higher than a negative, ties half; NaN without both.
+
+    Source: Hanley and McNeil, The meaning and use of the area under a ROC curve (1982).
+    """
+    positives = int(y.sum())
+    negatives = len(y) - positives
+    if not positives or not negatives or bool(np.isnan(scores).any()):
+        return float("nan")
+    place, counts = np.unique(scores, return_inverse=True, return_counts=True)[1:]
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    lowest = positives * (positives + 1) / 2
+    return float((ranks[y == 1].sum() - lowest) / (positives * negatives))
+
+
+def calibration_bins(scores: Floats, y: Integers) -> CalibrationBins:
+    """The bins of `statistics.calibration_error_interval`."""
+    order = np.argsort(scores, kind="stable")
+    parts = np.array_split(order, min(CALIBRATION_BINS, max(1, len(order))))
+    parts = [part for part in parts if len(part)]
+    return CalibrationBins(
+        np.array([scores[part].mean() for part in parts]),
+        np.array([y[part].mean() for part in parts]),
+        np.array([len(part) for part in parts], np.int64),
+    )
+
+
+def score_histogram(scores: Floats, y: Integers) -> NDArray[np.int64]:
+    """Negatives and positives [bins, 2] in `HISTOGRAM_BINS` equal parts of 0-1."""
+    edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
+    counts = [np.histogram(scores[y == label], edges)[0] for label in (0, 1)]
+    return np.column_stack(counts).astype(np.int64)
+
+
+def permutation_importances(
+    model: Scoring, x: NDArray[np.float32], y: Integers, *, seed: int, budget_s: float
+) -> list[float]:
+    """How much average precision is lost with each input's values shuffled among the rows.
+
+    Nothing is measured where the rows that can be scored in time hold too few positives.
+
+    Args:
+        budget_s: about how long all inputs together may take; fewer rows are scored instead.
+
+    Source: Breiman, Random Forests (Machine Learning, 2001), section 10.
+    """
+    if not len(x):
+        return []
+    trial = x[:TRIAL_ROWS]
+    row_s = model.seconds(trial) / len(trial)
+    most = int(budget_s / max(row_s * (x.shape[1] + 1), 1e-12))
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.permutation(len(x))[:most])
+    x, y = x[kept], y[kept]
+    if int(y.sum()) < MINIMUM_POSITIVES:
+        return []
+    whole, lost = average_precision(model.scores(x), y), []
+    for column in range(x.shape[1]):
+        shuffled = x.copy()
+        shuffled[:, column] = x[rng.permutation(len(x)), column]
+        lost.append(whole - Ranking(model.scores(shuffled), y).average_precision())
+    return lost

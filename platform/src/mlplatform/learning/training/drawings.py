@@ -1,0 +1,85 @@
+"""Curves of a run as pictures for MLflow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.training.curves import CalibrationBins
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DPI: Final = 100
+COLOURS: Final = ("#1f5fa8", "#c26a1a")
+"""Of the candidate and of the champion: told apart by people who see no red or green."""
+
+
+def precision_recall_picture(curves: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """A PNG of curves by arm, each recall and precision [points, 2]."""
+    axes = _axes("Precision and recall on the held-out days", "recall", "precision")
+    for (arm, curve), colour in zip(curves.items(), COLOURS, strict=False):
+        axes.plot(curve[:, 0], curve[:, 1], color=colour, label=arm)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    return _png(axes)
+
+
+def calibration_picture(bins: Mapping[str, CalibrationBins]) -> bytes:
+    """A PNG of mean score against share of positives by arm, on logarithmic scales."""
+    axes = _axes("Calibration on the days of the gates", "mean score", "share of positives")
+    for (arm, found), colour in zip(bins.items(), COLOURS, strict=False):
+        axes.plot(found.predicted, found.actual, "o-", color=colour, label=arm, markersize=4)
+    axes.axline((0, 0), slope=1, color="#888888", linewidth=1)
+    axes.set_xscale("symlog", linthresh=1e-3)
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    return _png(axes)
+
+
+def histogram_picture(counts: NDArray[np.int64], thresholds: Mapping[str, float]) -> bytes:
+    """A PNG of the candidate's scores, negatives and positives [bins, 2], and its thresholds."""
+    axes = _axes("Scores on the days of the gates", "score", "requests")
+    edges = np.linspace(0, 1, len(counts) + 1)
+    for column, label in enumerate(("negative", "positive")):
+        axes.stairs(counts[:, column], edges, color=COLOURS[column], label=label, fill=False)
+    for name, begin in thresholds.items():
+        axes.axvline(begin, color="#888888", linestyle="--", linewidth=1)
+        axes.annotate(name, (begin, 1), xycoords=("data", "axes fraction"), rotation=90, va="top")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set(xlim=(0, 1))
+    return _png(axes)
+
+
+def importances_picture(names: Sequence[str], lost: Sequence[float]) -> bytes:
+    """A PNG of inputs by what they are worth, the first one on top."""
+    axes = _axes("Average precision lost with an input shuffled", "loss", "")
+    axes.barh(range(len(names)), lost, color=COLOURS[0])
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    return _png(axes)
+
+
+def _axes(title: str, x: str, y: str) -> Axes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.6), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return axes
+
+
+def _png(axes: Axes) -> bytes:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    figure: Any = axes.figure
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()

@@ -1,0 +1,243 @@
+"""What a person finds of a retrain in MLflow: parameters, figures of both models, and curves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.dataset import Dataset, Labelled, rows_digest
+from mlplatform.learning.registry.mlmodel import columns
+from mlplatform.learning.registry.run_record import RunDataset, RunRecord, Scalar
+from mlplatform.learning.training import curves, drawings
+from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.evaluate import Runnable
+from mlplatform.learning.validation.gates import GateReport
+from mlplatform.learning.validation.report import to_dict, to_markdown
+from mlplatform.learning.validation.statistics import average_precision
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.text import markdown
+
+IMPORTANCES_S: Final = 1.0
+CANDIDATE, CHAMPION = "candidate", "champion"
+IMPORTANCES: Final = "importances.json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Arm:
+    """Raw scores of the held-out days, calibrated ones of the gates' days, and their labels."""
+
+    bundle: Bundle
+    raw: NDArray[np.float64]
+    y: NDArray[np.int8]
+    scores: NDArray[np.float64]
+    y_judged: NDArray[np.int8]
+
+
+def run_record(
+    definition: ModelDefinition,
+    candidate: Candidate,
+    dataset: Dataset,
+    report: GateReport,
+    *,
+    champion: Runnable | None,
+    seed: int,
+) -> RunRecord:
+    """The record of the run that made a candidate; its model, and the champion's, are scored.
+
+    Ranking is of all held-out days, calibration and alerts of the days that calibration has not
+    seen: those of the gates. A figure that is not finite is left out.
+    """
+    days = dataset.holdout.share(candidate.customers).known
+    first = days.before(dataset.window.gates_from_ms)
+    arms = {CANDIDATE: _arm(Runnable(candidate.bundle, candidate.model), days, first)}
+    if champion is not None:
+        with suppress(InputInvalid):  # an input of the champion that nobody computes any more
+            arms[CHAMPION] = _arm(champion, days, first)
+    told = to_dict(report)
+    x = days.matrix.of(candidate.bundle)
+    lost = curves.permutation_importances(
+        candidate.model, x, days.y, seed=seed, budget_s=IMPORTANCES_S
+    )
+    measured = {
+        f"{name}/{key}": v for name, arm in arms.items() for key, v in _figures(arm).items()
+    }
+    measured |= dict(_numbers({k: v for k, v in told.items() if k != "gates"}))
+    return RunRecord(
+        parameters=_parameters(definition, candidate, dataset),
+        metrics={name: value for name, value in measured.items() if math.isfinite(value)},
+        tags=_tags(candidate, report),
+        datasets=_datasets(candidate.bundle, dataset),
+        artifacts={**_curves(arms), **_importances(candidate.bundle.input_names, lost)},
+        description=_description(definition, told),
+    )
+
+
+def _arm(runnable: Runnable, days: Labelled, first: int) -> _Arm:
+    raw = runnable.raw(days)
+    scores = runnable.bundle.calibrate_many(raw[first:])
+    return _Arm(runnable.bundle, raw, days.y, scores, days.y[first:])
+
+
+def _figures(arm: _Arm) -> dict[str, float]:
+    y, scores = arm.y_judged, arm.scores
+    alerts = arm.bundle.cut_offs.alerting(scores)
+    found = {
+        "average_precision": average_precision(arm.raw, arm.y),
+        "roc_auc": curves.roc_auc(arm.raw, arm.y),
+    }
+    if not len(y):
+        return found
+    found |= {
+        "brier": float(np.mean((scores - y) ** 2)),
+        "calibration_error": curves.calibration_bins(scores, y).error,
+        "alert_share": float(alerts.mean()),
+    }
+    if alerts.any():
+        found["alert_precision"] = float(y[alerts].mean())
+    if y.any():
+        found["alert_recall"] = float(alerts[y == 1].mean())
+    return found
+
+
+def _parameters(
+    definition: ModelDefinition, candidate: Candidate, dataset: Dataset
+) -> dict[str, Scalar]:
+    bundle = candidate.bundle
+    declared = {"gates": definition.gates, "training": definition.training}
+    return {
+        "seed": bundle.seed,
+        "inputs": len(bundle.inputs),
+        **{f"fit.{name}": value for name, value in candidate.parameters.items()},
+        **{f"threshold.{name}": value for name, value in bundle.thresholds.items()},
+        **{f"data.{name}": value for name, value in _extent(dataset).items()},
+        **dict(_leaves(msgspec.to_builtins(declared))),
+    }
+
+
+def _extent(dataset: Dataset) -> dict[str, Scalar]:
+    window = dataset.window
+    return {
+        "from": _day(window.from_ms),
+        "holdout_from": _day(window.holdout_from_ms),
+        "gates_from": _day(window.gates_from_ms),
+        "to": _day(window.to_ms),
+        "fit_rows": len(dataset.fitting),
+        "fit_positives": int(dataset.fitting.taught.y.sum()),
+        "holdout_rows": len(dataset.holdout),
+        "holdout_positives": int(dataset.holdout.known.y.sum()),
+    }
+
+
+def _tags(candidate: Candidate, report: GateReport) -> dict[str, str]:
+    stopped = [gate.name for gate in report.gates if gate.verdict != "passed"]
+    return {
+        "champion_bundle": report.champion or "none: the first version",
+        "gates_not_passed": ", ".join(stopped) or "none",
+        "origin": candidate.bundle.origin,
+        "attribution": candidate.bundle.attribution.method,
+    }
+
+
+def _datasets(bundle: Bundle, dataset: Dataset) -> tuple[RunDataset, ...]:
+    types, held = columns(bundle), dataset.holdout
+    extent = _extent(dataset)
+    of_holdout = rows_digest(held.matrix, held.y, held)
+    return (
+        RunDataset(f"{dataset.model} window", dataset.digest, "training", types, extent),
+        RunDataset(f"{dataset.model} held-out days", of_holdout, "validation", types, extent),
+    )
+
+
+def _curves(arms: Mapping[str, _Arm]) -> dict[str, bytes]:
+    finite = {name: arm for name, arm in arms.items() if bool(np.isfinite(arm.raw).all())}
+    ranked = {n: curves.precision_recall(arm.raw, arm.y) for n, arm in finite.items()}
+    judged = {n: arm for n, arm in finite.items() if len(arm.y_judged)}
+    bins = {n: curves.calibration_bins(arm.scores, arm.y_judged) for n, arm in judged.items()}
+    found = {}
+    if ranked:
+        found["curves/precision_recall.png"] = drawings.precision_recall_picture(ranked)
+        points = [[n, *point] for n, curve in ranked.items() for point in curve.tolist()]
+        found["curves/precision_recall.json"] = _table(["model", "recall", "precision"], points)
+    if bins:
+        found["curves/calibration.png"] = drawings.calibration_picture(bins)
+        parts = [
+            [n, *part]
+            for n, b in bins.items()
+            for part in zip(b.predicted.tolist(), b.actual.tolist(), b.rows.tolist(), strict=True)
+        ]
+        found["curves/calibration.json"] = _table(
+            ["model", "mean_score", "positive_share", "rows"], parts
+        )
+    if (own := judged.get(CANDIDATE)) is not None:
+        counts = curves.score_histogram(own.scores, own.y_judged)
+        found["curves/scores.png"] = drawings.histogram_picture(counts, own.bundle.thresholds)
+    return found
+
+
+def _importances(names: Sequence[str], lost: Sequence[float]) -> dict[str, bytes]:
+    if not lost:
+        return {}
+    order = sorted(range(len(names)), key=lambda i: -lost[i])
+    ordered, losses = [names[i] for i in order], [lost[i] for i in order]
+    return {
+        IMPORTANCES: _table(
+            ["input", "average_precision_lost"],
+            [list(p) for p in zip(ordered, losses, strict=True)],
+        ),
+        "importances.png": drawings.importances_picture(ordered, losses),
+    }
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    """A table as MLflow shows it."""
+    return json.dumps({"columns": list(names), "data": rows}, allow_nan=False).encode()
+
+
+def _description(definition: ModelDefinition, told: Mapping[str, Any]) -> str:
+    name = definition.name
+    return "\n".join(
+        [
+            f"{markdown(definition.purpose)} Owner: {markdown(definition.owner)}.",
+            "",
+            to_markdown(told),
+            f"Model card: `mlplatform models card {name} VERSION`, or the version's page of the",
+            "platform. Figures named `candidate/` and `champion/` are of the same rows: ranking",
+            "on all held-out days, the rest on the days of the gates. A version is loaded by",
+            f'`mlflow.pyfunc.load_model("models:/{name}/VERSION")`, or `models:/{name}@champion`.',
+        ]
+    )
+
+
+def _numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number of a report by its keys, and by `name` in a list."""
+    for name, value in _leaves(found, "/"):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield name, float(value)
+
+
+def _leaves(found: Any, joint: str = ".", path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(found, Mapping):
+        parts = list(found.items())
+    elif isinstance(found, (list, tuple)):
+        named = [p.get("name") if isinstance(p, Mapping) else None for p in found]
+        parts = [(n or str(i), p) for i, (n, p) in enumerate(zip(named, found, strict=True))]
+    else:
+        yield path, found
+        return
+    for key, value in parts:
+        yield from _leaves(value, joint, f"{path}{joint}{key}" if path else str(key))
+
+
+def _day(epoch_ms: int) -> str:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).date().isoformat()
