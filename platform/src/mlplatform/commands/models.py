@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -10,9 +12,16 @@ import typer
 
 from mlplatform.commands.arguments import Model
 from mlplatform.commands.terminal.card import print_card
-from mlplatform.commands.terminal.output import AsJson, print_fields, print_json, print_table
+from mlplatform.commands.terminal.output import (
+    AsJson,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+)
 from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.operations import wiring
+from mlplatform.operations.actions.feast_folder import feast_folder
 
 app = typer.Typer(help="Models of this installation and their versions.", no_args_is_help=True)
 
@@ -92,6 +101,30 @@ def card(
         print_json(msgspec.to_builtins(found))
     else:
         print_card(found)
+
+
+@app.command()
+def feast(
+    model: Model,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="The folder; default: feast/MODEL in the home folder.", dir_okay=True),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Render a folder for Feast's own commands: feature_store.yaml and a registry of the model's
+    feature views, over the online store that gateways read.
+
+    Example: mlplatform models feast fraud
+    """
+    platform = wiring.platform()
+    folder = feast_folder(platform, model, into)
+    if json:
+        print_json({"model": model, "folder": str(folder)})
+        return
+    print_line(f"{folder} is there. With Feast installed beside this platform:")
+    for words in ("feature-views list", "entities list", "ui --host 127.0.0.1"):
+        print_line(f"  feast -c {shlex.quote(str(folder))} {words}")
 
 
 def _time(ms: int) -> str:

@@ -1,0 +1,1 @@
+"""A folder in which Feast's own commands find a model's features, rendered without Feast."""

@@ -1,0 +1,73 @@
+"""The folder that `feast -c FOLDER` works in: its settings, registry and link to the store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.files import write_atomically
+
+STORE_FILE: Final = "feature_store.yaml"
+REGISTRY_FILE: Final = "registry.db"
+ONLINE_LINK: Final = ".online.db"
+"""A link, so that `feast teardown` takes the link away and not what gateways read."""
+FIRST_LINE: Final = "# Rendered by `mlplatform models feast`, which writes it again: do not edit."
+PASSWORD_VARIABLE: Final = "FEAST_REDIS_PASSWORD"  # noqa: S105 (its name)
+
+
+def store_text(project: str, redis: Address | None) -> str:
+    """feature_store.yaml over what gateways read; a password is the reader's to put into
+    `PASSWORD_VARIABLE`."""
+    online = {"type": "sqlite", "path": ONLINE_LINK} if redis is None else _redis(redis)
+    content = {
+        "project": project,
+        "provider": "local",
+        "registry": {"registry_type": "file", "path": REGISTRY_FILE, "cache_ttl_seconds": 60},
+        "online_store": online,
+        "offline_store": {"type": "duckdb"},
+        "entity_key_serialization_version": 3,
+        "data_quality_monitoring": {"auto_baseline": False},
+    }
+    return f"{FIRST_LINE}\n{yaml.safe_dump(content, sort_keys=False)}"
+
+
+def write_folder(folder: Path, *, store: str, registry: bytes, online_db: Path | None) -> None:
+    """Write or renew a folder, file by file.
+
+    Args:
+        online_db: what the link leads to; None where the online store is a server.
+
+    Raises:
+        Refused: the folder has a feature_store.yaml that somebody else wrote.
+    """
+    present = folder / STORE_FILE
+    if present.exists() and not present.read_text(errors="replace").startswith(FIRST_LINE):
+        raise Refused(
+            f"{present} was not rendered by this command: give another folder by --into, or move it"
+        )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(folder / REGISTRY_FILE, registry)
+    if online_db is not None:
+        draft = folder / f"{ONLINE_LINK}.draft"
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(online_db.absolute())
+        os.replace(draft, folder / ONLINE_LINK)
+    write_atomically(present, store.encode())
+
+
+def _redis(address: Address) -> dict[str, Any]:
+    parts = [f"{address.host}:{address.port}", f"db={address.name}"]
+    if address.user is not None:
+        parts.append(f"username={address.user}")
+    if address.password_file is not None:
+        parts.append(f"password=${{{PASSWORD_VARIABLE}}}")
+    if address.tls:
+        parts.append("ssl=true")
+    if address.authority is not None:
+        parts.append(f"ssl_ca_certs={address.authority}")
+    return {"type": "redis", "connection_string": ",".join(parts)}
