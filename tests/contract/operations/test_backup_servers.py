@@ -22,6 +22,7 @@ from mlplatform.runtime.configuration.settings import Settings, load
 from mlplatform.runtime.errors import NotFound, Refused, Unavailable
 from mlplatform.runtime.storage import addresses
 from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.objects import Objects
 from mlplatform.scoring.admission.clients import parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.postgres import PostgresKeys
@@ -49,7 +50,7 @@ class Installation:
             return [list(row) for row in database.rows(statement)]
 
     def objects(self) -> dict[str, bytes]:
-        found = servers.Objects(self.settings.mlflow_artifacts)
+        found = Objects(self.settings.mlflow_artifacts)
         contents = {}
         for name in found.names():
             with found.open(name) as file:

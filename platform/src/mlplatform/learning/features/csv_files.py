@@ -7,8 +7,9 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -24,6 +25,17 @@ SHOWN: Final = 40
 DELIMITERS: Final = (",", ";", "\t", "|")
 KINDS: Final = ("int64", "double", "bool", "timestamp[us]", "string")
 """From the narrowest: a column is of the first that all of its first rows are of."""
+
+
+class CsvBatch(NamedTuple):
+    """Some rows, null where a cell is none of its column's values.
+
+    Args:
+        problems: row of the file, why, and whether it is of the line, which has no cell then.
+    """
+
+    rows: pa.RecordBatch
+    problems: list[tuple[int, str, bool]]
 
 
 class CsvFiles:
@@ -73,26 +85,43 @@ class CsvFiles:
         Raises:
             InputInvalid: a line is cut or too long, or there are too many rows.
         """
+        schema, batches, refusals = pa.schema(list(wanted.items())), [], list[InputInvalid]()
+        for batch in self.batches(number, wanted):
+            for row, problem, is_cut in batch.problems:
+                refusals.append(InputInvalid(self._names[number], row, problem))
+                if is_cut:
+                    raise refusals[-1]
+            batches.append(batch.rows)
+        return pa.Table.from_batches(batches, schema=schema), refusals
+
+    def batches(
+        self, number: int, wanted: Mapping[str, pa.DataType], first: int = 0
+    ) -> Iterator[CsvBatch]:
+        """Columns of a file, some rows at a time, from the row `first` on.
+
+        Raises:
+            InputInvalid: it is no CSV, or there are too many rows.
+        """
         rows = self._lines(number)
         names = self._head(number, rows)
         at = {name: names.index(name) for name in wanted}
         schema = pa.schema(list(wanted.items()))
-        batches, refusals, first = [], list[InputInvalid](), 0
+        rows = islice(rows, first, None)
         while batch := [cells for _, cells in zip(range(BATCH_ROWS), rows, strict=False)]:
-            for row, cells in enumerate(batch, first):
+            problems: list[tuple[int, str, bool]] = []
+            for row, cells in enumerate(batch):
                 if len(cells) != len(names):
                     problem = f"it has {len(cells)} cells; wanted: {len(names)}, as the first line"
-                    raise InputInvalid(self._names[number], row, problem)
+                    problems.append((first + row, problem, True))
+                    batch[row] = [""] * len(names)
             arrays = []
             for name, kind in wanted.items():
-                texts = [cells[at[name]] for cells in batch]
-                array, wrong = _values(texts, kind, name)
+                array, wrong = _values([cells[at[name]] for cells in batch], kind, name)
                 arrays.append(array)
-                refusals += [InputInvalid(self._names[number], first + r, p) for r, p in wrong]
-            batches.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+                problems += [(first + row, problem, False) for row, problem in wrong]
+            yield CsvBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), problems)
             first += len(batch)
             self._count(number, len(batch))
-        return pa.Table.from_batches(batches, schema=schema), refusals
 
     def _count(self, number: int, rows: int) -> None:
         self._rows += rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,7 +26,7 @@ BATCH_CPU_S: Final = 20.0
 
 
 class ParquetFiles:
-    """Some Parquet files, each of columns of plain numbers; to be used as a context.
+    """Some Parquet files of columns of plain numbers, truths and texts; to be used as a context.
 
     Raises:
         InputInvalid: one is no plain file, or too large, or there are too many of them.
@@ -69,20 +69,23 @@ class ParquetFiles:
         Raises:
             InputInvalid: it is damaged, or beyond the limits; names the file.
         """
+        schema = pa.schema(list(wanted.items()))
+        return pa.Table.from_batches(self.batches(number, wanted), schema=schema)
+
+    def batches(
+        self, number: int, wanted: Mapping[str, pa.DataType], first: int = 0
+    ) -> Iterator[pa.RecordBatch]:
+        """As `read`, some rows at a time, from the row `first` on."""
         columns = list(wanted)
-        self._ask(number, {"deed": "read", "file": number, "columns": columns}, OPEN_CPU_S)
-        batches = []
-        while True:
-            frame = self._ask(number, {"deed": "next"}, BATCH_CPU_S)
-            if not frame.arrays:
-                break
+        asked = {"deed": "read", "file": number, "columns": columns, "first": first}
+        self._ask(number, asked, OPEN_CPU_S)
+        while (frame := self._ask(number, {"deed": "next"}, BATCH_CPU_S)).arrays:
             batch = self._batch(number, frame, wanted)
             self._rows += batch.num_rows
             if self._rows > MOST_ROWS:
                 problem = f"more than {MOST_ROWS} rows with the files above"
                 raise InputInvalid(self._names[number], None, problem)
-            batches.append(batch)
-        return pa.Table.from_batches(batches, schema=pa.schema(list(wanted.items())))
+            yield batch
 
     def _ask(self, number: int, body: dict[str, Any], cpu_s: float) -> Frame:
         room = BATCH_ROWS * MOST_COLUMNS * 9
@@ -111,20 +114,27 @@ class ParquetFiles:
 
 def _parts(kind: pa.DataType, has_missing: bool) -> int:
     """How many arrays a column comes in."""
-    return 1 + pa.types.is_string(kind) + has_missing
+    return 1 + _is_text(kind) + has_missing
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string())
 
 
 def _column(parts: Sequence[NDArray[Any] | None], kind: pa.DataType) -> pa.Array[Any] | None:
     """The column of these arrays; None where they are not those of such values."""
-    if pa.types.is_string(kind):
-        return _texts(*parts)
+    if _is_text(kind):
+        return None if (found := _texts(*parts)) is None else found.cast(kind)
     values, nulls = parts[0], parts[1] if len(parts) > 1 else None
     stored = pa.int64() if pa.types.is_timestamp(kind) else kind
+    stored = pa.uint8() if kind == pa.bool_() else stored
     if values is None or values.ndim != 1 or values.dtype != stored.to_pandas_dtype():
         return None
     if nulls is not None and (nulls.shape != values.shape or nulls.dtype != np.uint8):
         return None
     mask = None if nulls is None else nulls != 0
+    if kind == pa.bool_():
+        return pa.array(values != 0, type=kind, mask=mask)
     return pa.array(values, type=stored, mask=mask).view(kind)
 
 

@@ -1,5 +1,5 @@
-"""What the confined process does with Parquet files from outside: reads columns of plain numbers
-and texts, a batch of rows at a time."""
+"""What the confined process does with Parquet files from outside: reads columns of plain numbers,
+truths and texts, a batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class _Work:
                 schema = file.schema_arrow
                 types = [str(field.type)[:64] for field in schema]
                 return Frame({"names": [n[:64] for n in schema.names], "types": types})
-            self._batches = file.iter_batches(BATCH_ROWS, columns=body["columns"])
+            self._batches = _from_row(file, body["columns"], body.get("first", 0))
             return Frame({})
         except MemoryError:
             raise
@@ -73,8 +73,10 @@ class _Work:
         arrays: list[NDArray[Any]] = []
         missing = []
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if column.type == pa.string():
+            if column.type in (pa.string(), pa.large_string()):
                 arrays += _texts(column)
+            elif column.type == pa.bool_():
+                arrays.append(_truths(column))
             elif _without_zone(column.type) in _NUMBERS:
                 arrays.append(_values(column))
             else:
@@ -105,6 +107,19 @@ def _opened(file: Any) -> pq.ParquetFile:
     return found
 
 
+def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Iterator[pa.RecordBatch]:
+    """Batches from a row on: row groups before it are not decoded."""
+    group, groups = 0, file.metadata.num_row_groups
+    while group < groups and first >= (rows := file.metadata.row_group(group).num_rows):
+        first, group = first - rows, group + 1
+    wanted = list(range(group, groups))
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=wanted, columns=list(columns)):
+        left = batch.slice(first)
+        first = max(0, first - batch.num_rows)
+        if left.num_rows:
+            yield left
+
+
 def _parquet(file: Any) -> pq.ParquetFile:
     return pq.ParquetFile(
         file,
@@ -127,11 +142,19 @@ def _texts(column: pa.Array[Any]) -> list[NDArray[Any]]:
     """Where each text begins, and where the last one ends, and the bytes of all of them."""
     _, bounds, content = column.buffers()
     stored: Any = bounds
-    found = np.frombuffer(stored, np.int32)[column.offset : column.offset + len(column) + 1]
+    kind = np.int64 if column.type == pa.large_string() else np.int32
+    found = np.frombuffer(stored, kind)[column.offset : column.offset + len(column) + 1]
     first, last = int(found[0]), int(found[-1])
     _most("bytes of texts in a batch", last - first, MOST_TEXT_BYTES)
     held: Any = b"" if content is None else content
-    return [found - np.int32(first), np.frombuffer(held, np.uint8)[first:last]]
+    return [(found - first).astype(np.int32), np.frombuffer(held, np.uint8)[first:last]]
+
+
+def _truths(column: pa.Array[Any]) -> NDArray[np.uint8]:
+    """1 where it is true."""
+    stored: Any = column.buffers()[1]
+    bits = np.unpackbits(np.frombuffer(stored, np.uint8), bitorder="little")
+    return bits[column.offset : column.offset + len(column)]
 
 
 def _without_zone(kind: pa.DataType) -> pa.DataType:
@@ -164,8 +187,10 @@ def _try_out() -> None:
     # Not by pa.array, which imports pandas and with it half a second.
     valid, two = pa.py_buffer(b"\x01"), pa.py_buffer(bytes(16))
     arrays = [pa.Array.from_buffers(kind, 2, [valid, two]) for kind in _NUMBERS]
-    offsets = pa.py_buffer(np.array([0, 1, 2], np.int32).tobytes())
-    arrays.append(pa.Array.from_buffers(pa.string(), 2, [valid, offsets, pa.py_buffer(b"ab")]))
+    arrays.append(pa.Array.from_buffers(pa.bool_(), 2, [valid, two]))
+    for texts, kind in ((pa.string(), np.int32), (pa.large_string(), np.int64)):
+        offsets = pa.py_buffer(np.array([0, 1, 2], kind).tobytes())
+        arrays.append(pa.Array.from_buffers(texts, 2, [valid, offsets, pa.py_buffer(b"ab")]))
     columns = [str(array.type) for array in arrays]
     for compression in ("none", "snappy", "zstd", "gzip", "brotli", "lz4"):
         sink = pa.BufferOutputStream()

@@ -219,7 +219,7 @@ def split_history(
     requests = table.select(request_schema(definition).names)
     for position, name in enumerate(requests.column_names):
         if name in definition.request and definition.request[name].pseudonymous:
-            hidden = _pseudonyms(table.column(name), key)
+            hidden = pseudonyms(table.column(name), key)
             requests = requests.set_column(position, name, hidden)
     labels = table.select(LABELS.names[:3]).filter(pc.is_valid(table.column("label")))
     for name, kind in ORDER:  # no record of the log stands behind them: they are before any
@@ -304,7 +304,8 @@ def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct("Payload", [("request", request)]))
 
 
-def _pseudonyms(values: Column, key: bytes) -> Column:
+def pseudonyms(values: Column, key: bytes) -> Column:
+    """What stands for each value, in int64."""
     encoded = values.combine_chunks().dictionary_encode()
     hidden = [pseudonym(value, key) for value in encoded.dictionary.to_pylist()]
     return pa.chunked_array([pa.array(hidden, pa.int64()).take(encoded.indices)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.runtime.canonical import NOT_JSON, digest
 from mlplatform.runtime.errors import Corrupt, Refused
+from mlplatform.runtime.storage.objects import is_inside
 
 NAME: Final = "manifest.json"
 FORMAT: Final = 1
@@ -99,9 +99,3 @@ def decode(data: bytes) -> Manifest:
         if not is_inside(file.name):
             raise Corrupt(f"{NAME} names {file.name!r}, which is no place in a home folder")
     return manifest
-
-
-def is_inside(name: str) -> bool:
-    """Whether a file's name leads nowhere but below the folder that it is joined to."""
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
-from urllib.parse import urlsplit
+from typing import Any, Final
 
 import pg8000.native
 from pg8000.exceptions import DatabaseError, InterfaceError
 
-from mlplatform.operations.backup.manifest import is_inside
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Refused, Unavailable
+from mlplatform.runtime.errors import NotFound, PlatformError, Refused, Unavailable
 from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.objects import Objects
 from mlplatform.runtime.storage.postgres import ANSWER_S, tls_context
 
 FOLDER: Final = "servers"
@@ -141,56 +140,6 @@ def fill(settings: Settings, folder: Path) -> None:
         problem = "not every server took its part; empty those that did before the next try"
         raise Unavailable(problem) from error
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
-
-
-class Objects:
-    """The objects below a prefix of a bucket, by the part of their keys that follows it.
-
-    Args:
-        uri: s3://bucket/prefix; who and where is said by the variables of AWS's SDK.
-    """
-
-    def __init__(self, uri: str) -> None:
-        import boto3
-
-        parts = urlsplit(uri)
-        self._uri, self._bucket = uri, parts.netloc
-        self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
-        self._s3: Any = boto3.client("s3")
-
-    def names(self) -> list[str]:
-        """Of every object, sorted."""
-        with self._translated():
-            pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix
-            )
-            keys = [found["Key"] for page in pages for found in page.get("Contents", ())]
-        names = sorted(key.removeprefix(self._prefix) for key in keys if not key.endswith("/"))
-        for name in names:
-            if not is_inside(name):
-                raise Corrupt(f"{self._uri} has an object {name!r}, which has no place in a backup")
-        return names
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
-        """What an object holds."""
-        with self._translated():
-            yield self._s3.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"]
-
-    def put(self, name: str, path: Path) -> None:
-        """Make an object of a file's content."""
-        with self._translated():
-            self._s3.upload_file(str(path), self._bucket, self._prefix + name)
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        from boto3.exceptions import S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            yield
-        except (BotoCoreError, ClientError, S3UploadFailedError) as error:
-            raise Unavailable(f"objects below {self._uri}") from error
 
 
 def _check_no_table(address: Address) -> None:

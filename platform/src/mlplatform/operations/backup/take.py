@@ -30,6 +30,7 @@ from mlplatform.operations.backup.moment import (
 )
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, NotFound, Refused
+from mlplatform.runtime.storage.objects import Objects
 
 LEFT_OUT: Final = (
     *("run", "logs", "jobs", "staging", "counted", "serving/status"),
@@ -135,7 +136,7 @@ class _BackupRun:
             with servers.held(self._settings.mlflow_postgres) as database:
                 self._dump(servers.MLFLOW, database)
         if self._settings.mlflow_artifacts:
-            objects = servers.Objects(self._settings.mlflow_artifacts)
+            objects = Objects(self._settings.mlflow_artifacts)
             for key in objects.names():
                 with objects.open(key) as source:
                     name = f"{servers.ARTIFACTS}/{key}"

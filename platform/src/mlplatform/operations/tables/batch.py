@@ -1,0 +1,155 @@
+"""A table scored by a version of this platform's: what the command and the flow ask for."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mlplatform.model.bundle import load_bundle
+from mlplatform.model.routes import Arm
+from mlplatform.operations.tables import locations, outputs, sources
+from mlplatform.operations.tables.outputs import MANIFEST, Results
+from mlplatform.operations.tables.partitions import (
+    Work,
+    agreed,
+    carry_out,
+    finish,
+    stored_plan,
+)
+from mlplatform.operations.tables.plan import (
+    FORMAT,
+    LEAST_ROWS,
+    MOST_ROWS,
+    PARTITION_ROWS,
+    Partition,
+    Plan,
+    manifest,
+)
+from mlplatform.operations.tables.row_decisions import RowDecisions
+from mlplatform.operations.tables.row_features import RowFeatures
+from mlplatform.runtime.errors import ConfigInvalid, NotFound
+
+if TYPE_CHECKING:
+    from mlplatform.operations.wiring import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class TableBatch:
+    """What is asked for.
+
+    Args:
+        input: a file, a folder, `s3://bucket/prefix` or `postgresql://…?table=NAME`.
+        output: a folder or `s3://bucket/prefix`; the same one goes on with what was begun there.
+        version: None: the champion, or that of what was begun.
+        columns: request_id, event_time or a field → the input's column, where it has another name.
+    """
+
+    model: str
+    input: str
+    output: str
+    version: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    partition_rows: int = PARTITION_ROWS
+
+
+Report = Callable[[Partition], None]
+
+
+def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[str, Any]:
+    """Score every row of the input once; returns the manifest, which is the output's last file.
+
+    An output that is finished is left as it is.
+
+    Args:
+        report: hears of each partition, those of earlier runs first.
+
+    Raises:
+        ConfigInvalid: an argument is none.
+        NotFound: there is no such model, version, champion, file or table.
+        InputInvalid: the input is no table of requests; names the file and the row.
+        Refused: the output is that of other work, or the input was changed meanwhile.
+        Busy: another batch writes there now.
+        Unavailable: a server does not answer. What is finished stays, whatever is raised.
+    """
+    if not LEAST_ROWS <= asked.partition_rows <= MOST_ROWS:
+        wanted = f"{LEAST_ROWS} to {MOST_ROWS}"
+        raise ConfigInvalid("--partition-rows", asked.partition_rows, wanted)
+    definition = platform.definition(asked.model)
+    place, target = locations.input_of(asked.input), locations.output_of(asked.output)
+    if isinstance(place, Path) and isinstance(target, Path) and target in (place, place.parent):
+        raise ConfigInvalid("--output", asked.output, "a folder beside the input, not the input's")
+    staging = platform.settings.home.staging / f"table-{uuid.uuid4().hex}"
+    with outputs.opened(target) as results:
+        there = stored_plan(results, asked.output)
+        arm = _arm(platform, asked, there)
+        with sources.opened(place, definition, asked.columns, staging) as source:
+            plan = agreed(
+                there,
+                Plan(
+                    format=FORMAT,
+                    model=asked.model,
+                    version=arm.version,
+                    bundle=arm.bundle,
+                    files=source.files,
+                    columns=dict(asked.columns),
+                    as_of_ms=platform.clock.event_ms(),
+                    partition_rows=asked.partition_rows,
+                ),
+                results,
+                asked.output,
+            )
+            return _finished(results) or _scored(platform, plan, source, results, report)
+
+
+def _scored(
+    platform: Platform, plan: Plan, source: sources.Source, results: Results, report: Report
+) -> dict[str, Any]:
+    definition = platform.definition(plan.model)
+    folder = platform.bundle(plan.model, Arm(plan.version, plan.bundle, plan.bundle))
+    bundle = load_bundle(folder, plan.bundle)
+    if bundle.views:
+        platform.offline(plan.model).project(platform.log)
+    work = Work(
+        plan,
+        definition,
+        RowFeatures(definition, platform.views(plan.model), bundle, platform.offline(plan.model)),
+        RowDecisions(
+            bundle, folder, safe=definition.decision.safe, accelerator=definition.accelerator
+        ),
+        platform.pseudonym_key(),
+    )
+    partitions = carry_out(work, source, results, report)
+    facts = {
+        "scored_ms": platform.clock.wall_ms(),
+        "alerts": bundle.scale.alerts,
+        "reasons": {reason.code: reason.customer for reason in bundle.reasons.values()},
+    }
+    content = manifest(plan, partitions, facts)
+    finish(results, content)
+    return _decoded(results.read(MANIFEST))
+
+
+def _finished(results: Results) -> dict[str, Any] | None:
+    return _decoded(results.read(MANIFEST)) if MANIFEST in results.sizes() else None
+
+
+def _decoded(content: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(content, type=dict[str, Any])
+
+
+def _arm(platform: Platform, asked: TableBatch, there: Plan | None) -> Arm:
+    """The version that was asked for, that of what was begun, or the champion."""
+    if asked.version is not None:
+        found = platform.registry.get(asked.model, asked.version)
+        return Arm(found.version, found.digest, found.digest)
+    if there is not None and there.model == asked.model:
+        return Arm(there.version, there.bundle, there.bundle)
+    champion = platform.rollouts.routes(asked.model).champion
+    if champion is None:
+        raise NotFound(f"{asked.model} has no champion yet: name a version")
+    return champion

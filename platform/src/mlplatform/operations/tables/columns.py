@@ -1,0 +1,85 @@
+"""Which columns of a table make a request of a model, and in which types they are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import pyarrow as pa
+
+from mlplatform.learning.features.columns import ExpectedColumn, matched
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition
+from mlplatform.runtime.errors import InputInvalid
+
+ROW_ID: Final = "request_id"
+_INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
+_FLOATS: Final = (pa.float64(), pa.float32())
+_TEXTS: Final = (pa.string(), pa.large_string())
+_TIMES: Final = tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s"))
+_FIELDS: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
+    "int64": (*_INTEGERS, *_FLOATS),  # whole numbers with gaps are written as floats
+    "float64": (*_FLOATS, *_INTEGERS),
+    "string": _TEXTS,
+    "bool": (pa.bool_(), *_INTEGERS),
+}
+
+
+def accepted(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
+    """Column → the types in which it is taken, the one that a text is read as first."""
+    fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
+    return {ROW_ID: (*_TEXTS, *_INTEGERS), EVENT_TIME: _TIMES, **fields}
+
+
+def expected(definition: ModelDefinition) -> list[ExpectedColumn]:
+    """The columns that are looked for in a table; one of event times may be missing."""
+    return [
+        ExpectedColumn(
+            name=name,
+            kinds=tuple(map(str, kinds)),
+            usual=(name,),
+            words=frozenset(name.split("_")),
+            meaning="",
+            is_needed=name != EVENT_TIME,
+        )
+        for name, kinds in accepted(definition).items()
+    ]
+
+
+def taken(
+    definition: ModelDefinition,
+    found: Mapping[str, str],
+    given: Mapping[str, str],
+    source: str,
+    *,
+    is_text: bool,
+) -> dict[str, tuple[str, pa.DataType]]:
+    """Column of the request → column of the table and its type there.
+
+    Args:
+        found: the table's columns and their types, in Arrow's words.
+        given: what a person said of them.
+        is_text: cells are read as what is wanted, whatever the first of them look like.
+
+    Raises:
+        ConfigInvalid: `given` names a column that no request has.
+        InputInvalid: a column is missing, with a proposal; or it is of another type.
+    """
+    kinds = accepted(definition)
+    names = matched(expected(definition), found, given, source)
+    columns = {}
+    for name, column in names.items():
+        kind = next((kind for kind in kinds[name] if str(kind) == _zoneless(found[column])), None)
+        if is_text:
+            kind = pa.int8() if kinds[name][0] == pa.bool_() else kinds[name][0]
+        if kind is None:
+            listed = " or ".join(map(str, kinds[name]))
+            raise InputInvalid(
+                source, None, f"column {column} is {found[column]}; wanted: {listed}"
+            )
+        columns[name] = column, kind
+    return columns
+
+
+def _zoneless(kind: str) -> str:
+    """A time with a zone is one of UTC, which its zone only shows otherwise."""
+    return f"{kind.partition(',')[0]}]" if kind.startswith("timestamp[") and "," in kind else kind

@@ -1,0 +1,138 @@
+"""Parquet and CSV files in blocks of rows, one block a partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from mlplatform.learning.features.csv_files import CsvFiles
+from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.tables.columns import taken
+
+PARQUET: Final = ".parquet"
+CSV: Final = ".csv"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """The rows of one partition, in the file's order.
+
+    Args:
+        first_row: its place in the file, from 0.
+        rows: columns named as the request's.
+        unread: position in the block → why a cell of it could not be read.
+    """
+
+    number: int
+    first_row: int
+    rows: pa.Table
+    unread: Mapping[int, str]
+    is_last: bool
+
+
+_Batch = tuple[pa.Table, Mapping[int, str]]
+
+
+def is_table(name: str) -> bool:
+    """Whether a file of that name is read; those that begin with _ or . are what programs keep."""
+    last = name.rsplit("/", 1)[-1]
+    return last.endswith((PARQUET, CSV)) and not last.startswith(("_", "."))
+
+
+def check_columns(
+    paths: Sequence[Path], definition: ModelDefinition, given: Mapping[str, str]
+) -> None:
+    """
+    Raises:
+        ConfigInvalid, InputInvalid: a file is none, or has not the columns of a request.
+    """
+    for suffix, kind in ((PARQUET, ParquetFiles), (CSV, CsvFiles)):
+        some = [path for path in paths if path.name.endswith(suffix)]
+        if not some:
+            continue
+        with _opened(kind, some) as files:
+            for number, path in enumerate(some):
+                found = files.types(number)
+                taken(definition, found, given, path.name, is_text=suffix == CSV)
+
+
+def blocks(
+    path: Path,
+    name: str,
+    definition: ModelDefinition,
+    given: Mapping[str, str],
+    *,
+    rows: int,
+    first: int,
+) -> Iterator[Block]:
+    """The blocks of a file from the number `first` on; one without rows of a file that has none.
+
+    Raises:
+        ConfigInvalid, InputInvalid: as `check_columns`; or the file is damaged, or too large.
+    """
+    start = first * rows
+    if path.name.endswith(PARQUET):
+        with ParquetFiles([path]) as parquet:
+            columns = taken(definition, parquet.types(0), given, name, is_text=False)
+            kinds = {column: kind for column, kind in columns.values()}
+            batches = (
+                (_named(batch, columns), dict[int, str]())
+                for batch in parquet.batches(0, kinds, start)
+            )
+            yield from _cut(batches, _schema(columns), rows, first)
+        return
+    with CsvFiles([path]) as texts:
+        columns = taken(definition, texts.types(0), given, name, is_text=True)
+        yield from _cut(_of_csv(texts, columns, start), _schema(columns), rows, first)
+
+
+def _opened(
+    kind: Callable[[Sequence[Path]], ParquetFiles | CsvFiles], paths: Sequence[Path]
+) -> AbstractContextManager[ParquetFiles | CsvFiles]:
+    return kind(paths)
+
+
+def _of_csv(
+    files: CsvFiles, columns: Mapping[str, tuple[str, pa.DataType]], start: int
+) -> Iterator[_Batch]:
+    kinds = {column: kind for column, kind in columns.values()}
+    for rows, problems in files.batches(0, kinds, start):
+        unread: dict[int, str] = {}
+        for row, problem, _ in problems:
+            unread.setdefault(row - start, problem)
+        yield _named(rows, columns), unread
+        start += rows.num_rows
+
+
+def _named(batch: pa.RecordBatch, columns: Mapping[str, tuple[str, pa.DataType]]) -> pa.Table:
+    return pa.table({name: batch.column(column) for name, (column, _) in columns.items()})
+
+
+def _schema(columns: Mapping[str, tuple[str, pa.DataType]]) -> pa.Schema:
+    return pa.schema([(name, kind) for name, (_, kind) in columns.items()])
+
+
+def _cut(batches: Iterator[_Batch], schema: pa.Schema, rows: int, number: int) -> Iterator[Block]:
+    """Batches of any size as blocks of one size; the last one is known by what follows it."""
+    held: list[pa.Table] = []
+    unread: dict[int, str] = {}
+    count = 0
+    for table, problems in batches:
+        unread |= {count + row: problem for row, problem in problems.items()}
+        held.append(table)
+        count += table.num_rows
+        while count > rows:  # more than one: what is left begins the next
+            whole = pa.concat_tables(held)
+            told = {row: problem for row, problem in unread.items() if row < rows}
+            yield Block(number, number * rows, whole.slice(0, rows), told, False)
+            number, count = number + 1, count - rows
+            held = [whole.slice(rows)]
+            unread = {r - rows: problem for r, problem in unread.items() if r >= rows}
+    last = pa.concat_tables([schema.empty_table(), *held])
+    yield Block(number, number * rows, last, unread, True)

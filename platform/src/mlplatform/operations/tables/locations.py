@@ -1,0 +1,114 @@
+"""Where a batch's input and output lie, as people write it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.storage.addresses import Address, without_secrets
+
+INPUT: Final = "a file or folder, s3://bucket/prefix or postgresql://user@host/database?table=NAME"
+OUTPUT: Final = "a folder or s3://bucket/prefix"
+_TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?")
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Objects below a prefix; who asks, and which server, is said by the variables of AWS's SDK."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table or view of a PostgreSQL database.
+
+    Args:
+        name: of the table, with its schema before a point where it is in another one.
+    """
+
+    address: Address
+    name: str
+
+
+Input = Path | Bucket | Table
+Output = Path | Bucket
+
+
+def input_of(text: str) -> Input:
+    """
+    Raises:
+        ConfigInvalid: it is no place of an input, or holds a password.
+    """
+    scheme = text.partition("://")[0] if "://" in text else ""
+    match scheme:
+        case "":
+            return _path("--input", text, INPUT)
+        case "s3":
+            return _bucket("--input", text)
+        case "postgresql":
+            return _table(text)
+        case _:
+            raise ConfigInvalid("--input", without_secrets(text), INPUT)
+
+
+def output_of(text: str) -> Output:
+    """
+    Raises:
+        ConfigInvalid: it is no place of an output.
+    """
+    if "://" not in text:
+        return _path("--output", text, OUTPUT)
+    if not text.startswith("s3://"):
+        raise ConfigInvalid("--output", without_secrets(text), OUTPUT)
+    return _bucket("--output", text)
+
+
+def _path(key: str, text: str, wanted: str) -> Path:
+    if not text or "\0" in text:
+        raise ConfigInvalid(key, text, wanted)
+    return Path(text).absolute()
+
+
+def _bucket(key: str, text: str) -> Bucket:
+    parts = urlsplit(text)
+    prefix = parts.path.strip("/")
+    if parts.query or parts.fragment or not _BUCKET.fullmatch(parts.netloc):
+        wanted = "s3://bucket/prefix; keys and server by AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, …"
+        raise ConfigInvalid(key, without_secrets(text), wanted)
+    if ".." in prefix.split("/"):
+        raise ConfigInvalid(key, text, "a prefix without ..")
+    return Bucket(f"s3://{parts.netloc}/{prefix}" if prefix else f"s3://{parts.netloc}")
+
+
+def _table(text: str) -> Table:
+    base, _, query = text.partition("?")
+    options = dict(parse_qsl(query))
+    name = options.pop("table", "")
+    url = f"{base}?{urlencode(options)}" if options else base
+    address = _address(url)
+    if not _TABLE.fullmatch(name):
+        wanted = "?table=NAME or ?table=SCHEMA.NAME, of letters, digits, _ and $"
+        raise ConfigInvalid("--input", without_secrets(text), wanted)
+    return Table(address, name)
+
+
+def _address(url: str) -> Address:
+    environment: Mapping[str, str] = {"--input": url}
+    try:
+        found = addresses.postgres("--input", environment)
+    except ConfigInvalid:
+        if urlsplit(url).password is not None:
+            wanted = "no password; PGPASSFILE names a file of them, as for PostgreSQL's programs"
+            raise ConfigInvalid("--input", without_secrets(url), wanted) from None
+        raise
+    if found is None:
+        raise ConfigInvalid("--input", url, INPUT)
+    return found

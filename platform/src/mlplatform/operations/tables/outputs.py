@@ -1,0 +1,122 @@
+"""Where a batch's results lie: a folder or a bucket, in which nothing is half there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from mlplatform.operations.tables.locations import Bucket, Output
+from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.storage.files import sync, write_atomically
+from mlplatform.runtime.storage.objects import Objects
+
+PLAN: Final = "_plan.json"
+MANIFEST: Final = "_manifest.json"
+DONE: Final = "_done"
+"""Below it, a file for each finished partition; readers of Parquet leave out names with _."""
+LOCK: Final = "_lock"
+
+
+class Results(Protocol):
+    """Files by name; each appears whole, by one rename or one object."""
+
+    def sizes(self) -> dict[str, int]:
+        """Name → bytes of each file that is there, below the folder too."""
+        ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def put(self, name: str, path: Path) -> None:
+        """Take a finished file over; it is gone from where it was, or not needed there."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None: ...
+
+    def sha256(self, name: str) -> str | None:
+        """Of what is there now; None where reading it again is not worth its cost."""
+        ...
+
+    drafts: Path
+    """A folder for files that are not finished."""
+
+
+@contextmanager
+def opened(given: Output) -> Iterator[Results]:
+    """
+    Raises:
+        Busy: another batch writes there now. Of a bucket nobody can tell: two of the same plan
+            write the same.
+        Unavailable: the bucket does not answer.
+    """
+    if isinstance(given, Bucket):
+        with tempfile.TemporaryDirectory(prefix="batch.") as drafts:
+            yield _BucketResults(given, Path(drafts))
+        return
+    given.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (given / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(f"another batch writes into {given} now") from error
+        yield _FolderResults(given)
+
+
+class _FolderResults:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.drafts = folder / "_drafts"
+        self.drafts.mkdir(mode=0o700, exist_ok=True)
+        for left in self.drafts.iterdir():  # of a run that was killed: we hold the lock
+            left.unlink()
+
+    def sizes(self) -> dict[str, int]:
+        return {
+            path.relative_to(self._folder).as_posix(): path.stat().st_size
+            for path in self._folder.rglob("*")
+            if path.is_file()
+        }
+
+    def read(self, name: str) -> bytes:
+        return (self._folder / name).read_bytes()
+
+    def put(self, name: str, path: Path) -> None:
+        sync(path)
+        os.replace(path, self._folder / name)
+        sync(self._folder)
+
+    def write(self, name: str, content: bytes) -> None:
+        write_atomically(self._folder / name, content)
+
+    def sha256(self, name: str) -> str | None:
+        with (self._folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _BucketResults:
+    def __init__(self, bucket: Bucket, drafts: Path) -> None:
+        self._objects, self.drafts = Objects(bucket.uri), drafts
+
+    def sizes(self) -> dict[str, int]:
+        return {one.name: one.size_bytes for one in self._objects.listed()}
+
+    def read(self, name: str) -> bytes:
+        with self._objects.open(name) as file:
+            return file.read()
+
+    def put(self, name: str, path: Path) -> None:
+        self._objects.put(name, path)
+        path.unlink()
+
+    def write(self, name: str, content: bytes) -> None:
+        draft = self.drafts / "written"
+        draft.write_bytes(content)
+        self.put(name, draft)
+
+    def sha256(self, name: str) -> str | None:
+        return None

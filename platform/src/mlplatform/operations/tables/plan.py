@@ -1,0 +1,196 @@
+"""What a batch over a table has done, and what is left of it: from values to values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.runtime.canonical import digest
+
+FORMAT: Final = "table-batch/1"
+PARTITION_ROWS: Final = 250_000
+LEAST_ROWS, MOST_ROWS = 1_000, 2_000_000
+SHOWN_ERRORS: Final = 20
+"""Wrong rows that a partition names; all are counted, and each has its error in its own row."""
+
+
+class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
+
+
+class InputFile(_Stored, frozen=True):
+    """One file of the input.
+
+    Args:
+        name: below the input's folder or prefix; of a table, its name.
+        identity: changes with the content: `sha256:…`, or `etag:…` of an object.
+    """
+
+    name: str
+    identity: str
+    size_bytes: Annotated[int, Meta(ge=0)]
+
+
+class Plan(_Stored, frozen=True):
+    """What an output folder is the output of; written before anything else there.
+
+    Args:
+        columns: request_id, event_time and the request's fields → the input's columns, as asked.
+        as_of_ms: the event time of rows without one; no row may be later.
+        partition_rows: the most rows of one partition, which is a range of rows of one file.
+    """
+
+    format: Literal["table-batch/1"]
+    model: str
+    version: int
+    bundle: str
+    files: tuple[InputFile, ...]
+    columns: dict[str, str]
+    as_of_ms: int
+    partition_rows: Annotated[int, Meta(ge=LEAST_ROWS, le=MOST_ROWS)]
+
+
+class RowError(_Stored, frozen=True):
+    """A row, from 0, of an input file that could not be scored, and why."""
+
+    row: int
+    problem: str
+
+
+class Partition(_Stored, frozen=True):
+    """A partition that is done: where it is of the input, and what came out.
+
+    Args:
+        file: the place among the plan's files.
+        number: from 0 within the file.
+        is_last: no row of the file follows.
+        errors: rows without a decision; `first_errors` names the first of them.
+        without_features: view → rows that had no valid row of it.
+    """
+
+    file: int
+    number: int
+    rows: int
+    is_last: bool
+    sha256: str
+    size_bytes: int
+    decisions: dict[str, int]
+    answered_by: dict[str, int]
+    errors: int
+    first_errors: tuple[RowError, ...] = ()
+    without_features: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        return partition_name(self.file, self.number)
+
+
+class Totals(_Stored, frozen=True):
+    """What came out of all partitions; `digest` is the output's, over names and digests."""
+
+    rows: int
+    decisions: dict[str, int]
+    answered_by: dict[str, int]
+    errors: int
+    first_errors: tuple[tuple[str, int, str], ...]
+    without_features: dict[str, int]
+    digest: str
+
+
+Done = Mapping[tuple[int, int], Partition]
+"""File and number → the partition."""
+
+
+def partition_name(file: int, number: int) -> str:
+    return f"part-{file:05d}-{number:05d}.parquet"
+
+
+def left_in(done: Done, file: int) -> int | None:
+    """The number of the first partition of a file that is not done; None where all are."""
+    number = 0
+    while (found := done.get((file, number))) is not None:
+        if found.is_last:
+            return None
+        number += 1
+    return number
+
+
+def is_complete(plan: Plan, done: Done) -> bool:
+    return all(left_in(done, file) is None for file in range(len(plan.files)))
+
+
+def difference(there: Plan, asked: Plan) -> str | None:
+    """What an output folder's plan has otherwise than what is asked for now; None: the same work.
+
+    The time of rows without one is that of the first run.
+    """
+    if there.model != asked.model:
+        return f"model {there.model}, not {asked.model}"
+    if (there.version, there.bundle) != (asked.version, asked.bundle):
+        return f"version {there.version} ({there.bundle[:8]}), not {asked.version}"
+    if there.partition_rows != asked.partition_rows:
+        return f"partitions of {there.partition_rows} rows, not {asked.partition_rows}"
+    if there.columns != asked.columns:
+        return f"columns {_pairs(there.columns)}, not {_pairs(asked.columns)}"
+    return _other_files(there.files, asked.files)
+
+
+def _other_files(there: Sequence[InputFile], asked: Sequence[InputFile]) -> str | None:
+    before, now = ({file.name: file for file in files} for files in (there, asked))
+    if gone := sorted(before.keys() - now.keys()):
+        return f"an input with {gone[0]}, which is not in it any more"
+    if new := sorted(now.keys() - before.keys()):
+        return f"an input without {new[0]}"
+    changed = [name for name, file in before.items() if file.identity != now[name].identity]
+    return f"{changed[0]} with other content than it has now" if changed else None
+
+
+def _pairs(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={column}" for name, column in sorted(columns.items())) or "as named"
+
+
+def totals(plan: Plan, partitions: Iterable[Partition]) -> Totals:
+    """All partitions together, in the input's order."""
+    ordered = sorted(partitions, key=lambda one: (one.file, one.number))
+    decisions, answered_by, without = Counter[str](), Counter[str](), Counter[str]()
+    errors: list[tuple[str, int, str]] = []
+    for one in ordered:
+        decisions.update(one.decisions)
+        answered_by.update(one.answered_by)
+        without.update(one.without_features)
+        name = plan.files[one.file].name
+        errors += [(name, error.row, error.problem) for error in one.first_errors]
+    return Totals(
+        rows=sum(one.rows for one in ordered),
+        decisions=dict(decisions),
+        answered_by=dict(answered_by),
+        errors=sum(one.errors for one in ordered),
+        first_errors=tuple(errors[:SHOWN_ERRORS]),
+        without_features=dict(without),
+        digest=digest([[one.name, one.sha256] for one in ordered]),
+    )
+
+
+def manifest(
+    plan: Plan, partitions: Sequence[Partition], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What stands beside a finished output: plan, totals, and each partition's input file."""
+    ordered = sorted(partitions, key=lambda one: (one.file, one.number))
+    return {
+        "plan": msgspec.to_builtins(plan),
+        **facts,
+        "output": msgspec.to_builtins(totals(plan, ordered)),
+        "partitions": {
+            one.name: {
+                "input": plan.files[one.file].name,
+                "rows": one.rows,
+                "sha256": one.sha256,
+                "errors": one.errors,
+            }
+            for one in ordered
+        },
+    }

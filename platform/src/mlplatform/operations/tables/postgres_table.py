@@ -1,0 +1,229 @@
+"""A PostgreSQL table as one Parquet file: read in one transaction, in the order of its row id."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+import pg8000.native
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+from pg8000.exceptions import DatabaseError, Error
+
+from mlplatform.learning.features.columns import matched
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.tables.columns import ROW_ID, accepted, expected
+from mlplatform.operations.tables.locations import Table
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Unavailable
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.postgres import tls_context
+
+_TYPES: Final[Mapping[str, tuple[str, pa.DataType]]] = {
+    "smallint": ("{}::bigint", pa.int64()),
+    "integer": ("{}::bigint", pa.int64()),
+    "bigint": ("{}", pa.int64()),
+    "real": ("{}::double precision", pa.float64()),
+    "double precision": ("{}", pa.float64()),
+    "numeric": ("{}::double precision", pa.float64()),
+    "text": ("{}", pa.string()),
+    "character varying": ("{}::text", pa.string()),
+    "character": ("{}::text", pa.string()),
+    "uuid": ("{}::text", pa.string()),
+    "boolean": ("{}::int", pa.int64()),
+    "date": ("{}::timestamp", pa.timestamp("us")),
+    "timestamp without time zone": ("{}", pa.timestamp("us")),
+    "timestamp with time zone": ("({} AT TIME ZONE 'UTC')", pa.timestamp("us")),
+}
+"""PostgreSQL's type → what is asked for, and the type in which it comes."""
+_COLUMNS: Final = (
+    "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute"
+    " WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+)
+SORTED_S: Final = 600.0
+"""How long to wait for each answer: the first row comes when the server has sorted the table."""
+_BLOCK_BYTES: Final = 4 * 1024 * 1024
+
+
+def export(
+    table: Table, definition: ModelDefinition, given: Mapping[str, str], target: Path
+) -> str:
+    """Write the request's columns of a table to a Parquet file, under their names in the table.
+
+    Rows are in the order of the row id, and of all other columns where it is repeated.
+
+    Args:
+        target: is made; beside it the rows lie as text meanwhile.
+
+    Returns the SHA-256 of what the server sent, hexadecimal: the same for the same rows.
+
+    Raises:
+        NotFound: there is no such table.
+        ConfigInvalid, InputInvalid: it has not the columns of a request.
+        Unavailable: the server does not answer, or refuses.
+    """
+    text = target.with_suffix(".text")
+    try:
+        with _connected(table.address) as connection:
+            connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            found = connection.run(_COLUMNS, name=_regclass(table.name)) or []
+            if not found:
+                raise NotFound(f"there is no table {table.name} in {table.address}")
+            kinds = {str(name): str(kind) for name, kind in found}
+            names = _wanted(definition, kinds, given, table.name)
+            with text.open("wb") as file:
+                sink = _Digesting(file)
+                connection.run(_copy(table.name, names, kinds), stream=sink)
+        _to_parquet(text, {c: _TYPES[kinds[c]][1] for c in names.values()}, target, table.name)
+    finally:
+        text.unlink(missing_ok=True)
+    return sink.digest
+
+
+class _Digesting:
+    """A file that is written, and the digest of what it holds."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def _wanted(
+    definition: ModelDefinition, kinds: Mapping[str, str], given: Mapping[str, str], source: str
+) -> dict[str, str]:
+    arrow = {name: str(_TYPES[kind][1]) if kind in _TYPES else kind for name, kind in kinds.items()}
+    names = matched(expected(definition), arrow, given, source)
+    for name, column in names.items():
+        taken = tuple(map(str, accepted(definition)[name]))
+        if arrow[column] not in taken:
+            listed = ", ".join(kind for kind, (_, a) in _TYPES.items() if str(a) in taken)
+            problem = f"column {column} is {kinds[column]}; wanted: {listed}"
+            raise InputInvalid(source, None, problem)
+    return names
+
+
+def _copy(name: str, names: Mapping[str, str], kinds: Mapping[str, str]) -> str:
+    asked = []
+    for column in names.values():
+        quoted = _quoted(column)
+        asked.append(f"{_TYPES[kinds[column]][0].format(quoted)} AS {quoted}")
+    order = [names[ROW_ID], *sorted(set(names.values()) - {names[ROW_ID]})]
+    ordered = ", ".join(_collated(column, kinds[column]) for column in order)
+    parts = ".".join(map(_quoted, _folded(name).split(".")))
+    return (
+        f"COPY (SELECT {', '.join(asked)} FROM {parts} ORDER BY {ordered}) TO STDOUT (FORMAT csv)"
+    )
+
+
+def _collated(column: str, kind: str) -> str:
+    is_text = _TYPES[kind][1] == pa.string()
+    return f'{_quoted(column)}::text COLLATE "C"' if is_text else _quoted(column)
+
+
+def _to_parquet(text: Path, kinds: Mapping[str, pa.DataType], target: Path, source: str) -> None:
+    schema = pa.schema(list(kinds.items()))
+    if not text.stat().st_size:
+        pq.write_table(schema.empty_table(), target)
+        return
+    try:
+        reader = pc.open_csv(
+            text,
+            pc.ReadOptions(column_names=list(kinds), block_size=_BLOCK_BYTES),
+            pc.ParseOptions(newlines_in_values=True),
+            pc.ConvertOptions(
+                column_types=schema,
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+        with pq.ParquetWriter(target, schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+    except pa.ArrowInvalid as error:
+        raise InputInvalid(source, None, "it holds a value that no request can have") from error
+
+
+@contextmanager
+def _connected(address: Address) -> Iterator[pg8000.native.Connection]:
+    connection = None
+    try:
+        connection = pg8000.native.Connection(
+            user=address.user,
+            host=address.host,
+            port=address.port,
+            database=address.name,
+            password=password(address),
+            timeout=SORTED_S,
+            ssl_context=tls_context(address),
+            application_name="mlplatform batch",
+        )
+        yield connection
+    except DatabaseError as error:
+        said = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+        raise Unavailable(f"PostgreSQL at {address}: {said.get('M')} ({said.get('C')})") from error
+    except (Error, OSError) as error:
+        raise Unavailable(f"PostgreSQL at {address}: {error}") from error
+    finally:
+        if connection is not None:
+            _close(connection)
+
+
+def _close(connection: pg8000.native.Connection) -> None:
+    try:
+        connection.close()
+    except (Error, OSError):
+        return  # it is broken, and what broke it is told
+
+
+def password(address: Address) -> str | None:
+    """Of the file that PGPASSFILE names, or of ~/.pgpass; None where it has no line for the user.
+
+    Raises:
+        ConfigInvalid: others may read the file.
+
+    Source: https://www.postgresql.org/docs/current/libpq-pgpass.html
+    """
+    given = os.environ.get("PGPASSFILE")
+    path = Path(given) if given else Path.home() / ".pgpass"
+    if not path.is_file():
+        if given:
+            raise ConfigInvalid("PGPASSFILE", given, "a file that is there")
+        return None
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigInvalid(
+            "PGPASSFILE", str(path), "a file of mode 0600, which its owner alone reads"
+        )
+    asked = (address.host, str(address.port), address.name, address.user or "")
+    for line in path.read_text().splitlines():
+        parts = [re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\):", line, maxsplit=4)]
+        pairs = zip(parts, asked, strict=False)
+        if len(parts) == 5 and all(part in ("*", wanted) for part, wanted in pairs):
+            return parts[4]
+    return None
+
+
+def _folded(name: str) -> str:
+    """As PostgreSQL takes a name without quotes."""
+    return name.lower()
+
+
+def _regclass(name: str) -> str:
+    return ".".join(map(_quoted, _folded(name).split(".")))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

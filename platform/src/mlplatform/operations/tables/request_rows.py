@@ -1,0 +1,162 @@
+"""Rows of a table as requests of a model: what is checked of each, as an application's are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.rows import (
+    TIME,
+    Check,
+    is_missing,
+    pseudonyms,
+    request_schema,
+    saying,
+    within_bounds,
+)
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.operations.tables.columns import ROW_ID
+
+if TYPE_CHECKING:
+    Column = pa.ChunkedArray[Any]
+
+_EXACT: Final = 2.0**53
+"""Up to here a float64 holds every whole number: beyond, an id would be another one's."""
+_NOTHING: Final[Any] = 0
+_TRUTHS: Final = pa.array([0, 1], pa.int64())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """What the rows of a block are.
+
+    Args:
+        ids: of all rows, as texts; null where there is none.
+        good: the rows, by position in the block, that are requests.
+        table: those as `rows.request_schema` has them, pseudonyms as they are stored.
+        problems: position → why the row is none.
+    """
+
+    ids: pa.ChunkedArray[Any]
+    good: NDArray[np.int64]
+    table: pa.Table
+    problems: Mapping[int, str]
+
+
+def requests_of(
+    block: pa.Table,
+    unread: Mapping[int, str],
+    definition: ModelDefinition,
+    *,
+    as_of_ms: int,
+    key: bytes,
+) -> Requests:
+    """The requests of a block, and what is wrong with each of its other rows.
+
+    Args:
+        block: columns named as the request's, in a type of `columns.accepted`.
+        unread: position → why a cell of the row could not be read.
+        as_of_ms: event time of rows without one, where the table has no such column.
+        key: of pseudonyms.
+    """
+    problems = dict(unread)
+    is_good = np.ones(block.num_rows, np.bool_)
+    is_good[list(unread)] = False
+    ids = block.column(ROW_ID).cast(pa.string())
+    columns: dict[str, Column] = {}
+    checks = [*_missing(ids, ROW_ID)]
+    times, found = _times(block, as_of_ms)
+    checks += found
+    for name, field in definition.request.items():
+        columns[name], found = _field(block.column(name), name, field)
+        checks += found
+    for check in checks:
+        wrong = check.wrong & is_good
+        for row in np.flatnonzero(wrong).tolist():
+            problems[row] = (
+                check.problem if check.values is None else saying(check.problem, check.values[row])
+            )
+        is_good &= ~wrong
+    good = np.flatnonzero(is_good)
+    return Requests(ids, good, _stored(ids, times, columns, good, definition, key), problems)
+
+
+def _stored(
+    ids: Column,
+    times: Column,
+    columns: Mapping[str, Column],
+    good: NDArray[np.int64],
+    definition: ModelDefinition,
+    key: bytes,
+) -> pa.Table:
+    schema = request_schema(definition)
+    arrays = [ids, times]
+    for name, field in definition.request.items():
+        taken = columns[name].take(good) if len(good) < len(ids) else columns[name]
+        arrays.append(pseudonyms(taken, key) if field.pseudonymous else taken)
+    if len(good) < len(ids):
+        arrays[:2] = ids.take(good), times.take(good)
+    return pa.table(arrays, schema=schema)
+
+
+def _missing(values: Column, name: str) -> Iterator[Check]:
+    yield Check(is_missing(values), f"{name} is missing")
+
+
+def _times(block: pa.Table, as_of_ms: int) -> tuple[Column, list[Check]]:
+    if EVENT_TIME not in block.column_names:
+        now = pa.array(np.full(block.num_rows, as_of_ms * 1000, np.int64)).cast(TIME)
+        return pa.chunked_array([now]), []
+    given = block.column(EVENT_TIME)
+    times = pc.cast(given, TIME, safe=False)
+    event_us = times.cast(pa.int64()).fill_null(_NOTHING).to_numpy()
+    late = Check(event_us > as_of_ms * 1000, f"{EVENT_TIME} is in the future", times)
+    early = Check(event_us < 0, f"{EVENT_TIME} is before 1970", times)
+    return times, [*_missing(given, EVENT_TIME), late, early]
+
+
+def _field(values: Column, name: str, field: RequestField) -> tuple[Column, list[Check]]:
+    """The values in the field's own type, null where they are none, and what is wrong with them."""
+    checks = list(_missing(values, name))
+    match field.type:
+        case "int64":
+            values, found = _whole(values, name)
+            checks += found
+        case "float64":
+            values = values.cast(pa.float64(), safe=False)
+            numbers = values.to_numpy(zero_copy_only=False)
+            checks.append(Check(np.isinf(numbers), f"{name} is not finite", values))
+        case "bool":
+            values, found = _truths(values, name)
+            checks += found
+        case "string":
+            values = values.cast(pa.string())
+    return values, [*checks, *within_bounds(values, name, field)]
+
+
+def _whole(values: Column, name: str) -> tuple[Column, list[Check]]:
+    if not pa.types.is_floating(values.type):
+        return values.cast(pa.int64()), []
+    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        broken = (numbers != np.floor(numbers)) | (np.abs(numbers) > _EXACT)
+    broken &= ~np.isnan(numbers)
+    unsaid = broken | np.isnan(numbers)
+    whole = pa.array(np.where(unsaid, 0.0, numbers).astype(np.int64), mask=unsaid)
+    check = Check(broken, f"{name} is no whole number", values)
+    return pa.chunked_array([whole]), [check]
+
+
+def _truths(values: Column, name: str) -> tuple[Column, list[Check]]:
+    if values.type == pa.bool_():
+        return values, []
+    known = pc.is_in(values.cast(pa.int64()), value_set=_TRUTHS).to_numpy()
+    check = Check(~known, f"{name} is neither 0 nor 1", values)
+    numbers = values.cast(pa.int64()).fill_null(_NOTHING).to_numpy()
+    return pa.chunked_array([pa.array(numbers == 1)]), [check]

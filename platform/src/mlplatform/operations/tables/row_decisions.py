@@ -1,0 +1,304 @@
+"""What a version decides about rows, why, and the columns in which that is kept."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlplatform.model.bundle import MODEL_FILE, Bundle
+from mlplatform.model.scorecard import SmallScorer
+from mlplatform.model.tensors.signature import Tensors
+from mlplatform.operations.tables.plan import SHOWN_ERRORS, RowError
+from mlplatform.operations.tables.row_features import Inputs
+from mlplatform.scoring.arms.reasons import (
+    MOST,
+    NotExplained,
+    drivers,
+    ordinary_row,
+    tree_shap,
+    without_each,
+)
+from mlplatform.scoring.predictor.model import scorer
+from mlplatform.scoring.predictor.providers import Accelerator
+from mlplatform.scoring.request.answers import ReasonGiven
+from mlplatform.scoring.request.prediction import DEFAULT_REASON, STALE_REASON, ruled
+
+CALL_ROWS: Final = 8_192
+ANSWERED: Final = ("model", "small_model", "rules", "default")
+NOBODY: Final = -1
+_COLUMNS: Final[list[pa.Field[Any]]] = [
+    pa.field("row", pa.int64(), nullable=False),
+    pa.field("request_id", pa.string()),
+    pa.field("score", pa.float64()),
+    pa.field("decision", pa.string()),
+    pa.field("answered_by", pa.string()),
+    pa.field("degraded", pa.bool_(), nullable=False),
+    pa.field("reasons", pa.list_(pa.string()), nullable=False),
+    pa.field("reasons_omitted", pa.string()),
+    pa.field("without_features", pa.list_(pa.string()), nullable=False),
+    pa.field("error", pa.string()),
+]
+RESULTS: Final = pa.schema(_COLUMNS)
+"""One row for each of the input, in its order.
+
+`row` is its place in the input's file, from 0. `score` is calibrated, 0 to 1; `decision` an outcome
+of the bundle, by `answered_by`; `reasons` are codes, strongest first, of alerts alone;
+`without_features` are views without a valid row. A row with an `error` has neither score nor
+decision.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Requests of a block with what was decided; `NOBODY` in `decisions` is a row with an error.
+
+    `failed` are those that the model gave no number for.
+    """
+
+    inputs: Inputs
+    raw: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    decisions: NDArray[np.int8]
+    answered_by: NDArray[np.int8]
+    failed: NDArray[np.bool_]
+    reasons: Mapping[int, Sequence[str]]
+    problems: Mapping[int, str]
+
+
+class _Verdict(NamedTuple):
+    decision: str
+    answered_by: str
+    raw: float = math.nan
+    score: float = math.nan
+    reasons: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a partition's rows came to."""
+
+    decisions: Mapping[str, int]
+    answered_by: Mapping[str, int]
+    errors: int
+    first_errors: tuple[RowError, ...]
+    without_features: Mapping[str, int]
+
+
+class RowDecisions:
+    """Decides as a gateway does for a version that is the champion, with time enough.
+
+    Args:
+        safe: the decision where nothing can decide.
+
+    Raises:
+        Refused: this machine lacks the accelerator.
+        Corrupt: ONNX Runtime does not take a graph of the bundle.
+    """
+
+    def __init__(
+        self, bundle: Bundle, folder: Path, *, safe: str, accelerator: Accelerator = "cpu"
+    ) -> None:
+        self._bundle, self._scale = bundle, bundle.scale
+        self._score = scorer(folder / MODEL_FILE, accelerator, Tensors.of(bundle))
+        self._tree_shap = tree_shap(bundle, folder)
+        self._ordinary = ordinary_row(bundle)
+        self._small = SmallScorer.of(bundle)
+        self._names = bundle.scale.names
+        self._safe = safe
+
+    def scored(self, inputs: Inputs) -> Scored:
+        """Decisions by the model where its features allow it, and by others where they do not.
+
+        A row that may not be answered has a problem.
+        """
+        count = len(inputs.x)
+        raw = np.full(count, np.nan)
+        decisions = np.full(count, NOBODY, np.int8)
+        answered_by = np.zeros(count, np.int8)
+        refused, withheld = (
+            np.array([is_so(gap) for gap in inputs.gaps], np.bool_)[inputs.kinds]
+            for is_so in (lambda gap: bool(gap.refused), lambda gap: gap.withheld)
+        )
+        asked = np.flatnonzero(~(refused | withheld))
+        for start in range(0, len(asked), CALL_ROWS):
+            rows = asked[start : start + CALL_ROWS]
+            together = len(asked) == count  # then they need not be copied
+            x = inputs.x[start : start + CALL_ROWS] if together else inputs.x[rows]
+            raw[rows] = self._score(x)
+        scores = self._bundle.calibrate_many(raw)
+        decisions[asked] = self._bundle.decide_many(scores[asked])
+        problems = {
+            row: f"no {', '.join(inputs.gaps[inputs.kinds[row]].refused)}: model.yaml refuses it"
+            for row in np.flatnonzero(refused).tolist()
+        }
+        reasons: dict[int, Sequence[str]] = {}
+        failed = np.zeros(count, np.bool_)
+        failed[asked] = ~np.isfinite(raw[asked])
+        for row in np.flatnonzero(failed | (withheld & ~refused)).tolist():
+            why = DEFAULT_REASON if failed[row] else STALE_REASON
+            verdict = self._without_model(inputs.x[row].astype(np.float64).tolist(), why)
+            raw[row], scores[row] = verdict.raw, verdict.score
+            decisions[row] = self._names.index(verdict.decision)
+            answered_by[row] = ANSWERED.index(verdict.answered_by)
+            if verdict.reasons:
+                reasons[row] = verdict.reasons
+        return Scored(inputs, raw, scores, decisions, answered_by, failed, reasons, problems)
+
+    def results(
+        self,
+        scored: Scored,
+        ids: pa.ChunkedArray[Any],
+        good: NDArray[np.int64],
+        problems: Mapping[int, str],
+        first_row: int,
+    ) -> tuple[pa.Table, Tally]:
+        """All rows of a block as `RESULTS`, with reasons for its alerts, and what they came to.
+
+        Args:
+            ids: of all rows of the block.
+            good: those that were scored, by position.
+            problems: position of each other row → why it was not.
+        """
+        count = len(ids)
+        reasons, omitted = self._reasons(scored)
+        errors = {**problems, **{int(good[row]): said for row, said in scored.problems.items()}}
+        decisions = np.full(count, NOBODY, np.int8)
+        decisions[good] = scored.decisions
+        decided = decisions != NOBODY
+        scores = np.full(count, np.nan)
+        scores[good] = scored.scores
+        by = np.full(count, NOBODY, np.int8)
+        by[good] = np.where(scored.decisions == NOBODY, NOBODY, scored.answered_by)
+        kinds = np.zeros(count, np.int64)
+        kinds[good] = scored.inputs.kinds
+        is_degraded = np.array([gap.degraded for gap in scored.inputs.gaps])
+        failed = np.zeros(count, np.bool_)
+        failed[good] = scored.failed
+        table = pa.table(
+            [
+                pa.array(np.arange(first_row, first_row + count)),
+                ids,
+                pa.array(scores, mask=~decided | np.isnan(scores)),
+                _words(decisions, self._names),
+                _words(by, ANSWERED),
+                pa.array((is_degraded[kinds] | failed) & decided),
+                _lists({int(good[row]): codes for row, codes in reasons.items()}, count),
+                _texts({int(good[row]): why for row, why in omitted.items()}, count),
+                _lists_by_kind(kinds, scored.inputs.without, good, count),
+                _texts(errors, count),
+            ],
+            schema=RESULTS,
+        )
+        return table, self._tally(scored, decisions, by, errors, first_row)
+
+    def _tally(
+        self,
+        scored: Scored,
+        decisions: NDArray[np.int8],
+        by: NDArray[np.int8],
+        errors: Mapping[int, str],
+        first_row: int,
+    ) -> Tally:
+        without = Counter[str]()
+        found, counts = np.unique(scored.inputs.kinds, return_counts=True)
+        for kind, rows in zip(found.tolist(), counts.tolist(), strict=True):
+            without.update(dict.fromkeys(scored.inputs.without[kind], rows))
+        first = sorted(errors)[:SHOWN_ERRORS]
+        return Tally(
+            decisions={name: int((decisions == at).sum()) for at, name in enumerate(self._names)},
+            answered_by={n: c for at, n in enumerate(ANSWERED) if (c := int((by == at).sum()))},
+            errors=len(errors),
+            first_errors=tuple(RowError(row=first_row + r, problem=errors[r]) for r in first),
+            without_features=dict(without),
+        )
+
+    def _without_model(self, row: Sequence[float], why: ReasonGiven) -> _Verdict:
+        """By the small model, the rules where it knows too little, or the safe default."""
+        alerts = self._scale.alerts
+        if self._small is not None and self._small.knows(row):
+            raw = self._small.raw(row)
+            score, decision = self._small.decide(raw)
+            named = self._small.strongest(row, MOST) if decision in alerts else ()
+            codes = [self._bundle.reasons[name].code for name in named]
+            return _Verdict(decision, "small_model", raw, score, codes)
+        if (found := ruled(self._bundle, row)) is not None:
+            decision, reasons = found
+            codes = [reason.code for reason in reasons] if decision in alerts else []
+            return _Verdict(decision, "rules", reasons=codes)
+        return _Verdict(self._safe, "default", reasons=(why.code,))
+
+    def _reasons(self, scored: Scored) -> tuple[dict[int, Sequence[str]], dict[int, str]]:
+        """The codes of each alert of the model's, and why there are none where that is so."""
+        found, omitted = dict(scored.reasons), dict[int, str]()
+        by_model = (scored.decisions != NOBODY) & (scored.answered_by == 0)
+        alerts = np.flatnonzero(by_model & self._scale.alerting(scored.decisions))
+        for row in alerts.tolist():
+            values = scored.inputs.x[row].tolist()
+            try:
+                shares = self._contributions(values, float(scored.raw[row]))
+            except NotExplained as failure:
+                omitted[row] = failure.reason
+                continue
+            found[row] = [driver.reason.code for driver in drivers(self._bundle, shares)]
+        return found, omitted
+
+    def _contributions(self, row: Sequence[float], raw: float) -> list[float]:
+        if self._tree_shap is not None:
+            return self._tree_shap(row, raw)
+        others = self._score(np.array(without_each(row, self._ordinary), np.float32))
+        return [raw - other for other in others.astype(np.float64).tolist()]
+
+
+def _words(places: NDArray[np.int8], names: Sequence[str]) -> pa.Array[Any]:
+    indices: Any = pa.array(places, pa.int8(), mask=places == NOBODY)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(names)).cast(pa.string())
+
+
+def _texts(texts: Mapping[int, str], count: int) -> pa.Array[Any]:
+    if not texts:
+        return pa.nulls(count, pa.string())
+    return pa.array([texts.get(row) for row in range(count)], pa.string())
+
+
+def _lists(lists: Mapping[int, Sequence[str]], count: int) -> pa.Array[Any]:
+    lengths = np.zeros(count + 1, np.int32)
+    ordered = sorted(lists)
+    for row in ordered:
+        lengths[row + 1] = len(lists[row])
+    values = [text for row in ordered for text in lists[row]]
+    offsets: Any = pa.array(np.cumsum(lengths, dtype=np.int32), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values, pa.string()))
+
+
+def _lists_by_kind(
+    kinds: NDArray[np.int64],
+    lists: Sequence[Sequence[str]],
+    good: NDArray[np.int64],
+    count: int,
+) -> pa.Array[Any]:
+    """The list of each row's kind; of a row that was not scored, an empty one."""
+    is_good = np.zeros(count, np.bool_)
+    is_good[good] = True
+    if not any(lists):
+        return _lists({}, count)
+    lengths = np.array([len(one) for one in lists])
+    flat = np.array([name for one in lists for name in one], dtype=object)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    each = np.where(is_good, lengths[kinds], 0)
+    offsets = np.concatenate([[0], np.cumsum(each)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], each)
+    names = sorted(set(flat.tolist()))
+    codes = np.array([names.index(name) for name in flat], np.int32)
+    picked = codes[np.repeat(starts[kinds], each) + within]
+    indices: Any = pa.array(picked, pa.int32())
+    values = pa.DictionaryArray.from_arrays(indices, pa.array(names)).cast(pa.string())
+    stored: Any = pa.array(offsets.astype(np.int32), pa.int32())
+    return pa.ListArray.from_arrays(stored, values)

@@ -1,0 +1,139 @@
+"""The inputs of a table's requests: features as they could be read at each one's event time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.join import training_join
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.online import OnlineRow
+from mlplatform.learning.features.policy import FeaturePolicies, Gaps
+from mlplatform.learning.features.rows import is_missing
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.definition import EVENT_TIME, ModelDefinition
+from mlplatform.model.feature_views import FeatureSource, FeatureView
+from mlplatform.model.inputs import InputPlan
+from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.windows.declaration import check_same
+
+_THERE, _MISSING, _STALE = 0, 1, 2
+_EPOCH: Final = date(1970, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """What a model reads of some requests.
+
+    Args:
+        x: float32, rows by inputs.
+        kinds: for each request the place of its gaps among `gaps`.
+        gaps: the different ones; the first is that of requests that lack nothing.
+        without: of each of `gaps`, the views that the request has no valid row of.
+    """
+
+    x: NDArray[np.float32]
+    kinds: NDArray[np.int64]
+    gaps: Sequence[Gaps]
+    without: Sequence[tuple[str, ...]]
+
+
+class RowFeatures:
+    """Makes inputs of requests as a gateway does, from the offline table.
+
+    Raises:
+        ConfigInvalid: the model folder no longer has an input of the bundle.
+    """
+
+    def __init__(
+        self,
+        definition: ModelDefinition,
+        views: Sequence[FeatureView],
+        bundle: Bundle,
+        offline: OfflineTable,
+    ) -> None:
+        check_same(bundle.windows, definition.windows)
+        self._plan = InputPlan(
+            definition, views, bundle.inputs, bundle.defaults, bundle.vocabularies
+        )
+        self._policies = FeaturePolicies(self._plan.sources, self._plan.features)
+        self._sources = self._policies.views
+        used = tuple(w for w in definition.windows if w.name in self._plan.features)
+        narrowed = msgspec.structs.replace(definition, windows=used)
+        self._offline = OfflineTable(offline.folder, narrowed)
+        self._midnights = {v.name: _midnights(offline, v) for v in self._plan.views}
+
+    def inputs(self, requests: pa.Table) -> Inputs:
+        """
+        Args:
+            requests: `rows.request_schema`, in any order.
+
+        Raises:
+            InputInvalid: late rows would falsify the features.
+        """
+        if not self._sources or not requests.num_rows:
+            nothing = np.zeros(requests.num_rows, np.int64)
+            x = self._plan.matrix(_with(requests, self._plan.features))
+            return Inputs(x, nothing, [_no_gaps(self._policies, self._sources)], [()])
+        joined = training_join(self._offline, self._plan.views, requests)
+        event_ms = joined.column(EVENT_TIME).cast(pa.int64()).to_numpy() // 1000
+        causes = [self._causes(joined, source, event_ms) for source in self._sources]
+        kinds, gaps, without = self._grouped(np.stack(causes, axis=1))
+        return Inputs(self._plan.matrix(joined), kinds, gaps, without)
+
+    def _causes(
+        self, joined: pa.Table, source: FeatureSource, event_ms: NDArray[np.int64]
+    ) -> NDArray[np.int8]:
+        """Whether each request has a row of the view, and if not, whether anybody had one."""
+        lacks = np.ones(joined.num_rows, np.bool_)
+        for name in source.feature_names:
+            if name in joined.column_names:
+                lacks &= is_missing(joined.column(name))
+        fresh = np.zeros(joined.num_rows, np.bool_)
+        midnights = self._midnights.get(source.name)
+        if midnights is not None and len(midnights):
+            last = np.searchsorted(midnights, event_ms, side="right") - 1
+            fresh = (last >= 0) & (event_ms - midnights[np.maximum(last, 0)] <= source.ttl_ms)
+        return np.where(lacks, np.where(fresh, _MISSING, _STALE), _THERE).astype(np.int8)
+
+    def _grouped(
+        self, causes: NDArray[np.int8]
+    ) -> tuple[NDArray[np.int64], list[Gaps], list[tuple[str, ...]]]:
+        with_none = np.concatenate([np.zeros((1, causes.shape[1]), np.int8), causes])
+        different, places = np.unique(with_none, axis=0, return_inverse=True)
+        gaps, without = [], []
+        for row in different.tolist():
+            named = dict(zip((s.name for s in self._sources), row, strict=True))
+            gaps.append(self._gaps(named))
+            without.append(tuple(name for name, cause in named.items() if cause != _THERE))
+        return places.reshape(-1)[1:].astype(np.int64), gaps, without
+
+    def _gaps(self, causes: Mapping[str, int]) -> Gaps:
+        times = {name: 0 if cause == _THERE else None for name, cause in causes.items()}
+        stale = [name for name, cause in causes.items() if cause == _STALE]
+        return self._policies.gaps(OnlineRow({}, times, stale))
+
+
+def _with(requests: pa.Table, features: Sequence[str]) -> pa.Table:
+    empty: pa.Array[Any] = pa.nulls(requests.num_rows, pa.float64())
+    for name in features:
+        requests = requests.append_column(name, empty)
+    return requests
+
+
+def _no_gaps(policies: FeaturePolicies, sources: Sequence[FeatureSource]) -> Gaps:
+    return policies.gaps(OnlineRow({}, {source.name: 0 for source in sources}))
+
+
+def _midnights(offline: OfflineTable, view: FeatureView) -> NDArray[np.int64]:
+    """Of the view's snapshots, in milliseconds, rising."""
+    stems = sorted(path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet"))
+    days = [(date.fromisoformat(stem) - _EPOCH).days for stem in stems]
+    return np.array(days, np.int64) * DAY_MS

@@ -1,0 +1,177 @@
+"""An input as files that are here: of a folder, of a bucket one by one, or of a table."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol, assert_never
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.operations.tables.input_files import CSV, PARQUET, check_columns, is_table
+from mlplatform.operations.tables.locations import Bucket, Input, Table
+from mlplatform.operations.tables.plan import InputFile
+from mlplatform.operations.tables.postgres_table import export
+from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
+from mlplatform.runtime.storage.objects import Objects
+
+MOST_FILES = 1_000
+COPIED_BYTES = 1024 * 1024
+
+
+class Source(Protocol):
+    """The files of an input, in order."""
+
+    @property
+    def files(self) -> tuple[InputFile, ...]: ...
+
+    def here(self, number: int) -> AbstractContextManager[Path]:
+        """A context with a local path of a file, whose content is what its identity says.
+
+        Raises:
+            Refused: it was changed since the batch began.
+            Unavailable: its store did not answer.
+        """
+        ...
+
+
+@contextmanager
+def opened(
+    given: Input, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
+) -> Iterator[Source]:
+    """The input, whose columns were looked at: of a bucket, those of the first file.
+
+    Args:
+        columns: of the request → the input's, where they differ.
+        staging: a folder that is made for what is brought here, and removed.
+
+    Raises:
+        NotFound: there is no such file, folder, object or table.
+        ConfigInvalid, InputInvalid: it holds no table, or one without the columns of a request.
+        Unavailable: its server does not answer.
+    """
+    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        match given:
+            case Path():
+                yield _Folder(given, definition, columns)
+            case Bucket():
+                yield _Objects(given, definition, columns, staging)
+            case Table():
+                yield _exported(given, definition, columns, staging)
+            case _:
+                assert_never(given)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+class _Folder:
+    """Files of this machine."""
+
+    def __init__(self, path: Path, definition: ModelDefinition, columns: Mapping[str, str]) -> None:
+        self._paths = _tables(path)
+        check_columns(self._paths, definition, columns)
+        self._stats = [os.stat(one) for one in self._paths]
+        self.files = tuple(
+            InputFile(name=one.name, identity=f"sha256:{_sha256(one)}", size_bytes=stat.st_size)
+            for one, stat in zip(self._paths, self._stats, strict=True)
+        )
+
+    @contextmanager
+    def here(self, number: int) -> Iterator[Path]:
+        self._check(number)
+        yield self._paths[number]
+        self._check(number)
+
+    def _check(self, number: int) -> None:
+        path, before = self._paths[number], self._stats[number]
+        now = os.stat(path) if path.exists() else None
+        if now is None or (now.st_size, now.st_mtime_ns, now.st_ino) != (
+            before.st_size, before.st_mtime_ns, before.st_ino
+        ):  # fmt: skip
+            raise _changed(path.name)
+
+
+class _Objects:
+    """Objects of a bucket; each is brought here when its turn comes, and removed after it."""
+
+    def __init__(
+        self, bucket: Bucket, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
+    ) -> None:
+        self._objects, self._staging = Objects(bucket.uri), staging
+        found = [one for one in self._objects.listed() if is_table(one.name)]
+        _check_count(len(found), bucket.uri)
+        self._tags = [one.tag for one in found]
+        self.files = tuple(
+            InputFile(name=one.name, identity=f"etag:{one.tag}", size_bytes=one.size_bytes)
+            for one in found
+        )
+        with self.here(0) as path:
+            check_columns([path], definition, columns)
+
+    @contextmanager
+    def here(self, number: int) -> Iterator[Path]:
+        name = self.files[number].name
+        path = self._staging / f"{number:05d}{PARQUET if name.endswith(PARQUET) else CSV}"
+        listed = {one.name: one.tag for one in self._objects.listed()}
+        if listed.get(name) != self._tags[number]:
+            raise _changed(name)
+        with self._objects.open(name, self._tags[number]) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, COPIED_BYTES)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+class _Exported:
+    """A table as the file that was made of it."""
+
+    def __init__(self, path: Path, file: InputFile) -> None:
+        self._path, self.files = path, (file,)
+
+    @contextmanager
+    def here(self, number: int) -> Iterator[Path]:
+        yield self._path
+
+
+def _exported(
+    table: Table, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
+) -> _Exported:
+    path = staging / f"table{PARQUET}"
+    identity = f"sha256:{export(table, definition, columns, path)}"
+    file = InputFile(name=table.name, identity=identity, size_bytes=path.stat().st_size)
+    return _Exported(path, file)
+
+
+def _tables(path: Path) -> Sequence[Path]:
+    if path.is_file():
+        if not is_table(path.name):
+            raise InputInvalid(str(path), None, f"it is no {PARQUET} or {CSV} file by its name")
+        return [path]
+    if not path.is_dir():
+        raise NotFound(f"{path} is no file or folder")
+    found = sorted(one for one in path.iterdir() if one.is_file() and is_table(one.name))
+    _check_count(len(found), str(path))
+    return found
+
+
+def _check_count(count: int, source: str) -> None:
+    if not 0 < count <= MOST_FILES:
+        problem = f"{count} {PARQUET} and {CSV} files; wanted: 1 to {MOST_FILES}"
+        raise InputInvalid(source, None, problem)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _changed(name: str) -> Refused:
+    return Refused(
+        f"{name} was changed while the batch ran: start it again with another output, or undo the"
+        " change; finished partitions are kept"
+    )

@@ -1,0 +1,89 @@
+"""Objects of an S3 bucket, as files below a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from mlplatform.runtime.errors import Corrupt, Unavailable
+
+
+class StoredObject(NamedTuple):
+    """One object; its tag changes with its content."""
+
+    name: str
+    tag: str
+    size_bytes: int
+
+
+class Objects:
+    """The objects below a prefix of a bucket, by the part of their keys that follows it.
+
+    Args:
+        uri: s3://bucket/prefix; who and where is said by the variables of AWS's SDK.
+    """
+
+    def __init__(self, uri: str) -> None:
+        import boto3
+
+        parts = urlsplit(uri)
+        self._uri, self._bucket = uri, parts.netloc
+        self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
+        self._s3: Any = boto3.client("s3")
+
+    def listed(self) -> list[StoredObject]:
+        """Every object, sorted by name."""
+        with self._translated():
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            found = sorted(
+                StoredObject(one["Key"].removeprefix(self._prefix), one["ETag"], one["Size"])
+                for page in pages
+                for one in page.get("Contents", ())
+                if not one["Key"].endswith("/")
+            )
+        for name, _, _ in found:
+            if not is_inside(name):
+                raise Corrupt(f"{self._uri} has an object {name!r}, which has no place in a folder")
+        return found
+
+    def names(self) -> list[str]:
+        """Of every object, sorted."""
+        return [one.name for one in self.listed()]
+
+    @contextmanager
+    def open(self, name: str, tag: str | None = None) -> Iterator[IO[bytes]]:
+        """What an object holds.
+
+        Args:
+            tag: that it must have; else it is not given.
+        """
+        condition = {} if tag is None else {"IfMatch": tag}
+        with self._translated():
+            found = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + name, **condition)
+            yield found["Body"]
+
+    def put(self, name: str, path: Path) -> None:
+        """Make an object of a file's content; it is there whole or not at all."""
+        with self._translated():
+            self._s3.upload_file(str(path), self._bucket, self._prefix + name)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError, S3UploadFailedError) as error:
+            raise Unavailable(f"objects below {self._uri}") from error
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file's name leads nowhere but below the folder that it is joined to."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
