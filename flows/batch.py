@@ -1,4 +1,4 @@
-"""Score past days again with a registered version, as a job over one shard a day."""
+"""Score a table, or past days again, with a registered version."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import batch as job
 from mlplatform.operations.compute.jobs import Job, JobStatus
 from mlplatform.operations.prefect_client import names
+from mlplatform.operations.tables import batch as tables
+from mlplatform.operations.tables.plan import LEAST_ROWS, MOST_ROWS, PARTITION_ROWS, Partition
+from mlplatform.runtime.errors import ConfigInvalid
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -33,26 +36,58 @@ def score(asked: job.Batch, work: Job) -> Path:
     return job.score(wiring.platform(), asked, work, report)
 
 
+@task(persist_result=False, cache_policy=NO_CACHE)
+def score_table(asked: tables.TableBatch) -> str:
+    """Another run with the same output goes on with what this one has finished."""
+    log = get_run_logger()
+
+    def report(one: Partition) -> None:
+        log.info("%s: %d rows, %d with an error", one.name, one.rows, one.errors)
+
+    return tables.page(tables.score_table(wiring.platform(), asked, report), asked.output)
+
+
 @flow(name="batch", flow_run_name=names.RUNS["batch"], persist_result=False)
 def batch(
     model: str,
-    first: date,
-    last: date,
+    first: date | None = None,
+    last: date | None = None,
     version: Annotated[int | None, Field(ge=1, description="Default: the champion")] = None,
     deadline_s: Annotated[int, Field(ge=10, le=86_400)] = 3600,
+    input: str = "",
+    output: str = "",
+    columns: dict[str, str] | None = None,
+    partition_rows: Annotated[int, Field(ge=LEAST_ROWS, le=MOST_ROWS)] = PARTITION_ROWS,
 ) -> str:
-    """Score every request of some days with a version; results are Parquet files, one a day.
+    """Score each row of a table once (input, output), or each request of some past days (first).
 
     Args:
         model: a model folder's name.
-        first: the first day (UTC).
-        last: the last day, included.
+        first: the first past day (UTC); results are Parquet files in the home folder, one a day.
+        last: the last day, included; default: the first.
         version: the registry's number of a version; default: the champion.
-        deadline_s: how long the scoring may take.
+        deadline_s: how long the scoring of days may take.
+        input: a file or folder that this run can read, s3://bucket/prefix, or
+            postgresql://user@host/database?table=NAME; passwords by PGPASSFILE.
+        output: a folder or s3://bucket/prefix; the same one goes on with what was begun there.
+        columns: request_id, event_time or a field: the input's column, where it is named otherwise.
+        partition_rows: rows that are read, scored and kept together.
     """
-    platform = wiring.platform()
+    match (first, bool(input and output)):
+        case (None, True):
+            asked = tables.TableBatch(model, input, output, version, columns or {}, partition_rows)
+            text = score_table(asked)
+            create_markdown_artifact(text, key=f"batch-{model}", description="A table, scored")
+            return output
+        case (date(), False):
+            return _days(model, first, last or first, version, deadline_s)
+        case _:
+            raise ConfigInvalid("batch", input or output, "input and output, or first")
+
+
+def _days(model: str, first: date, last: date, version: int | None, deadline_s: int) -> str:
     asked = job.batch(
-        platform,
+        wiring.platform(),
         model,
         version,
         name=f"batch-{runtime.flow_run.id}",

@@ -16,6 +16,7 @@ import typer
 
 from mlplatform.commands import (
     backup,
+    batch,
     cluster,
     events,
     history,
@@ -62,6 +63,7 @@ quickstart.add_to(app)
 doctor.add_to(app)
 backup.add_to(app)
 runs.add_to(app)
+app.command()(batch.batch)
 skew.add_to(app)
 replay.add_to(app, rollouts.app)
 score.add_to(app)

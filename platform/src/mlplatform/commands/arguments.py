@@ -10,6 +10,7 @@ import typer
 from mlplatform.model.folders import check_folders, model_folder
 from mlplatform.operations.actions.person_fields import ACTOR, REASON
 from mlplatform.runtime.configuration.kinds import Profile
+from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.scoring.admission.clients import check_client
 
 
@@ -35,6 +36,23 @@ def analyst_name(text: str) -> str:
 
 def _reason(text: str | None) -> str | None:
     return None if text is None else REASON.checked("--reason", text)
+
+
+def column_names(pairs: list[str] | None) -> dict[str, str]:
+    """What --map says: the platform's name of a column → the file's.
+
+    Raises:
+        ConfigInvalid: a pair is none, or a name is given twice.
+    """
+    names: dict[str, str] = {}
+    for pair in pairs or []:
+        name, separator, column = pair.partition("=")
+        if not separator or not name or not column:
+            raise ConfigInvalid("--map", pair, "NAME=COLUMN, for example amount=TX_AMOUNT")
+        if name in names:
+            raise ConfigInvalid("--map", pair, f"{name} once; it is {names[name]} already")
+        names[name] = column
+    return names
 
 
 Model = Annotated[

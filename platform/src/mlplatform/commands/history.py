@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.arguments import Model
+from mlplatform.commands.arguments import Model, column_names
 from mlplatform.commands.terminal.exit_codes import USAGE
 from mlplatform.commands.terminal.output import (
     ERR,
@@ -26,7 +26,7 @@ from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError, Refused
+from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
 
 SHOWN_ROWS = 10
 SHOWN_REFUSALS = 100
@@ -44,18 +44,6 @@ def _reader(model: str) -> tuple[Sequence[ExpectedColumn], Callable[..., FileChe
         return sources.COLUMNS, sources.examine_transactions
     definition = load_definition(model)
     return columns_of(definition), partial(examine_history, definition=definition)
-
-
-def _columns(pairs: list[str] | None) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for pair in pairs or []:
-        name, separator, column = pair.partition("=")
-        if not separator or not name or not column:
-            raise ConfigInvalid("--map", pair, "NAME=COLUMN, for example amount=TX_AMOUNT")
-        if name in names:
-            raise ConfigInvalid("--map", pair, f"{name} once; it is {names[name]} already")
-        names[name] = column
-    return names
 
 
 @app.command("import")
@@ -87,7 +75,7 @@ def import_history(
     platform = wiring.Platform(wiring.settings()) if dry_run else wiring.platform()
     now_ms = platform.clock.event_ms() if platform.settings.clock == "system" else None
     with progress("reading and checking"):
-        found = examine(path, now_ms=now_ms, columns=_columns(map_))
+        found = examine(path, now_ms=now_ms, columns=column_names(map_))
     if dry_run:
         refusals = found.refusals or _unaddable(platform, model, found.table, path.name)
         _show(found, refusals, json)

@@ -35,7 +35,6 @@ def add_to(app: typer.Typer) -> None:
     app.command()(validate)
     app.command()(drift)
     app.command()(materialize)
-    app.command()(batch)
 
 
 def retrain(
@@ -99,29 +98,6 @@ def materialize(
     Example: mlplatform materialize fraud --at 2026-03-01
     """
     follow("materialize", {"model": model, "at": _iso(at)}, json)
-
-
-def batch(
-    model: Model,
-    first: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day (UTC).")],
-    last: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="The last day; default: the first."),
-    ] = None,
-    version: Annotated[int | None, typer.Option(help="Default: the champion.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Score the requests of past days again with a version; one Parquet file of results a day.
-
-    Example: mlplatform batch fraud --first 2018-07-01 --last 2018-07-07 --version 3
-    """
-    parameters = {
-        "model": model,
-        "first": first.date().isoformat(),
-        "last": (last or first).date().isoformat(),
-        "version": version,
-    }
-    follow("batch", parameters, json)
 
 
 def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:

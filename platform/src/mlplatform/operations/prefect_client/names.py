@@ -16,7 +16,7 @@ RUNS = {
     "rollout": "rollout pass {model}",
     "rollback": "roll back {model}",
     "control": "{act} {model}",
-    "batch": "batch {model} {first} to {last}",
+    "batch": "batch {model}",
     APPROVAL_FLOW: "approve {rollout_id}",
 }
 """Each served flow, and the names of its runs, made of its parameters; the approval comes last."""

@@ -33,6 +33,7 @@ from mlplatform.operations.tables.plan import (
 from mlplatform.operations.tables.row_decisions import RowDecisions
 from mlplatform.operations.tables.row_features import RowFeatures
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
+from mlplatform.runtime.text import markdown
 
 if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
@@ -153,3 +154,24 @@ def _arm(platform: Platform, asked: TableBatch, there: Plan | None) -> Arm:
     if champion is None:
         raise NotFound(f"{asked.model} has no champion yet: name a version")
     return champion
+
+
+def page(content: Mapping[str, Any], output: str) -> str:
+    """A manifest in Markdown."""
+    plan, found = content["plan"], content["output"]
+    head = (
+        f"Version {plan['version']} of {markdown(plan['model'])}: {found['rows']:,} rows of "
+        f"{len(plan['files'])} files; results in {markdown(output)}, digest {found['digest']}.\n"
+    )
+    counts = {**found["decisions"], "error": found["errors"]}
+    table = ["| decision | rows |", "|---|---|"]
+    table += [f"| {markdown(name)} | {rows:,} |" for name, rows in counts.items()]
+    lines = [head, *table, ""]
+    for view, rows in found["without_features"].items():
+        lines.append(f"Warning: {rows:,} rows had no valid features of {markdown(view)}.\n")
+    others = {name: rows for name, rows in found["answered_by"].items() if name != "model"}
+    for name, rows in others.items():
+        lines.append(f"Warning: {rows:,} rows were decided by {markdown(name)}, not the model.\n")
+    for file, row, problem in found["first_errors"]:
+        lines.append(f"- {markdown(f'{file}, row {row}: {problem}')}")
+    return "\n".join(lines)

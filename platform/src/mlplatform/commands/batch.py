@@ -1,0 +1,110 @@
+"""The command that scores many rows at once: a table from anywhere, or past days of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from mlplatform.commands.arguments import Model, column_names
+from mlplatform.commands.runs import follow
+from mlplatform.commands.terminal.exit_codes import FAILED
+from mlplatform.commands.terminal.output import ERR, AsJson, print_json, print_markdown
+from mlplatform.operations import wiring
+from mlplatform.operations.tables.batch import TableBatch, page, score_table
+from mlplatform.operations.tables.plan import PARTITION_ROWS, Partition
+from mlplatform.runtime.errors import ConfigInvalid
+
+PASSWORDS = "passwords by PGPASSFILE, keys by AWS's variables"
+
+
+def batch(
+    model: Model,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="PLACE",
+            help="A Parquet or CSV file, a folder of them, s3://bucket/prefix or "
+            f"postgresql://user@host/database?table=NAME ({PASSWORDS}).",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="A folder or s3://bucket/prefix. The same one again goes on with what was begun.",
+        ),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="NAME=COLUMN",
+            help="Which column is which: request_id, event_time (may be missing: now), a field.",
+        ),
+    ] = None,
+    first: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Instead of an input: the first past day (UTC)."),
+    ] = None,
+    last: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The last day; default: the first."),
+    ] = None,
+    version: Annotated[int | None, typer.Option(help="Default: the champion.")] = None,
+    partition_rows: Annotated[
+        int, typer.Option(help="Rows that are read, scored and kept together.")
+    ] = PARTITION_ROWS,
+    json: AsJson = False,
+) -> None:
+    """Score a table: one row out for each row in, with decision, score and reasons.
+
+    It runs here; after a stop, the same command goes on where it was. A row that is no request gets
+    an error in its own row; with one or more of them, the command ends with 1. With --first, a flow
+    run scores the requests of past days again.
+
+    Example: mlplatform batch fraud --input payments.parquet --output scores --map amount=TX_AMOUNT
+    """
+    if first is not None and input_ is None and output is None and not map_:
+        days = {"first": first.date().isoformat(), "last": (last or first).date().isoformat()}
+        follow("batch", {"model": model, **days, "version": version}, json)
+        return
+    if input_ is None or output is None or first is not None or last is not None:
+        raise ConfigInvalid(
+            "batch", _given(input_, output, first), "--input and --output, or --first"
+        )
+    asked = TableBatch(model, input_, output, version, column_names(map_), partition_rows)
+    with _progress() as report:
+        manifest = score_table(wiring.platform(), asked, report)
+    if json:
+        print_json(manifest)
+    else:
+        print_markdown(page(manifest, output))
+    raise typer.Exit(FAILED if manifest["output"]["errors"] else 0)
+
+
+def _given(input_: str | None, output: str | None, first: datetime | None) -> str:
+    given: Mapping[str, Any] = {"--input": input_, "--output": output, "--first": first}
+    return " and ".join(name for name, value in given.items() if value is not None) or "alone"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Partition], None]]:
+    """How far it is, on a moving line beside standard output."""
+    rows = errors = 0
+    with ERR.status("reading and checking") as status:
+
+        def report(one: Partition) -> None:
+            nonlocal rows, errors
+            rows, errors = rows + one.rows, errors + one.errors
+            status.update(f"{rows:,} rows, {errors:,} with an error")
+
+        try:
+            yield report
+        except KeyboardInterrupt:
+            ERR.print(f"stopped after {rows:,} rows; the same command goes on from there")
+            raise
