@@ -177,6 +177,12 @@ def states() -> list[Case]:
             (15, 20),
         ),
         Case(
+            "WindowsBehind",
+            {f'mlplatform_windows_behind_seconds{{{FRAUD},writer="gateway-0"}}': "0x9 16x10 15x20"},
+            {12: [ticket | fraud | {"writer": "gateway-0"}]},
+            (11, 21),
+        ),
+        Case(
             "RoutesDiverge",
             {
                 f"mlplatform_routes_generation{{{FRAUD}}}": "2x9 3x20",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineRow
-from mlplatform.learning.features.windows.online import WindowReads
+from mlplatform.learning.features.windows.online import WindowReads, Windows
 from mlplatform.learning.features.windows.state import WindowProjection
 from mlplatform.learning.features.windows.training import with_windows
 from mlplatform.model.definition import ModelDefinition
@@ -61,6 +61,8 @@ def bits(value: float | None) -> bytes:
 
 class Gateway:
     """A writer of the log and a reader of windows, as a gateway process has them."""
+
+    reads: Windows
 
     def __init__(self, home: Path, definition: ModelDefinition, name: str) -> None:
         self.name = name
@@ -115,13 +117,18 @@ def event_ms(chance: random.Random, at_ms: int) -> int:
 
 
 def streamed(
-    home: Path, definition: ModelDefinition, seed: int, count: int, names: Sequence[str]
+    home: Path,
+    definition: ModelDefinition,
+    seed: int,
+    count: int,
+    names: Sequence[str],
+    kind: Callable[[Path, ModelDefinition, str], Gateway] = Gateway,
 ) -> dict[str, dict[str, Any]]:
     """Payments that gateways answer, several at a time, ended and started again at random; what
     each was served, by decision id."""
     chance, at_ms, served = random.Random(seed), NOON_MS, {}
     with ExitStack() as stack:
-        gateways = {n: stack.enter_context(closing(Gateway(home, definition, n))) for n in names}
+        gateways = {n: stack.enter_context(closing(kind(home, definition, n))) for n in names}
         under_way: dict[str, list[Record]] = {name: [] for name in names}
         for number in range(count):
             at_ms += int(chance.expovariate(1 / 60_000))
@@ -138,7 +145,7 @@ def streamed(
                 for lost in under_way[name]:
                     del served[lost.decision_id]
                 under_way[name] = []
-                gateways[name] = stack.enter_context(closing(Gateway(home, definition, name)))
+                gateways[name] = stack.enter_context(closing(kind(home, definition, name)))
         for name, records in under_way.items():
             gateways[name].write(records)
     return served

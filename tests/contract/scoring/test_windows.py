@@ -1,5 +1,5 @@
-"""A model of real-time windows over two gateway processes of one home: each payment counts for the
-next one at once, and what was served is what training joins."""
+"""A model of real-time windows over two gateway processes, with its state beside their log or on a
+server: each payment counts for the next one, and what was served is what training joins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ import pytest
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.windows.build import build_shared
 from mlplatform.model.folders import load_definition
-from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.storage import addresses, sqlite
+from mlplatform.runtime.storage.addresses import Address
+from mlplatform.scoring.backends import shared_windows
 from support import scoring_world
 from support.model_folders import windowed
 from support.ports import free_port
@@ -37,8 +41,13 @@ READY_S = 60.0
 class World(ScoringWorld):
     """Two gateway processes, either of which may be killed and started again."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, redis: Any) -> None:
         super().__init__(root)
+        self.redis = redis
+        self.variables = addresses.variables("MLPLATFORM_REDIS", redis.address) if redis else {}
+        if redis:
+            redis.empty()
+            begin(self.home, redis.address)
         self.ports = {"gateway-0": self.port, "gateway-1": free_port()}
         self.gateways: dict[str, subprocess.Popen[bytes]] = {}
         self.promote(self.deploy(1))
@@ -48,7 +57,7 @@ class World(ScoringWorld):
     def start(self, name: str) -> None:
         port = self.ports[name]
         self.gateways[name] = self._start(
-            "gateway", "--name", name, MLPLATFORM_GATEWAY_PORT=str(port)
+            "gateway", "--name", name, MLPLATFORM_GATEWAY_PORT=str(port), **self.variables
         )
         wait_for(lambda: status_of(f"http://127.0.0.1:{port}/readyz") == 200, READY_S)
 
@@ -64,6 +73,13 @@ class World(ScoringWorld):
         answer: dict[str, Any] = found.json()
         return answer if found.status_code == 200 else None
 
+    def lose_state(self) -> None:
+        if self.redis:
+            self.redis.empty()
+        else:
+            with sqlite.transaction(sqlite.connect(self.home.decisions / DATABASE)) as db:
+                db.execute("DELETE FROM window_series")
+
     def close(self) -> None:
         for process in self.gateways.values():
             process.kill()
@@ -71,14 +87,27 @@ class World(ScoringWorld):
         super().close()
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def begin(home: Home, address: Address) -> None:
+    """What `mlplatform history windows` does."""
+    definition = load_definition(MODEL)
+    with (
+        closing(SqliteDecisionLog(home.decisions)) as log,
+        closing(shared_windows(address, definition)) as store,
+    ):
+        build_shared(store, OfflineTable(home.offline(MODEL), definition), log)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def world(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
     models = tmp_path / "models"
     models.mkdir(mode=0o700)
     windowed(models, MODEL)
     monkeypatch.setenv("MLPLATFORM_MODELS", str(models))
     monkeypatch.setattr(scoring_world, "MODEL", MODEL)
-    made = World(tmp_path)
+    redis = request.getfixturevalue("redis") if request.param == "redis" else None
+    made = World(tmp_path, redis)
     yield made
     made.close()
 
@@ -114,12 +143,14 @@ def test_two_gateways_that_are_killed_serve_what_a_recount_finds(world: World) -
 def test_windows_without_their_state_ask_no_model_and_say_so(world: World) -> None:
     payment = {"customer_id": 1, "terminal_id": 1, "amount": 5.0}
     world.ask("gateway-0", **payment, event_time=time.time_ns() // 1_000_000)
-    with sqlite.transaction(sqlite.connect(world.home.decisions / DATABASE)) as db:
-        db.execute("DELETE FROM window_series")
+    world.lose_state()
     world.kill("gateway-1")
     world.start("gateway-1")
 
-    asked = partial(world.ask, "gateway-1", **payment)
-    answer = wait_for(lambda: asked(event_time=time.time_ns() // 1_000_000))
+    def stale() -> dict[str, Any] | None:
+        answer = world.ask("gateway-1", **payment, event_time=time.time_ns() // 1_000_000)
+        return answer if answer and "stale" in (answer.get("feature_gaps") or {}) else None
+
+    answer = wait_for(stale)
     assert answer["degraded"]
     assert set(answer["feature_gaps"]["stale"]) == {"customer_windows", "terminal_windows"}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.online import OnlineFeatures
-from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads
+from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
 from mlplatform.learning.features.windows.state import begin
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView
@@ -29,12 +30,17 @@ from mlplatform.rollouts.serving.local import bundle_uri
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.telemetry.export import Sender
 from mlplatform.runtime.telemetry.otlp import OtlpSender
 from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from mlplatform.scoring.admission.store import Admission, Buckets, Keys, KeysAndBuckets
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.windows.projector import WindowProjector
+    from mlplatform.learning.features.windows.redis import RedisWindows
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +51,8 @@ READ_S = 0.1
 """A read of features that takes longer comes too late for any request, and holds up others'."""
 
 WRITE_S = 10.0
+PROJECT_S = 1.0
+"""Whether records were added to windows is asked again after that time; no request waits for it."""
 ADMISSION_S = 1.0
 """Tokens and keys are asked for by threads of their own; what a process holds lasts that long."""
 
@@ -110,7 +118,13 @@ def online_for_requests(
     if not windows:
         return stored
     database = settings.home.decisions / DATABASE
-    reads = WindowReads(database, definition.name, windows, definition.entities)
+    if settings.redis is None:
+        reads: Windows = WindowReads(database, definition.name, windows, definition.entities)
+    else:
+        from mlplatform.learning.features.windows.redis import RedisWindowReads
+
+        store = shared_windows(settings.redis, definition, answer_s=READ_S)
+        reads = RedisWindowReads(store, windows, definition.entities)
     return FeaturesWithWindows(stored, reads)
 
 
@@ -122,13 +136,37 @@ def _stored(settings: Settings, model: str, views: Sequence[FeatureView]) -> Onl
     return FeastRedis(settings.redis, project_name(model), views, answer_s=READ_S)
 
 
+def shared_windows(
+    address: Address, definition: ModelDefinition, *, answer_s: float = WRITE_S
+) -> RedisWindows:
+    """The state of a model's windows that gateways share on a server."""
+    from mlplatform.learning.features.windows.redis import RedisWindows, state_of
+
+    own = state_of(definition.windows, definition.entities)
+    return RedisWindows(address, definition.name, own, answer_s=answer_s)
+
+
+def window_projector(
+    settings: Settings, writer: str, definitions: Sequence[ModelDefinition]
+) -> WindowProjector | None:
+    """What adds the records of this home's log to windows on a server; None where they lie beside
+    the log, or no model has any."""
+    if settings.redis is None or not definitions:
+        return None
+    from mlplatform.learning.features.windows.projector import WindowProjector
+
+    address = settings.redis
+    stores = [shared_windows(address, one, answer_s=PROJECT_S) for one in definitions]
+    return WindowProjector(settings.home.decisions, writer, stores)
+
+
 def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:
-    """Windows of models that know no payment yet begin with none; an operator builds those of
-    others. Until then they are stale."""
+    """Windows beside the log of models that know no payment yet begin with none; an operator builds
+    those of others, and all on a server: what other logs hold is not known here. Until then they
+    are stale."""
     for definition in definitions:
         name = definition.name
-        if settings.profile != "embedded":
-            log.error("windows of %s are stale: the payments of a cluster are in many logs", name)
+        if settings.redis is not None:
             continue
         has_history = any(settings.home.offline(name).glob("parts/[0-9]*"))
         database = settings.home.decisions / DATABASE

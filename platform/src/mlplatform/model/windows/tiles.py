@@ -42,7 +42,7 @@ KEPT: Final[dict[Aggregate, tuple[Kept, ...]]] = {
 """What a tile holds for an aggregate, besides how many payments there were."""
 _ORDER: Final = ("last_ms", "sum", "squares_high", "squares_low", "min", "max")
 _OFTEN: Final = ("count", "mean")
-_BETTER: Final = {"last_ms": max, "min": min, "max": max}
+BETTER: Final[Mapping[str, Callable[[int, int], int]]] = {"last_ms": max, "min": min, "max": max}
 """Columns that do not add up."""
 
 
@@ -143,15 +143,13 @@ def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, 
     what falls behind with a new one is dropped: what is kept depends on the payments alone, never
     on their order.
     """
-    if not counts(series.where, request):
+    made = payment_tile(series, event_ms, request)
+    if made is None:
         return False
-    change = _change(series, event_ms, request)
-    if change is None:
-        return False
-    numbers, tile = columns[0], event_ms // series.tile_ms
+    numbers, tile = columns[0], made[0]
     if not numbers or tile > numbers[-1]:
         behind = bisect_right(numbers, tile - series.retained)
-        for column, value in zip(columns, (tile, *change), strict=True):
+        for column, value in zip(columns, made, strict=True):
             if behind:
                 del column[:behind]
             column.append(value)
@@ -160,15 +158,19 @@ def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, 
         return False
     place = bisect_left(numbers, tile)
     if numbers[place] != tile:
-        for column, value in zip(columns, (tile, *change), strict=True):
+        for column, value in zip(columns, made, strict=True):
             column.insert(place, value)
     else:
-        _add(columns, series, place, change)
+        _add(columns, series, place, made)
     return True
 
 
-def _change(series: Series, event_ms: int, request: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """The columns of a tile that holds this payment alone, without the tile's number."""
+def payment_tile(
+    series: Series, event_ms: int, request: Mapping[str, Any]
+) -> tuple[int, ...] | None:
+    """The columns of a tile that holds this payment alone; None where it does not count."""
+    if not counts(series.where, request):
+        return None
     x = 0
     if series.of is not None:
         given = request.get(series.of)
@@ -176,7 +178,7 @@ def _change(series: Series, event_ms: int, request: Mapping[str, Any]) -> tuple[
         if found is None:
             return None
         x = found
-    made = [1]
+    made = [event_ms // series.tile_ms, 1]
     for column in series.kept:
         match column:
             case "last_ms":
@@ -190,10 +192,10 @@ def _change(series: Series, event_ms: int, request: Mapping[str, Any]) -> tuple[
     return tuple(made)
 
 
-def _add(columns: Columns, series: Series, place: int, change: tuple[int, ...]) -> None:
+def _add(columns: Columns, series: Series, place: int, made: tuple[int, ...]) -> None:
     columns[1][place] += 1
-    for column, name, more in zip(columns[2:], series.kept, change[1:], strict=True):
-        better = _BETTER.get(name)
+    for column, name, more in zip(columns[2:], series.kept, made[2:], strict=True):
+        better = BETTER.get(name)
         column[place] = column[place] + more if better is None else better(column[place], more)
 
 

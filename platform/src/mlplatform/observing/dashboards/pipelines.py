@@ -41,6 +41,7 @@ def _log(objectives: Objectives) -> Row:
         for s, t in ((0.5, "half"), (0.99, "99 of 100"))
     )
     written = f"deriv({signals.WRITER_RECORDS.name}[{WINDOW}])"
+    late, lacking = signals.WINDOWS_BEHIND.name, signals.WINDOWS_LACK.name
     return Row("Decision log", (
         Panel(
             "lines", "Records", "Accepted are those whose answer could be given; repeated ones had "
@@ -70,6 +71,15 @@ def _log(objectives: Objectives) -> Row:
         Panel(
             "lines", "Records by writer", "Of living gateways.",
             (Query(f"max by (writer) ({written})", "{{writer}}"),), "cps", width=6,
+        ),
+        Panel(
+            "lines", "Real-time windows behind", "On a server: since when they lack a payment of a "
+            "writer.", (Query(f"max by (model, writer) ({late})", "{{model}}: {{writer}}"),), "s",
+            at_most(seconds(limits.windows_behind)), width=12,
+        ),
+        Panel(
+            "lines", "Records that windows lack", "Beyond 2 000 they are stale.",
+            (Query(f"max by (model, writer) ({lacking})", "{{model}}: {{writer}}"),), width=12,
         ),
     ))  # fmt: skip
 

@@ -219,6 +219,13 @@ def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
             "1m", "messages of {{ $labels.model }} could not be scored and were put aside",
         ),
         made(
+            "WindowsBehind", "ticket",
+            f"max by (model, writer) ({signals.WINDOWS_BEHIND.name}) "
+            f"> {seconds(limits.windows_behind)}",
+            "2m", "real-time windows of {{ $labels.model }} lack payments that "
+            "{{ $labels.writer }} answered",
+        ),
+        made(
             "LimitsHit", "ticket",
             f"{refused} / {_rate(signals.ADMISSION)} > {limits.refused_share:g}",
             limits.refusing, "requests are refused for rates or room",

@@ -88,6 +88,7 @@ class Limits(_Strict, frozen=True):
     breaker_open: Duration
     log_spilling: Duration
     watermark_behind: Duration
+    windows_behind: Duration
     routes_diverge: Duration
     rollout_overdue: Duration
     approval_waits: Duration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
 from mlplatform.runtime.errors import InputInvalid, Refused
+from mlplatform.scoring import backends
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,11 +50,14 @@ def build_windows(platform: Platform, model: str) -> int:
     Raises:
         Busy: the log was sealed in between; try again.
     """
-    from mlplatform.learning.features.windows.build import build
+    from mlplatform.learning.features.windows.build import build, build_shared
 
-    offline = platform.offline(model)
+    offline, address = platform.offline(model), platform.settings.redis
     if not offline.definition.windows:
         return 0
+    if address is not None:
+        with closing(backends.shared_windows(address, offline.definition)) as store:
+            return build_shared(store, offline, platform.log)
     database = platform.settings.home.decisions / DATABASE
     return build(database, offline, platform.log)
 

@@ -236,6 +236,17 @@ CLOCK_SYNCHRONISED: Final = Metric(
 )  # fmt: skip
 
 
+_WRITER = Label("writer", bound="gateway processes that write the decision log now")
+WINDOWS_LACK: Final = Metric(
+    "mlplatform_windows_lack_records", "gauge", "records",
+    "Records of this process's log that windows on a server do not hold yet.", (MODEL, _WRITER),
+)  # fmt: skip
+WINDOWS_BEHIND: Final = Metric(
+    "mlplatform_windows_behind_seconds", "gauge", "seconds",
+    "Since when the first of those waits.", (MODEL, _WRITER),
+)  # fmt: skip
+
+
 def _log(name: str, kind: Kind, unit: str, meaning: str) -> Metric:
     return Metric(f"mlplatform_log_{name}", kind, unit, meaning)
 
@@ -342,7 +353,6 @@ PHASES: Final = (
     "rolled_back",
 )  # fmt: skip
 _INPUT = Label("input", bound="`drift.inputs` of the model, and `score`")
-_WRITER = Label("writer", bound="gateway processes that write the decision log now")
 
 
 def _state(name: str, unit: str, meaning: str, *labels: Label, kind: Kind = "gauge") -> Metric:
@@ -494,7 +504,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
         FEATURES_STALE_SHARE, VIEW_AGE, COMMIT_RECORDS, GENERATION, BREAKER,
         VOLUME_STOPPED, ADMISSION, STORE_FAILURES,
         CONNECTIONS_REFUSED, TOKENS_REFUSED, KEY_FETCHES, TRACES, CLOCK_OFFSET, CLOCK_SYNCHRONISED,
-        *LOG_COUNTS.values(),
+        WINDOWS_LACK, WINDOWS_BEHIND, *LOG_COUNTS.values(),
     ),
     "predictor": (
         PREDICTOR_REQUESTS, PREDICTOR_ERRORS, PREDICTOR_LATENCY, PREDICTOR_BATCH, PREDICTOR_READY,

@@ -11,6 +11,7 @@ from mlplatform.decisions.log.commit import AsyncGroupCommit
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
+from mlplatform.learning.features.windows.projector import ProjectorThread
 from mlplatform.learning.features.windows.state import WindowProjection
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
@@ -88,6 +89,7 @@ class _Shared:
     metrics: Metrics
     recorder: Recorder
     ownership: Ownership
+    windows: ProjectorThread | None
 
 
 def compose(
@@ -141,10 +143,17 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
         home.decisions,
         durable=is_durable,
         lock_wait_ms=LOG_LOCK_WAIT_MS,
-        projection=WindowProjection() if windowed else None,
+        projection=WindowProjection() if windowed and settings.redis is None else None,
     )
     backends.begin_windows(settings, windowed)
-    spilling = SpillingLog(log, name, spill_policy(settings), metrics.commit_records.observe)
+    windows = _windows(settings, name, windowed, metrics)
+
+    def committed(count: int) -> None:
+        metrics.commit_records.observe(count)
+        if windows is not None:
+            windows.wake()
+
+    spilling = SpillingLog(log, name, spill_policy(settings), committed)
     metrics.watch_log(spilling.counts)
     watermark = Watermark(log.latest_event_ms)
     clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
@@ -164,7 +173,19 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
         ownership=Ownership(
             recorded_askers(log, settings.clock), clock, key, Refusals(home.audit).keep
         ),
+        windows=windows,
     )
+
+
+def _windows(
+    settings: Settings, name: str, windowed: Sequence[ModelDefinition], metrics: Metrics
+) -> ProjectorThread | None:
+    """What adds this process's records to windows that gateways share."""
+    projector = backends.window_projector(settings, name, windowed)
+    if projector is None:
+        return None
+    metrics.watch_windows(projector.lags)
+    return ProjectorThread(projector)
 
 
 def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended]:
@@ -291,6 +312,8 @@ def _life(
 
     async def start() -> None:
         spans.start()
+        if shared.windows is not None:
+            shared.windows.start()
         shared.recorder.start(lambda: admitting.gate.in_flight)
         shadow.start()
         await admitting.start()
@@ -305,6 +328,8 @@ def _life(
         await follower.stop()
         await shadow.stop(within_s=SHADOW_DRAIN_S)
         await shared.recorder.stop()
+        if shared.windows is not None:
+            await asyncio.to_thread(shared.windows.stop)
         await admitting.stop()
         await asyncio.to_thread(spans.stop)
 

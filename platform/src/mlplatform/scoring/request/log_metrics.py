@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from mlplatform.decisions.spill.writer import Counts
+from mlplatform.learning.features.windows.projector import Lag
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.telemetry import signals
-from mlplatform.runtime.telemetry.prometheus import Collector, Family, counted, shown
+from mlplatform.runtime.telemetry.prometheus import Collector, Family, counted, gauged, shown
 
 
 class LogCollector(Collector):
@@ -22,3 +24,21 @@ class LogCollector(Collector):
                 yield counted(metric, [((), value)])
             else:
                 yield shown(metric, value)
+
+
+class WindowsCollector(Collector):
+    """`mlplatform_windows_*`, from what a projector says.
+
+    Args:
+        lags: by model and writer, at a time.
+    """
+
+    def __init__(self, lags: Callable[[int], Mapping[tuple[str, str], Lag]]) -> None:
+        self._lags = lags
+
+    def collect(self) -> Iterable[Family]:
+        now_ms = SystemClock().wall_ms()
+        lags = self._lags(now_ms)
+        yield gauged(signals.WINDOWS_LACK, [(of, lag.records) for of, lag in lags.items()])
+        behind = [(of, lag.behind_s(now_ms)) for of, lag in lags.items()]
+        yield gauged(signals.WINDOWS_BEHIND, behind)

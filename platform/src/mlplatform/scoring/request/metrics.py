@@ -8,13 +8,14 @@ from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.spill.writer import Counts
 from mlplatform.learning.features.policy import Gaps
+from mlplatform.learning.features.windows.projector import Lag
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.histogram import Histograms
 from mlplatform.runtime.telemetry.kernel_clock import ClockCollector
 from mlplatform.runtime.telemetry.prometheus import Registry
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.request.decision import Decided
-from mlplatform.scoring.request.log_metrics import LogCollector
+from mlplatform.scoring.request.log_metrics import LogCollector, WindowsCollector
 
 __all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
 
@@ -75,6 +76,10 @@ class Metrics:
     def watch_log(self, counts: Counts) -> None:
         """Show what becomes of records."""
         self._registry.register(LogCollector(counts))
+
+    def watch_windows(self, lags: Callable[[int], Mapping[tuple[str, str], Lag]]) -> None:
+        """Show how far windows on a server are behind."""
+        self._registry.register(WindowsCollector(lags))
 
     def answered(self, operation: str, status: int, model: str | None) -> None:
         """Count an HTTP request or a gRPC call.

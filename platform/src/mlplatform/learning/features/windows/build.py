@@ -23,6 +23,7 @@ from mlplatform.learning.features.windows.state import (
     register,
     registered,
     stand_at,
+    unpack,
 )
 from mlplatform.model.windows.tiles import Series, series_of
 from mlplatform.runtime.errors import Busy
@@ -30,6 +31,7 @@ from mlplatform.runtime.storage import sqlite
 
 if TYPE_CHECKING:
     from mlplatform.learning.features.offline import OfflineTable
+    from mlplatform.learning.features.windows.redis import RedisWindows
 
 ALL: Final = -1
 """No limit, in SQLite."""
@@ -53,7 +55,7 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     """
     definition = offline.definition
     shared = [series for series, _ in series_of(definition.windows, definition.entities)]
-    position = {mark.writer: mark.seq for mark in log.watermarks() if mark.seq}
+    position = _log_position(log)
     recorded = _recorded(log, definition.name, position)
     with (
         closing(_made(offline, shared, recorded)) as made,
@@ -76,6 +78,27 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
         numbers = ", ".join(str(one.number) for one in new)
         query = f"SELECT count(*) FROM window_tiles WHERE series IN ({numbers})"
         return int(db.execute(query).fetchone()[0])
+
+
+def build_shared(store: RedisWindows, offline: OfflineTable, log: DecisionLog) -> int:
+    """The same for windows that gateways with logs of their own share.
+
+    What was recorded since the log was read is added by each gateway from its own log.
+
+    Args:
+        log: that the logs of all gateways are replicated into.
+    """
+    series, position = store.own.series, _log_position(log)
+    recorded = _recorded(log, offline.definition.name, position)
+    with closing(_made(offline, series, recorded)) as made:
+        rows = made.execute("SELECT series, key, tiles FROM window_tiles")
+        return store.build(
+            position, ((n, key, unpack(t, len(series[n].columns))) for n, key, t in rows)
+        )
+
+
+def _log_position(log: DecisionLog) -> dict[str, int]:
+    return {mark.writer: mark.seq for mark in log.watermarks() if mark.seq}
 
 
 def _made(

@@ -1,4 +1,4 @@
-"""A request's windows, read from the state beside the decision log, with its stored features."""
+"""A request's windows: the port of what serves them, and the state beside the decision log."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.windows.state import MOST_BEHIND, declaration, unpack
 from mlplatform.model.windows.declaration import Window, by_entity
-from mlplatform.model.windows.tiles import Reader, series_of
+from mlplatform.model.windows.tiles import Columns, Reader, Series, new_columns, series_of
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.wal_readers import WalReaders
 
@@ -32,8 +32,85 @@ _TILES: Final = (
 _NUMBER: Final = "SELECT id FROM window_series WHERE model = ? AND declaration = ?"
 
 
-class WindowReads:
+class Windows(Protocol):
     """The windows of one model's requests.
+
+    Tiles and positions of a read are of one moment, and positions of all reads have an order: of
+    two, one holds all of the other. So what was served can be counted again from the records.
+
+    Args:
+        is_remote: every read waits for another process: not for an event loop.
+    """
+
+    is_remote: bool
+
+    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+        """Every window at that time, of what the state holds now.
+
+        Windows whose state is not there, or far behind the log, are stale: they have no value.
+
+        Args:
+            keys: entity → key.
+
+        Raises:
+            sqlite3.Error, Unavailable: the state can't be read.
+        """
+        ...
+
+    def is_held_up(self) -> bool:
+        """Whether a read would have to wait for somebody now; costs next to nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class WindowValues:
+    """Values of a model's windows, from the tiles of each series.
+
+    Args:
+        keys: entity → the request field that holds its key.
+    """
+
+    def __init__(self, windows: Sequence[Window], keys: Mapping[str, str]) -> None:
+        shared = series_of(windows, keys)
+        entities = {window.entity: keys[window.entity] for window in windows}
+        self.series: tuple[Series, ...] = tuple(series for series, _ in shared)
+        self.entities: tuple[str, ...] = tuple(
+            next(e for e, key in entities.items() if key == series.key) for series in self.series
+        )
+        """Of each series."""
+        self._none = [new_columns(series) for series in self.series]
+        self._readers = [Reader(series, of) for series, of in shared]
+        self._sources = [(s.name, s.entity) for s in by_entity(windows, keys)]
+        self._names = [w.name for _, of in shared for w in of]
+
+    def row(
+        self, tiles: Sequence[Columns | None], position: Mapping[str, int], event_ms: int
+    ) -> OnlineRow:
+        """Every window at a time.
+
+        Args:
+            tiles: of each series; None where nothing is known of the entity.
+        """
+        values: dict[str, float | None] = {}
+        known = set()
+        for entity, reader, columns, none in zip(
+            self.entities, self._readers, tiles, self._none, strict=True
+        ):
+            if columns is not None:
+                known.add(entity)
+            reader.fill(values, none if columns is None else columns, event_ms)
+        times = {name: event_ms if entity in known else None for name, entity in self._sources}
+        return OnlineRow(values, times, (), position)
+
+    def stale(self) -> OnlineRow:
+        """No value, of windows of which nobody knows what they would be."""
+        names = [name for name, _ in self._sources]
+        return OnlineRow(dict.fromkeys(self._names), dict.fromkeys(names), names)
+
+
+class WindowReads:
+    """`Windows` of the state beside the decision log of one home.
 
     A read is one statement, so that tiles and positions are of one moment, and waits for nobody.
 
@@ -42,39 +119,28 @@ class WindowReads:
         keys: entity → the request field that holds its key.
     """
 
+    is_remote = False
+
     def __init__(
         self, database: Path, model: str, windows: Sequence[Window], keys: Mapping[str, str]
     ) -> None:
         self._path = database
         self._model = model
-        self._shared = series_of(windows, keys)
-        entities = {window.entity: keys[window.entity] for window in windows}
-        self._entity_of = [
-            next(e for e, key in entities.items() if key == series.key)
-            for series, _ in self._shared
-        ]
-        self._sources = [(s.name, s.entity) for s in by_entity(windows, keys)]
-        self._readers_of = [(Reader(s, windows), len(s.columns)) for s, windows in self._shared]
+        self._values = WindowValues(windows, keys)
+        self._widths = [len(series.columns) for series in self._values.series]
         self._numbers: list[int] = []
-        self._select = " UNION ALL ".join([_POSITIONS, *[_TILES] * len(self._shared)])
+        self._select = " UNION ALL ".join([_POSITIONS, *[_TILES] * len(self._widths)])
         self._db: sqlite3.Connection | None = None
         self._opened: os.stat_result | None = None
         self._readers = WalReaders(database)
         self._look_at_s = 0.0
 
     def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
-        """Every window at that time, of what the log holds now.
-
-        Windows whose state is not there, or far behind the log, are stale: they have no value.
-
-        Raises:
-            sqlite3.Error, Unavailable: the log's database can't be read.
-        """
         db = self._connection()
         if not self._numbers:
-            return self._stale()
+            return self._values.stale()
         parameters: list[object] = [self._model]
-        for number, entity in zip(self._numbers, self._entity_of, strict=True):
+        for number, entity in zip(self._numbers, self._values.entities, strict=True):
             parameters += (number, keys.get(entity))
         stored: dict[int, bytes] = {}
         position: dict[str, int] = {}
@@ -86,8 +152,12 @@ class WindowReads:
             else:
                 stored[number] = tiles
         if behind > MOST_BEHIND:
-            return self._stale()
-        return self._row(stored, position, event_ms)
+            return self._values.stale()
+        found = [
+            None if number not in stored else unpack(stored[number], width)
+            for number, width in zip(self._numbers, self._widths, strict=True)
+        ]
+        return self._values.row(found, position, event_ms)
 
     def is_held_up(self) -> bool:
         return self._readers.are_held_up()
@@ -95,27 +165,6 @@ class WindowReads:
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
-
-    def _row(
-        self, stored: Mapping[int, bytes], position: Mapping[str, int], event_ms: int
-    ) -> OnlineRow:
-        values: dict[str, float | None] = {}
-        known = set()
-        for number, entity, (reader, width) in zip(
-            self._numbers, self._entity_of, self._readers_of, strict=True
-        ):
-            tiles = stored.get(number)
-            columns = unpack(tiles or b"", width)
-            if tiles is not None:
-                known.add(entity)
-            reader.fill(values, columns, event_ms)
-        times = {name: event_ms if entity in known else None for name, entity in self._sources}
-        return OnlineRow(values, times, (), position)
-
-    def _stale(self) -> OnlineRow:
-        values = {w.name: None for _, windows in self._shared for w in windows}
-        names = [name for name, _ in self._sources]
-        return OnlineRow(dict(values), dict.fromkeys(names), names)
 
     def _connection(self) -> sqlite3.Connection:
         """To the file that has the database's name now; a writer has set it up."""
@@ -145,7 +194,7 @@ class WindowReads:
 
     def _find(self, db: sqlite3.Connection) -> None:
         numbers = []
-        for series, _ in self._shared:
+        for series in self._values.series:
             row = db.execute(_NUMBER, (self._model, declaration(series))).fetchone()
             if row is None:
                 return
@@ -156,10 +205,10 @@ class WindowReads:
 class FeaturesWithWindows:
     """OnlineFeatures of a model that has windows: its stored features, and what the log holds."""
 
-    def __init__(self, stored: OnlineFeatures, windows: WindowReads) -> None:
+    def __init__(self, stored: OnlineFeatures, windows: Windows) -> None:
         self._stored = stored
         self._windows = windows
-        self.is_remote = stored.is_remote
+        self.is_remote = stored.is_remote or windows.is_remote
 
     def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
         row, windows = self._stored.read(keys, event_ms), self._windows.read(keys, event_ms)

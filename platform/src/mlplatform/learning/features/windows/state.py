@@ -292,10 +292,10 @@ def add(
     for record in records:
         if record.kind != "decision" or record.model != model or record.payload is None:
             continue
-        request = _request(record.payload)
+        request = request_of(record.payload)
         for number, one in series:
             key = request.get(one.key)
-            if not _is_key(key):  # of another declaration: it is no entity's
+            if not is_key(key):  # of another declaration: it is no entity's
                 continue
             place = (number, key)
             columns = touched.get(place)
@@ -309,12 +309,14 @@ def add(
     return len(written)
 
 
-def _request(payload: str) -> dict[str, Any]:
+def request_of(payload: str) -> dict[str, Any]:
+    """The request of a record; empty for a payload that no request could have made."""
     try:
         return _payload(payload).request
     except NOT_JSON:  # of no request that anybody could ask windows for
         return {}
 
 
-def _is_key(value: object) -> bool:
+def is_key(value: object) -> bool:
+    """Whether an entity may be known by it."""
     return isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)

@@ -1,0 +1,254 @@
+"""Adds the records of one home's log to the windows that gateways share on a server.
+
+It follows the log after the commit: no answer waits for it, and no record fails with it. How far a
+state is, the state alone says: a projector that dies, is cut off or repeats itself goes on from
+there. Each gateway process projects what it writes, at once; what others have left in the same log,
+it adds when it looks around.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.projection import Committed, committed
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.decisions.replication.copies import CopyReader
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.windows.redis import Position, RedisWindows, State
+
+BATCH: Final = 200
+"""Records of one round trip: a server does nothing else for a millisecond or two."""
+AROUND_S: Final = 1.0
+LOOKED_MS: Final = 5_000
+"""A projector that has not looked around for so long does not work."""
+TOLD_S: Final = 60.0
+"""How often a state without payments is told that it is still wanted."""
+BACK_OFF_S: Final = 0.5
+CLOSE_S: Final = 3.0
+"""How long a projector that ends tries to add the rest."""
+_HEADS: Final = "SELECT writer, seq FROM writers WHERE seq > 0"
+_HEAD: Final = "SELECT seq FROM writers WHERE writer = ?"
+_RECORDS: Final = """
+SELECT seq, kind, model, event_ms, payload FROM records
+WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?
+"""
+_RECORDED: Final = (
+    "SELECT recorded_ms FROM records WHERE writer = ? AND seq > ? ORDER BY seq LIMIT 1"
+)
+
+_logger = logging.getLogger(__name__)
+_logger.addFilter(RateLimitFilter())
+
+
+class Lag(NamedTuple):
+    """How far a model's windows are behind a writer of this log.
+
+    Args:
+        records: that they lack.
+        since_ms: when the first of those was recorded; None where none lacks.
+    """
+
+    records: int
+    since_ms: int | None
+
+    def behind_s(self, now_ms: int) -> float:
+        return 0.0 if self.since_ms is None else max(now_ms - self.since_ms, 0) / 1000
+
+
+class WindowProjector:
+    """Follows one log; not for several threads at once, but for `lags`.
+
+    Args:
+        folder: of the log; a writer has set it up.
+        writer: whose records are added at once.
+        stores: of the models that have windows.
+        around_s: how often it is looked for states, for other writers of the log and for how far
+            each is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        writer: str,
+        stores: Sequence[RedisWindows],
+        *,
+        around_s: float = AROUND_S,
+    ) -> None:
+        self._folder = folder
+        self._writer = writer
+        self._stores = stores
+        self._db: sqlite3.Connection | None = None
+        self._states: dict[tuple[RedisWindows, State], Position] = {}
+        self._every_s = around_s
+        self._around_s = self._told_s = 0.0
+        self._lags: Mapping[tuple[str, str], Lag] = {}
+        self._looked_ms = 0
+
+    def step(self) -> bool:
+        """Add some of what the log has beyond the states; whether more may wait.
+
+        Raises:
+            Unavailable, sqlite3.Error: the log or the server does not answer, or the log has no
+                longer what a state lacks.
+        """
+        now_s = time.monotonic()
+        has_more = False
+        if now_s >= self._around_s:
+            has_more = self._look_around(now_s)
+            self._around_s = now_s + self._every_s
+        row = self._connection().execute(_HEAD, (self._writer,)).fetchone()
+        head = 0 if row is None else int(row[0])
+        for place in list(self._states):
+            has_more = self._advance(place, self._writer, head) or has_more
+        return has_more
+
+    def lags(self, now_ms: int) -> Mapping[tuple[str, str], Lag]:
+        """By model and writer, at the last look around; one that was long ago is behind since."""
+        looked_ms = self._looked_ms
+        if now_ms - looked_ms < LOOKED_MS:
+            return self._lags
+        return {
+            place: Lag(lag.records, looked_ms if lag.since_ms is None else lag.since_ms)
+            for place, lag in self._lags.items()
+        }
+
+    def close(self) -> None:
+        """Close the connection to the log, and the stores."""
+        self._forget()
+        for store in self._stores:
+            store.close()
+
+    def _look_around(self, now_s: float) -> bool:
+        """Find new states, and bring every writer of this log forward."""
+        heads = dict(self._connection().execute(_HEADS).fetchall())
+        found: dict[tuple[RedisWindows, State], Position] = {}
+        for store in self._stores:
+            for state in store.states():
+                position = store.position(state)
+                if position is not None:
+                    found[store, state] = position
+        self._states = found
+        has_more = False
+        is_due = now_s - self._told_s >= TOLD_S
+        for place in list(found):
+            for writer, head in heads.items():
+                has_more = self._advance(place, writer, head, is_due=is_due) or has_more
+        if is_due:
+            self._told_s = now_s
+        self._measure(heads)
+        return has_more
+
+    def _advance(
+        self, place: tuple[RedisWindows, State], writer: str, head: int, *, is_due: bool = False
+    ) -> bool:
+        position = self._states.get(place)
+        if position is None:
+            return False
+        store, state = place
+        seq = position.seqs.get(writer, 0)
+        if head < seq and writer == self._writer:
+            problem = f"windows of {store.model} hold record {seq} of {writer}, whose log ends at"
+            _logger.error("%s %d; run `mlplatform history windows %s`", problem, head, store.model)
+        if head <= seq and not is_due:
+            return False
+        records = self._records(store.model, writer, seq) if head > seq else []
+        reached = max(head, records[-1].seq) if records else head
+        moved = store.advance(state, position, writer, records, reached)
+        if moved is None:
+            del self._states[place]
+            return False
+        self._states[place] = moved
+        return moved.seqs.get(writer, 0) < reached
+
+    def _records(self, model: str, writer: str, after: int) -> list[Committed]:
+        rows = self._connection().execute(_RECORDS, (writer, after, BATCH)).fetchall()
+        if rows and rows[0][0] == after + 1:
+            return [Committed(*row) for row in rows]
+        with closing(SqliteDecisionLog(self._folder)) as log:  # they were sealed meanwhile
+            copies = CopyReader(self._folder, log).copies(writer, after=after, limit=BATCH)
+        if not copies or copies[0].seq != after + 1:
+            problem = f"windows of {model} lack record {after + 1} of {writer}, which its log lacks"
+            raise Unavailable(f"{problem} too; run `mlplatform history windows {model}`")
+        return [committed(copy.row()) for copy in copies]
+
+    def _measure(self, heads: Mapping[str, int]) -> None:
+        now_ms, found = SystemClock().wall_ms(), {}
+        for (store, state), position in self._states.items():
+            if state != store.own:
+                continue
+            for writer, head in heads.items():
+                lacking = max(head - position.seqs.get(writer, 0), 0)
+                since_ms = self._since_ms(writer, head - lacking, now_ms) if lacking else None
+                found[store.model, writer] = Lag(lacking, since_ms)
+        self._lags, self._looked_ms = found, now_ms
+
+    def _since_ms(self, writer: str, after: int, now_ms: int) -> int:
+        row = self._connection().execute(_RECORDED, (writer, after)).fetchone()
+        return now_ms if row is None else int(row[0])
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._db = sqlite.connect(self._folder / DATABASE, threads=True)
+        return self._db
+
+    def _forget(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+class ProjectorThread:
+    """Runs a projector beside what commits records, until it is stopped.
+
+    Args:
+        poll_s: how often the log is asked where nothing wakes the thread.
+    """
+
+    def __init__(self, projector: WindowProjector, *, poll_s: float = 0.1) -> None:
+        self._projector = projector
+        self._poll_s = poll_s
+        self._changed = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="windows", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Records were committed."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Add the rest, for a limited time."""
+        self._stopping.set()
+        self._changed.set()
+        self._thread.join()
+        self._projector.close()
+
+    def _run(self) -> None:
+        until_s: float | None = None
+        while until_s is None or time.monotonic() < until_s:
+            if until_s is None and self._stopping.is_set():
+                until_s = time.monotonic() + CLOSE_S
+            self._changed.clear()
+            try:
+                if not self._projector.step():
+                    if until_s is not None:
+                        return
+                    self._changed.wait(self._poll_s)
+            except (PlatformError, sqlite3.Error) as error:
+                _logger.warning("records wait for their windows: %s", error)
+                (self._stopping.wait if until_s is None else time.sleep)(BACK_OFF_S)
