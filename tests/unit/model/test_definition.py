@@ -448,3 +448,33 @@ def test_a_request_field_may_not_have_the_name_of_a_column_of_the_platforms(name
     document = yaml.safe_load(TEXT)
     document["request"][name] = {"type": "float64"}
     refused(yaml.safe_dump(document), "request", name, "another name")
+
+
+def test_payloads_are_not_declared_to_go_before_the_platform_has_read_them() -> None:
+    """51 days: 34 of steps, 7 for approval, 7 until confirmed, 3 until labels are mature."""
+    text = TEXT + "\nretention: {payload_days: 4}\n"
+    line = text.splitlines().index("retention: {payload_days: 4}") + 1
+    why = "51 or more, as long as the platform itself reads payloads: a rollout that takes"
+    refused(text, f"line {line}: retention.payload_days is 4; wanted: {why}")
+    refused(changed("retention", {"payload_days": 50}), "retention.payload_days is 50")
+    assert load_definition("fraud").retention is None
+    kept = parse(changed("retention", {"payload_days": 51}), "model.yaml").retention
+    assert kept is not None
+    assert kept.payload_days == 51
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "least", "why"),
+    [
+        ("training.window_days", 90, 94, "label.maturity_days and training.window_days"),
+        ("label.review", {"days": 77}, 77, "label.review.days"),
+        ("idempotency_keep_h", 24 * 80 + 1, 81, "idempotency_keep_h"),
+        ("drift.windows", 200, 200, "drift.windows"),
+    ],
+)
+def test_the_longest_need_says_for_what(path: str, value: Any, least: int, why: str) -> None:
+    document = yaml.safe_load(changed(path, value)) | {"retention": {"payload_days": least - 1}}
+    wanted = f"wanted: {least} or more, as long as the platform itself reads payloads: {why}"
+    refused(yaml.safe_dump(document), wanted)
+    document["retention"] = {"payload_days": least}
+    parse(yaml.safe_dump(document), "model.yaml")

@@ -20,6 +20,7 @@ from mlplatform.model.definition import (
 )
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
+from mlplatform.model.retention import longest_need
 from mlplatform.model.segments import RolloutSegment, protected_sources
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import signature_problems
@@ -49,6 +50,7 @@ def contradictions(model: ModelDefinition) -> Iterator[Finding]:
         _review,
         _exploration,
         _rollout,
+        _retention,
         _serving,
         _scaling,
     ):
@@ -300,6 +302,14 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     yield not strange, "drift.segments", strange, "names of inputs"
     few = 0 < drift.drifted_windows <= drift.windows
     yield few, "drift.drifted_windows", drift.drifted_windows, "1 to drift.windows"
+
+
+def _retention(model: ModelDefinition) -> Iterator[Rule]:
+    if (policy := model.retention) is None:
+        return
+    need, days = longest_need(model), policy.payload_days
+    wanted = f"{need.days} or more, as long as the platform itself reads payloads: {need.why}"
+    yield days >= need.days, "retention.payload_days", days, wanted
 
 
 def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:

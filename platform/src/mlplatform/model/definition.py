@@ -431,6 +431,16 @@ class DriftPolicy(_Strict, frozen=True):
     retrain_budget: Count = 4
 
 
+class RetentionPolicy(_Strict, frozen=True):
+    """How long the decision log keeps payloads: request, features and reasons.
+
+    Args:
+        payload_days: of event time; `model.retention` says the fewest.
+    """
+
+    payload_days: Annotated[int, Meta(ge=1, le=36_500)]
+
+
 class ModelDefinition(_Strict, frozen=True):
     """Everything that the platform knows about a model before any version of it exists."""
 
@@ -463,6 +473,8 @@ class ModelDefinition(_Strict, frozen=True):
     windows: tuple[Window, ...] = ()
     """Of the request's entities, as fresh as the last payment (docs/features.md)."""
     exploration: ExplorationPolicy | None = None
+    retention: RetentionPolicy | None = None
+    """None: payloads are kept until somebody erases them."""
     vocabularies: dict[str, Words] = {}
     """The words of category inputs that are not learned, in the order of their places."""
     signature: Signature | None = None
