@@ -99,26 +99,41 @@ def decision_id(number: int) -> str:
     return hashlib.sha256(str(number).encode()).hexdigest()[:42]
 
 
-def write_log(folder: Path, count: int, rows: int) -> None:
-    """A log of so many sealed segments of so many records each."""
+def write_log(
+    folder: Path,
+    count: int,
+    rows: int,
+    made: Callable[[int], Record] = record,
+    written: Callable[[Path, Sequence[Sequence[Any]]], str] | None = None,
+) -> None:
+    """A log of so many sealed segments of so many records each.
+
+    Args:
+        written: writes a segment; None: in large row groups, as earlier releases did.
+    """
     SqliteDecisionLog(folder).close()
     chain = GENESIS
     with closing(sqlite.connect(folder / DATABASE)) as db, sqlite.transaction(db):
         for start in range(1, count * rows + 1, rows):
             stored = []
             for seq in range(start, start + rows):
-                form = stored_form(record(seq))
+                form = stored_form(made(seq))
                 digest = record_digest(WRITER, seq, form.scalars, form.payload_digest)
                 chain = link(chain, digest)
                 held = (form.payload_digest, digest, chain, form.payload)
                 stored.append((WRITER, seq, *form.scalars, *held))
             path = segments.path_of(folder, WRITER, stored)
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            table = arrow_table(stored, segments.stored_schema())
-            pq.write_table(table, path, compression="zstd", row_group_size=32_768)
-            segments.enter(db, WRITER, stored, sha256=segments.file_sha256(path))
+            sha256 = (written or _large_groups)(path, stored)
+            segments.enter(db, WRITER, stored, sha256=sha256)
         last = (WRITER, count * rows, chain, START_MS, 0, 0, 1)
         db.execute(f"INSERT INTO writers VALUES ({','.join('?' * 7)})", last)
+
+
+def _large_groups(path: Path, stored: Sequence[Sequence[Any]]) -> str:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    table = arrow_table(stored, segments.stored_schema())
+    pq.write_table(table, path, compression="zstd", row_group_size=32_768)
+    return segments.file_sha256(path)
 
 
 def timed(work: Callable[[], object], tries: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_a_record_without_its_payload_is_whole_and_told_of() -> None:
     chain = Chain("gw", 0, GENESIS)
     (finding,) = chain.follow(stored)
     assert finding.startswith("record 4 of writer gw (decision d4)")
-    assert chain.absent == [(2, "d2")]
+    assert [one[:2] for one in chain.absent] == [(2, "d2")]
 
 
 def test_a_record_rewritten_with_a_fitting_digest_breaks_the_chain() -> None:

@@ -152,10 +152,10 @@ def test_an_act_is_on_record_in_the_chain(folder: Path, log: SqliteDecisionLog) 
     assert [row["kind"] for row in found] == ["erasure", "decision", "label"]
     said = erasure_of(found[0]["payload"])
     assert (said.by, said.reason, said.records) == ("Ann Lee", "request 4711", {"gw": [3, 41]})
-    assert erased_by(logged_records(log, one)) == (
+    assert erased_by(log, logged_records(log, one)) == (
         "was erased on 1970-01-01 by Ann Lee (act a1): request 4711"
     )
-    assert erased_by(logged_records(log, f"{4:032x}0123456789")) is None
+    assert erased_by(log, logged_records(log, f"{4:032x}0123456789")) is None
     again = erase(log, folder, ErasureRequest("a2", "Bo", "once more", unit=UNIT), now_ms=9_000)
     assert (again.known, again.records, again.is_done) == (2, 6, True)
     assert [mark.live for mark in log.watermarks() if mark.writer != "gw"] == [False]

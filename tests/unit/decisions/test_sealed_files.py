@@ -6,6 +6,7 @@ import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,17 @@ def test_what_is_merged_is_adjacent_and_no_larger_than_allowed(sizes: list[int])
         assert sum(file.rows for file in group) <= 100
         assert max(file.rows for file in group) < 50
         assert [f.first for f in group[1:]] == [f.last + 1 for f in group[:-1]]
+
+
+def test_a_merged_file_spans_a_month_at_most() -> None:
+    """What is due by its age waits for the last of its file."""
+    day_ms = 86_400_000
+    files = [
+        replace(file, from_ms=10 * day_ms * n, to_ms=10 * day_ms * (n + 1))
+        for n, file in enumerate(adjacent([5] * 12))
+    ]
+    found = [[file.first for file in group] for group in merging.groups(files, 100)]
+    assert found == [[1, 6, 11], [16, 21, 26], [31, 36, 41]]
 
 
 @settings(max_examples=50)
@@ -482,7 +494,7 @@ def test_bites_are_whole_and_a_rest_follows_each(
     """Free pages go 32 at a time, not one; who appends finds the lock free between two bites."""
     rests: list[float] = []
     monkeypatch.setattr(seal, "_FREE_PAGES", 8)
-    monkeypatch.setattr(seal.time, "sleep", rests.append)
+    monkeypatch.setattr(sqlite.time, "sleep", rests.append)
     log.append("gw", [entry(number, "x" * 20_000) for number in range(1, 201)])
     with closing(sqlite.connect(folder / DATABASE)) as db:
         (pages,) = db.execute("PRAGMA page_count").fetchone()

@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from mlplatform.commands.arguments import Actor, LoggedReason, OfModel
+from mlplatform.commands.decisions.retention import retention
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code
 from mlplatform.commands.terminal.explanations import explain_again, print_explanations
 from mlplatform.commands.terminal.gateway import gateway
@@ -112,6 +113,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         epilog="Example: mlplatform log erase --decision 0198c2f0a4 --model fraud"
         " --reason 'request 4711 of the customer' --actor 'Ann Lee'"
     )(erase)
+    app.command(epilog="Example: mlplatform log retention --dry-run")(retention)
     app.command("give-up", epilog="Example: mlplatform log give-up gateway-more-2")(give_up)
     return app
 
@@ -142,10 +144,13 @@ def show(
     """
     with _errors_as_exit_codes(), closing(_open(_settings())) as log:
         records = [_traced(record) for record in all_records(log, decision_id)]
+        gone = erased_by(log, records)
     if json:
         print_json(records)
     else:
         _print_records(records)
+        if gone is not None:
+            print_line(f"The payload {gone}.")
 
 
 def explain(
@@ -160,7 +165,7 @@ def explain(
     given = _settings()
     with _errors_as_exit_codes(), closing(_open(given)) as log:
         records = logged_records(log, decision_id)
-        if acts := erased_by(records):
+        if acts := erased_by(log, records):
             raise NotFound(f"the payload of decision {decision_id} {acts}")
         explanations = explain_again(records, given.home.bundles)
     equal = all(not e.differences for e in explanations)

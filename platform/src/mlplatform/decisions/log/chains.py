@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mlplatform.decisions.records.record import SCALARS, link, record_digest
+from mlplatform.decisions.records.retention import AbsentPayload, ExpiredRange
 from mlplatform.decisions.records.tables import STORED
 
 _SEQ: Final = STORED.index("seq")
 _DECISION_ID: Final = STORED.index("decision_id")
 _DEGRADED: Final = STORED.index("degraded")
 _END: Final = len(SCALARS)
+_TOLD: Final = tuple(STORED.index(name) for name in AbsentPayload._fields[1:])
 
 
 @dataclass(slots=True)
@@ -22,8 +24,9 @@ class Chain:
 
     Args:
         marks: numbers of records whose chain to keep in `marked` on the way.
-        absent: number and decision of each record that has no payload. Its digests hold without;
-            whether an erasure is on record, the log alone can say.
+        expired: ranges in which payloads went by their age; of how many, `gone` counts.
+        absent: every other record that has no payload. Its digests hold without; whether an erasure
+            is on record, the log alone can say.
     """
 
     writer: str
@@ -32,7 +35,9 @@ class Chain:
     records: int = 0
     marks: frozenset[int] = frozenset()
     marked: dict[int, bytes] = field(default_factory=dict)
-    absent: list[tuple[int, str]] = field(default_factory=list)
+    expired: Sequence[ExpiredRange] = ()
+    gone: int = 0
+    absent: list[AbsentPayload] = field(default_factory=list)
 
     def follow(self, rows: Sequence[Sequence[Any]]) -> Iterator[str]:
         """Walk on over stored records in order of their numbers; a sentence per finding.
@@ -55,9 +60,15 @@ class Chain:
                 decision = f"(decision {row[_DECISION_ID]})"
                 yield f"record {seq} of writer {self.writer} {decision} {problem}"
             elif payload is None:
-                self.absent.append((seq, row[_DECISION_ID]))
+                self._note(AbsentPayload(seq, *(row[place] for place in _TOLD)))
             self.jump(seq, chain)
             self.records += 1
+
+    def _note(self, absent: AbsentPayload) -> None:
+        if any(one.covers(absent) for one in self.expired):
+            self.gone += 1
+        else:
+            self.absent.append(absent)
 
     def jump(self, seq: int, chain: bytes) -> None:
         """Go on from here, whatever was seen before."""

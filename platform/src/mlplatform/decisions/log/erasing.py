@@ -7,20 +7,29 @@ that is lost, all of it is done again, which changes nothing.
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mlplatform.decisions.log import merging, reader, sealed, segments
+from mlplatform.decisions.log import catalogue, merging, reader, sealed, segments
 from mlplatform.decisions.log.sealed import SealedFile
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_of, numbers_of
 from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.retention import (
+    KEPT_KINDS,
+    AbsentPayload,
+    ExpiredRange,
+    RetentionRule,
+    expired_ranges,
+    rule_of,
+)
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
@@ -32,12 +41,20 @@ _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS erasures_done (writer TEXT PRIMARY KEY, seq INTEGER NOT NULL)
 STRICT, WITHOUT ROWID
 """
+_FILES_DONE: Final = """
+CREATE TABLE IF NOT EXISTS erased_files (file INTEGER PRIMARY KEY, work TEXT NOT NULL) STRICT
+"""
+"""Files that hold nothing any more of what `work` names; a new act makes it another work."""
 _DONE: Final = "INSERT OR REPLACE INTO erasures_done VALUES (?, ?)"
 CHECK: Final = "run `mlplatform log verify`"
+_NO_LIMIT: Final = 2**63
+_COLUMNS: Final = ("writer", "seq", "kind", "decision_id", "model", "recorded_ms", "payload")
 _BITE_ROWS: Final = 200
 _BITE_KEYS: Final = 500
 _CHECKPOINT_WAIT_MS: Final = 2_000
 """Writers wait as long as this does for readers to end."""
+_SHORT_WAIT_MS: Final = 20
+"""By retention, which comes each day and may be done at the next seal as well."""
 _logger = logging.getLogger(__name__)
 
 
@@ -48,12 +65,47 @@ class Pending:
     Args:
         numbers: by writer, the records whose payload goes, in order.
         decisions: ids, whose kept answers go.
+        ranges: by writer, records among which a model's payloads go by their age.
         reached: by writer of erasures, its last record that is done once all of these are.
     """
 
     numbers: Mapping[str, Sequence[int]]
     decisions: Set[str]
+    ranges: Mapping[str, Sequence[ExpiredRange]]
     reached: Mapping[str, int]
+
+    @property
+    def work(self) -> str:
+        """What all of it is known by."""
+        return json.dumps(sorted(self.reached.items()))
+
+    def within(self, file: SealedFile) -> tuple[Sequence[int], Sequence[ExpiredRange]]:
+        """The part that is about a file."""
+        numbers = self.numbers.get(file.writer, ())
+        ranges = self.ranges.get(file.writer, ())
+        return (
+            numbers[bisect_left(numbers, file.first) : bisect_right(numbers, file.last)],
+            [one for one in ranges if one.first <= file.last and file.first <= one.last],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OnRecord:
+    """Every payload that may be gone.
+
+    Args:
+        numbers: by writer, of erasures.
+        ranges: by writer, of retention.
+    """
+
+    numbers: Mapping[str, Set[int]]
+    ranges: Mapping[str, Sequence[ExpiredRange]]
+
+    def covers(self, writer: str, one: AbsentPayload) -> bool:
+        """Whether a record of a writer may be without its payload."""
+        if one.seq in self.numbers.get(writer, ()):
+            return True
+        return any(expired.covers(one) for expired in self.ranges.get(writer, ()))
 
 
 def pending(db: sqlite3.Connection, folder: Path) -> Pending | None:
@@ -70,93 +122,162 @@ def pending(db: sqlite3.Connection, folder: Path) -> Pending | None:
     if not new:
         return None
     after = {w: done.get(w, 0) if w in new else seq for w, seq in heads.items()}
-    ready: list[Erasure] = []
+    ready: list[Erasure | RetentionRule] = []
     decisions, reached, waiting = set[str](), dict[str, int](), set[str]()
-    for writer, seq, decision_id, erasure in _recorded(folder, after):
-        last = {of: max(numbers, default=0) for of, numbers in erasure.records.items()}
-        if writer in waiting or any(last[of] > heads.get(of, 0) for of in last):
+    for row in _recorded(folder, Span(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
+        writer, said = row["writer"], _said(row)
+        if writer in waiting or any(seq > heads.get(of, 0) for of, seq in _last(said)):
             waiting.add(writer)
             continue
-        ready.append(erasure)
-        decisions.add(decision_id)
-        reached[writer] = seq
-    numbers = {of: sorted(held) for of, held in numbers_of(ready).items()}
-    return Pending(numbers, decisions, reached) if ready else None
+        ready.append(said)
+        if isinstance(said, Erasure):
+            decisions.add(row["decision_id"])
+        reached[writer] = row["seq"]
+    found = _together(ready)
+    numbers = {of: sorted(held) for of, held in found.numbers.items()}
+    return Pending(numbers, decisions, found.ranges, reached) if ready else None
 
 
-def erased(folder: Path) -> dict[str, set[int]]:
-    """By writer, the numbers of the records whose erasure is on record.
+def on_record(folder: Path) -> OnRecord:
+    """Every payload whose erasure, or end of retention, is on record.
 
     Raises:
-        Corrupt: an erasure record is not what was logged.
+        Corrupt: a record of it is not what was logged.
     """
-    return numbers_of(erasure for *_, erasure in _recorded(folder, {}))
+    return _together(
+        [_said(r) for r in _recorded(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))]
+    )
 
 
-def steps(db: sqlite3.Connection, folder: Path) -> Iterator[str]:
+def rules_of(folder: Path, model: str | None = None) -> list[RetentionRule]:
+    """What is on record of retention, of one model or of all.
+
+    Raises:
+        Corrupt: a record of it is not what was logged.
+    """
+    span = Span(model, ("retention",), columns=_COLUMNS)
+    return [rule_of(row) for row in _recorded(folder, span)]
+
+
+def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -> Iterator[str]:
     """Carry out what is pending; each yield is a moment at which being killed is safe.
 
     Call with the lock of `seal`. Whatever is left (a damaged file, a file that is being read, a
     write-ahead log that is being read) stays pending: the next call goes on.
+
+    Args:
+        most_records: of files that are written again; the files after them wait for the next call.
     """
     todo = pending(db, folder)
     if todo is None:
         return
     sealed.begin(folder)
-    is_done = True
-    for file in sealed.present(db):
-        numbers = todo.numbers.get(file.writer, ())
-        held = numbers[bisect_left(numbers, file.first) : bisect_right(numbers, file.last)]
-        if held:
-            try:
-                yield from _rewrite(db, folder, file, held)
-            except Corrupt as error:
-                _logger.error("payloads are not erased yet: %s", error)
-                is_done = False
+    is_done = yield from _files(db, folder, todo, most_records)
     if not sealed.sweep(db, folder):
         _logger.warning("payloads are not erased yet: files of %s are being read", folder)
         return
     yield "files with erased payloads removed"
     db.execute("PRAGMA secure_delete=ON")
     yield from _rows(db, todo.numbers)
+    yield from _expired_rows(db, todo.ranges)
     yield from _keys(db, todo.decisions)
     _close_writers(db)
     # first without: as long as somebody reads, each rewriting would make the log of writes longer
-    if not is_done or not _emptied(db):
+    wait_ms = _CHECKPOINT_WAIT_MS if todo.decisions else _SHORT_WAIT_MS
+    if not is_done or not _emptied(db, wait_ms):
         return
-    db.execute("VACUUM")  # pages of rows that were sealed or deleted before hold what they held
-    yield "database written anew"
-    if not _emptied(db):
+    # pages of rows that were sealed or deleted before hold what they held
+    yield from _written_anew(db) if todo.decisions else _given_back(db)
+    if not _emptied(db, wait_ms):
         return
     yield "write-ahead log emptied"
     with sqlite.transaction(db):
         db.execute(_TABLE)
         db.executemany(_DONE, todo.reached.items())
+        db.execute("DELETE FROM erased_files")
     yield "erasures done"
 
 
-def _recorded(folder: Path, after: Mapping[str, int]) -> Iterator[tuple[str, int, str, Erasure]]:
-    """Writer, number, decision and content of each erasure record, by writer and number."""
+def _recorded(folder: Path, span: Span) -> list[dict[str, Any]]:
+    """The records of a span, by writer and number."""
     import pyarrow as pa
 
-    columns = ("writer", "seq", "decision_id", "payload")
-    span = Span(kinds=("erasure",), after=after, columns=columns)
     try:
         with closing(sqlite.connect(folder / tables.DATABASE)) as db:
-            found = reader.read(db, folder, span)
+            found: list[dict[str, Any]] = reader.read(db, folder, span).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Corrupt(f"a sealed file of {folder} cannot be read; {CHECK}") from error
-    for row in found.to_pylist():
-        yield row["writer"], row["seq"], row["decision_id"], erasure_of(row["payload"])
+    return found
+
+
+def _said(row: Mapping[str, Any]) -> Erasure | RetentionRule:
+    return rule_of(row) if row["kind"] == "retention" else erasure_of(row["payload"])
+
+
+def _last(said: Erasure | RetentionRule) -> Iterator[tuple[str, int]]:
+    """By writer, the last record that it is about."""
+    if isinstance(said, Erasure):
+        yield from ((of, max(numbers, default=0)) for of, numbers in said.records.items())
+    else:
+        yield from ((of, ranges[-1][1]) for of, ranges in said.said.ranges.items() if ranges)
+
+
+def _together(said: Sequence[Erasure | RetentionRule]) -> OnRecord:
+    erasures = [one for one in said if isinstance(one, Erasure)]
+    rules = [one for one in said if not isinstance(one, Erasure)]
+    return OnRecord(numbers_of(erasures), expired_ranges(rules))
+
+
+def _files(
+    db: sqlite3.Connection, folder: Path, todo: Pending, most_records: int
+) -> Generator[str, None, bool]:
+    """Write again the files that hold any of it; whether no file is left."""
+    is_done, written = True, 0
+    done, holding = _files_done(db, todo), _holding(folder, todo)
+    for file in sealed.present(db):
+        numbers, ranges = todo.within(file)
+        ranges = [one for one in ranges if file.file in holding[one.model]]
+        if file.file in done or not (numbers or ranges):
+            continue
+        if written >= most_records:
+            return False
+        written += file.rows
+        try:
+            yield from _rewrite(db, folder, file, numbers, ranges, todo.work)
+        except Corrupt as error:
+            _logger.error("payloads are not erased yet: %s", error)
+            is_done = False
+    return is_done
+
+
+def _files_done(db: sqlite3.Connection, todo: Pending) -> set[int]:
+    with sqlite.transaction(db):
+        db.execute(_FILES_DONE)
+        db.execute("DELETE FROM erased_files WHERE work <> ?", (todo.work,))
+        return {file for (file,) in db.execute("SELECT file FROM erased_files")}
+
+
+def _holding(folder: Path, todo: Pending) -> Mapping[str, Set[int]]:
+    """By model that payloads go of by their age, the files that may hold records of it."""
+    models = {one.model for ranges in todo.ranges.values() for one in ranges}
+    with closing(sqlite.connect(folder / tables.DATABASE)) as db:
+        catalogue.attach(db, folder)
+        return {m: {f.file for f in catalogue.needed(db, Span(model=m))} for m in models}
 
 
 def _rewrite(
-    db: sqlite3.Connection, folder: Path, file: SealedFile, numbers: Sequence[int]
+    db: sqlite3.Connection,
+    folder: Path,
+    file: SealedFile,
+    numbers: Sequence[int],
+    ranges: Sequence[ExpiredRange],
+    work: str,
 ) -> Iterator[str]:
     """Put a file without these payloads in the place of one; all else of it stays as it is."""
     table = merging.records_of(folder, [file])
-    without = _without(table, numbers)
+    without = _without(table, numbers, ranges)
     if without is None:
+        db.execute("INSERT OR IGNORE INTO erased_files VALUES (?, ?)", (file.file, work))
         return
     path = sealed.merged([file]).path(folder)
     draft = path.with_suffix(".tmp")
@@ -168,17 +289,27 @@ def _rewrite(
     sync(path.parent)
     yield "file without payloads in place"
     with sqlite.transaction(db):
-        sealed.replace(db, [file], sha256)
+        number = sealed.replace(db, [file], sha256)
+        db.execute("INSERT INTO erased_files VALUES (?, ?)", (number, work))
     yield "file without payloads listed"
 
 
-def _without(table: pa.Table, numbers: Sequence[int]) -> pa.Table | None:
+def _without(
+    table: pa.Table, numbers: Sequence[int], ranges: Sequence[ExpiredRange]
+) -> pa.Table | None:
     """The records without the payloads of these; None where none of these has one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    payloads = table.column("payload")
-    goes = pc.is_in(table.column("seq"), value_set=pa.array(numbers, pa.int64()))
+    payloads, seq, event_ms = (table.column(name) for name in ("payload", "seq", "event_ms"))
+    goes = pc.is_in(seq, value_set=pa.array(numbers, pa.int64()))
+    kept = pc.is_in(table.column("kind"), value_set=pa.array(KEPT_KINDS))
+    for one in ranges:
+        first, last, before_ms = map(pa.scalar, (one.first, one.last, one.before_ms))
+        inside = pc.and_(pc.greater_equal(seq, first), pc.less_equal(seq, last))
+        own = pc.and_(inside, pc.equal(table.column("model"), pa.scalar(one.model)))
+        old = pc.and_not(pc.less(event_ms, before_ms), kept)
+        goes = pc.or_(goes, pc.and_(own, old))
     if not pc.any(pc.and_(goes, pc.is_valid(payloads))).as_py():
         return None
     place = table.schema.get_field_index("payload")
@@ -190,13 +321,28 @@ def _rows(db: sqlite3.Connection, numbers: Mapping[str, Sequence[int]]) -> Itera
     for writer, held in sorted(numbers.items()):
         for start in range(0, len(held), _BITE_ROWS):
             bite = held[start : start + _BITE_ROWS]
-            with sqlite.transaction(db):
+            with sqlite.giving_way(), sqlite.transaction(db):
                 db.execute(
                     "UPDATE records SET payload = NULL WHERE writer = ? AND payload IS NOT NULL"
                     f" AND seq IN ({','.join('?' * len(bite))})",
                     (writer, *bite),
                 )
             yield "payloads of rows erased"
+
+
+def _expired_rows(
+    db: sqlite3.Connection, ranges: Mapping[str, Sequence[ExpiredRange]]
+) -> Iterator[str]:
+    due = (
+        "SELECT seq FROM records WHERE writer = ? AND seq BETWEEN ? AND ? AND model = ?"
+        f" AND event_ms < ? AND kind NOT IN ({','.join('?' * len(KEPT_KINDS))})"
+        " AND payload IS NOT NULL LIMIT ?"
+    )
+    for writer, of_writer in sorted(ranges.items()):
+        for one in of_writer:
+            asked = (writer, one.first, one.last, one.model, one.before_ms, *KEPT_KINDS)
+            while bite := [seq for (seq,) in db.execute(due, (*asked, _BITE_ROWS))]:
+                yield from _rows(db, {writer: bite})
 
 
 def _keys(db: sqlite3.Connection, decisions: Set[str]) -> Iterator[str]:
@@ -221,9 +367,23 @@ def _close_writers(db: sqlite3.Connection) -> None:
                 db.execute("UPDATE writers SET closed = 1 WHERE writer = ?", (name,))
 
 
-def _emptied(db: sqlite3.Connection) -> bool:
+def _written_anew(db: sqlite3.Connection) -> Iterator[str]:
+    db.execute("VACUUM")
+    yield "database written anew"
+
+
+def _given_back(db: sqlite3.Connection) -> Iterator[str]:
+    """Free pages leave the file, in bites: nobody waits for longer than one of them."""
+    has_more = True
+    while has_more:
+        with sqlite.giving_way():
+            has_more = sqlite.shrink(db, keep_pages=0)
+        yield "free pages given back"
+
+
+def _emptied(db: sqlite3.Connection, wait_ms: int) -> bool:
     """Whether the write-ahead log holds nothing any more; false while somebody reads it."""
-    db.execute(f"PRAGMA busy_timeout={_CHECKPOINT_WAIT_MS}")
+    db.execute(f"PRAGMA busy_timeout={wait_ms}")
     (is_busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     db.execute(f"PRAGMA busy_timeout={sqlite.BUSY_TIMEOUT_MS}")
     return not is_busy

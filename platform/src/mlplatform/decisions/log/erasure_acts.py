@@ -15,12 +15,13 @@ from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_record
 from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import KINDS
+from mlplatform.decisions.records.retention import KEPT_KINDS, AbsentPayload
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill.reading import spilled_records
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
 from mlplatform.runtime.storage import sqlite
 
-_KINDS: Final = tuple(kind for kind in KINDS if kind != "erasure")
+_KINDS: Final = tuple(kind for kind in KINDS if kind not in KEPT_KINDS)
 _IDS: Final = 5_000
 _ENTRIES: Final = 500
 _TRIES: Final = 60
@@ -164,15 +165,19 @@ def _found(
     """The records that the act is about, and how many more an earlier one has named."""
     import pyarrow as pa
 
-    before = erasing.erased(folder)
-    columns = ("writer", "seq", "decision_id", "model")
+    before = erasing.on_record(folder)
+    columns = ("writer", "seq", "decision_id", "kind", "model", "event_ms")
     try:
         rows = [r for span in _spans(log, asked, columns) for r in log.read(span).to_pylist()]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Corrupt(f"a sealed file of {folder} cannot be read; {erasing.CHECK}") from error
-    new = [row for row in rows if row["seq"] not in before.get(row["writer"], ())]
+    new = [row for row in rows if not before.covers(row["writer"], _place(row))]
     new.sort(key=lambda row: (row["decision_id"], row["writer"], row["seq"]))
     return new, len(rows) - len(new)
+
+
+def _place(row: dict[str, Any]) -> AbsentPayload:
+    return AbsentPayload(*(row[name] for name in AbsentPayload._fields))
 
 
 def _spans(
@@ -211,13 +216,14 @@ def _record(
         )
         for (decision_id, model), records in by_decision.items()
     ]
-    writer = _writer(folder, asked.act)
+    writer = own_writer(folder, asked.act)
     for start in range(0, len(entries), _ENTRIES):
         log.append(writer, entries[start : start + _ENTRIES])
     log.close_writer(writer)
 
 
-def _writer(folder: Path, act: str) -> str:
+def own_writer(folder: Path, act: str) -> str:
+    """The writer of erasures of this log, or its name where there is none yet."""
     path = folder / tables.DATABASE
     with Translation(path), closing(sqlite.connect(path)) as db:
         elsewhere = tables.replicated(db)

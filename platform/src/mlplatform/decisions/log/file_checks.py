@@ -13,6 +13,7 @@ from typing import Final
 from mlplatform.decisions.log import catalogue, segments
 from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.records.retention import AbsentPayload, ExpiredRange
 
 _A_CORE: Final = 4
 """Fewer files than this are checked in this process: another takes a second to start."""
@@ -29,6 +30,7 @@ class FileCheck:
         ends: the chain where entries of the manifest end within it.
         marks: numbers of records whose chain is asked for.
         is_catalogued: the catalogue says that it has an entry for every file.
+        expired: where payloads of its writer went by their age.
     """
 
     folder: Path
@@ -38,6 +40,7 @@ class FileCheck:
     ends: Mapping[int, bytes]
     marks: frozenset[int]
     is_catalogued: bool
+    expired: tuple[ExpiredRange, ...] = ()
 
 
 @dataclass(slots=True)
@@ -45,7 +48,8 @@ class FileFound:
     """What was found.
 
     Args:
-        absent: number and decision of records without a payload.
+        gone: records whose payload went by its age.
+        absent: other records without a payload.
         is_misled: the catalogue says of it what is not so; if it is listed still, that is `misled`.
     """
 
@@ -53,7 +57,8 @@ class FileFound:
     records: int = 0
     marked: Mapping[int, bytes] = field(default_factory=dict)
     is_misled: bool = False
-    absent: Sequence[tuple[int, str]] = ()
+    gone: int = 0
+    absent: Sequence[AbsentPayload] = ()
 
 
 def checked(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFound]:
@@ -85,7 +90,8 @@ def check(asked: FileCheck) -> FileFound:
             f"segment {file.name} does not begin where an entry of the manifest does"
         )
     marks = asked.marks | asked.ends.keys()
-    chain = Chain(file.writer, file.first - 1, asked.start or bytes(32), marks=marks)
+    start = asked.start or bytes(32)
+    chain = Chain(file.writer, file.first - 1, start, marks=marks, expired=asked.expired)
     try:
         for rows in segments.records(path):
             found.findings += chain.follow(rows)
@@ -96,7 +102,7 @@ def check(asked: FileCheck) -> FileFound:
         return found
     finally:
         found.records, found.marked = chain.records, dict(chain.marked)
-        found.absent = chain.absent
+        found.gone, found.absent = chain.gone, chain.absent
     found.findings += _ends(asked, chain)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.erasures import acts_on
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, SCALARS
+from mlplatform.decisions.records.retention import AbsentPayload, expired_ranges, rule_of
 from mlplatform.runtime.errors import NotFound
 
 
@@ -29,25 +30,39 @@ def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, A
     return records
 
 
-def erased_by(records: Sequence[Mapping[str, Any]]) -> str | None:
+def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> str | None:
     """What became of the payload of a decision, as words after it; None where it is there.
 
     Args:
         records: of `logged_records`.
 
     Raises:
-        Corrupt: an erasure is not what was logged.
+        Corrupt: an erasure, or a record of retention, is not what was logged.
     """
     own = [r for r in records if r["kind"] in ("decision", "inference", "shadow")]
-    if all(record["payload"] is not None for record in own):
+    gone = [record for record in own if record["payload"] is None]
+    if not gone:
         return None
     said = [
         f"was erased on {datetime.fromtimestamp(wall_ms / 1000, UTC):%Y-%m-%d} by {one.by}"
         f" (act {one.act}): {one.reason}"
         for one, wall_ms in acts_on(records)
     ]
-    gone = "is gone, and no erasure is on record; run `mlplatform log verify`"
-    return " and ".join(said) or gone
+    if not said:
+        said = list(dict.fromkeys(_expired_by(log, gone)))
+    nothing = "is gone, and no erasure is on record; run `mlplatform log verify`"
+    return " and ".join(said) or nothing
+
+
+def _expired_by(log: SqliteDecisionLog, gone: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for model in {record["model"] for record in gone}:
+        span = Span(model, ("retention",), columns=("model", "recorded_ms", "payload"))
+        for rule in map(rule_of, log.read(span).to_pylist()):
+            ranges = expired_ranges([rule])
+            for one in gone:
+                absent = AbsentPayload(*(one[name] for name in AbsentPayload._fields))
+                if any(expired.covers(absent) for expired in ranges.get(one["writer"], ())):
+                    yield rule.words
 
 
 def askers(

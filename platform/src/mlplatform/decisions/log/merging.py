@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MOST_RECORDS: Final = 200_000
 """Of one seal; what is left waits for the next, so that none takes long."""
 _FEWEST: Final = 8
+_MOST_SPAN_MS: Final = 31 * 86_400_000
+"""Of event time in a merged file: payloads that go by their age wait for the last of their file."""
 _logger = logging.getLogger(__name__)
 
 
@@ -93,4 +95,9 @@ def _fits(group: Sequence[SealedFile], file: SealedFile, most_rows: int) -> bool
         2 * file.rows < most_rows
         and file.first == group[-1].last + 1
         and sum(one.rows for one in group) + file.rows <= most_rows
+        and _span_ms([*group, file]) <= _MOST_SPAN_MS
     )
+
+
+def _span_ms(files: Sequence[SealedFile]) -> int:
+    return max(file.to_ms for file in files) - min(file.from_ms for file in files)

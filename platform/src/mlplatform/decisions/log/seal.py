@@ -6,7 +6,6 @@ import fcntl
 import logging
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ _DELETE_KEYS = 64
 _CATALOGUED_FILES = 2_000
 _FREE_PAGES = 4_096
 """What comes until the next seal has room in as many: 16 MiB."""
-_SHRINK_PAGES = 32
-_LEAST_REST_S = 0.001
 _LOCK = "seal.lock"
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
         Corrupt: a record to be sealed is not what its digest says.
     """
     try:
-        yield from erasing.steps(db, folder)
+        yield from erasing.steps(db, folder, merging.MOST_RECORDS)
     except (Corrupt, sqlite3.OperationalError) as error:  # sealing goes on all the same
         _logger.error("payloads of %s are not erased yet: %s", folder, error)
     if not catalogue.exists(folder) or sealed.is_unfinished(folder):
@@ -88,8 +85,8 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
         yield from _tidy(db, folder, limits)
     has_more = True
     while has_more:
-        with _giving_way():
-            has_more = sqlite.shrink(db, keep_pages=_FREE_PAGES, bite_pages=_SHRINK_PAGES)
+        with sqlite.giving_way():
+            has_more = sqlite.shrink(db, keep_pages=_FREE_PAGES)
         if has_more:
             yield "free pages given back"
 
@@ -156,23 +153,11 @@ def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str
     # in small bites: a process that appends waits for one of them at most
     query = "SELECT seq FROM records WHERE writer = ? AND seq <= ? ORDER BY seq LIMIT ?"
     while bite := db.execute(query, (writer, last, _DELETE_ROWS)).fetchall():
-        with _giving_way(), sqlite.transaction(db):
+        with sqlite.giving_way(), sqlite.transaction(db):
             db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, bite[-1][0]))
         yield "sealed rows deleted"
 
 
 def _delete_keys(db: sqlite3.Connection, now_ms: int) -> int:
-    with _giving_way(), sqlite.transaction(db):
+    with sqlite.giving_way(), sqlite.transaction(db):
         return tables.delete_keys(db, now_ms=now_ms, limit=_DELETE_KEYS)
-
-
-@contextmanager
-def _giving_way() -> Iterator[None]:
-    """A bite, and a rest of the same length after it.
-
-    Who waits for the lock looks for it now and then: between two bites without a rest, hardly ever
-    at the moment at which it is free.
-    """
-    began_s = time.monotonic()
-    yield
-    time.sleep(max(time.monotonic() - began_s, _LEAST_REST_S))

@@ -81,15 +81,20 @@ def merged(parts: Sequence[SealedFile], sha256: str = "") -> SealedFile:
     return SealedFile(0, first.writer, first.first, last.last, rows, *times, sha256, apart)
 
 
-def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) -> None:
-    """Put one file in the place of one or of adjacent ones of a writer; call in a transaction."""
+def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) -> int:
+    """Put one file in the place of one or of adjacent ones of a writer; its number.
+
+    Call in a transaction.
+    """
     db.executemany("DELETE FROM files WHERE file = ?", [(part.file,) for part in parts])
     _, *fields = FIELDS.split(", ")
     one = merged(parts, sha256)
     values = [getattr(one, name) for name in fields]
     statement = f"INSERT INTO files ({', '.join(fields)}) VALUES ({','.join('?' * len(fields))})"
-    db.execute(statement, values)
+    number = db.execute(statement, values).lastrowid
+    assert number is not None
     change_files_token(db)
+    return number
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +19,7 @@ from mlplatform.decisions.log.segments import Segment
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport
 from mlplatform.decisions.records.record import GENESIS
+from mlplatform.decisions.records.retention import ExpiredRange, expired_ranges
 from mlplatform.runtime.errors import Corrupt
 
 _FINDINGS: Final = 100
@@ -120,11 +121,15 @@ class _Walk:
         self.erased = 0
         self.misled: list[SealedFile] = []
         self.is_catalogued = False
+        self.expired: Mapping[str, tuple[ExpiredRange, ...]] = {}
 
     def look(self) -> None:
         """Everything that is in the database, as of one transaction."""
         if self.since is NOTHING:
             self.first += _database(self.db)
+        # of ranges alone, so that what they cover is counted and not collected
+        with suppress(sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
+            self.expired = expired_ranges(erasing.rules_of(self.folder))
         before = segments.manifest(self.db, after=self.since.count - 1, limit=1)
         self.manifest = segments.manifest(self.db, after=self.since.count)
         self.head = tables.head(self.db)
@@ -162,6 +167,7 @@ class _Walk:
                 self.records += there.records
                 one.chain.marked |= there.marked
                 one.chain.absent += there.absent
+                one.chain.gone += there.gone
                 if there.is_misled and self._is_listed(file):
                     self.misled.append(file)
                     yield file_checks.misled(file)
@@ -176,16 +182,17 @@ class _Walk:
 
     def _absent(self) -> Iterator[str]:
         """Payloads that are gone without an erasure; of the others, the number."""
+        self.erased = sum(one.chain.gone for one in self.writers.values())
         if not any(one.chain.absent for one in self.writers.values()):
             return
         # after the rest was looked at: an erasure is on record before a payload goes
-        erased = _erased(self.folder)
+        on_record = _on_record(self.folder)
         for name, one in self.writers.items():
-            for seq, decision_id in one.chain.absent:
-                if seq in erased.get(name, ()):
+            for absent in one.chain.absent:
+                if on_record.covers(name, absent):
                     self.erased += 1
                     continue
-                what = f"record {seq} of writer {name} (decision {decision_id})"
+                what = f"record {absent.seq} of writer {name} (decision {absent.decision_id})"
                 yield f"{what} has lost its payload, and no erasure is on record"
 
     def _is_listed(self, file: SealedFile) -> bool:
@@ -209,6 +216,7 @@ class _Walk:
                 {seq: one.ends[seq] for seq in within},
                 one.chain.marks,
                 self.is_catalogued,
+                self.expired.get(name, ()),
             )
 
     def _start(self, name: str, file: SealedFile) -> bytes | None:
@@ -233,7 +241,8 @@ class _Walk:
         heads = [self.since.writers.get(writer)]
         heads += [] if self.anchor is None else [self.anchor.writers.get(writer)]
         marks = frozenset(head.seq for head in heads if head is not None and head.seq > seq)
-        return Chain(writer, seq, chain, marks=marks)
+        expired = self.expired.get(writer, ())
+        return Chain(writer, seq, chain, marks=marks, expired=expired)
 
     def _unsealed(self, chain: Chain) -> Iterator[str]:
         while rows := tables.unsealed(self.db, chain.writer, after=chain.seq, limit=_BATCH_ROWS):
@@ -243,11 +252,11 @@ class _Walk:
                 return
 
 
-def _erased(folder: Path) -> Mapping[str, Set[int]]:
+def _on_record(folder: Path) -> erasing.OnRecord:
     try:
-        return erasing.erased(folder)
+        return erasing.on_record(folder)
     except (sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
-        return {}
+        return erasing.OnRecord({}, {})
 
 
 def _database(db: sqlite3.Connection) -> Iterator[str]:

@@ -14,7 +14,9 @@ from mlplatform.runtime.errors import InputInvalid
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["decision", "shadow", "label", "void", "inference", "accepted", "erasure"]
+Kind = Literal[
+    "decision", "shadow", "label", "void", "inference", "accepted", "erasure", "retention"
+]
 
 KINDS: Final[tuple[Kind, ...]] = (
     "decision",
@@ -24,6 +26,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     "inference",
     "accepted",
     "erasure",
+    "retention",
 )
 GENESIS: Final = bytes(32)
 
@@ -43,7 +46,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     An `inference` is a decision over inputs that its caller made, without a request to train or to
     watch for drift; one without a unit belongs to no rollout. An `accepted` is a request that is to
     be decided later, under the same id; nothing but its decision is counted anywhere. An `erasure`
-    says which records of its decision lost their payload, by whom and why (`records.erasures`).
+    says which records of its decision lost their payload, by whom and why (`records.erasures`), a
+    `retention` which ones of its model did by their age (`records.retention`); its id is an act's.
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
     the assigned arm, `answered_by` what gave the answer; where they differ, the assigned arm

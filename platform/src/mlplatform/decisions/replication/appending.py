@@ -23,7 +23,7 @@ from mlplatform.decisions.replication.continuation import (
     Place,
     judged,
 )
-from mlplatform.decisions.replication.copies import Item, ReplicaOffset, ReplicatedRecord
+from mlplatform.decisions.replication.copies import Item, ReplicatedRecord
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Busy, NotFound, Refused
 from mlplatform.runtime.storage import sqlite
@@ -193,10 +193,12 @@ class ReplicaLog:
         self._db.execute(_KEEP, (writer, session))
 
     def _erased(self, writer: str, items: Sequence[Item]) -> Set[int]:
-        """The numbers of a writer's records that an erasure here names, if any came without."""
-        if all(isinstance(i, ReplicaOffset) or i.payload is not None for i in items):
+        """Of those that came without a payload, the ones of which that is on record here."""
+        came = [i for i in items if isinstance(i, ReplicatedRecord) and i.payload is None]
+        if not came:
             return frozenset()
-        return erasing.erased(self._folder).get(writer, frozenset())
+        found = erasing.on_record(self._folder)
+        return {i.seq for i in came if found.covers(writer, i.without_payload())}
 
     def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, Place]:
         numbers = [i.seq for i in items if isinstance(i, ReplicatedRecord) and i.seq <= head.seq]

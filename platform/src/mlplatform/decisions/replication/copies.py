@@ -21,6 +21,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.record import COLUMNS, GENESIS, REQUIRED, SCALARS
+from mlplatform.decisions.records.retention import AbsentPayload
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill.reading import lowered
 from mlplatform.runtime.canonical import NOT_JSON
@@ -58,6 +59,11 @@ class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record
     digest: _DIGEST
     chain: _DIGEST
     payload: str | None
+
+    def without_payload(self) -> AbsentPayload:
+        """What says whether its payload may be gone."""
+        told = dict(zip(SCALARS[2:], self.scalars, strict=True))
+        return AbsentPayload(self.seq, *(told[name] for name in AbsentPayload._fields[1:]))
 
     def row(self) -> tuple[Any, ...]:
         """As the table of records holds it."""

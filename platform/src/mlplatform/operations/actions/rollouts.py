@@ -13,7 +13,7 @@ import msgspec
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.model.routes import Routes
-from mlplatform.operations.actions import last_results, looks, review, traffic
+from mlplatform.operations.actions import last_results, looks, retention, review, traffic
 from mlplatform.operations.actions.last_results import ArmCounts, Pass
 from mlplatform.operations.actions.looks import Course
 from mlplatform.operations.actions.person_fields import REASON
@@ -140,6 +140,7 @@ def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> di
             traffic.count(platform, model)
         with last_results.for_people():
             review.advance(platform, model)
+        retention.expire_with_a_pass(platform, model)
     values = dataclasses.asdict(dataclasses.replace(report, looks=()))
     del values["looks"]  # for the page: a run's result is what was done and what is waited for
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from mlplatform.runtime.storage.sql import Schema, Session, migrate
 
 BUSY_TIMEOUT_MS = 10_000
 _INCREMENTAL = 2
+_BITE_PAGES = 32
+_LEAST_REST_S = 0.001
 
 
 def connect(
@@ -81,7 +84,19 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
             db.rollback()
 
 
-def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int) -> bool:
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """A bite, and a rest of the same length after it.
+
+    Who waits for the lock looks for it now and then: between two bites without a rest, hardly ever
+    at the moment at which it is free.
+    """
+    began_s = time.monotonic()
+    yield
+    time.sleep(max(time.monotonic() - began_s, _LEAST_REST_S))
+
+
+def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_PAGES) -> bool:
     """Give some free pages back to the disk; false where no more than these are free.
 
     Each call is one short transaction. A file that was not made to shrink keeps its pages: they are

@@ -1,0 +1,97 @@
+"""`mlplatform log retention`: for how many days models keep payloads, and what is due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from mlplatform.commands.arguments import OfModel
+from mlplatform.commands.terminal.exit_codes import FAILED
+from mlplatform.commands.terminal.output import (
+    AsJson,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+)
+from mlplatform.decisions.log import retention_acts
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.model.folders import model_names
+from mlplatform.operations import wiring
+from mlplatform.operations.actions import retention as job
+from mlplatform.operations.actions.retention import ModelRetention
+from mlplatform.runtime.errors import NotFound
+
+_COLUMNS = ("model", "days", "oldest payload", "goes now", "due, goes later", "next is due")
+
+
+def retention(
+    model: OfModel = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Say how much would go by model.yaml as it is now; nothing goes.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Let payloads go that are older than their model keeps them, as passes do once a day.
+
+    A payload is request, features and reasons. model.yaml says for how many days of event time it
+    is kept (`retention.payload_days`); without, it is kept for ever. Payloads of a sealed file go
+    once all of the model in it are due, and one pass goes at most 31 days of event time on. What
+    goes is on record first. Nothing brings a payload back but a backup.
+    """
+    platform = wiring.platform()
+    folder = platform.settings.home.decisions
+    if not (folder / DATABASE).is_file():
+        where = "set MLPLATFORM_HOME to the platform's home folder"
+        raise NotFound(f"no decision log in {folder}; {where}")
+    models = sorted(model_names()) if model is None else [model]
+    with progress("looking for payloads that are due"):
+        ask = job.look if dry_run else job.expire
+        found = [ask(platform, name) for name in models]
+    is_done = True
+    if not dry_run:
+        with progress("taking payloads out of the log"):
+            is_done = retention_acts.carry_out(folder)
+    if json:
+        told = {"models": [_values(one) for one in found], "dry_run": dry_run, "is_done": is_done}
+        print_json(told)
+    else:
+        _print(found, dry_run=dry_run, is_done=is_done)
+    raise typer.Exit(0 if is_done else FAILED)
+
+
+def _values(one: ModelRetention) -> dict[str, Any]:
+    due = {} if one.due is None else asdict(one.due)
+    due.pop("ranges", None)
+    return {"model": one.model, "payload_days": one.payload_days, **due}
+
+
+def _print(found: Sequence[ModelRetention], *, dry_run: bool, is_done: bool) -> None:
+    print_table(_COLUMNS, [_row(one) for one in found])
+    resting = [one.due.rests_until_ms for one in found if one.due and one.due.rests_until_ms]
+    if resting and any(one.due and one.due.later for one in found):
+        print_line(f"There is one pass a day; the next is from {_time(min(resting))} on.")
+    if dry_run:
+        print_line("Nothing went.")
+    elif not is_done:
+        print_line("Something reads the log, or a file is damaged: the next seal goes on.")
+
+
+def _row(one: ModelRetention) -> tuple[str, ...]:
+    if one.payload_days is None:
+        return (one.model, "for ever", "", "", "", "")
+    if one.due is None:
+        return (one.model, str(one.payload_days), "none", "0", "0", "")
+    due = one.due
+    numbers = (f"{due.payloads:,}", f"{due.later:,}")
+    return (one.model, str(one.payload_days), _time(due.oldest_ms), *numbers, _time(due.next_ms))
+
+
+def _time(ms: int | None) -> str:
+    if ms is None:
+        return "none"
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,126 @@
+"""Which payloads of a model are due to go by their age.
+
+The log's own latest event says what time it is, and the wall clock bounds it: a clock that jumps
+forward takes nothing unless the other does too. Even then one pass goes at most `MOST_DAYS` on from
+where the last one ended, and there is one pass a day: so much can be lost before somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from mlplatform.decisions.records.retention import RetentionRule
+
+DAY_MS: Final = 86_400_000
+MOST_DAYS: Final = 31
+"""Of event time, that one pass goes on."""
+
+
+class HeldPayloads(NamedTuple):
+    """Payloads of a model that go together: those of a sealed file, or the first of a writer's
+    unsealed records.
+
+    Args:
+        first, last: numbers of the records among which they are.
+        payloads: how many; 0 where nobody looked, as none can be due.
+        from_ms, to_ms: event times of the model's own records, inclusive.
+    """
+
+    writer: str
+    first: int
+    last: int
+    payloads: int
+    from_ms: int
+    to_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DuePayloads:
+    """What is due of a model.
+
+    Args:
+        before_ms: what is older goes in this pass; None where nothing does.
+        due_ms: what is older is due, also what `MOST_DAYS` or the day of rest holds back.
+        payloads: of this pass; `later` are as due, and wait for the next passes.
+        ranges: of this pass, by writer.
+        oldest_ms: event time of the oldest payload; None where there is none.
+        next_ms: event time at which the next that is not due will be.
+        rests_until_ms: of wall time; the last pass was less than a day ago.
+    """
+
+    due_ms: int
+    before_ms: int | None
+    payloads: int
+    later: int
+    ranges: Mapping[str, list[tuple[int, int]]]
+    oldest_ms: int | None
+    next_ms: int | None
+    rests_until_ms: int | None
+
+
+def reached_ms(latest_event_ms: int | None, wall_ms: int) -> int | None:
+    """The event time that the log has reached for sure; None where it has no record."""
+    return None if latest_event_ms is None else min(latest_event_ms, wall_ms)
+
+
+def due_payloads(
+    held: Sequence[HeldPayloads],
+    rules: Sequence[RetentionRule],
+    *,
+    payload_days: int,
+    now_ms: int,
+    wall_ms: int,
+) -> DuePayloads:
+    """What goes now, what waits, and when the next is due.
+
+    Args:
+        held: what no rule covers, all of it.
+        rules: of the model.
+        now_ms: as `reached_ms` says.
+    """
+    due_ms = now_ms - payload_days * DAY_MS
+    due = [one for one in held if one.to_ms < due_ms]
+    kept = [one for one in held if one.to_ms >= due_ms]
+    today = [r.recorded_ms for r in rules if 0 <= wall_ms - r.recorded_ms < DAY_MS]
+    rests = max(today, default=None)
+    before_ms = None
+    if due and rests is None:
+        # from the end of the oldest file: one record of long ago says nothing about the others
+        start = max([min(one.to_ms for one in due), *(rule.said.before_ms for rule in rules)])
+        before_ms = min(due_ms, start + MOST_DAYS * DAY_MS)
+    goes = [] if before_ms is None else [one for one in due if one.to_ms < before_ms]
+    payloads = sum(one.payloads for one in goes)
+    return DuePayloads(
+        due_ms,
+        before_ms if goes else None,
+        payloads,
+        sum(one.payloads for one in due) - payloads,
+        _ranges(held, goes),
+        min((one.from_ms for one in held), default=None),
+        min((one.to_ms + payload_days * DAY_MS + 1 for one in kept), default=None),
+        None if rests is None else rests + DAY_MS,
+    )
+
+
+def _ranges(
+    held: Sequence[HeldPayloads], goes: Sequence[HeldPayloads]
+) -> dict[str, list[tuple[int, int]]]:
+    """What lies between two that go is in one range with them, unless some of it stays."""
+    going = set(goes)
+    found: dict[str, list[tuple[int, int]]] = {}
+    for writer, of_writer in groupby(sorted(held), key=lambda one: one.writer):
+        ranges: list[tuple[int, int]] = []
+        continues = False
+        for one in of_writer:
+            if one not in going:
+                continues = False
+                continue
+            first = ranges.pop()[0] if continues else one.first
+            ranges.append((first, one.last))
+            continues = True
+        if ranges:
+            found[writer] = ranges
+    return found

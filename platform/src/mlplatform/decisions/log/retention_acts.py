@@ -1,0 +1,189 @@
+"""A pass of retention over one model: what is due is found, and put on record before it goes."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.log import catalogue, erasing, seal, sealed
+from mlplatform.decisions.log.erasure_acts import own_writer
+from mlplatform.decisions.log.retention import (
+    DAY_MS,
+    DuePayloads,
+    HeldPayloads,
+    due_payloads,
+    reached_ms,
+)
+from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records import tables
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.retention import (
+    KEPT_KINDS,
+    ExpiredRange,
+    Retention,
+    RetentionRule,
+    expired_ranges,
+    retention_record,
+)
+from mlplatform.decisions.records.sqlite_errors import Translation
+from mlplatform.runtime.storage import sqlite
+
+_READ: Final = ("model", "kind", "event_ms")
+_OWN: Final = f"model = ? AND kind NOT IN ({','.join('?' * len(KEPT_KINDS))})"
+_FIRST_KEPT: Final = f"""
+SELECT seq, event_ms FROM records WHERE writer = ? AND seq >= ? AND {_OWN} AND event_ms >= ?
+ORDER BY seq LIMIT 1
+"""
+_BEFORE: Final = f"""
+SELECT max(seq), count(*), min(event_ms), max(event_ms) FROM records
+WHERE writer = ? AND seq >= ? AND seq < ? AND {_OWN}
+"""
+_NO_END: Final = 2**63 - 1
+_logger = logging.getLogger(__name__)
+
+
+def due(
+    log: SqliteDecisionLog, folder: Path, model: str, *, payload_days: int, wall_ms: int
+) -> DuePayloads | None:
+    """What of a model would go, now; nothing is written. None where the log has no event time.
+
+    Args:
+        folder: of the log.
+        payload_days: as model.yaml declares them.
+
+    Raises:
+        Corrupt: the log is damaged.
+    """
+    now_ms = reached_ms(log.latest_event_ms(), wall_ms)
+    if now_ms is None:
+        return None
+    rules = erasing.rules_of(folder, model)
+    before_ms = now_ms - payload_days * DAY_MS
+    path = folder / tables.DATABASE
+    with Translation(path), closing(sqlite.connect(path)) as db, sealed.held(folder):
+        held = list(_held(db, folder, model, rules, before_ms))
+    return due_payloads(held, rules, payload_days=payload_days, now_ms=now_ms, wall_ms=wall_ms)
+
+
+def record(
+    log: SqliteDecisionLog,
+    folder: Path,
+    model: str,
+    *,
+    act: str,
+    payload_days: int,
+    wall_ms: int,
+) -> DuePayloads | None:
+    """The same, put on record if anything goes: from then on each seal carries it out.
+
+    Args:
+        act: a new id.
+
+    Raises:
+        Busy: another process seals; nothing is recorded.
+        Corrupt: the log is damaged.
+    """
+    with seal.lock(folder):
+        found = due(log, folder, model, payload_days=payload_days, wall_ms=wall_ms)
+        if found is None or found.before_ms is None:
+            return found
+        said = Retention(act, payload_days, found.before_ms, found.payloads, dict(found.ranges))
+        event_ms = log.latest_event_ms() or wall_ms
+        entry = retention_record(model, said, event_ms=event_ms, recorded_ms=wall_ms)
+        writer = own_writer(folder, act)
+        log.append(writer, [entry])
+        log.close_writer(writer)
+    _logger.info("%d payloads of %s go by retention (act %s)", found.payloads, model, act)
+    if found.later:
+        _logger.warning("%d more payloads of %s are due, and go later", found.later, model)
+    return found
+
+
+def carry_out(folder: Path) -> bool:
+    """Take out of the log what is on record, all at once; whether nothing is left to be done.
+
+    Raises:
+        Busy: another process seals; it carries that out.
+    """
+    path = folder / tables.DATABASE
+    with seal.lock(folder), Translation(path), closing(sqlite.connect(path)) as db:
+        for _ in erasing.steps(db, folder):
+            pass
+        return erasing.pending(db, folder) is None
+
+
+def _held(
+    db: sqlite3.Connection,
+    folder: Path,
+    model: str,
+    rules: Sequence[RetentionRule],
+    before_ms: int,
+) -> Iterator[HeldPayloads]:
+    """What no rule covers."""
+    covered = {
+        writer: [one for one in ranges if one.model == model]
+        for writer, ranges in expired_ranges(rules).items()
+    }
+    for writer in tables.writers(db):
+        own = covered.get(writer.writer, ())
+        yield from _of_rows(db, writer, own, model, before_ms)
+    catalogue.attach(db, folder)
+    files = [
+        file
+        for file in catalogue.needed(db, Span(model=model))
+        if not any(
+            r.first <= file.first and file.last <= r.last for r in covered.get(file.writer, ())
+        )
+    ]
+    oldest = min((file.from_ms for file in files), default=before_ms)
+    for file in files:
+        if file.from_ms >= before_ms and file.from_ms > oldest:
+            yield HeldPayloads(file.writer, file.first, file.last, 0, file.from_ms, file.to_ms)
+        elif (found := _of_file(folder, file, model, before_ms)) is not None:
+            yield found
+
+
+def _of_file(folder: Path, file: SealedFile, model: str, before_ms: int) -> HeldPayloads | None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file.path(folder)) as opened:
+            table = opened.read(list(_READ))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        _logger.error("payloads of %s stay; %s: %s", file.name, erasing.CHECK, error)
+        to_ms = max(file.to_ms, before_ms)
+        return HeldPayloads(file.writer, file.first, file.last, 0, file.from_ms, to_ms)
+    own = (pc.field("model") == model) & ~pc.field("kind").isin(list(KEPT_KINDS))
+    times = table.filter(own).column("event_ms")
+    if not len(times):
+        return None
+    from_ms, to_ms = pc.min(times).as_py(), pc.max(times).as_py()
+    return HeldPayloads(file.writer, file.first, file.last, len(times), from_ms, to_ms)
+
+
+def _of_rows(
+    db: sqlite3.Connection,
+    writer: tables.Writer,
+    covered: Sequence[ExpiredRange],
+    model: str,
+    before_ms: int,
+) -> Iterator[HeldPayloads]:
+    """The unsealed records of a writer before the first one of the model that is not due, and what
+    comes from there on."""
+    name, own = writer.writer, (model, *KEPT_KINDS)
+    start = tables.sealed_end(db, name)[0] + 1
+    start = max([start, *(r.last + 1 for r in covered if r.first <= start <= r.last)])
+    kept = db.execute(_FIRST_KEPT, (name, start, *own, before_ms)).fetchone()
+    end = _NO_END if kept is None else kept[0]
+    last, payloads, *times = db.execute(_BEFORE, (name, start, end, *own)).fetchone()
+    if payloads:
+        yield HeldPayloads(name, start, last, payloads, *times)
+    if kept is not None:
+        yield HeldPayloads(name, end, max(writer.seq, end), 0, kept[1], kept[1])

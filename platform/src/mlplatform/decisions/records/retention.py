@@ -1,0 +1,151 @@
+"""Retention on record: which payloads of a model went by their age, as ranges of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.record import Kind, Record
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import Corrupt
+
+KEPT_KINDS: Final[tuple[Kind, ...]] = ("erasure", "retention")
+"""What went is on record for as long as the log is."""
+_Seq = Annotated[int, Meta(ge=1)]
+_INT64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class AbsentPayload(NamedTuple):
+    """A record that has no payload."""
+
+    seq: int
+    decision_id: str
+    kind: str
+    model: str
+    event_ms: int
+
+
+class ExpiredRange(NamedTuple):
+    """Records of one writer, of which a model's have lost their payload, or will.
+
+    Args:
+        first, last: numbers, both inclusive.
+        before_ms: of event time; what is of then or later has its payload.
+    """
+
+    model: str
+    first: int
+    last: int
+    before_ms: int
+
+    def covers(self, one: AbsentPayload) -> bool:
+        """Whether a record may be without its payload by this."""
+        return (
+            self.first <= one.seq <= self.last
+            and one.model == self.model
+            and one.event_ms < self.before_ms
+            and one.kind not in KEPT_KINDS
+        )
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """The payload of a retention record; a pass over a model has one.
+
+    Args:
+        payload_days: as model.yaml declared them.
+        before_ms: of event time; payloads of the record's model that are older go.
+        payloads: how many, when it was recorded.
+        ranges: by writer, first and last number of records among which no younger one is of the
+            model, in order.
+    """
+
+    act: str
+    payload_days: Annotated[int, Meta(ge=1)]
+    before_ms: _INT64
+    payloads: Annotated[int, Meta(ge=0)]
+    ranges: dict[str, list[tuple[_Seq, _Seq]]]
+
+
+class RetentionRule(NamedTuple):
+    """A retention record.
+
+    Args:
+        recorded_ms: of wall time.
+    """
+
+    model: str
+    recorded_ms: int
+    said: Retention
+
+    @property
+    def words(self) -> str:
+        """What became of a payload that it covers."""
+        day = datetime.fromtimestamp(self.recorded_ms / 1000, UTC)
+        return (
+            f"went by retention on {day:%Y-%m-%d}, after the {self.said.payload_days} days for"
+            f" which {self.model} keeps payloads (act {self.said.act})"
+        )
+
+
+_decode = msgspec.json.Decoder(Retention).decode
+
+
+def retention_record(model: str, said: Retention, *, event_ms: int, recorded_ms: int) -> Entry:
+    """The record by which payloads of a model go; its decision id is that of the act."""
+    record = Record(
+        kind="retention",
+        decision_id=said.act,
+        model=model,
+        event_ms=event_ms,
+        recorded_ms=recorded_ms,
+        payload=msgspec.to_builtins(said),
+    )
+    return Entry(record)
+
+
+def rule_of(row: Mapping[str, Any]) -> RetentionRule:
+    """What a retention record says.
+
+    Args:
+        row: its model, recorded_ms and payload.
+
+    Raises:
+        Corrupt: it is the payload of no retention.
+    """
+    try:
+        return RetentionRule(row["model"], row["recorded_ms"], _decode(row["payload"] or ""))
+    except NOT_JSON as error:
+        raise Corrupt(f"the payload of a retention is not what was logged: {error}") from error
+
+
+def expired_ranges(rules: Iterable[RetentionRule]) -> dict[str, tuple[ExpiredRange, ...]]:
+    """By writer, what rules cover: what adjoins of a model is one range, however many rules say it.
+
+    As no record of the model in a rule's range is younger than that rule, one moment fits all.
+    """
+    found: dict[tuple[str, str], list[ExpiredRange]] = {}
+    for model, _, said in rules:
+        for writer, ranges in said.ranges.items():
+            own = found.setdefault((writer, model), [])
+            own += (ExpiredRange(model, first, last, said.before_ms) for first, last in ranges)
+    joined: dict[str, tuple[ExpiredRange, ...]] = {}
+    for (writer, _), own in sorted(found.items()):
+        joined[writer] = (*joined.get(writer, ()), *_joined(sorted(own)))
+    return joined
+
+
+def _joined(ranges: Iterable[ExpiredRange]) -> list[ExpiredRange]:
+    """Args: ranges: of one model, by their first numbers."""
+    found: list[ExpiredRange] = []
+    for one in ranges:
+        if found and one.first <= found[-1].last + 1:
+            before = found.pop()
+            last, before_ms = max(before.last, one.last), max(before.before_ms, one.before_ms)
+            one = ExpiredRange(one.model, before.first, last, before_ms)
+        found.append(one)
+    return found

@@ -1,0 +1,81 @@
+"""Payloads that models keep for days: what is due goes with the passes, once a day."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlplatform.decisions.log import retention_acts
+from mlplatform.decisions.log.retention import DuePayloads
+from mlplatform.runtime.errors import Busy, Corrupt, Unavailable
+
+if TYPE_CHECKING:
+    from mlplatform.operations.wiring import Platform
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRetention:
+    """What of a model is due.
+
+    Args:
+        payload_days: as its model.yaml declares; None where it keeps payloads for ever.
+        due: None where nothing is declared, and where the log has no event time yet.
+    """
+
+    model: str
+    payload_days: int | None
+    due: DuePayloads | None
+
+
+def look(platform: Platform, model: str) -> ModelRetention:
+    """What would go now; nothing is written.
+
+    Raises:
+        Corrupt: the log is damaged.
+    """
+    policy = platform.definition(model).retention
+    if policy is None:
+        return ModelRetention(model, None, None)
+    found = retention_acts.due(
+        platform.log,
+        platform.settings.home.decisions,
+        model,
+        payload_days=policy.payload_days,
+        wall_ms=platform.clock.wall_ms(),
+    )
+    return ModelRetention(model, policy.payload_days, found)
+
+
+def expire(platform: Platform, model: str) -> ModelRetention:
+    """What goes now, put on record; seals take it out of the log.
+
+    Raises:
+        Busy: another process seals.
+        Corrupt: the log is damaged.
+    """
+    policy = platform.definition(model).retention
+    if policy is None:
+        return ModelRetention(model, None, None)
+    found = retention_acts.record(
+        platform.log,
+        platform.settings.home.decisions,
+        model,
+        act=secrets.token_hex(8),
+        payload_days=policy.payload_days,
+        wall_ms=platform.clock.wall_ms(),
+    )
+    return ModelRetention(model, policy.payload_days, found)
+
+
+def expire_with_a_pass(platform: Platform, model: str) -> None:
+    """The same where no pass may fail for it: a later one does it."""
+    try:
+        expire(platform, model)
+    except Busy as error:
+        log.info("payloads of %s go with a later pass: %s", model, error)
+    except (Corrupt, Unavailable) as error:
+        log.error("payloads of %s that are due do not go: %s", model, error)
