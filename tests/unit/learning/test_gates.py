@@ -73,6 +73,14 @@ GOOD = Evidence(
 )
 
 
+def test_a_candidate_that_reads_a_protected_field_fails_even_if_the_champion_does() -> None:
+    schema = replace(GOOD.schema, protected=("amount",))
+    report = judge(replace(GOOD, schema=schema), GATES, TRAINING)
+    (found,) = [g for g in report.gates if g.verdict != "passed"]
+    assert (found.name, found.verdict) == ("schema", "failed")
+    assert found.reason.startswith("amount, amount_to_mean_30d read what model.yaml calls")
+
+
 def verdicts(evidence):
     return {g.name: g.verdict for g in judge(evidence, GATES, TRAINING).gates}
 

@@ -22,10 +22,11 @@ def drawn(seed: int, *, units: int = 300, each: int = 4, digits: int = 6) -> Row
     return np.round(scores, digits), y, unit
 
 
+@pytest.mark.parametrize("is_reversed", [False, True], ids=["good", "worse than guessing"])
 @pytest.mark.parametrize("digits", [1, 6], ids=["ties", "no ties"])
-def test_each_measure_is_that_of_scikit_learn_or_scipy(digits: int) -> None:
+def test_each_measure_is_that_of_scikit_learn_or_scipy(digits: int, is_reversed: bool) -> None:
     scores, y, unit = drawn(1, digits=digits)
-    scores = np.clip(scores, 0.01, 0.99)
+    scores = np.clip(1 - scores if is_reversed else scores, 0.01, 0.99)
     found = {m.name: m.candidate.value for m in binary_measures(scores, y, unit, seed=1)}
     area = metrics.roc_auc_score(y, scores)
     assert list(found) == list(NAMES)

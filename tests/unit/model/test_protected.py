@@ -77,6 +77,7 @@ FAIRNESS = {"adverse_share_ratio": 1.25}
         ({"protected": ["age"]}, "protected.0 is 'age'; wanted: a request field"),
         ({"protected": ["sex", "sex"]}, "names that differ"),
         ({"protected": ["amount"]}, "protected.0 is 'amount'; wanted: a field of type string"),
+        ({"request__sex__values": [f"g{n}" for n in range(51)]}, "protected.0 is 51; wanted: a"),
         ({"request__sex__entity": "customer"}, "no entity, no pseudonym"),
         ({"assignment_unit": "sex"}, "no entity, no pseudonym"),
         ({"gates__fairness": {}}, "gates.fairness is [None, None]; wanted: a limit"),

@@ -21,7 +21,7 @@ from mlplatform.model.definition import (
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
 from mlplatform.model.retention import longest_need
-from mlplatform.model.segments import RolloutSegment, protected_sources
+from mlplatform.model.segments import MOST_GROUPS, RolloutSegment, protected_sources
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import signature_problems
 from mlplatform.model.windows import declaration as windows
@@ -125,6 +125,8 @@ def _protected(model: ModelDefinition) -> Iterator[Rule]:
             continue
         wanted = "a field of type string with `values`, its groups (of ages: 18-29, 30-44, …)"
         yield field.type == "string" and bool(field.values), key, name, wanted
+        few = len(field.values or ()) <= MOST_GROUPS
+        yield few, key, len(field.values or ()), f"a field with at most {MOST_GROUPS} `values`"
         is_key = field.entity is not None or field.pseudonymous or name == model.assignment_unit
         yield (
             not is_key,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MOST_SEGMENTS = 16
 """Each one more takes its part of the share of false alarms, and so of the power, of all others."""
 
+MOST_GROUPS = 50
+"""Of a protected attribute: all comparisons share one error."""
+
 Flags = npt.NDArray[np.bool_]
 
 

@@ -81,10 +81,8 @@ class _Model:
 
     def values(self, times: Floats) -> list[float]:
         """The measures in the order of `NAMES`, each unit counted so many times."""
-        weights = times[self._position]
-        area, distance = self._ranking.separation(weights)
+        precision, area, distance = self._ranking.measures(times[self._position])
         losses: Any = self._losses @ times / (self._rows @ times)
-        precision = self._ranking.average_precision(weights)
         return [precision, area, 2 * area - 1, distance, *losses.tolist()]
 
 

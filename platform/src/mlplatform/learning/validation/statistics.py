@@ -43,35 +43,46 @@ class Band:
 
 
 class Ranking:
-    """Scores sorted once, so that average precision under many weightings is cheap."""
+    """Scores sorted once, so that what they rank is cheap to measure under many weightings.
+
+    Ranks change at the scores that a fraud has: only there are rows counted.
+    """
 
     def __init__(self, scores: Floats, y: Integers) -> None:
         self._order = np.argsort(-scores, kind="stable")
         ranked = scores[self._order]
-        self._ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        self._y = y[self._order].astype(np.float64)
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) + 1
+        self._frauds = np.flatnonzero(y[self._order] == 1)
+        ties = np.searchsorted(ends, self._frauds, side="right")
+        self._firsts = np.flatnonzero(np.diff(ties, prepend=-1))
+        self._after = ends[ties[self._firsts]]
+        self._before = np.append(0, ends[:-1])[ties[self._firsts]]
 
     def average_precision(self, weights: Floats | None = None) -> float:
         """Mean precision over the recalled frauds, ties taken together; NaN without a fraud."""
-        w = np.ones(len(self._y)) if weights is None else weights[self._order]
-        hits = np.cumsum(w * self._y)[self._ends]
-        seen = np.cumsum(w)[self._ends]
-        if len(hits) == 0 or hits[-1] == 0:
-            return float("nan")
-        precision = hits / np.maximum(seen, 1e-12)
-        return float(np.sum(np.diff(hits, prepend=0.0) * precision) / hits[-1])
+        return self.measures(weights)[0]
 
-    def separation(self, weights: Floats | None = None) -> tuple[float, float]:
-        """Area under the ROC curve and Kolmogorov-Smirnov distance; NaN without either label."""
-        w = np.ones(len(self._y)) if weights is None else weights[self._order]
-        hits = np.cumsum(w * self._y)[self._ends]
-        others = np.cumsum(w * (1 - self._y))[self._ends]
-        if len(hits) == 0 or hits[-1] == 0 or others[-1] == 0:
-            return float("nan"), float("nan")
-        recall, alarms = hits / hits[-1], others / others[-1]
-        heights = recall + np.concatenate([[0.0], recall[:-1]])
-        area = float(np.sum(np.diff(alarms, prepend=0.0) * heights) / 2)
-        return area, float(np.max(np.abs(recall - alarms)))
+    def measures(self, weights: Floats | None = None) -> tuple[float, float, float]:
+        """Average precision, area under the ROC curve, and Kolmogorov-Smirnov distance.
+
+        NaN without a fraud; the latter two also where there is nothing else.
+        """
+        w = np.ones(len(self._order)) if weights is None else weights[self._order]
+        nothing = float("nan")
+        gained = np.add.reduceat(w[self._frauds], self._firsts) if len(self._firsts) else w[:0]
+        hits, seen = np.cumsum(gained), np.append(0.0, np.cumsum(w))
+        if len(hits) == 0 or hits[-1] == 0:
+            return nothing, nothing, nothing
+        precision = hits / np.maximum(seen[self._after], 1e-12)
+        average = float(np.sum(gained * precision) / hits[-1])
+        others = seen[-1] - hits[-1]
+        if others <= 0:
+            return average, nothing, nothing
+        recall, step = hits / hits[-1], gained / hits[-1]
+        alarms = (seen[self._after] - hits) / others
+        before = (seen[self._before] - (hits - gained)) / others
+        area = float(np.sum(step * (1 - (before + alarms) / 2)))
+        return average, area, float(max(np.max(recall - alarms), np.max(before - recall + step)))
 
 
 def average_precision(scores: Floats, y: Integers) -> float:
