@@ -28,7 +28,7 @@ from mlplatform.model.bundle import load_bundle
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import fitting, training
+from mlplatform.operations.actions import batch, fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid
@@ -114,6 +114,27 @@ def test_groups_of_sex_and_age_are_compared_and_no_input(
     page = to_markdown(to_dict(report))
     assert "- AUC: 0." in page
     assert "- sex female: " in page
+
+
+def test_nothing_is_wrong_with_its_folder() -> None:
+    assert "nothing is wrong" in command("check-model", str(MODELS / NAME))
+
+
+def test_a_batch_decides_about_every_client_of_its_days(
+    home: Path, validated: tuple[Candidate, GateReport, training.Prepared]
+) -> None:
+    platform, bundle = Platform(load(os.environ)), validated[0].bundle
+    to_ms = validated[2].dataset.window.to_ms
+    asked = batch.Batch(
+        "two-days", NAME, 1, bundle.digest, to_ms - 2 * DAY_MS, to_ms, deadline_s=120
+    )
+    folder = batch.score(platform, asked, batch.prepare(platform, asked), lambda status: None)
+    clients = platform.offline(NAME).requests(asked.from_ms, asked.to_ms).to_arrow_table()
+    rows = pa.concat_tables([pq.read_table(file) for file in sorted(folder.glob("*.parquet"))])
+    assert sorted(rows.column("request_id").to_pylist()) == sorted(
+        clients.column("request_id").to_pylist()
+    )
+    assert set(rows.column("decision").to_pylist()) == {"grant", "refer", "refuse"}
 
 
 def test_a_champion_is_measured_on_the_same_rows(
