@@ -100,6 +100,7 @@ def test_what_a_version_takes_and_gives_is_in_its_signature_with_an_example(made
     model = mlflow.pyfunc.load_model("models:/fraud/2")
     example = model.input_example
     assert example.iloc[1].isna().all()
+    assert model.get_raw_model() == bundle
     answered = model.predict(example)
     assert answered["score"].between(0, 1).all()
     golden = {tuple(row) for row in bundle.golden.rows if any(v is not None for v in row)}

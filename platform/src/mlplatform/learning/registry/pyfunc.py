@@ -69,6 +69,10 @@ class BundleModel:
         }
         return pd.DataFrame(found, index=frame.index)
 
+    def get_raw_model(self) -> Bundle:
+        """What MLflow's `get_raw_model` gives: the bundle, whose digest says which one it is."""
+        return self.bundle
+
     def _score(self, raw: float) -> float | None:
         return self.bundle.calibrate(raw) if np.isfinite(raw) else None
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 DPI: Final = 100
 COLOURS: Final = ("#1f5fa8", "#c26a1a")
 """Of the candidate and of the champion: told apart by people who see no red or green."""
+DASHES: Final = ("-", "--")
+MARKS: Final = ("o", "s")
 
 
 def precision_recall_picture(curves: Mapping[str, NDArray[np.float64]]) -> bytes:
     """A PNG of curves by arm, each recall and precision [points, 2]."""
     axes = _axes("Precision and recall on the held-out days", "recall", "precision")
-    for (arm, curve), colour in zip(curves.items(), COLOURS, strict=False):
-        axes.plot(curve[:, 0], curve[:, 1], color=colour, label=arm)
+    for (arm, curve), colour, dashes in zip(curves.items(), COLOURS, DASHES, strict=False):
+        axes.plot(curve[:, 0], curve[:, 1], dashes, color=colour, label=arm)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     return _png(axes)
 
@@ -31,8 +33,8 @@ def precision_recall_picture(curves: Mapping[str, NDArray[np.float64]]) -> bytes
 def calibration_picture(bins: Mapping[str, CalibrationBins]) -> bytes:
     """A PNG of mean score against share of positives by arm, on logarithmic scales."""
     axes = _axes("Calibration on the days of the gates", "mean score", "share of positives")
-    for (arm, found), colour in zip(bins.items(), COLOURS, strict=False):
-        axes.plot(found.predicted, found.actual, "o-", color=colour, label=arm, markersize=4)
+    for (arm, found), colour, mark in zip(bins.items(), COLOURS, MARKS, strict=False):
+        axes.plot(found.predicted, found.actual, mark, color=colour, label=arm, fillstyle="none")
     axes.axline((0, 0), slope=1, color="#888888", linewidth=1)
     axes.set_xscale("symlog", linthresh=1e-3)
     axes.set_yscale("symlog", linthresh=1e-3)
