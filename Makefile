@@ -5,7 +5,11 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: docs test-docs bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images wheels images test-images sbom help setup up down status demo test check generate verify lock drill-kill drill-restore drill-async test-servers test-observability observability-tools test-page test-cluster test-other-cluster demo-cluster cluster-build cluster-up cluster-down drill-idempotency drill-scoring drill-client drill-disk drill-soak clean cluster-state drill-attack fuzz train-xgboost train-lightgbm test-train bench-labels bench-hidden bench-quality bench-page bench-windows
+.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm terraform-apply terraform-state
+.PHONY: test-docs test-images test test-servers test-observability test-page test-cluster test-other-cluster test-train test-terraform
+.PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
+.PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-soak drill-attack
+.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-batch
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -157,7 +161,6 @@ observability-tools: .venv/.dev ## Prometheus (Debian's package), and what Go bu
 test-observability: observability-tools ## rules, configurations, and drills of alerts over running processes, with the real servers
 	@MLPLATFORM_TEST_OBSERVABILITY=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py tests/artifacts/test_dashboards.py $(TEST_FLAGS)
 
-.PHONY: test-terraform terraform-apply terraform-state
 
 build/terraform/.done: requirements/terraform.txt | .venv/.dev
 	@echo "set-up: installing requirements/terraform.txt into build/terraform"
@@ -219,6 +222,9 @@ bench-credit: .venv/.dev ## thresholds by cost beside thresholds by shares; buil
 
 bench-windows: .venv/.dev ## what real-time windows cost a commit, a read and a training join; build/bench/windows.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
 	@$(RUN) tests.bench.windows $(BENCH_FLAGS)
+
+bench-batch: .venv/.dev ## a batch over a table of 5 million rows beside bare ONNX Runtime on the same rows; build/bench/batch.json (BENCH_FLAGS="--rows 500000")
+	@$(RUN) tests.bench.batch $(BENCH_FLAGS)
 
 bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json
 	@$(RUN) tests.bench.images $(BENCH_FLAGS)

@@ -32,11 +32,12 @@ INPUTS = (
     InputSpec(name="night", kind="is_night"),
     InputSpec(name="amount_to_mean_30d", kind="ratio", of="amount", to="customer_mean_30d"),
 )
-FIELDS_ALONE = (*INPUTS[:2], InputSpec(name="weekend", kind="is_weekend"))
 MEAN = {"customer_mean_30d": 50.0}
 
 
-def world(home: Path, inputs: tuple[InputSpec, ...] = INPUTS) -> wiring.Platform:
+def world(
+    home: Path, inputs: tuple[InputSpec, ...] = INPUTS, *, promoted: bool = True
+) -> wiring.Platform:
     """A platform with three days of history, and a champion whose score rises with its inputs."""
     settings = load({"MLPLATFORM_HOME": str(home)})
     settings.home.create()
@@ -44,12 +45,14 @@ def world(home: Path, inputs: tuple[InputSpec, ...] = INPUTS) -> wiring.Platform
     population = Population(customers=CUSTOMERS, payments_per_day=30)
     history = generate(seed=1, start_ms=START_MS, days=DAYS, population=population)
     import_history(made, "fraud", history, "history")
-    digest = bundle(settings.home.bundles, inputs)
-    _promote(made.rollouts, Arm(4, digest, f"fraud-v4-{digest[:8]}"))
+    if promoted:
+        digest = bundle(settings.home.bundles, inputs)
+        promote(made.rollouts, Arm(4, digest, digest))
     return made
 
 
-def _promote(rollouts: SqlRollouts, arm: Arm) -> None:
+def promote(rollouts: SqlRollouts, arm: Arm) -> None:
+    """Have its bundle's version answer from now on."""
     said: dict[str, Any] = {
         "rollout_id": "fraud-v4-1",
         "model": "fraud",
