@@ -9,7 +9,7 @@ export PYTHONPATH :=
 .PHONY: test-docs test-images test test-servers test-observability test-page test-cluster test-other-cluster test-train test-terraform
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-soak drill-attack
-.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-batch
+.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-handbook bench-batch
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -225,6 +225,9 @@ bench-windows: .venv/.dev ## what real-time windows cost a commit, a read and a 
 
 bench-batch: .venv/.dev ## a batch over a table of 5 million rows beside bare ONNX Runtime on the same rows; build/bench/batch.json (BENCH_FLAGS="--rows 500000")
 	@$(RUN) tests.bench.batch $(BENCH_FLAGS)
+
+bench-handbook: .venv/.dev ## what windows add to the fraud model by the handbook's protocol; build/bench/handbook.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
+	@$(RUN) tests.bench.handbook $(BENCH_FLAGS)
 
 bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json
 	@$(RUN) tests.bench.images $(BENCH_FLAGS)
