@@ -9,7 +9,7 @@ export PYTHONPATH :=
 .PHONY: test-docs test-images test test-servers test-observability test-page test-cluster test-other-cluster test-train test-terraform
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-soak drill-attack
-.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-handbook bench-batch
+.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-handbook bench-batch bench-retention
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -198,6 +198,9 @@ bench-passes: .venv/.dev ## what a pass costs by the length of its generation; b
 
 bench-scale: .venv/.dev ## what the decision log costs by its size: reads, seal, verify, bytes; build/bench/scale.json (BENCH_FLAGS="--segments 20000")
 	@$(RUN) tests.bench.scale $(BENCH_FLAGS)
+
+bench-retention: .venv/.dev ## what it costs to let payloads go by their age; build/bench/retention.json (BENCH_FLAGS="--records 1000000")
+	@$(RUN) tests.bench.retention $(BENCH_FLAGS)
 
 bench-page: .venv/.dev ## how long the page's overview takes after how many decisions; build/bench/page.json (BENCH_FLAGS="--decisions 100000")
 	@$(RUN) tests.bench.page $(BENCH_FLAGS)

@@ -457,3 +457,18 @@ def test_a_rule_waits_for_records_that_come_later_with_their_payload(tmp_path: P
 def test_ranges_name_the_model_of_their_rule() -> None:
     found = expired_ranges([rule(before_day=3, recorded_ms=0, ranges=[(1, 2)])])
     assert found == {"gw": (ExpiredRange("fraud", 1, 2, 3 * DAY_MS),)}
+
+
+def test_a_long_read_of_the_database_is_waited_for(folder: Path, log: SqliteDecisionLog) -> None:
+    """The write-ahead log keeps payloads until nobody reads it; the next seal goes on."""
+    before = rows(log)
+    expire(log, folder)
+    with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as reading:
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM records").fetchone()
+        log.seal()
+        with closing(sqlite.connect(folder / DATABASE)) as db:
+            assert erasing.pending(db, folder) is not None
+        reading.execute("COMMIT")
+    log.seal()
+    assert_expired(folder, log, before, {1, 2, 3, 4, 5, *range(7, 36, 2)})

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mlplatform.model.decision_scale import DecisionPolicy, LabelCosts
@@ -20,7 +21,7 @@ from mlplatform.model.definition import (
 )
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
-from mlplatform.model.retention import longest_need
+from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.segments import MOST_GROUPS, RolloutSegment, protected_sources
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import signature_problems
@@ -29,6 +30,16 @@ from mlplatform.model.windows import declaration as windows
 Rule = tuple[bool, str, object, str]
 """Whether it holds, the key that it is about, that key's value, and what is wanted there."""
 
+
+class _Need(NamedTuple):
+    """Days of event time after a record, within which its payload is read, and for what."""
+
+    days: int
+    why: str
+
+
+_ALWAYS_DAYS: Final = 7
+_DAY_H: Final = 24
 SLICE = "1 of a slice or a share"
 OF_EVERY_REQUEST = (
     *("request_id", "label", "label_time", "recorded_ms", "seq"),
@@ -309,9 +320,36 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
 def _retention(model: ModelDefinition) -> Iterator[Rule]:
     if (policy := model.retention) is None:
         return
-    need, days = longest_need(model), policy.payload_days
+    need, days = max(_needs(model)), policy.payload_days
     wanted = f"{need.days} or more, as long as the platform itself reads payloads: {need.why}"
     yield days >= need.days, "retention.payload_days", days, wanted
+
+
+def _needs(model: ModelDefinition) -> Iterator[_Need]:
+    training, rollout, drift = model.training, model.rollout, model.drift
+    mature = model.label.maturity_days
+    learned = mature + training.window_days + 1
+    why = "label.maturity_days and training.window_days (holdout_days are its last), and a day"
+    yield _Need(learned, why)
+    steps_h = rollout.shadow.deadline_h + math.fsum(step.deadline_h for step in rollout.canary)
+    ramp_h = steps_h + rollout.approval_deadline_h
+    if math.isfinite(ramp_h):  # an infinity is refused by itself
+        why = (
+            "a rollout that takes every deadline_h of its steps and approval_deadline_h, then "
+            "confirm_after_days, and label.maturity_days"
+        )
+        yield _Need(math.ceil(ramp_h / _DAY_H) + rollout.confirm_after_days + mature, why)
+    watched = math.ceil(drift.windows * drift.window_h / _DAY_H)
+    yield _Need(watched, "drift.windows of drift.window_h each")
+    for window in model.windows:
+        delay_ms = windows.span_ms(window.delay) if window.delay else 0
+        covered_ms = windows.span_ms(window.window) + delay_ms + window.tile_ms
+        yield _Need(math.ceil(covered_ms / DAY_MS), f"window {window.name}, its delay and a tile")
+    yield _Need(math.ceil(model.idempotency_keep_h / _DAY_H), "idempotency_keep_h")
+    yield _Need(model.label.review.days, "label.review.days")
+    if model.exploration is not None:
+        yield _Need(math.ceil(model.exploration.hours / _DAY_H), "exploration.hours")
+    yield _Need(_ALWAYS_DAYS, "features are counted again after a week, and labels may be repeated")
 
 
 def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:

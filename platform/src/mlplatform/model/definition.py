@@ -435,7 +435,7 @@ class RetentionPolicy(_Strict, frozen=True):
     """How long the decision log keeps payloads: request, features and reasons.
 
     Args:
-        payload_days: of event time; `model.retention` says the fewest.
+        payload_days: of event time; `model.consistency` says the fewest.
     """
 
     payload_days: Annotated[int, Meta(ge=1, le=36_500)]

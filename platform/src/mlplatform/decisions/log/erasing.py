@@ -383,6 +383,7 @@ def _given_back(db: sqlite3.Connection) -> Iterator[str]:
 
 def _emptied(db: sqlite3.Connection, wait_ms: int) -> bool:
     """Whether the write-ahead log holds nothing any more; false while somebody reads it."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # of most of it, no writer waits
     db.execute(f"PRAGMA busy_timeout={wait_ms}")
     (is_busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     db.execute(f"PRAGMA busy_timeout={sqlite.BUSY_TIMEOUT_MS}")

@@ -66,6 +66,15 @@ def reached_ms(latest_event_ms: int | None, wall_ms: int) -> int | None:
     return None if latest_event_ms is None else min(latest_event_ms, wall_ms)
 
 
+def rests_until_ms(rules: Sequence[RetentionRule], wall_ms: int) -> int | None:
+    """The wall time at which the next pass may begin; None where it may now.
+
+    A rule of a time that has not come is of a clock that was wrong, and holds up nothing.
+    """
+    today = [r.recorded_ms for r in rules if 0 <= wall_ms - r.recorded_ms < DAY_MS]
+    return max(today) + DAY_MS if today else None
+
+
 def due_payloads(
     held: Sequence[HeldPayloads],
     rules: Sequence[RetentionRule],
@@ -84,10 +93,9 @@ def due_payloads(
     due_ms = now_ms - payload_days * DAY_MS
     due = [one for one in held if one.to_ms < due_ms]
     kept = [one for one in held if one.to_ms >= due_ms]
-    today = [r.recorded_ms for r in rules if 0 <= wall_ms - r.recorded_ms < DAY_MS]
-    rests = max(today, default=None)
+    resting = rests_until_ms(rules, wall_ms)
     before_ms = None
-    if due and rests is None:
+    if due and resting is None:
         # from the end of the oldest file: one record of long ago says nothing about the others
         start = max([min(one.to_ms for one in due), *(rule.said.before_ms for rule in rules)])
         before_ms = min(due_ms, start + MOST_DAYS * DAY_MS)
@@ -101,7 +109,7 @@ def due_payloads(
         _ranges(held, goes),
         min((one.from_ms for one in held), default=None),
         min((one.to_ms + payload_days * DAY_MS + 1 for one in kept), default=None),
-        None if rests is None else rests + DAY_MS,
+        resting,
     )
 
 

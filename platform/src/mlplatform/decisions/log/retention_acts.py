@@ -17,6 +17,7 @@ from mlplatform.decisions.log.retention import (
     HeldPayloads,
     due_payloads,
     reached_ms,
+    rests_until_ms,
 )
 from mlplatform.decisions.log.sealed import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -57,15 +58,16 @@ def due(
         payload_days: as model.yaml declares them.
 
     Raises:
-        Corrupt: the log is damaged.
+        Unavailable: it does not answer.
+        Corrupt: it is damaged.
     """
     now_ms = reached_ms(log.latest_event_ms(), wall_ms)
     if now_ms is None:
         return None
-    rules = erasing.rules_of(folder, model)
     before_ms = now_ms - payload_days * DAY_MS
     path = folder / tables.DATABASE
     with Translation(path), closing(sqlite.connect(path)) as db, sealed.held(folder):
+        rules = erasing.rules_of(folder, model)
         held = list(_held(db, folder, model, rules, before_ms))
     return due_payloads(held, rules, payload_days=payload_days, now_ms=now_ms, wall_ms=wall_ms)
 
@@ -86,7 +88,7 @@ def record(
 
     Raises:
         Busy: another process seals; nothing is recorded.
-        Corrupt: the log is damaged.
+        Unavailable, Corrupt: as `due`.
     """
     with seal.lock(folder):
         found = due(log, folder, model, payload_days=payload_days, wall_ms=wall_ms)
@@ -102,6 +104,16 @@ def record(
     if found.later:
         _logger.warning("%d more payloads of %s are due, and go later", found.later, model)
     return found
+
+
+def is_resting(folder: Path, model: str, *, wall_ms: int) -> bool:
+    """Whether the last pass was less than a day ago; no file is looked at.
+
+    Raises:
+        Unavailable, Corrupt: as `due`.
+    """
+    with Translation(folder / tables.DATABASE):
+        return rests_until_ms(erasing.rules_of(folder, model), wall_ms) is not None
 
 
 def carry_out(folder: Path) -> bool:

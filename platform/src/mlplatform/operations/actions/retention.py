@@ -73,8 +73,12 @@ def expire(platform: Platform, model: str) -> ModelRetention:
 
 def expire_with_a_pass(platform: Platform, model: str) -> None:
     """The same where no pass may fail for it: a later one does it."""
+    folder, wall_ms = platform.settings.home.decisions, platform.clock.wall_ms()
+    if platform.definition(model).retention is None:
+        return
     try:
-        expire(platform, model)
+        if not retention_acts.is_resting(folder, model, wall_ms=wall_ms):
+            expire(platform, model)
     except Busy as error:
         log.info("payloads of %s go with a later pass: %s", model, error)
     except (Corrupt, Unavailable) as error:

@@ -177,7 +177,7 @@ def explained(
         decider_of: gives the bundle of a model and digest.
 
     Raises:
-        NotFound: there is no decision among them, or its payload was erased.
+        NotFound: there is no decision among them, or its payload is gone.
         Corrupt: the payload is not that of a decision.
     """
     decision = next((r for r in records if r.kind == "decision"), None)
@@ -414,7 +414,8 @@ def _shown(bundle: Bundle, name: str, value: float | None) -> float | str | None
 
 def _payload(record: Record) -> _Payload:
     if not record.payload:
-        raise NotFound(f"the payload of {record.kind} {record.decision_id} was erased")
+        gone = "was erased, or is older than its model keeps payloads"
+        raise NotFound(f"the payload of {record.kind} {record.decision_id} {gone}")
     try:
         return msgspec.convert(record.payload, _Payload)
     except msgspec.ValidationError as error:
