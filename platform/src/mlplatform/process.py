@@ -37,7 +37,7 @@ class Entry:
         module: has `parser()` and `run()`.
         process: what the lines of its log say that it is.
         instance: which one of them it is, with names of options in braces.
-        may_be_late: payments go first.
+        may_be_late: requests go first.
         has_settings: `run` takes the settings; else its options say all, and the environment holds
             a log level: a predictor's pod knows nothing of an installation.
         serves: until it is told to end, and then its status is 0; else its work has an end, and

@@ -158,7 +158,7 @@ class AlertBand(_Part, frozen=True):
 
 
 class DataWindow(_Part, frozen=True):
-    """The payments behind the bundle: fitted on [from, holdout_from), held out up to `to`."""
+    """The requests behind the bundle: fitted on [from, holdout_from), held out up to `to`."""
 
     from_ms: int
     holdout_from_ms: int

@@ -14,7 +14,7 @@ from mlplatform.model.windows.declaration import Window
 
 REQUEST_UNIT = "request"
 EVENT_TIME = "event_time"
-"""The field of every request that no model.yaml declares: when the payment was made."""
+"""The field of every request that no model.yaml declares: when the request was made."""
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 10_000
 """Of what an application may ask for, and of what a model.yaml may give it by default."""
 CALL_ROWS = 128
@@ -254,11 +254,11 @@ class TrainingPolicy(_Strict, frozen=True):
         deadline_s: how long a fit may take from when it is asked for, waiting for its place
             included; then it is ended and has failed.
         gpu: that a fit on Kubernetes holds; None means the one that the model's pods hold.
-        hidden_outcomes: what a declined payment without a known outcome teaches: nothing
+        hidden_outcomes: what a stopped request without a known outcome teaches: nothing
             (`leave_out`), what those say that chance let through in its place (`weight`), or, where
-            there are none, that it is fraud (`pseudo_label`).
-        pseudo_label_precision: share of declines with a known outcome that must be shown to be
-            fraud before one without counts as such.
+            there are none, that it is positive (`pseudo_label`).
+        pseudo_label_precision: share of stopped requests with a known outcome that must be shown to
+            be positive before one without counts as such.
         vocabulary: words of a category that are learned, the most frequent ones, where neither
             `vocabularies` nor a field's `values` give them.
     """
@@ -303,11 +303,11 @@ class StopLimits(_Strict, frozen=True):
 
     Args:
         alerts: more or fewer alerts than predicted, as a share of the predicted ones.
-        disagreement: of payments with an alert of either arm, the share on which only one raised
+        disagreement: of requests with an alert of either arm, the share on which only one raised
             it, beyond what was predicted.
         latency_p50, latency_p99: over the champion's.
         utilisation: share of the time that a pod would compute with all of the traffic.
-        recall: of the frauds that matured labels tell, the share that it finds less than the
+        recall: of the positives that matured labels tell, the share that it finds less than the
             champion at as many alerts.
     """
 
@@ -391,7 +391,7 @@ class RolloutPolicy(_Strict, frozen=True):
 
 
 class Segment(_Strict, frozen=True):
-    """Payments of which one input lies in [at_least, below); None does not bound."""
+    """Requests of which one input lies in [at_least, below); None does not bound."""
 
     name: FieldName
     input: str
@@ -406,8 +406,8 @@ class DriftPolicy(_Strict, frozen=True):
         performance_false_alarm_share: chance that 30 days without one make an incident of
             performance, all metrics together.
         performance_drop: share of its first recall or precision that a champion may lose.
-        calibration_drift: how far frauds over those that its scores expect may move, as a share.
-        segments: whose recall and precision are watched besides those of all payments.
+        calibration_drift: how far positives over those that its scores expect may move, as a share.
+        segments: whose recall and precision are watched besides those of all requests.
         retrain_cooldown_days: of wall time, between the retrains of two incidents.
         retrain_budget: retrains within 30 days; then a person decides.
     """
@@ -471,7 +471,7 @@ class ModelDefinition(_Strict, frozen=True):
     may leave them out."""
     features: FeaturesPolicy = FeaturesPolicy()
     windows: tuple[Window, ...] = ()
-    """Of the request's entities, as fresh as the last payment (docs/features.md)."""
+    """Of the request's entities, as fresh as the last request (docs/features.md)."""
     exploration: ExplorationPolicy | None = None
     retention: RetentionPolicy | None = None
     """None: payloads are kept until somebody erases them."""

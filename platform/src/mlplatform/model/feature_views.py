@@ -52,7 +52,7 @@ class FeatureField(_Strict, frozen=True):
     """One feature: the aggregate of a column over `window_days` that end `delay_days` ago.
 
     Args:
-        aggregate: payments counted, the mean of `column`, or the share labelled 1.
+        aggregate: requests counted, the mean of `column`, or the share labelled 1.
         column: a request field for `mean`, otherwise None.
         delay_days: how many days before the snapshot the window ends. A label_share needs none: it
             counts the labels that had arrived.

@@ -64,7 +64,7 @@ def profile(
     units: npt.NDArray[np.int64],
     words: Mapping[str, int] = NO_WORDS,
 ) -> Profile:
-    """The profile of a model, from payments that it was *not* fitted on.
+    """The profile of a model, from requests that it was *not* fitted on.
 
     On its own training rows a model is surer than it will ever be again.
 

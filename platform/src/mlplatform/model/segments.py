@@ -23,14 +23,14 @@ Flags = npt.NDArray[np.bool_]
 
 
 class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of one segment: as `StopLimits`, or as `Tolerance`, of the segment's payments alone."""
+    """Of one segment: as `StopLimits`, or as `Tolerance`, of the segment's requests alone."""
 
     alerts: Annotated[float, Meta(gt=0)]
     disagreement: Annotated[float, Meta(gt=0)]
 
 
 class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Payments whose value of an input, or of a request field, lies in [at_least, below), or is
+    """Requests whose value of an input, or of a request field, lies in [at_least, below), or is
     one of `values`. A missing value lies in no segment.
 
     Args:
@@ -54,7 +54,7 @@ class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     Args:
         stop: a challenger of which more than this is proven in one segment is stopped. Wider than
-            for all payments: a segment holds few alerts.
+            for all requests: a segment holds few alerts.
         tolerance: a segment is healthy once no more than this is left open.
     """
 

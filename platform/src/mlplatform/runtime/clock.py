@@ -1,4 +1,4 @@
-"""What time it is: wall time for latency and leases, event time for everything about payments."""
+"""What time it is: wall time for latency and leases, event time for everything about requests."""
 
 from __future__ import annotations
 

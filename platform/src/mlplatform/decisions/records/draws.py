@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LoggedDraw(msgspec.Struct, frozen=True):
-    """Of a payment whose outcome the model's decision hides, where a slice is explored.
+    """Of a request whose outcome the model's decision hides, where a slice is explored.
 
     Args:
         propensity: chance (0-1) with which it was let through; None: the record is of no draw.

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 RANK: Final = ("event_ms", "recorded_ms", "seq", "label")
 """Of two labels the one that is larger here counts: it arrived later in event time; at one event
 time, it was recorded later; where even that is equal, its writer numbered it higher, and at last it
-says fraud. Event time may stand still between a label and its correction, the wall clock does not.
+says positive. Event time may stand still between a label and its correction, the wall clock does
+not.
 """
 LABEL_COLUMNS: Final = ("decision_id", *RANK)
 """The columns of the log that the rule reads."""

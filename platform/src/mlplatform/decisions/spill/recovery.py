@@ -36,7 +36,7 @@ def resolved(
     """The records as they are to be appended.
 
     What the log says of a key stands. A decision that says otherwise was given to a client. So it
-    is kept as a record, without its key, and voided: the payment that it was about counts once. A
+    is kept as a record, without its key, and voided: the request that it was about counts once. A
     label that is there already is the same fact twice, and is left out.
 
     Args:

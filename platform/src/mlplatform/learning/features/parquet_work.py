@@ -26,7 +26,7 @@ MOST_RATIO: Final = 1_000
 """Bytes of pages for a byte of the file; beyond a few hundred nothing but made-up data goes."""
 MOST_DECODED_RATIO: Final = 200
 """Bytes of values for a byte of the file: pages of repeats are small, and what they stand for is
-held. Payments as banks write them have fewer than ten."""
+held. Requests as banks write them have fewer than ten."""
 RATIO_FREE_BYTES: Final = 16 * MIB
 MOST_FOOTER_BYTES: Final = 16 * MIB
 MOST_FOOTER_ENTRIES: Final = 1_000_000

@@ -50,7 +50,7 @@ DECIDED = pa.schema(
         ("propensity", pa.float64()), ("explored", pa.bool_()),
     ]
 )  # fmt: skip
-"""Of decisions that hid an outcome, or showed one by chance; all others let the payment happen."""
+"""Of decisions that hid an outcome, or showed one by chance; all others let it happen."""
 
 
 def history_schema(definition: ModelDefinition) -> pa.Schema:
@@ -228,7 +228,7 @@ def split_history(
 
 
 def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
-    """What decision records did to their payments, of those that were declined or explored."""
+    """What decision records did to their requests, of those that were stopped or explored."""
     decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
     draws = logged_draws(decisions)
     ids = decisions.column("decision_id").to_pylist()

@@ -47,7 +47,7 @@ _LEARNED: Final = """
         TreeEnsembleClassifier TreeEnsembleRegressor
 """
 OPERATORS: Final = {"": frozenset(_PLAIN.split()), "ai.onnx.ml": frozenset(_LEARNED.split())}
-"""What a model of payments is made of. Not on it: what loops or branches (Loop, Scan, If, RNNs:
+"""What a model of requests is made of. Not on it: what loops or branches (Loop, Scan, If, RNNs:
 one node can run for ever), what makes a tensor of a size that a number in the file says
 (ConstantOfShape, Expand, Tile, Range, Pad, Resize, OneHot, EyeLike), what draws (a score must be
 the same twice), and what works on texts, sequences, images and audio: texts are only looked up, by

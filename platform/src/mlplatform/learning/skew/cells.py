@@ -16,7 +16,7 @@ the record's own word on why there was nothing; `empty`, what is read for an unk
 `redefined`, that snapshot was made by another definition."""
 
 CLOSE: Final = 1e-9
-"""Relative: a mean of the same payments, added up in another order."""
+"""Relative: a mean of the same requests, added up in another order."""
 
 
 class Holds(NamedTuple):

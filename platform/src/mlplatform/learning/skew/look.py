@@ -112,7 +112,7 @@ def _report(
 def _key_of(
     definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[Served]
 ) -> Callable[[Cell], Key]:
-    """Whose payments a cell's feature counts."""
+    """Whose requests a cell's feature counts."""
     keys = {one.decision_id: one.keys for one in served}
     entities = {name: view.entity for view in views for name in view.feature_names}
     entities |= {window.name: window.entity for window in definition.windows}
@@ -129,7 +129,7 @@ def _there(db: duckdb.DuckDBPyConnection, served: Sequence[Served]) -> tuple[Ser
 
 
 def _keys(definition: ModelDefinition, served: Sequence[Served]) -> dict[str, set[Key]]:
-    """Request field → keys whose payments are needed."""
+    """Request field → keys whose requests are needed."""
     return {field: {one.keys[e] for one in served} for e, field in definition.entities.items()}
 
 

@@ -83,7 +83,7 @@ class Training(Protocol):
         """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same.
 
         Args:
-            weight: by how much each row counts; None for 1 each. Payments that were let through by
+            weight: by how much each row counts; None for 1 each. Requests that were let through by
                 chance weigh more, those that they stand for are not among the rows.
         """
         ...

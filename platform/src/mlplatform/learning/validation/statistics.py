@@ -1,6 +1,6 @@
 """Numbers with their intervals: average precision by customer, and the share of alerts to expect.
 
-Payments of one customer are alike, so whole customers are drawn or summed, never single payments.
+Requests of one customer are alike, so whole customers are drawn or summed, never single requests.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Ranking:
 
 
 def average_precision(scores: Floats, y: Integers) -> float:
-    """Average precision; NaN where there is no fraud or a score is NaN."""
+    """Average precision; NaN where there is no positive or a score is NaN."""
     if len(y) == 0 or bool(np.isnan(scores).any()):
         return float("nan")
     return Ranking(scores, y).average_precision()
@@ -99,7 +99,7 @@ def average_precision_interval(
 
     Only its low end decides, so it errs on that side 5 times in 100. Customers are drawn with
     replacement, the same for both scores; the interval is the bootstrap's percentiles. NaN
-    throughout where there is no fraud or a score is NaN.
+    throughout where there is no positive or a score is NaN.
 
     Args:
         baseline: scores of another model for the same rows.
@@ -128,8 +128,8 @@ def calibration_error_interval(
     """Expected calibration error over bins of equal counts, with a 90 % interval by customer.
 
     Bins of equal counts, since nearly all scores are near zero. Chance alone parts predicted from
-    actual shares, so the error of a few frauds is too high, and that of a resample of them higher
-    still by as much again: the interval is the bootstrap's basic one, which takes this off. Only
+    actual shares, so the error of a few positives is too high, and that of a resample of them is
+    so by as much again: the interval is the bootstrap's basic one, which takes this off. Only
     its low end decides. NaN throughout without rows or where a score is NaN.
 
     Sources: Naeini, Cooper, Hauskrecht, Obtaining Well Calibrated Probabilities (AAAI 2015);

@@ -1,4 +1,4 @@
-"""What a real-time window is: an aggregate over an entity's payments until this one, in tiles."""
+"""What a real-time window is: an aggregate over an entity's requests until this one, in tiles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlplatform.runtime.errors import ConfigInvalid
 MINUTE_MS: Final = 60_000
 LONGEST_MS: Final = 90 * DAY_MS
 MOST_TILES: Final = 400
-"""Of one window: what an entity takes stays bounded, however many payments it has."""
+"""Of one window: what an entity takes stays bounded, however many requests it has."""
 MOST_WINDOWS: Final = 100
 MOST_STEPS: Final = 2**36
 """A value in its last digit: so large a number, squared and added up 8 million times, is exact."""
@@ -33,7 +33,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Filter(_Strict, frozen=True):
-    """Which payments a window counts: those whose request field compares so."""
+    """Which requests a window counts: those whose request field compares so."""
 
     field: str
     op: Comparison
@@ -41,13 +41,13 @@ class Filter(_Strict, frozen=True):
 
 
 class Window(_Strict, frozen=True):
-    """One feature: an aggregate over the payments of an entity before this one.
+    """One feature: an aggregate over the requests of an entity before this one.
 
     Time is cut into tiles of `resolution`. A window at t covers the tile of t - delay as far as it
     is known, and the window/resolution tiles before it: the window, and up to a tile more.
 
     Args:
-        entity: that a request field declares; the payments are those with the same key.
+        entity: that a request field declares; the requests are those with the same key.
         of: the numeric request field that is aggregated; none for `count` and `seconds_since`.
         digits: decimal places of `of` that count: sums are exact, in any order.
         missing: what happens where nothing is known of the entity (see `FeatureField.missing`).

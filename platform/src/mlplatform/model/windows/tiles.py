@@ -1,4 +1,4 @@
-"""The arithmetic of windows: payments become tiles, tiles become a value, in whole numbers.
+"""The arithmetic of windows: requests become tiles, tiles become a value, in whole numbers.
 
 The SQL of `learning.features.windows.sql` does the same sums over the same whole numbers, and the
 same three floating-point operations in the same order at the end: values are equal bit for bit.
@@ -18,7 +18,7 @@ from mlplatform.model.request_transforms import HOUR_MS
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
 
 LATE_MS: Final = HOUR_MS
-"""So much older than an entity's newest payment a request may be, and find its whole window."""
+"""So much older than an entity's newest request a request may be, and find its whole window."""
 HALF: Final = 2**53
 """From here on a float holds no longer every whole number."""
 LOW: Final = 2**32
@@ -39,7 +39,7 @@ KEPT: Final[dict[Aggregate, tuple[Kept, ...]]] = {
     "min": ("min",),
     "max": ("max",),
 }
-"""What a tile holds for an aggregate, besides how many payments there were."""
+"""What a tile holds for an aggregate, besides how many requests there were."""
 _ORDER: Final = ("last_ms", "sum", "squares_high", "squares_low", "min", "max")
 _OFTEN: Final = ("count", "mean")
 BETTER: Final[Mapping[str, Callable[[int, int], int]]] = {"last_ms": max, "min": min, "max": max}
@@ -53,8 +53,8 @@ class Series(
 
     Args:
         key: the request field that holds the entity's key.
-        retained: tiles that are kept, counted back from the newest that has a payment.
-        kept: what a tile holds, besides its number and how many payments there were.
+        retained: tiles that are kept, counted back from the newest that has a request.
+        kept: what a tile holds, besides its number and how many requests there were.
     """
 
     key: str
@@ -86,7 +86,7 @@ def series_of(windows: Sequence[Window], keys: Mapping[str, str]) -> Shared:
     groups: dict[tuple[Any, ...], list[Window]] = {}
     for window in sorted(windows, key=lambda w: w.of is None):
         group = (keys[window.entity], window.tile_ms, window.where, window.of, window.digits)
-        if window.of is None:  # any that has its payments will do: every field has a value
+        if window.of is None:  # any that has its requests will do: every field has a value
             group = next((g for g in groups if g[:3] == group[:3]), (*group[:4], 0))
         groups.setdefault(group, []).append(window)
     found = []
@@ -119,7 +119,7 @@ def steps(value: object, scale: float) -> int | None:
 
 
 def counts(where: Filter | None, request: Mapping[str, Any]) -> bool:
-    """Whether a payment passes the filter; one without the field does not."""
+    """Whether a request passes the filter; one without the field does not."""
     if where is None:
         return True
     value, wanted = request.get(where.field), where.value
@@ -137,10 +137,10 @@ def new_columns(series: Series) -> Columns:
 
 
 def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, Any]) -> bool:
-    """Add one payment to an entity's tiles, in place; whether it counts for them at all.
+    """Add one request to an entity's tiles, in place; whether it counts for them at all.
 
-    A payment that is further behind the entity's newest than what is retained is left out, and
-    what falls behind with a new one is dropped: what is kept depends on the payments alone, never
+    A request that is further behind the entity's newest than what is retained is left out, and
+    what falls behind with a new one is dropped: what is kept depends on the requests alone, never
     on their order.
     """
     made = payment_tile(series, event_ms, request)

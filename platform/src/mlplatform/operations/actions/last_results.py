@@ -55,7 +55,7 @@ class Outcomes(msgspec.Struct, frozen=True):
     """What became of matured decisions.
 
     Args:
-        matured: decisions whose label is mature; declined ones without one are not among them.
+        matured: decisions whose label is mature; stopped ones without one are not among them.
         positives: those of them that turned out positive.
         alerts, hits: alerts among them, and alerts that were right.
         late: positives among them whose label came after the model's maturity.

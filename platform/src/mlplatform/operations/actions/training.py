@@ -1,4 +1,4 @@
-"""From matured payments to a registered version, or to a report that says why not."""
+"""From matured requests to a registered version, or to a report that says why not."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Prepared:
 
 
 def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Prepared:
-    """The training set as of a moment (now where it is None), the champion, recent payments.
+    """The training set as of a moment (now where it is None), the champion, recent requests.
 
     Raises:
         InputInvalid: the moment is not known yet, or nothing has matured by then.
@@ -82,10 +82,10 @@ def check_trains(model: str) -> None:
 
 
 def training_moment(asked_ms: int | None, known_ms: int) -> int:
-    """The moment to train as of: the one asked for, or that until which payments are known.
+    """The moment to train as of: the one asked for, or that until which requests are known.
 
     A day after the last known one is taken too: training sets end at midnights, and the moment may
-    be given before the first payment of its day.
+    be given before the first request of its day.
 
     Raises:
         InputInvalid: it is later: labels would count as matured that had no time to arrive.

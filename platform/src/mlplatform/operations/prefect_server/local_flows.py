@@ -38,7 +38,7 @@ PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 12
 """On Kubernetes it is the pool's limit, heavy runs included, and its worker has none of its own."""
 HEAVY_AT_A_TIME = 1
-"""Two would take each other's cores and memory, and payments the rest."""
+"""Two would take each other's cores and memory, and requests the rest."""
 HEAVY_QUERY_S = 2.0
 """Each look costs the server 20 ms, and these runs take minutes."""
 HEAVY_ELSEWHERE = 4

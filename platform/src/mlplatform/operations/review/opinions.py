@@ -99,7 +99,7 @@ def opinion(held: Mapping[str, Any]) -> Opinion | None:
 
 
 def words(label: str) -> dict[str, int]:
-    """What people say of an outcome, by the name of the model's label: `fraud`, `not-fraud`."""
+    """What people say of an outcome, by the name of the model's label: `NAME`, `not-NAME`."""
     return {label: 1, f"not-{label}": 0}
 
 

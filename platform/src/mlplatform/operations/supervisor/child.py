@@ -193,7 +193,7 @@ class Child:
     def _turn_log(self) -> None:
         try:
             retention.rotate_in_place(self._log, retention.LOGS)
-        except OSError as error:  # a full disk must not end what answers payments
+        except OSError as error:  # a full disk must not end what answers requests
             log.warning("%s keeps growing: %s", self._log, error)
 
     async def _watch(self) -> str:

@@ -63,7 +63,7 @@ def kept(port: int = 0) -> socket.socket:
     this one can listen on, with SO_REUSEPORT; 0: any that is free.
 
     Another process that listens where one of ours did a moment ago would receive what was meant for
-    ours: tokens, keys and payments. This socket itself does not listen, so connections are refused
+    ours: tokens, keys and requests. This socket itself does not listen, so connections are refused
     while no process listens.
     Source: socket(7), SO_REUSEPORT: sockets of one effective user alone.
 

@@ -233,7 +233,7 @@ async def _with_descendants(records: Sequence[ProcessRecord]) -> list[ProcessRec
 
 
 async def _going_on(what: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part of the supervisor again where it fails: its children are answering payments."""
+    """Runs a part of the supervisor again where it fails: its children are answering requests."""
     while True:
         try:
             return await run()

@@ -1,1 +1,1 @@
-"""Whether the payments of today still look like those that the champion learned from."""
+"""Whether the requests of today still look like those that the champion learned from."""

@@ -19,7 +19,7 @@ class Shift:
     """How far one number has moved.
 
     `distance` is in standard deviations of the profile. The limits are the policy's, raised where
-    so few independent payments could reach it by chance.
+    so few independent requests could reach it by chance.
     """
 
     name: str
@@ -51,7 +51,7 @@ def shift(
     The limits grow where the policy's could be reached by chance: PSI of undrifted data is about a
     chi-square over n, and the distance about a normal over the root of n, n being the number of
     independent values: those of the window and those of the profile, over the design effect by
-    unit, which counts a customer's similar payments for less. What days without drift differ by
+    unit, which counts a customer's similar requests for less. What days without drift differ by
     comes on top: their spread with Student's t, for as many degrees of freedom as there were days
     to learn it from.
 

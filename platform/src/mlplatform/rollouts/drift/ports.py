@@ -17,7 +17,7 @@ from mlplatform.runtime.clock import Clock
 
 
 class Offline(LabelledRequests, Protocol):
-    """The payments that a retrain would learn from."""
+    """The requests that a retrain would learn from."""
 
     def project(self, log: DecisionLog) -> object:
         """Take in what the log holds by now."""

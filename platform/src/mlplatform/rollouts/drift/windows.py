@@ -120,7 +120,7 @@ def gaps_before(watermarks: Sequence[Watermark], end_ms: int) -> tuple[str, ...]
 
 
 def sampled(window: Window, rows: int, *, seed: int = 0) -> Window:
-    """The window with at most `rows` of its payments, for reports; the rest is left out."""
+    """The window with at most `rows` of its requests, for reports; the rest is left out."""
     random = np.random.default_rng(seed)
 
     def chosen(count: int) -> npt.NDArray[np.int64]:

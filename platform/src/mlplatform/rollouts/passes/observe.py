@@ -50,8 +50,8 @@ GATES_PER_PHASE = 6
 more for all segments together, where there are any."""
 GATES_PER_SEGMENT = 2
 SEGMENT_ALERTS = 30
-"""Payments of a segment, with an alert of either version, that its own replay has to hold: of
-fewer, the replay of all payments tells more."""
+"""Requests of a segment, with an alert of either version, that its own replay has to hold: of
+fewer, the replay of all requests tells more."""
 
 
 def observe(
@@ -215,7 +215,7 @@ def outcome_basis(
 
 
 def shadow_outcomes(log: DecisionLog, model: str, basis: OutcomeBasis) -> Outcomes:
-    """What became of the payments that a version and its champion both scored in shadow."""
+    """What became of the requests that a version and its champion both scored in shadow."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

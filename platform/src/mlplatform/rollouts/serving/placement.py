@@ -8,7 +8,7 @@ from mlplatform.model.definition import GpuPolicy, ModelDefinition, ServingPolic
 
 PRODUCTION: Final = "mlplatform-production"
 DEVELOPMENT: Final = "mlplatform-development"
-"""PriorityClasses of platform/manifests: what serves payments may displace what only tries."""
+"""PriorityClasses of platform/manifests: what serves requests may displace what only tries."""
 GPU_TAINT: Final = "nvidia.com/gpu"
 """Key of the taint by which clusters keep other pods off their GPU nodes."""
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"

@@ -314,17 +314,17 @@ class Aggregates:
 
     @property
     def alerts(self) -> ClusterSums:
-        """Alerts among answers that count: on the same payments, where there are pairs."""
+        """Alerts among answers that count: on the same requests, where there are pairs."""
         pairs = ClusterSums.of(self.totals["customers"][23:38])
         return pairs if pairs.clusters else ClusterSums.of(self.totals["customers"][8:23])
 
     @property
     def one_sided(self) -> ClusterSums:
-        """Alerts that one arm alone raised, among payments on which either did."""
+        """Alerts that one arm alone raised, among requests on which either did."""
         return ClusterSums.of(self.totals["customers"][38:53])
 
     def segment(self, name: str) -> tuple[ClusterSums, ClusterSums]:
-        """Of one segment what `alerts` and `one_sided` are of all payments."""
+        """Of one segment what `alerts` and `one_sided` are of all requests."""
         vector = self.totals["segments"][self.segments.index(name)]
         return ClusterSums.of(vector[:15]), ClusterSums.of(vector[15:])
 

@@ -25,10 +25,10 @@ class OutcomeBasis:
         generation: of the shadow phase. version: that is judged.
         now_event_ms: labels that arrived later do not count.
         marks: per writer, the last number that was read.
-        capacity: share (0-1) of payments that people can look at.
+        capacity: share (0-1) of requests that people can look at.
         due: the promotion could be confirmed. Before, only proven harm is reported.
         hides: decisions after which no label can come.
-        explores: whether records may hold that such payments were let through.
+        explores: whether records may hold that such requests were let through.
     """
 
     generation: int

@@ -15,12 +15,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DelayCurve:
-    """Of the payments of any age, how many have got a label of one type; one element per delay.
+    """Of the requests of any age, how many have got a label of one type; one element per delay.
 
     Args:
         delay_ms: at which labels came, rising.
         hazard: cumulative, up to and with that delay. variance: of it.
-        longest_ms: the oldest payment's age: of later labels nothing is known.
+        longest_ms: the oldest request's age: of later labels nothing is known.
     """
 
     delay_ms: Integers
@@ -63,7 +63,7 @@ class LabelsCome:
 
 
 def labels_come(curve: DelayCurve, age_ms: Integers) -> LabelsCome | None:
-    """Of payments of these ages; None where no label has come that tells."""
+    """Of requests of these ages; None where no label has come that tells."""
     if not len(curve.hazard) or not len(age_ms):
         return None
     share = float(curve.share(age_ms).mean())
@@ -76,11 +76,11 @@ def delay_curve(age_ms: Integers, delay_ms: Integers) -> DelayCurve:
     """The curve of one type of label, censored by today.
 
     Args:
-        age_ms: of each payment that could get a label, now.
-        delay_ms: from payment to label, at most the age; -1: none has come.
+        age_ms: of each request that could get a label, now.
+        delay_ms: from request to label, at most the age; -1: none has come.
 
     Source: Kaplan and Meier (1958), Nonparametric estimation from incomplete observations, as the
-    product of 1 - d / n over the delays; Greenwood (1926) for the variance. Payments that never get
+    product of 1 - d / n over the delays; Greenwood (1926) for the variance. Requests that never get
     such a label stay at risk, so the curve ends at the share of those that do.
     """
     came = delay_ms >= 0

@@ -84,7 +84,7 @@ class Plan:
     Args:
         history_h, requests_h: hours of event time that were read, and requests in one of them.
         steps: shadow and each canary step. Those behind one that is refused are planned as well.
-        confirmation: None where no label says fraud, or recall is not asked for.
+        confirmation: None where no label says positive, or recall is not asked for.
         refusals: of steps that can't decide; empty: the rollout can.
         notes: what else is to be known, in sentences.
         proposed: canary steps that expose fewer customers, or ask for more; empty: there are none.

@@ -199,7 +199,7 @@ def _started(start: Start, folder: str) -> subprocess.Popen[bytes]:
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
     }
     # -I: neither the working directory nor the user's own packages are imported from. No session of
-    # its own: Linux would give it a share of the cores like that of all payments together.
+    # its own: Linux would give it a share of the cores like that of all requests together.
     command = [sys.executable, "-I", "-B", "-m", "mlplatform.runtime.sandbox.child"]
     return subprocess.Popen(
         [*command, msgspec.json.encode(start).decode()],

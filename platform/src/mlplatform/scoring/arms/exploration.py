@@ -1,7 +1,7 @@
 """Which requests are let through whose outcome the model's decision would hide: a declared slice.
 
 A draw follows from what the record of the request holds, so anybody can make it again. What it may
-cost is bounded by an amount for each payment and a sum for each window of event time. Both, and the
+cost is bounded by an amount for each request and a sum for each window of event time. Both, and the
 memory of customers, are a gateway process's own: waiting for others would cost more than a draw.
 """
 
@@ -81,7 +81,7 @@ class Exploration:
     def draw(
         self, decided: Decision, unit: int, fields: Mapping[str, Any], event_ms: int
     ) -> Draw | None:
-        """Whether this payment is let through; None where the decision hides no outcome.
+        """Whether this request is let through; None where the decision hides no outcome.
 
         Args:
             unit: the customer, as the record holds it. fields: likewise.

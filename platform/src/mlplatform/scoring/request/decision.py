@@ -75,7 +75,7 @@ class Decided(msgspec.Struct, frozen=True):
         prediction: the score that decided, if one did.
         decided_s: when, on the monotonic clock.
         draw: whether it was let through, where the model's decision hides its outcome and a slice
-            of such payments is explored. `verdict` is what came of it.
+            of such requests is explored. `verdict` is what came of it.
     """
 
     case: RoutedRequest

@@ -1,6 +1,6 @@
 """JSON with a repeated key is refused, because two readers may see two requests.
 
-One decoder silently takes the last of them, another the first. A system that checks a payment
+One decoder silently takes the last of them, another the first. A system that checks a request
 before it gets here may have read another amount than the one that is scored.
 Source: RFC 8259, section 4.
 """

@@ -1,10 +1,10 @@
-"""In which order payments became known, and which were known when each was answered.
+"""In which order requests became known, and which were known when each was answered.
 
 A record says what its windows were made of: per writer of the log, the last record (`windows_at`).
 The state moves with the log's transactions, one after the other, so these positions have an order:
-of two, one holds all of the other. A payment became known at the first position that holds it.
-Where no position lies between two payments, no decision saw one without the other. That makes an
-order of all payments, and gives for each the place up to which it saw them, whichever gateway wrote
+of two, one holds all of the other. A request became known at the first position that holds it.
+Where no position lies between two requests, no decision saw one without the other. That makes an
+order of all requests, and gives for each the place up to which it saw them, whichever gateway wrote
 them, and however late.
 
 History comes before the log, in the order of its event times.

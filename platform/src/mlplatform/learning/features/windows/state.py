@@ -175,7 +175,7 @@ def stand_at(
 
 
 def begin(database: Path, definition: ModelDefinition, *, has_history: bool) -> bool:
-    """Whether the state of a model's windows is there; it is made, empty, where no payment is.
+    """Whether the state of a model's windows is there; it is made, empty, where no request is.
 
     Args:
         database: the decision log's, with its tables.
