@@ -34,11 +34,11 @@ def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None
         "payments": len(seen),
         "immature": seen.immature,
         "alerts": found.alerts,
-        "frauds": found.frauds,
+        "frauds": found.positives,
         "found": found.challenger.caught,
         "found_before": found.champion.caught,
-        "low": round(found.known.low, 4) if found.frauds else None,
-        "high": round(found.known.high, 4) if found.frauds else None,
+        "low": round(found.known.low, 4) if found.positives else None,
+        "high": round(found.known.high, 4) if found.positives else None,
     }
 
 

@@ -308,7 +308,7 @@ class Baselines:
             drifted.append(test(then, values, self._type, None).drifted)
         self._streams["scores"].append((len(day.scores), float(day.scores.mean())))
         if matured is not None:
-            wrong = (matured.scores >= self._review) != matured.fraud
+            wrong = (matured.scores >= self._review) != matured.positive
             self._streams["mistakes"].append((len(wrong), float(wrong.mean())))
         return {
             "evidently, one column": any(drifted),

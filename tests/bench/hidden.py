@@ -172,7 +172,7 @@ class Bank:
             "declined_share": declined / len(y),
             "score_over_true_rate": float(score.mean() / y.mean()),
             "hidden": built.hidden.hidden,
-            "as_fraud": built.hidden.as_fraud,
+            "as_fraud": built.hidden.as_positive,
             "known": built.hidden.known,
             "precision": built.hidden.precision,
         }

@@ -171,7 +171,7 @@ def test_a_fit_is_one_pod_on_the_gpu_that_its_training_names(world: World) -> No
         "fit",
         f"--model={job.model}",
         "--shared=/work/in/shared",
-        "--item=/work/in/items/payments.parquet",
+        "--item=/work/in/items/requests.parquet",
         "--output=/work/out",
     ]
     assert main["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -204,7 +204,7 @@ def _fit(world: World) -> Job:
     shared.mkdir(parents=True)
     items.mkdir()
     handover.write(asked, data, None, shared, items)
-    return Job(name, "fit", "fraud", shared.parent, (handover.PAYMENTS,), 120)
+    return Job(name, "fit", "fraud", shared.parent, (handover.REQUESTS,), 120)
 
 
 def _unschedulable(world: World, job: Job, accelerator: Any, gpu: GpuPolicy | None = None) -> Job:

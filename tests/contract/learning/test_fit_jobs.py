@@ -38,7 +38,7 @@ PER_DAY = 400
 
 def rows() -> tuple[Dataset, Recent]:
     data = payments(1, per_day=PER_DAY)
-    return data, Recent(data.holdout.matrix, "payments of the last 3 days")
+    return data, Recent(data.holdout.matrix, "requests of the last 3 days")
 
 
 DATA, RECENT = rows()
@@ -303,7 +303,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def work(folder: Path, model: str = "fraud") -> None:
-    payments = folder / "items" / handover.PAYMENTS
+    payments = folder / "items" / handover.REQUESTS
     program.fit(folder / "shared", payments, folder / "output", model)
 
 
@@ -316,7 +316,7 @@ def test_rows_come_back_bit_by_bit(written: Path) -> None:
     data = dataclasses.replace(DATA, rows=rows, digest=rows_digest(matrix, rows.y))
     order = handover.order(data, None, code="1", folder=FOLDER, seed=1)
     handover.write(order, data, None, written / "shared", written / "items")
-    back, recent = handover.read(order, written / "shared", written / "items" / handover.PAYMENTS)
+    back, recent = handover.read(order, written / "shared", written / "items" / handover.REQUESTS)
     assert recent is None
     assert back.rows.matrix.x.tobytes() == x.tobytes()
     assert (back.window, back.labels_until_ms) == (data.window, data.labels_until_ms)
@@ -342,7 +342,7 @@ def test_an_order_is_for_its_model(written: Path) -> None:
         work(written, "other")
 
 
-@pytest.mark.parametrize("file", ["shared/recent.parquet", "items/payments.parquet"])
+@pytest.mark.parametrize("file", ["shared/recent.parquet", "items/requests.parquet"])
 def test_rows_that_are_not_as_ordered_are_not_learned_from(written: Path, file: str) -> None:
     other = payments(5, per_day=PER_DAY)
     handover._write_rows(other.rows, written / file)
@@ -350,7 +350,7 @@ def test_rows_that_are_not_as_ordered_are_not_learned_from(written: Path, file: 
         work(written)
 
 
-@pytest.mark.parametrize("file", ["shared/order.json", "items/payments.parquet"])
+@pytest.mark.parametrize("file", ["shared/order.json", "items/requests.parquet"])
 def test_a_file_that_cannot_be_read_is_named(written: Path, file: str) -> None:
     (written / file).write_bytes(b"{}")
     with pytest.raises(PlatformError, match=Path(file).name):

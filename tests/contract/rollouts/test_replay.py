@@ -23,7 +23,7 @@ from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import logged_payments, whatif
+from mlplatform.operations.actions import logged_requests, whatif
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 from support.scoring_world import MODEL, write_amount_bundle
 
@@ -124,14 +124,14 @@ def _counted() -> np.ndarray:
 def found(platform: wiring.Platform) -> whatif.Replay:
     """Version 2 beside version 1."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logged_payments, "PAGE", 3)  # pages end within an hour too
+        patch.setattr(logged_requests, "PAGE", 3)  # pages end within an hour too
         return _replay(platform, whatif.side_of_version(platform, MODEL, 2))
 
 
 def test_every_number_is_that_of_the_payments(found: whatif.Replay) -> None:
     kept, seen = _counted(), found.what_if
     own, other = DECISIONS[kept] != "approve", AMOUNTS[kept] >= 400
-    assert (seen.payments, found.left_out) == (PAYMENTS - 2, 1)
+    assert (seen.requests, found.left_out) == (PAYMENTS - 2, 1)
     assert (found.served, found.alike) == (PAYMENTS - 2, PAYMENTS - 2)
     assert seen.reference_alerts.count == own.sum()
     assert seen.candidate_alerts.count == other.sum()
@@ -147,7 +147,7 @@ def test_every_number_is_that_of_the_payments(found: whatif.Replay) -> None:
     assert high is not None
     assert low < seen.flips.share < high
     by_amount = [s for s in seen.segments if s.input == "amount"]
-    assert sum(s.payments for s in by_amount) == seen.payments
+    assert sum(s.requests for s in by_amount) == seen.requests
     assert [(s.above, s.upto) for s in by_amount] == [(1.0, None)], "none is as small as 1"
     assert sum(s.flips for s in by_amount) == seen.flips.count
 
@@ -159,9 +159,9 @@ def test_outcomes_are_known_where_labels_are_and_hidden_where_declined(
     kept, fraud = _counted(), np.isin(np.arange(PAYMENTS), FRAUDS)
     declined = (DECISIONS == "decline") & ~fraud & kept
     young = (EVENT_MS >= NOW_MS - 3 * DAY_MS) & ~fraud & ~declined & kept
-    assert known.frauds == (fraud & kept).sum()
+    assert known.positives == (fraud & kept).sum()
     assert (known.hidden, known.immature) == (declined.sum(), young.sum())
-    assert known.payments == (kept & ~declined & ~young).sum()
+    assert known.requests == (kept & ~declined & ~young).sum()
     assert known.reference.caught == (fraud & kept & (DECISIONS != "approve")).sum()
     assert known.candidate.caught == (fraud & kept & (AMOUNTS >= 400)).sum()
     assert known.low is not None
@@ -178,8 +178,8 @@ def test_a_threshold_alone_is_another_bundle(platform: wiring.Platform) -> None:
     assert found.added is None
     dropped = found.dropped
     assert dropped is not None
-    assert dropped.payments == whatif.EXPLAINED < found.what_if.reference_alerts.count
-    assert dropped.first == {AMOUNT_CODE: dropped.payments}
+    assert dropped.requests == whatif.EXPLAINED < found.what_if.reference_alerts.count
+    assert dropped.first == {AMOUNT_CODE: dropped.requests}
     with closing(champion.model), pytest.raises(ConfigInvalid, match=r"review 0\.95, decline 0\.9"):
         whatif.with_thresholds(champion, {"review": 0.95})
 
@@ -215,7 +215,7 @@ def test_nothing_to_replay_is_an_error_and_not_a_zero(platform: wiring.Platform)
     later = SimpleNamespace(**vars(platform))
     later.clock = SimpleNamespace(event_ms=lambda: NOW_MS + 90 * DAY_MS)
     candidate = whatif.side_of_version(platform, MODEL, 2)
-    with pytest.raises(InputInvalid, match="no payment in the last 1 days"):
+    with pytest.raises(InputInvalid, match="no request in the last 1 days"):
         _replay(cast(wiring.Platform, later), candidate, days=1)
 
 
@@ -230,6 +230,6 @@ def test_the_command_says_it_all_and_its_json_is_the_replay(
     assert "decided otherwise" in said.output
     found = runner.invoke(app, ["replay", MODEL, "--from", "review=0.8", "--json"])
     again = msgspec.json.decode(found.stdout.encode(), type=whatif.Replay)
-    assert again.what_if.payments == PAYMENTS - 2
+    assert again.what_if.requests == PAYMENTS - 2
     refused = runner.invoke(app, ["replay", MODEL])
     assert isinstance(refused.exception, ConfigInvalid)

@@ -16,7 +16,7 @@ from mlplatform.rollouts.verdicts.ramp import Plan, Refusal, Remedy
 
 GATE = GatePlan(
     gate="failures", tolerance=0.05, limit=0.005, hours=35.6, requests=744, customers=169,
-    customer_days=254, frauds=6, passes=0.98, stops=0.0, exposed_customers=166,
+    customer_days=254, positives=6, passes=0.98, stops=0.0, exposed_customers=166,
     exposed_requests=720, loss=7.2,
 )  # fmt: skip
 STEP = StagePlan(

@@ -120,7 +120,7 @@ def test_a_log_that_was_put_back_is_looked_at_anew(home: Path) -> None:
 def test_a_model_without_decisions_is_told_so(home: Path) -> None:
     settings = load({"MLPLATFORM_HOME": str(home)})
     settings.home.create()
-    with pytest.raises(NotFound, match="has answered no payment yet"):
+    with pytest.raises(NotFound, match="has answered no request yet"):
         job.check(wiring.Platform(settings), "fraud")
 
 
@@ -135,4 +135,4 @@ def test_a_daily_run_without_anything_to_compare_does_not_fail(home: Path) -> No
     settings = load({"MLPLATFORM_HOME": str(home)})
     settings.home.create()
     flow = runpy.run_path(str(FLOWS / "skew.py"))
-    assert "has answered no payment yet" in flow["check"].fn("fraud")
+    assert "has answered no request yet" in flow["check"].fn("fraud")

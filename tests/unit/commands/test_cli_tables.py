@@ -73,7 +73,7 @@ def test_a_report_of_gates_is_no_markdown_any_more(width: int) -> None:
     assert not re.search(r"\*\*|`|##|---|\| ", shown)
     assert shown.splitlines()[0] == "A candidate for fraud did not pass validation"
     assert "[0.01 to 0.02]" in shown
-    assert {"alerts.", "frauds.", "0.512;", "sample_ratio;"} <= set(words(shown))
+    assert {"alerts.", "positives.", "0.512;", "sample_ratio;"} <= set(words(shown))
 
 
 @pytest.mark.parametrize("width", [80, 120])

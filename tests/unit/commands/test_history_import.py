@@ -84,7 +84,7 @@ def test_an_import_that_was_killed_is_finished_by_the_same_files(
         with pytest.raises(Killed):
             import_history(platform, "fraud", payments(), "march")
     assert not history_is_whole(platform, "fraud")
-    with pytest.raises(Refused, match="an import of other payments was stopped halfway"):
+    with pytest.raises(Refused, match="an import of other requests was stopped halfway"):
         import_history(platform, "fraud", payments().slice(1), "april")
     assert import_history(platform, "fraud", payments(), "march") == payments().num_rows
     assert history_is_whole(platform, "fraud")
@@ -198,7 +198,7 @@ def test_no_snapshot_is_lost_where_training_reaches_further_once_a_payment_was_a
     materialize(platform, "fraud")
     held = inodes(platform)
     train_on_more_days(monkeypatch, 5)
-    with pytest.raises(Refused, match="fraud has answered payments"):
+    with pytest.raises(Refused, match="fraud has answered requests"):
         import_history(platform, "fraud", payments(), "march")
     assert inodes(platform) == held
 
@@ -209,7 +209,7 @@ def test_a_first_history_comes_before_no_payment_that_was_answered(
     materialize(platform, "fraud")
     held = inodes(platform)
     answer_a_payment(platform)
-    with pytest.raises(Refused, match="fraud has answered payments"):
+    with pytest.raises(Refused, match="fraud has answered requests"):
         import_history(platform, "fraud", payments(), "march")
     assert inodes(platform) == held
 
@@ -257,7 +257,7 @@ def test_no_history_is_added_once_a_payment_was_answered(platform: wiring.Platfo
     import_history(platform, "fraud", payments(), "march")
     answer_a_payment(platform)
     later = payments(start_ms=START_MS + 5 * DAY_MS, first_id=10_000)
-    with pytest.raises(Refused, match=r"fraud has answered payments.*MLPLATFORM_HOME=FOLDER"):
+    with pytest.raises(Refused, match=r"fraud has answered requests.*MLPLATFORM_HOME=FOLDER"):
         import_history(platform, "fraud", later, "april")
 
 
@@ -314,7 +314,7 @@ def test_a_csv_of_other_names_is_shown_and_then_taken_in(csv: Path) -> None:
     assert json.loads(done.stdout)["rows"] == 3
     again = run(str(csv), "MAP", "--dry-run", "--json")
     assert again.exit_code == 2
-    assert "wanted: payments from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
+    assert "wanted: requests from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
 
 
 OWN = {
@@ -370,7 +370,7 @@ def test_a_dry_run_tells_that_the_same_files_finish_what_was_killed(
     other = run(str(csv), "MAP", "--dry-run", "--json")
     assert other.exit_code == 2
     (refusal,) = json.loads(other.stdout)["refusals"]
-    assert "an import of other payments was stopped halfway" in refusal
+    assert "an import of other requests was stopped halfway" in refusal
 
 
 def test_a_file_that_does_not_fit_is_answered_by_a_proposal(csv: Path) -> None:

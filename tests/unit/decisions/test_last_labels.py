@@ -20,7 +20,7 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.operations.actions.logged_payments import LoggedPayments
+from mlplatform.operations.actions.logged_requests import LoggedRequests
 from mlplatform.operations.actions.outcomes import read_outcomes
 from mlplatform.rollouts.passes.observe import shadow_outcomes
 
@@ -59,12 +59,12 @@ def every_reader(log: SqliteDecisionLog, folder: Path) -> dict[str, int]:
         now_event_ms=NOW_MS, hides=("decline",), explores=False,
     )  # fmt: skip
     rollout = shadow_outcomes(log, "fraud", basis)  # type: ignore[arg-type]
-    outcome, _ = LoggedPayments(log, FRAUD, 0, DAY_MS).outcomes(["d1"], _array(1), _array("review"))
+    outcome, _ = LoggedRequests(log, FRAUD, 0, DAY_MS).outcomes(["d1"], _array(1), _array("review"))
     return {
         "training set": training,
         "offline table": joined,
         "risk of a terminal": int(risk),
-        "rollout": int(rollout.payments.fraud[0]),
+        "rollout": int(rollout.requests.positive[0]),
         "what-if": int(outcome[0]),
         "exporter": read_outcomes(log, FRAUD, 1 + 4 * DAY_MS).positives,
     }

@@ -147,7 +147,7 @@ def test_a_fit_elsewhere_gets_words_and_rows_and_gives_the_same_bundle(
     order = handover.order(data, None, code="1", folder=folder.digest, seed=1)
     handover.write(order, data, None, tmp_path, tmp_path)
     asked = handover.read_order(tmp_path)
-    again, recent = handover.read(asked, tmp_path, tmp_path / handover.PAYMENTS)
+    again, recent = handover.read(asked, tmp_path, tmp_path / handover.REQUESTS)
     assert recent is None
     assert train(folder, again, bundles=tmp_path, seed=1).bundle.digest == made.bundle.digest
 

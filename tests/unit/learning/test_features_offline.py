@@ -100,16 +100,16 @@ def test_history_is_stored_under_pseudonyms_and_added_to_behind_its_last_midnigh
     offline: OfflineTable,
 ) -> None:
     assert offline.import_history(history([{}, {"request_id": "h1"}]), KEY) == 2
-    with pytest.raises(Refused, match="an import of other payments was stopped halfway"):
+    with pytest.raises(Refused, match="an import of other requests was stopped halfway"):
         offline.import_history(history([{"request_id": "h2"}]), KEY)
     offline.finish_history()
     stored = offline.requests().to_arrow_table()
     assert stored.column("customer_id").to_pylist() == [pseudonym(1, KEY)] * 2
     assert stored.column("terminal_id").to_pylist() == [2, 2]
-    with pytest.raises(InputInvalid, match=r"row 0: it begins at .*; wanted: payments from"):
+    with pytest.raises(InputInvalid, match=r"row 0: it begins at .*; wanted: requests from"):
         offline.import_history(history([{"request_id": "h2"}]), KEY)
     later = {"event_time": (NOON_MS + DAY_MS) * 1000, "label_time": (NOON_MS + 4 * DAY_MS) * 1000}
-    with pytest.raises(InputInvalid, match=r"row 1: request_id is that of a payment .*: 'h1'"):
+    with pytest.raises(InputInvalid, match=r"row 1: request_id is that of a request .*: 'h1'"):
         offline.import_history(history([{**later, "request_id": i} for i in ("h2", "h1")]), KEY)
     assert ids(offline) == ["h0", "h1"]
     assert offline.history_end_ms() == NOON_MS
@@ -122,7 +122,7 @@ def test_history_is_stored_under_pseudonyms_and_added_to_behind_its_last_midnigh
     log.add(decision(1))
     offline.project(log)
     assert offline.history_end_ms() == NOON_MS + DAY_MS
-    with pytest.raises(Refused, match=r"fraud has answered payments.*MLPLATFORM_HOME"):
+    with pytest.raises(Refused, match=r"fraud has answered requests.*MLPLATFORM_HOME"):
         offline.import_history(history([{**later, "request_id": "h3"}]), KEY)
 
 

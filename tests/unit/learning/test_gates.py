@@ -300,4 +300,4 @@ def test_markdown_shows_first_what_stopped_the_candidate():
     lines = to_markdown(to_dict(judge(slow, GATES, TRAINING))).splitlines()
     assert "did not pass" in lines[0]
     first = next(line for line in lines if line.startswith("- "))
-    assert first.startswith("- ✘ failed: **latency**. one payment on one thread takes 11 ms")
+    assert first.startswith("- ✘ failed: **latency**. one request on one thread takes 11 ms")

@@ -76,8 +76,8 @@ def test_a_declined_payment_without_a_label_is_hidden_and_never_genuine(tmp_path
     evidence = data_evidence(FRAUD, dataclasses.replace(built))
     told = judge_hidden(evidence.hidden)
     assert told.verdict == "passed"
-    assert "1 payments that were declined have no known outcome" in told.reason
-    assert "Warning: 1 declines with a known outcome show" in told.reason
+    assert "1 requests that were stopped have no known outcome" in told.reason
+    assert "Warning: 1 stopped requests with a known outcome show" in told.reason
 
 
 def test_declines_count_as_fraud_where_known_ones_show_that_they_are(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_declines_count_as_fraud_where_known_ones_show_that_they_are(tmp_path: P
     assert built.rows.weight is not None
     assert built.rows.weight[:3].tolist() == [1.0, 1.0, 0.0]  # no threshold declined the third
     found = built.hidden
-    assert (found.hidden, found.as_fraud, found.known, found.frauds) == (3, 2, 40, 39)
+    assert (found.hidden, found.as_positive, found.known, found.positives) == (3, 2, 40, 39)
     assert found.warning is None
     assert found.precision is not None
     assert 0.8 < found.precision < 0.975
@@ -96,9 +96,9 @@ def test_declines_count_as_fraud_where_known_ones_show_that_they_are(tmp_path: P
 @pytest.mark.parametrize(
     ("known", "why"),
     [
-        ([], "nobody knows what became of any declined payment"),
+        ([], "nobody knows what became of any stopped request"),
         (confirmed(40, 30), "show that only"),
-        (confirmed(40, 40), "nobody knows what became of any declined payment"),
+        (confirmed(40, 40), "nobody knows what became of any stopped request"),
     ],
     ids=["none is known", "too few are fraud", "only frauds are told of, as reports are"],
 )
@@ -108,7 +108,7 @@ def test_what_is_not_shown_to_be_fraud_is_left_out_with_a_warning(
     built = trained_on(tmp_path, decided(1), decided(2), *known)
     assert built.rows.weight is not None
     assert built.rows.weight[:2].tolist() == [0.0, 0.0]
-    assert built.hidden.as_fraud == 0
+    assert built.hidden.as_positive == 0
     assert built.hidden.warning is not None
     assert why in built.hidden.warning
 
@@ -143,7 +143,7 @@ def test_a_few_that_chance_let_through_show_what_declines_are_and_stand_for_none
     assert built.rows.weight is not None
     as_fraud = weight == 1.0
     assert built.rows.weight.tolist() == [float(as_fraud), *[weight] * explored]
-    assert built.hidden.as_fraud == int(as_fraud)
+    assert built.hidden.as_positive == int(as_fraud)
 
 
 @given(
@@ -166,7 +166,7 @@ def test_no_treatment_ever_teaches_that_a_hidden_payment_was_genuine(
     assert not (done.hidden & taught & (treated.y == 0)).any()
     assert (treated.y[~done.hidden] == y[~done.hidden]).all()
     assert treated.found.hidden == int(done.hidden.sum())
-    assert treated.found.as_fraud == int((done.hidden & taught).sum())
+    assert treated.found.as_positive == int((done.hidden & taught).sum())
     assert np.isfinite(treated.weight).all()
 
 

@@ -82,7 +82,7 @@ def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> Non
 
 
 def test_no_request_field_can_have_the_name_of_a_column_beside_it() -> None:
-    kept = {*rows.LABELS.names, *rows.DECIDED.names, *rows.VOIDS.names, "declined"}
+    kept = {*rows.LABELS.names, *rows.DECIDED.names, *rows.VOIDS.names, "stopped"}
     assert kept == {*OF_EVERY_REQUEST}
 
 

@@ -394,7 +394,7 @@ def test_a_replay_covers_the_whole_days_that_no_fit_has_seen_matured_or_not(play
     assert bounds.holdout_from_ms == REPLAY_FROM_MS
     assert bounds.to_ms == REPLAY_TO_MS - DEFINITION.label.maturity_days * DAY_MS
     assert recent.matrix.event_ms.tolist() == [event_ms for event_ms, _ in replayable(offline)]
-    assert recent.source == f"payments of the last {REPLAY_DAYS} days"
+    assert recent.source == f"requests of the last {REPLAY_DAYS} days"
 
 
 def test_a_replay_has_the_inputs_that_serving_read(played):
@@ -424,7 +424,7 @@ def test_fewer_than_two_whole_days_are_not_replayed(tmp_path):
     offline = history(tmp_path, Population(customers=5, terminals=5, payments_per_day=40), days=2)
     second_ms = PLAYED_MS + DAY_MS
     assert recent_of(offline, as_of_ms=second_ms + DAY_MS - 1) is None
-    assert recent_of(offline, as_of_ms=second_ms + DAY_MS).source == "payments of the last 2 days"
+    assert recent_of(offline, as_of_ms=second_ms + DAY_MS).source == "requests of the last 2 days"
 
 
 def test_a_bundle_of_trees_carries_tree_shap_that_adds_up_and_refuses_another_score(trained):

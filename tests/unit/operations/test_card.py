@@ -145,7 +145,7 @@ def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
     assert found["amount"].stale is None
     assert found["hour"].missing == "never: each request has a time"
     risk = found["terminal_risk_7d"]
-    assert "share of payments labelled positive over 7 days" in risk.made_of
+    assert "share of requests labelled positive over 7 days" in risk.made_of
     assert "the answer names the view" in risk.missing
     assert risk.stale is not None
     assert "no model is asked" in risk.stale
@@ -163,7 +163,7 @@ def test_measures_have_their_interval_and_what_they_were_held_against(known: Rec
     quality, latency = made.validation.gates
     assert (quality.observed, quality.low, quality.high) == (0.612, 0.55, 0.67)
     assert (latency.low, latency.high) == (None, None)
-    (table,) = told(made, "On held-out payments").tables
+    (table,) = told(made, "On held-out requests").tables
     assert table.rows == (
         ("average precision, less the champion's", "0.612", "0.55 to 0.67", "0.1"),
     )
@@ -210,7 +210,7 @@ def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: Recorded) -> N
     made = card(bare(known))
     shown = {section.title: words(section) for section in sections(made)}
     for title in (
-        "Who answers for it", "Data", "Labels and hidden outcomes", "On held-out payments",
+        "Who answers for it", "Data", "Labels and hidden outcomes", "On held-out requests",
         "Gates of validation", "Rollouts", "Matured performance", "Explanations of its decisions",
     ):  # fmt: skip
         assert NOT_RECORDED in shown[title], title
@@ -224,7 +224,7 @@ def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: Recorded) -> N
         "No gate report is recorded",
         "It was never rolled out",
         "It was never champion",
-        "No labels of payments that it and its champion both scored",
+        "No labels of requests that it and its champion both scored",
         "How it treats groups of customers of any kind is not recorded",
     ):
         assert said in limits, said
@@ -238,15 +238,15 @@ def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: Reco
     of_old = dataclasses.replace(known.version, facts=brought)
     assert known.bundle is not None
     bundle = msgspec.structs.replace(known.bundle, origin="a vendor", folder="")
-    assert "It has learned from no payment after" in limits_of()
+    assert "It has learned from no request after" in limits_of()
     foreign = limits_of(version=of_old, bundle=bundle)
     assert "it was brought from outside" in foreign
-    assert "It has learned from no payment after" not in foreign
-    assert "Its calibration and thresholds have learned from no payment after" in foreign
+    assert "It has learned from no request after" not in foreign
+    assert "Its calibration and thresholds have learned from no request after" in foreign
     for of in (known.version, of_old):  # a ready model has a folder; earlier releases kept none
         absent = limits_of(version=of, bundle=None)
         assert "it was brought from outside" not in absent
-        assert "It has learned from no payment after" not in absent
+        assert "It has learned from no request after" not in absent
 
 
 def test_limits_of_a_confirmed_champion(known: Recorded) -> None:
@@ -254,8 +254,8 @@ def test_limits_of_a_confirmed_champion(known: Recorded) -> None:
     for said in (
         "After decline no outcome can become known",
         "how many of them were stopped wrongly can't be known",
-        "Of 12 payments that were declined while it was champion nothing is known",
-        "of 7 payments that both scored and that were declined nothing is known",
+        "Of 12 requests that were stopped while it was champion nothing is known",
+        "of 7 requests that both scored and that were stopped nothing is known",
         "Matured days: labels have stopped coming.",
         "share of alerts: not shown. It may raise up to 0.4 points more alerts (95 % certain).",
         "Incident fraud-drift-1 (drift) is open",

@@ -94,9 +94,9 @@ def test_the_last_label_counts_that_came_before_the_day_matured() -> None:
 def test_what_was_declined_and_not_labelled_is_nobody_s_hit_or_miss() -> None:
     records = [*ten(0)[:9], scored(0, 9, 0.9, decision="decline")]
     (day,) = read([*records, *alive(5)], now_day=4).days
-    assert (day.payments, day.hidden) == (9, 1)
+    assert (day.requests, day.hidden) == (9, 1)
     (day,) = read([*records, label("d9", DAY_MS, 0), *alive(5)], now_day=4).days
-    assert (day.payments, day.hidden) == (10, 0)
+    assert (day.requests, day.hidden) == (10, 0)
 
 
 def test_only_the_champion_s_own_answers_count_and_no_void_ones() -> None:
@@ -107,7 +107,7 @@ def test_only_the_champion_s_own_answers_count_and_no_void_ones() -> None:
         decision(30, kind="void", decision_id="d22"),
     ]
     (day,) = read([*ten(0), *others, *alive(5)], now_day=4).days
-    assert day.payments == 10
+    assert day.requests == 10
 
 
 @pytest.mark.parametrize(

@@ -49,20 +49,20 @@ def days(count: int, seed: int, change: Change = unchanged) -> MaturedDays:
 
 def blind(day: int, seen: Scored, rng: np.random.Generator) -> Scored:
     """From the 15th day on half of the frauds look like genuine payments."""
-    lost = seen.fraud & (rng.random(len(seen.fraud)) < 0.5) & (day >= 14)
-    scores = np.where(lost, rng.choice(seen.scores[~seen.fraud], len(lost)), seen.scores)
-    return Scored(seen.units, scores, seen.fraud)
+    lost = seen.positive & (rng.random(len(seen.positive)) < 0.5) & (day >= 14)
+    scores = np.where(lost, rng.choice(seen.scores[~seen.positive], len(lost)), seen.scores)
+    return Scored(seen.units, scores, seen.positive)
 
 
 def permuted(day: int, seen: Scored, rng: np.random.Generator) -> Scored:
-    fraud = rng.permutation(seen.fraud) if day >= 14 else seen.fraud
+    fraud = rng.permutation(seen.positive) if day >= 14 else seen.positive
     return Scored(seen.units, seen.scores, fraud)
 
 
 def doubled(day: int, seen: Scored, rng: np.random.Generator) -> Scored:
     """From the 15th day on there are 2.5 times as many frauds as the scores say."""
-    more = seen.fraud | (rng.random(len(seen.fraud)) < seen.scores * 1.5)
-    return Scored(seen.units, seen.scores, more if day >= 14 else seen.fraud)
+    more = seen.positive | (rng.random(len(seen.positive)) < seen.scores * 1.5)
+    return Scored(seen.units, seen.scores, more if day >= 14 else seen.positive)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_a_segment_is_found_that_the_whole_hides() -> None:
     def split(day: int, seed: int) -> MaturedDay:
         rng = np.random.default_rng([seed, day])
         seen = payments(rng)
-        inside = seen.fraud & (rng.random(len(seen.fraud)) < 0.25)
-        inside |= ~seen.fraud & (rng.random(len(seen.fraud)) < 0.1)
-        scores = np.where(inside & seen.fraud & (day >= 14), 0.001, seen.scores)
-        changed = Scored(seen.units, scores, seen.fraud)
+        inside = seen.positive & (rng.random(len(seen.positive)) < 0.25)
+        inside |= ~seen.positive & (rng.random(len(seen.positive)) < 0.1)
+        scores = np.where(inside & seen.positive & (day >= 14), 0.001, seen.scores)
+        changed = Scored(seen.units, scores, seen.positive)
         return matured_day(day * DAY_MS, changed, capacity=0.013, segments={"new": inside})
 
     verdict = performance_verdict(MaturedDays(tuple(split(d, 1) for d in range(22))), POLICY)

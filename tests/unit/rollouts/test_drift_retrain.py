@@ -63,7 +63,7 @@ def test_before_the_new_pattern_can_be_learned_it_waits_for_that_day() -> None:
     found = decision(incident(), 0, day=12)
     assert isinstance(found, Wait)
     assert found.until_ms == 17 * DAY_MS
-    assert found.reason.startswith("1,000 payments of the new pattern have matured, 0 of")
+    assert found.reason.startswith("1,000 requests of the new pattern have matured, 0 of")
 
 
 def test_with_too_few_positives_it_waits_without_a_date() -> None:

@@ -78,7 +78,7 @@ def test_no_positive_is_no_recall_and_a_calibration_that_may_be_low() -> None:
 
 def test_first_days_and_last_ones_are_told_apart() -> None:
     found = matured_tenure(matured(30, hidden=2), version=4, since_ms=5, now_ms=40 * DAY_MS)
-    assert [(s.days, s.hidden, s.payments) for s in found.stretches] == [
+    assert [(s.days, s.hidden, s.requests) for s in found.stretches] == [
         (21, 42, 21_000),
         (9, 18, 9_000),
     ]

@@ -119,7 +119,7 @@ def test_values_that_go_missing_are_a_data_fault_and_no_drift() -> None:
     assert verdict.health is Health.INCONCLUSIVE
     (fault,) = verdict.faults
     assert fault.source == "amount"
-    assert re.match(r"amount is missing in 4\d.\d\d % of 5,000 payments, in 0.00 % of", fault.told)
+    assert re.match(r"amount is missing in 4\d.\d\d % of 5,000 requests, in 0.00 % of", fault.told)
 
 
 def test_an_alert_share_outside_its_band_is_drift() -> None:
@@ -148,7 +148,7 @@ def without(window: Window, name: str) -> Window:
         (lambda w: dataclasses.replace(w, gaps=("gateway-1 is behind",)), "gateway-1 is behind"),
         (
             lambda w: emptied(w, "amount"),
-            "data fault: amount is missing in 100.00 % of 5,000 payments, in 0.00 % of those that "
+            "data fault: amount is missing in 100.00 % of 5,000 requests, in 0.00 % of those that "
             "the model learned from; mend what fills it",
         ),
         (lambda w: without(w, "amount"), "amount is not in the window"),
@@ -175,7 +175,7 @@ def test_a_small_window_is_inconclusive_however_far_it_moved() -> None:
     window = payments(np.random.default_rng(3), 999, factor=9)
     verdict = verdicts.window_verdict(PROFILE, window, POLICY, BAND)
     assert verdict.health is Health.INCONCLUSIVE
-    assert verdict.reasons == ("999 payments; at least 1000 are needed",)
+    assert verdict.reasons == ("999 requests; at least 1000 are needed",)
 
 
 def test_evidence_is_plain_json() -> None:

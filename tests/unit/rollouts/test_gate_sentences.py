@@ -164,7 +164,7 @@ def _outcomes(frauds: int, missed: float, hidden: int) -> Outcomes:
     champion = np.where(fraud_flags, 0.9, 0.001) + rank / 1e8
     own = np.where(rank < frauds * missed, 0.0, champion)
     payments = PartlySeen(
-        unit=rank, fraud=fraud_flags, seen=seen_flags, chance=seen_flags * 1.0, guess=champion,
+        unit=rank, positive=fraud_flags, seen=seen_flags, chance=seen_flags * 1.0, guess=champion,
         came=np.ones(len(rank)),
     )  # fmt: skip
     come = {"fraud": LabelsCome(0.93, 0.9, 0.96, 30 * 86_400_000)} if frauds else {}

@@ -31,7 +31,7 @@ def payments(
     known = np.array(seen, dtype=bool)
     return PartlySeen(
         unit=np.arange(count),
-        fraud=np.array(fraud, dtype=bool) & known,
+        positive=np.array(fraud, dtype=bool) & known,
         seen=known,
         chance=np.array(chance),
         guess=np.full(count, guess),
@@ -72,7 +72,7 @@ def test_the_extremes_are_those_of_all_outcomes_that_hidden_payments_can_have(
     hidden = np.flatnonzero(~seen)
     shares = []
     for number in range(2 ** len(hidden)):
-        filled = found.fraud.copy()
+        filled = found.positive.copy()
         filled[hidden] = [number >> bit & 1 for bit in range(len(hidden))]
         shares.append((metric.hits @ filled) / filled.sum())
     known = interval(metric, found, ERROR)
@@ -130,7 +130,7 @@ def test_intervals_hold_the_truth_where_the_share_of_what_was_seen_does_not() ->
         known = interval(recall(flagged), found, ERROR)
         held += known.low <= truth <= known.high
         left = found.of(seen)
-        plain = PartlySeen(left.unit, left.fraud, left.seen, left.came, left.guess, left.came)
+        plain = PartlySeen(left.unit, left.positive, left.seen, left.came, left.guess, left.came)
         other = interval(recall(flagged[seen]), plain, ERROR, as_seen)
         naive += other.low <= truth <= other.high
     assert held >= 57

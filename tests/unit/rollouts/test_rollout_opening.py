@@ -96,7 +96,7 @@ def test_a_profile_is_what_the_log_holds_of_the_days(log: SqliteDecisionLog) -> 
     assert found.failed == 0
     assert found.speed == 1.0
     assert found.busy_hours == pytest.approx(48, abs=2)
-    assert not found.frauds > 0  # no label has come
+    assert not found.positives > 0  # no label has come
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_what_declines_hide_is_read_with_the_slice_that_was_drawn(
     explored = msgspec.structs.replace(hiding, exploration=slice_)
     found = read_profile(log, explored, days=1.0, now_event_ms=end_ms)
     assert without is not None
-    assert without.declines is not None
+    assert without.hidden is not None
     assert found is not None
-    assert found.declines is not None
-    assert without.declines.share == pytest.approx(0.02, rel=0.2)
-    assert without.declines.fraud == pytest.approx(0.7)
-    assert (without.declines.drawn, without.declines.chance) == (0.0, 0.0)
-    assert found.declines.chance == chance
-    assert found.declines.drawn <= drawn
+    assert found.hidden is not None
+    assert without.hidden.share == pytest.approx(0.02, rel=0.2)
+    assert without.hidden.positive == pytest.approx(0.7)
+    assert (without.hidden.drawn, without.hidden.chance) == (0.0, 0.0)
+    assert found.hidden.chance == chance
+    assert found.hidden.drawn <= drawn
 
 
 # The plan

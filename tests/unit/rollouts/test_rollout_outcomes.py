@@ -65,9 +65,9 @@ REPORT = {"decision_id": "another", "label": 1, "event_ms": 50_000}
 
 def test_both_versions_are_held_to_the_label_of_the_same_payment() -> None:
     seen = joined(ROWS, [{"decision_id": "a", "label": 1}, REPORT])
-    assert seen.payments.fraud.tolist() == [True, False, False]
+    assert seen.requests.positive.tolist() == [True, False, False]
     found = recall_at_capacity(seen, capacity=0.34, errors=ERRORS)
-    assert (found.frauds, found.alerts) == (1, 1)
+    assert (found.positives, found.alerts) == (1, 1)
     assert (found.challenger.caught, found.champion.caught) == (0, 1)
 
 
@@ -77,7 +77,7 @@ def test_a_payment_without_a_copy_or_with_a_degraded_answer_is_no_pair() -> None
         *pair("d", 2, 0.5, 0.5, degraded=True, degraded_reason="features"),
         *pair("e", 3, 0.5, 0.5),
     ]
-    assert joined(rows, []).payments.unit.tolist() == [3]
+    assert joined(rows, []).requests.unit.tolist() == [3]
 
 
 def test_the_last_label_counts_and_later_ones_are_not_known_yet() -> None:
@@ -86,7 +86,7 @@ def test_the_last_label_counts_and_later_ones_are_not_known_yet() -> None:
         {"decision_id": "a", "label": 0, "event_ms": 20},
         {"decision_id": "a", "label": 1, "event_ms": LATE_MS + 1},
     ]
-    assert not joined(ROWS, labels).payments.fraud.any()
+    assert not joined(ROWS, labels).requests.positive.any()
 
 
 def test_a_payment_that_may_still_be_reported_leaves_no_verdict() -> None:
@@ -98,8 +98,8 @@ def test_a_declined_payment_without_a_label_is_not_called_genuine() -> None:
     rows = [*ROWS, *pair("f", 3, 0.9, 0.9, decision="decline")]
     seen = joined(rows, [REPORT])
     assert (len(seen), seen.hidden) == (4, 1)
-    assert seen.payments.seen.tolist() == [True, True, True, False]
-    assert "Of 1 declined payments nothing is known." in judged(seen).reason
+    assert seen.requests.seen.tolist() == [True, True, True, False]
+    assert "Of 1 stopped requests nothing is known." in judged(seen).reason
 
 
 def test_which_decisions_hide_an_outcome_is_the_models_own_affair() -> None:
@@ -118,18 +118,18 @@ def test_payments_that_were_let_through_stand_for_those_that_were_drawn_with_the
     chances = {"through": 0.25, "drawn": 0.25, "capped": 0.0}
     labels = [{"decision_id": "through", "label": 1}, {"decision_id": "drawn", "label": 1}, REPORT]
     seen = joined(rows, labels, propensities=chances)
-    assert seen.payments.chance.tolist() == [1, 1, 1, 0.25, 0.25, 0]
-    assert seen.payments.seen.tolist() == [True, True, True, True, False, False]
-    assert seen.payments.fraud.tolist() == [False, False, False, True, False, False]
+    assert seen.requests.chance.tolist() == [1, 1, 1, 0.25, 0.25, 0]
+    assert seen.requests.seen.tolist() == [True, True, True, True, False, False]
+    assert seen.requests.positive.tolist() == [False, False, False, True, False, False]
     reason = judged(seen).reason
-    assert "1 payments were let through and stand for 2" in reason
-    assert "Of 1 declined payments nothing is known." in reason
+    assert "1 requests were let through and stand for 2" in reason
+    assert "Of 1 stopped requests nothing is known." in reason
 
 
 def test_a_declined_payment_that_got_a_label_all_the_same_is_known() -> None:
     rows = [*ROWS, *pair("f", 3, 0.9, 0.9, decision="decline")]
     seen = joined(rows, [{"decision_id": "f", "label": 1}, REPORT])
-    assert (seen.hidden, seen.payments.fraud.tolist()) == (0, [False, False, False, True])
+    assert (seen.hidden, seen.requests.positive.tolist()) == (0, [False, False, False, True])
 
 
 def test_the_verdict_says_which_share_of_the_labels_is_here() -> None:
@@ -147,7 +147,7 @@ def test_the_verdict_says_which_share_of_the_labels_is_here() -> None:
     assert come.within_ms == 60_000
     assert 0.5 < come.low < 0.75 < come.high <= 1.0
     assert come.share == pytest.approx(0.75, abs=0.06)
-    assert "Of the labels of frauds that come within" in judged(seen).reason
+    assert "Of the labels of positives that come within" in judged(seen).reason
 
 
 def test_no_records_leave_no_verdict() -> None:
@@ -157,7 +157,7 @@ def test_no_records_leave_no_verdict() -> None:
 def test_no_fraud_leaves_no_verdict() -> None:
     gate = judged(joined(ROWS, [REPORT]))
     assert gate.verdict == "INCONCLUSIVE"
-    assert "Of 3 payments none is known to be fraud." in gate.reason
+    assert "Of 3 requests none is known to be positive." in gate.reason
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_a_better_version_that_raises_more_alerts_is_not_called_worse() -> None:
     rng = np.random.default_rng(32)
     seen = simulated(rng, lost=0.0)
     better = seen.challenger.copy()
-    better[seen.payments.fraud & (rng.random(len(seen)) < 0.3)] += 1.0
+    better[seen.requests.positive & (rng.random(len(seen)) < 0.3)] += 1.0
     gate = outcome_gate(dataclasses.replace(seen, challenger=better), BOUND, ERRORS, capacity=0.013)
     assert gate.verdict == "HEALTHY"
 
@@ -271,6 +271,6 @@ def test_propensities_are_read_from_the_log_up_to_where_the_verdict_read_it(
         )  # fmt: skip
         seen = shadow_outcomes(log, "fraud", asked)
         unread = shadow_outcomes(log, "fraud", dataclasses.replace(asked, explores=False))
-    assert seen.payments.chance.tolist() == [0.25, 0.25]
-    assert seen.payments.seen.tolist() == [True, False]
-    assert unread.payments.chance.tolist() == [1.0, 0.0]
+    assert seen.requests.chance.tolist() == [0.25, 0.25]
+    assert seen.requests.seen.tolist() == [True, False]
+    assert unread.requests.chance.tolist() == [1.0, 0.0]

@@ -34,7 +34,7 @@ from mlplatform.rollouts.verdicts.planner import (
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text, with_percent, with_traffic
 from mlplatform.rollouts.verdicts.statistics import Clusters, share_difference
 from mlplatform.rollouts.verdicts.traffic_profile import (
-    Declines,
+    HiddenRequests,
     Slice,
     TrafficProfile,
     profile_of,
@@ -51,7 +51,7 @@ HOUR_MS = 3_600_000
 def usual() -> TrafficProfile:
     """10 000 payments a day, as the bench has them."""
     found, _ = bench.profile_before(World(), 168.0, 7)
-    return dataclasses.replace(found, frauds=0.008)
+    return dataclasses.replace(found, positives=0.008)
 
 
 @functools.cache
@@ -80,7 +80,7 @@ def a_slice(requests: int, *, start_h: float = 0.0, hours: float = 1.0, seed: in
         alert=rng.random(requests) < 0.1,
         latency_us=rng.lognormal(np.log(4000), 0.3, requests).astype(np.int64),
         hours=hours,
-        frauds=requests // 100,
+        positives=requests // 100,
     )
 
 
@@ -93,7 +93,7 @@ def test_a_profile_says_what_was_counted() -> None:
     assert found.requests_h == 4000
     assert found.failed == pytest.approx(0.02, abs=0.01)
     assert found.alerts == pytest.approx(0.1, abs=0.02)
-    assert found.frauds == 0.01
+    assert found.positives == 0.01
     assert found.quantile_us(0.5) == pytest.approx(4000, rel=0.05)
     assert found.slower(4000 * np.exp(0.3 * 2.326)) == pytest.approx(0.01, abs=0.006)
     assert found.repeat_h == pytest.approx(4.0, rel=0.1)  # of 1000 customers, all alike
@@ -107,7 +107,7 @@ def test_slices_add_up_to_the_profile_of_all() -> None:
     names = ("event_ms", "recorded_ms", "unit", "failed", "scored", "alert", "latency_us")
     parts = [
         dataclasses.replace(
-            whole, hours=0.5, frauds=10, **{n: getattr(whole, n)[kept] for n in names}
+            whole, hours=0.5, positives=10, **{n: getattr(whole, n)[kept] for n in names}
         )
         for kept in (slice(None, half), slice(half, None))
     ]
@@ -115,7 +115,7 @@ def test_slices_add_up_to_the_profile_of_all() -> None:
     assert one is not None
     assert two is not None
     assert np.array(two.customers) == pytest.approx(np.array(one.customers))
-    for name in ("requests_h", "failed", "alerts", "frauds", "repeat_h", "latency"):
+    for name in ("requests_h", "failed", "alerts", "positives", "repeat_h", "latency"):
         assert getattr(two, name) == pytest.approx(getattr(one, name)), name
 
 
@@ -185,7 +185,7 @@ def test_the_shipped_policy_can_decide_at_ten_thousand_payments_a_day() -> None:
     assert 60 < plan.hours < 168
     assert all(step.passes > 0.9 for step in plan.steps)
     assert plan.confirmation is not None
-    assert plan.confirmation.frauds == pytest.approx(175, rel=0.1)
+    assert plan.confirmation.positives == pytest.approx(175, rel=0.1)
     shadow, first = plan.steps[:2]
     assert shadow.decides == "sample"  # 20 000 requests, for the labels
     assert first.decides == "failures"
@@ -367,10 +367,10 @@ def test_a_segment_too_small_to_be_shown_is_told_and_refused_where_it_is_require
 
 
 def held(
-    declines: Declines | None, *, hours: float = 60.0, tolerance: float = 0.2
+    declines: HiddenRequests | None, *, hours: float = 60.0, tolerance: float = 0.2
 ) -> Confirmation | None:
     shadow = plan_at(1).steps[0]
-    profile = dataclasses.replace(usual(), declines=declines)
+    profile = dataclasses.replace(usual(), hidden=declines)
     return plan_confirmation(
         profile, dataclasses.replace(shadow, hours=hours), limit=0.05, tolerance=tolerance,
         errors=Errors(0.0003, 0.05), alone=0.3,
@@ -381,7 +381,7 @@ def test_declines_that_hide_outcomes_make_a_confirmation_less_sure() -> None:
     chances = [
         found.passes
         for share in (0.0001, 0.003, 0.02)
-        if (found := held(Declines(share, 0.8), hours=120.0, tolerance=0.1)) is not None
+        if (found := held(HiddenRequests(share, 0.8), hours=120.0, tolerance=0.1)) is not None
     ]
     assert chances == sorted(chances, reverse=True)
     assert chances[0] > 0.5 > chances[-1]
@@ -390,22 +390,22 @@ def test_declines_that_hide_outcomes_make_a_confirmation_less_sure() -> None:
 def test_with_few_declines_the_judge_s_own_bounds_say_what_the_formula_says() -> None:
     """Both are of frauds that come one by one, so the two ways to plan agree."""
     for hours in (48.0, 72.0, 120.0):
-        plain, drawn = held(None, hours=hours), held(Declines(1e-6, 0.8), hours=hours)
+        plain, drawn = held(None, hours=hours), held(HiddenRequests(1e-6, 0.8), hours=hours)
         assert plain is not None
         assert drawn is not None
         assert drawn.passes == pytest.approx(plain.passes, abs=0.12)
-        assert drawn.frauds == plain.frauds
+        assert drawn.positives == plain.positives
 
 
 def test_where_declines_hide_too_much_no_sample_would_do_but_a_slice() -> None:
     """The champion alone ranks 15 % of the declines high: if all are fraud, 5.5 % of the frauds."""
-    found = held(Declines(0.02, 0.8), hours=400.0, tolerance=0.05)
+    found = held(HiddenRequests(0.02, 0.8), hours=400.0, tolerance=0.05)
     assert found is not None
     assert (found.passes, found.requests) == (0.0, None)
-    assert found.declined == pytest.approx(400 * usual().requests_h * 0.02, rel=0.01)
+    assert found.hidden == pytest.approx(400 * usual().requests_h * 0.02, rel=0.01)
     assert found.let_through == 0
     assert found.exploration is not None
-    explored = Declines(0.02, 0.8, drawn=1.0, chance=found.exploration)
+    explored = HiddenRequests(0.02, 0.8, drawn=1.0, chance=found.exploration)
     with_slice = held(explored, hours=400.0, tolerance=0.05)
     assert with_slice is not None
     assert with_slice.passes >= 0.7
@@ -415,32 +415,32 @@ def test_where_declines_hide_too_much_no_sample_would_do_but_a_slice() -> None:
 @pytest.mark.parametrize(
     ("declines", "confirmed"),
     [
-        (Declines(0.003, 0.8), 0.38),
-        (Declines(0.02, 0.8), 0.02),
-        (Declines(0.02, 0.8, drawn=1.0, chance=0.05), 0.2),
-        (Declines(0.02, 0.8, drawn=1.0, chance=0.2), 0.98),
+        (HiddenRequests(0.003, 0.8), 0.38),
+        (HiddenRequests(0.02, 0.8), 0.02),
+        (HiddenRequests(0.02, 0.8, drawn=1.0, chance=0.05), 0.2),
+        (HiddenRequests(0.02, 0.8, drawn=1.0, chance=0.2), 0.98),
     ],
     ids=["few declines", "many", "many, 5 % let through", "many, 20 % let through"],
 )
-def test_the_figures_of_the_document(declines: Declines, confirmed: float) -> None:
+def test_the_figures_of_the_document(declines: HiddenRequests, confirmed: float) -> None:
     errors = Errors(0.0003, 0.05)
     found = courses.LabelCourses(0.008, declines, 0.05, 0.1, 0.1, errors, 0.3, 65)
     assert found.passes(50_000, 50) == confirmed
 
 
 def test_payments_that_no_draw_could_let_through_stay_hidden() -> None:
-    every = held(Declines(0.02, 0.8, drawn=1.0, chance=0.5), tolerance=0.1)
-    few = held(Declines(0.02, 0.8, drawn=0.1, chance=0.5), tolerance=0.1)
+    every = held(HiddenRequests(0.02, 0.8, drawn=1.0, chance=0.5), tolerance=0.1)
+    few = held(HiddenRequests(0.02, 0.8, drawn=0.1, chance=0.5), tolerance=0.1)
     assert every is not None
     assert few is not None
     assert few.passes < every.passes
 
 
 def test_the_plan_says_what_declines_hide_and_what_would_show_it() -> None:
-    profile = dataclasses.replace(usual(), declines=Declines(0.02, 0.8))
+    profile = dataclasses.replace(usual(), hidden=HiddenRequests(0.02, 0.8))
     plan = plan_rollout(fraud(), profile, PREDICTED, REPLAYED)
     told = "\n".join(plan_text.conclusions(plan))
-    assert "payments that the champion declines in shadow, 0 are let through" in told
+    assert "requests that the champion stops in shadow, 0 are let through" in told
     assert "rollout.shadow.minimum_requests: " in told
     assert "exploration.share: " in told
 
@@ -449,9 +449,9 @@ def test_a_profile_counts_what_declines_hide() -> None:
     seen = dataclasses.replace(a_slice(4000), hiding=np.full(80, 0.6))
     found = profile_of([seen, dataclasses.replace(a_slice(4000), hiding=np.zeros(0))])
     assert found is not None
-    assert found.declines is not None
-    assert found.declines.share == pytest.approx(80 / 8000, rel=0.05)
-    assert found.declines.fraud == pytest.approx(0.6)
+    assert found.hidden is not None
+    assert found.hidden.share == pytest.approx(80 / 8000, rel=0.05)
+    assert found.hidden.positive == pytest.approx(0.6)
     plain = profile_of([a_slice(4000)])
     assert plain is not None
-    assert plain.declines is None
+    assert plain.hidden is None

@@ -42,7 +42,7 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.scoring import backends
 
-HELP = """Train, check, roll out, watch and take back the models that score payments.
+HELP = """Train, check, roll out, watch and take back the models that score requests.
 
 Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 3 a part of the platform does not answer, 4 the platform's rules refuse it.

@@ -67,7 +67,7 @@ def import_history(
 ) -> None:
     """Check the files, take them in whole or not at all, and snapshot the features of their days.
 
-    Later imports add what comes behind the last one, until the first payment is answered.
+    Later imports add what comes behind the last one, until the first request is answered.
 
     Example: mlplatform history import fraud payments.csv --map amount=TX_AMOUNT --dry-run
     """
@@ -141,7 +141,7 @@ def windows(model: Model, json: AsJson = False) -> None:
 
     Example: mlplatform history windows fraud
     """
-    with progress("adding up payments"):
+    with progress("adding up requests"):
         rows = job.build_windows(wiring.platform(), model)
     facts = {"model": model, "windows": len(load_definition(model).windows), "series": rows}
     if json:

@@ -210,7 +210,7 @@ def erase(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Erase what the log says of a customer's payments, by law: inputs, features and reasons.
+    """Erase what the log says of a customer's requests, by law: inputs, features and reasons.
 
     Who did it and why is a record of its own; name nobody in the reason. Scores, decisions, labels,
     pseudonyms and digests stay, so that the log can still be verified. Copies that are elsewhere
@@ -307,7 +307,7 @@ def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[st
         found.append(f"damaged spills in {log.spills}: look at them, and remove them")
     for model in done.models:
         if home.offline(model).is_dir():
-            found.append(f"{home.offline(model)}: payments that training reads")
+            found.append(f"{home.offline(model)}: requests that training reads")
         if (waiting := queue_file(home.counted, model)).is_file():
             found.append(f"{waiting}: what analysts see of it, until the queue's next pass")
     found.append("topics of requests, decisions and logs: at most 7 days")

@@ -161,7 +161,7 @@ def window_projector(
 
 
 def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:
-    """Windows beside the log of models that know no payment yet begin with none; an operator builds
+    """Windows beside the log of models that know no request yet begin with none; an operator builds
     those of others, and all on a server: what other logs hold is not known here. Until then they
     are stale."""
     for definition in definitions:

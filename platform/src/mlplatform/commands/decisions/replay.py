@@ -1,4 +1,4 @@
-"""What another version would have decided about the last days' payments; verdicts, once more."""
+"""What another version would have decided about the last days' requests; verdicts, once more."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def replay(
             reference,
             candidate,
             days=days,
-            tell=lambda done: told.update(f"{done:,} payments decided again"),
+            tell=lambda done: told.update(f"{done:,} requests decided again"),
         )
     if json:
         print_json(msgspec.to_builtins(found))
@@ -115,7 +115,7 @@ def _print(found: Replay) -> None:
     )
     print_fields(
         {
-            "payments": f"{seen.payments:,} of {seen.customers:,} customers",
+            "requests": f"{seen.requests:,} of {seen.customers:,} customers",
             "left out": f"{found.left_out:,} made without fresh features",
             **({"erased": f"{found.erased:,} can't be decided again"} if found.erased else {}),
             found.reference: again,
@@ -133,9 +133,9 @@ def _print(found: Replay) -> None:
     rows = [[mine, *theirs.values()] for mine, theirs in seen.decisions.items()]
     candidates = next(iter(seen.decisions.values()))
     print_table(("reference \\ candidate", *candidates), rows)
-    changed = sorted(seen.segments, key=lambda s: s.flips / s.payments, reverse=True)
+    changed = sorted(seen.segments, key=lambda s: s.flips / s.requests, reverse=True)
     print_table(
-        ("most changed", "payments", "decided otherwise", "alerts, reference", "candidate"),
+        ("most changed", "requests", "decided otherwise", "alerts, reference", "candidate"),
         [_segment(s) for s in changed[:MOST_SEGMENTS] if s.flips],
     )
 
@@ -149,23 +149,23 @@ def _share(share: Share) -> str:
 
 def _speed(speed: Speed) -> str:
     return (
-        f"{speed.p50_ms:.2f} ms for one payment ({speed.p99_ms:.2f} ms at p99), "
-        f"{speed.rows_per_s:,.0f} payments/s together"
+        f"{speed.p50_ms:.2f} ms for one request ({speed.p99_ms:.2f} ms at p99), "
+        f"{speed.rows_per_s:,.0f} requests/s together"
     )
 
 
 def _outcomes(known: Known) -> dict[str, str]:
-    if not known.frauds:
-        return {"outcomes": f"no fraud among {known.payments:,} payments of known outcome"}
+    if not known.positives:
+        return {"outcomes": f"no positive among {known.requests:,} requests of known outcome"}
     arms = {"reference": known.reference, "candidate": known.candidate}
     said = {
-        f"frauds found, {name}": f"{arm.caught:,} of {known.frauds:,} by {arm.alerts:,} alerts; "
-        f"{arm.at_capacity:,} at {percent(known.capacity)} of payments"
+        f"positives found, {name}": f"{arm.caught:,} of {known.positives:,} by {arm.alerts:,} "
+        f"alerts; {arm.at_capacity:,} at {percent(known.capacity)} of requests"
         for name, arm in arms.items()
     }
     if known.more is not None and known.low is not None and known.high is not None:
         said["candidate finds"] = (
-            f"{100 * known.more:+.1f} points of the frauds at equal alerts, "
+            f"{100 * known.more:+.1f} points of the positives at equal alerts, "
             f"{100 * known.low:+.1f} to {100 * known.high:+.1f}"
         )
     said["unknown"] = f"{known.immature:,} not matured, {known.hidden:,} hidden by their decision"
@@ -175,10 +175,10 @@ def _outcomes(known: Known) -> dict[str, str]:
 def _reasons(reasons: Reasons | None) -> str:
     if reasons is None:
         return "not explained: only versions of the registry are"
-    if not reasons.payments:
+    if not reasons.requests:
         return "none"
     named = ", ".join(f"{code} {count}" for code, count in reasons.first.items())
-    return f"first reasons of {reasons.payments:,}: {named}"
+    return f"first reasons of {reasons.requests:,}: {named}"
 
 
 def _segment(segment: Segment) -> list[object]:
@@ -190,8 +190,8 @@ def _segment(segment: Segment) -> list[object]:
         where = f"over {segment.above:g}"
     else:
         where = f"{segment.above:g} to {segment.upto:g}"
-    flips = f"{segment.flips:,} ({percent(segment.flips / segment.payments)})"
-    return [f"{segment.input} {where}", f"{segment.payments:,}", flips,
+    flips = f"{segment.flips:,} ({percent(segment.flips / segment.requests)})"
+    return [f"{segment.input} {where}", f"{segment.requests:,}", flips,
             segment.reference_alerts, segment.candidate_alerts]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command that goes from nothing to a scored, explained payment, by the other commands."""
+"""The command that goes from nothing to a scored, explained request, by the other commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOME: Final = "var-quickstart"
 DAY_MS: Final = 86_400_000
 MORE_DAYS: Final = 12
 CUSTOMERS: Final = 3_000
-PAYMENTS: Final = 216_000
+REQUESTS: Final = 216_000
 START_LIMIT_S: Final = 600.0
 STEP_LIMIT_S: Final = 300.0
 STOP_LIMIT_S: Final = 60.0
@@ -49,9 +49,9 @@ def add_to(app: typer.Typer) -> None:
 
 def quickstart(
     model: OnlyModel = None,
-    seed: Annotated[int, typer.Option(help="Of the generated payments.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the generated requests.")] = 1,
 ) -> None:
-    """Start a platform, train a first version on generated payments, score one and explain it.
+    """Start a platform, train a first version on generated requests, score one and explain it.
 
     It shows each command that it runs, in a home of its own, var-quickstart, unless MLPLATFORM_HOME
     names another. The platform stays up; `mlplatform down` with that home stops it.
@@ -114,21 +114,21 @@ def _start(home: Home) -> subprocess.Popen[bytes]:
 
 
 def _history(model: str, seed: int) -> dict[str, Any]:
-    """Take in generated payments up to last midnight; returns one of today, by the last payer."""
+    """Take in generated requests up to last midnight; returns one of today, by a known customer."""
     sources = load_module(model, "sources")
     definition = load_definition(model)
     now_ms, maturity_days = time.time_ns() // 1_000_000, definition.label.maturity_days
     days = definition.training.window_days + maturity_days + MORE_DAYS
-    with progress("payments of the last weeks are generated and taken in"):
+    with progress("requests of the last weeks are generated and taken in"):
         table = sources.generate(
             seed=seed,
             start_ms=now_ms // DAY_MS * DAY_MS - days * DAY_MS,
             days=days,
             maturity_days=maturity_days,
-            population=sources.Population(customers=CUSTOMERS, payments_per_day=PAYMENTS // days),
+            population=sources.Population(customers=CUSTOMERS, payments_per_day=REQUESTS // days),
         )
-        rows = features.import_history(wiring.platform(), model, table, "generated payments")
-    print_line(f"  {rows:,} generated payments are its history; yours: mlplatform history import")
+        rows = features.import_history(wiring.platform(), model, table, "generated requests")
+    print_line(f"  {rows:,} generated requests are its history; yours: mlplatform history import")
     last = table.slice(rows - 1).to_pylist()[0]
     return {name: last[name] for name in definition.request}
 
@@ -251,7 +251,7 @@ def _go_on(settings: Settings, rollout: str) -> None:
             "MLflow": f"{settings.mlflow_url}, password in {home.mlflow_token}",
             "scoring API": f"{settings.gateway_url}/openapi.html, key in {home.api_key}",
             "why it is champion": f"{named} rollouts show {rollout}",
-            "your own payments": "docs/history.md, in another home",
+            "your own history": "docs/history.md, in another home",
             "stop it": f"{named} down",
         }
     )

@@ -2,10 +2,10 @@
 
 A window of w days with a delay of d ends d days before the snapshot: [T - d - w, T - d). Counts of
 an empty window are 0; means and shares of it are missing, because nothing is known, and that is
-not the same as none. A label_share counts the labels that had arrived at T: a payment without one
-counts as genuine, but for one that was declined, which nobody can report; it counts for nothing.
+not the same as none. A label_share counts the labels that had arrived at T: a request without one
+counts as negative, but for one that was stopped, which nobody can report; it counts for nothing.
 What is known at T is known, so it needs no delay: labels yet to come are missing in training as
-they are in serving. An entity with no payment in the longest window has no row.
+they are in serving. An entity with no request in the longest window has no row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def reach_ms(view: FeatureView, at_ms: int) -> tuple[int, int]:
 def snapshot_sql(view: FeatureView, *, at_ms: int, available_ms: int) -> str:
     """The rows of a view's snapshot, by key, from relations `requests` and `known_labels`.
 
-    `requests` says which payments were `declined`; `known_labels` holds at most one row a request
+    `requests` says which were `stopped`; `known_labels` holds at most one row a request
     and no label that arrived after `at_ms`.
     """
     from_ms, to_ms = reach_ms(view, at_ms)
@@ -54,7 +54,7 @@ def _expression(field: FeatureField, at_ms: int) -> str:
         case "mean":
             return f"avg({field.column}) {window}"
         case "label_share":
-            known = "(label IS NOT NULL OR NOT declined)"
+            known = "(label IS NOT NULL OR NOT stopped)"
             return f"avg(coalesce(label, 0)) FILTER (WHERE {inside} AND {known})"
         case _:
             assert_never(field.aggregate)

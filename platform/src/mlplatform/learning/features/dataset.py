@@ -1,4 +1,4 @@
-"""The payments that a model learns from and is judged on, as they were known at one moment."""
+"""The requests that a model learns from and is judged on, as they were known at one moment."""
 
 from __future__ import annotations
 
@@ -163,10 +163,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Matured payments in event time.
+    """Matured requests in event time.
 
     `labels_until_ms` is the latest arrival of a label among those known at `as_of_ms`: a feed that
-    stopped earlier than the window ends has left frauds unknown. `vocabularies` are those of the
+    stopped earlier than the window ends has left positives unknown. `vocabularies` are those of the
     model to be fitted; its rows may know words of others besides.
     """
 
@@ -233,7 +233,7 @@ def share_of_units(unit: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
 def window(definition: ModelDefinition, as_of_ms: int) -> Window:
     """Which whole days a training set as of a moment covers.
 
-    It ends at the last midnight by which every payment had matured. Of the held-out days the first
+    It ends at the last midnight by which every request had matured. Of the held-out days the first
     half (rounded up) calibrates and the second half is for the gates alone.
     """
     training = definition.training
@@ -258,7 +258,7 @@ def build_dataset(
 ) -> Dataset:
     """The training set as it could have been built at `as_of_ms`: later labels do not exist.
 
-    A payment that matured without a report of fraud counts as genuine.
+    A request that matured without a positive label counts as negative.
 
     Args:
         also: inputs of the champion, which is to be judged on the same rows; those of a view that
@@ -266,7 +266,7 @@ def build_dataset(
         words: of the champion's category inputs.
 
     Raises:
-        InputInvalid: no payment has matured, or late rows would falsify the features.
+        InputInvalid: no request has matured, or late rows would falsify the features.
     """
     from mlplatform.learning.features.join import training_join
 
@@ -276,7 +276,7 @@ def build_dataset(
         raise InputInvalid(
             f"offline/{definition.name}",
             None,
-            "no payment has matured yet; import history with `mlplatform history import`",
+            "no request has matured yet; import history with `mlplatform history import`",
         )
     table = training_join(offline, views, known)
     return dataset(
@@ -338,7 +338,7 @@ def _treated(
 ) -> tuple[Labelled, HiddenOutcomes]:
     """The rows with what model.yaml makes of outcomes that decisions hid; as they are without."""
     done = interventions(table, labelled)
-    if done is None or not (done.declined | done.explored).any():
+    if done is None or not (done.stopped | done.explored).any():
         return rows, NOTHING_HIDDEN
     treated = treat(rows.y, done, definition.training)
     if not done.hidden.any() and bool((treated.weight == 1).all()):

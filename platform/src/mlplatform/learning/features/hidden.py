@@ -1,9 +1,9 @@
-"""Payments whose outcome our own decision hid, and what a training set makes of them.
+"""Requests whose outcome our own decision hid, and what a training set makes of them.
 
-A declined payment gets no report of fraud: without a label it is not genuine, it is unknown. Left
-out, a model sees less of what it stops; called genuine, it is taught the opposite; called fraud, it
-may teach itself what it believes already. So each is known as such, and model.yaml says what is
-made of it.
+A stopped request gets no positive label: without a label it is not negative, it is unknown. Left
+out, a model sees less of what it stops; called negative, it is taught the opposite; called
+positive, it may teach itself what it believes already. So each is known as such, and model.yaml
+says what is made of it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 MOST_WEIGHT: Final = 100.0
-"""Of one payment that was let through by chance: a few of them may not outweigh a training set."""
+"""Of one request that was let through by chance: a few of them may not outweigh a training set."""
 LEAST_EXPLORED: Final = 30
-"""Fewer stand badly for all that were declined, where declines may count as fraud instead."""
+"""Fewer stand badly for all that were stopped, where stopped ones may count as positive instead."""
 Z_ONE_SIDED_95: Final = 1.6449
 
 
@@ -37,14 +37,14 @@ class Interventions:
     """What our decisions did to the rows of a training set, one element a row.
 
     Args:
-        declined: by whomever, and the payment did not take place.
-        by_model: a model's score was at or above the decline threshold that was in force.
+        stopped: by whomever, and what was asked for did not take place.
+        by_model: a model's score was at or above the threshold of that decision that was in force.
         labelled: an outcome is known.
-        propensity: chance (0-1) of an exploration to let such a payment through, NaN outside of it.
-        explored: it was let through by that chance, where the decision would have declined it.
+        propensity: chance (0-1) of an exploration to let such a request through, NaN outside of it.
+        explored: it was let through by that chance, where the decision would have stopped it.
     """
 
-    declined: Flags
+    stopped: Flags
     by_model: Flags
     labelled: Flags
     propensity: Floats
@@ -52,7 +52,7 @@ class Interventions:
 
     @property
     def hidden(self) -> Flags:
-        return self.declined & ~self.labelled & ~self.explored
+        return self.stopped & ~self.labelled & ~self.explored
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +60,37 @@ class HiddenOutcomes:
     """How many outcomes were hidden in a training set, and what was done with them.
 
     Args:
-        hidden: declined payments whose outcome nobody knows.
-        as_fraud: of these, those that count as fraud.
-        explored: payments that were let through by chance; each stands for 1/propensity.
-        known: declined or explored payments whose outcome is known, `frauds` of them fraud.
-        precision: lower end of the 95 % interval of frauds among known; None where it is unknown.
+        hidden: stopped requests whose outcome nobody knows.
+        as_positive: of these, those that count as positive.
+        explored: requests that were let through by chance; each stands for 1/propensity.
+        known: stopped or explored requests whose outcome is known, `positives` of them positive.
+        precision: lower end of the 95 % interval of positives among known; None: it is unknown.
         warning: why hidden outcomes could not be treated as model.yaml asks; None where they were.
     """
 
     hidden: int
-    as_fraud: int
+    as_positive: int
     explored: int
     known: int
-    frauds: int
+    positives: int
     precision: float | None
     warning: str | None
 
     @property
     def told(self) -> str:
         """A sentence for the report."""
-        left_out = self.hidden - self.as_fraud
+        left_out = self.hidden - self.as_positive
         text = (
-            f"{self.hidden:,} payments that were declined have no known outcome: "
-            f"{self.as_fraud:,} count as fraud, {left_out:,} are left out, none is called genuine "
-            "and no gate judges by them"
+            f"{self.hidden:,} requests that were stopped have no known outcome: "
+            f"{self.as_positive:,} count as positive, {left_out:,} are left out, none is "
+            "called negative and no gate judges by them"
         )
         if self.explored:
             text += f"; {self.explored:,} that chance let through stand for such ones by weight"
         if self.precision is not None:
             text += (
-                f"; of {self.known:,} declines with a known outcome {self.frauds:,} were fraud, "
-                f"so {percent(self.precision)} or more of declines are"
+                f"; of {self.known:,} stopped requests with a known outcome {self.positives:,} "
+                f"were positive, so {percent(self.precision)} or more of them are"
             )
         return f"{text}. Warning: {self.warning}" if self.warning else text
 
@@ -112,16 +112,16 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
 
     Args:
         table: with the columns of `rows.DECIDED` but its id, null where no decision hid an outcome
-            and no chance let the payment through.
+            and no chance let the request through.
         labelled: rows whose outcome is known.
     """
     if "decision" not in table.column_names:
         return None
     explored = _flags(table, "explored")
-    declined = table.column("decision").is_valid().to_numpy() & ~explored
+    stopped = table.column("decision").is_valid().to_numpy() & ~explored
     return Interventions(
-        declined=declined,
-        by_model=_flags(table, "by_model") & declined,
+        stopped=stopped,
+        by_model=_flags(table, "by_model") & stopped,
         labelled=labelled,
         propensity=table.column("propensity").to_numpy().astype(np.float64),
         explored=explored,
@@ -131,10 +131,11 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
 def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> TrainingLabels:
     """The labels and weights that a model is taught, as model.yaml declares.
 
-    Under `weight` those that chance let through stand for hidden payments by weights of
-    1/propensity; under `pseudo_label` too, once there are `LEAST_EXPLORED`. Others count as fraud
-    under `pseudo_label`, only if a model declined them by the threshold that was in force, and only
-    while declines with a known outcome show `pseudo_label_precision`. All else is left out.
+    Under `weight` those that chance let through stand for hidden requests by weights of
+    1/propensity; under `pseudo_label` too, once there are `LEAST_EXPLORED`. Others count as
+    positive under `pseudo_label`, only if a model stopped them by the threshold that was in force,
+    and only while stopped requests with a known outcome show `pseudo_label_precision`. All else is
+    left out.
 
     Source: Horvitz and Thompson, A Generalization of Sampling Without Replacement (JASA, 1952).
     """
@@ -146,26 +147,26 @@ def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> T
     if least is not None and int(stands.sum()) >= least:
         weight[stands] = np.minimum(1.0 / done.propensity[stands], MOST_WEIGHT)
         covered = hidden & sampled
-    known, frauds = _known(y, done)
-    precision = _lowest_share(frauds, known)
+    known, positives = _known(y, done)
+    precision = _lowest_share(positives, known)
     trusted = precision is not None and precision >= policy.pseudo_label_precision
-    warning, as_fraud = None, np.zeros(len(y), bool)
+    warning, as_positive = None, np.zeros(len(y), bool)
     if policy.hidden_outcomes == "pseudo_label":
         open_ = hidden & ~covered
         if trusted:
-            as_fraud = open_ & done.by_model
+            as_positive = open_ & done.by_model
         elif open_.any():
             warning = _untrusted(precision, known, policy.pseudo_label_precision)
     elif policy.hidden_outcomes == "weight" and (hidden & ~covered).any():
-        warning = "no payment was let through by chance that could stand for all of those declined"
-    taught = np.where(as_fraud, 1, y).astype(np.int8)
-    weight[as_fraud] = 1.0
+        warning = "no request was let through by chance that could stand for all of those stopped"
+    taught = np.where(as_positive, 1, y).astype(np.int8)
+    weight[as_positive] = 1.0
     found = HiddenOutcomes(
         hidden=int(hidden.sum()),
-        as_fraud=int(as_fraud.sum()),
+        as_positive=int(as_positive.sum()),
         explored=int((done.explored & (weight > 1)).sum()),
         known=known,
-        frauds=frauds,
+        positives=positives,
         precision=precision,
         warning=warning,
     )
@@ -173,14 +174,14 @@ def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> T
 
 
 def _known(y: NDArray[np.int8], done: Interventions) -> tuple[int, int]:
-    """Declines whose outcome is known, and the frauds among them.
+    """Stopped requests whose outcome is known, and the positives among them.
 
-    Those that chance let through are known whatever became of them. Of declined ones only where
-    somebody says of payments that they were genuine too: reports of fraud alone are all fraud.
+    Those that chance let through are known whatever became of them. Of stopped ones only where
+    somebody says of requests that they were negative too: positive labels alone are all positive.
     """
     known = done.explored.copy()
-    if (done.labelled & done.declined & (y == 0)).any():
-        known |= done.labelled & done.declined
+    if (done.labelled & done.stopped & (y == 0)).any():
+        known |= done.labelled & done.stopped
     return int(known.sum()), int((known & (y == 1)).sum())
 
 
@@ -198,12 +199,14 @@ def _lowest_share(hits: int, trials: int) -> float | None:
 
 
 def _untrusted(precision: float | None, known: int, floor: float) -> str:
-    hint = "let chance let some through (`exploration`), or have people label declined payments"
+    hint = "let chance let some through (`exploration`), or have people label stopped requests"
     if precision is None:
-        return f"nobody knows what became of any declined payment, so none counts as fraud: {hint}"
+        return (
+            f"nobody knows what became of any stopped request, so none counts as positive: {hint}"
+        )
     return (
-        f"{known:,} declines with a known outcome show that only {percent(precision)} or more are "
-        f"fraud, less than pseudo_label_precision, {percent(floor)}: {hint}"
+        f"{known:,} stopped requests with a known outcome show that only {percent(precision)} or "
+        f"more are positive, less than pseudo_label_precision, {percent(floor)}: {hint}"
     )
 
 

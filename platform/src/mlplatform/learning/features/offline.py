@@ -1,4 +1,4 @@
-"""A model's past payments and their labels: history that was imported, then what the log recorded.
+"""A model's past requests and their labels: history that was imported, then what the log recorded.
 
 On disk the table is a row of numbered parts. Each holds requests and labels by UTC day, and the
 log position that they reach; a part appears whole, by one rename, so that data and position never
@@ -85,7 +85,7 @@ class OfflineTable:
         Raises:
             Refused: the log was projected before: what comes now is recorded there; or another
                 import is unfinished.
-            InputInvalid: names the source, the row and what is wrong, or that the first payment is
+            InputInvalid: names the source, the row and what is wrong, or that the first request is
                 not behind the history that is here; nothing was taken in.
         """
         rows.check_history(table, self.definition, source)
@@ -125,14 +125,14 @@ class OfflineTable:
         """
         if self.unfinished_import() is not None:
             raise Refused(
-                f"an import of other payments was stopped halfway: give {self.definition.name} the"
+                f"an import of other requests was stopped halfway: give {self.definition.name} the"
                 " same"
             )
         parts = self._history()
         if len(parts) < len(self._numbers()):
             name = self.definition.name
             raise Refused(
-                f"{name} has answered payments, which the decision log holds, and history can't be"
+                f"{name} has answered requests, which the decision log holds, and history can't be"
                 " put before them any more; start with another past in another home"
                 f" (MLPLATFORM_HOME=FOLDER mlplatform history import {name} …)"
             )
@@ -145,13 +145,13 @@ class OfflineTable:
         first: datetime = table.column("event_time")[0].as_py()
         if first < least:
             problem = (
-                f"it begins at {first.isoformat()}; wanted: payments from"
+                f"it begins at {first.isoformat()}; wanted: requests from"
                 f" {least.isoformat()} on, as those before were imported already"
             )
             raise InputInvalid(source, 0, problem)
         here = self.requests().project("request_id").to_arrow_table().column(0)
         again = pc.is_in(table.column("request_id"), here.combine_chunks()).to_numpy()
-        problem = "request_id is that of a payment that was imported already"
+        problem = "request_id is that of a request that was imported already"
         rows.refuse(again, source, problem, table.column("request_id"))
 
     def project(self, log: DecisionLog) -> Projected:
@@ -189,7 +189,7 @@ class OfflineTable:
         return msgspec.json.decode(content, type=dict[str, int])
 
     def history_end_ms(self) -> int | None:
-        """The event time of the last payment of the imported history; None where none was."""
+        """The event time of the last request of the imported history; None where none was."""
         parts = self._history()
         if not parts:
             return None
@@ -260,7 +260,7 @@ class OfflineTable:
         """Requests in [from_ms, to_ms) with what was known of them at `as_of_ms`, by event time.
 
         A request without a known label has null in `label` and `label_time`; one that was neither
-        declined nor explored, in the columns of `rows.DECIDED`.
+        stopped nor explored, in the columns of `rows.DECIDED`.
         """
         requests = self.requests(from_ms, to_ms).set_alias("r")
         labels = self.labels(as_of_ms).set_alias("l")
@@ -276,7 +276,7 @@ class OfflineTable:
         return table
 
     def decided(self) -> duckdb.DuckDBPyRelation:
-        """What decisions did to their payments: the rows of `rows.DECIDED`, a small share."""
+        """What decisions did to their requests: the rows of `rows.DECIDED`, a small share."""
         files = sorted(str(f) for f in self._parts.glob("[0-9]*/decided.parquet"))
         if not files:
             return self.db.from_arrow(rows.DECIDED.empty_table())

@@ -143,7 +143,7 @@ def made(offline: OfflineTable, view: FeatureView) -> tuple[int, ...]:
 def forget_after(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int) -> None:
     """Remove the snapshots of later midnights.
 
-    For history that is added: they were made without it. No payment was answered from them.
+    For history that is added: they were made without it. No request was answered from them.
     """
     for view in views:
         for midnight_ms in made(offline, view):
@@ -173,7 +173,7 @@ def made_of(path: Path) -> MadeOf | None:
 
 def declaration(field: FeatureField) -> str:
     """What decides a feature's values, in words."""
-    of = "payments" if field.column is None else field.column
+    of = "requests" if field.column is None else field.column
     delay = f", {field.delay_days} days before" if field.delay_days else ""
     return f"{field.aggregate} of {of} over {field.window_days} days{delay}"
 
@@ -200,7 +200,7 @@ def _read(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     offline.decided().create_view("decided", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE requests AS SELECT incoming.*,"
-        " coalesce(NOT explored, false) AS declined"
+        " coalesce(NOT explored, false) AS stopped"
         " FROM incoming LEFT JOIN decided USING (request_id)"
     )
     offline.label_records(days[-1]).create_view("incoming", replace=True)

@@ -76,12 +76,12 @@ def gather(
 ) -> int:
     """Fill the tables `events`, `labels` and `voids`; returns how many payloads can't be read.
 
-    `events` holds the payments of these entities: those of the history without a writer, those of
-    the log with `_writer`, `_seq`, `_recorded_ms` and `_windows_at`; `_declined` ones hid their
+    `events` holds the requests of these entities: those of the history without a writer, those of
+    the log with `_writer`, `_seq`, `_recorded_ms` and `_windows_at`; `_stopped` ones hid their
     outcome.
 
     Args:
-        keys: request field → the keys whose payments are wanted; one of them is enough.
+        keys: request field → the keys whose requests are wanted; one of them is enough.
         from_ms: event time of the first record.
     """
     definition = offline.definition
@@ -111,7 +111,7 @@ def gather(
 def event_schema(definition: ModelDefinition) -> pa.Schema:
     """Of `events`: a request, then what the log says of it; no request field begins with _."""
     arrival = [(f"_{name}", ARRIVALS.field(name).type) for name in ARRIVAL]
-    return pa.schema([*request_schema(definition), *arrival, ("_declined", pa.bool_())])
+    return pa.schema([*request_schema(definition), *arrival, ("_stopped", pa.bool_())])
 
 
 def keys_table(field: str) -> str:
@@ -189,7 +189,7 @@ class _Requests:
                     break
         rows = decisions.take(pa.array(kept, pa.int64()))
         draws = logged_draws(rows)
-        declined = [
+        stopped = [
             decision in self._hides and not (one in draws and draws[one].explored)
             for one, decision in zip(
                 rows.column("decision_id").to_pylist(),
@@ -203,7 +203,7 @@ class _Requests:
             *([getattr(p.request, name) for p in found] for name in self._fields),
             *(rows.column(name) for name in ("writer", "seq", "recorded_ms")),
             [None if p.windows_at is None else list(p.windows_at.items()) for p in found],
-            declined,
+            stopped,
         ]
         return pa.table(arrays, schema=schema), unreadable
 

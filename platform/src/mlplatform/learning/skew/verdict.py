@@ -52,7 +52,7 @@ class FeatureSkew(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         low, high: bounds of the share (0-1) that is not equal, among all decisions of the window;
-            the low one leaves out what payments without a payload may explain.
+            the low one leaves out what requests without a payload may explain.
         cause: the likely one, in a sentence; None where nothing is wrong.
     """
 
@@ -117,20 +117,20 @@ class _Counted:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Payments that were served, and that cannot be counted again: erased, or not as declared.
+    """Requests that were served, and that cannot be counted again: erased, or not as declared.
 
     Args:
-        payments: how many. Each is of one entity's key, which nobody knows any more.
-        key_of: of a cell, the key whose payments its feature counts.
+        requests: how many. Each is of one entity's key, which nobody knows any more.
+        key_of: of a cell, the key whose requests its feature counts.
     """
 
-    payments: int
+    requests: int
     key_of: Callable[[Cell], Hashable]
 
     def unexplained(self, wrong: Sequence[Cell]) -> list[Cell]:
-        """Of a feature's wrong cells, those that are left whichever keys the payments were of."""
+        """Of a feature's wrong cells, those that are left whichever keys the requests were of."""
         counts = Counter(map(self.key_of, wrong))
-        worst = {key for key, _ in counts.most_common(self.payments)}
+        worst = {key for key, _ in counts.most_common(self.requests)}
         return [cell for cell in wrong if self.key_of(cell) not in worst]
 
 
@@ -196,13 +196,13 @@ def _example(cell: Cell) -> Example:
     )
 
 
-_GONE: Final = "payments were counted whose payload is gone: no more than they may explain"
+_GONE: Final = "requests were counted whose payload is gone: no more than they may explain"
 _NOTES: Final[Mapping[Note, str]] = {
     "unserved": "definition changed: records do not hold the feature",
     "stale": "defaults served: the state was not there, or too far behind",
     "unavailable": "defaults served: the store did not answer",
     "missing": "defaults served: the store had no row of the entity",
-    "empty": "defaults served: the state knew nothing of entities that had payments",
+    "empty": "defaults served: the state knew nothing of entities that had requests",
     "store": "the online store holds other values than the snapshot that it was filled from",
     "snapshot": "the snapshot holds other values than the records give",
     "redefined": "definition changed: the snapshot was made by the one before",

@@ -193,10 +193,10 @@ class _Snapshots:
         if position is not None:
             self._reach(position)
             voided = inside = _seen("_writer", "seq")
-        payments = "true" if position is None else _seen("_writer", "_seq")
+        known = "true" if position is None else _seen("_writer", "_seq")
         self._db.execute(
-            "CREATE OR REPLACE VIEW requests AS SELECT *, _declined AS declined FROM events"
-            f" WHERE {payments} AND request_id NOT IN"
+            "CREATE OR REPLACE VIEW requests AS SELECT *, _stopped AS stopped FROM events"
+            f" WHERE {known} AND request_id NOT IN"
             f" (SELECT request_id FROM voids WHERE {voided});"
             "CREATE OR REPLACE VIEW known_labels AS SELECT request_id,"
             f" max_by(label, ({LABEL_RANK})) AS label FROM labels"

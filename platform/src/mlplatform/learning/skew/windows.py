@@ -22,18 +22,18 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.declaration import EntityWindows, by_entity
 from mlplatform.model.windows.tiles import Reader, Shared, fold, new_columns, series_of
 
-MOST_PAYMENTS: Final = 20_000
+MOST_REQUESTS: Final = 20_000
 """Of an entity whose earlier states are looked for: all of them are in memory, and added up."""
 ROWS_AT_ONCE: Final = 10_000
 MOST_FOLDED: Final = 1_000_000
-"""Payments that a pass adds up again for that; values beyond are reported as different."""
+"""Requests that a pass adds up again for that; values beyond are reported as different."""
 MOST_STATES: Final = 100
 """Earlier states of an entity that a value is held to, the newest ones."""
 Values = Mapping[str, float | None]
 
 
 class _Behind(NamedTuple):
-    """Of one decision and entity: the first payment that it had not seen though it was recorded
+    """Of one decision and entity: the first request that it had not seen though it was recorded
     long enough before, and the last one that it had seen; wall time."""
 
     unseen_ms: int | None
@@ -56,7 +56,7 @@ def window_cells(
         return
     shared = series_of(definition.windows, definition.entities)
     _rank(db, served)
-    at_position = _values(db, shared, "payments")
+    at_position = _values(db, shared, "ranked")
     sources = by_entity(definition.windows, definition.entities)
     behind = {source.name: _behind(db, source, late_after_ms) for source in sources}
     due = _due(db, shared, served, behind)
@@ -140,18 +140,18 @@ def _cell(one: Served, name: str, expected: float | None, outcome: Any, **more: 
 
 
 def _rank(db: duckdb.DuckDBPyConnection, served: Sequence[Served]) -> None:
-    """Payments in the order in which they became known to readers (`payments`), and in the order
+    """Requests in the order in which they became known to readers (`ranked`), and in the order
     in which they were recorded (`recorded`)."""
     row, event_ms, rank, seen = OWN
     _draw(db, [one.decision_id for one in served])
-    own = ", ".join(f"_{name}" for name in (*ARRIVAL, "declined") if name != "recorded_ms")
+    own = ", ".join(f"_{name}" for name in (*ARRIVAL, "stopped") if name != "recorded_ms")
     arrival = ", ".join(f"_{name} AS {name}" for name in ARRIVAL)
     db.execute(
         f"CREATE OR REPLACE VIEW asked AS SELECT * EXCLUDE ({own}) FROM events;"
         f"CREATE OR REPLACE VIEW arrivals AS SELECT request_id, {arrival}"
         " FROM events WHERE _writer IS NOT NULL"
     )
-    db.execute(f"CREATE OR REPLACE TABLE payments AS {ranked_sql('asked', 'arrivals')}")
+    db.execute(f"CREATE OR REPLACE TABLE ranked AS {ranked_sql('asked', 'arrivals')}")
     db.execute(
         "CREATE OR REPLACE TABLE recorded AS WITH ordered AS ("
         f" SELECT * EXCLUDE ({own}),"
@@ -188,7 +188,7 @@ def _behind(
     rank, seen = OWN[2:]
     rows = db.execute(
         f'WITH p AS (SELECT request_id, "{source.key}" AS _key, {rank}, {seen}, _recorded_ms'
-        " FROM payments),"
+        " FROM ranked),"
         f" after_ AS (SELECT _key, {rank}, min(_recorded_ms) OVER (PARTITION BY _key ORDER BY"
         f" {rank} ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS unseen_ms FROM p),"
         " w AS (SELECT * FROM p WHERE request_id IN (SELECT request_id FROM drawn))"
@@ -233,15 +233,15 @@ def _states(
     _draw(db, [one.decision_id for of in by_key.values() for one in of])
     key = f'"{source.key}"'
     rows = db.sql(
-        f"SELECT * FROM payments SEMI JOIN (SELECT {key} FROM payments SEMI JOIN drawn"
+        f"SELECT * FROM ranked SEMI JOIN (SELECT {key} FROM ranked SEMI JOIN drawn"
         f" USING (request_id)) USING ({key}) QUALIFY count(*) OVER (PARTITION BY {key})"
-        f" <= {MOST_PAYMENTS} ORDER BY {key}, {rank}"
+        f" <= {MOST_REQUESTS} ORDER BY {key}, {rank}"
     ).to_arrow_reader(ROWS_AT_ONCE)
     found: dict[str, Holds | Note | None] = {}
     left = MOST_FOLDED
     every = (row for batch in rows for row in batch.to_pylist())
-    for of, payments in groupby(every, lambda row: row[source.key]):
-        past = list(payments)
+    for of, requests in groupby(every, lambda row: row[source.key]):
+        past = list(requests)
         upto = {row["request_id"]: row[seen] for row in past}
         for one in by_key[of]:
             if len(past) > left:
@@ -274,7 +274,7 @@ def _earlier(
 
 
 def _between(one: Served, events: Sequence[dict[str, Any]], alike: Sequence[int]) -> Holds:
-    """What is certain of a state that equals those of several numbers of payments in a row: it held
+    """What is certain of a state that equals those of several numbers of requests in a row: it held
     what the first of them held, and not what the last one lacked."""
     last = alike[-1]
     first = next(n for n in range(last, -1, -1) if n == 0 or n - 1 not in set(alike))

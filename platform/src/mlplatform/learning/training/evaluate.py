@@ -87,7 +87,7 @@ def gather(
     """What running both bundles showed; the candidate's folder is read back and checked first.
 
     Args:
-        recent: payments to replay; the held-out days where it is None.
+        recent: requests to replay; the held-out days where it is None.
         skew: what the last look at served features found.
     """
     written = load_bundle(candidate.folder, candidate.bundle.digest)
@@ -246,7 +246,7 @@ def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
 
 def _counts(own: Flags, other: Flags, inside: Mapping[str, Flags]) -> Replayed:
     return Replayed(
-        payments=len(own),
+        requests=len(own),
         alerts=int(own.sum()),
         champion_alerts=int(other.sum()),
         both_alerts=int((own & other).sum()),

@@ -38,7 +38,7 @@ from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest, finit
 from mlplatform.runtime.errors import Corrupt
 
 ORDER: Final = "order.json"
-PAYMENTS: Final = "payments.parquet"
+REQUESTS: Final = "requests.parquet"
 RECENT: Final = "recent.parquet"
 RESULT: Final = "result.json"
 
@@ -59,7 +59,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Replayed(_Part, frozen=True):
-    """The recent payments of an order: where they are from, and their digest."""
+    """The recent requests of an order: where they are from, and their digest."""
 
     source: str
     digest: Sha256
@@ -136,8 +136,8 @@ def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, se
 
 def write(asked: Order, dataset: Dataset, recent: Recent | None, shared: Path, item: Path) -> None:
     """Write an order and its rows into two folders that are there: `order.json` and
-    `recent.parquet` into `shared`, `payments.parquet` into `item`."""
-    _write_rows(dataset.rows, item / PAYMENTS)
+    `recent.parquet` into `shared`, `requests.parquet` into `item`."""
+    _write_rows(dataset.rows, item / REQUESTS)
     if recent is not None:
         _write_rows(_unlabelled(recent.matrix), shared / RECENT)
     (shared / ORDER).write_bytes(canonical_json(msgspec.to_builtins(asked)))
@@ -152,15 +152,15 @@ def read_order(shared: Path) -> Order:
     return _decoded(shared / ORDER, Order)
 
 
-def read(asked: Order, shared: Path, payments: Path) -> tuple[Dataset, Recent | None]:
+def read(asked: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | None]:
     """The rows of an order.
 
     Raises:
         Corrupt: they are not those that the order names.
     """
-    rows = _read_rows(payments, asked.words)
+    rows = _read_rows(requests, asked.words)
     data = asked.data
-    _hold(payments, rows_digest(rows.matrix, rows.y, rows), data.digest)
+    _hold(requests, rows_digest(rows.matrix, rows.y, rows), data.digest)
     dataset = Dataset(
         model=asked.model,
         rows=rows,

@@ -33,7 +33,7 @@ def build_dataset(
     """The training set as it was known at `as_of_ms`, with the champion's inputs beside its own.
 
     Raises:
-        InputInvalid: no payment has matured, or late rows would falsify the features.
+        InputInvalid: no request has matured, or late rows would falsify the features.
     """
     from mlplatform.learning.features import dataset
 
@@ -43,7 +43,7 @@ def build_dataset(
         folder.definition, folder.views, offline, as_of_ms=as_of_ms, also=also, words=words
     )
     log.info(
-        "training set of %s: %d payments, %d frauds, digest %s",
+        "training set of %s: %d requests, %d positives, digest %s",
         built.model,
         len(built.rows),
         int(built.rows.y.sum()),
@@ -78,7 +78,7 @@ def recent_requests(
     days = len(set((matrix.event_ms // dataset.DAY_MS).tolist()))
     if days < 2:
         return None
-    recent = Recent(matrix, f"payments of the last {days} days")
+    recent = Recent(matrix, f"requests of the last {days} days")
     return recent.share(min(1.0, REPLAYED_ROWS / len(matrix)))
 
 

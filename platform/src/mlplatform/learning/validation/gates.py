@@ -58,7 +58,7 @@ class QualityEvidence:
 
     `champion` and `difference` are None for a first version. `champion_saw_days` counts those of
     the days that the champion was fitted to: they flatter it. `unseen` is the difference on the
-    others, None where they hold too few frauds.
+    others, None where they hold too few positives.
     """
 
     candidate: Interval
@@ -97,15 +97,15 @@ class SmallModelEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Payments that were replayed, and those of them on which an alert would have been raised.
+    """Requests that were replayed, and those of them on which an alert would have been raised.
 
     A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
 
     Args:
-        segments: by name, the same of the payments in one segment.
+        segments: by name, the same of the requests in one segment.
     """
 
-    payments: int
+    requests: int
     alerts: int
     champion_alerts: int
     both_alerts: int
@@ -114,7 +114,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class ReplayEvidence:
-    """What replaying recent payments showed.
+    """What replaying recent requests showed.
 
     `flip_share` and `counts` are None for a first version, `counts` also where the champion can't
     be replayed any more.
@@ -133,11 +133,11 @@ class LeakageEvidence:
     """What each input shows by itself.
 
     Args:
-        alone: input → average precision of the shares of fraud in its bins, learned on the days of
-            the fit and held to the held-out days; a missing value is a bin too.
-        identifiers: inputs that say whose payment, or which payment, a row is.
+        alone: input → average precision of the share of positives in its bins, learned on the
+            days of the fit and held to the held-out days; a missing value is a bin too.
+        identifiers: inputs that say whose request, or which request, a row is.
         growing: inputs that rise or fall with event time.
-        positives: frauds among the held-out payments.
+        positives: among the held-out requests.
     """
 
     alone: Mapping[str, float]
@@ -219,7 +219,7 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
 def judge_data(
     data: DataEvidence, gates: GatePolicy, training: TrainingPolicy
 ) -> tuple[GateResult, ...]:
-    """Enough rows and frauds, no input nearly always missing, no label from before its time."""
+    """Enough rows and positives, no input nearly always missing, no label from before its time."""
     shares = data.missing_shares
     unknown = [name for name, share in shares.items() if math.isnan(share)]
     worst = max(shares, key=lambda name: shares[name], default=None)
@@ -233,8 +233,10 @@ def judge_data(
             "missing_values", shares[worst], gates.missing_share, seen, percent(gates.missing_share)
         )
     return (
-        _at_least("rows", data.rows, training.minimum_rows, "payments in the window"),
-        _at_least("positives", data.positives, training.minimum_positives, "frauds in the window"),
+        _at_least("rows", data.rows, training.minimum_rows, "requests in the window"),
+        _at_least(
+            "positives", data.positives, training.minimum_positives, "positives in the window"
+        ),
         missing,
         _judge_maturity(data),
         judge_hidden(data.hidden),
@@ -247,7 +249,7 @@ def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
     A warning does not fail: the version before it saw no more. What it says is in the report.
     """
     if not hidden.hidden and not hidden.explored:
-        reason = "no payment's outcome was hidden by a decision of ours"
+        reason = "no request's outcome was hidden by a decision of ours"
         return GateResult("hidden_outcomes", "passed", 0.0, None, reason)
     count = float(hidden.hidden)
     return GateResult("hidden_outcomes", "passed", count, None, hidden.told)
@@ -282,13 +284,13 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
     """
     name = "quality"
     if quality.positives < MINIMUM_POSITIVES:
-        return GateResult(name, "inconclusive", None, None, _too_few_frauds(quality.positives))
+        return GateResult(name, "inconclusive", None, None, _too_few_positives(quality.positives))
     if quality.champion is None or quality.difference is None:
-        text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} frauds"
+        text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} positives"
         return _above(name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}")
     text = (
         f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f} "
-        f"on the same {quality.positives:,} frauds"
+        f"on the same {quality.positives:,} positives"
     )
     if quality.champion_saw_days:
         text += f" (it was fitted to {_days(quality.champion_saw_days)} of these, and so flattered)"
@@ -305,10 +307,10 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
-    """No input knows the outcome, the future, or whose payment it is."""
+    """No input knows the outcome, the future, or whose request it is."""
     name, limit = "leakage", gates.single_input_average_precision
     if leakage.identifiers or leakage.growing:
-        said = [f"{n} says whose or which payment a row is" for n in leakage.identifiers]
+        said = [f"{n} says whose or which request a row is" for n in leakage.identifiers]
         said += [
             f"{n} grows with time, so live values lie beyond all that was learned"
             for n in leakage.growing
@@ -316,7 +318,7 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
         reason = f"{'; '.join(said)}: take it out of the inputs"
         return GateResult(name, "failed", None, limit, reason)
     if leakage.positives < MINIMUM_POSITIVES:
-        reason = _too_few_frauds(leakage.positives)
+        reason = _too_few_positives(leakage.positives)
         return GateResult(name, "inconclusive", None, limit, reason)
     best = max(leakage.alone, key=lambda n: _number(leakage.alone[n]) or 0.0, default=None)
     if best is None or math.isnan(leakage.alone[best]):
@@ -324,7 +326,7 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
     value = leakage.alone[best]
     seen = (
         f"{best}, the input that tells most alone, has an average precision of {value:.3f} by "
-        f"itself on {leakage.positives:,} frauds"
+        f"itself on {leakage.positives:,} positives"
     )
     if value < limit:
         reason = f"{seen} (less than {limit:.3f} wanted; more would be the outcome itself)"
@@ -344,13 +346,13 @@ def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
     """
     name, limit = "calibration", gates.calibration_error
     if running.positives < MINIMUM_POSITIVES:
-        return GateResult(name, "inconclusive", None, limit, _too_few_frauds(running.positives))
+        return GateResult(name, "inconclusive", None, limit, _too_few_positives(running.positives))
     value, low, high = (getattr(running.calibration_error, end) for end in ("value", "low", "high"))
     if any(math.isnan(v) for v in (value, low, high)):
         return GateResult(name, "inconclusive", None, limit, "the error is not a number")
     reason = (
-        f"predicted and actual shares of fraud lie {100 * value:.2f} percentage points apart on "
-        f"average (expected calibration error) over {running.positives:,} frauds; "
+        f"predicted and actual shares of positives lie {100 * value:.2f} percentage points apart "
+        f"on average (expected calibration error) over {running.positives:,} positives; "
         f"{100 * CALIBRATION_LEVEL:g} % interval {100 * low:.2f} to {100 * high:.2f}, which must "
         f"begin at {100 * limit:.2f} or less"
     )
@@ -384,7 +386,7 @@ def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
         if value > limit:
             return GateResult(name, "failed", value, limit, reason)
         return GateResult(name, "inconclusive", _number(value), limit, reason)
-    seen = f"one payment on one thread takes {value:.3g} ms (99th percentile of {calls:,} calls)"
+    seen = f"one request on one thread takes {value:.3g} ms (99th percentile of {calls:,} calls)"
     return _at_most(name, value, limit, seen, f"{limit:g} ms")
 
 
@@ -395,13 +397,13 @@ def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResul
         return GateResult(name, "failed", None, None, "the bundle has no small model")
     limit = gates.small_model_lift * small.positive_share
     if small.positives < MINIMUM_POSITIVES:
-        reason = _too_few_frauds(small.positives)
+        reason = _too_few_positives(small.positives)
         return GateResult(name, "inconclusive", _number(value), limit, reason)
     if math.isnan(value):
         return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
     reason = (
         f"the small model in the gateway reaches an average precision of {value:.3f} on "
-        f"{small.positives:,} frauds (at least {limit:.3f} wanted, {gates.small_model_lift:g} "
+        f"{small.positives:,} positives (at least {limit:.3f} wanted, {gates.small_model_lift:g} "
         "times that of guessing)"
     )
     return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
@@ -416,7 +418,7 @@ def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
         return GateResult(name, "inconclusive", None, high, reason)
     band = replay.band
     reason = (
-        f"{percent(share)} of {replay.rows:,} payments ({replay.source}) would raise an alert "
+        f"{percent(share)} of {replay.rows:,} requests ({replay.source}) would raise an alert "
         f"({span(low, high)} wanted); in live traffic {span(band.low, band.high)} is expected"
     )
     inside = low <= share <= high and band.low <= share <= band.high
@@ -425,7 +427,7 @@ def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
-    """Not too many recent payments would be decided otherwise than by the champion."""
+    """Not too many recent requests would be decided otherwise than by the champion."""
     name, limit = "decision_flips", gates.decision_flip_share
     if replay.flip_share is None:
         return GateResult(name, "passed", None, limit, "a first version has nothing to differ from")
@@ -433,7 +435,7 @@ def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
         reason = _too_few_replayed(replay)
         return GateResult(name, "inconclusive", _number(replay.flip_share), limit, reason)
     seen = (
-        f"{percent(replay.flip_share)} of {replay.rows:,} payments ({replay.source}) would be "
+        f"{percent(replay.flip_share)} of {replay.rows:,} requests ({replay.source}) would be "
         "decided otherwise than by the champion"
     )
     return _at_most(name, replay.flip_share, limit, seen, percent(limit))
@@ -477,12 +479,12 @@ def _at_least(name: str, value: int, limit: int, what: str) -> GateResult:
     return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
 
 
-def _too_few_frauds(positives: int) -> str:
-    return f"only {positives:,} frauds to judge by (at least {MINIMUM_POSITIVES:,} wanted)"
+def _too_few_positives(positives: int) -> str:
+    return f"only {positives:,} positives to judge by (at least {MINIMUM_POSITIVES:,} wanted)"
 
 
 def _too_few_replayed(replay: ReplayEvidence) -> str:
-    return f"only {replay.rows:,} payments replayed (at least {MINIMUM_REPLAYED:,} wanted)"
+    return f"only {replay.rows:,} requests replayed (at least {MINIMUM_REPLAYED:,} wanted)"
 
 
 def _days(days: float) -> str:

@@ -1,8 +1,8 @@
 """Inputs that know what no model may know: the outcome, the future, or who it is.
 
 A leaked input makes every figure better, so no gate on quality finds it. It shows in itself: alone
-it tells frauds about as well as anything could, it is another value in every row, or it grows with
-time, so that whatever is scored later lies beyond all that was learned.
+it tells positives about as well as anything could, it is another value in every row, or it grows
+with time, so that whatever is scored later lies beyond all that was learned.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ def leakage_evidence(
 def _shares(
     learned: NDArray[np.float32], y: NDArray[np.int8], values: NDArray[np.float32]
 ) -> Floats:
-    """For each value the share of fraud in its bin, of the rows that were learned from."""
+    """For each value the share of positives in its bin, of the rows that were learned from."""
     cuts = _cuts(learned, y)
     bins, size = _bins(learned, cuts), len(cuts) + 2
     rows = np.bincount(bins, minlength=size)
-    frauds = np.bincount(bins, y.astype(np.float64), minlength=size)
+    positives = np.bincount(bins, y.astype(np.float64), minlength=size)
     overall = float(y.mean()) if len(y) else 0.0
-    shares: Floats = (frauds + PRIOR_ROWS * overall) / (rows + PRIOR_ROWS)
+    shares: Floats = (positives + PRIOR_ROWS * overall) / (rows + PRIOR_ROWS)
     return shares[_bins(values, cuts)]
 
 
 def _cuts(values: NDArray[np.float32], y: NDArray[np.int8]) -> Floats:
-    """Quantiles of all rows and of the frauds, each with a bin of its own where many share it."""
+    """Quantiles of all rows and of the positives, each with its own bin where many share it."""
     inner = np.linspace(0, 1, BINS + 1)[1:-1]
     present = np.isfinite(values)
     parts = [values[present], values[present & (y == 1)]]
@@ -89,7 +89,7 @@ def _bins(values: NDArray[np.float32], cuts: Floats) -> NDArray[np.intp]:
 
 
 def is_counted(values: NDArray[np.float32]) -> bool:
-    """Whole numbers of which nearly every row has its own: a number of the payment."""
+    """Whole numbers of which nearly every row has its own: a number of the request."""
     present = values[np.isfinite(values)]
     whole = len(present) > 0 and bool((present == np.round(present)).all())
     return whole and len(np.unique(present)) >= DISTINCT * len(values)

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? cannot be told"}
 TITLES = {
-    "rows": "payments to learn from",
-    "positives": "frauds to learn from",
+    "rows": "requests to learn from",
+    "positives": "positives to learn from",
     "missing_values": "missing values",
     "label_maturity": "mature labels",
-    "hidden_outcomes": "outcomes hidden by declines",
+    "hidden_outcomes": "outcomes hidden by decisions",
     "schema": "inputs",
-    "quality": "ranking of frauds",
+    "quality": "ranking of positives",
     "leakage": "inputs that know too much",
     "calibration": "calibration",
     "onnx_parity": "ONNX file",
@@ -72,6 +72,7 @@ def _finite(value: Any) -> Any:
 
 def _replayed(counts: Replayed) -> dict[str, Any]:
     found = asdict(counts)
+    found = {"payments": found.pop("requests"), **found}
     segments = {name: _replayed(inside) for name, inside in counts.segments.items()}
     del found["segments"]
     return found | ({"segments": segments} if segments else {})

@@ -18,7 +18,7 @@ def judge_skew(skew: SkewReport | None, gates: GatePolicy, *, is_first: bool) ->
     """
     name, refuses = "skew", gates.skew == "refuse"
     if skew is None and is_first:
-        reason = "no payment has been answered yet, so no feature was served"
+        reason = "no request has been answered yet, so no feature was served"
         return GateResult(name, "passed", None, None, reason)
     limit = None if skew is None else skew.share
     if skew is None:

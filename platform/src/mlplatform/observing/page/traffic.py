@@ -168,7 +168,7 @@ def _traffic(
         _metric("rate", "requests/s", [("all", rates)], _rate, span_ms),
         _latency("p50", 0.5, points, span_ms, None),
         _latency("p99", 0.99, points, span_ms, goal_ms),
-        _metric("alerts", "payments flagged", _by_arm(points, _alerts), percents, span_ms),
+        _metric("alerts", "requests flagged", _by_arm(points, _alerts), percents, span_ms),
         _metric("degraded", "degraded answers", [("all", degraded)], percents, span_ms),
     ]
 
@@ -210,7 +210,7 @@ def _outcomes(found: TrafficRead, span_ms: tuple[int, int]) -> list[Metric]:
     known = [(at, one) for at, one in seen if one is not None]
     pairs = (
         ("precision", "alerts that were right", [(at, o.hits, o.alerts) for at, o in known]),
-        ("recall", "frauds found", [(at, o.hits, o.positives) for at, o in known]),
+        ("recall", "positives found", [(at, o.hits, o.positives) for at, o in known]),
     )
     return [_of_labels(key, what, shares, span_ms) for key, what, shares in pairs]
 

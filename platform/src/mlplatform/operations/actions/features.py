@@ -23,12 +23,12 @@ DAY_MS = 86_400_000
 def import_history(platform: Platform, model: str, table: pa.Table, source: str) -> int:
     """Take history in and snapshot every midnight that training may join; returns its rows.
 
-    More is added behind what is there, as long as no payment was answered. An import that was
+    More is added behind what is there, as long as no request was answered. An import that was
     killed between its rows and the last snapshot is finished by the next one, which must bring the
-    same rows; where payments were answered in between, no snapshot that is there is made again.
+    same rows; where requests were answered in between, no snapshot that is there is made again.
 
     Raises:
-        Refused: payments were answered, or another import is unfinished.
+        Refused: requests were answered, or another import is unfinished.
         InputInvalid: names the source, the row and what is wrong; nothing was taken in.
     """
     offline = platform.offline(model)
@@ -86,7 +86,7 @@ def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bo
 def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source: str) -> None:
     if _answered(platform, model):
         raise Refused(
-            f"{model} has answered payments, so the history before them can't change any more: what"
+            f"{model} has answered requests, so the history before them can't change any more: what"
             " comes now is recorded by the decision log; start with another past in another home"
             f" (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
         )
@@ -94,7 +94,7 @@ def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source:
 
 
 def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
-    """Those of all midnights from the first payment that was added on, or from the first that is
+    """Those of all midnights from the first request that was added on, or from the first that is
     missing where training reaches further back by now. A platform that was up made some without
     it; what is made again stands in the import's mark before it is removed."""
     offline, views = platform.offline(model), platform.views(model)
@@ -112,7 +112,7 @@ def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
 
 
 def _add_snapshots(platform: Platform, model: str) -> None:
-    """Those that come behind the last of each view: payments were answered from what is there."""
+    """Those that come behind the last of each view: requests were answered from what is there."""
     offline, online = platform.offline(model), platform.online(model)
     for view in platform.views(model):
         last_ms = max(snapshots.made(offline, view), default=0)
@@ -136,7 +136,7 @@ def history_is_whole(platform: Platform, model: str) -> bool:
 
 
 def _midnights(platform: Platform, model: str) -> range:
-    """The midnights whose snapshots training may join to payments of the history."""
+    """The midnights whose snapshots training may join to requests of the history."""
     end_ms = platform.offline(model).history_end_ms()
     if end_ms is None:
         return range(0)
@@ -153,13 +153,13 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
         at_ms: the midnight; the last one that has passed in event time where it is None.
 
     Raises:
-        InputInvalid: it is to come in event time, or of recorded payments after their last day:
+        InputInvalid: it is to come in event time, or of recorded requests after their last day:
             its rows would pass for fresh ones until then, and no snapshot between could follow.
     """
     now_ms = platform.clock.event_ms()
     midnight_ms = now_ms // DAY_MS * DAY_MS if at_ms is None else at_ms
-    # Recorded time stops at the last payment: its day may be over. Of a day that is not, a snapshot
-    # would lack payments, and it is never made again.
+    # Recorded time stops at the last request: its day may be over. Of a day that is not, a snapshot
+    # would lack requests, and it is never made again.
     is_over = platform.settings.clock == "replay"
     last_ms = (-(-now_ms // DAY_MS) if is_over else now_ms // DAY_MS) * DAY_MS
     if midnight_ms > last_ms:

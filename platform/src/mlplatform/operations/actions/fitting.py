@@ -56,13 +56,13 @@ def fit(
         work="fit",
         model=order.model,
         inputs=_inputs(platform, order, dataset, recent),
-        items=(handover.PAYMENTS,),
+        items=(handover.REQUESTS,),
         deadline_s=platform.definition(order.model).training.deadline_s,
         traceparent=platform.traceparent(),
     )
     outputs = run(platform.jobs, job, report)
     home = platform.settings.home
-    candidate = handover.take(outputs / handover.PAYMENTS, order, home.bundles)
+    candidate = handover.take(outputs / handover.REQUESTS, order, home.bundles)
     shutil.rmtree(job.inputs, ignore_errors=True)
     return candidate
 

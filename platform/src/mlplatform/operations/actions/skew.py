@@ -134,5 +134,5 @@ def _end_ms(platform: Platform, model: str) -> int:
     """Event time that the log has reached."""
     ends = [mark.event_ms for mark in platform.log.watermarks() if mark.event_ms is not None]
     if not ends:
-        raise NotFound(f"{model} has answered no payment yet: there is nothing to compare")
+        raise NotFound(f"{model} has answered no request yet: there is nothing to compare")
     return max(ends)

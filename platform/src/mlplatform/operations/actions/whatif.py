@@ -23,8 +23,8 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm
 from mlplatform.model.tensors.signature import Tensors
-from mlplatform.operations.actions.logged_payments import DAY_MS, LoggedPayments
-from mlplatform.rollouts.verdicts.whatif import Decided, Payments, WhatIf, what_if
+from mlplatform.operations.actions.logged_requests import DAY_MS, LoggedRequests
+from mlplatform.rollouts.verdicts.whatif import Decided, Requests, WhatIf, what_if
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import plain_files
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mlplatform.operations.wiring import Platform
     from mlplatform.scoring.request.explain import Decider
 
-MOST_PAYMENTS: Final = 2_000_000
+MOST_REQUESTS: Final = 2_000_000
 TIMED_CALLS: Final = 300
 EXPLAINED: Final = 200
 MOST_DESCRIPTION_BYTES: Final = 16 * 1024 * 1024
@@ -45,18 +45,18 @@ MOST_DESCRIPTION_BYTES: Final = 16 * 1024 * 1024
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """Of one bundle on this machine: one payment at a time, and many at once."""
+    """Of one bundle on this machine: one request at a time, and many at once."""
 
     p50_ms: float
     p99_ms: float
     rows_per_s: float
 
 
-class Reasons(msgspec.Struct, frozen=True):
-    """Of payments on which one bundle alone raises an alert, how often each of its reasons is the
-    first one; `payments` were asked, the first ones."""
+class Reasons(msgspec.Struct, frozen=True, rename={"requests": "payments"}):
+    """Of requests on which one bundle alone raises an alert, how often each of its reasons is the
+    first one; `requests` were asked, the first ones."""
 
-    payments: int
+    requests: int
     first: dict[str, int]
 
 
@@ -180,38 +180,38 @@ def replay(
     days: int,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Replay:
-    """Both bundles on the payments of the last days, as the log has them.
+    """Both bundles on the requests of the last days, as the log has them.
 
     Args:
-        tell: called with the number of payments that are done.
+        tell: called with the number of requests that are done.
 
     Raises:
-        InputInvalid: no payment, or more than fit into memory; or the candidate reads a feature
-            that was not read when the payments were served.
+        InputInvalid: no request, or more than fit into memory; or the candidate reads a feature
+            that was not read when the requests were served.
     """
     definition, views = platform.definition(model), platform.views(model)
     now_ms = platform.clock.event_ms()
-    logged = LoggedPayments(platform.log, definition, now_ms - days * DAY_MS, now_ms)
+    logged = LoggedRequests(platform.log, definition, now_ms - days * DAY_MS, now_ms)
     runs = [_Run(side, definition, views) for side in (reference, candidate)]
     chunks: list[_Chunk] = []
     done = 0
     for rows in logged.pages():
         chunks.append(_Chunk(rows, [run.decide(rows) for run in runs], runs[0].bands(rows)))
         done += rows.num_rows
-        if done > MOST_PAYMENTS:
+        if done > MOST_REQUESTS:
             raise InputInvalid(
                 "--days",
                 None,
-                f"more than {MOST_PAYMENTS:,} payments in {days} days: ask for fewer",
+                f"more than {MOST_REQUESTS:,} requests in {days} days: ask for fewer",
             )
         tell(done)
     if not done:
-        raise InputInvalid("--days", None, f"no payment in the last {days} days: ask for more")
+        raise InputInvalid("--days", None, f"no request in the last {days} days: ask for more")
     runs[1].check_features()
-    payments, served = _together(chunks, logged, reference)
-    found = what_if(payments, capacity=definition.decision.alert_share)
-    only = payments.candidate.alert & ~payments.reference.alert
-    no_more = payments.reference.alert & ~payments.candidate.alert
+    requests, served = _together(chunks, logged, reference)
+    found = what_if(requests, capacity=definition.decision.alert_share)
+    only = requests.candidate.alert & ~requests.reference.alert
+    no_more = requests.reference.alert & ~requests.candidate.alert
     ids = np.concatenate([chunk.ids for chunk in chunks])
     return Replay(
         model=model,
@@ -263,7 +263,7 @@ class _Run:
         return Decided(score, bundle.decide_many(score), bundle.scale)
 
     def bands(self, rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
-        """The band of each payment that was decided last, by watched input that is a number."""
+        """The band of each request that was decided last, by watched input that is a number."""
         found = {}
         known = self._side.bundle.profile.inputs.keys() - self._side.bundle.vocabularies.keys()
         for name in self._watched:
@@ -282,7 +282,7 @@ class _Run:
         if never:
             raise InputInvalid(
                 "decision log", None,
-                f"{', '.join(never)} was never read when these payments were served: train and "
+                f"{', '.join(never)} was never read when these requests were served: train and "
                 "validate the version on history instead (mlplatform retrain)",
             )  # fmt: skip
 
@@ -326,8 +326,8 @@ class _Chunk:
 
 
 def _together(
-    chunks: Sequence[_Chunk], logged: LoggedPayments, reference: Side
-) -> tuple[Payments, tuple[int, int]]:
+    chunks: Sequence[_Chunk], logged: LoggedRequests, reference: Side
+) -> tuple[Requests, tuple[int, int]]:
     """All pages as one, and of the reference's own decisions, how many there are and are alike."""
 
     def joined(of: Callable[[_Chunk], npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -352,7 +352,7 @@ def _together(
     own = joined(lambda chunk: (chunk.version == reference.version) & chunk.sound)
     by_model = joined(lambda chunk: chunk.by_model)
     alike = own & (by_model == np.array(again.scale.names, dtype=object)[again.decision])
-    payments = Payments(
+    requests = Requests(
         event_ms=event_ms,
         unit=joined(lambda chunk: chunk.unit).astype(np.int64),
         reference=again,
@@ -361,7 +361,7 @@ def _together(
         hidden=hidden,
         bands={name: band(name) for name in chunks[0].bands},
     )
-    return payments, (int(own.sum()), int(alike.sum()))
+    return requests, (int(own.sum()), int(alike.sum()))
 
 
 def _reasons(platform: Platform, model: str, side: Side, ids: npt.NDArray[Any]) -> Reasons | None:

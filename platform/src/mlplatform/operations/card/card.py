@@ -5,10 +5,15 @@ Shares lie between 0 and 1, times are epoch milliseconds. `--json` prints it as 
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
+_KEYS: Final = {"requests": "payments", "positives": "frauds"}
+"""What fields are called in a card's JSON."""
 
-class _Part(msgspec.Struct, frozen=True, kw_only=True):
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
     """A part of a card."""
 
 
@@ -48,7 +53,7 @@ class Outcome(_Part, frozen=True):
 
     Args:
         from_score: calibrated, at which it begins; None for the first, or where it is not recorded.
-        share: of the payments that model.yaml plans for it; None where it plans by scores or costs.
+        share: of the requests that model.yaml plans for it; None where it plans by scores or costs.
         hides_label: no label can come after it.
     """
 
@@ -104,9 +109,9 @@ class Labels(_Part, frozen=True):
         come_share, come_low, come_high: of the positive labels that come within `come_days`, those
             that were there when they were last judged.
         hides: decisions after which no label can come.
-        treatment: what training makes of a payment without one, as model.yaml says.
+        treatment: what training makes of a request without one, as model.yaml says.
         treated: what was done in this version's training set.
-        exploration_share: of such payments that are let through to learn of them; None: none is.
+        exploration_share: of such requests that are let through to learn of them; None: none is.
     """
 
     name: str
@@ -138,9 +143,9 @@ class ValidationGate(_Part, frozen=True):
 
 
 class Compared(_Part, frozen=True):
-    """Payments that validation replayed, and alerts of this version and of the champion then."""
+    """Requests that validation replayed, and alerts of this version and of the champion then."""
 
-    payments: int
+    requests: int
     alerts: int
     champion_alerts: int
     both_alerts: int
@@ -310,12 +315,12 @@ class Known(_Part, frozen=True):
 
 
 class Pairs(_Part, frozen=True):
-    """What matured labels said of the payments that this version and its champion both scored."""
+    """What matured labels said of the requests that this version and its champion both scored."""
 
     rollout: str
     event_ms: int
     headline: str
-    frauds: int
+    positives: int
     hidden: int
     challenger: tuple[Known, ...]
     champion: tuple[Known, ...]
@@ -327,7 +332,7 @@ class Stretch(_Part, frozen=True):
     from_ms: int
     to_ms: int
     days: int
-    payments: int
+    requests: int
     hidden: int
     metrics: tuple[Known, ...]
 

@@ -26,14 +26,14 @@ TIMES: Mapping[str, str] = {
     "is_night": "whether event time is at night",
 }
 AGGREGATES: Mapping[str, str] = {
-    "count": "number of payments",
+    "count": "number of requests",
     "sum": "sum",
     "mean": "mean",
     "std": "standard deviation",
     "min": "least",
     "max": "greatest",
-    "label_share": "share of payments labelled positive",
-    "seconds_since": "seconds since the last payment",
+    "label_share": "share of requests labelled positive",
+    "seconds_since": "seconds since the last request",
 }
 
 
@@ -104,7 +104,7 @@ def _aggregate(source: FeatureSource, feature: Feature) -> str:
             return f"view {source.name}: {what}{of} over {over}{until}"
         case Window():
             of = "" if feature.of is None else f" of {feature.of}"
-            which = "" if feature.where is None else ", of the payments that its filter counts"
+            which = "" if feature.where is None else ", of the requests that its filter counts"
             what = AGGREGATES[feature.aggregate]
             return f"{what}{of} over {feature.window} by {feature.entity}{which}"
         case _:

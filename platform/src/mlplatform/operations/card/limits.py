@@ -60,13 +60,13 @@ def _of_the_making(card: Card) -> Iterator[str]:
             " usual values and the method of its reasons are not read here."
         )
     what = "It has" if identity.origin == TRAINED_HERE else "Its calibration and thresholds have"
-    yield f"{what} learned from no payment after the end of its data."
+    yield f"{what} learned from no request after the end of its data."
 
 
 def _of_validation(card: Card) -> Iterator[str]:
     found = card.validation
     if not found.gates:
-        yield "No gate report is recorded: nothing says how it did on held-out payments."
+        yield "No gate report is recorded: nothing says how it did on held-out requests."
         return
     if found.champion is None:
         yield (
@@ -77,7 +77,7 @@ def _of_validation(card: Card) -> Iterator[str]:
         if gate.verdict != "passed":
             yield f"Not shown before traffic ({gate.name}): {gate.reason}."
     if all(gate.low is None for gate in found.gates):
-        yield "No measure on held-out payments has an interval on record."
+        yield "No measure on held-out requests has an interval on record."
 
 
 def _of_outcomes(card: Card) -> Iterator[str]:
@@ -88,12 +88,12 @@ def _of_outcomes(card: Card) -> Iterator[str]:
     if labels.exploration_share is None:
         yield (
             f"After {hiding} no outcome can become known, and model.yaml lets none of these"
-            " payments through to learn of them: how many of them were stopped wrongly can't be"
+            " requests through to learn of them: how many of them were stopped wrongly can't be"
             " known."
         )
     else:
         yield (
-            f"After {hiding} no outcome can become known; what is known of such payments follows"
+            f"After {hiding} no outcome can become known; what is known of such requests follows"
             " from the share that is let through."
         )
     if labels.treated is None:
@@ -105,7 +105,7 @@ def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
     judged = sorted({s for gate in _all_gates(card) if (s := gate.name.partition(" of ")[2])})
     watched = [segment.name for segment in definition.drift.segments]
     if policy is None and not judged:
-        yield "No segment of the payments was judged by itself in traffic."
+        yield "No segment of the requests was judged by itself in traffic."
     elif not judged:
         names = ", ".join(group.name for group in policy.groups) if policy else ""
         yield f"Of the segments that model.yaml declares ({names}) no verdict is recorded."
@@ -187,21 +187,21 @@ def _of_matured(card: Card) -> Iterator[str]:
         hidden = sum(stretch.hidden for stretch in matured.stretches)
         if hidden:
             yield (
-                f"Of {hidden:,} payments that were declined while it was champion nothing is known;"
+                f"Of {hidden:,} requests that were stopped while it was champion nothing is known;"
                 " recall and precision count the others."
             )
         yield from (f"Matured days: {gap}." for gap in matured.gaps)
     if card.pairs is None:
-        yield "No labels of payments that it and its champion both scored were judged."
+        yield "No labels of requests that it and its champion both scored were judged."
     elif card.pairs.hidden:
         yield (
-            f"{card.pairs.rollout}: of {card.pairs.hidden:,} payments that both scored and that"
-            " were declined nothing is known."
+            f"{card.pairs.rollout}: of {card.pairs.hidden:,} requests that both scored and that"
+            " were stopped nothing is known."
         )
     if card.labels.come_share is None:
         yield "How fast its labels come was not judged: no gate on labels has spoken."
     yield (
-        f"A payment without a label counts as not {card.labels.name} after"
+        f"A request without a label counts as not {card.labels.name} after"
         f" {card.labels.maturity_days} days: a label that comes later is not in these figures."
     )
 

@@ -42,6 +42,7 @@ from mlplatform.operations.card.rollouts import (
 )
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.drift.tenure import MaturedTenure
+from mlplatform.rollouts.verdicts.outcomes import LABELS
 from mlplatform.runtime.errors import Corrupt
 
 ALL_ALERTS = "alerts"
@@ -171,7 +172,7 @@ def _deciding(recorded: Recorded) -> Deciding:
 
 
 def _planned_shares(recorded: Recorded) -> dict[str, float]:
-    """Of the payments, by outcome; the first one gets what is left."""
+    """Of the requests, by outcome; the first one gets what is left."""
     policy = recorded.definition.decision
     shares = dict(policy.thresholds.shares or {})
     if not shares:
@@ -202,10 +203,10 @@ def _labels(recorded: Recorded) -> Labels:
     return Labels(
         name=definition.label.name,
         maturity_days=definition.label.maturity_days,
-        come_share=come.get("fraud_labels_share"),
-        come_low=come.get("fraud_labels_low"),
-        come_high=come.get("fraud_labels_high"),
-        come_days=come.get("fraud_labels_within_days"),
+        come_share=come.get(f"{LABELS[1]}_labels_share"),
+        come_low=come.get(f"{LABELS[1]}_labels_low"),
+        come_high=come.get(f"{LABELS[1]}_labels_high"),
+        come_days=come.get(f"{LABELS[1]}_labels_within_days"),
         hides=definition.decision.hides_outcome,
         treatment=definition.training.hidden_outcomes,
         treated=treated[0] if treated else None,
@@ -258,7 +259,7 @@ def _matured(tenure: MaturedTenure) -> Matured:
                 from_ms=stretch.from_ms,
                 to_ms=stretch.to_ms,
                 days=stretch.days,
-                payments=stretch.payments,
+                requests=stretch.requests,
                 hidden=stretch.hidden,
                 metrics=tuple(
                     Known(name=m.name, value=m.value, low=m.low, high=m.high)

@@ -31,6 +31,7 @@ from mlplatform.rollouts.journal.transitions import (
     Superseded,
     Transition,
 )
+from mlplatform.rollouts.verdicts.outcomes import LABELS, POSITIVES
 from mlplatform.rollouts.verdicts.outcomes import NAME as RECALL
 from mlplatform.rollouts.verdicts.verdict import Gate
 
@@ -83,7 +84,7 @@ def approvals(journals: Iterable[Journal]) -> tuple[Approval, ...]:
 
 
 def newest_pairs(journals: Iterable[Journal]) -> Pairs | None:
-    """What labels said last of the payments that both versions scored; None: nothing yet."""
+    """What labels said last of the requests that both versions scored; None: nothing yet."""
     found = [p for facts in journals for p in _pairs(facts)]
     return max(found, key=lambda p: p.event_ms, default=None)
 
@@ -95,7 +96,7 @@ def label_arrivals(journals: Iterable[Journal]) -> dict[str, float | int | None]
         for facts in journals
         for fact in facts
         for gate in _gates(fact)
-        if gate.name == RECALL and "fraud_labels_share" in gate.values
+        if gate.name == RECALL and f"{LABELS[1]}_labels_share" in gate.values
     ]
     return max(found, key=lambda each: each[0], default=(0, {}))[1]
 
@@ -108,7 +109,7 @@ def _pairs(facts: Journal) -> Iterator[Pairs]:
                     rollout=fact.rollout_id,
                     event_ms=fact.event_ms,
                     headline=gate.headline,
-                    frauds=int(gate.values.get("frauds") or 0),
+                    positives=int(gate.values.get(POSITIVES) or 0),
                     hidden=int(gate.values.get("hidden") or 0),
                     challenger=_of_arm(gate, "challenger"),
                     champion=_of_arm(gate, "champion"),

@@ -33,11 +33,11 @@ from mlplatform.runtime.figures import percent, span
 
 NOT_RECORDED = "not recorded"
 MEASURES = ("quality", "calibration", "small_model", "leakage", "alert_share", "decision_flips")
-"""Gates whose number was measured on payments that the fit did not see."""
+"""Gates whose number was measured on requests that the fit did not see."""
 TREATMENTS = {
     "leave_out": "they are left out",
     "weight": "those that chance let through stand for them",
-    "pseudo_label": "they count as positive while known declines are precise enough, else left out",
+    "pseudo_label": "they count as positive while known ones are precise enough, else left out",
 }
 METHODS = {
     "tree_shap": "TreeSHAP: Shapley values of the margin, which add up to it",
@@ -63,7 +63,7 @@ def sections(card: Card) -> tuple[Section, ...]:
         Section("Who answers for it", _people(card), *_approvals(card)),
         Section("Data", _data(card)),
         Section("Labels and hidden outcomes", _labels(card)),
-        Section("On held-out payments", *_held_out(card)),
+        Section("On held-out requests", *_held_out(card)),
         Section("Protected attributes", *fairness_parts(card.validation.fairness)),
         Section("Gates of validation", *_validation(card)),
         Section("Inputs", tables=(_inputs(card.inputs),)),
@@ -151,7 +151,7 @@ def _data(card: Card) -> Fields:
     held = (data.holdout_from_ms, data.gates_from_ms)
     return (
         ("digest", data.digest),
-        ("payments", NOT_RECORDED if data.rows is None else f"{data.rows:,}"),
+        ("requests", NOT_RECORDED if data.rows is None else f"{data.rows:,}"),
         ("from", _moment(data.from_ms)),
         ("fitted until", _moment(held[0])),
         ("calibrated until", _moment(held[1])),
@@ -193,7 +193,7 @@ def _held_out(card: Card) -> Parts:
         fields.append(
             (
                 "replayed beside it",
-                f"{pairs.payments:,} payments: alerts {pairs.alerts:,}, the champion's"
+                f"{pairs.requests:,} requests: alerts {pairs.alerts:,}, the champion's"
                 f" {pairs.champion_alerts:,}, of both {pairs.both_alerts:,}",
             )
         )
@@ -306,7 +306,7 @@ def _as_champion(matured: Matured | None) -> Parts:
 def _stretch(stretch: Stretch) -> Table:
     caption = (
         f"As champion, {stretch.days:,} days from {_moment(stretch.from_ms)} to"
-        f" {_moment(stretch.to_ms)}: {stretch.payments:,} payments"
+        f" {_moment(stretch.to_ms)}: {stretch.requests:,} requests"
     )
     head = ("metric", "value", "95 % interval, at every look")
     rows = tuple((m.name, _value(m), _between(m)) for m in stretch.metrics)
@@ -315,9 +315,9 @@ def _stretch(stretch: Stretch) -> Table:
 
 def _of_pairs(pairs: Pairs | None) -> Parts:
     if pairs is None:
-        return (), (f"On payments that both versions scored: {NOT_RECORDED}.",), ()
+        return (), (f"On requests that both versions scored: {NOT_RECORDED}.",), ()
     caption = (
-        f"On payments that both scored in shadow ({pairs.rollout}), {pairs.frauds:,} of them"
+        f"On requests that both scored in shadow ({pairs.rollout}), {pairs.positives:,} of them"
         " positive; each end of an interval is as certain as the rollout's gates"
     )
     rows = tuple(

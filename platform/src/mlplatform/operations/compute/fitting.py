@@ -1,4 +1,4 @@
-"""Fits a model to the payments of an order: what a retrain's job does, in its pool or pod."""
+"""Fits a model to the requests of an order: what a retrain's job does, in its pool or pod."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import Refused
 
 
-def fit(shared: Path, payments: Path, output: Path, model: str) -> Mapping[str, Any]:
+def fit(shared: Path, requests: Path, output: Path, model: str) -> Mapping[str, Any]:
     """Write the candidate's bundle below `output`, under its digest; says what came of it.
 
     Args:
-        shared: holds `order.json` and, where the order names recent payments, `recent.parquet`.
-        payments: the training set, in Parquet.
+        shared: holds `order.json` and, where the order names recent requests, `recent.parquet`.
+        requests: the training set, in Parquet.
 
     Raises:
         Refused: the order is for another model, or was given by other code than this, the model's
@@ -39,6 +39,6 @@ def fit(shared: Path, payments: Path, output: Path, model: str) -> Mapping[str, 
             f"the folder of {model} is {folder.digest[:8]} here, and a fit of {order.folder[:8]} is"
             " asked for: it was changed meanwhile, or jobs read another copy of it; ask again"
         )
-    dataset, recent = handover.read(order, shared, payments)
+    dataset, recent = handover.read(order, shared, requests)
     made = retrain.fit(folder, dataset, bundles=output, recent=recent, seed=order.seed)
     return handover.result(order, made)

@@ -123,7 +123,7 @@ def _machine(facts: Facts) -> Iterator[Finding]:
         facts.cores >= LEAST_CORES,
         "cores",
         f"{facts.cores}; wanted: {LEAST_CORES}",
-        "use a machine or container with more; payments are answered, training is slow",
+        "use a machine or container with more; requests are answered, training is slow",
         else_="optional",
     )
     yield _found(
@@ -145,7 +145,7 @@ def _clock(facts: Facts) -> Finding:
     if facts.synchronised is None:
         return Finding("unknown", "clock", "the kernel does not say", "date -u, beside another's")
     if not facts.synchronised:
-        seen = "nothing keeps it on time; a payment more than 5 minutes off is refused"
+        seen = "nothing keeps it on time; a request more than 5 minutes off is refused"
         return Finding("optional", "clock", seen, "sudo timedatectl set-ntp true")
     offset_s = facts.offset_s or 0.0
     right = abs(offset_s) <= MOST_OFFSET_S

@@ -59,7 +59,7 @@ def missing_fault(name: str, column: Column, values: Floats, limit: float) -> Fa
     if missing <= column.missing_share or share_psi(before, now) <= limit:
         return None
     told = (
-        f"{name} is missing in {percent(missing)} of {len(values):,} payments, in "
+        f"{name} is missing in {percent(missing)} of {len(values):,} requests, in "
         f"{percent(column.missing_share)} of those that the model learned from; mend what fills it"
     )
     return Fault(name, told)
@@ -79,7 +79,7 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
     if share < STUCK_SHARE or usual:
         return None
     told = (
-        f"{name} is {value:g} in {percent(share)} of {len(present):,} payments, in "
+        f"{name} is {value:g} in {percent(share)} of {len(present):,} requests, in "
         f"{percent(before)} of those that the model learned from: it is at a default, or its feed "
         "has stopped; mend what fills it"
     )

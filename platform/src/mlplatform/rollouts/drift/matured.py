@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
-"""A day counts as labelled where some label, of whatever payment, came this long before it had
+"""A day counts as labelled where some label, of whatever request, came this long before it had
 matured, or later: after that the feed may have stopped."""
 _DECISION = ("decision_id", "event_ms", "unit", "version", "score", "decision", "degraded")
 
@@ -113,13 +113,13 @@ def _silence(number: int) -> str:
     day = np.datetime64(number, "D")
     return (
         f"labels have stopped coming: none in the last day in which those of {day} could arrive, "
-        "so no label does not mean genuine"
+        "so no label does not mean negative"
     )
 
 
 @dataclass(slots=True)
 class _Labels:
-    """Labels of a stretch: of frauds and of declined payments, and when any came.
+    """Labels of a stretch: of positives and of stopped requests, and when any came.
 
     Args:
         known: decision → its labels as `RANK` orders them, the last one last.
@@ -143,17 +143,17 @@ def _read_labels(
     log: DecisionLog, definition: ModelDefinition, stretch: tuple[int, int], maturity_ms: int
 ) -> _Labels:
     decided = _span(definition, "decision", stretch, ("decision_id", "event_ms", "decision"))
-    declined: list[str | None] = []
+    stopped: list[str | None] = []
     for rows in slices(log, decided):
-        declines = np.isin(rows["decision"].to_numpy(), definition.decision.hides_outcome)
-        declined += rows.filter(pa.array(declines))["decision_id"].to_pylist()
+        hides = np.isin(rows["decision"].to_numpy(), definition.decision.hides_outcome)
+        stopped += rows.filter(pa.array(hides))["decision_id"].to_pylist()
     found = _Labels()
     span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), LABEL_COLUMNS)
     for rows in slices(log, span):
         rows = in_order(rows)
         found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
         positive = rows.filter(pa.array(rows["label"].to_numpy() == 1))["decision_id"].to_pylist()
-        wanted = pa.array([*declined, *found.known, *positive], pa.string())
+        wanted = pa.array([*stopped, *found.known, *positive], pa.string())
         kept = rows.filter(pc.is_in(rows["decision_id"], value_set=wanted))
         columns = (kept[n].to_pylist() for n in LABEL_COLUMNS)
         for decision_id, *rank in zip(*columns, strict=True):
@@ -174,7 +174,7 @@ def _read_day(
 ) -> MaturedDay:
     start_ms, end_ms = number * DAY_MS, (number + 1) * DAY_MS
     known = labels.at(end_ms + definition.label.maturity_days * DAY_MS)
-    frauds = pa.array([i for i, label in known.items() if label == 1], pa.string())
+    positives = pa.array([i for i, label in known.items() if label == 1], pa.string())
     labelled = pa.array(list(known), pa.string())
     segments, decoded = definition.drift.segments, LoggedInputs(plan)
     hides = definition.decision.hides_outcome
@@ -191,10 +191,10 @@ def _read_day(
         hidden += int(unknown.sum())
         kept = scored & ~unknown
         rows = rows.filter(pa.array(kept))
-        fraud = pc.is_in(rows["decision_id"], value_set=frauds).to_numpy()
+        positive = pc.is_in(rows["decision_id"], value_set=positives).to_numpy()
         scores = rows["score"].to_numpy().astype(np.float64)
         members = _members(segments, plan, decoded.read(rows).matrix) if segments else ()
-        parts.append((units[kept], scores, fraud, *members))
+        parts.append((units[kept], scores, positive, *members))
     whole = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return matured_day(
         start_ms,
@@ -225,15 +225,15 @@ def _span(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """The payments of a day that the champion scored, and that are not hidden.
+    """The requests of a day that the champion scored, and that are not hidden.
 
     Args:
-        fraud: by the last label that had arrived when the day matured.
+        positive: by the last label that had arrived when the day matured.
     """
 
     units: npt.NDArray[np.int64]
     scores: Floats
-    fraud: npt.NDArray[np.bool_]
+    positive: npt.NDArray[np.bool_]
 
 
 def matured_day(
@@ -247,20 +247,20 @@ def matured_day(
     """The metrics of one day.
 
     Args:
-        capacity: share (0-1) of payments that people can look at: the highest scores of the day.
-        segments: by name, which payments belong to it.
+        capacity: share (0-1) of requests that people can look at: the highest scores of the day.
+        segments: by name, which requests belong to it.
     """
     highest = np.zeros(len(scored.scores), dtype=bool)
     highest[np.argsort(-scored.scores, kind="stable")[: round(capacity * len(highest))]] = True
-    fraud, units = scored.fraud, scored.units
+    positive, units = scored.positive, scored.units
     metrics = {
-        "recall": _share(units, fraud & highest, fraud),
-        "precision": _share(units, fraud & highest, highest),
-        CALIBRATION: Counted(units[fraud], fraud[fraud], float(scored.scores.sum())),
+        "recall": _share(units, positive & highest, positive),
+        "precision": _share(units, positive & highest, highest),
+        CALIBRATION: Counted(units[positive], positive[positive], float(scored.scores.sum())),
     }
     for name, inside in (segments or {}).items():
-        found = fraud & highest & inside
-        metrics[f"recall of {name}"] = _share(units, found, fraud & inside)
+        found = positive & highest & inside
+        metrics[f"recall of {name}"] = _share(units, found, positive & inside)
         metrics[f"precision of {name}"] = _share(units, found, highest & inside)
     return MaturedDay(start_ms, len(highest), hidden, metrics)
 

@@ -28,9 +28,9 @@ class Counted:
 
     Args:
         units: the assignment unit of each trial.
-        hits: of recall, frauds among the highest scores; of precision, frauds among these.
+        hits: of recall, positives among the highest scores; of precision, positives among these.
         base: what hits are a share of: the number of trials; of calibration, whose trials are the
-            frauds alone, the sum of the scores.
+            positives alone, the sum of the scores.
     """
 
     units: npt.NDArray[np.int64]
@@ -40,16 +40,16 @@ class Counted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaturedDay:
-    """What became of one day's payments that the champion scored.
+    """What became of one day's requests that the champion scored.
 
     Args:
         metrics: by name (`recall`, `precision`, `calibration`, `recall of a segment`, …), the same
             names on every day.
-        hidden: declined without a label: what they were, nobody can know.
+        hidden: stopped without a label: what they were, nobody can know.
     """
 
     start_ms: int
-    payments: int
+    requests: int
     hidden: int
     metrics: Mapping[str, Counted]
 
@@ -75,7 +75,7 @@ class Change:
 
     Args:
         since_ms: start of the recent days.
-        now, before: shares of hits, 0 to 1; of calibration, frauds over those expected.
+        now, before: shares of hits, 0 to 1; of calibration, positives over those expected.
         low, high: of `now`, where `before` still held; NaN where nothing was counted.
         worse: what lies outside is harm: below, and for calibration above as well.
     """
@@ -139,7 +139,7 @@ def performance_verdict(seen: MaturedDays, policy: DriftPolicy) -> PerformanceVe
     told = {name: _most_telling(days, name, policy, error_share) for name in names}
     changes = tuple(change for change in told.values() if change is not None)
     hidden = sum(day.hidden for day in days)
-    unknown = (f"of {hidden:,} declined payments nothing is known",) if hidden else ()
+    unknown = (f"of {hidden:,} stopped requests nothing is known",) if hidden else ()
     worse = [change for change in changes if change.proven]
     if worse:
         first_ms = min(change.since_ms for change in worse)
@@ -237,10 +237,10 @@ def _effect_of_days(
 
 
 def _effect_of_units(days: Sequence[Counted], share: float, variance: float) -> float:
-    """The same of customers: one stolen card makes several frauds, found or not together.
+    """The same of customers: one cause makes several positives, found or not together.
 
     Args:
-        share: 0 for calibration: of a customer with a fraud the scores' sum is next to nothing.
+        share: 0 for calibration: of a customer with a positive the scores' sum is next to nothing.
     """
     _, cluster = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)
     hits = np.concatenate([day.hits for day in days])
@@ -252,7 +252,7 @@ def _words(change: Change) -> str:
     since = f"{datetime.fromtimestamp(change.since_ms / 1000, UTC):%Y-%m-%d}"
     if change.metric == CALIBRATION:
         said = (
-            f"frauds since {since} are {change.now:.2f} times what the scores said, "
+            f"positives since {since} are {change.now:.2f} times what the scores said, "
             f"{change.before:.2f} times in the first days"
         )
         expected = f"{max(change.low, 0):.2f} to {change.high:.2f}"

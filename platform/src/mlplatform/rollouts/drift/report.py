@@ -94,7 +94,7 @@ def summary(
         "",
         outcome,
         "",
-        "| window (UTC) | payments | verdict | alert share | largest PSI | largest distance |",
+        "| window (UTC) | requests | verdict | alert share | largest PSI | largest distance |",
         "|---|---|---|---|---|---|",
         *(_row(v) for v in verdicts),
     ]

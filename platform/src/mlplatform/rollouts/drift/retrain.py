@@ -20,7 +20,7 @@ MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
 
 @dataclass(frozen=True, slots=True)
 class Matured:
-    """Payments since the change that a retrain would learn from, and how many are positive."""
+    """Requests since the change that a retrain would learn from, and how many are positive."""
 
     rows: int
     positives: int
@@ -81,12 +81,12 @@ def retrain_when(
 ) -> RetrainDecision:
     """Whether to retrain for an incident.
 
-    A retrain fits on matured payments, and holds the last days of them out. While the new pattern
+    A retrain fits on matured requests, and holds the last days of them out. While the new pattern
     is only in the held-out days, a retrain would learn the old one and be measured on the new.
 
     Args:
         matured: since the incident's `changed_ms`, by `matured_since`.
-        lag_days: the age at which a payment can be learned from: label maturity and held-out days.
+        lag_days: the age at which a request can be learned from: label maturity and held-out days.
         now_ms, wall_ms: event time and wall time; claims expire in wall time.
         answer_lives: for an answered incident, whether the version that answers it is still on its
             way: in a rollout, or about to get one. Rolled back, it answers nothing.
@@ -143,11 +143,11 @@ def _day(wall_ms: int) -> str:
 def matured_since(
     offline: LabelledRequests, changed_ms: int, *, fitted_until_ms: int, now_ms: int
 ) -> Matured:
-    """How many payments since the change a retrain would fit on, by what is known now.
+    """How many requests since the change a retrain would fit on, by what is known now.
 
     Args:
         fitted_until_ms: where the held-out days of a training set as of now begin; all before has
-            matured, so that a payment without a report counts as negative.
+            matured, so that a request without a report counts as negative.
     """
     if fitted_until_ms <= changed_ms:
         return Matured(0, 0)
@@ -168,7 +168,7 @@ def _labels_decide(
     needed = policy.matured_positives
     is_enough = matured.positives >= needed
     count = (
-        f"{matured.rows:,} payments of the new pattern have matured, {matured.positives:,} of them "
+        f"{matured.rows:,} requests of the new pattern have matured, {matured.positives:,} of them "
         f"positive; a retrain needs {needed:,} positive ones{' and may start' if is_enough else ''}"
     )
     if is_enough:

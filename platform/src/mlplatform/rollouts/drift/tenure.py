@@ -51,13 +51,13 @@ class MaturedStretch:
 
     Args:
         days: that were counted; others between have no label, or a fault in their data.
-        hidden: declined without a label: what they were, nobody can know.
+        hidden: stopped without a label: what they were, nobody can know.
     """
 
     from_ms: int
     to_ms: int
     days: int
-    payments: int
+    requests: int
     hidden: int
     metrics: tuple[MaturedMetric, ...]
 
@@ -86,7 +86,7 @@ def matured_tenure(seen: MaturedDays, *, version: int, since_ms: int, now_ms: in
             from_ms=days[0].start_ms,
             to_ms=days[-1].start_ms + 86_400_000,
             days=len(days),
-            payments=sum(day.payments for day in days),
+            requests=sum(day.requests for day in days),
             hidden=sum(day.hidden for day in days),
             metrics=tuple(
                 matured_metric(name, [day.metrics[name] for day in days])

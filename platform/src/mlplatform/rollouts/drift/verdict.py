@@ -41,9 +41,9 @@ class Window:
     """The logged decisions of a stretch of event time, one model, as columns.
 
     Args:
-        inputs: by name, one value for each payment, NaN where it was missing.
-        units: the assignment unit of each payment.
-        scores, alerts, scored_units: only of payments that the champion scored, not degraded.
+        inputs: by name, one value for each request, NaN where it was missing.
+        units: the assignment unit of each request.
+        scores, alerts, scored_units: only of requests that the champion scored, not degraded.
         gaps: why records may be missing; empty for a complete window.
         views: by name, those that the decisions read.
         stale: decisions made without fresh features; they are in none of the columns.
@@ -160,7 +160,7 @@ def window_verdict(
     """
     seen = len(window.units) + window.stale
     if window.gaps or seen < policy.minimum_rows:
-        few = f"{seen} payments; at least {policy.minimum_rows} are needed"
+        few = f"{seen} requests; at least {policy.minimum_rows} are needed"
         return _judged(window, Health.INCONCLUSIVE, window.gaps or (few,))
     weekday = weekday_of(window.start_ms, window.end_ms)
     to_be_seen = {
@@ -313,7 +313,7 @@ def _shift_reason(seen: Shift) -> str:
 
 def _alert_reason(seen: AlertShare) -> str:
     return (
-        f"alerts are {seen.share:.2%} of {seen.rows} payments (interval {seen.low:.2%} to "
+        f"alerts are {seen.share:.2%} of {seen.rows} requests (interval {seen.low:.2%} to "
         f"{seen.high:.2%}), outside their band of {seen.band.low:.2%} to {seen.band.high:.2%}"
     )
 

@@ -22,7 +22,7 @@ from mlplatform.rollouts.verdicts.facts import (
 )
 from mlplatform.rollouts.verdicts.traffic_profile import (
     HOUR_MS,
-    Declines,
+    HiddenRequests,
     ProfileBuilder,
     Slice,
     TrafficProfile,
@@ -62,17 +62,17 @@ def read_profile(
         for piece in _pieces(start, end, rate_h):
             found.add(_slice(log, definition, piece, within_us))
     profile = found.profile()
-    if profile is None or profile.declines is None or definition.exploration is None:
+    if profile is None or profile.hidden is None or definition.exploration is None:
         return profile
     newest_ms = max(from_ms, now_event_ms - round(PAYLOADS / rate_h * HOUR_MS))
-    declines = _explored(log, definition, profile.declines, (newest_ms, now_event_ms))
-    return dataclasses.replace(profile, declines=declines)
+    hidden = _explored(log, definition, profile.hidden, (newest_ms, now_event_ms))
+    return dataclasses.replace(profile, hidden=hidden)
 
 
 def _explored(
-    log: DecisionLog, definition: ModelDefinition, hidden: Declines, newest: tuple[int, int]
-) -> Declines:
-    """The declines with those that were let through, and with which chance; of a slice that has
+    log: DecisionLog, definition: ModelDefinition, hidden: HiddenRequests, newest: tuple[int, int]
+) -> HiddenRequests:
+    """Those with the ones that were let through, and with which chance; of a slice that has
     drawn nothing yet, as model.yaml declares it."""
     assert definition.exploration is not None
     span = Span(
@@ -154,14 +154,14 @@ def _slice(
         alert=np.isin(columns["decision"], definition.decision.alerts),
         latency_us=latency_us,
         hours=(end - start) / HOUR_MS,
-        frauds=_frauds(log, model, start, end),
+        positives=_positives(log, model, start, end),
         counted=counted,
         hiding=columns["score"][hides].astype(np.float64),
     )
 
 
-def _frauds(log: DecisionLog, model: str, from_ms: int, to_ms: int) -> int | None:
-    """Labels of fraud that arrived; None where none arrived at all."""
+def _positives(log: DecisionLog, model: str, from_ms: int, to_ms: int) -> int | None:
+    """Labels of positives that arrived; None where none arrived at all."""
     span = Span(model=model, kinds=("label",), from_ms=from_ms, to_ms=to_ms, columns=("label",))
     labels = log.read(span)["label"].drop_null().to_numpy()
     return int((labels == 1).sum()) if len(labels) else None

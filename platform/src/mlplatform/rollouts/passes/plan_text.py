@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
-from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, GatePlan, StagePlan
+from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, GatePlan, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
+
+_KEYS: Final = {"positives": "frauds", "hidden": "declined"}
+"""What fields are called in a plan's JSON."""
 
 STEP_COLUMNS = ("step", "customers", "takes", "deadline", "passes in time", "decided by")
 GATE_COLUMNS = (
-    *("step", "gate", "tolerance", "takes", "requests", "customers", "customer-days", "frauds"),
+    *("step", "gate", "tolerance", "takes", "requests", "customers", "customer-days", "positives"),
     *("passes", "bad: stopped", "bad: customers", "bad: go wrong"),
 )
 
@@ -52,10 +55,10 @@ def _gate_row(step: StagePlan, gate: GatePlan) -> tuple[str, ...]:
     if gate.tolerance is None:
         needs = ("not asked", *[""] * 6)
     else:
-        frauds = "?" if gate.frauds is None else f"{gate.frauds:,}"
+        positives = "?" if gate.positives is None else f"{gate.positives:,}"
         counts = (f"{n:,}" for n in (gate.requests, gate.customers, gate.customer_days))
         takes = length(gate.hours, step.deadline_h)
-        needs = (f"{gate.tolerance:g}", takes, *counts, frauds, _chance(gate.passes))
+        needs = (f"{gate.tolerance:g}", takes, *counts, positives, _chance(gate.passes))
     return (step.name, gate.gate, *needs, _chance(gate.stops), *bad)
 
 
@@ -72,13 +75,13 @@ def conclusions(plan: Plan) -> Iterator[str]:
     if plan.confirmation is not None:
         found = plan.confirmation
         yield (
-            f"confirmation: {found.frauds:,} frauds in shadow; {_chance(found.passes)} of the "
-            f"versions as good as the champion are confirmed, {_chance(found.stops)} of those that "
-            f"miss {HARM:g} times the limit are taken back"
+            f"confirmation: {found.positives:,} positives in shadow; {_chance(found.passes)} of "
+            f"the versions as good as the champion are confirmed, {_chance(found.stops)} of those "
+            f"that miss {HARM:g} times the limit are taken back"
         )
-        if found.declined:
+        if found.hidden:
             yield (
-                f"of {found.declined:,} payments that the champion declines in shadow, "
+                f"of {found.hidden:,} requests that the champion stops in shadow, "
                 f"{found.let_through:,} are let through to learn of them; the others may have been "
                 "anything, and the confirmation counts with that"
             )
@@ -99,12 +102,23 @@ def as_values(plan: Plan | str) -> dict[str, Any]:
         "history_h": plan.history_h,
         "requests_h": plan.requests_h,
         "hours": plan.hours,
-        "steps": [dataclasses.asdict(step) for step in plan.steps],
+        "steps": [_as_json(step) for step in plan.steps],
         "stops": plan.stops,
-        "confirmation": plan.confirmation and dataclasses.asdict(plan.confirmation),
+        "confirmation": plan.confirmation and _as_json(plan.confirmation),
         "refusals": [_refusal(plan, number) for number in range(len(plan.refusals))],
         "notes": list(plan.notes),
         "proposed": steps_text(plan.proposed) if plan.proposed else None,
+    }
+
+
+def _as_json(part: StagePlan | Confirmation) -> dict[str, Any]:
+    return _keyed(dataclasses.asdict(part))
+
+
+def _keyed(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        _KEYS.get(name, name): [_keyed(gate) for gate in held] if name == "gates" else held
+        for name, held in values.items()
     }
 
 

@@ -37,7 +37,7 @@ PLANNED_DAYS = 7.0
 LEAST_HOURS = 24
 """Hours of event time with traffic: fewer do not show how day and night differ."""
 ALONE_UNKNOWN = 0.3
-"""Of the frauds, those that one version alone finds, where no replay has said."""
+"""Of the positives, those that one version alone finds, where no replay has said."""
 
 
 def planned(
@@ -79,7 +79,7 @@ def plan_rollout(
     """The plan at this traffic.
 
     Args:
-        of_segments: by name, what replay said of the segments whose payments were enough.
+        of_segments: by name, what replay said of the segments whose requests were enough.
     """
     expected = expected_alerts(profile, prediction, validation)
     stages = tuple(stages_of(definition, prediction, of_segments))
@@ -109,7 +109,7 @@ def segment_plans(
     validation: Evidence,
     of_segments: Mapping[str, Prediction],
 ) -> dict[str, StagePlan]:
-    """Of each segment of which replay said enough, what shadow shows of its payments alone."""
+    """Of each segment of which replay said enough, what shadow shows of its requests alone."""
     replayed = validation.get("replayed") or {}
     found = {}
     for segment in shadow.step.segments:
@@ -257,12 +257,12 @@ def _notes(
             "this pair of versions was never replayed: disagreement holds it in shadow until the "
             "version is validated against the present champion"
         )
-    if not profile.frauds > 0:
-        yield "no label has told a fraud: when a promotion can be confirmed is not planned"
+    if not profile.positives > 0:
+        yield "no label has told a positive: when a promotion can be confirmed is not planned"
     elif confirmation is not None and confirmation.passes < SURE:
         wanted = "".join(f"; {way}" for way in _ways_to_confirm(profile, confirmation))
         yield (
-            f"the {confirmation.frauds:,} frauds of the shadow phase confirm "
+            f"the {confirmation.positives:,} positives of the shadow phase confirm "
             f"{100 * confirmation.passes:.0f} % of the versions as good as the champion, and the "
             f"others stay provisional{wanted}"
         )
@@ -272,10 +272,10 @@ def _ways_to_confirm(profile: TrafficProfile, found: Confirmation) -> Iterator[s
     if found.requests:
         hours = found.requests / profile.requests_h
         yield f"rollout.shadow.minimum_requests: {found.requests} would do ({hours:,.0f} h)"
-    if not found.declined:
+    if not found.hidden:
         return
     if not found.requests:
-        yield "no sample would do, as declines hide too much"
+        yield "no sample would do, as decisions hide too much"
     if found.exploration is not None:
         yield f"exploration.share: {found.exploration:g} would do at this sample"
 

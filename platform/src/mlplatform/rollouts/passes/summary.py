@@ -20,7 +20,7 @@ TITLES = {
     "split": "split of customers",
     "sample": "enough traffic",
     "log": "complete log",
-    "recall": "frauds found",
+    "recall": "positives found",
     "disagreement": "alerts of one arm alone",
     "latency_p50": "usual latency",
     "latency_p99": "slowest answers",
@@ -37,7 +37,7 @@ ARM_COUNTS = (
 
 
 def title(gate: str) -> str:
-    """A gate's name for people; that of a segment's by the gate on all payments."""
+    """A gate's name for people; that of a segment's by the gate on all requests."""
     what, _, segment = gate.partition(" of ")
     named = TITLES.get(what, what)
     return f"{named}, segment {segment}" if segment else named

@@ -45,14 +45,14 @@ UNCOPIED_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What replaying recent payments through both bundles predicted.
+    """What replaying recent requests through both bundles predicted.
 
     Args:
         alert_ratio: the challenger's share of alerts over the champion's.
-        alert_share: the challenger's, of all payments; None: its report does not say.
+        alert_share: the challenger's, of all requests; None: its report does not say.
         replayed: whether both versions were; where not, the other numbers are those of arms that
             decide alike, and a disagreement proves nothing.
-        disagreement: of the payments on which either arm raises an alert, the share on which only
+        disagreement: of the requests on which either arm raises an alert, the share on which only
             one does.
     """
 
@@ -72,7 +72,7 @@ class SegmentStep:
 
     Args:
         errors: of each of its gates; all segments together share out those of one gate.
-        predicted: of the segment's own payments, where they were replayed, else of all.
+        predicted: of the segment's own requests, where they were replayed, else of all.
         holds: whether the step waits until the segment has shown its tolerance.
     """
 
@@ -133,9 +133,9 @@ def alert_gate(
 ) -> Gate:
     """The challenger's alerts against those expected of it, as a share of the expected ones.
 
-    Both too many and too few are harm: people have no time for the first, and the others are frauds
-    that nobody looks at. Expected are the champion's of the same window, by the predicted ratio,
-    and the predicted share of all payments: traffic that moves moves the first with it, a champion
+    Both too many and too few are harm: people have no time for the first, and the others are missed
+    positives. Expected are the champion's of the same window, by the predicted ratio,
+    and the predicted share of all requests: traffic that moves moves the first with it, a champion
     that drifts away leaves the second. Only what deviates from both is harm.
     """
     deviations = [
@@ -151,8 +151,8 @@ def alert_gate(
     if not deviations:
         reason = (
             "Nothing can be told yet: no alert is expected. "
-            f"It flagged {of_all(raised, answers, 'payments')}; the champion flagged "
-            f"{of_all(theirs, others, 'payments')}."
+            f"It flagged {of_all(raised, answers, 'requests')}; the champion flagged "
+            f"{of_all(theirs, others, 'requests')}."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
@@ -160,8 +160,8 @@ def alert_gate(
     stop_low = max(more, fewer)
     nearest = min(deviations, key=lambda found: found.left_open)
     figures = (
-        f"It flagged {of_all(raised, answers, 'payments')}; {percent(nearest.expected)} was "
-        f"expected. The champion flagged {of_all(theirs, others, 'payments')}."
+        f"It flagged {of_all(raised, answers, 'requests')}; {percent(nearest.expected)} was "
+        f"expected. The champion flagged {of_all(theirs, others, 'requests')}."
     )
     low, high = _change(nearest.low), _change(nearest.high)
     some = nearest.low > -1  # else there may be none
@@ -244,7 +244,7 @@ def disagreement_gate(
     *,
     name: str = "disagreement",
 ) -> Gate:
-    """Of payments on which either arm raised an alert, those on which only one did, in shadow."""
+    """Of requests on which either arm raised an alert, those on which only one did, in shadow."""
     if not predicted.replayed:
         reason = (
             "Nothing can be told: this pair of versions was never replayed. "
@@ -253,11 +253,11 @@ def disagreement_gate(
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     only, either = view.challenger_hits, view.challenger_trials
     if not either:
-        reason = "Nothing can be told yet: no arm has flagged a payment that both decided."
+        reason = "Nothing can be told yet: no arm has flagged a request that both decided."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     figures = (
-        f"One arm alone flagged {only:,} of the {either:,} payments that either flagged "
+        f"One arm alone flagged {only:,} of the {either:,} requests that either flagged "
         f"({percent(found.challenger)}); replay predicted {percent(predicted.disagreement)}."
     )
     excess_low, excess_high = (
@@ -286,7 +286,7 @@ def disagreement_gate(
 def segment_gates(
     seen: Aggregates, asked: tuple[SegmentStep, ...], *, in_canary: bool
 ) -> Iterator[Gate]:
-    """Each segment's payments by themselves: pair by pair in shadow, between arms in canary.
+    """Each segment's requests by themselves: pair by pair in shadow, between arms in canary.
 
     A segment with few alerts shows nothing: it is reported, and never healthy.
     """

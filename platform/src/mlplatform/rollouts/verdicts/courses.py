@@ -27,7 +27,7 @@ from mlplatform.rollouts.verdicts.statistics import event_size, sequence_width
 from mlplatform.rollouts.verdicts.traffic_profile import (
     HOUR_MS,
     QUANTILES,
-    Declines,
+    HiddenRequests,
     TrafficProfile,
 )
 from mlplatform.rollouts.verdicts.verdict import Errors
@@ -182,11 +182,11 @@ def _arms(
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """What is expected of a challenger's alerts, as shares of all payments.
+    """What is expected of a challenger's alerts, as shares of all requests.
 
     Args:
         own, champion: with an alert of either arm. both: of both arms.
-        replayed: payments of the replay that said so; 0: none was made.
+        replayed: requests of the replay that said so; 0: none was made.
         told: the share of alerts that the replay predicted; None: it predicted none.
     """
 
@@ -200,7 +200,7 @@ class Alerts:
     def predicted(
         cls, own: float, champion: float, disagreement: float, *, replayed: int, told: float | None
     ) -> Alerts:
-        """From the share of payments with an alert of either arm on which only one raised it."""
+        """From the share of requests with an alert of either arm on which only one raised it."""
         both = (own + champion) * (1 - disagreement) / (2 - disagreement)
         return cls(own, champion, min(both, own, champion), replayed, told)
 
@@ -218,7 +218,7 @@ class Alerts:
 
 
 def alert_pairs(looks: Looks, expected: Alerts, *, more: float) -> Sums:
-    """Alerts of both arms on the same payments, as a share of those expected, of a challenger that
+    """Alerts of both arms on the same requests, as a share of those expected, of a challenger that
     raises this share of them more."""
     rng = looks.rng("alerts")
     n, _ = looks.trials()
@@ -241,7 +241,7 @@ def alert_pairs(looks: Looks, expected: Alerts, *, more: float) -> Sums:
 
 
 def alert_arms(looks: Looks, expected: Alerts, *, more: float) -> Sums:
-    """Alerts of both arms on payments of different customers, as a share of those expected."""
+    """Alerts of both arms on requests of different customers, as a share of those expected."""
     mine, other = looks.trials()
     a, a_variance = _customers_alerts(looks, "own", mine, expected.own * (1 + more))
     b, b_variance = _customers_alerts(looks, "champion's", other, expected.champion)
@@ -274,7 +274,7 @@ def alerts_told(looks: Looks, expected: Alerts, *, more: float) -> Sums | None:
 
 
 def disagreement(looks: Looks, expected: Alerts, *, more: float) -> Sums:
-    """Payments with an alert of one arm alone, of those with an alert of either."""
+    """Requests with an alert of one arm alone, of those with an alert of either."""
     rng = looks.rng("disagreement")
     n, _ = looks.trials()
     share = min(expected.disagreement + more, 1.0)
@@ -353,17 +353,17 @@ def _widths(variances: Floats, error_share: float) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class LabelCourses:
-    """What labels may come to say of a shadow phase some of whose payments are declined.
+    """What labels may come to say of a shadow phase some of whose requests are stopped.
 
     Args:
-        frauds: share of requests that labels tell to be fraud, those let through among them.
-        limit, tolerance: frauds found less than the champion, as a share of all frauds.
+        positives: share of requests that labels tell to be positive, those let through among them.
+        limit, tolerance: positives found less than the champion, as a share of all positives.
         worse: the same of the bad challenger.
-        alone: share of the frauds that one version alone finds, at equal recall.
+        alone: share of the positives that one version alone finds, at equal recall.
     """
 
-    frauds: float
-    declines: Declines
+    positives: float
+    hidden: HiddenRequests
     limit: float
     tolerance: float
     worse: float
@@ -372,7 +372,7 @@ class LabelCourses:
     seed: int
 
     def passes(self, requests: int, drawn: int) -> float:
-        """Chance that a version which finds as many frauds is shown to."""
+        """Chance that a version which finds as many positives is shown to."""
         return self._chance(requests, 0.0, self.errors.missed, drawn, self._is_shown)
 
     def stops(self, requests: int, drawn: int) -> float:
@@ -400,32 +400,32 @@ class LabelCourses:
     def _course(
         self, rng: np.random.Generator, requests: int, worse: float
     ) -> tuple[Metric, PartlySeen]:
-        """Frauds that are seen, and all that the champion declines; each is of its own customer.
+        """Positives that are seen, and all that the champion stops; each is of its own customer.
 
-        What it declines, the champion has ranked high: a challenger as good finds as many of the
-        other frauds more than the champion as it finds fewer of these.
+        What it stops, the champion has ranked high: a challenger as good finds as many of the
+        other positives more than the champion as it finds fewer of these.
         """
-        hidden, apart = self.declines, max(self.alone, worse)
-        others = max(self.frauds - hidden.told, 0.0)
-        share = others / max(others + hidden.share * hidden.fraud, 1e-12)
+        hidden, apart = self.hidden, max(self.alone, worse)
+        others = max(self.positives - hidden.told, 0.0)
+        share = others / max(others + hidden.share * hidden.positive, 1e-12)
         found = min((apart - worse) / 2, share * (1 - worse) / (1 + share))
         plain = rng.poisson(requests * others)
-        declined = rng.poisson(requests * hidden.share)
-        kind = rng.random(plain + declined)
-        is_declined = np.arange(len(kind)) >= plain
-        mine_alone = (kind < found / max(share, 1e-12)) & ~is_declined
+        stopped = rng.poisson(requests * hidden.share)
+        kind = rng.random(plain + stopped)
+        is_stopped = np.arange(len(kind)) >= plain
+        mine_alone = (kind < found / max(share, 1e-12)) & ~is_stopped
         other_alone = kind >= 1 - (found + worse)
-        chance = np.where(is_declined, 0.0, 1.0)
-        chance[is_declined & (rng.random(len(kind)) < hidden.drawn)] = hidden.chance
+        chance = np.where(is_stopped, 0.0, 1.0)
+        chance[is_stopped & (rng.random(len(kind)) < hidden.drawn)] = hidden.chance
         seen = rng.random(len(kind)) < chance
-        fraud = seen & (~is_declined | (rng.random(len(kind)) < hidden.fraud))
+        positive = seen & (~is_stopped | (rng.random(len(kind)) < hidden.positive))
         metric = recall_difference(~other_alone, ~mine_alone)
-        payments = PartlySeen(
+        outcomes = PartlySeen(
             unit=np.arange(len(kind)),
-            fraud=fraud,
+            positive=positive,
             seen=seen,
             chance=chance,
-            guess=np.where(is_declined, hidden.fraud, 1.0),
+            guess=np.where(is_stopped, hidden.positive, 1.0),
             came=np.ones(len(kind)),
         )
-        return metric, payments
+        return metric, outcomes

@@ -1,8 +1,8 @@
 """Recall and precision where our own decisions hide outcomes, with what cannot be known left open.
 
-Of a declined payment no fraud can be reported. A declared share of them is let through at random
+Of a stopped request no positive label can come. A declared share of them is let through at random
 (`exploration` in model.yaml), and stands for the rest by the inverse of its chance. What had no
-chance to be seen is bounded: as if none of it were fraud, and as if all of it were.
+chance to be seen is bounded: as if none of it were positive, and as if all of it were.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ MOST_ROUNDS = 50
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartlySeen:
-    """Payments of which some outcomes are hidden; one array element per payment.
+    """Requests of which some outcomes are hidden; one array element per request.
 
     Args:
-        unit: whose payments are one cluster.
-        fraud: False where the outcome was not seen.
+        unit: whose requests are one cluster.
+        positive: False where the outcome was not seen.
         seen: the outcome is known.
         chance: with which it came to be seen: 1 where nothing hid it, 0 where nothing could show
             it, the propensity of the draw in between.
-        guess: probability of fraud (0-1) by some model. However wrong it is, estimates stay
+        guess: probability of a positive (0-1) by some model. However wrong it is, estimates stay
             unbiased; a good one makes them narrower.
-        came: of the labels of payments of this age, the share that has come (0 excluded, to 1).
+        came: of the labels of requests of this age, the share that has come (0 excluded, to 1).
     """
 
     unit: Integers
-    fraud: Flags
+    positive: Flags
     seen: Flags
     chance: Floats
     guess: Floats
@@ -47,7 +47,7 @@ class PartlySeen:
     def of(self, kept: Flags) -> PartlySeen:
         """Some of them."""
         return PartlySeen(
-            self.unit[kept], self.fraud[kept], self.seen[kept], self.chance[kept],
+            self.unit[kept], self.positive[kept], self.seen[kept], self.chance[kept],
             self.guess[kept], self.came[kept],
         )  # fmt: skip
 
@@ -60,35 +60,35 @@ class PartlySeen:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """A ratio of sums over payments: `hits` of the frauds, over `frauds` of them and `others`.
+    """A ratio of sums over requests: `hits` of the positives, over `positives` and `others`.
 
     Args:
-        hits, frauds: what a fraud adds above and below. others: what any payment adds below.
+        hits, positives: what a positive adds above and below. others: what any request adds below.
     """
 
     hits: Floats
-    frauds: Floats
+    positives: Floats
     others: Floats
 
     def of(self, kept: Flags) -> Metric:
-        """Over some of the payments."""
-        return Metric(self.hits[kept], self.frauds[kept], self.others[kept])
+        """Over some of the requests."""
+        return Metric(self.hits[kept], self.positives[kept], self.others[kept])
 
 
 def recall(flagged: Flags) -> Metric:
-    """Share of the frauds that were flagged."""
+    """Share of the positives that were flagged."""
     hits = flagged.astype(np.float64)
     return Metric(hits, np.ones_like(hits), np.zeros_like(hits))
 
 
 def precision(flagged: Flags) -> Metric:
-    """Share of the flagged payments that were fraud."""
+    """Share of the flagged requests that were positive."""
     hits = flagged.astype(np.float64)
     return Metric(hits, np.zeros_like(hits), hits)
 
 
 def recall_difference(mine: Flags, other: Flags) -> Metric:
-    """Share of the frauds that one flagged, less the share that the other flagged."""
+    """Share of the positives that one flagged, less the share that the other flagged."""
     hits = mine.astype(np.float64) - other.astype(np.float64)
     return Metric(hits, np.ones_like(hits), np.zeros_like(hits))
 
@@ -96,37 +96,37 @@ def recall_difference(mine: Flags, other: Flags) -> Metric:
 Estimate = Callable[[PartlySeen], Floats]
 
 
-def as_seen(payments: PartlySeen) -> Floats:
-    """Frauds that were seen, each for those of its age whose labels are yet to come, and none
+def as_seen(requests: PartlySeen) -> Floats:
+    """Positives that were seen, each for those of its age whose labels are yet to come, and none
     elsewhere: biased wherever anything was hidden."""
-    found: Floats = payments.fraud / payments.came
+    found: Floats = requests.positive / requests.came
     return found
 
 
-def inverse_propensity(payments: PartlySeen) -> Floats:
-    """For each payment what its outcome counts for: those that were drawn stand for the rest.
+def inverse_propensity(requests: PartlySeen) -> Floats:
+    """For each request what its outcome counts for: those that were drawn stand for the rest.
 
     Source: Horvitz and Thompson (1952), A generalization of sampling without replacement.
     """
-    found = as_seen(payments)
-    drawn = payments.is_drawn
-    shown = drawn & payments.seen
+    found = as_seen(requests)
+    drawn = requests.is_drawn
+    shown = drawn & requests.seen
     found[drawn] = 0.0
-    found[shown] = as_seen(payments)[shown] / payments.chance[shown]
+    found[shown] = as_seen(requests)[shown] / requests.chance[shown]
     return found
 
 
-def doubly_robust(payments: PartlySeen) -> Floats:
-    """The guess for each payment that a draw could hide, corrected by those that were drawn.
+def doubly_robust(requests: PartlySeen) -> Floats:
+    """The guess for each request that a draw could hide, corrected by those that were drawn.
 
     Source: Robins, Rotnitzky and Zhao (1994), Estimation of regression coefficients when some
     regressors are not always observed; Dudík, Langford and Li (2011), Doubly robust policy
     evaluation and learning.
     """
-    found = inverse_propensity(payments)
-    drawn = payments.is_drawn
-    weight = payments.seen[drawn] / payments.chance[drawn]
-    found[drawn] += payments.guess[drawn] * (1 - weight)
+    found = inverse_propensity(requests)
+    drawn = requests.is_drawn
+    weight = requests.seen[drawn] / requests.chance[drawn]
+    found[drawn] += requests.guess[drawn] * (1 - weight)
     return found
 
 
@@ -147,7 +147,7 @@ class Interval:
 
 
 def interval(
-    metric: Metric, payments: PartlySeen, error_share: float, estimate: Estimate = doubly_robust
+    metric: Metric, requests: PartlySeen, error_share: float, estimate: Estimate = doubly_robust
 ) -> Interval:
     """What is known of the metric.
 
@@ -157,15 +157,15 @@ def interval(
 
     Source: Manski (1990), Nonparametric bounds on treatment effects; Horowitz and Manski (2000).
     """
-    tells = payments.fraud | ~payments.seen | payments.is_drawn | (metric.others != 0)
-    metric, payments = metric.of(tells), payments.of(tells)
-    unseen = ~payments.seen
-    if not payments.is_drawn.any():
-        return _bounds(metric, payments, as_seen(payments), unseen, error_share)
-    certain = replace(payments, chance=np.where(payments.seen, 1.0, 0.0))
-    open_to_all = _bounds(metric, certain, as_seen(payments), unseen, error_share / 2)
-    never = unseen & (payments.chance <= 0)
-    drawn = _bounds(metric, payments, estimate(payments), never, error_share / 2)
+    tells = requests.positive | ~requests.seen | requests.is_drawn | (metric.others != 0)
+    metric, requests = metric.of(tells), requests.of(tells)
+    unseen = ~requests.seen
+    if not requests.is_drawn.any():
+        return _bounds(metric, requests, as_seen(requests), unseen, error_share)
+    certain = replace(requests, chance=np.where(requests.seen, 1.0, 0.0))
+    open_to_all = _bounds(metric, certain, as_seen(requests), unseen, error_share / 2)
+    never = unseen & (requests.chance <= 0)
+    drawn = _bounds(metric, requests, estimate(requests), never, error_share / 2)
     low, high = max(drawn.low, open_to_all.low), min(drawn.high, open_to_all.high)
     if not low <= high:
         return open_to_all
@@ -173,21 +173,21 @@ def interval(
 
 
 def _bounds(
-    metric: Metric, payments: PartlySeen, found: Floats, unknown: Flags, error_share: float
+    metric: Metric, requests: PartlySeen, found: Floats, unknown: Flags, error_share: float
 ) -> Interval:
-    """Args: found: what each payment's outcome counts for. unknown: those that may be anything."""
+    """Args: found: what each request's outcome counts for. unknown: those that may be anything."""
     below = _below(metric, found)
     value = float(metric.hits @ found) / below if below > 0 else math.nan
     ends = [_extreme(metric, found, unknown, value, sign) for sign in (-1.0, 1.0)]
     shares = [_ratio(metric, end) for end in ends]
     if not all(math.isfinite(share) for share in shares):
         return Interval(value, math.nan, math.nan, math.nan, math.nan)
-    wide = max(_width(metric, payments, end, error_share) for end in ends)
+    wide = max(_width(metric, requests, end, error_share) for end in ends)
     return Interval(value, shares[0] - wide, shares[1] + wide, *shares)
 
 
 def _below(metric: Metric, found: Floats) -> float:
-    return float(metric.frauds @ found + metric.others.sum())
+    return float(metric.positives @ found + metric.others.sum())
 
 
 def _ratio(metric: Metric, found: Floats) -> float:
@@ -203,7 +203,7 @@ def _extreme(metric: Metric, found: Floats, unknown: Flags, value: float, sign: 
     share = 0.0 if math.isnan(value) else value
     filled = found
     for _ in range(MOST_ROUNDS):
-        raises = sign * (metric.hits - share * metric.frauds) > 0
+        raises = sign * (metric.hits - share * metric.positives) > 0
         filled = np.where(unknown, raises.astype(np.float64), found)
         then = _ratio(metric, filled)
         if then == share or math.isnan(then):
@@ -212,21 +212,21 @@ def _extreme(metric: Metric, found: Floats, unknown: Flags, value: float, sign: 
     return filled
 
 
-def _width(metric: Metric, payments: PartlySeen, found: Floats, error_share: float) -> float:
+def _width(metric: Metric, requests: PartlySeen, found: Floats, error_share: float) -> float:
     """Half the width of one bound at these outcomes, clustered by unit."""
     below = _below(metric, found)
     share = float(metric.hits @ found) / below
-    slope = metric.hits - share * metric.frauds
+    slope = metric.hits - share * metric.positives
     rest = slope * found - share * metric.others
-    _, cluster = np.unique(payments.unit, return_inverse=True)
-    counts = np.bincount(cluster, weights=metric.frauds * np.abs(found) + metric.others)
+    _, cluster = np.unique(requests.unit, return_inverse=True)
+    counts = np.bincount(cluster, weights=metric.positives * np.abs(found) + metric.others)
     clusters = int((counts > 0).sum())
     variance = float((np.bincount(cluster, weights=rest) ** 2).sum())
     variance *= clusters / max(clusters - 1, 1)
     plain = float((rest**2).sum()) if clusters > 1 else 0.0
     alike = float((counts**2).sum() / counts.sum())
     size = float(event_size(variance, plain, hits=below, alike=alike))
-    if (drawn := payments.is_drawn).any():
+    if (drawn := requests.is_drawn).any():
         # of few draws, one that has not come yet weighs as much as this
-        size = max(size, float((np.abs(slope[drawn]) / payments.chance[drawn]).max()))
+        size = max(size, float((np.abs(slope[drawn]) / requests.chance[drawn]).max()))
     return size * sequence_width(variance / size**2, error_share=error_share) / below

@@ -1,7 +1,7 @@
-"""What matured labels say about two arms that decided the same payments: the slow gate.
+"""What matured labels say about two arms that decided the same requests: the slow gate.
 
-In shadow every payment has a score of both arms, so both can be held to the same outcomes, and far
-fewer frauds tell than between arms that answered different customers. What the champion declined
+In shadow every request has a score of both arms, so both can be held to the same outcomes, and far
+fewer positives tell than between arms that answered different customers. What the champion stopped
 has no outcome, unless it was let through to learn of it: what that leaves open stays open
 (`hidden`). Labels come days later, so a promotion is provisional until they have.
 """
@@ -45,22 +45,25 @@ if TYPE_CHECKING:
     from mlplatform.rollouts.verdicts.facts import Columns, Flags
 
 NAME = "recall"
+POSITIVES = "frauds"
+LABELS = ("genuine", "fraud")
+"""Of a gate's values, and of the labels 0 and 1 in them: journals hold these names."""
 DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcomes:
-    """Payments of one shadow generation that both arms scored.
+    """Requests of one shadow generation that both arms scored.
 
     Args:
-        payments: fraud by the last label that has arrived; what was declined is not seen.
-        challenger: its scores, one for each payment; champion: likewise.
-        immature: payments without a label that may still get one; they are left out of the arrays.
-        silent: no label of any decision has arrived since the generation's last payment.
-        come: the labels of frauds, and of genuine payments where anybody says so.
+        requests: positive by the last label that has arrived; what was stopped is not seen.
+        challenger: its scores, one for each request; champion: likewise.
+        immature: requests without a label that may still get one; they are left out of the arrays.
+        silent: no label of any decision has arrived since the generation's last request.
+        come: the labels of positives, and of negative requests where anybody says so.
     """
 
-    payments: PartlySeen
+    requests: PartlySeen
     challenger: npt.NDArray[np.float64]
     champion: npt.NDArray[np.float64]
     immature: int
@@ -68,12 +71,12 @@ class Outcomes:
     come: Mapping[str, LabelsCome]
 
     def __len__(self) -> int:
-        return len(self.payments.unit)
+        return len(self.requests.unit)
 
     @property
     def hidden(self) -> int:
-        """Payments that were declined and have no label: what they were, nobody can know."""
-        return int((~self.payments.seen).sum())
+        """Requests that were stopped and have no label: what they were, nobody can know."""
+        return int((~self.requests.seen).sum())
 
 
 def outcomes(
@@ -89,13 +92,13 @@ def outcomes(
 ) -> Outcomes:
     """The pairs of a shadow generation joined to the labels that have arrived.
 
-    The last label of a decision counts; after `maturity_ms` no label means genuine, but for a
-    payment whose decision hides its outcome. Where one was drawn to be let through or not, those
+    The last label of a decision counts; after `maturity_ms` no label means negative, but for a
+    request whose decision hides its outcome. Where one was drawn to be let through or not, those
     let through stand for all that were drawn, and a label of one that was not says nothing.
 
     Args:
-        hides: decisions after which no fraud can be reported.
-        propensities: by decision, the chance with which such a payment was let through.
+        hides: decisions after which no positive label can come.
+        propensities: by decision, the chance with which such a request was let through.
     """
     columns = _ordered(decisions, generation)
     known = dated_labels(labels, until_ms=now_event_ms)
@@ -115,12 +118,12 @@ def outcomes(
     label = np.array([known[i][1] if i in known else -1 for i in ids], dtype=np.int64)
     arrived = np.array([known[i][0] if i in known else -1 for i in ids], dtype=np.int64)
     came, come = np.ones(len(ids)), dict[str, LabelsCome]()
-    for value, name in enumerate(("genuine", "fraud")):
+    for value, name in enumerate(LABELS):
         delay_ms = np.where(label == value, np.maximum(arrived - columns["event_ms"], 0), -1)
         curve = delay_curve(age_ms[seen], delay_ms[seen])
         if (found := labels_come(curve, age_ms[seen & ~immature])) is not None:
             come[name] = found
-            if name == "fraud":
+            if value == 1:
                 share = curve.share(age_ms)
                 came = np.where(share > 0, share, 1.0)
     kept = ~immature
@@ -128,9 +131,9 @@ def outcomes(
     times = in_order(labels).column("event_ms").to_numpy()
     last_ms = int(columns["event_ms"].max()) if len(ids) else 0
     return Outcomes(
-        payments=PartlySeen(
+        requests=PartlySeen(
             unit=columns["unit"][kept],
-            fraud=(seen & (label == 1))[kept],
+            positive=(seen & (label == 1))[kept],
             seen=seen[kept],
             chance=np.where(chance > 0.0, chance, seen)[kept],
             guess=np.clip(champion, 0.0, 1.0),
@@ -149,7 +152,7 @@ class Arm:
     """What is known of one arm's recall and precision, each bound with the error of missed harm.
 
     Args:
-        caught: frauds that were seen among its first `alerts` payments.
+        caught: positives that were seen among its first `alerts` requests.
     """
 
     caught: int
@@ -159,15 +162,15 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Frauds among the payments that each arm ranks highest, as many as people can look at.
+    """Positives among the requests that each arm ranks highest, as many as people can look at.
 
     Args:
-        frauds: that were seen.
-        known: share of the frauds that the challenger finds more than the champion, with the error
-            of missed harm. proven: the same with that of a stop.
+        positives: that were seen.
+        known: share of the positives that the challenger finds more than the champion, with the
+            error of missed harm. proven: the same with that of a stop.
     """
 
-    frauds: int
+    positives: int
     alerts: int
     challenger: Arm
     champion: Arm
@@ -179,46 +182,46 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
     """Both arms at the same number of alerts, so that neither is better for raising more.
 
     Args:
-        capacity: share (0-1) of payments that may be alerts.
+        capacity: share (0-1) of requests that may be alerts.
     """
-    alerts, payments = round(capacity * len(seen)), seen.payments
+    alerts, requests = round(capacity * len(seen)), seen.requests
     mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))
     more = recall_difference(mine, other)
 
     def arm(flagged: Flags) -> Arm:
         return Arm(
-            int((payments.fraud & flagged).sum()),
-            interval(recall(flagged), payments, errors.missed),
-            interval(precision(flagged), payments, errors.missed),
+            int((requests.positive & flagged).sum()),
+            interval(recall(flagged), requests, errors.missed),
+            interval(precision(flagged), requests, errors.missed),
         )
 
     return Recall(
-        frauds=int(payments.fraud.sum()),
+        positives=int(requests.positive.sum()),
         alerts=alerts,
         challenger=arm(mine),
         champion=arm(other),
-        known=interval(more, payments, errors.missed),
-        proven=interval(more, payments, errors.stop),
+        known=interval(more, requests, errors.missed),
+        proven=interval(more, requests, errors.stop),
     )
 
 
 def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: float) -> Gate:
-    """Whether the new version finds fewer of the frauds than the one before it.
+    """Whether the new version finds fewer of the positives than the one before it.
 
-    Payments without a mature label are INCONCLUSIVE, and so is silence: where labels have stopped
-    coming, none does not mean genuine.
+    Requests without a mature label are INCONCLUSIVE, and so is silence: where labels have stopped
+    coming, none does not mean negative.
     """
     if not len(seen) and not seen.immature:
         return Gate(
             NAME,
             "INCONCLUSIVE",
-            "Nothing can be told: the log holds no payment that both versions scored.",
+            "Nothing can be told: the log holds no request that both versions scored.",
             {},
         )
     if seen.immature:
         reason = (
             "Nothing can be told yet: "
-            f"{seen.immature:,} payments of the shadow phase have no mature label."
+            f"{seen.immature:,} requests of the shadow phase have no mature label."
         )
         return Gate(NAME, "INCONCLUSIVE", reason, {"immature": seen.immature})
     if seen.silent:
@@ -233,11 +236,11 @@ def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: floa
 
 
 def _said(verdict: Verdict, least: float, worst: float, errors: Errors) -> str:
-    than = "of the frauds than the version before it"
+    than = "of the positives than the version before it"
     if verdict == "UNHEALTHY":
         return f"It finds at least {points(least)} fewer {than} ({sure(errors.stop)})."
     if math.isnan(worst):
-        return "Nothing can be told of the frauds that it finds."
+        return "Nothing can be told of the positives that it finds."
     most = points(max(worst, 0.0))
     if verdict == "INCONCLUSIVE":
         return f"It may find up to {most} fewer {than} ({sure(errors.missed)})."
@@ -252,37 +255,38 @@ def _asked(verdict: Verdict, bound: Bound) -> str:
 
 
 def _counted(seen: Outcomes, found: Recall) -> str:
-    if not found.frauds:
-        return f"Of {len(seen):,} payments none is known to be fraud."
+    if not found.positives:
+        return f"Of {len(seen):,} requests none is known to be positive."
     return (
         f"Its {found.alerts:,} highest scores held {found.challenger.caught:,} of "
-        f"{found.frauds:,} frauds; those of the version before it held {found.champion.caught:,}."
+        f"{found.positives:,} positives; those of the version before it held "
+        f"{found.champion.caught:,}."
     )
 
 
 def _unknown(seen: Outcomes, found: Recall) -> Iterator[str]:
     """What our own decisions hide, in sentences."""
-    payments = seen.payments
-    drawn = payments.is_drawn
-    never = int((~payments.seen & ~drawn).sum())
+    requests = seen.requests
+    drawn = requests.is_drawn
+    never = int((~requests.seen & ~drawn).sum())
     if drawn.any():
-        through = int((drawn & payments.seen).sum())
-        yield f"{through:,} payments were let through and stand for {int(drawn.sum()):,}."
+        through = int((drawn & requests.seen).sum())
+        yield f"{through:,} requests were let through and stand for {int(drawn.sum()):,}."
     if never:
-        yield f"Of {never:,} declined payments nothing is known."
+        yield f"Of {never:,} stopped requests nothing is known."
         ends = [(a.recall.lowest, a.recall.highest) for a in (found.challenger, found.champion)]
         if all(math.isfinite(end) for pair in ends for end in pair):
             mine, other = (span(low, high) for low, high in ends)
             yield (
-                f"Whatever they were, it finds {mine} of the frauds, and the version before it "
+                f"Whatever they were, it finds {mine} of the positives, and the version before it "
                 f"{other}."
             )
 
 
 def _to_come(seen: Outcomes) -> Iterator[str]:
-    if (come := seen.come.get("fraud")) is not None:
+    if (come := seen.come.get(LABELS[1])) is not None:
         yield (
-            f"Of the labels of frauds that come within {come.within_ms / DAY_MS:.3g} days "
+            f"Of the labels of positives that come within {come.within_ms / DAY_MS:.3g} days "
             f"{percent(come.share)} are here ({span(come.low, come.high)})."
         )
 
@@ -296,12 +300,12 @@ def _values(seen: Outcomes, found: Recall, bound: Bound) -> dict[str, float | in
         "highest": number_of(found.known.highest),
         "proven": number_of(-found.proven.high),
         "band_low": None if bound.tolerance is None else -bound.tolerance,
-        "frauds": found.frauds,
+        POSITIVES: found.positives,
         "alerts": found.alerts,
         "caught": found.challenger.caught,
         "champion_caught": found.champion.caught,
         "hidden": seen.hidden,
-        "let_through": int((seen.payments.is_drawn & seen.payments.seen).sum()),
+        "let_through": int((seen.requests.is_drawn & seen.requests.seen).sum()),
     }
     for name, arm in (("challenger", found.challenger), ("champion", found.champion)):
         for what, known in (("recall", arm.recall), ("precision", arm.precision)):

@@ -33,7 +33,7 @@ HARM = 2.0
 DECIDES = 0.5
 """A step that passes fewer challengers as good as the champion than this can't decide."""
 MOST_TELLING = 5_000
-"""Frauds and declines of one course that is drawn: a larger sample is given as one of this size."""
+"""Positives and stopped requests of one course that is drawn: of more, this many are."""
 SLICES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 SURE = 0.8
 """Of such challengers, those that a proposed change lets pass in time."""
@@ -71,7 +71,7 @@ class GatePlan:
         tolerance: None where the step does not ask.
         hours: median until it is HEALTHY for a challenger as good as the champion; None: not
             within `LONGEST` deadlines. 0 where the step does not ask.
-        requests, customers, customer_days, frauds: that the challenger's arm has by then.
+        requests, customers, customer_days, positives: that the challenger's arm has by then.
         passes: chance that such a challenger has passed it at the deadline.
         stops: chance that one with `HARM` times the limit is stopped within it.
         exposed_customers, exposed_requests: that this one has answered by its end, on average.
@@ -85,7 +85,7 @@ class GatePlan:
     requests: int
     customers: int
     customer_days: int
-    frauds: int | None
+    positives: int | None
     passes: float
     stops: float
     exposed_customers: int
@@ -120,23 +120,23 @@ class Confirmation:
     """What the labels of the shadow phase will show.
 
     Args:
-        frauds: of the shadow phase, expected.
-        passes: chance that a version which finds as many frauds as its champion is confirmed.
+        positives: of the shadow phase, expected.
+        passes: chance that a version which finds as many positives as its champion is confirmed.
         stops: chance that one which misses `HARM` times the limit more is taken back.
-        requests: in shadow, that would confirm with the chance `SURE`; None: no label says fraud,
-            or no number would, as declines hide too much.
-        declined: payments of the shadow phase whose outcome the champion's decision hides; of
+        requests: in shadow, that would confirm with the chance `SURE`; None: no label says
+            positive, or no number would, as decisions hide too much.
+        hidden: requests of the shadow phase whose outcome the champion's decision hides; of
             them, `let_through` are known all the same.
         exploration: smallest share of `SLICES` that would confirm with the chance `SURE` at this
             sample; None: none would, or nothing is hidden.
     """
 
     tolerance: float
-    frauds: int
+    positives: int
     passes: float
     stops: float
     requests: int | None
-    declined: int = 0
+    hidden: int = 0
     let_through: int = 0
     exploration: float | None = None
 
@@ -354,7 +354,7 @@ def _gate_plan(stage: Stage, gate: _Gate, looks: Looks, passed: Flags, every: Fl
         requests=round(requests),
         customers=round(profile.seen(needed, share)),
         customer_days=round(profile.customer_days(needed, share)),
-        frauds=None if math.isnan(profile.frauds) else round(requests * profile.frauds),
+        positives=None if math.isnan(profile.positives) else round(requests * profile.positives),
         passes=float((reached <= looks.hours[in_time][-1]).mean()),
         stops=float((np.isfinite(stopped) & (stopped <= wrongly)).mean()),
         exposed_customers=round(float(np.mean(met))),
@@ -375,17 +375,17 @@ def plan_confirmation(
     """What the labels of the shadow phase will say of recall; None: labels say nothing yet.
 
     Args:
-        limit, tolerance: frauds found less than the champion, as a share of all frauds.
-        alone: share of the frauds that one version alone finds, at equal recall.
+        limit, tolerance: positives found less than the champion, as a share of all positives.
+        alone: share of the positives that one version alone finds, at equal recall.
     """
-    if not profile.frauds > 0 or shadow.hours is None:
+    if not profile.positives > 0 or shadow.hours is None:
         return None
-    if profile.declines is not None:
+    if profile.hidden is not None:
         held = LabelCourses(
-            profile.frauds, profile.declines, limit, tolerance, HARM * limit, errors, alone, SEED
+            profile.positives, profile.hidden, limit, tolerance, HARM * limit, errors, alone, SEED
         )
         return _partly_seen(held, round(profile.requests_h * shadow.hours))
-    frauds = round(profile.requests_h * shadow.hours * profile.frauds)
+    positives = round(profile.requests_h * shadow.hours * profile.positives)
 
     def chance(count: int, worse: float, most: float, error: float, sign: int) -> float:
         variance = max(alone, worse) * count
@@ -400,32 +400,30 @@ def plan_confirmation(
     wanted: Final = next((n for n in counts if passing(n) >= SURE), None)
     return Confirmation(
         tolerance=tolerance,
-        frauds=frauds,
-        passes=passing(frauds),
-        stops=1 - chance(frauds, HARM * limit, limit, errors.stop, -1) if frauds else 0.0,
-        requests=None if wanted is None else math.ceil(wanted / profile.frauds),
+        positives=positives,
+        passes=passing(positives),
+        stops=1 - chance(positives, HARM * limit, limit, errors.stop, -1) if positives else 0.0,
+        requests=None if wanted is None else math.ceil(wanted / profile.positives),
     )
 
 
 def _partly_seen(held: LabelCourses, requests: int) -> Confirmation:
     """What the labels of `requests` requests will show, by the judge's own bounds."""
-    hidden = held.declines
-    most = round(MOST_TELLING / (held.frauds + hidden.share))
-    counts = [round(x) for x in np.geomspace(10 / held.frauds, most, 40) if x <= most]
+    hidden = held.hidden
+    most = round(MOST_TELLING / (held.positives + hidden.share))
+    counts = [round(x) for x in np.geomspace(10 / held.positives, most, 40) if x <= most]
     place = bisect.bisect_left(counts, SURE, key=lambda n: held.passes(n, COURSES // 4))
     passes = held.passes(min(requests, most), COURSES // 2)
     slices = (s for s in SLICES if s > hidden.drawn * hidden.chance)
-    wider = (replace(held, declines=replace(hidden, drawn=1.0, chance=s)) for s in slices)
-    would = (
-        h.declines.chance for h in wider if h.passes(min(requests, most), COURSES // 4) >= SURE
-    )
+    wider = (replace(held, hidden=replace(hidden, drawn=1.0, chance=s)) for s in slices)
+    would = (h.hidden.chance for h in wider if h.passes(min(requests, most), COURSES // 4) >= SURE)
     return Confirmation(
         tolerance=held.tolerance,
-        frauds=round(requests * held.frauds),
+        positives=round(requests * held.positives),
         passes=passes,
         stops=held.stops(min(requests, most), COURSES // 2),
         requests=counts[place] if place < len(counts) else None,
-        declined=round(requests * hidden.share),
+        hidden=round(requests * hidden.share),
         let_through=round(requests * hidden.share * hidden.drawn * hidden.chance),
         exploration=None if passes >= SURE else next(would, None),
     )

@@ -24,25 +24,25 @@ ACTIVITY_BINS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Declines:
-    """Payments whose outcome the champion's own decision hides, those that are let through too.
+class HiddenRequests:
+    """Requests whose outcome the champion's own decision hides, those that are let through too.
 
     Args:
         share: of all requests (0-1).
-        fraud: share of them that the champion's calibrated scores expect to be fraud.
+        positive: share of them that the champion's calibrated scores expect to be positive.
         drawn: share of them that may be let through to learn of them.
         chance: of one of these, to be.
     """
 
     share: float
-    fraud: float
+    positive: float
     drawn: float = 0.0
     chance: float = 0.0
 
     @property
     def told(self) -> float:
-        """Share of all requests that are let through and turn out to be fraud."""
-        return self.share * self.drawn * self.chance * self.fraud
+        """Share of all requests that are let through and turn out to be positive."""
+        return self.share * self.drawn * self.chance * self.positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,9 @@ class TrafficProfile:
             puts there.
         latency: share of answers slower than the `latency_us` of the same place.
         slow_together: as `failed_together`, of answers above each of `QUANTILES`.
-        frauds: share (0-1) of requests whose labels say fraud; NaN: no label has come.
+        positives: share (0-1) of requests whose labels say positive; NaN: no label has come.
         speed: hours of event time in an hour of wall time; 1 on a live platform.
-        declines: None: no decision of the champion hid an outcome.
+        hidden: None: no decision of the champion hid an outcome.
     """
 
     hours: float
@@ -82,9 +82,9 @@ class TrafficProfile:
     latency_us: tuple[float, ...]
     latency: tuple[float, ...]
     slow_together: tuple[float, ...]
-    frauds: float
+    positives: float
     speed: float = 1.0
-    declines: Declines | None = None
+    hidden: HiddenRequests | None = None
 
     def seen(self, hours: float, share: float = 1.0) -> float:
         """Customers who are expected to send a request within `hours`, among `share` of them."""
@@ -113,7 +113,7 @@ class Slice:
         failed: not answered within the time that a challenger is given.
         latency_us: -1: not recorded.
         hours: how long the stretch is.
-        frauds: labels of fraud that arrived in it; None: no label at all did.
+        positives: labels of positives that arrived in it; None: no label at all did.
         hiding: scores of the champion's answers whose decision hides the outcome.
     """
 
@@ -125,7 +125,7 @@ class Slice:
     alert: Flags
     latency_us: Integers
     hours: float
-    frauds: int | None = None
+    positives: int | None = None
     counted: Flags | None = None
     hiding: Floats | None = None
 
@@ -191,14 +191,14 @@ class ProfileBuilder:
     _bins: Integers = field(
         default_factory=lambda: np.zeros(BINS_PER_OCTAVE * OCTAVES, dtype=np.int64)
     )
-    _frauds: int | None = None
+    _positives: int | None = None
     _hidden: int = 0
     _hidden_score: float = 0.0
 
     def add(self, seen: Slice) -> None:
         """Count a slice; slices come in the order of event time."""
-        if seen.frauds is not None:
-            self._frauds = (self._frauds or 0) + seen.frauds
+        if seen.positives is not None:
+            self._positives = (self._positives or 0) + seen.positives
         if not len(seen.unit) and not self._requests:
             return  # before the first request
         self._hours += seen.hours
@@ -245,15 +245,15 @@ class ProfileBuilder:
             latency_us=tuple(edges[kept].tolist()),
             latency=tuple(above[kept].tolist()),
             slow_together=tuple(p.together for p in self._slow),
-            frauds=math.nan if self._frauds is None else self._frauds / self._requests,
+            positives=math.nan if self._positives is None else self._positives / self._requests,
             speed=self.speed,
-            declines=self._declines(),
+            hidden=self._hidden_requests(),
         )
 
-    def _declines(self) -> Declines | None:
+    def _hidden_requests(self) -> HiddenRequests | None:
         if not self._hidden or not self._scored:
             return None
-        return Declines(self._hidden / self._scored, self._hidden_score / self._hidden)
+        return HiddenRequests(self._hidden / self._scored, self._hidden_score / self._hidden)
 
     def _piece_ms(self) -> int:
         span_ms = self.days * 24 * HOUR_MS / self.speed

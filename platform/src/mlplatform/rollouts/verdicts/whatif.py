@@ -19,7 +19,7 @@ from mlplatform.rollouts.verdicts.verdict import Errors, number_of
 DAY_MS: Final = 86_400_000
 ERROR_SHARE: Final = 0.05
 """Of either end of an interval of outcomes."""
-UNKNOWN, GENUINE, FRAUD = -1, 0, 1
+UNKNOWN, NEGATIVE, POSITIVE = -1, 0, 1
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -45,13 +45,13 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Payments:
-    """Payments that both bundles have decided; one array element per payment.
+class Requests:
+    """Requests that both bundles have decided; one array element per request.
 
     Args:
-        outcome: FRAUD or GENUINE where it is known, else UNKNOWN.
+        outcome: POSITIVE or NEGATIVE where it is known, else UNKNOWN.
         hidden: those of UNKNOWN whose decision hid their outcome: nobody can report them.
-        bands: by input, the upper edges of its bands and the band of each payment; that of a
+        bands: by input, the upper edges of its bands and the band of each request; that of a
             missing value is -1.
     """
 
@@ -67,8 +67,12 @@ class Payments:
         return len(self.unit)
 
 
-class Share(msgspec.Struct, frozen=True):
-    """Payments with an alert, and the share (0-1) to expect of a coming day; None: fewer than two
+class _Counts(msgspec.Struct, frozen=True, rename={"requests": "payments", "positives": "frauds"}):
+    """Counts, by the keys that their JSON has."""
+
+
+class Share(_Counts, frozen=True):
+    """Requests with an alert, and the share (0-1) to expect of a coming day; None: fewer than two
     days or customers say nothing of that."""
 
     count: int
@@ -77,24 +81,24 @@ class Share(msgspec.Struct, frozen=True):
     high: float | None = None
 
 
-class Segment(msgspec.Struct, frozen=True):
-    """Payments whose input lies in (above, upto]; None: no bound. Both: the value is missing."""
+class Segment(_Counts, frozen=True):
+    """Requests whose input lies in (above, upto]; None: no bound. Both: the value is missing."""
 
     input: str
     above: float | None
     upto: float | None
-    payments: int
+    requests: int
     reference_alerts: int
     candidate_alerts: int
     flips: int
 
 
-class FraudsFound(msgspec.Struct, frozen=True):
-    """What one bundle's own alerts find among payments of which the outcome is known.
+class PositivesFound(_Counts, frozen=True):
+    """What one bundle's own alerts find among requests of which the outcome is known.
 
     Args:
-        caught: frauds among its alerts. at_capacity: frauds among as many of its highest scores as
-            people can look at.
+        caught: positives among its alerts. at_capacity: positives among as many of its highest
+            scores as people can look at.
     """
 
     alerts: int
@@ -102,38 +106,38 @@ class FraudsFound(msgspec.Struct, frozen=True):
     at_capacity: int
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(_Counts, frozen=True):
     """What matured labels say.
 
     Args:
-        immature: payments that may still get a label. hidden: those whose decision hid their
+        immature: requests that may still get a label. hidden: those whose decision hid their
             outcome, which get none.
-        more, low, high: share (0-1) of the frauds that the candidate finds more at capacity, with
-            bounds that are wrong with probability .05 each, whatever the hidden ones were; None: no
-            fraud.
+        more, low, high: share (0-1) of the positives that the candidate finds more at capacity,
+            with bounds that are wrong with probability .05 each, whatever the hidden ones were;
+            None: no positive.
     """
 
-    payments: int
-    frauds: int
+    requests: int
+    positives: int
     immature: int
     hidden: int
     capacity: float
-    reference: FraudsFound
-    candidate: FraudsFound
+    reference: PositivesFound
+    candidate: PositivesFound
     more: float | None
     low: float | None
     high: float | None
 
 
-class WhatIf(msgspec.Struct, frozen=True):
+class WhatIf(_Counts, frozen=True):
     """The two bundles side by side.
 
     Args:
-        decisions: payments by the reference's decision, then by the candidate's.
-        both_alerts: payments on which both raise an alert.
+        decisions: requests by the reference's decision, then by the candidate's.
+        both_alerts: requests on which both raise an alert.
     """
 
-    payments: int
+    requests: int
     customers: int
     from_ms: int
     to_ms: int
@@ -146,19 +150,19 @@ class WhatIf(msgspec.Struct, frozen=True):
     known: Known
 
 
-def what_if(payments: Payments, *, capacity: float) -> WhatIf:
+def what_if(requests: Requests, *, capacity: float) -> WhatIf:
     """Counts, shares and outcomes of both bundles.
 
     Args:
-        payments: at least one. capacity: share (0-1) of payments that may be alerts.
+        requests: at least one. capacity: share (0-1) of requests that may be alerts.
     """
-    one, other = payments.reference, payments.candidate
+    one, other = requests.reference, requests.candidate
     flipped = one.decision != one.scale.places_of(other.scale, other.decision)
     return WhatIf(
-        payments=len(payments),
-        customers=len(np.unique(payments.unit)),
-        from_ms=int(payments.event_ms.min()),
-        to_ms=int(payments.event_ms.max()) + 1,
+        requests=len(requests),
+        customers=len(np.unique(requests.unit)),
+        from_ms=int(requests.event_ms.min()),
+        to_ms=int(requests.event_ms.max()) + 1,
         decisions={
             mine: {
                 theirs: int(((one.decision == i) & (other.decision == j)).sum())
@@ -166,21 +170,21 @@ def what_if(payments: Payments, *, capacity: float) -> WhatIf:
             }
             for i, mine in enumerate(one.scale.names)
         },
-        reference_alerts=_share(one.alert, payments),
-        candidate_alerts=_share(other.alert, payments),
+        reference_alerts=_share(one.alert, requests),
+        candidate_alerts=_share(other.alert, requests),
         both_alerts=int((one.alert & other.alert).sum()),
-        flips=_share(flipped, payments),
+        flips=_share(flipped, requests),
         segments=tuple(
             segment
-            for name, (edges, codes) in payments.bands.items()
-            for segment in _segments(name, edges, codes, payments, flipped)
+            for name, (edges, codes) in requests.bands.items()
+            for segment in _segments(name, edges, codes, requests, flipped)
         ),
-        known=_known(payments, capacity),
+        known=_known(requests, capacity),
     )
 
 
-def _share(flags: npt.NDArray[np.bool_], payments: Payments) -> Share:
-    band = share_band(flags, payments.unit, payments.event_ms // DAY_MS)
+def _share(flags: npt.NDArray[np.bool_], requests: Requests) -> Share:
+    band = share_band(flags, requests.unit, requests.event_ms // DAY_MS)
     count, share = int(flags.sum()), float(flags.mean())
     return Share(count, share) if band is None else Share(count, share, band.low, band.high)
 
@@ -189,12 +193,12 @@ def _segments(
     name: str,
     edges: Sequence[float],
     codes: Integers,
-    payments: Payments,
+    requests: Requests,
     flipped: npt.NDArray[np.bool_],
 ) -> list[Segment]:
     counts = [
         np.bincount(codes + 1, weights=flags, minlength=len(edges) + 2).astype(int).tolist()
-        for flags in (None, payments.reference.alert, payments.candidate.alert, flipped)
+        for flags in (None, requests.reference.alert, requests.candidate.alert, flipped)
     ]
     bounds: list[tuple[Any, Any]] = [(None, None)]
     bounds += zip((None, *edges), (*edges, None), strict=True)
@@ -202,22 +206,22 @@ def _segments(
     return [Segment(name, *bound, *numbers) for bound, *numbers in rows if numbers[0]]
 
 
-def _known(payments: Payments, capacity: float) -> Known:
-    known = payments.outcome != UNKNOWN
-    fraud = payments.outcome[known] == FRAUD
-    immature = int((~known & ~payments.hidden).sum())
-    mature = known | payments.hidden
-    champion = payments.reference.score[mature]
+def _known(requests: Requests, capacity: float) -> Known:
+    known = requests.outcome != UNKNOWN
+    positive = requests.outcome[known] == POSITIVE
+    immature = int((~known & ~requests.hidden).sum())
+    mature = known | requests.hidden
+    champion = requests.reference.score[mature]
     seen = Outcomes(
-        payments=PartlySeen(
-            unit=payments.unit[mature],
-            fraud=payments.outcome[mature] == FRAUD,
+        requests=PartlySeen(
+            unit=requests.unit[mature],
+            positive=requests.outcome[mature] == POSITIVE,
             seen=known[mature],
             chance=known[mature].astype(np.float64),
             guess=np.clip(champion, 0.0, 1.0),
             came=np.ones(len(champion)),
         ),
-        challenger=payments.candidate.score[mature],
+        challenger=requests.candidate.score[mature],
         champion=champion,
         immature=immature,
         silent=False,
@@ -225,16 +229,16 @@ def _known(payments: Payments, capacity: float) -> Known:
     )
     errors = Errors(ERROR_SHARE, ERROR_SHARE)
     recall = recall_at_capacity(seen, capacity=capacity, errors=errors)
-    alerts = [arm.alert[known] for arm in (payments.reference, payments.candidate)]
+    alerts = [arm.alert[known] for arm in (requests.reference, requests.candidate)]
     reference, candidate = (
-        FraudsFound(int(flags.sum()), int((flags & fraud).sum()), caught)
+        PositivesFound(int(flags.sum()), int((flags & positive).sum()), caught)
         for flags, caught in zip(
             alerts, (recall.champion.caught, recall.challenger.caught), strict=True
         )
     )
     return Known(
-        payments=int(known.sum()),
-        frauds=int(fraud.sum()),
+        requests=int(known.sum()),
+        positives=int(positive.sum()),
         immature=immature,
         hidden=seen.hidden,
         capacity=capacity,

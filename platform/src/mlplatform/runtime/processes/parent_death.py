@@ -48,7 +48,7 @@ def follow_parent() -> bool:
 
 
 def lower_priority() -> None:
-    """Let this process and its children take the cores that payments leave: what it does may be
+    """Let this process and its children take the cores that requests leave: what it does may be
     late, and they may not."""
     os.nice(BACKGROUND_NICE)
     # Linux may share the cores between sessions first, and every child has a session of its own.
@@ -57,7 +57,7 @@ def lower_priority() -> None:
         try:
             _AUTOGROUP.write_text(str(BACKGROUND_NICE))
         except OSError as error:
-            log.warning("payments may have to wait for this process: %s", error)
+            log.warning("requests may have to wait for this process: %s", error)
 
 
 def _wait_for_end(fd: int) -> None:

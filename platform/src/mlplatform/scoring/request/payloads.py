@@ -141,7 +141,7 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 
 def decoded_once(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """The decoded body, which has no member twice; for what is not on a payment's path.
+    """The decoded body, which has no member twice; for what is not on a request's path.
 
     Raises:
         Problem: as `decoded`, or 422 for a member that stands twice.

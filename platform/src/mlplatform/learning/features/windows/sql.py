@@ -1,17 +1,17 @@
-"""Windows as SQL: what each payment's windows were when it was answered, for DuckDB.
+"""Windows as SQL: what each request's windows were when it was answered, for DuckDB.
 
 One pure function from declarations to text. The sums are those of `model.windows.tiles`, over
 whole numbers, so that a value here is the value that was served, bit for bit.
 
-The relation that it reads has a row for each payment: `_row`, a number; `_event_ms`; `_rank`, its
-place in the order in which payments became known; `_seen`, the rank of the last one that was known
-when it was answered itself; and the request's fields. A payment counts for another where its rank
+The relation that it reads has a row for each request: `_row`, a number; `_event_ms`; `_rank`, its
+place in the order in which requests became known; `_seen`, the rank of the last one that was known
+when it was answered itself; and the request's fields. A request counts for another where its rank
 is at most the other's `_seen`, whatever their times: late ones and ones out of order too.
 
-Nearly all payments meet the same thing: whatever is before them in time is known, and nothing else
-is. Their windows are differences of sums over all that is before: before the payment, less before
+Nearly all requests meet the same thing: whatever is before them in time is known, and nothing else
+is. Their windows are differences of sums over all that is before: before the request, less before
 the window's first tile. The others are found by three window functions more, among the entities
-whose payments became known in another order, and each is counted again by a join (`_late`).
+whose requests became known in another order, and each is counted again by a join (`_late`).
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
 PLAIN: Final = {"_row": "row_", "_event_ms": "event_ms", "_rank": "rank", "_seen": "seen"}
 
 
-def windows_sql(shared: Shared, payments: str, wanted: str) -> str:
+def windows_sql(shared: Shared, requests: str, wanted: str) -> str:
     """Rows of `_row` and every window, in no order, null where there is no value.
 
     Args:
-        payments: the relation of all payments that may count.
+        requests: the relation of all requests that may count.
         wanted: a condition on its columns: for which of them windows are wanted.
     """
     parts = [
-        f"s{number} AS ({_series_sql(series, windows, payments, wanted)})"
+        f"s{number} AS ({_series_sql(series, windows, requests, wanted)})"
         for number, (series, windows) in enumerate(shared)
     ]
     names = ", ".join(f'"{w.name}"' for _, windows in shared for w in windows)
@@ -64,7 +64,7 @@ def tiles_sql(series: Series, requests: str) -> str:
     }
     cells = ", ".join(f'CAST({columns[n]} AS BIGINT) AS "{n}"' for n in series.columns[1:])
     return (
-        f"WITH p AS ({_payments_sql(series, numbered, 'true', (OWN[1],))}), t AS (SELECT key, tile,"
+        f"WITH p AS ({_requests_sql(series, numbered, 'true', (OWN[1],))}), t AS (SELECT key, tile,"
         f" {cells} FROM p WHERE counted AND key IS NOT NULL GROUP BY key, tile)"
         " SELECT *, CASE WHEN row_number() OVER of_key = 1 THEN count(*) OVER (PARTITION BY key)"
         " ELSE 0 END AS tiles FROM t WINDOW of_key AS (PARTITION BY key ORDER BY tile)"
@@ -72,7 +72,7 @@ def tiles_sql(series: Series, requests: str) -> str:
     )
 
 
-def _series_sql(series: Series, windows: Sequence[Window], payments: str, wanted: str) -> str:
+def _series_sql(series: Series, windows: Sequence[Window], requests: str, wanted: str) -> str:
     frames = sorted({(w.tiles, w.delay_tiles) for w in windows})
     parts = [part for part in PARTS if any(part in _needed(windows, f) for f in frames)]
     late = ", ".join(_late(windows, frame) for frame in frames)
@@ -84,12 +84,12 @@ def _series_sql(series: Series, windows: Sequence[Window], payments: str, wanted
     in_time = ", ".join(_in_time(windows, frame) for frame in frames)
     return (
         f"WITH p AS MATERIALIZED (SELECT *, tile * {PLACES} + rank AS place"
-        f" FROM ({_payments_sql(series, payments, wanted)})),"
+        f" FROM ({_requests_sql(series, requests, wanted)})),"
         f" c AS MATERIALIZED (SELECT {_carried(parts)}, {{{_running(parts)}}} AS past,"
         " coalesce(lag(rank) OVER (PARTITION BY key ORDER BY place) > least(seen, rank), false)"
         " AS is_crossed FROM p WINDOW before AS (PARTITION BY key ORDER BY place"
         " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)),"
-        # only of entities whose payments did not become known in the order of their tiles, each
+        # only of entities whose requests did not become known in the order of their tiles, each
         # before the next was answered, need each be asked whether it met something else
         " e AS MATERIALIZED (SELECT * FROM p SEMI JOIN"
         " (SELECT DISTINCT key FROM c WHERE is_crossed) crossed"
@@ -116,7 +116,7 @@ def _late_rows(series: Series, reach: int) -> str:
     """Wanted rows that met something else than what is before them."""
     return (
         "SELECT * FROM (SELECT row_, event_ms, key, tile, seen, is_wanted,"
-        # known too late for this payment, though before it in time
+        # known too late for this request, though before it in time
         " coalesce(max(rank) FILTER (counted) OVER past, -1) > seen"
         " OR coalesce(max(rank) FILTER (counted) OVER now, -1) > seen"
         # known already, though so far after it that tiles were dropped for it
@@ -132,7 +132,7 @@ def _late_rows(series: Series, reach: int) -> str:
     )
 
 
-def _payments_sql(series: Series, payments: str, wanted: str, own: Sequence[str] = OWN) -> str:
+def _requests_sql(series: Series, requests: str, wanted: str, own: Sequence[str] = OWN) -> str:
     ms = series.tile_ms
     tile = f"(_event_ms - ((_event_ms % {ms}) + {ms}) % {ms}) // {ms}"
     counted, value = f"({_condition(series.where)})", ""
@@ -145,7 +145,7 @@ def _payments_sql(series: Series, payments: str, wanted: str, own: Sequence[str]
     return (
         f"SELECT {', '.join(f'{name} AS {PLAIN[name]}' for name in own)},"
         f' "{series.key}" AS key, {tile} AS tile, coalesce({counted}, false) AS counted,'
-        f" ({wanted}) AS is_wanted{value} FROM {payments}"
+        f" ({wanted}) AS is_wanted{value} FROM {requests}"
     )
 
 
@@ -162,7 +162,7 @@ def _condition(where: Filter | None) -> str:
 
 
 PLACES: Final = 2**31
-"""Ranks in one tile: a tile and a rank make one number, which orders an entity's payments."""
+"""Ranks in one tile: a tile and a rank make one number, which orders an entity's requests."""
 PARTS: Final = ("n", "last", "total", "squares", "low", "high")
 """What is added up over a window; a value is made of them."""
 
@@ -198,7 +198,7 @@ def _carried(parts: Sequence[str]) -> str:
 
 
 def _running(parts: Sequence[str]) -> str:
-    """What all payments of the key before this one come to."""
+    """What all requests of the key before this one come to."""
     aggregates = _aggregates()
     cells = [f"{n}: {aggregates[n]} FILTER (counted) OVER before" for n in SUMS if n in parts]
     return ", ".join(cells)
@@ -215,12 +215,12 @@ def _ends(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
 
 
 def _offsets(frames: Sequence[tuple[int, int]]) -> list[int]:
-    """How many tiles before a payment's own the bounds of windows are."""
+    """How many tiles before a request's own the bounds of windows are."""
     return sorted({t + d for t, d in frames} | {d - 1 for _, d in frames if d})
 
 
 def _frames(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
-    """Windows of whole tiles, and of the payments of the open one that are before."""
+    """Windows of whole tiles, and of the requests of the open one that are before."""
     ordered = "(PARTITION BY key ORDER BY place RANGE BETWEEN"
     found = [
         f"from_{k} AS {ordered} {k * PLACES} + rank PRECEDING AND CURRENT ROW)"

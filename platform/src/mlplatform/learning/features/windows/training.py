@@ -1,4 +1,4 @@
-"""Windows of past payments: what each was, or would have been, answered with."""
+"""Windows of past requests: what each was, or would have been, answered with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ THREADS: Final = 2
 def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
     """Requests of the offline table with every window of their model, in their order.
 
-    Each window is what the request's own record says that it was made of, late payments and those
+    Each window is what the request's own record says that it was made of, late requests and those
     out of order included. A request that no windows were read for is taken to have seen whatever
     became known before it; in history, all that is earlier.
 
@@ -40,19 +40,19 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
         return events
     first_ms = int(pc.min(events["event_time"]).cast(pa.timestamp("ms"), safe=False).value)
     reach_ms = max(series.retained * series.tile_ms for series, _ in shared)
-    payments = offline.every_request(first_ms - reach_ms)
+    requests = offline.every_request(first_ms - reach_ms)
     with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
         db.execute("SET enable_progress_bar=false")
-        db.register("requests", payments.to_arrow_table())
+        db.register("requests", requests.to_arrow_table())
         db.register("arrivals", offline.arrivals().to_arrow_table())
         db.register("events", events)
-        db.execute(f"CREATE TEMP TABLE payments AS {ranked_sql('requests', 'arrivals')}")
+        db.execute(f"CREATE TEMP TABLE ranked AS {ranked_sql('requests', 'arrivals')}")
         wanted = f"_event_ms >= {first_ms} AND request_id IN (SELECT request_id FROM events)"
-        found = windows_sql(shared, "payments", wanted)
+        found = windows_sql(shared, "ranked", wanted)
         listed = ", ".join(f'f."{name}"' for name in names)
         joined: pa.Table = db.sql(
             f"SELECT e.*, {listed} FROM (SELECT *, row_number() OVER () AS row_ FROM events) e"
-            f" LEFT JOIN payments p ON p.request_id = e.request_id LEFT JOIN ({found}) f"
+            f" LEFT JOIN ranked p ON p.request_id = e.request_id LEFT JOIN ({found}) f"
             f" ON f.{OWN[0]} = p.{OWN[0]} ORDER BY e.row_"
         ).to_arrow_table()
     return joined.drop_columns(["row_"])

@@ -46,7 +46,7 @@ WORDS: Final[dict[Act, tuple[str, str]]] = {
     "lift": ("Switch on", "the versions of the model answer again, as its routes say"),
     "clear": (
         "Clear stops",
-        "gateways ask again the versions that they stopped for declining or alerting too often",
+        "gateways ask again the versions that they stopped for alerting too often",
     ),
 }
 """What a button says, and what pressing it does."""

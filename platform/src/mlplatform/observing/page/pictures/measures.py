@@ -137,7 +137,7 @@ _MEASURES: Final[Mapping[str, Measure]] = {
         measured=_difference,
         allowed=_either_way,
         stops=_stop_either_way,
-        arms=_arms("payments flagged", percents),
+        arms=_arms("requests flagged", percents),
     ),
     "disagreement": Measure(
         axis="alerts of one arm alone, beyond those predicted",
@@ -172,11 +172,11 @@ _MEASURES: Final[Mapping[str, Measure]] = {
         arms=_arms("slowest answers (p99)", milliseconds, "challenger_us", "champion_us"),
     ),
     "recall": Measure(
-        axis="frauds missed that the version before it found",
+        axis="positives missed that the version before it found",
         write=points,
         measured=_loss,
         allowed=_up_to_band,
         stops=_nowhere,
-        arms=_arms("frauds found", percents, "challenger_recall_value", "champion_recall_value"),
+        arms=_arms("positives found", percents, "challenger_recall_value", "champion_recall_value"),
     ),
 }

@@ -1,4 +1,4 @@
-"""Payments of a model as the log has them, page by page, and what became of them."""
+"""Requests of a model as the log has them, page by page, and what became of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.rollouts.verdicts.whatif import FRAUD, GENUINE, UNKNOWN, Integers
+from mlplatform.rollouts.verdicts.whatif import NEGATIVE, POSITIVE, UNKNOWN, Integers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-class LoggedPayments:
+class LoggedRequests:
     """The decisions of a stretch of event time, page by page; what is void is left out.
 
     Args:
@@ -94,15 +94,15 @@ class LoggedPayments:
     def outcomes(
         self, ids: Sequence[str], event_ms: Integers, logged: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
-        """What became of payments, and which of them nobody can know: those whose decision
+        """What became of requests, and which of them nobody can know: those whose decision
         hides their outcome.
 
         Args:
             logged: the decisions that were given.
         """
         outcome = np.array([self._labels.get(i, UNKNOWN) for i in ids], dtype=np.int8)
-        outcome[outcome > 0] = FRAUD
+        outcome[outcome > 0] = POSITIVE
         hidden = (outcome == UNKNOWN) & np.isin(logged, self._hides)
         mature = event_ms < self._mature_to_ms
-        outcome[(outcome == UNKNOWN) & ~hidden & mature] = GENUINE
+        outcome[(outcome == UNKNOWN) & ~hidden & mature] = NEGATIVE
         return outcome, hidden
