@@ -120,7 +120,7 @@ check: .venv/.dev ## lint, format, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@rm -rf build/types && mkdir -p build/types
-	@for folder in $(wildcard models/*-*); do \
+	@for folder in $(wildcard models/*-* teams/*/*-*); do \
 	  package=build/types/mlplatform_model_$$(basename $$folder | tr - _) && ln -s $(CURDIR)/$$folder $$package && $(BIN)/mypy $$package || exit 1; done
 	@$(BIN)/lint-imports
 

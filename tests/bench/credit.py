@@ -1,4 +1,4 @@
-"""How well `models/credit-default` tells defaults, and what thresholds by cost are worth.
+"""How well `teams/credit/credit-default` tells defaults, and what thresholds by cost are worth.
 
 Source: Yeh and Lien (2009), the default of credit card clients; UCI Machine Learning Repository,
 30,000 clients of whom 22 % default. Sex, age and marriage are no inputs.
@@ -39,7 +39,7 @@ from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 
 FOLDER: Final = "credit-default"
-MODELS: Final = Path(__file__).parents[2] / "models"
+MODELS: Final = Path(__file__).parents[2] / "teams" / "credit"
 NOW_MS: Final = 1_767_225_600_000
 PARTS: Final = 5
 LABEL: Final = "default.payment.next.month"

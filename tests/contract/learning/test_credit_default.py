@@ -1,4 +1,4 @@
-"""The credit model of `models/`, outside of the package: from a made-up history to an answer."""
+"""The credit model of `teams/`, outside of the package: from a made-up history to an answer."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from mlplatform.runtime.errors import InputInvalid
 pytestmark = pytest.mark.slow
 
 NAME = "credit-default"
-MODELS = Path(__file__).parents[3] / "models"
+MODELS = Path(__file__).parents[3] / "teams" / "credit"
 DAY_MS = 86_400_000
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home whose platform knows `models/`, as it does to the processes that it starts."""
+    """A home whose platform knows `teams/credit`, as it does to the processes that it starts."""
     home = tmp_path_factory.mktemp("home")
     patch = pytest.MonkeyPatch()
     patch.setenv("MLPLATFORM_MODELS", str(MODELS))

@@ -30,7 +30,7 @@ def test_a_missing_package_is_named_with_the_remedy(
     monkeypatch.setitem(sys.modules, package, None)
     said = f"training.py: import is '{package}'; wanted: a package that is installed here: "
     with pytest.raises(ConfigInvalid, match=said + remedy), imports_told():
-        importlib.import_module(f"{package}.sklearn")
+        importlib.import_module(package)
 
 
 def test_a_missing_library_of_the_system_is_named() -> None:

@@ -21,7 +21,7 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.operations import wiring
-from mlplatform.operations.actions.feast_folder import feast_folder
+from mlplatform.operations.actions.features import feast_folder
 
 app = typer.Typer(help="Models of this installation and their versions.", no_args_is_help=True)
 

@@ -467,8 +467,7 @@ class ModelDefinition(_Strict, frozen=True):
     rollout: RolloutPolicy
     drift: DriftPolicy
     protected: tuple[FieldName, ...] = ()
-    """Request fields by whose groups versions are compared, and that nothing decides by. Requests
-    may leave them out."""
+    """Request fields whose groups are compared, and that nothing decides by; they may be absent."""
     features: FeaturesPolicy = FeaturesPolicy()
     windows: tuple[Window, ...] = ()
     """Of the request's entities, as fresh as the last request (docs/features.md)."""
@@ -491,8 +490,7 @@ class ModelDefinition(_Strict, frozen=True):
 
     @property
     def personal(self) -> frozenset[str]:
-        """The names whose values say something about a person: what applications send, and the
-        inputs that are made of it. No log, span or metric may hold such a value."""
+        """Request fields and inputs made of them: no log, span or metric may hold such a value."""
         made = (i.name for i in self.inputs if i.of is not None)
         return frozenset((*self.request, *made))
 

@@ -42,7 +42,7 @@ def check_model(
     """Check a model folder: its files, then a fit of made-up rows in a process of its own, or the
     golden set of a ready ONNX file.
 
-    Example: mlplatform check-model models/credit-default
+    Example: mlplatform check-model teams/credit/credit-default
     """
     folder = folder.absolute()
     wrong = list(problems(folder))

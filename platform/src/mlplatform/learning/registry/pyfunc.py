@@ -1,4 +1,4 @@
-"""A registered version as MLflow loads it: `mlflow.pyfunc.load_model("models:/fraud@champion")`.
+"""A registered version as MLflow loads it: `mlflow.pyfunc.load_model("models:/<model>@champion")`.
 
 MLflow imports this module by the name in a version's `MLmodel`. Nothing is unpickled: the model is
 the bundle's ONNX file, run as training and gates run it.

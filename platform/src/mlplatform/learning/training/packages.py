@@ -26,9 +26,7 @@ def imports_told() -> Iterator[None]:
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).split(".")[0]
         lock = LOCKS.get(package)
-        remedy = (
-            f"`make {lock}` (requirements/{lock}.txt)" if lock else "give it a lock of its own"
-        )
+        remedy = f"`make {lock}` (requirements/{lock}.txt)" if lock else "give it a lock of its own"
         raise _lacking(package, f"a package that is installed here: {remedy}") from error
     except OSError as error:
         if (missing := _LIBRARY.match(str(error))) is None:

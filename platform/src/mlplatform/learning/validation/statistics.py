@@ -45,31 +45,31 @@ class Band:
 class Ranking:
     """Scores sorted once, so that what they rank is cheap to measure under many weightings.
 
-    Ranks change at the scores that a fraud has: only there are rows counted.
+    Ranks change at the scores that a positive has: only there are rows counted.
     """
 
     def __init__(self, scores: Floats, y: Integers) -> None:
         self._order = np.argsort(-scores, kind="stable")
         ranked = scores[self._order]
         ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) + 1
-        self._frauds = np.flatnonzero(y[self._order] == 1)
-        ties = np.searchsorted(ends, self._frauds, side="right")
+        self._positives = np.flatnonzero(y[self._order] == 1)
+        ties = np.searchsorted(ends, self._positives, side="right")
         self._firsts = np.flatnonzero(np.diff(ties, prepend=-1))
         self._after = ends[ties[self._firsts]]
         self._before = np.append(0, ends[:-1])[ties[self._firsts]]
 
     def average_precision(self, weights: Floats | None = None) -> float:
-        """Mean precision over the recalled frauds, ties taken together; NaN without a fraud."""
+        """Mean precision over the recalled positives, ties taken together; NaN without any."""
         return self.measures(weights)[0]
 
     def measures(self, weights: Floats | None = None) -> tuple[float, float, float]:
         """Average precision, area under the ROC curve, and Kolmogorov-Smirnov distance.
 
-        NaN without a fraud; the latter two also where there is nothing else.
+        NaN without a positive; the latter two also where there is nothing else.
         """
         w = np.ones(len(self._order)) if weights is None else weights[self._order]
         nothing = float("nan")
-        gained = np.add.reduceat(w[self._frauds], self._firsts) if len(self._firsts) else w[:0]
+        gained = np.add.reduceat(w[self._positives], self._firsts) if len(self._firsts) else w[:0]
         hits, seen = np.cumsum(gained), np.append(0.0, np.cumsum(w))
         if len(hits) == 0 or hits[-1] == 0:
             return nothing, nothing, nothing

@@ -143,7 +143,7 @@ def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, 
     what falls behind with a new one is dropped: what is kept depends on the requests alone, never
     on their order.
     """
-    made = payment_tile(series, event_ms, request)
+    made = request_tile(series, event_ms, request)
     if made is None:
         return False
     numbers, tile = columns[0], made[0]
@@ -165,10 +165,10 @@ def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, 
     return True
 
 
-def payment_tile(
+def request_tile(
     series: Series, event_ms: int, request: Mapping[str, Any]
 ) -> tuple[int, ...] | None:
-    """The columns of a tile that holds this payment alone; None where it does not count."""
+    """The columns of a tile that holds this request alone; None where it does not count."""
     if not counts(series.where, request):
         return None
     x = 0

@@ -73,7 +73,7 @@ def _log(objectives: Objectives) -> Row:
             (Query(f"max by (writer) ({written})", "{{writer}}"),), "cps", width=6,
         ),
         Panel(
-            "lines", "Real-time windows behind", "On a server: since when they lack a payment of a "
+            "lines", "Real-time windows behind", "On a server: since when they lack a request of a "
             "writer.", (Query(f"max by (model, writer) ({late})", "{{model}}: {{writer}}"),), "s",
             at_most(seconds(limits.windows_behind)), width=12,
         ),

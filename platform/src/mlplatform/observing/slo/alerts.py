@@ -222,7 +222,7 @@ def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
             "WindowsBehind", "ticket",
             f"max by (model, writer) ({signals.WINDOWS_BEHIND.name}) "
             f"> {seconds(limits.windows_behind)}",
-            "2m", "real-time windows of {{ $labels.model }} lack payments that "
+            "2m", "real-time windows of {{ $labels.model }} lack requests that "
             "{{ $labels.writer }} answered",
         ),
         made(

@@ -1,15 +1,19 @@
-"""History taken in, and the snapshot of each day's end."""
+"""History taken in, the snapshot of each day's end, and the folder for Feast's commands."""
 
 from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
-from mlplatform.runtime.errors import InputInvalid, Refused
+from mlplatform.learning.features.feast_folder import folder as files
+from mlplatform.learning.features.feast_folder.registry import registry
+from mlplatform.learning.features.feast_values import project_name
+from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
 from mlplatform.scoring import backends
 
 if TYPE_CHECKING:
@@ -71,6 +75,37 @@ def check_addable(platform: Platform, model: str, table: pa.Table, source: str) 
     rows.check_history(table, platform.definition(model), source)
     if not _is_rest(platform, model, table, source):
         _check_may_be_added(platform, model, table, source)
+
+
+def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Path:
+    """The folder for `feast -c`, rendered anew.
+
+    Args:
+        into: None for `feast/`model in the home folder.
+
+    Raises:
+        NotFound: the model has no feature views.
+        Refused: the folder has a feature_store.yaml of somebody else's.
+    """
+    settings, definition = platform.settings, platform.definition(model)
+    views = platform.views(model)
+    if not views:
+        raise NotFound(f"{model} has no feature views: its folder has no features.py")
+    folder = (into or settings.home.root / "feast" / model).absolute()
+    files.write_folder(
+        folder,
+        store=files.store_text(project_name(model), settings.redis),
+        registry=registry(
+            project_name(model),
+            views,
+            owner=definition.owner,
+            description=definition.purpose,
+            snapshots=settings.home.offline(model).absolute() / "snapshots",
+            made_ms=platform.clock.wall_ms(),
+        ),
+        online_db=settings.home.online_db if settings.redis is None else None,
+    )
+    return folder
 
 
 def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bool:

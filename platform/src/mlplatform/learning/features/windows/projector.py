@@ -35,7 +35,7 @@ AROUND_S: Final = 1.0
 LOOKED_MS: Final = 5_000
 """A projector that has not looked around for so long does not work."""
 TOLD_S: Final = 60.0
-"""How often a state without payments is told that it is still wanted."""
+"""How often a state without requests is told that it is still wanted."""
 BACK_OFF_S: Final = 0.5
 CLOSE_S: Final = 3.0
 """How long a projector that ends tries to add the rest."""

@@ -30,7 +30,7 @@ from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.windows.online import WindowValues
 from mlplatform.learning.features.windows.state import KEPT_MS, MOST_BEHIND, is_key, request_of
 from mlplatform.model.windows.declaration import Window
-from mlplatform.model.windows.tiles import BETTER, Columns, Series, payment_tile, series_of
+from mlplatform.model.windows.tiles import BETTER, Columns, Series, request_tile, series_of
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
@@ -400,7 +400,7 @@ def _rows(
             key = request.get(one.key)
             if not is_key(key):
                 continue
-            made = payment_tile(one, record.event_ms, request)
+            made = request_tile(one, record.event_ms, request)
             if made is not None:
                 found.setdefault((number, key), bytearray()).extend(forms[number](*made))
     return found
