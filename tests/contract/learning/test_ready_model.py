@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.commands.terminal.explanations import explain_again
 from mlplatform.learning.registry.mlflow import MlflowRegistry
+from mlplatform.learning.registry.pyfunc import BundleModel
 from mlplatform.learning.registry.versions import Rejection, Version
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
@@ -157,6 +158,10 @@ def test_it_is_fetched_promoted_scored_and_explained(
         assert "CHANNEL" in {reason["code"] for reason in risky["reasons"]}
         strange = [scored(channel=text)["score"] for text in ("pigeon", "\x1b[2J", "p\u0430")]
         assert len(set(strange)) == 1
+        frame = pd.DataFrame([asked, asked | {"channel": "pigeon"}])
+        by_mlflow = BundleModel(fetched).predict(frame)
+        assert by_mlflow["score"].tolist() == [risky["score"], strange[0]]
+        assert by_mlflow["decision"].tolist()[0] == "refuse"
         assert score(channel="x" * 51).status_code == 422
         bundle = load_bundle(world.home.bundles / version.digest)
         expected = fitted().predict_proba(pd.DataFrame([asked])[["channel", "amount", "visits"]])
