@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,33 @@ def test_a_partition_that_was_damaged_or_removed_is_scored_again_and_no_other(
     (out / "_manifest.json").unlink()
     assert scored(platform, path, out)["output"] == manifest["output"]
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+def test_stale_features_ask_no_model_as_online(platform: wiring.Platform, tmp_path: Path) -> None:
+    given = table(1_000)
+    late = pa.array([t + timedelta(days=30) for t in given["event_time"].to_pylist()])
+    path = write(tmp_path / "a.parquet", given.set_column(1, "event_time", late))
+    manifest = scored(platform, path, tmp_path / "out")
+    assert manifest["output"]["answered_by"] == {"default": 1_000}
+    row = read(tmp_path / "out").to_pylist()[0]
+    told = {name: row[name] for name in ("score", "decision", "degraded", "reasons", "error")}
+    assert told == {
+        "score": None, "decision": "review", "degraded": True, "reasons": ["NO_FEATURES"],
+        "error": None,
+    }  # fmt: skip
+    assert row["without_features"] == ["customer_stats"]
+
+
+def test_rows_without_a_time_have_that_of_the_first_run(
+    platform: wiring.Platform, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.parquet", table(1_500).drop_columns(["event_time"]))
+    first = scored(platform, path, tmp_path / "out")
+    for name in ("_manifest.json", "part-00000-00001.parquet"):
+        (tmp_path / "out" / name).unlink()
+    again = scored(platform, path, tmp_path / "out")
+    assert again["plan"]["as_of_ms"] == first["plan"]["as_of_ms"]
+    assert again["output"] == first["output"]
 
 
 def until(condition: Callable[[], bool]) -> None:

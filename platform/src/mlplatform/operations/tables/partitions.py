@@ -1,7 +1,7 @@
 """Carries out what is left of a batch: reads, scores and keeps one partition after the other.
 
 Three steps overlap, each in a thread of its own: rows are read and made inputs of, a model scores
-them, and reasons are found and results written. Each holds one partition, so that memory is that of
+and explains them, and results are written. Each holds one partition, so that memory is that of
 a few of them, however large the input is.
 """
 
@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import pyarrow.parquet as pq
@@ -29,7 +29,7 @@ from mlplatform.operations.tables.plan import (
     partition_name,
 )
 from mlplatform.operations.tables.request_rows import Requests, requests_of
-from mlplatform.operations.tables.row_decisions import RESULTS, RowDecisions, Scored
+from mlplatform.operations.tables.row_decisions import REPEATED, RowDecisions, Scored
 from mlplatform.operations.tables.row_features import Inputs, RowFeatures
 from mlplatform.operations.tables.sources import Source
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json
@@ -188,7 +188,8 @@ def _kept(work: Work, results: Results, one: _Prepared, scored: Scored) -> Parti
         "version": str(work.plan.version),
         "bundle": work.plan.bundle,
     }
-    pq.write_table(table.cast(RESULTS.with_metadata(facts)), draft)
+    dictionary: Any = list(REPEATED)  # the stubs know truths alone
+    pq.write_table(table.replace_schema_metadata(facts), draft, use_dictionary=dictionary)
     with draft.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     partition = Partition(

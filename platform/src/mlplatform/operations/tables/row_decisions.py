@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,6 +33,8 @@ from mlplatform.scoring.request.answers import ReasonGiven
 from mlplatform.scoring.request.prediction import DEFAULT_REASON, STALE_REASON, ruled
 
 CALL_ROWS: Final = 8_192
+EXPLAINERS: Final = 2
+"""Threads: an explanation takes as long as the scores of 250 rows, and waits for nothing else."""
 ANSWERED: Final = ("model", "small_model", "rules", "default")
 NOBODY: Final = -1
 _COLUMNS: Final[list[pa.Field[Any]]] = [
@@ -46,6 +49,11 @@ _COLUMNS: Final[list[pa.Field[Any]]] = [
     pa.field("without_features", pa.list_(pa.string()), nullable=False),
     pa.field("error", pa.string()),
 ]
+REPEATED: Final = (
+    *("decision", "answered_by", "reasons_omitted"),
+    *("reasons.list.element", "without_features.list.element"),
+)
+"""Columns of few values, which a file holds as numbers of a dictionary."""
 RESULTS: Final = pa.schema(_COLUMNS)
 """One row for each of the input, in its order.
 
@@ -70,6 +78,7 @@ class Scored:
     answered_by: NDArray[np.int8]
     failed: NDArray[np.bool_]
     reasons: Mapping[int, Sequence[str]]
+    omitted: Mapping[int, str]
     problems: Mapping[int, str]
 
 
@@ -115,7 +124,8 @@ class RowDecisions:
         self._safe = safe
 
     def scored(self, inputs: Inputs) -> Scored:
-        """Decisions by the model where its features allow it, and by others where they do not.
+        """Decisions by the model where its features allow it, and by others where they do not, with
+        reasons for alerts.
 
         A row that may not be answered has a problem.
         """
@@ -150,7 +160,12 @@ class RowDecisions:
             answered_by[row] = ANSWERED.index(verdict.answered_by)
             if verdict.reasons:
                 reasons[row] = verdict.reasons
-        return Scored(inputs, raw, scores, decisions, answered_by, failed, reasons, problems)
+        by_model = (decisions != NOBODY) & (answered_by == 0)
+        alerts = np.flatnonzero(by_model & self._scale.alerting(decisions))
+        omitted = self._explain(alerts, inputs.x, raw, reasons)
+        return Scored(
+            inputs, raw, scores, decisions, answered_by, failed, reasons, omitted, problems
+        )
 
     def results(
         self,
@@ -160,7 +175,7 @@ class RowDecisions:
         problems: Mapping[int, str],
         first_row: int,
     ) -> tuple[pa.Table, Tally]:
-        """All rows of a block as `RESULTS`, with reasons for its alerts, and what they came to.
+        """All rows of a block as `RESULTS`, and what they came to.
 
         Args:
             ids: of all rows of the block.
@@ -168,7 +183,7 @@ class RowDecisions:
             problems: position of each other row → why it was not.
         """
         count = len(ids)
-        reasons, omitted = self._reasons(scored)
+        reasons, omitted = scored.reasons, scored.omitted
         errors = {**problems, **{int(good[row]): said for row, said in scored.problems.items()}}
         decisions = np.full(count, NOBODY, np.int8)
         decisions[good] = scored.decisions
@@ -235,20 +250,31 @@ class RowDecisions:
             return _Verdict(decision, "rules", reasons=codes)
         return _Verdict(self._safe, "default", reasons=(why.code,))
 
-    def _reasons(self, scored: Scored) -> tuple[dict[int, Sequence[str]], dict[int, str]]:
-        """The codes of each alert of the model's, and why there are none where that is so."""
-        found, omitted = dict(scored.reasons), dict[int, str]()
-        by_model = (scored.decisions != NOBODY) & (scored.answered_by == 0)
-        alerts = np.flatnonzero(by_model & self._scale.alerting(scored.decisions))
-        for row in alerts.tolist():
-            values = scored.inputs.x[row].tolist()
+    def _explain(
+        self,
+        alerts: NDArray[np.int64],
+        x: NDArray[np.float32],
+        raw: NDArray[np.float64],
+        found: dict[int, Sequence[str]],
+    ) -> dict[int, str]:
+        """Add the codes of each alert; returns why there are none, of those where that is so."""
+        omitted: dict[int, str] = {}
+
+        def explain(row: int) -> None:
             try:
-                shares = self._contributions(values, float(scored.raw[row]))
+                shares = self._contributions(x[row].tolist(), float(raw[row]))
             except NotExplained as failure:
                 omitted[row] = failure.reason
-                continue
-            found[row] = [driver.reason.code for driver in drivers(self._bundle, shares)]
-        return found, omitted
+            else:
+                found[row] = [driver.reason.code for driver in drivers(self._bundle, shares)]
+
+        def explain_all(rows: NDArray[np.int64]) -> None:
+            for row in rows.tolist():
+                explain(row)
+
+        with ThreadPoolExecutor(EXPLAINERS, "reasons") as threads:
+            list(threads.map(explain_all, np.array_split(alerts, EXPLAINERS)))
+        return omitted
 
     def _contributions(self, row: Sequence[float], raw: float) -> list[float]:
         if self._tree_shap is not None:
