@@ -18,6 +18,7 @@ from mlplatform.operations.tables.partitions import (
     Work,
     agreed,
     carry_out,
+    done_in,
     finish,
     stored_plan,
 )
@@ -28,6 +29,7 @@ from mlplatform.operations.tables.plan import (
     PARTITION_ROWS,
     Partition,
     Plan,
+    is_complete,
     manifest,
 )
 from mlplatform.operations.tables.row_decisions import RowDecisions
@@ -104,7 +106,8 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
                 results,
                 asked.output,
             )
-            return _finished(results) or _scored(platform, plan, source, results, report)
+            finished = _finished(results, plan)
+            return finished or _scored(platform, plan, source, results, report)
 
 
 def _scored(
@@ -135,8 +138,11 @@ def _scored(
     return _decoded(results.read(MANIFEST))
 
 
-def _finished(results: Results) -> dict[str, Any] | None:
-    return _decoded(results.read(MANIFEST)) if MANIFEST in results.sizes() else None
+def _finished(results: Results, plan: Plan) -> dict[str, Any] | None:
+    """The manifest, where each partition is still there as it was written."""
+    if MANIFEST not in results.sizes() or not is_complete(plan, done_in(results, plan)):
+        return None
+    return _decoded(results.read(MANIFEST))
 
 
 def _decoded(content: bytes) -> dict[str, Any]:
