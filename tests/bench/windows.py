@@ -20,12 +20,15 @@ from typing import Any, Final
 
 import duckdb
 import msgspec
+from tests.servers import given as given_servers
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.windows.online import WindowReads
+from mlplatform.learning.features.windows.projector import WindowProjector
+from mlplatform.learning.features.windows.redis import RedisWindowReads, RedisWindows, state_of
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.learning.features.windows.state import WindowProjection, begin
 from mlplatform.model.definition import ModelDefinition
@@ -33,6 +36,7 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.windows.declaration import Window
 from mlplatform.model.windows.tiles import series_of
 from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.storage.redis import client
 
 NOON_MS: Final = 1_790_000_000_000
 DAYS: Final = (1, 7, 30)
@@ -115,6 +119,56 @@ def _size(database: Path) -> int:
     return round(size)
 
 
+def shared(root: Path, definition: ModelDefinition, customers: int, count: int) -> dict[str, Any]:
+    """The same on a server of its own: what the projector takes, after the commit, and a read."""
+    payments = records(count, customers, customers // 10)
+    given = given_servers.redis()
+    own = state_of(definition.windows, definition.entities)
+    store = RedisWindows(given.address, "fraud", own, answer_s=10.0)
+    store.build({}, [])
+    projector = WindowProjector(root / "shared", "gateway-0", [store])
+    server = client(given.address, answer_s=10.0)
+    took, walls, cpu_s = [], [], _server_cpu_s(server)
+    with closing(SqliteDecisionLog(root / "shared")) as log:
+        for start in range(0, len(payments), BATCH):
+            part = payments[start : start + BATCH]
+            log.append("gateway-0", [Entry(one) for one in part])
+            began_s, wall_s = time.thread_time(), time.perf_counter()
+            projector.step()
+            took.append((time.thread_time() - began_s) / len(part) * 1e6)
+            walls.append((time.perf_counter() - wall_s) * 1e3)
+    served_us = (_server_cpu_s(server) - cpu_s) / len(payments) * 1e6
+    reads = RedisWindowReads(store, definition.windows, definition.entities)
+    at_ms, read_cpu, read_wall = payments[-1].event_ms, [], []
+    for one in random.Random(2).choices(payments, k=10_000):
+        asked = one.payload["request"]
+        keys = {"customer": asked["customer_id"], "terminal": asked["terminal_id"]}
+        began_s, wall_s = time.thread_time(), time.perf_counter()
+        reads.read(keys, at_ms)
+        read_cpu.append((time.thread_time() - began_s) * 1e6)
+        read_wall.append((time.perf_counter() - wall_s) * 1e6)
+    names = [name for name, _ in zip(server.scan_iter("*:t:*"), range(2_000), strict=False)]
+    found = {
+        "customers": customers, "payments": count,
+        "update us": round(median(took[len(took) // 2 :]), 1),
+        "server's us": round(served_us, 1),
+        f"wall ms of {BATCH}": round(median(walls), 2),
+        "read us": round(median(read_cpu), 1), "read wall us": round(median(read_wall), 1),
+        "bytes an entity": round(sum(server.memory_usage(n) for n in names) / len(names)),
+        "of it tiles": round(sum(server.strlen(n) for n in names) / len(names)),
+    }  # fmt: skip
+    projector.close()
+    server.close()
+    if given.server is not None:
+        given.server.close()
+    return found
+
+
+def _server_cpu_s(server: Any) -> float:
+    info = server.info("cpu")
+    return float(info["used_cpu_sys"]) + float(info["used_cpu_user"])
+
+
 def join(definition: ModelDefinition, data: Path) -> dict[str, Any]:
     """Windows of every payment of the handbook, all in order."""
     shared = series_of(definition.windows, definition.entities)
@@ -138,16 +192,22 @@ def join(definition: ModelDefinition, data: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", help="folder of the handbook's transactions")
+    parser.add_argument("--redis", action="store_true", help="also on a server that is started")
     parser.add_argument("--payments", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path("build/bench/windows.json"))
     arguments = parser.parse_args()
     definition = msgspec.structs.replace(load_definition("fraud"), windows=windows())
-    results: dict[str, Any] = {"online": []}
+    results: dict[str, Any] = {"online": [], "shared": []}
     for customers in (1_000, 100_000):
         with tempfile.TemporaryDirectory() as root:
             found = commits(Path(root), definition, customers, arguments.payments)
         results["online"].append(found)
         print(found, flush=True)
+        if arguments.redis:
+            with tempfile.TemporaryDirectory() as root:
+                found = shared(Path(root), definition, customers, arguments.payments)
+            results["shared"].append(found)
+            print(found, flush=True)
     if arguments.data is not None:
         results["join"] = join(definition, arguments.data)
         print(results["join"], flush=True)

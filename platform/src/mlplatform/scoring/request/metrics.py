@@ -44,6 +44,8 @@ class Metrics:
     def __init__(self, models: Iterable[str] = ()) -> None:
         self._registry = Registry()
         self._registry.register(ClockCollector())
+        self._windows = WindowsCollector()
+        self._registry.register(self._windows)
         self._models = {model: model for model in models}
         counter = self._registry.counter
         self._requests = counter(signals.REQUESTS)
@@ -79,7 +81,7 @@ class Metrics:
 
     def watch_windows(self, lags: Callable[[int], Mapping[tuple[str, str], Lag]]) -> None:
         """Show how far windows on a server are behind."""
-        self._registry.register(WindowsCollector(lags))
+        self._windows.lags = lags
 
     def answered(self, operation: str, status: int, model: str | None) -> None:
         """Count an HTTP request or a gRPC call.

@@ -29,7 +29,7 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 if TYPE_CHECKING:
     from mlplatform.learning.features.windows.redis import Position, RedisWindows, State
 
-BATCH: Final = 200
+BATCH: Final = 64
 """Records of one round trip: a server does nothing else for a millisecond or two."""
 AROUND_S: Final = 1.0
 LOOKED_MS: Final = 5_000
