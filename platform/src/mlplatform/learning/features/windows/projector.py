@@ -140,6 +140,9 @@ class WindowProjector:
                 position = store.position(state)
                 if position is not None:
                     found[store, state] = position
+            if (store, store.own) not in found:
+                problem = "windows of %s are stale: run `mlplatform history windows %s`"
+                _logger.error(problem, store.model, store.model)
         self._states = found
         has_more = False
         is_due = now_s - self._told_s >= TOLD_S
