@@ -253,6 +253,7 @@ def test_what_is_due_goes_from_every_file_and_nothing_else_does(
     log.seal()
     assert_expired(folder, log, before, gone)
     assert log.verify(anchor).findings == ()
+    assert log.check(anchor, cores=2) == log.verify(anchor)
     assert sum(path.stat().st_size for path in folder.rglob("*.parquet")) < size
 
 
