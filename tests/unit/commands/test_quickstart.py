@@ -51,7 +51,7 @@ def test_a_home_with_a_past_is_refused_before_anything_starts(
 ) -> None:
     """Its own home by default; what is in it stays."""
     monkeypatch.setattr(command, "MORE_DAYS", -22)  # two days
-    monkeypatch.setattr(command, "PAYMENTS", 40)
+    monkeypatch.setattr(command, "REQUESTS", 40)
     monkeypatch.setattr(command, "CUSTOMERS", 10)
     monkeypatch.setattr(command, "_start", lambda home: pytest.fail("it was started"))
     os.environ["MLPLATFORM_HOME"] = command.HOME
@@ -90,7 +90,7 @@ def test_a_payment_is_scored_until_the_champion_answers(monkeypatch: pytest.Monk
 def test_a_history_is_of_the_days_before_today(monkeypatch: pytest.MonkeyPatch) -> None:
     """A payment of now follows it, and a system's clock takes both."""
     monkeypatch.setattr(command, "MORE_DAYS", -22)  # two days
-    monkeypatch.setattr(command, "PAYMENTS", 40)
+    monkeypatch.setattr(command, "REQUESTS", 40)
     monkeypatch.setattr(command, "CUSTOMERS", 10)
     os.environ["MLPLATFORM_HOME"] = command.HOME
     command._history("fraud", 1)
