@@ -113,7 +113,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         epilog="Example: mlplatform log erase --decision 0198c2f0a4 --model fraud"
         " --reason 'request 4711 of the customer' --actor 'Ann Lee'"
     )(erase)
-    app.command(epilog="Example: mlplatform log retention --dry-run")(retention)
+    app.command(epilog="Example: mlplatform log retention --model fraud --dry-run")(retention)
     app.command("give-up", epilog="Example: mlplatform log give-up gateway-more-2")(give_up)
     return app
 
