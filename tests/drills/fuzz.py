@@ -29,7 +29,7 @@ SHARES: Final = {"listeners": 0.4, "parsers": 0.35, "candidates": 0.25}
 """Of the whole time."""
 SLICE_S: Final = 120.0
 """At most, for all listeners or for candidates in one go; then the others have their turn."""
-GRACE_S: Final = 180.0
+GRACE_S: Final = 600.0
 """More than a piece takes to start, to finish its last example and to make it smaller."""
 LIMITS_MIB: Final = {"listeners": 512.0, "parsers": 1024.0, "candidates": 1424.0}
 """Of a gateway, of a process with one parser, and of a confined one: 1 GiB over its libraries."""
