@@ -107,7 +107,8 @@ def examine_transactions(
                 wanted = " or ".join(one.kinds)
                 problem = f"column {names[one.name]} is {kind}; wanted: {wanted}"
                 raise InputInvalid(path.name, None, problem)
-        kinds = {column: pa.type_for_alias(found[column]) for column in names.values()}
+        aliases: dict[str, Any] = {column: found[column] for column in names.values()}
+        kinds = {column: pa.type_for_alias(alias) for column, alias in aliases.items()}
         table = parquet.read(0, kinds).select(list(names.values())).rename_columns(list(names))
     refusals = list(_refusals(table, names, path.name))[:MOST_REFUSALS]
     unread = tuple(name for name in found if name not in names.values())
@@ -140,7 +141,7 @@ def _history(table: pa.Table, now_ms: int | None) -> pa.Table:
     """The clients in the columns of the model's history, in order of their times."""
     definition = load_definition(MODEL)
     mixed = _mixed(table.column("customer_id").to_numpy().astype(np.uint64))
-    table = table.take(pa.array(np.argsort(mixed, kind="stable")))
+    table = table.take(np.argsort(mixed, kind="stable"))
     days, count = definition.training.window_days, max(1, table.num_rows)
     known_us = (END_MS if now_ms is None else now_ms) * 1000 // DAY_US * DAY_US
     maturity_us = definition.label.maturity_days * DAY_US
@@ -151,28 +152,27 @@ def _history(table: pa.Table, now_ms: int | None) -> pa.Table:
     sex = np.where(table.column("sex").to_numpy() == 1, SEXES.index("male"), 0)
     age = np.searchsorted(AGES, table.column("age").to_numpy(), side="right")
     numbers = table.column("customer_id")
-    return pa.table(
-        {
-            "request_id": pa.array([f"uci-{n}" for n in numbers.to_pylist()], pa.string()),
-            "event_time": pa.array(event_us, pa.timestamp("us")),
-            "customer_id": numbers.cast(pa.int64()),
-            "limit_balance": table.column("limit_balance").cast(pa.float64()),
-            "education": _words(EDUCATIONS, education),
-            **{
-                f"status_{month}": table.column(f"status_{month}").cast(pa.int64())
-                for month in range(1, MONTHS + 1)
-            },
-            **{
-                f"{kind}_{month}": table.column(f"{kind}_{month}").cast(pa.float64())
-                for kind in ("bill", "paid")
-                for month in range(1, MONTHS + 1)
-            },
-            "sex": _words(SEXES, sex),
-            "age_group": _words(AGE_GROUPS, age),
-            "label": table.column("label").cast(pa.int8()),
-            "label_time": pa.array(event_us + maturity_us, pa.timestamp("us")),
-        }
-    )
+    columns: dict[str, Any] = {
+        "request_id": pa.array([f"uci-{n}" for n in numbers.to_pylist()], pa.string()),
+        "event_time": pa.array(event_us, pa.timestamp("us")),
+        "customer_id": numbers.cast(pa.int64()),
+        "limit_balance": table.column("limit_balance").cast(pa.float64()),
+        "education": _words(EDUCATIONS, education),
+        **{
+            f"status_{month}": table.column(f"status_{month}").cast(pa.int64())
+            for month in range(1, MONTHS + 1)
+        },
+        **{
+            f"{kind}_{month}": table.column(f"{kind}_{month}").cast(pa.float64())
+            for kind in ("bill", "paid")
+            for month in range(1, MONTHS + 1)
+        },
+        "sex": _words(SEXES, sex),
+        "age_group": _words(AGE_GROUPS, age),
+        "label": table.column("label").cast(pa.int8()),
+        "label_time": pa.array(event_us + maturity_us, pa.timestamp("us")),
+    }
+    return pa.table(columns)
 
 
 def _words(words: tuple[str, ...], places: NDArray[Any]) -> Any:
