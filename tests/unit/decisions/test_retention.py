@@ -419,7 +419,7 @@ def test_nothing_is_recorded_while_another_process_seals(
 
     with seal.lock(folder), pytest.raises(Busy):
         expire(log, folder)
-    assert erasing.rules_of(folder) == []
+    assert erasing.rules_of(folder, "fraud") == []
 
 
 def test_a_log_that_gathers_takes_expired_records_with_their_rule(tmp_path: Path) -> None:
@@ -473,3 +473,53 @@ def test_a_long_read_of_the_database_is_waited_for(folder: Path, log: SqliteDeci
         reading.execute("COMMIT")
     log.seal()
     assert_expired(folder, log, before, {1, 2, 3, 4, 5, *range(7, 36, 2)})
+
+
+def gathering(home: Path, said: Retention) -> ReplicaLog:
+    """A home with payments of its own and of gateway gw, and a rule from the log that gw is of."""
+    own = home.parent / "own"
+    with closing(SqliteDecisionLog(own, lambda: WALL_MS)) as log:
+        log.append("gw", [entry(day) for day in (1, 2, 99, 100)])
+        rule = retention_record("fraud", said, event_ms=1, recorded_ms=WALL_MS)
+        log.append("erasure-gw", [rule])
+        source, into = CopyReader(own, log), ReplicaLog(home)
+        for writer in ("gw", "erasure-gw"):
+            into.replicate(source.copies(writer, after=0, limit=10))
+    with closing(SqliteDecisionLog(home, lambda: WALL_MS)) as log:
+        log.append("home-gw", [entry(day) for day in (1, 2, 99, 100)])
+    return into
+
+
+def test_a_rule_from_elsewhere_takes_nothing_here(tmp_path: Path) -> None:
+    """It may name everything, and be of a clock that is wrong: this log has a rule of its own."""
+    home, everything = tmp_path / "home", [(1, 2**62)]
+    ranges = {"gw": [*everything, (1, 1)], "home-gw": [(1, 4)], "erasure-gw": everything}
+    said = Retention("a1", 1, 2**62, 8, ranges)
+    gathering(home, said).close()
+    with closing(SqliteDecisionLog(home, lambda: WALL_MS)) as log:
+        before = rows(log)
+        log.seal()
+        assert days_without(log) == []
+        found = expire(log, home)
+        assert (found.payloads, found.rests_until_ms) == (4, None)
+        log.seal()
+        assert_expired(home, log, before, {1, 2})
+
+
+def test_a_rule_from_elsewhere_excuses_no_record_of_this_log(tmp_path: Path) -> None:
+    said = Retention("a1", 1, 2**62, 8, {"gw": [(1, 4)], "home-gw": [(1, 4)]})
+    gathering(tmp_path / "home", said).close()
+    with closing(sqlite3.connect(tmp_path / "home" / DATABASE, isolation_level=None)) as db:
+        db.execute("UPDATE records SET payload = NULL WHERE seq = 1 AND kind = 'decision'")
+    with closing(SqliteDecisionLog(tmp_path / "home", lambda: WALL_MS)) as log:
+        assert sum("home-gw" in finding for finding in log.verify().findings) == 1
+        assert not any("writer gw" in finding for finding in log.verify().findings)
+
+
+def test_a_rule_from_elsewhere_that_is_none_holds_up_no_erasure(tmp_path: Path) -> None:
+    said = Retention("a1", -1, 2**62, 8, {"gw": [(0, 4)]})
+    gathering(tmp_path / "home", said).close()
+    with closing(SqliteDecisionLog(tmp_path / "home", lambda: WALL_MS)) as log:
+        asked = ErasureRequest("a2", "Ann Lee", "request 4711", decision_id=f"{1:032x}fraud")
+        assert erase(log, tmp_path / "home", asked, now_ms=WALL_MS).is_done
+        assert log.verify().findings == ()

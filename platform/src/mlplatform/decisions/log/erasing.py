@@ -124,8 +124,12 @@ def pending(db: sqlite3.Connection, folder: Path) -> Pending | None:
     after = {w: done.get(w, 0) if w in new else seq for w, seq in heads.items()}
     ready: list[Erasure | RetentionRule] = []
     decisions, reached, waiting = set[str](), dict[str, int](), set[str]()
+    elsewhere = tables.replicated(db)  # whose rules take nothing here, as `_expired` says
     for row in _recorded(folder, Span(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
-        writer, said = row["writer"], _said(row)
+        writer = row["writer"]
+        if row["kind"] == "retention" and writer in elsewhere:
+            continue
+        said = _said(row)
         if writer in waiting or any(seq > heads.get(of, 0) for of, seq in _last(said)):
             waiting.add(writer)
             continue
@@ -133,9 +137,10 @@ def pending(db: sqlite3.Connection, folder: Path) -> Pending | None:
         if isinstance(said, Erasure):
             decisions.add(row["decision_id"])
         reached[writer] = row["seq"]
-    found = _together(ready)
-    numbers = {of: sorted(held) for of, held in found.numbers.items()}
-    return Pending(numbers, decisions, found.ranges, reached) if ready else None
+    erased = numbers_of(one for one in ready if isinstance(one, Erasure))
+    ranges = expired_ranges(one for one in ready if isinstance(one, RetentionRule))
+    numbers = {of: sorted(held) for of, held in erased.items()}
+    return Pending(numbers, decisions, ranges, reached) if ready else None
 
 
 def on_record(folder: Path) -> OnRecord:
@@ -144,19 +149,52 @@ def on_record(folder: Path) -> OnRecord:
     Raises:
         Corrupt: a record of it is not what was logged.
     """
-    return _together(
-        [_said(r) for r in _recorded(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))]
-    )
+    rows = _recorded(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))
+    erasures = [erasure_of(row["payload"]) for row in rows if row["kind"] == "erasure"]
+    rules = [row for row in rows if row["kind"] == "retention"]
+    return OnRecord(numbers_of(erasures), _expired(folder, rules))
 
 
-def rules_of(folder: Path, model: str | None = None) -> list[RetentionRule]:
-    """What is on record of retention, of one model or of all.
+def expired(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
+    """By writer, where payloads may be gone by their age.
 
     Raises:
         Corrupt: a record of it is not what was logged.
     """
-    span = Span(model, ("retention",), columns=_COLUMNS)
-    return [rule_of(row) for row in _recorded(folder, span)]
+    return _expired(folder, _recorded(folder, Span(kinds=("retention",), columns=_COLUMNS)))
+
+
+def rules_of(folder: Path, model: str) -> list[RetentionRule]:
+    """What this log itself has on record of a model's retention.
+
+    Raises:
+        Corrupt: a record of it is not what was logged.
+    """
+    own = _own_writers(folder)
+    rows = _recorded(folder, Span(model, ("retention",), columns=_COLUMNS))
+    return [rule_of(row) for row in rows if row["writer"] in own]
+
+
+def _expired(
+    folder: Path, rows: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Sequence[ExpiredRange]]:
+    """A rule of a log elsewhere takes nothing here, and says alone why records that came from
+    elsewhere have no payload; one that is not understood says nothing."""
+    own, rules = _own_writers(folder), []
+    for row in rows:
+        if row["writer"] in own:
+            rules.append(rule_of(row))
+            continue
+        try:
+            rules.append(rule_of(row).without(own))
+        except Corrupt as error:
+            _logger.error("record %d of writer %s: %s", row["seq"], row["writer"], error)
+    return expired_ranges(rules)
+
+
+def _own_writers(folder: Path) -> Set[str]:
+    with closing(sqlite.connect(folder / tables.DATABASE)) as db:
+        return {w.writer for w in tables.writers(db)} - tables.replicated(db).keys()
 
 
 def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -> Iterator[str]:
@@ -220,12 +258,6 @@ def _last(said: Erasure | RetentionRule) -> Iterator[tuple[str, int]]:
         yield from ((of, max(numbers, default=0)) for of, numbers in said.records.items())
     else:
         yield from ((of, ranges[-1][1]) for of, ranges in said.said.ranges.items() if ranges)
-
-
-def _together(said: Sequence[Erasure | RetentionRule]) -> OnRecord:
-    erasures = [one for one in said if isinstance(one, Erasure)]
-    rules = [one for one in said if not isinstance(one, Erasure)]
-    return OnRecord(numbers_of(erasures), expired_ranges(rules))
 
 
 def _files(

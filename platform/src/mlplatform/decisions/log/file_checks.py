@@ -40,7 +40,7 @@ class FileCheck:
     ends: Mapping[int, bytes]
     marks: frozenset[int]
     is_catalogued: bool
-    expired: tuple[ExpiredRange, ...] = ()
+    expired: Sequence[ExpiredRange] = ()
 
 
 @dataclass(slots=True)

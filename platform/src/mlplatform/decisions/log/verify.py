@@ -19,7 +19,7 @@ from mlplatform.decisions.log.segments import Segment
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport
 from mlplatform.decisions.records.record import GENESIS
-from mlplatform.decisions.records.retention import ExpiredRange, expired_ranges
+from mlplatform.decisions.records.retention import ExpiredRange
 from mlplatform.runtime.errors import Corrupt
 
 _FINDINGS: Final = 100
@@ -121,7 +121,7 @@ class _Walk:
         self.erased = 0
         self.misled: list[SealedFile] = []
         self.is_catalogued = False
-        self.expired: Mapping[str, tuple[ExpiredRange, ...]] = {}
+        self.expired: Mapping[str, Sequence[ExpiredRange]] = {}
 
     def look(self) -> None:
         """Everything that is in the database, as of one transaction."""
@@ -129,7 +129,7 @@ class _Walk:
             self.first += _database(self.db)
         # of ranges alone, so that what they cover is counted and not collected
         with suppress(sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
-            self.expired = expired_ranges(erasing.rules_of(self.folder))
+            self.expired = erasing.expired(self.folder)
         before = segments.manifest(self.db, after=self.since.count - 1, limit=1)
         self.manifest = segments.manifest(self.db, after=self.since.count)
         self.head = tables.head(self.db)

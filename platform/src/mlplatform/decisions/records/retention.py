@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -81,6 +81,11 @@ class RetentionRule(NamedTuple):
     model: str
     recorded_ms: int
     said: Retention
+
+    def without(self, writers: Set[str]) -> RetentionRule:
+        """What it says of the records of other writers."""
+        ranges = {of: held for of, held in self.said.ranges.items() if of not in writers}
+        return self._replace(said=msgspec.structs.replace(self.said, ranges=ranges))
 
     @property
     def words(self) -> str:
