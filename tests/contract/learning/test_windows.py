@@ -350,7 +350,7 @@ def test_a_server_that_has_lost_what_was_served_is_stale_until_it_has_it_again(
 
 @pytest.mark.redis
 def test_records_that_were_sealed_are_added_and_those_that_are_gone_are_named(
-    homes: OwnHomes,
+    homes: OwnHomes, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = homes.root / "gateway-0"
     with closing(SqliteDecisionLog(folder, segment_rows=(10, 40))) as log:
@@ -364,8 +364,25 @@ def test_records_that_were_sealed_are_added_and_those_that_are_gone_are_named(
         homes.begin()  # of a home that no record has reached
         with closing(sqlite.connect(folder / DATABASE)) as db:
             db.execute("DELETE FROM files")
-        with pytest.raises(Unavailable, match="history windows fraud"):
-            gateway.project()
+        gateway.project()
+        assert "history windows fraud" in caplog.text
+        now_ms = time.time_ns() // 1_000_000
+        assert gateway.projector.lags(now_ms)["fraud", "gateway-0"].records == 101
+
+
+@pytest.mark.redis
+def test_a_state_that_lacks_what_no_log_has_holds_up_no_other(homes: OwnHomes) -> None:
+    folder, other = homes.root / "gateway-0", definition_with_windows(WINDOWS[:3])
+    with closing(SqliteDecisionLog(folder, segment_rows=(10, 40))) as log:
+        log.append("gateway-0", [Entry(decision(f"d{n}", NOON_MS, ONE)) for n in range(40)])
+        log.seal()
+        gathered(homes.root, other, ["gateway-0"])
+        shared.begin(homes.root, homes.address, other)  # whose home the records have reached
+    with closing(sqlite.connect(folder / DATABASE)) as db:
+        db.execute("DELETE FROM files")
+    with closing(SharedGateway(homes.address, homes.root, other, "gateway-0")) as gateway:
+        gateway.write([decision("next", NOON_MS, ONE)])
+        assert gateway.reads.read(KEYS, NOON_MS).values["c_n_10m"] == 41.0
 
 
 @pytest.mark.redis

@@ -105,7 +105,7 @@ def opened(settings: Settings) -> SqliteDecisionLog:
     return SqliteDecisionLog(
         home.decisions,
         durable=settings.durability == "disk",
-        projection=WindowProjection() if has_windows else None,
+        projection=WindowProjection() if has_windows and settings.redis is None else None,
     )
 
 

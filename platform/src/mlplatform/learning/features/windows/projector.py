@@ -22,7 +22,7 @@ from mlplatform.decisions.records.projection import Committed, committed
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
@@ -92,6 +92,7 @@ class WindowProjector:
         self._stores = stores
         self._db: sqlite3.Connection | None = None
         self._states: dict[tuple[RedisWindows, State], Position] = {}
+        self._stuck: set[tuple[RedisWindows, State, str]] = set()
         self._every_s = around_s
         self._around_s = self._told_s = 0.0
         self._lags: Mapping[tuple[str, str], Lag] = {}
@@ -100,9 +101,10 @@ class WindowProjector:
     def step(self) -> bool:
         """Add some of what the log has beyond the states; whether more may wait.
 
+        A state that lacks what its log no longer has is named, and holds up no other.
+
         Raises:
-            Unavailable, sqlite3.Error: the log or the server does not answer, or the log has no
-                longer what a state lacks.
+            Unavailable, sqlite3.Error: the log or the server does not answer.
         """
         now_s = time.monotonic()
         has_more = False
@@ -143,7 +145,7 @@ class WindowProjector:
             if (store, store.own) not in found:
                 problem = "windows of %s are stale: run `mlplatform history windows %s`"
                 _logger.error(problem, store.model, store.model)
-        self._states = found
+        self._states, self._stuck = found, set()
         has_more = False
         is_due = now_s - self._told_s >= TOLD_S
         for place in list(found):
@@ -158,7 +160,7 @@ class WindowProjector:
         self, place: tuple[RedisWindows, State], writer: str, head: int, *, is_due: bool = False
     ) -> bool:
         position = self._states.get(place)
-        if position is None:
+        if position is None or (*place, writer) in self._stuck:
             return False
         store, state = place
         seq = position.seqs.get(writer, 0)
@@ -167,7 +169,14 @@ class WindowProjector:
             _logger.error("%s %d; run `mlplatform history windows %s`", problem, head, store.model)
         if head <= seq and not is_due:
             return False
-        records = self._records(store.model, writer, seq) if head > seq else []
+        records = self._records(writer, seq) if head > seq else []
+        if records is None:
+            problem = "windows of %s lack record %d of %s, which its log lacks too; run `mlplatform"
+            _logger.error(
+                f"{problem} history windows %s`", store.model, seq + 1, writer, store.model
+            )
+            self._stuck.add((*place, writer))
+            return False
         reached = max(head, records[-1].seq) if records else head
         moved = store.advance(state, position, writer, records, reached)
         if moved is None:
@@ -176,15 +185,15 @@ class WindowProjector:
         self._states[place] = moved
         return moved.seqs.get(writer, 0) < reached
 
-    def _records(self, model: str, writer: str, after: int) -> list[Committed]:
+    def _records(self, writer: str, after: int) -> list[Committed] | None:
+        """The next ones; None where the log has them no longer."""
         rows = self._connection().execute(_RECORDS, (writer, after, BATCH)).fetchall()
         if rows and rows[0][0] == after + 1:
             return [Committed(*row) for row in rows]
         with closing(SqliteDecisionLog(self._folder)) as log:  # they were sealed meanwhile
             copies = CopyReader(self._folder, log).copies(writer, after=after, limit=BATCH)
         if not copies or copies[0].seq != after + 1:
-            problem = f"windows of {model} lack record {after + 1} of {writer}, which its log lacks"
-            raise Unavailable(f"{problem} too; run `mlplatform history windows {model}`")
+            return None
         return [committed(copy.row()) for copy in copies]
 
     def _measure(self, heads: Mapping[str, int]) -> None:
