@@ -26,7 +26,7 @@ from mlplatform.learning.features.windows import projector, state
 from mlplatform.learning.features.windows.online import WindowValues
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.tiles import fold, new_columns
-from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.redis import client
 from support import shared_windows_world as shared
@@ -406,6 +406,21 @@ def test_what_is_kept_is_bounded_and_goes_by_itself(homes: OwnHomes) -> None:
         assert list(redis.scan_iter("*:t:*")) == []
         gateway.project()
         assert len(list(redis.scan_iter("*:t:*"))) == len(sizes)
+
+
+@pytest.mark.redis
+def test_no_windows_are_built_on_a_server_that_evicts(homes: OwnHomes) -> None:
+    with closing(client(homes.address, answer_s=5)) as redis:
+        redis.config_set("maxmemory-policy", "volatile-lru")
+        homes.begin()  # of all the memory that there is, nothing is taken out
+        redis.config_set("maxmemory", "1gb")
+        try:
+            with pytest.raises(Refused, match=r"volatile-lru.*set maxmemory-policy noeviction"):
+                homes.begin()
+        finally:
+            redis.config_set("maxmemory", "0")
+            redis.config_set("maxmemory-policy", "noeviction")
+        homes.begin()
 
 
 @pytest.mark.redis

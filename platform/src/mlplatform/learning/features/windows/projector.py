@@ -171,10 +171,9 @@ class WindowProjector:
             return False
         records = self._records(writer, seq) if head > seq else []
         if records is None:
-            problem = "windows of %s lack record %d of %s, which its log lacks too; run `mlplatform"
-            _logger.error(
-                f"{problem} history windows %s`", store.model, seq + 1, writer, store.model
-            )
+            lacked = f"windows of {store.model} lack record {seq + 1} of {writer}"
+            todo = "which its log lacks too; run `mlplatform history windows %s`"
+            _logger.error("%s, " + todo, lacked, store.model)
             self._stuck.add((*place, writer))
             return False
         reached = max(head, records[-1].seq) if records else head

@@ -32,7 +32,7 @@ from mlplatform.learning.features.windows.state import KEPT_MS, MOST_BEHIND, is_
 from mlplatform.model.windows.declaration import Window
 from mlplatform.model.windows.tiles import BETTER, Columns, Series, request_tile, series_of
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
@@ -42,6 +42,7 @@ UNREAD_MS: Final = KEPT_MS
 WENT_BACK_S: Final = 60.0
 """So long windows are stale at most where a server has lost what was served already: what it lacks
 is added again within seconds, or is lost with its log."""
+_NO_EVICTION: Final = "noeviction"
 BATCH: Final = 500
 """Tiles of entities that one round trip writes while a state is built."""
 
@@ -250,7 +251,11 @@ class RedisWindows:
         Args:
             position: per writer, the last record that the tiles hold.
             tiles: the number of a series, the key of an entity, and its tiles.
+
+        Raises:
+            Refused: the server takes what it likes out of its memory where that is full.
         """
+        self._check_eviction()
         token, count, at = secrets.token_hex(8), 0, self._at(self.own.id)
         lines = [token, *(f"{writer} {seq} {seq}" for writer, seq in position.items())]
         rest = iter(tiles)
@@ -272,6 +277,17 @@ class RedisWindows:
             if old is not None:
                 self._drop(old.token)
         return count
+
+    def _check_eviction(self) -> None:
+        """Tiles that are taken out are records that are not counted, and nobody can tell."""
+        with translated(self._address):
+            memory: Any = self._redis.info("memory")
+        policy = memory.get("maxmemory_policy", _NO_EVICTION)
+        if memory.get("maxmemory") and policy != _NO_EVICTION:
+            raise Refused(
+                f"Redis at {self._address} has maxmemory-policy {policy}: where its memory is full,"
+                f" windows would lose records unseen; set maxmemory-policy {_NO_EVICTION}"
+            )
 
     def close(self) -> None:
         self._redis.close()
