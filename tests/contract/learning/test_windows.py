@@ -463,6 +463,19 @@ def test_windows_that_are_declared_anew_are_built_beside_those_that_are_read(
 
 
 @pytest.mark.redis
+def test_what_another_writer_left_in_the_log_is_added_without_a_pause(homes: OwnHomes) -> None:
+    with closing(SharedGateway(homes.address, homes.root, FRAUD, "gateway-0")) as gone:
+        many = [Entry(decision(f"d{n}", NOON_MS, ONE)) for n in range(10 * projector.BATCH)]
+        gone.log.append("gateway-0", many)
+        stores = [shared.store_of(homes.address, FRAUD)]
+        other = projector.WindowProjector(gone.folder, "gateway-1", stores, around_s=3_600)
+        with closing(other):
+            while other.step():
+                pass
+        assert gone.reads.read(KEYS, NOON_MS).values["c_n_10m"] == len(many)
+
+
+@pytest.mark.redis
 def test_a_projector_says_how_far_windows_are_behind_and_since_when(homes: OwnHomes) -> None:
     with closing(SharedGateway(homes.address, homes.root, FRAUD, "gateway-0")) as gateway:
         many = [Entry(decision(f"d{n}", NOON_MS, ONE)) for n in range(700)]

@@ -93,6 +93,7 @@ class WindowProjector:
         self._db: sqlite3.Connection | None = None
         self._states: dict[tuple[RedisWindows, State], Position] = {}
         self._stuck: set[tuple[RedisWindows, State, str]] = set()
+        self._behind: set[str] = set()
         self._every_s = around_s
         self._around_s = self._told_s = 0.0
         self._lags: Mapping[tuple[str, str], Lag] = {}
@@ -107,15 +108,14 @@ class WindowProjector:
             Unavailable, sqlite3.Error: the log or the server does not answer.
         """
         now_s = time.monotonic()
-        has_more = False
         if now_s >= self._around_s:
-            has_more = self._look_around(now_s)
+            self._look_around(now_s)
             self._around_s = now_s + self._every_s
-        row = self._connection().execute(_HEAD, (self._writer,)).fetchone()
-        head = 0 if row is None else int(row[0])
-        for place in list(self._states):
-            has_more = self._advance(place, self._writer, head) or has_more
-        return has_more
+        writers, self._behind = {self._writer, *self._behind}, set()
+        for writer in writers:
+            row = self._connection().execute(_HEAD, (writer,)).fetchone()
+            self._bring_forward(writer, 0 if row is None else int(row[0]))
+        return bool(self._behind)
 
     def lags(self, now_ms: int) -> Mapping[tuple[str, str], Lag]:
         """By model and writer, at the last look around; one that was long ago is behind since."""
@@ -133,7 +133,7 @@ class WindowProjector:
         for store in self._stores:
             store.close()
 
-    def _look_around(self, now_s: float) -> bool:
+    def _look_around(self, now_s: float) -> None:
         """Find new states, and bring every writer of this log forward."""
         heads = dict(self._connection().execute(_HEADS).fetchall())
         found: dict[tuple[RedisWindows, State], Position] = {}
@@ -146,15 +146,17 @@ class WindowProjector:
                 problem = "windows of %s are stale: run `mlplatform history windows %s`"
                 _logger.error(problem, store.model, store.model)
         self._states, self._stuck = found, set()
-        has_more = False
         is_due = now_s - self._told_s >= TOLD_S
-        for place in list(found):
-            for writer, head in heads.items():
-                has_more = self._advance(place, writer, head, is_due=is_due) or has_more
+        for writer, head in heads.items():
+            self._bring_forward(writer, head, is_due=is_due)
         if is_due:
             self._told_s = now_s
         self._measure(heads)
-        return has_more
+
+    def _bring_forward(self, writer: str, head: int, *, is_due: bool = False) -> None:
+        for place in list(self._states):
+            if self._advance(place, writer, head, is_due=is_due):
+                self._behind.add(writer)
 
     def _advance(
         self, place: tuple[RedisWindows, State], writer: str, head: int, *, is_due: bool = False
