@@ -523,3 +523,17 @@ def test_a_rule_from_elsewhere_that_is_none_holds_up_no_erasure(tmp_path: Path) 
         asked = ErasureRequest("a2", "Ann Lee", "request 4711", decision_id=f"{1:032x}fraud")
         assert erase(log, tmp_path / "home", asked, now_ms=WALL_MS).is_done
         assert log.verify().findings == ()
+
+
+def test_a_rule_of_no_time_explains_nothing_and_stops_nothing(
+    folder: Path, log: SqliteDecisionLog
+) -> None:
+    expire(log, folder)
+    log.seal()
+    strange = retention_record(
+        "fraud", Retention("a2", 1, 2**62, 1, {"gw": [(1, 99)]}), event_ms=1, recorded_ms=2**62
+    )
+    log.append("elsewhere", [strange])
+    words = erased_by(log, logged_records(log, f"{1:032x}fraud"))
+    assert words is not None
+    assert words.count("went by retention") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,9 @@ from mlplatform.decisions.records.erasures import acts_on
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, SCALARS
 from mlplatform.decisions.records.retention import AbsentPayload, expired_ranges, rule_of
-from mlplatform.runtime.errors import NotFound
+from mlplatform.runtime.errors import Corrupt, NotFound
+
+_logger = logging.getLogger(__name__)
 
 
 def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
@@ -37,7 +40,7 @@ def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> s
         records: of `logged_records`.
 
     Raises:
-        Corrupt: an erasure, or a record of retention, is not what was logged.
+        Corrupt: an erasure is not what was logged.
     """
     own = [r for r in records if r["kind"] in ("decision", "inference", "shadow")]
     gone = [record for record in own if record["payload"] is None]
@@ -57,7 +60,12 @@ def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> s
 def _expired_by(log: SqliteDecisionLog, gone: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for model in {record["model"] for record in gone}:
         span = Span(model, ("retention",), columns=("model", "recorded_ms", "payload"))
-        for rule in map(rule_of, log.read(span).to_pylist()):
+        for row in log.read(span).to_pylist():
+            try:
+                rule = rule_of(row)
+            except Corrupt as error:  # of a log elsewhere it may be: the others are told
+                _logger.error("a retention of %s: %s", model, error)
+                continue
             ranges = expired_ranges([rule])
             for one in gone:
                 absent = AbsentPayload(*(one[name] for name in AbsentPayload._fields))

@@ -16,6 +16,8 @@ from mlplatform.runtime.errors import Corrupt
 
 KEPT_KINDS: Final[tuple[Kind, ...]] = ("erasure", "retention")
 """What went is on record for as long as the log is."""
+_LAST_MS: Final = 253_402_300_799_999
+"""The end of the year 9999."""
 _Seq = Annotated[int, Meta(ge=1)]
 _INT64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -122,6 +124,8 @@ def rule_of(row: Mapping[str, Any]) -> RetentionRule:
     Raises:
         Corrupt: it is the payload of no retention.
     """
+    if not 0 <= row["recorded_ms"] <= _LAST_MS:
+        raise Corrupt(f"a retention was recorded at {row['recorded_ms']} ms, which is no time")
     try:
         return RetentionRule(row["model"], row["recorded_ms"], _decode(row["payload"] or ""))
     except NOT_JSON as error:
