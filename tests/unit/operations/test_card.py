@@ -107,7 +107,7 @@ def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(known:
     facts = msgspec.structs.replace(known.version.facts, report=report)
     version = dataclasses.replace(known.version, facts=facts)
     made = card(dataclasses.replace(known, version=version))
-    assert "+0.010 (+0.002 to +0.018)" in words(told(made, "On held-out payments"))
+    assert "+0.010 (+0.002 to +0.018)" in words(told(made, "On held-out requests"))
     groups = words(told(made, "Protected attributes"))
     assert "1.400 (too few for an interval)" in groups
     assert "0.70 (under four fifths)" in groups

@@ -168,8 +168,8 @@ class MeasureNoted(_Part, frozen=True):
     difference: Estimate | None = None
 
 
-class GroupNoted(_Part, frozen=True):
-    """One protected group, as `learning.validation.fairness.GroupFairness`."""
+class GroupNoted(_Part, frozen=True, rename={}):
+    """One protected group, as `learning.validation.fairness.GroupFairness` and under its names."""
 
     group: str
     rows: int
