@@ -49,7 +49,7 @@ from mlplatform.model.definition import InputSpec
 from mlplatform.model.feature_views import FeatureField
 from mlplatform.model.windows.declaration import Window
 from mlplatform.model.windows.tiles import series_of
-from mlplatform.models.fraud.sources import read_transactions
+from models.fraud.sources import read_transactions
 
 WEEK: Final = 7
 CARDS: Final = 100

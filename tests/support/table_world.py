@@ -15,13 +15,13 @@ from tests.support.onnx_bundles import sigmoid_bundle
 from mlplatform.model.bundle import Bundle, Calibration, Reason, View, load_bundle, write_bundle
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.models.fraud.generator import Population, generate
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import import_history
 from mlplatform.operations.tables.batch import TableBatch, score_table
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.transitions import Opened, Promoted
 from mlplatform.runtime.configuration.settings import load
+from models.fraud.generator import Population, generate
 
 DAY_MS = 86_400_000
 START_MS = 20_000 * DAY_MS

@@ -79,7 +79,7 @@ def made(request: pytest.FixtureRequest, root: Path) -> Made:
     platform = Platform(load(os.environ))
     prepared = training.prepare_training(platform, name, until_us // 1000)
     candidate = fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)
-    report = training.validate(name, candidate, prepared)
+    report = training.validate(name, candidate, prepared).report
     assert report.reasons == ()
     assert retrain.version_facts(candidate, report, author="ana").validated
     days = prepared.dataset.fitting.taught
