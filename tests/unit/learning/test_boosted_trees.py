@@ -131,6 +131,8 @@ def test_the_same_rows_and_seed_give_the_same_bytes(library: str) -> None:
         ({"booster": "gblinear"}, "XGBClassifier: booster is 'gblinear'"),
         ({"objective": "binary:hinge"}, "XGBClassifier: objective is 'binary:hinge'"),
         ({"missing": 0.0}, "XGBClassifier: missing is 0.0"),
+        ({"base_score": 1 - 1e-9}, "XGBClassifier: base_score is 1.0"),
+        ({"early_stopping_rounds": 3}, "XGBClassifier: early_stopping_rounds is 3"),
         (
             {"enable_categorical": True, "feature_types": ["q", "c", *"qqqq"]},
             "XGBClassifier: enable_categorical is True",
@@ -146,6 +148,10 @@ def test_an_xgboost_model_that_is_no_plain_sum_is_refused(
         xgboost.fitted(classifier, x, labels(x))
 
 
+def squared(y: Any, scores: Any) -> tuple[Any, Any]:
+    return scores - y, np.ones_like(scores)
+
+
 @pytest.mark.filterwarnings("ignore:categorical_feature keyword")
 @pytest.mark.parametrize(
     ("settings", "said"),
@@ -159,6 +165,9 @@ def test_an_xgboost_model_that_is_no_plain_sum_is_refused(
         ({"zero_as_missing": True}, "LGBMClassifier: zero_as_missing is 'Zero'"),
         ({"categorical_feature": [1]}, "LGBMClassifier: categorical_feature is 1"),
         ({"linear_tree": True}, "LGBMClassifier: linear_tree is True"),
+        ({"early_stopping_rounds": 3}, "LGBMClassifier: early_stopping_rounds is 3"),
+        ({"pred_early_stop": True}, "LGBMClassifier: pred_early_stop is True"),
+        ({"objective": squared}, "LGBMClassifier: objective is 'a function'"),
     ],
 )
 def test_a_lightgbm_model_that_is_no_plain_sum_is_refused(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,17 @@ from numpy.typing import NDArray
 from mlplatform.learning.onnx.ensembles import Ensemble
 from mlplatform.learning.onnx.sklearn import GRAPH, OPSET, one_thread
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.runtime.errors import ConfigInvalid
 
 IR_VERSION = 8
 LARGEST = float(np.finfo(np.float32).max)
+_STOPPING: Final = "none: it needs rows that are not fitted; n_estimators says how many trees"
+REFUSED: Final = {
+    "early_stopping_rounds": _STOPPING,
+    "early_stopping_round": _STOPPING,
+    "pred_early_stop": "False: a score is the sum of all trees",
+}
+"""Parameters that no form of a model here can follow, and what is wanted of each."""
 Node = TypeVar("Node")
 
 
@@ -59,7 +67,16 @@ def fit_on_one_thread(
     y: NDArray[np.int8],
     weights: NDArray[np.float64] | None,
 ) -> None:
-    """Fit a classifier with scikit-learn's methods, on one thread where it names no number."""
+    """Fit a classifier with scikit-learn's methods, on one thread where it names no number.
+
+    Raises:
+        ConfigInvalid: it asks for what needs rows that it does not learn from, or scores otherwise
+            than the sum of its trees.
+    """
+    given = classifier.get_params()
+    for name, wanted in REFUSED.items():
+        if given.get(name):
+            raise ConfigInvalid(f"{type(classifier).__name__}: {name}", given[name], wanted)
     if classifier.n_jobs is None:
         classifier.set_params(n_jobs=1)
     with one_thread():

@@ -50,8 +50,9 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     Raises:
         ConfigInvalid: it is no sum over trees of two classes; names the parameter.
     """
-    if model["objective"] != "binary sigmoid:1":
-        raise ConfigInvalid("LGBMClassifier: objective", model["objective"], "binary sigmoid:1")
+    objective = model.get("objective", "a function")  # of one of its own it dumps no name
+    if objective != "binary sigmoid:1":
+        raise ConfigInvalid("LGBMClassifier: objective", objective, "binary sigmoid:1")
     if model["average_output"]:
         raise ConfigInvalid(
             "LGBMClassifier: boosting_type", "rf", "gbdt or dart: trees that add up"

@@ -32,7 +32,7 @@ def fitted(
     Raises:
         ConfigInvalid: it is no sum over trees that ONNX can hold; names its parameter.
     """
-    if not math.isnan(classifier.missing):
+    if classifier.missing is None or not math.isnan(classifier.missing):
         raise ConfigInvalid("XGBClassifier: missing", classifier.missing, "NaN, as inputs have it")
     fit_on_one_thread(classifier, x, y, weights)
     model = json.loads(classifier.get_booster().save_raw("json"))
@@ -55,6 +55,9 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
         raise ConfigInvalid("XGBClassifier: objective", objective, "binary:logistic")
     # one number, or since XGBoost 3.1 a list of one, as text
     (start,) = np.atleast_1d(json.loads(learner["learner_model_param"]["base_score"])).tolist()
+    if not 0 < start < 1:
+        wanted = "between 0 and 1; without one it is the share of positives, of both classes"
+        raise ConfigInvalid("XGBClassifier: base_score", start, wanted)
     roots = [(tree, 0) for tree in booster["model"]["trees"]]
     return log_odds(roots, _node, base=math.log(start / (1 - start)))
 
