@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from mlplatform.learning.registry.mlflow_errors import database_away
-from mlplatform.learning.registry.mlflow_runs import batches, dataset_inputs, run_tags
+from mlplatform.learning.registry.mlflow_runs import batches, dataset_inputs, description, run_tags
 from mlplatform.learning.registry.mlmodel import FILES as MLMODEL_FILES
 from mlplatform.learning.registry.mlmodel import model_description, model_files
 from mlplatform.learning.registry.run_record import RunRecord
@@ -84,7 +84,7 @@ class MlflowRegistry:
             source=f"{run['artifact_uri']}/{ARTIFACT}",
             run_id=run["run_id"],
             tags=_tags(facts, VALIDATED),
-            description=shown.description,
+            description=description(shown),
         )
         return self._first(bundle.model, facts.bundle, int(made["model_version"]["version"]))
 

@@ -17,6 +17,8 @@ MOST_PARAMETERS: Final = 100
 """Of one request: MLflow takes 1000 and 100."""
 DIGEST_CHARACTERS: Final = 36
 """As many as MLflow keeps of a data set's digest."""
+MOST_DESCRIPTION: Final = 5_000
+"""Characters of a version's description that MLflow's database has room for in PostgreSQL."""
 TABLES: Final = "mlflow.loggedArtifacts"
 _NOT_OF_A_NAME: Final = re.compile(r"[^\w\-. :/]|\.\.|//+", re.ASCII)
 
@@ -46,10 +48,16 @@ def run_tags(record: RunRecord, author: str) -> list[dict[str, str]]:
         "mlflow.user": author,
         "mlflow.source.name": "mlplatform",
         "mlflow.source.type": "JOB",
-        "mlflow.note.content": record.description,
+        "mlflow.note.content": description(record),
         TABLES: json.dumps(tables) if tables else "",
     }
     return [{"key": key, "value": value} for key, value in tags.items() if value]
+
+
+def description(record: RunRecord) -> str:
+    """The record's text, its end cut where it is longer than a version's may be."""
+    text = record.description
+    return text if len(text) <= MOST_DESCRIPTION else f"{text[: MOST_DESCRIPTION - 1]}…"
 
 
 def dataset_inputs(datasets: Sequence[RunDataset]) -> list[dict[str, Any]]:

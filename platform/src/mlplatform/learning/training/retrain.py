@@ -135,10 +135,19 @@ def describe(
     champion: Runnable | None,
     seed: int = SEED,
 ) -> RunRecord:
-    """What MLflow shows of the run that made a candidate; its model is scored."""
+    """What MLflow shows of the run that made a candidate; its model is scored.
+
+    Where it can't be made, nothing is shown: a version is decided on without it.
+    """
+    from mlplatform.learning.registry.run_record import RunRecord
     from mlplatform.learning.training.run_figures import run_record
 
-    return run_record(folder.definition, candidate, dataset, report, champion=champion, seed=seed)
+    definition = folder.definition
+    try:
+        return run_record(definition, candidate, dataset, report, champion=champion, seed=seed)
+    except Exception:
+        log.exception("MLflow shows no figures of this run: they could not be made")
+        return RunRecord()
 
 
 def register(
