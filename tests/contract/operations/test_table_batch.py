@@ -24,11 +24,13 @@ from tests.support.table_world import MEAN, read, table, world, write
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.join import training_join
+from mlplatform.learning.features.parquet_work import BATCH_ROWS
 from mlplatform.learning.features.rows import request_schema
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations import wiring
 from mlplatform.operations.tables.batch import TableBatch, score_table
-from mlplatform.runtime.errors import Busy, InputInvalid, Refused
+from mlplatform.operations.tables.plan import Partition
+from mlplatform.runtime.errors import Busy, ConfigInvalid, InputInvalid, Refused
 from mlplatform.scoring.arms.reasons import drivers, ordinary_row, without_each
 from mlplatform.scoring.request.explain import load_decider
 
@@ -272,3 +274,99 @@ def test_two_batches_into_one_folder_do_not_meet(platform: wiring.Platform, tmp_
     path = write(tmp_path / "a.parquet", table(1_000))
     with outputs.opened(tmp_path / "out"), pytest.raises(Busy, match="another batch"):
         scored(platform, path, tmp_path / "out")
+
+
+def test_a_folder_of_somebody_else_stays_as_it_was(
+    platform: wiring.Platform, tmp_path: Path
+) -> None:
+    path, theirs = write(tmp_path / "a.parquet", table(1_000)), tmp_path / "theirs"
+    kept = {"_drafts/thesis.txt": "mine", "_lock": "mine too", "data.txt": "and mine"}
+    for name, content in kept.items():
+        (theirs / name).parent.mkdir(parents=True, exist_ok=True)
+        (theirs / name).write_text(content)
+    with pytest.raises(Refused, match=r"theirs holds _drafts, of no batch"):
+        scored(platform, path, theirs)
+    found = {p.relative_to(theirs).as_posix(): p for p in theirs.rglob("*") if p.is_file()}
+    assert {name: p.read_text() for name, p in found.items()} == kept
+    with pytest.raises(ConfigInvalid, match=r"--output.*a folder that this user can write into"):
+        scored(platform, path, theirs / "data.txt")
+
+
+def test_the_platforms_home_is_no_place_of_a_table(
+    platform: wiring.Platform, tmp_path: Path
+) -> None:
+    home = platform.settings.home
+    path = write(tmp_path / "a.parquet", table(1_000))
+    (tmp_path / "way").symlink_to(home.root)
+    before = sorted(home.root.rglob("*"))
+    for output in (home.secrets, home.root / "new", tmp_path / "way" / "new", home.bundles / "x"):
+        with pytest.raises(ConfigInvalid, match=r"--output.*outside of the platform's home"):
+            scored(platform, path, output)
+    with pytest.raises(ConfigInvalid, match=r"--input.*outside of the platform's home"):
+        scored(platform, next(home.root.rglob("*.parquet")), tmp_path / "out")
+    assert sorted(home.root.rglob("*")) == before
+
+
+def test_rows_of_a_file_that_changes_meanwhile_are_not_kept(
+    platform: wiring.Platform, tmp_path: Path
+) -> None:
+    """The batch reads a file in pieces: what it read of another content may not count as done."""
+    path, rows = tmp_path / "a.parquet", table(6 * BATCH_ROWS)
+
+    def content_with(amount: float) -> bytes:
+        amounts = pa.array(np.full(len(rows), amount))
+        written = rows.set_column(4, "amount", amounts)
+        pq.write_table(written, path, BATCH_ROWS, compression="none", use_dictionary=False)
+        return path.read_bytes()
+
+    changed, content = content_with(0.5), content_with(0.25)
+    assert len(content) == len(changed)  # so that the rows that are read meanwhile are rows
+    expected = scored(platform, path, tmp_path / "whole", BATCH_ROWS)
+
+    def change(one: Partition) -> None:
+        if one.number == 0:
+            with path.open("r+b") as file:
+                file.write(changed)
+
+    asked = TableBatch("fraud", str(path), str(tmp_path / "out"), partition_rows=BATCH_ROWS)
+    with pytest.raises(Refused, match="was changed while the batch ran"):
+        score_table(platform, asked, change)
+    path.write_bytes(content)
+    again = scored(platform, path, tmp_path / "out", BATCH_ROWS)
+    assert again["output"] == expected["output"]
+
+
+def test_what_a_kill_left_half_written_is_nothing(
+    platform: wiring.Platform, tmp_path: Path
+) -> None:
+    path, out = write(tmp_path / "a.parquet", table(2_500)), tmp_path / "out"
+    out.mkdir()
+    (out / "._plan.json.draft").write_bytes(b"{")
+    manifest = scored(platform, path, out)
+    for name in ("_manifest.json", "_done/part-00000-00001.json"):
+        (out / name).unlink()
+    for name in ("._done.part-00000-00001.json.draft", "_done/.part-00000-00001.json.x.draft"):
+        (out / name).touch()
+    assert scored(platform, path, out)["output"] == manifest["output"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_no_message_holds_a_customers_id(
+    platform: wiring.Platform, tmp_path: Path, suffix: str
+) -> None:
+    rows = table(1_000).to_pylist()
+    secret = "DE89370400440532013000" if suffix == "csv" else -8937040044
+    rows[5]["customer_id"] = secret
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "csv":
+        with path.open("w") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        write(path, pa.Table.from_pylist(rows, table(1).schema))
+    manifest = scored(platform, path, tmp_path / "out")
+    assert manifest["output"]["errors"] == 1
+    assert read(tmp_path / "out")["error"][5].as_py().startswith("customer_id")
+    for file in (tmp_path / "out").rglob("*"):
+        assert file.is_dir() or str(secret).encode() not in file.read_bytes()

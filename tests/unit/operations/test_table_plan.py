@@ -130,6 +130,8 @@ WRONG = (
     "http://bucket/a",
     "s3://",
     "s3://bucket/a/../b",
+    "s3://[bucket/a",
+    "postgresql://[me@db/bank?table=t",
     "",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
@@ -95,9 +95,16 @@ class CsvFiles:
         return pa.Table.from_batches(batches, schema=schema), refusals
 
     def batches(
-        self, number: int, wanted: Mapping[str, pa.DataType], first: int = 0
+        self,
+        number: int,
+        wanted: Mapping[str, pa.DataType],
+        first: int = 0,
+        hidden: Collection[str] = (),
     ) -> Iterator[CsvBatch]:
         """Columns of a file, some rows at a time, from the row `first` on.
+
+        Args:
+            hidden: columns whose cells no problem shows.
 
         Raises:
             InputInvalid: it is no CSV, or there are too many rows.
@@ -116,9 +123,11 @@ class CsvFiles:
                     batch[row] = [""] * len(names)
             arrays = []
             for name, kind in wanted.items():
-                array, wrong = _values([cells[at[name]] for cells in batch], kind, name)
+                array, wrong = _values([cells[at[name]] for cells in batch], kind)
                 arrays.append(array)
-                problems += [(first + row, problem, False) for row, problem in wrong]
+                for row, shown, wish in wrong:
+                    told = name if name in hidden else f"{name} is {shown!r}"
+                    problems.append((first + row, f"{told}; wanted: {wish}", False))
             yield CsvBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), problems)
             first += len(batch)
             self._count(number, len(batch))
@@ -178,9 +187,10 @@ def _is(text: str, read: Callable[[str], object]) -> bool:
 
 
 def _values(
-    texts: Sequence[str], kind: pa.DataType, name: str
-) -> tuple[pa.Array[Any], list[tuple[int, str]]]:
-    """The values, null where a cell is empty or wrong; and the wrong ones by row."""
+    texts: Sequence[str], kind: pa.DataType
+) -> tuple[pa.Array[Any], list[tuple[int, str, str]]]:
+    """The values, null where a cell is empty or wrong; and row and text of the wrong ones, with
+    what is wanted."""
     read = _READERS.get(str(kind), _integer)
     values: list[Any] = []
     wrong = []
@@ -190,7 +200,7 @@ def _values(
         except (ValueError, OverflowError):
             values.append(None)
             shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-            wrong.append((row, f"{name} is {shown!r}; wanted: {_WORDS[read]}"))
+            wrong.append((row, shown, _WORDS[read]))
     return pa.array(values, kind), wrong
 
 

@@ -13,6 +13,7 @@ import msgspec
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.routes import Arm
 from mlplatform.operations.tables import locations, outputs, sources
+from mlplatform.operations.tables.locations import Bucket, Input, Output
 from mlplatform.operations.tables.outputs import MANIFEST, Results
 from mlplatform.operations.tables.partitions import (
     Work,
@@ -35,6 +36,7 @@ from mlplatform.operations.tables.plan import (
 from mlplatform.operations.tables.row_decisions import RowDecisions
 from mlplatform.operations.tables.row_features import RowFeatures
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
+from mlplatform.runtime.storage.plain_files import Rule
 from mlplatform.runtime.text import markdown
 
 if TYPE_CHECKING:
@@ -84,8 +86,7 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
         raise ConfigInvalid("--partition-rows", asked.partition_rows, wanted)
     definition = platform.definition(asked.model)
     place, target = locations.input_of(asked.input), locations.output_of(asked.output)
-    if isinstance(place, Path) and isinstance(target, Path) and target in (place, place.parent):
-        raise ConfigInvalid("--output", asked.output, "a folder beside the input, not the input's")
+    _refuse_own(platform, asked, place, target)
     staging = platform.settings.home.staging / f"table-{uuid.uuid4().hex}"
     with outputs.opened(target) as results:
         there = stored_plan(results, asked.output)
@@ -108,6 +109,24 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
             )
             finished = _finished(results, plan)
             return finished or _scored(platform, plan, source, results, report)
+
+
+def _refuse_own(platform: Platform, asked: TableBatch, place: Input, target: Output) -> None:
+    """Neither place may be the platform's own, nor the output the input's."""
+    home = platform.settings.home
+    rule = Rule(most_bytes=0, closed=(home.root, home.bundles), but=(home.demo,))
+    for key, text, one in (("--input", asked.input, place), ("--output", asked.output, target)):
+        if isinstance(one, Path) and not rule.lets(one.resolve()):
+            raise ConfigInvalid(key, text, f"a place outside of the platform's home, {home.root}")
+    match place, target:
+        case Path(), Path():
+            is_same = target.resolve() in (place.resolve(), place.resolve().parent)
+        case Bucket(), Bucket():
+            is_same = f"{target.uri}/".startswith(f"{place.uri}/")
+        case _:
+            is_same = False
+    if is_same:
+        raise ConfigInvalid("--output", asked.output, "a folder beside the input, not the input's")
 
 
 def _scored(

@@ -31,7 +31,8 @@ def accepted(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
 
 
 def expected(definition: ModelDefinition) -> list[ExpectedColumn]:
-    """The columns that are looked for in a table; one of event times may be missing."""
+    """The columns that are looked for in a table; event times and protected attributes may be
+    missing."""
     return [
         ExpectedColumn(
             name=name,
@@ -39,7 +40,7 @@ def expected(definition: ModelDefinition) -> list[ExpectedColumn]:
             usual=(name,),
             words=frozenset(name.split("_")),
             meaning="",
-            is_needed=name != EVENT_TIME,
+            is_needed=name != EVENT_TIME and name not in definition.protected,
         )
         for name, kinds in accepted(definition).items()
     ]

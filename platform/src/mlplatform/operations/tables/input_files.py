@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,13 @@ def blocks(
         return
     with CsvFiles([path]) as texts:
         columns = taken(definition, texts.types(0), given, name, is_text=True)
-        yield from _cut(_of_csv(texts, columns, start), _schema(columns), rows, first)
+        hidden = {c for n, (c, _) in columns.items() if _is_hidden(definition, n)}
+        yield from _cut(_of_csv(texts, columns, start, hidden), _schema(columns), rows, first)
+
+
+def _is_hidden(definition: ModelDefinition, name: str) -> bool:
+    """Whether values of a column stand in no message."""
+    return name in definition.request and definition.request[name].pseudonymous
 
 
 def _opened(
@@ -99,10 +105,13 @@ def _opened(
 
 
 def _of_csv(
-    files: CsvFiles, columns: Mapping[str, tuple[str, pa.DataType]], start: int
+    files: CsvFiles,
+    columns: Mapping[str, tuple[str, pa.DataType]],
+    start: int,
+    hidden: Collection[str],
 ) -> Iterator[_Batch]:
     kinds = {column: kind for column, kind in columns.values()}
-    for rows, problems in files.batches(0, kinds, start):
+    for rows, problems in files.batches(0, kinds, start, hidden):
         unread: dict[int, str] = {}
         for row, problem, _ in problems:
             unread.setdefault(row - start, problem)

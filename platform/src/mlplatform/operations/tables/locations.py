@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.storage import addresses
@@ -16,7 +16,7 @@ from mlplatform.runtime.storage.addresses import Address, without_secrets
 INPUT: Final = "a file or folder, s3://bucket/prefix or postgresql://user@host/database?table=NAME"
 OUTPUT: Final = "a folder or s3://bucket/prefix"
 _TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?")
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_BUCKET: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/[^?#]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,14 @@ def _path(key: str, text: str, wanted: str) -> Path:
 
 
 def _bucket(key: str, text: str) -> Bucket:
-    parts = urlsplit(text)
-    prefix = parts.path.strip("/")
-    if parts.query or parts.fragment or not _BUCKET.fullmatch(parts.netloc):
+    found = _BUCKET.fullmatch(text)
+    if found is None:
         wanted = "s3://bucket/prefix; keys and server by AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL_S3, …"
         raise ConfigInvalid(key, without_secrets(text), wanted)
+    bucket, prefix = found[1], (found[2] or "").strip("/")
     if ".." in prefix.split("/"):
         raise ConfigInvalid(key, text, "a prefix without ..")
-    return Bucket(f"s3://{parts.netloc}/{prefix}" if prefix else f"s3://{parts.netloc}")
+    return Bucket(f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}")
 
 
 def _table(text: str) -> Table:
@@ -105,7 +105,7 @@ def _address(url: str) -> Address:
     try:
         found = addresses.postgres("--input", environment)
     except ConfigInvalid:
-        if urlsplit(url).password is not None:
+        if without_secrets(url) != url:
             wanted = "no password; PGPASSFILE names a file of them, as for PostgreSQL's programs"
             raise ConfigInvalid("--input", without_secrets(url), wanted) from None
         raise

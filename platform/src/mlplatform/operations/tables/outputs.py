@@ -6,14 +6,15 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol
 
 from mlplatform.operations.tables.locations import Bucket, Output
-from mlplatform.runtime.errors import Busy
-from mlplatform.runtime.storage.files import sync, write_atomically
+from mlplatform.runtime.errors import Busy, ConfigInvalid, Refused
+from mlplatform.runtime.storage.files import DRAFT, sync
 from mlplatform.runtime.storage.objects import Objects
 
 PLAN: Final = "_plan.json"
@@ -27,7 +28,7 @@ class Results(Protocol):
     """Files by name; each appears whole, by one rename or one object."""
 
     def sizes(self) -> dict[str, int]:
-        """Name → bytes of each file that is there, below the folder too."""
+        """Name → bytes of each whole file that is there, below the folder too."""
         ...
 
     def read(self, name: str) -> bytes: ...
@@ -42,24 +43,36 @@ class Results(Protocol):
         """Of what is there now; None where reading it again is not worth its cost."""
         ...
 
-    drafts: Path
-    """A folder for files that are not finished."""
+    @property
+    def drafts(self) -> Path:
+        """A folder for files that are not finished; asked for once the plan is there."""
+        ...
 
 
 @contextmanager
 def opened(given: Output) -> Iterator[Results]:
     """
     Raises:
+        ConfigInvalid: no folder can be made or written there.
+        Refused: it holds files of no batch; nothing was touched.
         Busy: another batch writes there now. Of a bucket nobody can tell: two of the same plan
             write the same.
         Unavailable: the bucket does not answer.
     """
     if isinstance(given, Bucket):
         with tempfile.TemporaryDirectory(prefix="batch.") as drafts:
-            yield _BucketResults(given, Path(drafts))
+            results = _BucketResults(given, Path(drafts))
+            _refuse_others(results.sizes(), given.uri)
+            yield results
         return
-    given.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (given / LOCK).open("w") as lock:
+    try:
+        given.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_others(os.listdir(given), str(given))
+        opened_lock = (given / LOCK).open("a")
+    except OSError as error:
+        wanted = f"a folder that this user can write into ({error.strerror})"
+        raise ConfigInvalid("--output", str(given), wanted) from error
+    with opened_lock as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -67,31 +80,45 @@ def opened(given: Output) -> Iterator[Results]:
         yield _FolderResults(given)
 
 
+def _refuse_others(names: Iterable[str], where: str) -> None:
+    there = {name for name in names if not name.endswith(DRAFT)} - {LOCK}
+    if there and PLAN not in there:
+        raise Refused(f"{where} holds {min(there)}, of no batch; name an empty folder for --output")
+
+
 class _FolderResults:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.drafts = folder / "_drafts"
-        self.drafts.mkdir(mode=0o700, exist_ok=True)
-        for left in self.drafts.iterdir():  # of a run that was killed: we hold the lock
+
+    @cached_property
+    def drafts(self) -> Path:
+        folder = self._folder / "_drafts"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for left in folder.iterdir():  # of a run that was killed: we hold the lock
             left.unlink()
+        return folder
 
     def sizes(self) -> dict[str, int]:
         return {
             path.relative_to(self._folder).as_posix(): path.stat().st_size
             for path in self._folder.rglob("*")
-            if path.is_file()
+            if path.is_file() and not path.name.endswith(DRAFT)
         }
 
     def read(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()
 
     def put(self, name: str, path: Path) -> None:
+        target = self._folder / name
+        target.parent.mkdir(mode=0o700, exist_ok=True)
         sync(path)
-        os.replace(path, self._folder / name)
-        sync(self._folder)
+        os.replace(path, target)
+        sync(target.parent)
 
     def write(self, name: str, content: bytes) -> None:
-        write_atomically(self._folder / name, content)
+        draft = self._folder / f".{name.replace('/', '.')}{DRAFT}"
+        draft.write_bytes(content)
+        self.put(name, draft)
 
     def sha256(self, name: str) -> str | None:
         with (self._folder / name).open("rb") as file:

@@ -63,15 +63,11 @@ def stored_plan(results: Results, where: str) -> Plan | None:
     """The plan of an output; None of one in which nothing is yet.
 
     Raises:
-        Refused: it holds other files.
         Corrupt: its plan can't be read.
     """
-    sizes = results.sizes()
-    if PLAN in sizes:
-        return _decoded(results.read(PLAN), Plan, f"{where}: {PLAN}")
-    if others := sorted(name for name in sizes if not name.startswith("_lock")):
-        raise Refused(f"{where} holds {others[0]}, of no batch; name an empty folder for --output")
-    return None
+    if PLAN not in results.sizes():
+        return None
+    return _decoded(results.read(PLAN), Plan, f"{where}: {PLAN}")
 
 
 def agreed(there: Plan | None, asked: Plan, results: Results, where: str) -> Plan:
@@ -159,6 +155,7 @@ def _prepared(
                 rows=plan.partition_rows, first=first,
             )  # fmt: skip
             for block in found:
+                source.check(file)  # else rows of a file that was changed would be kept as done
                 if (file, block.number) not in finished:
                     yield _inputs(work, file, block)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -74,7 +74,13 @@ def requests_of(
     times, found = _times(block, as_of_ms)
     checks += found
     for name, field in definition.request.items():
-        columns[name], found = _field(block.column(name), name, field)
+        given = block.column(name) if name in block.column_names else _nothing(block.num_rows)
+        columns[name], found = _field(given, name, field)
+        if name in definition.protected:  # as online, one that is not known is left out
+            unsaid = is_missing(given)
+            found = [replace(check, wrong=check.wrong & ~unsaid) for check in found]
+        if field.pseudonymous:  # a customer's id stands in no message
+            found = [replace(check, values=None) for check in found]
         checks += found
     for check in checks:
         wrong = check.wrong & is_good
@@ -103,6 +109,10 @@ def _stored(
     if len(good) < len(ids):
         arrays[:2] = ids.take(good), times.take(good)
     return pa.table(arrays, schema=schema)
+
+
+def _nothing(count: int) -> Column:
+    return pa.chunked_array([pa.nulls(count, pa.string())])
 
 
 def _missing(values: Column, name: str) -> Iterator[Check]:

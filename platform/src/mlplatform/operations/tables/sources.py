@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, assert_never
 
+from mlplatform.learning.features.input_files import MOST_FILE_BYTES, MOST_FILES
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.tables.input_files import CSV, PARQUET, check_columns, is_table
 from mlplatform.operations.tables.locations import Bucket, Input, Table
@@ -18,7 +19,6 @@ from mlplatform.operations.tables.postgres_table import export
 from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage.objects import Objects
 
-MOST_FILES = 1_000
 COPIED_BYTES = 1024 * 1024
 
 
@@ -34,6 +34,13 @@ class Source(Protocol):
         Raises:
             Refused: it was changed since the batch began.
             Unavailable: its store did not answer.
+        """
+        ...
+
+    def check(self, number: int) -> None:
+        """
+        Raises:
+            Refused: a file was changed since the batch began.
         """
         ...
 
@@ -82,11 +89,11 @@ class _Folder:
 
     @contextmanager
     def here(self, number: int) -> Iterator[Path]:
-        self._check(number)
+        self.check(number)
         yield self._paths[number]
-        self._check(number)
+        self.check(number)
 
-    def _check(self, number: int) -> None:
+    def check(self, number: int) -> None:
         path, before = self._paths[number], self._stats[number]
         now = os.stat(path) if path.exists() else None
         if now is None or (now.st_size, now.st_mtime_ns, now.st_ino) != (
@@ -104,6 +111,10 @@ class _Objects:
         self._objects, self._staging = Objects(bucket.uri), staging
         found = [one for one in self._objects.listed() if is_table(one.name)]
         _check_count(len(found), bucket.uri)
+        for one in found:
+            if one.size_bytes > MOST_FILE_BYTES:
+                problem = f"{one.size_bytes} bytes; wanted: {MOST_FILE_BYTES} or fewer"
+                raise InputInvalid(one.name, None, problem)
         self._tags = [one.tag for one in found]
         self.files = tuple(
             InputFile(name=one.name, identity=f"etag:{one.tag}", size_bytes=one.size_bytes)
@@ -126,6 +137,9 @@ class _Objects:
         finally:
             path.unlink(missing_ok=True)
 
+    def check(self, number: int) -> None:
+        """What was brought here stays as it is."""
+
 
 class _Exported:
     """A table as the file that was made of it."""
@@ -136,6 +150,9 @@ class _Exported:
     @contextmanager
     def here(self, number: int) -> Iterator[Path]:
         yield self._path
+
+    def check(self, number: int) -> None:
+        """What was brought here stays as it is."""
 
 
 def _exported(
