@@ -13,8 +13,15 @@ import pytest
 from tests.support.table_world import read, table, world, write
 
 from mlplatform.operations import wiring
+from mlplatform.operations.tables import postgres_table
 from mlplatform.operations.tables.batch import TableBatch, score_table
-from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused, Unavailable
+from mlplatform.runtime.errors import (
+    ConfigInvalid,
+    InputInvalid,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 
 ROWS = 2_400
 COLUMNS = ("row", "request_id", "score", "decision", "reasons", "error")
@@ -106,6 +113,20 @@ def bucket(s3: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     return str(s3.bucket())
+
+
+@pytest.mark.postgres
+def test_a_table_may_not_fill_the_disk(
+    platform: wiring.Platform,
+    url: str,
+    passwords: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgres_table, "MOST_TEXT_BYTES", 10_000)
+    with pytest.raises(InputInvalid, match="payments: its columns take more than 10000 bytes"):
+        scored(platform, joined(url, "payments"), str(tmp_path / "out"))
+    assert list(platform.settings.home.staging.iterdir()) == []
 
 
 @pytest.mark.s3

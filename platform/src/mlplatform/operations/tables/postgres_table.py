@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pg8000.exceptions import DatabaseError, Error
 
 from mlplatform.learning.features.columns import matched
+from mlplatform.learning.features.input_files import MOST_FILE_BYTES
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.tables.columns import ROW_ID, accepted, expected
 from mlplatform.operations.tables.locations import Table
@@ -48,6 +49,8 @@ _COLUMNS: Final = (
 )
 SORTED_S: Final = 600.0
 """How long to wait for each answer: the first row comes when the server has sorted the table."""
+MOST_TEXT_BYTES: Final = 4 * MOST_FILE_BYTES
+"""Of a table as text: it lies on the disk of the home folder, which records need too."""
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -65,7 +68,7 @@ def export(
 
     Raises:
         NotFound: there is no such table.
-        ConfigInvalid, InputInvalid: it has not the columns of a request.
+        ConfigInvalid, InputInvalid: it has not the columns of a request, or is too large.
         Unavailable: the server does not answer, or refuses.
     """
     text = target.with_suffix(".text")
@@ -78,7 +81,7 @@ def export(
             kinds = {str(name): str(kind) for name, kind in found}
             names = _wanted(definition, kinds, given, table.name)
             with text.open("wb") as file:
-                sink = _Digesting(file)
+                sink = _Digesting(file, table.name)
                 connection.run(_copy(table.name, names, kinds), stream=sink)
         _to_parquet(text, {c: _TYPES[kinds[c]][1] for c in names.values()}, target, table.name)
     finally:
@@ -87,12 +90,19 @@ def export(
 
 
 class _Digesting:
-    """A file that is written, and the digest of what it holds."""
+    """A file that is written, within a limit, and the digest of what it holds."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], source: str) -> None:
         self._file, self._hash = file, hashlib.sha256()
+        self._source, self._bytes = source, 0
 
     def write(self, data: bytes) -> int:
+        self._bytes += len(data)
+        if self._bytes > MOST_TEXT_BYTES:
+            problem = (
+                f"its columns take more than {MOST_TEXT_BYTES} bytes: name a view of fewer rows"
+            )
+            raise InputInvalid(self._source, None, problem)
         self._hash.update(data)
         return self._file.write(data)
 
