@@ -85,7 +85,7 @@ def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Pa
 
     Raises:
         NotFound: the model has no feature views.
-        Refused: the folder has a feature_store.yaml of somebody else's.
+        Refused: the folder has files of somebody else's under these names.
     """
     settings, definition = platform.settings, platform.definition(model)
     views = platform.views(model)

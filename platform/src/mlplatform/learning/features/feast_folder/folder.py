@@ -43,21 +43,26 @@ def write_folder(folder: Path, *, store: str, registry: bytes, online_db: Path |
         online_db: what the link leads to; None where the online store is a server.
 
     Raises:
-        Refused: the folder has a feature_store.yaml that somebody else wrote.
+        Refused: the folder has one of these files, and somebody else wrote its
+            feature_store.yaml, or nobody did.
     """
     present = folder / STORE_FILE
-    if present.exists() and not present.read_text(errors="replace").startswith(FIRST_LINE):
+    own = present.is_file() and present.read_text(errors="replace").startswith(FIRST_LINE)
+    names = (STORE_FILE, REGISTRY_FILE, ONLINE_LINK)
+    there = [folder / name for name in names if os.path.lexists(folder / name)]
+    if there and not own:
         raise Refused(
-            f"{present} was not rendered by this command: give another folder by --into, or move it"
+            f"{there[0]} was not rendered by this command: give another folder by --into, or move"
+            " it"
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(present, store.encode())  # first: it says whose the others are
     write_atomically(folder / REGISTRY_FILE, registry)
     if online_db is not None:
         draft = folder / f"{ONLINE_LINK}.draft"
         draft.unlink(missing_ok=True)
         draft.symlink_to(online_db.absolute())
         os.replace(draft, folder / ONLINE_LINK)
-    write_atomically(present, store.encode())
 
 
 def _redis(address: Address) -> dict[str, Any]:
