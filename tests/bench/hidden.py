@@ -87,7 +87,7 @@ class Bank:
         self.db = duckdb.connect(config={"threads": 1})
         self.db.register("history", table)
         self.db.execute(
-            "CREATE TABLE requests AS SELECT * EXCLUDE (label, label_time), false AS declined,"
+            "CREATE TABLE requests AS SELECT * EXCLUDE (label, label_time), false AS _stopped,"
             " CAST(NULL AS VARCHAR) AS decision, false AS by_model,"
             " CAST(NULL AS DOUBLE) AS propensity, false AS explored FROM history;"
             "CREATE TABLE labels AS SELECT request_id, label, label_time FROM history"

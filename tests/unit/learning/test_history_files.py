@@ -12,7 +12,7 @@ import pytest
 
 from mlplatform.learning.features import rows
 from mlplatform.learning.features.history_files import columns_of, examine_history
-from mlplatform.model.consistency import OF_EVERY_REQUEST
+from mlplatform.model.consistency import OF_EVERY_REQUEST, contradictions
 from mlplatform.model.definition import RequestField
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
@@ -82,8 +82,16 @@ def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> Non
 
 
 def test_no_request_field_can_have_the_name_of_a_column_beside_it() -> None:
-    kept = {*rows.LABELS.names, *rows.DECIDED.names, *rows.VOIDS.names, "stopped"}
+    kept = {*rows.LABELS.names, *rows.DECIDED.names, *rows.VOIDS.names}
     assert kept == {*OF_EVERY_REQUEST}
+
+
+@pytest.mark.parametrize("name", ["stopped", "declined"])
+def test_what_is_said_of_requests_beside_their_columns_takes_no_name_from_a_field(
+    name: str,
+) -> None:
+    fields = {**FRAUD.request, name: RequestField(type="bool")}
+    assert not list(contradictions(msgspec.structs.replace(FRAUD, request=fields)))
 
 
 def with_texts(folder: Path, values: list[str | None]) -> Path:

@@ -43,7 +43,7 @@ _DAY_H: Final = 24
 SLICE = "1 of a slice or a share"
 OF_EVERY_REQUEST = (
     *("request_id", "label", "label_time", "recorded_ms", "seq"),
-    *("decision", "by_model", "propensity", "explored", "stopped"),
+    *("decision", "by_model", "propensity", "explored"),
 )
 """Columns that stand beside a request's fields in the offline table and its joins."""
 

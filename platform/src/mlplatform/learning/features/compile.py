@@ -27,7 +27,7 @@ def reach_ms(view: FeatureView, at_ms: int) -> tuple[int, int]:
 def snapshot_sql(view: FeatureView, *, at_ms: int, available_ms: int) -> str:
     """The rows of a view's snapshot, by key, from relations `requests` and `known_labels`.
 
-    `requests` says which were `stopped`; `known_labels` holds at most one row a request
+    `requests` says which were `_stopped`; `known_labels` holds at most one row a request
     and no label that arrived after `at_ms`.
     """
     from_ms, to_ms = reach_ms(view, at_ms)
@@ -54,7 +54,7 @@ def _expression(field: FeatureField, at_ms: int) -> str:
         case "mean":
             return f"avg({field.column}) {window}"
         case "label_share":
-            known = "(label IS NOT NULL OR NOT stopped)"
+            known = "(label IS NOT NULL OR NOT _stopped)"
             return f"avg(coalesce(label, 0)) FILTER (WHERE {inside} AND {known})"
         case _:
             assert_never(field.aggregate)

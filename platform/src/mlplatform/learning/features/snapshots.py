@@ -200,7 +200,7 @@ def _read(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     offline.decided().create_view("decided", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE requests AS SELECT incoming.*,"
-        " coalesce(NOT explored, false) AS stopped"
+        " coalesce(NOT explored, false) AS _stopped"
         " FROM incoming LEFT JOIN decided USING (request_id)"
     )
     offline.label_records(days[-1]).create_view("incoming", replace=True)

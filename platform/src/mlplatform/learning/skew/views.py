@@ -195,7 +195,7 @@ class _Snapshots:
             voided = inside = _seen("_writer", "seq")
         known = "true" if position is None else _seen("_writer", "_seq")
         self._db.execute(
-            "CREATE OR REPLACE VIEW requests AS SELECT *, _stopped AS stopped FROM events"
+            "CREATE OR REPLACE VIEW requests AS SELECT * FROM events"
             f" WHERE {known} AND request_id NOT IN"
             f" (SELECT request_id FROM voids WHERE {voided});"
             "CREATE OR REPLACE VIEW known_labels AS SELECT request_id,"
