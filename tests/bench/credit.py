@@ -65,7 +65,7 @@ POLICIES: Final = {
 
 def judged_by_the_folder(path: Path) -> dict[str, Any]:
     """The measures and the protected groups of all clients, as a gate report holds them."""
-    os.environ["MLPLATFORM_MODELS"] = str(MODELS)
+    os.environ["MLPLATFORM_MODELS"] = f"examples:{MODELS}"
     definition = load_definition(FOLDER)
     found = load_module(FOLDER, "sources").examine_transactions(path, now_ms=NOW_MS)
     if found.refusals:
