@@ -102,6 +102,39 @@ def test_without_a_declared_limit_there_is_no_gate_and_without_groups_nothing_is
         assert judged.verdict == "inconclusive"
 
 
+def test_an_attribute_of_which_nobody_is_known_is_no_silent_pass() -> None:
+    rows, group = drawn(3, (0.2, 0.2), units=20000)
+    groups = {"sex": group, "age": np.full_like(group, -1)}
+    values = {**VALUES, "age": ("young", "old")}
+    fairness = fairness_of(rows, groups, values, adverse=("refuse",), policy=POLICY)
+    judged = judge_fairness(fairness, POLICY)
+    assert judged is not None
+    assert judged.verdict == "inconclusive"
+    assert "no request of a second group is known by age" in judged.reason
+
+
+def test_harm_beside_a_group_that_is_never_refused_fails() -> None:
+    policy = FairnessPolicy(adverse_share_ratio=1.25, reference={"sex": "male"})
+    fairness, female, _ = found(*drawn(3, (0.2, 0.0), units=4000), policy)
+    judged = judge_fairness(fairness, policy)
+    assert female.adverse_share_ratio is not None
+    assert female.adverse_share_ratio.high == math.inf
+    assert judged is not None
+    assert judged.verdict == "failed"
+    assert judged.interval is None, "a journal holds no infinite number"
+    assert "times that of male or more" in judged.reason
+
+
+def test_a_group_is_not_its_own_reference_where_the_declared_one_is_not_there() -> None:
+    rows, group = drawn(2, (0.2, 0.4))
+    policy = FairnessPolicy(adverse_share_ratio=1.25, reference={"sex": "male"})
+    seen = np.where(group == 1, -1, group)
+    fairness = fairness_of(rows, {"sex": seen}, VALUES, adverse=("refuse",), policy=policy)
+    (female,) = fairness.attributes[0].groups
+    assert female.adverse_share_ratio is not None
+    assert math.isnan(female.adverse_share_ratio.low)
+
+
 def test_a_reference_may_be_declared_and_unknown_groups_are_counted() -> None:
     rows, group = drawn(2, (0.2, 0.4))
     group = np.where(np.arange(len(group)) % 10 == 0, -1, group)
@@ -139,6 +172,26 @@ def test_a_group_at_its_limit_fails_no_more_often_than_the_gate_may_err(
     assert verdicts.count("failed") / 400 <= 0.08
     assert verdicts.count("passed") / 400 <= 0.08
     assert verdicts.count("failed") > 4, "the interval is not merely wide"
+
+
+@pytest.mark.parametrize(
+    ("units", "share", "each", "spread"),
+    [(60, 0.2, 6, 0.3), (200, 0.01, 1, 0.0), (60, 0.95, 6, 0.3)],
+    ids=["few units", "few hits", "nearly all"],
+)
+def test_small_groups_that_are_alike_are_proven_apart_no_more_often_than_they_may(
+    units: int, share: float, each: int, spread: float
+) -> None:
+    """400 worlds of a small group beside one of 2,000 units, at a ratio of 1 and 5 % on each side;
+    tolerance 3 points."""
+    low = high = 0
+    for seed in range(400):
+        rows, group = drawn(seed, (share, share), units=4000, each=each, spread=spread)
+        seen = np.where((group == 1) & (rows.unit < 2000 + units // 2), 1, np.where(group, -1, 0))
+        ratio = found(rows, seen)[2].adverse_share_ratio
+        assert ratio is not None
+        low, high = low + (ratio.low > 1), high + (ratio.high < 1)
+    assert max(low, high) / 400 <= 0.08
 
 
 def test_intervals_of_shares_hold_the_true_share_of_clustered_rows() -> None:

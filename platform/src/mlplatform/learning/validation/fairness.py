@@ -23,7 +23,7 @@ ERROR_SHARE: Final = 0.05
 """Of the gate: that a group which keeps the limit fails it, or one that does not passes it. All
 comparisons of all attributes share it (Bonferroni, decision 0079)."""
 LEAST_UNITS: Final = 30
-"""A group of fewer units shows nothing: the intervals are those of large samples."""
+"""A group of fewer units shows nothing: their variance tells too little of others."""
 FOUR_FIFTHS: Final = 0.8
 """Below this share of the best group's favourable outcomes, evidence of adverse impact.
 Source: Uniform Guidelines on Employee Selection Procedures, 29 CFR 1607.4(D). Information only."""
@@ -78,7 +78,11 @@ class GroupFairness:
 
 @dataclass(frozen=True, slots=True)
 class AttributeFairness:
-    """The groups of one protected attribute that occur, and rows whose group is not known."""
+    """The groups of one protected attribute that occur, and rows whose group is not known.
+
+    Args:
+        reference: empty where no group occurs and none is declared.
+    """
 
     attribute: str
     reference: str
@@ -122,9 +126,7 @@ def fairness_of(
     attributes = []
     for name, places in found.items():
         named = {values[name][place]: groups[name] == place for place in places}
-        if not named:
-            continue
-        largest = max(named, key=lambda group: int(named[group].sum()))
+        largest = max(named, key=lambda group: int(named[group].sum()), default="")
         reference = largest if policy is None else policy.reference.get(name, largest)
         unknown = int((groups[name] < 0).sum())
         parts = _groups(rows, named, reference, level)
@@ -141,11 +143,11 @@ def _groups(
         group: _Share.of(rows.adverse, inside & negative, rows.unit)
         for group, inside in named.items()
     }
-    best = max(1 - share.value for share in every.values())
+    best = max((1 - share.value for share in every.values()), default=math.nan)
     found = []
     for group, inside in named.items():
         known = inside & rows.known
-        is_other = group != reference and reference in every
+        is_other = group != reference
         y, scores, unit = rows.y[known].astype(np.float64), rows.scores[known], rows.unit[known]
         found.append(
             GroupFairness(
@@ -163,10 +165,10 @@ def _groups(
                 observed=_Share.of(rows.y == 1, known, rows.unit).interval(),
                 calibration_gap=_mean_interval(scores - y, unit),
                 favourable_ratio=(1 - every[group].value) / best if best > 0 else math.nan,
-                adverse_share_ratio=_ratio(every[group], every[reference], level)
+                adverse_share_ratio=_ratio(every[group], every.get(reference, NO_ROWS), level)
                 if is_other
                 else None,
-                false_positive_ratio=_ratio(false[group], false[reference], level)
+                false_positive_ratio=_ratio(false[group], false.get(reference, NO_ROWS), level)
                 if is_other
                 else None,
             )
@@ -176,12 +178,19 @@ def _groups(
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """A share of rows, and the variance of its estimate when whole units are drawn."""
+    """A share of rows, of as many rows and units as would be as uncertain if all were alike.
+
+    Args:
+        units: whole ones.
+        size: rows that would be as uncertain if each were another unit's.
+        even_units: units that would be as uncertain if each had as many rows.
+    """
 
     hits: float
     rows: int
     units: int
-    by_unit: float
+    size: float
+    even_units: float
 
     @staticmethod
     def of(flags: Flags, inside: Flags, unit: Integers) -> _Share:
@@ -191,75 +200,92 @@ class _Share:
         """
         rows, hits = int(inside.sum()), float(flags[inside].sum())
         if rows == 0:
-            return _Share(0.0, 0, 0, math.nan)
-        residual = _unit_sums(flags[inside] - hits / rows, unit[inside])
-        units = len(residual)
+            return NO_ROWS
+        p, unit = hits / rows, unit[inside]
+        residual, each = _unit_sums(flags[inside] - p, unit), _unit_sums(None, unit)
+        units = len(each)
         by_unit = units / max(1, units - 1) * float(np.sum(residual**2)) / rows**2
-        return _Share(hits, rows, units, by_unit)
+        by_row = p * (1 - p) / rows
+        size = rows * min(1.0, by_row / by_unit) if by_unit > 0 else float(units)
+        return _Share(hits, rows, units, size, rows**2 / float(np.sum(each**2)))
 
     @property
     def value(self) -> float:
         return self.hits / self.rows if self.rows else math.nan
 
-    @property
-    def log_variance(self) -> float:
-        """Of the logarithm of the share, with half a hit more: never less than of single rows."""
-        hits, rows = self.hits + 0.5, self.rows + 0.5
-        by_row = 1 / hits - 1 / rows
-        return max(by_row, self.by_unit * (rows / hits) ** 2)
+    def interval(self, level: float = QUALITY_LEVEL) -> Interval:
+        """That of a binomial share of `size` rows, wider where few units tell of their variance.
 
-    def interval(self) -> Interval:
-        """90 %, by as many rows as would be as uncertain if each were another unit's.
-
-        Sources: Wilson (JASA, 1927); Korn and Graubard, Survey Methodology 24 (1998).
+        Sources: Clopper and Pearson (Biometrika, 1934); Korn and Graubard, Survey Methodology 24
+        (1998).
         """
+        from scipy.special import betaincinv
+
         if self.rows == 0:
             return NOTHING
-        z, p = _quantile((1 + QUALITY_LEVEL) / 2), self.value
-        by_row = p * (1 - p) / self.rows
-        size = self.rows * min(1.0, by_row / self.by_unit) if self.by_unit > 0 else self.units
-        center = (p + z * z / (2 * size)) / (1 + z * z / size)
-        half = z / (1 + z * z / size) * math.sqrt(p * (1 - p) / size + (z / (2 * size)) ** 2)
-        return Interval(p, max(0.0, center - half), min(1.0, center + half))
+        if self.even_units <= 1:
+            return Interval(self.value, 0.0, 1.0)
+        tail = (1 - level) / 2
+        size = self.size * (_normal(1 - tail) / _student(1 - tail, self.even_units - 1)) ** 2
+        hits, others = self.value * size, (1 - self.value) * size
+        low = float(betaincinv(hits, others + 1, tail)) if hits else 0.0
+        high = float(betaincinv(hits + 1, others, 1 - tail)) if others else 1.0
+        return Interval(self.value, low, high)
+
+
+NO_ROWS: Final = _Share(0.0, 0, 0, 0.0, 0.0)
 
 
 def _ratio(share: _Share, other: _Share, level: float) -> Interval:
-    """A share over another one, by the normal distribution of its logarithm; no ends where a group
-    is too small to have any.
+    """A share over another one, from the ends of both; no ends where a group is too small to have
+    any, and an infinite high end where the other share may be zero.
 
-    Source: Walter, The distribution of Levin's measure (Biometrika, 1975), for the half hits.
+    Source: Newcombe, MOVER-R confidence intervals for ratios (Stat. Methods Med. Res. 25, 2016).
     """
     value = share.value / other.value if other.rows and other.hits else math.nan
     if min(share.units, other.units) < LEAST_UNITS:
         return Interval(value, math.nan, math.nan)
-    middle = math.log((share.hits + 0.5) / (share.rows + 0.5))
-    middle -= math.log((other.hits + 0.5) / (other.rows + 0.5))
-    half = _quantile((1 + level) / 2) * math.sqrt(share.log_variance + other.log_variance)
-    return Interval(value, math.exp(middle - half), math.exp(middle + half))
+    one, two = share.interval(level), other.interval(level)
+    product = one.value * two.value
+    least, most = (end * (2 * one.value - end) for end in (one.low, one.high))
+    other_least, other_most = (end * (2 * two.value - end) for end in (two.low, two.high))
+    divisor = product + math.sqrt(max(0.0, product**2 - least * other_most))
+    low = least / divisor if divisor > 0 else 0.0
+    root = math.sqrt(max(0.0, product**2 - most * other_least))
+    high = (product + root) / other_least if other_least > 0 else math.inf
+    return Interval(value, low, high)
 
 
 def _mean_interval(values: Floats, unit: Integers) -> Interval:
     if not len(values):
         return NOTHING
     mean = float(values.mean())
-    residual = _unit_sums(values - mean, unit)
+    residual, each = _unit_sums(values - mean, unit), _unit_sums(None, unit)
     units = len(residual)
     if units < 2:
         return Interval(mean, math.nan, math.nan)
     error = math.sqrt(units / (units - 1) * float(np.sum(residual**2))) / len(values)
-    half = _quantile((1 + QUALITY_LEVEL) / 2) * error
+    even = len(values) ** 2 / float(np.sum(each**2))
+    half = _student((1 + QUALITY_LEVEL) / 2, even - 1) * error
     return Interval(mean, mean - half, mean + half)
 
 
 def _unit_sums(values: Any, unit: Integers) -> Floats:
+    """Of each unit, the sum of its rows' values; None: the number of its rows."""
     position = np.unique(unit, return_inverse=True)[1]
     return np.bincount(position, values).astype(np.float64)
 
 
-def _quantile(share: float) -> float:
+def _normal(share: float) -> float:
     from scipy.special import ndtri
 
     return float(ndtri(share))
+
+
+def _student(share: float, freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
 
 
 def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> GateResult | None:
@@ -283,15 +309,23 @@ def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> 
         for who, against, group in others
         for key, limit in limits.items()
     ]
-    if not judged:
-        reason = "no request of a second group to compare: the protected attributes are not known"
+    open_attributes = [
+        attribute.attribute
+        for attribute in (() if fairness is None else fairness.attributes)
+        if all(group.group == attribute.reference for group in attribute.groups)
+    ]
+    if not judged or (open_attributes and all(one[0] == "passed" for one in judged)):
+        by = f" by {', '.join(open_attributes)}" if open_attributes else ""
+        reason = f"no request of a second group is known{by}: nothing can be compared"
         return GateResult(name, _unshown(policy), None, tightest, _told(reason, policy))
     worst = max(judged, key=lambda one: (ORDER[one[0]], _or_zero(one[1].value)))
     verdict, ratio, what, against, limit, group = worst
     value = None if math.isnan(ratio.value) else ratio.value
-    ends = None if math.isnan(ratio.low) else (ratio.low, ratio.high)
+    ends = (ratio.low, ratio.high) if math.isfinite(ratio.high) else None
     found = "not measured" if value is None else f"{value:.2f} times that of {against}"
     within = "" if ends is None else f" (interval {ends[0]:.2f} to {ends[1]:.2f})"
+    if ratio.high == math.inf:  # next to nothing of the reference is adverse
+        found, within = f"{ratio.low:.2f} times that of {against} or more", ""
     reason = f"{what}: {found}{within}, at most {limit:g} allowed, on {group.rows:,} requests"
     if fairness is not None and (unknown := max(a.unknown for a in fairness.attributes)):
         reason += f"; the group of {unknown:,} requests is not known"

@@ -152,9 +152,11 @@ def _fairness(fairness: Mapping[str, Any] | None) -> list[str]:
 
 
 def _number(found: Mapping[str, float | None] | None, sign: str = "", end: str = ".3f") -> str:
+    form = f"{{:{sign}{end}}}"
+    if found is not None and found["low"] is not None and found["high"] is None:
+        return f"{form.format(found['low'])} or more"
     if found is None or found["value"] is None:
         return "not known"
-    form = f"{{:{sign}{end}}}"
     told = form.format(found["value"])
     if found["low"] is None or found["high"] is None:
         return f"{told} (too few for an interval)"

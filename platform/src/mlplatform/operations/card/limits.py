@@ -110,10 +110,11 @@ def _of_groups(card: Card, definition: ModelDefinition) -> Iterator[str]:
         names = ", ".join(group.name for group in policy.groups) if policy else ""
         yield f"Of the segments that model.yaml declares ({names}) no verdict is recorded."
     fairness = card.validation.fairness
-    compared = [] if fairness is None else [found.attribute for found in fairness.attributes]
+    attributes = () if fairness is None else fairness.attributes
+    compared = [found.attribute for found in attributes if len(found.groups) > 1]
     if lacking := [name for name in definition.protected if name not in compared]:
         yield f"By {', '.join(lacking)}, which model.yaml protects, no groups were compared."
-    for found in fairness.attributes if fairness is not None else ():
+    for found in attributes:
         few = [g.group for g in found.groups if (r := g.adverse_share_ratio) and r.low is None]
         if few:
             yield (

@@ -81,7 +81,8 @@ def _attribute(found: AttributeNoted) -> Table:
         *("of positives", "of negatives", "mean score", "observed", "favourable, of the best"),
     )
     rows = tuple(_group(group) for group in found.groups)
-    return Table(f"By {found.attribute}; the reference is {found.reference}", head, rows)
+    told = f"the reference is {found.reference}" if rows else "no group is known"
+    return Table(f"By {found.attribute}; {told}", head, rows)
 
 
 def _group(group: GroupNoted) -> tuple[str, ...]:
@@ -110,9 +111,11 @@ def _share(found: Estimate) -> str:
 
 
 def _number(found: Estimate, sign: str = "") -> str:
+    form = f"{{:{sign}.3f}}"
+    if found.low is not None and found.high is None:
+        return f"{form.format(found.low)} or more"
     if found.value is None:
         return NOT_KNOWN
-    form = f"{{:{sign}.3f}}"
     if found.low is None or found.high is None:
         return f"{form.format(found.value)} ({TOO_FEW})"
     return f"{form.format(found.value)} ({form.format(found.low)} to {form.format(found.high)})"
