@@ -46,6 +46,23 @@ def test_a_new_folder_has_nothing_wrong_and_its_fit_is_tried(folder: Path) -> No
     assert "RuntimeError: no tree" in only
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("COLUMNS = (\n", "SyntaxError"),
+        ("from .generator import generate\n", "No module named"),
+        ("COLUMNS = ()\n", "it has no examine_transactions"),
+    ],
+)
+def test_a_sources_file_that_no_command_can_read_is_told(
+    folder: Path, content: str, told: str
+) -> None:
+    (folder / "sources.py").write_text(content)
+    (only,) = problems(folder)
+    assert only.startswith("sources.py: its import failed:")
+    assert told in only
+
+
 def test_the_fit_of_a_model_with_windows_is_tried(folder: Path) -> None:
     of_customer = "aggregate: count, window: 1h, resolution: 5m}"
     file = folder / "model.yaml"

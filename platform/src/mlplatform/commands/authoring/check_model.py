@@ -33,14 +33,16 @@ from mlplatform.runtime.text import shown
 
 TRIAL_S: Final = 180.0
 TRIAL: Final = "from mlplatform.learning.training.trial import main; main()"
+SOURCES: Final = "from mlplatform.learning.training.trial import read_sources; read_sources()"
+SOURCES_FILE: Final = "sources.py"
 MOST_LINES: Final = 12
 
 
 def check_model(
     folder: Annotated[Path, typer.Argument(help="A model's folder.")], json: AsJson = False
 ) -> None:
-    """Check a model folder: its files, then a fit of made-up rows in a process of its own, or the
-    golden set of a ready ONNX file.
+    """Check a model folder: its files, then in a process of its own the import of sources.py and a
+    fit of made-up rows, or the golden set of a ready ONNX file.
 
     Example: mlplatform check-model teams/credit/credit-default
     """
@@ -57,14 +59,20 @@ def check_model(
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """Every part of a folder that is wrong, as a text; files first, and a fit where they are well.
+    """Every part of a folder that is wrong, as a text; files first, and its Python where they are
+    well.
 
-    The fit's Python runs as this user, in a child process with the time limit of a check.
+    The Python runs as this user, in child processes with the time limit of a check.
     """
     found = list(_of_files(folder))
     yield from found
     if not found:
-        yield from _of_a_ready_file(folder) if is_ready(folder) else _of_a_fit(folder)
+        if (folder / SOURCES_FILE).is_file():
+            yield from _of_a_child(folder, SOURCES, SOURCES_FILE, "its import")
+        if is_ready(folder):
+            yield from _of_a_ready_file(folder)
+        else:
+            yield from _of_a_child(folder, TRIAL, TRAINING_FILE, "a fit of made-up rows")
 
 
 def _of_files(folder: Path) -> Iterator[str]:
@@ -119,11 +127,11 @@ def _of_a_ready_file(folder: Path) -> Iterator[str]:
         yield f"{READY_FILE}: {error}"
 
 
-def _of_a_fit(folder: Path) -> Iterator[str]:
+def _of_a_child(folder: Path, program: str, file: str, what: str) -> Iterator[str]:
     kept = {n: v for n, v in os.environ.items() if not n.startswith("MLPLATFORM_")}
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", TRIAL, folder.name],
+            [sys.executable, "-P", "-c", program, folder.name],
             env={**kept, VARIABLE: str(folder.parent)},
             capture_output=True,
             text=True,
@@ -131,8 +139,8 @@ def _of_a_fit(folder: Path) -> Iterator[str]:
             timeout=TRIAL_S,
         )
     except subprocess.TimeoutExpired:
-        yield f"training.py: a fit of a few thousand made-up rows took more than {TRIAL_S:g} s"
+        yield f"{file}: {what} took more than {TRIAL_S:g} s"
         return
     if done.returncode:
         last = "\n  ".join(done.stderr.strip().splitlines()[-MOST_LINES:])
-        yield f"training.py: a fit of made-up rows failed:\n  {last}"
+        yield f"{file}: {what} failed:\n  {last}"

@@ -1,7 +1,7 @@
 """Whether a folder's Python fits made-up rows, and its ONNX form scores as the fitted model does.
 
-The program of `mlplatform check-model`, in a process of its own. Rows lie within the bounds of the
-request's fields, with holes; nothing is said about how good a model is.
+The programs of `mlplatform check-model`, each in a process of its own. Rows lie within the bounds
+of the request's fields, with holes; nothing is said about how good a model is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.retrain import SEED
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.folder_code import load_module
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
@@ -28,6 +29,7 @@ from mlplatform.runtime.errors import InputInvalid, PlatformError
 
 ROWS: Final = 4000
 HOLES: Final = 0.05
+OF_SOURCES: Final = ("COLUMNS", "examine_transactions")
 WIDEST: Final = 1e6
 """Of a field without bounds."""
 
@@ -38,6 +40,17 @@ def main() -> None:
         run(sys.argv[1])
     except PlatformError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def read_sources() -> None:
+    """Imports the sources.py of the model that the first argument names, and looks for what a
+    command reads of it."""
+    try:
+        module = load_module(sys.argv[1], "sources")
+    except PlatformError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if missing := [name for name in OF_SOURCES if not hasattr(module, name)]:
+        sys.exit(f"it has no {' and no '.join(missing)}: `mlplatform history import` reads both")
 
 
 def run(model: str) -> None:
