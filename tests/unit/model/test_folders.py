@@ -63,6 +63,11 @@ def test_without_a_setting_there_are_the_examples(monkeypatch: pytest.MonkeyPatc
     assert model_folder("fraud") == SHIPPED / "fraud"
 
 
+def test_folders_without_a_model_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(root))
+    refused(root, "model.yaml")
+
+
 def test_an_installation_that_names_its_own_folders_has_no_others(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

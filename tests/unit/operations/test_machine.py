@@ -32,6 +32,8 @@ FINE = Facts(
     synchronised=True,
     locked={},
     settings="",
+    models="",
+    left_out=(),
     home=HomeFacts(HOME, 1000),
     ports=(Port("MLPLATFORM_GATEWAY_PORT", 8080, None, 0),),
     running="ready",
@@ -66,6 +68,8 @@ def test_where_nothing_is_lacking_nothing_is_to_do() -> None:
         ({"locked": {"numpy": ("2.4", None)}}, "lacking", "numpy is missing", "make setup"),
         ({"locked": None}, "unknown", "no lock is here", "requirements"),
         ({"settings": "X is 1; wanted: 2"}, "lacking", "X is 1; wanted: 2", "docs/settings.md"),
+        ({"models": "M is '/x'; wanted: folders"}, "lacking", "M is '/x'", "correct MLPLATFORM_"),
+        ({"left_out": ("fraud",)}, "optional", "no folder of fraud", "is `examples`"),
         ({"home": HomeFacts(HOME, 7)}, "lacking", "belongs to uid 7, not to 1000", "chown -R 1000"),
         ({"home": HomeFacts(HOME, 1000, (HOME / "a",))}, "lacking", "others", "chmod -R go= /home"),
         (
@@ -144,6 +148,20 @@ def test_what_differs_from_the_lock_is_found(tmp_path: Path) -> None:
     assert found["no-such-thing"] == ("1.0", None)
     assert "not-here" not in found
     assert machine_facts._differing(tmp_path / "none") is None
+
+
+def test_a_model_of_the_home_that_no_folder_is_named_for_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    assert machine_facts.left_out(home) == ()
+    for name in ("fraud", "limits"):
+        home.offline(name).mkdir(parents=True)
+    assert machine_facts.left_out(home) == ("limits",)
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("MLPLATFORM_MODELS", str(tmp_path / "none"))
+    assert machine_facts.left_out(home) == ("fraud", "limits")
+    assert "wanted: a folder with a model's folder in it" in machine_facts._models()
 
 
 def test_doctor_tells_also_where_the_settings_can_not_be_used(

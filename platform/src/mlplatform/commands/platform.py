@@ -28,6 +28,8 @@ from mlplatform.model.folders import model_names
 from mlplatform.model.personal import personal_fields
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
+from mlplatform.operations.supervisor.machine import LEFT_OUT, NAME_THEM
+from mlplatform.operations.supervisor.machine_facts import left_out
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.start import when_there_is_room
 from mlplatform.operations.supervisor.status import PlatformStatus
@@ -228,6 +230,8 @@ def _tell(change: Change) -> None:
 def _start(settings: Settings) -> None:
     when_there_is_room(settings.home, lambda: remember(settings))
     ERR.print("starting; logs are in", str(settings.home.logs), soft_wrap=True)
+    if names := left_out(settings.home):
+        ERR.print(f"{LEFT_OUT.format(', '.join(names))}; {NAME_THEM}", soft_wrap=True, markup=False)
 
 
 def _addresses(settings: Settings) -> dict[str, str]:

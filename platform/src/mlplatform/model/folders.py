@@ -102,10 +102,16 @@ def check_folders() -> None:
 
     Raises:
         ConfigInvalid: a folder that it names can't be read, or is a model's own; or a model has no
-            name that can be, or that of another, or one that differs from it in `-` and `_` alone.
+            name that can be, or that of another, or one that differs from it in `-` and `_` alone;
+            or there is no model.
     """
-    for problem in _found()[1]:
+    found, problems = _found()
+    for problem in problems:
         raise problem
+    if not found:
+        roots = os.pathsep.join(map(str, model_roots(os.environ)))
+        wanted = f"a folder with a model's folder in it, one that holds {FILE}"
+        raise ConfigInvalid(VARIABLE, roots, wanted)
 
 
 def model_folder(name: str) -> Path:

@@ -19,7 +19,7 @@ import typer
 from mlplatform.commands.arguments import OnlyModel
 from mlplatform.commands.terminal.output import ERR, OUT, print_fields, print_line, progress
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
 from mlplatform.operations.supervisor.status import status
@@ -60,6 +60,7 @@ def quickstart(
     """
     os.environ.setdefault(f"{PREFIX}HOME", HOME)
     os.environ[f"{PREFIX}CLOCK"] = "system"
+    check_folders()
     name = model or model_names()[0]
     settings = wiring.settings_to_start(None)
     _refuse_used(settings, name)

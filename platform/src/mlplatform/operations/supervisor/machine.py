@@ -18,6 +18,11 @@ LEAST_FREE_GB: Final = 2.0
 LEAST_SHARE: Final = f"{LOW_SHARE:.0%}"
 MOST_OFFSET_S: Final = 1.0
 MOST_NAMED: Final = 5
+LEFT_OUT: Final = "MLPLATFORM_MODELS leads to no folder of {}, and this home holds its history"
+NAME_THEM: Final = (
+    "to serve it, name the folder that holds its folder there too; that of the examples is"
+    " `examples`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,8 @@ class Facts:
         locked: distribution → version of the lock and the installed one, where they differ; None:
             no lock is here.
         settings: why they can't be used; empty: they can.
+        models: why their folders can't be used; empty: they can.
+        left_out: models of the home's history whose folder nothing names.
         running: the supervisor's state, `stopped` where none runs.
         silent: part of a running platform → why it does not answer as it should.
     """
@@ -91,6 +98,8 @@ class Facts:
     synchronised: bool | None
     locked: Mapping[str, tuple[str, str | None]] | None
     settings: str
+    models: str
+    left_out: tuple[str, ...]
     home: HomeFacts
     ports: tuple[Port, ...]
     running: str
@@ -105,6 +114,7 @@ def check(facts: Facts) -> list[Finding]:
         _packages(facts),
         *_home(facts),
         _settings(facts),
+        _models(facts),
         *(_port(port, facts.home.root) for port in facts.ports),
         *_running(facts),
     ]
@@ -195,6 +205,14 @@ def _home(facts: Facts) -> Iterator[Finding]:
 def _settings(facts: Facts) -> Finding:
     do = "correct that variable (docs/settings.md), or unset it"
     return _found(not facts.settings, "settings", facts.settings or "can be used", do)
+
+
+def _models(facts: Facts) -> Finding:
+    what = "model folders"
+    if facts.models or not facts.left_out:
+        do = "correct MLPLATFORM_MODELS (docs/adding-a-model.md), or that folder"
+        return _found(not facts.models, what, facts.models or "can be read", do)
+    return Finding("optional", what, LEFT_OUT.format(", ".join(facts.left_out)), NAME_THEM)
 
 
 def _port(port: Port, home: Path) -> Finding:

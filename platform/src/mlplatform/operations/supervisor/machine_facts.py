@@ -15,6 +15,7 @@ from typing import Final
 
 import psutil
 
+from mlplatform.model.folders import check_folders, model_names
 from mlplatform.operations.supervisor.machine import Facts, Holder, HomeFacts, Port
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.probe import Silent, ask
@@ -22,6 +23,7 @@ from mlplatform.operations.supervisor.spec import HttpCheck
 from mlplatform.operations.supervisor.status import status
 from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX
 from mlplatform.runtime.configuration.settings import Home, Settings
+from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.processes.records import read_processes
 from mlplatform.runtime.storage.disk import room
 from mlplatform.runtime.storage.private_folder import OTHERS
@@ -52,11 +54,32 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> Facts:
         synchronised=None if clock is None else clock.synchronised,
         locked=_differing(LOCK),
         settings=problem,
+        models=_models(),
+        left_out=left_out(home),
         home=_home(home.root),
         ports=tuple(_ports(settings, home)),
         running=status(home).state,
         silent={} if settings is None else dict(_silent(settings)),
     )
+
+
+def left_out(home: Home) -> tuple[str, ...]:
+    """Models that have a history in a home, and no folder that MLPLATFORM_MODELS leads to."""
+    try:
+        kept = sorted(folder.name for folder in home.offline("").iterdir())
+    except OSError:  # there is none yet, or it is another's, which is told of the home
+        return ()
+    named = model_names()
+    return tuple(name for name in kept if name not in named)
+
+
+def _models() -> str:
+    """Why the model folders can't be used; empty: they can."""
+    try:
+        check_folders()
+    except ConfigInvalid as error:
+        return str(error)
+    return ""
 
 
 def _cpus() -> int:
