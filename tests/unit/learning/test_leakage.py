@@ -12,7 +12,7 @@ from tests.unit.learning.test_gates import GOOD
 
 from mlplatform.learning.features.dataset import Labelled
 from mlplatform.learning.validation.gates import judge_leakage, judge_quality
-from mlplatform.learning.validation.leakage import leakage_evidence
+from mlplatform.learning.validation.leakage import is_counted, leakage_evidence
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition
@@ -76,6 +76,16 @@ def test_a_number_of_the_payment_a_name_of_the_customer_and_a_clock_are_found() 
     found = gate(with_input(clock))
     assert found.verdict == "failed"
     assert "night grows with time" in found.reason
+
+
+def test_a_sum_in_whole_dollars_is_no_number_of_the_payment() -> None:
+    rng = np.random.default_rng(3)
+    bills = np.round(rng.lognormal(11.0, 1.2, 4000)).astype(np.float32)
+    unit = rng.integers(0, 2000, 4000)
+    assert len(np.unique(bills)) > 0.95 * len(bills)
+    assert not is_counted(bills, unit)
+    assert is_counted(rng.permutation(4000).astype(np.float32), unit)
+    assert is_counted(rng.choice(10**9, 4000, replace=False).astype(np.float32), unit)
 
 
 def test_an_entity_of_the_request_is_no_input() -> None:
