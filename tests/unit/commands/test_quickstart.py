@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -98,3 +99,7 @@ def test_a_history_is_of_the_days_before_today(monkeypatch: pytest.MonkeyPatch) 
     end_ms = platform.offline("fraud").history_end_ms()
     assert end_ms is not None
     assert 0 <= platform.clock.event_ms() - end_ms < 2 * command.DAY_MS
+
+
+def test_a_folder_whose_generate_takes_no_population_makes_what_it_makes() -> None:
+    assert command._of_this_size(ModuleType("sources"), 60) == {}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Final
 
 import typer
@@ -126,12 +127,20 @@ def _history(model: str, seed: int) -> dict[str, Any]:
             start_ms=now_ms // DAY_MS * DAY_MS - days * DAY_MS,
             days=days,
             maturity_days=maturity_days,
-            population=sources.Population(customers=CUSTOMERS, payments_per_day=REQUESTS // days),
+            **_of_this_size(sources, days),
         )
         rows = features.import_history(wiring.platform(), model, table, "generated requests")
     print_line(f"  {rows:,} generated requests are its history; yours: mlplatform history import")
     last = table.slice(rows - 1).to_pylist()[0]
     return {name: last[name] for name in definition.request}
+
+
+def _of_this_size(sources: ModuleType, days: int) -> dict[str, Any]:
+    """What makes a history small, of a folder whose `generate` takes a population."""
+    if not hasattr(sources, "Population"):
+        return {}
+    size = sources.Population(customers=CUSTOMERS, payments_per_day=REQUESTS // days)
+    return {"population": size}
 
 
 def _first_version(model: str, home: Home) -> str:
