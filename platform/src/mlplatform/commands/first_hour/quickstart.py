@@ -28,6 +28,7 @@ from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.processes.commands import PYTHON
+from mlplatform.runtime.text import shown
 from mlplatform.scoring import backends
 
 HOME: Final = "var-quickstart"
@@ -81,7 +82,8 @@ def quickstart(
         ERR.print("the platform that was started for it is stopped; its logs are in", end=" ")
         ERR.print(str(settings.home.logs), soft_wrap=True)
         raise
-    print_line(_run("log", "explain", str(answer["decision_id"])))
+    explained = _run("log", "explain", str(answer["decision_id"]))
+    OUT.print(shown(explained, lines=True), soft_wrap=True, markup=False)
     OUT.print(f"from nothing to this in {time.monotonic() - began:.0f} s", style="bold")
     _go_on(settings, rollout)
 
