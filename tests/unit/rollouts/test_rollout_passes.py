@@ -528,7 +528,7 @@ def test_a_challenger_with_wrong_alerts_is_stopped_in_shadow(tmp_path: Path) -> 
     )
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "It flagged 70 of 140 payments (50.00 %)" in world.state(second).reason
+    assert "It flagged 70 of 140 requests (50.00 %)" in world.state(second).reason
 
 
 def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:
@@ -995,7 +995,7 @@ def test_a_promotion_waits_for_its_shadow_phase_to_be_in_the_log(tmp_path: Path)
     world.clock.event += 8 * DAY_MS
     report = world.settle()
     assert world.state(second).phase == "promoted"
-    assert any("the log holds no payment" in wait for wait in report.waits)
+    assert any("the log holds no request" in wait for wait in report.waits)
 
 
 @pytest.mark.parametrize(
