@@ -120,7 +120,7 @@ def test_one_look_shows_the_areas() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", documented(), ids=lambda p: p.parent.relative_to(PACKAGE).as_posix()
+    "path", tuple(documented()), ids=lambda p: p.parent.relative_to(PACKAGE).as_posix()
 )
 def test_an_area_and_a_package_say_what_lives_there(path: Path) -> None:
     said = ast.get_docstring(ast.parse(path.read_text())) or ""
