@@ -172,7 +172,7 @@ def measured(home: Path, source: Path, rows: int) -> dict[str, Any]:
     rounds = []
     for number in range(ROUNDS):
         alone, answer = bare(folder, x), context.Queue()
-        words = (str(home), str(source), str(home / f"out{number}"), answer)
+        words = (str(home), str(source), str(home.parent / f"out{number}"), answer)
         process = context.Process(target=batch, args=words)
         process.start()
         rounds.append({"bare": alone, "batch": answer.get()})
