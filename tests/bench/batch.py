@@ -175,8 +175,10 @@ def measured(home: Path, source: Path, rows: int) -> dict[str, Any]:
         words = (str(home), str(source), str(home.parent / f"out{number}"), answer)
         process = context.Process(target=batch, args=words)
         process.start()
-        rounds.append({"bare": alone, "batch": answer.get()})
         process.join()
+        if process.exitcode:
+            sys.exit(f"the batch of round {number} ended with {process.exitcode}")
+        rounds.append({"bare": alone, "batch": answer.get()})
     best = {
         "bare_scoring": rows / min(r["bare"]["scoring_s"] for r in rounds),
         "bare_with_reasons": rows
