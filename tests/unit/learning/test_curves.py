@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from mlplatform.learning.training.curves import (
     CURVE_POINTS,
     calibration_bins,
     permutation_importances,
     precision_recall,
-    roc_auc,
     score_histogram,
 )
 from mlplatform.learning.validation.statistics import calibration_error_interval
@@ -18,15 +16,6 @@ RNG = np.random.default_rng(5)
 Y = (RNG.random(20_000) < 0.05).astype(np.int8)
 SCORES = np.round(np.clip(0.3 * Y + RNG.random(20_000) * 0.6, 0, 1), 3)  # with ties
 UNIT = np.arange(20_000)
-
-
-def test_the_area_under_the_curve_is_scikit_learns_with_ties():
-    assert roc_auc(SCORES, Y) == pytest.approx(roc_auc_score(Y, SCORES), abs=1e-12)
-
-
-@pytest.mark.parametrize("y", [np.zeros(4, np.int8), np.ones(4, np.int8)])
-def test_with_one_class_there_is_no_area(y):
-    assert np.isnan(roc_auc(np.arange(4.0), y))
 
 
 def test_a_curve_is_thin_rises_in_recall_and_ends_with_every_positive():

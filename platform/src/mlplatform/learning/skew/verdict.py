@@ -16,9 +16,9 @@ from statistics import median
 from typing import Final, Literal
 
 import msgspec
-from scipy import special
 
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
+from mlplatform.runtime.intervals import exact_share
 
 ERROR_SHARE: Final = 0.001
 """Chance that a pass names a feature whose skew is within what is tolerated, all together."""
@@ -157,9 +157,9 @@ def _judged(
     name: str, counted: _Counted, share: float, error_share: float, lost: Lost | None
 ) -> FeatureSkew:
     n, wrong = counted.outcomes.total(), counted.wrong
-    _, high = bounds(len(wrong), n, error_share)
+    _, high = exact_share(len(wrong), n - len(wrong), error_share)
     certain = wrong if lost is None else lost.unexplained(wrong)
-    low, _ = bounds(len(certain), n, error_share)
+    low, _ = exact_share(len(certain), n - len(certain), error_share)
     verdict: Verdict = "skewed" if low > share else "equal" if high <= share else "not known"
     return FeatureSkew(
         name=name,
@@ -174,20 +174,6 @@ def _judged(
         cause=cause(certain) if certain else _GONE if wrong else None,
         examples=tuple(_example(cell) for cell in (certain or wrong)[:SHOWN]),
     )
-
-
-def bounds(wrong: int, sampled: int, error_share: float) -> tuple[float, float]:
-    """Where a share may lie: exact, each end missed with half of the error's chance; 0 to 1 where
-    nothing was sampled.
-
-    Source: Clopper and Pearson, 1934.
-    """
-    if not sampled:
-        return 0.0, 1.0
-    right, half = sampled - wrong, error_share / 2
-    low = float(special.betaincinv(wrong, right + 1, half)) if wrong else 0.0
-    high = float(special.betaincinv(wrong + 1, right, 1 - half)) if right else 1.0
-    return low, high
 
 
 def _example(cell: Cell) -> Example:

@@ -51,21 +51,6 @@ def precision_recall(scores: Floats, y: Integers) -> NDArray[np.float64]:
     return np.column_stack([recall[kept], precision[kept]])
 
 
-def roc_auc(scores: Floats, y: Integers) -> float:
-    """The chance that a positive scores higher than a negative, ties half; NaN without both.
-
-    Source: Hanley and McNeil, The meaning and use of the area under a ROC curve (1982).
-    """
-    positives = int(y.sum())
-    negatives = len(y) - positives
-    if not positives or not negatives or bool(np.isnan(scores).any()):
-        return float("nan")
-    place, counts = np.unique(scores, return_inverse=True, return_counts=True)[1:]
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    lowest = positives * (positives + 1) / 2
-    return float((ranks[y == 1].sum() - lowest) / (positives * negatives))
-
-
 def calibration_bins(scores: Floats, y: Integers) -> CalibrationBins:
     """The bins of `statistics.calibration_error_interval`."""
     order = np.argsort(scores, kind="stable")

@@ -22,7 +22,7 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.validation.gates import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
-from mlplatform.learning.validation.statistics import average_precision
+from mlplatform.learning.validation.statistics import Ranking
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
@@ -90,12 +90,12 @@ def _arm(runnable: Runnable, days: Labelled, first: int) -> _Arm:
 
 
 def _figures(arm: _Arm) -> dict[str, float]:
+    if not np.isfinite(arm.raw).all():
+        return {}
     y, scores = arm.y_judged, arm.scores
     alerts = arm.bundle.cut_offs.alerting(scores)
-    found = {
-        "average_precision": average_precision(arm.raw, arm.y),
-        "roc_auc": curves.roc_auc(arm.raw, arm.y),
-    }
+    average_precision, auc, _ = Ranking(arm.raw, arm.y).measures()
+    found = {"average_precision": average_precision, "roc_auc": auc}
     if not len(y):
         return found
     found |= {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Integers, Interval
+from mlplatform.runtime.intervals import exact_share
 
 if TYPE_CHECKING:
     from mlplatform.model.segments import FairnessPolicy
@@ -216,21 +217,16 @@ class _Share:
     def interval(self, level: float = QUALITY_LEVEL) -> Interval:
         """That of a binomial share of `size` rows, wider where few units tell of their variance.
 
-        Sources: Clopper and Pearson (Biometrika, 1934); Korn and Graubard, Survey Methodology 24
-        (1998).
+        Source: Korn and Graubard, Survey Methodology 24 (1998).
         """
-        from scipy.special import betaincinv
-
         if self.rows == 0:
             return NOTHING
         if self.even_units <= 1:
             return Interval(self.value, 0.0, 1.0)
         tail = (1 - level) / 2
         size = self.size * (_normal(1 - tail) / _student(1 - tail, self.even_units - 1)) ** 2
-        hits, others = self.value * size, (1 - self.value) * size
-        low = float(betaincinv(hits, others + 1, tail)) if hits else 0.0
-        high = float(betaincinv(hits + 1, others, 1 - tail)) if others else 1.0
-        return Interval(self.value, low, high)
+        ends = exact_share(self.value * size, (1 - self.value) * size, 1 - level)
+        return Interval(self.value, *ends)
 
 
 NO_ROWS: Final = _Share(0.0, 0, 0, 0.0, 0.0)

@@ -12,6 +12,7 @@ from scipy import special
 from mlplatform.model.definition import DriftPolicy
 from mlplatform.model.profile import Column, Floats, bin_counts, distance, finite, share_psi
 from mlplatform.model.rhythm import Rhythm
+from mlplatform.runtime.intervals import exact_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,5 @@ def share_interval(
     proportions with small expected number of positive counts estimated from survey data".
     """
     effect = design_effect(hits.astype(np.float64), units)
-    n, x = len(hits) / effect, float(np.sum(hits)) / effect
-    low = special.betaincinv(x, n - x + 1, error_share / 2) if x > 0 else 0.0
-    high = special.betaincinv(x + 1, n - x, 1 - error_share / 2) if x < n else 1.0
-    return float(low), float(high)
+    found = float(np.sum(hits))
+    return exact_share(found / effect, (len(hits) - found) / effect, error_share)

@@ -1,0 +1,21 @@
+"""Where a share may lie, by what was counted."""
+
+from __future__ import annotations
+
+
+def exact_share(hits: float, others: float, error_share: float) -> tuple[float, float]:
+    """The exact interval of a share (0-1), each end missed with half of the error's chance; 0 to 1
+    where nothing was counted.
+
+    Args:
+        hits, others: how many are and are not; not whole where they stand for clustered data
+            (the effective size of Korn and Graubard, Survey Methodology 24, 1998).
+
+    Source: Clopper and Pearson, Biometrika 26 (1934).
+    """
+    from scipy.special import betaincinv  # not in processes that judge nothing
+
+    half = error_share / 2
+    low = float(betaincinv(hits, others + 1, half)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, others, 1 - half)) if others > 0 else 1.0
+    return low, high
