@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from tests.support import scoring_world
 from tests.support.credit_history import DAY_US, history
 from tests.support.scoring_world import ScoringWorld
+from tests.support.team_folder import command, team_folder
 from tests.support.train_libraries import needed
-from typer.testing import CliRunner
 
-from mlplatform import commands
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate, fit_rows, parity_rows
 from mlplatform.learning.training.folder import Fitted, load_training
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
-from mlplatform.operations import wiring
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
@@ -48,22 +46,8 @@ class Made:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The team's folder, named to this process and to those that it starts."""
     root = tmp_path_factory.mktemp("team")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MLPLATFORM_MODELS", str(root))
-    patch.setenv("MLPLATFORM_HOME", str(root / ".home" / "var"))
-    patch.setenv("MLPLATFORM_JOB_PROCESSES", "0")
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
-    yield root
-    patch.undo()
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
-
-
-def command(*words: str) -> str:
-    done = CliRunner().invoke(commands.app, words)
-    assert done.exit_code == 0, done.output
-    return done.output
+    with team_folder(root, root / ".home" / "var"):
+        yield root
 
 
 @pytest.fixture(scope="module", params=["xgboost", "lightgbm"])

@@ -14,11 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.support import scoring_world
 from tests.support.scoring_world import ScoringWorld, wait_for
-from typer.testing import CliRunner
+from tests.support.team_folder import command, team_folder
 
-from mlplatform import commands
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.gates import GateReport
@@ -27,7 +25,6 @@ from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
-from mlplatform.operations import wiring
 from mlplatform.operations.actions import batch, fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
@@ -44,23 +41,8 @@ DAY_MS = 86_400_000
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home whose platform knows `teams/credit`, as it does to the processes that it starts."""
     home = tmp_path_factory.mktemp("home")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MLPLATFORM_MODELS", str(MODELS))
-    patch.setenv("MLPLATFORM_HOME", str(home / "var"))
-    patch.setenv("MLPLATFORM_JOB_PROCESSES", "0")
-    patch.setattr(scoring_world, "MODEL", NAME)
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
-    yield home
-    patch.undo()
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
-
-
-def command(*words: str) -> str:
-    done = CliRunner().invoke(commands.app, words)
-    assert done.exit_code == 0, done.output
-    return done.output
+    with team_folder(MODELS, home / "var", NAME):
+        yield home
 
 
 @pytest.fixture(scope="module")

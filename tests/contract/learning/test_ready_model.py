@@ -15,12 +15,10 @@ import httpx
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from tests.support import scoring_world
 from tests.support.foreign_onnx import CHANNELS, fitted, golden_rows, requests, skl2onnx_classifier
 from tests.support.scoring_world import ScoringWorld, wait_for
-from typer.testing import CliRunner
+from tests.support.team_folder import command, team_folder
 
-from mlplatform import commands
 from mlplatform.commands.terminal.explanations import explain_again
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.learning.registry.pyfunc import BundleModel
@@ -29,7 +27,6 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.gates import GateReport
 from mlplatform.model.bundle import load_bundle
-from mlplatform.operations import wiring
 from mlplatform.operations.actions import training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
@@ -43,26 +40,12 @@ DAY_MS = 86_400_000
 PER_DAY, DAYS = 300, 26
 
 
-def command(*words: str) -> str:
-    done = CliRunner().invoke(commands.app, words)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The team's folder, named to this process and to those that it starts."""
     root = tmp_path_factory.mktemp("team")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MLPLATFORM_MODELS", str(root))
-    patch.setenv("MLPLATFORM_HOME", str(root / ".home" / "var"))
-    patch.setattr(scoring_world, "MODEL", NAME)
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
-    yield root
-    patch.undo()
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
+    with team_folder(root, root / ".home" / "var", NAME):
+        yield root
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from tests.support import scoring_world
 from tests.support.credit_history import DAY_US, history
 from tests.support.scoring_world import ScoringWorld, wait_for
+from tests.support.team_folder import command, team_folder
 from typer.testing import CliRunner
 
 from mlplatform import commands
@@ -22,7 +22,6 @@ from mlplatform.learning.training.candidate import Candidate
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.decision_scale import DecisionScale
 from mlplatform.model.folders import folder_digest
-from mlplatform.operations import wiring
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load
@@ -54,23 +53,8 @@ exploration:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The team's folder, named to this process and to those that it starts."""
     root = tmp_path_factory.mktemp("team")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("MLPLATFORM_MODELS", str(root))
-    patch.setenv("MLPLATFORM_HOME", str(root / ".home" / "var"))
-    patch.setenv("MLPLATFORM_JOB_PROCESSES", "0")
-    patch.setattr(scoring_world, "MODEL", NAME)
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
-    yield root
-    patch.undo()
-    wiring.settings.cache_clear()
-    wiring.platform.cache_clear()
-
-
-def command(*words: str) -> str:
-    done = CliRunner().invoke(commands.app, words)
-    assert done.exit_code == 0, done.output
-    return done.output
+    with team_folder(root, root / ".home" / "var", NAME):
+        yield root
 
 
 @pytest.fixture(scope="module")

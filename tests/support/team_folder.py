@@ -1,0 +1,41 @@
+"""A team's folder of models, named to this process and to those that it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.support import scoring_world
+from typer.testing import CliRunner
+
+from mlplatform import commands
+from mlplatform.operations import wiring
+
+
+@contextmanager
+def team_folder(models: Path, home: Path, model: str | None = None) -> Iterator[None]:
+    """The models in that folder alone, over a home of their own.
+
+    Args:
+        model: of `support.scoring_world`, if the test scores by it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLPLATFORM_MODELS", str(models))
+        patch.setenv("MLPLATFORM_HOME", str(home))
+        patch.setenv("MLPLATFORM_JOB_PROCESSES", "0")
+        if model is not None:
+            patch.setattr(scoring_world, "MODEL", model)
+        wiring.settings.cache_clear()
+        wiring.platform.cache_clear()
+        yield
+    wiring.settings.cache_clear()
+    wiring.platform.cache_clear()
+
+
+def command(*words: str) -> str:
+    """What the command line prints; it must end well."""
+    done = CliRunner().invoke(commands.app, words)
+    assert done.exit_code == 0, done.output
+    return done.output
