@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +19,6 @@ from mlplatform.model.tensors.signature import Tensors
 from mlplatform.operations.tables.plan import SHOWN_ERRORS, RowError
 from mlplatform.operations.tables.row_features import Inputs
 from mlplatform.scoring.arms.reasons import (
-    MOST,
     NotExplained,
     drivers,
     ordinary_row,
@@ -29,8 +27,7 @@ from mlplatform.scoring.arms.reasons import (
 )
 from mlplatform.scoring.predictor.model import scorer
 from mlplatform.scoring.predictor.providers import Accelerator
-from mlplatform.scoring.request.answers import ReasonGiven
-from mlplatform.scoring.request.prediction import DEFAULT_REASON, STALE_REASON, ruled
+from mlplatform.scoring.request.prediction import DEFAULT_REASON, STALE_REASON, without_model
 
 CALL_ROWS: Final = 8_192
 EXPLAINERS: Final = 2
@@ -80,14 +77,6 @@ class Scored:
     reasons: Mapping[int, Sequence[str]]
     omitted: Mapping[int, str]
     problems: Mapping[int, str]
-
-
-class _Verdict(NamedTuple):
-    decision: str
-    answered_by: str
-    raw: float = math.nan
-    score: float = math.nan
-    reasons: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +143,13 @@ class RowDecisions:
         failed[asked] = ~np.isfinite(raw[asked])
         for row in np.flatnonzero(failed | (withheld & ~refused)).tolist():
             why = DEFAULT_REASON if failed[row] else STALE_REASON
-            verdict = self._without_model(inputs.x[row].astype(np.float64).tolist(), why)
-            raw[row], scores[row] = verdict.raw, verdict.score
+            values = inputs.x[row].astype(np.float64).tolist()
+            verdict = without_model(self._bundle, self._small, values, self._safe, why)
+            raw[row], scores[row] = verdict.raw, verdict.score  # None is NaN
             decisions[row] = self._names.index(verdict.decision)
             answered_by[row] = ANSWERED.index(verdict.answered_by)
             if verdict.reasons:
-                reasons[row] = verdict.reasons
+                reasons[row] = [reason.code for reason in verdict.reasons]
         by_model = (decisions != NOBODY) & (answered_by == 0)
         alerts = np.flatnonzero(by_model & self._scale.alerting(decisions))
         omitted = self._explain(alerts, inputs.x, raw, reasons)
@@ -234,21 +224,6 @@ class RowDecisions:
             first_errors=tuple(RowError(row=first_row + r, problem=errors[r]) for r in first),
             without_features=dict(without),
         )
-
-    def _without_model(self, row: Sequence[float], why: ReasonGiven) -> _Verdict:
-        """By the small model, the rules where it knows too little, or the safe default."""
-        alerts = self._scale.alerts
-        if self._small is not None and self._small.knows(row):
-            raw = self._small.raw(row)
-            score, decision = self._small.decide(raw)
-            named = self._small.strongest(row, MOST) if decision in alerts else ()
-            codes = [self._bundle.reasons[name].code for name in named]
-            return _Verdict(decision, "small_model", raw, score, codes)
-        if (found := ruled(self._bundle, row)) is not None:
-            decision, reasons = found
-            codes = [reason.code for reason in reasons] if decision in alerts else []
-            return _Verdict(decision, "rules", reasons=codes)
-        return _Verdict(self._safe, "default", reasons=(why.code,))
 
     def _explain(
         self,

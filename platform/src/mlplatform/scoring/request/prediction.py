@@ -223,15 +223,29 @@ def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASO
     champion = live.champion
     if champion is None:
         return Verdict(live.safe, "default", None, reasons=(why,))
-    row = facts.row(champion)
-    if champion.small is not None and champion.small.knows(row):
-        return _by_small_model(champion, champion.small, row)
-    decided = ruled(champion.bundle, row)
+    found = without_model(champion.bundle, champion.small, facts.row(champion), live.safe, why)
+    if found.answered_by == "default":
+        return found
+    return msgspec.structs.replace(found, target=champion)
+
+
+def without_model(
+    bundle: Bundle, small: SmallScorer | None, row: Sequence[float], safe: str, why: ReasonGiven
+) -> Verdict:
+    """What a bundle says of a row without its model: its small model, its rules or the default.
+
+    Args:
+        small: of the bundle; None where it has none.
+        safe, why: decision and reason of the safe default.
+    """
+    if small is not None and small.knows(row):
+        return _by_small_model(bundle, small, row)
+    decided = ruled(bundle, row)
     if decided is None:
-        return Verdict(live.safe, "default", None, reasons=(why,))
+        return Verdict(safe, "default", None, reasons=(why,))
     decision, reasons = decided
-    is_alert = decision in champion.cut_offs.alerts
-    return Verdict(decision, "rules", champion, reasons=reasons if is_alert else ())
+    is_alert = decision in bundle.scale.alerts
+    return Verdict(decision, "rules", None, reasons=reasons if is_alert else ())
 
 
 def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonGiven, ...]] | None:
@@ -244,14 +258,14 @@ def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonG
     return outcome.decision, tuple(ReasonGiven(c, texts[c]) for c in outcome.codes[:MOST])
 
 
-def _by_small_model(target: Target, small: SmallScorer, row: Sequence[float]) -> Verdict:
+def _by_small_model(bundle: Bundle, small: SmallScorer, row: Sequence[float]) -> Verdict:
     raw = small.raw(row)
     score, decision = small.decide(raw)
     reasons: tuple[ReasonGiven, ...] = ()
-    if decision in target.cut_offs.alerts:
-        named = (target.bundle.reasons[name] for name in small.strongest(row, MOST))
+    if decision in bundle.scale.alerts:
+        named = (bundle.reasons[name] for name in small.strongest(row, MOST))
         reasons = tuple(ReasonGiven(reason.code, reason.customer) for reason in named)
-    return Verdict(decision, "small_model", target, raw, score, reasons)
+    return Verdict(decision, "small_model", None, raw, score, reasons)
 
 
 async def _reasons(
