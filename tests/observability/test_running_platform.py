@@ -39,6 +39,8 @@ pytestmark = [
 ]
 
 FIRST_WITH_THE_FIRST = "a labelled counter begins with its first event, and there was none"
+NO_RECEIVER = "no receiver of events is set up here"
+NO_SERVED_WINDOWS = "the real-time windows of this gateway lie in its home, not on a server"
 NO_DATA = {
     "mlplatform_gateway_admission_store_failures_total": FIRST_WITH_THE_FIRST,
     "mlplatform_gateway_issuer_key_fetches_total": "no issuer of tokens is set up here",
@@ -46,6 +48,9 @@ NO_DATA = {
     "mlplatform_gateway_late_total": FIRST_WITH_THE_FIRST,
     "mlplatform_gateway_degraded_total": FIRST_WITH_THE_FIRST,
     "mlplatform_labels_late_share": "no label has matured in a minute",
+    "mlplatform_refusals": "people are refused by approvals, flows and the page: none is here",
+    "mlplatform_events_lag_seconds": NO_RECEIVER,
+    "mlplatform_windows_behind_seconds": NO_SERVED_WINDOWS,
 }
 """Series of rules that this run does not have, each for its reason."""
 NO_PANEL_DATA = {
@@ -66,6 +71,13 @@ NO_PANEL_DATA = {
         "drift: Incident", "drift: Open for", "overview: Drift incidents",
     ),
     "no features were materialised: every decision is made without": ("drift: Age",),
+    NO_RECEIVER: (
+        "pipelines: Age of the oldest that waits", "pipelines: Attempts",
+        "pipelines: Events that wait",
+    ),
+    NO_SERVED_WINDOWS: (
+        "pipelines: Real-time windows behind", "pipelines: Records that windows lack",
+    ),
     "no request was left to be scored later": (
         "pipelines: Time of a batch", "pipelines: Batches that are read again",
         "pipelines: Requests that were repeated", "pipelines: Traces of batches",
