@@ -3,6 +3,7 @@
 legs=()
 LAST_FAILED=.pytest_cache/v/cache/lastfailed
 FEW=3
+TOLD_LINES=12
 LIMIT_S=$((88 * 60)) # of the 90 minutes after which CI ends a run
 
 tell_legs() {
@@ -18,15 +19,32 @@ leg() {
     legs+=("$name $((SECONDS - began)) s")
 }
 
+# leg_kept FILE NAME COMMAND...: a leg whose output is in the file too. What a leg leaves behind may hold its output open, so the
+# writer of the file is not waited for longer than a moment.
+leg_kept() {
+    local file=$1 output writer moment status=0
+    shift
+    exec {output}> >(exec tee "$file")
+    writer=$!
+    leg "$@" >&"$output" 2>&1 {output}>&- || status=$?
+    exec {output}>&-
+    for moment in $(seq 50); do
+        kill -0 "$writer" 2>/dev/null || break
+        sleep 0.1
+    done
+    return "$status"
+}
+
 # A demo judges real deadlines of 50 ms on a machine that others may use too: two more tries, said aloud, where CI's time is
-# enough for another one as long as the last.
+# enough for another one as long as the last. The end of what a failed try wrote is told with it: its cause is to be found.
 leg_tried() {
-    local name=$1 tries began took_s
+    local name=$1 tries began took_s log
+    log=$(mktemp)
     for tries in 1 2; do
         began=$SECONDS
-        if leg "$@"; then return; fi
+        if leg_kept "$log" "$@"; then return; fi
         took_s=$((SECONDS - began))
-        legs+=("$name failed at try $tries, after $took_s s")
+        legs+=("$name failed at try $tries, after $took_s s" "$(tail -n "$TOLD_LINES" "$log" | sed 's/^/    | /')")
         if [ $((SECONDS + took_s)) -gt "$LIMIT_S" ]; then
             echo "=== $name failed at try $tries; CI's time is not enough for another"
             return 1

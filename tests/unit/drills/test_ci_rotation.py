@@ -80,12 +80,16 @@ def test_a_leg_that_fails_three_times_refuses_the_change() -> None:
     status, legs = told(0, step_s=60, fails=1)
     assert status != 0
     assert "demo failed at try 2" in legs
+    assert "    | === demo: make demo DEMO_FLAGS=--fresh\n" in legs, "the end of what it wrote"
 
 
 def test_a_leg_is_not_tried_again_where_the_time_is_not_enough() -> None:
     status, legs = told(0, step_s=1500, begun_s=3700, fails=1)
     assert status != 0
-    assert legs.splitlines() == ["demo failed at try 1, after 1500 s"]
+    first, *written = legs.splitlines()
+    assert first == "demo failed at try 1, after 1500 s"
+    assert written
+    assert all(line.startswith("    | ") for line in written)
 
 
 TESTS_SCRIPT = """
