@@ -22,7 +22,7 @@ from mlplatform.learning.training import handover
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.definition import GpuPolicy
 from mlplatform.model.folders import load_definition
-from mlplatform.operations.compute.argo import POOLS, TEMPLATES, WORKFLOWS, ArgoJobs
+from mlplatform.operations.compute.argo import POOLS, WORKFLOWS, ArgoJobs
 from mlplatform.operations.compute.artifacts import Artifacts
 from mlplatform.operations.compute.jobs import ITEMS, SHARED, Job, JobStatus
 from mlplatform.operations.compute.running import run
@@ -31,6 +31,7 @@ from mlplatform.rollouts.kubernetes.api import PODS, KubernetesApi, Object, Reso
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import JobFailed, Refused
 
+TEMPLATES = Resource("argoproj.io/v1alpha1", "workflowtemplates")
 RESULTS = Resource("argoproj.io/v1alpha1", "workflowtaskresults")
 WITHIN_S = 60.0
 
@@ -260,4 +261,4 @@ def _finish(world: World, job: Job, pod: Object) -> None:
         for c in pod["spec"]["containers"]
     ]
     status = {"phase": "Succeeded", "containerStatuses": containers}
-    world.api.patch_status(PODS.path(world.namespace, name), status)
+    world.api.merge(f"{PODS.path(world.namespace, name)}/status", {"status": status})

@@ -47,9 +47,8 @@ def world(cluster: KServe) -> Iterator[KServe]:
 def offer(api: KubernetesApi, gpus: dict[str, str]) -> None:
     """Have the node say that it has these; no device is behind them."""
     [node] = api.items("/api/v1/nodes")
-    api.patch_status(
-        f"/api/v1/nodes/{node['metadata']['name']}", {"capacity": gpus, "allocatable": gpus}
-    )
+    status = {"capacity": gpus, "allocatable": gpus}
+    api.merge(f"/api/v1/nodes/{node['metadata']['name']}/status", {"status": status})
 
 
 def until(holds: Any, what: str = "") -> None:

@@ -16,7 +16,10 @@ VARIABLES = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
 
 
 def store(home: Path, model: str, online: dict[str, str] | None = None) -> Any:
-    """A FeatureStore of the model folder's definitions, applied; be in `home` to use it.
+    """A FeatureStore of the model folder's definitions over the platform's own files, applied.
+
+    Feast's DuckDB store looks for the sources' relative paths in the working directory: be in
+    `home` when it reads them.
 
     Args:
         online: Feast's settings of another store than the home folder's.
@@ -24,10 +27,20 @@ def store(home: Path, model: str, online: dict[str, str] | None = None) -> Any:
     before = [name for name in VARIABLES if name in os.environ]
     import feast
 
-    from mlplatform.learning.features.feast_repo import feast_objects, repo_config
+    from mlplatform.learning.features.feast_repo import feast_objects
+    from mlplatform.learning.features.feast_values import project_name
 
     for name in set(VARIABLES) - set(before):
         os.environ.pop(name, None)
-    result = feast.FeatureStore(config=repo_config(home, model, online))
+    config = feast.RepoConfig(
+        project=project_name(model),
+        provider="local",
+        repo_path=home,
+        registry=str(home / "feast" / "registry.db"),
+        online_store=online or {"type": "sqlite", "path": str(home / "online.db")},
+        offline_store={"type": "duckdb"},
+        entity_key_serialization_version=3,
+    )
+    result = feast.FeatureStore(config=config)
     result.apply(feast_objects(model))
     return result

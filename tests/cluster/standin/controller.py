@@ -219,7 +219,8 @@ def _write_status(api: KubernetesApi, service: Object, status: Object) -> None:
     metadata = service["metadata"]
     resource = Resource("serving.kserve.io/v1beta1", "inferenceservices")
     try:
-        api.patch_status(resource.path(metadata["namespace"], metadata["name"]), status)
+        path = resource.path(metadata["namespace"], metadata["name"])
+        api.merge(f"{path}/status", {"status": status})
     except NotFound:
         return
 

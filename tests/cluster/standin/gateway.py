@@ -153,7 +153,8 @@ def _write_status(api: KubernetesApi, route: Object, lost: list[str]) -> None:
         return
     status = {"parents": [_parent(p, generation, lost) for p in route["spec"]["parentRefs"]]}
     try:
-        api.patch_status(HTTP_ROUTES.path(metadata["namespace"], metadata["name"]), status)
+        path = HTTP_ROUTES.path(metadata["namespace"], metadata["name"])
+        api.merge(f"{path}/status", {"status": status})
     except NotFound:
         return
 

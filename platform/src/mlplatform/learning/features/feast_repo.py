@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import feast
 import msgspec
 
-from mlplatform.learning.features.feast_values import project_name
 from mlplatform.model.feature_views import FILE, FeatureField, FeatureView, check
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
@@ -52,26 +50,6 @@ def render(model: str) -> str:
     generated = "by python -m mlplatform.learning.features.feast_repo from features.py; do not edit"
     body = {"model": model, "views": msgspec.to_builtins(views(model))}
     return f'{{"generated": "{generated}",{json.dumps(body, indent=1)[1:]}\n'
-
-
-def repo_config(home: Path, model: str, online: dict[str, str] | None = None) -> feast.RepoConfig:
-    """Feast's configuration over the platform's own files, for the SDK's tools and tests.
-
-    Feast's DuckDB store looks for the sources' relative paths in the working directory: be in
-    `home` when it reads them.
-
-    Args:
-        online: Feast's settings of another online store than the home folder's.
-    """
-    return feast.RepoConfig(
-        project=project_name(model),
-        provider="local",
-        repo_path=home,
-        registry=str(home / "feast" / "registry.db"),
-        online_store=online or {"type": "sqlite", "path": str(home / "online.db")},
-        offline_store={"type": "duckdb"},
-        entity_key_serialization_version=3,
-    )
 
 
 def main() -> None:

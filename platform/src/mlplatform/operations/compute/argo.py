@@ -19,7 +19,6 @@ from mlplatform.rollouts.kubernetes.api import AlreadyThere, KubernetesApi, Obje
 from mlplatform.runtime.errors import NotFound, Refused
 
 WORKFLOWS: Final = Resource("argoproj.io/v1alpha1", "workflows")
-TEMPLATES: Final = Resource("argoproj.io/v1alpha1", "workflowtemplates")
 DIGEST: Final = "mlplatform/job-digest"
 MODEL_LABEL: Final = "mlplatform/model"
 ITEMS_PARAMETER: Final = "items"

@@ -157,10 +157,6 @@ class KubernetesApi:
         """
         self._call("PATCH", path, change, MERGE, {"fieldManager": FIELD_MANAGER})
 
-    def patch_status(self, path: str, status: Mapping[str, Any]) -> None:
-        """Merge into an object's status."""
-        self._call("PATCH", f"{path}/status", {"status": status}, MERGE)
-
     def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> None:
         """Delete an object, and what it owns after it; nothing to do where there is none.
 
