@@ -17,8 +17,8 @@ from mlplatform.learning.features.input_files import opened
 from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
 
-MOST_LINE: Final = 65_536
-"""Characters; Python's reader takes a line whole."""
+MOST_ROW: Final = 65_536
+"""Characters; Python's reader takes a row whole, of several lines where cells are quoted."""
 SAMPLE_ROWS: Final = 1_000
 BATCH_ROWS: Final = 65_536
 SHOWN: Final = 40
@@ -83,7 +83,7 @@ class CsvFiles:
         """Columns of a file, with a refusal for each cell that is no such value, and null there.
 
         Raises:
-            InputInvalid: a line is cut or too long, or there are too many rows.
+            InputInvalid: a row is cut or too long, or there are too many rows.
         """
         schema, batches, refusals = pa.schema(list(wanted.items())), [], list[InputInvalid]()
         for batch in self.batches(number, wanted):
@@ -150,10 +150,13 @@ class CsvFiles:
         file.seek(0)
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         try:
-            head = text.readline(MOST_LINE)
+            head = text.readline(MOST_ROW)
             delimiter = max(DELIMITERS, key=head.count)
             text.seek(0)
-            yield from csv.reader(self._bounded(number, text), delimiter=delimiter, strict=True)
+            lines = _Lines(text, self._names[number])
+            for cells in csv.reader(lines, delimiter=delimiter, strict=True):
+                lines.of_row = 0
+                yield cells
         except UnicodeDecodeError as error:
             raise InputInvalid(self._names[number], None, "it is no text in UTF-8") from error
         except csv.Error as error:
@@ -161,12 +164,26 @@ class CsvFiles:
         finally:
             text.detach()
 
-    def _bounded(self, number: int, text: io.TextIOWrapper) -> Iterator[str]:
-        while line := text.readline(MOST_LINE):
-            if len(line) >= MOST_LINE:
-                problem = f"it has a line of more than {MOST_LINE} characters"
-                raise InputInvalid(self._names[number], None, problem)
-            yield line
+
+class _Lines:
+    """A text's lines, as long as one row is not too long."""
+
+    def __init__(self, text: io.TextIOWrapper, name: str) -> None:
+        self._text = text
+        self._name = name
+        self.of_row = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        if not (line := self._text.readline(MOST_ROW)):
+            raise StopIteration
+        self.of_row += len(line)
+        if self.of_row >= MOST_ROW:
+            problem = f"it has a row of more than {MOST_ROW} characters; is a quote not closed?"
+            raise InputInvalid(self._name, None, problem)
+        return line
 
 
 def _kind(texts: Sequence[str]) -> str:
