@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -188,6 +189,18 @@ def test_an_output_is_of_one_input_alone(platform: wiring.Platform, tmp_path: Pa
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(Refused, match=r"mine\.txt"):
         scored(platform, path, tmp_path / "full")
+
+
+def test_rows_under_two_rules_of_model_yaml_are_not_in_one_output(
+    platform: wiring.Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, before = write(tmp_path / "a.parquet", table(1_500)), _definition(platform)
+    scored(platform, path, tmp_path / "out")
+    amount = msgspec.structs.replace(before.request["amount"], maximum=5.0)
+    after = msgspec.structs.replace(before, request=before.request | {"amount": amount})
+    monkeypatch.setattr(wiring.Platform, "definition", lambda *_: after)
+    with pytest.raises(Refused, match=r"model\.yaml.* as they were when it was begun"):
+        scored(platform, path, tmp_path / "out")
 
 
 def test_a_partition_that_was_damaged_or_removed_is_scored_again_and_no_other(

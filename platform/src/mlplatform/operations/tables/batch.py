@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlplatform.model.bundle import load_bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.routes import Arm
 from mlplatform.operations.tables import locations, outputs, sources
 from mlplatform.operations.tables.locations import Bucket, Input, Output
@@ -35,6 +37,7 @@ from mlplatform.operations.tables.plan import (
 )
 from mlplatform.operations.tables.row_decisions import RowDecisions
 from mlplatform.operations.tables.row_features import RowFeatures
+from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
 from mlplatform.runtime.storage.plain_files import Rule
 from mlplatform.runtime.text import markdown
@@ -99,6 +102,7 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
                     model=asked.model,
                     version=arm.version,
                     bundle=arm.bundle,
+                    rules=_rules(definition, platform.views(asked.model)),
                     files=source.files,
                     columns=dict(asked.columns),
                     as_of_ms=platform.clock.event_ms(),
@@ -109,6 +113,12 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
             )
             finished = _finished(results, plan)
             return finished or _scored(platform, plan, source, results, report)
+
+
+def _rules(definition: ModelDefinition, views: Sequence[FeatureView]) -> str:
+    """Digest of what a row's answer takes from the model's folder, beside the bundle."""
+    read = definition.request, definition.protected, definition.windows, views
+    return digest(msgspec.to_builtins([*read, definition.decision.safe]))
 
 
 def _refuse_own(platform: Platform, asked: TableBatch, place: Input, target: Output) -> None:
