@@ -21,6 +21,7 @@ from mlplatform.model.folders import (
     readable_names,
 )
 from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.configuration.installed_models import installed_models
 from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
@@ -92,6 +93,31 @@ def test_a_team_s_model_stands_beside_the_examples(root: Path) -> None:
     assert model_folder("card_fraud") == folder
     assert load_definition("card_fraud").name == "card_fraud"
     assert model_folder("fraud") == SHIPPED / "fraud"
+
+
+def test_models_of_installed_packages_are_found_and_their_packages_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    installed_models.cache_clear()
+    with pytest.raises(ConfigInvalid, match=r"entry points have the group mlplatform\.models"):
+        load({VARIABLE: "installed"})
+    package = tmp_path / "credit_models"
+    folder = copied(package / "folders", "credit")
+    (package / "__init__.py").write_text(TRAP)
+    told = tmp_path / "credit_models-1.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: credit-models\nVersion: 1\n")
+    (told / "entry_points.txt").write_text("[mlplatform.models]\ncredit = credit_models.folders\n")
+    assert load({VARIABLE: "examples:installed"}).models == (SHIPPED, folder.parent)
+    monkeypatch.setenv(VARIABLE, "installed")
+    assert model_names() == ["credit"]
+    assert not (package / "imported").exists()
+    installed_models.cache_clear()
+    (told / "entry_points.txt").write_text("[mlplatform.models]\ncredit = credit_modles\n")
+    with pytest.raises(ConfigInvalid, match=r"credit of mlplatform\.models is 'credit_modles'"):
+        load({VARIABLE: "installed"})
+    installed_models.cache_clear()
 
 
 def test_every_process_is_told_where_they_are(tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ GROUPS: Final = (
                 "the one folder that holds all state (made 0700)", place="home.root"),
         Setting("MODELS", kinds.FOLDERS, "", EVERY,
                 "folders that hold model folders, with `:` between them; `examples` stands for "
-                "the models that come with the platform (`docs/adding-a-model.md`)",
+                "the models that come with the platform, `installed` for those of installed "
+                "packages (`docs/adding-a-model.md`)",
                 shown="`examples`"),
         Setting("GATEWAY_PORT", kinds.PORT, "8080", ("gateway", _UP, "worker", "commands"),
                 "scoring API; the first API key is in `secrets/api.key` of the home folder"),

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from mlplatform.runtime.configuration.installed_models import installed_models
+
 Profile = Literal["embedded", "cluster"]
 Clock = Literal["system", "replay"]
 Durability = Literal["process", "disk"]
@@ -38,6 +40,8 @@ class Folders(tuple[Path, ...]):
 NO_FOLDERS: Final = Folders()
 OF_SHIPPED: Final = "examples"
 """What stands for `SHIPPED` in a list of folders; a folder of that name is `./examples`."""
+OF_INSTALLED: Final = "installed"
+"""What stands there for the folders of installed packages (`installed_models`)."""
 
 
 def _shipped(package: Path) -> Path:
@@ -124,12 +128,14 @@ def _own(kind: type, given: str) -> Any:
         parts = given.split(os.pathsep)
         if not all(part.strip() for part in parts):
             raise ValueError(given)
-        return Folders(dict.fromkeys(map(_folder, parts)))
+        return Folders(dict.fromkeys(folder for part in parts for folder in _folders(part)))
     return Path(given).absolute() if kind is Path else kind(given)
 
 
-def _folder(part: str) -> Path:
-    return SHIPPED if part == OF_SHIPPED else Path(part).absolute()
+def _folders(part: str) -> tuple[Path, ...]:
+    if part == OF_INSTALLED:
+        return installed_models()
+    return (SHIPPED if part == OF_SHIPPED else Path(part).absolute(),)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,40 @@
+"""Folders of model folders that installed packages bring."""
+
+from __future__ import annotations
+
+import functools
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from mlplatform.runtime.errors import ConfigInvalid
+
+GROUP: Final = "mlplatform.models"
+"""Entry points whose value is a package; its folder holds model folders.
+
+Source: https://packaging.python.org/en/latest/specifications/entry-points/.
+"""
+
+
+@functools.cache
+def installed_models() -> tuple[Path, ...]:
+    """The folders of those packages, by the names of their entry points; imports none of them.
+
+    Raises:
+        ConfigInvalid: there is no such entry point, or no such package.
+    """
+    found = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    if not found:
+        raise ConfigInvalid(
+            "installed", "no package", f"one whose entry points have the group {GROUP}"
+        )
+    return tuple(map(_folder, found))
+
+
+def _folder(point: EntryPoint) -> Path:
+    package, *below = point.module.split(".")
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigInvalid(f"entry point {point.name} of {GROUP}", point.value, "a package")
+    return Path(spec.submodule_search_locations[0], *below).absolute()
