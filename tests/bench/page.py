@@ -1,113 +1,272 @@
-"""How long the page's overview takes after how many decisions: `make bench-page`.
+"""How long each view of the page takes, and its memory, at a bank's size: `make bench-page`.
 
-The decisions are drawn, not read of a log: 31 days of two arms and a shadow, counted into the
-projection in the portions of passes. Then each period is read and rendered again and again.
+    python -m tests.bench.page --decisions 1000000 10000000 --rollouts 500
+
+For each size a home folder is made: 31 days of decisions of two arms and a shadow in sealed files
+(by `scale.write_log`, with true digests and chains), the newest `HOT` appended by the log itself,
+catalogued and counted as passes do it; a journal of rollouts with the judge's own evidence, and
+incidents. Then a page process is started, and asked over HTTP: once cold, then again and again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sqlite3
+import os
+import re
+import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
+import httpx
+import msgspec
 import numpy as np
-import pyarrow as pa
+from tests.bench import scale
 
-from mlplatform.decisions.records.port import Span, Watermark
-from mlplatform.decisions.records.record import arrow_schema
-from mlplatform.model.decision_scale import EARLIER
+from mlplatform.decisions.log import segments
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.port import Entry
+from mlplatform.decisions.records.pseudonym import load_or_create_key, pseudonym
+from mlplatform.decisions.records.record import Record
+from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
-from mlplatform.model.routes import no_routes
-from mlplatform.observing.page import traffic
-from mlplatform.observing.page.rendering import render
-from mlplatform.observing.page.sources import ModelShown
+from mlplatform.operations.actions import looks
+from mlplatform.operations.review import queue
 from mlplatform.operations.traffic import projection
 from mlplatform.operations.traffic.buckets import DAY_MS
+from mlplatform.rollouts.drift.incidents import Finding
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.journal.sqlite import SqliteRollouts
+from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition
+from mlplatform.runtime.configuration.settings import Home
+from mlplatform.runtime.storage import sqlite
+from support.judged_rollout import JudgedRollout
+from support.page_process import PageProcess
 
-BEGUN_MS = 20_000 * DAY_MS
-DAYS = 31
-LOOKS = 40
-
-
-class DrawnLog:
-    """One writer's decisions, evenly over the days, drawn anew wherever they are read."""
-
-    def __init__(self, decisions: int) -> None:
-        self._decisions = decisions
-
-    def watermarks(self) -> Sequence[Watermark]:
-        return [Watermark("gateway-0", self._decisions, 0, 0, live=True)]
-
-    def read(self, span: Span) -> pa.Table:
-        first = (span.after or {}).get("gateway-0", 0)
-        seq = np.arange(first + 1, min(first + (span.limit or 0), self._decisions) + 1)
-        rng = np.random.default_rng(first)
-        kinds = np.where(rng.random(len(seq)) < 0.1, "shadow", "decision")
-        arms = np.where(rng.random(len(seq)) < 0.25, "challenger", "champion")
-        columns = {
-            "writer": pa.array(["gateway-0"] * len(seq)).dictionary_encode().cast(pa.string()),
-            "seq": seq,
-            "kind": kinds,
-            "event_ms": BEGUN_MS + seq * (DAYS * DAY_MS) // self._decisions,
-            "arm": arms,
-            "version": np.where(arms == "challenger", 2, 1),
-            "decision": np.where(rng.random(len(seq)) < 0.02, "review", "approve"),
-            "degraded": rng.random(len(seq)) < 0.001,
-            "latency_us": (3000 + rng.exponential(1500, len(seq))).astype(np.int64),
-        }
-        return pa.table(columns).cast(arrow_schema(tuple(columns)))
+MODEL: Final = "fraud"
+DAYS: Final = 31
+FILE_ROWS: Final = 50_000
+HOT: Final = 20_000
+INCIDENTS: Final = 200
+LOOKS: Final = 100
+"""Requests of one view, of which the 99th percentile is the second slowest."""
+MOST_S: Final = 20.0
+"""Of one view: then it was asked often enough."""
+COLD: Final = ("overview, day", "rollout", "decisions", "decisions of a customer")
+"""Views whose first answer by a new process is measured."""
+CUSTOMER: Final = "42"
 
 
-def measured(decisions: int, folder: Path) -> dict[str, object]:
-    """Seconds and bytes for so many decisions."""
-    path, log = folder / f"{decisions}.db", DrawnLog(decisions)
+def record(number: int, decisions: int, unit: int) -> Record:
+    """Of 31 days: a quarter are the challenger's, a tenth are copies, 2 % are flagged."""
+    event_ms = scale.START_MS + number * DAYS * DAY_MS // decisions
+    challenger = number % 4 == 0
+    is_copy = number % 10 == 3
+    return msgspec.structs.replace(
+        scale.record(number),
+        kind="shadow" if is_copy else "decision",
+        event_ms=event_ms,
+        recorded_ms=event_ms + 8,
+        arm="challenger" if challenger or is_copy else "champion",
+        answered_by="challenger" if challenger or is_copy else "champion",
+        version=2 if challenger or is_copy else 1,
+        unit=unit if number % 100_000 == 7 else number * 7919 % 500_000,
+        decision="review" if number * 31 % 50 == 0 else "approve",
+        degraded=number % 1000 == 1,
+        latency_us=2_000 + number * 7919 % 9_000,
+    )
+
+
+def made(home: Home, decisions: int, rollouts: int) -> dict[str, float]:
+    """Fill a home folder; seconds of each part of it."""
+    home.create()
+    took: dict[str, float] = {}
+    unit = pseudonym(CUSTOMER, load_or_create_key(home.pseudonym_key))
+    of = partial(record, decisions=decisions, unit=unit)
     begun = time.perf_counter()
-    assert projection.advance(path, log, "fraud", alerting=EARLIER.alerts, budget_s=3600)
-    counted_s = time.perf_counter() - begun
-    model = ModelShown(load_definition("fraud"), no_routes("fraud"))
-    views = {}
-    for period, (back_ms, _) in traffic.PERIODS.items():
-        took: list[float] = []
-        cpu: list[float] = []
-        for _ in range(LOOKS):
-            begun, worked = time.perf_counter(), time.process_time()
-            shown = traffic.shown(model.definition, projection.read(path, back_ms), period)
-            render("model.html", here="", model=model, traffic=shown, versions=[], rollouts=[],
-                   tones={})  # fmt: skip
-            took.append(1000 * (time.perf_counter() - begun))
-            cpu.append(1000 * (time.process_time() - worked))
-        views[period] = {
-            "p50_ms": round(float(np.median(took)), 1),
-            "max_ms": round(max(took), 1),
-            "cpu_p50_ms": round(float(np.median(cpu)), 1),
-        }
-    with closing(sqlite3.connect(path)) as db:
-        rows = db.execute("SELECT count(*) FROM buckets").fetchone()[0]
+    sealed = (decisions - HOT) // FILE_ROWS
+    scale.write_log(home.decisions, sealed, FILE_ROWS, of, segments.write)
+    with closing(sqlite.connect(home.decisions / DATABASE)) as db:
+        db.execute("UPDATE writers SET event_ms = ?", (of(sealed * FILE_ROWS).event_ms,))
+    with closing(SqliteDecisionLog(home.decisions)) as log:
+        log.seal()  # catalogued
+        for start in range(sealed * FILE_ROWS + 1, decisions + 1, 1_000):
+            stop = min(start + 1_000, decisions + 1)
+            log.append(scale.WRITER, [Entry(of(number)) for number in range(start, stop)])
+        took["log_s"] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        definition = load_definition(MODEL)
+        alerting = definition.decision.scale.alerts
+        counted = projection.file_of(home.counted, MODEL)
+        projection.advance(counted, log, MODEL, alerting=alerting, budget_s=3600.0)
+        took["counted_s"] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        queue.advance(queue.file_of(home.counted, MODEL), log, definition, budget_s=3600.0)
+        took["queued_s"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    write_journal(home, rollouts)
+    took["journal_s"] = time.perf_counter() - begun
+    return {name: round(seconds, 1) for name, seconds in took.items()}
+
+
+def write_journal(home: Home, rollouts: int) -> None:
+    """Rollouts with the judge's evidence, all but the newest rolled back, and incidents."""
+    world = JudgedRollout(looks=5)
+    for course in world.courses:
+        renamed = msgspec.structs.replace(course, rollout_id=f"{MODEL}-v{rollouts}-1")
+        looks.keep(home.looks, MODEL, renamed)
+    under_way = tuple(world.facts)
+    finished = world.stopped()
+    with closing(SqliteRollouts(home.rollouts_db, durable=False)) as journal:
+        fence = journal.acquire(MODEL, "bench", 3600.0)
+        for number in range(1, rollouts + 1):
+            for fact in finished if number < rollouts else under_way:
+                own = _renamed(fact, f"{MODEL}-v{number}-1")
+                journal.commit(own, None if isinstance(own, Opened | Answered) else fence)
+    incidents = SqliteIncidents(home.rollouts_db)
+    for number in range(INCIDENTS):
+        moved = Finding(MODEL, "drift", number, 1, 1, {"reasons": ["moved"]})
+        opened = incidents.open(moved, now_ms=number)
+        if number < INCIDENTS - 1:
+            incidents.close(opened.id, "looked at", now_ms=number + 1)
+    incidents.shut()
+
+
+def _renamed(fact: Transition, rollout_id: str) -> Transition:
+    return msgspec.structs.replace(fact, rollout_id=rollout_id)
+
+
+def views(home: Home, decisions: int, rollouts: int) -> dict[str, str]:
+    """The paths that are measured, by name."""
+    with closing(SqliteRollouts(home.rollouts_db)) as journal:
+        oldest = journal.read(f"{MODEL}-v1-1")
+    digests = [fact.evidence_digest for fact in oldest if fact.evidence]
+    unit = pseudonym(CUSTOMER, load_or_create_key(home.pseudonym_key))
+    newest = scale.START_MS + DAYS * DAY_MS
     return {
-        "decisions": decisions,
-        "rows": rows,
-        "counted_s": round(counted_s, 1),
-        "file_mb": round(path.stat().st_size / 1e6, 2),
-        "views": views,
-        "most_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "overview, day": "/",
+        "overview, week": "/?period=week",
+        "overview, month": "/?period=month",
+        "model": f"/models/{MODEL}",
+        "model, month": f"/models/{MODEL}?period=month",
+        "review": f"/models/{MODEL}/review",
+        "rollouts": "/rollouts",
+        "rollouts, the last page": f"/rollouts?from={rollouts // 50 * 50 - 50}",
+        "rollout": f"/rollouts/{MODEL}-v{rollouts}-1",
+        "evidence of the oldest": f"/evidence/{digests[-1]}",
+        "incidents": "/incidents",
+        "incident": f"/incidents/{MODEL}-drift-{INCIDENTS}",
+        "decisions": "/decisions",
+        "decisions, flagged": f"/decisions?model={MODEL}&outcome=review",
+        "decisions of a customer": f"/decisions?unit={unit}",
+        "decisions of a day": f"/decisions?to_ms={newest - 15 * DAY_MS}",
+        "decision, newest": f"/decisions/{scale.decision_id(decisions)}",
+        "decision, oldest": f"/decisions/{scale.decision_id(5)}",
+        "decisions as a file": f"/decisions.csv?model={MODEL}",
     }
+
+
+def measured(page: PageProcess, path: str) -> dict[str, Any]:
+    """Milliseconds of one view over HTTP, on a connection that is kept: the first, and the rest.
+
+    `cpu_ms` is of the page's process alone, a request: what other work on the machine adds to the
+    times is not in it.
+    """
+    took: list[float] = []
+    worked_s = cpu_s(page.process.pid)
+    with httpx.Client(auth=("anybody", page.token), timeout=120.0) as client:
+        begun_s = time.monotonic()
+        while len(took) < LOOKS and (time.monotonic() - begun_s < MOST_S or len(took) < 3):
+            begun = time.perf_counter()
+            answer = client.get(f"{page.url}{path}")
+            took.append(1000 * (time.perf_counter() - begun))
+            assert answer.status_code == 200, (path, answer.status_code, answer.text[:500])
+    warm = took[1:]
+    return {
+        "first_ms": round(took[0], 1),
+        "p50_ms": round(float(np.percentile(warm, 50)), 1),
+        "p99_ms": round(float(np.percentile(warm, 99)), 1),
+        "cpu_ms": round(1000 * (cpu_s(page.process.pid) - worked_s) / len(took), 1),
+        "looks": len(took),
+        "kb": len(answer.content) // 1000,
+    }
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds that a process has computed."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def peak_mb(pid: int) -> int:
+    """What a process has held at most in memory."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) // 1024
+
+
+def of_size(home: Home, decisions: int, rollouts: int) -> dict[str, Any]:
+    """Each view in turn, by one process; then each view cold, by a process of its own."""
+    paths = views(home, decisions, rollouts)
+    page, found = PageProcess(home), {}
+    try:
+        found["started_mb"] = peak_mb(page.process.pid)
+        found["views"] = {}
+        for name, path in paths.items():
+            seen = measured(page, path) | {"peak_mb": peak_mb(page.process.pid)}
+            found["views"][name] = seen
+            print(f"{name:26} {seen}", file=sys.stderr, flush=True)
+    finally:
+        page.close()
+    return found
+
+
+def cold(home: Home, paths: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
+    """The first answer of a process that has just started, in milliseconds."""
+    found = {}
+    for name in names:
+        page = PageProcess(home)
+        try:
+            begun = time.perf_counter()
+            assert page.get(paths[name]).status_code == 200
+            found[name] = round(1000 * (time.perf_counter() - begun), 1)
+        finally:
+            page.close()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--decisions", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--rollouts", type=int, default=500)
+    parser.add_argument("--folder", type=Path, help="keeps the homes there, and takes those there")
     parser.add_argument("--out", type=Path, default=Path("build/bench/page.json"))
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = [measured(count, Path(folder)) for count in given.decisions]
+    results = []
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="bench-page."))
+    try:
+        for count in given.decisions:
+            home = Home(folder / f"{count}-{given.rollouts}")
+            found: dict[str, Any] = {"decisions": count, "rollouts": given.rollouts}
+            if not (home.root / "made.json").exists():
+                shutil.rmtree(home.root, ignore_errors=True)
+                took = made(home, count, given.rollouts)
+                (home.root / "made.json").write_text(json.dumps(took))
+            found["made"] = json.loads((home.root / "made.json").read_text())
+            paths = views(home, count, given.rollouts)
+            found["cold_ms"] = cold(home, paths, COLD)
+            results.append(found | of_size(home, count, given.rollouts))
+    finally:
+        if given.folder is None:
+            shutil.rmtree(folder)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=2) + "\n")
+    given.out.write_text(json.dumps(results, indent=2) + "\n")
     print(given.out.read_text())
 
 

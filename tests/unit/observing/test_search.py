@@ -35,6 +35,8 @@ class Log:
         if span.to_ms is not None:
             chosen = pc.and_(chosen, pc.less(ms, span.to_ms))
         found = found.filter(chosen)
+        if span.unit is not None:
+            found = found.filter(pc.equal(found["unit"], span.unit))
         if span.limit is not None:
             parts = [found.filter(pc.equal(found["writer"], w)) for w in ("a", "b")]
             found = pa.concat_tables([part.slice(0, span.limit) for part in parts])
@@ -115,14 +117,38 @@ def test_every_match_is_found_once_the_newest_first(
 def test_a_crowded_stretch_is_cut_and_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "MOST_OF_WINDOW", 50)
     monkeypatch.setattr(search, "MOST_READ", 400)
-    rows = [{"seq": n, "event_ms": 600_000_000 + 100 * n, "unit": 3} for n in range(1, 2001)]
-    found = log(*rows, {"seq": 2001, "event_ms": 1, "unit": 7})
-    page = search.search(found.read, Query(unit=7), 600_200_000, 5)
+    rows = [{"seq": n, "event_ms": 600_000_000 + 100 * n, "version": 3} for n in range(1, 2001)]
+    found = log(*rows, {"seq": 2001, "event_ms": 1, "version": 7})
+    page = search.search(found.read, Query(version=7), 600_200_000, 5)
     assert page.rows == ()
     assert page.older is not None
     assert page.reached_ms == page.older.event_ms
     assert page.read < 400 + 50
-    assert everything(found, Query(unit=7), 5) == [("a", 2001)]
+    assert everything(found, Query(version=7), 5) == [("a", 2001)]
+
+
+@pytest.mark.parametrize("asked", [Query(unit=7), Query(outcome="review")])
+def test_a_slow_log_is_looked_through_over_more_pages(asked: Query) -> None:
+    rows = [{"seq": n, "event_ms": DAY_MS * n, "unit": 3} for n in range(1, 31)]
+    found = log(*rows, {"seq": 31, "event_ms": 1, "unit": 7, "decision": "review"})
+    now_s = [0.0]
+
+    def read(span: Span) -> pa.Table:
+        now_s[0] += 0.1
+        return found.read(span)
+
+    page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.15, clock=lambda: now_s[0])
+    assert (len(found.spans), page.rows) == (2, ())
+    assert page.older is not None
+    assert page.reached_ms == page.older.event_ms
+    assert everything(found, asked, 5) == [("a", 31)]
+
+
+def test_a_customers_search_is_given_to_the_log() -> None:
+    found = log(*({"seq": n, "event_ms": 1000 * n, "unit": n % 50} for n in range(1, 3000)))
+    page = search.search(found.read, Query(unit=7), 3_000_000, 5)
+    assert {span.unit for span in found.spans} == {7}
+    assert page.read < 100
 
 
 def test_the_newest_page_of_a_long_log_reads_little() -> None:

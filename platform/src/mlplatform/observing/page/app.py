@@ -132,10 +132,8 @@ class Pages:
             refused=self._sources.refused(),
             models=models,
             traffic={m.definition.name: self._traffic(m, period) for m in each},
-            rollouts=_or_why(lambda: [s for s in self._sources.rollouts() if not s.finished]),
-            incidents=_or_why(
-                lambda: [i for i in self._sources.incidents() if i.state != "closed"]
-            ),
+            rollouts=_or_why(self._sources.rollouts_under_way),
+            incidents=_or_why(lambda: self._sources.incidents(closed=False)),
             tones=rollouts.TONES,
             links=self._links,
         )
@@ -143,7 +141,7 @@ class Pages:
     def model(self, request: Request) -> str:
         name = request.path_params["name"]
         found = self._sources.model(name)
-        own = self._sources.rollouts(name)
+        own = self._sources.rollouts(name, most=PAGE_ROWS)
         arms = (found.routes.champion, found.routes.challenger, found.routes.previous)
         numbers = [arm.version for arm in arms if arm is not None]
         numbers += [s.challenger.version for s in own]
@@ -155,7 +153,7 @@ class Pages:
             traffic=self._traffic(found, _period(request)),
             buttons=self._actions.buttons("models", name),
             versions=_or_why(lambda: self._sources.versions(name, wanted)),
-            rollouts=own[:PAGE_ROWS],
+            rollouts=own,
             tones=rollouts.TONES,
         )
 
@@ -175,9 +173,11 @@ class Pages:
         )
 
     def rollouts(self, request: Request) -> str:
-        rows, older = _part(self._sources.rollouts(), _offset(request))
+        offset = _offset(request)
+        rows, older = _part(self._sources.rollouts(skip=offset, most=PAGE_ROWS + 1))
+        more = None if older is None else offset + older
         return render(
-            "rollouts.html", here="rollouts", rollouts=rows, older=older, tones=rollouts.TONES
+            "rollouts.html", here="rollouts", rollouts=rows, older=more, tones=rollouts.TONES
         )
 
     def rollout(self, request: Request) -> str:
@@ -219,7 +219,8 @@ class Pages:
 
     def export(self, request: Request) -> exports.Export:
         asked = search.query(dict(request.query_params))
-        return exports.export(self._sources.decisions(asked, exports.MOST_ROWS, search.READ))
+        found = self._sources.decisions(asked, exports.MOST_ROWS, search.READ, exports.BUDGET_S)
+        return exports.export(found)
 
     def find(self, given: Mapping[str, str]) -> str:
         """The path of what a form asks for. A customer's id goes no further than its pseudonym."""
@@ -305,7 +306,7 @@ def _or_why(read: Callable[[], T]) -> T | str:
         return str(error)
 
 
-def _part(rows: list[T], offset: int) -> tuple[list[T], int | None]:
+def _part(rows: list[T], offset: int = 0) -> tuple[list[T], int | None]:
     """The rows of one part, and where the next one begins."""
     end = offset + PAGE_ROWS
     return rows[offset:end], end if end < len(rows) else None

@@ -12,6 +12,8 @@ from mlplatform.observing.page.search import Found
 
 MOST_ROWS: Final = 5_000
 """Of one file; a narrower search, or one of older decisions, gives the rest."""
+BUDGET_S: Final = 3.0
+"""Of the search for one file, which a person waits for longer than for a page."""
 COLUMNS: Final = (
     *("decision_id", "model", "kind", "event_time", "customer_pseudonym", "version", "arm"),
     *("answered_by", "score", "decision", "degraded", "degraded_reason", "latency_us"),

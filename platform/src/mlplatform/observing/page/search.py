@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -34,6 +35,10 @@ MOST_OF_WINDOW: Final = 20_000
 """Records of each writer in one stretch; one that holds more is cut into shorter ones."""
 MOST_READ: Final = 200_000
 MOST_WINDOWS: Final = 40
+BUDGET_S: Final = 0.2
+"""Of a page: once it has taken so long, what was not looked through is left to the next page."""
+FIRST_WIDTH_OF_UNIT_MS: Final = 6 * 3_600_000
+"""The log finds a customer's records without giving the others: a stretch costs less."""
 MOST_TEXT: Final = 64
 
 _TIME: Final = "%Y-%m-%dT%H:%M"
@@ -131,15 +136,19 @@ def search(
     newest_ms: int,
     rows: int,
     columns: Sequence[str] = SHOWN,
+    *,
+    budget_s: float = BUDGET_S,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Found:
     """The newest decisions that match, looked for backwards in event time within a bound.
 
     A stretch that holds too many records is cut into shorter ones, and one with few makes the next
-    one longer, so that the work follows from what is found and not from the log's length.
+    one longer, so that the work follows from what is found and not from the log's length. A stretch
+    is not made longer where the time that is left would not do for it.
 
     Args:
         newest_ms: event time of the log's newest record, as far as is known.
-        rows: of a page.
+        rows: of a page. budget_s: after so long no further stretch is begun.
         columns: of `READ`, that the rows have; the page shows no pseudonyms.
     """
     floor = max(asked.from_ms or 0, 0)
@@ -147,8 +156,10 @@ def search(
     if asked.before is not None:
         end = min(asked.before.event_ms + bool(asked.before.writer), end or _LARGEST)
     found: list[Mapping[str, Any]] = []
-    looked, width = 0, FIRST_WIDTH_MS
+    looked, width = 0, FIRST_WIDTH_MS if asked.unit is None else FIRST_WIDTH_OF_UNIT_MS
+    begun_s = clock()
     for _ in range(MOST_WINDOWS):
+        window_s = clock()
         start = max(floor, (newest_ms + 1 if end is None else end) - width)
         table, crowded = _window(read, asked, start, end, width)
         looked += len(table)
@@ -157,14 +168,16 @@ def search(
         else:
             found += _matching(table, asked, rows + 1 - len(found), columns)
             end = start
-            width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER else 1
+            now_s = clock()
+            has_time = WIDER * (now_s - window_s) < budget_s - (now_s - begun_s)
+            width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER and has_time else 1
             if len(found) > rows:
                 last = found[rows - 1]
                 place = Place(last["event_ms"], last["writer"], last["seq"])
                 return Found(tuple(found[:rows]), place, start, looked)
             if start <= floor:
                 return Found(tuple(found), None, None, looked)
-        if looked >= MOST_READ:
+        if looked >= MOST_READ or clock() - begun_s > budget_s:
             break
     reached = newest_ms + 1 if end is None else end
     return Found(tuple(found), Place(reached), reached, looked)
@@ -177,7 +190,8 @@ def _window(
     limit = None if width <= LEAST_WIDTH_MS else MOST_OF_WINDOW
     table = read(
         Span(
-            model=asked.model, kinds=KINDS, from_ms=start, to_ms=end, limit=limit, columns=READ
+            model=asked.model, kinds=KINDS, from_ms=start, to_ms=end, unit=asked.unit, limit=limit,
+            columns=READ,
         )
     )  # fmt: skip
     if limit is None or len(table) < limit:
@@ -193,9 +207,10 @@ def _matching(
     import pyarrow.compute as pc
 
     wanted = {
-        "unit": asked.unit, "decision": asked.outcome, "version": asked.version,
+        "decision": asked.outcome,
+        "version": asked.version,
         "degraded": asked.degraded,
-    }  # fmt: skip
+    }
     for name, value in wanted.items():
         if value is not None:
             table = table.filter(pc.field(name) == value)

@@ -23,8 +23,9 @@ from mlplatform.model.folders import load_definition, model_names, readable_name
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page import decisions
 from mlplatform.observing.page.decisions import RecordShown
+from mlplatform.observing.page.evidence_index import EvidenceIndex
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
-from mlplatform.observing.page.search import SHOWN, Found, Query, search
+from mlplatform.observing.page.search import BUDGET_S, SHOWN, Found, Query, search
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.looks import Course, courses
 from mlplatform.operations.card.card import Card
@@ -34,7 +35,7 @@ from mlplatform.operations.traffic.projection import TrafficRead
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.sql import SqlRollouts
-from mlplatform.rollouts.journal.state import RolloutState
+from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.runtime.errors import ConfigInvalid, NotFound, Unavailable
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
@@ -73,6 +74,7 @@ class Sources:
         self._opening = threading.Lock()
         self._explaining = threading.Semaphore(1)
         self._searching = threading.Semaphore(MOST_SEARCHES)
+        self._evidence = EvidenceIndex()
 
     def unrestricted(self) -> Sources:
         """The same of every model, for what asks by itself what a reader may do."""
@@ -116,11 +118,24 @@ class Sources:
         """
         return traffic.read(self.platform, model, back_ms)
 
-    def rollouts(self, model: str | None = None) -> list[RolloutState]:
-        """Every rollout, the newest first."""
-        found: list[RolloutState] = self._of_journal(
-            lambda j: j.active(model, finished=True)[::-1], []
-        )
+    def rollouts(self, model: str | None = None, *, skip: int = 0, most: int) -> list[RolloutState]:
+        """A part of all rollouts, the newest first: the journals of these alone are read.
+
+        Args:
+            skip: rollouts, newer than those that are wanted.
+        """
+
+        def part(journal: SqlRollouts) -> list[RolloutState]:
+            known = [(name, of) for name, of in journal.listed() if model is None or of == model]
+            seen = [name for name, of in known if self._sees(of)]
+            return [fold(journal.read(name)) for name in seen[skip : skip + most]]
+
+        nothing: list[RolloutState] = []
+        return self._of_journal(part, nothing)
+
+    def rollouts_under_way(self) -> list[RolloutState]:
+        """Rollouts with a next step, the newest first."""
+        found: list[RolloutState] = self._of_journal(lambda journal: journal.active()[::-1], [])
         return [state for state in found if self._sees(state.model)]
 
     def rollout(self, rollout_id: str) -> tuple[Transition, ...]:
@@ -145,12 +160,17 @@ class Sources:
         Raises:
             NotFound: no transition does.
         """
-        for state in self.rollouts():
-            for fact in reversed(self.rollout(state.rollout_id)):
-                if fact.evidence and fact.evidence_digest == digest:
-                    found = evidence(fact)
-                    assert found is not None
-                    return found
+        no_facts: tuple[Transition, ...] = ()
+
+        def carrying(journal: SqlRollouts) -> tuple[Transition, ...]:
+            rollout_id = self._evidence.rollout_of(journal, digest)
+            return no_facts if rollout_id is None else journal.read(rollout_id)
+
+        facts = self._of_journal(carrying, no_facts)
+        for fact in reversed(facts):
+            carries = fact.evidence and fact.evidence_digest == digest
+            if carries and self._sees(fact.model) and (found := evidence(fact)) is not None:
+                return found
         raise NotFound(f"no transition carries evidence {digest!r}")
 
     def versions(self, model: str, numbers: Sequence[int]) -> list[Version]:
@@ -183,14 +203,15 @@ class Sources:
         with translated():
             return read_card(self.platform, model, version, fetches=False)
 
-    def incidents(self) -> list[Incident]:
-        """Every incident, the newest first."""
+    def incidents(self, *, closed: bool = True) -> list[Incident]:
+        """Incidents, the newest first: all, or those that are not closed."""
         if not backends.has_rollouts(self.platform.settings):
             return []
         with translated(), self._opening:
             incidents = self.platform.incidents
         with translated():
-            return [found for found in incidents.list()[::-1] if self._sees(found.found.model)]
+            every = incidents.list(closed=closed)[::-1]
+        return [found for found in every if self._sees(found.found.model)]
 
     def incident(self, name: str) -> Incident:
         """One incident.
@@ -203,8 +224,13 @@ class Sources:
                 return incident
         raise NotFound(f"no incident {name!r}")
 
-    def decisions(self, asked: Query, rows: int, columns: Sequence[str] = SHOWN) -> Found:
+    def decisions(
+        self, asked: Query, rows: int, columns: Sequence[str] = SHOWN, budget_s: float = BUDGET_S
+    ) -> Found:
         """A page of the decisions that match; nothing where there is no log yet.
+
+        Args:
+            budget_s: after so long, what was not looked through is left to the next page.
 
         Raises:
             Unavailable: too many others search now.
@@ -215,7 +241,7 @@ class Sources:
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
         with _turn(self._searching, "other searches go on"):
-            found = search(log.read, asked, newest_ms, rows, columns)
+            found = search(log.read, asked, newest_ms, rows, columns, budget_s=budget_s)
         return replace(found, rows=tuple(row for row in found.rows if self._sees(row["model"])))
 
     def pseudonym(self, customer: str) -> int:

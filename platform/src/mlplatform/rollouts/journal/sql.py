@@ -102,6 +102,11 @@ class SqlRollouts:
             )
             return [fold(_transitions(db, rollout_id)) for (rollout_id,) in rows]
 
+    def listed(self) -> list[tuple[str, str]]:
+        """Id and model of every rollout, the newest first: nothing of its journal is read."""
+        rows = self._database.rows("SELECT rollout_id, model FROM rollouts ORDER BY opened DESC")
+        return [(rollout_id, model) for rollout_id, model in rows]
+
     def facts(self, after: int, most: int) -> list[JournalFact]:
         rows = self._database.rows(
             "SELECT seq, digest, body, rollout_id FROM journal WHERE seq > :after"

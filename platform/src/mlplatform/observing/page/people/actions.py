@@ -107,7 +107,7 @@ class Actions:
         """
         asking = [
             s
-            for s in self._sources.rollouts()
+            for s in self._sources.rollouts_under_way()
             if s.awaits_answer and s.answer is None and sees(s.model)
         ]
         if not asking:
