@@ -42,3 +42,5 @@ def test_an_installed_wheel_finds_them_without_a_setting(tmp_path: Path) -> None
         [name, name, str(installed / "mlplatform/examples" / name)] for name in names
     ]
     assert {path.name for path in installed.iterdir() if path.suffix == ""} == {"mlplatform"}
+    promised = installed / "mlplatform/observing/slo/slo.yaml"
+    assert promised.read_bytes() == (ROOT / "observability/slo.yaml").read_bytes()

@@ -272,6 +272,7 @@ def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:
     text = render(
         "model.html",
         buttons=(),
+        budgets="away",
         here="",
         model=ModelShown(fraud(), no_routes("fraud")),
         traffic=None,

@@ -400,7 +400,7 @@ async def test_long_searches_and_explanations_keep_nobody_from_the_page(
 ) -> None:
     ends = threading.Event()
 
-    def long(*_: object) -> Any:
+    def long(*_: object, **__: object) -> Any:
         ends.wait(30)
         return Found(()) if path == "/decisions" else []
 

@@ -127,7 +127,7 @@ def test_an_interval_holds_its_share_and_stays_a_share(hits: int, trials: int) -
 def page(shown: TrafficShown | None) -> str:
     model = ModelShown(fraud(), no_routes("fraud"))
     return render("model.html", here="", model=model, traffic=shown, versions=[], rollouts=[],
-                  buttons=(), tones={})  # fmt: skip
+                  buttons=(), budgets="away", tones={})  # fmt: skip
 
 
 def test_the_page_has_each_number_with_its_picture_and_a_table() -> None:

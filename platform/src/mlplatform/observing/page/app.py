@@ -20,6 +20,7 @@ from starlette.routing import Route
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page import decisions, exports, incidents, rollouts, search, traffic
 from mlplatform.observing.page.causes import explained
+from mlplatform.observing.page.error_budget import BudgetsShown
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
@@ -132,6 +133,7 @@ class Pages:
             refused=self._sources.refused(),
             models=models,
             traffic={m.definition.name: self._traffic(m, period) for m in each},
+            budgets={m.definition.name: self._budgets(m) for m in each},
             rollouts=_or_why(self._sources.rollouts_under_way),
             incidents=_or_why(lambda: self._sources.incidents(closed=False)),
             tones=rollouts.TONES,
@@ -151,6 +153,7 @@ class Pages:
             here="overview",
             model=found,
             traffic=self._traffic(found, _period(request)),
+            budgets=self._budgets(found),
             buttons=self._actions.buttons("models", name),
             versions=_or_why(lambda: self._sources.versions(name, wanted)),
             rollouts=own,
@@ -171,6 +174,9 @@ class Pages:
                 model.definition, self._sources.traffic(model.definition.name, back_ms), period
             )
         )
+
+    def _budgets(self, model: ModelShown) -> BudgetsShown | str:
+        return _or_why(lambda: self._sources.error_budgets(model.definition))
 
     def rollouts(self, request: Request) -> str:
         offset = _offset(request)

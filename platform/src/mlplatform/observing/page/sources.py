@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,16 +22,20 @@ from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
-from mlplatform.observing.page import decisions
+from mlplatform.observing.page import decisions, error_budget
 from mlplatform.observing.page.decisions import RecordShown
+from mlplatform.observing.page.error_budget import BudgetsShown
 from mlplatform.observing.page.evidence_index import EvidenceIndex
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
 from mlplatform.observing.page.search import BUDGET_S, SHOWN, Found, Query, search
+from mlplatform.observing.slo import objectives
+from mlplatform.observing.slo.objectives import Objectives
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.looks import Course, courses
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.reading import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
+from mlplatform.operations.traffic.buckets import DAY_MS
 from mlplatform.operations.traffic.projection import TrafficRead
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
@@ -117,6 +122,17 @@ class Sources:
             Unavailable: it can't be read now.
         """
         return traffic.read(self.platform, model, back_ms)
+
+    def error_budgets(self, model: ModelDefinition) -> BudgetsShown:
+        """What a model has spent of its error budgets, as far as passes have counted.
+
+        Raises:
+            Unavailable: it can't be read now.
+            ConfigInvalid: slo.yaml is wrong.
+        """
+        promised = _objectives()
+        found = traffic.read(self.platform, model.name, promised.window_days * DAY_MS)
+        return error_budget.shown(model, promised, found)
 
     def rollouts(self, model: str | None = None, *, skip: int = 0, most: int) -> list[RolloutState]:
         """A part of all rollouts, the newest first: the journals of these alone are read.
@@ -319,6 +335,12 @@ class Sources:
             return None
         with self._opening:
             return self.platform.log
+
+
+@functools.cache
+def _objectives() -> Objectives:
+    """They come with the release, like the alerts that are made of them."""
+    return objectives.load(objectives.SHIPPED)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,9 @@ from mlplatform.model import document
 from mlplatform.runtime.errors import ConfigInvalid
 
 FILE: Final = "observability/slo.yaml"
+_PACKAGED: Final = Path(__file__).with_name("slo.yaml")
+SHIPPED: Final = _PACKAGED if _PACKAGED.is_file() else Path(__file__).parents[5] / FILE
+"""That of the wheel, or of the repository."""
 WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 """Those that error ratios are recorded over."""
 

@@ -1,0 +1,114 @@
+"""How much of its error budgets a model has spent, by what was counted of the decision log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.observing.slo.objectives import Objective, Objectives
+from mlplatform.operations.traffic.buckets import EDGES, SHADOW
+from mlplatform.operations.traffic.projection import TrafficRead
+
+NO_DATA: Final = "no data"
+NEARLY: Final = 0.8
+"""Of a budget: more is said to be bad."""
+UNCOUNTED: Final = (
+    "The decision log cannot tell: a request that was answered 5xx leaves no record in it. The "
+    "gateways' metrics count those, and Grafana shows them."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetShown:
+    """The spend of one error budget.
+
+    Args:
+        objective: the promised share, in words. text: how much is spent, or that nothing is known.
+        note: what was counted. tone: good, bad, or neither.
+    """
+
+    name: str
+    objective: str
+    text: str
+    note: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetsShown:
+    """Those of a model, over the window of slo.yaml."""
+
+    window_days: int
+    budgets: tuple[BudgetShown, ...]
+
+
+def shown(
+    definition: ModelDefinition, objectives: Objectives, found: TrafficRead | None
+) -> BudgetsShown:
+    """The budgets of availability and latency.
+
+    Args:
+        found: of the window before the newest event; None: nothing was counted yet.
+    """
+    tier = objectives.tiers[definition.tier]
+    latency = _latency(tier.latency, float(definition.latency_slo_ms), found)
+    availability = BudgetShown(
+        "availability", f"{_share(tier.availability.objective)} of the requests are not answered"
+        " 5xx", NO_DATA, UNCOUNTED, "",
+    )  # fmt: skip
+    return BudgetsShown(objectives.window_days, (availability, latency))
+
+
+def slower(latency: npt.NDArray[np.int64], goal_ms: float) -> int:
+    """How many answers took longer than the goal.
+
+    The bin in which the goal lies is shared as if its answers were spread evenly over it, so that
+    at most the answers within 9 % of the goal are on the wrong side.
+
+    Args:
+        latency: answers by bin of `EDGES`.
+    """
+    goal_us = 1000 * goal_ms
+    place = int(np.searchsorted(EDGES, goal_us, side="right"))
+    beyond = int(latency[place + 1 :].sum())
+    low = EDGES[place - 1] if place else 0.0
+    if place == len(EDGES):  # the last bin has no end
+        return int(latency[place])
+    return beyond + round(
+        int(latency[place]) * float((EDGES[place] - goal_us) / (EDGES[place] - low))
+    )
+
+
+def _latency(objective: Objective, goal_ms: float, found: TrafficRead | None) -> BudgetShown:
+    promised = f"{_share(objective.objective)} of the answers take at most {goal_ms:g} ms"
+    timed = [] if found is None else [b for b in found.buckets if b.role != SHADOW]
+    latency = sum((b.counts.latency for b in timed), np.zeros(len(EDGES) + 1, dtype=np.int64))
+    total = int(latency.sum())
+    if not total:
+        why = "No answer was counted in this time."
+        return BudgetShown("latency", promised, NO_DATA, why, "")
+    bad = slower(latency, goal_ms)
+    spent = bad / total / objective.budget
+    note = f"{bad:,} of {total:,} answers ({_share(bad / total)}) took longer than {goal_ms:g} ms;"
+    note = f"{note} {round(total * objective.budget):,} may ({_share(objective.budget)})."
+    return BudgetShown("latency", promised, spend(spent), note, tone(spent))
+
+
+def spend(spent: float) -> str:
+    """A spend as people say it: 1 is all of the budget."""
+    if spent > 1:
+        return f"spent {spent:.1f} times over"
+    return f"{_share(spent)} spent"
+
+
+def tone(spent: float) -> str:
+    """How a spend is coloured; the words say it too."""
+    return "bad" if spent > NEARLY else "good"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.4g} %"
