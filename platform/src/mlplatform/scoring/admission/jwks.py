@@ -5,15 +5,11 @@ Source: RFC 7517 (JWK Set), RFC 7518 section 6 (key types), OpenID Connect Disco
 
 from __future__ import annotations
 
-import io
 import logging
-import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Final
 
 import jwt
@@ -26,6 +22,7 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.http.json_fetch import fetched
 
 REFRESH_S: Final = 300.0
 MIN_REFRESH_S: Final = 10.0
@@ -36,9 +33,6 @@ FETCH_S: Final = 5.0
 
 STOP_S: Final = 1.0
 MAX_JWKS_BYTES: Final = 256 * 1024
-MAX_ANSWER_BYTES: Final = MAX_JWKS_BYTES + 64 * 1024
-"""With its head, and with what a transfer coding adds."""
-
 MAX_KEYS: Final = 64
 MIN_RSA_BITS: Final = 2048
 
@@ -201,81 +195,10 @@ def _algorithms(key: Any) -> tuple[str, ...]:
     return ("EdDSA",) if isinstance(key, Ed25519PublicKey) else ()
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Keys come from where the settings say, not from where that points."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-class _InTime(io.RawIOBase):
-    """What a socket receives until a moment and up to a size; its own timeout is for each read."""
-
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
-        self._sock = sock
-        self._raw = raw
-        self._until_s = time.monotonic() + FETCH_S
-        self._left_bytes = MAX_ANSWER_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left_s = self._until_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError(f"its answer takes longer than {FETCH_S:g} s")
-        self._sock.settimeout(left_s)
-        read = self._raw.readinto(buffer)
-        self._left_bytes -= read or 0
-        if self._left_bytes < 0:
-            raise OSError(f"its answer has more than {MAX_ANSWER_BYTES} bytes")
-        return int(read or 0)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Response(HTTPResponse):
-    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
-        super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_InTime(sock, self.fp.detach()))
-
-
-class _Connection(HTTPConnection):
-    response_class = _Response
-
-
-class _SecureConnection(HTTPSConnection):
-    response_class = _Response
-
-
-class _Plain(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(_Connection, req)
-
-
-class _Secure(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(_SecureConnection, req)  # its own context verifies names and chains
-
-
-_opener: Final = urllib.request.build_opener(_NoRedirects, _Plain, _Secure)
-
-
 def fetch_json(url: str) -> bytes:
     """The body at a URL, of bounded size, in bounded time, without following redirects.
 
     Raises:
         Unavailable: there is none.
     """
-    # Settings and discovery were checked: https, or http to this machine; no files.
-    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310
-    try:
-        with _opener.open(request, timeout=FETCH_S) as response:
-            body: bytes = response.read(MAX_JWKS_BYTES + 1)
-    except (OSError, HTTPException, ValueError) as error:
-        raise Unavailable(f"{url} does not answer: {error}") from error
-    if len(body) > MAX_JWKS_BYTES:
-        raise Unavailable(f"{url} gives more than {MAX_JWKS_BYTES} bytes")
-    return body
+    return fetched(url, timeout_s=FETCH_S, most_bytes=MAX_JWKS_BYTES)

@@ -1,0 +1,118 @@
+"""JSON from another server: of bounded size, in bounded time, from that address alone."""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+import urllib.request
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any, Final
+
+from mlplatform.runtime.errors import Unavailable
+
+HEAD_BYTES: Final = 64 * 1024
+"""What an answer may have besides its body: its head, and what a transfer coding adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    timeout_s: float
+    most_bytes: int
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """An answer comes from where the settings say, not from where that points."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class _InTime(io.RawIOBase):
+    """What a socket receives until a moment and up to a size; its own timeout is for each read."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, limits: _Limits) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._limits = limits
+        self._until_s = time.monotonic() + limits.timeout_s
+        self._left_bytes = limits.most_bytes + HEAD_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError(f"its answer takes longer than {self._limits.timeout_s:g} s")
+        self._sock.settimeout(left_s)
+        read = self._raw.readinto(buffer)
+        self._left_bytes -= read or 0
+        if self._left_bytes < 0:
+            raise OSError(f"its answer has more than {self._limits.most_bytes} bytes")
+        return int(read or 0)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(
+        self, limits: _Limits, sock: socket.socket, *arguments: Any, **options: Any
+    ) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_InTime(sock, self.fp.detach(), limits))
+
+
+def _connection(
+    kind: type[HTTPConnection], limits: _Limits, host: str, **options: Any
+) -> HTTPConnection:
+    made = kind(host, **options)
+    made.response_class = partial(_Response, limits)  # type: ignore[assignment]
+    return made
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def __init__(self, limits: _Limits) -> None:
+        super().__init__()
+        self._limits = limits
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        made: Any = partial(_connection, HTTPConnection, self._limits)
+        return self.do_open(made, req)
+
+
+class _Secure(urllib.request.HTTPSHandler):
+    def __init__(self, limits: _Limits) -> None:
+        super().__init__()
+        self._limits = limits
+
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        made: Any = partial(_connection, HTTPSConnection, self._limits)
+        return self.do_open(made, req)  # its own context verifies names and chains
+
+
+def fetched(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
+    """The body at a URL, without following redirects.
+
+    Args:
+        url: https, or http to this machine, as settings and discovery check it; no file.
+        timeout_s: for connecting, and again for the answer from its first byte to its last.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    limits = _Limits(timeout_s, most_bytes)
+    opener = urllib.request.build_opener(_NoRedirects, _Plain(limits), _Secure(limits))
+    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310
+    try:
+        with opener.open(request, timeout=timeout_s) as response:
+            body: bytes = response.read(most_bytes + 1)
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unavailable(f"{url} does not answer: {error}") from error
+    if len(body) > most_bytes:
+        raise Unavailable(f"{url} gives more than {most_bytes} bytes")
+    return body
