@@ -33,7 +33,8 @@ class PageProcess:
             "MLPLATFORM_MLFLOW_PORT": str(free_port()),
             **told,
         }
-        self.names = {"Host": told["MLPLATFORM_PAGE_URL"].removeprefix("http://")} if told else None
+        named = told.get("MLPLATFORM_PAGE_URL", "").removeprefix("http://")
+        self.names = {"Host": named} if named else None
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "mlplatform.process", "page"]
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -31,6 +31,7 @@ PAGES = [
     "/",
     "/models/fraud",
     "/models/fraud/review",
+    "/system",
     "/rollouts",
     "/rollouts/fraud-v1-1",
     "/incidents",

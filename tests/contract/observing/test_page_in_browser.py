@@ -43,6 +43,7 @@ PAGES = {
     "overview": "/",
     "model": "/models/fraud",
     "review": "/models/fraud/review",
+    "system": "/system",
     "rollouts": "/rollouts",
     "rollout": "/rollouts/fraud-v2-1",
     "incidents": "/incidents",

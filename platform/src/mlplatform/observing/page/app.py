@@ -88,6 +88,7 @@ def application(
         "/": pages.overview,
         "/models/{name}": pages.model,
         "/models/{name}/versions/{version}": pages.card,
+        "/system": pages.system,
         "/rollouts": pages.rollouts,
         "/rollouts/{name}": pages.rollout,
         "/evidence/{name}": pages.evidence,
@@ -139,6 +140,11 @@ class Pages:
             tones=rollouts.TONES,
             links=self._links,
         )
+
+    def system(self, request: Request) -> str:
+        """The alerts that fire, and the processes."""
+        alerts = _or_why(self._sources.alerts)
+        return render("system.html", here="system", alerts=alerts, status=self._sources.processes())
 
     def model(self, request: Request) -> str:
         name = request.path_params["name"]

@@ -22,10 +22,11 @@ from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
-from mlplatform.observing.page import decisions, error_budget
+from mlplatform.observing.page import decisions, error_budget, firing
 from mlplatform.observing.page.decisions import RecordShown
 from mlplatform.observing.page.error_budget import BudgetsShown
 from mlplatform.observing.page.evidence_index import EvidenceIndex
+from mlplatform.observing.page.firing import AlertsShown
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
 from mlplatform.observing.page.search import BUDGET_S, SHOWN, Found, Query, search
 from mlplatform.observing.slo import objectives
@@ -53,6 +54,8 @@ T = TypeVar("T")
 
 MOST_SEARCHES: Final = 4
 """At a time: each may read many records, and threads that wait for a turn answer nobody else."""
+MOST_ALERTING: Final = 4
+"""Who may wait for Alertmanager at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Sources:
         self._opening = threading.Lock()
         self._explaining = threading.Semaphore(1)
         self._searching = threading.Semaphore(MOST_SEARCHES)
+        self._alerting = threading.Semaphore(MOST_ALERTING)
         self._evidence = EvidenceIndex()
 
     def unrestricted(self) -> Sources:
@@ -95,6 +99,19 @@ class Sources:
     def refused(self) -> Mapping[str, int]:
         """How often each door refused somebody in the last day."""
         return of_the_last_day(self.platform.settings.home)
+
+    def alerts(self) -> AlertsShown | None:
+        """What fires, as Alertmanager says; None where no setting names one.
+
+        Raises:
+            Unavailable: it does not answer, or others wait for its answer.
+        """
+        url = self.platform.settings.servers.alertmanager
+        if not url:
+            return None
+        with _turn(self._alerting, "others wait for Alertmanager's answer"):
+            found = firing.firing(url, _objectives().runbooks)
+        return firing.of_models(found, [name for name in model_names() if not self._sees(name)])
 
     def models(self) -> list[ModelShown]:
         """Every model of this installation whose model.yaml can be read; the log tells of others.

@@ -195,6 +195,9 @@ GROUPS: Final = (
                 "the registry's token", place="servers.mlflow_token_file"),
         Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", *_WORK),
                 "the page", place="servers.page"),
+        Setting("ALERTMANAGER_URL", kinds.ISSUER, "", ("page",),
+                "the Alertmanager whose firing alerts the page shows; empty: it shows none",
+                place="servers.alertmanager"),
     ), said=(
         "`docs/cluster.md` says when to use which. Left empty, each is in the home folder or on "
         "this machine."

@@ -1,0 +1,130 @@
+"""The alerts that fire now, as Alertmanager says, with the runbook of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from mlplatform.observing.slo.objectives import HEARTBEAT
+from mlplatform.runtime.errors import Unavailable
+from mlplatform.runtime.http.json_fetch import fetched
+
+PATH: Final = "/api/v2/alerts?active=true&silenced=false&inhibited=false&unprocessed=true"
+TIMEOUT_S: Final = 2.0
+MOST_BYTES: Final = 2 * 1024 * 1024
+MOST_ROWS: Final = 100
+MOST_TEXT: Final = 300
+WATCHDOG: Final = "Watchdog"
+_ORDER: Final = {"page": 0, "ticket": 1}
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One alert.
+
+    Args:
+        model: or what else it is about; empty: its labels do not say.
+        since_ms: None: Alertmanager's time can't be read.
+        runbook: its address; empty: it is no alert of this platform's.
+    """
+
+    name: str
+    severity: str
+    model: str
+    since_ms: int | None
+    summary: str
+    runbook: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlertsShown:
+    """What fires, the most urgent first.
+
+    Args:
+        left_out: how many more there are.
+        watched: whether the alert that always fires is among them: alerts are evaluated.
+    """
+
+    alerts: tuple[Firing, ...]
+    left_out: int
+    watched: bool
+
+
+class _Alert(msgspec.Struct):
+    """Source: Alertmanager's api/v2/openapi.yaml, gettableAlert."""
+
+    labels: dict[str, str]
+    startsAt: str  # noqa: N815 -- Alertmanager's name
+    annotations: dict[str, str] = {}
+
+
+def firing(url: str, runbooks: str) -> AlertsShown:
+    """What fires and is neither silenced nor inhibited.
+
+    Args:
+        url: of Alertmanager. runbooks: where those of this platform are published.
+
+    Raises:
+        Unavailable: it gives no such list in time.
+    """
+    body = fetched(f"{url.rstrip('/')}{PATH}", timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES)
+    return parse(body, runbooks)
+
+
+def parse(body: bytes, runbooks: str) -> AlertsShown:
+    """Alertmanager's answer, of which nothing is believed but its form.
+
+    Raises:
+        Unavailable: it has another form.
+    """
+    try:
+        found = msgspec.json.decode(body, type=list[_Alert])
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Unavailable(f"Alertmanager's list of alerts can't be read: {error}") from error
+    shown = [_shown(alert, runbooks) for alert in found]
+    watched = any(one.name == WATCHDOG for one in shown)
+    urgent = sorted((one for one in shown if one.severity != HEARTBEAT), key=_urgency)
+    return AlertsShown(tuple(urgent[:MOST_ROWS]), max(0, len(urgent) - MOST_ROWS), watched)
+
+
+def of_models(found: AlertsShown, hidden: Sequence[str]) -> AlertsShown:
+    """Without those of models that the reader does not see."""
+    alerts = tuple(one for one in found.alerts if one.model not in hidden)
+    return AlertsShown(alerts, found.left_out, found.watched)
+
+
+def _shown(alert: _Alert, runbooks: str) -> Firing:
+    labels = alert.labels
+    name = labels.get("alertname", "")
+    return Firing(
+        name=name[:MOST_TEXT],
+        severity=labels.get("severity", "")[:MOST_TEXT],
+        model=(labels.get("model") or labels.get("service", ""))[:MOST_TEXT],
+        since_ms=_milliseconds(alert.startsAt),
+        summary=alert.annotations.get("summary", "")[:MOST_TEXT],
+        runbook=_runbook(name, alert.annotations, runbooks),
+    )
+
+
+def _runbook(name: str, annotations: Mapping[str, str], runbooks: str) -> str:
+    """The address that this platform's rule has; no other address becomes a link."""
+    own = f"{runbooks}/{name}.md"
+    return own if _NAME.fullmatch(name) and annotations.get("runbook_url") == own else ""
+
+
+def _milliseconds(text: str) -> int | None:
+    try:
+        at = datetime.fromisoformat(text)
+        return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _urgency(one: Firing) -> tuple[int, int, str, str]:
+    return _ORDER.get(one.severity, 2), one.since_ms or 0, one.name, one.model
