@@ -70,10 +70,32 @@ def test_it_passes_its_gates_and_tells_all_measures_with_intervals(
     assert report.reasons == ()
     assert retrain.version_facts(made, report, author="ana").validated
     found = {m.name: m.candidate for m in report.measures}
-    assert list(found) == list(NAMES)
+    assert list(found) == [*NAMES, "expected_cost"]
     assert all(m.low < m.value < m.high for m in found.values())
     assert found["auc"].value > 0.7
     assert retrain.metrics(report)["ks"] == found["ks"].value
+
+
+def test_its_own_gate_stands_beside_the_platforms(
+    validated: tuple[Candidate, GateReport, training.Prepared],
+) -> None:
+    made, report, prepared = validated
+    gate = next(g for g in report.gates if g.name == "decision_cost")
+    assert gate.observed is not None
+    assert gate.observed < 0, "a first version is cheaper than any one decision about all"
+    assert f"on {len(prepared.dataset.judging):,} clients" in gate.reason
+    facts = retrain.version_facts(made, report, author="ana")
+    assert {"decision_cost", "expected_cost"} <= set(facts.metrics)
+    assert "**decision\\_cost**" in to_markdown(facts.report)
+    again = retrain.validate(
+        training.load_folder(NAME),
+        made,
+        prepared.dataset,
+        champion=evaluate.load_runnable(made.folder),
+        recent=prepared.recent,
+    )
+    beside = next(g for g in again.gates if g.name == "decision_cost")
+    assert (beside.observed, beside.verdict) == (0, "passed")
 
 
 def test_groups_of_sex_and_age_are_compared_and_no_input(

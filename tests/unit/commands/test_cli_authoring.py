@@ -63,6 +63,39 @@ def test_a_sources_file_that_no_command_can_read_is_told(
     assert told in only
 
 
+OWN_GATE = """
+from mlplatform.learning.validation.gate_result import GateResult
+
+def rows_seen(rows):
+    beside = len(rows.y) if rows.is_first else len(rows.champion.scores)
+    return GateResult("rows_seen", "passed", beside, 1, "rows")
+
+GATES = (rows_seen,)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("GATES =", "gates =", "GATES and MEASURES name 0 and 0 functions; wanted: 1 gate"),
+        ("GATES =", "COLUMNS, GATES = ('height',),", "COLUMNS names height; wanted: amount, inc"),
+        ("len(rows.champion.scores)", "rows.champion[0]", "rows_seen raised TypeError:"),
+        ("GateResult(", "(", "rows_seen gave a value of type tuple; wanted: a GateResult"),
+        ("import GateResult", "import Gate", "raised ImportError: cannot import name 'Gate'"),
+    ],
+)
+def test_own_gates_are_run_before_anything_is_fitted(
+    folder: Path, before: str, after: str, told: str
+) -> None:
+    (folder / "gates.py").write_text(OWN_GATE)
+    (folder / "training.py").write_text("def fit(")
+    assert [told.partition(":")[0] for told in problems(folder)] == ["training.py"]
+    change(folder / "gates.py", before, after)
+    found = problems(folder)[0]
+    assert found.startswith("gates.py: its run on made-up rows failed:")
+    assert told in found
+
+
 def test_the_fit_of_a_model_with_windows_is_tried(folder: Path) -> None:
     of_customer = "aggregate: count, window: 1h, resolution: 5m}"
     file = folder / "model.yaml"

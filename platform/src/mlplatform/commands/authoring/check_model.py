@@ -34,15 +34,17 @@ from mlplatform.runtime.text import shown
 TRIAL_S: Final = 180.0
 TRIAL: Final = "from mlplatform.learning.training.trial import main; main()"
 SOURCES: Final = "from mlplatform.learning.training.trial import read_sources; read_sources()"
+GATES: Final = "from mlplatform.learning.training.trial import read_gates; read_gates()"
 SOURCES_FILE: Final = "sources.py"
+GATES_FILE: Final = "gates.py"
 MOST_LINES: Final = 12
 
 
 def check_model(
     folder: Annotated[Path, typer.Argument(help="A model's folder.")], json: AsJson = False
 ) -> None:
-    """Check a model folder: its files, then in a process of its own the import of sources.py and a
-    fit of made-up rows, or the golden set of a ready ONNX file.
+    """Check a model folder: its files, then in processes of their own the import of sources.py,
+    gates.py and a fit on made-up rows, or the golden set of a ready ONNX file.
 
     Example: mlplatform check-model teams/credit/credit-default
     """
@@ -69,6 +71,8 @@ def problems(folder: Path) -> Iterator[str]:
     if not found:
         if (folder / SOURCES_FILE).is_file():
             yield from _of_a_child(folder, SOURCES, SOURCES_FILE, "its import")
+        if (folder / GATES_FILE).is_file():
+            yield from _of_a_child(folder, GATES, GATES_FILE, "its run on made-up rows")
         if is_ready(folder):
             yield from _of_a_ready_file(folder)
         else:

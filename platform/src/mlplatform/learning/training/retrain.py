@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,12 +109,13 @@ def validate(
     skew: SkewReport | None = None,
     seed: int = SEED,
 ) -> GateReport:
-    """Every gate's result for the candidate.
+    """Every gate's result for the candidate, the platform's and those of the folder's `gates.py`.
 
     Args:
         skew: what the last look at served features found.
     """
     from mlplatform.learning.training.evaluate import gather
+    from mlplatform.learning.training.own_gates import own_findings
     from mlplatform.learning.validation.gates import judge
 
     definition = folder.definition
@@ -121,6 +123,10 @@ def validate(
         definition, candidate, dataset, champion=champion, recent=recent, seed=seed, skew=skew
     )
     report = judge(evidence, definition.gates, definition.training)
+    own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)
+    report = replace(
+        report, gates=(*report.gates, *own.gates), measures=(*report.measures, *own.measures)
+    )
     for gate in report.gates:
         log.info("gate %s %s: %s", gate.name, gate.verdict, gate.reason)
     return report

@@ -17,11 +17,13 @@ from mlplatform.learning.features.dataset import own_words
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import load_folder, load_training
+from mlplatform.learning.training.own_gates import try_own_gates
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.retrain import SEED
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.folder_code import load_module
+from mlplatform.model.folders import load_definition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
@@ -51,6 +53,16 @@ def read_sources() -> None:
         sys.exit(f"{type(error).__name__}: {error}")
     if missing := [name for name in OF_SOURCES if not hasattr(module, name)]:
         sys.exit(f"it has no {' and no '.join(missing)}: `mlplatform history import` reads both")
+
+
+def read_gates() -> None:
+    """Runs the gates.py of the model that the first argument names on made-up rows."""
+    try:
+        found = try_own_gates(load_definition(sys.argv[1]), SEED)
+    except PlatformError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    if found.wrong:
+        sys.exit("\n".join(gate.reason for gate in found.wrong))
 
 
 def run(model: str) -> None:

@@ -69,6 +69,32 @@ def binary_measures(
     return tuple(Measure(*parts) for parts in zip(NAMES, own, other, gap, strict=True))
 
 
+def mean_measure(
+    name: str, values: Floats, unit: Integers, *, seed: int, champion: Floats | None = None
+) -> Measure:
+    """The mean of one number a row [n], with 90 % intervals by unit, as of `binary_measures`.
+
+    Args:
+        champion: the same of the champion, on the same rows.
+    """
+    both = np.array([values] if champion is None else [values, champion], np.float64)
+    if both.shape[1] == 0:
+        nothing = Interval(np.nan, np.nan, np.nan)
+        return Measure(name, nothing)
+    position = np.unique(unit, return_inverse=True)[1]
+    sums = np.array([np.bincount(position, of_one) for of_one in both])
+    counts, rng = np.bincount(position).astype(np.float64), np.random.default_rng(seed)
+    draws = np.empty((RESAMPLES, len(both)))
+    for draw in draws:
+        times = np.bincount(rng.integers(0, len(counts), len(counts)), minlength=len(counts))
+        draw[:] = sums @ times / (counts @ times)
+    means = both.mean(axis=1)
+    own, *other = _intervals(means, draws)
+    if champion is None:
+        return Measure(name, own)
+    return Measure(name, own, other[0], *_intervals(-np.diff(means), -np.diff(draws)))
+
+
 class _Model:
     """The scores of one model, ready to be measured under many weightings of the units."""
 

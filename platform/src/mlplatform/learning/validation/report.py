@@ -32,6 +32,7 @@ TITLES = {
     "decision_flips": "changed decisions",
     "skew": "features as they were served",
     "fairness": "protected attributes",
+    "own_gates": "gates.py of the model's folder",
 }
 MEASURES = {
     "average_precision": "average precision",
@@ -126,7 +127,8 @@ def _measures(measures: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     lines = ["### Measures on the days for the gates", ""]
     for found in measures:
-        line = f"- {MEASURES[found['name']]}: {_number(found['candidate'])}"
+        name = MEASURES.get(found["name"]) or markdown(found["name"])
+        line = f"- {name}: {_number(found['candidate'])}"
         if found["champion"] is not None:
             line += f"; the champion's {_number(found['champion'])}"
             line += f"; difference {_number(found['difference'], '+')}"

@@ -1,0 +1,194 @@
+"""A folder's own gates, run on the days for the gates: of a candidate, and of made-up rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.dataset import Dataset, Labelled
+from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.evaluate import Runnable
+from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.learning.training.packages import imports_told
+from mlplatform.learning.validation.own_gates import (
+    FILE,
+    Arm,
+    HeldOut,
+    OwnFindings,
+    OwnGates,
+    declared_gates,
+    judge_own,
+    told,
+    unreadable,
+)
+from mlplatform.model.bundle import Bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.folder_code import load_module
+from mlplatform.model.folders import folder_digest, model_folder
+from mlplatform.model.tensors.categories import FIRST
+from mlplatform.runtime.errors import InputInvalid
+
+MADE_UP_ROWS: Final = 2000
+
+
+def has_own_gates(model: str) -> bool:
+    """Whether the model's folder has a `gates.py`."""
+    return (model_folder(model) / FILE).is_file()
+
+
+def own_findings(
+    folder: ModelFolder,
+    candidate: Candidate,
+    dataset: Dataset,
+    *,
+    champion: Runnable | None,
+    seed: int,
+) -> OwnFindings:
+    """What the folder's own functions say of a candidate; nothing of a folder without them.
+
+    Where they can't be run, or are no longer those of the candidate's folder, one inconclusive gate
+    says why.
+    """
+    model = folder.definition.name
+    if not has_own_gates(model):
+        return OwnFindings()
+    days = dataset.judging.share(candidate.customers).known
+    if not len(days):
+        return unreadable("no request of the days for the gates has a known outcome")
+    own = _read(folder.definition, candidate.bundle.folder)
+    if isinstance(own, OwnFindings):
+        return own
+    return judge_own(own, _held_out(own, folder.definition, candidate, days, champion, seed))
+
+
+def try_own_gates(definition: ModelDefinition, seed: int) -> OwnFindings:
+    """What the folder's own functions say of made-up rows, once as of a first version and once
+    beside a champion; of use is what is `wrong`."""
+    own = _read(definition, "")
+    if isinstance(own, OwnFindings):
+        return own
+    first = judge_own(own, _made_up(own, definition, seed, is_first=True))
+    later = judge_own(own, _made_up(own, definition, seed, is_first=False))
+    wrong = {gate.name: gate for gate in (*first.wrong, *later.wrong)}
+    return OwnFindings(later.gates, later.measures, tuple(wrong.values()))
+
+
+def _read(definition: ModelDefinition, fitted_by: str) -> OwnGates | OwnFindings:
+    """The functions of the folder, or why they can't be run.
+
+    Args:
+        fitted_by: digest of the folder that a candidate was fitted by; empty where none was.
+    """
+    try:
+        return _load(definition, fitted_by)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a team's Python: it may raise anything
+        return unreadable(told(error))
+
+
+def _load(definition: ModelDefinition, fitted_by: str) -> OwnGates:
+    found = folder_digest(model_folder(definition.name))
+    if fitted_by and found != fitted_by:
+        raise ValueError(
+            f"the folder has content {found[:12]}, the candidate was made by {fitted_by[:12]}; "
+            "retrain to be judged by the gates that are there now"
+        )
+    with imports_told():
+        own = declared_gates(load_module(definition.name, "gates"))
+    allowed = [i.name for i in definition.inputs] + list(definition.protected)
+    if unknown := sorted(set(own.columns) - set(allowed)):
+        raise ValueError(f"COLUMNS names {', '.join(unknown)}; wanted: {', '.join(allowed)}")
+    return own
+
+
+def _held_out(
+    own: OwnGates,
+    definition: ModelDefinition,
+    candidate: Candidate,
+    days: Labelled,
+    champion: Runnable | None,
+    seed: int,
+) -> HeldOut:
+    other = None
+    if champion is not None:
+        try:
+            other = _arm(champion, days)
+        except InputInvalid:  # an input of it that nobody computes any more: told by `quality`
+            other = None
+    return HeldOut(
+        y=_frozen(days.y),
+        unit=_frozen(days.matrix.unit),
+        event_ms=_frozen(days.matrix.event_ms),
+        candidate=_arm(Runnable(candidate.bundle, candidate.model), days),
+        champion=other,
+        is_first=champion is None,
+        columns=_columns(own.columns, definition, candidate.bundle, days),
+        decision=definition.decision,
+        seed=seed,
+    )
+
+
+def _arm(runnable: Runnable, days: Labelled) -> Arm:
+    bundle = runnable.bundle
+    scores = bundle.calibrate_many(runnable.raw(days))
+    names = np.array(bundle.scale.names, object)
+    return Arm(_frozen(scores), _frozen(names[bundle.decide_many(scores)]))
+
+
+def _columns(
+    names: Sequence[str], definition: ModelDefinition, bundle: Bundle, days: Labelled
+) -> Mapping[str, NDArray[Any]]:
+    matrix = days.matrix.by(bundle.vocabularies)
+    found: dict[str, NDArray[Any]] = {}
+    for name in names:
+        if name in definition.protected:
+            values = [*(definition.request[name].values or ()), ""]  # -1: not known
+            found[name] = np.array(values, object)[days.groups[name]]
+        elif name in bundle.vocabularies:
+            words = np.array([*[""] * FIRST, *bundle.vocabularies[name]], object)
+            places = np.nan_to_num(matrix.columns([name])[:, 0], nan=0.0)
+            found[name] = words[places.astype(np.int64)]
+        else:
+            found[name] = matrix.columns([name])[:, 0]
+    return {name: _frozen(values) for name, values in found.items()}
+
+
+def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first: bool) -> HeldOut:
+    random, count = np.random.default_rng(seed), MADE_UP_ROWS
+    outcomes = np.array(definition.decision.outcomes, object)
+    y = (random.random(count) < 0.3).astype(np.int8)
+
+    def arm() -> Arm:
+        scores = np.clip(0.3 * y + 0.7 * random.random(count), 0, 1)
+        places = np.minimum((scores * len(outcomes)).astype(np.int64), len(outcomes) - 1)
+        return Arm(_frozen(scores), _frozen(outcomes[places]))
+
+    columns: dict[str, NDArray[Any]] = {}
+    texts = {i.name: ["made up", ""] for i in definition.inputs if i.kind == "category"}
+    texts |= {name: [*(definition.request[name].values or ()), ""] for name in definition.protected}
+    for name in own.columns:
+        columns[name] = (
+            random.choice(np.array(texts[name], object), count)
+            if name in texts
+            else random.gamma(2.0, 1.0, count).astype(np.float32)
+        )
+    return HeldOut(
+        y=_frozen(y),
+        unit=_frozen(random.integers(0, count // 2, count)),
+        event_ms=_frozen(np.arange(count, dtype=np.int64)),
+        candidate=arm(),
+        champion=None if is_first else arm(),
+        is_first=is_first,
+        columns={name: _frozen(values) for name, values in columns.items()},
+        decision=definition.decision,
+        seed=seed,
+    )
+
+
+def _frozen(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values; writing to them raises."""
+    view = values.view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,268 @@
+"""What `gates.py` of a model's folder is given, and what becomes of its answers.
+
+```python
+def cost(rows: HeldOut) -> Measure: ...
+def cheaper(rows: HeldOut) -> GateResult: ...
+COLUMNS = ("amount",)  # may be left out
+MEASURES = (cost,)
+GATES = (cheaper,)
+```
+
+Each function gives one result, whose name is the function's. One that raises, or whose answer is no
+such result, is a gate that did not pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.measures import Measure
+from mlplatform.learning.validation.report import MEASURES, TITLES
+from mlplatform.learning.validation.statistics import Interval
+from mlplatform.model.decision_scale import DecisionPolicy
+
+FILE: Final = "gates.py"
+NAME: Final = "own_gates"
+"""Of the gate that stands for a file which can't be read."""
+MOST_FUNCTIONS: Final = 50
+MOST_CHARACTERS: Final = 500
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What one model says of the rows.
+
+    Args:
+        scores: calibrated, float64 [n] of 0-1.
+        decisions: texts [n], by the bundle's own thresholds.
+    """
+
+    scores: NDArray[np.float64]
+    decisions: NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Requests of the days for the gates whose outcome is known; no fit and no calibration saw
+    them. Arrays are in order of event time and can't be written.
+
+    Args:
+        y: labels 0 or 1, int8 [n].
+        unit: whose request a row is, int64 [n]: requests of one unit are alike, so intervals are
+            by unit.
+        event_ms: epoch milliseconds, int64 [n].
+        champion: on the same rows; None for a first version, or a champion that can't be run.
+        is_first: whether there is no champion.
+        columns: of the names in `COLUMNS`: inputs as float32 [n], NaN where a value is missing;
+            categories and protected fields as texts [n], empty where a value is missing or unknown.
+        decision: of model.yaml.
+    """
+
+    y: NDArray[np.int8]
+    unit: NDArray[np.int64]
+    event_ms: NDArray[np.int64]
+    candidate: Arm
+    champion: Arm | None
+    is_first: bool
+    columns: Mapping[str, NDArray[Any]]
+    decision: DecisionPolicy
+    seed: int
+
+    def costs(self, decisions: NDArray[np.object_] | str) -> NDArray[np.float64]:
+        """What each request costs by its label, float64 [n], in the currency of model.yaml.
+
+        Args:
+            decisions: of each row, or one for all.
+
+        Raises:
+            ValueError: model.yaml has no costs, or not of one of the decisions.
+        """
+        costs = self.decision.thresholds.costs or {}
+        given = np.broadcast_to(np.asarray(decisions, object), np.shape(self.y))
+        if lacking := sorted({str(name) for name in set(given.tolist()) - set(costs)}):
+            raise ValueError(f"decision.thresholds.costs of model.yaml lacks {', '.join(lacking)}")
+        found = np.zeros(len(self.y))
+        for name, cost in costs.items():
+            of_one = np.where(self.y == 1, cost.positive, cost.negative)
+            found = np.where(given == name, of_one, found)
+        return found
+
+
+Function = Callable[[HeldOut], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnGates:
+    """The functions of a `gates.py`, checked."""
+
+    gates: Sequence[Function] = ()
+    measures: Sequence[Function] = ()
+    columns: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFindings:
+    """What a model's own functions said; `wrong` are answers that are none, also among `gates`."""
+
+    gates: tuple[GateResult, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    wrong: tuple[GateResult, ...] = ()
+
+
+def declared_gates(module: Any) -> OwnGates:
+    """The functions and columns that a module declares.
+
+    Raises:
+        TypeError, ValueError: says which name is wrong, and what is wanted.
+    """
+    parts: dict[str, Sequence[Any]] = {}
+    for key in ("GATES", "MEASURES", "COLUMNS"):
+        parts[key] = getattr(module, key, ())
+        if not isinstance(parts[key], (tuple, list)):
+            raise TypeError(f"{key} is {_kind(parts[key])}; wanted: a tuple")
+    functions = [*parts["GATES"], *parts["MEASURES"]]
+    if not parts["GATES"] or len(functions) > MOST_FUNCTIONS:
+        named = " and ".join(str(len(parts[key])) for key in ("GATES", "MEASURES"))
+        raise ValueError(
+            f"GATES and MEASURES name {named} functions; wanted: 1 gate or more, "
+            f"{MOST_FUNCTIONS} functions at most"
+        )
+    for function in functions:
+        _check_function(function)
+    names = [function.__name__ for function in functions]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} is named twice in GATES and MEASURES")
+    for column in parts["COLUMNS"]:
+        if not isinstance(column, str):
+            raise TypeError(f"COLUMNS holds {_kind(column)}; wanted: names of inputs")
+    return OwnGates(parts["GATES"], parts["MEASURES"], parts["COLUMNS"])
+
+
+def _check_function(function: Any) -> None:
+    if not inspect.isfunction(function):
+        raise TypeError(f"GATES or MEASURES hold {_kind(function)}; wanted: functions")
+    name = function.__name__
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name} is no name of a result; wanted: {_NAME.pattern}")
+    if name in {*TITLES, *MEASURES}:
+        raise ValueError(f"{name} is a name of the platform's own; wanted: another one")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        wanted = f"wanted: {name}(rows: HeldOut)"
+        raise TypeError(f"{name} can't be called with one argument ({error}); {wanted}") from error
+
+
+def judge_own(own: OwnGates, rows: HeldOut) -> OwnFindings:
+    """The answer of every function; one that is none is inconclusive under the function's name."""
+    gates, measures, wrong = [], [], []
+    for function in (*own.gates, *own.measures):
+        try:
+            found = _answer(function, rows, GateResult if function in own.gates else Measure)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a team's Python
+            reason = f"{FILE}: {function.__name__} {told(error)}"
+            found = GateResult(function.__name__, "inconclusive", None, None, reason)
+            wrong.append(found)
+        if isinstance(found, Measure):
+            measures.append(found)
+        else:
+            gates.append(found)
+    return OwnFindings(tuple(gates), tuple(measures), tuple(wrong))
+
+
+class _WrongAnswer(Exception):
+    """What a function gave is no result."""
+
+
+def unreadable(why: str) -> OwnFindings:
+    """The finding in place of functions that can't be run."""
+    found = GateResult(NAME, "inconclusive", None, None, f"{FILE}: {why}")
+    return OwnFindings((found,), (), (found,))
+
+
+def _answer(function: Function, rows: HeldOut, kind: type[Any]) -> GateResult | Measure:
+    found = function(rows)
+    if not isinstance(found, kind):
+        raise _WrongAnswer(f"gave {_kind(found)}; wanted: a {kind.__name__}")
+    if found.name != function.__name__:
+        raise _WrongAnswer(f"names its result {found.name!r}; wanted: {function.__name__!r}")
+    return _checked_gate(found) if isinstance(found, GateResult) else _checked_measure(found)
+
+
+def _checked_gate(found: GateResult) -> GateResult:
+    if found.verdict not in get_args(Verdict):
+        wanted = f"one of {', '.join(get_args(Verdict))}"
+        raise _WrongAnswer(f"gave the verdict {found.verdict!r}; wanted: {wanted}")
+    if not isinstance(found.reason, str) or not found.reason.strip():
+        raise _WrongAnswer("gave no reason; wanted: a sentence for people who answer for a version")
+    if found.verdict == "passed" and found.observed is None:
+        raise _WrongAnswer("passed without an observed number; no data is no pass")
+    ends = None
+    if found.interval is not None:
+        if len(found.interval) != 2:
+            raise _WrongAnswer("gave an interval that has no two ends")
+        low, high = (_number("interval", end) for end in found.interval)
+        ends = low, high
+    return replace(
+        found,
+        observed=None if found.observed is None else _number("observed", found.observed),
+        limit=None if found.limit is None else _number("limit", found.limit),
+        interval=ends,
+        reason=_printable(found.reason.strip()),
+    )
+
+
+def _checked_measure(found: Measure) -> Measure:
+    """The ends of an interval may be NaN, where there is too little for one."""
+    return Measure(
+        found.name,
+        _interval("candidate", found.candidate),
+        None if found.champion is None else _interval("champion", found.champion),
+        None if found.difference is None else _interval("difference", found.difference),
+    )
+
+
+def _interval(name: str, found: Any) -> Interval:
+    if not isinstance(found, Interval):
+        raise _WrongAnswer(f"gave {_kind(found)} as {name}; wanted: an Interval")
+    ends = (_number(name, end, finite=False) for end in (found.low, found.high))
+    return Interval(_number(name, found.value), *ends)
+
+
+def _number(name: str, value: Any, *, finite: bool = True) -> float:
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if not is_number or isinstance(value, bool):
+        raise _WrongAnswer(f"gave {_kind(value)} as {name}; wanted: a number")
+    if finite and not math.isfinite(value):
+        raise _WrongAnswer(f"gave {value} as {name}; wanted: a finite number")
+    return float(value)
+
+
+def told(error: BaseException) -> str:
+    """An error of a team's Python in one line, with the line of `gates.py` that it came from."""
+    if isinstance(error, _WrongAnswer):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).name == FILE]
+    where = f" (line {own[-1].lineno})" if own else ""
+    return f"raised {type(error).__name__}: {_printable(str(error))}{where}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:MOST_CHARACTERS])
+
+
+def _kind(value: Any) -> str:
+    return f"a value of type {type(value).__name__}"
