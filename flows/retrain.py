@@ -21,6 +21,7 @@ from mlplatform.runtime.telemetry.flow_spans import link_to
 if TYPE_CHECKING:
     from mlplatform.learning.registry.versions import Version
     from mlplatform.learning.training.candidate import Candidate
+    from mlplatform.learning.validation.fold_gate import FoldFinding
 
 # What a task returns here stays in this process: training sets and models are not Prefect results.
 LIMIT_S = 1200
@@ -43,9 +44,22 @@ def fit(prepared: job.Prepared) -> Candidate:
     return fitting.fit(platform, prepared.dataset, prepared.recent, report)
 
 
+@task(persist_result=False, cache_policy=NO_CACHE)
+def try_folds(model: str, prepared: job.Prepared) -> tuple[FoldFinding, ...]:
+    """Their own deadlines are those of their jobs."""
+    log = get_run_logger()
+
+    def report(status: JobStatus) -> None:
+        log.info("the fit of a fold is %s. %s", status.state, status.reason)
+
+    return job.try_folds(wiring.platform(), model, prepared, report)
+
+
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def validate(model: str, candidate: Candidate, prepared: job.Prepared) -> job.Judged:
-    return job.validate(model, candidate, prepared)
+def validate(
+    model: str, candidate: Candidate, prepared: job.Prepared, folds: tuple[FoldFinding, ...]
+) -> job.Judged:
+    return job.validate(model, candidate, prepared, folds)
 
 
 @task(
@@ -86,7 +100,7 @@ def retrain(
     job.check_trains(model)
     prepared = prepare(model, job.milliseconds(as_of))
     candidate = fit(prepared)
-    judged = validate(model, candidate, prepared)
+    judged = validate(model, candidate, prepared, try_folds(model, prepared))
     create_markdown_artifact(
         job.report_page(judged.report),
         key=f"gates-{model}",

@@ -24,6 +24,7 @@ from mlplatform.learning.features.columns import ExpectedColumn, FileCheck
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.training.folds import history_days
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
@@ -115,7 +116,7 @@ def generate(
     if sources is None or not hasattr(sources, "generate"):
         raise Refused(f"{model} makes no history: there is no `generate` in {folder}/sources.py")
     maturity_days = definition.label.maturity_days
-    length = days or definition.training.window_days + maturity_days + MORE_DAYS
+    length = days or history_days(definition) - 1 + MORE_DAYS
     platform = wiring.platform()
     until_ms = platform.clock.event_ms() // DAY_MS * DAY_MS
     with progress("making up requests and taking them in"):

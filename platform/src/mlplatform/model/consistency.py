@@ -25,6 +25,7 @@ from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.segments import MOST_GROUPS, RolloutSegment, protected_sources
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import signature_problems
+from mlplatform.model.training.folds import history_days
 from mlplatform.model.windows import declaration as windows
 
 Rule = tuple[bool, str, object, str]
@@ -326,11 +327,10 @@ def _retention(model: ModelDefinition) -> Iterator[Rule]:
 
 
 def _needs(model: ModelDefinition) -> Iterator[_Need]:
-    training, rollout, drift = model.training, model.rollout, model.drift
-    mature = model.label.maturity_days
-    learned = mature + training.window_days + 1
+    rollout, drift, mature = model.rollout, model.drift, model.label.maturity_days
     why = "label.maturity_days and training.window_days (holdout_days are its last), and a day"
-    yield _Need(learned, why)
+    why += "; with training.folds, their days and label.maturity_days again"
+    yield _Need(history_days(model), why if model.training.folds > 1 else why.split(";")[0])
     steps_h = rollout.shadow.deadline_h + math.fsum(step.deadline_h for step in rollout.canary)
     ramp_h = steps_h + rollout.approval_deadline_h
     if math.isfinite(ramp_h):  # an infinity is refused by itself

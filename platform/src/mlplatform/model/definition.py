@@ -251,16 +251,15 @@ class TrainingPolicy(_Strict, frozen=True):
     """What a model learns from, and what its fit needs.
 
     Args:
-        deadline_s: how long a fit may take from when it is asked for, waiting for its place
-            included; then it is ended and has failed.
+        folds: fits of earlier days that are tested on the days after them; 1: one hold-out.
+        deadline_s: of a fit from when it is asked for, its wait included; then it has failed.
         gpu: that a fit on Kubernetes holds; None means the one that the model's pods hold.
         hidden_outcomes: what a stopped request without a known outcome teaches: nothing
             (`leave_out`), what those say that chance let through in its place (`weight`), or, where
             there are none, that it is positive (`pseudo_label`).
-        pseudo_label_precision: share of stopped requests with a known outcome that must be shown to
-            be positive before one without counts as such.
-        vocabulary: words of a category that are learned, the most frequent ones, where neither
-            `vocabularies` nor a field's `values` give them.
+        pseudo_label_precision: share of stopped requests of known outcome that must be shown to be
+            positive before one without counts as such.
+        vocabulary: most words of a category that are learned, where none are declared.
     """
 
     window_days: Count
@@ -268,6 +267,7 @@ class TrainingPolicy(_Strict, frozen=True):
     minimum_rows: Count
     minimum_positives: Count
     small_model: SmallModelPolicy
+    folds: Annotated[int, Meta(ge=1, le=20)] = 1
     hidden_outcomes: Literal["leave_out", "pseudo_label", "weight"] = "pseudo_label"
     pseudo_label_precision: Share = 0.8
     deadline_s: Annotated[int, Meta(ge=60, le=86_400)] = 1200

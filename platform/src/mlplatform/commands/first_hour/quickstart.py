@@ -21,6 +21,7 @@ from mlplatform.commands.arguments import OnlyModel
 from mlplatform.commands.terminal.output import ERR, OUT, print_fields, print_line, progress
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import check_folders, load_definition, model_names
+from mlplatform.model.training.folds import history_days
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
 from mlplatform.operations.supervisor.status import status
@@ -122,7 +123,7 @@ def _history(model: str, seed: int) -> dict[str, Any]:
     sources = load_module(model, "sources")
     definition = load_definition(model)
     now_ms, maturity_days = time.time_ns() // 1_000_000, definition.label.maturity_days
-    days = definition.training.window_days + maturity_days + MORE_DAYS
+    days = history_days(definition) - 1 + MORE_DAYS
     with progress("requests of the last weeks are generated and taken in"):
         table = sources.generate(
             seed=seed,

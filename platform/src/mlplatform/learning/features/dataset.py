@@ -312,15 +312,11 @@ def dataset(
     bounds = window(definition, as_of_ms)
     inside = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)
     table, event_ms = table.filter(pa.array(inside)), event_ms[inside]
-    told = table.column("label").to_numpy()  # a missing label is NaN there
-    arrived = _epoch_ms(table, "label_time") <= as_of_ms
-    y = ((told == 1) & arrived).astype(np.int8)
     fitting = table.slice(0, int(np.searchsorted(event_ms, bounds.holdout_from_ms)))
     own = own_words(definition, fitting, definition.training.vocabulary)
     plan, known = _plan(definition, views, also, own, words)
     matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
-    rows = Labelled(matrix, y, groups=_groups(definition, table))
-    rows, found = _treated(rows, table, ~np.isnan(told) & arrived, definition)
+    rows, found = labelled(matrix, table, definition, as_of_ms)
     return Dataset(
         model=definition.name,
         rows=rows,
@@ -331,6 +327,17 @@ def dataset(
         hidden=found,
         vocabularies=own,
     )
+
+
+def labelled(
+    matrix: Matrix, table: pa.Table, definition: ModelDefinition, as_of_ms: int
+) -> tuple[Labelled, HiddenOutcomes]:
+    """The rows of a table with the labels that had arrived."""
+    told = table.column("label").to_numpy()  # a missing label is NaN there
+    arrived = _epoch_ms(table, "label_time") <= as_of_ms
+    y = ((told == 1) & arrived).astype(np.int8)
+    rows = Labelled(matrix, y, groups=_groups(definition, table))
+    return _treated(rows, table, ~np.isnan(told) & arrived, definition)
 
 
 def _treated(
@@ -383,7 +390,17 @@ def requests_between(
     from mlplatform.learning.features.join import training_join
 
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id").to_arrow_table()
-    table = training_join(offline, views, asked)
+    return any_matrix(definition, views, training_join(offline, views, asked), also, words)
+
+
+def any_matrix(
+    definition: ModelDefinition,
+    views: tuple[FeatureView, ...],
+    table: pa.Table,
+    also: Sequence[InputSpec],
+    words: Vocabularies,
+) -> Matrix:
+    """The rows of a joined table, with categories at places among all their words there."""
     plan, known = _plan(definition, views, also, words, own_words(definition, table, MOST_WORDS))
     event_ms = _epoch_ms(table, "event_time")
     return Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)

@@ -31,6 +31,11 @@ def batches(
         {"key": _name(name), "value": value, "timestamp": now_ms, "step": 0}
         for name, value in {**metrics, **record.metrics}.items()
     ]
+    measured += [
+        {"key": _name(name), "value": value, "timestamp": now_ms, "step": step}
+        for step, found in enumerate(record.steps, start=1)
+        for name, value in found.items()
+    ]
     given = [{"key": _name(n), "value": _text(v)} for n, v in record.parameters.items()]
     for start in range(0, len(measured), MOST_METRICS):
         yield {"metrics": measured[start : start + MOST_METRICS]}

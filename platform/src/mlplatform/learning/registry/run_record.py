@@ -31,12 +31,14 @@ class RunRecord:
 
     Args:
         metrics: finite numbers by name; `candidate/` and `champion/` are of the same rows.
+        steps: metrics of each step from 1 on, by name; of a retrain, of each fold in time.
         artifacts: path below the run's artifacts → content. No customer's values stand in them.
         description: Markdown, of run and version.
     """
 
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    steps: Sequence[Mapping[str, float]] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     datasets: Sequence[RunDataset] = ()
     artifacts: Mapping[str, bytes] = field(default_factory=dict)

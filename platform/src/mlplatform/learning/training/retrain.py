@@ -8,10 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlplatform.learning.registry.versions import Registry, Rejection, Version, VersionFacts
+from mlplatform.learning.registry.versions import (
+    TRAINED_HERE,
+    Registry,
+    Rejection,
+    Version,
+    VersionFacts,
+)
 from mlplatform.runtime.code_version import code_version
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlplatform.learning.features.dataset import Dataset
     from mlplatform.learning.features.offline import OfflineTable
     from mlplatform.learning.registry.run_record import RunRecord
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
     from mlplatform.learning.training.folder import ModelFolder
+    from mlplatform.learning.validation.fold_gate import FoldFinding
     from mlplatform.learning.validation.gates import GateReport
     from mlplatform.learning.validation.replay import Recent
 
@@ -107,15 +116,18 @@ def validate(
     champion: Runnable | None,
     recent: Recent | None = None,
     skew: SkewReport | None = None,
+    folds: Sequence[FoldFinding] = (),
     seed: int = SEED,
 ) -> GateReport:
     """Every gate's result for the candidate, the platform's and those of the folder's `gates.py`.
 
     Args:
         skew: what the last look at served features found.
+        folds: what fits of earlier days reached, where model.yaml wants folds and trains.
     """
     from mlplatform.learning.training.evaluate import gather
     from mlplatform.learning.training.own_gates import own_findings
+    from mlplatform.learning.validation.fold_gate import judge_folds
     from mlplatform.learning.validation.gates import judge
 
     definition = folder.definition
@@ -123,6 +135,9 @@ def validate(
         definition, candidate, dataset, champion=champion, recent=recent, seed=seed, skew=skew
     )
     report = judge(evidence, definition.gates, definition.training)
+    if definition.training.folds > 1 and candidate.bundle.origin == TRAINED_HERE:
+        in_time = judge_folds(folds, definition.gates, has_champion=champion is not None)
+        report = replace(report, gates=(*report.gates, in_time), folds=tuple(folds))
     own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)
     report = replace(
         report, gates=(*report.gates, *own.gates), measures=(*report.measures, *own.measures)

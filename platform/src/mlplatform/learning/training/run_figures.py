@@ -20,6 +20,7 @@ from mlplatform.learning.registry.run_record import RunDataset, RunRecord, Scala
 from mlplatform.learning.training import curves, drawings
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
+from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gates import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Ranking
@@ -72,15 +73,29 @@ def run_record(
     measured = {
         f"{name}/{key}": v for name, arm in arms.items() for key, v in _figures(arm).items()
     }
-    measured |= dict(_numbers({k: v for k, v in told.items() if k != "gates"}))
+    measured |= dict(_numbers({k: v for k, v in told.items() if k not in ("gates", "folds")}))
     return RunRecord(
         parameters=_parameters(definition, candidate, dataset),
         metrics={name: value for name, value in measured.items() if math.isfinite(value)},
+        steps=[_fold_metrics(fold) for fold in report.folds],
         tags=_tags(candidate, report),
         datasets=_datasets(candidate.bundle, dataset),
         artifacts={**_curves(arms), **_importances(candidate.bundle.input_names, lost)},
         description=_description(definition, told),
     )
+
+
+def _fold_metrics(fold: FoldFinding) -> dict[str, float]:
+    """What a fold measured, with the ends of intervals."""
+    found: dict[str, float] = {}
+    for measure in fold.measures:
+        parts = {"": measure.candidate, "champion/": measure.champion}
+        parts["difference/"] = measure.difference
+        for part, interval in parts.items():
+            for end in ("value", "low", "high") if interval else ():
+                name = f"folds/{part}{measure.name}{'' if end == 'value' else f'_{end}'}"
+                found[name] = getattr(interval, end)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def _arm(runnable: Runnable, days: Labelled, first: int) -> _Arm:

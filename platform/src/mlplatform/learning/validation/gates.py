@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.fairness import Fairness, judge_fairness
+from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.skew_gate import judge_skew
@@ -176,6 +177,7 @@ class GateReport:
     replayed: Replayed | None = None
     measures: tuple[Measure, ...] = ()
     fairness: Fairness | None = None
+    folds: tuple[FoldFinding, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -251,8 +253,7 @@ def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
     if not hidden.hidden and not hidden.explored:
         reason = "no request's outcome was hidden by a decision of ours"
         return GateResult("hidden_outcomes", "passed", 0.0, None, reason)
-    count = float(hidden.hidden)
-    return GateResult("hidden_outcomes", "passed", count, None, hidden.told)
+    return GateResult("hidden_outcomes", "passed", float(hidden.hidden), None, hidden.told)
 
 
 def judge_schema(schema: SchemaEvidence) -> GateResult:

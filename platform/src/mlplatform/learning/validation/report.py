@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from mlplatform.learning.validation.fold_gate import day
 from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.text import markdown
 
@@ -32,6 +33,7 @@ TITLES = {
     "decision_flips": "changed decisions",
     "skew": "features as they were served",
     "fairness": "protected attributes",
+    "folds": "folds in time",
     "own_gates": "gates.py of the model's folder",
 }
 MEASURES = {
@@ -54,6 +56,7 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         "gates": [_gate(g) for g in report.gates],
         **({} if report.replayed is None else {"replayed": _replayed(report.replayed)}),
         **({"measures": [_finite(asdict(m)) for m in report.measures]} if report.measures else {}),
+        **({"folds": [_finite(asdict(f)) for f in report.folds]} if report.folds else {}),
         **({} if report.fairness is None else {"fairness": _finite(asdict(report.fairness))}),
     }
 
@@ -91,6 +94,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             *findings(report),
             "",
             *_measures(report.get("measures", ())),
+            *_folds(report.get("folds", ())),
             *_fairness(report.get("fairness")),
         ]
     )
@@ -132,6 +136,27 @@ def _measures(measures: Sequence[Mapping[str, Any]]) -> list[str]:
         if found["champion"] is not None:
             line += f"; the champion's {_number(found['champion'])}"
             line += f"; difference {_number(found['difference'], '+')}"
+        lines.append(line)
+    return [*lines, ""]
+
+
+def _folds(folds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each fold's average precision, as the other measures are in the run's metrics."""
+    if not folds:
+        return []
+    lines = ["### Folds in time: average precision", ""]
+    for fold in folds:
+        days = f"{day(fold['from_ms'])} to {day(fold['to_ms'] - 1)}"
+        found = next((m for m in fold["measures"] if m["name"] == "average_precision"), None)
+        line = f"- {fold['number']}, {days}: "
+        if fold["problem"] or found is None:
+            lines.append(line + markdown(fold["problem"] or "not measured"))
+            continue
+        line += f"{_number(found['candidate'])} on {fold['positives']:,} positives of "
+        line += f"{fold['rows']:,} requests, fitted to {fold['fitted']:,}"
+        if found["champion"] is not None:
+            line += f"; difference to the champion {_number(found['difference'], '+')}"
+            line += "" if fold["is_unseen"] else " (it was fitted to some of these days)"
         lines.append(line)
     return [*lines, ""]
 

@@ -13,6 +13,7 @@ from mlplatform.learning.features import rows, snapshots
 from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
+from mlplatform.model.training.folds import history_days
 from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
 from mlplatform.scoring import backends
 
@@ -176,8 +177,7 @@ def _midnights(platform: Platform, model: str) -> range:
     if end_ms is None:
         return range(0)
     last = -(-end_ms // DAY_MS) * DAY_MS
-    definition = platform.definition(model)
-    days = definition.training.window_days + definition.label.maturity_days + 1
+    days = history_days(platform.definition(model))
     return range(last - days * DAY_MS, last + DAY_MS, DAY_MS)
 
 

@@ -35,8 +35,10 @@ def fit(
     dataset: Dataset,
     recent: Recent | None,
     report: Callable[[JobStatus], None],
+    bundles: Path | None = None,
 ) -> Candidate:
-    """The candidate that the model's own training makes of a dataset, its bundle under `bundles`.
+    """The candidate that the model's own training makes of a dataset, its bundle under `bundles`,
+    which are the platform's where no other folder is given.
 
     The job is named after all that the candidate depends on. A caller that asks for the same again,
     while it runs or within a week of its end, gets that job's. So a flow run that was killed can be
@@ -61,8 +63,8 @@ def fit(
         traceparent=platform.traceparent(),
     )
     outputs = run(platform.jobs, job, report)
-    home = platform.settings.home
-    candidate = handover.take(outputs / handover.REQUESTS, order, home.bundles)
+    bundles = bundles or platform.settings.home.bundles
+    candidate = handover.take(outputs / handover.REQUESTS, order, bundles)
     shutil.rmtree(job.inputs, ignore_errors=True)
     return candidate
 

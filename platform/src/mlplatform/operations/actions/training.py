@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.folders import is_ready, model_folder
+from mlplatform.model.training.folds import Fold, folds
+from mlplatform.operations.actions import fitting
 from mlplatform.operations.actions.skew import last_skew
 from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
@@ -27,8 +30,11 @@ if TYPE_CHECKING:
     from mlplatform.learning.skew.verdict import SkewReport
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
+    from mlplatform.learning.training.folder import ModelFolder
+    from mlplatform.learning.validation.fold_gate import FoldFinding
     from mlplatform.learning.validation.gates import GateReport
     from mlplatform.learning.validation.replay import Recent
+    from mlplatform.operations.compute.jobs import JobStatus
     from mlplatform.operations.wiring import Platform
     from mlplatform.runtime.configuration.settings import Home
 
@@ -158,8 +164,56 @@ def _candidate(
     )
 
 
-def validate(model: str, candidate: Candidate, prepared: Prepared) -> Judged:
-    """Every gate's result for a candidate, whose model scores no more after it."""
+def try_folds(
+    platform: Platform, model: str, prepared: Prepared, report: Callable[[JobStatus], None]
+) -> tuple[FoldFinding, ...]:
+    """What fits of earlier days reach on the days after them, one job after the other; none where
+    model.yaml wants one hold-out. Their bundles are not kept.
+
+    Raises:
+        JobFailed, Refused, Unavailable: as `fitting.fit`.
+    """
+    folder = load_folder(model)
+    wanted = folds(folder.definition, prepared.dataset.as_of_ms)
+    return tuple(_tried(platform, folder, fold, prepared, report) for fold in wanted)
+
+
+def _tried(
+    platform: Platform,
+    folder: ModelFolder,
+    fold: Fold,
+    prepared: Prepared,
+    report: Callable[[JobStatus], None],
+) -> FoldFinding:
+    from mlplatform.learning.training.folds import fold_problem, later_rows, tested_fold, untaught
+    from mlplatform.learning.validation.fold_gate import FoldFinding
+
+    offline, champion = platform.offline(folder.definition.name), prepared.champion
+    problem = fold_problem(folder, offline, fold)
+    if not problem:
+        dataset = retrain.build_dataset(folder, offline, as_of_ms=fold.as_of_ms, champion=champion)
+        problem = untaught(dataset)
+    if problem:
+        return FoldFinding(fold.number, fold.as_of_ms, fold.to_ms, problem=problem)
+    with tempfile.TemporaryDirectory(prefix="fold-") as bundles:
+        fitted = fitting.fit(platform, dataset, None, report, Path(bundles))
+        try:
+            rows = later_rows(
+                folder, offline, fold, as_of_ms=prepared.dataset.as_of_ms, champion=champion
+            )
+            return tested_fold(fold, fitted, dataset, rows, champion=champion, seed=retrain.SEED)
+        finally:
+            fitted.model.close()
+
+
+def validate(
+    model: str, candidate: Candidate, prepared: Prepared, folds: Sequence[FoldFinding] = ()
+) -> Judged:
+    """Every gate's result for a candidate, whose model scores no more after it.
+
+    Args:
+        folds: of `try_folds`.
+    """
     folder = load_folder(model)
     try:
         report = retrain.validate(
@@ -169,6 +223,7 @@ def validate(model: str, candidate: Candidate, prepared: Prepared) -> Judged:
             champion=prepared.champion,
             recent=prepared.recent,
             skew=prepared.skew,
+            folds=folds,
         )
         record = retrain.describe(
             folder, candidate, prepared.dataset, report, champion=prepared.champion

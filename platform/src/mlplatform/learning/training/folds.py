@@ -1,0 +1,107 @@
+"""Folds in time: what is fitted to earlier days, and how it does on the days after them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mlplatform.learning.features.dataset import DAY_MS, any_matrix, labelled
+from mlplatform.learning.features.snapshots import made
+from mlplatform.learning.training.evaluate import Runnable
+from mlplatform.learning.validation.fold_gate import FoldFinding, day
+from mlplatform.learning.validation.measures import binary_measures
+from mlplatform.model.training.folds import Fold
+from mlplatform.runtime.errors import InputInvalid
+
+if TYPE_CHECKING:
+    from mlplatform.learning.features.dataset import Dataset, Labelled
+    from mlplatform.learning.features.offline import OfflineTable
+    from mlplatform.learning.training.candidate import Candidate
+    from mlplatform.learning.training.folder import ModelFolder
+
+
+def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
+    """Why the history can't tell a fold; empty where it can."""
+    first = offline.requests(0, fold.to_ms).aggregate("epoch_ms(min(event_time))").fetchall()[0][0]
+    if first is None or first >= fold.from_ms + DAY_MS:
+        days = -(-(fold.as_of_ms - fold.from_ms) // DAY_MS)
+        return (
+            f"requests are known from {_day(first)} on, {days} days before the fold are wanted; "
+            "wait, import an older history, or lower training.folds"
+        )
+    for view in folder.views:
+        snapshots = made(offline, view)
+        if not snapshots or min(snapshots) > fold.from_ms:
+            return (
+                f"the first snapshot of {view.name} is of {_day(min(snapshots, default=None))}, "
+                f"{_day(fold.from_ms)} is wanted; import the history again, or lower training.folds"
+            )
+    return ""
+
+
+def untaught(dataset: Dataset) -> str:
+    """Why nothing can be fitted to the days of a fold; empty where it can."""
+    for rows, use in (
+        (dataset.fitting.taught, "learn from"), (dataset.calibrating.taught, "calibrate with"),
+    ):  # fmt: skip
+        if not 0 < (positives := int(rows.y.sum())) < len(rows):
+            return f"{positives} positives among {len(rows)} requests to {use}"
+    return ""
+
+
+def later_rows(
+    folder: ModelFolder,
+    offline: OfflineTable,
+    fold: Fold,
+    *,
+    as_of_ms: int,
+    champion: Runnable | None,
+) -> Labelled:
+    """The requests of the days that a fold is tested on, with the labels known at `as_of_ms`."""
+    from mlplatform.learning.features.join import training_join
+
+    definition, views = folder.definition, folder.views
+    known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms)
+    table = training_join(offline, views, known)
+    also = champion.bundle.inputs if champion else ()
+    words = champion.bundle.vocabularies if champion else {}
+    matrix = any_matrix(definition, views, table, also, words)
+    return labelled(matrix, table, definition, as_of_ms)[0]
+
+
+def tested_fold(
+    fold: Fold,
+    fitted: Candidate,
+    dataset: Dataset,
+    tested: Labelled,
+    *,
+    champion: Runnable | None,
+    seed: int,
+) -> FoldFinding:
+    """How a fit of a fold does on its test, beside the champion on the same rows.
+
+    Args:
+        dataset: that it was fitted to. tested: of `later_rows`.
+    """
+    days = tested.share(fitted.customers).known
+    own = Runnable(fitted.bundle, fitted.model)
+    other = None
+    if champion is not None and len(days):
+        with suppress(InputInvalid):  # an input of it that nobody computes any more
+            other = champion.bundle.calibrate_many(champion.raw(days))
+    scores = own.bundle.calibrate_many(own.raw(days)) if len(days) else days.y.astype(float)
+    is_unseen = champion is not None and fold.as_of_ms >= champion.bundle.data.holdout_from_ms
+    return FoldFinding(
+        number=fold.number,
+        from_ms=fold.as_of_ms,
+        to_ms=fold.to_ms,
+        fitted=len(dataset.fitting.taught),
+        rows=len(days),
+        positives=int(days.y.sum()),
+        is_unseen=is_unseen and other is not None,
+        measures=binary_measures(scores, days.y, days.matrix.unit, seed=seed, champion=other),
+    )
+
+
+def _day(epoch_ms: int | None) -> str:
+    return "no day" if epoch_ms is None else day(epoch_ms)

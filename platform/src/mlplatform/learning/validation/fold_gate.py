@@ -1,0 +1,125 @@
+"""Whether a model's training holds over folds in time, and how far they lie apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+
+from mlplatform.learning.validation.gate_result import GateResult, Verdict
+from mlplatform.learning.validation.measures import Measure
+from mlplatform.model.definition import GatePolicy
+
+NAME: Final = "folds"
+FEWEST_POSITIVES: Final = 10
+FEWEST_COMPARED: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class FoldFinding:
+    """What a fit of earlier days reached on the days after it.
+
+    Args:
+        number: from 1, the oldest. from_ms, to_ms: the days of the test, UTC midnights.
+        fitted: requests that it learned from.
+        rows, positives: of the test, those whose outcome is known.
+        is_unseen: whether the champion was fitted to none of its days; False without a champion.
+        measures: by calibrated scores, beside the champion's on the same rows.
+        problem: why it could not be tested.
+    """
+
+    number: int
+    from_ms: int
+    to_ms: int
+    fitted: int = 0
+    rows: int = 0
+    positives: int = 0
+    is_unseen: bool = False
+    measures: tuple[Measure, ...] = ()
+    problem: str = ""
+
+    @property
+    def average_precision(self) -> Measure | None:
+        """None where the fold could not be tested."""
+        return next((m for m in self.measures if m.name == "average_precision"), None)
+
+
+def day(epoch_ms: int) -> str:
+    """The UTC day of a moment."""
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC).date().isoformat()
+
+
+def judge_folds(
+    found: Sequence[FoldFinding], gates: GatePolicy, *, has_champion: bool
+) -> GateResult:
+    """Refused where most folds prove a loss: to the champion, over folds that it was not fitted to;
+    without one, to `minimum_average_precision`.
+
+    A fold proves a loss where its whole 90 % interval lies beyond the limit. By chance one does so
+    at most 5 times in 100, and most of two or more seldom. A fold that can't be tested, or holds
+    too few positives, is no pass.
+    """
+    limit = -gates.average_precision_loss if has_champion else gates.minimum_average_precision
+    for fold in found:
+        if why := _lacking(fold):
+            return _unknown(limit, f"fold {fold.number} (from {day(fold.from_ms)}): {why}")
+    own = _values(found)
+    if not own or not all(map(math.isfinite, own)):
+        return _unknown(limit, "no fold was tested")
+    spread = float(np.std(own, ddof=1)) if len(own) > 1 else 0.0
+    text = (
+        f"average precision {min(own):.3f} to {max(own):.3f} over {len(own)} folds in time (mean "
+        f"{np.mean(own):.3f}, standard deviation {spread:.3f})"
+    )
+    return _compared(found, text, limit) if has_champion else _alone(found, text, limit, min(own))
+
+
+def _lacking(fold: FoldFinding) -> str:
+    if fold.problem:
+        return fold.problem
+    if fold.positives < FEWEST_POSITIVES:
+        return f"only {fold.positives} positives (at least {FEWEST_POSITIVES} wanted)"
+    return "" if fold.average_precision else "its scores could not be measured"
+
+
+def _alone(found: Sequence[FoldFinding], text: str, limit: float, worst: float) -> GateResult:
+    measures = [m for fold in found if (m := fold.average_precision) is not None]
+    bad = sum(m.candidate.high < limit for m in measures)
+    reason = f"{text}; proven to be less than {limit:.3f} in {bad} of them (most may not be)"
+    return GateResult(NAME, _verdict(bad, len(measures)), worst, limit, reason)
+
+
+def _compared(found: Sequence[FoldFinding], text: str, limit: float) -> GateResult:
+    gaps = [
+        m.difference
+        for fold in found
+        if fold.is_unseen and (m := fold.average_precision) is not None and m.difference
+    ]
+    if len(gaps) < FEWEST_COMPARED:
+        reason = (
+            f"{text}; the champion was not fitted to the days of {len(gaps)} of them, so that they "
+            f"can't be held against it ({FEWEST_COMPARED} wanted): `quality` compares"
+        )
+        return GateResult(NAME, "passed", min(_values(found)), None, reason)
+    bad, worst = sum(gap.high < limit for gap in gaps), min(gap.value for gap in gaps)
+    reason = (
+        f"{text}; {worst:+.3f} beside the champion in the worst of {len(gaps)} that it was not "
+        f"fitted to; a loss beyond {limit:+.3f} is proven in {bad} of them (most may not be)"
+    )
+    return GateResult(NAME, _verdict(bad, len(gaps)), worst, limit, reason)
+
+
+def _values(found: Sequence[FoldFinding]) -> list[float]:
+    return [m.candidate.value for fold in found if (m := fold.average_precision) is not None]
+
+
+def _verdict(bad: int, of: int) -> Verdict:
+    return "failed" if 2 * bad > of else "passed"
+
+
+def _unknown(limit: float, reason: str) -> GateResult:
+    return GateResult(NAME, "inconclusive", None, limit, reason)

@@ -1,0 +1,1 @@
+"""Which days a model learns from and is tested on, by its model.yaml."""

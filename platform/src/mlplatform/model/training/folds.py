@@ -1,0 +1,60 @@
+"""Folds in time: as of which moments a model is fitted again, and on which days each is tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from mlplatform.model.definition import ModelDefinition
+
+DAY_MS: Final = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One fold, numbered from 1, the oldest.
+
+    Args:
+        as_of_ms: a UTC midnight: the fit knows what was known then, and is tested from there on.
+        to_ms: the midnight at which its test ends, by which all its requests have matured.
+    """
+
+    number: int
+    from_ms: int
+    as_of_ms: int
+    to_ms: int
+
+
+def fold_days(definition: ModelDefinition) -> int:
+    """The days that a fold is tested on: as many as the gates have of the held-out days."""
+    return definition.training.holdout_days // 2
+
+
+def folds(definition: ModelDefinition, as_of_ms: int) -> tuple[Fold, ...]:
+    """The folds of a model whose candidate is fitted as of a moment, the oldest first; none where
+    model.yaml wants one hold-out. Their tests are the last matured days, none in two folds.
+
+    Source: rolling-origin evaluation; Tashman, International Journal of Forecasting 16 (2000).
+    """
+    training, mature = definition.training, definition.label.maturity_days
+    if training.folds == 1:
+        return ()
+    days = fold_days(definition)
+    last_ms = (as_of_ms - mature * DAY_MS) // DAY_MS * DAY_MS
+    found = []
+    for number in range(1, training.folds + 1):
+        to_ms = last_ms - (training.folds - number) * days * DAY_MS
+        origin_ms = to_ms - days * DAY_MS
+        from_ms = origin_ms - (mature + training.window_days) * DAY_MS
+        found.append(Fold(number, from_ms, origin_ms, to_ms))
+    return tuple(found)
+
+
+def history_days(definition: ModelDefinition) -> int:
+    """How many days back from now training reads requests, the fits of its folds included."""
+    training, mature = definition.training, definition.label.maturity_days
+    one = mature + training.window_days + 1
+    if training.folds == 1:
+        return one
+    return one + training.folds * fold_days(definition) + mature
