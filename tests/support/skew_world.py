@@ -26,6 +26,7 @@ from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.windows.declaration import Filter, Window
+from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import Reader, fold, new_columns, series_of
 
 BEGIN_MS = 20_500 * DAY_MS
@@ -49,6 +50,17 @@ WINDOWS = (
     Window(
         name="t_large_1d", entity="terminal", aggregate="count", window="1d", resolution="1h",
         where=Filter(field="amount", op=">", value=80),
+    ),
+    Window(
+        name="c_last_1d", entity="customer", aggregate="last", of="amount", window="1d",
+        resolution="1h",
+    ),
+    Window(
+        name="t_customers_1d", entity="terminal", aggregate="distinct", of="customer_id",
+        window="1d", resolution="1h",
+    ),
+    Window(name="c_sum_to_mean", entity="customer", aggregate="ratio", of="c_sum_1d",
+        to="c_mean_7d",
     ),
 )  # fmt: skip
 VIEWS = load_views(model_folder("fraud"))
@@ -204,6 +216,8 @@ class World:
         for number, (series, reader) in enumerate(self.readers):
             empty = new_columns(series)
             reader.fill(values, self.tiles.get((number, request[series.key]), empty), event_ms)  # type: ignore[call-overload]
+        for ratio in ratios_of(self.definition.windows):
+            values[ratio.name] = ratio.of_values(values)
         self.faults.served(values, event_ms)
         writer = chance.choice(WRITERS)
         payload = {

@@ -27,6 +27,7 @@ from mlplatform.model.windows.declaration import Aggregate, Filter, Window
 
 NOON_MS = 1_790_000_000_000
 KINDS: tuple[Aggregate, ...] = ("sum", "mean", "std", "min", "max")
+ENDS: tuple[Aggregate, ...] = ("first", "last")
 WINDOWS = (
     Window(name="c_n_10m", entity="customer", aggregate="count", window="10m", resolution="1m"),
     Window(name="c_n_6h", entity="customer", aggregate="count", window="6h", resolution="1m"),
@@ -48,6 +49,26 @@ WINDOWS = (
         name="t_mean_delayed", entity="terminal", aggregate="mean", of="amount", window="3h",
         resolution="1h", delay="1h",
     ),
+    Window(
+        name="c_rate_6h", entity="customer", aggregate="rate", window="6h", resolution="1m",
+        per="1h",
+    ),
+    *(
+        Window(
+            name=f"c_{kind}_6h", entity="customer", aggregate=kind, of="amount", window="6h",
+            resolution="5m",
+        )
+        for kind in ENDS
+    ),
+    Window(
+        name="t_large_share", entity="terminal", aggregate="share", window="2h", resolution="5m",
+        matching=Filter(field="amount", op=">", value=80),
+    ),
+    Window(
+        name="t_customers", entity="terminal", aggregate="distinct", of="customer_id", window="3h",
+        resolution="1h",
+    ),
+    Window(name="c_burst", entity="customer", aggregate="ratio", of="c_n_10m", to="c_n_6h"),
 )  # fmt: skip
 
 

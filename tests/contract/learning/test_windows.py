@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.servers.proxy import Proxy
 
@@ -160,6 +161,33 @@ def test_the_next_request_finds_the_payment_in_any_gateway(gateways: list[Gatewa
     assert after.position == {"gateway-0": 1}
     other = second.reads.read({"customer": 1, "terminal": 9}, NOON_MS)
     assert other.times == {"customer_windows": NOON_MS, "terminal_windows": None}
+
+
+@pytest.mark.parametrize("amounts", [(10.0, 30.0, 20.0), (30.0, 20.0, 10.0)])
+def test_of_payments_of_one_time_the_greatest_is_the_last_in_whatever_order(
+    gateways: list[Gateway], amounts: Sequence[float]
+) -> None:
+    for number, amount in enumerate(amounts):
+        gateways[0].write([decision(f"d{number}", NOON_MS, {**ONE, "amount": amount})])
+        gateways[0].reads.read(KEYS, NOON_MS)
+    values = gateways[0].reads.read(KEYS, NOON_MS).values
+    assert (values["c_first_6h"], values["c_last_6h"]) == (10.0, 30.0)
+    gateways[0].write([decision("later", NOON_MS + 1, {**ONE, "amount": 5.0})])
+    gateways[0].write([decision("before", NOON_MS - 1, {**ONE, "amount": 50.0})])
+    values = gateways[0].reads.read(KEYS, NOON_MS + 1).values
+    assert (values["c_first_6h"], values["c_last_6h"]) == (50.0, 5.0)
+    assert (values["t_customers"], values["t_large_share"], values["c_burst"]) == (1.0, 0.0, 1.0)
+
+
+def test_a_void_takes_no_payment_out_of_any_window(gateways: list[Gateway]) -> None:
+    """Every decision counts, as it does in training."""
+    gateway = gateways[0]
+    gateway.write([decision("d1", NOON_MS, ONE)])
+    before = gateway.reads.read(KEYS, NOON_MS).values
+    void = msgspec.structs.replace(decision("d1", NOON_MS, ONE), kind="void", payload=None)
+    gateway.write([void])
+    after = gateway.reads.read(KEYS, NOON_MS)
+    assert (after.values, after.position) == (before, {"gateway-0": 2})
 
 
 def test_all_that_was_served_is_counted_again_offline_bit_for_bit(place: Place) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.definition import RequestField
-from mlplatform.model.windows.declaration import Filter, Window, rules
+from mlplatform.model.windows.declaration import Filter, Window, check_same, read_by, rules
 from mlplatform.model.windows.tiles import (
     LATE_MS,
     Columns,
@@ -21,6 +21,7 @@ from mlplatform.model.windows.tiles import (
     new_columns,
     series_of,
 )
+from mlplatform.runtime.errors import ConfigInvalid
 
 MINUTE_MS = 60_000
 REQUEST = {
@@ -89,6 +90,91 @@ def test_a_window_that_nothing_can_be_made_of_is_told_by_its_key(
     change: dict[str, object], told: str
 ) -> None:
     assert told in wrong({**GOOD, **change})
+
+
+PLACE = {"field": "terminal", "op": "==", "value": "abroad"}
+N_1H = {**GOOD, "name": "n_1h", "aggregate": "count", "of": None}
+RATIO = {
+    "name": "burst", "entity": "customer", "aggregate": "ratio", "of": "mean_1h", "to": "n_1h",
+}  # fmt: skip
+
+
+def test_a_window_of_each_new_kind_is_taken() -> None:
+    assert (
+        wrong(
+            GOOD,
+            N_1H,
+            RATIO,
+            {**N_1H, "name": "rate", "aggregate": "rate", "per": "1h"},
+            {**N_1H, "name": "abroad", "aggregate": "share", "matching": PLACE},
+            {**GOOD, "name": "first", "aggregate": "first"},
+            {**GOOD, "name": "last", "aggregate": "last"},
+            {**GOOD, "name": "places", "aggregate": "distinct", "of": "terminal"},
+            {**GOOD, "name": "customers", "aggregate": "distinct", "of": "customer"},
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("window", "told"),
+    [
+        ({**N_1H, "aggregate": "rate"}, "per: a span like 1h: the time that the rate is told for"),
+        ({**N_1H, "per": "1h"}, "per: nothing for count"),
+        (
+            {**N_1H, "aggregate": "share"},
+            "matching: a filter {field, op, value}: which requests are the share",
+        ),
+        (
+            {**N_1H, "aggregate": "share", "matching": {**PLACE, "op": ">"}},
+            "matching.op: == or != for a field of type string",
+        ),
+        (
+            {**N_1H, "aggregate": "share", "matching": {**PLACE, "field": "customer"}},
+            "matching.field: a request field that is no pseudonym",
+        ),
+        ({**GOOD, "matching": PLACE}, "matching: nothing for mean"),
+        ({**GOOD, "to": "n_1h"}, "to: nothing for mean"),
+        ({**GOOD, "aggregate": "last", "of": "terminal"},
+         "of: a request field of type int64 or float64"),
+        ({**GOOD, "aggregate": "distinct", "of": "amount"},
+         "of: a request field of type int64 or string"),
+        ({**GOOD, "aggregate": "distinct", "of": None},
+         "of: a request field of type int64 or string"),
+        ({**GOOD, "window": None}, "window: a span like 10m, 6h, 30d"),
+        ({**GOOD, "resolution": None}, "resolution: a span like 10m, 6h, 30d"),
+        ({**RATIO, "window": "1h"}, "window: nothing for ratio: of and to have theirs"),
+        ({**RATIO, "delay": "1h"}, "delay: nothing for ratio: of and to have theirs"),
+        ({**RATIO, "where": PLACE}, "where: nothing for ratio: of and to have theirs"),
+        ({**RATIO, "to": None}, "to: the window that is divided by"),
+        (
+            {**RATIO, "of": "amount"},
+            "of: a window of customer that is no ratio: of mean_2h, n_2h",
+        ),
+        (
+            {**RATIO, "entity": "terminal"},
+            "to: a window of terminal that is no ratio: of none",
+        ),
+        ({**RATIO, "to": "burst"}, "to: a window of customer that is no ratio: of mean_2h, n_2h"),
+    ],
+)  # fmt: skip
+def test_what_an_aggregate_needs_or_does_not_take_is_told_by_its_key(
+    window: dict[str, object], told: str
+) -> None:
+    others = ({**GOOD, "name": "mean_2h"}, {**N_1H, "name": "n_2h"})
+    assert f"windows.2.{told}" in wrong(*others, window)
+
+
+def test_a_bundle_that_reads_a_ratio_holds_the_windows_that_it_divides() -> None:
+    """One of them declared otherwise would be another ratio under its name."""
+    declared = msgspec.convert([GOOD, N_1H, RATIO, {**N_1H, "name": "n_2h"}], tuple[Window, ...])
+
+    trained = read_by({"burst"}, declared)
+    assert [w.name for w in trained] == ["mean_1h", "n_1h", "burst"]
+    check_same(trained, declared)
+    changed = msgspec.structs.replace(declared[1], window="2h")
+    with pytest.raises(ConfigInvalid, match="windows: n_1h"):
+        check_same(trained, (declared[0], changed, *declared[2:]))
 
 
 @pytest.mark.parametrize("span", ["0m", "1w", "m", "1.5h", "-1d", "90"])

@@ -150,12 +150,7 @@ def _protected(model: ModelDefinition) -> Iterator[Rule]:
     for number, spec in enumerate(model.inputs):
         for name in protected_sources(spec, protected):
             yield False, f"inputs.{number}.{'of' if name == spec.of else 'to'}", name, wanted
-    for number, window in enumerate(model.windows):
-        yield window.of not in protected, f"windows.{number}.of", window.of, wanted
-        if window.where is not None:
-            field_name = window.where.field
-            key = f"windows.{number}.where.field"
-            yield field_name not in protected, key, field_name, wanted
+    yield from windows.protected_rules(model.windows, protected)
     shown = sorted(set(protected) & set(model.label.review.shows))
     yield not shown, "label.review.shows", shown, wanted
 
@@ -343,7 +338,7 @@ def _needs(model: ModelDefinition) -> Iterator[_Need]:
     yield _Need(watched, "drift.windows of drift.window_h each")
     for window in model.windows:
         delay_ms = windows.span_ms(window.delay) if window.delay else 0
-        covered_ms = windows.span_ms(window.window) + delay_ms + window.tile_ms
+        covered_ms = window.length_ms + delay_ms + window.tile_ms
         yield _Need(math.ceil(covered_ms / DAY_MS), f"window {window.name}, its delay and a tile")
     yield _Need(math.ceil(model.idempotency_keep_h / _DAY_H), "idempotency_keep_h")
     yield _Need(model.label.review.days, "label.review.days")

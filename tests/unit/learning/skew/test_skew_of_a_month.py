@@ -12,7 +12,7 @@ import pytest
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
 from mlplatform.model.request_transforms import DAY_MS
-from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, Faults, Served, World
+from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, WINDOWS, Faults, Served, World
 
 DAYS, A_DAY = 5, 400
 WRONG_DAY = 3
@@ -93,7 +93,7 @@ def test_a_frozen_feed_is_named_with_the_moment_since_when(tmp_path: Path) -> No
 def test_a_state_that_takes_in_nothing_is_named_with_the_moment_since_when(tmp_path: Path) -> None:
     report = looked(tmp_path, Faults(stopped=("terminal", SINCE_MS)))
     found = named(report)
-    assert set(found) == {"t_n_6h", "t_large_1d"}
+    assert set(found) == {"t_n_6h", "t_large_1d", "t_customers_1d"}
     assert all("frozen feed since" in (f.cause or "") for f in found.values())
 
 
@@ -101,7 +101,7 @@ def test_a_late_projection_is_named_with_how_late_it_is(tmp_path: Path) -> None:
     report = looked(tmp_path, Faults(behind_ms=30 * MINUTE_MS))
     found = named(report)
     assert "t_n_6h" in found
-    assert set(found) <= {"c_n_1h", "c_sum_1d", "c_mean_7d", "c_since", "t_n_6h", "t_large_1d"}
+    assert set(found) <= {w.name for w in WINDOWS}
     assert all((f.cause or "").startswith("late by") for f in found.values())
     assert sum(f.different for f in report.features) == 0
 

@@ -20,7 +20,8 @@ from mlplatform.learning.skew.raw_records import ARRIVAL
 from mlplatform.learning.skew.served import Key, Served
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.declaration import EntityWindows, by_entity
-from mlplatform.model.windows.tiles import Reader, Shared, fold, new_columns, series_of
+from mlplatform.model.windows.ratios import ratios_of
+from mlplatform.model.windows.tiles import Reader, fold, new_columns, series_of
 
 MOST_REQUESTS: Final = 20_000
 """Of an entity whose earlier states are looked for: all of them are in memory, and added up."""
@@ -54,12 +55,11 @@ def window_cells(
     """
     if not definition.windows or not served:
         return
-    shared = series_of(definition.windows, definition.entities)
     _rank(db, served)
-    at_position = _values(db, shared, "ranked")
+    at_position = _values(db, definition, "ranked")
     sources = by_entity(definition.windows, definition.entities)
     behind = {source.name: _behind(db, source, late_after_ms) for source in sources}
-    due = _due(db, shared, served, behind)
+    due = _due(db, definition, served, behind)
     for source in sources:
         odd: list[tuple[Served, Values]] = []
         for one in served:
@@ -73,7 +73,7 @@ def window_cells(
                 yield from _late(source, one, own, right, found)
             else:
                 odd.append((one, right))
-        states = _states(db, shared, source, [one for one, _ in odd])
+        states = _states(db, definition, source, [one for one, _ in odd])
         for one, right in odd:
             yield from _strange(source, one, right, states.get(one.decision_id))
 
@@ -171,12 +171,16 @@ def _draw(db: duckdb.DuckDBPyConnection, decision_ids: Sequence[str]) -> None:
     db.unregister("drawn_")
 
 
-def _values(db: duckdb.DuckDBPyConnection, shared: Shared, relation: str) -> dict[str, Values]:
+def _values(
+    db: duckdb.DuckDBPyConnection, definition: ModelDefinition, relation: str
+) -> dict[str, Values]:
     """Windows of the decisions of `drawn`, by their id."""
+    shared = series_of(definition.windows, definition.entities)
     wanted = "request_id IN (SELECT request_id FROM drawn)"
     row = OWN[0]
+    windows = windows_sql(shared, relation, wanted, ratios_of(definition.windows))
     found = db.sql(
-        f"SELECT p.request_id, f.* EXCLUDE ({row}) FROM ({windows_sql(shared, relation, wanted)}) f"
+        f"SELECT p.request_id, f.* EXCLUDE ({row}) FROM ({windows}) f"
         f" JOIN {relation} p ON p.{row} = f.{row}"
     ).to_arrow_table()
     return {one.pop("request_id"): one for one in found.to_pylist()}
@@ -203,7 +207,7 @@ def _behind(
 
 def _due(
     db: duckdb.DuckDBPyConnection,
-    shared: Shared,
+    definition: ModelDefinition,
     served: Sequence[Served],
     behind: Mapping[str, Mapping[str, _Behind]],
 ) -> dict[str, Values]:
@@ -217,11 +221,14 @@ def _due(
     if not late:
         return {}
     _draw(db, late)
-    return _values(db, shared, "recorded")
+    return _values(db, definition, "recorded")
 
 
 def _states(
-    db: duckdb.DuckDBPyConnection, shared: Shared, source: EntityWindows, odd: Sequence[Served]
+    db: duckdb.DuckDBPyConnection,
+    definition: ModelDefinition,
+    source: EntityWindows,
+    odd: Sequence[Served],
 ) -> dict[str, Holds | Note | None]:
     """Which earlier state of the entity gives what each was served: what that was made of, `empty`
     where of nothing, None where no earlier state gives all of its windows."""
@@ -248,15 +255,20 @@ def _states(
                 return found
             left -= len(past)
             known = [row for row in past if row[rank] <= upto[one.decision_id]]
-            found[one.decision_id] = _earlier(shared, source, one, known)
+            found[one.decision_id] = _earlier(definition, source, one, known)
     return found
 
 
 def _earlier(
-    shared: Shared, source: EntityWindows, one: Served, events: Sequence[dict[str, Any]]
+    definition: ModelDefinition,
+    source: EntityWindows,
+    one: Served,
+    events: Sequence[dict[str, Any]],
 ) -> Holds | Note | None:
+    shared = series_of(definition.windows, definition.entities)
     mine = [(series, windows) for series, windows in shared if series.key == source.key]
     states = [(new_columns(series), series, Reader(series, windows)) for series, windows in mine]
+    ratios = ratios_of(source.fields)
     first = max(len(events) - MOST_STATES, 0)
     alike: list[int] = []
     for number, event in enumerate(events):
@@ -264,6 +276,8 @@ def _earlier(
             values: dict[str, float | None] = {}
             for columns, _, reader in states:
                 reader.fill(values, columns, one.event_ms)
+            for ratio in ratios:
+                values[ratio.name] = ratio.of_values(values)
             if all(exactly(values[n], one.features[n]) for n in source.feature_names):
                 alike.append(number)
         for columns, series, _ in states:

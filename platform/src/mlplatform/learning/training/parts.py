@@ -12,7 +12,7 @@ from mlplatform.model.inputs import view_defaults
 from mlplatform.model.rules import Rule
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Signature, Tensors
-from mlplatform.model.windows.declaration import Window
+from mlplatform.model.windows.declaration import Window, read_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ def bundle_parts(bundle: Bundle) -> Parts:
 def folder_parts(folder: ModelFolder, vocabularies: Vocabularies) -> Parts:
     """What a model folder declares, with these vocabularies."""
     definition = folder.definition
-    read = {name for i in definition.inputs for name in (i.name, i.to)}  # `to`: a ratio's other one
+    read = {
+        n for i in definition.inputs for n in (i.name, i.to) if n is not None
+    }  # `to`: a ratio's other one
     return Parts(
         inputs=definition.inputs,
         views=tuple(
@@ -73,6 +75,6 @@ def folder_parts(folder: ModelFolder, vocabularies: Vocabularies) -> Parts:
         reasons=folder.reasons,
         vocabularies=vocabularies,
         signature=definition.signature,
-        windows=tuple(w for w in definition.windows if w.name in read),
+        windows=read_by(read, definition.windows),
         folder=folder.digest,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
@@ -23,8 +23,25 @@ _UNIT_MS: Final = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 Span = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,4}[mhd]\Z")]
 """A whole number of minutes, hours or days, like `10m`, `6h` or `30d`."""
-Aggregate = Literal["count", "sum", "mean", "std", "min", "max", "seconds_since"]
-OF_VALUES: Final[frozenset[Aggregate]] = frozenset(("sum", "mean", "std", "min", "max"))
+Aggregate = Literal[
+    "count",
+    "sum",
+    "mean",
+    "std",
+    "min",
+    "max",
+    "seconds_since",
+    "rate",
+    "share",
+    "first",
+    "last",
+    "distinct",
+    "ratio",
+]
+OF_VALUES: Final[frozenset[Aggregate]] = frozenset(
+    ("sum", "mean", "std", "min", "max", "first", "last")
+)
+"""Aggregates of a number: the others count requests, or divide two windows."""
 Comparison = Literal["==", "!=", ">", ">=", "<", "<="]
 
 
@@ -48,8 +65,13 @@ class Window(_Strict, frozen=True):
 
     Args:
         entity: that a request field declares; the requests are those with the same key.
-        of: the numeric request field that is aggregated; none for `count` and `seconds_since`.
+        window, resolution: of every aggregate but `ratio`, which has those of its two windows.
+        of: the request field that is aggregated: a number, or for `distinct` a text or a whole
+            number; none where requests are counted. Of `ratio`, the window that is divided.
+        to: of `ratio`, the window that it is divided by.
         digits: decimal places of `of` that count: sums are exact, in any order.
+        per: of `rate`, the time that it tells the number of requests of.
+        matching: of `share`, which of the requests counted are the share.
         missing: what happens where nothing is known of the entity (see `FeatureField.missing`).
         default: the value in training and serving where there is none, as of the mean of nothing.
         stale: what happens where the state is not there or behind the log (see
@@ -59,24 +81,32 @@ class Window(_Strict, frozen=True):
     name: str
     entity: str
     aggregate: Aggregate
-    window: Span
-    resolution: Span
+    window: Span | None = None
+    resolution: Span | None = None
     of: str | None = None
+    to: str | None = None
     digits: Annotated[int, Meta(ge=0, le=6)] = 2
     where: Filter | None = None
+    matching: Filter | None = None
+    per: Span | None = None
     delay: Span | None = None
     missing: MissingPolicy = "default"
     default: float | None = None
     stale: StalePolicy = "fallback"
 
     @property
+    def length_ms(self) -> int:
+        """0 of a ratio, which has no length of its own."""
+        return span_ms(self.window) if self.window else 0
+
+    @property
     def tile_ms(self) -> int:
-        return span_ms(self.resolution)
+        return span_ms(self.resolution) if self.resolution else 0
 
     @property
     def tiles(self) -> int:
         """Whole tiles before the one that is open."""
-        return span_ms(self.window) // self.tile_ms
+        return self.length_ms // self.tile_ms
 
     @property
     def delay_tiles(self) -> int:
@@ -112,7 +142,7 @@ def by_entity(windows: Sequence[Window], keys: Mapping[str, str]) -> tuple[Entit
             name=source_name(entity),
             entity=entity,
             key=keys[entity],
-            ttl_ms=max(span_ms(w.window) for w in members),
+            ttl_ms=max(w.length_ms for w in members),
             fields=tuple(members),
             stale=members[0].stale,
         )
@@ -123,6 +153,14 @@ def by_entity(windows: Sequence[Window], keys: Mapping[str, str]) -> tuple[Entit
 def source_name(entity: str) -> str:
     """How gaps name the windows of an entity."""
     return f"{entity}_windows"
+
+
+def read_by(names: Collection[str], windows: Sequence[Window]) -> tuple[Window, ...]:
+    """The windows of these names, and those that their ratios divide."""
+    divided = {
+        n for w in windows if w.aggregate == "ratio" and w.name in names for n in (w.of, w.to)
+    }
+    return tuple(w for w in windows if w.name in names or w.name in divided)
 
 
 def check_same(trained: Sequence[Window], declared: Sequence[Window]) -> None:
@@ -176,15 +214,64 @@ def rules(windows: Sequence[Window], request: Mapping[str, _Field]) -> Iterator[
         yield named, f"{key}.name", window.name, wanted
         known = window.entity in entities
         yield known, f"{key}.entity", window.entity, "an entity that a request field declares"
+        yield from _needs(window, key)
         same = {w.stale for w in windows if w.entity == window.entity} == {window.stale}
         yield same, f"{key}.stale", window.stale, f"the same for all windows of {window.entity}"
+        if window.aggregate == "ratio":
+            yield from _divided(window, key, windows)
+            continue
         yield from _lengths(window, key)
         yield from _value(window, key, request)
-        yield from _filter(window, key, request)
+        for name in ("where", "matching"):
+            yield from _filter(getattr(window, name), f"{key}.{name}", request)
+
+
+_OF_SOME: Final[Mapping[str, tuple[frozenset[Aggregate], str]]] = {
+    "of": (OF_VALUES | {"distinct", "ratio"}, "a request field"),
+    "to": (frozenset(("ratio",)), "the window that is divided by"),
+    "matching": (
+        frozenset(("share",)),
+        "a filter {field, op, value}: which requests are the share",
+    ),
+    "per": (frozenset(("rate",)), "a span like 1h: the time that the rate is told for"),
+}
+"""Keys that some aggregates need and the others do not take, and what they need there."""
+
+
+def _needs(window: Window, key: str) -> Iterator[Rule]:
+    aggregate = window.aggregate
+    for name, (of, wanted) in _OF_SOME.items():
+        value = getattr(window, name)
+        if aggregate not in of:
+            wanted = f"no field for {aggregate}" if name == "of" else f"nothing for {aggregate}"
+            yield value is None, f"{key}.{name}", value, wanted
+        elif name != "of":  # what `of` has to be is said with its type
+            yield value is not None, f"{key}.{name}", value, wanted
+    is_ratio = aggregate == "ratio"
+    for name in ("window", "resolution"):
+        value = getattr(window, name)
+        wanted = (
+            "nothing for ratio: of and to have theirs" if is_ratio else "a span like 10m, 6h, 30d"
+        )
+        yield (value is None) == is_ratio, f"{key}.{name}", value, wanted
+    if is_ratio:
+        for name in ("where", "delay"):
+            value = getattr(window, name)
+            yield value is None, f"{key}.{name}", value, "nothing for ratio: of and to have theirs"
+
+
+def _divided(window: Window, key: str, windows: Sequence[Window]) -> Iterator[Rule]:
+    known = [w.name for w in windows if w.entity == window.entity and w.aggregate != "ratio"]
+    wanted = f"a window of {window.entity} that is no ratio: of {', '.join(known) or 'none'}"
+    for name in ("of", "to"):
+        value = getattr(window, name)
+        yield value in known, f"{key}.{name}", value, wanted
 
 
 def _lengths(window: Window, key: str) -> Iterator[Rule]:
-    length_ms, tile_ms = span_ms(window.window), window.tile_ms
+    length_ms, tile_ms = window.length_ms, window.tile_ms
+    if not length_ms or not tile_ms:
+        return  # said already
     yield length_ms <= LONGEST_MS, f"{key}.window", window.window, "at most 90d"
     whole = length_ms % tile_ms == 0
     yield whole, f"{key}.resolution", window.resolution, f"a whole part of {window.window}"
@@ -201,10 +288,12 @@ def _lengths(window: Window, key: str) -> Iterator[Rule]:
 
 def _value(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[Rule]:
     of = window.of
-    if window.aggregate not in OF_VALUES:
-        yield of is None, f"{key}.of", of, f"no field for {window.aggregate}"
-        return
     field = None if of is None else request.get(of)
+    if window.aggregate == "distinct":
+        told = field is not None and (field.pseudonymous or field.type in ("int64", "string"))
+        yield told, f"{key}.of", of, "a request field of type int64 or string"
+    if window.aggregate not in OF_VALUES:
+        return
     numeric = field is not None and field.type in ("int64", "float64") and not field.pseudonymous
     yield numeric, f"{key}.of", of, "a request field of type int64 or float64"
     if field is None or not numeric:
@@ -219,21 +308,32 @@ def _value(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[
     yield bounded, f"{key}.of", of, wanted
 
 
-def _filter(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[Rule]:
-    where = window.where
+def _filter(where: Filter | None, key: str, request: Mapping[str, _Field]) -> Iterator[Rule]:
     if where is None:
         return
     field = request.get(where.field)
     known = field is not None and not field.pseudonymous
-    yield known, f"{key}.where.field", where.field, "a request field that is no pseudonym"
+    yield known, f"{key}.field", where.field, "a request field that is no pseudonym"
     if field is None:
         return
     kinds = {"string": str, "bool": bool}
     kind = kinds.get(field.type)
     if kind is not None:
         equal = where.op in ("==", "!=")
-        yield equal, f"{key}.where.op", where.op, f"== or != for a field of type {field.type}"
+        yield equal, f"{key}.op", where.op, f"== or != for a field of type {field.type}"
         fits = type(where.value) is kind
     else:
         fits = type(where.value) in (int, float)
-    yield fits, f"{key}.where.value", where.value, f"a value of type {field.type}"
+    yield fits, f"{key}.value", where.value, f"a value of type {field.type}"
+
+
+def protected_rules(windows: Sequence[Window], protected: Collection[str]) -> Iterator[Rule]:
+    """No window reads a field whose groups are compared."""
+    wanted = "nothing that is `protected`: take it out here, or out of protected"
+    for position, window in enumerate(windows):
+        read = {"of": window.of}
+        for name in ("where", "matching"):
+            found = getattr(window, name)
+            read |= {} if found is None else {f"{name}.field": found.field}
+        for name, value in read.items():
+            yield value not in protected, f"windows.{position}.{name}", value, wanted

@@ -6,16 +6,19 @@ same three floating-point operations in the same order at the end: values are eq
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
 from mlplatform.model.request_transforms import HOUR_MS
-from mlplatform.model.windows.declaration import Aggregate, Filter, Window
+from mlplatform.model.windows import distinct
+from mlplatform.model.windows.declaration import OF_VALUES, Aggregate, Filter, Window, span_ms
 
 LATE_MS: Final = HOUR_MS
 """So much older than an entity's newest request a request may be, and find its whole window."""
@@ -29,7 +32,23 @@ Columns = list["array[int]"]
 """Tiles of one entity by column: numbers in rising order, counts, then what the series keeps; whole
 numbers of 64 bits."""
 
-Kept = Literal["last_ms", "sum", "squares_high", "squares_low", "min", "max"]
+Kept = Literal[
+    "last",
+    "last_ms",
+    "first",
+    "first_ms",
+    "sum",
+    "squares_high",
+    "squares_low",
+    "min",
+    "max",
+    "matched",
+    "bits_0",
+    "bits_1",
+    "bits_2",
+    "bits_3",
+]
+BITS: Final[tuple[Kept, ...]] = ("bits_0", "bits_1", "bits_2", "bits_3")
 KEPT: Final[dict[Aggregate, tuple[Kept, ...]]] = {
     "count": (),
     "seconds_since": ("last_ms",),
@@ -38,12 +57,30 @@ KEPT: Final[dict[Aggregate, tuple[Kept, ...]]] = {
     "std": ("sum", "squares_high", "squares_low"),
     "min": ("min",),
     "max": ("max",),
+    "rate": (),
+    "share": ("matched",),
+    "first": ("first", "first_ms"),
+    "last": ("last", "last_ms"),
+    "distinct": BITS,
+    "ratio": (),
 }
 """What a tile holds for an aggregate, besides how many requests there were."""
-_ORDER: Final = ("last_ms", "sum", "squares_high", "squares_low", "min", "max")
+_ORDER: Final[tuple[Kept, ...]] = get_args(Kept)
+"""A value that goes with a time lies before it: both are compared before either is changed."""
 _OFTEN: Final = ("count", "mean")
-BETTER: Final[Mapping[str, Callable[[int, int], int]]] = {"last_ms": max, "min": min, "max": max}
-"""Columns that do not add up."""
+BETTER: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "last_ms": max,
+    "first_ms": min,
+    "min": min,
+    "max": max,
+    "last": max,
+    "first": min,
+    **dict.fromkeys(BITS, operator.or_),
+}
+"""What becomes of columns that do not add up, where two tiles meet."""
+WITH_TIME: Final = ("last", "first")
+"""Columns that are compared together with the next one, their time, which comes first. Of requests
+of one time, the greatest value is the last one and the least the first one."""
 
 
 class Series(
@@ -55,6 +92,8 @@ class Series(
         key: the request field that holds the entity's key.
         retained: tiles that are kept, counted back from the newest that has a request.
         kept: what a tile holds, besides its number and how many requests there were.
+        matching: which of the requests counted are `matched`.
+        distinct: the request field whose values the bitmap holds.
     """
 
     key: str
@@ -64,6 +103,8 @@ class Series(
     digits: int = 0
     where: Filter | None = None
     kept: tuple[Kept, ...] = ()
+    matching: Filter | None = None
+    distinct: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -83,26 +124,59 @@ def series_of(windows: Sequence[Window], keys: Mapping[str, str]) -> Shared:
     Args:
         keys: entity → the request field that holds its key.
     """
-    groups: dict[tuple[Any, ...], list[Window]] = {}
-    for window in sorted(windows, key=lambda w: w.of is None):
-        group = (keys[window.entity], window.tile_ms, window.where, window.of, window.digits)
-        if window.of is None:  # any that has its requests will do: every field has a value
-            group = next((g for g in groups if g[:3] == group[:3]), (*group[:4], 0))
-        groups.setdefault(group, []).append(window)
-    found = []
-    for (key, tile_ms, where, of, digits), members in groups.items():
-        needed = {column for w in members for column in KEPT[w.aggregate]}
-        one = Series(
+    groups: list[_Group] = []
+    tiled = (w for w in windows if w.aggregate != "ratio")
+    for window in sorted(tiled, key=lambda w: w.aggregate not in OF_VALUES):
+        group = _Group(keys[window.entity], window)
+        found = next((g for g in groups if g.takes(group)), None)
+        if found is None:
+            groups.append(group)
+        else:
+            found.take(group)
+    return tuple((group.series(), tuple(group.windows)) for group in groups)
+
+
+class _Group:
+    """Windows that read the same tiles, at first one."""
+
+    def __init__(self, key: str, window: Window) -> None:
+        self.requests = (key, window.tile_ms, window.where)
+        is_of_value = window.aggregate in OF_VALUES
+        self.value = (window.of, window.digits) if is_of_value else (None, 0)
+        self.matching = window.matching
+        self.distinct = window.of if window.aggregate == "distinct" else None
+        self.windows = [window]
+
+    def takes(self, one: _Group) -> bool:
+        """Any that has its requests will do for what is of no value: every field has one."""
+        return (
+            self.requests == one.requests
+            and one.value in (self.value, (None, 0))
+            and (one.matching is None or self.matching in (None, one.matching))
+            and (one.distinct is None or self.distinct in (None, one.distinct))
+        )
+
+    def take(self, one: _Group) -> None:
+        self.matching = self.matching or one.matching
+        self.distinct = self.distinct or one.distinct
+        self.windows += one.windows
+
+    def series(self) -> Series:
+        key, tile_ms, where = self.requests
+        of, digits = self.value
+        needed = {column for w in self.windows for column in KEPT[w.aggregate]}
+        reach = max(w.tiles + w.delay_tiles for w in self.windows)
+        return Series(
             key=key,
             tile_ms=tile_ms,
-            retained=max(w.tiles + w.delay_tiles for w in members) + 1 + late_tiles(tile_ms),
+            retained=reach + 1 + late_tiles(tile_ms),
             of=of,
             digits=digits,
             where=where,
             kept=tuple(column for column in _ORDER if column in needed),
+            matching=self.matching,
+            distinct=self.distinct,
         )
-        found.append((one, tuple(members)))
-    return tuple(found)
 
 
 def late_tiles(tile_ms: int) -> int:
@@ -181,22 +255,42 @@ def request_tile(
     made = [event_ms // series.tile_ms, 1]
     for column in series.kept:
         match column:
-            case "last_ms":
+            case "last_ms" | "first_ms":
                 made.append(event_ms)
+            case "sum" | "min" | "max" | "last" | "first":
+                made.append(x)
             case "squares_high":
                 made.append(x * x // LOW)
             case "squares_low":
                 made.append(x * x % LOW)
-            case _:
-                made.append(x)
+            case "matched":
+                made.append(int(counts(series.matching, request)))
+            case _:  # all words of the bitmap at once: they are the last ones
+                made += _bitmap(request.get(series.distinct or ""))
+                break
     return tuple(made)
+
+
+def _bitmap(value: object) -> list[int]:
+    """The words of `BITS` for one value; none is set where there is none."""
+    words, place = [0] * distinct.WORDS, distinct.place(value)
+    if place is not None:
+        words[place // distinct.WORD_BITS] = 1 << place % distinct.WORD_BITS
+    return words
 
 
 def _add(columns: Columns, series: Series, place: int, made: tuple[int, ...]) -> None:
     columns[1][place] += 1
     for column, name, more in zip(columns[2:], series.kept, made[2:], strict=True):
         better = BETTER.get(name)
-        column[place] = column[place] + more if better is None else better(column[place], more)
+        if better is None:
+            column[place] += more
+        elif name in WITH_TIME:  # the time comes after, so it is not changed yet
+            at = series.columns.index(name) + 1
+            mine = (columns[at][place], column[place])
+            column[place] = better(mine, (made[at], more))[1]
+        else:
+            column[place] = better(column[place], more)
 
 
 class _Frame(NamedTuple):
@@ -206,7 +300,7 @@ class _Frame(NamedTuple):
     delay: int
     counts: tuple[str, ...]
     means: tuple[str, ...]
-    others: tuple[tuple[str, Aggregate], ...]
+    others: tuple[Window, ...]
 
 
 class Reader:
@@ -225,7 +319,7 @@ class Reader:
                     delay,
                     tuple(w.name for w in of if w.aggregate == "count"),
                     tuple(w.name for w in of if w.aggregate == "mean"),
-                    tuple((w.name, w.aggregate) for w in of if w.aggregate not in _OFTEN),
+                    tuple(w for w in of if w.aggregate not in _OFTEN),
                 )
             )
 
@@ -246,36 +340,58 @@ class Reader:
                 values[name] = float(count)
             for name in means:
                 values[name] = float(total) / float(count) / self._scale if count else None
-            for name, aggregate in others:
+            for window in others:
                 part = slice(first, end)
-                values[name] = self._value(aggregate, columns, part, (count, total), at_ms)
+                found = self._value(window, columns, part, (count, total), at_ms)
+                values[window.name] = found
 
     def _value(
         self,
-        aggregate: Aggregate,
+        window: Window,
         columns: Columns,
         part: slice,
         sums: tuple[int, int],
         at_ms: int,
     ) -> float | None:
         count, total = sums
-        if aggregate == "sum":
-            return float(total) / self._scale
-        if not count:
-            return None
-        match aggregate:
-            case "seconds_since":  # the last tile holds it
+        match window.aggregate:
+            case "seconds_since" if count:  # the last tile holds it
                 since_ms = at_ms - columns[self._place["last_ms"]][part.stop - 1]
                 return float(max(since_ms, 0)) / 1000.0
+            case "sum":
+                return float(total) / self._scale
+            case "rate":
+                per_ms, covered_ms = span_ms(window.per or ""), self._covered_ms(window, at_ms)
+                return float(count) * float(per_ms) / float(covered_ms)
+            case "distinct":
+                return self._distinct(columns, part)
+            case _ if not count:
+                return None
             case "min":
                 return float(min(columns[self._place["min"]][part])) / self._scale
             case "max":
                 return float(max(columns[self._place["max"]][part])) / self._scale
+            case "first":
+                return float(columns[self._place["first"]][part.start]) / self._scale
+            case "last":
+                return float(columns[self._place["last"]][part.stop - 1]) / self._scale
+            case "share":
+                return float(sum(columns[self._place["matched"]][part])) / float(count)
             case _:
                 squares = sum(columns[self._place["squares_high"]][part]) * LOW
                 squares += sum(columns[self._place["squares_low"]][part])
                 spread = count * squares - total * total
                 return math.sqrt(_float(spread)) / float(count) / self._scale
+
+    def _covered_ms(self, window: Window, at_ms: int) -> int:
+        """From the begin of the first tile to now, or to the end of the last one."""
+        open_ms = self._tile_ms if window.delay_tiles else at_ms % self._tile_ms
+        return window.tiles * self._tile_ms + open_ms
+
+    def _distinct(self, columns: Columns, part: slice) -> float:
+        words = (columns[self._place[name]][part] for name in BITS)
+        taken = sum(functools.reduce(operator.or_, word, 0).bit_count() for word in words)
+        return float(distinct.ESTIMATES[taken])
 
 
 def _float(whole: int) -> float:

@@ -34,6 +34,11 @@ AGGREGATES: Mapping[str, str] = {
     "max": "greatest",
     "label_share": "share of requests labelled positive",
     "seconds_since": "seconds since the last request",
+    "rate": "number of requests",
+    "share": "share of requests that match",
+    "first": "first value",
+    "last": "last value",
+    "distinct": "number of distinct values",
 }
 
 
@@ -102,10 +107,15 @@ def _aggregate(source: FeatureSource, feature: Feature) -> str:
             what, days = AGGREGATES[feature.aggregate], feature.window_days
             over = "1 day" if days == 1 else f"{days} days"
             return f"view {source.name}: {what}{of} over {over}{until}"
+        case Window(aggregate="ratio"):
+            return f"{feature.of} divided by {feature.to}, by {feature.entity}"
         case Window():
             of = "" if feature.of is None else f" of {feature.of}"
             which = "" if feature.where is None else ", of the requests that its filter counts"
             what = AGGREGATES[feature.aggregate]
+            if feature.matching is not None:
+                what += f" {feature.matching.field} {feature.matching.op} {feature.matching.value}"
+            what += f" in {feature.per}" if feature.per else ""
             return f"{what}{of} over {feature.window} by {feature.entity}{which}"
         case _:
             return f"view {source.name}"

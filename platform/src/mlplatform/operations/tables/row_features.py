@@ -22,7 +22,7 @@ from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.model.feature_views import FeatureSource, FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.request_transforms import DAY_MS
-from mlplatform.model.windows.declaration import check_same
+from mlplatform.model.windows.declaration import check_same, read_by
 
 _CAUSES: Final = (0, 1, 2)
 _THERE, _MISSING, _STALE = _CAUSES
@@ -66,7 +66,7 @@ class RowFeatures:
         )
         self._policies = FeaturePolicies(self._plan.sources, self._plan.features)
         self._sources = self._policies.views
-        used = tuple(w for w in definition.windows if w.name in self._plan.features)
+        used = read_by(self._plan.features, definition.windows)
         narrowed = msgspec.structs.replace(definition, windows=used)
         self._offline = OfflineTable(offline.folder, narrowed)
         self._midnights = {v.name: _midnights(offline, v) for v in self._plan.views}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.windows.state import MOST_BEHIND, declaration, unpack
 from mlplatform.model.windows.declaration import Window, by_entity
+from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import Columns, Reader, Series, new_columns, series_of
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.wal_readers import WalReaders
@@ -82,7 +83,8 @@ class WindowValues:
         self._none = [new_columns(series) for series in self.series]
         self._readers = [Reader(series, of) for series, of in shared]
         self._sources = [(s.name, s.entity) for s in by_entity(windows, keys)]
-        self._names = [w.name for _, of in shared for w in of]
+        self._ratios = ratios_of(windows)
+        self._names = [w.name for w in windows]
 
     def row(
         self, tiles: Sequence[Columns | None], position: Mapping[str, int], event_ms: int
@@ -100,6 +102,8 @@ class WindowValues:
             if columns is not None:
                 known.add(entity)
             reader.fill(values, none if columns is None else columns, event_ms)
+        for ratio in self._ratios:
+            values[ratio.name] = ratio.of_values(values)
         times = {name: event_ms if entity in known else None for name, entity in self._sources}
         return OnlineRow(values, times, (), position)
 

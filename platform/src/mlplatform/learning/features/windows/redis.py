@@ -30,7 +30,7 @@ from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.windows.online import WindowValues
 from mlplatform.learning.features.windows.state import KEPT_MS, MOST_BEHIND, is_key, request_of
 from mlplatform.model.windows.declaration import Window
-from mlplatform.model.windows.tiles import BETTER, Columns, Series, request_tile, series_of
+from mlplatform.model.windows.tiles import BITS, Columns, Series, request_tile, series_of
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.storage.addresses import Address
@@ -61,12 +61,24 @@ local function sum(a, b)  -- of two whole numbers of 64 bits; a number here hold
   if low >= 4294967296 then low, high = low - 4294967296, high + 1 end
   return struct.pack('>I4I4', high % 4294967296, low)
 end
+local function joined(a, b)  -- by or
+  local high_a, low_a = struct.unpack('>I4I4', a)
+  local high_b, low_b = struct.unpack('>I4I4', b)
+  local high, low = bit.bor(high_a, high_b), bit.bor(low_a, low_b)
+  return struct.pack('>I4I4', high % 4294967296, low % 4294967296)
+end
+local function cell(row, column) return row:sub(8 * column + 1, 8 * column + 8) end
 local function merged(old, new, kinds)
   local parts = {new:sub(1, 8)}
   for column = 1, #kinds do
-    local a, b = old:sub(8 * column + 1, 8 * column + 8), new:sub(8 * column + 1, 8 * column + 8)
+    local a, b = cell(old, column), cell(new, column)
     local kind = kinds:sub(column, column)
     if kind == '+' then a = sum(a, b)
+    elseif kind == '|' then a = joined(a, b)
+    elseif kind == 'l' or kind == 'f' then  -- with the time that the next column holds
+      local at, other = cell(old, column + 1), cell(new, column + 1)
+      if at == other then at, other = a, b end
+      if at ~= other and (kind == 'l') == less(at, other) then a = b end
     elseif (kind == '>') == less(a, b) then a = b end
     parts[#parts + 1] = a
   end
@@ -129,6 +141,12 @@ many series there are; of each what becomes of its columns, how many tiles are r
 they are kept; of each key its series and rows. A contract test holds it to the same values. It
 answers with the position, whether it was moved or stood elsewhere; with nothing where there is no
 state. Rows lie one after the other, in whole numbers of 64 bits, big-endian."""
+
+_KINDS: Final[Mapping[str, str]] = {
+    **{"last_ms": ">", "max": ">", "first_ms": "<", "min": "<", "last": "l", "first": "f"},
+    **dict.fromkeys(BITS, "|"),
+}
+"""Of columns that do not add up."""
 
 _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
@@ -424,8 +442,7 @@ def _rows(
 
 def _kinds(series: Series) -> str:
     """What becomes of each column but the first, where two tiles of one number meet."""
-    better = [BETTER.get(name) for name in series.kept]
-    return "+" + "".join("+" if one is None else ">" if one is max else "<" for one in better)
+    return "+" + "".join(_KINDS.get(name, "+") for name in series.kept)
 
 
 def _kept_ms(series: Series) -> int:

@@ -19,8 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from mlplatform.model.windows.declaration import Filter, Window
-from mlplatform.model.windows.tiles import HALF, LOW, Series, Shared, late_tiles
+from mlplatform.model.windows.declaration import Aggregate, Filter, Window, span_ms
+from mlplatform.model.windows.distinct import ESTIMATES, WORD_BITS
+from mlplatform.model.windows.distinct import PLACES as BITMAP
+from mlplatform.model.windows.ratios import Ratio
+from mlplatform.model.windows.tiles import BITS, HALF, LOW, Series, Shared, late_tiles
 
 OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
 """The columns of the relation that are not fields of the request, whose names begin with none."""
@@ -29,10 +32,11 @@ OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
 PLAIN: Final = {"_row": "row_", "_event_ms": "event_ms", "_rank": "rank", "_seen": "seen"}
 
 
-def windows_sql(shared: Shared, requests: str, wanted: str) -> str:
+def windows_sql(shared: Shared, requests: str, wanted: str, ratios: Sequence[Ratio] = ()) -> str:
     """Rows of `_row` and every window, in no order, null where there is no value.
 
     Args:
+        ratios: of windows among those of `shared`.
         requests: the relation of all requests that may count.
         wanted: a condition on its columns: for which of them windows are wanted.
     """
@@ -40,7 +44,9 @@ def windows_sql(shared: Shared, requests: str, wanted: str) -> str:
         f"s{number} AS ({_series_sql(series, windows, requests, wanted)})"
         for number, (series, windows) in enumerate(shared)
     ]
-    names = ", ".join(f'"{w.name}"' for _, windows in shared for w in windows)
+    cells = [f'"{w.name}"' for _, windows in shared for w in windows]
+    cells += (f'CASE WHEN "{r.to}" <> 0 THEN "{r.of}" / "{r.to}" END AS "{r.name}"' for r in ratios)
+    names = ", ".join(cells)
     joined = "s0" + "".join(f" JOIN s{n} USING (_row)" for n in range(1, len(parts)))
     return f"WITH {', '.join(parts)} SELECT _row, {names} FROM {joined}"
 
@@ -55,13 +61,21 @@ def tiles_sql(series: Series, requests: str) -> str:
     numbered = f"(SELECT *, epoch_ms(event_time) AS {OWN[1]} FROM {requests})"
     columns = {
         "count": "count(*)",
+        "last": "max({t: event_ms, x: x}).x",
         "last_ms": "max(event_ms)",
+        "first": "min({t: event_ms, x: x}).x",
+        "first_ms": "min(event_ms)",
+        "matched": "count(*) FILTER (matched)",
         "sum": "sum(x)",
         "squares_high": f"sum((CAST(x AS HUGEINT) * x) // {LOW})",
         "squares_low": f"sum((CAST(x AS HUGEINT) * x) % {LOW})",
         "min": "min(x)",
         "max": "max(x)",
     }
+    for number, name in enumerate(BITS):
+        bit = f"CAST(1 AS BIGINT) << (bit % {WORD_BITS})"
+        one = f"{bit}) FILTER (bit // {WORD_BITS} = {number}"
+        columns[name] = f"coalesce(bit_or({one}), 0)"
     cells = ", ".join(f'CAST({columns[n]} AS BIGINT) AS "{n}"' for n in series.columns[1:])
     return (
         f"WITH p AS ({_requests_sql(series, numbered, 'true', (OWN[1],))}), t AS (SELECT key, tile,"
@@ -142,6 +156,11 @@ def _requests_sql(series: Series, requests: str, wanted: str, own: Sequence[str]
         scale = f"CAST('{series.scale!r}' AS DOUBLE)"
         rounded = f"CAST(floor({given} * {scale} + CAST('0.5' AS DOUBLE)) AS BIGINT)"
         value = f", CASE WHEN coalesce(isfinite({given}), false) THEN {rounded} END AS x"
+    if series.matching is not None:
+        value += f", coalesce({_condition(series.matching)}, false) AS matched"
+    if series.distinct is not None:
+        text = f"nullif(CAST(\"{series.distinct}\" AS VARCHAR), '')"
+        value += f", CAST(md5_number_lower({text}) % {BITMAP} AS INTEGER) AS bit"
     return (
         f"SELECT {', '.join(f'{name} AS {PLAIN[name]}' for name in own)},"
         f' "{series.key}" AS key, {tile} AS tile, coalesce({counted}, false) AS counted,'
@@ -163,38 +182,57 @@ def _condition(where: Filter | None) -> str:
 
 PLACES: Final = 2**31
 """Ranks in one tile: a tile and a rank make one number, which orders an entity's requests."""
-PARTS: Final = ("n", "last", "total", "squares", "low", "high")
+_PARTS: Final = {
+    "n": "count(*)",
+    "last": "max({of}event_ms)",
+    "total": "sum({of}x)",
+    "squares": "sum(CAST({of}x AS HUGEINT) * {of}x)",
+    "low": "min({of}x)",
+    "high": "max({of}x)",
+    "matched": "count_if({of}matched)",
+    "latest": "max({{t: {of}event_ms, x: {of}x}})",
+    "earliest": "min({{t: {of}event_ms, x: {of}x}})",
+    "places": "count(DISTINCT {of}bit)",
+}
 """What is added up over a window; a value is made of them."""
+PARTS: Final = tuple(_PARTS)
+NEEDED: Final[dict[Aggregate, tuple[str, ...]]] = {
+    "count": ("n",),
+    "rate": ("n",),
+    "seconds_since": ("n", "last"),
+    "sum": ("n", "total"),
+    "mean": ("n", "total"),
+    "std": ("n", "total", "squares"),
+    "min": ("n", "low"),
+    "max": ("n", "high"),
+    "share": ("n", "matched"),
+    "first": ("n", "earliest"),
+    "last": ("n", "latest"),
+    "distinct": ("places",),
+}
 
 
 def _aggregates(of: str = "") -> dict[str, str]:
-    x = f"{of}x"
-    every = ("count(*)", f"max({of}event_ms)", f"sum({x})", f"sum(CAST({x} AS HUGEINT) * {x})")
-    return dict(zip(PARTS, (*every, f"min({x})", f"max({x})"), strict=True))
+    return {name: text.format(of=of) for name, text in _PARTS.items()}
 
 
 def _needed(windows: Sequence[Window], frame: tuple[int, int]) -> set[str]:
     """Which parts the windows of one frame need; the others are not added up."""
-    parts = {
-        "count": ("n",),
-        "seconds_since": ("n", "last"),
-        "sum": ("n", "total"),
-        "mean": ("n", "total"),
-        "std": ("n", "total", "squares"),
-        "min": ("n", "low"),
-        "max": ("n", "high"),
-    }
     members = (w for w in windows if (w.tiles, w.delay_tiles) == frame)
-    return {part for w in members for part in parts[w.aggregate]}
+    return {part for w in members for part in NEEDED[w.aggregate]}
 
 
-SUMS: Final = ("n", "last", "total", "squares")
+SUMS: Final = ("n", "last", "total", "squares", "matched", "latest")
 """Parts that a difference of what is before two rows gives; the others are looked up by frame."""
+BY_FRAME: Final = frozenset(PARTS) - frozenset(SUMS)
 
 
 def _carried(parts: Sequence[str]) -> str:
-    extremes = ", counted, x" if "low" in parts or "high" in parts else ""
-    return f"row_, event_ms, key, rank, place, is_wanted{extremes}"
+    carried = ["row_, event_ms, key, rank, place, is_wanted"]
+    carried += ["counted"] * (not BY_FRAME.isdisjoint(parts))
+    carried += ["x"] * (not {"low", "high", "earliest"}.isdisjoint(parts))
+    carried += ["bit"] * ("places" in parts)
+    return ", ".join(carried)
 
 
 def _running(parts: Sequence[str]) -> str:
@@ -208,7 +246,7 @@ def _ends(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
     """What was before the first tile of each window, and before the first one after it."""
     found = "".join(f", first_value(past) OVER from_{k} AS past_{k}" for k in _offsets(frames))
     for tiles, delay in frames:
-        for name in sorted(_needed(windows, (tiles, delay)) & {"low", "high"}):
+        for name in sorted(_needed(windows, (tiles, delay)) & BY_FRAME):
             cell = f"{_aggregates()[name]} FILTER (counted) OVER w_{tiles}_{delay}"
             found += f", {cell} AS {name}_{tiles}_{delay}"
     return found
@@ -227,7 +265,7 @@ def _frames(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str
         for k in _offsets(frames)
     ]
     for tiles, delay in frames:
-        if _needed(windows, (tiles, delay)) & {"low", "high"}:
+        if _needed(windows, (tiles, delay)) & BY_FRAME:
             last = f"{(delay - 1) * PLACES} + rank + 1" if delay else "1"
             first = f"{(tiles + delay) * PLACES} + rank"
             found.append(f"w_{tiles}_{delay} AS {ordered} {first} PRECEDING AND {last} PRECEDING)")
@@ -243,9 +281,9 @@ def _in_time(windows: Sequence[Window], frame: tuple[int, int]) -> str:
         match name:
             case _ if name not in needed:
                 continue
-            case "last":  # the newest before the window's end: in it, where it has any
-                cells.append(f"{upto}.last AS {cell}")
-            case "low" | "high":
+            case "last" | "latest":  # before the window's end: in it, where it has any
+                cells.append(f"{upto}.{name} AS {cell}")
+            case _ if name in BY_FRAME:
                 cells.append(cell)
             case _:
                 both = (f"coalesce({end}.{name}, 0)" for end in (upto, before))
@@ -272,6 +310,19 @@ def _value(window: Window, series: Series) -> str:
             return n
         case "sum":
             return f"{total} / {scale}"
+        case "rate":
+            ms = window.tile_ms
+            open_ms = f"{ms}" if window.delay else f"((event_ms % {ms}) + {ms}) % {ms}"
+            covered = f"CAST({window.length_ms} + {open_ms} AS DOUBLE)"
+            per = float(span_ms(window.per or ""))
+            return f"{n} * CAST('{per!r}' AS DOUBLE) / {covered}"
+        case "distinct":
+            return f"CAST({[*ESTIMATES]}[places_{at} + 1] AS DOUBLE)"
+        case "share":
+            made = f"CAST(matched_{at} AS DOUBLE) / {n}"
+        case "first" | "last":
+            name = "earliest" if window.aggregate == "first" else "latest"
+            made = f"CAST({name}_{at}.x AS DOUBLE) / {scale}"
         case "seconds_since":
             since = f"CAST(greatest(event_ms - last_{at}, 0) AS DOUBLE)"
             made = f"{since} / CAST('1000.0' AS DOUBLE)"
@@ -281,7 +332,7 @@ def _value(window: Window, series: Series) -> str:
             made = f"CAST(low_{at} AS DOUBLE) / {scale}"
         case "max":
             made = f"CAST(high_{at} AS DOUBLE) / {scale}"
-        case "std":
+        case _:  # std
             whole = f"CAST({HALF} AS HUGEINT)"
             sums = f"CAST(total_{at} AS HUGEINT)"
             spread = f"(CAST(n_{at} AS HUGEINT) * squares_{at} - {sums} * {sums})"

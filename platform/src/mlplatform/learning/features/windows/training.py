@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from mlplatform.learning.features.windows.arrivals import ranked_sql
 from mlplatform.learning.features.windows.sql import OWN, windows_sql
+from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import series_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
     if not definition.windows:
         return events
     shared = series_of(definition.windows, definition.entities)
-    names = [w.name for _, windows in shared for w in windows]
+    names = [w.name for w in definition.windows]
     if not events.num_rows:
         empty = pa.array([], pa.float64())
         for name in names:
@@ -48,7 +49,7 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
         db.register("events", events)
         db.execute(f"CREATE TEMP TABLE ranked AS {ranked_sql('requests', 'arrivals')}")
         wanted = f"_event_ms >= {first_ms} AND request_id IN (SELECT request_id FROM events)"
-        found = windows_sql(shared, "ranked", wanted)
+        found = windows_sql(shared, "ranked", wanted, ratios_of(definition.windows))
         listed = ", ".join(f'f."{name}"' for name in names)
         joined: pa.Table = db.sql(
             f"SELECT e.*, {listed} FROM (SELECT *, row_number() OVER () AS row_ FROM events) e"
