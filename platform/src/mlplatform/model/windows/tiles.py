@@ -111,6 +111,11 @@ class Series(
         return ("tile", "count", *self.kept)
 
     @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return 2 + len(self.kept)
+
+    @property
     def scale(self) -> float:
         return float(10**self.digits)
 
@@ -243,7 +248,7 @@ def request_tile(
     series: Series, event_ms: int, request: Mapping[str, Any]
 ) -> tuple[int, ...] | None:
     """The columns of a tile that holds this request alone; None where it does not count."""
-    if not counts(series.where, request):
+    if series.where is not None and not counts(series.where, request):
         return None
     x = 0
     if series.of is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import struct
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,7 @@ class _Payload(msgspec.Struct):
 
 
 _payload = msgspec.json.Decoder(_Payload).decode
+_number = struct.Struct("<q").unpack_from
 _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
 
@@ -103,7 +105,7 @@ def declaration(series: Series) -> str:
 
 def pack(columns: Columns) -> bytes:
     """Tiles as they are stored: column after column, 64-bit whole numbers, little-endian."""
-    return b"".join(map(_little, columns))
+    return b"".join(columns if sys.byteorder == "little" else map(_little, columns))
 
 
 def unpack(stored: bytes, width: int) -> Columns:
@@ -121,11 +123,10 @@ def unpack(stored: bytes, width: int) -> Columns:
     return [flat[n * length : (n + 1) * length] for n in range(width)]
 
 
-def _little(column: array[int]) -> bytes:
-    if sys.byteorder == "big":
-        column = column[:]
-        column.byteswap()
-    return column.tobytes()
+def _little(column: array[int]) -> array[int]:
+    column = column[:]
+    column.byteswap()
+    return column
 
 
 def registered(db: sqlite3.Connection) -> dict[str, list[Registered]]:
@@ -239,22 +240,30 @@ class WindowProjection:
 
     def _sweep(self, db: sqlite3.Connection, reached_ms: int, most: int) -> None:
         """Drop entities that no window can need any more, among the next few."""
-        series = {one.number: one.series for of in self._series.values() for one in of}
+        ends = {
+            one.number: (one.series.width, _first_kept(one.series, reached_ms))
+            for of in self._series.values()
+            for one in of
+        }
         query = "SELECT * FROM window_tiles WHERE (series, key) > (?, ?) ORDER BY 1, 2 LIMIT ?"
         rows = db.execute(query, (*self._swept, most)).fetchall()
         self._swept = (rows[-1][0], rows[-1][1]) if len(rows) == most else (0, 0)
         gone = [
             (number, key)
             for number, key, tiles in rows
-            if number not in series or _is_over(series[number], tiles, reached_ms)
+            if number not in ends or _is_over(tiles, *ends[number])
         ]
         db.executemany("DELETE FROM window_tiles WHERE series = ? AND key = ?", gone)
 
 
-def _is_over(series: Series, tiles: bytes, reached_ms: int) -> bool:
-    end = len(tiles) // len(series.columns)  # of the numbers, which rise
-    newest = int.from_bytes(tiles[max(end - 8, 0) : end], "little", signed=True)
-    return end > 0 and (newest + 1 + series.retained) * series.tile_ms + KEPT_MS < reached_ms
+def _first_kept(series: Series, reached_ms: int) -> int:
+    """An entity whose newest tile is before this one is over."""
+    return -((KEPT_MS - reached_ms) // series.tile_ms) - 1 - series.retained
+
+
+def _is_over(tiles: bytes, width: int, first_kept: int) -> bool:
+    end = len(tiles) // width  # of the numbers, which rise
+    return end >= 8 and bool(_number(tiles, end - 8)[0] < first_kept)
 
 
 def catch_up(
@@ -301,7 +310,7 @@ def add(
             columns = touched.get(place)
             if columns is None:
                 row = db.execute(_READ, place).fetchone()
-                columns = unpack(b"" if row is None else row[0], len(one.columns))
+                columns = unpack(b"" if row is None else row[0], one.width)
                 touched[place] = columns
             fold(columns, one, record.event_ms, request)
     written = [(*place, pack(columns)) for place, columns in touched.items() if columns[0]]
