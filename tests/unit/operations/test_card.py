@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from mlplatform.learning.registry.versions import Version
-from mlplatform.model.definition import ExplorationPolicy
+from mlplatform.model.definition import ExplorationPolicy, InputSpec
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import no_routes
+from mlplatform.model.windows.declaration import Aggregate, Filter, Window
 from mlplatform.operations.card.card import Card
-from mlplatform.operations.card.inputs import card_inputs
+from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
 from mlplatform.operations.card.making import Recorded, card
 from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
 from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
@@ -150,6 +151,27 @@ def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
     assert risk.stale is not None
     assert "no model is asked" in risk.stale
     assert "divisor" in found["amount_to_mean_30d"].missing
+
+
+def test_a_window_of_every_aggregate_is_told_in_words(known: Recorded) -> None:
+    small = Filter(field="amount", op="<", value=5)
+    same: dict[str, Any] = {"entity": "customer", "window": "1h", "resolution": "1m"}
+    windows = (
+        Window(name="small", aggregate="share", matching=small, **same),
+        Window(name="pace", aggregate="rate", per="1d", **same),
+        Window(name="shops", aggregate="distinct", of="terminal_id", **same),
+        Window(name="burst", entity="customer", aggregate="ratio", of="pace", to="shops"),
+    )
+    inputs = tuple(InputSpec(name=w.name, kind="window", of="customer") for w in windows)
+    definition = msgspec.structs.replace(known.definition, windows=windows, inputs=inputs)
+
+    assert [i.made_of for i in card_inputs(definition, (), None)] == [
+        "share of requests that match amount < 5 over 1h by customer",
+        "number of requests in 1d over 1h by customer",
+        "estimated number of distinct values of terminal_id over 1h by customer",
+        "pace divided by shops, by customer",
+    ]
+    assert {*get_args(Aggregate)} - {"ratio"} < {*AGGREGATES}
 
 
 def test_inputs_whose_features_are_declared_no_more_are_told(known: Recorded) -> None:

@@ -38,7 +38,7 @@ AGGREGATES: Mapping[str, str] = {
     "share": "share of requests that match",
     "first": "first value",
     "last": "last value",
-    "distinct": "number of distinct values",
+    "distinct": "estimated number of distinct values",
 }
 
 
