@@ -5,6 +5,7 @@
 A log of so many sealed segments is made, with true digests and chains, so that it can be verified.
 Each row of the table is a process of its own, and tells its seconds (the median of its tries) and
 its peak memory. Then records are appended, sealed and read, and the bytes are told that they take.
+With `--keys 1000000 10000000` idempotency keys are measured instead (`tests/bench/keys.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
+from tests.bench import keys
 
 from mlplatform.decisions.log import segments
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -306,6 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--segments", type=int, nargs="+", default=[1_000, 4_000])
     parser.add_argument("--rows", type=int, default=50, help="records of a segment")
+    parser.add_argument("--keys", type=int, nargs="+", help="kept keys, instead of segments")
     parser.add_argument("--json", type=Path, default=Path("build/bench/scale.json"))
     parser.add_argument("--folder", type=Path, help="on the disk to be measured")
     parser.add_argument("--row", help=argparse.SUPPRESS)
@@ -318,7 +321,10 @@ def main() -> None:
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        figures = {
+        figures: dict[str, Any] = {
+            f"{count} keys": keys.measured(Path(name) / str(count), count)
+            for count in options.keys or ()
+        } or {
             f"{count} segments of {options.rows}": measured(
                 count, options.rows, Path(name), options.states
             )

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import secrets
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -123,6 +124,16 @@ def write(path: Path, *scripts: str) -> None:
         db.execute("PRAGMA journal_mode=WAL")
         for script in scripts:
             db.executescript(script)
+
+
+def keep(path: Path, client: str, model: str, *decisions: str) -> None:
+    """Idempotency keys, each of the name of its decision, as RECORDS keeps them for ten years."""
+    expires_ms = int((time.time() + 3650 * 86_400) * 1000)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for name in decisions:
+            answer = f"answer to {name}".encode()
+            row = (client, model, name, "body", answer, name, expires_ms)
+            db.execute("INSERT INTO idempotency VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def version(path: Path, part: str) -> int | None:

@@ -189,21 +189,6 @@ def test_an_erasure_is_safe_to_kill_at_every_step(tmp_path: Path, made: Path) ->
     assert len(names) == 1
 
 
-def test_a_key_that_takes_the_place_of_an_erased_one_meanwhile_is_kept(
-    folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """SQLite gives the number of a row that is gone to the next one."""
-    monkeypatch.setattr(erasing, "_BITE_KEYS", 1)
-    ids = [f"{number:032x}0123456789" for number in (45, 49)]
-    with closing(sqlite.connect(folder / DATABASE)) as db:
-        work = erasing._keys(db, set(ids))
-        next(work)
-        db.execute("DELETE FROM idempotency WHERE decision_id = ?", (ids[1],))
-        log.append("gw", [entry(52)])
-        assert list(work)
-    assert log.find("app", "fraud", "k52") is not None
-
-
 def test_a_lost_note_of_what_is_done_costs_time_alone(folder: Path, log: SqliteDecisionLog) -> None:
     before = rows(log)
     erase(log, folder, ASKED, now_ms=9_000)

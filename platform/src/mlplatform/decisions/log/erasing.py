@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.decisions.log import catalogue, merging, reader, sealed, segments
 from mlplatform.decisions.log.sealed import SealedFile
-from mlplatform.decisions.records import tables
+from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_of, numbers_of
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.retention import (
@@ -50,7 +50,6 @@ CHECK: Final = "run `mlplatform log verify`"
 _NO_LIMIT: Final = 2**63
 _COLUMNS: Final = ("writer", "seq", "kind", "decision_id", "model", "recorded_ms", "payload")
 _BITE_ROWS: Final = 200
-_BITE_KEYS: Final = 500
 _CHECKPOINT_WAIT_MS: Final = 2_000
 """Writers wait as long as this does for readers to end."""
 _SHORT_WAIT_MS: Final = 20
@@ -218,7 +217,8 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     db.execute("PRAGMA secure_delete=ON")
     yield from _rows(db, todo.numbers)
     yield from _expired_rows(db, todo.ranges)
-    yield from _keys(db, todo.decisions)
+    # a retry after that is a request of its own
+    yield from kept_keys.erase(db, todo.decisions)
     _close_writers(db)
     # first without: as long as somebody reads, each rewriting would make the log of writes longer
     wait_ms = _CHECKPOINT_WAIT_MS if todo.decisions else _SHORT_WAIT_MS
@@ -375,18 +375,6 @@ def _expired_rows(
             asked = (writer, one.first, one.last, one.model, one.before_ms, *KEPT_KINDS)
             while bite := [seq for (seq,) in db.execute(due, (*asked, _BITE_ROWS))]:
                 yield from _rows(db, {writer: bite})
-
-
-def _keys(db: sqlite3.Connection, decisions: Set[str]) -> Iterator[str]:
-    """Answers that are kept for retries; a retry after that is a request of its own."""
-    query = "SELECT rowid, decision_id FROM idempotency"
-    found = [row for row in db.execute(query) if row[1] in decisions]
-    for start in range(0, len(found), _BITE_KEYS):
-        bite = found[start : start + _BITE_KEYS]
-        with sqlite.transaction(db):
-            # another key may have the number of one that has been removed
-            db.executemany("DELETE FROM idempotency WHERE rowid = ? AND decision_id = ?", bite)
-        yield "kept answers erased"
 
 
 def _close_writers(db: sqlite3.Connection) -> None:

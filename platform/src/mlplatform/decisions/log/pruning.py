@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.records import tables
+from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.runtime.storage import sqlite
 
@@ -28,10 +28,8 @@ def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, 
     path = folder / tables.DATABASE
     dropped = 0
     with Translation(path), closing(sqlite.connect(path)) as db:
-        while True:
-            with sqlite.transaction(db):
-                if tables.delete_keys(db, now_ms=now_ms, limit=BITE_ROWS) == 0:
-                    break
+        for _ in kept_keys.expire(db, now_ms):
+            pass
         known = db.execute(
             "SELECT chain FROM records WHERE writer = ? AND seq = ?", (writer, seq)
         ).fetchone()

@@ -15,13 +15,12 @@ from typing import Any
 
 from mlplatform.decisions.log import catalogue, erasing, merging, sealed, segments
 from mlplatform.decisions.log.chains import Chain
-from mlplatform.decisions.records import tables
+from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.runtime.errors import Busy, Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
 
 _DELETE_ROWS = 100
-_DELETE_KEYS = 64
 _CATALOGUED_FILES = 2_000
 _FREE_PAGES = 4_096
 """What comes until the next seal has room in as many: 16 MiB."""
@@ -74,8 +73,7 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
         yield "files swept"
     for name, last in tables.sealed(db).items():
         yield from _delete_rows(db, name, last)
-    while _delete_keys(db, now_ms):
-        yield "expired keys deleted"
+    yield from kept_keys.expire(db, now_ms)
     pruned = tables.pruned(db)
     for writer in tables.writers(db):
         if writer.writer in pruned:  # sealed in the log that has them from here
@@ -156,8 +154,3 @@ def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str
         with sqlite.giving_way(), sqlite.transaction(db):
             db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, bite[-1][0]))
         yield "sealed rows deleted"
-
-
-def _delete_keys(db: sqlite3.Connection, now_ms: int) -> int:
-    with sqlite.giving_way(), sqlite.transaction(db):
-        return tables.delete_keys(db, now_ms=now_ms, limit=_DELETE_KEYS)

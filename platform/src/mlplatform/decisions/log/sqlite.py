@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from mlplatform.decisions.log import reader, seal, verified, verify
-from mlplatform.decisions.records import tables
+from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.port import (
     Appended,
     Entry,
-    Idempotency,
     ManifestHead,
     Outcome,
     Repeated,
@@ -58,8 +57,6 @@ _HELD_UP_S: Final = 0.001
 _SYSTEM = SystemClock()
 _NONE: Final[Mapping[int, Repeated]] = {}
 _EVENT_MS = Record.__struct_fields__.index("event_ms")
-_MODEL = Record.__struct_fields__.index("model")
-_DECISION_ID = Record.__struct_fields__.index("decision_id")
 _ADVANCE = """
 UPDATE writers SET seq = ?, chain = ?, heartbeat_at_ms = ?, closed = 0,
     event_ms = max(coalesce(event_ms, ?), coalesce(?, event_ms))
@@ -70,10 +67,6 @@ INSERT INTO writers VALUES (?, 0, ?, NULL, ?, 0, 1)
 ON CONFLICT (writer) DO UPDATE SET session = session + 1
 RETURNING session, seq, chain
 """
-_FIND = """
-SELECT answer, body_digest, decision_id FROM idempotency
-WHERE client = ? AND model = ? AND key = ?
-"""
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -83,30 +76,26 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class _NewKeys:
-    """Keys that records bring with them, less those that a later one of the same records ends."""
+    """Records that bring keys with them, less those whose key a later one of the same ends."""
 
     def __init__(self) -> None:
         self.ended: list[Key] = []
-        self._rows: list[tuple[object, ...] | None] = []
+        self._items: list[Prepared | None] = []
         self._places: dict[Key, int] = {}
 
-    def add(self, item: Prepared, row: tuple[object, ...]) -> None:
+    def add(self, item: Prepared) -> None:
         if ended := item.ended:
             for key in ended:
                 if (place := self._places.pop(key, None)) is not None:
-                    self._rows[place] = None
+                    self._items[place] = None
             self.ended += ended
             assert item.key is not None
-            self._places[item.key] = len(self._rows)
-        self._rows.append(row)
+            self._places[item.key] = len(self._items)
+        self._items.append(item)
 
     @property
-    def rows(self) -> list[tuple[object, ...]]:
-        return [row for row in self._rows if row is not None]
-
-
-class _KeyTaken(Exception):
-    """At least one key of the batch was answered before."""
+    def items(self) -> list[Prepared]:
+        return [item for item in self._items if item is not None]
 
 
 class SqliteDecisionLog:
@@ -151,6 +140,8 @@ class SqliteDecisionLog:
             self._db.execute(f"PRAGMA busy_timeout={lock_wait_ms}")
             self._lookups = sqlite.connect(self._path, threads=True)
             self._lookups.execute(f"PRAGMA busy_timeout={_LOOKUP_WAIT_MS}")
+            self._earlier = kept_keys.has_earlier(self._db)
+            self._keys = kept_keys.KeyWriter(self._db)
         self._readers = WalReaders(self._path)
         self._were_held_up = False
         self._heads: dict[str, _Head] = {}
@@ -176,7 +167,7 @@ class SqliteDecisionLog:
                     ends = any(item.idempotency and item.idempotency.ends for item in items)
                     repeats = {**self._repeats(items), **known} if ends else known
                     head, outcomes = self._write(writer, items, repeats)
-            except _KeyTaken:
+            except kept_keys.KeyTaken:
                 with self._transaction():
                     repeats = {**self._repeats(items), **known}
                     head, outcomes = self._write(writer, items, repeats)
@@ -211,8 +202,7 @@ class SqliteDecisionLog:
         """The answer given under a key, while it is kept, as promised or a little longer."""
         self._check_readers()
         with self._lookups_lock, self._translated():
-            row = self._lookups.execute(_FIND, (client, model, key)).fetchone()
-        return None if row is None else Stored(*row)
+            return kept_keys.find(self._lookups, (client, model, key), earlier=self._earlier)
 
     def _check_readers(self) -> None:
         """Refuse where SQLite would wait for ten seconds, and an event loop with it."""
@@ -357,14 +347,13 @@ class SqliteDecisionLog:
                 (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
             )
             if item.idempotency is not None:
-                keys.add(item, _key_row(item, item.idempotency, now_ms))
+                keys.add(item)
         after = _Head(before.session, seq, chain)
         latest_ms = max((item.form.scalars[_EVENT_MS] for item in items), default=None)
         self._advance(writer, before, after, latest_ms)
         if keys.ended:
-            tables.end_keys(self._db, keys.ended)
-        if tables.insert_keys(self._db, keys.rows) < len(keys.rows):
-            raise _KeyTaken
+            self._keys.end(keys.ended)
+        self._keys.write(keys.items, now_ms)
         tables.insert_records(self._db, rows)
         if self._projection is not None:
             self._project(self._projection, writer, before.seq, rows)
@@ -385,11 +374,10 @@ class SqliteDecisionLog:
         self._db.execute("RELEASE projection")
 
     def _found(self, client: str, model: str, key: str) -> Stored | None:
-        row = self._db.execute(_FIND, (client, model, key)).fetchone()
-        return None if row is None else Stored(*row)
+        return kept_keys.find(self._db, (client, model, key), earlier=self._earlier)
 
     def _repeats(self, items: Sequence[Prepared]) -> dict[int, Repeated]:
-        first: dict[Key, tuple[bytes, str]] = {}
+        first: dict[Key, Stored] = {}
         ended: set[Key] = set()
         repeats: dict[int, Repeated] = {}
         for index, item in enumerate(items):
@@ -398,15 +386,14 @@ class SqliteDecisionLog:
                 continue
             known = first.get(key)
             if known is None and key not in ended:
-                row = self._db.execute(_FIND, key).fetchone()
-                known = None if row is None else (row[0], row[1])
+                known = kept_keys.find(self._db, key, earlier=self._earlier)
             if known is None:
-                first[key] = (given.answer, given.body_digest)
+                first[key] = Stored(given.answer, given.body_digest, item.decision_id)
                 for gone in item.ended:
                     first.pop(gone, None)
                     ended.add(gone)
             else:
-                repeats[index] = Repeated(known[0], known[1] == given.body_digest)
+                repeats[index] = Repeated(known.answer, known.is_of(given.body_digest))
         return repeats
 
     def _head(self, writer: str) -> _Head:
@@ -433,8 +420,15 @@ class SqliteDecisionLog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._translated(), sqlite.transaction(self._db):
-            yield
+        with self._translated():
+            try:
+                with sqlite.transaction(self._db):
+                    yield
+            except kept_keys.KeyTaken:  # found before anything of keys was written
+                raise
+            except BaseException:
+                self._keys.forget()
+                raise
 
     def _translated(self) -> AbstractContextManager[None]:
         return self._translation
@@ -461,17 +455,4 @@ def _mark(w: tables.Writer, replicated: tables.Replicated | None, oldest_ms: int
         live=not w.closed,
         spilled=replicated.spilled,
         unheard=w.heartbeat_at_ms < oldest_ms,
-    )
-
-
-def _key_row(item: Prepared, key: Idempotency, now_ms: int) -> tuple[object, ...]:
-    scalars = item.form.scalars  # once a record: an attribute is cheaper than a property
-    return (
-        key.client,
-        scalars[_MODEL],
-        key.key,
-        key.body_digest,
-        key.answer,
-        scalars[_DECISION_ID],
-        now_ms + key.keep_ms,
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+BODY_DIGITS: Final = 32
 KEEP_MS: Final = 7 * 86_400_000
 """For promises that no model's policy speaks of, like that of a label."""
 
@@ -21,9 +22,12 @@ KEEP_MS: Final = 7 * 86_400_000
 class Idempotency(msgspec.Struct, frozen=True):
     """The promise that a retry of this request gets this answer: one per client, model and key.
 
-    It holds for `keep_ms` and a little longer, until expired keys are dropped.
+    It holds for `keep_ms`, and at most a day or half of it longer, whichever is more.
 
     Args:
+        body_digest: of the request; its first `BODY_DIGITS` characters tell bodies apart.
+        impersonal: but for the decision's id and score, the answer says only what a model says to
+            everybody, so that its text may outlast the erasure of a person.
         ends: keys of this client and model whose promise ends with this record: what they stand
             for may be said again, and is a record then. A label ends that of its opposite.
     """
@@ -34,6 +38,7 @@ class Idempotency(msgspec.Struct, frozen=True):
     answer: bytes
     keep_ms: int = KEEP_MS
     ends: tuple[str, ...] = ()
+    impersonal: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -78,11 +83,24 @@ Outcome = Appended | Repeated | Spilled | Unlogged | Unrecorded
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """An answer given earlier under an idempotency key."""
+    """An answer given earlier under an idempotency key.
+
+    Args:
+        body_digest: as it came, or its first `BODY_DIGITS` characters.
+    """
 
     answer: bytes
     body_digest: str
     decision_id: str
+
+    def is_of(self, body_digest: str) -> bool:
+        """Whether it was given to the request with this digest."""
+        return self.body_digest in (body_digest, shortened(body_digest))
+
+
+def shortened(body_digest: str) -> str:
+    """The part of a digest that is kept: 128 bits of a keyed hash."""
+    return body_digest[:BODY_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ _KIND: Final = _FIELDS.index("kind")
 _DECISION_ID: Final = _FIELDS.index("decision_id")
 _MODEL: Final = _FIELDS.index("model")
 _EVENT_MS: Final = _FIELDS.index("event_ms")
+_SCORE: Final = _FIELDS.index("score")
 _UNIT: Final = _FIELDS.index("unit")
 _INT64: Final = 2**63
 Key = tuple[str, str, str]
@@ -37,6 +38,11 @@ class Prepared(msgspec.Struct, frozen=True):
     @property
     def model(self) -> str:
         return str(self.form.scalars[_MODEL])
+
+    @property
+    def score(self) -> float | None:
+        score: float | None = self.form.scalars[_SCORE]
+        return score
 
     @property
     def unit(self) -> int | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from mlplatform.decisions.records import kept_keys
 from mlplatform.decisions.records.port import ManifestHead, WriterHead
 from mlplatform.decisions.records.record import GENESIS, SCALARS
+from mlplatform.runtime.storage.batches import chunks, inserting
 from mlplatform.runtime.storage.sql import Schema
 
 DATABASE: Final = "decisions.db"
@@ -123,14 +124,15 @@ CREATE TRIGGER IF NOT EXISTS sealed_files AFTER INSERT ON segments BEGIN
     UPDATE files_token SET token = randomblob(16);
 END""",
         ),
+        kept_keys.STEP,
     ),
 )
 """The columns of `records` are those of `STORED`, in that order; a new one needs a step of its own.
 
+The table `idempotency` holds keys of before there was a table a day, until they end.
+
 The steps also meet files of before there were versions, which have these tables.
 """
-
-_CHUNKS = (64, 32, *range(16, 0, -1))
 
 
 class Replicated(NamedTuple):
@@ -159,18 +161,12 @@ class Writer(NamedTuple):
 
 def insert_records(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
     """Write stored records; the number written."""
-    return _insert(db, "INSERT INTO records", len(STORED), rows)
-
-
-def insert_keys(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
-    """Write idempotency keys, skipping those that are there; the number written."""
-    return _insert(db, "INSERT OR IGNORE INTO idempotency", 7, rows)
-
-
-def end_keys(db: sqlite3.Connection, keys: Sequence[tuple[str, str, str]]) -> None:
-    """Drop idempotency keys by client, model and key, those that are there."""
-    query = "DELETE FROM idempotency WHERE client = ? AND model = ? AND key = ?"
-    db.executemany(query, keys)
+    written = 0
+    for chunk in chunks(rows):
+        flat = [value for row in chunk for value in row]
+        statement = inserting("records", len(STORED), len(chunk))
+        written += db.execute(statement, flat).rowcount
+    return written
 
 
 def writers(db: sqlite3.Connection) -> list[Writer]:
@@ -262,40 +258,3 @@ def move_spill_mark(db: sqlite3.Connection, spill: str, *, start: int, end: int)
 def forget_spill(db: sqlite3.Connection, spill: str) -> None:
     """Drop the mark of a spill that is gone."""
     db.execute("DELETE FROM spills WHERE spill = ?", (spill,))
-
-
-def delete_keys(db: sqlite3.Connection, *, now_ms: int, limit: int) -> int:
-    """Drop the keys whose time has passed longest, at most `limit`; the number dropped."""
-    expired = (
-        "SELECT rowid FROM idempotency WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?"
-    )
-    return db.execute(
-        f"DELETE FROM idempotency WHERE rowid IN ({expired})", (now_ms, limit)
-    ).rowcount
-
-
-def _insert(
-    db: sqlite3.Connection, statement: str, width: int, rows: Sequence[Sequence[Any]]
-) -> int:
-    # One statement for many rows: the interpreter lock is released and taken again per step of a
-    # statement, and next to a busy event loop each time costs up to a switch interval (5 ms).
-    written = 0
-    for chunk in _chunks(rows):
-        flat = [value for row in chunk for value in row]
-        written += db.execute(_inserting(statement, width, len(chunk)), flat).rowcount
-    return written
-
-
-@cache
-def _inserting(statement: str, width: int, count: int) -> str:
-    one = f"({','.join('?' * width)})"
-    return f"{statement} VALUES {','.join([one] * count)}"
-
-
-def _chunks(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
-    # few sizes, so that the statements stay prepared; every small one, as most commits are small
-    start = 0
-    while start < len(rows):
-        size = next(size for size in _CHUNKS if size <= len(rows) - start)
-        yield rows[start : start + size]
-        start += size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
@@ -10,21 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from mlplatform.decisions.records.kept_keys import key_digest
 from mlplatform.decisions.records.port import Stored
 from mlplatform.decisions.records.prepared import Key, Prepared
 from mlplatform.decisions.spill import files
 
 SETTLED_NS: Final = 50_000_000
 """Longer than the step of any file system's clock that has one at all."""
-_DIGEST_BYTES: Final = 16
 KeyDigest = bytes
-
-
-def key_digest(client: str, model: str, key: str) -> KeyDigest:
-    """A short name for a key: an index of all that a spill can hold has to fit into memory."""
-    parts = (part.encode() for part in (client, model, key))
-    framed = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-    return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES).digest()
 
 
 class SpilledKeys:

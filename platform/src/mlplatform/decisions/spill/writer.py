@@ -468,7 +468,7 @@ def _stored(answers: _Answers, item: Prepared) -> Stored | None:
 
 def _repeated(item: Prepared, stored: Stored) -> Repeated:
     given = item.idempotency
-    return Repeated(stored.answer, given is not None and stored.body_digest == given.body_digest)
+    return Repeated(stored.answer, given is not None and stored.is_of(given.body_digest))
 
 
 def _taken_over(path: Path) -> SpillFile | None:

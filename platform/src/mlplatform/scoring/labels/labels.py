@@ -147,7 +147,9 @@ class Labels:
         key = f"{decision_id}:{item.label}:{sent_ms}"
         # Names of clients hold no slash, so these keys meet no Idempotency-Key of a score request.
         ends = (f"{decision_id}:{1 - item.label}:",)
-        return Entry(record, Idempotency(f"{client}/labels", key, _digest(key), b"{}", ends=ends))
+        owner = f"{client}/labels"
+        promise = Idempotency(owner, key, _digest(key), b"{}", ends=ends, impersonal=True)
+        return Entry(record, promise)
 
 
 def _with(entry: Entry, beside: Mapping[str, Any]) -> Entry:

@@ -59,7 +59,7 @@ class Voids:
             recorded_ms=self._clock.wall_ms(),
             payload={"client": client, "reason": reason},
         )
-        return Entry(record, Idempotency(CLIENT, decision_id, "", b"{}"))
+        return Entry(record, Idempotency(CLIENT, decision_id, "", b"{}", impersonal=True))
 
 
 def _reason(text: str) -> str:

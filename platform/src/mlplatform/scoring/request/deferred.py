@@ -64,13 +64,15 @@ class Deferral:
             key = (caller.client, model, caller.key)
             stored = await looked_up(self._answers, key, caller.started_s, caller.deadline_s)
             if stored is not None:
-                return replayed(stored.answer, same_body=stored.body_digest == digest)
+                return replayed(stored.answer, same_body=stored.is_of(digest))
         scoring.check_accepts(request.event_ms)
         decision_id = owned_decision_id(model, caller.client, self._clock.wall_ms(), self._key)
         body = encode(PendingAnswer(decision_id))
         promise = None
         if caller.key is not None:
-            promise = Idempotency(caller.client, caller.key, digest, body, scoring.keep_ms)
+            promise = Idempotency(
+                caller.client, caller.key, digest, body, scoring.keep_ms, impersonal=True
+            )
         with scoring.times.answering(request.event_ms):
             record = self._record(scoring, decision_id, request, caller)
             given = await self._recorded(Entry(record, promise), body, caller.deadline_s)

@@ -174,7 +174,7 @@ class Scoring:
         with self._in_flight.claim(caller.client, caller.key):
             stored = await self._stored(caller.client, caller.key, caller)
             if stored is not None:
-                return replayed(stored.answer, same_body=stored.body_digest == body_digest)
+                return replayed(stored.answer, same_body=stored.is_of(body_digest))
             claim = IdempotencyClaim(caller.client, caller.key, body_digest)
             asked = self._asked(request, caller.client)
             return await self._answered(asked, caller, claim)
@@ -339,7 +339,9 @@ class Scoring:
         kept = None
         if promise is not None:
             digest = promise.body_digest
-            kept = Idempotency(promise.client, promise.key, digest, body, self.keep_ms)
+            kept = Idempotency(
+                promise.client, promise.key, digest, body, self.keep_ms, impersonal=True
+            )
         given = Entry(entry, kept)
         try:
             outcome = await self._recorder.append(given, caller.deadline_s)

@@ -1,0 +1,327 @@
+"""Idempotency keys in decisions.db: narrow tables, one for those that end within a few days.
+
+A row holds a hash of the key, the request's digest, the decision's id and what tells its answer
+from others of the same shape. A table ends as a whole: it leaves the view of what is kept in
+one short transaction, and its pages come free in bites after that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence, Set
+from functools import cache
+from typing import Any, Final
+
+from mlplatform.decisions.records.port import Stored, shortened
+from mlplatform.decisions.records.prepared import Key, Prepared
+from mlplatform.runtime.storage import sqlite
+from mlplatform.runtime.storage.batches import chunks, inserting
+
+DAY_MS: Final = 86_400_000
+_PARTS: Final = 2
+"""So much of a promise, in whole days, is the time that a table is for; each costs a look-up."""
+_DIGEST_BYTES: Final = 16
+_MOST_SHAPES: Final = 4_096
+"""Per process and table; an answer of yet another shape is kept whole."""
+_ID, _SCORE = b"\x00", b"\x01"
+_BITE_KEYS: Final = 500
+_COLUMNS: Final = "key, body, decision, shape, score, answer"
+_WIDTH: Final = 6
+STEP: Final = (
+    "CREATE TABLE IF NOT EXISTS answer_shapes (shape INTEGER PRIMARY KEY, text BLOB NOT NULL"
+    " UNIQUE, day INTEGER NOT NULL) STRICT",
+    "CREATE VIEW IF NOT EXISTS kept_keys AS SELECT NULL AS key, NULL AS body, NULL AS decision,"
+    " NULL AS shape, NULL AS score, NULL AS answer WHERE 0",
+)
+"""Of the schema. `day` is the last table whose rows have the shape."""
+_TABLE: Final = """
+CREATE TABLE keys_{day} (
+    key BLOB PRIMARY KEY,
+    body ANY NOT NULL,
+    decision ANY NOT NULL,
+    shape INTEGER,
+    score REAL,
+    answer BLOB
+) STRICT, WITHOUT ROWID
+"""
+_FIND: Final = """
+SELECT coalesce(answer, (SELECT text FROM answer_shapes s WHERE s.shape = k.shape)), shape, score,
+    body, decision
+FROM kept_keys k WHERE key = ?
+"""
+_FIND_EARLIER: Final = """
+SELECT answer, body_digest, decision_id FROM idempotency
+WHERE client = ? AND model = ? AND key = ?
+"""
+_SHAPE: Final = """
+INSERT INTO answer_shapes (text, day) VALUES (?, ?)
+ON CONFLICT (text) DO UPDATE SET day = max(day, excluded.day)
+RETURNING shape
+"""
+
+
+class KeyTaken(Exception):
+    """At least one key of a batch is kept already, or comes in it twice."""
+
+
+def key_digest(client: str, model: str, key: str) -> bytes:
+    """A short name for a key, 16 bytes.
+
+    Two keys of an installation meet by chance once in 2**128 / n**2 * 2: of 10**12 keys with a
+    probability of 10**-15. Nobody can look for two that meet in less than 2**64 trials, and would
+    get an answer of their own client and model at best, as both are hashed too.
+    """
+    parts = (part.encode() for part in (client, model, key))
+    framed = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES).digest()
+
+
+def has_earlier(db: sqlite3.Connection) -> bool:
+    """Whether an earlier release left keys here; once it has not, nobody writes any."""
+    return db.execute("SELECT 1 FROM idempotency LIMIT 1").fetchone() is not None
+
+
+def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> Stored | None:
+    """What is kept under a client, model and key.
+
+    Args:
+        earlier: look among keys of an earlier release too, which `has_earlier` says there are.
+    """
+    row = db.execute(_FIND, (key_digest(*key),)).fetchone()
+    if row is not None:
+        text, shape, score, body, decision = row
+        decision_id = _unpacked(decision)
+        answer = text if shape is None else _filled(text, decision_id, score)
+        return Stored(answer, _unpacked(body), decision_id)
+    row = db.execute(_FIND_EARLIER, key).fetchone() if earlier else None
+    return None if row is None else Stored(*row)
+
+
+class KeyWriter:
+    """Writes keys in transactions of its caller, who says when one of them failed.
+
+    Args:
+        db: inside a write transaction at every call but `forget`.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._earlier = has_earlier(db)
+        self._shapes: dict[int, dict[bytes, int]] = {}
+        """By table that is known to be there."""
+
+    def forget(self) -> None:
+        """Keep nothing in mind of what a transaction made that was rolled back."""
+        self._shapes.clear()
+
+    def write(self, items: Sequence[Prepared], now_ms: int) -> None:
+        """Keep the answers of items that have a key.
+
+        Raises:
+            KeyTaken: roll back; something is kept under one of them, or two are the same.
+        """
+        keys = [key_digest(*item.key) for item in items if item.key is not None]
+        if len(set(keys)) < len(keys) or self._are_kept(keys, items):
+            raise KeyTaken
+        tables: dict[int, list[tuple[Any, ...]]] = {}
+        for digest, item in zip(keys, items, strict=True):
+            assert item.idempotency is not None
+            day = _last_day(now_ms, item.idempotency.keep_ms)
+            tables.setdefault(day, []).append(self._row(digest, item, day, now_ms))
+        for day, rows in tables.items():
+            for chunk in chunks(rows):
+                flat = [value for row in chunk for value in row]
+                self._db.execute(inserting(f"keys_{day}", _WIDTH, len(chunk)), flat)
+
+    def end(self, keys: Sequence[Key]) -> None:
+        """Drop keys whose promise ends, those that are there."""
+        digests = [(digest,) for digest in (key_digest(*key) for key in keys)]
+        if any(self._db.execute(_FIND, digest).fetchone() for digest in digests):
+            for table in _tables(self._db, "keys"):
+                self._db.executemany(f"DELETE FROM {table} WHERE key = ?", digests)
+        if self._earlier:
+            query = "DELETE FROM idempotency WHERE client = ? AND model = ? AND key = ?"
+            self._db.executemany(query, keys)
+
+    def _are_kept(self, keys: Sequence[bytes], items: Sequence[Prepared]) -> bool:
+        for chunk in chunks([(key,) for key in keys]):
+            query = _are_any(len(chunk))
+            if self._db.execute(query, [key for (key,) in chunk]).fetchone() is not None:
+                return True
+        return self._earlier and any(
+            self._db.execute(_FIND_EARLIER, item.key or ()).fetchone() for item in items
+        )
+
+    def _row(self, digest: bytes, item: Prepared, day: int, now_ms: int) -> tuple[Any, ...]:
+        given, decision_id = item.idempotency, item.decision_id
+        assert given is not None
+        shapes = self._shapes.get(day)
+        if shapes is None:
+            shapes = self._opened(day, now_ms)
+        head = (digest, _packed(shortened(given.body_digest)), _packed(decision_id))
+        if given.impersonal:
+            text, score = _shaped(given.answer, decision_id, item.score)
+            shape = None if text is None else shapes.get(text)
+            if text is not None and shape is None and len(shapes) < _MOST_SHAPES:
+                (shape,) = self._db.execute(_SHAPE, (text, day)).fetchone()
+                shapes[text] = shape
+            if shape is not None:
+                return (*head, shape, score, None)
+        return (*head, None, None, given.answer)
+
+    def _opened(self, day: int, now_ms: int) -> dict[bytes, int]:
+        """The shapes known of a table, which is made where it is not there."""
+        for ended in [one for one in self._shapes if one * DAY_MS <= now_ms]:
+            del self._shapes[ended]
+        if f"keys_{day}" not in _tables(self._db, "keys"):
+            self._db.execute(_TABLE.format(day=day))
+            _show(self._db)
+        return self._shapes.setdefault(day, {})
+
+
+@cache
+def _are_any(count: int) -> str:
+    # by a join: with IN, each table of the view would make a list of all the keys for itself
+    keys = ",".join(["(?)"] * count)
+    return f"WITH v(key) AS (VALUES {keys}) SELECT 1 FROM v CROSS JOIN kept_keys k USING (key)"
+
+
+def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
+    """End keys whose time has passed, in short transactions that may stop anywhere.
+
+    None of a table is found any more from its first step on. The bites after that only free pages.
+    """
+    yield from _emptied(db)
+    today = now_ms // DAY_MS
+    if ended := [table for table in _tables(db, "keys") if _day(table) <= today]:
+        with sqlite.giving_way(), sqlite.transaction(db):
+            db.execute("DROP VIEW kept_keys")
+            for table in ended:
+                # a process that still has the name in mind fails, rather than write where none look
+                db.execute(f"ALTER TABLE {table} RENAME TO ended_{table}")
+            db.execute("DELETE FROM answer_shapes WHERE day <= ?", (today,))
+            _show(db)
+        yield "keys ended"
+        yield from _emptied(db)
+    while _delete_earlier(db, now_ms):
+        yield "expired keys of an earlier release deleted"
+
+
+def erase(db: sqlite3.Connection, decisions: Set[str], bite: int = _BITE_KEYS) -> Iterator[str]:
+    """Drop the keys of decisions with their answers, in short transactions."""
+    packed = {_packed(one) for one in decisions}
+    for table in [*_tables(db, "keys"), *_tables(db, "ended_keys")]:
+        found = [
+            row for row in db.execute(f"SELECT key, decision FROM {table}") if row[1] in packed
+        ]
+        yield from _deleted(db, f"DELETE FROM {table} WHERE key = ? AND decision = ?", found, bite)
+    query = "SELECT rowid, decision_id FROM idempotency"
+    found = [row for row in db.execute(query) if row[1] in decisions]
+    # another key may have the number of one that has been removed
+    earlier = "DELETE FROM idempotency WHERE rowid = ? AND decision_id = ?"
+    yield from _deleted(db, earlier, found, bite)
+
+
+def _deleted(
+    db: sqlite3.Connection, statement: str, found: Sequence[Any], bite: int
+) -> Iterator[str]:
+    for start in range(0, len(found), bite):
+        with sqlite.transaction(db):
+            db.executemany(statement, found[start : start + bite])
+        yield "kept answers erased"
+
+
+def _emptied(db: sqlite3.Connection) -> Iterator[str]:
+    # a table is dropped once it is empty: DROP reads each page of it under the lock
+    for table in _tables(db, "ended_keys"):
+        some = f"SELECT key FROM {table} ORDER BY key LIMIT {_BITE_KEYS}"
+        bite = f"DELETE FROM {table} WHERE key <= (SELECT max(key) FROM ({some}))"
+        while True:
+            with sqlite.giving_way(), sqlite.transaction(db):
+                if not db.execute(bite).rowcount:
+                    db.execute(f"DROP TABLE IF EXISTS {table}")
+                    break
+            yield "ended keys deleted"
+
+
+def _delete_earlier(db: sqlite3.Connection, now_ms: int) -> int:
+    expired = (
+        "SELECT rowid FROM idempotency WHERE expires_at_ms <= ? ORDER BY expires_at_ms LIMIT ?"
+    )
+    with sqlite.giving_way(), sqlite.transaction(db):
+        query = f"DELETE FROM idempotency WHERE rowid IN ({expired})"
+        return db.execute(query, (now_ms, _BITE_KEYS // 8)).rowcount
+
+
+def _show(db: sqlite3.Connection) -> None:
+    """Let the view be of the tables that there are, the last to end first."""
+    db.execute("DROP VIEW IF EXISTS kept_keys")
+    tables = sorted(_tables(db, "keys"), key=_day, reverse=True)
+    if not tables:
+        db.execute(STEP[1])
+        return
+    arms = " UNION ALL ".join(f"SELECT {_COLUMNS} FROM {table}" for table in tables)
+    db.execute(f"CREATE VIEW kept_keys AS {arms}")
+
+
+def _tables(db: sqlite3.Connection, start: str) -> list[str]:
+    query = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB ?"
+    return [name for (name,) in db.execute(query, (f"{start}_[0-9]*",))]
+
+
+def _day(table: str) -> int:
+    """The day at whose beginning it ends, counted from 1970 in UTC."""
+    return int(table.rpartition("_")[2])
+
+
+def _last_day(now_ms: int, keep_ms: int) -> int:
+    """When the table ends that a promise of now lies in: never earlier than the promise does."""
+    width = max(1, keep_ms // (_PARTS * DAY_MS))
+    return -(-(now_ms + keep_ms) // (width * DAY_MS)) * width
+
+
+def _packed(text: str) -> bytes | str:
+    """Lower hexadecimal digits in half their size; anything else as it is."""
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        return text
+    return raw if raw.hex() == text else text
+
+
+def _unpacked(stored: bytes | str) -> str:
+    return stored.hex() if isinstance(stored, bytes) else stored
+
+
+def _shaped(
+    answer: bytes, decision_id: str, score: float | None
+) -> tuple[bytes | None, float | None]:
+    """An answer without its decision's id and score; None where that would not lead back to it.
+
+    The score is told where it was found.
+    """
+    name = decision_id.encode()
+    shape = answer.replace(name, _ID) if name else answer
+    if score is not None and score > 0:
+        number = _number(score)
+        without = shape.replace(number, _SCORE, 1)
+        if without.replace(_SCORE, number).replace(_ID, name) == answer and without != shape:
+            return without, score
+    return (shape if shape.replace(_ID, name) == answer else None), None
+
+
+def _filled(shape: bytes, decision_id: str, score: float | None) -> bytes:
+    if score is not None:
+        shape = shape.replace(_SCORE, _number(score))
+    return shape.replace(_ID, decision_id.encode())
+
+
+def _number(score: float) -> bytes:
+    """As msgspec 0.22 writes a positive float; never changed: kept answers are written by it."""
+    digits, _, exponent = repr(score).partition("e")
+    if exponent == "-05":
+        digits = "0.0000" + digits.replace(".", "")
+    elif exponent:
+        digits += f"e{int(exponent)}"
+    return digits.encode()
