@@ -229,7 +229,7 @@ bench-windows: .venv/.dev ## what real-time windows cost a commit, a read and a 
 bench-batch: .venv/.dev ## a batch over a table of 5 million rows beside bare ONNX Runtime on the same rows; build/bench/batch.json (BENCH_FLAGS="--rows 500000")
 	@$(RUN) tests.bench.batch $(BENCH_FLAGS)
 
-bench-handbook: .venv/.dev ## what windows add to the fraud model by the handbook's protocol; build/bench/handbook.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
+bench-handbook: .venv/.dev ## what groups of inputs add to the fraud model by the handbook's protocol; build/bench/handbook.json (BENCH_FLAGS="PATH/TO/HANDBOOK")
 	@$(RUN) tests.bench.handbook $(BENCH_FLAGS)
 
 bench-images: .venv/.dev wheels ## the images' file systems without Docker: size, time until ready; build/bench/images.json

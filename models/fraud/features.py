@@ -1,6 +1,6 @@
 """Feast definitions of the fraud model's features; `make generate` renders features.json from them.
 
-Tags say how each feature is computed: `aggregate` (count, mean, label_share), `column`,
+Tags say how each feature is computed: `aggregate` (count, mean, std, max, label_share), `column`,
 `window_days` and `delay_days`; and what happens where an entity has no row: `missing` (default,
 degrade, refuse) and, where the model is to see a number then, `default`. A view's tag says what
 happens where its snapshots are too old: `stale` (fallback, degrade, refuse). Imported by the
@@ -17,7 +17,9 @@ from feast.types import Float64
 WINDOWS_DAYS = (1, 7, 30)
 # Risk is by the labels that had arrived at the snapshot: a wait until all of them have would throw
 # away what is known, which is the newest frauds (decision 0072). Training sees the same gaps.
-LABEL_DELAY_DAYS = 0
+# Several spans, some of which ended days ago, tell how long a terminal's frauds have gone on and
+# whether they are over (decision 0097): days, and days since their end.
+RISK_SPANS = ((1, 0), (3, 0), (7, 0), (30, 0), (7, 7), (7, 14))
 # A customer or terminal without payments in 30 days has no row: that is ordinary, the model has
 # learned from such payments, and no number would say it better than a missing value does.
 MISSING = "default"
@@ -33,7 +35,8 @@ def _window(name: str, days: int, aggregate: str, column: str = "", delay: int =
     tags["missing"] = MISSING
     if column:
         tags["column"] = column
-    return Field(name=f"{name}_{days}d", dtype=Float64, tags=tags)
+    ended = f"_ago_{delay}d" if delay else ""
+    return Field(name=f"{name}_{days}d{ended}", dtype=Float64, tags=tags)
 
 
 def _snapshots(view: str) -> FileSource:
@@ -50,12 +53,14 @@ terminal = Entity(name="terminal", join_keys=["terminal_id"], value_type=ValueTy
 
 customer_stats = FeatureView(
     name="customer_stats",
-    description="How often and how much a customer paid.",
+    description="How often, how much and how evenly a customer paid.",
     entities=[customer],
     ttl=VALID_FOR,
     schema=[
         *(_window("customer_count", days, "count") for days in WINDOWS_DAYS),
         *(_window("customer_mean", days, "mean", "amount") for days in WINDOWS_DAYS),
+        _window("customer_std", 30, "std", "amount"),
+        *(_window("customer_max", days, "max", "amount") for days in (7, 30)),
     ],
     source=_snapshots("customer_stats"),
     tags=STALE,
@@ -68,10 +73,7 @@ terminal_stats = FeatureView(
     ttl=VALID_FOR,
     schema=[
         *(_window("terminal_count", days, "count") for days in WINDOWS_DAYS),
-        *(
-            _window("terminal_risk", days, "label_share", delay=LABEL_DELAY_DAYS)
-            for days in WINDOWS_DAYS
-        ),
+        *(_window("terminal_risk", days, "label_share", delay=ago) for days, ago in RISK_SPANS),
     ],
     source=_snapshots("terminal_stats"),
     tags=STALE,

@@ -1,4 +1,4 @@
-"""What real-time windows add to the fraud model, by the protocol of the Fraud Detection Handbook.
+"""What groups of inputs add to the fraud model, by the Fraud Detection Handbook's protocol.
 
 The payments are simulated, by the book's authors. A model learns from seven days, labels are known
 seven days late, and the week after that judges it: average precision of payments, and card
@@ -46,7 +46,6 @@ from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.learning.training.folder import load_folder, load_training
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import InputSpec
-from mlplatform.model.feature_views import FeatureField
 from mlplatform.model.windows.declaration import Window
 from mlplatform.model.windows.tiles import series_of
 from models.fraud.sources import read_transactions
@@ -58,8 +57,11 @@ WEEKS: Final = {"validation": datetime(2018, 7, 11, tzinfo=UTC),
 """First training day of the last of four folds; the others begin a week, two and three before."""
 CHAPTER_3: Final = datetime(2018, 7, 25, tzinfo=UTC)
 DAYS: Final = (1, 7, 30)
-RISK: Final = ((3, 0), (14, 0), (28, 0), (1, 1), (3, 3), (7, 7), (7, 14))
-"""Days, and days between them and the labels that are known, of more shares of fraud."""
+
+FIRST: Final = "counts, means and three spans of risk"
+SHIPPED: Final = "+ the amount's ratios to them: as shipped"
+SPREAD: Final = ("customer_std_", "customer_max_")
+RISK_AT_FIRST: Final = frozenset(f"terminal_risk_{days}d" for days in DAYS)
 
 Floats = NDArray[np.float64]
 Model = Callable[[Floats, NDArray[np.int8]], Callable[[Floats], Floats]]
@@ -75,61 +77,63 @@ def declared() -> dict[str, tuple[Window, ...]]:
             window=f"{days}d", resolution="6h",
         )  # fmt: skip
 
-    both = ("count", "mean")
     return {
-        "customers": tuple(window("customer", a, d) for a in both for d in DAYS),
-        "terminals": tuple(window("terminal", "count", d) for d in DAYS),
-        "spread": tuple(
+        "customers": tuple(
             window("customer", a, d)
-            for a, d in (("std", 30), ("max", 7), ("max", 30), ("seconds_since", 30))
+            for a, days in (("count", DAYS), ("mean", DAYS), ("std", (30,)), ("max", (7, 30)))
+            for d in days
         ),
-        "amounts": tuple(
-            window("terminal", a, d)
-            for a, d in (("mean", 1), ("mean", 7), ("max", 7), ("std", 30), ("seconds_since", 30))
+        "amounts": (
+            window("customer", "seconds_since", 30),
+            *(window("terminal", a, d) for a, d in (("mean", 1), ("mean", 7), ("max", 7))),
+            *(window("terminal", a, 30) for a in ("std", "seconds_since")),
         ),
     }
-
-
-def ratio(to: str) -> InputSpec:
-    return InputSpec(name=f"amount_to_{to}", kind="ratio", of="amount", to=to)
 
 
 def groups() -> dict[str, tuple[InputSpec, ...]]:
     """The inputs of each row but the book's, every row with what it adds or replaces."""
     shipped = load_folder("fraud").definition.inputs
-    given = tuple(i for i in shipped if i.kind not in ("view", "ratio"))
-    risk = tuple(i for i in shipped if i.name.startswith("terminal_risk"))
-    of = {
-        name: tuple(InputSpec(name=w.name, kind="window", of=w.entity) for w in windows)
-        for name, windows in declared().items()
+    later = {
+        i.name: group
+        for i in shipped
+        for group, is_of in enumerate((_more_spans(i), _spread(i), _ratio_to_spread(i)))
+        if is_of
     }
-    usual = (ratio("customer_mean_30d_now"),)
-    more = tuple(InputSpec(name=f.name, kind="view", of="terminal_stats") for f in more_risk())
-    ratios = tuple(ratio(f"customer_{n}_now") for n in ("mean_7d", "std_30d", "max_7d", "max_30d"))
-    customers = (*given, *of["customers"], *usual)
-    counts = tuple(i for i in shipped if i.name.startswith("terminal_count"))
-    terminals = (*customers, *of["terminals"], *risk)
-    ages = (*terminals, *more)
-    spread = (*ages, *of["spread"])
+    first, spans, spread = (
+        tuple(i for i in shipped if later.get(i.name, -1) < group) for group in range(3)
+    )
+    customers = tuple(_now(i) for i in shipped)
+    rest = tuple(InputSpec(name=w.name, kind="window", of=w.entity) for w in declared()["amounts"])
     return {
-        "shipped inputs: daily snapshots": shipped,
-        "customers' snapshots become windows": (*customers, *counts, *risk),
-        "terminals' counts become windows": terminals,
-        "+ more spans of terminals' risk (views)": ages,
-        "+ customers' deviation, largest, last": spread,
-        "+ the amount's ratios to them": (*spread, *ratios),
-        "+ terminals' amounts": (*spread, *ratios, *of["amounts"]),
+        FIRST: first,
+        "+ more spans of terminals' risk": spans,
+        "+ customers' deviation and largest amounts": spread,
+        SHIPPED: shipped,
+        "customers' snapshots become windows": customers,
+        "+ customers' last payment, terminals' amounts": (*customers, *rest),
     }
 
 
-def more_risk() -> tuple[FeatureField, ...]:
-    return tuple(
-        FeatureField(
-            name=f"terminal_risk_{days}d_ago_{ago}d", dtype="float64", aggregate="label_share",
-            column=None, window_days=days, delay_days=WEEK + ago, missing="default", default=None,
-        )
-        for days, ago in RISK
-    )  # fmt: skip
+def _more_spans(one: InputSpec) -> bool:
+    return one.name.startswith("terminal_risk_") and one.name not in RISK_AT_FIRST
+
+
+def _spread(one: InputSpec) -> bool:
+    return one.name.startswith(SPREAD)
+
+
+def _ratio_to_spread(one: InputSpec) -> bool:
+    return one.kind == "ratio" and (one.to or "").startswith(SPREAD)
+
+
+def _now(one: InputSpec) -> InputSpec:
+    """The same input as a real-time window, where it is a view's feature of a customer."""
+    if one.kind == "view" and one.of == "customer_stats":
+        return InputSpec(name=f"{one.name}_now", kind="window", of="customer")
+    if one.kind == "ratio":
+        return msgspec.structs.replace(one, name=f"{one.name}_now", to=f"{one.to}_now")
+    return one
 
 
 class Payments:
@@ -144,19 +148,12 @@ class Payments:
         table = table.set_column(position, "label_time", late)
         bank = Bank(table, World("labels a week late", hides=False))
         delayed(bank, WEEK)
-        views = tuple(
-            msgspec.structs.replace(v, fields=(*v.fields, *more_risk()))
-            if v.name == "terminal_stats"
-            else v
-            for v in bank.folder.views
-        )
-        bank.folder = dataclasses.replace(bank.folder, views=views)
         end_ms = _ms(WEEKS["test"]) + 21 * DAY_MS
         for at_ms in range(first_ms, end_ms, DAY_MS):
             bank.snapshot(at_ms)
         windows = tuple(w for group in declared().values() for w in group)
         self.definition = msgspec.structs.replace(bank.definition, windows=windows)
-        self.views = views
+        self.views = bank.folder.views
         bank.db.execute(
             "CREATE TABLE payments AS SELECT row_number() OVER (ORDER BY event_time, request_id)"
             " - 1 AS _row, epoch_ms(event_time) AS _event_ms, _row AS _rank, _row - 1 AS _seen, *"
@@ -313,7 +310,7 @@ def rows_of(payments: Payments) -> list[Row]:
     found.append(Row("book's 15 inputs, shipped learner", book, shipped))
     of_sets = {name: payments.inputs(specs) for name, specs in sets.items()}
     found += [Row(name, x, shipped) for name, x in of_sets.items()]
-    for name in (next(iter(sets)), list(sets)[-1]):
+    for name in (FIRST, SHIPPED, list(sets)[-1]):
         found.append(Row(f"{name}; 21 days to learn", of_sets[name], shipped, 3 * WEEK))
     return found
 

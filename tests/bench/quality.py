@@ -34,12 +34,14 @@ TEST_DAYS: Final = 28
 
 
 def delayed(bank: Bank, days: int) -> None:
-    """Give the risk features of a bank this delay."""
+    """Let the risk features of a bank end so many days earlier."""
     views = [
         msgspec.structs.replace(
             view,
             fields=tuple(
-                msgspec.structs.replace(f, delay_days=days) if f.aggregate == "label_share" else f
+                msgspec.structs.replace(f, delay_days=f.delay_days + days)
+                if f.aggregate == "label_share"
+                else f
                 for f in view.fields
             ),
         )

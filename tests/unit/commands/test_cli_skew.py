@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.learning.skew import last_pass
-from mlplatform.model.folders import load_definition
+from mlplatform.model.feature_views import load_views
+from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job
 from mlplatform.operations.actions.training import last_skew
@@ -21,6 +22,8 @@ from mlplatform.operations.prefect_server.local_flows import FLOWS
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import NotFound
 from support.skew_world import Faults, World
+
+FEATURES = sum(len(v.feature_names) for v in load_views(model_folder("fraud")))
 
 
 @pytest.fixture
@@ -60,7 +63,7 @@ def test_a_pass_keeps_where_it_stopped_and_what_it_found(home: Path) -> None:
     assert (code, again_code, look_code) == (0, 0, 0)
     assert first["sampled"] == 1_500
     assert {f["verdict"] for f in first["features"]} == {"equal"}
-    assert first["words"] == "all 12 features are what they should be"
+    assert first["words"] == f"all {FEATURES} features are what they should be"
     assert again["sampled"] == 0
     assert (look["sampled"], look["population"] < 1_500) == (50, True)
     found = last_pass.last(platform.settings.home.measured, "fraud")
@@ -76,7 +79,7 @@ def test_what_is_skewed_is_named_in_the_table_and_by_the_exit_code(home: Path) -
     result = CliRunner().invoke(commands.app, ["skew", "fraud"], env={"COLUMNS": "200"})
 
     assert result.exit_code == 1
-    assert "1 of 12 features are skewed: customer_count_7d" in result.stdout
+    assert f"1 of {FEATURES} features are skewed: customer_count_7d" in result.stdout
     assert "99.5" in result.stdout
 
 
@@ -128,7 +131,7 @@ def test_the_page_has_a_row_for_each_feature(home: Path) -> None:
     platform = filled(home, Faults(), days=1, a_day=50)
     page = job.page(job.check(platform, "fraud"))
     assert page.startswith("## Did decisions of fraud read what they should have?")
-    assert page.count("| not known |") == 12
+    assert page.count("| not known |") == FEATURES
 
 
 def test_a_daily_run_without_anything_to_compare_does_not_fail(home: Path) -> None:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.snapshots import backfill, materialize, snapshot, snapshot_path
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.feature_views import FeatureField, load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.runtime.errors import InputInvalid, Refused
 
@@ -88,6 +89,25 @@ def test_counts_and_means_are_of_windows_that_end_at_the_snapshot(tmp_path: Path
     assert quiet["customer_count_1d"] == 0
     assert quiet["customer_mean_1d"] is None
     assert quiet["customer_mean_30d"] == 7.0
+
+
+def test_deviations_and_largest_amounts_are_of_the_window_alone(tmp_path: Path) -> None:
+    kinds = (("deviation", "std", 30), ("largest", "max", 7), ("largest_month", "max", 30))
+    fields = tuple(
+        FeatureField(
+            name=name, dtype="float64", aggregate=aggregate, column="amount", window_days=days,
+            delay_days=0, missing="default", default=None,
+        )
+        for name, aggregate, days in kinds
+    )  # fmt: skip
+    view = msgspec.structs.replace(CUSTOMERS, fields=fields)
+    past = [(-31, 1, 1000.0), (-30, 1, 50.0), (-7, 1, 20.0), (-1, 1, 20.0), (-8, 2, 7.0)]
+    offline = filled(tmp_path, [(d * DAY_MS, 0, c, amount, 0, 1) for d, c, amount in past])
+    table = snapshot(offline, view, T_MS)
+    busy, quiet = (row(table, "customer_id", pseudonym(c, KEY)) for c in (1, 2))
+    assert busy["deviation"] == pytest.approx(200**0.5)  # of 50, 20 and 20, which are all
+    assert (busy["largest"], busy["largest_month"]) == (20.0, 50.0)
+    assert (quiet["deviation"], quiet["largest"], quiet["largest_month"]) == (0.0, None, 7.0)
 
 
 def test_risk_is_of_all_payments_by_the_labels_that_had_arrived(tmp_path: Path) -> None:
@@ -182,6 +202,34 @@ def test_a_second_run_leaves_the_snapshot_as_it_is(tmp_path: Path, online: Feast
     before = [hashlib.sha256(p.read_bytes()).digest() for p in paths]
     assert materialize(offline, VIEWS, T_MS, online, T_MS + HOUR_MS) == first
     assert [hashlib.sha256(p.read_bytes()).digest() for p in paths] == before
+
+
+def test_a_snapshot_that_is_older_than_a_feature_is_served_and_joined_without_it(
+    tmp_path: Path, online: FeastSqlite
+) -> None:
+    offline = filled(tmp_path, [(-HOUR_MS, 0, 1, 12.0, 0, 5)])
+    *before, new = CUSTOMERS.fields
+    earlier = [msgspec.structs.replace(CUSTOMERS, fields=tuple(before)), TERMINALS]
+    store = FeastSqlite(tmp_path / "online.db", "fraud", earlier)
+    materialize(offline, earlier, T_MS, store, T_MS)
+    store.close()
+    assert materialize(offline, VIEWS, T_MS, online, T_MS).online["customer_stats"] == 1
+    keys = {"customer": pseudonym(1, KEY), "terminal": 5}
+    served = online.read(keys, T_MS).values
+    assert (served[before[0].name], served[new.name]) == (1.0, None)
+    asked = pa.table(
+        {
+            "event_time": pa.array([T_MS * 1000, (T_MS + DAY_MS) * 1000], "timestamp[us]"),
+            "customer_id": [keys["customer"]] * 2,
+            "terminal_id": [keys["terminal"]] * 2,
+        }
+    )
+    assert training_join(offline, VIEWS, asked)[new.name].to_pylist() == [None, None]
+    materialize(offline, VIEWS, T_MS + DAY_MS, online, T_MS + DAY_MS)
+    assert training_join(offline, VIEWS, asked)[new.name].to_pylist() == [
+        None, online.read(keys, T_MS + DAY_MS).values[new.name]
+    ]  # fmt: skip
+    assert online.read(keys, T_MS + DAY_MS).values[new.name] is not None
 
 
 def test_a_snapshot_after_a_later_one_is_refused(tmp_path: Path, online: FeastSqlite) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -13,7 +13,8 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import ConfigInvalid
 
 FILE = "features.json"
-Aggregate = Literal["count", "mean", "label_share"]
+Aggregate = Literal["count", "mean", "std", "max", "label_share"]
+OF_COLUMN: Final[frozenset[Aggregate]] = frozenset(("mean", "std", "max"))
 MissingPolicy = Literal["default", "degrade", "refuse"]
 StalePolicy = Literal["fallback", "degrade", "refuse"]
 
@@ -52,8 +53,9 @@ class FeatureField(_Strict, frozen=True):
     """One feature: the aggregate of a column over `window_days` that end `delay_days` ago.
 
     Args:
-        aggregate: requests counted, the mean of `column`, or the share labelled 1.
-        column: a request field for `mean`, otherwise None.
+        aggregate: requests counted, the mean, population standard deviation or largest of
+            `column`, or the share labelled 1.
+        column: a request field for those three, otherwise None.
         delay_days: how many days before the snapshot the window ends. A label_share needs none: it
             counts the labels that had arrived.
         missing: what happens where the entity has no row: that is ordinary, and the answer says
@@ -148,5 +150,6 @@ def check(views: tuple[FeatureView, ...]) -> None:
             raise ConfigInvalid(f"{key}: delay_days", field.delay_days, "0 or more")
         if field.default is not None and not math.isfinite(field.default):
             raise ConfigInvalid(f"{key}: default", field.default, "a finite number or null")
-        if (field.column is not None) != (field.aggregate == "mean"):
-            raise ConfigInvalid(f"{key}: column", field.column, "a request field, for mean alone")
+        if (field.column is not None) != (field.aggregate in OF_COLUMN):
+            wanted = "a request field, for mean, std and max alone"
+            raise ConfigInvalid(f"{key}: column", field.column, wanted)

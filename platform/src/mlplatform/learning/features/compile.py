@@ -1,7 +1,7 @@
 """A feature view as SQL: what each entity's features were at a midnight.
 
 A window of w days with a delay of d ends d days before the snapshot: [T - d - w, T - d). Counts of
-an empty window are 0; means and shares of it are missing, because nothing is known, and that is
+an empty window are 0; other aggregates of it are missing, because nothing is known, and that is
 not the same as none. A label_share counts the labels that had arrived at T: a request without one
 counts as negative, but for one that was stopped, which nobody can report; it counts for nothing.
 What is known at T is known, so it needs no delay: labels yet to come are missing in training as
@@ -53,6 +53,10 @@ def _expression(field: FeatureField, at_ms: int) -> str:
             return f"CAST(count(*) {window} AS DOUBLE)"
         case "mean":
             return f"avg({field.column}) {window}"
+        case "std":
+            return f"stddev_pop({field.column}) {window}"
+        case "max":
+            return f"CAST(max({field.column}) {window} AS DOUBLE)"
         case "label_share":
             known = "(label IS NOT NULL OR NOT _stopped)"
             return f"avg(coalesce(label, 0)) FILTER (WHERE {inside} AND {known})"

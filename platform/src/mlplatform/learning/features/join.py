@@ -26,7 +26,7 @@ def training_join(
     offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table
 ) -> pa.Table:
     """The events, in their order, with every feature of the views, null where none was valid, and
-    every window of the model.
+    every window of the model. A feature that a snapshot was made before is null there.
 
     A row is valid for its view's ttl, both bounds included, as in the online store.
 
@@ -43,11 +43,20 @@ def training_join(
         db.register("events", events)
         for view in views:
             paths = sorted(str(f) for f in files[view.name])
-            rows = db.read_parquet(paths) if paths else db.from_arrow(_no_rows(view))
+            rows = _rows(db, view, paths) if paths else db.from_arrow(_no_rows(view))
             rows.create_view(view.name)
             _refuse_late(db, view)
         joined: pa.Table = db.sql(_join_sql(events.column_names, views)).to_arrow_table()
     return with_windows(offline, joined)
+
+
+def _rows(
+    db: duckdb.DuckDBPyConnection, view: FeatureView, paths: Sequence[str]
+) -> duckdb.DuckDBPyRelation:
+    """All snapshots of a view, null where one was made before a feature was declared."""
+    rows = db.read_parquet(list(paths), union_by_name=True)
+    lacking = [name for name in view.feature_names if name not in rows.columns]
+    return rows.project(", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {n}" for n in lacking)]))
 
 
 def _no_rows(view: FeatureView) -> pa.Table:

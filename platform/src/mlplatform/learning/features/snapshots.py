@@ -91,7 +91,7 @@ def materialize(
         position = _load(offline, missing, [at_ms])
         for view in missing:
             _write(offline, view, at_ms, available_ms, position)
-    tables = {v.name: pq.read_table(snapshot_path(offline, v, at_ms)) for v in views}
+    tables = {v.name: _kept(offline, v, at_ms) for v in views}
     return Materialized(
         at_ms,
         rows={name: table.num_rows for name, table in tables.items()},
@@ -220,6 +220,15 @@ def _computed(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms
     sql = snapshot_sql(view, at_ms=at_ms, available_ms=available_ms)
     table: pa.Table = offline.db.sql(sql).to_arrow_table()
     return table
+
+
+def _kept(offline: OfflineTable, view: FeatureView, at_ms: int) -> pa.Table:
+    """The rows of a snapshot, null where it was made before a feature was declared."""
+    rows = pq.read_table(snapshot_path(offline, view, at_ms))
+    for name in view.feature_names:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.float64()))
+    return rows
 
 
 def _check_times(at_ms: int, available_ms: int) -> None:
