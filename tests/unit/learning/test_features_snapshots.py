@@ -22,7 +22,7 @@ from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.snapshots import backfill, materialize, snapshot, snapshot_path
-from mlplatform.model.feature_views import FeatureField, load_views
+from mlplatform.model.feature_views import Aggregate, FeatureField, load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.runtime.errors import InputInvalid, Refused
 
@@ -92,7 +92,11 @@ def test_counts_and_means_are_of_windows_that_end_at_the_snapshot(tmp_path: Path
 
 
 def test_deviations_and_largest_amounts_are_of_the_window_alone(tmp_path: Path) -> None:
-    kinds = (("deviation", "std", 30), ("largest", "max", 7), ("largest_month", "max", 30))
+    kinds: tuple[tuple[str, Aggregate, int], ...] = (
+        ("deviation", "std", 30),
+        ("largest", "max", 7),
+        ("largest_month", "max", 30),
+    )
     fields = tuple(
         FeatureField(
             name=name, dtype="float64", aggregate=aggregate, column="amount", window_days=days,
@@ -208,8 +212,8 @@ def test_a_snapshot_that_is_older_than_a_feature_is_served_and_joined_without_it
     tmp_path: Path, online: FeastSqlite
 ) -> None:
     offline = filled(tmp_path, [(-HOUR_MS, 0, 1, 12.0, 0, 5)])
-    *before, new = CUSTOMERS.fields
-    earlier = [msgspec.structs.replace(CUSTOMERS, fields=tuple(before)), TERMINALS]
+    before, new = CUSTOMERS.fields[:-1], CUSTOMERS.fields[-1]
+    earlier = [msgspec.structs.replace(CUSTOMERS, fields=before), TERMINALS]
     store = FeastSqlite(tmp_path / "online.db", "fraud", earlier)
     materialize(offline, earlier, T_MS, store, T_MS)
     store.close()

@@ -78,7 +78,8 @@ def test_a_candidate_that_reads_a_protected_field_fails_even_if_the_champion_doe
     report = judge(replace(GOOD, schema=schema), GATES, TRAINING)
     (found,) = [g for g in report.gates if g.verdict != "passed"]
     assert (found.name, found.verdict) == ("schema", "failed")
-    assert found.reason.startswith("amount, amount_to_mean_30d read what model.yaml calls")
+    of_amount = sorted(i.name for i in DEFINITION.inputs if i.of == "amount")
+    assert found.reason.startswith(f"{', '.join(of_amount)} read what model.yaml calls")
 
 
 def verdicts(evidence):
