@@ -144,6 +144,26 @@ def test_a_slow_log_is_looked_through_over_more_pages(asked: Query) -> None:
     assert everything(found, asked, 5) == [("a", 31)]
 
 
+def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "MOST_OF_WINDOW", 50)
+    found = log(*({"seq": n, "event_ms": 100 * n} for n in range(1, 2001)))
+    now_s, asked = [0.0], Query(version=7)
+
+    def read(span: Span) -> pa.Table:
+        now_s[0] += 1.0
+        return found.read(span)
+
+    reached = [200_001]
+    for _ in range(3):
+        page = search.search(read, asked, 200_000, 5, budget_s=0.2, clock=lambda: now_s[0])
+        assert page.reached_ms is not None
+        reached.append(page.reached_ms)
+        asked = Query(version=7, before=page.older)
+    assert reached == sorted(set(reached), reverse=True)
+
+
 def test_a_customers_search_is_given_to_the_log() -> None:
     found = log(*({"seq": n, "event_ms": 1000 * n, "unit": n % 50} for n in range(1, 3000)))
     page = search.search(found.read, Query(unit=7), 3_000_000, 5)

@@ -148,7 +148,8 @@ def search(
 
     Args:
         newest_ms: event time of the log's newest record, as far as is known.
-        rows: of a page. budget_s: after so long no further stretch is begun.
+        rows: of a page. budget_s: after so long no further stretch is begun, once one was looked
+            through: each page reaches further back than the one before it.
         columns: of `READ`, that the rows have; the page shows no pseudonyms.
     """
     floor = max(asked.from_ms or 0, 0)
@@ -157,7 +158,7 @@ def search(
         end = min(asked.before.event_ms + bool(asked.before.writer), end or _LARGEST)
     found: list[Mapping[str, Any]] = []
     looked, width = 0, FIRST_WIDTH_MS if asked.unit is None else FIRST_WIDTH_OF_UNIT_MS
-    begun_s = clock()
+    begun_s, is_further = clock(), False
     for _ in range(MOST_WINDOWS):
         window_s = clock()
         start = max(floor, (newest_ms + 1 if end is None else end) - width)
@@ -167,7 +168,7 @@ def search(
             width = max(width // WIDER, LEAST_WIDTH_MS)
         else:
             found += _matching(table, asked, rows + 1 - len(found), columns)
-            end = start
+            end, is_further = start, True
             now_s = clock()
             has_time = WIDER * (now_s - window_s) < budget_s - (now_s - begun_s)
             width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER and has_time else 1
@@ -177,7 +178,7 @@ def search(
                 return Found(tuple(found[:rows]), place, start, looked)
             if start <= floor:
                 return Found(tuple(found), None, None, looked)
-        if looked >= MOST_READ or clock() - begun_s > budget_s:
+        if is_further and (looked >= MOST_READ or clock() - begun_s > budget_s):
             break
     reached = newest_ms + 1 if end is None else end
     return Found(tuple(found), Place(reached), reached, looked)
