@@ -98,6 +98,7 @@ def test_a_result_is_taken_as_it_is() -> None:
         (replace(GOOD, limit="1"), "gave a value of type str as limit"),
         (replace(GOOD, interval=(NAN, 1)), "gave nan as interval"),
         (replace(GOOD, interval=(1,)), "no two ends"),
+        (replace(GOOD, interval=(2, 1)), "lower end is above its upper one"),
         (replace(GOOD, verdict="ok"), "gave the verdict 'ok'"),
         (replace(GOOD, reason=" "), "gave no reason"),
     ],
@@ -108,7 +109,14 @@ def test_an_answer_that_is_no_result_is_never_a_pass(answer: Any, told: str) -> 
     assert told in found.reason
 
 
-@pytest.mark.parametrize("error", [ValueError("no\nrows"), SystemExit(0), AssertionError()])
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no\nrows"), SystemExit(0), AssertionError(), Silent()]
+)
 def test_a_gate_that_raises_is_told_and_takes_no_other_with_it(error: BaseException) -> None:
     def bad(rows: HeldOut) -> GateResult:
         raise error
@@ -120,6 +128,42 @@ def test_a_gate_that_raises_is_told_and_takes_no_other_with_it(error: BaseExcept
     assert [gate.verdict for gate in found.gates] == ["inconclusive", "passed"]
     assert found.gates[0].reason.startswith(f"gates.py: bad raised {type(error).__name__}: ")
     assert "\n" not in found.gates[0].reason
+
+
+@pytest.mark.parametrize("changed", [{"name": "n" * 10**5}, {"verdict": "\x1b" * 10**5}])
+def test_what_is_told_of_a_wrong_answer_is_short_and_plain(changed: dict[str, str]) -> None:
+    reason = answered(replace(GOOD, **changed)).reason  # type: ignore[arg-type]
+    assert len(reason) < 600
+    assert reason.isprintable()
+
+
+def test_a_result_in_texts_of_numpy_can_be_written() -> None:
+    own, passed = np.array(["own", "passed"])
+    found = answered(replace(GOOD, name=own, verdict=passed))
+    assert (type(found.name), type(found.verdict)) == (str, str)
+
+
+def test_no_function_changes_the_rows_of_the_next() -> None:
+    """The rows that `mlplatform check-model` makes up are frozen as a candidate's are."""
+    seen: list[HeldOut] = []
+
+    def own(rows: HeldOut) -> GateResult:
+        seen.append(rows)
+        return GOOD
+
+    made = ModuleType("gates")
+    made.__dict__.update(GATES=(own,), COLUMNS=("amount",))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(running, "load_module", lambda model, name: made)
+        assert running.try_own_gates(load_definition("fraud"), 1).wrong == ()
+    rows = seen[0]
+    for held in (rows.y, rows.candidate.decisions, rows.columns["amount"]):
+        with pytest.raises(ValueError, match="read-only"):
+            held[:] = held[0]
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            held.flags.writeable = True
+    with pytest.raises(TypeError):
+        rows.columns["amount"] = rows.y  # type: ignore[index]
 
 
 def test_a_measure_without_a_value_stops_the_version() -> None:

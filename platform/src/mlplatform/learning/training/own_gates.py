@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -152,7 +153,7 @@ def _columns(
             found[name] = words[places.astype(np.int64)]
         else:
             found[name] = matrix.columns([name])[:, 0]
-    return {name: _frozen(values) for name, values in found.items()}
+    return _frozen_columns(found)
 
 
 def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first: bool) -> HeldOut:
@@ -181,14 +182,18 @@ def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first:
         candidate=arm(),
         champion=None if is_first else arm(),
         is_first=is_first,
-        columns={name: _frozen(values) for name, values in columns.items()},
+        columns=_frozen_columns(columns),
         decision=definition.decision,
         seed=seed,
     )
 
 
+def _frozen_columns(columns: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    return MappingProxyType({name: _frozen(values) for name, values in columns.items()})
+
+
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
-    """The same values; writing to them raises."""
-    view = values.view()
-    view.flags.writeable = False
-    return view
+    """The same values; writing to them raises, and one function can't change those of the next."""
+    held = values.copy()
+    held.flags.writeable = False
+    return held.view()

@@ -19,7 +19,7 @@ import math
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -35,6 +35,7 @@ from mlplatform.model.decision_scale import DecisionPolicy
 FILE: Final = "gates.py"
 NAME: Final = "own_gates"
 """Of the gate that stands for a file which can't be read."""
+VERDICTS: Final[Mapping[str, Verdict]] = {verdict: verdict for verdict in get_args(Verdict)}
 MOST_FUNCTIONS: Final = 50
 MOST_CHARACTERS: Final = 500
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -147,7 +148,7 @@ def declared_gates(module: Any) -> OwnGates:
     for column in parts["COLUMNS"]:
         if not isinstance(column, str):
             raise TypeError(f"COLUMNS holds {_kind(column)}; wanted: names of inputs")
-    return OwnGates(parts["GATES"], parts["MEASURES"], parts["COLUMNS"])
+    return OwnGates(tuple(parts["GATES"]), tuple(parts["MEASURES"]), tuple(parts["COLUMNS"]))
 
 
 def _check_function(function: Any) -> None:
@@ -202,8 +203,8 @@ def _answer(function: Function, rows: HeldOut, kind: type[Any]) -> GateResult | 
 
 
 def _checked_gate(found: GateResult) -> GateResult:
-    if found.verdict not in get_args(Verdict):
-        wanted = f"one of {', '.join(get_args(Verdict))}"
+    if found.verdict not in VERDICTS:
+        wanted = f"one of {', '.join(VERDICTS)}"
         raise _WrongAnswer(f"gave the verdict {found.verdict!r}; wanted: {wanted}")
     if not isinstance(found.reason, str) or not found.reason.strip():
         raise _WrongAnswer("gave no reason; wanted: a sentence for people who answer for a version")
@@ -214,9 +215,12 @@ def _checked_gate(found: GateResult) -> GateResult:
         if len(found.interval) != 2:
             raise _WrongAnswer("gave an interval that has no two ends")
         low, high = (_number("interval", end) for end in found.interval)
+        if low > high:
+            raise _WrongAnswer("gave an interval whose lower end is above its upper one")
         ends = low, high
-    return replace(
-        found,
+    return GateResult(
+        name=str(found.name),
+        verdict=VERDICTS[found.verdict],
         observed=None if found.observed is None else _number("observed", found.observed),
         limit=None if found.limit is None else _number("limit", found.limit),
         interval=ends,
@@ -227,7 +231,7 @@ def _checked_gate(found: GateResult) -> GateResult:
 def _checked_measure(found: Measure) -> Measure:
     """The ends of an interval may be NaN, where there is too little for one."""
     return Measure(
-        found.name,
+        str(found.name),
         _interval("candidate", found.candidate),
         None if found.champion is None else _interval("champion", found.champion),
         None if found.difference is None else _interval("difference", found.difference),
@@ -253,11 +257,18 @@ def _number(name: str, value: Any, *, finite: bool = True) -> float:
 def told(error: BaseException) -> str:
     """An error of a team's Python in one line, with the line of `gates.py` that it came from."""
     if isinstance(error, _WrongAnswer):
-        return str(error)
+        return _printable(str(error))
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if Path(f.filename).name == FILE]
     where = f" (line {own[-1].lineno})" if own else ""
-    return f"raised {type(error).__name__}: {_printable(str(error))}{where}"
+    return f"raised {_printable(type(error).__name__)}: {_printable(_message(error))}{where}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as other:  # noqa: BLE001 - also a team's Python
+        return f"its message can't be read ({type(other).__name__})"
 
 
 def _printable(text: str) -> str:
