@@ -333,6 +333,19 @@ def test_gates_of_another_content_than_the_candidates_are_not_run(
     assert "the candidate was made by 0000" in " ".join(report.reasons)
 
 
+def test_a_candidate_of_a_folder_that_had_gates_is_no_version_once_they_are_gone(
+    monkeypatch: pytest.MonkeyPatch, fraud: tuple[ModelFolder, Candidate], tmp_path: Path
+) -> None:
+    """The file went between fit and gates: nobody can tell what it would have said."""
+    monkeypatch.setattr(running, "model_folder", lambda name: tmp_path)
+    folder, candidate = fraud
+    found = running.own_findings(
+        folder, replace_folder(candidate), payments(1), champion=None, seed=1
+    )
+    assert [gate.verdict for gate in found.gates] == ["inconclusive"]
+    assert "the candidate was made by 0000" in found.gates[0].reason
+
+
 def replace_folder(candidate: Candidate) -> Any:
     class Changed:
         folder = "0" * 64

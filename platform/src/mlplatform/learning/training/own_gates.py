@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.dataset import Dataset, Labelled
+from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
@@ -50,16 +51,17 @@ def own_findings(
 ) -> OwnFindings:
     """What the folder's own functions say of a candidate; nothing of a folder without them.
 
-    Where they can't be run, or are no longer those of the candidate's folder, one inconclusive gate
-    says why.
+    Where they can't be run, or the folder changed since it fitted the candidate, one inconclusive
+    gate says why.
     """
-    model = folder.definition.name
+    model, bundle = folder.definition.name, candidate.bundle
     if not has_own_gates(model):
-        return OwnFindings()
+        changed = _changed(model, bundle.folder) if bundle.origin == TRAINED_HERE else ""
+        return unreadable(changed) if changed else OwnFindings()
     days = dataset.judging.share(candidate.customers).known
     if not len(days):
         return unreadable("no request of the days for the gates has a known outcome")
-    own = _read(folder.definition, candidate.bundle.folder)
+    own = _read(folder.definition, bundle.folder)
     if isinstance(own, OwnFindings):
         return own
     return judge_own(own, _held_out(own, folder.definition, candidate, days, champion, seed))
@@ -90,18 +92,25 @@ def _read(definition: ModelDefinition, fitted_by: str) -> OwnGates | OwnFindings
 
 
 def _load(definition: ModelDefinition, fitted_by: str) -> OwnGates:
-    found = folder_digest(model_folder(definition.name))
-    if fitted_by and found != fitted_by:
-        raise ValueError(
-            f"the folder has content {found[:12]}, the candidate was made by {fitted_by[:12]}; "
-            "retrain to be judged by the gates that are there now"
-        )
+    if fitted_by and (changed := _changed(definition.name, fitted_by)):
+        raise ValueError(changed)
     with imports_told():
         own = declared_gates(load_module(definition.name, "gates"))
     allowed = [i.name for i in definition.inputs] + list(definition.protected)
     if unknown := sorted(set(own.columns) - set(allowed)):
         raise ValueError(f"COLUMNS names {', '.join(unknown)}; wanted: {', '.join(allowed)}")
     return own
+
+
+def _changed(model: str, fitted_by: str) -> str:
+    """Why nobody can tell by which gates a candidate is judged; empty where its folder is there."""
+    found = folder_digest(model_folder(model))
+    if found == fitted_by:
+        return ""
+    return (
+        f"the folder has content {found[:12]}, the candidate was made by {fitted_by[:12]}; "
+        "retrain to be judged by the gates that are there now"
+    )
 
 
 def _held_out(
