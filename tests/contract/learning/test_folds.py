@@ -118,3 +118,12 @@ def test_folds_that_the_history_is_too_short_for_are_no_pass(
     short = training.Prepared(replace(prepared.dataset, as_of_ms=earlier_ms), None, None)
     found = training.try_folds(platform, NAME, short, lambda status: None)
     assert all("lower training.folds" in fold.problem for fold in found)
+
+
+def test_folds_of_days_without_requests_are_no_pass(
+    platform: Platform, prepared: training.Prepared
+) -> None:
+    later_ms = prepared.dataset.as_of_ms + 60 * DAY_MS
+    silent = training.Prepared(replace(prepared.dataset, as_of_ms=later_ms), None, None)
+    found = training.try_folds(platform, NAME, silent, lambda status: None)
+    assert all("no request has matured" in fold.problem for fold in found)

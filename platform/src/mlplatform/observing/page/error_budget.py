@@ -21,6 +21,8 @@ UNCOUNTED: Final = (
     "gateways' metrics count those, and Grafana shows them."
 )
 
+UNWRITTEN: Final = "The log does not know how long the writing took: Grafana shows it with that."
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetShown:
@@ -84,7 +86,7 @@ def slower(latency: npt.NDArray[np.int64], goal_ms: float) -> int:
 
 
 def _latency(objective: Objective, goal_ms: float, found: TrafficRead | None) -> BudgetShown:
-    promised = f"{_share(objective.objective)} of the answers take at most {goal_ms:g} ms"
+    promised = f"{_share(objective.objective)} of the decisions are durable within {goal_ms:g} ms"
     timed = [] if found is None else [b for b in found.buckets if b.role != SHADOW]
     latency = sum((b.counts.latency for b in timed), np.zeros(len(EDGES) + 1, dtype=np.int64))
     total = int(latency.sum())
@@ -93,8 +95,11 @@ def _latency(objective: Objective, goal_ms: float, found: TrafficRead | None) ->
         return BudgetShown("latency", promised, NO_DATA, why, "")
     bad = slower(latency, goal_ms)
     spent = bad / total / objective.budget
-    note = f"{bad:,} of {total:,} answers ({_share(bad / total)}) took longer than {goal_ms:g} ms;"
-    note = f"{note} {round(total * objective.budget):,} may ({_share(objective.budget)})."
+    note = (
+        f"{bad:,} of {total:,} ({_share(bad / total)}) took longer than {goal_ms:g} ms before "
+        f"their record was written; {round(total * objective.budget):,} may "
+        f"({_share(objective.budget)}). {UNWRITTEN}"
+    )
     return BudgetShown("latency", promised, spend(spent), note, tone(spent))
 
 

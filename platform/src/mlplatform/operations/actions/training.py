@@ -191,8 +191,13 @@ def _tried(
     offline, champion = platform.offline(folder.definition.name), prepared.champion
     problem = fold_problem(folder, offline, fold)
     if not problem:
-        dataset = retrain.build_dataset(folder, offline, as_of_ms=fold.as_of_ms, champion=champion)
-        problem = untaught(dataset)
+        try:
+            dataset = retrain.build_dataset(
+                folder, offline, as_of_ms=fold.as_of_ms, champion=champion
+            )
+            problem = untaught(dataset)
+        except InputInvalid as error:
+            problem = str(error)
     if problem:
         return FoldFinding(fold.number, fold.as_of_ms, fold.to_ms, problem=problem)
     with tempfile.TemporaryDirectory(prefix="fold-") as bundles:
