@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,8 +30,8 @@ def alert(name: str, severity: str = "page", **changed: Any) -> dict[str, Any]:
     } | changed
 
 
-def parsed(*alerts: dict[str, Any]) -> AlertsShown:
-    return firing.parse(json.dumps(alerts).encode(), RUNBOOKS)
+def parsed(*alerts: dict[str, Any], hidden: Sequence[str] = ()) -> AlertsShown:
+    return firing.parse(json.dumps(alerts).encode(), RUNBOOKS, hidden)
 
 
 def page(alerts: AlertsShown | str | None) -> str:
@@ -74,7 +75,7 @@ def test_no_address_of_somebody_else_becomes_a_link_and_no_text_becomes_markup()
 )
 def test_an_answer_of_another_form_is_no_empty_list(body: bytes) -> None:
     with pytest.raises(Unavailable, match="list of alerts can't be read"):
-        firing.parse(body, RUNBOOKS)
+        firing.parse(body, RUNBOOKS, ())
 
 
 def test_a_list_that_is_long_is_cut_and_says_so() -> None:
@@ -84,8 +85,10 @@ def test_a_list_that_is_long_is_cut_and_says_so() -> None:
 
 
 def test_a_reader_sees_no_alert_of_a_model_that_they_do_not_see() -> None:
-    found = parsed(alert("GatewayGone"), alert("DriftFound", labels={"service": "platform"}))
-    assert [one.model for one in firing.of_models(found, ["fraud"]).alerts] == ["platform"]
+    labels = {"alertname": "DriftFound", "severity": "ticket", "service": "platform"}
+    others = [alert(f"a{number}") for number in range(firing.MOST_ROWS + 7)]
+    found = parsed(*others, alert("DriftFound", labels=labels), hidden=["fraud"])
+    assert ([one.model for one in found.alerts], found.left_out) == (["platform"], 0)
 
 
 def test_what_is_not_known_is_not_said_to_be_quiet() -> None:

@@ -64,20 +64,21 @@ class _Alert(msgspec.Struct):
     annotations: dict[str, str] = {}
 
 
-def firing(url: str, runbooks: str) -> AlertsShown:
+def firing(url: str, runbooks: str, hidden: Sequence[str]) -> AlertsShown:
     """What fires and is neither silenced nor inhibited.
 
     Args:
         url: of Alertmanager. runbooks: where those of this platform are published.
+        hidden: models that the reader does not see.
 
     Raises:
         Unavailable: it gives no such list in time.
     """
     body = fetched(f"{url.rstrip('/')}{PATH}", timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES)
-    return parse(body, runbooks)
+    return parse(body, runbooks, hidden)
 
 
-def parse(body: bytes, runbooks: str) -> AlertsShown:
+def parse(body: bytes, runbooks: str, hidden: Sequence[str]) -> AlertsShown:
     """Alertmanager's answer, of which nothing is believed but its form.
 
     Raises:
@@ -89,14 +90,9 @@ def parse(body: bytes, runbooks: str) -> AlertsShown:
         raise Unavailable(f"Alertmanager's list of alerts can't be read: {error}") from error
     shown = [_shown(alert, runbooks) for alert in found]
     watched = any(one.name == WATCHDOG for one in shown)
-    urgent = sorted((one for one in shown if one.severity != HEARTBEAT), key=_urgency)
+    seen = (one for one in shown if one.severity != HEARTBEAT and one.model not in hidden)
+    urgent = sorted(seen, key=_urgency)
     return AlertsShown(tuple(urgent[:MOST_ROWS]), max(0, len(urgent) - MOST_ROWS), watched)
-
-
-def of_models(found: AlertsShown, hidden: Sequence[str]) -> AlertsShown:
-    """Without those of models that the reader does not see."""
-    alerts = tuple(one for one in found.alerts if one.model not in hidden)
-    return AlertsShown(alerts, found.left_out, found.watched)
 
 
 def _shown(alert: _Alert, runbooks: str) -> Firing:

@@ -109,9 +109,9 @@ class Sources:
         url = self.platform.settings.servers.alertmanager
         if not url:
             return None
+        hidden = [name for name in model_names() if not self._sees(name)]
         with _turn(self._alerting, "others wait for Alertmanager's answer"):
-            found = firing.firing(url, _objectives().runbooks)
-        return firing.of_models(found, [name for name in model_names() if not self._sees(name)])
+            return firing.firing(url, _objectives().runbooks, hidden)
 
     def models(self) -> list[ModelShown]:
         """Every model of this installation whose model.yaml can be read; the log tells of others.
