@@ -369,6 +369,13 @@ def test_an_answer_is_bounded_with_its_head_and_what_a_coding_adds() -> None:
         fetch_json(url)
 
 
+def test_of_an_answers_own_words_little_is_repeated() -> None:
+    head = b"HTTP/1.1 500 " + b"x" * 40_000 + b"\r\n\r\n"
+    with dripping(head, b" ", every_s=0.05) as url, pytest.raises(Unavailable) as raised:
+        fetch_json(url)
+    assert len(str(raised.value)) < 400
+
+
 def test_before_the_first_keys_a_caller_is_told_to_come_back() -> None:
     with local_issuer() as given:
         world = world_over(given)

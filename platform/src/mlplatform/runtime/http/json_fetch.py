@@ -16,6 +16,9 @@ from mlplatform.runtime.errors import Unavailable
 HEAD_BYTES: Final = 64 * 1024
 """What an answer may have besides its body: its head, and what a transfer coding adds."""
 
+MOST_TEXT: Final = 200
+"""Of an answer's own words that logs and pages repeat."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
@@ -112,7 +115,7 @@ def fetched(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
         with opener.open(request, timeout=timeout_s) as response:
             body: bytes = response.read(most_bytes + 1)
     except (OSError, HTTPException, ValueError) as error:
-        raise Unavailable(f"{url} does not answer: {error}") from error
+        raise Unavailable(f"{url} does not answer: {str(error)[:MOST_TEXT]}") from error
     if len(body) > most_bytes:
         raise Unavailable(f"{url} gives more than {most_bytes} bytes")
     return body
