@@ -101,8 +101,8 @@ def _compared(found: Sequence[FoldFinding], text: str, limit: float) -> GateResu
     ]
     if len(gaps) < FEWEST_COMPARED:
         reason = (
-            f"{text}; the champion was not fitted to the days of {len(gaps)} of them, so that they "
-            f"can't be held against it ({FEWEST_COMPARED} wanted): `quality` compares"
+            f"{text}; {len(gaps)} of them can be held against the champion, which was fitted to "
+            f"days of the others or can't be run ({FEWEST_COMPARED} wanted): `quality` compares"
         )
         return GateResult(NAME, "passed", min(_values(found)), None, reason)
     bad, worst = sum(gap.high < limit for gap in gaps), min(gap.value for gap in gaps)
