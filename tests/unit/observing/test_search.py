@@ -52,7 +52,7 @@ def everything(found: Log, asked: Query, rows: int) -> list[tuple[str, int]]:
     newest = max(found.records.column("event_ms").to_pylist(), default=0)
     seen: list[tuple[str, int]] = []
     for _ in range(200):
-        page = search.search(found.read, asked, newest, rows)
+        page = search.search(found.read, asked, newest, rows, clock=lambda: 0.0)
         assert len(page.rows) <= rows
         seen += [(row["writer"], row["seq"]) for row in page.rows]
         if page.older is None:
@@ -142,6 +142,36 @@ def test_a_slow_log_is_looked_through_over_more_pages(asked: Query) -> None:
     assert page.older is not None
     assert page.reached_ms == page.older.event_ms
     assert everything(found, asked, 5) == [("a", 31)]
+
+
+def test_a_log_whose_reads_take_long_whatever_they_find_is_looked_through_by_days() -> None:
+    found = log({"seq": 1, "event_ms": 30 * DAY_MS})
+    now_s = [0.0]
+
+    def read(span: Span) -> pa.Table:
+        now_s[0] += 0.03
+        return found.read(span)
+
+    asked = Query(outcome="review")
+    page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
+    assert page.reached_ms is not None
+    assert page.reached_ms < 29 * DAY_MS
+    assert now_s[0] < 0.3
+
+
+def test_a_log_whose_reads_take_longer_by_their_length_ends_soon_after_its_time() -> None:
+    found = log({"seq": 1, "event_ms": 30 * DAY_MS})
+    now_s = [0.0]
+
+    def read(span: Span) -> pa.Table:
+        assert span.from_ms is not None
+        now_s[0] += ((span.to_ms or 30 * DAY_MS + 1) - span.from_ms) / search.FIRST_WIDTH_MS * 0.01
+        return found.read(span)
+
+    asked = Query(outcome="review")
+    page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
+    assert page.older is not None
+    assert now_s[0] < 0.4
 
 
 def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(

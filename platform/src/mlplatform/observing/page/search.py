@@ -158,7 +158,7 @@ def search(
         end = min(asked.before.event_ms + bool(asked.before.writer), end or _LARGEST)
     found: list[Mapping[str, Any]] = []
     looked, width = 0, FIRST_WIDTH_MS if asked.unit is None else FIRST_WIDTH_OF_UNIT_MS
-    begun_s, is_further = clock(), False
+    begun_s, quickest_s, is_further = clock(), budget_s, False
     for _ in range(MOST_WINDOWS):
         window_s = clock()
         start = max(floor, (newest_ms + 1 if end is None else end) - width)
@@ -170,7 +170,9 @@ def search(
             found += _matching(table, asked, rows + 1 - len(found), columns)
             end, is_further = start, True
             now_s = clock()
-            has_time = WIDER * (now_s - window_s) < budget_s - (now_s - begun_s)
+            took_s = now_s - window_s
+            quickest_s = min(quickest_s, took_s)
+            has_time = _longer_s(took_s, quickest_s) < budget_s - (now_s - begun_s)
             width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER and has_time else 1
             if len(found) > rows:
                 last = found[rows - 1]
@@ -182,6 +184,12 @@ def search(
             break
     reached = newest_ms + 1 if end is None else end
     return Found(tuple(found), Place(reached), reached, looked)
+
+
+def _longer_s(took_s: float, quickest_s: float) -> float:
+    """How long a longer stretch may take: a part of each read, no more than the quickest one took,
+    does not grow with its length."""
+    return 2 * took_s + WIDER * (took_s - quickest_s)
 
 
 def _window(
