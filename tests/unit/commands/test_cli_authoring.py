@@ -96,6 +96,12 @@ def test_own_gates_are_run_before_anything_is_fitted(
     assert told in found
 
 
+def test_output_that_is_no_text_is_told_too(folder: Path) -> None:
+    (folder / "gates.py").write_text("import os\nos.write(2, b'\\xff')\nos.write(1, b'\\xff')\n")
+    (folder / "training.py").write_text("def fit(")
+    assert problems(folder)[0].startswith("gates.py: its run on made-up rows failed:")
+
+
 def test_the_fit_of_a_model_with_windows_is_tried(folder: Path) -> None:
     of_customer = "aggregate: count, window: 1h, resolution: 5m}"
     file = folder / "model.yaml"

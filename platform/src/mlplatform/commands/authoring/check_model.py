@@ -137,8 +137,10 @@ def _of_a_child(folder: Path, program: str, file: str, what: str) -> Iterator[st
         done = subprocess.run(
             [sys.executable, "-P", "-c", program, folder.name],
             env={**kept, VARIABLE: str(folder.parent)},
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
             check=False,
             timeout=TRIAL_S,
         )
