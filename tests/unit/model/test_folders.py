@@ -114,10 +114,11 @@ def test_models_of_installed_packages_are_found_and_their_packages_not_imported(
     assert model_names() == ["credit"]
     assert not (package / "imported").exists()
     installed_models.cache_clear()
-    (told / "entry_points.txt").write_text("[mlplatform.models]\ncredit = credit_modles\n")
-    with pytest.raises(ConfigInvalid, match=r"credit of mlplatform\.models is 'credit_modles'"):
-        load({VARIABLE: "installed"})
-    installed_models.cache_clear()
+    for wrong in ("credit_modles", "credit-models", "credit_models:folders"):
+        (told / "entry_points.txt").write_text(f"[mlplatform.models]\ncredit = {wrong}\n")
+        with pytest.raises(ConfigInvalid, match=rf"credit of mlplatform\.models is '{wrong}'"):
+            load({VARIABLE: "installed"})
+        installed_models.cache_clear()
 
 
 def test_every_process_is_told_where_they_are(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ GROUP: Final = "mlplatform.models"
 
 Source: https://packaging.python.org/en/latest/specifications/entry-points/.
 """
+_PACKAGE: Final = re.compile(r"\w+(\.\w+)*")
 
 
 @functools.cache
@@ -33,8 +35,9 @@ def installed_models() -> tuple[Path, ...]:
 
 
 def _folder(point: EntryPoint) -> Path:
-    package, *below = point.module.split(".")
-    spec = find_spec(package)
+    package, *below = point.value.split(".")
+    spec = find_spec(package) if _PACKAGE.fullmatch(point.value) else None
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigInvalid(f"entry point {point.name} of {GROUP}", point.value, "a package")
+        wanted = "the name of a package that is installed, such as credit_models"
+        raise ConfigInvalid(f"entry point {point.name} of {GROUP}", point.value, wanted)
     return Path(spec.submodule_search_locations[0], *below).absolute()
