@@ -60,7 +60,14 @@ def test_a_window_of_each_kind_is_taken() -> None:
     ("change", "told"),
     [
         ({"entity": "card"}, "windows.0.entity: an entity that a request field declares"),
-        ({"name": "amount"}, "windows.0.name: letters, digits and _, and no request field's name"),
+        (
+            {"name": "Amount"},
+            "windows.0.name: letters, digits and _, a letter first, and no request field's name",
+        ),
+        (
+            {"name": "_row"},
+            "windows.0.name: letters, digits and _, a letter first, and no request field's name",
+        ),
         ({"window": "91d", "resolution": "7d"}, "windows.0.window: at most 90d"),
         ({"resolution": "7m"}, "windows.0.resolution: a whole part of 1h"),
         ({"window": "2d"}, "windows.0.resolution: 2d in at most 400 parts"),
@@ -90,6 +97,13 @@ def test_a_window_that_nothing_can_be_made_of_is_told_by_its_key(
     change: dict[str, object], told: str
 ) -> None:
     assert told in wrong({**GOOD, **change})
+
+
+def test_names_that_differ_in_case_alone_are_one_name_to_sql() -> None:
+    """Training would take the first one's values for both."""
+    assert wrong(GOOD, {**GOOD, "name": "Mean_1h"}) == [
+        "windows: names that differ in more than case"
+    ]
 
 
 PLACE = {"field": "terminal", "op": "==", "value": "abroad"}

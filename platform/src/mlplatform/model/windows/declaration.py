@@ -203,14 +203,16 @@ Rule = tuple[bool, str, Any, str]
 def rules(windows: Sequence[Window], request: Mapping[str, _Field]) -> Iterator[Rule]:
     """What must hold of declared windows: whether it does, the key, the value, what is wanted."""
     names = [w.name for w in windows]
-    yield len(set(names)) == len(names), "windows", names, "names that differ"
+    differ = len({name.lower() for name in names}) == len(names)  # as SQL reads them
+    yield differ, "windows", names, "names that differ in more than case"
     enough = len(windows) <= MOST_WINDOWS
     yield enough, "windows", len(windows), f"at most {MOST_WINDOWS}"
     entities = {f.entity for f in request.values() if f.entity is not None}
     for position, window in enumerate(windows):
         key = f"windows.{position}"
-        named = window.name.isidentifier() and window.name not in request
-        wanted = "letters, digits and _, and no request field's name"
+        named = window.name.isidentifier() and not window.name.startswith("_")
+        named = named and window.name.lower() not in request
+        wanted = "letters, digits and _, a letter first, and no request field's name"
         yield named, f"{key}.name", window.name, wanted
         known = window.entity in entities
         yield known, f"{key}.entity", window.entity, "an entity that a request field declares"
