@@ -242,6 +242,18 @@ def test_tiles_of_a_history_are_those_of_its_payments_in_any_order(
                 assert kept == list(column), name
 
 
+@pytest.mark.parametrize("amount", [1e300, -1e300, 2.0**47, -(2.0**47), math.inf, math.nan])
+def test_a_value_that_no_window_takes_counts_neither_in_tiles_nor_in_sql(amount: float) -> None:
+    """A history may hold it from before its field had bounds."""
+    first, second, last = rows_of([Payment(MINUTE_MS, 0, 0, 0, 50.0, "web", 1)] * 3)
+    second["amount"] = amount
+    rows = [first, second, last]
+
+    found = in_sql(rows)[2]
+    assert (found["sum_0"], found["last_0"]) == (50.0, 50.0)
+    assert bits(found) == bits(in_tiles(last, rows))
+
+
 def test_every_aggregate_has_its_place_here() -> None:
     """`std`, `min`, `max` and `mean` are held to a recount in tests/unit/model/test_windows.py."""
     assert {w.aggregate for w in WINDOWS} == {*get_args(Aggregate)} - {"std", "min", "max", "mean"}

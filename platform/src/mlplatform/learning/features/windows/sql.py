@@ -23,7 +23,7 @@ from mlplatform.model.windows.declaration import Aggregate, Filter, Window, span
 from mlplatform.model.windows.distinct import ESTIMATES, WORD_BITS
 from mlplatform.model.windows.distinct import PLACES as BITMAP
 from mlplatform.model.windows.ratios import Ratio
-from mlplatform.model.windows.tiles import BITS, HALF, LOW, Series, Shared, late_tiles
+from mlplatform.model.windows.tiles import BITS, HALF, LARGEST, LOW, Series, Shared, late_tiles
 
 OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
 """The columns of the relation that are not fields of the request, whose names begin with none."""
@@ -151,11 +151,11 @@ def _requests_sql(series: Series, requests: str, wanted: str, own: Sequence[str]
     tile = f"(_event_ms - ((_event_ms % {ms}) + {ms}) % {ms}) // {ms}"
     counted, value = f"({_condition(series.where)})", ""
     if series.of is not None:
-        given = f'CAST("{series.of}" AS DOUBLE)'
-        counted += f" AND coalesce(isfinite({given}), false)"
         scale = f"CAST('{series.scale!r}' AS DOUBLE)"
-        rounded = f"CAST(floor({given} * {scale} + CAST('0.5' AS DOUBLE)) AS BIGINT)"
-        value = f", CASE WHEN coalesce(isfinite({given}), false) THEN {rounded} END AS x"
+        steps = f"floor(CAST(\"{series.of}\" AS DOUBLE) * {scale} + CAST('0.5' AS DOUBLE))"
+        fits = f"coalesce(abs({steps}) < CAST('{float(LARGEST)!r}' AS DOUBLE), false)"
+        counted += f" AND {fits}"
+        value = f", CASE WHEN {fits} THEN CAST({steps} AS BIGINT) END AS x"
     if series.matching is not None:
         value += f", coalesce({_condition(series.matching)}, false) AS matched"
     if series.distinct is not None:
