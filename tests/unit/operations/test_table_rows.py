@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import yaml
+from tests.support import table_world
 
-from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.folders import model_folder, parse
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.rows import history_schema
+from mlplatform.model.bundle import load_bundle
+from mlplatform.model.definition import InputSpec, ModelDefinition
+from mlplatform.model.folders import load_definition, model_folder, parse
+from mlplatform.model.windows.declaration import Window
 from mlplatform.operations.tables.columns import taken
 from mlplatform.operations.tables.request_rows import requests_of
+from mlplatform.operations.tables.row_features import RowFeatures
 
 KEY = b"k" * 32
 
@@ -54,3 +62,35 @@ def test_a_customers_id_stands_in_no_problem() -> None:
     given = table(customer_id=[1, -893704, None])
     found = requests_of(given, {}, DEFINITION, as_of_ms=1, key=KEY)
     assert found.problems == {1: "customer_id is less than 0", 2: "customer_id is missing"}
+
+
+def test_windows_of_a_first_request_are_missing_and_of_an_unknown_request_stale(
+    tmp_path: Path,
+) -> None:
+    mean = Window(
+        name="mean_1h", entity="customer", aggregate="mean", of="amount", window="1h",
+        resolution="1m",
+    )  # fmt: skip
+    fraud = msgspec.structs.replace(load_definition("fraud"), windows=(mean,))
+    history = [
+        {"request_id": name, "event_time": minute * 60_000_000, "customer_id": 1, "terminal_id": 1,
+         "amount": 9.0, "label": None, "label_time": None}
+        for name, minute in (("first", 0), ("second", 1))
+    ]  # fmt: skip
+    offline = OfflineTable(tmp_path / "offline", fraud)
+    offline.import_history(pa.Table.from_pylist(history, schema=history_schema(fraud)), KEY)
+    written = load_bundle(tmp_path / table_world.bundle(tmp_path))
+    inputs = (InputSpec(name="mean_1h", kind="window", of="customer"),)
+    bundle = msgspec.structs.replace(written, inputs=inputs, windows=(mean,))
+
+    known = offline.requests().order("event_time").to_arrow_table()
+    other = pa.array(["first", "other"])
+    for rows, expected in (
+        (known, [(("missing",), False), ((), False)]),
+        (known.set_column(0, "request_id", other), [(("missing",), False), (("stale",), True)]),
+    ):
+        found = RowFeatures(fraud, (), bundle, offline).inputs(rows)
+        causes = [found.gaps[kind] for kind in found.kinds]
+        assert [
+            (tuple(cause for cause, _ in gaps.features.values()), gaps.withheld) for gaps in causes
+        ] == expected

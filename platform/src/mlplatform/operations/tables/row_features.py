@@ -22,7 +22,14 @@ from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.model.feature_views import FeatureSource, FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.request_transforms import DAY_MS
-from mlplatform.model.windows.declaration import check_same, read_by
+from mlplatform.model.windows.declaration import (
+    MINUTE_MS,
+    EntityWindows,
+    Window,
+    by_entity,
+    check_same,
+    read_by,
+)
 
 _CAUSES: Final = (0, 1, 2)
 _THERE, _MISSING, _STALE = _CAUSES
@@ -67,7 +74,8 @@ class RowFeatures:
         self._policies = FeaturePolicies(self._plan.sources, self._plan.features)
         self._sources = self._policies.views
         used = read_by(self._plan.features, definition.windows)
-        narrowed = msgspec.structs.replace(definition, windows=used)
+        known = map(_known, by_entity(used, definition.entities))
+        narrowed = msgspec.structs.replace(definition, windows=(*used, *known))
         self._offline = OfflineTable(offline.folder, narrowed)
         self._midnights = {v.name: _midnights(offline, v) for v in self._plan.views}
 
@@ -92,7 +100,12 @@ class RowFeatures:
     def _causes(
         self, joined: pa.Table, source: FeatureSource, event_ms: NDArray[np.int64]
     ) -> NDArray[np.int8]:
-        """Whether each request has a row of the view, and if not, whether anybody had one."""
+        """Whether each request has a row of the view, and if not, whether anybody had one; for
+        windows, a request of the entity before it, and if not, whether windows are known at all."""
+        if isinstance(source, EntityWindows):
+            count = joined.column(_known_name(source)).to_numpy()  # NaN where there is none
+            causes = np.select([np.isnan(count), count == 0], [_STALE, _MISSING], _THERE)
+            return causes.astype(np.int8)
         lacks = np.ones(joined.num_rows, np.bool_)
         for name in source.feature_names:
             if name in joined.column_names:
@@ -123,6 +136,27 @@ class RowFeatures:
         times = {name: 0 if cause == _THERE else None for name, cause in causes.items()}
         stale = [name for name, cause in causes.items() if cause == _STALE]
         return self._policies.gaps(OnlineRow({}, times, stale))
+
+
+def _known(source: EntityWindows) -> Window:
+    """How many requests of the entity lie where one of its windows reaches back to."""
+    longest = max(source.fields, key=_reach_ms)
+    return Window(
+        name=_known_name(source),
+        entity=source.entity,
+        aggregate="count",
+        window=f"{_reach_ms(longest) // MINUTE_MS}m",
+        resolution=longest.resolution,
+    )
+
+
+def _known_name(source: EntityWindows) -> str:
+    """No declared window begins so."""
+    return f"_{source.name}"
+
+
+def _reach_ms(window: Window) -> int:
+    return window.length_ms + window.delay_tiles * window.tile_ms
 
 
 def _with(requests: pa.Table, features: Sequence[str]) -> pa.Table:
