@@ -32,6 +32,7 @@ from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rhythm import Rhythm
 from mlplatform.model.rules import Condition, Rule
+from mlplatform.model.windows.declaration import Filter, Window
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
@@ -100,6 +101,19 @@ def test_a_bundle_read_back_is_the_bundle_written(tmp_path):
 def test_a_bundle_of_the_words_of_earlier_releases_keeps_the_digest_that_they_gave_it():
     assert BUNDLE.digest == "dec4dbf432701edde294847490bede6cc7cf33c2bce41e1eaca2aecdcf19cfdc"
     assert b'"scale"' not in BUNDLE.content
+
+
+def test_a_bundle_with_windows_of_earlier_releases_keeps_the_digest_that_they_gave_it(tmp_path):
+    large = Filter(field="amount", op=">=", value=100)
+    window = Window(
+        name="n_1h", entity="customer", aggregate="count", window="1h", resolution="1m", where=large
+    )
+    bundle = changed(windows=(window,))
+    assert bundle.digest == "aa665764e0b611bfb6790222c0b79e0c521b4a86321fef80bad863de11429c67"
+    share = msgspec.structs.replace(window, aggregate="share", matching=large)
+    with_share = changed(windows=(window, share))
+    written = write_bundle(with_share, MODEL, tmp_path / "bundle")
+    assert load_bundle(tmp_path / "bundle", written) == with_share
 
 
 def test_a_bundle_carries_its_own_outcomes(tmp_path):

@@ -27,7 +27,7 @@ from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import Signature, signature_problems
-from mlplatform.model.windows.declaration import Window
+from mlplatform.model.windows.declaration import Window, as_written
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
@@ -236,7 +236,7 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     def content(self) -> bytes:
         """The bytes of `bundle.json`, the same whether built here or read back."""
         plain = msgspec.convert(msgspec.to_builtins(self), Bundle)
-        return canonical_json(msgspec.to_builtins(plain))
+        return canonical_json(msgspec.to_builtins(plain) | as_written(plain.windows))
 
     @functools.cached_property
     def digest(self) -> str:

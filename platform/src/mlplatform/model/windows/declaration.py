@@ -113,6 +113,20 @@ class Window(_Strict, frozen=True):
         return span_ms(self.delay) // self.tile_ms if self.delay else 0
 
 
+_LATER: Final = ("to", "matching", "per")
+"""Keys that windows of earlier releases lack."""
+
+
+def as_written(windows: Sequence[Window]) -> dict[str, list[dict[str, Any]]]:
+    """`windows` in plain values, without later keys that they do not use: what was digested under
+    an earlier release keeps its digest. Empty where there are none."""
+    written = [
+        {key: value for key, value in plain.items() if key not in _LATER or value is not None}
+        for plain in map(msgspec.to_builtins, windows)
+    ]
+    return {"windows": written} if written else {}
+
+
 class EntityWindows(msgspec.Struct, frozen=True, kw_only=True):
     """The windows of one entity, which are there together or not at all."""
 

@@ -14,6 +14,7 @@ from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.routes import Arm
+from mlplatform.model.windows.declaration import as_written
 from mlplatform.operations.tables import locations, outputs, sources
 from mlplatform.operations.tables.locations import Bucket, Input, Output
 from mlplatform.operations.tables.outputs import MANIFEST, Results
@@ -117,7 +118,7 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
 
 def _rules(definition: ModelDefinition, views: Sequence[FeatureView]) -> str:
     """Digest of what a row's answer takes from the model's folder, beside the bundle."""
-    read = definition.request, definition.protected, definition.windows, views
+    read = definition.request, definition.protected, as_written(definition.windows), views
     return digest(msgspec.to_builtins([*read, definition.decision.safe]))
 
 
