@@ -118,6 +118,14 @@ def test_the_same_work_at_a_later_time_goes_on() -> None:
     assert difference(PLAN, changed(as_of_ms=8)) is None
 
 
+def test_an_output_that_an_earlier_release_began_is_told_as_that() -> None:
+    plain = msgspec.to_builtins(PLAN)
+    del plain["rules"]
+    found = difference(msgspec.convert(plain, Plan), PLAN)
+    assert found is not None
+    assert "earlier release" in found
+
+
 def test_inputs_are_told_apart_by_how_they_are_written(tmp_path: Path) -> None:
     found = input_of("postgresql://me@db:6432/bank?sslmode=disable&table=credit.clients")
     assert isinstance(found, Table)

@@ -39,7 +39,8 @@ class Plan(_Stored, frozen=True):
     """What an output folder is the output of; written before anything else there.
 
     Args:
-        rules: digest of what the model's folder says of requests, features and the safe outcome.
+        rules: digest of what the model's folder says of requests, features and the safe outcome;
+            empty in a plan of an earlier release.
         columns: request_id, event_time and the request's fields → the input's columns, as asked.
         as_of_ms: the event time of rows without one; no row may be later.
         partition_rows: the most rows of one partition, which is a range of rows of one file.
@@ -49,11 +50,11 @@ class Plan(_Stored, frozen=True):
     model: str
     version: int
     bundle: str
-    rules: str
     files: tuple[InputFile, ...]
     columns: dict[str, str]
     as_of_ms: int
     partition_rows: Annotated[int, Meta(ge=LEAST_ROWS, le=MOST_ROWS)]
+    rules: str = ""
 
 
 class RowError(_Stored, frozen=True):
@@ -134,6 +135,8 @@ def difference(there: Plan, asked: Plan) -> str | None:
         return f"model {there.model}, not {asked.model}"
     if (there.version, there.bundle) != (asked.version, asked.bundle):
         return f"version {there.version} ({there.bundle[:8]}), not {asked.version}"
+    if not there.rules:
+        return "an earlier release, which did not keep what model.yaml said"
     if there.rules != asked.rules:
         return "model.yaml and features.json as they were when it was begun, not as they are now"
     if there.partition_rows != asked.partition_rows:
