@@ -114,7 +114,7 @@ def _bulk(folder: Path, count: int) -> None:
             for day in range(DAYS):
                 now_ms = START_MS + day * DAY_MS
                 writer.write([item(-1 - day)], now_ms)
-                table = f"keys_{kept_keys._last_day(now_ms, KEEP_MS)}"
+                table = writer._tables[kept_keys._last_day(now_ms, KEEP_MS)].name
                 db.execute(
                     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
                     f" INSERT INTO {table} SELECT randomblob(16), randomblob(16), randomblob(21),"

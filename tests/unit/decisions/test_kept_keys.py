@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -352,6 +352,49 @@ def test_a_process_with_a_wrong_clock_costs_promises_and_doubles_nothing_after(
     assert log.append("gw", [entry("k1", named(1))]) == [Appended(2)]
     assert log.append("gw", [entry("k1", named(2))]) == [Repeated(answer(named(1), 0.25), True)]
     assert log.verify().ok
+
+
+def test_a_process_that_slept_through_the_end_of_a_table_gives_no_answer_of_another(
+    log: SqliteDecisionLog, folder: Path, wall: Wall
+) -> None:
+    """The table is there anew, and the numbers of its shapes are those of other texts by then."""
+    log.append("a", [entry("k0", named(0))])
+    with closing(opened(folder, wall)) as other:
+        with closing(sqlite.connect(folder / DATABASE)) as db:
+            assert list(kept_keys.expire(db, START_MS + 30 * DAY_MS))
+        refusal = answer(named(1), 0.25).replace(b"approve", b"decline")
+        other.append("b", [entry("k1", named(1), given=refusal)])
+        with pytest.raises(Unavailable):
+            log.append("a", [entry("k2", named(2))])
+        assert log.append("a", [entry("k2", named(2))]) == [Appended(2)]
+        assert found(other, "k1") == refusal
+        assert found(other, "k2") == answer(named(2), 0.25)
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_keys_that_two_processes_end_at_once_are_ended_once(
+    log: SqliteDecisionLog, folder: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """A seal and the publisher of a gateway, which have no lock in common, at any step."""
+    monkeypatch.setattr(kept_keys, "_BITE_KEYS", 2)
+    late_ms, begun = START_MS + 30 * DAY_MS, 0
+
+    @contextmanager
+    def overtaken() -> Iterator[None]:
+        nonlocal begun
+        begun += 1
+        if begun == step + 1:
+            with closing(sqlite.connect(folder / DATABASE)) as other:
+                list(kept_keys.expire(other, late_ms))
+        yield
+
+    filled(log, 0, 6)
+    monkeypatch.setattr(sqlite, "giving_way", overtaken)
+    with closing(sqlite.connect(folder / DATABASE)) as db:
+        list(kept_keys.expire(db, late_ms))
+    assert begun > step
+    assert tables(folder) == []
+    assert found(log, "k0") is None
 
 
 def test_two_processes_make_tables_and_see_each_other_s_keys(

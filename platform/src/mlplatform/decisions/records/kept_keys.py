@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import struct
 from collections.abc import Iterator, Sequence, Set
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.records.port import Stored, shortened
 from mlplatform.decisions.records.prepared import Key, Prepared
@@ -22,6 +23,7 @@ DAY_MS: Final = 86_400_000
 _PARTS: Final = 2
 """So much of a promise, in whole days, is the time that a table is for; each costs a look-up."""
 _DIGEST_BYTES: Final = 16
+_LENGTHS: Final = struct.Struct("<3Q").pack
 _MOST_SHAPES: Final = 4_096
 """Per process and table; an answer of yet another shape is kept whole."""
 _ID, _SCORE = b"\x00", b"\x01"
@@ -36,7 +38,7 @@ STEP: Final = (
 )
 """Of the schema. `day` is the last table whose rows have the shape."""
 _TABLE: Final = """
-CREATE TABLE keys_{day} (
+CREATE TABLE {name} (
     key BLOB PRIMARY KEY,
     body ANY NOT NULL,
     decision ANY NOT NULL,
@@ -72,8 +74,8 @@ def key_digest(client: str, model: str, key: str) -> bytes:
     probability of 10**-15. Nobody can look for two that meet in less than 2**64 trials, and would
     get an answer of their own client and model at best, as both are hashed too.
     """
-    parts = (part.encode() for part in (client, model, key))
-    framed = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+    parts = client.encode(), model.encode(), key.encode()
+    framed = _LENGTHS(*map(len, parts)) + b"".join(parts)
     return hashlib.blake2b(framed, digest_size=_DIGEST_BYTES).digest()
 
 
@@ -98,6 +100,13 @@ def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> Stored | None:
     return None if row is None else Stored(*row)
 
 
+class _Table(NamedTuple):
+    day: int
+    name: str
+    shapes: dict[bytes, int]
+    """Numbers by text, those that this process has met."""
+
+
 class KeyWriter:
     """Writes keys in transactions of its caller, who says when one of them failed.
 
@@ -108,12 +117,12 @@ class KeyWriter:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._earlier = has_earlier(db)
-        self._shapes: dict[int, dict[bytes, int]] = {}
-        """By table that is known to be there."""
+        self._tables: dict[int, _Table] = {}
+        """By day, those known to be there."""
 
     def forget(self) -> None:
         """Keep nothing in mind of what a transaction made that was rolled back."""
-        self._shapes.clear()
+        self._tables.clear()
 
     def write(self, items: Sequence[Prepared], now_ms: int) -> None:
         """Keep the answers of items that have a key.
@@ -121,18 +130,19 @@ class KeyWriter:
         Raises:
             KeyTaken: roll back; something is kept under one of them, or two are the same.
         """
-        keys = [key_digest(*item.key) for item in items if item.key is not None]
+        keys = [key_digest(*key) for item in items if (key := item.key) is not None]
         if len(set(keys)) < len(keys) or self._are_kept(keys, items):
             raise KeyTaken
-        tables: dict[int, list[tuple[Any, ...]]] = {}
+        rows: dict[str, list[tuple[Any, ...]]] = {}
         for digest, item in zip(keys, items, strict=True):
             assert item.idempotency is not None
             day = _last_day(now_ms, item.idempotency.keep_ms)
-            tables.setdefault(day, []).append(self._row(digest, item, day, now_ms))
-        for day, rows in tables.items():
-            for chunk in chunks(rows):
+            table = self._tables.get(day) or self._opened(day, now_ms)
+            rows.setdefault(table.name, []).append(self._row(digest, item, table))
+        for name, of_table in rows.items():
+            for chunk in chunks(of_table):
                 flat = [value for row in chunk for value in row]
-                self._db.execute(inserting(f"keys_{day}", _WIDTH, len(chunk)), flat)
+                self._db.execute(inserting(name, _WIDTH, len(chunk)), flat)
 
     def end(self, keys: Sequence[Key]) -> None:
         """Drop keys whose promise ends, those that are there."""
@@ -153,35 +163,39 @@ class KeyWriter:
             self._db.execute(_FIND_EARLIER, item.key or ()).fetchone() for item in items
         )
 
-    def _row(self, digest: bytes, item: Prepared, day: int, now_ms: int) -> tuple[Any, ...]:
-        given, decision_id = item.idempotency, item.decision_id
+    def _row(self, digest: bytes, item: Prepared, table: _Table) -> tuple[Any, ...]:
+        given, decision_id, shapes = item.idempotency, item.decision_id, table.shapes
         assert given is not None
-        shapes = self._shapes.get(day)
-        if shapes is None:
-            shapes = self._opened(day, now_ms)
         head = (digest, _packed(shortened(given.body_digest)), _packed(decision_id))
         if given.impersonal:
             text, score = _shaped(given.answer, decision_id, item.score)
             shape = None if text is None else shapes.get(text)
             if text is not None and shape is None and len(shapes) < _MOST_SHAPES:
-                (shape,) = self._db.execute(_SHAPE, (text, day)).fetchone()
+                (shape,) = self._db.execute(_SHAPE, (text, table.day)).fetchone()
                 shapes[text] = shape
             if shape is not None:
                 return (*head, shape, score, None)
         return (*head, None, None, given.answer)
 
-    def _opened(self, day: int, now_ms: int) -> dict[bytes, int]:
-        """The shapes known of a table, which is made where it is not there."""
-        for ended in [one for one in self._shapes if one * DAY_MS <= now_ms]:
-            del self._shapes[ended]
-        if f"keys_{day}" not in _tables(self._db, "keys"):
-            self._db.execute(_TABLE.format(day=day))
+    def _opened(self, day: int, now_ms: int) -> _Table:
+        """The table of a day, which is made where it is not there."""
+        for ended in [one for one in self._tables if one * DAY_MS <= now_ms]:
+            del self._tables[ended]
+        name = next((one for one in _tables(self._db, "keys") if _day(one) == day), None)
+        if name is None:
+            # Never a name of before: a process that has an ended table in mind fails, rather than
+            # write numbers of shapes that are gone, and may be those of others by then.
+            (version,) = self._db.execute("PRAGMA schema_version").fetchone()
+            name = f"keys_{day}_{version}"
+            self._db.execute(_TABLE.format(name=name))
             _show(self._db)
-        return self._shapes.setdefault(day, {})
+        return self._tables.setdefault(day, _Table(day, name, {}))
 
 
 @cache
 def _are_any(count: int) -> str:
+    if count == 1:
+        return "SELECT 1 FROM kept_keys WHERE key = ?"
     # by a join: with IN, each table of the view would make a list of all the keys for itself
     keys = ",".join(["(?)"] * count)
     return f"WITH v(key) AS (VALUES {keys}) SELECT 1 FROM v CROSS JOIN kept_keys k USING (key)"
@@ -194,11 +208,10 @@ def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
     """
     yield from _emptied(db)
     today = now_ms // DAY_MS
-    if ended := [table for table in _tables(db, "keys") if _day(table) <= today]:
+    if _ended(db, today):
         with sqlite.giving_way(), sqlite.transaction(db):
             db.execute("DROP VIEW kept_keys")
-            for table in ended:
-                # a process that still has the name in mind fails, rather than write where none look
+            for table in _ended(db, today):  # looked for again: another process ends them too
                 db.execute(f"ALTER TABLE {table} RENAME TO ended_{table}")
             db.execute("DELETE FROM answer_shapes WHERE day <= ?", (today,))
             _show(db)
@@ -206,6 +219,10 @@ def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
         yield from _emptied(db)
     while _delete_earlier(db, now_ms):
         yield "expired keys of an earlier release deleted"
+
+
+def _ended(db: sqlite3.Connection, today: int) -> list[str]:
+    return [table for table in _tables(db, "keys") if _day(table) <= today]
 
 
 def erase(db: sqlite3.Connection, decisions: Set[str], bite: int = _BITE_KEYS) -> Iterator[str]:
@@ -239,8 +256,10 @@ def _emptied(db: sqlite3.Connection) -> Iterator[str]:
         bite = f"DELETE FROM {table} WHERE key <= (SELECT max(key) FROM ({some}))"
         while True:
             with sqlite.giving_way(), sqlite.transaction(db):
+                if table not in _tables(db, "ended_keys"):  # another process dropped it
+                    break
                 if not db.execute(bite).rowcount:
-                    db.execute(f"DROP TABLE IF EXISTS {table}")
+                    db.execute(f"DROP TABLE {table}")
                     break
             yield "ended keys deleted"
 
@@ -272,7 +291,7 @@ def _tables(db: sqlite3.Connection, start: str) -> list[str]:
 
 def _day(table: str) -> int:
     """The day at whose beginning it ends, counted from 1970 in UTC."""
-    return int(table.rpartition("_")[2])
+    return int(table.removeprefix("ended_").split("_")[1])
 
 
 def _last_day(now_ms: int, keep_ms: int) -> int:
@@ -297,18 +316,20 @@ def _unpacked(stored: bytes | str) -> str:
 def _shaped(
     answer: bytes, decision_id: str, score: float | None
 ) -> tuple[bytes | None, float | None]:
-    """An answer without its decision's id and score; None where that would not lead back to it.
+    """An answer without its decision's id and score; None where that would not lead back to it:
+    where it holds already what stands for one of them.
 
     The score is told where it was found.
     """
+    if _ID in answer or _SCORE in answer:
+        return None, None
     name = decision_id.encode()
     shape = answer.replace(name, _ID) if name else answer
     if score is not None and score > 0:
         number = _number(score)
-        without = shape.replace(number, _SCORE, 1)
-        if without.replace(_SCORE, number).replace(_ID, name) == answer and without != shape:
-            return without, score
-    return (shape if shape.replace(_ID, name) == answer else None), None
+        if number in shape:
+            return shape.replace(number, _SCORE, 1), score
+    return shape, None
 
 
 def _filled(shape: bytes, decision_id: str, score: float | None) -> bytes:

@@ -129,7 +129,7 @@ END""",
 )
 """The columns of `records` are those of `STORED`, in that order; a new one needs a step of its own.
 
-The table `idempotency` holds keys of before there was a table a day, until they end.
+The table `idempotency` holds keys of an earlier release, until they end.
 
 The steps also meet files of before there were versions, which have these tables.
 """
