@@ -28,6 +28,10 @@ def chunks(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 
 @lru_cache(maxsize=512)
 def inserting(table: str, width: int, count: int) -> str:
-    """The statement that inserts so many rows of so many columns."""
+    """The statement that inserts so many rows of so many columns.
+
+    Where it fails, its first rows may be there: roll back. To be able to undo them by itself, it
+    would copy each page that it changes, which costs as much as to change it.
+    """
     one = f"({','.join('?' * width)})"
-    return f"INSERT INTO {table} VALUES {','.join([one] * count)}"
+    return f"INSERT OR FAIL INTO {table} VALUES {','.join([one] * count)}"
