@@ -30,7 +30,8 @@ Its standard error is about 5 % up to 250 values, 7 % at 500 and 14 % at 1 000.
 def place(value: object) -> int | None:
     """The place of a text or a whole number, 0 to 251; None of an empty text and of anything else.
 
-    The low half of MD5, which DuckDB has too; nobody gains by two values in one place.
+    The low half of MD5, which DuckDB has too. It is not keyed: a sender who chooses values freely
+    can choose many of one place.
     """
     if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
         return None
