@@ -121,6 +121,22 @@ def test_models_of_installed_packages_are_found_and_their_packages_not_imported(
         installed_models.cache_clear()
 
 
+def test_a_package_of_a_namespace_in_several_places_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("one", "other"):
+        monkeypatch.syspath_prepend(tmp_path / place)
+        (tmp_path / place / "bank_models" / place).mkdir(parents=True)
+    told = tmp_path / "one" / "bank_models-1.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: bank-models\nVersion: 1\n")
+    for place in ("one", "other"):
+        (told / "entry_points.txt").write_text(f"[mlplatform.models]\nx = bank_models.{place}\n")
+        installed_models.cache_clear()
+        assert installed_models() == (tmp_path / place / "bank_models" / place,)
+    installed_models.cache_clear()
+
+
 def test_every_process_is_told_where_they_are(tmp_path: Path) -> None:
     given = {VARIABLE: os.pathsep.join((str(tmp_path / "a"), str(tmp_path / "b")))}
     settings = load(given)
