@@ -91,6 +91,10 @@ def test_a_window_of_each_kind_is_taken() -> None:
             {"where": {"field": "amount", "op": ">", "value": "a"}},
             "windows.0.where.value: a value of type float64",
         ),
+        (
+            {"where": {"field": "amount", "op": ">", "value": 10**400}},
+            "windows.0.where.value: a value of type float64",
+        ),
     ],
 )
 def test_a_window_that_nothing_can_be_made_of_is_told_by_its_key(

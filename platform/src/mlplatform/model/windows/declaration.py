@@ -324,6 +324,10 @@ def _value(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[
     yield bounded, f"{key}.of", of, wanted
 
 
+_MOST: Final = 1e300
+"""YAML knows whole numbers that no float holds."""
+
+
 def _filter(where: Filter | None, key: str, request: Mapping[str, _Field]) -> Iterator[Rule]:
     if where is None:
         return
@@ -339,7 +343,8 @@ def _filter(where: Filter | None, key: str, request: Mapping[str, _Field]) -> It
         yield equal, f"{key}.op", where.op, f"== or != for a field of type {field.type}"
         fits = type(where.value) is kind
     else:
-        fits = type(where.value) in (int, float)
+        given = where.value
+        fits = type(given) in (int, float) and abs(given) <= _MOST  # type: ignore[arg-type]
     yield fits, f"{key}.value", where.value, f"a value of type {field.type}"
 
 
