@@ -284,6 +284,22 @@ def test_a_week_s_look_up_reads_five_tables_at_most(
         assert all(found(log, f"k{back}") for back in range(max(0, day - 6), day + 1))
 
 
+@pytest.mark.parametrize("count", [1, 2, 16, 64])
+def test_a_look_up_scans_no_table(
+    log: SqliteDecisionLog, folder: Path, wall: Wall, count: int
+) -> None:
+    """Else its cost would be that of all keys, as with an SQLite that does not flatten the view."""
+    for day in range(10):
+        wall.ms = START_MS + day * DAY_MS
+        log.append("gw", [entry(f"k{day}")])
+    with closing(sqlite3.connect(folder / DATABASE)) as db:
+        for query, asked in ((kept_keys._FIND, 1), (kept_keys._are_any(count), count)):
+            plan = db.execute(f"EXPLAIN QUERY PLAN {query}", [b"key"] * asked).fetchall()
+            steps = [step for *_, step in plan if "keys_" in step]
+            assert len(steps) == len(tables(folder))
+            assert all(step.startswith("SEARCH keys_") for step in steps)
+
+
 def test_many_keys_end_at_once_and_their_pages_are_used_again(
     log: SqliteDecisionLog, folder: Path, wall: Wall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
