@@ -22,7 +22,8 @@ KEEP_MS: Final = 7 * 86_400_000
 class Idempotency(msgspec.Struct, frozen=True):
     """The promise that a retry of this request gets this answer: one per client, model and key.
 
-    It holds for `keep_ms`, and at most a day or half of it longer, whichever is more.
+    It holds for `keep_ms`. Seals and prunings end it at most half of `keep_ms` later, or a day
+    where that is more; without any of them it stays.
 
     Args:
         body_digest: of the request; its first `BODY_DIGITS` characters tell bodies apart.
