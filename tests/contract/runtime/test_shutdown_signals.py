@@ -82,6 +82,22 @@ def test_while_it_starts(name: str, home: Path) -> None:
     assert (status, "Traceback" in errors) == (0, False), errors
 
 
+def test_told_where_python_drops_what_is_raised_it_ends_all_the_same() -> None:
+    code = (
+        "import signal, sys, time, weakref\n"
+        "from mlplatform.runtime.processes import shutdown_signals\n"
+        "shutdown_signals.end_at_signals()\n"
+        "class Object: pass\n"
+        "one = Object()\n"
+        "kept = weakref.ref(one, lambda _: signal.raise_signal(signal.SIGTERM))\n"
+        "del one\n"
+        "time.sleep(30)\n"
+        "sys.exit(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

@@ -8,22 +8,45 @@ over for as long as they serve, and give them back.
 from __future__ import annotations
 
 import faulthandler
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _STDERR: Final = 2
 """By number: `sys.stderr` may be closed, or not a file."""
 LIMIT_S: Final = 60.0
 """The longest end of any process, a gateway's in Kubernetes. Supervisor and kubelet wait less."""
+_AGAIN_S: Final = 0.05
+
+
+class _Told(SystemExit):
+    """Raised by a signal, wherever the main thread is then."""
 
 
 def end_at_signals() -> None:
-    """From now on a signal ends this process with status 0; for the main thread."""
-    act_at_signals(lambda: sys.exit(0))
+    """From now on a signal ends this process with status 0; for the main thread.
+
+    Python drops what is raised in a finalizer or a weak reference's callback, and imports are full
+    of these: a process that was told there is told again.
+    """
+
+    def end() -> NoReturn:
+        raise _Told(0)
+
+    def tell_again(dropped: sys.UnraisableHookArgs) -> None:
+        if not isinstance(dropped.exc_value, _Told):
+            before(dropped)
+            return
+        again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
+
+    before, sys.unraisablehook = sys.unraisablehook, tell_again
+    act_at_signals(end)
 
 
 def stopping_at_signals() -> threading.Event:
