@@ -162,8 +162,10 @@ def test_a_volume_that_roots_group_shares_is_taken_only_where_nobody_else_enters
             claim(tmp_path, has_neighbours=False)
 
 
-def test_a_home_of_the_cluster_profile_has_no_neighbours() -> None:
+def test_a_home_in_a_pod_has_no_neighbours() -> None:
+    """The manifests name no profile, and a volume's mount is open to its group."""
     assert load({}).home.has_neighbours
+    assert not load({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}).home.has_neighbours
 
 
 def test_what_is_open_in_a_home_is_closed_and_named(

@@ -25,9 +25,9 @@ from mlplatform.model.definition import NAME_PATTERN, ModelDefinition, dns_name
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.findings import DocumentInvalid, Finding, of_shape, valued
 from mlplatform.runtime.canonical import digest
-from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.configuration.model_roots import VARIABLE, model_roots
+from mlplatform.runtime.configuration.neighbours import has_neighbours
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.text import cleaned
@@ -128,7 +128,7 @@ def model_folder(name: str) -> Path:
     folder = found[name]
     # A person who may write the examples may write the platform's own code. In a pod, volumes bring
     # links and owners of their own, and there are no other users.
-    if folder.parent != SHIPPED and os.environ.get(f"{PREFIX}PROFILE", "embedded") == "embedded":
+    if folder.parent != SHIPPED and has_neighbours(os.environ):
         private_folder.check_content(folder, VARIABLE)
     return folder
 

@@ -25,6 +25,7 @@ from mlplatform.runtime.configuration.kinds import (
     Level,
     Profile,
 )
+from mlplatform.runtime.configuration.neighbours import has_neighbours
 from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
 from mlplatform.runtime.errors import Busy, ConfigInvalid, SettingsInvalid
 from mlplatform.runtime.storage import addresses, private_folder
@@ -392,8 +393,7 @@ def home_of(environment: Mapping[str, str]) -> Home:
     """
     of_home = (s for s in SETTINGS if s.name == "PROFILE" or (s.field or "").startswith("home."))
     values = {s.name: variables.value(s, environment) for s in of_home}
-    is_embedded = values["PROFILE"] == "embedded"
-    return Home(**_below(values, "home"), has_neighbours=is_embedded)
+    return Home(**_below(values, "home"), has_neighbours=has_neighbours(environment))
 
 
 def log_level(environment: Mapping[str, str]) -> Level:
