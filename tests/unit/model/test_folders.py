@@ -114,7 +114,7 @@ def test_models_of_installed_packages_are_found_and_their_packages_not_imported(
     assert model_names() == ["credit"]
     assert not (package / "imported").exists()
     installed_models.cache_clear()
-    for wrong in ("credit_modles", "credit-models", "credit_models:folders"):
+    for wrong in ("credit_modles", "credit-models", "credit_models:folders", "__main__"):
         (told / "entry_points.txt").write_text(f"[mlplatform.models]\ncredit = {wrong}\n")
         with pytest.raises(ConfigInvalid, match=rf"credit of mlplatform\.models is '{wrong}'"):
             load({VARIABLE: "installed"})

@@ -16,7 +16,7 @@ GROUP: Final = "mlplatform.models"
 
 Source: https://packaging.python.org/en/latest/specifications/entry-points/.
 """
-_PACKAGE: Final = re.compile(r"\w+(\.\w+)*")
+_PACKAGE: Final = re.compile(r"(?!__main__\b)\w+(\.\w+)*")
 
 
 @functools.cache
