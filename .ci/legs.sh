@@ -42,7 +42,10 @@ leg_tried() {
     log=$(mktemp)
     for tries in 1 2; do
         began=$SECONDS
-        if leg_kept "$log" "$@"; then return; fi
+        if leg_kept "$log" "$@"; then
+            rm -f "$log"
+            return
+        fi
         took_s=$((SECONDS - began))
         legs+=("$name failed at try $tries, after $took_s s" "$(tail -n "$TOLD_LINES" "$log" | sed 's/^/    | /')")
         if [ $((SECONDS + took_s)) -gt "$LIMIT_S" ]; then

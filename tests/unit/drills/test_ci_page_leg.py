@@ -33,7 +33,7 @@ class Machine:
         self.calls = folder / "calls"
         self._bin = folder / "bin"
         self._bin.mkdir()
-        for name in ("env", "sh", "bash", "mktemp", "sed", "seq", "sleep", "tail", "tee"):
+        for name in ("env", "sh", "bash", "mktemp", "rm", "sed", "seq", "sleep", "tail", "tee"):
             (self._bin / name).symlink_to(found(name))
         self.has("timeout", 'shift 2; exec "$@"')
 
