@@ -23,7 +23,7 @@ PAGE: Final = "mlplatform.test/page:1"
 OF_THE_PAGE: Final = (
     *("anyio", "certifi", "click", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe"),
     *("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions"),
-    *("psutil", "scipy", "starlette", "uvicorn"),
+    *("psutil", "scipy", "starlette", "uvicorn", "websockets"),
 )
 """What it imports, and what that imports, beyond the serve lock."""
 REQUIREMENTS: Final = ROOT / "requirements"
