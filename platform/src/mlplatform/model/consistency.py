@@ -324,8 +324,9 @@ def _retention(model: ModelDefinition) -> Iterator[Rule]:
 def _needs(model: ModelDefinition) -> Iterator[_Need]:
     rollout, drift, mature = model.rollout, model.drift, model.label.maturity_days
     why = "label.maturity_days and training.window_days (holdout_days are its last), and a day"
-    why += "; with training.folds, their days and label.maturity_days again"
-    yield _Need(history_days(model), why if model.training.folds > 1 else why.split(";")[0])
+    if model.training.folds > 1:
+        why += "; with training.folds, their days and label.maturity_days again"
+    yield _Need(history_days(model), why)
     steps_h = rollout.shadow.deadline_h + math.fsum(step.deadline_h for step in rollout.canary)
     ramp_h = steps_h + rollout.approval_deadline_h
     if math.isfinite(ramp_h):  # an infinity is refused by itself
