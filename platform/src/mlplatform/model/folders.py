@@ -35,6 +35,7 @@ from mlplatform.runtime.text import cleaned
 FILE: Final = "model.yaml"
 READY_FILE: Final = "model.onnx"
 TRAINING_FILE: Final = "training.py"
+GATES_FILE: Final = "gates.py"
 _BYTECODE: Final = "__pycache__"
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import (
     FILE,
+    GATES_FILE,
     READY_FILE,
     TRAINING_FILE,
     folder_digest,
@@ -36,7 +37,6 @@ TRIAL: Final = "from mlplatform.learning.training.trial import main; main()"
 SOURCES: Final = "from mlplatform.learning.training.trial import read_sources; read_sources()"
 GATES: Final = "from mlplatform.learning.training.trial import read_gates; read_gates()"
 SOURCES_FILE: Final = "sources.py"
-GATES_FILE: Final = "gates.py"
 MOST_LINES: Final = 12
 
 

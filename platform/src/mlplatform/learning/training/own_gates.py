@@ -16,7 +16,6 @@ from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.validation.own_gates import (
-    FILE,
     Arm,
     HeldOut,
     OwnFindings,
@@ -29,7 +28,7 @@ from mlplatform.learning.validation.own_gates import (
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import folder_digest, model_folder
+from mlplatform.model.folders import GATES_FILE, folder_digest, model_folder
 from mlplatform.model.tensors.categories import FIRST
 from mlplatform.runtime.errors import InputInvalid
 
@@ -38,7 +37,7 @@ MADE_UP_ROWS: Final = 2000
 
 def has_own_gates(model: str) -> bool:
     """Whether the model's folder has a `gates.py`."""
-    return (model_folder(model) / FILE).is_file()
+    return (model_folder(model) / GATES_FILE).is_file()
 
 
 def own_findings(

@@ -31,8 +31,8 @@ from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import MEASURES, TITLES
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.decision_scale import DecisionPolicy
+from mlplatform.model.folders import GATES_FILE
 
-FILE: Final = "gates.py"
 NAME: Final = "own_gates"
 """Of the gate that stands for a file which can't be read."""
 VERDICTS: Final[Mapping[str, Verdict]] = {verdict: verdict for verdict in get_args(Verdict)}
@@ -173,7 +173,7 @@ def judge_own(own: OwnGates, rows: HeldOut) -> OwnFindings:
         try:
             found = _answer(function, rows, GateResult if function in own.gates else Measure)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a team's Python
-            reason = f"{FILE}: {function.__name__} {told(error)}"
+            reason = f"{GATES_FILE}: {function.__name__} {told(error)}"
             found = GateResult(function.__name__, "inconclusive", None, None, reason)
             wrong.append(found)
         if isinstance(found, Measure):
@@ -189,7 +189,7 @@ class _WrongAnswer(Exception):
 
 def unreadable(why: str) -> OwnFindings:
     """The finding in place of functions that can't be run."""
-    found = GateResult(NAME, "inconclusive", None, None, f"{FILE}: {why}")
+    found = GateResult(NAME, "inconclusive", None, None, f"{GATES_FILE}: {why}")
     return OwnFindings((found,), (), (found,))
 
 
@@ -259,7 +259,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, _WrongAnswer):
         return _printable(str(error))
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if Path(f.filename).name == FILE]
+    own = [f for f in frames if Path(f.filename).name == GATES_FILE]
     where = f" (line {own[-1].lineno})" if own else ""
     return f"raised {_printable(type(error).__name__)}: {_printable(_message(error))}{where}"
 
