@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import kept_keys
-from mlplatform.decisions.records.kept_keys import DAY_MS
 from mlplatform.decisions.records.port import (
+    DAY_MS,
     KEEP_MS,
     Appended,
     Entry,

@@ -18,7 +18,6 @@ from mlplatform.decisions.log import erasing, retention_acts, sealed
 from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.lookup import erased_by, logged_records
 from mlplatform.decisions.log.retention import (
-    DAY_MS,
     MOST_DAYS,
     DuePayloads,
     HeldPayloads,
@@ -26,7 +25,7 @@ from mlplatform.decisions.log.retention import (
     reached_ms,
 )
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, Span
+from mlplatform.decisions.records.port import DAY_MS, Entry, Span
 from mlplatform.decisions.records.record import COLUMNS, SCALARS, Kind, Record
 from mlplatform.decisions.records.retention import (
     AbsentPayload,

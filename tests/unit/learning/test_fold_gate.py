@@ -17,7 +17,8 @@ from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.folders import load_definition
-from mlplatform.model.training.folds import DAY_MS, Fold, folds, history_days
+from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.training.folds import Fold, folds, history_days
 
 DEFINITION = load_definition("fraud")
 GATES = msgspec.structs.replace(

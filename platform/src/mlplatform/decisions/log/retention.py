@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple
 
+from mlplatform.decisions.records.port import DAY_MS
 from mlplatform.decisions.records.retention import RetentionRule
 
-DAY_MS: Final = 86_400_000
 MOST_DAYS: Final = 31
 """Of event time, that one pass goes on."""
 

@@ -12,7 +12,6 @@ from typing import Final
 from mlplatform.decisions.log import catalogue, erasing, seal, sealed
 from mlplatform.decisions.log.erasure_acts import own_writer
 from mlplatform.decisions.log.retention import (
-    DAY_MS,
     DuePayloads,
     HeldPayloads,
     due_payloads,
@@ -22,7 +21,7 @@ from mlplatform.decisions.log.retention import (
 from mlplatform.decisions.log.sealed import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
-from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.port import DAY_MS, Span
 from mlplatform.decisions.records.retention import (
     KEPT_KINDS,
     ExpiredRange,

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence, Set
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from mlplatform.decisions.records.port import Stored, shortened
+from mlplatform.decisions.records.port import DAY_MS, Stored, shortened
 from mlplatform.decisions.records.prepared import Key, Prepared
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.batches import chunks, inserting
 
-DAY_MS: Final = 86_400_000
 _PARTS: Final = 2
 """So much of a promise, in whole days, is the time that a table is for; each costs a look-up."""
 _DIGEST_BYTES: Final = 16

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 BODY_DIGITS: Final = 32
-KEEP_MS: Final = 7 * 86_400_000
+DAY_MS: Final = 86_400_000
+KEEP_MS: Final = 7 * DAY_MS
 """For promises that no model's policy speaks of, like that of a label."""
 
 

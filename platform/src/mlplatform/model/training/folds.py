@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from mlplatform.model.request_transforms import DAY_MS
 
 if TYPE_CHECKING:
     from mlplatform.model.definition import ModelDefinition
-
-DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
