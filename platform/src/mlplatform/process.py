@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
@@ -22,7 +23,7 @@ from mlplatform.model.personal import personal_fields
 from mlplatform.runtime.configuration.settings import Settings, load, log_level
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority
-from mlplatform.runtime.processes.shutdown_signals import end_at_signals
+from mlplatform.runtime.processes.shutdown_signals import ended_by_signals, told_to_end
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.signals import Process
 
@@ -103,8 +104,11 @@ def start(name: str, words: Sequence[str]) -> None:
     """The process of that name, with these words as its command line."""
     entry = ENTRIES[name]
     follow_parent()
-    if entry.serves:
-        end_at_signals()
+    with ended_by_signals() if entry.serves else nullcontext():
+        _run(name, entry, words)
+
+
+def _run(name: str, entry: Entry, words: Sequence[str]) -> None:
     module = cast(_Module, importlib.import_module(entry.module))
     parser = module.parser()
     parser.prog = f"mlplatform.process {name}"
@@ -123,6 +127,9 @@ def start(name: str, words: Sequence[str]) -> None:
             logs.set_level(log_level(os.environ))
             module.run(options)
     except PlatformError as error:
+        if told_to_end():
+            log.warning("%s ends as it was told, before this was mended: %s", name, error)
+            return
         if error.__cause__ is not None:  # else the line below says all
             log.error("%s ends", name, exc_info=error)
         sys.exit(f"{name} {instance or ''}".strip() + f" ends: {error}")

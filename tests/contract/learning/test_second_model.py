@@ -121,8 +121,7 @@ def test_a_gateway_and_a_predictor_serve_it_as_they_serve_all(world: ScoringWorl
     safe, risky = score(world).json(), score(world, amount=9000.0).json()
     assert (safe["decision"], safe["reasons"]) == ("grant", [])
     assert risky["decision"] in ("refer", "refuse"), "some of those to be refused are explored"
-    assert {r["code"] for r in risky["reasons"]} <= {"AMOUNT", "INCOME", "AMOUNT_TO_INCOME"}
-    assert risky["reasons"] != []
+    assert risky["reasons"][0]["code"] in {"AMOUNT", "INCOME", "AMOUNT_TO_INCOME"}
     assert score(world, income=-1.0).status_code == 422
 
 

@@ -82,20 +82,53 @@ def test_while_it_starts(name: str, home: Path) -> None:
     assert (status, "Traceback" in errors) == (0, False), errors
 
 
-def test_told_where_python_drops_what_is_raised_it_ends_all_the_same() -> None:
-    code = (
-        "import signal, sys, time, weakref\n"
-        "from mlplatform.runtime.processes import shutdown_signals\n"
-        "shutdown_signals.end_at_signals()\n"
-        "class Object: pass\n"
-        "one = Object()\n"
+LOST = {
+    "in a callback of a weak reference": (
+        "one = threading.Event()\n"
         "kept = weakref.ref(one, lambda _: signal.raise_signal(signal.SIGTERM))\n"
         "del one\n"
-        "time.sleep(30)\n"
-        "sys.exit(3)\n"
+    ),
+    "where constants are folded": (
+        "many = '98765432109876 * 12345678901234,' * 50_000\n"
+        "signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGTERM))\n"
+        "signal.setitimer(signal.ITIMER_VIRTUAL, 0.02)\n"
+        "compile(many, 'many', 'exec')\n"
+    ),
+    "by an extension that raises its own error": (
+        "try:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "finally:\n"
+        "    raise TypeError('expected a message argument')\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("place", LOST)
+def test_told_where_python_loses_what_is_raised_it_ends_all_the_same(place: str) -> None:
+    code = (
+        "import signal, sys, threading, time, weakref\n"
+        "from mlplatform.runtime.processes.shutdown_signals import ended_by_signals\n"
+        "with ended_by_signals():\n"
+        + "".join(f"    {line}\n" for line in LOST[place].splitlines())
+        + "    time.sleep(30)\n"
+        "    sys.exit(3)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+
+
+def test_told_while_it_holds_the_lock_of_its_event_it_stops_all_the_same() -> None:
+    """As in the steps of `wait` before and after it sleeps."""
+    code = (
+        "import signal, sys\n"
+        "from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals\n"
+        "stopping = stopping_at_signals()\n"
+        "with stopping._cond:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "sys.exit(0 if stopping.wait(30) else 3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
 
 
 def free_port() -> int:

@@ -1,69 +1,96 @@
 """How a process of the platform is told to end: by SIGTERM or SIGINT, in one way for all of them.
 
-`process.start` calls `end_at_signals`: until a process serves, a signal ends it as `sys.exit(0)`
-does. Then one that works in a loop of its own asks for `stopping_at_signals`; servers take signals
-over for as long as they serve, and give them back.
+`process.start` works within `ended_by_signals`: until a process serves, a signal ends it as
+`sys.exit(0)` does. Then one that works in a loop of its own asks for `stopping_at_signals`; servers
+take signals over for as long as they serve, and give them back.
 """
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
-import os
+import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, NoReturn
+
+log = logging.getLogger(__name__)
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _STDERR: Final = 2
 """By number: `sys.stderr` may be closed, or not a file."""
 LIMIT_S: Final = 60.0
 """The longest end of any process, a gateway's in Kubernetes. Supervisor and kubelet wait less."""
-_AGAIN_S: Final = 0.05
+_AGAIN_S: Final = 0.2
+_seen: Final[set[int]] = set()
 
 
-class _Told(SystemExit):
+class _Ended(SystemExit):
     """Raised by a signal, wherever the main thread is then."""
 
 
-def end_at_signals() -> None:
-    """From now on a signal ends this process with status 0; for the main thread.
+def told_to_end() -> bool:
+    """Whether a signal has come: what fails after it is no failure of this process."""
+    return bool(_seen)
 
-    Python drops what is raised in a finalizer or a weak reference's callback, and imports are full
-    of these: a process that was told there is told again.
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within this a signal ends the process with status 0, wherever it is; for the main thread.
+
+    Python loses what a signal's handler raises in a finalizer, in a callback of a weak reference
+    and where its compiler folds constants, and imports are full of these. A process that has not
+    left this `_AGAIN_S` later is told again, by whatever handles the signal then. An extension's
+    import may raise its own error in place of what a handler raised: the status is 0 all the same.
     """
 
     def end() -> NoReturn:
-        raise _Told(0)
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        raise _Ended(0)
 
-    def tell_again(dropped: sys.UnraisableHookArgs) -> None:
-        if not isinstance(dropped.exc_value, _Told):
-            before(dropped)
-            return
-        again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM))
-        again.daemon = True
-        again.start()
+    def report(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, _Ended):
+            before(lost)
 
-    before, sys.unraisablehook = sys.unraisablehook, tell_again
+    before, sys.unraisablehook = sys.unraisablehook, report
+    signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     act_at_signals(end)
+    try:
+        yield
+    except Exception as error:
+        if not told_to_end():
+            raise
+        log.warning("told to end, it ends with %s: %s", type(error).__name__, error)
+        raise _Ended(0) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = before
 
 
 def stopping_at_signals() -> threading.Event:
-    """An event that is set at SIGTERM or SIGINT; to be asked for in the main thread."""
+    """An event that is set at SIGTERM or SIGINT; to be asked for in the main thread.
+
+    A thread sets it: the main thread may be in `wait` when the signal comes, and hold the event's
+    lock there.
+    """
     stopping = threading.Event()
-    act_at_signals(stopping.set)
+    act_at_signals(lambda: _thread.start_new_thread(stopping.set, ()))
     return stopping
 
 
 def act_at_signals(act: Callable[[], object]) -> None:
-    """Have a signal call this, in the main thread.
+    """Have a signal call this, in the main thread and between any two of its steps: no lock that
+    this thread may hold is to be taken.
 
     A process that has not ended `LIMIT_S` later is ended with status 1, and what each of its
     threads was doing is in its log.
     """
 
     def told(number: int, frame: object) -> None:
+        _seen.add(number)
         faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=_STDERR)
         act()
 
