@@ -43,7 +43,7 @@ def trees(width: int) -> tuple[bytes, NDArray[np.float32]]:
 
     rng = np.random.default_rng(SEED)
     x = rng.normal(size=(ROWS, width)).astype(np.float32)
-    y = (x[:, 0] * x[:, 1] + np.abs(x[:, 2]) + rng.normal(size=ROWS) > 1.5).astype(np.int8)
+    y = (x[:, 0] * x[:, -1] + np.abs(x[:, -2]) + rng.normal(size=ROWS) > 1.5).astype(np.int8)
     classifier = HistGradientBoostingClassifier(
         max_iter=TREES, max_leaf_nodes=LEAVES, min_samples_leaf=5, random_state=SEED
     )
