@@ -98,15 +98,15 @@ def retrain(
     """
     link_to(traceparent)
     job.check_trains(model)
-    prepared = prepare(model, job.milliseconds(as_of))
-    candidate = fit(prepared)
-    judged = validate(model, candidate, prepared, try_folds(model, prepared))
-    create_markdown_artifact(
-        job.report_page(judged.report),
-        key=f"gates-{model}",
-        description="What the last candidate passed",
-    )
-    with job.answering(wiring.platform(), incident, claim) as answer:
+    with job.answering(wiring.platform(), model, incident, claim) as answer:
+        prepared = prepare(model, job.milliseconds(as_of))
+        candidate = fit(prepared)
+        judged = validate(model, candidate, prepared, try_folds(model, prepared))
+        create_markdown_artifact(
+            job.report_page(judged.report),
+            key=f"gates-{model}",
+            description="What the last candidate passed",
+        )
         version = register(candidate, judged, actor).version
         answer(version)
     if open_rollout:

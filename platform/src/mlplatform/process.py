@@ -23,7 +23,7 @@ from mlplatform.model.personal import personal_fields
 from mlplatform.runtime.configuration.settings import Settings, load, log_level
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority
-from mlplatform.runtime.processes.shutdown_signals import ended_by_signals, told_to_end
+from mlplatform.runtime.processes.shutdown_signals import ended_by_signals, has_end_signal
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.signals import Process
 
@@ -127,7 +127,7 @@ def _run(name: str, entry: Entry, words: Sequence[str]) -> None:
             logs.set_level(log_level(os.environ))
             module.run(options)
     except PlatformError as error:
-        if told_to_end():
+        if has_end_signal():
             log.warning("%s ends as it was told, before this was mended: %s", name, error)
             return
         if error.__cause__ is not None:  # else the line below says all

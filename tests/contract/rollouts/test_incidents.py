@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pg8000.exceptions import DatabaseError
 
 from mlplatform.rollouts.drift import postgres as on_postgres
 from mlplatform.rollouts.drift import sqlite as on_sqlite
+from mlplatform.rollouts.drift.claims import renewal
 from mlplatform.rollouts.drift.incidents import Claimed, Finding, Held, Incidents, Over
 from mlplatform.rollouts.drift.postgres import PostgresIncidents
 from mlplatform.rollouts.drift.sql import SqlIncidents
@@ -308,3 +310,40 @@ def test_changes_of_an_earlier_release_are_numbered_by_their_time(where: Path | 
     opened = incidents.open(FOUND, now_ms=1)
     assert [f.incident for f in incidents.facts(3, 10)] == [opened.id]
     incidents.shut()
+
+
+def test_a_claim_is_prolonged_until_it_is_taken_over(opener: Opener) -> None:
+    incidents = opener()
+    incident = incidents.open(FOUND, now_ms=1).id
+    incidents.claim(incident, "a", until_ms=100, now_ms=10)
+    incidents.prolong(incident, 1, until_ms=300)
+    assert opener().claim(incident, "b", until_ms=400, now_ms=200) == Held(1, "a", 300)
+    assert opener().claim(incident, "b", until_ms=400, now_ms=300) == Claimed(2, 400)
+    with pytest.raises(StaleFence, match="its last claim is 2"):
+        incidents.prolong(incident, 1, until_ms=900)
+    incidents.answer(incident, 2, version=None, note="the gates failed", now_ms=310)
+    with pytest.raises(StaleFence, match="answered"):
+        incidents.prolong(incident, 2, until_ms=900)
+    with pytest.raises(NotFound):
+        incidents.prolong("nobody", 1, until_ms=900)
+
+
+def test_a_claim_holds_for_as_long_as_the_work_that_answers_it(opener: Opener) -> None:
+    """Work of four times what a claim lasts; then nothing holds it."""
+    incidents, lasts_s = opener(), 0.5
+    incident = incidents.open(FOUND, now_ms=1).id
+    incidents.claim(incident, "a", until_ms=0, now_ms=0)
+
+    def now_ms() -> int:
+        return time.time_ns() // 1_000_000
+
+    with renewal(opener(), incident, 1, lasts_s=lasts_s, wall_ms=now_ms):
+        ends_s = time.monotonic() + 4 * lasts_s
+        while time.monotonic() < ends_s:
+            found = incidents.claim(incident, "b", until_ms=now_ms() + 1000, now_ms=now_ms())
+            assert isinstance(found, Held)
+            time.sleep(0.05)
+    time.sleep(lasts_s)
+    assert isinstance(incidents.claim(incident, "b", until_ms=0, now_ms=now_ms()), Claimed)
+    with pytest.raises(StaleFence), renewal(opener(), incident, 1, lasts_s=1, wall_ms=now_ms):
+        pytest.fail("it was taken over before")

@@ -46,7 +46,7 @@ def test_a_failed_gate_ends_the_flow_and_answers_with_no_version(
     monkeypatch.setattr(retrain, "register", lambda *_, **__: REJECTED)
     with (
         pytest.raises(GateFailed, match="quality: the champion is better"),
-        job.answering(platform, claimed.id, 1) as answer,
+        job.answering(platform, "fraud", claimed.id, 1) as answer,
     ):
         answer(job.register(platform, None, job.Judged(None, None), author="ana").version)
     (kept,) = platform.incidents.list("fraud")
@@ -55,14 +55,14 @@ def test_a_failed_gate_ends_the_flow_and_answers_with_no_version(
 
 
 def test_a_version_answers_the_incident(platform: Any, claimed: Incident) -> None:
-    with job.answering(platform, claimed.id, 1) as answer:
+    with job.answering(platform, "fraud", claimed.id, 1) as answer:
         answer(2)
     (kept,) = platform.incidents.list("fraud")
     assert (kept.state, kept.answer) == ("answered", 2)
 
 
 def test_a_retrain_that_broke_leaves_its_claim_to_expire(platform: Any, claimed: Incident) -> None:
-    with pytest.raises(Unavailable), job.answering(platform, claimed.id, 1):
+    with pytest.raises(Unavailable), job.answering(platform, "fraud", claimed.id, 1):
         raise Unavailable("MLflow is away")
     (kept,) = platform.incidents.list("fraud")
     assert (kept.state, kept.answer) == ("claimed", None)

@@ -15,10 +15,11 @@ from mlplatform.learning.registry.versions import Rejection, Version
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.bundle import MODEL_FILE
-from mlplatform.model.folders import is_ready, model_folder
+from mlplatform.model.folders import is_ready, load_definition, model_folder
 from mlplatform.model.training.folds import Fold, folds
 from mlplatform.operations.actions import fitting
 from mlplatform.operations.actions.skew import last_skew
+from mlplatform.rollouts.drift import claims
 from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
 from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
@@ -254,29 +255,35 @@ def register(platform: Platform, candidate: Candidate, judged: Judged, *, author
 
 @contextmanager
 def answering(
-    platform: Platform, incident: str | None, claim: int
+    platform: Platform, model: str, incident: str | None, claim: int
 ) -> Iterator[Callable[[int], None]]:
     """Records in a drift incident what the retrain inside came to: call with the version.
 
-    A failed gate is recorded as no version. Any other error leaves the claim to expire, so that
-    the incident is claimed again.
+    The claim holds for as long as this lasts. A failed gate is recorded as no version. Any other
+    error leaves the claim to expire, so that the incident is claimed again.
+
+    Raises:
+        StaleFence: another retrain has the claim, or the incident is over.
     """
     made: list[int] = []
-    try:
+    if incident is None:
         yield made.append
-    except GateFailed as failed:
-        _answer(platform, incident, claim, None, str(failed))
-        raise
-    if made:
-        _answer(platform, incident, claim, made[0], f"version {made[0]} was registered")
+        return
+    lasts_s = load_definition(model).drift.claim_s
+    wall_ms = platform.clock.wall_ms
+    with claims.renewal(platform.incidents, incident, claim, lasts_s=lasts_s, wall_ms=wall_ms):
+        try:
+            yield made.append
+        except GateFailed as failed:
+            _answer(platform, incident, claim, None, str(failed))
+            raise
+        if made:
+            _answer(platform, incident, claim, made[0], f"version {made[0]} was registered")
 
 
-def _answer(
-    platform: Platform, incident: str | None, claim: int, version: int | None, note: str
-) -> None:
-    if incident is not None:
-        wall_ms = platform.clock.wall_ms()
-        platform.incidents.answer(incident, claim, version=version, note=note, now_ms=wall_ms)
+def _answer(platform: Platform, incident: str, claim: int, version: int | None, note: str) -> None:
+    now_ms = platform.clock.wall_ms()
+    platform.incidents.answer(incident, claim, version=version, note=note, now_ms=now_ms)
 
 
 def report_page(report: GateReport) -> str:

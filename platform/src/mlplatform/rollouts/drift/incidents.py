@@ -134,6 +134,15 @@ class Incidents(Protocol):
         """
         ...
 
+    def prolong(self, incident: str, claim: int, *, until_ms: int) -> None:
+        """Let a claim hold until later, also one that has expired and was not taken over.
+
+        Raises:
+            StaleFence: the claim was taken over, or the incident is answered or closed.
+            NotFound: there is no such incident.
+        """
+        ...
+
     def answer(
         self, incident: str, claim: int, *, version: int | None, note: str, now_ms: int
     ) -> None:

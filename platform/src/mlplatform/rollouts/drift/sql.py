@@ -66,6 +66,15 @@ class SqlIncidents:
                 return Held(now.claim, now.holder or "", now.until_ms)
             return Over(now.state)
 
+    def prolong(self, incident: str, claim: int, *, until_ms: int) -> None:
+        with self._database.writing() as db:
+            _require_claim(_read(db, incident), claim)
+            db.change(
+                "UPDATE incidents SET until_ms = :until_ms WHERE id = :incident",
+                until_ms=until_ms,
+                incident=incident,
+            )
+
     def answer(
         self, incident: str, claim: int, *, version: int | None, note: str, now_ms: int
     ) -> None:
@@ -73,11 +82,7 @@ class SqlIncidents:
             now = _read(db, incident)
             if (now.state, now.claim, now.answer) == ("answered", claim, version):
                 return
-            if now.state != "claimed" or now.claim != claim:
-                raise StaleFence(
-                    f"claim {claim} of incident {incident} is over: it is {now.state}, "
-                    f"its last claim is {now.claim}"
-                )
+            _require_claim(now, claim)
             db.change(
                 "UPDATE incidents SET state = 'answered', answer = :version WHERE id = :incident",
                 version=version,
@@ -145,6 +150,14 @@ class SqlIncidents:
 _FIELDS = (
     "model, kind, opened_ms, changed_ms, champion, evidence, state, claim, holder, until_ms, answer"
 )
+
+
+def _require_claim(now: Incident, claim: int) -> None:
+    if now.state != "claimed" or now.claim != claim:
+        raise StaleFence(
+            f"claim {claim} of incident {now.id} is over: it is {now.state}, "
+            f"its last claim is {now.claim}"
+        )
 
 
 def _insert(db: Session, found: Finding) -> str:

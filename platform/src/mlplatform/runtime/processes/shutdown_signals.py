@@ -32,7 +32,7 @@ class _Ended(SystemExit):
     """Raised by a signal, wherever the main thread is then."""
 
 
-def told_to_end() -> bool:
+def has_end_signal() -> bool:
     """Whether a signal has come: what fails after it is no failure of this process."""
     return bool(_seen)
 
@@ -61,7 +61,7 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not told_to_end():
+        if not has_end_signal():
             raise
         log.warning("told to end, it ends with %s: %s", type(error).__name__, error)
         raise _Ended(0) from None

@@ -1,0 +1,62 @@
+"""The claim of an incident, held for as long as the work that answers it goes on."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mlplatform.rollouts.drift.incidents import Incidents
+from mlplatform.runtime.errors import StaleFence, Unavailable
+
+log = logging.getLogger(__name__)
+
+PARTS: Final = 3
+"""A claim is prolonged so often before it would expire: two may fail."""
+
+
+@contextmanager
+def renewal(
+    incidents: Incidents,
+    incident: str,
+    claim: int,
+    *,
+    lasts_s: float,
+    wall_ms: Callable[[], int],
+) -> Iterator[None]:
+    """Within this the claim does not expire; a process that dies leaves it to expire.
+
+    Args:
+        lasts_s: how long the claim holds without being prolonged.
+
+    Raises:
+        StaleFence: the claim was taken over before this began, or the incident is over. Taken over
+            later it is no longer prolonged, and the answer is refused.
+        NotFound: there is no such incident.
+    """
+
+    def prolong() -> None:
+        incidents.prolong(incident, claim, until_ms=wall_ms() + round(lasts_s * 1000))
+
+    def go_on() -> None:
+        while not ended.wait(lasts_s / PARTS):
+            try:
+                prolong()
+            except StaleFence as error:
+                log.warning("%s", error)
+                return
+            except (Unavailable, sqlite3.Error) as error:
+                log.warning("claim %d of %s is not prolonged: %s", claim, incident, error)
+
+    prolong()
+    ended = threading.Event()
+    going_on = threading.Thread(target=go_on, name=f"claim-{incident}", daemon=True)
+    going_on.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        going_on.join()
