@@ -115,7 +115,7 @@ test-images: images ## containers of those images: scores, a refusal, an orderly
 sbom: .venv/.dev ## what each role's images hold, in CycloneDX: build/sbom/<role>.cdx.json
 	@$(BIN)/python requirements/sbom.py
 
-check: .venv/.dev ## lint, format, types, import contracts
+check: .venv/.dev ## lint, format, types, import contracts, the shape of the house
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -123,6 +123,7 @@ check: .venv/.dev ## lint, format, types, import contracts
 	@for folder in $(wildcard models/*-* teams/*/*-*); do \
 	  package=build/types/mlplatform_model_$$(basename $$folder | tr - _) && ln -s $(CURDIR)/$$folder $$package && $(BIN)/mypy $$package || exit 1; done
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/artifacts/test_house.py tests/artifacts/test_cited_documents.py
 
 generate: .venv/.dev ## render features.json, the OpenAPI document, the example manifests, alerts, dashboards and the code of .proto files
 	@$(BIN)/python -m mlplatform.commands.generate

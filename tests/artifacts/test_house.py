@@ -7,6 +7,7 @@ import functools
 import io
 import re
 import tokenize
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,3 +204,42 @@ def test_what_these_tests_look_for_is_found() -> None:
     assert too_long("def f():\n" + "    pass\n" * 3, 3) == ["f, line 1: 4 lines"]
     assert retired("class Reign:\n    pass\n# a Lifeline\n") == {"Reign"}
     assert STRANGE.search("a gateway that is heard no more")
+
+
+IMPURE: Final = frozenset(("asyncio", "glob", "io", "os", "pathlib", "subprocess", "sys", "time"))
+"""Modules of a clock, of files and of the environment, beside those that the contract forbids."""
+NOW: Final = frozenset(("now", "today", "utcnow"))
+
+
+def impurities(text: str) -> set[str]:
+    """What code takes from a clock, a file or the environment; annotations apart."""
+    found = set()
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                found |= {n.name for n in names} & IMPURE
+            case ast.ImportFrom(module=str(module)):
+                found |= {module.partition(".")[0]} & IMPURE
+            case ast.Call(func=ast.Name(id="open" | "input" | "print" as name)):
+                found.add(name)
+            case ast.Call(func=ast.Attribute(attr=name)) if name in NOW:
+                found.add(name)
+    return found
+
+
+def test_a_decision_reads_no_clock_no_file_and_no_environment() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (pure,) = (c for c in contracts["contracts"] if c["name"] == "Decisions are pure")
+    names = [n.removeprefix("mlplatform.").replace(".", "/") for n in pure["source_modules"]]
+    found = {
+        path.relative_to(PACKAGE).as_posix(): taken
+        for name in names
+        for path in ([PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").is_file()
+                     else sorted((PACKAGE / name).glob("*.py")))
+        if (taken := impurities(path.read_text()))
+    }  # fmt: skip
+    assert found == {}

@@ -11,6 +11,8 @@ import pytest
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import StopLimits, Tolerance
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.passes.observe import GATES_PER_PHASE, gate_errors
+from mlplatform.rollouts.passes.summary import TITLES
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step
 from mlplatform.rollouts.verdicts.verdict import Errors
@@ -355,3 +357,16 @@ def test_failures_of_one_pause_are_counted_in_the_evidence() -> None:
     ]
     counts = canary(fail(rows, 4)).evidence["arms"]["challenger"]
     assert (counts["moments"], counts["failed_moments"]) == (20, 2)
+
+
+def test_a_rollouts_error_is_shared_out_among_as_many_gates_as_a_phase_asks() -> None:
+    """Of a new gate, `GATES_PER_PHASE` has to know: else more false alarms than the policy says."""
+    in_shadow = shadow(shadow_rows(400, 6, generation=1, version=2, alert_share=0.02))
+    in_canary = canary(canary_rows(2000, 25, generation=1, version=2, alert_share=0.02))
+    phases = [set(found.evidence["gates"]) | {"recall"} for found in (in_shadow, in_canary)]
+    assert phases[1] >= {"split", "latency_p50", "latency_p99"}, "nothing else says what it asks"
+    assert max(len(gates) for gates in phases) == GATES_PER_PHASE
+    assert set().union(*phases) <= set(TITLES)
+    assert gate_errors(POLICY).stop * GATES_PER_PHASE * (2 + len(POLICY.canary)) == pytest.approx(
+        POLICY.false_alarm_share
+    )

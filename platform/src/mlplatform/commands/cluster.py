@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Annotated, Final
 
 import typer
@@ -14,7 +13,7 @@ from mlplatform.model.folders import load_definition, model_names
 from mlplatform.operations.cluster.check import check as judge
 from mlplatform.operations.cluster.finding import ClusterRequirements, Gpu
 from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_of, priority_class
-from mlplatform.runtime.configuration import settings
+from mlplatform.runtime.processes.last_settings import command_settings
 
 POLICY: Final = "mlplatform-immutable-services"
 IMAGE: Final = "mlplatform/predictor:0.2.0"
@@ -62,7 +61,7 @@ def check(
 
 
 def _wanted(models: str, platform: str, kserve: str) -> ClusterRequirements:
-    given = settings.load(os.environ)
+    given = command_settings()
     bundles = given.kserve.bundles if given.kserve else BUNDLES
     definitions = [load_definition(name) for name in model_names()]
     asked = [(model.name, gpu_of(model)) for model in definitions]

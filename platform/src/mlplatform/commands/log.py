@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -38,10 +37,9 @@ from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.spill.reading import Pending, damaged
 from mlplatform.operations.review.queue import file_of as queue_file
 from mlplatform.runtime.clock import SystemClock
-from mlplatform.runtime.configuration import settings
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError
-from mlplatform.runtime.processes import last_settings
+from mlplatform.runtime.processes.last_settings import command_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
 
         Whatever is wrong is named, and the exit code is 1.
         """
-        given = _settings()
+        given = command_settings()
         what = "what is new" if new else "every record, chain and segment"
         with _errors_as_exit_codes(), progress(f"checking {what}"):
             report = _verified(given, journal_of(given), new_only=new, cores=cores)
@@ -120,7 +118,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
 
 def status(json: AsJson = False) -> None:
     """Print how far each writer has come, and what of it is spilled and not in the log yet."""
-    with _errors_as_exit_codes(), closing(_open(_settings())) as log:
+    with _errors_as_exit_codes(), closing(_open(command_settings())) as log:
         spilled = {one.writer: one for one in log.spilled()}
         marks = log.watermarks()
     if json:
@@ -142,7 +140,7 @@ def show(
 
     Records that are spilled, and not in the log yet, have no number.
     """
-    with _errors_as_exit_codes(), closing(_open(_settings())) as log:
+    with _errors_as_exit_codes(), closing(_open(command_settings())) as log:
         records = [_traced(record) for record in all_records(log, decision_id)]
         gone = erased_by(log, records)
     if json:
@@ -162,7 +160,7 @@ def explain(
     Reasons are the inputs that raised the score most, by the method that the bundle carries. Of
     an answer that no model gave, they are the rules that decided.
     """
-    given = _settings()
+    given = command_settings()
     with _errors_as_exit_codes(), closing(_open(given)) as log:
         records = logged_records(log, decision_id)
         if acts := erased_by(log, records):
@@ -185,7 +183,7 @@ def void(
     json: AsJson = False,
 ) -> None:
     """Take a decision back: its record stays, features, training and statistics skip it."""
-    given = _settings()
+    given = command_settings()
     with _errors_as_exit_codes():
         with closing(_open(given)) as log:
             model = logged_records(log, decision_id)[0]["model"]
@@ -217,7 +215,7 @@ def erase(
     are named. The database is written anew: meanwhile gateways spill what they record. Nothing
     brings an erased payload back but a backup.
     """
-    given = _settings()
+    given = command_settings()
     if (decision is None) == (unit is None):
         raise typer.BadParameter("wanted: --decision or --unit, one of the two")
     asked = ErasureRequest(secrets.token_hex(8), actor, reason, decision, unit, model)
@@ -242,7 +240,7 @@ def give_up(
 
     Verdicts are then given without those records. If it reports again, verdicts wait for it again.
     """
-    given = _settings()
+    given = command_settings()
     with _errors_as_exit_codes():
         _open(given).close()
         with closing(ReplicaLog(given.home.decisions)) as log:
@@ -392,10 +390,6 @@ def _errors_as_exit_codes() -> Iterator[None]:
     except PlatformError as error:
         print_with_hint(error)
         raise typer.Exit(exit_code(error)) from error
-
-
-def _settings() -> Settings:
-    return settings.load(last_settings.for_command(os.environ))
 
 
 app = commands()

@@ -48,7 +48,7 @@ from mlplatform.scoring.admission.store import Keys
 def settings() -> Settings:
     """The settings of this process: its environment's, and those of the platform that runs in its
     home where the environment has none."""
-    return settings_module.load(last_settings.for_command(os.environ))
+    return last_settings.command_settings()
 
 
 def settings_to_start(profile: Profile | None) -> Settings:

@@ -67,6 +67,16 @@ def for_command(environment: Mapping[str, str]) -> dict[str, str]:
     return {**known, **environment}
 
 
+def command_settings() -> Settings:
+    """The settings of a command: this process's environment by `for_command`.
+
+    Raises:
+        SettingsInvalid: names each variable that is wrong.
+        ConfigInvalid: as `for_command`.
+    """
+    return load(for_command(os.environ))
+
+
 def _lasting(known: Mapping[str, str]) -> dict[str, str]:
     return {name: known[name] for name in LASTING if name in known}
 
