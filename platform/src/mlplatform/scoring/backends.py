@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
-from mlplatform.learning.features.windows.state import begin
+from mlplatform.learning.features.windows.state import WindowProjection, begin
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.rollouts.drift.sql import SqlIncidents
@@ -31,16 +32,18 @@ from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
+from mlplatform.runtime.storage.sqlite import BUSY_TIMEOUT_MS
 from mlplatform.runtime.telemetry.export import Sender
 from mlplatform.runtime.telemetry.otlp import OtlpSender
 from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
-from mlplatform.scoring.admission.store import Admission, Buckets, Keys, KeysAndBuckets
+from mlplatform.scoring.admission.store import Admission, Buckets, KeysAndBuckets
 
 if TYPE_CHECKING:
     from mlplatform.learning.features.windows.projector import WindowProjector
     from mlplatform.learning.features.windows.redis import RedisWindows
+    from mlplatform.scoring.admission.postgres import PostgresKeys
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,28 @@ def incidents(settings: Settings) -> SqlIncidents:
     from mlplatform.rollouts.drift.postgres import PostgresIncidents
 
     return PostgresIncidents(settings.postgres)
+
+
+def decision_log(
+    settings: Settings,
+    definitions: Iterable[ModelDefinition],
+    *,
+    lock_wait_ms: int = BUSY_TIMEOUT_MS,
+) -> SqliteDecisionLog:
+    """The home's log for who writes to it: as durable as the settings say, and followed by the
+    windows of these models where they lie beside it.
+
+    Args:
+        definitions: of all models that answer here.
+        lock_wait_ms: how long a write waits for another process's.
+    """
+    has_windows = settings.redis is None and any(d.windows for d in definitions)
+    return SqliteDecisionLog(
+        settings.home.decisions,
+        durable=settings.durability == "disk",
+        projection=WindowProjection() if has_windows else None,
+        lock_wait_ms=lock_wait_ms,
+    )
 
 
 def outbox(settings: Settings) -> Outbox:
@@ -193,7 +218,7 @@ def admission(settings: Settings) -> Admission:
     return KeysAndBuckets(keys, buckets)
 
 
-def keys(settings: Settings) -> Keys:
+def keys(settings: Settings) -> PostgresKeys | SqliteAdmission:
     """The keys of applications and of people alone.
 
     Raises:
@@ -203,7 +228,7 @@ def keys(settings: Settings) -> Keys:
     return _keys(settings) or SqliteAdmission(settings.home.admission_db, busy_timeout_ms=wait_ms)
 
 
-def _keys(settings: Settings) -> Keys | None:
+def _keys(settings: Settings) -> PostgresKeys | None:
     if settings.postgres is None:
         return None
     from mlplatform.scoring.admission.postgres import PostgresKeys

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.scoring import backends
-from mlplatform.scoring.admission.postgres import PostgresKeys
-from mlplatform.scoring.admission.sqlite import SqliteAdmission
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +51,7 @@ def contents_of(settings: Settings, now_ms: int) -> Contents:
 def _keys(settings: Settings, now_ms: int) -> int:
     if settings.postgres is None and not settings.home.admission_db.exists():
         return 0
-    store = (
-        SqliteAdmission(settings.home.admission_db)
-        if settings.postgres is None
-        else PostgresKeys(settings.postgres)
-    )
+    store = backends.keys(settings)
     live = sum(key.is_live(now_ms) for key in store.all_keys())
     store.close()
     return live

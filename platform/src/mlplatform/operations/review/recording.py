@@ -14,10 +14,10 @@ from typing import Final
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Outcome
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.learning.features.windows.state import WindowProjection
 from mlplatform.model.folders import load_definition, readable_names
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, NotFound
+from mlplatform.scoring import backends
 from mlplatform.scoring.request.recording import Recorder
 
 WRITER: Final = "review"
@@ -98,15 +98,9 @@ def opened(settings: Settings) -> SqliteDecisionLog:
     Raises:
         NotFound: there is none yet.
     """
-    home = settings.home
-    if not (home.decisions / DATABASE).is_file():
+    if not (settings.home.decisions / DATABASE).is_file():
         raise NotFound("no decision was made here yet")
-    has_windows = any(load_definition(model).windows for model in readable_names())
-    return SqliteDecisionLog(
-        home.decisions,
-        durable=settings.durability == "disk",
-        projection=WindowProjection() if has_windows and settings.redis is None else None,
-    )
+    return backends.decision_log(settings, map(load_definition, readable_names()))
 
 
 def recorder(log: SqliteDecisionLog) -> Recorder:

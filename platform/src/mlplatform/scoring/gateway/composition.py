@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from mlplatform.decisions.log.commit import AsyncGroupCommit
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.learning.features.windows.projector import ProjectorThread
-from mlplatform.learning.features.windows.state import WindowProjection
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.feature_views import FeatureView, load_views
 from mlplatform.model.folders import load_definition, model_folder, readable_names
@@ -137,14 +135,8 @@ def compose(
 
 def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
     home, metrics = settings.home, Metrics(readable_names())
-    is_durable = settings.durability == "disk"
     windowed = [d for d in map(load_definition, readable_names()) if d.windows]
-    log = SqliteDecisionLog(
-        home.decisions,
-        durable=is_durable,
-        lock_wait_ms=LOG_LOCK_WAIT_MS,
-        projection=WindowProjection() if windowed and settings.redis is None else None,
-    )
+    log = backends.decision_log(settings, windowed, lock_wait_ms=LOG_LOCK_WAIT_MS)
     backends.begin_windows(settings, windowed)
     windows = _windows(settings, name, windowed, metrics)
 
