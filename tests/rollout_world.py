@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import ManifestHead, Span, Watermark
 from mlplatform.decisions.records.record import COLUMNS, arrow_schema
-from mlplatform.model.definition import ModelDefinition, Tolerance
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.rollout import Tolerance
 from mlplatform.model.routes import Arm
 from mlplatform.model.segments import SegmentSource
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 import yaml
 
-from mlplatform.model.definition import GpuPolicy, ModelDefinition
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.operations.compute.argo import POOLS, SETTINGS, workflow
 from mlplatform.operations.compute.jobs import Job, Work
 from mlplatform.operations.compute.templates import GENERATED, LOG_LEVEL, render_files, template

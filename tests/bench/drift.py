@@ -25,8 +25,8 @@ import pandas as pd
 from mlplatform.learning.features.dataset import Matrix
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.model import profile as profiles
-from mlplatform.model.definition import DriftPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.rhythm import SCORE, Rhythm, rhythm
 from mlplatform.rollouts.drift.faults import ViewSeen
 from mlplatform.rollouts.drift.health import Health

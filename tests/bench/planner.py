@@ -32,8 +32,8 @@ from tests.bench.rollouts import (
     first_records,
 )
 
-from mlplatform.model.definition import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.rollouts.passes.observe import step_limits
 from mlplatform.rollouts.verdicts.comparison import Prediction
 from mlplatform.rollouts.verdicts.courses import Alerts

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.model.definition import CanaryStep, RolloutPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy
 from mlplatform.model.segments import (
     RolloutSegment,
     SegmentLimits,

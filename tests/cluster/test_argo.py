@@ -20,8 +20,8 @@ from tests.support.training_rows import payments
 
 from mlplatform.learning.training import handover
 from mlplatform.learning.training.folder import load_folder
-from mlplatform.model.definition import GpuPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.operations.compute.argo import POOLS, WORKFLOWS, ArgoJobs
 from mlplatform.operations.compute.artifacts import Artifacts
 from mlplatform.operations.compute.jobs import ITEMS, SHARED, Job, JobStatus

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from tests.cluster.layout import ROOT
 
-from mlplatform.model.definition import GpuPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.rollouts.kubernetes.api import INFERENCE_SERVICES, PODS, KubernetesApi
 from mlplatform.rollouts.serving.kserve import KServePlane
 from mlplatform.rollouts.serving.manifest import render

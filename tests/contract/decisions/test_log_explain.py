@@ -35,11 +35,11 @@ from mlplatform.model.bundle import (
     load_bundle,
     write_bundle,
 )
-from mlplatform.model.definition import ExplorationPolicy
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
+from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.runtime.canonical import digest

@@ -19,7 +19,7 @@ from tests.support.team_folder import command, team_folder
 
 from mlplatform.learning.training import evaluate, retrain
 from mlplatform.learning.training.candidate import Candidate
-from mlplatform.learning.validation.gates import GateReport
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import NAMES
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import load_bundle

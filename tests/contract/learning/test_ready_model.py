@@ -25,7 +25,7 @@ from mlplatform.learning.registry.pyfunc import BundleModel
 from mlplatform.learning.registry.versions import Rejection, Version
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
-from mlplatform.learning.validation.gates import GateReport
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.model.bundle import load_bundle
 from mlplatform.operations.actions import training
 from mlplatform.operations.wiring import Platform

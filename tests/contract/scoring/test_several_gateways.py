@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.model.definition import StopLimits, Tolerance
+from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
 from mlplatform.rollouts.passes.saved_counts import count

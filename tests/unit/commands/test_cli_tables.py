@@ -10,8 +10,8 @@ from rich.console import Console
 
 from mlplatform.commands.terminal.markdown import print_markdown
 from mlplatform.commands.terminal.tables import print_table, wrapped
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult
-from mlplatform.learning.validation.gates import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.rollouts.passes.summary import to_markdown as evidence_page
 

@@ -12,7 +12,7 @@ import pytest
 from mlplatform.learning.registry.mlflow_runs import batches
 from mlplatform.learning.registry.run_record import RunRecord
 from mlplatform.learning.validation.fold_gate import FoldFinding, judge_folds
-from mlplatform.learning.validation.gates import GateReport
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval

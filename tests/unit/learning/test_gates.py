@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gates import (
     DataEvidence,
     Evidence,
-    GateReport,
     LeakageEvidence,
     ModelEvidence,
     QualityEvidence,

@@ -24,7 +24,7 @@ from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.evaluate import data_evidence
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.validation.gates import judge_hidden
-from mlplatform.model.definition import TrainingPolicy
+from mlplatform.model.policies.training import TrainingPolicy
 from support.training_rows import payments
 
 VIEWS = load_folder("fraud").views

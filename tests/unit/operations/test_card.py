@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from mlplatform.learning.registry.versions import Version
-from mlplatform.model.definition import ExplorationPolicy, InputSpec
+from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
 from mlplatform.operations.card.card import Card

@@ -12,8 +12,8 @@ import numpy as np
 import promql_parser
 import pytest
 
-from mlplatform.model.definition import ScalingPolicy
 from mlplatform.model.folders import load_definition, model_folder, parse
+from mlplatform.model.policies.serving import ScalingPolicy
 from mlplatform.rollouts.serving.autoscaling import (
     BEHAVIOR,
     HOLD_ABOVE,

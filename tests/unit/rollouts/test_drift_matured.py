@@ -11,9 +11,9 @@ import pytest
 from tests.unit.rollouts.test_drift_windows import DAY_MS, HOUR_MS, ListLog, decision
 
 from mlplatform.decisions.records.record import Record
-from mlplatform.model.definition import Segment
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.watching import Segment
 from mlplatform.rollouts.drift import matured, slices
 from mlplatform.rollouts.drift.performance import MaturedDays
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 import yaml
 
-from mlplatform.model.definition import GpuPolicy
 from mlplatform.model.folders import load_definition, model_folder, parse
+from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.rollouts.kubernetes.capacity import Scope
 from mlplatform.rollouts.kubernetes.supply import scopes_of
 from mlplatform.rollouts.serving.manifest import render

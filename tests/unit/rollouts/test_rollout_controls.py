@@ -17,7 +17,7 @@ from tests.unit.rollouts.test_rollout_passes import (
     to_promoted,
 )
 
-from mlplatform.model.definition import FreezePolicy, FreezeWindow
+from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.controls import (
     Control,

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.definition import FreezePolicy, FreezeWindow
 from mlplatform.model.folders import load_definition, parse
+from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
 from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
 from mlplatform.runtime.errors import ConfigInvalid
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.model.definition import StopLimits, Tolerance
+from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.observe import GATES_PER_PHASE, gate_errors
 from mlplatform.rollouts.passes.summary import TITLES

@@ -15,7 +15,7 @@ import pytest
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
-from mlplatform.model.definition import ExplorationPolicy
+from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import fold

@@ -21,13 +21,14 @@ from mlplatform.decisions.records.port import Entry, Watermark
 from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features.dataset import Matrix
 from mlplatform.learning.training import evaluate
-from mlplatform.learning.validation.gates import GateReport
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
-from mlplatform.model.definition import InputSpec, Tolerance
+from mlplatform.model.definition import InputSpec
 from mlplatform.model.feature_views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.policies.rollout import Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.model.segments import (
     RolloutSegment,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlplatform.learning.validation import report
-from mlplatform.model.definition import Tolerance
+from mlplatform.model.policies.rollout import Tolerance
 from mlplatform.rollouts.passes.summary import TITLES, question, to_markdown
 from mlplatform.rollouts.verdicts.comparison import ALIKE
 from mlplatform.rollouts.verdicts.judgement import Limits, Sources, Step

@@ -16,8 +16,8 @@ from rich.console import Console
 from mlplatform.commands.terminal import output
 from mlplatform.commands.terminal.markdown import print_markdown
 from mlplatform.learning.features.rows import check_printable
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.gate_result import GateResult
-from mlplatform.learning.validation.gates import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.decision_scale import EARLIER

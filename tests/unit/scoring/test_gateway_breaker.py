@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mlplatform.model.definition import BreakerPolicy
+from mlplatform.model.policies.serving import BreakerPolicy
 from mlplatform.scoring.predictor_client.breaker import Breaker
 
 POLICY = BreakerPolicy(

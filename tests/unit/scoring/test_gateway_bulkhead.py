@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.definition import CachePolicy
+from mlplatform.model.policies.serving import CachePolicy
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead, RetryBudget
 from mlplatform.scoring.predictor_client.cache import ScoreCache
 

@@ -14,13 +14,13 @@ from mlplatform.model.definition import (
     CALL_ROWS,
     EVENT_TIME,
     REQUEST_UNIT,
-    GpuPolicy,
     ModelDefinition,
     RequestField,
-    RolloutPolicy,
 )
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
+from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.segments import MOST_GROUPS, RolloutSegment, protected_sources
 from mlplatform.model.tensors.categories import vocabulary_problems

@@ -12,8 +12,8 @@ import typer
 
 from mlplatform.commands.authoring.ready_file import folder_files
 from mlplatform.commands.terminal.output import AsJson, print_json
-from mlplatform.model.definition import NAME_PATTERN
 from mlplatform.model.folders import FILE, READY_FILE
+from mlplatform.model.policies.values import NAME_PATTERN
 from mlplatform.runtime.errors import ConfigInvalid, Refused
 from mlplatform.runtime.storage.plain_files import Rule, read_plain
 

@@ -20,7 +20,7 @@ from mlplatform.runtime.figures import percent
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mlplatform.model.definition import TrainingPolicy
+    from mlplatform.model.policies.training import TrainingPolicy
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -18,13 +18,13 @@ from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.fairness import Fairness, GroupRows, fairness_of
+from mlplatform.learning.validation.gate_report import Replayed
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
     DataEvidence,
     Evidence,
     ModelEvidence,
     QualityEvidence,
-    Replayed,
     ReplayEvidence,
     SchemaEvidence,
     SmallModelEvidence,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlplatform.learning.training.evaluate import Runnable
     from mlplatform.learning.training.folder import ModelFolder
     from mlplatform.learning.validation.fold_gate import FoldFinding
-    from mlplatform.learning.validation.gates import GateReport
+    from mlplatform.learning.validation.gate_report import GateReport
     from mlplatform.learning.validation.replay import Recent
 
 SEED = 20180401

@@ -21,7 +21,7 @@ from mlplatform.learning.training import curves, drawings
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.validation.fold_gate import FoldFinding
-from mlplatform.learning.validation.gates import GateReport
+from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Ranking
 from mlplatform.model.bundle import Bundle

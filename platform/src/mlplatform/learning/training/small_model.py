@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.model.bundle import Characteristic, SmallModel
 from mlplatform.model.decision_scale import DecisionPolicy
-from mlplatform.model.definition import SmallModelPolicy
+from mlplatform.model.policies.training import SmallModelPolicy
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int8]

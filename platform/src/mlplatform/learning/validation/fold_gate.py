@@ -12,7 +12,7 @@ import numpy as np
 
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
-from mlplatform.model.definition import GatePolicy
+from mlplatform.model.policies.training import GatePolicy
 
 NAME: Final = "folds"
 FEWEST_POSITIVES: Final = 10

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.fairness import Fairness, judge_fairness
-from mlplatform.learning.validation.fold_gate import FoldFinding
+from mlplatform.learning.validation.gate_report import GateReport, Replayed
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 from mlplatform.model.bundle import AlertBand
-from mlplatform.model.definition import GatePolicy, InputSpec, TrainingPolicy
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.policies.training import GatePolicy, TrainingPolicy
 from mlplatform.model.segments import protected_sources
 from mlplatform.runtime.figures import percent, span
 
@@ -97,23 +98,6 @@ class SmallModelEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """Requests that were replayed, and those of them on which an alert would have been raised.
-
-    A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
-
-    Args:
-        segments: by name, the same of the requests in one segment.
-    """
-
-    requests: int
-    alerts: int
-    champion_alerts: int
-    both_alerts: int
-    segments: Mapping[str, Replayed] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class ReplayEvidence:
     """What replaying recent requests showed.
 
@@ -164,30 +148,6 @@ class Evidence:
     skew: SkewReport | None = None
     measures: tuple[Measure, ...] = ()
     fairness: Fairness | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GateReport:
-    """All gates of one candidate."""
-
-    model: str
-    bundle: str
-    champion: str | None
-    gates: tuple[GateResult, ...]
-    replayed: Replayed | None = None
-    measures: tuple[Measure, ...] = ()
-    fairness: Fairness | None = None
-    folds: tuple[FoldFinding, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Every gate passed; a report without gates has not."""
-        return bool(self.gates) and all(g.verdict == "passed" for g in self.gates)
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it did not pass."""
-        return tuple(f"{g.name}: {g.reason}" for g in self.gates if g.verdict != "passed")
 
 
 def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> GateReport:

@@ -11,8 +11,8 @@ from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.text import markdown
 
 if TYPE_CHECKING:
+    from mlplatform.learning.validation.gate_report import GateReport, Replayed
     from mlplatform.learning.validation.gate_result import GateResult
-    from mlplatform.learning.validation.gates import GateReport, Replayed
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? cannot be told"}
 TITLES = {

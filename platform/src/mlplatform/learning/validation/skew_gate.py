@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
-from mlplatform.model.definition import GatePolicy
+from mlplatform.model.policies.training import GatePolicy
 
 
 def judge_skew(skew: SkewReport | None, gates: GatePolicy, *, is_first: bool) -> GateResult:

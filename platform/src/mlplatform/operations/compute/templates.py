@@ -36,8 +36,9 @@ from hera.workflows.models import (
     TTLStrategy,
 )
 
-from mlplatform.model.definition import GpuPolicy, ModelDefinition
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.operations.compute.argo import (
     ITEMS_PARAMETER,
     POOLS,

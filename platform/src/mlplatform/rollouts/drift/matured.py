@@ -15,7 +15,8 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.model.definition import ModelDefinition, Segment
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.watching import Segment
 from mlplatform.model.profile import Floats
 from mlplatform.model.segments import band
 from mlplatform.rollouts.drift.performance import (

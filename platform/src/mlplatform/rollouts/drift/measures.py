@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from mlplatform.model.definition import DriftPolicy
+from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.profile import Column, Floats, bin_counts, distance, finite, share_psi
 from mlplatform.model.rhythm import Rhythm
 from mlplatform.runtime.intervals import exact_share

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from mlplatform.model.definition import DriftPolicy
+from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.rollouts.drift.incidents import Incident
 
 if TYPE_CHECKING:

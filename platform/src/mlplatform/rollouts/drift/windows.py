@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.decisions.records.record import FEATURES
-from mlplatform.model.definition import DriftPolicy, InputSpec, ModelDefinition
+from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.faults import ViewSeen
 from mlplatform.rollouts.drift.slices import slices, void_ids

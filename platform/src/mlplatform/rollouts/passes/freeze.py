@@ -8,8 +8,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from mlplatform.model.definition import FreezePolicy, FreezeWindow
 from mlplatform.model.freeze_times import LocalTime, Weekday, local_time
+from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
 
 WEEK: Final = timedelta(days=7)
 MOST_JOINED: Final = 60

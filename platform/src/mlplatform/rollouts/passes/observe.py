@@ -12,7 +12,8 @@ import msgspec
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
-from mlplatform.model.definition import CanaryStep, ModelDefinition, RolloutPolicy, ShadowStep
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.model.segments import sources
 from mlplatform.rollouts.journal.state import RolloutState

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from mlplatform.model.definition import CanaryStep, RolloutPolicy
+from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, in_time_to_confirm

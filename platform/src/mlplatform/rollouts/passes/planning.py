@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from mlplatform.decisions.records.port import DecisionLog
-from mlplatform.model.definition import CanaryStep, ModelDefinition, ShadowStep, Tolerance
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.rollout import CanaryStep, ShadowStep, Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.transitions import Evidence, PlannedStep, RolloutPlan
 from mlplatform.rollouts.passes.history import read_profile

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from mlplatform.decisions.records.port import DecisionLog
-from mlplatform.model.definition import RolloutPolicy
+from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.observe import shadow_outcomes
 from mlplatform.rollouts.passes.saved_counts import count

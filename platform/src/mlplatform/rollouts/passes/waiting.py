@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.model.definition import RolloutPolicy
+from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState, pauses_until
 from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms

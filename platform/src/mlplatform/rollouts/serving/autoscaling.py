@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from mlplatform.model.definition import ModelDefinition, ScalingPolicy
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.policies.serving import ScalingPolicy
 from mlplatform.rollouts.serving.manifest import (
     LATENCY_ANNOTATION,
     QUEUED_ANNOTATION,

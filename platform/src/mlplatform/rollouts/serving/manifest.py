@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import yaml
 
-from mlplatform.model.definition import ModelDefinition, ScalingPolicy
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.policies.serving import ScalingPolicy
 from mlplatform.rollouts.serving.ignored import AUTOSCALER
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.serving.placement import placement, resources

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from mlplatform.model.definition import GpuPolicy, ModelDefinition, ServingPolicy
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.serving import ServingPolicy
+from mlplatform.model.policies.training import GpuPolicy
 
 PRODUCTION: Final = "mlplatform-production"
 DEVELOPMENT: Final = "mlplatform-development"

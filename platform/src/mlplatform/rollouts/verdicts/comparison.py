@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlplatform.model.definition import StopLimits, Tolerance
+from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.model.segments import SegmentLimits
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.model.definition import StopLimits, Tolerance
+from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
 from mlplatform.rollouts.verdicts.comparison import Prediction, SegmentStep, comparisons

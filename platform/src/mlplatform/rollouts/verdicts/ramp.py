@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.model.definition import StopLimits, Tolerance
+from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.rollouts.verdicts.courses import Alerts
 from mlplatform.rollouts.verdicts.planner import (
     DECIDES,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mlplatform.model.definition import ChainPolicy
+from mlplatform.model.policies.serving import ChainPolicy
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.scoring.arms.routing import Assignment
 

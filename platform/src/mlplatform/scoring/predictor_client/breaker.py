@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
-from mlplatform.model.definition import BreakerPolicy
+from mlplatform.model.policies.serving import BreakerPolicy
 
 State = Literal["closed", "open", "half_open"]
 

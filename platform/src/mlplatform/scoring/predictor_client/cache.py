@@ -6,7 +6,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from mlplatform.model.definition import CachePolicy
+from mlplatform.model.policies.serving import CachePolicy
 
 
 class ScoreCache:

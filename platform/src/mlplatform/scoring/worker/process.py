@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlplatform.decisions.topics.choice import open_topics
-from mlplatform.model.definition import AsyncPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.serving import AsyncPolicy
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.listener import listen, read_token, tell
 from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals

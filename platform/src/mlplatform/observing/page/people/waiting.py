@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mlplatform.model.definition import RolloutPolicy
+from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.observing.page.people.acts import own
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
 from mlplatform.rollouts.passes.waiting import running_since_wall_ms

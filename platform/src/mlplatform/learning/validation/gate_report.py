@@ -1,0 +1,52 @@
+"""What the gates found of one candidate, and what is reported beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlplatform.learning.validation.fairness import Fairness
+from mlplatform.learning.validation.fold_gate import FoldFinding
+from mlplatform.learning.validation.gate_result import GateResult
+from mlplatform.learning.validation.measures import Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Requests that were replayed, and those of them on which an alert would have been raised.
+
+    A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
+
+    Args:
+        segments: by name, the same of the requests in one segment.
+    """
+
+    requests: int
+    alerts: int
+    champion_alerts: int
+    both_alerts: int
+    segments: Mapping[str, Replayed] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """All gates of one candidate."""
+
+    model: str
+    bundle: str
+    champion: str | None
+    gates: tuple[GateResult, ...]
+    replayed: Replayed | None = None
+    measures: tuple[Measure, ...] = ()
+    fairness: Fairness | None = None
+    folds: tuple[FoldFinding, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Every gate passed; a report without gates has not."""
+        return bool(self.gates) and all(g.verdict == "passed" for g in self.gates)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it did not pass."""
+        return tuple(f"{g.name}: {g.reason}" for g in self.gates if g.verdict != "passed")

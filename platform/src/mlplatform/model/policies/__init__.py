@@ -1,0 +1,1 @@
+"""Sections of model.yaml as types: what a model's team decides by numbers."""

@@ -1,0 +1,113 @@
+"""How requests of a model are taken and answered, as model.yaml declares it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from mlplatform.model.policies.values import Count, ErrorShare, Positive, Section, Share
+
+
+class AdmissionPolicy(Section, frozen=True):
+    """What all clients together may ask of this model."""
+
+    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class ChainPolicy(Section, frozen=True):
+    """How a request's deadline is spent, and how much of a gateway its model may hold."""
+
+    reserve_share: Annotated[float, Meta(gt=0, lt=1)]
+    step_share: Annotated[float, Meta(gt=0, lt=1)]
+    features_share: Annotated[float, Meta(gt=0, lt=1)]
+    concurrent: Count
+    retry_share: Share
+    retry_burst: Count
+
+
+class FeaturesPolicy(Section, frozen=True):
+    """How fresh features have to be for all to be well.
+
+    Args:
+        stale_share_limit: of a minute's decisions, that may be made without fresh features.
+        late_share: of what a view is valid for: older, its newest snapshot is reported as late.
+        skew_share: of a feature's values that may be other than they should have been.
+        window_late_s: what was recorded so long before a decision, its windows should hold.
+        snapshot_late_h: so long after its midnight, a snapshot should be served.
+    """
+
+    stale_share_limit: Share = 0.05
+    late_share: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    skew_share: ErrorShare = 0.01
+    window_late_s: Positive = 60
+    snapshot_late_h: Annotated[float, Meta(gt=0, le=24)] = 6
+
+
+class BreakerPolicy(Section, frozen=True):
+    window_calls: Count
+    minimum_calls: Count
+    failure_share: Annotated[float, Meta(gt=0, le=1)]
+    slow_share: Annotated[float, Meta(gt=0, le=1)]
+    slow_ms: Annotated[float, Meta(gt=0, le=200)]
+    open_s: Positive
+    half_open_probes: Count
+
+
+class ScalingPolicy(Section, frozen=True):
+    """Between how many pods an autoscaler may choose, and what it holds each version to.
+
+    Args:
+        queued_requests: that wait in one predictor.
+        latency_p99_ms: of a predictor, from a request's headers to its answer.
+    """
+
+    minimum_replicas: Annotated[int, Meta(ge=1, le=1000)]
+    maximum_replicas: Annotated[int, Meta(ge=1, le=1000)]
+    queued_requests: Count
+    latency_p99_ms: Positive
+
+
+class ServingPolicy(Section, frozen=True):
+    """How a predictor of this model collects requests into calls of the model, and what it needs.
+
+    Args:
+        load_deadline_s: a pod that is not ready this long after its start is started again.
+        cpus: processors of each pod, asked for and allowed; None means the platform's own amounts.
+        memory_mib: its memory in MiB, likewise; a model takes some of it twice while it loads.
+        runtime: what answers on Kubernetes: the platform's own predictor, or Triton. On one machine
+            it is the own predictor in any case.
+    """
+
+    queue_requests: Count
+    batch_rows: Count
+    batch_delay_us: Annotated[int, Meta(ge=0)]
+    load_deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 60
+    cpus: Annotated[float, Meta(ge=0.1, le=128)] | None = None
+    memory_mib: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
+    scaling: ScalingPolicy | None = None
+    runtime: Literal["mlplatform", "triton"] = "mlplatform"
+
+
+class CachePolicy(Section, frozen=True):
+    """Scores kept for equal rows; a model.yaml without it keeps none."""
+
+    entries: Count
+    keep_s: Positive
+
+
+class AsyncPolicy(Section, frozen=True):
+    """How requests to be scored later are worked off; a model.yaml without it takes none.
+
+    Args:
+        enabled: whether gateways take such requests and the platform runs a worker for them.
+        batch: messages of one commit, the most that a worker holds.
+        chunk: items of one call of the gateway.
+        connections: calls of the gateway at a time.
+    """
+
+    enabled: bool
+    batch: Annotated[int, Meta(ge=1, le=10_000)]
+    chunk: Annotated[int, Meta(ge=1, le=1_000)]
+    connections: Annotated[int, Meta(ge=1, le=64)]

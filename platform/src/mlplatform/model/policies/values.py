@@ -1,0 +1,26 @@
+"""Kinds of values that sections of model.yaml have in common. NaN is in none of the numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+NAME_PATTERN = r"\A[a-z][a-z0-9_-]{0,27}\Z"
+"""Names of jobs hold a model's, and have at most 53 characters."""
+Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
+Team = Annotated[str, Meta(pattern=r"\A[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")]
+FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
+Text = Annotated[str, Meta(pattern=r"\S", max_length=500)]
+Words = Annotated[tuple[Annotated[str, Meta(max_length=1024)], ...], Meta(max_length=10_000)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Positive = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Ratio = Annotated[float, Meta(ge=1)]
+ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
+"""At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Unknown and missing keys are errors."""
