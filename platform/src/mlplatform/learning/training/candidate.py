@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,9 @@ from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.registry.versions import TRAINED_HERE
+from mlplatform.learning.search.context import FitContext, last_fit
+from mlplatform.learning.search.folds import search_folds
+from mlplatform.learning.search.study import Study
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.folder import (
     Fitted,
@@ -21,12 +26,14 @@ from mlplatform.learning.training.folder import (
     Parameter,
     Training,
     load_training,
+    own_measure,
     parameters_of,
 )
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
 from mlplatform.learning.validation.replay import Recent, predicted_band
+from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (
     EXPLAINER_FILE,
     MODEL_FILE,
@@ -37,6 +44,7 @@ from mlplatform.model.bundle import (
 )
 from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.search import OWN
 from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
 from mlplatform.model.tensors.categories import Vocabularies
@@ -64,7 +72,8 @@ class Candidate:
 
     `customers` is the share of customers on whose requests it was measured, and is to be judged:
     less than 1 only for a model that would take too long for all of them, and never so few that
-    the gates would find too few positives among their requests. `parameters` are the fit's.
+    the gates would find too few positives among their requests. `parameters` are the fit's,
+    `search` is what they were chosen from.
     """
 
     folder: Path
@@ -73,6 +82,7 @@ class Candidate:
     parity: Parity
     customers: float
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    search: SearchReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +96,28 @@ class Made:
     origin: str
     customers: float = 1.0
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    search: SearchReport | None = None
 
 
 def train(
-    folder: ModelFolder, dataset: Dataset, *, bundles: Path, seed: int, recent: Recent | None = None
+    folder: ModelFolder,
+    dataset: Dataset,
+    *,
+    bundles: Path,
+    seed: int,
+    recent: Recent | None = None,
+    studies: Path | None = None,
 ) -> Candidate:
     """Fit the model's own training on the dataset; returns a bundle under `bundles`/<digest>.
 
     Args:
         recent: what the alert band is predicted from; the held-out days where it is None.
+        studies: where a search keeps its trials, for a run that goes on after a killed one.
 
     Raises:
-        InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
+        InputInvalid: too little data to learn from, to calibrate, or to predict a band from; or all
+            trials of a search failed.
+        ConfigInvalid: a package is missing that the fit or the search needs.
     """
     dataset = dataset.by(dataset.vocabularies)
     definition, fitting = folder.definition, dataset.fitting.taught
@@ -110,27 +130,81 @@ def train(
             problem = f"{positives} positives among {len(days)} requests to {use}"
             raise InputInvalid(source, None, problem)
     parts = folder_parts(folder, dataset.vocabularies)
-    fitted = fit_rows(load_training(definition.name), fitting, parts.names, seed=seed)
+    training = load_training(definition.name)
+    search = searched(folder, training, dataset, parts.names, seed=seed, studies=studies)
+    chosen = None if search is None else search.best.parameters
+    context = None if chosen is None else last_fit(chosen, len(parts.names))
+    fitted = fit_rows(training, fitting, parts.names, seed=seed, context=context)
     content = fitted.onnx()
     rows = parity_rows(dataset.holdout.matrix.columns(parts.names), seed)
     model = OnnxFile(content, inputs=len(parts.names), tensors=parts.tensors)
     gap = np.abs(model.scores(rows) - fitted.scores(rows))
     parity = Parity(float(gap.max()), len(rows), "the fitted model")
-    made = Made(content, model, parts, parity, TRAINED_HERE, parameters=parameters_of(fitted))
+    parameters = {**(chosen or {}), **parameters_of(fitted)}
+    made = Made(content, model, parts, parity, TRAINED_HERE, parameters=parameters, search=search)
     return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
-def fit_rows(training: Training, rows: Labelled, names: Sequence[str], *, seed: int) -> Fitted:
+def searched(
+    folder: ModelFolder,
+    training: Training,
+    dataset: Dataset,
+    names: Sequence[str],
+    *,
+    seed: int,
+    studies: Path | None,
+) -> SearchReport | None:
+    """What the search that model.yaml declares came to on the days to fit; None where it declares
+    none.
+
+    Raises:
+        ConfigInvalid: Optuna is not installed, or training.py has no `measure` and should.
+        InputInvalid: a fold has one label alone, or all trials failed.
+    """
+    policy, mature = folder.definition.training.search, folder.definition.label.maturity_days
+    if policy is None:
+        return None
+    with imports_told("training.search"):
+        from mlplatform.learning.search.search import Scorer, Search, search
+
+    def fit(rows: Labelled, context: FitContext) -> Scorer:
+        return fit_rows(training, rows, names, seed=seed, context=context).scores
+
+    asked = Search(
+        policy=policy,
+        folds=search_folds(dataset, policy, maturity_days=mature),
+        names=names,
+        fit=fit,
+        seed=seed,
+        own=own_measure(training) if policy.measure == OWN else None,
+    )
+    declared = msgspec.to_builtins(policy)
+    key = digest([dataset.digest, list(names), declared, seed, folder.digest])
+    return search(asked, None if studies is None else Study(studies / key))
+
+
+def fit_rows(
+    training: Training,
+    rows: Labelled,
+    names: Sequence[str],
+    *,
+    seed: int,
+    context: FitContext | None = None,
+) -> Fitted:
     """The model that a folder's training makes of rows, with their weights where they have some.
+
+    Args:
+        context: of a fit whose hyper-parameters are searched.
 
     Raises:
         ConfigInvalid: it imports a package that is not installed here.
     """
     x = rows.matrix.columns(names)
+    more: dict[str, Any] = {} if context is None else {"context": context}
+    if rows.weight is not None and not bool((rows.weight == 1).all()):
+        more["weight"] = rows.weight
     with imports_told():
-        if rows.weight is None or bool((rows.weight == 1).all()):
-            return training.fit(x, rows.y, seed=seed)
-        return training.fit(x, rows.y, seed=seed, weight=rows.weight)
+        return training.fit(x, rows.y, seed=seed, **more)
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
@@ -239,7 +313,8 @@ def made_candidate(
     )
     folder = bundles / bundle.digest
     write_bundle(bundle, made.content, folder, explainer.content)
-    return Candidate(folder, bundle, model, made.parity, made.customers, made.parameters)
+    told = (made.parity, made.customers, made.parameters, made.search)
+    return Candidate(folder, bundle, model, *told)
 
 
 def _small_model(

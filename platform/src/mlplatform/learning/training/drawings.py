@@ -58,8 +58,18 @@ def histogram_picture(counts: NDArray[np.int64], thresholds: Mapping[str, float]
 
 def importances_picture(names: Sequence[str], lost: Sequence[float]) -> bytes:
     """A PNG of inputs by what they are worth, the first one on top."""
-    axes = _axes("Average precision lost with an input shuffled", "loss", "")
-    axes.barh(range(len(names)), lost, color=COLOURS[0])
+    return _bars("Average precision lost with an input shuffled", "loss", names, lost)
+
+
+def parameters_picture(shares: Mapping[str, float]) -> bytes:
+    """A PNG of hyper-parameters by the share of the measure's variance that each explains."""
+    title = "What the hyper-parameters explain of the trials (fANOVA)"
+    return _bars(title, "share of variance", list(shares), list(shares.values()))
+
+
+def _bars(title: str, x: str, names: Sequence[str], values: Sequence[float]) -> bytes:
+    axes = _axes(title, x, "")
+    axes.barh(range(len(names)), values, color=COLOURS[0])
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     return _png(axes)

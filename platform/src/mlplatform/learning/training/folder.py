@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
@@ -85,6 +85,9 @@ class Training(Protocol):
         Args:
             weight: by how much each row counts; None for 1 each. Requests that were let through by
                 chance weigh more, those that they stand for are not among the rows.
+
+        Where model.yaml has `training.search`, it is given `context` too, a `FitContext`; and the
+        module has `measure(y, scores)`, where the search's measure is `own`.
         """
         ...
 
@@ -166,6 +169,19 @@ def _text(file: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         wanted = "a text file of the model's folder (docs/adding-a-model.md)"
         raise ConfigInvalid(f"{file.parent.name}/{file.name}", str(error), wanted) from error
+
+
+def own_measure(training: Training) -> Callable[[NDArray[np.int8], NDArray[np.float64]], float]:
+    """The function `measure(y, scores)` of a training module, of which more is better.
+
+    Raises:
+        ConfigInvalid: it has none.
+    """
+    found = getattr(training, "measure", None)
+    if not callable(found):
+        wanted = "a function measure(y, scores): training.search.measure is own"
+        raise ConfigInvalid("training.py: measure", found, wanted)
+    return cast("Callable[[NDArray[np.int8], NDArray[np.float64]], float]", found)
 
 
 def load_training(name: str) -> Training:

@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Meta
+from msgspec.structs import replace
 
 from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix, Window, rows_digest
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.training.candidate import Candidate, Parity
 from mlplatform.learning.training.folder import MOST_CHARACTERS, MOST_PARAMETERS
 from mlplatform.learning.validation.replay import Recent
+from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (
     BUNDLE_FILE,
     EXPLAINER_FILE,
@@ -99,6 +101,7 @@ class Result(_Part, frozen=True):
     Args:
         difference: of `Parity`; None where it is not a number.
         parameters: of the fit.
+        search: that they were chosen by.
     """
 
     order: Sha256
@@ -108,6 +111,7 @@ class Result(_Part, frozen=True):
     against: str
     customers: float
     parameters: Parameters = {}
+    search: SearchReport | None = None
 
     @property
     def parity(self) -> Parity:
@@ -188,6 +192,7 @@ def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
         against=candidate.parity.against,
         customers=candidate.customers,
         parameters=dict(candidate.parameters),
+        search=_without_steps(candidate.search),
     )
     told: dict[str, Any] = msgspec.to_builtins(made)
     return told
@@ -220,7 +225,16 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
         shutil.rmtree(draft, ignore_errors=True)
     # A user who can write where jobs write can put another model there, with its digests.
     model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=Tensors.of(bundle))
-    return Candidate(folder, bundle, model, told.parity, told.customers, told.parameters)
+    return Candidate(
+        folder, bundle, model, told.parity, told.customers, told.parameters, told.search
+    )
+
+
+def _without_steps(search: SearchReport | None) -> SearchReport | None:
+    if search is None:
+        return None
+    trials = tuple(replace(trial, steps=()) for trial in search.trials)
+    return replace(search, trials=trials)
 
 
 def _write_rows(rows: Labelled, path: Path) -> None:

@@ -9,14 +9,15 @@ from typing import Final
 
 from mlplatform.runtime.errors import ConfigInvalid
 
-LOCKS: Final = {"lightgbm": "train-lightgbm", "xgboost": "train-xgboost"}
+LOCKS: Final = {"lightgbm": "train-lightgbm", "optuna": "train-search", "xgboost": "train-xgboost"}
+OF_TRAINING: Final = "training.py: import"
 """Package → its lock below requirements/, which is make's target too."""
 _LIBRARY: Final = re.compile(r"([\w.+-]+): cannot open shared object file")
 
 
 @contextmanager
-def imports_told() -> Iterator[None]:
-    """Around what imports or runs a folder's Python.
+def imports_told(key: str = OF_TRAINING) -> Iterator[None]:
+    """Around what imports or runs a folder's Python, or what a key of model.yaml asks for.
 
     Raises:
         ConfigInvalid: names the package, or the system's library behind one, and the way out.
@@ -27,13 +28,13 @@ def imports_told() -> Iterator[None]:
         package = (error.name or str(error)).split(".")[0]
         lock = LOCKS.get(package)
         remedy = f"`make {lock}` (requirements/{lock}.txt)" if lock else "give it a lock of its own"
-        raise _lacking(package, f"a package that is installed here: {remedy}") from error
+        raise _lacking(key, package, f"a package that is installed here: {remedy}") from error
     except OSError as error:
         if (missing := _LIBRARY.match(str(error))) is None:
             raise
         wanted = "a library of this system: for libgomp.so.1 Debian's package libgomp1"
-        raise _lacking(missing[1], wanted) from error
+        raise _lacking(key, missing[1], wanted) from error
 
 
-def _lacking(name: str, wanted: str) -> ConfigInvalid:
-    return ConfigInvalid("training.py: import", name, f"{wanted} (docs/adding-a-model.md)")
+def _lacking(key: str, name: str, wanted: str) -> ConfigInvalid:
+    return ConfigInvalid(key, name, f"{wanted} (docs/adding-a-model.md)")

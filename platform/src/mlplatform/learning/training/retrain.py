@@ -99,11 +99,16 @@ def fit(
     bundles: Path,
     recent: Recent | None = None,
     seed: int = SEED,
+    studies: Path | None = None,
 ) -> Candidate:
-    """A candidate bundle under `bundles`/<digest>; the same data and seed give the same digest."""
+    """A candidate bundle under `bundles`/<digest>; the same data and seed give the same digest.
+
+    Args:
+        studies: where a search keeps its trials, for a run that goes on after a killed one.
+    """
     from mlplatform.learning.training.candidate import train
 
-    candidate = train(folder, dataset, bundles=bundles, seed=seed, recent=recent)
+    candidate = train(folder, dataset, bundles=bundles, seed=seed, recent=recent, studies=studies)
     log.info("candidate %s of %s", candidate.bundle.digest[:8], dataset.model)
     return candidate
 
@@ -138,6 +143,7 @@ def validate(
     if definition.training.folds > 1 and candidate.bundle.origin == TRAINED_HERE:
         in_time = judge_folds(folds, definition.gates, has_champion=champion is not None)
         report = replace(report, gates=(*report.gates, in_time), folds=tuple(folds))
+    report = replace(report, search=candidate.search)
     own = own_findings(folder, candidate, dataset, champion=champion, seed=seed)
     report = replace(
         report, gates=(*report.gates, *own.gates), measures=(*report.measures, *own.measures)

@@ -23,6 +23,7 @@ from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
+from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.learning.validation.statistics import Ranking
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
@@ -80,7 +81,11 @@ def run_record(
         steps=[_fold_metrics(fold) for fold in report.folds],
         tags=_tags(candidate, report),
         datasets=_datasets(candidate.bundle, dataset),
-        artifacts={**_curves(arms), **_importances(candidate.bundle.input_names, lost)},
+        artifacts={
+            **_curves(arms),
+            **_importances(candidate.bundle.input_names, lost),
+            **_search(candidate.search),
+        },
         description=_description(definition, told),
     )
 
@@ -212,6 +217,31 @@ def _importances(names: Sequence[str], lost: Sequence[float]) -> dict[str, bytes
         ),
         "importances.png": drawings.importances_picture(ordered, losses),
     }
+
+
+def _search(search: SearchReport | None) -> dict[str, bytes]:
+    """All trials of a search as one table, and what each parameter is worth."""
+    if search is None:
+        return {}
+    names = list(search.best.parameters)
+    rows = [
+        [
+            t.number,
+            t.state,
+            t.value,
+            round(t.seconds, 3),
+            *(t.parameters[n] for n in names),
+            t.reason,
+        ]
+        for t in search.trials
+    ]
+    titles = ["trial", "state", search.measure, "seconds", *names, "reason"]
+    found = {"search/trials.json": _table(titles, rows)}
+    if search.importances:
+        shares = list(search.importances.items())
+        found["search/importances.json"] = _table(["parameter", "share"], [[*p] for p in shares])
+        found["search/importances.png"] = drawings.parameters_picture(search.importances)
+    return found
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:

@@ -6,6 +6,7 @@ of the request's fields, with holes; nothing is said about how good a model is.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any, Final
 
@@ -15,8 +16,14 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.features.dataset import own_words
 from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.learning.search.context import FitContext
 from mlplatform.learning.training.candidate import parity_rows
-from mlplatform.learning.training.folder import load_folder, load_training
+from mlplatform.learning.training.folder import (
+    Training,
+    load_folder,
+    load_training,
+    own_measure,
+)
 from mlplatform.learning.training.own_gates import try_own_gates
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.retrain import SEED
@@ -25,9 +32,10 @@ from mlplatform.model.feature_views import FeatureView
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
-from mlplatform.runtime.errors import InputInvalid, PlatformError
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
 
 ROWS: Final = 4000
 HOLES: Final = 0.05
@@ -76,8 +84,9 @@ def run(model: str) -> None:
     folder = load_folder(model)
     x, y, words = rows(folder.definition, folder.views, SEED)
     training = load_training(model)
+    more = _context(folder.definition.training.search, training, x)
     with imports_told():
-        fitted = training.fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64))
+        fitted = training.fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64), **more)
     tried = parity_rows(x, SEED)
     expected = np.asarray(fitted.scores(tried), np.float64)
     if expected.shape != (len(tried),) or not np.all((expected >= 0) & (expected <= 1)):
@@ -91,6 +100,33 @@ def run(model: str) -> None:
     if not gap <= limit:
         problem = f"differs from the fitted model by {gap:.3g}; wanted: {limit:g} or less"
         raise InputInvalid("training.py: onnx", None, f"{problem} (gates.onnx_difference)")
+
+
+def _context(
+    policy: SearchPolicy | None, training: Training, x: NDArray[np.float32]
+) -> dict[str, Any]:
+    """What a fit is given besides where model.yaml declares a search: the first trial's parameters,
+    and rows to report on.
+
+    Raises:
+        ConfigInvalid: Optuna is not installed, `fit` takes no context, or there is no own measure.
+    """
+    if policy is None:
+        return {}
+    if "context" not in inspect.signature(training.fit).parameters:
+        wanted = "fit(x, y, *, seed, weight=None, context): model.yaml has training.search"
+        raise ConfigInvalid("training.py: fit", "without context", wanted)
+    if policy.measure == OWN:
+        own_measure(training)
+    with imports_told("training.search"):
+        from mlplatform.learning.search.optuna import suggestion
+
+    def judge(step: int, scores: NDArray[np.float64]) -> None:
+        if scores.shape != (len(x),):
+            problem = f"scores of shape {scores.shape}; wanted: {len(x)} numbers of 0 to 1"
+            raise InputInvalid("training.py: context.report", None, problem)
+
+    return {"context": FitContext(suggestion(policy, (), SEED).parameters, x, judge)}
 
 
 def rows(

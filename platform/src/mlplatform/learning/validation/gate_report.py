@@ -9,6 +9,7 @@ from mlplatform.learning.validation.fairness import Fairness
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.learning.validation.measures import Measure
+from mlplatform.learning.validation.search_report import SearchReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class GateReport:
     measures: tuple[Measure, ...] = ()
     fairness: Fairness | None = None
     folds: tuple[FoldFinding, ...] = ()
+    search: SearchReport | None = None
 
     @property
     def passed(self) -> bool:

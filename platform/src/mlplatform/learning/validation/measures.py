@@ -69,6 +69,12 @@ def binary_measures(
     return tuple(Measure(*parts) for parts in zip(NAMES, own, other, gap, strict=True))
 
 
+def plain_measures(scores: Floats, y: Integers) -> dict[str, float]:
+    """The measures of `binary_measures` by name, without intervals; NaN where one is not told."""
+    model = _Model(scores, y, np.arange(len(y)))
+    return dict(zip(NAMES, model.values(np.ones(len(y))), strict=True))
+
+
 def mean_measure(
     name: str, values: Floats, unit: Integers, *, seed: int, champion: Floats | None = None
 ) -> Measure:

@@ -57,6 +57,7 @@ def to_dict(report: GateReport) -> dict[str, Any]:
         **({} if report.replayed is None else {"replayed": _replayed(report.replayed)}),
         **({"measures": [_finite(asdict(m)) for m in report.measures]} if report.measures else {}),
         **({"folds": [_finite(asdict(f)) for f in report.folds]} if report.folds else {}),
+        **({} if report.search is None else {"search": _finite(report.search.summary())}),
         **({} if report.fairness is None else {"fairness": _finite(asdict(report.fairness))}),
     }
 
@@ -95,6 +96,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "",
             *_measures(report.get("measures", ())),
             *_folds(report.get("folds", ())),
+            *_search(report.get("search")),
             *_fairness(report.get("fairness")),
         ]
     )
@@ -159,6 +161,26 @@ def _folds(folds: Sequence[Mapping[str, Any]]) -> list[str]:
             line += "" if fold["is_unseen"] else " (it was fitted to some of these days)"
         lines.append(line)
     return [*lines, ""]
+
+
+def _search(search: Mapping[str, Any] | None) -> list[str]:
+    if search is None:
+        return []
+    name = MEASURES.get(search["measure"]) or "the model's own measure"
+    lines = ["### Search of hyper-parameters", ""]
+    counts = ", ".join(f"{search[state]} {state}" for state in ("complete", "pruned", "failed"))
+    lines.append(
+        f"- {search['done']} of {search['wanted']} trials in {search['seconds']:,.0f} s ({counts})"
+        + (f"; the budget of {search['budget_s']:,} s ended it" if _is_bound(search) else "")
+    )
+    chosen = ", ".join(f"{markdown(n)} {markdown(str(v))}" for n, v in search["parameters"].items())
+    lines.append(f"- chosen: {chosen}, with {name} of {search['value']:.4g} on days to fit")
+    lines += [f"- a trial failed: {markdown(reason)}" for reason in search["reasons"]]
+    return [*lines, ""]
+
+
+def _is_bound(search: Mapping[str, Any]) -> bool:
+    return bool(search["done"] < search["wanted"])
 
 
 def _fairness(fairness: Mapping[str, Any] | None) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from mlplatform.model.decision_scale import Decision
+from mlplatform.model.policies.search import SearchPolicy
 from mlplatform.model.policies.values import Count, FieldName, Positive, Section, Share
 from mlplatform.model.segments import FairnessPolicy
 
@@ -97,6 +98,7 @@ class TrainingPolicy(Section, frozen=True):
             there are none, that it is positive (`pseudo_label`).
         pseudo_label_precision: share of stopped requests of known outcome that must be shown to be
             positive before one without counts as such.
+        search: of hyper-parameters, before the fit; None: `fit` takes its own.
         vocabulary: most words of a category that are learned, where none are declared.
     """
 
@@ -111,3 +113,4 @@ class TrainingPolicy(Section, frozen=True):
     deadline_s: Annotated[int, Meta(ge=60, le=86_400)] = 1200
     gpu: GpuPolicy | None = None
     vocabulary: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    search: SearchPolicy | None = None

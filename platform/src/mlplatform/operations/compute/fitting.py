@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlplatform.learning.training import handover, retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import Refused
+
+STUDIES: Final = "studies"
+"""Beside the inputs of a fit, which its next job finds again: the trials of its search."""
 
 
 def fit(shared: Path, requests: Path, output: Path, model: str) -> Mapping[str, Any]:
@@ -40,5 +43,12 @@ def fit(shared: Path, requests: Path, output: Path, model: str) -> Mapping[str, 
             " asked for: it was changed meanwhile, or jobs read another copy of it; ask again"
         )
     dataset, recent = handover.read(order, shared, requests)
-    made = retrain.fit(folder, dataset, bundles=output, recent=recent, seed=order.seed)
+    made = retrain.fit(
+        folder,
+        dataset,
+        bundles=output,
+        recent=recent,
+        seed=order.seed,
+        studies=shared.parent / STUDIES,
+    )
     return handover.result(order, made)

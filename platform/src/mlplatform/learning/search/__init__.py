@@ -1,0 +1,1 @@
+"""Search of hyper-parameters on the days that a model is fitted to."""

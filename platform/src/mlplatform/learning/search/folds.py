@@ -1,0 +1,49 @@
+"""The days that trials are tested on: the last ones of those that a model is fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
+from mlplatform.model.policies.search import SearchPolicy
+from mlplatform.runtime.errors import InputInvalid
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFold:
+    """Rows to fit, and later ones to test on."""
+
+    fitted: Labelled
+    tested: Labelled
+
+
+def search_folds(
+    dataset: Dataset, policy: SearchPolicy, *, maturity_days: int
+) -> tuple[SearchFold, ...]:
+    """Folds of rolling origin within the days to fit, the oldest first: nothing of the held-out
+    days is in them, and `maturity_days` lie between what is fitted and what is tested, as in
+    service.
+
+    Raises:
+        InputInvalid: a fold has one label alone.
+    """
+    rows = dataset.fitting
+    found = []
+    for number in range(policy.folds):
+        later = policy.folds - number
+        from_ms = dataset.window.holdout_from_ms - later * policy.fold_days * DAY_MS
+        to_ms = from_ms + policy.fold_days * DAY_MS
+        until = rows.before(from_ms - maturity_days * DAY_MS)
+        fold = SearchFold(
+            rows.rows(slice(0, until)).taught,
+            rows.rows(slice(rows.before(from_ms), rows.before(to_ms))).known,
+        )
+        for part, use in ((fold.fitted, "fit"), (fold.tested, "test on")):
+            if not 0 < (positives := int(part.y.sum())) < len(part):
+                problem = (
+                    f"{positives} positives among {len(part)} requests to {use} in fold "
+                    f"{number + 1} of the search; raise fold_days, or lower folds"
+                )
+                raise InputInvalid("training.search", None, problem)
+        found.append(fold)
+    return tuple(found)

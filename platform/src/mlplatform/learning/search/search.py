@@ -1,0 +1,206 @@
+"""Trials of hyper-parameters on days to fit, until all are made or the budget is spent."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.dataset import Labelled
+from mlplatform.learning.search.context import FitContext, TrialStopped
+from mlplatform.learning.search.folds import SearchFold
+from mlplatform.learning.search.optuna import Suggestion, importances, suggestion
+from mlplatform.learning.search.study import Study
+from mlplatform.learning.validation.measures import LESS_IS_BETTER, plain_measures
+from mlplatform.learning.validation.search_report import (
+    MOST_REASON,
+    SearchReport,
+    Trial,
+    TrialState,
+)
+from mlplatform.model.policies.search import OWN, SearchPolicy
+from mlplatform.runtime.errors import InputInvalid
+
+log = logging.getLogger(__name__)
+
+STEPS: Final = 1000
+"""Of one fold: step 999 of each is its end."""
+MOST_STARTS: Final = 3
+"""A trial in which its process has ended so often has failed: out of memory, or a crash."""
+
+Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+Fit = Callable[[Labelled, FitContext], Scorer]
+OwnMeasure = Callable[[NDArray[np.int8], NDArray[np.float64]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What all trials of a search have in common.
+
+    Args:
+        names: of the inputs, in the order in which a fit takes them.
+        fit: gives what scores rows, raw, 0-1.
+        own: the measure of training.py, where model.yaml asks for it.
+        clock_s: monotonic.
+    """
+
+    policy: SearchPolicy
+    folds: Sequence[SearchFold]
+    names: Sequence[str]
+    fit: Fit
+    seed: int
+    own: OwnMeasure | None = None
+    clock_s: Callable[[], float] = time.monotonic
+
+    def measured(self, scores: NDArray[np.float64], y: NDArray[np.int8]) -> float:
+        """The measure of scores [n] of rows with these labels.
+
+        Raises:
+            InputInvalid: they are not n numbers of 0-1, or the measure is no finite number.
+        """
+        if scores.shape != y.shape or not np.all((scores >= 0) & (scores <= 1)):
+            problem = f"of shape {scores.shape}; wanted: {len(y)} numbers of 0 to 1"
+            raise InputInvalid("training.py: scores", None, problem)
+        measure = self.policy.measure
+        if measure == OWN and self.own is not None:
+            value = float(self.own(y.copy(), scores))
+        else:
+            value = plain_measures(scores, y)[measure]
+        if not math.isfinite(value):
+            raise InputInvalid(f"training.search.measure {measure}", None, f"is {value}")
+        return value
+
+
+@dataclass(slots=True)
+class _Running:
+    """One trial from its first fit to its end."""
+
+    search: Search
+    suggested: Suggestion
+    ends_s: float
+    values: list[float] = field(default_factory=list)
+    steps: list[tuple[int, float]] = field(default_factory=list)
+    is_over_budget: bool = False
+
+    def run(self) -> float:
+        """The mean of the measure over all folds.
+
+        Raises:
+            TrialStopped: it was stopped on the way.
+        """
+        for number, fold in enumerate(self.search.folds):
+            x = fold.tested.matrix.columns(self.search.names)
+
+            def judge(step: int, scores: NDArray[np.float64], number: int = number) -> None:
+                self._reported(number, step, scores)
+
+            context = FitContext(self.suggested.parameters, x, judge)
+            scores = np.asarray(self.search.fit(fold.fitted, context)(x), np.float64)
+            self.values.append(self.search.measured(scores, fold.tested.y))
+            if number + 1 < len(self.search.folds):
+                self._went_on((number + 1) * STEPS - 1, self.values)
+        return math.fsum(self.values) / len(self.values)
+
+    def _reported(self, number: int, step: int, scores: NDArray[np.float64]) -> None:
+        at = number * STEPS + step
+        if not 0 <= step < STEPS - 1 or (self.steps and self.steps[-1][0] >= at):
+            problem = f"is {step}; wanted: 0 to {STEPS - 2}, more than the one before"
+            raise InputInvalid("context.report: step", None, problem)
+        value = self.search.measured(scores, self.search.folds[number].tested.y)
+        self._went_on(at, [*self.values, value])
+
+    def _went_on(self, at: int, values: Sequence[float]) -> None:
+        mean = math.fsum(values) / len(values)
+        self.steps.append((at, mean))
+        if self.search.clock_s() > self.ends_s:
+            self.is_over_budget = True
+            raise TrialStopped
+        if self.suggested.is_worse(at, mean):
+            raise TrialStopped
+
+
+def search(asked: Search, study: Study | None) -> SearchReport:
+    """The trials of a search, those that a killed run had made taken up.
+
+    The budget binds once one trial is complete. The same folds, policy and seed give the same
+    trials where it does not bind.
+
+    Args:
+        study: where trials are kept; None: nowhere.
+
+    Raises:
+        InputInvalid: all trials failed; they are not kept.
+    """
+    policy = asked.policy
+    done = [] if study is None else study.trials(policy)
+    if done:
+        log.info("search goes on after %d of %d trials", len(done), policy.trials)
+    while len(done) < policy.trials:
+        left_s = policy.budget_s - math.fsum(trial.seconds for trial in done)
+        binds = any(trial.state == "complete" for trial in done)
+        if binds and left_s <= 0:
+            break
+        trial = _trial(asked, done, study, left_s if binds else math.inf)
+        if trial is None:
+            break
+        if study is not None:
+            study.keep(trial)
+        done.append(trial)
+        _say(trial, policy)
+    if not any(trial.state == "complete" for trial in done):
+        if study is not None:
+            study.forget()
+        problem = f"all {len(done)} trials failed; the last one: {done[-1].reason}"
+        raise InputInvalid("training.search", None, problem)
+    return SearchReport(
+        measure=policy.measure,
+        wanted=policy.trials,
+        budget_s=policy.budget_s,
+        seconds=math.fsum(trial.seconds for trial in done),
+        trials=tuple(done),
+        importances=importances(policy, done, asked.seed),
+    )
+
+
+def _trial(
+    asked: Search, done: Sequence[Trial], study: Study | None, left_s: float
+) -> Trial | None:
+    """One trial to its end; None where the budget ended before it."""
+    suggested, begin_s = suggestion(asked.policy, done, asked.seed), asked.clock_s()
+    running = _Running(asked, suggested, begin_s + left_s)
+    state: TrialState = "complete"
+    value, reason = None, ""
+    if study is not None and study.begin(len(done)) > MOST_STARTS:
+        state, reason = "failed", f"its process ended in it {MOST_STARTS} times"
+    else:
+        try:
+            value = running.run()
+        except TrialStopped:
+            if running.is_over_budget:
+                return None
+            state, value = "pruned", running.steps[-1][1]
+        except Exception as error:  # the team's own code: any error of it is a failed trial
+            log.exception("trial %d failed", len(done))
+            state, reason = "failed", f"{type(error).__name__}: {error}"
+    return Trial(
+        number=len(done),
+        state=state,
+        parameters=suggested.parameters,
+        seconds=max(0.0, asked.clock_s() - begin_s),
+        value=value,
+        steps=tuple(running.steps),
+        reason=" ".join(reason.split())[:MOST_REASON],
+    )
+
+
+def _say(trial: Trial, policy: SearchPolicy) -> None:
+    told: Any = trial.reason if trial.value is None else f"{policy.measure} {trial.value:.4g}"
+    more = ", less is better" if policy.measure in LESS_IS_BETTER else ""
+    place = f"{trial.number + 1} of {policy.trials}"
+    log.info("trial %s: %s, %s%s", place, trial.state, told, more)

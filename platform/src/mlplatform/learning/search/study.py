@@ -1,0 +1,75 @@
+"""The trials of one search on disk, so that a killed one goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from mlplatform.learning.validation.search_report import Trial
+from mlplatform.model.policies.search import SearchPolicy, is_within
+from mlplatform.runtime.canonical import NOT_JSON, canonical_json
+from mlplatform.runtime.storage.files import write_atomically
+
+MOST_BYTES: Final = 4_000_000
+STARTED: Final = "started.json"
+Kind = TypeVar("Kind")
+
+
+class _Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The trial that began last, and how often."""
+
+    number: int
+    times: int
+
+
+class Study:
+    """One file for each trial that has ended, in a folder of the search's own.
+
+    Args:
+        folder: named after all that the trials depend on.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def trials(self, policy: SearchPolicy) -> list[Trial]:
+        """Those that have ended, by number, up to the first that is missing or is none of them."""
+        found: list[Trial] = []
+        while len(found) < policy.trials:
+            trial = _read(self._file(len(found)), Trial)
+            if trial is None or trial.number != len(found):
+                break
+            if not is_within(policy.space, trial.parameters):
+                break
+            found.append(trial)
+        return found
+
+    def begin(self, number: int) -> int:
+        """How often this trial has begun, this time included; more than once where its process
+        ended in it."""
+        before = _read(self._folder / STARTED, _Started)
+        times = before.times + 1 if before is not None and before.number == number else 1
+        write_atomically(self._folder / STARTED, msgspec.json.encode(_Started(number, times)))
+        return times
+
+    def keep(self, trial: Trial) -> None:
+        """A trial that has ended."""
+        write_atomically(self._file(trial.number), canonical_json(msgspec.to_builtins(trial)))
+
+    def forget(self) -> None:
+        """Nothing was tried: the next search begins anew."""
+        for file in (*self._folder.glob("trial-*.json"), self._folder / STARTED):
+            file.unlink(missing_ok=True)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"trial-{number:04d}.json"
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind | None:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(MOST_BYTES), type=kind)
+    except (FileNotFoundError, NotADirectoryError, *NOT_JSON):
+        return None

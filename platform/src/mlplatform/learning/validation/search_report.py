@@ -1,0 +1,82 @@
+"""What a search of hyper-parameters tried, and what it chose."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.learning.validation.measures import LESS_IS_BETTER
+from mlplatform.model.policies.search import Choice
+
+MOST_REASON: Final = 500
+MOST_TRIALS: Final = 1000
+TrialState = Literal["complete", "pruned", "failed"]
+
+
+class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One trial that has ended.
+
+    Args:
+        number: from 0.
+        value: the mean of the measure over its folds, as far as it came; None of a failed one.
+        steps: what it reported on the way, by step.
+        reason: why it failed.
+    """
+
+    number: Annotated[int, Meta(ge=0, lt=MOST_TRIALS)]
+    state: TrialState
+    parameters: Annotated[dict[str, Choice], Meta(max_length=50)]
+    seconds: Annotated[float, Meta(ge=0)]
+    value: float | None = None
+    steps: tuple[tuple[int, float], ...] = ()
+    reason: Annotated[str, Meta(max_length=MOST_REASON)] = ""
+
+
+class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a search came to.
+
+    Args:
+        wanted: trials that were declared; fewer were made where `budget_s` bound.
+        seconds: that the trials took, those of killed runs that were taken up included.
+        importances: the share of the measure's variance that each parameter explains (fANOVA).
+    """
+
+    measure: str
+    wanted: int
+    budget_s: int
+    seconds: float
+    trials: Annotated[tuple[Trial, ...], Meta(max_length=MOST_TRIALS)]
+    importances: dict[str, float] = {}
+
+    @property
+    def best(self) -> Trial:
+        """The complete trial that was chosen: of equals the first.
+
+        Raises:
+            ValueError: none is complete.
+        """
+        sign = -1 if self.measure in LESS_IS_BETTER else 1
+        complete = (t for t in self.trials if t.state == "complete" and t.value is not None)
+        return max(complete, key=lambda trial: sign * (trial.value or 0.0))
+
+    def count(self, state: TrialState) -> int:
+        """How many trials ended so."""
+        return sum(trial.state == state for trial in self.trials)
+
+    def summary(self) -> dict[str, Any]:
+        """The search without its trials, as plain values."""
+        best = self.best
+        return {
+            "measure": self.measure,
+            "wanted": self.wanted,
+            "done": len(self.trials),
+            **{state: self.count(state) for state in ("complete", "pruned", "failed")},
+            "budget_s": self.budget_s,
+            "seconds": round(self.seconds, 3),
+            "best": best.number,
+            "value": best.value,
+            "parameters": dict(best.parameters),
+            "reasons": sorted({t.reason for t in self.trials if t.state == "failed"})[:3],
+        }

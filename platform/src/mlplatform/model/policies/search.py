@@ -1,0 +1,110 @@
+"""A search of hyper-parameters, as `training.search` of model.yaml declares it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from mlplatform.model.policies.values import Count, FieldName, Section
+
+Rule = tuple[bool, str, object, str]
+"""As of `model.consistency`."""
+Choice = Annotated[str, Meta(max_length=100)] | int | float | bool
+SearchMeasure = Literal["average_precision", "auc", "gini", "ks", "brier", "log_loss", "own"]
+OWN: Final = "own"
+"""The function `measure(y, scores)` of training.py, of which more is better."""
+
+
+class SearchParameter(Section, frozen=True):
+    """One hyper-parameter, and where its values lie.
+
+    Args:
+        low, high: both ends belong to the range.
+        log: values are drawn evenly by their logarithm.
+        choices: of a categorical one.
+    """
+
+    type: Literal["float", "int", "categorical"]
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: Annotated[tuple[Choice, ...], Meta(max_length=100)] | None = None
+
+
+class SearchPolicy(Section, frozen=True):
+    """Which hyper-parameters are tried before a model is fitted, and within which budget.
+
+    Args:
+        trials: at most.
+        budget_s: of all trials together, killed runs included; no trial begins after it, and one
+            that goes on is given up where it reports.
+        folds, fold_days: each trial is fitted so often, and tested on so many days of those to fit.
+        pruning: `median` stops a trial that is worse than the median of the trials before it.
+    """
+
+    space: Annotated[dict[FieldName, SearchParameter], Meta(min_length=1, max_length=50)]
+    trials: Annotated[int, Meta(ge=1, le=1000)]
+    budget_s: Annotated[int, Meta(ge=1, le=86_400)]
+    measure: SearchMeasure = "average_precision"
+    folds: Annotated[int, Meta(ge=1, le=10)] = 3
+    fold_days: Count = 1
+    pruning: Literal["median", "none"] = "median"
+
+
+def search_rules(policy: SearchPolicy, *, days: int, deadline_s: int) -> Iterator[Rule]:
+    """What must hold of a search: whether it does, the key, the value, what is wanted.
+
+    Args:
+        days: of a training set, without the held-out ones and `label.maturity_days`.
+        deadline_s: of the whole fit.
+    """
+    key, tested = "training.search", policy.folds * policy.fold_days
+    most = max(0, days - 1)
+    wanted = f"with folds at most {most} days: those to fit, less maturity_days and one to learn"
+    yield tested <= most, f"{key}.fold_days", policy.fold_days, wanted
+    wanted = f"less than training.deadline_s ({deadline_s}), within which the last fit lies too"
+    yield policy.budget_s < deadline_s, f"{key}.budget_s", policy.budget_s, wanted
+    for name, parameter in policy.space.items():
+        yield from _parameter(f"{key}.space.{name}", parameter)
+
+
+def _parameter(key: str, parameter: SearchParameter) -> Iterator[Rule]:
+    low, high, choices = parameter.low, parameter.high, parameter.choices
+    if parameter.type == "categorical":
+        for part in ("low", "high", "log"):
+            value = getattr(parameter, part)
+            wanted = "nothing: a categorical parameter has choices"
+            yield value is None or value is False, f"{key}.{part}", value, wanted
+        given = choices or ()
+        differ = len({(type(choice), choice) for choice in given}) == len(given)
+        differ = differ and len({*given}) == len(given)  # 1, 1.0 and true are one to Python
+        yield len(given) >= 2 and differ, f"{key}.choices", choices, "2 values or more that differ"
+        return
+    wanted = f"nothing: a parameter of type {parameter.type} has low and high"
+    yield choices is None, f"{key}.choices", choices, wanted
+    kind = "a whole number" if parameter.type == "int" else "a number"
+    for part, value in (("low", low), ("high", high)):
+        fits = value is not None and (parameter.type == "float" or isinstance(value, int))
+        yield fits and abs(value or 0) <= 2**53, f"{key}.{part}", value, kind
+    if low is not None and high is not None:
+        yield low < high, f"{key}.low", low, f"less than high ({high})"
+        wanted = "more than 0, where log is true"
+        yield not parameter.log or low > 0, f"{key}.low", low, wanted
+
+
+def is_within(space: dict[str, SearchParameter], values: dict[str, Choice]) -> bool:
+    """Whether these are values of each parameter of a space, and of no other."""
+    return set(space) == set(values) and all(
+        _holds(parameter, values[name]) for name, parameter in space.items()
+    )
+
+
+def _holds(parameter: SearchParameter, value: Choice) -> bool:
+    if parameter.type == "categorical":
+        return any(value == c and type(value) is type(c) for c in parameter.choices or ())
+    if isinstance(value, (bool, str)) or parameter.low is None or parameter.high is None:
+        return False
+    is_kind = parameter.type == "float" or isinstance(value, int)
+    return is_kind and parameter.low <= value <= parameter.high
