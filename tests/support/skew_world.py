@@ -92,7 +92,7 @@ class Store:
                 self.rows[view][row.pop(key)] = (at_ms, self._world.faults.stored(row))
         self.coming = []
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         values: dict[str, float | None] = {}
         times: dict[str, int | None] = {}
         for view in VIEWS:

@@ -153,7 +153,7 @@ class Store:
     def is_held_up(self) -> bool:
         return self.held_up
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         time.sleep(self.takes_s)
         if self.error is not None:
             raise self.error

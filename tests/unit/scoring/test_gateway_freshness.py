@@ -34,7 +34,7 @@ class Store:
             raise Unavailable("the store")
         return self.rows
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         raise AssertionError("nothing reads here")
 
     def is_held_up(self) -> bool:

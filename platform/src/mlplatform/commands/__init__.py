@@ -1,7 +1,8 @@
 """The `mlplatform` command: one module for each group of commands.
 
-Packages: `terminal`, how they speak; `decisions`, commands of decisions; `documents`, what is
-rendered from code; `authoring`, folders of models; `first_hour`, a newcomer's commands.
+Packages: `terminal`, how they speak; `decisions`, commands of decisions; `features`, commands of
+features; `documents`, what is rendered from code; `authoring`, folders of models; `first_hour`, a
+newcomer's commands.
 
 Imports every area below. `generate` is no command: it renders the files that other files say.
 """
@@ -35,6 +36,7 @@ from mlplatform.commands import (
 from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
 from mlplatform.commands.decisions import replay, trace
+from mlplatform.commands.features import external
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint
@@ -78,6 +80,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(history.app, name="history")
+app.add_typer(external.app, name="features")
 app.add_typer(review.app, name="review")
 app.add_typer(log.commands(_journal), name="log")
 

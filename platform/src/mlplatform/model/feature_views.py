@@ -1,4 +1,5 @@
-"""What a feature is: an aggregate over a window of an entity's past, read from features.json."""
+"""What a feature is: an aggregate over a window of an entity's past, or a column of a table that
+the bank already has; read from features.json."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ Aggregate = Literal["count", "mean", "std", "max", "label_share"]
 OF_COLUMN: Final[frozenset[Aggregate]] = frozenset(("mean", "std", "max"))
 MissingPolicy = Literal["default", "degrade", "refuse"]
 StalePolicy = Literal["fallback", "degrade", "refuse"]
+ValueType = Literal["float64", "int64", "bool"]
+KeyType = Literal["int64", "string"]
 
 
 class Feature(Protocol):
@@ -50,11 +53,13 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class FeatureField(_Strict, frozen=True):
-    """One feature: the aggregate of a column over `window_days` that end `delay_days` ago.
+    """One feature: the aggregate of a column over `window_days` that end `delay_days` ago; or, of
+    an external view, the column of its name.
 
     Args:
+        dtype: float64 of an aggregate.
         aggregate: requests counted, the mean, population standard deviation or largest of
-            `column`, or the share labelled 1.
+            `column`, or the share labelled 1; None of an external view, whose spans are 0.
         column: a request field for those three, otherwise None.
         delay_days: how many days before the snapshot the window ends. A label_share needs none: it
             counts the labels that had arrived.
@@ -65,8 +70,8 @@ class FeatureField(_Strict, frozen=True):
     """
 
     name: str
-    dtype: Literal["float64"]
-    aggregate: Aggregate
+    dtype: ValueType
+    aggregate: Aggregate | None
     column: str | None
     window_days: int
     delay_days: int
@@ -74,10 +79,29 @@ class FeatureField(_Strict, frozen=True):
     default: float | None
 
 
+class ExternalSource(_Strict, frozen=True):
+    """The table of the bank whose columns are a view's features.
+
+    Args:
+        key: the join key's type in its files.
+        event_time: its column that says from when on a row's values hold.
+        available_time: its column that says when they were known.
+        owner: whom to ask about the table.
+        purposes: what its values may be used for; every purpose of the model is among them.
+    """
+
+    key: KeyType
+    event_time: str
+    available_time: str
+    owner: str
+    purposes: tuple[str, ...]
+
+
 class FeatureView(_Strict, frozen=True):
     """The features of one entity, written together and valid for `ttl_ms`.
 
     Args:
+        external: the table that they come from; None where they are computed from requests.
         stale: what happens where the view's newest snapshot is older than that, or the store does
             not answer: no model is asked, and what stands behind the models decides (`fallback`),
             the model is asked without these features (`degrade`), or there is no answer (`refuse`).
@@ -90,6 +114,7 @@ class FeatureView(_Strict, frozen=True):
     ttl_ms: int
     fields: tuple[FeatureField, ...]
     stale: StalePolicy = "fallback"
+    external: ExternalSource | None = None
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -97,11 +122,26 @@ class FeatureView(_Strict, frozen=True):
 
 
 class FeatureFile(_Strict, frozen=True):
-    """A features.json: rendered from a model's Feast definitions, which are the source of truth."""
+    """A features.json: rendered from a model's Feast definitions, which are the source of truth.
+
+    Args:
+        purposes: what the model uses features for.
+    """
 
     generated: str
     model: str
     views: tuple[FeatureView, ...]
+    purposes: tuple[str, ...] = ()
+
+
+def computed(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
+    """The views that snapshots of requests are made for."""
+    return tuple(view for view in views if view.external is None)
+
+
+def external(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
+    """The views whose values are imported."""
+    return tuple(view for view in views if view.external is not None)
 
 
 def load_views(folder: Path) -> tuple[FeatureView, ...]:
@@ -123,6 +163,7 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
             "the output of python -m mlplatform.learning.features.feast_repo",
         ) from error
     check(content.views)
+    check_purposes(content.views, content.purposes)
     return content.views
 
 
@@ -142,14 +183,68 @@ def check(views: tuple[FeatureView, ...]) -> None:
             raise ConfigInvalid("name", name, "letters, digits and _: it is put into SQL")
     for name in sorted({n for n in features if features.count(n) > 1}):
         raise ConfigInvalid(f"feature {name}", name, "a name that no other view uses")
-    for field in (f for v in views for f in v.fields):
-        key = f"feature {field.name}"
-        if field.window_days <= 0:
-            raise ConfigInvalid(f"{key}: window_days", field.window_days, "1 or more")
-        if field.delay_days < 0:
-            raise ConfigInvalid(f"{key}: delay_days", field.delay_days, "0 or more")
-        if field.default is not None and not math.isfinite(field.default):
-            raise ConfigInvalid(f"{key}: default", field.default, "a finite number or null")
-        if (field.column is not None) != (field.aggregate in OF_COLUMN):
-            wanted = "a request field, for mean, std and max alone"
-            raise ConfigInvalid(f"{key}: column", field.column, wanted)
+    for view in views:
+        for field in view.fields:
+            key = f"feature {field.name}"
+            if field.default is not None and not math.isfinite(field.default):
+                raise ConfigInvalid(f"{key}: default", field.default, "a finite number or null")
+            if view.external is None:
+                _check_computed(field, key)
+            elif field.aggregate is not None or field.column is not None:
+                wanted = "none: an external view's features are columns of its table"
+                raise ConfigInvalid(f"{key}: aggregate", field.aggregate or field.column, wanted)
+        if view.external is not None:
+            _check_external(view, view.external)
+
+
+def _check_computed(field: FeatureField, key: str) -> None:
+    if field.aggregate is None:
+        raise ConfigInvalid(f"{key}: aggregate", None, "one, or `external` among the view's tags")
+    if field.dtype != "float64":
+        raise ConfigInvalid(f"{key}: dtype", field.dtype, "float64, for aggregates")
+    if field.window_days <= 0:
+        raise ConfigInvalid(f"{key}: window_days", field.window_days, "1 or more")
+    if field.delay_days < 0:
+        raise ConfigInvalid(f"{key}: delay_days", field.delay_days, "0 or more")
+    if (field.column is not None) != (field.aggregate in OF_COLUMN):
+        wanted = "a request field, for mean, std and max alone"
+        raise ConfigInvalid(f"{key}: column", field.column, wanted)
+
+
+def _check_external(view: FeatureView, source: ExternalSource) -> None:
+    key = f"view {view.name}"
+    columns = [view.join_key, source.event_time, source.available_time, *view.feature_names]
+    for name in sorted({n for n in columns if columns.count(n) > 1}):
+        raise ConfigInvalid(f"{key}: columns", name, "a column of its own for each")
+    if not (source.event_time and source.available_time):
+        times = (source.event_time, source.available_time)
+        raise ConfigInvalid(f"{key}: source", times, "columns of event and availability time")
+    for name in view.feature_names:
+        if name in ("event_timestamp", "created") or name.endswith("_"):
+            raise ConfigInvalid(
+                f"{key}: feature", name, "a name that the stored table does not use"
+            )
+    if view.ttl_ms < 1000 or view.ttl_ms % 1000:
+        raise ConfigInvalid(f"{key}: ttl", view.ttl_ms / 1000, "whole seconds, 1 or more")
+    if not source.owner.strip():
+        raise ConfigInvalid(f"{key}: owner", source.owner, "whom to ask about the table")
+    if not source.purposes or not all(purpose.strip() for purpose in source.purposes):
+        wanted = "one or more words, such as credit-decision"
+        raise ConfigInvalid(f"{key}: purposes", source.purposes, wanted)
+
+
+def check_purposes(views: Sequence[FeatureView], purposes: Sequence[str]) -> None:
+    """Refuse an external view that may not be used for what the model uses features for.
+
+    Raises:
+        ConfigInvalid: names the view, its owner and the purpose.
+    """
+    for view in external(views):
+        assert view.external is not None
+        if not purposes:
+            wanted = f"what the model uses views for: {view.name} may not be used for everything"
+            raise ConfigInvalid("PURPOSES in features.py", (), wanted)
+        for purpose in sorted({*purposes} - {*view.external.purposes}):
+            allowed = ", ".join(view.external.purposes)
+            wanted = f"one of {allowed}; {view.external.owner} may allow more in the view's tags"
+            raise ConfigInvalid(f"view {view.name}: purpose", purpose, wanted)

@@ -15,6 +15,7 @@ from typing import assert_never
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.model.feature_views import FeatureField, FeatureView
 from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.runtime.errors import ConfigInvalid
 
 
 def reach_ms(view: FeatureView, at_ms: int) -> tuple[int, int]:
@@ -60,6 +61,8 @@ def _expression(field: FeatureField, at_ms: int) -> str:
         case "label_share":
             known = "(label IS NOT NULL OR NOT _stopped)"
             return f"avg(coalesce(label, 0)) FILTER (WHERE {inside} AND {known})"
+        case None:
+            raise ConfigInvalid(f"feature {field.name}: aggregate", None, "a view of requests")
         case _:
             assert_never(field.aggregate)
 

@@ -105,7 +105,7 @@ class FeastRedis:
             for view in views
         ]
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         asked = [
             (view, prefix + key_value(keys[view.entity]) + self._project, fields)
             for view, prefix, fields in self._layouts
@@ -156,8 +156,8 @@ class FeastRedis:
         for key, event_us, made_us, values in columns_of(view, rows):
             cells: list[bytes | str | int] = [time_field, made_field, _timestamp(event_us)]
             cells += [event_us, made_us]
-            for field, value in zip(fields, values, strict=True):
-                cells += [field, encode(value)]
+            for place, field, value in zip(fields, view.fields, values, strict=True):
+                cells += [place, encode(value, field.dtype)]
             yield prefix + key_value(key) + self._project, cells
 
 

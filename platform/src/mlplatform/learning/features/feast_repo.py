@@ -13,12 +13,16 @@ from typing import Any
 import feast
 import msgspec
 
-from mlplatform.model.feature_views import FILE, FeatureField, FeatureView, check
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.feature_views import FILE, FeatureField, FeatureView, check, check_purposes
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.runtime.errors import ConfigInvalid
 
-DTYPES = {"Float64": "float64"}
+DTYPES = {"Float64": "float64", "Int64": "int64", "Bool": "bool"}
+KEYS = {feast.ValueType.INT64: "int64", feast.ValueType.STRING: "string"}
+EXTERNAL = "external"
+"""A view with this tag gets its values from a table of the bank, not from requests."""
 
 
 def feast_objects(model: str) -> list[Any]:
@@ -38,18 +42,33 @@ def views(model: str) -> tuple[FeatureView, ...]:
     entities = {o.name: o for o in objects if isinstance(o, feast.Entity)}
     found = tuple(_view(o, entities) for o in objects if isinstance(o, feast.FeatureView))
     check(found)
-    known = load_definition(model).entities
+    check_purposes(found, purposes(model))
+    definition = load_definition(model)
+    known = definition.entities
     for view in found:
         if known.get(view.entity) != view.join_key:
             raise ConfigInvalid(f"view {view.name}: join key", view.join_key, f"one of {known}")
+        _check_key(view, definition)
     return found
+
+
+def purposes(model: str) -> tuple[str, ...]:
+    """What a model uses features for, as `PURPOSES` of its features.py says."""
+    return tuple(getattr(load_module(model, "features"), "PURPOSES", ()))
 
 
 def render(model: str) -> str:
     """The text of a model's features.json; the same definitions give the same text."""
     generated = "by python -m mlplatform.learning.features.feast_repo from features.py; do not edit"
-    body = {"model": model, "views": msgspec.to_builtins(views(model))}
+    listed = [_listed(msgspec.to_builtins(view)) for view in views(model)]
+    body = {"model": model, "views": listed}
+    if told := purposes(model):
+        body["purposes"] = list(told)
     return f'{{"generated": "{generated}",{json.dumps(body, indent=1)[1:]}\n'
+
+
+def _listed(view: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in view.items() if (name, value) != (EXTERNAL, None)}
 
 
 def main() -> None:
@@ -67,13 +86,16 @@ def _view(view: Any, entities: dict[str, Any]) -> FeatureView:
     if not ttl:
         raise ConfigInvalid(f"view {view.name}: ttl", ttl, "more than 0")
     (entity,) = view.entities
+    tags = dict(view.tags)
+    source = _external(view, entities[entity], tags)
     content = {
         "name": view.name,
         "entity": entity,
         "join_key": entities[entity].join_key,
         "ttl_ms": ttl // timedelta(milliseconds=1),
-        "fields": tuple(msgspec.to_builtins(_field(f)) for f in view.features),
-        **view.tags,
+        "fields": tuple(msgspec.to_builtins(_field(f, source is not None)) for f in view.features),
+        EXTERNAL: source,
+        **tags,
     }
     try:
         return msgspec.convert(content, FeatureView)
@@ -81,10 +103,39 @@ def _view(view: Any, entities: dict[str, Any]) -> FeatureView:
         raise ConfigInvalid(f"view {view.name}: tags", view.tags, str(error)) from error
 
 
-def _field(field: Any) -> FeatureField:
+def _external(view: Any, entity: Any, tags: dict[str, str]) -> dict[str, Any] | None:
+    """Where a view with the tag `external` comes from; its tags are taken out of the others."""
+    told = tags.pop(EXTERNAL, None)
+    if told is None:
+        return None
+    if told != "true":
+        raise ConfigInvalid(f"view {view.name}: tag {EXTERNAL}", told, "true, or no such tag")
+    if entity.value_type not in KEYS:
+        wanted = "ValueType.INT64 or ValueType.STRING"
+        raise ConfigInvalid(f"entity {entity.name}: value_type", entity.value_type, wanted)
+    allowed = [word.strip() for word in tags.pop("purposes", "").split(",")]
+    return {
+        "key": KEYS[entity.value_type],
+        "event_time": view.batch_source.timestamp_field or "",
+        "available_time": view.batch_source.created_timestamp_column or "",
+        "owner": view.owner,
+        "purposes": [word for word in allowed if word],
+    }
+
+
+def _check_key(view: FeatureView, definition: ModelDefinition) -> None:
+    told = definition.request[view.join_key].type
+    if view.external is not None and view.external.key != told:
+        wanted = f"{told}, as request.{view.join_key} in model.yaml"
+        raise ConfigInvalid(f"view {view.name}: key", view.external.key, wanted)
+
+
+def _field(field: Any, is_external: bool) -> FeatureField:
     if str(field.dtype) not in DTYPES:
-        raise ConfigInvalid(f"feature {field.name}: dtype", field.dtype, "Float64")
+        raise ConfigInvalid(f"feature {field.name}: dtype", field.dtype, " or ".join(DTYPES))
     tags = {"column": None, "default": None, **field.tags}
+    if is_external:
+        tags = {"aggregate": None, "window_days": 0, "delay_days": 0, **tags}
     for key in ("window_days", "delay_days"):
         if str(tags.get(key)).isdigit():
             tags[key] = int(tags[key])

@@ -17,9 +17,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.learning.features.feast_values import (
+    cells,
     checked,
     decode,
     encode,
@@ -100,7 +101,7 @@ class FeastSqlite:
             one_view.format(n, self._table(v)) for n, v in enumerate(views)
         )
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         now_s = time.monotonic()
         if now_s >= self._follow_at_s:
             self._follow()
@@ -214,17 +215,16 @@ Cell = tuple[bytes, str, bytes, str | None, int, int]
 
 
 def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
-    import pyarrow as pa  # only writers need it; the gateway reads
-
     checked(view, rows)
     prefix = entity_key_prefix(view.join_key)
-    keys = [prefix + key_value(k) for k in rows.column(view.join_key).to_pylist()]
+    listed: list[Any] = rows.column(view.join_key).to_pylist()
+    keys = [prefix + key_value(key) for key in listed]
     event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _seconds(rows, CREATED)
-    for name in view.feature_names:
-        values = rows.column(name).cast(pa.float64()).to_pylist()
+    for field in view.fields:
+        values = cells(rows, field)
         for key, value, event, created in zip(keys, values, event_s, created_s, strict=True):
             text = None if value is None or math.isnan(value) else str(value)
-            yield key, name, encode(value), text, event, created
+            yield key, field.name, encode(value, field.dtype), text, event, created
 
 
 def _ms(event_s: int | None) -> int | None:

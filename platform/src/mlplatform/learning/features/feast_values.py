@@ -5,25 +5,24 @@ Source: https://github.com/feast-dev/feast/blob/master/docs/specs/online_store_f
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.feature_views import FeatureField, FeatureView, ValueType
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 STRING, INT64 = 2, 4  # feast.types.ValueType
-DOUBLE_TAG = 0x29  # field 5, 64-bit
+DOUBLE_TAG, INT64_TAG, BOOL_TAG = 0x29, 0x20, 0x38  # fields 5, 4 and 7 of feast.types.Value
 DOUBLE_BYTES = 9
+_VARINT_BYTES = 10
 _read_double = struct.Struct("<xd").unpack
 _write_double = struct.Struct("<Bd").pack
-key_value = struct.Struct("<q").pack
-"""The last eight bytes of an entity key."""
+_write_key = struct.Struct("<IIq").pack
 
 
 def project_name(model: str) -> str:
@@ -32,29 +31,66 @@ def project_name(model: str) -> str:
 
 
 def entity_key_prefix(join_key: str) -> bytes:
-    """An entity key of one INT64 join key (version 3) without its last eight bytes, the value."""
+    """An entity key of one join key (version 3) without its value's type, length and bytes."""
     name = join_key.encode()
-    head = struct.pack("<III", 1, STRING, len(name))
-    return head + name + struct.pack("<II", INT64, 8)
+    return struct.pack("<III", 1, STRING, len(name)) + name
 
 
-def encode(value: float | None) -> bytes:
-    """A `feast.types.Value` of a double; nothing at all for a missing one."""
-    return b"" if value is None or math.isnan(value) else _write_double(DOUBLE_TAG, value)
+def key_value(key: int | str) -> bytes:
+    """The end of an entity key: an INT64, or a STRING."""
+    if isinstance(key, str):
+        text = key.encode()
+        return struct.pack("<II", STRING, len(text)) + text
+    return _write_key(INT64, 8, key)
+
+
+def encode(value: float | None, dtype: ValueType = "float64") -> bytes:
+    """A `feast.types.Value`; nothing at all for a missing one.
+
+    Args:
+        value: whole of an int64, within its 64 bits; a truth of a bool.
+    """
+    if value is None or value != value:
+        return b""
+    if dtype == "float64":
+        return _write_double(DOUBLE_TAG, value)
+    if dtype == "bool":
+        return bytes((BOOL_TAG, bool(value)))
+    return bytes((INT64_TAG, *_varint(int(value) % 2**64)))
 
 
 def decode(value: bytes, name: str) -> float | None:
-    """The double of a `feast.types.Value`, None for a missing one.
+    """The number of a `feast.types.Value`, 1 or 0 of a bool, None for a missing one.
 
     Raises:
         Corrupt: names the feature.
     """
     if not value:
         return None
-    if len(value) != DOUBLE_BYTES or value[0] != DOUBLE_TAG:
-        raise Corrupt(f"feature {name}: {value!r} is no double of Feast's")
-    number: float = _read_double(value)[0]
-    return None if number != number else number
+    if value[0] == DOUBLE_TAG and len(value) == DOUBLE_BYTES:
+        number: float = _read_double(value)[0]
+        return None if number != number else number
+    if value[0] == BOOL_TAG and value[1:] in (b"\0", b"\1"):
+        return float(value[1])
+    if value[0] == INT64_TAG and (whole := _whole(value[1:])) is not None:
+        return float(whole)
+    raise Corrupt(f"feature {name}: {value!r} is no number of Feast's")
+
+
+def _varint(number: int) -> Iterator[int]:
+    while number > 0x7F:
+        yield number & 0x7F | 0x80
+        number >>= 7
+    yield number
+
+
+def _whole(content: bytes) -> int | None:
+    """The signed number of a varint; None where it is none."""
+    ends = [place for place, byte in enumerate(content) if byte < 0x80]
+    if len(content) > _VARINT_BYTES or ends != [len(content) - 1]:
+        return None
+    number = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(content)) % 2**64
+    return number - 2**64 if number >= 2**63 else number
 
 
 def checked(view: FeatureView, rows: pa.Table) -> None:
@@ -70,7 +106,7 @@ def checked(view: FeatureView, rows: pa.Table) -> None:
 
 def columns(
     view: FeatureView, rows: pa.Table
-) -> Iterator[tuple[int, int, int, tuple[float | None, ...]]]:
+) -> Iterator[tuple[int | str, int, int, tuple[float | None, ...]]]:
     """Key, event time and making in microseconds, and the values in the view's order, row by row.
 
     Raises:
@@ -83,7 +119,21 @@ def columns(
         rows.column(name).cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
         for name in (EVENT_TIMESTAMP, CREATED)
     ]
-    values = [rows.column(n).cast(pa.float64()).to_pylist() for n in view.feature_names]
+    values = [cells(rows, field) for field in view.fields]
     keys = rows.column(view.join_key).to_pylist()
     for key, event_us, made_us, *row in zip(keys, *times, *values, strict=True):
         yield key, event_us, made_us, tuple(row)
+
+
+def cells(rows: pa.Table, field: FeatureField) -> list[float | None]:
+    """A feature's values, of its type."""
+    import pyarrow as pa
+
+    kinds: dict[ValueType, pa.DataType] = {
+        "float64": pa.float64(),
+        "int64": pa.int64(),
+        "bool": pa.bool_(),
+    }
+    column: Any = rows.column(field.name).cast(kinds[field.dtype])
+    found: list[float | None] = column.to_pylist()
+    return found

@@ -2,21 +2,23 @@
 
 It is DuckDB's ASOF join, made on the time a row became available and not on the row's own time:
 equal to Feast's get_historical_features(filter_by_created_timestamp=True) as long as rows became
-available in the order of their event times. Where they did not, the join would be wrong without
-a sign of it, so late rows raise.
+available in the order of their event times. Where snapshots did not, the join would be wrong
+without a sign of it, so late ones raise. Rows of external views may come late: see
+`external.joining`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import duckdb
 import pyarrow as pa
 
+from mlplatform.learning.features.external import joining
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.feature_views import FeatureView, computed
 from mlplatform.runtime.errors import InputInvalid
 
 THREADS = 2
@@ -25,29 +27,48 @@ THREADS = 2
 def training_join(
     offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table
 ) -> pa.Table:
-    """The events, in their order, with every feature of the views, null where none was valid, and
-    every window of the model. A feature that a snapshot was made before is null there.
-
-    A row is valid for its view's ttl, both bounds included, as in the online store.
+    """As `view_join`, with every window of the model.
 
     Args:
         events: `event_time` and the views' join keys, and whatever else is to be kept. Where the
             model has windows, requests of the offline table, by `request_id`.
 
     Raises:
+        InputInvalid: as `view_join`.
+    """
+    return with_windows(offline, view_join(offline, views, events))
+
+
+def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table) -> pa.Table:
+    """The events, in their order, with every feature of the views, null where none was valid. A
+    feature that a snapshot was made before is null there.
+
+    A row is valid for its view's ttl, both bounds included, as in the online store.
+
+    Args:
+        events: `event_time` and the views' join keys, and whatever else is to be kept.
+
+    Raises:
         InputInvalid: a snapshot became available before its own time, or after a later one.
     """
-    files = {v.name: offline.snapshot_folder(v.name).glob("*.parquet") for v in views}
+    files = {v.name: offline.snapshot_folder(v.name).glob("*.parquet") for v in computed(views)}
     with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
         db.execute("SET enable_progress_bar=false")
         db.register("events", events)
+        served: dict[str, int] = {}
         for view in views:
+            if view.external is not None:
+                parts = offline.external(view.name).served()
+                if (from_ms := joining.served_from_ms(parts)) is not None:
+                    joining.create_relations(db, view, parts)
+                    served[view.name] = from_ms
+                continue
             paths = sorted(str(f) for f in files[view.name])
             rows = _rows(db, view, paths) if paths else db.from_arrow(_no_rows(view))
             rows.create_view(view.name)
             _refuse_late(db, view)
-        joined: pa.Table = db.sql(_join_sql(events.column_names, views)).to_arrow_table()
-    return with_windows(offline, joined)
+        joined: pa.Table = db.sql(_join_sql(events.column_names, views, served)).to_arrow_table()
+    return joined
 
 
 def _rows(
@@ -84,19 +105,34 @@ def _refuse_late(db: duckdb.DuckDBPyConnection, view: FeatureView) -> None:
         raise InputInvalid(view.name, None, f"{problem}, or before an earlier snapshot did")
 
 
-def _join_sql(columns: Sequence[str], views: Sequence[FeatureView]) -> str:
+def _join_sql(
+    columns: Sequence[str], views: Sequence[FeatureView], served: Mapping[str, int]
+) -> str:
+    """
+    Args:
+        served: external view → since when it is served, of those that have rows.
+    """
     kept = [f'events_."{name}"' for name in columns]
-    features = [
-        f"CASE WHEN {v.name}_.{EVENT_TIMESTAMP} >= events_.event_time"
-        f" - INTERVAL {v.ttl_ms} MILLISECOND THEN {v.name}_.{name} END AS {name}"
-        for v in views
-        for name in v.feature_names
-    ]
-    joins = [
-        f"ASOF LEFT JOIN {_newest_sql(v)} {v.name}_ ON events_.{v.join_key} ="
-        f" {v.name}_.{v.join_key} AND events_.event_time >= {v.name}_.{CREATED}"
-        for v in views
-    ]
+    features: list[str] = []
+    joins: list[str] = []
+    for view in views:
+        oldest = f"events_.event_time - INTERVAL {view.ttl_ms} MILLISECOND"
+        if view.external is None:
+            features += [
+                f"CASE WHEN {view.name}_.{EVENT_TIMESTAMP} >= {oldest}"
+                f" THEN {view.name}_.{name} END AS {name}"
+                for name in view.feature_names
+            ]
+            joins.append(
+                f"ASOF LEFT JOIN {_newest_sql(view)} {view.name}_ ON events_.{view.join_key} ="
+                f" {view.name}_.{view.join_key} AND events_.event_time >= {view.name}_.{CREATED}"
+            )
+        elif view.name in served:
+            more, values = joining.join_sql(view, served[view.name], oldest)
+            joins += more
+            features += values
+        else:
+            features += [f"CAST(NULL AS DOUBLE) AS {name}" for name in view.feature_names]
     return (
         f"SELECT {', '.join([*kept, *features])}"
         " FROM (SELECT *, row_number() OVER () AS row_ FROM events) events_ "

@@ -27,6 +27,7 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import rows, unfinished_import
+from mlplatform.learning.features.external.parts import ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
 from mlplatform.learning.features.windows import arrivals
 from mlplatform.model.definition import ModelDefinition
@@ -284,6 +285,10 @@ class OfflineTable:
 
     def snapshot_folder(self, view: str) -> Path:
         return self.folder / "snapshots" / view
+
+    def external(self, view: str) -> ExternalParts:
+        """The rows of a table of the bank, for an external view."""
+        return ExternalParts(self.folder / "external" / view)
 
     def _relation(
         self,

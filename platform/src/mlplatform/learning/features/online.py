@@ -39,7 +39,7 @@ class OnlineFeatures(Protocol):
 
     is_remote: bool
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         """Features of the entities (entity name → key) that are valid at `event_ms`.
 
         Every feature of every view is in the answer. A row is valid for the view's ttl, bound

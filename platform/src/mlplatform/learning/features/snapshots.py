@@ -172,7 +172,7 @@ def made_of(path: Path) -> MadeOf | None:
 
 
 def declaration(field: FeatureField) -> str:
-    """What decides a feature's values, in words."""
+    """What decides the values of a computed feature, in words."""
     of = "requests" if field.column is None else field.column
     delay = f", {field.delay_days} days before" if field.delay_days else ""
     return f"{field.aggregate} of {of} over {field.window_days} days{delay}"

@@ -8,12 +8,21 @@ from typing import Final, Literal, NamedTuple
 
 Outcome = Literal["equal", "late", "missing", "different"]
 Note = Literal[
-    "unserved", "stale", "unavailable", "missing", "empty", "store", "snapshot", "redefined"
+    "unserved",
+    "stale",
+    "unavailable",
+    "missing",
+    "empty",
+    "store",
+    "snapshot",
+    "redefined",
+    "table",
 ]
 """What else is known of a cell: `unserved`, the record does not name the feature; the next three,
 the record's own word on why there was nothing; `empty`, what is read for an unknown entity;
 `store`, another value than in the snapshot that the record names; `snapshot`, the snapshot's own;
-`redefined`, that snapshot was made by another definition."""
+`redefined`, that snapshot was made by another definition; `table`, another value than the imported
+table had then."""
 
 CLOSE: Final = 1e-9
 """Relative: a mean of the same requests, added up in another order."""

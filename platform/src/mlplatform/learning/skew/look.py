@@ -17,11 +17,12 @@ from mlplatform.learning.features.snapshots import snapshot_files
 from mlplatform.learning.skew.cells import Cell
 from mlplatform.learning.skew.raw_records import database, gather
 from mlplatform.learning.skew.served import Key, SampledReads, Served, take
+from mlplatform.learning.skew.tables import table_cells
 from mlplatform.learning.skew.verdict import Lost, SkewReport, judge
 from mlplatform.learning.skew.views import view_cells
 from mlplatform.learning.skew.windows import window_cells
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.feature_views import FeatureView, computed, external
 from mlplatform.model.request_transforms import DAY_MS, HOUR_MS
 from mlplatform.model.windows.tiles import series_of
 
@@ -89,10 +90,12 @@ def _report(
                 upto=upto,
             )
             served = _there(db, served)
-        files = {view.name: snapshot_files(offline, view) for view in views}
+        made = computed(views)
+        files = {view.name: snapshot_files(offline, view) for view in made}
         snapshot_late_ms = int(policy.snapshot_late_h * HOUR_MS)
         cells = chain(
-            view_cells(db, views, served, files, snapshot_late_ms),
+            view_cells(db, made, served, files, snapshot_late_ms),
+            table_cells(offline, external(views), served),
             window_cells(db, definition, served, int(policy.window_late_s * 1000)),
         )
         key_of = _key_of(definition, views, served)
@@ -139,7 +142,7 @@ def _reach(
     """Event time of the first record that any of the decisions depends on."""
     first_ms = min(one.event_ms for one in served)
     starts = [first_ms]
-    for view in views:
+    for view in computed(views):
         oldest_ms = (first_ms - view.ttl_ms) // DAY_MS * DAY_MS
         rows = [ms for one in served if (ms := one.times.get(view.name)) is not None]
         starts.append(reach_ms(view, min([oldest_ms, *rows]))[0])

@@ -192,6 +192,7 @@ _NOTES: Final[Mapping[Note, str]] = {
     "store": "the online store holds other values than the snapshot that it was filled from",
     "snapshot": "the snapshot holds other values than the records give",
     "redefined": "definition changed: the snapshot was made by the one before",
+    "table": "the online store held other values than the imported table",
 }
 
 

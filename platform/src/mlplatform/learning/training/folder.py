@@ -155,7 +155,8 @@ def _unprotected(
     """
     for view in views:
         for feature in view.fields:
-            read = {view.join_key, feature.column} & {*definition.protected}
+            own = feature.name if view.external is not None else None
+            read = {view.join_key, feature.column, own} & {*definition.protected}
             if read:
                 key = f"{definition.name}/{VIEWS_FILE}: feature {feature.name}"
                 wanted = "a column that is not `protected` in model.yaml"

@@ -10,6 +10,7 @@ from mlplatform.learning.features.snapshots import made
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.validation.fold_gate import FoldFinding, day
 from mlplatform.learning.validation.measures import binary_measures
+from mlplatform.model.feature_views import computed
 from mlplatform.model.training.folds import Fold
 from mlplatform.runtime.errors import InputInvalid
 
@@ -29,7 +30,7 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
             f"requests are known from {_day(first)} on, {days} days before the fold are wanted; "
             "wait, import an older history, or lower training.folds"
         )
-    for view in folder.views:
+    for view in computed(folder.views):
         snapshots = made(offline, view)
         if not snapshots or min(snapshots) > fold.from_ms:
             return (

@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 
 from mlplatform.learning.features.dataset import DAY_MS
+from mlplatform.learning.features.external.joining import newest_ms
 from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.feature_views import external
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 MANIFEST: Final = "manifest.json"
 NO_FEATURES: Final = (
     "No snapshot was taken for them: history import takes those that training joins, for the last "
-    "weeks, and no older one can follow; scores there are those of customers whom nobody knows"
+    "weeks, and no older one can follow (or no table was imported: `mlplatform features import`); "
+    "scores there are those of customers whom nobody knows"
 )
 JOINED_DAYS: Final = 16
 """Of one join: reading the snapshots takes as long for one day as for many."""
@@ -105,12 +108,20 @@ def prepare(platform: Platform, asked: Batch) -> Job:
 
 
 def days_without_features(platform: Platform, asked: Batch, bundle: Bundle) -> dict[str, list[str]]:
-    """Day → the bundle's views of which no snapshot was valid on it: their features are missing.
+    """Day → the bundle's views of which no snapshot, or no row of its table, was valid on it: their
+    features are missing.
 
     What a model says of such a day is what it says of customers whom nobody knows.
     """
     offline, found = platform.offline(asked.model), dict[str, list[str]]()
+    tables = {view.name for view in external(platform.views(asked.model))}
     for view in bundle.views:
+        if view.name in tables:
+            days = np.arange(asked.from_ms, asked.to_ms, DAY_MS, dtype=np.int64)
+            newest = newest_ms(offline.external(view.name), days + DAY_MS - 1)
+            for day_ms in days[newest < days - view.ttl_ms].tolist():
+                found.setdefault(_day_of(day_ms), []).append(view.name)
+            continue
         there = {path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet")}
         for day_ms in range(asked.from_ms, asked.to_ms, DAY_MS):
             valid = range(day_ms, day_ms - max(view.ttl_ms, DAY_MS), -DAY_MS)

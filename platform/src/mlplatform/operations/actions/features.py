@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,13 @@ from typing import TYPE_CHECKING
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
+from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.files import files_at
+from mlplatform.learning.features.external.importing import Imported, import_table
 from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
+from mlplatform.model.feature_views import computed, external
 from mlplatform.model.training.folds import history_days
 from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
 from mlplatform.scoring import backends
@@ -67,6 +72,45 @@ def build_windows(platform: Platform, model: str) -> int:
     return build(database, offline, platform.log)
 
 
+def import_external(
+    platform: Platform,
+    model: str,
+    view_name: str,
+    path: Path,
+    *,
+    dry_run: bool,
+    progress: Callable[[str], None],
+) -> Imported:
+    """Take in a table of the bank for an external view, from a file or a folder of files.
+
+    Raises:
+        NotFound: the model has no such external view.
+        InputInvalid: names the file, the row and what is wrong; nothing was taken in.
+    """
+    columns = external_columns(platform, model, view_name)
+    files, parts = files_at(path), platform.offline(model).external(view_name)
+    with ExitStack() as until:
+        online = None
+        if not dry_run:
+            online = platform.online(model)
+            until.callback(online.close)
+        return import_table(columns, files, parts, online, platform.clock.event_ms, progress)
+
+
+def external_columns(platform: Platform, model: str, view_name: str) -> ExternalColumns:
+    """The columns of an external view.
+
+    Raises:
+        NotFound: the model has no such external view.
+    """
+    views = {view.name: view for view in external(platform.views(model))}
+    if view_name not in views:
+        there = ", ".join(views) or "none; docs/features.md says how to declare one"
+        raise NotFound(f"{model} has no external view {view_name!r}; there are: {there}")
+    definition, now_ms = platform.definition(model), platform.clock.event_ms()
+    return ExternalColumns.of(views[view_name], definition, platform.pseudonym_key(), now_ms)
+
+
 def check_addable(platform: Platform, model: str, table: pa.Table, source: str) -> None:
     """Raises unless this history may be taken in now; nothing is written.
 
@@ -101,7 +145,7 @@ def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Pa
             views,
             owner=definition.owner,
             description=definition.purpose,
-            snapshots=settings.home.offline(model).absolute() / "snapshots",
+            rows=settings.home.offline(model).absolute(),
             made_ms=platform.clock.wall_ms(),
         ),
         online_db=settings.home.online_db if settings.redis is None else None,
@@ -133,7 +177,7 @@ def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
     """Those of all midnights from the first request that was added on, or from the first that is
     missing where training reaches further back by now. A platform that was up made some without
     it; what is made again stands in the import's mark before it is removed."""
-    offline, views = platform.offline(model), platform.views(model)
+    offline, views = platform.offline(model), computed(platform.views(model))
     wanted = _midnights(platform, model)
     there = {view.name: snapshots.made(offline, view) for view in views}
     missing = (at_ms for at_ms in wanted if any(at_ms not in days for days in there.values()))
@@ -150,7 +194,7 @@ def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
 def _add_snapshots(platform: Platform, model: str) -> None:
     """Those that come behind the last of each view: requests were answered from what is there."""
     offline, online = platform.offline(model), platform.online(model)
-    for view in platform.views(model):
+    for view in computed(platform.views(model)):
         last_ms = max(snapshots.made(offline, view), default=0)
         behind = [at_ms for at_ms in _midnights(platform, model) if at_ms >= last_ms]
         if behind:
@@ -204,7 +248,7 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     offline.project(platform.log)
     done = snapshots.materialize(
         offline,
-        platform.views(model),
+        computed(platform.views(model)),
         midnight_ms,
         platform.online(model),
         available_ms=max(now_ms, midnight_ms),

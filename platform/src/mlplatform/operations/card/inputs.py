@@ -101,10 +101,12 @@ def _made_of(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str
 
 def _aggregate(source: FeatureSource, feature: Feature) -> str:
     match feature:
-        case FeatureField():
+        case FeatureField(aggregate=None):
+            return f"view {source.name}: column {feature.name} of a table of the bank"
+        case FeatureField(aggregate=str() as aggregate):
             of = "" if feature.column is None else f" of {feature.column}"
             until = f", {feature.delay_days} days before the snapshot" if feature.delay_days else ""
-            what, days = AGGREGATES[feature.aggregate], feature.window_days
+            what, days = AGGREGATES[aggregate], feature.window_days
             over = "1 day" if days == 1 else f"{days} days"
             return f"view {source.name}: {what}{of} over {over}{until}"
         case Window(aggregate="ratio"):

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlplatform.learning.features.external.joining import newest_ms
 from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineRow
@@ -19,7 +20,7 @@ from mlplatform.learning.features.policy import FeaturePolicies, Gaps
 from mlplatform.learning.features.rows import is_missing
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
-from mlplatform.model.feature_views import FeatureSource, FeatureView
+from mlplatform.model.feature_views import FeatureSource, FeatureView, computed, external
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.windows.declaration import (
@@ -77,7 +78,8 @@ class RowFeatures:
         known = map(_known, by_entity(used, definition.entities))
         narrowed = msgspec.structs.replace(definition, windows=(*used, *known))
         self._offline = OfflineTable(offline.folder, narrowed)
-        self._midnights = {v.name: _midnights(offline, v) for v in self._plan.views}
+        self._midnights = {v.name: _midnights(offline, v) for v in computed(self._plan.views)}
+        self._external = {v.name: offline.external(v.name) for v in external(self._plan.views)}
 
     def inputs(self, requests: pa.Table) -> Inputs:
         """
@@ -110,6 +112,9 @@ class RowFeatures:
         for name in source.feature_names:
             if name in joined.column_names:
                 lacks &= is_missing(joined.column(name))
+        if source.name in self._external:
+            fresh = newest_ms(self._external[source.name], event_ms) >= event_ms - source.ttl_ms
+            return np.where(lacks, np.where(fresh, _MISSING, _STALE), _THERE).astype(np.int8)
         fresh = np.zeros(joined.num_rows, np.bool_)
         midnights = self._midnights.get(source.name)
         if midnights is not None and len(midnights):

@@ -64,7 +64,7 @@ class FeatureReads:
             self._go_apart("somebody holds up readers of their store")
         return self._is_apart
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         """The features, read here and now; not while `is_apart`.
 
         Raises:
@@ -81,7 +81,9 @@ class FeatureReads:
             elif self._slow:
                 self._slow = 0
 
-    async def read_apart(self, keys: Mapping[str, int], event_ms: int, until_s: float) -> OnlineRow:
+    async def read_apart(
+        self, keys: Mapping[str, int | str], event_ms: int, until_s: float
+    ) -> OnlineRow:
         """The features, read by a thread.
 
         Args:
@@ -123,7 +125,7 @@ class FeatureReads:
         self._is_apart = True
         self._slow = self._quick = 0
 
-    def _timed(self, keys: Mapping[str, int], event_ms: int) -> tuple[OnlineRow, float]:
+    def _timed(self, keys: Mapping[str, int | str], event_ms: int) -> tuple[OnlineRow, float]:
         began_s = time.perf_counter()
         row = self._features.read(keys, event_ms)
         return row, time.perf_counter() - began_s

@@ -45,7 +45,7 @@ class Windows(Protocol):
 
     is_remote: bool
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         """Every window at that time, of what the state holds now.
 
         Windows whose state is not there, or far behind the log, are stale: they have no value.
@@ -139,7 +139,7 @@ class WindowReads:
         self._readers = WalReaders(database)
         self._look_at_s = 0.0
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         db = self._connection()
         if not self._numbers:
             return self._values.stale()
@@ -214,7 +214,7 @@ class FeaturesWithWindows:
         self._windows = windows
         self.is_remote = stored.is_remote or windows.is_remote
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         row, windows = self._stored.read(keys, event_ms), self._windows.read(keys, event_ms)
         stale: Collection[str] = {*row.stale, *windows.stale}
         return OnlineRow(

@@ -367,7 +367,7 @@ class RedisWindowReads:
         self._reached: Mapping[str, int] = {}
         self._back_since_s: float | None = None
 
-    def read(self, keys: Mapping[str, int], event_ms: int) -> OnlineRow:
+    def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
         reached = self._reached
         asked = [keys.get(entity) for entity in self._values.entities]
         position, stored = self._store.read(self._token, asked)

@@ -1,0 +1,1 @@
+"""Features that the bank already has: tables, imported and served as snapshots are."""

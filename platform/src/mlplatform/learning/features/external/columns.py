@@ -1,0 +1,232 @@
+"""Rows of a bank's table in the platform's own columns, each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.learning.features.rows import is_missing, pseudonyms, saying, within_bounds
+from mlplatform.model.definition import ModelDefinition, RequestField
+from mlplatform.model.feature_views import FeatureView, ValueType
+from mlplatform.runtime.errors import InputInvalid
+
+MOST_WHOLE: Final = 2**53
+"""Whole numbers up to it are the same as floats, which is what a model reads."""
+LAST_S: Final = 2**33
+"""Of the epoch, in the year 2242: later times are mistakes."""
+MOST_NAMED: Final = 20
+UNITS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+VALUES: Final[Mapping[ValueType, pa.DataType]] = {
+    "float64": pa.float64(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+}
+_INTEGERS: Final = (pa.int64(), pa.int32(), pa.int16(), pa.int8())
+_TAKEN: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
+    "float64": (pa.float64(), pa.float32(), *_INTEGERS),
+    "int64": _INTEGERS,
+    "bool": (pa.bool_(),),
+    "string": (pa.string(), pa.large_string()),
+    "time": tuple(pa.timestamp(unit) for unit in ("us", "ns", "ms", "s")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalColumns:
+    """A view's columns in a bank's files, and what is stored of them.
+
+    Args:
+        field: the request's, whose value is the key.
+        pseudonym_key: of keys that are stored as pseudonyms alone.
+        now_ms: no row may have been known later.
+    """
+
+    view: FeatureView
+    field: RequestField
+    pseudonym_key: bytes
+    now_ms: int
+
+    @classmethod
+    def of(
+        cls, view: FeatureView, definition: ModelDefinition, pseudonym_key: bytes, now_ms: int
+    ) -> ExternalColumns:
+        return cls(view, definition.request[view.join_key], pseudonym_key, now_ms)
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Column of the file → what it holds: a key of the types that are taken."""
+        source = self.view.external
+        assert source is not None
+        return {
+            self.view.join_key: source.key,
+            source.event_time: "time",
+            source.available_time: "time",
+            **{f.name: f.dtype for f in self.view.fields},
+        }
+
+    @property
+    def described(self) -> dict[str, tuple[list[str], str]]:
+        """Column of the file → its types in Parquet, and what it is."""
+        source = self.view.external
+        assert source is not None
+        meaning = {
+            self.view.join_key: f"the {self.view.entity}, as request.{self.view.join_key}",
+            source.event_time: "from when on the row's values hold; not after the next",
+            source.available_time: "when they were known; not in the future",
+        }
+        return {
+            name: ([str(kind) for kind in _TAKEN[told]], meaning.get(name, "a feature, or none"))
+            for name, told in self.kinds.items()
+        }
+
+    def found(self, types: Mapping[str, str], source: str) -> dict[str, pa.DataType]:
+        """The type of each wanted column in a Parquet file.
+
+        Args:
+            types: the file's columns and their types, in Arrow's words. A time with a zone is an
+                instant, whatever the zone.
+
+        Raises:
+            InputInvalid: names a column that is missing, or of another type.
+        """
+        wanted = {}
+        self.check_names(types, source)
+        for name, kind in self.kinds.items():
+            told = types[name]
+            plain = (
+                f"{told.split(',')[0]}]" if told.startswith("timestamp[") and "," in told else told
+            )
+            taken = next((t for t in _TAKEN[kind] if str(t) == plain), None)
+            if taken is None:
+                options = " or ".join(map(str, _TAKEN[kind]))
+                raise InputInvalid(source, None, f"column {name} is {told}; wanted: {options}")
+            wanted[name] = taken
+        return wanted
+
+    def check_names(self, types: Mapping[str, str], source: str) -> None:
+        """
+        Raises:
+            InputInvalid: a column is missing; names it, and those that are there.
+        """
+        if lacking := [name for name in self.kinds if name not in types]:
+            named = ", ".join(list(types)[:MOST_NAMED])
+            more = f" and {len(types) - MOST_NAMED} more" if len(types) > MOST_NAMED else ""
+            problem = f"there is no column {', '.join(lacking)}; it has {named}{more}"
+            raise InputInvalid(source, None, problem)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """What is stored. Times are whole seconds, all that online stores keep: from when on values
+        hold, rounded down; when they were known, rounded up."""
+        is_text = self.field.type == "string" and not self.field.pseudonymous
+        return pa.schema(
+            [
+                (self.view.join_key, pa.string() if is_text else pa.int64()),
+                (EVENT_TIMESTAMP, pa.timestamp("us")),
+                (CREATED, pa.timestamp("us")),
+                *((f.name, VALUES[f.dtype]) for f in self.view.fields),
+            ]
+        )
+
+    def stored(self, rows: pa.RecordBatch, source: str, first: int) -> pa.RecordBatch:
+        """Rows of a file in the columns of `schema`.
+
+        Args:
+            first: the number of the first row in its file, for messages.
+
+        Raises:
+            InputInvalid: names the file, the first row that is wrong, and what is wanted.
+        """
+        told = self.view.external
+        assert told is not None
+        key, checks = self._key(rows)
+        event_s, event_checks = _seconds(rows, told.event_time, up=False)
+        known_s, known_checks = _seconds(rows, told.available_time, up=True)
+        checks += [*event_checks, *known_checks]
+        late = (event_s > known_s, f"{told.event_time} is after {told.available_time}", None)
+        future = (
+            known_s > -(-self.now_ms // 1000),
+            f"{told.available_time} is in the future: what is not known yet is no feature yet",
+            rows.column(told.available_time),
+        )
+        values = []
+        for field in self.view.fields:
+            column, found = _value(rows, field.name, field.dtype)
+            values.append(column)
+            checks += found
+        _refuse([*checks, late, future], source, first)
+        times = [
+            pa.array(seconds * 10**6).cast(pa.timestamp("us")) for seconds in (event_s, known_s)
+        ]
+        return pa.RecordBatch.from_arrays([key, *times, *values], schema=self.schema)
+
+    def _key(self, rows: pa.RecordBatch) -> tuple[pa.Array[Any], list[_Check]]:
+        name, field = self.view.join_key, self.field
+        values = pa.chunked_array([rows.column(name)])
+        values = values.cast(pa.string() if field.type == "string" else pa.int64())
+        missing = is_missing(values)
+        checks: list[_Check] = [(missing, f"{name} is missing", None)]
+        nothing: Any = "" if field.type == "string" else 0
+        values = values.fill_null(nothing)
+        if field.type == "string":
+            empty = np.array([text == "" for text in values.to_pylist()], np.bool_)
+            checks.append((empty & ~missing, f"{name} is empty", None))
+        for found in within_bounds(values, name, field):
+            # A customer's id stands in no message.
+            shown = None if field.pseudonymous else values
+            checks.append((found.wrong & ~missing, found.problem, shown))
+        if field.pseudonymous:
+            values = pseudonyms(values, self.pseudonym_key)
+        return values.combine_chunks(), checks
+
+
+_Check = tuple[NDArray[np.bool_], str, Any]
+"""Which rows are wrong, why, and the values to show, if any."""
+
+
+def _refuse(checks: list[_Check], source: str, first: int) -> None:
+    """Raise for the first row that is wrong, by the first check that says so."""
+    wrong = [
+        (int(np.argmax(rows)), place) for place, (rows, _, _) in enumerate(checks) if rows.any()
+    ]
+    if wrong:
+        row, place = min(wrong)
+        _, problem, values = checks[place]
+        told = problem if values is None else saying(problem, values[row])
+        raise InputInvalid(source, first + row, told)
+
+
+def _seconds(
+    rows: pa.RecordBatch, name: str, *, up: bool
+) -> tuple[NDArray[np.int64], list[_Check]]:
+    """Of the epoch; 0 where there is none, or none that a table of ours can have."""
+    column = pa.chunked_array([rows.column(name)])
+    unit = UNITS[column.type.unit]
+    missing = is_missing(column)
+    whole: Any = column.cast(pa.int64())
+    found = whole.fill_null(0).to_numpy()
+    seconds = -(-found // unit) if up else found // unit
+    outside = (seconds < 0) | (seconds >= LAST_S)
+    wanted = f"{name} is not between 1970 and 2242"
+    checks: list[_Check] = [(missing, f"{name} is missing", None), (outside, wanted, None)]
+    return np.where(outside, 0, seconds), checks
+
+
+def _value(rows: pa.RecordBatch, name: str, dtype: ValueType) -> tuple[pa.Array[Any], list[_Check]]:
+    column: Any = rows.column(name).cast(VALUES[dtype])
+    if dtype == "float64":
+        numbers = column.to_numpy(zero_copy_only=False)
+        column = pa.array(numbers, pa.float64(), from_pandas=True)  # NaN is missing
+        return column, [(np.isinf(numbers), f"{name} is infinite; wanted: a number, or none", None)]
+    if dtype == "int64":
+        numbers = column.fill_null(0).to_numpy(zero_copy_only=False)
+        wrong = (numbers > MOST_WHOLE) | (numbers < -MOST_WHOLE)
+        problem = f"{name} is beyond 2**53, up to which models tell whole numbers apart"
+        return column, [(wrong, problem, column)]
+    return column, []

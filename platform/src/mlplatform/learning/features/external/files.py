@@ -1,0 +1,107 @@
+"""A bank's files of one table, as batches of checked rows: nothing is held but one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+
+from mlplatform.learning.features.csv_files import CsvFiles
+from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.parquet_files import ParquetFiles
+from mlplatform.runtime.errors import InputInvalid
+
+PARQUET: Final = ".parquet"
+CSV: Final = ".csv"
+_IN_CSV: Final[Mapping[str, pa.DataType]] = {
+    "float64": pa.float64(),
+    "int64": pa.int64(),
+    "bool": pa.int8(),
+    "string": pa.string(),
+    "time": pa.timestamp("us"),
+}
+
+
+class StoredRows(NamedTuple):
+    """Some rows of a file, from its row `first` on, as they are stored."""
+
+    rows: pa.RecordBatch
+    file: int
+    first: int
+
+
+def files_at(path: Path) -> list[Path]:
+    """A file, or a folder's files by name.
+
+    Raises:
+        InputInvalid: there is none, or something else is among them.
+    """
+    if not path.is_dir():
+        files = [path]
+    else:  # names as `_SUCCESS` are what engines write beside their files
+        files = sorted(file for file in path.iterdir() if not file.name.startswith((".", "_")))
+    if not files:
+        raise InputInvalid(
+            str(path), None, "there is no file in it; wanted: .parquet or .csv files"
+        )
+    for file in files:
+        if file.suffix not in (PARQUET, CSV) or file.is_dir():
+            raise InputInvalid(file.name, None, "it is no .parquet or .csv file")
+        if not file.exists():
+            raise InputInvalid(str(file), None, "there is no such file")
+    return files
+
+
+def unread_columns(columns: ExternalColumns, files: Sequence[Path]) -> list[str]:
+    """The columns of the first file that the view does not have."""
+    one = files[:1]
+    if one[0].suffix == CSV:
+        with CsvFiles(one) as csv:
+            types = csv.types(0)
+    else:
+        with ParquetFiles(one) as parquet:
+            types = parquet.types(0)
+    return [name for name in types if name not in columns.kinds]
+
+
+def stored_rows(columns: ExternalColumns, files: Sequence[Path]) -> Iterator[StoredRows]:
+    """All rows of the files, in their order.
+
+    Raises:
+        InputInvalid: names the file, the first row that is wrong, and what is wanted.
+    """
+    for kind, read in ((PARQUET, _parquet), (CSV, _csv)):
+        of_kind = [number for number, file in enumerate(files) if file.suffix == kind]
+        if of_kind:
+            yield from read(columns, files, of_kind)
+
+
+def _parquet(
+    columns: ExternalColumns, files: Sequence[Path], numbers: Sequence[int]
+) -> Iterator[StoredRows]:
+    with ParquetFiles([files[number] for number in numbers]) as parquet:
+        for place, number in enumerate(numbers):
+            name, first = files[number].name, 0
+            wanted = columns.found(parquet.types(place), name)
+            for batch in parquet.batches(place, wanted):
+                yield StoredRows(columns.stored(batch, name, first), number, first)
+                first += batch.num_rows
+
+
+def _csv(
+    columns: ExternalColumns, files: Sequence[Path], numbers: Sequence[int]
+) -> Iterator[StoredRows]:
+    wanted = {name: _IN_CSV[kind] for name, kind in columns.kinds.items()}
+    hidden = [columns.view.join_key] if columns.field.pseudonymous else []
+    with CsvFiles([files[number] for number in numbers]) as csv:
+        for place, number in enumerate(numbers):
+            name, first = files[number].name, 0
+            columns.check_names(csv.types(place), name)
+            for batch in csv.batches(place, wanted, hidden=hidden):
+                if batch.problems:
+                    row, problem, _ = min(batch.problems)
+                    raise InputInvalid(name, row, problem)
+                yield StoredRows(columns.stored(batch.rows, name, first), number, first)
+                first += batch.rows.num_rows

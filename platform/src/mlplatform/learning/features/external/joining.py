@@ -1,0 +1,135 @@
+"""What was known of an external view when: the relations that the point-in-time join reads.
+
+Serving holds, of an entity, the row with the latest event time among those that it was given, and
+of several of one event time the one that was known last. So that training joins the same, a row
+counts from when it was both known and taken in. Before the view was served at all nothing could
+differ from serving, and a row counts from when it was known: so the past of a table can be taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.features.external.parts import ExternalParts, Part
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.model.feature_views import FeatureView
+
+NEVER_MS: Final = -(2**62)
+COUNTS: Final = "counts_"
+"""The column of from when a row counts."""
+BEFORE, SINCE = "before_", "since_"
+
+
+def served_from_ms(parts: Sequence[Part]) -> int | None:
+    """Since when the view is served; None where it never was."""
+    return min((part.taken_ms for part in parts), default=None)
+
+
+def create_relations(
+    db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]
+) -> None:
+    """Views `<view>before_` and `<view>since_`: of each entity the rows that were its newest, each
+    with the time from which on it was; for an ASOF join of events before the view was served, and
+    of those since then.
+
+    The events are in a relation `events`, by the view's join key.
+    """
+    wanted = f"{_every(db, view, parts)} SEMI JOIN events USING ({view.join_key})"
+    for name, counts in ((BEFORE, CREATED), (SINCE, f"greatest({CREATED}, taken_)")):
+        db.execute(f"CREATE VIEW {view.name}{name} AS {_newest(view, wanted, counts)}")
+
+
+def _every(db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]) -> str:
+    selects = []
+    for part in parts:
+        quoted = str(part.path).replace("'", "''")
+        selects.append(f"(SELECT *, epoch_ms({part.taken_ms}) AS taken_ FROM '{quoted}')")
+    rows = db.sql(" UNION ALL BY NAME ".join(selects))
+    lacking = [f for f in view.feature_names if f not in rows.columns]  # declared since then
+    added = "".join(f", CAST(NULL AS DOUBLE) AS {name}" for name in lacking)
+    rows.project(f"*{added}").create_view(f"{view.name}every_")
+    return f"SELECT * FROM {view.name}every_"
+
+
+def _newest(view: FeatureView, rows: str, counts: str) -> str:
+    """Rows that nobody had a better one than when they came, and of one moment the best."""
+    key = view.join_key
+    # The order of what replaces what: event time, then availability; both are below 2**33 s.
+    rank = (
+        f"(CAST(epoch({EVENT_TIMESTAMP}) AS HUGEINT) * 8589934592"
+        f" + CAST(epoch({CREATED}) AS HUGEINT))"
+    )
+    return (
+        f"SELECT * FROM (SELECT *, max(rank_) OVER (PARTITION BY {key} ORDER BY {COUNTS}, rank_"
+        " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best_"
+        f" FROM (SELECT *, {counts} AS {COUNTS}, {rank} AS rank_ FROM ({rows})))"
+        " WHERE best_ IS NULL OR rank_ > best_"
+        f" QUALIFY row_number() OVER (PARTITION BY {key}, {COUNTS} ORDER BY rank_ DESC) = 1"
+    )
+
+
+def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], list[str]]:
+    """Joins, and expressions of the features, for `events_`.
+
+    Args:
+        from_ms: since when the view is served.
+        ttl_sql: `events_.event_time` less the view's ttl.
+    """
+    joins = [
+        f"ASOF LEFT JOIN {view.name}{name} ON events_.{view.join_key} ="
+        f" {view.name}{name}.{view.join_key} AND events_.event_time >= {view.name}{name}.{COUNTS}"
+        for name in (BEFORE, SINCE)
+    ]
+
+    def valid(name: str, feature: str) -> str:
+        relation = f"{view.name}{name}"
+        return f"CASE WHEN {relation}.{EVENT_TIMESTAMP} >= {ttl_sql} THEN {relation}.{feature} END"
+
+    features = [
+        f"CASE WHEN events_.event_time < epoch_ms({from_ms}) THEN {valid(BEFORE, name)}"
+        f" ELSE {valid(SINCE, name)} END AS {name}"
+        for name in view.feature_names
+    ]
+    return joins, features
+
+
+def newest_ms(parts: ExternalParts, event_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each time, the latest event time of any row that counted then; `NEVER_MS` where none
+    did."""
+    served = parts.served()
+    from_ms = served_from_ms(served)
+    if from_ms is None:
+        return np.full(len(event_ms), NEVER_MS)
+    before, since = (_steps(served, is_taken=is_taken) for is_taken in (False, True))
+    return np.where(event_ms < from_ms, _at(before, event_ms), _at(since, event_ms))
+
+
+_Steps = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def _steps(parts: Sequence[Part], *, is_taken: bool) -> _Steps:
+    found: dict[int, int] = {}
+    with duckdb.connect(":memory:", config={"threads": 2}) as db:
+        for part in parts:
+            rows = db.execute(
+                f"SELECT epoch_ms({CREATED}), max(epoch_ms({EVENT_TIMESTAMP}))"
+                " FROM read_parquet(?) GROUP BY 1",
+                [str(part.path)],
+            ).fetchall()
+            for known_ms, event_ms in rows:
+                counts_ms = max(known_ms, part.taken_ms) if is_taken else known_ms
+                found[counts_ms] = max(found.get(counts_ms, event_ms), event_ms)
+    times = np.array(sorted(found), np.int64)
+    newest = np.array([found[int(at)] for at in times], np.int64)
+    return times, np.maximum.accumulate(newest)
+
+
+def _at(steps: _Steps, event_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    times, newest = steps
+    place = np.searchsorted(times, event_ms, side="right") - 1
+    return np.where(place >= 0, newest[np.maximum(place, 0)], NEVER_MS)

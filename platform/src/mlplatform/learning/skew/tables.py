@@ -1,0 +1,60 @@
+"""External views: what each decision should have read of the imported table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from mlplatform.learning.features.join import view_join
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.skew.cells import Cell, Note, closely
+from mlplatform.learning.skew.served import Served
+from mlplatform.model.feature_views import FeatureView
+
+SLACK_MS: Final = 5 * 60_000
+"""Event times may lie so far from when a request came, and imports end in between."""
+
+
+def table_cells(
+    offline: OfflineTable, views: Sequence[FeatureView], served: Sequence[Served]
+) -> Iterator[Cell]:
+    """Every feature of an external view of every decision.
+
+    A value is equal where the table had it within `SLACK_MS` of the event, and late where it had it
+    at the time that the value's row says.
+    """
+    for view in views:
+        asked = [(one, one.keys.get(view.entity)) for one in served]
+        known = [one for one, key in asked if key is not None]
+        if not known:
+            continue
+        then, before, after = (_rows(offline, view, known, by) for by in (0, -SLACK_MS, SLACK_MS))
+        for one, *near in zip(known, then, before, after, strict=True):
+            for name in view.feature_names:
+                yield _cell(view, one, name, [row[name] for row in near])
+
+
+def _cell(view: FeatureView, one: Served, name: str, near: Sequence[float | None]) -> Cell:
+    expected, value = near[0], one.features.get(name)
+    note: Note | None = None
+    if one.features and name not in one.features:
+        note = "unserved"
+        return Cell(name, one.decision_id, one.event_ms, value, expected, "missing", note=note)
+    if any(closely(value, right) for right in near):
+        return Cell(name, one.decision_id, one.event_ms, value, expected, "equal")
+    if value is None:
+        note = one.gap(view.name)  # type: ignore[assignment]
+        return Cell(name, one.decision_id, one.event_ms, value, expected, "missing", note=note)
+    return Cell(name, one.decision_id, one.event_ms, value, expected, "different", note="table")
+
+
+def _rows(
+    offline: OfflineTable, view: FeatureView, served: Sequence[Served], by_ms: int
+) -> list[dict[str, Any]]:
+    keys = [one.keys[view.entity] for one in served]
+    times = pa.array([(one.event_ms + by_ms) * 1000 for one in served], pa.timestamp("us"))
+    joined = view_join(offline, [view], pa.table({"event_time": times, view.join_key: keys}))
+    numbers = [joined.column(n).cast(pa.float64()) for n in view.feature_names]
+    return pa.table(numbers, names=list(view.feature_names)).to_pylist()
