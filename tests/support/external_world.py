@@ -26,7 +26,7 @@ bureau = FeatureView(
     entities=[customer],
     ttl=timedelta(days=10),
     schema=[
-        Field(name="bureau_score", dtype=Float64, tags={"missing": "default", "default": "500"}),
+        Field(name="bureau_score", dtype=Float64, tags={"missing": "default", "default": "500.0"}),
         Field(name="open_loans", dtype=Int64, tags={"missing": "default"}),
         Field(name="is_listed", dtype=Bool, tags={"missing": "degrade"}),
     ],

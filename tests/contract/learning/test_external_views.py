@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from tests.support import feast_sdk
@@ -19,12 +23,16 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features import feast_repo
+from mlplatform.learning.features.dataset import input_plan
+from mlplatform.learning.features.external.joining import NEVER_MS, newest_ms
 from mlplatform.learning.features.feast_redis import FeastRedis
+from mlplatform.learning.features.join import training_join
 from mlplatform.model.feature_views import check_purposes, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
-from mlplatform.operations.actions.features import external_columns
+from mlplatform.operations.actions.features import external_columns, import_history
 from mlplatform.runtime.errors import ConfigInvalid
+from models.fraud.generator import Population, generate
 
 pytestmark = pytest.mark.slow
 COUNT = 2_000
@@ -93,6 +101,7 @@ def test_a_refusal_says_file_row_and_value_and_ends_with_two(home: Path) -> None
 @pytest.mark.redis
 def test_feasts_sdk_reads_the_same_values_of_a_server(home: Path, redis: Any) -> None:
     redis.empty()
+    (home / "redis" / "feast").mkdir(parents=True)
     address = redis.address
     views = load_views(model_folder(NAME))
     project = NAME.replace("-", "_")
@@ -129,3 +138,49 @@ def mismatches(store: Any, ours: Any, key: bytes, given: pa.Table) -> list[Any]:
             if sdk != row[name] or type(sdk) is not type(row[name]) or read[name] != number:
                 found.append((name, place, row[name], sdk, read[name]))
     return found
+
+
+def test_feasts_registry_has_the_table_and_its_owner(home: Path) -> None:
+    folder = json.loads(command("models", "feast", NAME, "--json"))["folder"]
+    code = f"""
+import feast
+from mlplatform.learning.features.feast_repo import feast_objects
+store = feast.FeatureStore(repo_path={folder!r})
+(wanted,) = [o for o in feast_objects({NAME!r}) if getattr(o, "name", "") == "bureau"]
+found = store.get_feature_view("bureau")
+assert [(f.name, f.dtype, f.tags) for f in found.features] == [
+    (f.name, f.dtype, f.tags) for f in wanted.features], found.features
+assert (found.ttl, found.entities, found.owner) == (wanted.ttl, wanted.entities, wanted.owner)
+assert found.tags == wanted.tags, found.tags
+"""
+    kept = {name: value for name, value in os.environ.items() if "PROMETHEUS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=kept, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_training_and_batches_read_the_table_beside_snapshots(home: Path) -> None:
+    platform = wiring.platform()
+    start_ms = T_S * 1000
+    population = Population(customers=20, payments_per_day=30)
+    history = generate(seed=1, start_ms=start_ms, days=3, population=population)
+    import_history(platform, NAME, history, "march")
+    customers = sorted(set(history.column("customer_id").to_pylist()))
+    known = table([(key, 0, DAY_S, float(key)) for key in customers[1:]])
+    command("features", "import", NAME, "bureau", str(written(home / "few.parquet", known)))
+    definition, views = platform.definition(NAME), platform.views(NAME)
+    offline = platform.offline(NAME)
+    asked = offline.requests(start_ms, start_ms + 3 * DAY_S * 1000).to_arrow_table()
+    joined = training_join(offline, views, asked)
+    assert joined.num_rows == asked.num_rows == history.num_rows
+    score = {pseudonym(key, platform.pseudonym_key()): float(key) for key in customers[1:]}
+    for row in joined.select(["customer_id", "event_time", "bureau_score"]).to_pylist():
+        is_known = row["event_time"].timestamp() >= T_S + DAY_S
+        expected = score.get(row["customer_id"]) if is_known else None
+        assert row["bureau_score"] == expected
+    plan = input_plan(definition, views)
+    x = plan.matrix(joined)[:, plan.names.index("bureau_score")]
+    assert (x[joined.column("bureau_score").is_null().to_numpy()] == 500.0).all()  # the default
+    found = newest_ms(offline.external("bureau"), np.array([start_ms, start_ms + 2 * DAY_S * 1000]))
+    assert found.tolist() == [NEVER_MS, start_ms]
