@@ -65,8 +65,8 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 
 # PostgreSQL is the system's; POSTGRES_URL, REDIS_URL, S3_ENDPOINT and KAFKA_BOOTSTRAP name servers that are there
 # already, in containers or not. A missing one is said and skipped, and fails where CI=true.
-test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven)
-	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka" tests/contract $(TEST_FLAGS)
+test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven), Dex (Go)
+	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka or dex" tests/contract $(TEST_FLAGS)
 
 test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-search .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters
 	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/test_boosted_models.py \

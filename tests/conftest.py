@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from schemathesis.pytest.plugin import SchemathesisFunction
 
-SERVERS = ("postgres", "redis", "s3", "kafka")
+SERVERS = ("postgres", "redis", "s3", "kafka", "dex")
 """Markers of tests that need a server beside the platform's own processes."""
 
 
@@ -127,6 +127,15 @@ def given_kafka() -> Iterator[Any]:
 def kafka(given_kafka: Any) -> Any:
     """The `Brokers`."""
     return given_kafka.brokers
+
+
+@pytest.fixture
+def dex() -> Iterator[Any]:
+    """A `given.Dex` of one test, which may end it."""
+    from tests.servers import given
+
+    with _running("dex", given.dex) as found:
+        yield found
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import boto3
 import pg8000.native
 from botocore.config import Config
+from tests.servers.dex import DexServer
 from tests.servers.kafka.broker import Broker
 from tests.servers.postgres import USER, PostgresServer
 from tests.servers.process import new_folder
@@ -24,6 +25,7 @@ from tests.servers.valkey import ValkeyServer
 from mlplatform.runtime.storage import addresses
 from mlplatform.runtime.storage.addresses import Address, Brokers
 from mlplatform.runtime.storage.redis import client
+from support.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,26 @@ class Kafka:
     version: str
 
 
+@dataclass(frozen=True)
+class Dex:
+    """An identity provider, and the port of the page that it sends browsers back to."""
+
+    server: DexServer
+    page_port: int
+    version: str
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def secret(self) -> str:
+        return self.server.secret
+
+    def kill(self) -> None:
+        self.server.kill()
+
+
 def postgres() -> Postgres:
     """POSTGRES_URL (and POSTGRES_URL_PASSWORD_FILE), or a server of our own."""
     given = addresses.postgres("POSTGRES_URL", os.environ)
@@ -164,6 +186,13 @@ def kafka() -> Kafka:
         return Kafka(given, None, "given")
     broker = Broker(new_folder("kafka"))
     return Kafka(broker.brokers("USERS"), broker, broker.version)
+
+
+def dex() -> Dex:
+    """A Dex of our own."""
+    port = free_port()
+    server = DexServer(f"http://127.0.0.1:{port}/sign-in/return")
+    return Dex(server, port, server.version)
 
 
 def redis_address(port: int, password: Path, authority: Path | None) -> Address:

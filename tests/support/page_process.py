@@ -17,10 +17,14 @@ TOKEN = "a token of this start"
 
 
 class PageProcess:
-    """`python -m mlplatform.process page` on a home folder."""
+    """`python -m mlplatform.process page` on a home folder.
 
-    def __init__(self, home: Home, **told: str) -> None:
-        self.port, self.token = free_port(), TOKEN
+    Args:
+        port: None: any that is free.
+    """
+
+    def __init__(self, home: Home, *, port: int | None = None, **told: str) -> None:
+        self.port, self.token = port or free_port(), TOKEN
         self.url = f"http://127.0.0.1:{self.port}"
         home.page_token.parent.mkdir(parents=True, exist_ok=True)
         home.page_token.write_text(TOKEN)

@@ -32,6 +32,7 @@ from mlplatform.rollouts.journal.transitions import ApprovalAsked, Opened, Pause
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring.admission.clients import Client, Key, parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
@@ -278,7 +279,8 @@ class Page:
         )
         self.refusals = Refusals(settings.home.audit)
         self.identities = Identities(lambda: self.store, lambda: int(self.clock.now * 1000))
-        console = Console(self.identities, Sessions(self.clock), self.refusals, "session")
+        sign_ins, kept = SignIns(settings.home.audit), Sessions(self.clock)
+        console = Console(self.identities, kept, self.refusals, "session", sign_ins)
         self.application = application(
             Sources(Platform(settings)),
             token="the token",

@@ -21,6 +21,7 @@ from mlplatform.operations.actions import review as job
 from mlplatform.operations.review.queue import Place
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring.admission.clients import parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
@@ -40,13 +41,13 @@ class Page:
         self.store = SqliteAdmission(world.home.admission_db)
         self.keys = {name: self._key(name, scope) for name, scope in SCOPES.items()}
         self.identities = Identities(lambda: self.store, world.platform.clock.wall_ms)
-        refusals = Refusals(world.home.audit)
+        refusals, sign_ins = Refusals(world.home.audit), SignIns(world.home.audit)
         self.application = application(
             Sources(world.platform),
             token="the token",
             hosts=["127.0.0.1:8090"],
             links={},
-            console=Console(self.identities, Sessions(), refusals, "session"),
+            console=Console(self.identities, Sessions(), refusals, "session", sign_ins),
         )
 
     def _key(self, name: str, scope: str) -> str:

@@ -24,6 +24,8 @@ from mlplatform.observing.page.error_budget import BudgetsShown
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
+from mlplatform.observing.page.people.provider import Provider
+from mlplatform.observing.page.people.provider_sign_in import ProviderSignIn
 from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.review.views import Reviews
@@ -68,6 +70,7 @@ def application(
     links: Mapping[str, str],
     console: Console,
     let_in: Callable[[Scope], None] = lambda scope: None,
+    provider: Provider | None = None,
 ) -> Application:
     """The page behind its token, and behind the sessions of people.
 
@@ -76,6 +79,7 @@ def application(
         links: addresses of other pages, by what they are called.
         console: who may sign in, and who has.
         let_in: called with each request of a reader who knows the token or has signed in.
+        provider: at which people sign in beside those with keys; None: there is none.
 
     Raises:
         ConfigInvalid: the token is empty.
@@ -99,7 +103,10 @@ def application(
     }
     routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
     routes.append(Route("/decisions", _finding(pages.find), methods=["POST"]))
-    routes += [*SignIn(console, token, _shown).routes(), *actions.routes()]
+    sign_in = SignIn(console, token, _shown, provider)
+    routes += [*sign_in.routes(), *actions.routes()]
+    if provider is not None:
+        routes += ProviderSignIn(console, provider, sign_in).routes()
     routes += Reviews(sources, console, _shown).routes()
     routes.append(Route("/decisions.csv", _exported(pages.export), methods=["GET"]))
     routes.append(Route("/style.css", _style, methods=["GET"]))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.listener import read_token
 from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring import backends
+
+if TYPE_CHECKING:
+    from mlplatform.observing.page.people.provider import Provider
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +47,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         Sessions(),
         refusals,
         cookie=f"mlplatform-page-{settings.page_port}",
+        sign_ins=SignIns(settings.home.audit),
         secure=settings.page_url.startswith("https://"),
     )
     shown = application(
@@ -51,8 +57,22 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         links=_links(settings),
         console=console,
         let_in=door.let_in,
+        provider=provider_of(settings),
     )
     serve(shown, door, host=options.host, port=settings.page_port, stop_s=1)
+
+
+def provider_of(settings: Settings) -> Provider | None:
+    """The identity provider of the settings; None: they name none.
+
+    Raises:
+        ConfigInvalid: its file of roles is wrong.
+    """
+    from mlplatform.observing.page.people import roles
+    from mlplatform.observing.page.people.provider import Provider
+
+    told = settings.identity_provider
+    return None if told is None else Provider(told, roles.read(told.roles), settings.page_url)
 
 
 def asked_for_as(settings: Settings) -> list[str]:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,6 +27,7 @@ from mlplatform.rollouts.journal.transitions import (
     ApprovalAsked,
     Evidence,
     Promoted,
+    ProvenIdentity,
     RolloutPlan,
     Transition,
 )
@@ -34,6 +36,7 @@ from mlplatform.rollouts.passes.execute import JudgedStep
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import NotFound, Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.people import check_may_approve, people
 from mlplatform.scoring.admission.secrets import digest, key_id
 
@@ -263,18 +266,42 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     asked = f"{question.answer} of {question.rollout_id}"
     with _kept(platform, f"{asked}, as {code.partition(':')[0]}", UNKNOWN):
         proven = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
+    if proven.key_id == approval_codes.PROVIDER:
+        return _answered_before(platform, question, proven)
     return record_answer(
         platform, question, proven, reason=reason, proven_by=f"code of key {proven.key_id}"
     )
 
 
+def _answered_before(platform: Platform, question: Question, proven: Approver) -> str:
+    """What the journal has of somebody whom an identity provider proved: the page wrote it there
+    before it gave the code to a form (`answer_form`).
+
+    Raises:
+        Refused: the journal has no such answer.
+    """
+    given = fold(platform.rollouts.read(question.rollout_id)).answer
+    wanted = (question.answer, question.evidence, proven.name)
+    with _kept(platform, f"{question.answer} of {question.rollout_id}", proven.name):
+        if given is None or (given.answer, given.bound_to, given.approver) != wanted:
+            raise Refused(f"{proven.name} has not given this answer: sign in to the page and do")
+    return _as_told(question, proven)
+
+
 def record_answer(
-    platform: Platform, question: Question, proven: Approver, *, reason: str, proven_by: str
+    platform: Platform,
+    question: Question,
+    proven: Approver,
+    *,
+    reason: str,
+    proven_by: str,
+    by_provider: ByProvider | None = None,
 ) -> str:
     """Append the answer of a proven person to the journal, in words.
 
     Args:
         proven_by: how it was proven who answers.
+        by_provider: the proof, where it is no key's.
 
     Raises:
         InputInvalid: a reason that is too short or too long.
@@ -285,8 +312,11 @@ def record_answer(
     now_ms = platform.clock.wall_ms()
     state = fold(platform.rollouts.read(question.rollout_id))
     with _kept(platform, f"{question.answer} of {question.rollout_id}", proven.name):
-        keys = platform.keys.all_keys()
-        check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
+        if by_provider is not None:
+            by_provider.check_may_approve(state.model, now_ms)
+        else:
+            keys = platform.keys.all_keys()
+            check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
         commands.record_approval(
             platform.rollouts,
             question,
@@ -294,7 +324,12 @@ def record_answer(
             reason,
             proven_by=proven_by,
             clock=platform.clock,
+            identity=None if by_provider is None else by_provider.identity,
         )
+    return _as_told(question, proven)
+
+
+def _as_told(question: Question, proven: Approver) -> str:
     return f"{question.rollout_id}: {question.answer} by {proven.name}"
 
 
@@ -327,6 +362,30 @@ def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
         f"no approval of {question.rollout_id} is waiting in Prefect; the next pass asks:"
         " `mlplatform rollouts pass MODEL`"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ByProvider:
+    """A person's proof by an identity provider.
+
+    Args:
+        client: with the scopes of the person's groups, until the proof ends.
+    """
+
+    identity: ProvenIdentity
+    client: Client
+
+    def check_may_approve(self, model: str, now_ms: int) -> None:
+        """Raises unless it holds now, and gives the scope.
+
+        Raises:
+            Refused: says which of them it does not.
+        """
+        name, issuer = self.client.name, self.identity.issuer
+        if self.client.until_s * 1000 <= now_ms:
+            raise Refused(f"what {issuer} proved of {name} has ended: sign in again")
+        if not self.client.may(model, "approve"):
+            raise Refused(f"no group of {name} at {issuer} has scope {model}:approve")
 
 
 @contextmanager

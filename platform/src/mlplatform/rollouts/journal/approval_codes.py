@@ -19,6 +19,8 @@ VALID_S: Final = 600
 """From when the evidence was shown until the answer: to read it again, and to type."""
 MAC_BYTES: Final = 15
 MOST_CHARACTERS: Final = 200
+PROVIDER: Final = "provider"
+"""In the place of a key's id, which is hexadecimal."""
 _WHO_AM_I: Final = b"mlplatform.approve"
 
 
@@ -40,7 +42,7 @@ class Approver:
     """Who answers, and by which key that was proven.
 
     Args:
-        key_id: as `keys list` shows it.
+        key_id: as `keys list` shows it; `PROVIDER`: an identity provider proved it.
     """
 
     name: str

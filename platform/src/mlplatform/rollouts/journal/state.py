@@ -18,6 +18,7 @@ from mlplatform.rollouts.journal.transitions import (
     Opened,
     Paused,
     Promoted,
+    ProvenIdentity,
     Resumed,
     RolledBack,
     RolloutPlan,
@@ -208,19 +209,31 @@ def _judged_shadow(state: RolloutState, fact: ApprovalAsked | CanaryStepped) -> 
     return generation
 
 
-def check_approver(state: RolloutState, approver: str) -> None:
+def check_approver(
+    state: RolloutState, approver: str, identity: ProvenIdentity | None = None
+) -> None:
     """Raises unless this person may answer: everybody may but the author of the version, and the
     person who asked for its emergency promotion.
+
+    Args:
+        identity: of the approver, where a provider proved it: each of its names counts.
 
     Raises:
         Refused: names the version; names that a reader takes for one another are one person's.
     """
     if not approver.strip().isprintable():
         raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
-    if text.look_alike(approver) == text.look_alike(state.author):
+    names = appearances(approver, *(() if identity is None else identity.known_as))
+    if names & appearances(state.author):
         raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
-    if state.emergency and text.look_alike(approver) == text.look_alike(state.opened_by):
+    if state.emergency and names & appearances(state.opened_by):
         raise Refused(f"{approver} asked for this emergency promotion; somebody else confirms it")
+
+
+def appearances(*names: str) -> frozenset[str]:
+    """What a reader takes these names for, each also without what follows its `@`."""
+    parts = {part for name in names for part in (name, name.partition("@")[0]) if part.strip()}
+    return frozenset(text.look_alike(part) for part in parts)
 
 
 def _opened(fact: Opened) -> RolloutState:
@@ -319,7 +332,7 @@ def _check(state: RolloutState, fact: Moving | Staying) -> None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
         if fact.bound_to != state.asked:
             raise Refused(f"the answer is bound to {fact.bound_to}, the question to {state.asked}")
-        check_approver(state, fact.approver)
+        check_approver(state, fact.approver, fact.identity)
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"
     unheard = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
     if unheard and not at_once:

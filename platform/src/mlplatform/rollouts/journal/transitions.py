@@ -110,18 +110,33 @@ class ApprovalAsked(_Fact, frozen=True, tag="approval-asked"):
     """A person is asked; the answer must name this transition's evidence digest."""
 
 
+class ProvenIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who somebody is at an identity provider, which has proven it.
+
+    Args:
+        issuer, subject: of the proof: together they name one account, for ever.
+        known_as: other names of that account there, by which a reader may know the person.
+    """
+
+    issuer: str
+    subject: str
+    known_as: tuple[str, ...] = ()
+
+
 class Answered(_Fact, frozen=True, tag="answered"):
     """A person's answer, journalled before anything follows from it.
 
     Args:
         bound_to: digest of the evidence that was shown.
         proven_by: how the platform knew the approver; empty where an earlier release took a name.
+        identity: of the approver, where an identity provider proved it; None: a key did.
     """
 
     answer: Answer
     approver: str
     bound_to: str
     proven_by: str = ""
+    identity: ProvenIdentity | None = None
 
 
 class Paused(_Fact, frozen=True, tag="paused"):

@@ -14,6 +14,7 @@ from mlplatform.rollouts.journal.transitions import (
     Answered,
     Evidence,
     Opened,
+    ProvenIdentity,
     RolledBack,
     RolloutPlan,
 )
@@ -134,12 +135,14 @@ def record_approval(
     *,
     proven_by: str,
     clock: Clock,
+    identity: ProvenIdentity | None = None,
 ) -> RolloutState:
     """The rollout with this answer in its journal; the same answer again changes nothing.
 
     Args:
         approver: an identity that the platform has proven.
         proven_by: how.
+        identity: where an identity provider proved it.
 
     Raises:
         Refused: the approver is the version's author, the answer is bound to other evidence than
@@ -148,10 +151,11 @@ def record_approval(
     """
     state = fold(rollouts.read(question.rollout_id))
     given = state.answer
-    if given is not None and (given.answer, given.approver, given.bound_to) == (
+    if given is not None and (given.answer, given.approver, given.bound_to, given.identity) == (
         question.answer,
         approver,
         question.evidence,
+        identity,
     ):
         return state
     answered = Answered(
@@ -165,6 +169,7 @@ def record_approval(
         approver=approver,
         bound_to=question.evidence,
         proven_by=proven_by,
+        identity=identity,
     )
     return rollouts.commit(answered, None)
 

@@ -152,6 +152,34 @@ GROUPS: Final = (
         "They are taken beside API keys once issuer and audience are set; `docs/security.md` "
         "says what a token must have."
     )),
+    Group("Sign-in by an identity provider", (
+        Setting("SIGN_IN_ISSUER", kinds.ISSUER, "", ("page",),
+                "the OpenID Connect provider at which people sign in to the page, as it stands in "
+                "the claim `iss`", place="identity_provider.url",
+                needs=("SIGN_IN_CLIENT_ID", "SIGN_IN_ROLES")),
+        Setting("SIGN_IN_CLIENT_ID", text(r"[\x21-\x7e]{1,256}", "the page's client id there"),
+                "", ("page",),
+                "the page's client there, which stands in the claim `aud`",
+                place="identity_provider.client_id", needs=("SIGN_IN_ISSUER",)),
+        Setting("SIGN_IN_ROLES", kinds.FILE, "", ("page",),
+                "YAML that says which scopes a group of the provider has here",
+                place="identity_provider.roles", needs=("SIGN_IN_ISSUER",)),
+        Setting("SIGN_IN_CLIENT_SECRET_FILE", kinds.SECRET_FILE, "", ("page",),
+                "the client's secret; empty: a public client, with PKCE alone",
+                place="identity_provider.client_secret_file", needs=("SIGN_IN_ISSUER",)),
+        Setting("SIGN_IN_SCOPE",
+                text(r"openid( [\x21\x23-\x5b\x5d-\x7e]{1,64}){0,16}",
+                     "openid, and other scopes after spaces"),
+                "openid profile email groups", ("page",),
+                "what the provider is asked for", place="identity_provider.scope"),
+        Setting("SIGN_IN_GROUPS_CLAIM", kinds.CLAIM, "groups", ("page",),
+                "the claim that lists a person's groups", place="identity_provider.groups_claim"),
+        Setting("SIGN_IN_NAME_CLAIM", kinds.CLAIM, "preferred_username", ("page",),
+                "the claim that has a person's name", place="identity_provider.name_claim"),
+    ), said=(
+        "People sign in there beside those with keys of this platform; `docs/security.md` says "
+        "what a token must have and what the file of roles holds. Not set: keys alone."
+    )),
     Group("Events", (
         Setting("RECEIVERS", kinds.FILE, "", ("events", _UP, "commands"),
                 "YAML of webhooks and Slack channels that are told of rollouts and incidents; "

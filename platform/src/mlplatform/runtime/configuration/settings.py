@@ -16,6 +16,7 @@ from typing import Any
 from mlplatform.runtime.configuration import variables
 from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.entrance import Entrance
+from mlplatform.runtime.configuration.identity_provider import IdentityProvider
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.kinds import (
     NO_FOLDERS,
@@ -268,6 +269,7 @@ class Settings:
         gateway_grpc_port: of gRPC scoring, shared by the gateway processes; 0: none listens.
         kafka: brokers of the topics; None: the embedded topics.
         oidc: whose tokens are taken beside API keys.
+        identity_provider: at which people sign in to the page; None: with their keys alone.
         otlp_endpoint: of the collector that gets spans, http://host:port; empty: they are kept in
             files of the home folder, of bounded size.
         trace_share: of the requests that nothing else speaks for, whose spans are built.
@@ -300,6 +302,7 @@ class Settings:
     kafka: Brokers | None = None
     gateway_grpc_port: int = 0
     oidc: Issuer | None = None
+    identity_provider: IdentityProvider | None = None
     otlp_endpoint: str = ""
     trace_share: float = float(DEFAULTS["TRACE_SHARE"])
     log_level: Level = "info"
@@ -372,10 +375,12 @@ def load(environment: Mapping[str, str]) -> Settings:
     if problems:
         raise problems[0] if len(problems) == 1 else SettingsInvalid(problems)
     oidc, argo, kserve = (_below(values, name) for name in ("oidc", "argo", "kserve"))
+    provider = _below(values, "identity_provider")
     gateway, _, name = (values["RAW_GATEWAY"] or "").partition("/")
     return Settings(
         home=home_of(environment),
         oidc=Issuer(**oidc) if "url" in oidc else None,
+        identity_provider=IdentityProvider(**provider) if "url" in provider else None,
         argo=Argo(**argo) if argo else None,
         kserve=OnKServe(**kserve) if kserve else None,
         entrance=Entrance(gateway, name, values["RAW_DOMAIN"]) if gateway else None,

@@ -6,10 +6,13 @@ import io
 import socket
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Final
+from urllib.error import HTTPError
+from urllib.parse import urlencode
 
 from mlplatform.runtime.errors import Unavailable
 
@@ -18,6 +21,8 @@ HEAD_BYTES: Final = 64 * 1024
 
 MOST_TEXT: Final = 200
 """Of an answer's own words that logs and pages repeat."""
+
+_ACCEPT: Final = {"accept": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +113,52 @@ def fetched(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
     Raises:
         Unavailable: there is none.
     """
+    request = urllib.request.Request(url, headers=_ACCEPT)  # noqa: S310
+    return _body(request, _Limits(timeout_s, most_bytes))
+
+
+def posted(
+    url: str,
+    form: Mapping[str, str],
+    headers: Mapping[str, str],
+    *,
+    timeout_s: float,
+    most_bytes: int,
+) -> tuple[int, bytes]:
+    """The status and body of an answer to a form, a refusal (4xx) too, as `fetched` bounds them.
+
+    Raises:
+        Unavailable: there is none, or the server failed or points elsewhere.
+    """
     limits = _Limits(timeout_s, most_bytes)
-    opener = urllib.request.build_opener(_NoRedirects, _Plain(limits), _Secure(limits))
-    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310
+    request = urllib.request.Request(  # noqa: S310
+        url, urlencode(form).encode("ascii"), {**_ACCEPT, **headers}
+    )
     try:
-        with opener.open(request, timeout=timeout_s) as response:
-            body: bytes = response.read(most_bytes + 1)
+        return 200, _body(request, limits)
+    except Unavailable as error:
+        refusal = error.__cause__
+        if not isinstance(refusal, HTTPError) or not 400 <= refusal.code < 500:
+            raise
+        return refusal.code, _read(refusal, url, limits)
+
+
+def _body(request: urllib.request.Request, limits: _Limits) -> bytes:
+    url = request.full_url
+    opener = urllib.request.build_opener(_NoRedirects, _Plain(limits), _Secure(limits))
+    try:
+        response = opener.open(request, timeout=limits.timeout_s)
     except (OSError, HTTPException, ValueError) as error:
         raise Unavailable(f"{url} does not answer: {str(error)[:MOST_TEXT]}") from error
-    if len(body) > most_bytes:
-        raise Unavailable(f"{url} gives more than {most_bytes} bytes")
+    return _read(response, url, limits)
+
+
+def _read(response: Any, url: str, limits: _Limits) -> bytes:
+    try:
+        with response:
+            body: bytes = response.read(limits.most_bytes + 1)
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unavailable(f"{url} does not answer: {str(error)[:MOST_TEXT]}") from error
+    if len(body) > limits.most_bytes:
+        raise Unavailable(f"{url} gives more than {limits.most_bytes} bytes")
     return body

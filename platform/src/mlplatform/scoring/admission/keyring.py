@@ -52,6 +52,10 @@ class Keyring:
         # learns about a digest, from which no secret follows.
         return self._clients.get(digest)
 
+    def names(self) -> frozenset[str]:
+        """Of all clients with a live key."""
+        return frozenset(client.name for client in self._clients.values())
+
     def poll(self) -> None:
         """Read the keys if they changed.
 

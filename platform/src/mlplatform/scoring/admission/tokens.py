@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import jwt
-
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission import signed_claims
 from mlplatform.scoring.admission.clients import Client, Scope, check_client, parse_scope
 from mlplatform.scoring.admission.gate import Credentials
 from mlplatform.scoring.admission.jwks import IssuerKeys, VerifyKey
+from mlplatform.scoring.admission.signed_claims import TokenRefused, named_key
 
 MAX_TOKEN_BYTES: Final = 8192
 MAX_KEPT: Final = 10_000
@@ -34,8 +34,7 @@ security event), and none of these is a token that lets its bearer in."""
 class Tokens:
     """`Credentials` of an issuer's tokens.
 
-    The algorithm is the key's, not the token's choice; keys named by URL or carried in a token are
-    never looked at. Only tokens that were verified are kept: nobody else can fill the memory.
+    Only tokens that were verified are kept: nobody else can fill the memory.
 
     Args:
         refused: called with the reason why a token proves nobody.
@@ -71,53 +70,39 @@ class Tokens:
         try:
             key = self._key(token, keys)
             return self._client(self._claims(token, key))
-        except _Refused as refused:
+        except TokenRefused as refused:
             self._refused(refused.why)
         except (ValueError, TypeError, OverflowError, RecursionError):
             self._refused("invalid")
         return None
 
     def _key(self, token: bytes, keys: Mapping[str, VerifyKey]) -> VerifyKey:
-        if len(token) > MAX_TOKEN_BYTES:
-            raise _Refused("too-long")
-        try:
-            header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise _Refused("malformed") from error
-        if "typ" in header and not _is_kind(header["typ"]):
-            raise _Refused("kind")
-        kid = header.get("kid")
-        key = keys.get(kid) if isinstance(kid, str) else None
+        key = keys.get(named_key(token, KINDS, MAX_TOKEN_BYTES))
         if key is not None:
             return key
-        if not isinstance(kid, str) or self._keys.is_fresh:
-            raise _Refused("unknown-key")
+        if self._keys.is_fresh:
+            raise TokenRefused("unknown-key")
         self._keys.want()
         self._refused("keys-awaited")
         detail = "the issuer's keys are being fetched"
         raise Problem(503, "issuer-keys-awaited", detail, retry_after_s=1)
 
     def _claims(self, token: bytes, key: VerifyKey) -> dict[str, Any]:
-        try:
-            claims: dict[str, Any] = jwt.decode(
-                token,
-                key.key,
-                algorithms=list(key.algorithms),
-                audience=self._issuer.audience,
-                issuer=self._issuer.url,
-                leeway=self._issuer.leeway_s,
-                options={"require": ["exp", "iss", "aud"]},
-            )
-        except jwt.PyJWTError as error:
-            raise _Refused(_WHY.get(type(error), "invalid")) from error
-        return claims
+        return signed_claims.claims(
+            token,
+            key,
+            issuer=self._issuer.url,
+            audience=self._issuer.audience,
+            leeway_s=self._issuer.leeway_s,
+            required=("exp", "iss", "aud"),
+        )
 
     def _client(self, claims: Mapping[str, Any]) -> Client:
         name = claims.get(self._issuer.client_claim)
         try:
             client = CLIENT_PREFIX + check_client(name if isinstance(name, str) else "")
         except ConfigInvalid as error:
-            raise _Refused("client-name") from error
+            raise TokenRefused("client-name") from error
         until_s = float(claims["exp"]) + self._issuer.leeway_s
         found = scopes(claims.get(self._issuer.scopes_claim))
         return Client(client, found, "standard", None, until_s)
@@ -154,29 +139,8 @@ def scopes(claim: object) -> frozenset[Scope]:
     return frozenset(found)
 
 
-def _is_kind(typ: object) -> bool:
-    """Media types have no case, and may leave out `application/` (RFC 7515 section 4.1.9)."""
-    return isinstance(typ, str) and typ.lower().removeprefix("application/") in KINDS
-
-
-class _Refused(Exception):
-    def __init__(self, why: str) -> None:
-        self.why = why
-
-
-_WHY: Final[Mapping[type[Exception], str]] = {
-    jwt.ExpiredSignatureError: "expired",
-    jwt.ImmatureSignatureError: "not-yet",
-    jwt.InvalidIssuedAtError: "not-yet",
-    jwt.InvalidAudienceError: "audience",
-    jwt.InvalidIssuerError: "issuer",
-    jwt.InvalidAlgorithmError: "algorithm",
-    jwt.InvalidSignatureError: "signature",
-    jwt.MissingRequiredClaimError: "claims",
-    jwt.DecodeError: "malformed",
-}
 REFUSALS: Final = (
-    *sorted(set(_WHY.values())),
+    *sorted(set(signed_claims.WHY.values())),
     "client-name",
     "invalid",
     "keys-awaited",

@@ -184,7 +184,7 @@ class Actions:
             with translated():
                 subject = self._subject(kind, name)
             if reader is None:
-                raise WrongForm(403, "sign in with your own name and key: what people do is signed")
+                raise WrongForm(403, "sign in as yourself: what people do is signed")
             self._check_right(reader, subject, act)
             with translated():
                 return answer(reader, subject, act)
@@ -249,9 +249,14 @@ class Actions:
         platform, actor = self._platform, reader.name
         if act == "approve" or act == "reject":
             question = Question(subject.name, seen, act)
-            proven = reader.approver
+            proven, by_provider = reader.approver, _by_provider(reader)
             how = f"session of key {proven.key_id} on the page"
-            job.record_answer(platform, question, proven, reason=reason, proven_by=how)
+            if by_provider is not None:
+                told = by_provider.identity
+                how = f"session of subject {told.subject} of {told.issuer} on the page"
+            job.record_answer(
+                platform, question, proven, reason=reason, proven_by=how, by_provider=by_provider
+            )
             after = BackgroundTask(self._finish_form, question, proven, reason)
             said = f"Your answer, {act}, stands in the journal. The next pass carries it out."
             return said, after
@@ -306,7 +311,7 @@ class Actions:
         """Why this person may not answer, if they made what is asked about; empty: they may."""
         if act not in acts.ANSWERS or subject.state is None:
             return ""
-        return acts.own(subject.state, reader.name)
+        return acts.own(subject.state, reader.name, reader.identity)
 
     def _problem(self, status: int, why: str, back: str) -> Response:
         title = "This is not yours to do" if status == 403 else "Nothing was done"
@@ -339,6 +344,13 @@ def check_form(
             f"the {what} of {subject.name} has changed since the form was shown: nothing was"
             " done; read what holds now and answer that",
         )
+
+
+def _by_provider(reader: Reader) -> job.ByProvider | None:
+    identity, client = reader.identity, reader.client
+    if identity is None or client is None:
+        return None
+    return job.ByProvider(identity, client)
 
 
 def _evidence(subject: Subject) -> EvidenceShown | None:

@@ -7,6 +7,7 @@ from typing import Final, Literal, get_args
 
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.state import RolloutState, check_approver
+from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.runtime.errors import Refused
 from mlplatform.scoring.admission.clients import Client, Operation
 
@@ -112,10 +113,10 @@ def of_model(routes: Routes, *, is_stopped: bool) -> tuple[OfModel, ...]:
     return tuple(found)
 
 
-def own(state: RolloutState, name: str) -> str:
+def own(state: RolloutState, name: str, identity: ProvenIdentity | None = None) -> str:
     """Why this person may not answer for a rollout; empty: may."""
     try:
-        check_approver(state, name)
+        check_approver(state, name, identity)
     except Refused as refused:
         return str(refused)
     return ""

@@ -82,14 +82,20 @@ def cookie(headers: Iterable[tuple[bytes, bytes]], name: str) -> str:
     return found[0] if len(found) == 1 and found[0].isascii() else ""
 
 
-def set_cookie(name: str, value: str, *, secure: bool, lasts_s: float) -> str:
-    """The `Set-Cookie` header of a session; with no value, the cookie is taken away."""
+def set_cookie(
+    name: str, value: str, *, secure: bool, lasts_s: float, samesite: str = "Strict"
+) -> str:
+    """The `Set-Cookie` header of a session; with no value, the cookie is taken away.
+
+    Args:
+        samesite: `Lax`: it comes along where another site leads here.
+    """
     made: cookies.SimpleCookie = cookies.SimpleCookie()
     made[name] = value
     morsel = made[name]
     morsel["path"] = "/"
     morsel["httponly"] = True
-    morsel["samesite"] = "Strict"
+    morsel["samesite"] = samesite
     morsel["max-age"] = int(lasts_s) if value else 0
     if secure:
         morsel["secure"] = True

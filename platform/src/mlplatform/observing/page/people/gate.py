@@ -11,12 +11,17 @@ from typing import Final
 from urllib.parse import quote
 
 from mlplatform.observing.page.people import forms
+from mlplatform.observing.page.people.identity import Person
+from mlplatform.observing.page.people.provider import AT_PROVIDER, RETURN
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions
+from mlplatform.rollouts.journal.state import appearances
+from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
 from mlplatform.runtime.http.peers import Peers
 from mlplatform.runtime.http.token_gate import TokenGate
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.keyring import Keyring
 from mlplatform.scoring.admission.people import People
@@ -24,8 +29,8 @@ from mlplatform.scoring.admission.store import Keys
 
 DOOR: Final = "page"
 SIGN_IN: Final = "/sign-in"
-OPEN: Final = (SIGN_IN, "/style.css", "/health")
-"""What is answered to anybody; the first two hold nothing of this installation."""
+OPEN: Final = (SIGN_IN, AT_PROVIDER, RETURN, "/style.css", "/health")
+"""What is answered to anybody; it holds nothing of this installation, but whose word it takes."""
 PEER: Final = "mlplatform.peer"
 LOOKS: Final = ("GET", "HEAD")
 
@@ -53,18 +58,49 @@ class Identities:
         Raises:
             Unavailable: the store does not answer.
         """
+        return People(self._opened().client, self._now_s).proven(name, secret)
+
+    def check_alone(self, person: Person) -> None:
+        """Raises where a client with a key here has a name that a reader takes for one of a
+        provider's person, and the file of roles does not say which name that person has.
+
+        Raises:
+            Refused: says what to write into the file.
+            Unavailable: the store does not answer.
+        """
+        if taken := self._taken(self._opened(), person):
+            raise Refused(
+                f"{taken} has a key of this platform, and {person.client.name} of"
+                f" {person.identity.issuer} may be the same person: the file of roles has to say"
+                f" under people which name subject {person.identity.subject} has here"
+            )
+
+    def live(self, session: Session) -> Client | None:
+        """The person of a session; None where the key is revoked or has expired, or a provider's
+        person is not alone with a name any more."""
+        keyring, person = self._keyring, session.person
+        if keyring is None:
+            return None
+        found = keyring.client(b"", session.key) if person is None else person.client
+        if person is not None and self._taken(keyring, person):
+            return None
+        return found if found is not None and found.until_s > self._now_s() else None
+
+    def _opened(self) -> Keyring:
         with self._opening:
             if self._keyring is None:
                 keyring = Keyring(self._store(), self._now_ms, lambda: None)
                 keyring.start()
                 self._keyring = keyring
-        return People(self._keyring.client, self._now_s).proven(name, secret)
+            return self._keyring
 
-    def live(self, key: bytes) -> Client | None:
-        """The person whose key has this digest; None where it is revoked or has expired."""
-        keyring = self._keyring
-        found = None if keyring is None else keyring.client(b"", key)
-        return found if found is not None and found.until_s > self._now_s() else None
+    @staticmethod
+    def _taken(keyring: Keyring, person: Person) -> str:
+        """The client whose name is like one of this person's; empty: none is."""
+        if person.is_mapped:
+            return ""
+        own = appearances(person.client.name, *person.identity.known_as)
+        return next((name for name in sorted(keyring.names()) if own & appearances(name)), "")
 
     def close(self) -> None:
         if self._keyring is not None:
@@ -87,6 +123,7 @@ class Console:
     sessions: Sessions
     refusals: Refusals
     cookie: str
+    sign_ins: SignIns
     secure: bool = False
 
     def refuse(self, who: str, asked: str, why: str) -> None:
@@ -149,10 +186,12 @@ class SessionGate:
         found = self._console.sessions.find(cookie, peer)
         if isinstance(found, NoSession):
             return found
-        client = self._console.identities.live(found.key) if found.key else None
-        if found.key and client is None:
+        is_person = bool(found.key) or found.person is not None
+        client = self._console.identities.live(found) if is_person else None
+        if is_person and client is None:
             self._console.sessions.end(found)
-            return NoSession(found.name, "the key of its session was revoked or has expired")
+            what = "key" if found.person is None else "proof"
+            return NoSession(found.name, f"the {what} of its session was revoked or has expired")
         return Reader(found, client, _told(scope, found))
 
     @staticmethod

@@ -8,7 +8,8 @@ from typing import Final
 
 from mlplatform.observing.page.people import acts
 from mlplatform.observing.page.people.sessions import Session
-from mlplatform.rollouts.journal.approval_codes import Approver
+from mlplatform.rollouts.journal.approval_codes import PROVIDER, Approver
+from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.secrets import key_id
 
@@ -21,7 +22,8 @@ class Reader:
     """Who has signed in and reads.
 
     Args:
-        client: with the scopes of the person's key; None: the reader only knows the page's token.
+        client: with the scopes of the person's key, or groups at the identity provider; None: the
+            reader only knows the page's token.
         told: the result of the last action, shown once.
     """
 
@@ -40,7 +42,15 @@ class Reader:
     @property
     def approver(self) -> Approver:
         """This person as the journal names who answers."""
+        if self.session.person is not None:
+            return Approver(self.name, PROVIDER)
         return Approver(self.name, key_id(self.session.key))
+
+    @property
+    def identity(self) -> ProvenIdentity | None:
+        """At the identity provider; None: a key proved this person."""
+        person = self.session.person
+        return None if person is None else person.identity
 
 
 def sees(model: str) -> bool:

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from mlplatform.observing.page.people.identity import Person
+
 LASTS_S: Final = 12 * 3600.0
 IDLE_S: Final = 30 * 60.0
 """Without a request; a page that is only left open asks nothing."""
@@ -52,7 +54,9 @@ class Session:
 
     Args:
         name: of the person.
-        key: digest of the key that proved it; empty: the page's token, which lets nobody act.
+        key: digest of the key that proved it; empty: the page's token, which lets nobody act, or
+            an identity provider.
+        person: whom an identity provider proved; None: none did.
         peer: from where; nobody else's requests count.
         form_token: that every form of this session holds.
         told: what the next page shows, once.
@@ -66,6 +70,7 @@ class Session:
     form_token: str
     offers: dict[str, Offer] = field(default_factory=dict)
     told: str = ""
+    person: Person | None = None
 
     def is_form_of_its_own(self, token: str) -> bool:
         """Whether a form holds this session's token; in constant time."""
@@ -96,20 +101,21 @@ class Sessions:
         self._lock = threading.Lock()
         self._by_digest: dict[bytes, Session] = {}
 
-    def begin(self, name: str, key: bytes, peer: str) -> str:
+    def begin(self, name: str, key: bytes, peer: str, person: Person | None = None) -> str:
         """A new session's cookie: 256 random bits, of which the page keeps a digest."""
         cookie, now_s = secrets.token_urlsafe(32), self._now_s()
         with self._lock:
             for digest, found in list(self._by_digest.items()):
                 if _ended(found, now_s):
                     del self._by_digest[digest]
-            own = [d for d, s in self._by_digest.items() if (s.name, s.key) == (name, key)]
+            token = secrets.token_urlsafe(32)
+            made = Session(name, key, peer, now_s, now_s, token, person=person)
+            own = [d for d, s in self._by_digest.items() if _whose(s) == _whose(made)]
             if len(own) >= MOST_OF_ONE:
                 del self._by_digest[own[0]]
             elif len(self._by_digest) >= MOST:
                 idle = min(self._by_digest, key=lambda d: self._by_digest[d].used_s)
                 del self._by_digest[idle]
-            made = Session(name, key, peer, now_s, now_s, secrets.token_urlsafe(32))
             self._by_digest[_digest(cookie)] = made
         return cookie
 
@@ -185,10 +191,17 @@ def _digest(cookie: str) -> bytes:
     return hashlib.sha256(cookie.encode()).digest()
 
 
+def _whose(session: Session) -> tuple[str, bytes, str]:
+    subject = "" if session.person is None else session.person.identity.subject
+    return session.name, session.key, subject
+
+
 def _ended(session: Session, now_s: float) -> str:
     """Why a session is over; empty: it goes on."""
     if now_s - session.began_s >= LASTS_S:
         return f"its session ended: it lasts {LASTS_S / 3600:.0f} hours"
     if now_s - session.used_s >= IDLE_S:
         return f"its session ended: {IDLE_S / 60:.0f} minutes without a request"
+    if session.person is not None and now_s >= session.person.client.until_s:
+        return "its session ended: the identity provider's token has expired"
     return ""

@@ -1,12 +1,13 @@
-"""Signing in with a name and a key, and signing out."""
+"""Signing in with a name and a key, beginning a session, and signing out."""
 
 from __future__ import annotations
 
 import hmac
-import logging
 import math
+import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -15,16 +16,18 @@ from starlette.routing import Route
 
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.gate import PEER, SIGN_IN, Console
+from mlplatform.observing.page.people.identity import Person
+from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import ONLY_LOOKS, READER
 from mlplatform.observing.page.people.sessions import LASTS_S, WrongSignIns
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
+from mlplatform.runtime.telemetry.sign_ins import SignedInOrOut
 from mlplatform.scoring.admission.clients import check_client
-from mlplatform.scoring.admission.secrets import PREFIX, digest
+from mlplatform.scoring.admission.secrets import PREFIX, digest, key_id
 
 SIGN_OUT: Final = "/sign-out"
 
-log = logging.getLogger(__name__)
 Show = Callable[..., Response]
 """Renders a template with a status."""
 
@@ -35,13 +38,17 @@ class SignIn:
     Args:
         token: the page's own, which lets somebody look.
         show: renders a template.
+        provider: at which people sign in too; None: there is none.
     """
 
-    def __init__(self, console: Console, token: str, show: Show) -> None:
+    def __init__(
+        self, console: Console, token: str, show: Show, provider: Provider | None = None
+    ) -> None:
         self._console = console
         self._token = token
-        self._show = show
-        self._wrong = WrongSignIns()
+        self.show = show
+        self._provider = provider
+        self.wrong = WrongSignIns()
 
     def routes(self) -> list[Route]:
         return [
@@ -53,13 +60,14 @@ class SignIn:
     async def form(self, request: Request) -> Response:
         wanted = forms.own_path(request.query_params.get("next", "/"))
         ended = "Your session has ended. Nothing of your last request was done."
-        return self._form(wanted, ended if "ended" in request.query_params else "", 200)
+        told = ended if "ended" in request.query_params else ""
+        return self._form(wanted, told, 200, is_out="out" in request.query_params)
 
     async def sign_in(self, request: Request) -> Response:
         peer = request.scope[PEER]
         if not forms.says_its_origin(request.scope["headers"]):
             return self._refused("/", "", "the form was not sent by this page", 403)
-        wait_s = self._wrong.wait_s(peer)
+        wait_s = self.wrong.wait_s(peer)
         if wait_s > 0:
             why = f"too many wrong sign-ins came from {peer}"
             told = f"Too many sign-ins were wrong. Wait {math.ceil(wait_s)} seconds."
@@ -75,16 +83,21 @@ class SignIn:
         except PlatformError as error:
             return self._form(wanted, f"Keys cannot be looked up now: {error}", 503)
         if found is None:
-            self._wrong.count(peer)
+            self.wrong.count(peer)
             told = "Nobody has this name and this key. `mlplatform keys list` shows the names."
             return self._refused(wanted, name, "nobody has this name and key", 401, told)
+        return self.begin(RedirectResponse(wanted, 303), *found, peer)
+
+    def begin(
+        self, response: Response, name: str, key: bytes, peer: str, person: Person | None = None
+    ) -> Response:
+        """The response with the cookie of a new session; the browser's session before it ends."""
         before = READER.get()
         if before is not None:
             self._console.sessions.end(before.session)
-        who, key = found
-        log.info("%s has signed in from %s", who, peer)
-        cookie = self._console.sessions.begin(who, key, peer)
-        return self._with_cookie(RedirectResponse(wanted, 303), cookie)
+        cookie = self._console.sessions.begin(name, key, peer, person)
+        self._keep("in", name, _proof(key, person), peer)
+        return self._with_cookie(response, cookie)
 
     async def sign_out(self, request: Request) -> Response:
         reader = READER.get()
@@ -99,10 +112,12 @@ class SignIn:
             why = "the form is not of this session's pages"
             self._console.refuse(reader.name, "sign out", why)
             told = {"title": "Nothing was done", "detail": f"Your session goes on: {why}."}
-            return self._show("people/refused.html", 403, **told, back="/")
-        self._console.sessions.end(reader.session)
-        log.info("%s has signed out", reader.name)
-        return self._with_cookie(RedirectResponse(SIGN_IN, 303), "")
+            return self.show("people/refused.html", 403, **told, back="/")
+        session = reader.session
+        self._console.sessions.end(session)
+        self._keep("out", reader.name, _proof(session.key, session.person), session.peer)
+        to = SIGN_IN if session.person is None else f"{SIGN_IN}?out=1"
+        return self._with_cookie(RedirectResponse(to, 303), "")
 
     def _proven(self, name: str, secret: bytes) -> tuple[str, bytes] | None:
         """Who this is and the digest of the key that says so; None: nobody."""
@@ -116,8 +131,27 @@ class SignIn:
         self._console.refuse(UNKNOWN, f"sign in{as_whom}", why)
         return self._form(wanted, told or f"You are not signed in: {why}.", status)
 
-    def _form(self, wanted: str, told: str, status: int) -> Response:
-        return self._show("people/sign_in.html", status, here="sign-in", wanted=wanted, told=told)
+    def refused_form(self, wanted: str, told: str, status: int) -> Response:
+        """The form again, with why nobody is signed in."""
+        return self._form(wanted, told, status)
+
+    def _form(self, wanted: str, told: str, status: int, *, is_out: bool = False) -> Response:
+        provider = self._provider
+        return self.show(
+            "people/sign_in.html",
+            status,
+            here="sign-in",
+            wanted=wanted,
+            told=told,
+            host="" if provider is None else provider.told.host,
+            begin="" if provider is None else f"{provider.begins_at}?next={quote(wanted)}",
+            is_out=is_out and provider is not None,
+            out_there="" if provider is None else provider.sign_out_url(),
+        )
+
+    def _keep(self, what: Literal["in", "out"], name: str, proof: str, peer: str) -> None:
+        wall_ms = time.time_ns() // 1_000_000
+        self._console.sign_ins.keep(SignedInOrOut(wall_ms, what, name, proof, peer))
 
     def _with_cookie(self, response: Response, value: str) -> Response:
         line = forms.set_cookie(
@@ -125,6 +159,12 @@ class SignIn:
         )
         response.headers.append("set-cookie", line)
         return response
+
+
+def _proof(key: bytes, person: Person | None) -> str:
+    if person is not None:
+        return f"subject {person.identity.subject} of {person.identity.issuer}"
+    return f"key {key_id(key)}" if key else ONLY_LOOKS
 
 
 def _can_be_a_name(text: str) -> bool:

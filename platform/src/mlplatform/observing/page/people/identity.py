@@ -1,0 +1,119 @@
+"""Who the claims of an ID token say that somebody is here: a name, scopes, until when. Pure.
+
+Source: OpenID Connect Core 1.0, sections 2 (ID token), 3.1.3.7 (its validation) and 5.1 (claims).
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mlplatform.observing.page.people.roles import Roles
+from mlplatform.rollouts.journal.transitions import ProvenIdentity
+from mlplatform.runtime.configuration.identity_provider import IdentityProvider
+from mlplatform.runtime.errors import Refused
+from mlplatform.scoring.admission.clients import Client
+
+MOST_GROUPS: Final = 2_000
+MOST_NAMED: Final = 20
+"""Groups that a refusal names."""
+MOST_OF_A_NAME: Final = 80
+_SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9.-]{0,63})?")
+"""A client's name, with a domain if the provider gives one: no other name has an `@`."""
+_OTHER_NAMES: Final = ("preferred_username", "email", "name", "nickname")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody whom an identity provider has proven.
+
+    Args:
+        client: name on the platform, scopes of the groups, and until when the token proves it.
+        identity: at the provider.
+        is_mapped: the file of roles says which name this person has here.
+    """
+
+    client: Client
+    identity: ProvenIdentity
+    is_mapped: bool
+
+
+def check_answers(claims: Mapping[str, Any], client_id: str, nonce: str) -> None:
+    """Raises unless a token answers the one request that this nonce was made for.
+
+    Raises:
+        Refused: it answers another one, or was made for another client too.
+    """
+    given = claims.get("nonce")
+    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), nonce.encode()):
+        raise Refused("the token does not answer this sign-in: its nonce is another one")
+    audience, party = claims.get("aud"), claims.get("azp", client_id)
+    if audience not in (client_id, [client_id]) and "azp" not in claims:
+        raise Refused("the token is for several clients and says not for which: it has no azp")
+    if party != client_id:
+        raise Refused(f"the token was given to another client: its azp is not {client_id}")
+
+
+def person(claims: Mapping[str, Any], told: IdentityProvider, roles: Roles) -> Person:
+    """The person of verified claims.
+
+    Raises:
+        Refused: no subject, no name that can be one here, or no group that has a role here; names
+            the claim, and the groups that have one.
+    """
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
+        raise Refused("the token names no subject: its claim sub is no text of ASCII")
+    name = roles.people.get(subject)
+    is_mapped = name is not None
+    if name is None:
+        name = _name(claims, told.name_claim, subject)
+    groups = _groups(claims, told.groups_claim)
+    scopes = frozenset(s for group in groups for s in roles.groups.get(group, ()))
+    if not scopes:
+        known = sorted(roles.groups)
+        more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+        raise Refused(
+            f"no group of {name} has a role here; groups that have one:"
+            f" {', '.join(known[:MOST_NAMED])}{more}. Ask for one of them at {told.host}"
+        )
+    client = Client(name, scopes, "standard", None, float(claims["exp"]))
+    known_as = _known_as(claims, (told.name_claim, *_OTHER_NAMES))
+    identity = ProvenIdentity(issuer=str(told.url), subject=subject, known_as=known_as)
+    return Person(client, identity, is_mapped)
+
+
+def _name(claims: Mapping[str, Any], claim: str, subject: str) -> str:
+    given = claims.get(claim)
+    name = given.strip().casefold() if isinstance(given, str) else ""
+    if len(name) > MOST_OF_A_NAME or not _NAME.fullmatch(name):
+        shown = repr(given)[:MOST_OF_A_NAME] if given is not None else "not there"
+        raise Refused(
+            f"the claim {claim} is {shown}: a name here has letters from a to z, digits, '.', '_'"
+            f" and '-', and may end in @ and a domain. MLPLATFORM_SIGN_IN_NAME_CLAIM names another"
+            f" claim, or the file of roles gives subject {subject} a name under people"
+        )
+    return name
+
+
+def _groups(claims: Mapping[str, Any], claim: str) -> tuple[str, ...]:
+    given = claims.get(claim)
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise Refused(
+            f"the token has no claim {claim} that lists groups: let the provider put it into ID"
+            " tokens, or name another claim in MLPLATFORM_SIGN_IN_GROUPS_CLAIM"
+        )
+    if len(listed) > MOST_GROUPS:
+        raise Refused(f"the claim {claim} lists {len(listed)} groups; the most is {MOST_GROUPS}")
+    return tuple(listed)
+
+
+def _known_as(claims: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
+    given = (claims.get(name) for name in names)
+    texts = (one.strip()[:MOST_OF_A_NAME] for one in given if isinstance(one, str))
+    return tuple(sorted({one for one in texts if one and one.isprintable()}))

@@ -1,0 +1,233 @@
+"""The identity provider as the page speaks to it: discovery, the code's exchange, its keys.
+
+Source: OpenID Connect Discovery 1.0; OpenID Connect Core 1.0 section 3.1; RFC 6749 section 2.3.1.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote_plus, urlencode
+
+import msgspec
+
+from mlplatform.observing.page.people.attempts import Attempt
+from mlplatform.observing.page.people.identity import Person, check_answers, person
+from mlplatform.observing.page.people.roles import Roles
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.configuration.identity_provider import IdentityProvider
+from mlplatform.runtime.configuration.issuer import Issuer
+from mlplatform.runtime.configuration.kinds import is_trustworthy
+from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.http.json_fetch import fetched, posted
+from mlplatform.runtime.http.listener import read_token
+from mlplatform.runtime.text import shown
+from mlplatform.scoring.admission import signed_claims
+from mlplatform.scoring.admission.jwks import IssuerKeys
+from mlplatform.scoring.admission.signed_claims import TokenRefused, named_key
+
+ANSWER_S: Final = 5.0
+"""For connecting, and again for an answer from its first byte to its last."""
+MOST_BYTES: Final = 256 * 1024
+MOST_TOKEN_BYTES: Final = 64 * 1024
+LEEWAY_S: Final = 30
+MIN_REFRESH_S: Final = 1.0
+"""Between two fetches of keys: each takes a code that the provider gave a token for."""
+AT_PROVIDER: Final = "/sign-in/provider"
+RETURN: Final = "/sign-in/return"
+"""Paths of the page: where a sign-in begins, and what the provider sends browsers back to."""
+KINDS: Final = frozenset({"jwt"})
+"""Of ID tokens: an access token is none (RFC 9068 section 4)."""
+
+log = logging.getLogger(__name__)
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What of a discovery document is used; the rest is passed over."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    end_session_endpoint: str = ""
+    code_challenge_methods_supported: tuple[str, ...] = ("S256",)
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    authorization_response_iss_parameter_supported: bool = False
+
+
+class _Tokens(msgspec.Struct, frozen=True):
+    id_token: str
+
+
+class _Error(msgspec.Struct, frozen=True):
+    error: str
+    error_description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a browser brings back from the provider.
+
+    Args:
+        code: empty where the provider refused.
+        issuer: the parameter `iss` (RFC 9207); None: there is none.
+        error: the provider's, empty where it gave a code.
+    """
+
+    code: str
+    issuer: str | None
+    error: str
+
+
+class Provider:
+    """One provider. Methods ask it over the network, on threads; nothing it says is kept on disk.
+
+    Args:
+        page: the page's own address, as browsers have it: one of another name would not send back
+            the cookie of a sign-in.
+    """
+
+    def __init__(self, told: IdentityProvider, roles: Roles, page: str) -> None:
+        self.told = told
+        self.begins_at = page + AT_PROVIDER
+        self._roles = roles
+        self._returns_to = page + RETURN
+        self._found: Metadata | None = None
+        self._keys: Mapping[str, IssuerKeys] = {}
+
+    def authorization_url(self, state: str, attempt: Attempt) -> str:
+        """Where a browser goes to sign in. Asks for the discovery document first: a provider that
+        does not answer is known before anybody is sent there.
+
+        Raises:
+            Unavailable: it does not answer, or with something else.
+        """
+        found = self._discover()
+        asked = {
+            "response_type": "code",
+            "client_id": self.told.client_id,
+            "redirect_uri": self._returns_to,
+            "scope": self.told.scope,
+            "state": state,
+            "nonce": attempt.nonce,
+            "code_challenge": attempt.challenge,
+            "code_challenge_method": "S256",
+        }
+        return f"{found.authorization_endpoint}?{urlencode(asked)}"
+
+    def sign_out_url(self) -> str:
+        """Where a person ends the session at the provider; empty where it names no such place.
+
+        Source: OpenID Connect RP-Initiated Logout 1.0, without the ID token: the provider asks.
+        """
+        found = self._found
+        if found is None or not is_trustworthy(found.end_session_endpoint):
+            return ""
+        return f"{found.end_session_endpoint}?{urlencode({'client_id': self.told.client_id})}"
+
+    def person(self, answer: Answer, attempt: Attempt) -> Person:
+        """Who has signed in there.
+
+        Raises:
+            Refused: the provider or the token proves nobody who has a role here; says why.
+            Unavailable: the provider does not answer.
+            ConfigInvalid: the client's secret can't be read.
+        """
+        found = self._found or self._discover()
+        wants_issuer = found.authorization_response_iss_parameter_supported
+        if (answer.issuer or wants_issuer) and answer.issuer != self.told.url:
+            raise Refused(f"the answer is not of {self.told.url}: its iss is another one")
+        if answer.error:
+            raise Refused(f"{self.told.host} refused: {_plain(answer.error)}")
+        if not answer.code:
+            raise Refused(f"{self.told.host} gave no code")
+        claims = self._claims(self._redeemed(found, answer.code, attempt), found)
+        check_answers(claims, self.told.client_id, attempt.nonce)
+        return person(claims, self.told, self._roles)
+
+    def _discover(self) -> Metadata:
+        url = self.told.discovery_url
+        try:
+            document = fetched(url, timeout_s=ANSWER_S, most_bytes=MOST_BYTES)
+            found = msgspec.json.decode(document, type=Metadata)
+        except NOT_JSON as error:
+            raise Unavailable(f"there is no discovery document at {url}") from error
+        if found.issuer != self.told.url:
+            raise Unavailable(f"the discovery document at {url} is of {_plain(found.issuer)}")
+        for endpoint in (found.authorization_endpoint, found.token_endpoint, found.jwks_uri):
+            if not is_trustworthy(endpoint):
+                raise Unavailable(f"{url} names {_plain(endpoint)}, which is no https URL")
+        if "S256" not in found.code_challenge_methods_supported:
+            raise Unavailable(f"{url} knows no PKCE with S256, which every sign-in takes")
+        self._found = found
+        return found
+
+    def _redeemed(self, found: Metadata, code: str, attempt: Attempt) -> bytes:
+        """The ID token of a code."""
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": self._returns_to,
+            "code_verifier": attempt.verifier,
+        }
+        more, headers = self._proof_of_client(found)
+        url = found.token_endpoint
+        limits: dict[str, Any] = {"timeout_s": ANSWER_S, "most_bytes": MOST_BYTES}
+        status, body = posted(url, form | more, headers, **limits)
+        try:
+            if status == 200:
+                return msgspec.json.decode(body, type=_Tokens).id_token.encode()
+            told = msgspec.json.decode(body, type=_Error)
+        except NOT_JSON as error:
+            raise Unavailable(f"{url} answers {status} without a token") from error
+        why = f"{told.error} {told.error_description}".strip()
+        raise Refused(f"{self.told.host} gives no token for this code: {_plain(why)}")
+
+    def _proof_of_client(self, found: Metadata) -> tuple[dict[str, str], dict[str, str]]:
+        """Fields and headers that say which client asks."""
+        file, name = self.told.client_secret_file, self.told.client_id
+        if file is None:
+            return {"client_id": name}, {}
+        secret = read_token(file)
+        methods = found.token_endpoint_auth_methods_supported
+        if "client_secret_basic" not in methods and "client_secret_post" in methods:
+            return {"client_id": name, "client_secret": secret}, {}
+        pair = f"{quote_plus(name)}:{quote_plus(secret)}".encode()
+        return {}, {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
+
+    def _claims(self, token: bytes, found: Metadata) -> Mapping[str, Any]:
+        try:
+            kid = named_key(token, KINDS, MOST_TOKEN_BYTES)
+            keys = self._keys_of(found)
+            if kid not in keys.current and not keys.is_fresh:
+                keys.refresh()
+            key = keys.current.get(kid)
+            if key is None:
+                raise TokenRefused("unknown-key")
+            return signed_claims.claims(
+                token,
+                key,
+                issuer=self.told.url,
+                audience=self.told.client_id,
+                leeway_s=LEEWAY_S,
+                required=("exp", "iat", "iss", "aud", "sub", "nonce"),
+            )
+        except TokenRefused as refused:
+            raise Refused(f"the token of {self.told.host} proves nobody: {refused.why}") from None
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise Refused(f"the token of {self.told.host} proves nobody: invalid") from error
+
+    def _keys_of(self, found: Metadata) -> IssuerKeys:
+        if found.jwks_uri not in self._keys:
+            issuer = Issuer(self.told.url, self.told.client_id, found.jwks_uri)
+            keys = IssuerKeys(issuer, lambda _: None, min_refresh_s=MIN_REFRESH_S)
+            self._keys = {found.jwks_uri: keys}
+        return self._keys[found.jwks_uri]
+
+
+def _plain(text: str) -> str:
+    """What a provider says, as a page and a log can show it."""
+    return shown(text[:200])

@@ -1,0 +1,138 @@
+"""Signing in at the identity provider: a browser is sent there, and comes back with a code."""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import partial
+from typing import Final
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from mlplatform.observing.page.people import forms
+from mlplatform.observing.page.people.attempts import LASTS_S, Attempt, Attempts
+from mlplatform.observing.page.people.gate import PEER, Console
+from mlplatform.observing.page.people.identity import Person
+from mlplatform.observing.page.people.provider import AT_PROVIDER, RETURN, Answer, Provider
+from mlplatform.observing.page.people.sign_in import SignIn
+from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
+from mlplatform.runtime.telemetry.refusals import UNKNOWN
+
+MOST_CHARACTERS: Final = 4096
+"""Of a parameter that a browser brings back."""
+AT_A_TIME: Final = 4
+"""Requests to the provider; further ones wait without a thread, so that the page goes on."""
+BEGIN_AGAIN: Final = (
+    "this sign-in was not begun in this browser, was finished before, or took longer than"
+    f" {LASTS_S / 60:.0f} minutes: begin again"
+)
+
+log = logging.getLogger(__name__)
+
+
+class ProviderSignIn:
+    """Both ends of the way to the provider and back.
+
+    Args:
+        sign_in: shows the form again where nobody is signed in, and begins sessions.
+    """
+
+    def __init__(self, console: Console, provider: Provider, sign_in: SignIn) -> None:
+        self._console = console
+        self._provider = provider
+        self._sign_in = sign_in
+        self._attempts = Attempts()
+        self._cookie = f"{console.cookie}-sign-in"
+        self._limiter = anyio.CapacityLimiter(AT_A_TIME)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(AT_PROVIDER, self.begin, methods=["GET"]),
+            Route(RETURN, self.finish, methods=["GET"]),
+        ]
+
+    async def begin(self, request: Request) -> Response:
+        wanted = forms.own_path(request.query_params.get("next", "/"))
+        state, attempt = self._attempts.begin(request.scope[PEER], wanted)
+        try:
+            url = await anyio.to_thread.run_sync(
+                partial(self._provider.authorization_url, state, attempt), limiter=self._limiter
+            )
+        except PlatformError as error:
+            return self._unavailable(wanted, error)
+        return self._with_cookie(RedirectResponse(url, 303), attempt.cookie)
+
+    async def finish(self, request: Request) -> Response:
+        peer = request.scope[PEER]
+        wait_s = self._sign_in.wrong.wait_s(peer)
+        if wait_s > 0:
+            told = f"Too many sign-ins were wrong. Wait {math.ceil(wait_s)} seconds."
+            return self._refused("/", f"too many wrong sign-ins came from {peer}", told, 429)
+        try:
+            state, answer = _brought_back(request)
+        except InputInvalid as error:
+            return self._refused("/", str(error), status=400)
+        cookie = forms.cookie(request.scope["headers"], self._cookie)
+        attempt = self._attempts.take(state, cookie, peer)
+        if attempt is None:
+            # Whatever led the browser here ends no sign-in that it has begun: its cookie stays.
+            self._sign_in.wrong.count(peer)
+            return self._refused("/", BEGIN_AGAIN)
+        try:
+            person = await anyio.to_thread.run_sync(
+                partial(self._proven, answer, attempt), limiter=self._limiter
+            )
+        except Refused as refused:
+            self._sign_in.wrong.count(peer)
+            return self._with_cookie(self._refused(attempt.wanted, str(refused)), "")
+        except PlatformError as error:
+            return self._unavailable(attempt.wanted, error)
+        # A redirect from another site takes no cookie of `SameSite=Strict` along; a page's own
+        # link does. So this answers with a page that leads on.
+        shown = self._sign_in.show(
+            "people/signed_in.html", 200, here="sign-in", wanted=attempt.wanted
+        )
+        begun = self._sign_in.begin(shown, person.client.name, b"", peer, person)
+        return self._with_cookie(begun, "")
+
+    def _proven(self, answer: Answer, attempt: Attempt) -> Person:
+        person = self._provider.person(answer, attempt)
+        self._console.identities.check_alone(person)
+        return person
+
+    def _unavailable(self, wanted: str, error: PlatformError) -> Response:
+        log.warning("nobody can sign in at %s: %s", self._provider.told.url, error)
+        told = f"{self._provider.told.host} cannot be asked now: {error}. A key still signs in."
+        return self._sign_in.refused_form(wanted, told, 503)
+
+    def _refused(self, wanted: str, why: str, told: str = "", status: int = 403) -> Response:
+        self._console.refuse(UNKNOWN, f"sign in at {self._provider.told.host}", why)
+        shown = told or f"You are not signed in: {why}."
+        return self._sign_in.refused_form(wanted, shown, status)
+
+    def _with_cookie(self, response: Response, value: str) -> Response:
+        line = forms.set_cookie(
+            self._cookie, value, secure=self._console.secure, lasts_s=LASTS_S, samesite="Lax"
+        )
+        response.headers.append("set-cookie", line)
+        return response
+
+
+def _brought_back(request: Request) -> tuple[str, Answer]:
+    """State and answer of the provider's redirect.
+
+    Raises:
+        InputInvalid: a parameter stands there twice, or is too long.
+    """
+    given = request.query_params.multi_items()
+    found = dict(given)
+    if len(found) != len(given):
+        raise InputInvalid("the provider's answer", None, "it has a parameter twice")
+    if any(len(value) > MOST_CHARACTERS for value in found.values()):
+        raise InputInvalid("the provider's answer", None, f"longer than {MOST_CHARACTERS}")
+    error = " ".join(found[key] for key in ("error", "error_description") if found.get(key))
+    answer = Answer(found.get("code", ""), found.get("iss"), error)
+    return found.get("state", ""), answer

@@ -1,0 +1,114 @@
+"""Which scopes the groups of an identity provider have here, and who of it has a name here already.
+
+The declared mapping, a YAML file:
+
+    groups:
+      ml-approvers: ["*:approve"]        # group at the provider: scopes of people
+      fraud-analysts: [fraud:review]
+    people:                              # may be left out
+      248289761001: ana                  # subject at the provider: name on this platform
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from mlplatform.model import document
+from mlplatform.runtime.configuration.declarations import PREFIX
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.scoring.admission.clients import PERSONAL, Scope, check_client, parse_scope
+
+VARIABLE: Final = f"{PREFIX}SIGN_IN_ROLES"
+MOST_GROUPS: Final = 500
+MOST_PEOPLE: Final = 5_000
+MOST_CHARACTERS: Final = 256
+_SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What the file says.
+
+    Args:
+        groups: a group's name at the provider → its scopes here.
+        people: a subject at the provider → the name that this person has on the platform.
+    """
+
+    groups: Mapping[str, frozenset[Scope]]
+    people: Mapping[str, str]
+
+
+def read(file: Path) -> Roles:
+    """The roles of a file.
+
+    Raises:
+        ConfigInvalid: see `parse`; or the file can't be read.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(VARIABLE, str(file), "a file of roles that can be read") from error
+    return parse(text, file)
+
+
+def parse(text: str, file: Path) -> Roles:
+    """The roles of a file's text.
+
+    Raises:
+        ConfigInvalid: of all that is wrong the key, its value and what is wanted, a line each.
+    """
+    try:
+        found = document.read(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigInvalid(VARIABLE, str(file), f"YAML ({str(error)[:300]})") from error
+    if not isinstance(found, dict) or not {"groups"} <= found.keys() <= {"groups", "people"}:
+        raise ConfigInvalid(VARIABLE, str(file), "keys groups and people (docs/security.md)")
+    groups, people = found["groups"], found.get("people", {})
+    if not isinstance(groups, dict) or not 1 <= len(groups) <= MOST_GROUPS:
+        raise ConfigInvalid(VARIABLE, str(file), f"1 to {MOST_GROUPS} groups in it")
+    if not isinstance(people, dict) or len(people) > MOST_PEOPLE:
+        raise ConfigInvalid(VARIABLE, str(file), f"at most {MOST_PEOPLE} people in it")
+    problems = [*_of_groups(groups), *_of_people(people)]
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise ConfigInvalid(VARIABLE, str(file), f"a file without these mistakes:{lines}")
+    return Roles(
+        {str(name): frozenset(map(parse_scope, scopes)) for name, scopes in groups.items()},
+        {str(subject): name for subject, name in people.items()},
+    )
+
+
+def _of_groups(groups: Mapping[object, object]) -> Iterator[str]:
+    wanted = f"a list of scopes of people: model:operation, one of {', '.join(sorted(PERSONAL))}"
+    for name, scopes in groups.items():
+        if not 1 <= len(str(name)) <= MOST_CHARACTERS:
+            yield f"groups has {str(name)[:40]!r}; wanted: names of at most {MOST_CHARACTERS}"
+        if not isinstance(scopes, list) or not scopes or not all(map(_is_of_people, scopes)):
+            yield f"groups.{name} is {scopes!r}; wanted: {wanted}"
+
+
+def _is_of_people(scope: object) -> bool:
+    try:
+        return isinstance(scope, str) and parse_scope(scope).operation in PERSONAL
+    except ConfigInvalid:
+        return False
+
+
+def _of_people(people: Mapping[object, object]) -> Iterator[str]:
+    for subject, name in people.items():
+        if not _SUBJECT.fullmatch(str(subject)):
+            yield f"people has {str(subject)[:40]!r}; wanted: a subject, 1 to 255 of ASCII"
+        try:
+            check_client(name if isinstance(name, str) else "")
+        except ConfigInvalid:
+            wanted = "lower-case letters, digits, '.', '_' and '-', up to 64"
+            yield f"people.{subject} is {name!r}; wanted: {wanted}"
+    names = [name for name in people.values() if isinstance(name, str)]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"people has {name!r} for several subjects; wanted: each name for one person"

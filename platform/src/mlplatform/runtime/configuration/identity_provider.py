@@ -1,0 +1,41 @@
+"""Whose word on people's identities the page takes: nobody's unless settings name a provider."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlplatform.runtime.configuration.declarations import DEFAULTS
+from mlplatform.runtime.configuration.issuer import DISCOVERY
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityProvider:
+    """An OpenID Connect provider at which people sign in, and where in its tokens stands what.
+
+    Args:
+        url: its issuer, exactly as it stands in the claim `iss`.
+        client_id: of the page at the provider, and what stands in the claim `aud`.
+        roles: the YAML file that says which scopes a group has here.
+        client_secret_file: read at each sign-in; None: a public client, which PKCE alone protects.
+        scope: what the provider is asked for, with spaces between.
+        groups_claim, name_claim: whose values are a person's groups and name.
+    """
+
+    url: str
+    client_id: str
+    roles: Path
+    client_secret_file: Path | None = None
+    scope: str = DEFAULTS["SIGN_IN_SCOPE"]
+    groups_claim: str = DEFAULTS["SIGN_IN_GROUPS_CLAIM"]
+    name_claim: str = DEFAULTS["SIGN_IN_NAME_CLAIM"]
+
+    @property
+    def discovery_url(self) -> str:
+        return self.url.rstrip("/") + DISCOVERY
+
+    @property
+    def host(self) -> str:
+        """What people call it."""
+        return urlsplit(self.url).netloc

@@ -1,0 +1,95 @@
+"""What a signed token of an issuer says, once its signature is an issuer's key's and it holds now.
+
+The algorithm is the key's, not the token's choice; keys named by URL or carried in a token are
+never looked at.
+
+Source: RFC 7519 (JWT), RFC 8725 (best current practices; kinds: section 3.11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import jwt
+
+from mlplatform.scoring.admission.jwks import VerifyKey
+
+
+class TokenRefused(Exception):
+    """Why a token proves nobody, in one of the words of `WHY` or of who reads the claims."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+def named_key(token: bytes, kinds: Collection[str], most_bytes: int) -> str:
+    """The id of the key that a token says has signed it.
+
+    Args:
+        kinds: what `typ` may say, in small letters.
+
+    Raises:
+        TokenRefused: it is too long, no token, of another kind, or names none.
+    """
+    if len(token) > most_bytes:
+        raise TokenRefused("too-long")
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        raise TokenRefused("malformed") from error
+    if "typ" in header and not _is_of(kinds, header["typ"]):
+        raise TokenRefused("kind")
+    kid = header.get("kid")
+    if not isinstance(kid, str):
+        raise TokenRefused("unknown-key")
+    return kid
+
+
+def claims(
+    token: bytes,
+    key: VerifyKey,
+    *,
+    issuer: str,
+    audience: str,
+    leeway_s: int,
+    required: Sequence[str],
+) -> dict[str, Any]:
+    """The claims of a token that this key has signed, of this issuer, for this audience, now.
+
+    Raises:
+        TokenRefused: it is none.
+        ValueError, TypeError, OverflowError, RecursionError: a claim is none.
+    """
+    try:
+        found: dict[str, Any] = jwt.decode(
+            token,
+            key.key,
+            algorithms=list(key.algorithms),
+            audience=audience,
+            issuer=issuer,
+            leeway=leeway_s,
+            options={"require": list(required)},
+        )
+    except jwt.PyJWTError as error:
+        raise TokenRefused(WHY.get(type(error), "invalid")) from error
+    return found
+
+
+def _is_of(kinds: Collection[str], typ: object) -> bool:
+    """Media types have no case, and may leave out `application/` (RFC 7515 section 4.1.9)."""
+    return isinstance(typ, str) and typ.lower().removeprefix("application/") in kinds
+
+
+WHY: Final[Mapping[type[Exception], str]] = {
+    jwt.ExpiredSignatureError: "expired",
+    jwt.ImmatureSignatureError: "not-yet",
+    jwt.InvalidIssuedAtError: "not-yet",
+    jwt.InvalidAudienceError: "audience",
+    jwt.InvalidIssuerError: "issuer",
+    jwt.InvalidAlgorithmError: "algorithm",
+    jwt.InvalidSignatureError: "signature",
+    jwt.MissingRequiredClaimError: "claims",
+    jwt.DecodeError: "malformed",
+}
