@@ -19,7 +19,7 @@ SOURCE = ROOT / "platform" / "src" / "mlplatform"
 FOLDERS = (
     "base",
     "workloads",
-    *(f"components/{name}" for name in ("backup", "events", "gateways")),
+    *(f"components/{name}" for name in ("backup", "events", "gateways", "sign-in")),
 )
 PLATFORM, MODELS = "mlplatform", "mlplatform-models"
 Path_ = tuple[str, int]
@@ -101,7 +101,8 @@ OPENS: dict[str, set[Path_]] = {
     "replicator": KAFKA,
     "worker-fraud": {own("gateway"), *KAFKA, COLLECTOR},
     "exporter": {POSTGRES},
-    "page": {POSTGRES, own("mlflow")},
+    # The identity provider of people is where the bank says, as receivers of events are.
+    "page": {POSTGRES, own("mlflow"), ("addresses but a few", 443)},
     "mlflow": {POSTGRES, HTTPS},
     "prefect": {POSTGRES},
     "prefect-worker": {own("prefect"), *API_SERVER},

@@ -189,6 +189,20 @@ variable "raw_domain" {
   default     = null
 }
 
+variable "sign_in" {
+  description = "The OpenID Connect provider at which people sign in to the page: see the platform module. Secret `sign-in` is made by hand (docs/cluster.md)."
+  type = object({
+    issuer       = string
+    client_id    = string
+    page         = string
+    public       = optional(bool, false)
+    scope        = optional(string)
+    groups_claim = optional(string)
+    name_claim   = optional(string)
+  })
+  default = null
+}
+
 variable "passwords" {
   description = "See the data-aws module; given at the first apply and when passwords change, as TF_VAR_passwords. Kept in no state and no plan."
   type = object({

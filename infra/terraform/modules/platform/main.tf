@@ -20,6 +20,18 @@ locals {
       MLPLATFORM_RAW_GATEWAY = var.raw_gateway.gateway
       MLPLATFORM_RAW_DOMAIN  = var.raw_gateway.domain
     },
+    var.sign_in == null ? {} : merge(
+      {
+        MLPLATFORM_PAGE_URL                   = var.sign_in.page
+        MLPLATFORM_SIGN_IN_ISSUER             = var.sign_in.issuer
+        MLPLATFORM_SIGN_IN_CLIENT_ID          = var.sign_in.client_id
+        MLPLATFORM_SIGN_IN_ROLES              = "/run/secrets/sign-in/roles.yaml"
+        MLPLATFORM_SIGN_IN_CLIENT_SECRET_FILE = var.sign_in.public ? "" : "/run/secrets/sign-in/client-secret"
+      },
+      { for v in compact([var.sign_in.scope]) : "MLPLATFORM_SIGN_IN_SCOPE" => v },
+      { for v in compact([var.sign_in.groups_claim]) : "MLPLATFORM_SIGN_IN_GROUPS_CLAIM" => v },
+      { for v in compact([var.sign_in.name_claim]) : "MLPLATFORM_SIGN_IN_NAME_CLAIM" => v },
+    ),
     var.jobs == null ? {} : {
       MLPLATFORM_ARGO_NAMESPACE = var.jobs.namespace
       MLPLATFORM_ARTIFACTS      = "s3://${var.jobs.bucket}"
@@ -32,6 +44,9 @@ locals {
   flows     = one(distinct(regexall("mlplatform/flows:[0-9][0-9.]*", local.workloads)))
   runtime   = file("${local.kserve}/runtimes/mlplatform-onnx.yaml")
   predictor = one(distinct(regexall("mlplatform/predictor:[0-9][0-9.]*", local.runtime)))
+
+  # To whom the page answers, its probes too.
+  page = one(distinct([for h in regexall("name: Host, value: \"([^\"]+)\"", file("${local.manifests}/workloads/page.yaml")) : h[0]]))
 
   mlflow_env = {
     for e in yamldecode(split("\n---\n", file("${local.manifests}/workloads/mlflow.yaml"))[0]).spec.template.spec.containers[0].env :
@@ -74,6 +89,14 @@ module "secrets" {
     "key: mlplatform/" = "key: ${var.external_secrets.prefix}"
   }
   left_out         = var.external_secrets.left_out
+  wait_for_rollout = var.wait_for_rollout
+  depends_on       = [module.base]
+}
+
+module "sign_in" {
+  source           = "../manifests"
+  count            = var.sign_in == null ? 0 : 1
+  folders          = ["${local.manifests}/components/sign-in"]
   wait_for_rollout = var.wait_for_rollout
   depends_on       = [module.base]
 }
@@ -180,12 +203,12 @@ module "runtime" {
 module "workloads" {
   source  = "../manifests"
   folders = ["${local.manifests}/workloads"]
-  replacements = {
+  replacements = merge(var.sign_in == null ? {} : { (local.page) = trimprefix(var.sign_in.page, "https://") }, {
     (local.gateway)                                   = var.images.gateway
     (local.flows)                                     = var.images.flows
     (local.mlflow_env["MLPLATFORM_MLFLOW_POSTGRES"])  = var.addresses.mlflow_postgres
     (local.mlflow_env["MLPLATFORM_MLFLOW_ARTIFACTS"]) = var.addresses.mlflow_artifacts
-  }
+  })
   patches = {
     "ConfigMap/mlplatform/platform" = { data = local.settings }
     "PersistentVolumeClaim/${local.claim.metadata.namespace}/${local.claim.metadata.name}" = {
@@ -193,5 +216,5 @@ module "workloads" {
     }
   }
   wait_for_rollout = var.wait_for_rollout
-  depends_on       = [module.base, module.secrets, module.mesh, kubectl_manifest.volume]
+  depends_on       = [module.base, module.secrets, module.mesh, module.sign_in, kubectl_manifest.volume]
 }

@@ -123,6 +123,25 @@ variable "jobs" {
   }
 }
 
+variable "sign_in" {
+  description = "The OpenID Connect provider at which people sign in to the page, and the page's client there; null: with keys alone. Secret `sign-in` has roles.yaml and, unless the client is public, client-secret."
+  type = object({
+    issuer       = string
+    client_id    = string
+    page         = string # where people open the page, which then answers to that name alone
+    public       = optional(bool, false)
+    scope        = optional(string)
+    groups_claim = optional(string)
+    name_claim   = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.sign_in == null ? true : alltrue([for u in [var.sign_in.issuer, var.sign_in.page] : startswith(u, "https://")])
+    error_message = "Issuer and page are https URLs."
+  }
+}
+
 variable "wait_for_rollout" {
   description = "Whether an apply ends only when the platform's pods run what was applied."
   type        = bool

@@ -50,6 +50,32 @@ run "images_and_addresses_are_the_installations" {
   }
 }
 
+run "people_sign_in_at_the_banks_provider" {
+  command = plan
+
+  variables {
+    sign_in = { issuer = "https://login.bank.example", client_id = "ml", page = "https://ml.bank.example", name_claim = "email" }
+  }
+
+  assert {
+    condition = alltrue([for name, value in {
+      PAGE_URL           = "https://ml.bank.example"
+      SIGN_IN_ISSUER     = "https://login.bank.example"
+      SIGN_IN_CLIENT_ID  = "ml"
+      SIGN_IN_NAME_CLAIM = "email"
+    } : yamldecode(output.documents["ConfigMap/mlplatform/platform"]).data["MLPLATFORM_${name}"] == value])
+    error_message = "Settings name the provider and where people open the page."
+  }
+  assert {
+    condition     = strcontains(output.documents["Deployment/mlplatform/page"], "value: \"ml.bank.example\"") && !strcontains(output.documents["Deployment/mlplatform/page"], "page.mlplatform:8090")
+    error_message = "Probes ask for the page by the name that it answers to."
+  }
+  assert {
+    condition     = contains(output.objects, "NetworkPolicy/mlplatform/sign-in")
+    error_message = "The page may reach the provider."
+  }
+}
+
 run "the_worker_mounts_the_generated_template_by_its_name" {
   command = plan
 

@@ -1,0 +1,72 @@
+"""platform/manifests/components/sign-in: where people sign in to the page, and what it may reach."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from mlplatform.observing.page.process import asked_for_as
+from mlplatform.runtime.configuration import settings
+from support.manifest_schemas import unknown
+
+MANIFESTS = Path(__file__).parents[2] / "platform" / "manifests"
+COMPONENT = MANIFESTS / "components" / "sign-in"
+METADATA = ("169.254.169.254", "100.100.100.200", "192.0.0.192")
+
+
+def policy() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((COMPONENT / "access.yaml").read_text())
+    return found
+
+
+def test_every_field_is_one_that_kubernetes_has_and_every_file_is_listed() -> None:
+    assert unknown(policy(), "V1NetworkPolicy", "") == []
+    listed = yaml.safe_load((COMPONENT / "kustomization.yaml").read_text())["resources"]
+    assert sorted([*listed, "kustomization.yaml"]) == sorted(p.name for p in COMPONENT.iterdir())
+
+
+def test_the_page_may_reach_a_provider_and_no_credentials_of_a_node() -> None:
+    [provider] = policy()["spec"]["egress"]
+    assert [p["port"] for p in provider["ports"]] == [443]
+    [block] = [to["ipBlock"] for to in provider["to"]]
+    closed = [ipaddress.ip_network(one) for one in block["except"]]
+    for address in METADATA:
+        assert any(ipaddress.ip_address(address) in one for one in closed)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+def test_an_installation_with_it_names_a_provider_and_a_page_that_its_probes_find(
+    tmp_path: Path,
+) -> None:
+    def place(name: str) -> str:
+        return os.path.relpath(MANIFESTS / name, tmp_path.resolve())
+
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [place("base"), place("workloads")],
+        "components": [place("components/sign-in")],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    made = subprocess.run(["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    built = {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
+    told = settings.load(built["ConfigMap", "platform"]["data"])
+    spec = built["Deployment", "page"]["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    assert told.identity_provider is not None
+    assert urlsplit(told.page_url).scheme == "https"
+    mounts = {m["name"]: Path(m["mountPath"]) for m in container["volumeMounts"]}
+    files = (told.identity_provider.roles, told.identity_provider.client_secret_file)
+    assert [f and f.parent for f in files] == [mounts["sign-in"]] * 2
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        [header] = container[probe]["httpGet"]["httpHeaders"]
+        assert [header["value"]] == asked_for_as(told)
