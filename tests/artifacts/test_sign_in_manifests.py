@@ -1,4 +1,4 @@
-"""platform/manifests/components/sign-in: where people sign in to the page, and what it may reach."""
+"""components/sign-in of the manifests: where people sign in to the page, and what it may reach."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from mlplatform.commands import rollouts as command
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client.prefect import FlowRun
-from mlplatform.rollouts.journal.approval_codes import VALID_S, Approver, Question
-from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked
+from mlplatform.rollouts.journal.approval_codes import PROVIDER, VALID_S, Approver, Question
+from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked, ProvenIdentity
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
 from mlplatform.runtime.telemetry.refusals import Refusals
-from mlplatform.scoring.admission.clients import parse_scope
+from mlplatform.scoring.admission.clients import Client, parse_scope
 from mlplatform.scoring.admission.keyring import create_key
 from mlplatform.scoring.admission.people import people
 from mlplatform.scoring.admission.secrets import digest as secret_digest
@@ -315,6 +315,47 @@ def test_an_answer_of_the_journal_ends_the_form_that_asked_for_it(
     assert form.now.state == "COMPLETED"
     answers = [f for f in platform.rollouts.read(rollout) if isinstance(f, Answered)]
     assert [(a.approver, a.proven_by) for a in answers] == [("bo", "session")], "and no second one"
+
+
+def by_provider(scope: str = "fraud:approve", until_s: float = 10.0**12) -> job.ByProvider:
+    proven = ProvenIdentity(issuer="https://login.bank.example", subject="7", known_as=("b.jo",))
+    client = Client("jo", frozenset({parse_scope(scope)}), "standard", None, until_s)
+    return job.ByProvider(proven, client)
+
+
+def test_an_answer_that_a_provider_proved_ends_the_form_and_no_code_alone_gives_one(
+    platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FormOfPrefect(platform, rollout, "recorded")
+    monkeypatch.setitem(vars(platform), "prefect", form)
+    jo, question = Approver("jo", PROVIDER), Question(rollout, DIGEST, "approve")
+    with pytest.raises(Refused, match="sign in to the page"):
+        job.answer_form(platform, question, jo, reason="it was read")
+    proof = by_provider()
+    given = {"reason": "it was read", "proven_by": "subject 7"}
+    job.record_answer(platform, question, jo, **given, by_provider=proof)
+    job.answer_form(platform, question, jo, reason="it was read")
+    assert form.now.state == "COMPLETED"
+    answers = [f for f in platform.rollouts.read(rollout) if isinstance(f, Answered)]
+    assert [(a.approver, a.identity) for a in answers] == [("jo", proof.identity)]
+
+
+@pytest.mark.parametrize(
+    ("proof", "why"),
+    [
+        (by_provider(scope="fraud:operate"), "no group of jo .* has scope fraud:approve"),
+        (by_provider(scope="other:approve"), "no group of jo .* has scope fraud:approve"),
+        (by_provider(until_s=0.0), "has ended: sign in again"),
+    ],
+)
+def test_a_proof_that_has_ended_or_gives_no_scope_is_refused_and_kept(
+    platform: wiring.Platform, rollout: str, proof: job.ByProvider, why: str
+) -> None:
+    jo, question = Approver("jo", PROVIDER), Question(rollout, DIGEST, "approve")
+    given = {"reason": "it was read", "proven_by": "subject 7"}
+    with pytest.raises(Refused, match=why):
+        job.record_answer(platform, question, jo, **given, by_provider=proof)
+    assert len(refused(platform)) == 1
 
 
 def test_an_answer_with_a_key_that_may_not_is_refused_and_kept(

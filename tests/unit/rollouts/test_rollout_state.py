@@ -15,6 +15,7 @@ from mlplatform.rollouts.journal.transitions import (
     CanaryStepped,
     Opened,
     Promoted,
+    ProvenIdentity,
     ShadowStarted,
     Transition,
     decode,
@@ -48,9 +49,21 @@ def opened(approval: Any = "required", *, bootstrap: bool = False) -> Opened:
     )
 
 
-def answered(approver: str = "bo", answer: Any = "approve", bound_to: str = "") -> Answered:
-    bound_to = bound_to or ASKED.evidence_digest
-    return Answered(**FACT, answer=answer, approver=approver, bound_to=bound_to, proven_by="code")
+def answered(
+    approver: str = "bo",
+    answer: Any = "approve",
+    bound_to: str = "",
+    known_as: tuple[str, ...] = (),
+) -> Answered:
+    proven = ProvenIdentity(issuer="https://login.example", subject="1", known_as=known_as)
+    return Answered(
+        **FACT,
+        answer=answer,
+        approver=approver,
+        bound_to=bound_to or ASKED.evidence_digest,
+        proven_by="code",
+        identity=proven if known_as else None,
+    )
 
 
 def canary(step: int, percent: float) -> CanaryStepped:
@@ -69,6 +82,16 @@ def after(*facts: Transition) -> RolloutState:
         ),
         pytest.param(
             (opened(), SHADOW, ASKED, answered("\u0430na")), "made version 2", id="a look-alike"
+        ),
+        pytest.param(
+            (opened(), SHADOW, ASKED, answered(known_as=("B.Jo", "Ana@bank.example"))),
+            "bo made version 2",
+            id="of one's own, by an account with the author's address",
+        ),
+        pytest.param(
+            (opened(), SHADOW, ASKED, answered("ana@bank.example")),
+            "made version 2",
+            id="of one's own, by a name with a domain",
         ),
         pytest.param(
             (opened(), SHADOW, ASKED, answered(bound_to="x")), "bound to x", id="of other evidence"
@@ -119,3 +142,14 @@ def test_a_fact_of_an_earlier_release_is_read() -> None:
     row = msgspec.json.decode(encode(opened()))
     del row["approval"], row["validation"]
     assert decode(msgspec.json.encode(row)) == opened("")
+    row = msgspec.json.decode(encode(answered()))
+    del row["identity"]
+    assert decode(msgspec.json.encode(row)) == answered()
+
+
+def test_the_identity_that_a_provider_proved_stays_in_the_journal() -> None:
+    given = answered(known_as=("B. Jo", "bo@bank.example"))
+    assert decode(encode(given)) == given
+    state = after(opened(), SHADOW, ASKED, given)
+    assert state.answer is not None
+    assert state.answer.identity == given.identity
