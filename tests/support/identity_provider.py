@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 
@@ -62,9 +63,18 @@ class TestProvider:
     asked: list[str] = field(default_factory=list)
     _codes: dict[str, Given] = field(default_factory=dict)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        names = {"ISSUER": self.url, "CLIENT_ID": CLIENT}
+    def environment(self, folder: Path, roles: str) -> dict[str, str]:
+        """The variables that name it, and the files that they name, in a folder."""
+        file, secret = folder / "roles.yaml", folder / "client-secret"
+        file.write_text(roles)
+        secret.write_text(SECRET)
+        secret.chmod(0o600)
+        names = {
+            "ISSUER": self.url,
+            "CLIENT_ID": CLIENT,
+            "ROLES": str(file),
+            "CLIENT_SECRET_FILE": str(secret),
+        }
         return {f"MLPLATFORM_SIGN_IN_{name}": value for name, value in names.items()}
 
     def metadata(self) -> dict[str, Any]:
@@ -128,7 +138,13 @@ class TestProvider:
 
 
 @contextmanager
-def identity_provider() -> Iterator[TestProvider]:
+def identity_provider(host: str = "127.0.0.1") -> Iterator[TestProvider]:
+    """One that runs.
+
+    Args:
+        host: `localhost`: to a browser, another site than a page of 127.0.0.1.
+    """
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
@@ -160,7 +176,7 @@ def identity_provider() -> Iterator[TestProvider]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    provider = TestProvider(f"http://127.0.0.1:{server.server_port}")
+    provider = TestProvider(f"http://{host}:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -29,9 +29,11 @@ from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked, Ope
 from support import chromium
 from support.chromium import Chromium
 from support.home_world import HomeWorld
+from support.identity_provider import identity_provider
 from support.judged_rollout import JudgedRollout
 from support.page_process import PageProcess
 from support.people_world import PeopleWorld
+from support.platform_process import wait
 
 AXE = os.environ.get("MLPLATFORM_TEST_AXE", "")
 PICTURES = os.environ.get("MLPLATFORM_TEST_PICTURES", "")
@@ -254,3 +256,33 @@ def test_who_may_not_is_shown_no_button_and_told_why(
     person.open(f"{console.page.url}/rollouts/{rollout}/act/approve")
     assert "has no scope fraud:approve" in person.run("document.body.innerText")
     assert console.state(rollout).answer is None
+
+
+def test_a_person_signs_in_at_the_banks_provider_and_approves(
+    console: PeopleWorld, person: Chromium, rollout: str, tmp_path: Path
+) -> None:
+    """The provider is another site: the browser holds back cookies of `SameSite=Strict`."""
+    with identity_provider("localhost") as provider:
+        provider.person = {"sub": "7", "preferred_username": "jo", "groups": ["approvers"]}
+        told = provider.environment(tmp_path, "groups: {approvers: ['fraud:approve']}")
+        page = PageProcess(console.home.home, **told)
+        try:
+            person.open(f"{page.url}/rollouts/{rollout}")
+            looked_at(person, "sign-in-with-provider")
+            person.click("a.act")
+            path = f"/rollouts/{rollout}"
+            wait(lambda: person.run("location.pathname") == path, "the browser is led back")
+            assert "Signed in as jo, approver" in person.run("document.body.innerText")
+            person.click("a.act.approve")
+            person.fill("#reason", "the gates are read")
+            person.click("button.act")
+            given = console.state(rollout).answer
+            assert given is not None
+            assert (given.approver, given.identity and given.identity.subject) == ("jo", "7")
+            person.click(".reader button")
+            assert "end it there" in person.run("document.body.innerText")
+            looked_at(person, "signed-out-of-provider")
+            person.open(f"{page.url}/rollouts/{rollout}")
+            assert person.run("location.pathname") == "/sign-in", "signed out"
+        finally:
+            page.close()

@@ -50,15 +50,10 @@ class World(PeopleWorld):
 
     def __init__(self, root: Path, provider: TestProvider) -> None:
         self.provider = provider
-        roles, secret = root.parent / "roles.yaml", root.parent / "client-secret"
-        roles.write_text(ROLES)
-        secret.write_text(SECRET)
-        secret.chmod(0o600)
         super().__init__(root)
         self.page.close()
-        files = {"ROLES": str(roles), "CLIENT_SECRET_FILE": str(secret)}
-        named = {f"MLPLATFORM_SIGN_IN_{name}": value for name, value in files.items()}
-        self.page = PageProcess(self.home.home, **provider.environment, **named)
+        self.told = provider.environment(root.parent, ROLES)
+        self.page = PageProcess(self.home.home, **self.told)
 
     def sign_ins(self) -> list[dict[str, Any]]:
         lines = (self.home.home.audit / "sign-ins.jsonl").read_text().splitlines()
@@ -359,14 +354,9 @@ def test_an_answer_of_another_provider_is_refused(
 
 
 @pytest.fixture
-def own(world: World, provider: TestProvider) -> Iterator[PageProcess]:
+def own(world: World) -> Iterator[PageProcess]:
     """A page of its own for some refusals: ten of one peer make it wait."""
-    given = {
-        **provider.environment,
-        "MLPLATFORM_SIGN_IN_ROLES": str(world.home.home.root.parent / "roles.yaml"),
-        "MLPLATFORM_SIGN_IN_CLIENT_SECRET_FILE": str(world.home.home.root.parent / "client-secret"),
-    }
-    made = PageProcess(world.home.home, **given)
+    made = PageProcess(world.home.home, **world.told)
     yield made
     made.close()
 

@@ -4,7 +4,7 @@ The declared mapping, a YAML file:
 
     groups:
       ml-approvers: ["*:approve"]        # group at the provider: scopes of people
-      fraud-analysts: [fraud:review]
+      analysts: ["*:review"]
     people:                              # may be left out
       248289761001: ana                  # subject at the provider: name on this platform
 """
