@@ -140,6 +140,9 @@ def test_the_journal_names_the_subject_that_the_provider_proved(
 ) -> None:
     jo = visitor()
     signed_in(jo)
+    assert "bo (not ana, who made it); people of ml-approvers at" in jo.get("/").text.replace(
+        "bo, dora", "bo"
+    )
     done = jo.act(f"/rollouts/{rollout}/act/approve", "gates read, one by one")
     assert done.status_code == 303, done.text
     given = world.home.rollouts.read(rollout)[-1]

@@ -86,7 +86,7 @@ def application(
     """
     if not token:
         raise ConfigInvalid("the token of the page", "an empty file", "a secret")
-    actions = Actions(sources.platform, sources, console, _shown)
+    actions = Actions(sources.platform, sources, console, _shown, provider)
     pages = Pages(sources, links, actions)
     shown: dict[str, Show] = {
         "/": pages.overview,

@@ -21,6 +21,7 @@ from mlplatform.observing.page.people import acts, forms
 from mlplatform.observing.page.people.acts import Act, Button
 from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
 from mlplatform.observing.page.people.gate import Console
+from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import READER, Reader, sees
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.people.sign_in import Show
@@ -81,13 +82,22 @@ class Actions:
 
     Args:
         show: renders a template with a status.
+        provider: whose people may act too; None: there is none.
     """
 
-    def __init__(self, platform: Platform, sources: Sources, console: Console, show: Show) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        sources: Sources,
+        console: Console,
+        show: Show,
+        provider: Provider | None = None,
+    ) -> None:
         self._platform = platform
         self._sources = sources.unrestricted()
         self._console = console
         self._show = show
+        self._provider = provider
 
     def routes(self) -> list[Route]:
         found = []
@@ -114,7 +124,11 @@ class Actions:
             return []
         keys, now_ms = self._platform.keys.all_keys(), self._platform.clock.wall_ms()
         found = [
-            waiting(s, self._platform.definition(s.model).rollout, keys, now_ms) for s in asking
+            waiting(
+                *(s, self._platform.definition(s.model).rollout, keys, now_ms),
+                () if self._provider is None else self._provider.groups_that_approve(s.model),
+            )
+            for s in asking
         ]
         return sorted((w for w in found if w is not None), key=lambda w: w.until_ms)
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Final
 
 LASTS_S: Final = 10 * 60.0
-MOST: Final = 256
-MOST_OF_ONE: Final = 8
-"""Of one peer: a further one ends the oldest of them, so that nobody takes others' places."""
+MOST: Final = 1024
+MOST_OF_ONE: Final = 128
+"""Of one peer, which may be a proxy with many people behind it: a further one ends the oldest of
+them, so that no peer takes others' places."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from mlplatform.runtime.http.json_fetch import fetched, posted
 from mlplatform.runtime.http.listener import read_token
 from mlplatform.runtime.text import shown
 from mlplatform.scoring.admission import signed_claims
+from mlplatform.scoring.admission.clients import ANY, Scope
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.admission.signed_claims import TokenRefused, named_key
 
@@ -147,6 +148,11 @@ class Provider:
         claims = self._claims(self._redeemed(found, answer.code, attempt), found)
         check_answers(claims, self.told.client_id, attempt.nonce)
         return person(claims, self.told, self._roles)
+
+    def groups_that_approve(self, model: str) -> tuple[str, ...]:
+        """Groups of the provider whose people may approve rollouts of a model, in order."""
+        wanted = {Scope(model, "approve"), Scope(ANY, "approve")}
+        return tuple(sorted(name for name, s in self._roles.groups.items() if s & wanted))
 
     def _discover(self) -> Metadata:
         url = self.told.discovery_url

@@ -24,6 +24,7 @@ class Waiting:
         until_ms: when nobody can answer any more, wall time.
         who: names of those who may answer, in order.
         others: how many more may.
+        groups: of the identity provider, whose people may too.
         command: answers without this page.
     """
 
@@ -36,12 +37,21 @@ class Waiting:
     who: tuple[str, ...]
     others: int
     command: str
+    groups: tuple[str, ...] = ()
 
 
 def waiting(
-    state: RolloutState, policy: RolloutPolicy, keys: Iterable[Key], now_ms: int
+    state: RolloutState,
+    policy: RolloutPolicy,
+    keys: Iterable[Key],
+    now_ms: int,
+    groups: tuple[str, ...] = (),
 ) -> Waiting | None:
-    """What a rollout waits for; None where it needs no answer of a person."""
+    """What a rollout waits for; None where it needs no answer of a person.
+
+    Args:
+        groups: of the identity provider that may approve rollouts of the model.
+    """
     if not state.awaits_answer or state.answer is not None:
         return None
     names = may_answer(state, keys, now_ms)
@@ -58,6 +68,7 @@ def waiting(
             f"mlplatform rollouts approve {state.rollout_id} --decision approve --approver NAME"
             ' --key-file FILE --reason "WHY"'
         ),
+        groups=groups,
     )
 
 
