@@ -81,7 +81,8 @@ build/browser/.done: requirements/browser.txt .venv/.dev
 test-page: build/browser/.done ## the page, the API's pages and the demo's report in Chromium (Debian's package), judged by axe-core
 	@command -v chromium >/dev/null || { echo "chromium is not here: apt-get install chromium"; exit 2; }
 	@MLPLATFORM_TEST_AXE=$(CURDIR)/build/browser/python/axe_playwright_python/axe.min.js \
-	  $(BIN)/python -m pytest tests/contract/observing/test_page_in_browser.py tests/contract/scoring/test_reference_in_browser.py $(TEST_FLAGS)
+	  $(BIN)/python -m pytest tests/contract/observing/test_page_in_browser.py \
+	  tests/contract/observing/test_roles_in_browser.py tests/contract/scoring/test_reference_in_browser.py $(TEST_FLAGS)
 
 build/docs-tools/.done: requirements/docs.txt .venv/.flows
 	@echo "set-up: installing requirements/docs.txt into build/docs-tools"

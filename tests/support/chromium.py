@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from support.platform_process import wait
 
 PROGRAM = shutil.which("chromium")
 COMMAND_S = 30.0
+AXE = os.environ.get("MLPLATFORM_TEST_AXE", "")
+"""Where axe-core's axe.min.js is (`make test-page` gets one)."""
+PICTURES = os.environ.get("MLPLATFORM_TEST_PICTURES", "")
+"""The folder in which pictures of each page are left."""
 
 
 class Chromium:
@@ -120,3 +126,26 @@ class Chromium:
         self._socket.close()
         self._process.terminate()
         self._process.wait(10)
+
+
+def violations(browser: Chromium) -> list[tuple[str, str, str]]:
+    """What axe has against the page that is open: level, rule, and where."""
+    browser.run(Path(AXE).read_text() + ";0")
+    text = browser.run("axe.run({resultTypes: ['violations']}).then(JSON.stringify)")
+    looked = json.loads(text)
+    assert len(looked["passes"]) > 5, "it did look"
+    return [(v["impact"], v["id"], v["nodes"][0]["html"]) for v in looked["violations"]]
+
+
+def looked_at(browser: Chromium, name: str, widths: Sequence[int] = (1400, 390)) -> None:
+    """Nothing overflows, in light and in dark, and axe finds nothing of any level."""
+    for scheme in ("light", "dark"):
+        browser.prefer(scheme)
+        for width in widths:
+            browser.resize(width)
+            assert browser.run("document.documentElement.scrollWidth") <= width, (name, width)
+            if PICTURES:
+                browser.picture(Path(PICTURES) / f"{name}-{scheme}-{width}.png")
+            if AXE:
+                assert violations(browser) == [], (name, scheme, width)
+    assert browser.complaints() == [], name

@@ -7,8 +7,6 @@ are left in the folder that `MLPLATFORM_TEST_PICTURES` names.
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from mlplatform.rollouts.drift.incidents import Finding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked, Opened
 from support import chromium
-from support.chromium import Chromium
+from support.chromium import AXE, PICTURES, Chromium, looked_at, violations
 from support.home_world import HomeWorld
 from support.identity_provider import identity_provider
 from support.judged_rollout import JudgedRollout
@@ -35,8 +33,6 @@ from support.page_process import PageProcess
 from support.people_world import PeopleWorld
 from support.platform_process import wait
 
-AXE = os.environ.get("MLPLATFORM_TEST_AXE", "")
-PICTURES = os.environ.get("MLPLATFORM_TEST_PICTURES", "")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(chromium.PROGRAM is None, reason="chromium is not installed"),
@@ -157,13 +153,7 @@ def test_axe_finds_nothing(page: PageProcess, browser: Chromium, tmp_path: Path)
         browser.prefer(scheme)
         browser.open(url, width=390)
         browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
-        browser.run(Path(AXE).read_text() + ";0")
-        text = browser.run("axe.run({resultTypes: ['violations']}).then(JSON.stringify)")
-        looked = json.loads(text)
-        violations = looked["violations"]
-        assert len(looked["passes"]) > 5, "it did look"
-        found = [(v["id"], v["impact"], v["nodes"][0]["html"]) for v in violations]
-        assert found == [], (name, scheme)
+        assert violations(browser) == [], (name, scheme)
 
 
 @pytest.fixture(scope="module")
@@ -186,30 +176,6 @@ def person(tmp_path: Path, console: PeopleWorld) -> Iterator[Chromium]:
     started = Chromium(tmp_path)
     yield started
     started.close()
-
-
-def looked_at(person: Chromium, name: str) -> None:
-    """Nothing overflows, in light and in dark, and axe finds nothing of any level."""
-    for scheme in ("light", "dark"):
-        media = [{"name": "prefers-color-scheme", "value": scheme}]
-        person.call("Emulation.setEmulatedMedia", features=media)
-        for width in (1400, 390):
-            person.resize(width)
-            assert person.run("document.documentElement.scrollWidth") <= width, (name, width)
-            if PICTURES:
-                person.picture(Path(PICTURES) / f"{name}-{scheme}-{width}.png")
-        if AXE:
-            assert violations(person) == [], (name, scheme)
-    assert person.complaints() == [], name
-
-
-def violations(browser: Chromium) -> list[tuple[str, str, str]]:
-    """What axe has against the page that is open: level, rule, and where."""
-    browser.run(Path(AXE).read_text() + ";0")
-    text = browser.run("axe.run({resultTypes: ['violations']}).then(JSON.stringify)")
-    looked = json.loads(text)
-    assert len(looked["passes"]) > 5, "it did look"
-    return [(v["impact"], v["id"], v["nodes"][0]["html"]) for v in looked["violations"]]
 
 
 @pytest.mark.parametrize("answer", ["approve", "reject"])

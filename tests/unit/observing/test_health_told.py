@@ -63,6 +63,7 @@ def test_the_page_says_so_first() -> None:
     page = render(
         "overview.html",
         waiting=[],
+        reviews=[],
         here="overview",
         refused={},
         status=status,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,9 +18,9 @@ from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.routes import Arm, no_routes
 from mlplatform.observing.page import causes, decisions, incidents, rollouts
 from mlplatform.observing.page.plots import WIDTH, Interval, plot
-from mlplatform.observing.page.rendering import render
+from mlplatform.observing.page.rendering import coded, render
 from mlplatform.observing.page.sources import ModelShown
-from mlplatform.rollouts.drift.incidents import Change, Finding, Incident
+from mlplatform.rollouts.drift.incidents import Change, Finding, Incident, State
 from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
 from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
 from rollout_world import fraud, gate_report
@@ -30,7 +32,7 @@ VALUES = {"share": 0.27, "low": 0.08, "high": 0.54, "limit": 0.01}
 
 def decided(name: str, *records: decisions.RecordShown) -> str:
     shown = decisions.decision(records)
-    return render("decision.html", here="", name=name, shown=shown, why=None)
+    return render("decision.html", here="", name=name, shown=shown, reasons={}, why=None)
 
 
 def recorded(found: dict[str, Any]) -> decisions.RecordShown:
@@ -164,7 +166,7 @@ def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
         (0.0, "a rule", ""),
     ]  # fmt: skip
     shown = decisions.decision([recorded(RECORD)])
-    page = render("decision.html", here="", name="d1", shown=shown, why=[why])
+    page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=[why])
     assert "the same, computed again" in page
     assert "<script" not in page
 
@@ -217,6 +219,67 @@ def test_an_incident_shows_the_feature_that_moved_furthest_first() -> None:
     assert shown.windows[0].alerts is not None
     assert "allowed 0.00 % to 3.00 %" in shown.windows[0].alerts.said
     assert incidents.incident(replace(shown.incident)).reasons == ("moved",)
+    assert shown.cause == "Moved furthest: amount, by 1.00 standard deviations (0.15 allowed)"
+
+
+def incident_of(kind: str, state: State, evidence: dict[str, Any], answer: int | None) -> Incident:
+    change = Change(1, 1, state, 0, None, kind)
+    finding = Finding("fraud", kind, 1, 1, 1, evidence)
+    return Incident("i", finding, state, 0, None, 0, answer, (change,))
+
+
+WORSE = {"recall": {"since_ms": 0, "now": 0.2, "before": 0.5, "worse": True},
+         "precision": {"since_ms": 0, "now": 0.6, "before": 0.6, "worse": False}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "answer", "cause", "advice", "has_command"),
+    [
+        ("drift", "open", None, "", "A retrain starts by itself", True),
+        ("drift", "claimed", None, "", "A retrain is under way", False),
+        ("drift", "answered", 4, "", "The rollout of version 4 decides", False),
+        ("drift", "answered", None, "", "The retrain made no version", True),
+        ("drift", "closed", None, "", "Nothing is left to do", False),
+        ("performance", "open", None,
+         "recall is 20.0 %; it was 50.0 % in the champion's first days", "A retrain starts", True),
+        ("data fault", "open", None, "amount is missing", "Mend the source of the data", False),
+    ],
+)  # fmt: skip
+def test_an_incident_names_its_cause_and_what_to_do(
+    kind: str, state: State, answer: int | None, cause: str, advice: str, has_command: bool
+) -> None:
+    evidence = {"reasons": ["amount is missing"], "performance": {"metrics": WORSE}}
+    found = incidents.incident(incident_of(kind, state, evidence, answer))
+    assert found.cause == cause
+    assert found.advice.startswith(advice)
+    assert ("mlplatform retrain fraud" in found.command) == has_command
+    page = render("incident.html", here="", shown=found)
+    assert cause in html.unescape(page)
+    assert ("By command" in page) == has_command
+
+
+def test_a_decision_says_first_what_was_decided_when_and_why() -> None:
+    row = RECORD | {"event_ms": 1_000, "payload": {"reasons": ["AMOUNT", "GONE"]}}
+    shown = decisions.decision([recorded(row)])
+    words = {"AMOUNT": "Amount of the payment"}
+    page = render("decision.html", here="", name="d1", shown=shown, reasons=words, why=None)
+    lead = re.sub(r"<[^>]+>", "", page.partition('<p class="lead">')[2].partition("</p>")[0])
+    assert lead == (
+        "fraud decided approve at 1970-01-01 00:00:01 UTC (event time), by a score of 0.1000 of"
+        " version 1. Why: Amount of the payment; GONE."
+    )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("not started: `mlplatform up`", "not started: <code>mlplatform up</code>"),
+        ("`<b>` & `c`", "<code>&lt;b&gt;</code> &amp; <code>c</code>"),
+        ("a lone ` stays <i>", "a lone ` stays &lt;i&gt;"),
+    ],
+)
+def test_commands_in_a_sentence_look_like_commands(sentence: str, shown: str) -> None:
+    assert coded(sentence) == shown
 
 
 def test_an_incident_shows_what_matured_labels_say_of_each_metric() -> None:

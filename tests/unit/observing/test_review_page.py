@@ -186,7 +186,8 @@ async def test_who_has_no_scope_sees_no_form_and_a_forged_one_is_refused_and_kep
         answer = await browser.post(PATH, data=forged)
         assert answer.status_code == 403
         assert "has no scope fraud:review" in answer.text
-    assert world.refused(name) == [f"{name} has no scope fraud:review"]
+    why = f"the key of {name} has no scope fraud:review: an analyst of fraud may answer"
+    assert world.refused(name) == [why]
     assert world.labels() == {}
 
 

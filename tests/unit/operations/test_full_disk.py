@@ -358,6 +358,7 @@ def test_the_page_tells_of_a_full_disk_and_of_what_was_killed() -> None:
     shown = render(
         "overview.html",
         waiting=[],
+        reviews=[],
         here="overview",
         refused={},
         status=PlatformStatus("ready", (killed,), full),

@@ -87,7 +87,8 @@ def application(
     if not token:
         raise ConfigInvalid("the token of the page", "an empty file", "a secret")
     actions = Actions(sources.platform, sources, console, _shown, provider)
-    pages = Pages(sources, links, actions)
+    reviews = Reviews(sources, console, _shown)
+    pages = Pages(sources, links, actions, reviews)
     shown: dict[str, Show] = {
         "/": pages.overview,
         "/models/{name}": pages.model,
@@ -107,7 +108,7 @@ def application(
     routes += [*sign_in.routes(), *actions.routes()]
     if provider is not None:
         routes += ProviderSignIn(console, provider, sign_in).routes()
-    routes += Reviews(sources, console, _shown).routes()
+    routes += reviews.routes()
     routes.append(Route("/decisions.csv", _exported(pages.export), methods=["GET"]))
     routes.append(Route("/style.css", _style, methods=["GET"]))
     routes.append(Route("/health", _health, methods=["GET"]))
@@ -124,8 +125,11 @@ def application(
 class Pages:
     """What each path shows. Methods run on threads, each raises as its source does."""
 
-    def __init__(self, sources: Sources, links: Mapping[str, str], actions: Actions) -> None:
+    def __init__(
+        self, sources: Sources, links: Mapping[str, str], actions: Actions, reviews: Reviews
+    ) -> None:
         self._sources = sources
+        self._reviews = reviews
         self._links = links
         self._actions = actions
 
@@ -137,6 +141,7 @@ class Pages:
             "overview.html",
             here="overview",
             waiting=_or_why(self._actions.waiting),
+            reviews=_or_why(self._reviews.mine),
             status=self._sources.processes(),
             refused=self._sources.refused(),
             models=models,
@@ -251,17 +256,19 @@ class Pages:
         asked = search.query(fields)
         if customer:
             asked = replace(asked, unit=self._sources.pseudonym(customer))
-        return asked.link()
+        return f"{asked.link()}#found"
 
     def decision(self, request: Request) -> str:
         name = request.path_params["name"]
         shown = decisions.decision(self._sources.decision(name))
+        model = None if shown.decided is None else shown.decided.model
         asks_why = "why" in request.query_params
         return render(
             "decision.html",
             here="decisions",
             name=name,
             shown=shown,
+            reasons={} if model is None else self._sources.reasons(model),
             why=_or_why(lambda: explained(self._sources.why(name))) if asks_why else None,
         )
 

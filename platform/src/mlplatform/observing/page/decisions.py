@@ -39,6 +39,7 @@ class RecordShown:
     """
 
     kind: str
+    model: str
     fields: tuple[tuple[str, Any], ...]
     event_ms: int
     decision: str | None
@@ -73,6 +74,7 @@ def record(found: Mapping[str, Any], tone: Tone) -> RecordShown:
     decided = found["kind"] in ("decision", "inference")
     return RecordShown(
         kind=found["kind"],
+        model=found["model"],
         fields=fields,
         event_ms=found["event_ms"],
         decision=found["decision"],
@@ -150,11 +152,13 @@ class DecisionShown:
     """One decision with everything on record of it.
 
     Args:
+        decided: the record of the decision; None: the log has others of it alone.
         answers: the decision, then those of copies. history: labels and voids, oldest first.
         ages: of the decision's features, the oldest first.
     """
 
     records: tuple[RecordShown, ...]
+    decided: RecordShown | None
     answers: tuple[Answer, ...]
     history: tuple[LaterRecord, ...]
     ages: tuple[Age, ...]
@@ -167,6 +171,7 @@ def decision(records: Sequence[RecordShown]) -> DecisionShown:
     later = sorted((r for r in records if r.kind in _LATER), key=lambda r: r.event_ms)
     return DecisionShown(
         records=tuple(records),
+        decided=decided[0] if decided else None,
         answers=tuple(_answer(r) for r in (*decided, *copies)),
         history=tuple(LaterRecord(r.event_ms, _LATER[r.kind](r)) for r in later),
         ages=_ages(decided[0]) if decided else (),

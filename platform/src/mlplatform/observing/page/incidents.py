@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from mlplatform.model.rhythm import SCORE
 from mlplatform.observing.page.plots import Interval, Plot, plot
-from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Incident
 
+MOST_CAUSES: Final = 3
 TONES = {"HEALTHY": "good", "UNHEALTHY": "bad"}
 HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "cannot be told"}
 
@@ -66,11 +68,16 @@ class IncidentShown:
     """An incident with its windows, oldest first, and its features, the furthest moved first.
 
     Args:
+        cause: what moved, dropped or broke, in a sentence; empty where the evidence names nothing.
+        advice: what follows, and what a person can do. command: that does it; empty: none.
         features: of the last window.
         metrics: by the labels that had matured; empty where none had.
     """
 
     incident: Incident
+    cause: str
+    advice: str
+    command: str
     reasons: tuple[str, ...]
     windows: tuple[WindowShown, ...]
     features: tuple[FeatureShown, ...]
@@ -84,13 +91,85 @@ def incident(found: Incident) -> IncidentShown:
     shifts = windows[-1].get("shifts", {}) if windows else {}
     features = [_feature(name, shift) for name, shift in shifts.items()]
     features.sort(key=lambda f: (not f.drifted, -(f.distance or 0.0), f.name))
+    metrics = evidence.get("performance", {}).get("metrics", {})
+    reasons = tuple(map(str, evidence.get("reasons", ())))
     return IncidentShown(
-        found,
-        tuple(map(str, evidence.get("reasons", ()))),
-        tuple(map(_window, windows)),
-        tuple(features),
-        tuple(_metric(n, m) for n, m in evidence.get("performance", {}).get("metrics", {}).items()),
+        incident=found,
+        cause=_cause(found.found.kind, reasons, shifts, features, metrics),
+        advice=_advice(found),
+        command=_command(found),
+        reasons=reasons,
+        windows=tuple(map(_window, windows)),
+        features=tuple(features),
+        metrics=tuple(_metric(name, metric) for name, metric in metrics.items()),
     )
+
+
+def _cause(
+    kind: str,
+    reasons: Sequence[str],
+    shifts: Mapping[str, Any],
+    features: Sequence[FeatureShown],
+    metrics: Mapping[str, Any],
+) -> str:
+    if kind == PERFORMANCE:
+        worse = [_dropped(n, m) for n, m in metrics.items() if m.get("worse")]
+        return "; ".join(worse)
+    if kind == FAULT:
+        return "; ".join(reasons)
+    moved = [f.name for f in features if f.drifted]
+    inputs = [name for name in moved if name != SCORE] or moved  # the score moves with its inputs
+    far = "; ".join(_far(name, shifts[name]) for name in inputs[:MOST_CAUSES])
+    return f"Moved furthest: {far}" if far else ""
+
+
+def _far(name: str, shift: Mapping[str, Any]) -> str:
+    distance, most = _number(shift.get("distance")), _number(shift.get("distance_limit"))
+    if distance is not None and most is not None and distance > most:
+        return f"{name}, by {distance:.2f} standard deviations ({most:.2g} allowed)"
+    psi, most = _number(shift.get("psi")), _number(shift.get("psi_limit"))
+    if psi is None or most is None:
+        return name
+    return f"{name}, in the form of its distribution: PSI {psi:.2g} ({most:.2g} allowed)"
+
+
+def _dropped(name: str, metric: Mapping[str, Any]) -> str:
+    now, before = _number(metric.get("now")), _number(metric.get("before"))
+    if now is None or before is None:
+        return f"{name} is worse than in the champion's first days"
+    texts = [
+        f"{v:.2f} times" if name == "calibration" else f"{100 * v:.1f} %" for v in (now, before)
+    ]
+    return f"{name} is {texts[0]}; it was {texts[1]} in the champion's first days"
+
+
+def _advice(incident: Incident) -> str:
+    """What follows by itself, and when a person has to do something."""
+    if incident.state == "closed":
+        return "Nothing is left to do."
+    if incident.found.kind == FAULT:
+        return (
+            "Mend the source of the data: nothing is retrained while this incident is open. It"
+            " closes by itself with the first whole window of sound data."
+        )
+    if incident.state == "claimed":
+        return "A retrain is under way. Another one starts only if it comes to no end."
+    if incident.state == "answered" and incident.answer is not None:
+        return f"The rollout of version {incident.answer} decides whether it mends this."
+    if incident.state == "answered":
+        return "The retrain made no version: find out why, then retrain by hand."
+    return (
+        "A retrain starts by itself once enough labels of the new pattern have matured. Do not"
+        " wait for it where you know the cause: retrain by hand; or roll the champion back, if its"
+        " promotion began this."
+    )
+
+
+def _command(incident: Incident) -> str:
+    waits = incident.state == "open" or (incident.state == "answered" and incident.answer is None)
+    if incident.found.kind == FAULT or not waits:
+        return ""
+    return f'mlplatform retrain {incident.found.model} --actor YOU --reason "WHY" --rollout'
 
 
 def _metric(name: str, metric: Mapping[str, Any]) -> MetricShown:

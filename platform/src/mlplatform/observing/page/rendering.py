@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mlplatform.observing.page.people.reader import READER
 from mlplatform.runtime.text import shown
@@ -39,7 +39,7 @@ def templates() -> Environment:
     )
     made.filters.update(
         words=words, moment=moment, number=number, percent=percent, pretty=pretty, short=short,
-        probability=probability,
+        probability=probability, second=second, coded=coded,
     )  # fmt: skip
     return made
 
@@ -62,12 +62,34 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def coded(sentence: str) -> Markup:
+    """A sentence whose commands, between backticks, look like commands."""
+    text = shown(sentence, lines=True)
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    made = (
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
+    return Markup().join(made)
+
+
 def moment(ms: int | None) -> str:
     """Epoch milliseconds as a minute in UTC."""
     if ms is None:
         return NONE
+    return _time(ms, "%Y-%m-%d %H:%M")
+
+
+def second(ms: int) -> str:
+    """Epoch milliseconds as a second in UTC."""
+    return _time(ms, "%Y-%m-%d %H:%M:%S")
+
+
+def _time(ms: int, form: str) -> str:
     try:
-        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime(form)
     except (OverflowError, ValueError, OSError):
         return f"{ms} ms"
 

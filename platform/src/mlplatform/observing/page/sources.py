@@ -27,6 +27,7 @@ from mlplatform.observing.page.decisions import RecordShown
 from mlplatform.observing.page.error_budget import BudgetsShown
 from mlplatform.observing.page.evidence_index import EvidenceIndex
 from mlplatform.observing.page.firing import AlertsShown
+from mlplatform.observing.page.reason_words import reason_words
 from mlplatform.observing.page.rollouts import EvidenceShown, evidence
 from mlplatform.observing.page.search import BUDGET_S, SHOWN, Found, Query, search
 from mlplatform.observing.slo import objectives
@@ -322,6 +323,13 @@ class Sources:
         rows = all_records(log, decision_id)
         self._check_record_seen(rows, decision_id)
         return [decisions.record(found, self.tone) for found in rows]
+
+    def reasons(self, model: str) -> dict[str, str]:
+        """Code → words of a model's reasons; empty where no folder has them."""
+        try:
+            return reason_words(load_definition(model))
+        except (NotFound, ConfigInvalid):
+            return {}
 
     def tone(self, model: str, decision: str | None) -> str:
         """How a decision of a model is shown; as other text where no folder says what it means."""

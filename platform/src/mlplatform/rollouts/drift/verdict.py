@@ -338,8 +338,8 @@ def _judged(
 
 def _reasons(windows: Sequence[WindowVerdict]) -> list[str]:
     return [
-        f"{datetime.fromtimestamp(w.start_ms / 1000, UTC):%Y-%m-%d %H:%M} {w.health}: "
-        + "; ".join(w.reasons)
+        f"{datetime.fromtimestamp(w.start_ms / 1000, UTC):%Y-%m-%d %H:%M}"
+        f"{'' if w.health is Health.UNHEALTHY else ', cannot be told'}: " + "; ".join(w.reasons)
         for w in windows
         if w.health is not Health.HEALTHY
     ]

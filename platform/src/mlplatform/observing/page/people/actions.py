@@ -219,7 +219,8 @@ class Actions:
     def _check_right(self, reader: Reader, subject: Subject, act: Act) -> None:
         if not acts.may(reader.client, act, subject.model):
             wanted = acts.needed(act, subject.model)
-            raise WrongForm(403, f"{reader.name} has no scope {wanted}, which {act} takes")
+            able = f"{acts.role_for(act)} of {subject.model} may {act.replace('-', ' ')}"
+            raise WrongForm(403, f"the key of {reader.name} has no scope {wanted}: {able}")
         if why := self._own(subject, act, reader):
             raise WrongForm(403, why)
 

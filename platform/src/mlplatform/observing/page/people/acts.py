@@ -76,6 +76,11 @@ def needed(act: Act, model: str) -> str:
     return f"{model}:operate or {model}:run"
 
 
+def role_for(act: Act) -> str:
+    """What people call somebody who may do this."""
+    return "an approver" if act in ANSWERS else "an operator or an engineer"
+
+
 def roles(client: Client | None) -> tuple[str, ...]:
     """What people call somebody with these scopes."""
     if client is None:

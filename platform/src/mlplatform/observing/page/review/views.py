@@ -11,14 +11,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.folders import model_folder
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
 from mlplatform.observing.page.people.gate import Console
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sign_in import Show
+from mlplatform.observing.page.reason_words import reason_words
 from mlplatform.observing.page.review import shown
 from mlplatform.observing.page.sources import Sources
 from mlplatform.operations.actions import review as job
@@ -59,6 +58,16 @@ class Reviews:
             Route(path, self.answer, methods=["POST"]),
         ]
 
+    def mine(self) -> list[tuple[str, int]]:
+        """The models that the reader may review, each with how many of its decisions wait.
+
+        Raises:
+            Unavailable: a queue can't be read now.
+        """
+        names = [model.definition.name for model in self._sources.models()]
+        able = [name for name in names if _may_answer(READER.get(), name)]
+        return [(name, job.waiting(self._sources.platform, name, 1).total) for name in able]
+
     async def look(self, request: Request) -> Response:
         """A page of the queue, and the form about one decision for a person who may answer."""
         return await run_in_threadpool(self._look, request)
@@ -91,7 +100,7 @@ class Reviews:
         note: str = "", status: int = 200,
     ) -> Response:  # fmt: skip
         platform, model, label = self._sources.platform, definition.name, definition.label
-        reader, words = READER.get(), _words(definition)
+        reader, words = READER.get(), reason_words(definition)
         name = "" if reader is None else reader.name
         may_answer = _may_answer(reader, model)
         found = job.waiting(platform, model, ROWS, shown.place(after))
@@ -145,7 +154,8 @@ class Reviews:
             if reader is None or reader.client is None:
                 raise WrongForm(403, "sign in with your own name and key: what people say is kept")
             if not _may_answer(reader, name):
-                raise WrongForm(403, f"{reader.name} has no scope {name}:review")
+                able = f"an analyst of {name} may answer"
+                raise WrongForm(403, f"the key of {reader.name} has no scope {name}:review: {able}")
             about = fields.get("about", "")
             seen = check_own(self._console.sessions, reader, ACT, about, fields, says_origin)
             return self._recorded(definition, reader, fields, about, seen, back)
@@ -197,17 +207,3 @@ class Reviews:
 
 def _may_answer(reader: Reader | None, model: str) -> bool:
     return reader is not None and reader.client is not None and reader.client.may(model, "review")
-
-
-def _words(definition: ModelDefinition) -> dict[str, str]:
-    """Code → words for analysts, as the model's folder has them now; empty where it can't be read.
-
-    A decision of an earlier bundle may have a code that it lacks by now: then the code is shown.
-    """
-    path = model_folder(definition.name) / "reasons.yaml"
-    try:
-        inputs = [one.name for one in definition.inputs]
-        reasons = parse_reasons(path.read_text(), source=path.name, inputs=inputs)
-    except (OSError, PlatformError):
-        return {}
-    return {reason.code: reason.analyst for reason in reasons.values()}

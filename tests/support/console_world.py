@@ -1,0 +1,196 @@
+"""A home that a gateway has answered from: decisions, a queue, evidence, an incident, five roles.
+
+All of it is made by the platform's own functions: requests are scored by a gateway and a predictor,
+evidence is the judge's, the incident is opened and noted by a drift check's own steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+
+from mlplatform.decisions.records.pseudonym import load_or_create_key
+from mlplatform.model import profile as profiles
+from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.operations.actions import looks, review
+from mlplatform.operations.traffic import projection
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.drift import verdict
+from mlplatform.rollouts.drift.incidents import DRIFT, Incident
+from mlplatform.rollouts.drift.plan import IncidentStatus, Observation, finding, next_step
+from mlplatform.rollouts.drift.retrain import Matured, Wait
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.drift.verdict import Band, Window
+from mlplatform.rollouts.journal.transitions import (
+    Answered,
+    ApprovalAsked,
+    CanaryStepped,
+    Opened,
+    Promoted,
+    Transition,
+)
+from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.configuration.settings import load
+from rollout_world import fraud
+from support.home_world import HomeWorld
+from support.judged_rollout import DAY_MS, JudgedRollout
+from support.page_process import PageProcess
+from support.people_world import PeopleWorld
+from support.scoring_world import ScoringWorld, payment
+
+ROLES = {"viewer": "view", "engineer": "run", "approver": "approve", "analyst": "review",
+         "operator": "operate"}  # fmt: skip
+"""The scope of a person of each role; the person is called as the role is."""
+CUSTOMER = 4711
+"""Whose request was declined."""
+REVIEWED = 20
+
+
+class ConsoleWorld(PeopleWorld):
+    """A page over a home with real content, and people of each role."""
+
+    def __init__(self, root: Path) -> None:
+        self.declined = ""
+        home = self._scored(root)
+        self.home = HomeWorld(home)
+        self.version = 1
+        self.keys = {role: self.key(role, f"fraud:{scope}") for role, scope in ROLES.items()}
+        platform = Platform(load({"MLPLATFORM_HOME": str(home)}))
+        assert review.advance(platform, "fraud")
+        counted = projection.file_of(self.home.home.counted, "fraud")
+        projection.advance(counted, self.home.log, "fraud", alerting=EARLIER.alerts, budget_s=60.0)
+        self.incident = self._drifted().id
+        self.judged = JudgedRollout()
+        self.page = PageProcess(self.home.home)
+
+    def _scored(self, root: Path) -> Path:
+        """A home whose gateway answered forty requests, of which a tenth and one were declined."""
+        world = ScoringWorld(root)
+        with contextlib.closing(world):
+            world.promote(world.deploy(1))
+            world.start_gateway()
+            with world.client() as client:
+                for number in range(40):
+                    flagged = number < REVIEWED
+                    amount = 610.0 + number if flagged else 20.0 + number
+                    _answer(client, payment(amount, customer=100 + number % 9))
+                refused = _answer(client, payment(955.5, customer=CUSTOMER))
+            assert refused["decision"] == "decline", refused
+            self.declined = str(refused["decision_id"])
+            world.stop_gateway()
+            load_or_create_key(world.home.pseudonym_key)
+        return world.home.root
+
+    def _drifted(self) -> Incident:
+        """Amounts have risen in the last two of three days, and the check of today waits."""
+        model, now_ms = fraud(), SystemClock().wall_ms()
+        rng = np.random.default_rng(11)
+        days = ((3, 1.0), (2, 1.5), (1, 1.5))
+        shown = [_window(rng, now_ms - ago * DAY_MS, rise) for ago, rise in days]
+        usual = _window(rng, 0, 1.0, rows=40_000)
+        names = list(usual.inputs)
+        matrix = np.column_stack([usual.inputs[name] for name in names])
+        known = profiles.profile(matrix, names, usual.scores, usual.alerts, usual.units)
+        verdicts = [verdict.window_verdict(known, w, model.drift, Band(0.004, 0.02)) for w in shown]
+        whole = verdict.drift_verdict(verdicts, model.drift)
+        seen = Observation(1, now_ms, tuple(shown), tuple(verdicts), whole)
+        found = finding("fraud", seen, DRIFT)
+        assert found is not None, [v.reasons for v in verdicts]
+        incidents = SqliteIncidents(self.home.home.rollouts_db)
+        opened = incidents.open(found, now_ms=now_ms)
+        status = IncidentStatus(Matured(5_210, 31))
+        step = next_step(model, seen, DRIFT, opened, status, wall_ms=now_ms)
+        assert isinstance(step, Wait), step
+        incidents.note(opened.id, step.reason, now_ms=now_ms)
+        incidents.shut()
+        return opened
+
+    # Rollouts, each of a version of its own.
+
+    def waits(self) -> str:
+        """A rollout whose shadow phase has been judged, and which waits for an answer."""
+        return self._renamed(until=ApprovalAsked)
+
+    def ramps(self) -> str:
+        """A rollout in its first canary step."""
+        return self._renamed(until=CanaryStepped)
+
+    def promoted(self) -> str:
+        """A rollout whose version has just become champion."""
+        rollout = self._renamed(until=CanaryStepped)
+        state = self.state(rollout)
+        before = self.home.rollouts.routes("fraud")
+        now_ms = SystemClock().wall_ms()
+        fact = Promoted(rollout_id=rollout, model="fraud", event_ms=now_ms, wall_ms=now_ms,
+                        actor="a pass", reason="every gate passed",
+                        predecessor=before.champion)  # fmt: skip
+        routes = Routes("fraud", before.generation + 1, state.challenger, None, before.champion,
+                        rollout, "steady", 0.0)  # fmt: skip
+        self._commit(fact, routes)
+        return rollout
+
+    def _renamed(self, until: type[Transition]) -> str:
+        """The judged rollout's journal up to a step, as if that step had been an hour ago."""
+        self.version += 1
+        name = f"fraud-v{self.version}-1"
+        facts = list(self.judged.facts)
+        facts = facts[: next(n for n, f in enumerate(facts) if type(f) is until) + 1]
+        later_ms = SystemClock().wall_ms() - 3_600_000 - facts[-1].wall_ms
+        asked = ""
+        for fact in facts:
+            new: dict[str, Any] = {"rollout_id": name, "event_ms": fact.event_ms + later_ms,
+                                   "wall_ms": fact.wall_ms + later_ms}  # fmt: skip
+            if isinstance(fact, Opened):
+                digest = f"{self.version:02x}" * 32
+                service = f"fraud-v{self.version}-{digest[:8]}"
+                new["challenger"] = Arm(self.version, digest, service)
+            if isinstance(fact, ApprovalAsked):
+                new["evidence"] = {**(fact.evidence or {}), "version": self.version}
+            if isinstance(fact, Answered):
+                new |= {"bound_to": asked, "approver": "ben"}
+            moved = msgspec.structs.replace(fact, **new)
+            if isinstance(moved, ApprovalAsked):
+                asked = moved.evidence_digest
+            self._commit(moved)
+        steps = 2 if until is CanaryStepped else 1
+        for course in self.judged.courses[:steps]:
+            seen = course.looks
+            later = (msgspec.structs.replace(s, event_ms=s.event_ms + later_ms) for s in seen)
+            renamed = msgspec.structs.replace(course, rollout_id=name, looks=tuple(later))
+            looks.keep(self.home.home.looks, "fraud", renamed)
+        return name
+
+    def _commit(self, fact: Transition, routes: Routes | None = None) -> None:
+        if isinstance(fact, Opened | Answered):
+            self.home.rollouts.commit(fact, None)
+            return
+        fence = self.home.rollouts.acquire("fraud", "a pass", 10.0, steal=True)
+        assert fence is not None
+        self.home.rollouts.commit(fact, fence, routes)
+        self.home.rollouts.release(fence)
+
+
+def _answer(client: httpx.Client, body: Mapping[str, Any]) -> dict[str, Any]:
+    found = client.post("/score", json=body)
+    assert found.status_code == 200, found.text
+    answer: dict[str, Any] = found.json()
+    return answer
+
+
+def _window(rng: np.random.Generator, start_ms: int, rise: float, rows: int = 5_000) -> Window:
+    """A day of requests: amounts times `rise`, the other inputs as ever."""
+    units = rng.integers(0, 2_000, rows)
+    inputs = {"amount": np.exp(rng.normal(3.5, 0.8, rows)) * rise}
+    for name in ("customer_count_1d", "terminal_count_1d"):
+        inputs[name] = rng.poisson(1.2, rows).astype(float)
+    inputs["customer_mean_1d"] = np.exp(rng.normal(3.4, 0.5, rows))
+    scores = np.clip(inputs["amount"] / 1000 + rng.normal(0, 0.01, rows), 0, 1)
+    alerts = scores >= 0.24
+    return Window(start_ms, start_ms + DAY_MS, inputs, units, scores, alerts, units)
