@@ -16,7 +16,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mlplatform.scoring.api.openapi_examples import as_sent
+from mlplatform.scoring.api.reference.examples import as_sent
 from support.api_cases import DOCUMENTS, prepare, schema, sent
 from support.http_file import calls, filled
 from support.scoring_world import ScoringWorld, payment

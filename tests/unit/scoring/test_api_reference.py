@@ -15,8 +15,8 @@ import pytest
 
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.folders import load_definition, model_names
-from mlplatform.scoring.api import openapi, openapi_examples
-from mlplatform.scoring.api.reference import page
+from mlplatform.scoring.api import openapi
+from mlplatform.scoring.api.reference import examples, page
 from mlplatform.scoring.request.payloads import Payloads
 
 DOCUMENTS: Final = openapi.documents([load_definition(name) for name in model_names()])
@@ -72,8 +72,8 @@ def test_a_page_that_sends_nothing_has_no_script_and_lets_none_run() -> None:
 
 def test_the_script_knows_what_stands_in_for_the_time_and_for_a_decision() -> None:
     script = Path(page.__file__).with_name("send.js").read_text()
-    assert f"/\\b{openapi_examples.NOW_MS}\\b/g" in script
-    assert f"/\\b0{{{len(openapi_examples.DECISION_ID)}}}\\b/g" in script
+    assert f"/\\b{examples.NOW_MS}\\b/g" in script
+    assert f"/\\b0{{{len(examples.DECISION_ID)}}}\\b/g" in script
     assert "innerHTML" not in script
 
 
@@ -120,7 +120,7 @@ BOUNDS: Final = [
 def test_an_example_is_a_request_that_the_model_takes(field: RequestField) -> None:
     fraud: ModelDefinition = load_definition("fraud")
     definition = msgspec.structs.replace(fraud, request={"customer_id": field})
-    example = openapi_examples.score(definition)
+    example = examples.score(definition)
     asked = Payloads(definition).score(json.dumps(example).encode())
     assert asked.fields == {"customer_id": example["customer_id"]}
-    assert asked.event_ms == openapi_examples.NOW_MS
+    assert asked.event_ms == examples.NOW_MS

@@ -1,8 +1,7 @@
 """What an application gets: the gateway, the predictors behind it, and the worker of asynchronous
 requests.
 
-Packages from the ground up: `protos`, `admission`, `predictor`, `predictor_client`, `arms`,
-`request`, `labels`, `api`, `gateway`; `worker` stands by itself. `backends` chooses the adapters
-that this area and those above have in common. Imports `rollouts`, `learning`, `decisions`, `model`
-and `runtime`.
+Packages from the ground up: `protos`; `admission` and `predictor`; `predictor_client`; `arms`;
+`request`; `labels`; `api`; `gateway` and `worker`. `backends` chooses the adapters that this area
+and those above have in common. Imports `rollouts`, `learning`, `decisions`, `model` and `runtime`.
 """

@@ -13,7 +13,7 @@ import msgspec
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.runtime.http.problems import ProblemDetails
-from mlplatform.scoring.api import openapi_async, openapi_examples, openapi_inference
+from mlplatform.scoring.api import openapi_async, openapi_inference
 from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
     READ_STATUSES,
@@ -33,6 +33,7 @@ from mlplatform.scoring.api.openapi_parts import (
     timeout_header,
     trace_header,
 )
+from mlplatform.scoring.api.reference import examples
 from mlplatform.scoring.api.shapes import TYPES
 from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
 from mlplatform.scoring.arms.states import ModelState
@@ -94,7 +95,7 @@ def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST)
     info = {
         "title": "Scoring API",
         "version": version.name.removeprefix("v"),
-        "description": _DESCRIPTION + openapi_examples.TOLD + _CHANGES[version.name],
+        "description": _DESCRIPTION + examples.TOLD + _CHANGES[version.name],
     }
     return document(info, {**paths, **_common_paths(version)}, dict(schemas), announced)
 
@@ -123,7 +124,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             definition.purpose,
             parameters=[key_header(), *headers],
             body=ref(payloads.request.__name__),
-            example=openapi_examples.score(definition),
+            example=examples.score(definition),
             answer=ref(TYPES[version.name].__name__),
             statuses=_SCORE_STATUSES,
             headers=replayed_header(),
@@ -133,7 +134,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             f"{definition.purpose} Up to {MAX_ITEMS} at once, each decided and recorded by itself.",
             parameters=headers,
             body=asked("requests", payloads.item.__name__),
-            example=openapi_examples.batch(definition),
+            example=examples.batch(definition),
             answer=listed("results", "BatchResult"),
             statuses=POST_STATUSES,
         ),
@@ -145,7 +146,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             "client is an unknown one, unless the key's scope says any-client.",
             parameters=[priority_header()],
             body=asked("labels", "LabelItem"),
-            example=openapi_examples.labels(),
+            example=examples.labels(),
             answer=ref("LabelsAnswer"),
             statuses=POST_STATUSES,
         ),
@@ -156,7 +157,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             "is an unknown one, unless the key's scope says any-client.",
             parameters=[priority_header()],
             body=ref("VoidBody"),
-            example=openapi_examples.void(),
+            example=examples.void(),
             answer=ref("VoidAnswer"),
             statuses=POST_STATUSES,
         ),

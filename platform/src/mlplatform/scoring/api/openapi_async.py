@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.scoring.api import openapi_examples
 from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
     READ_STATUSES,
@@ -23,6 +22,7 @@ from mlplatform.scoring.api.openapi_parts import (
     timeout_header,
     trace_header,
 )
+from mlplatform.scoring.api.reference import examples
 from mlplatform.scoring.api.shapes import TYPES
 from mlplatform.scoring.api.versions import ApiVersion
 from mlplatform.scoring.request.accepted import AcceptedRequest
@@ -47,7 +47,7 @@ def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) 
         "score's.",
         parameters=[key_header(), priority_header(), trace_header()],
         body=ref(payloads.request.__name__),
-        example=openapi_examples.score(definition),
+        example=examples.score(definition),
         answer=ref("PendingAnswer"),
         statuses=POST_STATUSES,
         status="202",

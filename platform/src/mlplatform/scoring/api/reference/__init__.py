@@ -1,1 +1,1 @@
-"""The OpenAPI documents as pages for people: HTML made here, and one script that sends examples."""
+"""The OpenAPI documents as pages for people: examples, HTML, and the one script that sends."""

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from mlplatform.scoring.api.openapi_examples import as_sent
+from mlplatform.scoring.api.reference.examples import as_sent
 from mlplatform.scoring.api.reference.schemas import code, properties, prose, table, words
 
 Json = Mapping[str, Any]

@@ -10,7 +10,8 @@ import math
 from typing import Any, Final
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
-from mlplatform.scoring.api.openapi_parts import Json
+
+Json = dict[str, Any]
 
 NOW_MS: Final = 1_767_225_600_000
 """Stands for the present time, in milliseconds: 2026-01-01."""
