@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mlplatform.commands.arguments import InProfile
+from mlplatform.commands.terminal.arguments import InProfile
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.output import print_error
 from mlplatform.operations import wiring

@@ -15,7 +15,11 @@ ALLOWED: Final = (
         r"Example: mlplatform .*|for example: .*|mlplatform keys create .*",
         "an example is typed as it stands, so it names the model that comes with the platform",
     ),
-    ("commands/arguments.py", r"\w*approver|Approver", "the person who approves a rollout"),
+    (
+        "commands/terminal/arguments.py",
+        r"\w*approver|Approver",
+        "the person who approves a rollout",
+    ),
     ("commands/keys.py", "approve", "what a key may do: approve a rollout"),
     ("commands/rollouts.py", r"approve[rd]?|Approver", "a person's act in a rollout"),
     ("commands/first_hour/quickstart.py", r"_?approves?|APPROVER|approver", "the same"),

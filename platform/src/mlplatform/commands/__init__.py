@@ -1,10 +1,9 @@
 """The `mlplatform` command: one module for each group of commands.
 
-Packages: `terminal`, how they speak; `decisions`, commands of decisions; `features`, commands of
-features; `documents`, what is rendered from code; `authoring`, folders of models; `first_hour`, a
-newcomer's commands.
-
-Imports every area below. `generate` is no command: it renders the files that other files say.
+Packages from the ground up: `terminal`, arguments and output; `decisions`, commands of decisions,
+`features`, commands of features, `documents`, rendered from code, `authoring`, folders of models,
+and `first_hour`, a newcomer's commands. The modules of this folder are above them. Imports every
+area below. `generate` is no command: it renders the files that other files say.
 """
 
 from __future__ import annotations

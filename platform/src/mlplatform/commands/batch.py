@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.arguments import Model, column_names
 from mlplatform.commands.runs import follow
+from mlplatform.commands.terminal.arguments import Model, column_names
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import ERR, AsJson, print_json, print_markdown
 from mlplatform.operations import wiring

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.arguments import Model, column_names
+from mlplatform.commands.terminal.arguments import Model, column_names
 from mlplatform.commands.terminal.exit_codes import USAGE
 from mlplatform.commands.terminal.output import (
     ERR,

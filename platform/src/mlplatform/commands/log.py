@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import Actor, LoggedReason, OfModel
 from mlplatform.commands.decisions.retention import retention
+from mlplatform.commands.terminal.arguments import Actor, LoggedReason, OfModel
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code
 from mlplatform.commands.terminal.explanations import explain_again, print_explanations
 from mlplatform.commands.terminal.gateway import gateway

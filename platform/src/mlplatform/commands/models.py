@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.arguments import Model
 from mlplatform.commands.terminal.card import print_card
 from mlplatform.commands.terminal.output import (
     AsJson,

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from mlplatform.commands.arguments import InProfile
+from mlplatform.commands.terminal.arguments import InProfile
 from mlplatform.commands.terminal.exit_codes import FAILED, UNAVAILABLE
 from mlplatform.commands.terminal.output import (
     ERR,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import KeyFile, Model, analyst_name
+from mlplatform.commands.terminal.arguments import KeyFile, Model, analyst_name
 from mlplatform.commands.terminal.output import AsJson, print_json, print_line
 from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from mlplatform.commands.arguments import Actor, Model, Reason, RolloutId
+from mlplatform.commands.terminal.arguments import Actor, Model, Reason, RolloutId
 from mlplatform.commands.terminal.output import AsJson, print_json, print_line
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls as job

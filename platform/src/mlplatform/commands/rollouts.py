@@ -11,7 +11,8 @@ import msgspec
 import typer
 
 from mlplatform.commands import rollout_controls
-from mlplatform.commands.arguments import (
+from mlplatform.commands.runs import POLL_S, follow
+from mlplatform.commands.terminal.arguments import (
     Actor,
     Approver,
     KeyFile,
@@ -21,7 +22,6 @@ from mlplatform.commands.arguments import (
     Reason,
     RolloutId,
 )
-from mlplatform.commands.runs import POLL_S, follow
 from mlplatform.commands.terminal.exit_codes import REFUSED
 from mlplatform.commands.terminal.output import (
     AsJson,

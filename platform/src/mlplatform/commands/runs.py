@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.arguments import Actor, Model, Reason
+from mlplatform.commands.terminal.arguments import Actor, Model, Reason
 from mlplatform.commands.terminal.exit_codes import FAILED, exit_code_of_class
 from mlplatform.commands.terminal.output import (
     AsJson,

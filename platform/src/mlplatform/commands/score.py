@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.arguments import Model
 from mlplatform.commands.terminal.gateway import gateway
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json
 from mlplatform.operations import wiring

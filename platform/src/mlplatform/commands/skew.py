@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.arguments import Model
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import (
     AsJson,

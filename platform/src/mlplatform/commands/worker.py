@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mlplatform import process
-from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.arguments import Model
 from mlplatform.operations import wiring
 
 

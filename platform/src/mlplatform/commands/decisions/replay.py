@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from mlplatform.commands.arguments import Model, RolloutId
+from mlplatform.commands.terminal.arguments import Model, RolloutId
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import (
     ERR,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlplatform.commands.arguments import OfModel
+from mlplatform.commands.terminal.arguments import OfModel
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import (
     AsJson,

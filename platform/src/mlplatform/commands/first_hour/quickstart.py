@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from mlplatform.commands.arguments import OnlyModel
+from mlplatform.commands.terminal.arguments import OnlyModel
 from mlplatform.commands.terminal.output import ERR, OUT, print_fields, print_line, progress
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import check_folders, load_definition, model_names

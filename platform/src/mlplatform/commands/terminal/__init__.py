@@ -1,1 +1,1 @@
-"""How commands speak to a person: tables, Markdown, explanations, errors, exit codes, secrets."""
+"""How commands read arguments and speak to a person: tables, explanations, errors, exit codes."""
