@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlplatform.commands.arguments import Model
+from mlplatform.commands.terminal.arguments import Model
 from mlplatform.commands.terminal.output import (
     ERR,
     AsJson,
