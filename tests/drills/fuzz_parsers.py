@@ -36,7 +36,7 @@ from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, Received, TopicSpec
 from mlplatform.model import bundle, folders, oip, rules
 from mlplatform.model.decision_scale import EARLIER
-from mlplatform.observing.page import search as page
+from mlplatform.observing.page.reading import search as page
 from mlplatform.rollouts.serving import local
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime import canonical

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from mlplatform import commands as command_line
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.bundle import Bundle
+from mlplatform.observing.page.reading.sources import Sources
 from mlplatform.observing.page.rendering import render
-from mlplatform.observing.page.sources import Sources
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import tenures
 from mlplatform.operations.card.card import Card

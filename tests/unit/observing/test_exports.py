@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlplatform.observing.page import exports
-from mlplatform.observing.page.search import READ, Found, Place, Query, query
+from mlplatform.observing.page.reading.search import READ, Found, Place, Query, query
 from rollout_world import table
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlplatform.observing.page import firing
-from mlplatform.observing.page.firing import AlertsShown, Firing
+from mlplatform.observing.page.reading import firing
+from mlplatform.observing.page.reading.firing import AlertsShown, Firing
 from mlplatform.observing.page.rendering import render
 from mlplatform.runtime.errors import Unavailable
 

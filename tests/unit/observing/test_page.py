@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.routes import Arm, no_routes
-from mlplatform.observing.page import causes, decisions, incidents, rollouts
-from mlplatform.observing.page.plots import WIDTH, Interval, plot
+from mlplatform.observing.page import causes, incidents
+from mlplatform.observing.page.reading import decisions, rollouts
+from mlplatform.observing.page.reading.plots import WIDTH, Interval, plot
+from mlplatform.observing.page.reading.sources import ModelShown
 from mlplatform.observing.page.rendering import coded, render
-from mlplatform.observing.page.sources import ModelShown
 from mlplatform.rollouts.drift.incidents import Change, Finding, Incident, State
 from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
 from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause

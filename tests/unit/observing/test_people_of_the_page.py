@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.routes import Arm, Routes, no_routes
-from mlplatform.observing.page import sources
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people import acts, forms, sessions
 from mlplatform.observing.page.people.actions import Subject, WrongForm, check_form
@@ -24,8 +23,9 @@ from mlplatform.observing.page.people.gate import Console, Identities
 from mlplatform.observing.page.people.reader import Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions, WrongSignIns
 from mlplatform.observing.page.people.waiting import waiting
-from mlplatform.observing.page.search import Found
-from mlplatform.observing.page.sources import Sources
+from mlplatform.observing.page.reading import sources
+from mlplatform.observing.page.reading.search import Found
+from mlplatform.observing.page.reading.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, fold
 from mlplatform.rollouts.journal.transitions import ApprovalAsked, Opened, Paused

@@ -10,9 +10,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlplatform.observing.page import rollouts
 from mlplatform.observing.page.pictures import gates, measures, ramp
 from mlplatform.observing.page.pictures.gates import GatePicture, gate_pictures
+from mlplatform.observing.page.reading import rollouts
 from mlplatform.observing.page.rendering import render, templates
 from mlplatform.operations.actions import looks
 from mlplatform.operations.actions.looks import Look

@@ -15,8 +15,8 @@ import pytest
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people.gate import Console, Identities
 from mlplatform.observing.page.people.sessions import Sessions
+from mlplatform.observing.page.reading.sources import Sources
 from mlplatform.observing.page.review import shown
-from mlplatform.observing.page.sources import Sources
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review.queue import Place
 from mlplatform.runtime.errors import InputInvalid

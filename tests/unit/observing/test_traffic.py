@@ -11,8 +11,8 @@ from mlplatform.model.routes import no_routes
 from mlplatform.observing.page import traffic
 from mlplatform.observing.page.pictures.lines import HEIGHT, WIDTH, spark
 from mlplatform.observing.page.pictures.scales import percents
+from mlplatform.observing.page.reading.sources import ModelShown
 from mlplatform.observing.page.rendering import render
-from mlplatform.observing.page.sources import ModelShown
 from mlplatform.observing.page.traffic import Metric, TrafficShown
 from mlplatform.operations.actions.traffic import AGES, CHECK
 from mlplatform.operations.traffic.buckets import BINS, DAY_MS, EDGES, HOUR_MS, Counts

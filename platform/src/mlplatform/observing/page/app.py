@@ -18,18 +18,19 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.observing.page import decisions, exports, incidents, rollouts, search, traffic
+from mlplatform.observing.page import exports, incidents, traffic
 from mlplatform.observing.page.causes import explained
-from mlplatform.observing.page.error_budget import BudgetsShown
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.provider_sign_in import ProviderSignIn
 from mlplatform.observing.page.people.sign_in import SignIn
+from mlplatform.observing.page.reading import decisions, rollouts, search
+from mlplatform.observing.page.reading.error_budget import BudgetsShown
+from mlplatform.observing.page.reading.sources import ModelShown, Sources
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.review.views import Reviews
-from mlplatform.observing.page.sources import ModelShown, Sources
 from mlplatform.observing.page.traffic import TrafficShown
 from mlplatform.operations.card.sections import sections
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid, NotFound, PlatformError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.model.rhythm import SCORE
-from mlplatform.observing.page.plots import Interval, Plot, plot
+from mlplatform.observing.page.reading.plots import Interval, Plot, plot
 from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Incident
 
 MOST_CAUSES: Final = 3

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     from mlplatform.observing.page.people.gate import DOOR, Console, Identities
     from mlplatform.observing.page.people.reader import sees
     from mlplatform.observing.page.people.sessions import Sessions
-    from mlplatform.observing.page.sources import Sources
+    from mlplatform.observing.page.reading.sources import Sources
     from mlplatform.operations import wiring
     from mlplatform.runtime.http.uvicorn_limits import Door, serve
 

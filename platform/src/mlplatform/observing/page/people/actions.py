@@ -26,8 +26,8 @@ from mlplatform.observing.page.people.reader import READER, Reader, sees
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.people.sign_in import Show
 from mlplatform.observing.page.people.waiting import Waiting, waiting
-from mlplatform.observing.page.rollouts import EvidenceShown, evidence
-from mlplatform.observing.page.sources import Sources, translated
+from mlplatform.observing.page.reading.rollouts import EvidenceShown, evidence
+from mlplatform.observing.page.reading.sources import Sources, translated
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON

@@ -17,9 +17,9 @@ from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, ch
 from mlplatform.observing.page.people.gate import Console
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sign_in import Show
-from mlplatform.observing.page.reason_words import reason_words
+from mlplatform.observing.page.reading.reason_words import reason_words
+from mlplatform.observing.page.reading.sources import Sources
 from mlplatform.observing.page.review import shown
-from mlplatform.observing.page.sources import Sources
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review.opinions import disputed, outcome_of
 from mlplatform.operations.review.queue import Waiting

@@ -22,14 +22,14 @@ from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
-from mlplatform.observing.page import decisions, error_budget, firing
-from mlplatform.observing.page.decisions import RecordShown
-from mlplatform.observing.page.error_budget import BudgetsShown
-from mlplatform.observing.page.evidence_index import EvidenceIndex
-from mlplatform.observing.page.firing import AlertsShown
-from mlplatform.observing.page.reason_words import reason_words
-from mlplatform.observing.page.rollouts import EvidenceShown, evidence
-from mlplatform.observing.page.search import BUDGET_S, SHOWN, Found, Query, search
+from mlplatform.observing.page.reading import decisions, error_budget, firing
+from mlplatform.observing.page.reading.decisions import RecordShown
+from mlplatform.observing.page.reading.error_budget import BudgetsShown
+from mlplatform.observing.page.reading.evidence_index import EvidenceIndex
+from mlplatform.observing.page.reading.firing import AlertsShown
+from mlplatform.observing.page.reading.reason_words import reason_words
+from mlplatform.observing.page.reading.rollouts import EvidenceShown, evidence
+from mlplatform.observing.page.reading.search import BUDGET_S, SHOWN, Found, Query, search
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
 from mlplatform.operations.actions import traffic

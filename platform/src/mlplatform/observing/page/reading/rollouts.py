@@ -11,7 +11,7 @@ from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
 from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
 from mlplatform.observing.page.pictures.ramp import Ramp, ramp
 from mlplatform.observing.page.pictures.steps import StepShown, steps
-from mlplatform.observing.page.plots import Interval, Plot, plot
+from mlplatform.observing.page.reading.plots import Interval, Plot, plot
 from mlplatform.operations.actions.looks import Course
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
