@@ -32,7 +32,7 @@ ALLOWED: Final = (
     ("rollouts/*", r"\w*[Aa]pprove[rds]?\w*|APPROVED", "the same act, in journal, plan and events"),
     ("scoring/admission/*", r"\w*approves?", "who may do it"),
     ("model/decision_scale.py", ".*", "what model.yaml and bundles said before outcomes had names"),
-    ("model/request_transforms.py", "Source: Fraud Detection Handbook", "a book's title"),
+    ("model/features/transforms.py", "Source: Fraud Detection Handbook", "a book's title"),
     (
         "learning/validation/report.py",
         '"payments"',

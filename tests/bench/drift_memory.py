@@ -14,7 +14,7 @@ import pyarrow as pa
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.decisions.records.record import arrow_schema
 from mlplatform.model import profile as profiles
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.rollouts.drift.verdict import Band, window_verdict
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan, read_windows

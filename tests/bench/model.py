@@ -26,7 +26,7 @@ from mlplatform.model.bundle import (
 )
 from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.definition import InputSpec
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rules import parse_rules

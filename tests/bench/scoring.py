@@ -30,7 +30,7 @@ from mlplatform.decisions.records.pseudonym import load_or_create_key, pseudonym
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.model.bundle import load_bundle
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.routes import Arm
 from mlplatform.scoring.protos import open_inference_pb2 as pb

@@ -9,7 +9,7 @@ import msgspec
 
 from mlplatform.learning.registry.versions import TRAINED_HERE, Version, VersionFacts
 from mlplatform.model.bundle import Bundle, load_bundle
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations.card.making import Recorded

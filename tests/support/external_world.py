@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.support.model_folders import copied
 
-from mlplatform.model.feature_views import ExternalSource, FeatureField, FeatureView
+from mlplatform.model.features.views import ExternalSource, FeatureField, FeatureView
 from mlplatform.model.folders import load_definition
 
 NAME = "scored-by-bureau"

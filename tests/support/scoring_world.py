@@ -37,7 +37,7 @@ from mlplatform.model.bundle import (
     write_bundle,
 )
 from mlplatform.model.decision_scale import EARLIER
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.routes import Arm, Routes

@@ -22,9 +22,9 @@ from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, Online
 from mlplatform.learning.features.snapshots import materialize
 from mlplatform.learning.skew.look import SkewPass, look
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.transforms import DAY_MS
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.windows.declaration import Filter, Window
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import Reader, fold, new_columns, series_of

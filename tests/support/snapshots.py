@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from mlplatform.learning.features.online import OnlineFeatures
-from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import model_folder
 
 TIME = pa.timestamp("us")

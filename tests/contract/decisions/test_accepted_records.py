@@ -8,7 +8,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features.offline import OfflineTable, Projected
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.rollouts.drift import windows
 from mlplatform.rollouts.drift.windows import ChampionTenure

@@ -35,7 +35,7 @@ from mlplatform.model.bundle import (
     load_bundle,
     write_bundle,
 )
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores

@@ -27,7 +27,7 @@ from mlplatform.learning.features.dataset import input_plan
 from mlplatform.learning.features.external.joining import NEVER_MS, newest_ms
 from mlplatform.learning.features.feast_redis import FeastRedis
 from mlplatform.learning.features.join import training_join
-from mlplatform.model.feature_views import check_purposes, load_views
+from mlplatform.model.features.views import check_purposes, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import external_columns, import_history

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.learning.features.feast_folder.folder import ONLINE_LINK, STORE_FILE, store_text
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
 from mlplatform.runtime.storage.addresses import redis

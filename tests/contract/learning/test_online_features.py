@@ -18,7 +18,7 @@ import pytest
 from mlplatform.learning.features.feast_redis import FeastRedis
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.online import OnlineFeatures
-from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
 from support import feast_sdk

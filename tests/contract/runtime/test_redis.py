@@ -16,7 +16,7 @@ from tests.servers.given import behind, redis_address
 from tests.servers.proxy import Proxy
 
 from mlplatform.learning.features.feast_redis import FeastRedis
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 from mlplatform.runtime.storage import addresses

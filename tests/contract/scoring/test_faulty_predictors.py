@@ -15,7 +15,7 @@ import pytest
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.model.bundle import Characteristic, SmallModel, load_bundle, write_bundle
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.serving import CachePolicy
 from mlplatform.model.routes import Arm, Phase, Routes

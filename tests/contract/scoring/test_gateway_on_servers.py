@@ -16,7 +16,7 @@ from tests.servers.proxy import Proxy
 
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.learning.features.feast_redis import FeastRedis
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
 from mlplatform.runtime.storage import addresses

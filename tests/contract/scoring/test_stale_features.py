@@ -15,7 +15,7 @@ from mlplatform.commands.log import app as log_commands
 from mlplatform.decisions.records.pseudonym import key_of, pseudonym
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.probe import Answered, ask

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mlplatform import commands
 from mlplatform.learning.skew import last_pass
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import skew as job

@@ -18,7 +18,7 @@ from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import Record
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.operations.actions.logged_requests import LoggedRequests
 from mlplatform.operations.actions.outcomes import read_outcomes

@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.model.feature_views import FeatureField, FeatureView
+from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
 

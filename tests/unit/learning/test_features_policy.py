@@ -12,7 +12,7 @@ import pytest
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS, FeatureGaps, FeaturePolicies, Gaps
-from mlplatform.model.feature_views import FeatureField, FeatureView, MissingPolicy, StalePolicy
+from mlplatform.model.features.views import FeatureField, FeatureView, MissingPolicy, StalePolicy
 from mlplatform.scoring.request.feature_reads import (
     QUICK_READS,
     SLOW_READ_S,

@@ -22,7 +22,7 @@ from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.snapshots import backfill, materialize, snapshot, snapshot_path
-from mlplatform.model.feature_views import Aggregate, FeatureField, load_views
+from mlplatform.model.features.views import Aggregate, FeatureField, load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.runtime.errors import InputInvalid, Refused
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlplatform.model.feature_views import FILE, FeatureField, FeatureView, check, load_views
+from mlplatform.model.features.views import FILE, FeatureField, FeatureView, check, load_views
 from mlplatform.runtime.errors import ConfigInvalid
 
 FIELD = FeatureField(

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlplatform.model import request_transforms as transforms
 from mlplatform.model.definition import InputSpec
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features import transforms
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.errors import ConfigInvalid

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.model.definition import InputSpec, RequestField
-from mlplatform.model.tensors.signature import Signature, Tensors, signature_problems
+from mlplatform.model.signature_checks import signature_problems
+from mlplatform.model.tensors.signature import Signature, Tensors
 
 INPUTS = (
     InputSpec(name="amount", kind="field", of="amount"),

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.rollouts.test_drift_windows import DAY_MS, HOUR_MS, ListLog, decision
 
 from mlplatform.decisions.records.record import Record
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.watching import Segment
 from mlplatform.rollouts.drift import matured, slices

@@ -15,7 +15,7 @@ import pytest
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.decisions.records.record import Record, arrow_schema
 from mlplatform.model import profile as profiles
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.rollouts.drift import windows
 from mlplatform.rollouts.drift.observe import Champion, observe

@@ -25,9 +25,9 @@ from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict
 from mlplatform.model.definition import InputSpec
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
-from mlplatform.model.inputs import InputPlan
+from mlplatform.model.inputs import InputPlan, segment_sources
 from mlplatform.model.policies.rollout import Tolerance
 from mlplatform.model.routes import Routes
 from mlplatform.model.segments import (
@@ -35,7 +35,6 @@ from mlplatform.model.segments import (
     SegmentLimits,
     SegmentPolicy,
     SegmentSource,
-    sources,
 )
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.observe import gate_errors, predicted_segments, step_limits
@@ -74,7 +73,7 @@ def verdict(
     policy = SegmentPolicy(stop=STOP, tolerance=SHOWN, groups=groups)
     role: Any = "shadow" if percent is None else "canary"
     held_to = limits(*groups, percent=percent)
-    return judged(rows, role, held_to, COMPLETE, segments=sources(policy, fraud().inputs))
+    return judged(rows, role, held_to, COMPLETE, segments=segment_sources(policy, fraud().inputs))
 
 
 def is_large(row: dict[str, Any]) -> bool:
@@ -209,7 +208,7 @@ def test_a_segment_by_an_input_has_the_decisions_whose_input_lies_in_it(
         stop=STOP, tolerance=SHOWN,
         groups=(RolloutSegment(name="some", input=name, at_least=at_least),),
     )  # fmt: skip
-    inside = LoggedSegments(sources(policy, definition.inputs)).bits(rows) == 1
+    inside = LoggedSegments(segment_sources(policy, definition.inputs)).bits(rows) == 1
     near = np.isclose(matrix, at_least, rtol=1e-6)  # the matrix holds 32 bits
     assert ((matrix >= at_least) == inside)[~near].all()
 
@@ -232,7 +231,7 @@ def test_a_window_is_read_where_records_hold_features() -> None:
     busy = RolloutSegment(name="busy", input="payments_1h", at_least=2.0)
     policy = SegmentPolicy(stop=STOP, tolerance=SHOWN, groups=(busy,))
     of_customer = InputSpec(name="payments_1h", kind="window", of="customer")
-    assert LoggedSegments(sources(policy, (of_customer,))).bits(rows).tolist() == [1, 0, 0]
+    assert LoggedSegments(segment_sources(policy, (of_customer,))).bits(rows).tolist() == [1, 0, 0]
 
 
 def test_without_segments_nothing_more_is_counted() -> None:
@@ -258,7 +257,7 @@ def test_segments_are_read_from_a_real_log(tmp_path: Path) -> None:
                    decision=own, payload={"raw": 0.1}, **one),
         ]  # fmt: skip
     policy = SegmentPolicy(stop=STOP, tolerance=SHOWN, groups=(LARGE, RARE))
-    subject = Subject(1, "shadow", 2, segments=sources(policy, fraud().inputs))
+    subject = Subject(1, "shadow", 2, segments=segment_sources(policy, fraud().inputs))
     with contextlib.closing(SqliteDecisionLog(tmp_path / "decisions")) as log:
         log.append("gateway-1", [Entry(record) for record in records])
         found = count(tmp_path / "counted", log, "fraud", subject).seen

@@ -9,7 +9,7 @@ import pytest
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.scoring.arms.freshness import Freshness

@@ -16,7 +16,7 @@ from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.decision_scale import EARLIER, VolumeLimit
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores

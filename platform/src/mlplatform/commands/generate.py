@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlplatform.commands.documents import settings, signals
 from mlplatform.learning.features import feast_repo
-from mlplatform.model.feature_views import FILE
+from mlplatform.model.features.views import FILE
 from mlplatform.model.folders import model_folder, model_names
 from mlplatform.observing.dashboards import render_files as dashboards
 from mlplatform.observing.slo import render_files as slo

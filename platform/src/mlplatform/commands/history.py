@@ -24,7 +24,7 @@ from mlplatform.learning.features.columns import ExpectedColumn, FileCheck
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.training.folds import history_days
+from mlplatform.model.folds import history_days
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused

@@ -1,7 +1,8 @@
 """What a model is: model.yaml, feature views, inputs, the bundle, the profile and the routes, as
 data.
 
-Packages: `tensors`, a graph's inputs and outputs; `windows`, real-time windows; `policies`,
-sections of model.yaml; `training`, the days of folds. Imports `runtime`.
-The models themselves are folders in `models/`.
+Packages from the ground up: `features`, views and transforms that inputs come from, and `tensors`,
+a graph's inputs and outputs; `windows`, real-time windows; `policies`, sections of model.yaml. The
+modules of this folder are above them. Imports `runtime`. The models themselves are folders in
+`models/`.
 """

@@ -16,23 +16,22 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from mlplatform.model.decision_scale import EARLIER, CutOffs, Decision, DecisionScale
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text
+from mlplatform.model.signature_checks import signature_problems
 from mlplatform.model.tensors.categories import vocabulary_problems
-from mlplatform.model.tensors.signature import Signature, signature_problems
+from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.model.windows.declaration import Window, as_written
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
@@ -88,8 +87,6 @@ class Calibration(_Part, frozen=True):
 
     def many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
-        import numpy as np
-
         raw = np.asarray(raw, np.float64)
         return np.where(np.isfinite(raw), np.interp(raw, self.x, self.y), np.nan)
 
@@ -248,6 +245,12 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
         return tuple(i.name for i in self.inputs)
 
     @property
+    def tensors(self) -> Tensors | None:
+        """Rows as its graph takes them; None for a graph that takes rows as they are."""
+        found = self.signature
+        return None if found is None else Tensors(found, self.input_names, self.vocabularies)
+
+    @property
     def defaults(self) -> dict[str, float]:
         """The number that stands for a missing value, by feature, of those that have one."""
         of_views = {name: value for view in self.views for name, value in view.defaults.items()}
@@ -262,7 +265,6 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
         return self.calibration.one(raw)
 
     def calibrate_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
         return self.calibration.many(raw)
 
     @functools.cached_property
@@ -285,12 +287,12 @@ def problems(bundle: Bundle) -> list[str]:
     width = len(bundle.inputs)
     golden, band, small = bundle.golden, bundle.alert_band, bundle.small_model
     rule_inputs = {c.input for rule in bundle.rules for c in rule.when}
+    decided = {rule.decision for rule in bundle.rules}
+    without_profile = {*(bundle.rhythms or ())} - {*bundle.profile.inputs, SCORE}
     found = {
         **_decides_wrongly(bundle.calibration, bundle.thresholds, bundle.scale),
         "scale is not two or more outcomes, the last of them alerts": not bundle.scale.can_decide,
-        "rules decide what the scale does not have": not (
-            {rule.decision for rule in bundle.rules} <= set(bundle.scale.names)
-        ),
+        "rules decide what the scale does not have": not decided <= set(bundle.scale.names),
         "reasons do not cover the inputs": set(bundle.reasons) != names,
         "reference values do not cover the inputs": set(bundle.reference) != names,
         "golden rows and scores do not match the inputs": not (
@@ -300,9 +302,7 @@ def problems(bundle: Bundle) -> list[str]:
         ),
         "rules use inputs that the model does not have": not rule_inputs <= names,
         "profile has inputs that the model does not have": not set(bundle.profile.inputs) <= names,
-        "rhythms are of inputs that the profile does not have": not (
-            set(bundle.rhythms or ()) <= {*bundle.profile.inputs, SCORE}
-        ),
+        "rhythms are of inputs that the profile does not have": bool(without_profile),
         "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
         "vocabularies are not those of the category inputs": set(bundle.vocabularies)
         != {i.name for i in bundle.inputs if i.kind == "category"},

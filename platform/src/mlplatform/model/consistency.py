@@ -17,16 +17,17 @@ from mlplatform.model.definition import (
     ModelDefinition,
     RequestField,
 )
+from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.findings import Finding, valued
+from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
+from mlplatform.model.inputs import protected_sources
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
 from mlplatform.model.policies.training import GpuPolicy
-from mlplatform.model.request_transforms import DAY_MS
-from mlplatform.model.segments import MOST_GROUPS, RolloutSegment, protected_sources
+from mlplatform.model.segments import MOST_GROUPS, RolloutSegment
+from mlplatform.model.signature_checks import signature_problems
 from mlplatform.model.tensors.categories import vocabulary_problems
-from mlplatform.model.tensors.signature import signature_problems
-from mlplatform.model.training.folds import history_days
 from mlplatform.model.windows import declaration as windows
 
 Rule = tuple[bool, str, object, str]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.model import request_transforms as transforms
 from mlplatform.model.definition import EVENT_TIME, InputSpec, ModelDefinition
-from mlplatform.model.feature_views import FeatureSource, FeatureView
+from mlplatform.model.features import transforms
+from mlplatform.model.features.views import FeatureSource, FeatureView
+from mlplatform.model.segments import RolloutSegment, SegmentPolicy, SegmentSource
 from mlplatform.model.tensors.categories import (
     Places,
     Vocabularies,
@@ -147,6 +148,45 @@ def feature_names(sources: Sequence[FeatureSource]) -> tuple[str, ...]:
 def view_defaults(views: Sequence[FeatureSource]) -> dict[str, float]:
     """The number that stands for a missing value, by feature, of those that have one."""
     return {f.name: f.default for v in views for f in v.fields if f.default is not None}
+
+
+def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
+    """Category input → the words that model.yaml gives it: its own, or its field's closed list."""
+    found = {}
+    for spec in definition.inputs:
+        if spec.kind == "category":
+            field = definition.request.get(spec.of or "")
+            of_field = field.values if field is not None else None
+            words = definition.vocabularies.get(spec.name, of_field)
+            if words is not None:
+                found[spec.name] = tuple(word for word in words if word)
+    return found
+
+
+def protected_sources(spec: InputSpec, protected: Sequence[str]) -> tuple[str, ...]:
+    """The protected fields that an input reads by itself."""
+    if spec.kind in ("view", "window"):
+        return ()  # these read columns of their own declaration
+    return tuple(name for name in protected if name in (spec.of, spec.to))
+
+
+def segment_sources(
+    policy: SegmentPolicy | None, inputs: Sequence[InputSpec]
+) -> tuple[SegmentSource, ...]:
+    """Where the values of a model's segments are, in the order of model.yaml; none without any."""
+    declared = {spec.name: spec for spec in inputs}
+
+    def source(segment: RolloutSegment) -> SegmentSource:
+        kind, of, to = "field", segment.field, None
+        if segment.input is not None:
+            spec = declared[segment.input]
+            is_read = spec.kind in ("view", "window")  # a record holds both as features
+            kind, of, to = ("view", spec.name, None) if is_read else (spec.kind, spec.of, spec.to)
+        return SegmentSource(
+            segment.name, kind, of, to, segment.at_least, segment.below, segment.values
+        )
+
+    return () if policy is None else tuple(source(segment) for segment in policy.groups)
 
 
 def _step(spec: ModelInput, features: Mapping[str, str], defaults: Mapping[str, float]) -> Step:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
-
-if TYPE_CHECKING:
-    from mlplatform.model.definition import InputSpec
 
 MOST_SEGMENTS = 16
 """Each one more takes its part of the share of false alarms, and so of the power, of all others."""
@@ -105,30 +102,6 @@ class SegmentSource(msgspec.Struct, frozen=True):
         if not isinstance(values, np.ndarray):
             values = np.array([_number(value) for value in values], dtype=np.float64)
         return band(values, self.at_least, self.below)
-
-
-def protected_sources(spec: InputSpec, protected: Sequence[str]) -> tuple[str, ...]:
-    """The protected fields that an input reads by itself."""
-    if spec.kind in ("view", "window"):
-        return ()  # these read columns of their own declaration
-    return tuple(name for name in protected if name in (spec.of, spec.to))
-
-
-def sources(policy: SegmentPolicy | None, inputs: Sequence[InputSpec]) -> tuple[SegmentSource, ...]:
-    """Where the values of a model's segments are, in the order of model.yaml; none without any."""
-    declared = {spec.name: spec for spec in inputs}
-
-    def source(segment: RolloutSegment) -> SegmentSource:
-        kind, of, to = "field", segment.field, None
-        if segment.input is not None:
-            spec = declared[segment.input]
-            is_read = spec.kind in ("view", "window")  # a record holds both as features
-            kind, of, to = ("view", spec.name, None) if is_read else (spec.kind, spec.of, spec.to)
-        return SegmentSource(
-            segment.name, kind, of, to, segment.at_least, segment.below, segment.values
-        )
-
-    return () if policy is None else tuple(source(segment) for segment in policy.groups)
 
 
 def band(values: npt.NDArray[Any], at_least: float | None, below: float | None) -> Flags:

@@ -20,7 +20,7 @@ from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.model.routes import Arm
 from mlplatform.operations.compute.jobs import Jobs

@@ -19,7 +19,7 @@ from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
 from mlplatform.learning.features.windows.state import WindowProjection, begin
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sql import SqlRollouts

@@ -11,7 +11,7 @@ import pytest
 
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
-from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.features.transforms import DAY_MS
 from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, WINDOWS, Faults, Served, World
 
 DAYS, A_DAY = 5, 400

@@ -23,7 +23,7 @@ from mlplatform.learning.features.windows.build import build
 from mlplatform.learning.features.windows.state import begin
 from mlplatform.learning.features.windows.training import with_windows
 from mlplatform.model.definition import InputSpec
-from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Unavailable
 from mlplatform.runtime.storage import sqlite
 from support.windows_world import (

@@ -16,7 +16,7 @@ from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.learning.training.folder import read_folder
 from mlplatform.learning.training.golden import check_ready
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import (
     FILE,
     GATES_FILE,

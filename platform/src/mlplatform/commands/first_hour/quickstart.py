@@ -21,7 +21,7 @@ from mlplatform.commands.terminal.arguments import OnlyModel
 from mlplatform.commands.terminal.output import ERR, OUT, print_fields, print_line, progress
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import check_folders, load_definition, model_names
-from mlplatform.model.training.folds import history_days
+from mlplatform.model.folds import history_days
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
 from mlplatform.operations.supervisor.status import status

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.model import request_transforms as transforms
+from mlplatform.model.features import transforms
 from mlplatform.model.segments import SegmentSource
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt

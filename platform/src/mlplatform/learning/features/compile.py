@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import assert_never
 
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.feature_views import FeatureField, FeatureView
-from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.features.transforms import DAY_MS
+from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.runtime.errors import ConfigInvalid
 
 

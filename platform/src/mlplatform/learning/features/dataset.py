@@ -18,10 +18,10 @@ from mlplatform.learning.features.hidden import (
 )
 from mlplatform.model.bundle import DataWindow
 from mlplatform.model.definition import REQUEST_UNIT, InputSpec, ModelDefinition
+from mlplatform.model.inputs import declared_words
 from mlplatform.model.tensors.categories import (
     MOST_WORDS,
     Vocabularies,
-    declared,
     joined,
     learned,
     translated,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mlplatform.learning.features.offline import OfflineTable
     from mlplatform.model.bundle import Bundle
-    from mlplatform.model.feature_views import FeatureView
+    from mlplatform.model.features.views import FeatureView
     from mlplatform.model.inputs import InputPlan
 
 DAY_MS = 86_400_000
@@ -410,7 +410,7 @@ def own_words(
     definition: ModelDefinition, table: pa.Table, most: int
 ) -> dict[str, tuple[str, ...]]:
     """The words of the definition's category inputs: declared, or the most frequent of a table."""
-    found = declared(definition)
+    found = declared_words(definition)
     for spec in definition.inputs:
         if spec.kind == "category" and spec.name not in found:
             found[spec.name] = learned(table.column(spec.of or ""), most)

@@ -22,7 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mlplatform.learning.features.feast_values import columns as columns_of
 from mlplatform.learning.features.feast_values import decode, encode, entity_key_prefix, key_value
 from mlplatform.learning.features.online import EVENT_TIMESTAMP, OnlineRow
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated

@@ -14,7 +14,7 @@ import feast
 import msgspec
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FILE, FeatureField, FeatureView, check, check_purposes
+from mlplatform.model.features.views import FILE, FeatureField, FeatureView, check, check_purposes
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.runtime.errors import ConfigInvalid

@@ -28,7 +28,7 @@ from mlplatform.learning.features.feast_values import (
     key_value,
 )
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import BUSY_TIMEOUT_MS, connect, transaction

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.feature_views import FeatureField, FeatureView, ValueType
+from mlplatform.model.features.views import FeatureField, FeatureView, ValueType
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from mlplatform.learning.features.external import joining
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
-from mlplatform.model.feature_views import FeatureView, computed
+from mlplatform.model.features.views import FeatureView, computed
 from mlplatform.runtime.errors import InputInvalid
 
 THREADS = 2

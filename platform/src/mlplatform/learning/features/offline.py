@@ -31,7 +31,7 @@ from mlplatform.learning.features.external.parts import ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
 from mlplatform.learning.features.windows import arrivals
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 from mlplatform.learning.features.online import OnlineRow
-from mlplatform.model.feature_views import FeatureSource, MissingPolicy, StalePolicy
+from mlplatform.model.features.views import FeatureSource, MissingPolicy, StalePolicy
 
 Cause = Literal["missing", "stale", "unavailable"]
 Policy = MissingPolicy | StalePolicy

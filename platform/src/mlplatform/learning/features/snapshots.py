@@ -18,8 +18,8 @@ from mlplatform.learning.features.compile import reach_ms, snapshot_sql
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.rows import LABEL_RANK
-from mlplatform.model.feature_views import FeatureField, FeatureView
-from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.features.transforms import DAY_MS
+from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.storage.files import DRAFT, sweep_drafts

@@ -18,7 +18,6 @@ from mlplatform.learning.registry.mlmodel import DECISION, RAW_SCORE, SCORE
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.tensors.categories import place, places
-from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import InputInvalid
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class BundleModel:
         self.bundle: Bundle = load_bundle(folder)
         load = OnnxFile if self.bundle.origin == TRAINED_HERE else ConfinedModel
         content = (folder / MODEL_FILE).read_bytes()
-        tensors = Tensors.of(self.bundle)
+        tensors = self.bundle.tensors
         self._model = load(content, inputs=len(self.bundle.inputs), tensors=tensors)
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

@@ -22,8 +22,8 @@ from mlplatform.learning.skew.verdict import Lost, SkewReport, judge
 from mlplatform.learning.skew.views import view_cells
 from mlplatform.learning.skew.windows import window_cells
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FeatureView, computed, external
-from mlplatform.model.request_transforms import DAY_MS, HOUR_MS
+from mlplatform.model.features.transforms import DAY_MS, HOUR_MS
+from mlplatform.model.features.views import FeatureView, computed, external
 from mlplatform.model.windows.tiles import series_of
 
 SAMPLE: Final = 2_000

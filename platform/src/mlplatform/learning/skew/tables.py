@@ -11,7 +11,7 @@ from mlplatform.learning.features.join import view_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.skew.cells import Cell, Note, closely
 from mlplatform.learning.skew.served import Served
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 
 SLACK_MS: Final = 5 * 60_000
 """Event times may lie so far from when a request came, and imports end in between."""

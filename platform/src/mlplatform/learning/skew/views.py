@@ -22,8 +22,8 @@ from mlplatform.learning.features.snapshots import MadeOf, declaration, made_of
 from mlplatform.learning.skew.cells import Cell, Holds, Note, Outcome, closely
 from mlplatform.learning.skew.raw_records import keys_table
 from mlplatform.learning.skew.served import Key, Served
-from mlplatform.model.feature_views import FeatureView
-from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.features.transforms import DAY_MS
+from mlplatform.model.features.views import FeatureView
 
 Values = Mapping[str, float | None]
 Rows = Mapping[Key, Values]

@@ -40,9 +40,9 @@ from mlplatform.learning.validation.statistics import (
 )
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.inputs import segment_sources
 from mlplatform.model.scorecard import SmallScorer
-from mlplatform.model.segments import Flags, SegmentSource, sources
-from mlplatform.model.tensors.signature import Tensors
+from mlplatform.model.segments import Flags, SegmentSource
 from mlplatform.runtime.errors import InputInvalid
 
 LATENCY_CALLS = 1000
@@ -70,7 +70,7 @@ def load_runnable(folder: Path) -> Runnable:
     bundle = load_bundle(folder)
     content = (folder / MODEL_FILE).read_bytes()
     load = OnnxFile if bundle.origin == TRAINED_HERE else ConfinedModel
-    tensors = Tensors.of(bundle)
+    tensors = bundle.tensors
     return Runnable(bundle, load(content, inputs=len(bundle.inputs), tensors=tensors))
 
 
@@ -266,7 +266,7 @@ def _segments(
     inputs = {s.name: s.input for s in policy.groups} if policy is not None else {}
     return {
         source.name: source.holds(matrix.columns([name])[:, 0])
-        for source in sources(policy, definition.inputs)
+        for source in segment_sources(policy, definition.inputs)
         if (name := inputs[source.name]) is not None
         and name in matrix.names
         and not _holds_a_default(source, defaults)

@@ -23,7 +23,7 @@ from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.tensors.categories import declared
+from mlplatform.model.inputs import declared_words
 
 ALONE_ROWS = 256
 SCORING_BUDGET_S = 25.0
@@ -62,7 +62,7 @@ def candidate_from_onnx(
     if isinstance(base, Bundle):
         parts, golden = bundle_parts(base), None
     else:
-        parts, golden = folder_parts(base, declared(base.definition)), base.golden
+        parts, golden = folder_parts(base, declared_words(base.definition)), base.golden
     model = ConfinedModel(content, inputs=len(parts.inputs), tensors=parts.tensors)
     try:
         own = dataset.holdout.matrix.by(parts.vocabularies).columns(parts.names)

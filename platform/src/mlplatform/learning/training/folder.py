@@ -12,8 +12,8 @@ from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_s
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FILE as VIEWS_FILE
-from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.features.views import FILE as VIEWS_FILE
+from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import folder_digest, is_ready, load_definition, model_folder
 from mlplatform.model.rules import Rule, parse_rules

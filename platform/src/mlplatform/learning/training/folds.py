@@ -10,8 +10,8 @@ from mlplatform.learning.features.snapshots import made
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.validation.fold_gate import FoldFinding, day
 from mlplatform.learning.validation.measures import binary_measures
-from mlplatform.model.feature_views import computed
-from mlplatform.model.training.folds import Fold
+from mlplatform.model.features.views import computed
+from mlplatform.model.folds import Fold
 from mlplatform.runtime.errors import InputInvalid
 
 if TYPE_CHECKING:

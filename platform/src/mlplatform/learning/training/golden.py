@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.request_transforms import number
-from mlplatform.model.tensors.categories import Places, declared, place, places
+from mlplatform.model.features.transforms import number
+from mlplatform.model.inputs import declared_words
+from mlplatform.model.tensors.categories import Places, place, places
 from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
@@ -75,7 +76,7 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
 
 
 def _places(definition: ModelDefinition) -> dict[str, Places]:
-    words = declared(definition)
+    words = declared_words(definition)
     categories = [i.name for i in definition.inputs if i.kind == "category"]
     if lacking := [name for name in categories if not words.get(name)]:
         wanted = f"the words of {', '.join(lacking)}: a ready model learns none"
@@ -114,7 +115,7 @@ def check_ready(content: bytes, definition: ModelDefinition, golden: GoldenSet) 
     names = [i.name for i in definition.inputs]
     tensors = None
     if definition.signature is not None:
-        tensors = Tensors(definition.signature, names, declared(definition))
+        tensors = Tensors(definition.signature, names, declared_words(definition))
     model = ConfinedModel(content, inputs=len(names), tensors=tensors)
     try:
         found, limit = model.scores(golden.rows), definition.gates.onnx_difference

@@ -35,7 +35,6 @@ from mlplatform.model.bundle import (
     load_bundle,
 )
 from mlplatform.model.tensors.categories import Vocabularies
-from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest, finite_or_none
 from mlplatform.runtime.errors import Corrupt
 
@@ -224,7 +223,7 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     # A user who can write where jobs write can put another model there, with its digests.
-    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=Tensors.of(bundle))
+    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=bundle.tensors)
     return Candidate(
         folder, bundle, model, told.parity, told.customers, told.parameters, told.search
     )

@@ -28,7 +28,7 @@ from mlplatform.learning.training.own_gates import try_own_gates
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.retrain import SEED
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
 from mlplatform.model.inputs import InputPlan

@@ -19,8 +19,8 @@ from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.learning.validation.statistics import CALIBRATION_LEVEL, QUALITY_LEVEL, Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec
+from mlplatform.model.inputs import protected_sources
 from mlplatform.model.policies.training import GatePolicy, TrainingPolicy
-from mlplatform.model.segments import protected_sources
 from mlplatform.runtime.figures import percent, span
 
 MINIMUM_POSITIVES = 10

@@ -21,8 +21,6 @@ from mlplatform.runtime.text import cleaned
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mlplatform.model.definition import ModelDefinition
-
 Vocabularies = Mapping[str, Sequence[str]]
 """By input, its words in the order of their places."""
 Places = Mapping[str | None, float]
@@ -98,19 +96,6 @@ def word_of(value: float | None, words: Sequence[str]) -> str | None:
         return None
     number = int(indices(np.array([value]), len(words))[0])
     return words[number - FIRST] if number >= FIRST else "(unknown)"
-
-
-def declared(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
-    """Category input → the words that model.yaml gives it: its own, or its field's closed list."""
-    found = {}
-    for spec in definition.inputs:
-        if spec.kind == "category":
-            field = definition.request.get(spec.of or "")
-            of_field = field.values if field is not None else None
-            words = definition.vocabularies.get(spec.name, of_field)
-            if words is not None:
-                found[spec.name] = tuple(word for word in words if word)
-    return found
 
 
 def vocabulary_problems(vocabularies: Vocabularies) -> Iterator[tuple[str, str]]:

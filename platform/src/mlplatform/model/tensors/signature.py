@@ -6,8 +6,8 @@ is put together here is what the graph is asked with, next to the session that r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -15,10 +15,6 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.model.tensors.categories import Vocabularies, indices
-
-if TYPE_CHECKING:
-    from mlplatform.model.bundle import Bundle
-    from mlplatform.model.definition import InputSpec, RequestField
 
 DType = Literal["float32", "float64", "int64", "bool", "string"]
 TensorName = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -34,13 +30,8 @@ ONNX_TYPES: Final[Mapping[DType, str]] = {
     "bool": "tensor(bool)",
     "string": "tensor(string)",
 }
-MOST_EXACT: Final = 2**24
-"""Up to here a float32 holds every whole number."""
 _INT64: Final = 2.0**63 - 1024
 """The largest float64 that is an int64."""
-
-Problem = tuple[str, object, str]
-"""A key below the signature, its value, and what is wanted there."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -107,13 +98,6 @@ class Tensors:
             t.name: [self.names.index(name) for name in t.of] for t in signature.inputs
         }
 
-    @classmethod
-    def of(cls, bundle: Bundle) -> Tensors | None:
-        """Those of a bundle; None for one whose graph takes the rows as they are."""
-        if bundle.signature is None:
-            return None
-        return cls(bundle.signature, bundle.input_names, bundle.vocabularies)
-
     def feeds(self, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The graph's inputs for rows [n, inputs]."""
         return {t.name: self._tensor(t, rows) for t in self.signature.inputs}
@@ -141,81 +125,6 @@ class Tensors:
             for place, name in zip(places, tensor.of, strict=True)
         ]
         return columns[0] if len(tensor.shape) == 1 else np.stack(columns, axis=1)
-
-
-def signature_problems(
-    signature: Signature, inputs: Sequence[InputSpec], fields: Mapping[str, RequestField]
-) -> Iterator[Problem]:
-    """What in a signature does not fit the model's inputs, or itself.
-
-    Args:
-        fields: of the request; none where only inputs are known.
-    """
-    specs = {spec.name: spec for spec in inputs}
-    used = [name for tensor in signature.inputs for name in tensor.of]
-    if unused := [name for name in specs if name not in used]:
-        yield "inputs", unused, "a tensor for each input of the model"
-    both: tuple[tuple[str, Sequence[InputTensor | OutputTensor]], ...]
-    both = ("inputs", signature.inputs), ("outputs", signature.outputs)
-    for kind, tensors in both:
-        names = [tensor.name for tensor in tensors]
-        if len(set(names)) != len(names):
-            yield kind, names, "tensors whose names differ"
-        for number, shape in enumerate(tensor.shape for tensor in tensors):
-            if shape[0] != "n" or "n" in shape[1:]:
-                yield f"{kind}.{number}.shape", list(shape), "[n] or [n, columns]"
-    for number, taken in enumerate(signature.inputs):
-        for key, value, wanted in _of_input(taken, specs, fields):
-            yield f"inputs.{number}.{key}", value, wanted
-    yield from _of_score(signature)
-
-
-def _of_input(
-    tensor: InputTensor, specs: Mapping[str, InputSpec], fields: Mapping[str, RequestField]
-) -> Iterator[Problem]:
-    if unknown := [name for name in tensor.of if name not in specs]:
-        yield "of", unknown, "one of " + ", ".join(specs)
-        return
-    columns = [len(tensor.of)] if len(tensor.shape) == 2 else []
-    if list(tensor.shape[1:]) != columns or len(tensor.of) > 1 > len(columns):
-        yield "shape", list(tensor.shape), f"[n, {len(tensor.of)}]: a column for each of `of`"
-    kinds = {name: specs[name].kind for name in tensor.of}
-    numbers = [name for name, kind in kinds.items() if kind != "category"]
-    if tensor.dtype == "string" and numbers:
-        yield "of", numbers, "categories: texts are made of their words"
-    if tensor.dtype == "bool" and len(numbers) < len(kinds):
-        yield "dtype", tensor.dtype, "int64 or string, of a category"
-    is_text = isinstance(tensor.missing, str)
-    if tensor.missing is not None and is_text != (tensor.dtype == "string"):
-        yield "missing", tensor.missing, f"a value of dtype {tensor.dtype}"
-    if tensor.dtype == "int64":
-        for name in numbers:
-            field = fields.get(specs[name].of or "") if kinds[name] == "field" else None
-            if field is not None and field.type == "int64" and not _is_exact(field):
-                wanted = f"a field with minimum and maximum within {MOST_EXACT}: rows are float32"
-                yield "of", name, wanted
-
-
-def _of_score(signature: Signature) -> Iterator[Problem]:
-    score = signature.score
-    output = next((o for o in signature.outputs if o.name == score.output), None)
-    if output is None:
-        yield "score.output", score.output, "one of " + ", ".join(o.name for o in signature.outputs)
-    elif output.dtype not in ("float32", "float64"):
-        yield "score.output", score.output, "an output of dtype float32 or float64"
-    elif len(output.shape) == 1 and score.column is not None:
-        yield "score.column", score.column, "nothing: the output has no columns"
-    elif len(output.shape) == 2 and not _is_below(score.column, output.shape[1]):
-        yield "score.column", score.column, f"a column of shape {list(output.shape)}, from 0"
-
-
-def _is_below(column: int | None, columns: int | str) -> bool:
-    return column is not None and isinstance(columns, int) and column < columns
-
-
-def _is_exact(field: RequestField) -> bool:
-    bounds = (field.minimum, field.maximum)
-    return all(bound is not None and abs(bound) <= MOST_EXACT for bound in bounds)
 
 
 def _values(

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from mlplatform.model.feature_views import MissingPolicy, StalePolicy
-from mlplatform.model.request_transforms import DAY_MS, HOUR_MS
+from mlplatform.model.features.transforms import DAY_MS, HOUR_MS
+from mlplatform.model.features.views import MissingPolicy, StalePolicy
 from mlplatform.runtime.errors import ConfigInvalid
 
 MINUTE_MS: Final = 60_000

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
-from mlplatform.model.request_transforms import HOUR_MS
+from mlplatform.model.features.transforms import HOUR_MS
 from mlplatform.model.windows import distinct
 from mlplatform.model.windows.declaration import OF_VALUES, Aggregate, Filter, Window, span_ms
 

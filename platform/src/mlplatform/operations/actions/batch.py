@@ -15,7 +15,7 @@ import numpy as np
 from mlplatform.learning.features.dataset import DAY_MS
 from mlplatform.learning.features.external.joining import newest_ms
 from mlplatform.model.decision_scale import EARLIER
-from mlplatform.model.feature_views import external
+from mlplatform.model.features.views import external
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus

@@ -17,8 +17,8 @@ from mlplatform.learning.features.external.importing import Imported, import_tab
 from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
-from mlplatform.model.feature_views import computed, external
-from mlplatform.model.training.folds import history_days
+from mlplatform.model.features.views import computed, external
+from mlplatform.model.folds import history_days
 from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
 from mlplatform.scoring import backends
 

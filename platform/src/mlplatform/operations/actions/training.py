@@ -16,7 +16,7 @@ from mlplatform.learning.training import retrain
 from mlplatform.learning.training.folder import load_folder
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.folders import is_ready, load_definition, model_folder
-from mlplatform.model.training.folds import Fold, folds
+from mlplatform.model.folds import Fold, folds
 from mlplatform.operations.actions import fitting
 from mlplatform.operations.actions.skew import last_skew
 from mlplatform.rollouts.drift import claims

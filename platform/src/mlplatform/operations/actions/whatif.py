@@ -22,7 +22,6 @@ from mlplatform.model.bundle import BUNDLE_FILE, MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm
-from mlplatform.model.tensors.signature import Tensors
 from mlplatform.operations.actions.logged_requests import DAY_MS, LoggedRequests
 from mlplatform.rollouts.verdicts.whatif import Decided, Requests, WhatIf, what_if
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from mlplatform.learning.onnx.onnx_file import Scoring
     from mlplatform.learning.training.evaluate import Runnable
-    from mlplatform.model.feature_views import FeatureView
+    from mlplatform.model.features.views import FeatureView
     from mlplatform.operations.wiring import Platform
     from mlplatform.scoring.request.explain import Decider
 
@@ -141,7 +140,7 @@ def side_of_folder(folder: Path) -> Side:
     content = plain_files.read_plain(
         folder / MODEL_FILE, plain_files.Rule(MOST_BYTES, anyones=True)
     )
-    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=Tensors.of(bundle))
+    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=bundle.tensors)
     return Side(f"bundle {bundle.digest[:12]}", None, bundle, model, None)
 
 

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import InputSpec, ModelDefinition
-from mlplatform.model.feature_views import (
+from mlplatform.model.features.views import (
     Feature,
     FeatureField,
     FeatureSource,

@@ -11,7 +11,7 @@ import msgspec
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.model.routes import Routes
 from mlplatform.operations.card.card import (
     Card,

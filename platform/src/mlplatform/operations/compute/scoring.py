@@ -99,7 +99,7 @@ def _scored(
     x = np.empty((batch.num_rows, len(bundle.inputs)), np.float32)
     for position, name in enumerate(bundle.input_names):
         x[:, position] = batch.column(name).to_numpy(zero_copy_only=False)
-    raw = _raw(model, x, Tensors.of(bundle))
+    raw = _raw(model, x, bundle.tensors)
     scores = bundle.calibrate_many(raw.astype(np.float64))
     wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if len(wrong):

@@ -12,7 +12,7 @@ import msgspec
 
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.model.routes import Arm
 from mlplatform.model.windows.declaration import as_written
 from mlplatform.operations.tables import locations, outputs, sources

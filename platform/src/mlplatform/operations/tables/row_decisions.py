@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mlplatform.model.bundle import MODEL_FILE, Bundle
 from mlplatform.model.scorecard import SmallScorer
-from mlplatform.model.tensors.signature import Tensors
 from mlplatform.operations.tables.plan import SHOWN_ERRORS, RowError
 from mlplatform.operations.tables.row_features import Inputs
 from mlplatform.scoring.arms.reasons import (
@@ -105,7 +104,7 @@ class RowDecisions:
         self, bundle: Bundle, folder: Path, *, safe: str, accelerator: Accelerator = "cpu"
     ) -> None:
         self._bundle, self._scale = bundle, bundle.scale
-        self._score = scorer(folder / MODEL_FILE, accelerator, Tensors.of(bundle))
+        self._score = scorer(folder / MODEL_FILE, accelerator, bundle.tensors)
         self._tree_shap = tree_shap(bundle, folder)
         self._ordinary = ordinary_row(bundle)
         self._small = SmallScorer.of(bundle)

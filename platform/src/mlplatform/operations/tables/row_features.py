@@ -20,9 +20,9 @@ from mlplatform.learning.features.policy import FeaturePolicies, Gaps
 from mlplatform.learning.features.rows import is_missing
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
-from mlplatform.model.feature_views import FeatureSource, FeatureView, computed, external
+from mlplatform.model.features.transforms import DAY_MS
+from mlplatform.model.features.views import FeatureSource, FeatureView, computed, external
 from mlplatform.model.inputs import InputPlan
-from mlplatform.model.request_transforms import DAY_MS
 from mlplatform.model.windows.declaration import (
     MINUTE_MS,
     EntityWindows,

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.bundle import Bundle
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.model.routes import Arm
 from mlplatform.rollouts.drift.incidents import Incidents
 from mlplatform.rollouts.drift.retrain import LabelledRequests

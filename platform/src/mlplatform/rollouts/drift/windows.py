@@ -16,7 +16,7 @@ from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import InputSpec, ModelDefinition
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.tensors.categories import Vocabularies

@@ -13,9 +13,9 @@ import msgspec
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.inputs import segment_sources
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
-from mlplatform.model.segments import sources
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import Evidence
 from mlplatform.rollouts.passes.plan import (
@@ -134,7 +134,11 @@ def _subject(
 ) -> Subject:
     within_us = 1000 * waited_ms(definition)
     # a champion's guardrail asks for failures alone
-    segments = () if role == "champion" else sources(definition.rollout.segments, definition.inputs)
+    segments = (
+        ()
+        if role == "champion"
+        else segment_sources(definition.rollout.segments, definition.inputs)
+    )
     return Subject(
         routes.generation,
         role,

@@ -12,7 +12,7 @@ from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.spill.writer import SpillingLog, SpillPolicy
 from mlplatform.learning.features.windows.projector import ProjectorThread
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.feature_views import FeatureView, load_views
+from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import load_definition, model_folder, readable_names
 from mlplatform.rollouts.serving.local import StatusStore
 from mlplatform.rollouts.serving.names import cluster_url

@@ -109,7 +109,7 @@ def read_bundle(folder: Path) -> Served:
         golden_scores=np.array(bundle.golden.scores, dtype=np.float32),
         tolerance=bundle.golden.tolerance,
         onnx_path=folder / MODEL_FILE,
-        tensors=Tensors.of(bundle),
+        tensors=bundle.tensors,
     )
 
 

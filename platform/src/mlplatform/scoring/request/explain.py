@@ -18,13 +18,12 @@ import numpy as np
 from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.decision_scale import Decision
-from mlplatform.model.feature_views import load_views
+from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.categories import word_of
-from mlplatform.model.tensors.signature import Tensors
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.scoring.arms.reasons import (
     MOST,
@@ -163,7 +162,7 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
     return Decider(
         bundle,
         plan,
-        scorer(folder / MODEL_FILE, tensors=Tensors.of(bundle)),
+        scorer(folder / MODEL_FILE, tensors=bundle.tensors),
         tree_shap(bundle, folder),
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.rows import is_missing, pseudonyms, saying, within_bounds
 from mlplatform.model.definition import ModelDefinition, RequestField
-from mlplatform.model.feature_views import FeatureView, ValueType
+from mlplatform.model.features.views import FeatureView, ValueType
 from mlplatform.runtime.errors import InputInvalid
 
 MOST_WHOLE: Final = 2**53

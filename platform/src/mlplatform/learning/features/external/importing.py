@@ -16,7 +16,7 @@ from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import stored_rows
 from mlplatform.learning.features.external.parts import ExternalParts
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineFeatures
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import InputInvalid
 
 MEMORY: Final = "512MB"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.features.external.parts import ExternalParts, Part
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.feature_views import FeatureView
+from mlplatform.model.features.views import FeatureView
 
 NEVER_MS: Final = -(2**62)
 COUNTS: Final = "counts_"

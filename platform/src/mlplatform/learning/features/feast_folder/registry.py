@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from mlplatform.model.feature_views import FeatureField, FeatureView, KeyType, ValueType
+from mlplatform.model.features.views import FeatureField, FeatureView, KeyType, ValueType
 
 SCHEMA: Final = "1"
 INT64: Final = 4

@@ -26,7 +26,7 @@ import msgspec
 
 from mlplatform.decisions.records.projection import Committed
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.request_transforms import DAY_MS
+from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.windows.tiles import Columns, Series, fold, series_of
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
