@@ -125,10 +125,14 @@ def mismatches(store: Any, ours: Any, key: bytes, given: pa.Table) -> list[Any]:
     """Cells that Feast's SDK or our reader gives otherwise than the bank's table."""
     names = BUREAU.feature_names
     keys = [pseudonym(customer, key) for customer in given.column("customer_id").to_pylist()]
-    answer = store.get_online_features(
-        features=[f"bureau:{name}" for name in names],
-        entity_rows=[{"customer_id": key} for key in keys],
-    ).to_dict()
+    answer: dict[str, list[Any]] = {name: [] for name in names}
+    for first in range(0, len(keys), 1_000):
+        part = store.get_online_features(
+            features=[f"bureau:{name}" for name in names],
+            entity_rows=[{"customer_id": key} for key in keys[first : first + 1_000]],
+        ).to_dict()
+        for name in names:
+            answer[name] += part[name]
     found = []
     for place, row in enumerate(given.to_pylist()):
         read = ours.read({"customer": keys[place]}, (T_S + 8 * DAY_S) * 1000).values

@@ -218,3 +218,11 @@ def test_killed_anywhere_a_rerun_ends_in_the_same_bytes(
             take(tmp_path / "killed", paths[1])
     take(tmp_path / "killed", paths[1])
     assert state(tmp_path / "killed") == state(tmp_path / "straight")
+
+
+def test_what_a_kill_left_of_a_draft_is_swept(tmp_path: Path) -> None:
+    left = tmp_path / "external" / ".building" / "spill"
+    left.mkdir(parents=True)
+    (left.parent / "rows.parquet").write_bytes(b"PAR1")
+    assert take(tmp_path, written(tmp_path / "t.parquet", table(ROWS))).new == 3
+    assert not left.parent.exists()
