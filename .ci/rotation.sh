@@ -51,7 +51,7 @@ group_servers() {
 group_cluster() {
     in_time test-terraform 900 terraform_leg
     cluster_leg
-    in_time test-page 300 page_leg
+    in_time test-page 480 page_leg
     in_time docs 240 leg docs make test-docs
     if [ -d ../shared/data/handbook ]; then
         in_time demo-handbook 900 leg_tried demo-handbook make demo DEMO_FLAGS=--fresh TRANSACTIONS=../shared/data/handbook

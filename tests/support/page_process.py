@@ -50,4 +50,4 @@ class PageProcess:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(30)

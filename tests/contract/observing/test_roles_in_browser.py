@@ -324,6 +324,10 @@ def test_every_view_is_reached_by_tab_fits_and_has_no_fault_of_accessibility(
         browser.seen.clear()  # a status of 404 is a complaint
         browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
         looked_at(browser, name, WIDTHS)
+        sideways = (
+            "[...document.querySelectorAll('.stacked')].map(e => e.scrollWidth - e.clientWidth)"
+        )
+        assert all(beyond <= 0 for beyond in browser.run(sideways)), name
         browser.run("document.addEventListener('focusin', e => { e.target.dataset.met = 'yes' })")
         unseen = [stop for stop in hands.walk() if not (stop["seen"] and stop["ringed"])]
         assert unseen == [], name

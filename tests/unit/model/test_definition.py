@@ -364,8 +364,8 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line() -> None:
         f"  line {line('rollout:')}: rollout.approval is missing; wanted: one of required, none",
         f"  line {line('percnt')}: rollout.canary.0.percnt is an unknown key; wanted: one of"
         " percent, minimum_units, deadline_h, tolerance; the nearest is percent",
-        f"  line {line('percnt')}: rollout.canary.0.percent is missing; wanted: `float`",
-        f"  line {line('psi: fast')}: drift.psi is 'fast'; wanted: `float`, got `str`",
+        f"  line {line('percnt')}: rollout.canary.0.percent is missing; wanted: a number",
+        f"  line {line('psi: fast')}: drift.psi is 'fast'; wanted: a number, not a text",
     ]
 
 

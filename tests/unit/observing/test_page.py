@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.folders import model_folder
 from mlplatform.model.routes import Arm, no_routes
 from mlplatform.observing.page import causes, incidents
 from mlplatform.observing.page.reading import decisions, rollouts
+from mlplatform.observing.page.reading import reason_words as words
 from mlplatform.observing.page.reading.plots import WIDTH, Interval, plot
 from mlplatform.observing.page.reading.sources import ModelShown
 from mlplatform.observing.page.rendering import coded, render
@@ -105,7 +109,7 @@ def test_what_people_write_is_text_on_every_page() -> None:
         render("incident.html", here="", shown=incidents.incident(incident)),
         render("incidents.html", here="", incidents=[incident], older=None),
         decided(HOSTILE, record),
-        render("problem.html", here="", status=404, title="none", detail=HOSTILE),
+        render("problem.html", here="", status=404, title="none", detail=HOSTILE, back="rollouts"),
     ]
     for page in pages:
         assert "<script" not in page
@@ -262,8 +266,8 @@ def test_an_incident_names_its_cause_and_what_to_do(
 def test_a_decision_says_first_what_was_decided_when_and_why() -> None:
     row = RECORD | {"event_ms": 1_000, "payload": {"reasons": ["AMOUNT", "GONE"]}}
     shown = decisions.decision([recorded(row)])
-    words = {"AMOUNT": "Amount of the payment"}
-    page = render("decision.html", here="", name="d1", shown=shown, reasons=words, why=None)
+    known = {"AMOUNT": "Amount of the payment"}
+    page = render("decision.html", here="", name="d1", shown=shown, reasons=known, why=None)
     lead = re.sub(r"<[^>]+>", "", page.partition('<p class="lead">')[2].partition("</p>")[0])
     assert lead == (
         "fraud decided approve at 1970-01-01 00:00:01 UTC (event time), by a score of 0.1000 of"
@@ -354,3 +358,19 @@ def test_the_process_carries_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     heavy = {"matplotlib", "pandas", "mlflow", "prefect", "evidently", "sklearn", "onnxruntime"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_words_of_reasons_are_those_of_the_files_as_they_are_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("reasons.yaml", "rules.yaml"):
+        shutil.copy(model_folder("fraud") / name, tmp_path)
+    monkeypatch.setattr(words, "model_folder", lambda name: tmp_path)
+    found = words.reason_words(fraud())
+    assert found["AMOUNT"] == "Amount of the payment"
+    assert found["RULE_HIGH_AMOUNT"] == "The amount is very high"
+    reasons = tmp_path / "reasons.yaml"
+    reasons.write_text(reasons.read_text().replace("Amount of the payment", "Sum of the payment"))
+    assert words.reason_words(fraud())["AMOUNT"] == "Sum of the payment"
+    reasons.write_text("none")
+    assert words.reason_words(fraud()).keys() == {c for c in found if c.startswith("RULE_")}

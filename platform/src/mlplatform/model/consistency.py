@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +77,8 @@ def contradictions(model: ModelDefinition) -> Iterator[Finding]:
 def _request(model: ModelDefinition) -> Iterator[Rule]:
     unit, names = model.assignment_unit, [i.name for i in model.inputs]
     is_unit = unit == REQUEST_UNIT or unit in model.request
-    yield is_unit, "assignment_unit", unit, f"a request field or {REQUEST_UNIT!r}"
+    units = f"a request field ({', '.join(model.request)}) or {REQUEST_UNIT!r}"
+    yield is_unit, "assignment_unit", unit, units
     for name in (EVENT_TIME, *OF_EVERY_REQUEST):
         free = name not in model.request
         yield free, "request", name, "another name: the platform keeps its own under this one"
@@ -309,11 +311,11 @@ def _rollout(model: ModelDefinition) -> Iterator[Rule]:
     yield from _freezes(model.rollout)
     yield from _segments(model)
     unknown = sorted(set(drift.inputs) - {i.name for i in model.inputs})
-    yield not unknown, "drift.inputs", unknown, "names of inputs"
+    yield not unknown, "drift.inputs", unknown, _inputs_near(unknown, model)
     segments = [segment.name for segment in drift.segments]
     yield len(set(segments)) == len(segments), "drift.segments", segments, "names that differ"
     strange = sorted({s.input for s in drift.segments} - {i.name for i in model.inputs})
-    yield not strange, "drift.segments", strange, "names of inputs"
+    yield not strange, "drift.segments", strange, _inputs_near(strange, model)
     few = 0 < drift.drifted_windows <= drift.windows
     yield few, "drift.drifted_windows", drift.drifted_windows, "1 to drift.windows"
 
@@ -498,3 +500,11 @@ def _whole_or_one(gpu: GpuPolicy | None) -> bool:
 def _rising(percents: list[float]) -> bool:
     inside = all(0 < p <= 100 for p in percents)
     return bool(percents) and inside and percents == sorted(set(percents))
+
+
+def _inputs_near(unknown: Sequence[str], model: ModelDefinition) -> str:
+    """That inputs are wanted, with those whose names are nearest to the unknown ones."""
+    names = [one.name for one in model.inputs]
+    near = [difflib.get_close_matches(name, names, n=1) for name in unknown]
+    found = ", ".join(dict.fromkeys(name for names in near for name in names))
+    return "names of `inputs`" + (f"; the nearest is {found}" if found else "")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 
 from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.shape_words import in_words
 
 Path = tuple[str, ...]
 """Keys from the document's top; places in a list count from 0."""
@@ -122,7 +123,7 @@ def _wanted(wanted: Any, message: str) -> str:
     kind = _bare(wanted)
     if get_origin(kind) is Literal:
         return _described(wanted)
-    return _PLACE.sub("", message).removeprefix("Expected ")
+    return in_words(_PLACE.sub("", message))
 
 
 def _described(wanted: Any) -> str:
@@ -132,7 +133,8 @@ def _described(wanted: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return "a mapping with " + ", ".join(f.encode_name for f in msgspec.structs.fields(kind))
     names = {dict: "a mapping", tuple: "a list", list: "a list"}
-    return names.get(get_origin(kind) or kind, f"`{getattr(kind, '__name__', kind)}`")
+    named = names.get(get_origin(kind) or kind)
+    return named or in_words(f"`{getattr(kind, '__name__', kind)}`")
 
 
 def _line(path: Path, lines: Mapping[Path, int]) -> int:

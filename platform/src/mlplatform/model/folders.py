@@ -57,7 +57,8 @@ def parse(text: str, source: str) -> ModelDefinition:
             plain["decision"] = renewed(plain["decision"])
     except yaml.YAMLError as error:
         where, problem = document.place(source, error)
-        raise ConfigInvalid(where, problem, "a model.yaml as documented") from error
+        wanted = "YAML as docs/adding-a-model.md shows it, every key once"
+        raise ConfigInvalid(where, problem, wanted) from error
     wrong = [
         *of_shape(plain, ModelDefinition),
         *(

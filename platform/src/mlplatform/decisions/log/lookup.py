@@ -26,7 +26,7 @@ def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, A
     """
     table = log.read(Span(decision_id=decision_id, columns=tuple(COLUMNS)))
     if table.num_rows == 0:
-        raise NotFound(f"the decision log has no decision {decision_id}")
+        raise not_logged(decision_id)
     records: list[dict[str, Any]] = table.to_pylist()
     for record in records:
         record["payload"] = json.loads(record["payload"] or "null")
@@ -122,3 +122,9 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
         if {name: fields[name] for name in SCALARS[2:]} not in known:
             records.append({"writer": writer, "seq": None, "spilled": True, **fields})
     return records
+
+
+def not_logged(decision_id: str) -> NotFound:
+    """That the log has no such decision, and how one is found."""
+    way = "an id stands in the answer as decision_id; the page searches by customer and time"
+    return NotFound(f"the decision log has no decision {decision_id}; {way}")

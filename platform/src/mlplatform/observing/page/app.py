@@ -41,8 +41,12 @@ from mlplatform.runtime.telemetry.refusals import UNKNOWN
 log = logging.getLogger(__name__)
 
 PAGE_ROWS: Final = 50
+MOST_SHOWN: Final = 64
+"""Characters of a value in a message."""
 MAX_OFFSET: Final = 1_000_000
 MAX_VERSIONS: Final = 10
+LISTS: Final = ("rollouts", "incidents", "decisions")
+"""Paths of lists; a problem below one leads back to it."""
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,9}")
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -182,7 +186,7 @@ class Pages:
     def card(self, request: Request) -> str:
         name, version = request.path_params["name"], request.path_params["version"]
         if not _VERSION.fullmatch(version):
-            raise NotFound(f"{name} has no such version")
+            raise NotFound(f"{name} has no version {version[:MOST_SHOWN]!a}; wanted: a number")
         found = self._sources.card(name, int(version))
         return render("card.html", here="overview", card=found, sections=sections(found))
 
@@ -308,14 +312,14 @@ def _or_problem(make: Callable[[Request], Response]) -> Callable[[Request], Resp
         try:
             return make(request)
         except NotFound as error:
-            return _problem(404, "There is nothing of that name here", str(error))
+            return _problem(request, 404, "There is nothing of that name here", str(error))
         except InputInvalid as error:
-            return _problem(400, "This search can't be read", str(error))
+            return _problem(request, 400, "This search can't be read", str(error))
         except Corrupt as error:
             log.exception("%s is damaged", request.url.path)
-            return _problem(500, "What is stored is damaged", str(error))
+            return _problem(request, 500, "What is stored is damaged", str(error))
         except PlatformError as error:
-            return _problem(503, "This cannot be read now", str(error))
+            return _problem(request, 503, "This cannot be read now", str(error))
 
     return answer
 
@@ -347,14 +351,16 @@ def _period(request: Request) -> str:
     """
     period = request.query_params.get("period", "day")
     if period not in traffic.PERIODS:
-        raise NotFound(f"there is no period {period!r}: {', '.join(traffic.PERIODS)}")
+        wanted = ", ".join(traffic.PERIODS)
+        raise NotFound(f"period is {period[:MOST_SHOWN]!a}; wanted: one of {wanted}")
     return period
 
 
 def _offset(request: Request) -> int:
     text = request.query_params.get("from", "0")
     if not (text.isascii() and text.isdigit() and len(text) < 8) or int(text) > MAX_OFFSET:
-        raise NotFound("this link to older entries is not valid")
+        wanted = f"a whole number up to {MAX_OFFSET:,}"
+        raise NotFound(f"from is {text[:MOST_SHOWN]!a}; wanted: {wanted}")
     return int(text)
 
 
@@ -365,11 +371,11 @@ def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Aw
         try:
             path = await run_in_threadpool(find, await forms.read(request))
         except InputInvalid as error:
-            return _problem(400, "This search can't be read", str(error))
+            return _problem(request, 400, "This search can't be read", str(error))
         except NotFound as error:
-            return _problem(404, "There is nothing of that name here", str(error))
+            return _problem(request, 404, "There is nothing of that name here", str(error))
         except PlatformError as error:
-            return _problem(503, "This cannot be read now", str(error))
+            return _problem(request, 503, "This cannot be read now", str(error))
         return Response(status_code=303, headers={"Location": path})
 
     return answer
@@ -379,14 +385,14 @@ async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return _problem(
-            405, "This address takes no such request", "", headers={"Allow": "GET, HEAD"}
+            request, 405, "This address takes no such request", "", headers={"Allow": "GET, HEAD"}
         )
-    return _problem(error.status_code, "There is nothing of that name here", "")
+    return _problem(request, error.status_code, "There is nothing of that name here", "")
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     # What went wrong is in the log: the server writes it there once this is answered.
-    return _problem(500, "This page failed", "The page's log says why.")
+    return _problem(request, 500, "This page failed", "The page's log says why.")
 
 
 async def _health(request: Request) -> Response:
@@ -410,9 +416,15 @@ def _shown(template: str, status: int, **shown: Any) -> Response:
 
 
 def _problem(
-    status: int, title: str, detail: str, headers: Mapping[str, str] | None = None
+    request: Request,
+    status: int,
+    title: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    text = render("problem.html", here="", status=status, title=title, detail=detail)
+    above = request.url.path.split("/")[1].removesuffix(".csv")
+    back = above if above in LISTS else "overview"
+    text = render("problem.html", here="", status=status, title=title, detail=detail, back=back)
     return _html(text, status, headers)
 
 

@@ -16,7 +16,7 @@ from mlplatform.runtime.telemetry.spans import Attributes
 from mlplatform.scoring.admission.clients import Operation
 from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api import async_api, inference_api, probes, scoring_api
-from mlplatform.scoring.api.http import Endpoint, Request, problem_of
+from mlplatform.scoring.api.http import SHOWN, Endpoint, Request, problem_of
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
@@ -149,7 +149,7 @@ class Gateway:
                 await self._admit(request, inference_api.model_of(request.path), "read")
                 raise inference_api.unknown(request.path, self._models)
             if not request.path.startswith(scoring_api.API):
-                raise Problem(404, "unknown-path", f"there is nothing at {request.path}")
+                raise Problem(404, "unknown-path", f"there is nothing at {request.path}; {SHOWN}")
             await self._admit(request, scoring_api.model_of(request.path), "read")
             raise scoring_api.unknown(request.path, self._models)
         if not endpoint.is_open:

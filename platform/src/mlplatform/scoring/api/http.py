@@ -17,6 +17,8 @@ from mlplatform.scoring.admission.clients import Operation
 from mlplatform.scoring.admission.gate import Admitted
 from mlplatform.scoring.request.decision import Done
 
+SHOWN: Final = "/openapi.html shows what there is"
+"""The way out of a path that leads nowhere."""
 JSON_TYPE: Final = b"application/json"
 
 

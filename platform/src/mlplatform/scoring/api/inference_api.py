@@ -14,7 +14,7 @@ import msgspec
 from mlplatform.runtime.http.messages import Reply, line
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.gate import Gate
-from mlplatform.scoring.api.http import JSON_TYPE, Endpoint, Request, reading
+from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Endpoint, Request, reading
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.predictor.protocol import (
@@ -85,8 +85,8 @@ def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
     """What is wrong with a path under the models that leads nowhere."""
     name = model_of(path)
     if name not in models:
-        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
-    return Problem(404, "unknown-path", f"there is nothing at {path}")
+        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}; {SHOWN}")
+    return Problem(404, "unknown-path", f"there is nothing at {path}; {SHOWN}")
 
 
 def refusal(problem: Problem) -> bytes:

@@ -14,7 +14,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import begun
 from mlplatform.scoring.admission.clients import Operation
 from mlplatform.scoring.admission.gate import Gate
-from mlplatform.scoring.api.http import JSON_TYPE, Answerer, Endpoint, Request, reading
+from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Answerer, Endpoint, Request, reading
 from mlplatform.scoring.api.shapes import SHAPES, Shape
 from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
@@ -72,8 +72,8 @@ def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
     """What is wrong with a path of the API that leads nowhere."""
     name = model_of(path)
     if name and name not in models:
-        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
-    return Problem(404, "unknown-path", f"there is nothing at {path}")
+        return Problem(404, "unknown-model", f"there is no model {name[:64]!r}; {SHOWN}")
+    return Problem(404, "unknown-path", f"there is nothing at {path}; {SHOWN}")
 
 
 def _of_model(

@@ -18,6 +18,7 @@ from mlplatform.scoring.request.duplicate_keys import (
     refuse_repeats,
     refuse_repeats_of,
 )
+from mlplatform.scoring.request.unfit import unfit
 
 BATCH_KEY = "idempotency_key"
 MAX_ITEMS = 1000
@@ -30,8 +31,6 @@ EventTime = Annotated[int, Meta(ge=0, le=YEAR_9999_MS)] | Annotated[datetime, Me
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[\x21-\x7e]*$")]
 
 _KEY = re.compile(rb"[\x21-\x7e]{1,%d}" % MAX_KEY)
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-_NAMED = re.compile(r"(?:unknown|missing required) field `(.*?)`")
 
 
 class LabelItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -135,7 +134,7 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _unfit(str(error)) from error
+        raise unfit(str(error), decoder.type) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, "malformed-json", f"the body is not JSON: {error}") from error
 
@@ -200,16 +199,6 @@ def idempotency_key(header: bytes | None) -> str | None:
         detail = f"Idempotency-Key must be 1 to {MAX_KEY} printable ASCII characters"
         raise Problem(422, "invalid-header", detail, field="Idempotency-Key")
     return header.decode("ascii")
-
-
-def _unfit(message: str) -> Problem:
-    named, path = _NAMED.search(message), _PATH.search(message)
-    parts = [path.group(1) if path else "", named.group(1) if named else ""]
-    field = ".".join(part for part in parts if part) or None
-    name = "invalid-field"
-    if named:
-        name = "unknown-field" if "unknown" in message else "missing-field"
-    return Problem(422, name, _PATH.sub("", message), field=field)
 
 
 def _not_listed(name: str, allowed: Collection[str]) -> Problem:

@@ -488,6 +488,9 @@ def replayed(answer: bytes, *, same_body: bool) -> ScoreResponse:
         Problem: 422, it was given to another request.
     """
     if not same_body:
-        detail = "this Idempotency-Key was used with another body, or with another operation"
+        detail = (
+            "this Idempotency-Key was used with another body, or with another operation; a new"
+            " request takes a new key"
+        )
         raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
     return ScoreResponse(answer, replayed=True)

@@ -15,6 +15,8 @@ MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 SYSTEM_TOLERANCE_MS = 5 * MINUTE_MS
 IN_FLIGHT_MS = 15_000
+LEAST_MS = 100_000_000_000
+"""In 1973: a count of seconds since 1970 is less for thousands of years."""
 SETTLED_S = 2.0
 """In a replay, what was sent this long ago has arrived."""
 REPLAY_BEHIND_MS = HOUR_MS
@@ -93,6 +95,8 @@ class EventTimes:
             f"event_time is {abs(event_ms - now_ms) / 1000:.0f} s {side} the clock; accepted: "
             f"{(now_ms - low_ms) // 1000} s before to {(high_ms - now_ms) // 1000} s after it"
         )
+        if event_ms < LEAST_MS:
+            detail += "; event_time counts milliseconds since 1970"
         raise Problem(422, "event-time", detail, field="event_time")
 
 

@@ -49,6 +49,7 @@ from mlplatform.runtime.telemetry.refusals import UNKNOWN
 
 log = logging.getLogger(__name__)
 
+MOST_SHOWN: Final = 64
 KINDS: Final[Mapping[str, tuple[Act, ...]]] = {"rollouts": acts.OF_ROLLOUT, "models": acts.OF_MODEL}
 
 
@@ -194,7 +195,8 @@ class Actions:
         asked, who = f"{act} of {name}", UNKNOWN if reader is None else reader.name
         try:
             if act not in KINDS[kind]:
-                raise NotFound(f"nobody can {act!a} one of the {kind}")
+                wanted = ", ".join(KINDS[kind])
+                raise NotFound(f"act is {act[:MOST_SHOWN]!a}; wanted: one of {wanted}")
             with translated():
                 subject = self._subject(kind, name)
             if reader is None:
@@ -228,7 +230,8 @@ class Actions:
         self, reader: Reader, subject: Subject, act: Act, *, told: str, reason: str, status: int
     ) -> Response:
         if act not in subject.offered:
-            raise WrongForm(CONFLICT, f"{subject.says}: nobody can {act} it now")
+            able = ", ".join(subject.offered) or "nothing"
+            raise WrongForm(CONFLICT, f"{subject.says}: what can be done now is {able}, not {act}")
         seen = subject.seen(act)
         number = self._console.sessions.offer(reader.session, act, subject.name, seen)
         shown = _evidence(subject) if act in acts.ANSWERS else None
@@ -304,12 +307,14 @@ class Actions:
             is_stopped = any(routes.services & gateway.stopped.keys() for gateway in gateways)
             offered = acts.of_model(routes, is_stopped=is_stopped)
             seen = acts.seen_of_model(routes)
-            says = f"{name} is {'switched off' if routes.killed else routes.phase}"
+            says = f"model {name} is {'switched off' if routes.killed else routes.phase}"
             return Subject(kind, name, name, offered, lambda act: seen, says)
         facts = self._sources.rollout(name)
         state = fold(facts)
         routes = self._sources.model(state.model).routes
-        says = f"{name} is {state.phase.replace('_', ' ')}"
+        says = f"rollout {name} is {state.phase.replace('_', ' ')}"
+        if state.answer is not None:
+            says += f", and {state.answer.approver} has given the answer {state.answer.answer}"
         return Subject(
             kind,
             name,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.definition import ModelDefinition
@@ -10,21 +14,43 @@ from mlplatform.model.folders import model_folder
 from mlplatform.model.rules import parse_rules
 from mlplatform.runtime.errors import PlatformError
 
+MOST_FILES: Final = 64
+"""That are kept read: parsing them takes ten times as long as the rest of a page."""
 
-def reason_words(definition: ModelDefinition) -> dict[str, str]:
+
+def reason_words(definition: ModelDefinition) -> Mapping[str, str]:
     """Code → words for analysts, of reasons and rules; those of a file that can't be read lack.
 
     A decision of an earlier bundle may have a code that the folder has no more: it has no words.
     """
-    folder, inputs = model_folder(definition.name), [one.name for one in definition.inputs]
-    decisions = definition.decision.scale.names
+    folder = model_folder(definition.name)
+    inputs = tuple(one.name for one in definition.inputs)
     found: dict[str, str] = {}
     with contextlib.suppress(OSError, PlatformError):
-        text = (folder / "reasons.yaml").read_text()
-        reasons = parse_reasons(text, source="reasons.yaml", inputs=inputs)
-        found |= {reason.code: reason.analyst for reason in reasons.values()}
+        path = folder / "reasons.yaml"
+        found |= _reasons(path, _status(path), inputs)
     with contextlib.suppress(OSError, PlatformError):
-        text = (folder / "rules.yaml").read_text()
-        rules = parse_rules(text, source="rules.yaml", inputs=inputs, decisions=decisions)
-        found |= {rule.code: rule.text for rule in rules}
+        path = folder / "rules.yaml"
+        found |= _rules(path, _status(path), inputs, definition.decision.scale.names)
     return found
+
+
+def _status(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@functools.lru_cache(maxsize=MOST_FILES)
+def _reasons(
+    path: Path, status: tuple[int, int, int], inputs: tuple[str, ...]
+) -> Mapping[str, str]:
+    found = parse_reasons(path.read_text(), source=path.name, inputs=inputs)
+    return {reason.code: reason.analyst for reason in found.values()}
+
+
+@functools.lru_cache(maxsize=MOST_FILES)
+def _rules(
+    path: Path, status: tuple[int, int, int], inputs: tuple[str, ...], decisions: tuple[str, ...]
+) -> Mapping[str, str]:
+    found = parse_rules(path.read_text(), source=path.name, inputs=inputs, decisions=decisions)
+    return {rule.code: rule.text for rule in found}

@@ -120,7 +120,9 @@ def query(given: Mapping[str, str]) -> Query:
     for name, text in given.items():
         parse = _FIELDS.get(name)
         if parse is None:
-            raise InputInvalid("search", None, f"there is no field {name[:MOST_TEXT]!a}")
+            wanted = f"one of {', '.join(_FIELDS)}"
+            problem = f"there is no field {name[:MOST_TEXT]!a}; wanted: {wanted}"
+            raise InputInvalid("search", None, problem)
         if text.strip():
             values[name] = parse(name, text.strip())
     asked = Query(**values)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from mlplatform.decisions.log.lookup import all_records, logged_records
+from mlplatform.decisions.log.lookup import all_records, logged_records, not_logged
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import Record
@@ -256,7 +256,7 @@ class Sources:
         for incident in self.incidents():
             if incident.id == name:
                 return incident
-        raise NotFound(f"no incident {name!r}")
+        raise NotFound(f"no incident {name!r}; the list has every one")
 
     def decisions(
         self, asked: Query, rows: int, columns: Sequence[str] = SHOWN, budget_s: float = BUDGET_S
@@ -302,7 +302,7 @@ class Sources:
 
         log = self._log()
         if log is None:
-            raise NotFound(f"the decision log has no decision {decision_id}")
+            raise not_logged(decision_id)
         rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
         self._check_record_seen(rows, decision_id)
         records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
@@ -319,12 +319,12 @@ class Sources:
         """
         log = self._log()
         if log is None:
-            raise NotFound(f"the decision log has no decision {decision_id}")
+            raise not_logged(decision_id)
         rows = all_records(log, decision_id)
         self._check_record_seen(rows, decision_id)
         return [decisions.record(found, self.tone) for found in rows]
 
-    def reasons(self, model: str) -> dict[str, str]:
+    def reasons(self, model: str) -> Mapping[str, str]:
         """Code → words of a model's reasons; empty where no folder has them."""
         try:
             return reason_words(load_definition(model))
@@ -344,7 +344,7 @@ class Sources:
 
     def _check_record_seen(self, rows: Sequence[Mapping[str, Any]], decision_id: str) -> None:
         if not all(self._sees(row["model"]) for row in rows):
-            raise NotFound(f"the decision log has no decision {decision_id}")
+            raise not_logged(decision_id)
 
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
         """What is read of the journal; before there is one, nothing: looking makes no file."""

@@ -1,0 +1,45 @@
+"""What a value was to be, in words: msgspec's messages without the names of its types."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_KINDS: Final = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object with keys",
+    "null": "null",
+}
+_KIND: Final = re.compile(rf"`({'|'.join(_KINDS)})`")
+_BOUNDS: Final = tuple(
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r" of length >= (\S+)", r" of length \1 or more"),
+        (r" of length <= (\S+)", r" of length \1 at most"),
+        (r" matching regex '(.*)'$", r" of the form \1"),
+        (r" >= (\S+)", r" of \1 or more"),
+        (r" <= (\S+)", r" of \1 at most"),
+        (r" > (\S+)", r" of more than \1"),
+        (r" < (\S+)", r" of less than \1"),
+        (r"(?<=\d)\.0\b", ""),
+        (r", got ", ", not "),
+        (r"\\\\([AZ])", ""),
+        (r" \| ", " or "),
+    )
+)
+
+
+def in_words(message: str) -> str:
+    """A message of msgspec about a value, without "Expected": "a number of 0 or more".
+
+    Source: msgspec, `ValidationError`: "Expected `TYPE` BOUND, got `TYPE`".
+    """
+    told = message.removeprefix("Expected ")
+    for pattern, words in _BOUNDS:
+        told = pattern.sub(words, told)
+    told = _KIND.sub(lambda found: _KINDS[found[1]], told)
+    return told.replace("a whole number, not a number", "a whole number, without a fraction")
