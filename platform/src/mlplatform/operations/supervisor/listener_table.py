@@ -109,8 +109,8 @@ LISTENERS: Final = (
     ),
     Listener(
         *("the platform's own page", "page", "MLPLATFORM_PAGE_PORT", "8090"),
-        "a session, begun with name and key of a person; to look, `run/page.token` too",
-        *("`/health`, `/sign-in`, `/style.css`", _uvicorn(uvicorn_limits.LIMITS)),
+        "a session of a person, by key or identity provider; to look, `run/page.token` too",
+        *("`/health`, `/sign-in`, `/sign-in/*`, `/style.css`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
     Listener(
         *("predictors, HTTP", "predictor", "", "`run/predictors/<service>.json`"),
