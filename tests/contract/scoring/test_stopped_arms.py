@@ -52,14 +52,14 @@ def test_a_challenger_that_declines_everybody_meets_25_customers(world: ScoringW
         by_champion = [a for a in stopped if a["answered_by"] == "champion"]
         assert len(by_champion) > 20, "the rest were late on a loaded machine"
         assert {a["decision"] for a in by_champion} == {"approve"}
-        assert "is asked no more: its bundle decided decline for 25 of 25 customers" in ready(
+        assert "is no longer asked: its bundle decided decline for 25 of 25 customers" in ready(
             world, client
         )
         (service,) = said(world)
         assert service.startswith("fraud-v2-")
         metrics = client.get(f"{world.url}/metrics").text
         assert f'gateway_volume_stopped{{model="fraud",service="{service}"}} 1.0' in metrics
-        assert "is asked no more" in ready(world, client)
+        assert "is no longer asked" in ready(world, client)
 
         clear_stops(world.rollouts, MODEL, **WHO, clock=CLOCK)
         world.applied(world.rollouts.routes(MODEL))

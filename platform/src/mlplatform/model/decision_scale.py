@@ -112,7 +112,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class VolumeLimit(_Strict, frozen=True):
-    """For how many customers a bundle may decide so before a gateway asks it no more.
+    """For how many customers a bundle may decide so before a gateway no longer asks it.
 
     Args:
         shares: by alert, of the customers that it decides about; alerts without one count below.

@@ -216,7 +216,7 @@ def sealed_end(db: sqlite3.Connection, writer: str) -> tuple[int, bytes]:
 
 
 def change_files_token(db: sqlite3.Connection) -> None:
-    """Say that the list of files is another one than it ever was; call where it changes."""
+    """Give the list of files a new token; call after every change."""
     db.execute("UPDATE files_token SET token = randomblob(16)")
 
 

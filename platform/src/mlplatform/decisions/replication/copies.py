@@ -61,12 +61,12 @@ class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record
     payload: str | None
 
     def without_payload(self) -> AbsentPayload:
-        """What says whether its payload may be gone."""
+        """Return what decides whether its payload may be missing."""
         told = dict(zip(SCALARS[2:], self.scalars, strict=True))
         return AbsentPayload(self.seq, *(told[name] for name in AbsentPayload._fields[1:]))
 
     def row(self) -> tuple[Any, ...]:
-        """As the table of records holds it."""
+        """Return the columns of the table of records."""
         digests = (self.payload_digest, self.digest, self.chain)
         return (self.writer, self.seq, *self.scalars, *digests, self.payload)
 
@@ -76,7 +76,7 @@ class ReplicaOffset(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
 
     Args:
         event_ms: nothing that comes later is before it, spilled records included.
-        closed: it appends nothing more, until it is heard of again.
+        closed: it has closed; a later message reopens it.
     """
 
     writer: str
@@ -95,12 +95,12 @@ _decoder: Final[msgspec.json.Decoder[Item]] = msgspec.json.Decoder(Item)
 
 
 def encoded(item: Item) -> bytes:
-    """As a topic carries it."""
+    """Encode for a topic."""
     return _encode(item)
 
 
 def decoded(data: bytes, source: str) -> Item:
-    """What `encoded` made.
+    """Decode what `encoded` made.
 
     Args:
         source: where it was found, for the error.

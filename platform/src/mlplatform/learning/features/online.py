@@ -34,7 +34,7 @@ class OnlineFeatures(Protocol):
     """One model's features by entity key.
 
     Args:
-        is_remote: every read waits for another process: not for an event loop.
+        is_remote: reads block on another process; do not call them from an event loop.
     """
 
     is_remote: bool

@@ -86,7 +86,7 @@ class ConfinedModel:
         return scores
 
     def seconds(self, x: NDArray[np.float32]) -> float:
-        """How long its thread works on these rows."""
+        """Measure the seconds that its thread works on these rows."""
         frame = self._ask({"deed": "seconds"}, [x], _allowed_s(len(x)))
         return msgspec.convert(frame.body.get("seconds"), float)
 
@@ -115,7 +115,7 @@ class ConfinedModel:
         return Explainer(attribution, content)
 
     def close(self) -> None:
-        """End its process; it scores no more."""
+        """Stop the process; it cannot score afterwards."""
         self._sandbox.close()
 
     @property

@@ -42,7 +42,7 @@ def targets(run: Path) -> list[dict[str, Any]]:
 
 
 def keep(home: Home) -> None:
-    """Have `run/targets.json` say where everything is now."""
+    """Write the current scrape targets to `run/targets.json`."""
     content = msgspec.json.encode(targets(home.run))
     file = home.run / FILE
     if not file.exists() or file.read_bytes() != content:

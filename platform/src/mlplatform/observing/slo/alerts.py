@@ -45,7 +45,7 @@ def of_installation(objectives: Objectives) -> list[Rule]:
         made(
             "VolumeStopped", "page",
             f"max by (model, service) ({signals.VOLUME_STOPPED.name}) == 1",
-            "0s", "a gateway asks {{ $labels.service }} no more: its bundle raised alerts on "
+            "0s", "a gateway no longer asks {{ $labels.service }}: its bundle raised alerts on "
             "far more customers than planned",
         ),
         made(

@@ -154,7 +154,7 @@ def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Pa
 
 
 def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bool:
-    """Whether it is what an import brought that was killed after its rows were taken in."""
+    """Whether these rows belong to an import that was killed after storing them."""
     half = platform.offline(model).unfinished_import()
     if half is None:
         return False

@@ -32,7 +32,7 @@ def inputs(staging: Path, name: str, write: Callable[[Path, Path], None]) -> Pat
         write(draft / SHARED, draft / ITEMS)
         os.rename(draft, folder)
     except OSError:
-        if not folder.is_dir():  # somebody else's, of the same name, is as good
+        if not folder.is_dir():  # another process created it first; its content is the same
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)

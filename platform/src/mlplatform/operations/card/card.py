@@ -71,7 +71,7 @@ class Deciding(_Part, frozen=True):
         safe: what is given when nothing can decide.
         alert_low, alert_high: share of alerts that was predicted for live traffic.
         alert_share, alert_how: on the days that it was predicted from, and how.
-        limits: share of customers by outcome at which a gateway asks the bundle no more; "alerts"
+        limits: share of customers by outcome at which a gateway no longer asks the bundle; "alerts"
             is all of them together.
     """
 

@@ -96,11 +96,11 @@ LISTENERS: Final = (
         *("`/health`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
     Listener(
-        *("Prefect, control of flow runs", "prefect", "", "told to each run alone"),
+        *("Prefect, control of flow runs", "prefect", "", "given to each run alone"),
         *("a token for each run", "nothing", _CONTROL),
     ),
     Listener(
-        *("Prefect, control of heavy runs", "prefect", "", "told to each run alone"),
+        *("Prefect, control of heavy runs", "prefect", "", "given to each run alone"),
         *("as above", "as above", "as above"),
     ),
     Listener(

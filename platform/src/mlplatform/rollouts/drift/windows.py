@@ -92,7 +92,7 @@ def read_windows(
     wanted = bounds(definition.drift, champion, now_ms)
     if not wanted:
         return
-    watermarks = log.watermarks()  # before reading: what they promise must have been read
+    watermarks = log.watermarks()  # read first, so that records below them are included
     void = pa.array(void_ids(log, definition.name, wanted[0][0]), pa.string())
     decoded = LoggedInputs(plan)
     late = {v.name: int(definition.features.late_share * v.ttl_ms) for v in plan.views}

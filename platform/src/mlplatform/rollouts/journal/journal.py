@@ -30,7 +30,7 @@ class GatewayLease:
     """The generation of a model's routes that a living gateway applies; None: it has not said.
 
     Args:
-        stopped: service → why this gateway asks it no more, by what its bundle decided there.
+        stopped: service → why this gateway no longer asks it, by what its bundle decided there.
     """
 
     gateway: str

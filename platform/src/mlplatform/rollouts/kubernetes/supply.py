@@ -44,7 +44,7 @@ def quotas(api: KubernetesApi, namespace: str) -> list[Quota]:
 
 
 def scopes_of(quota: Mapping[str, Any]) -> list[Scope] | None:
-    """By which PriorityClasses a ResourceQuota's spec chooses pods; None: it is about none of ours.
+    """PriorityClasses by which a ResourceQuota's spec chooses pods; None: not for our pods.
 
     Pods of predictors ask for resources and end at no deadline of their own.
     """

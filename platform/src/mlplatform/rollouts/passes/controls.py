@@ -1,4 +1,4 @@
-"""What people ask at any time: of a rollout to wait or end, of a model to be asked no more."""
+"""What people ask at any time: of a rollout to wait or end, of a model to be no longer asked."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Sums:
         return self.difference / np.maximum(self.scale, 1e-9) + self.shift
 
     def width(self, error_share: float) -> Floats:
-        """Of a bound on one side that is wrong so rarely; endless where nothing is expected."""
+        """Width of a one-sided bound at this error rate; infinite if nothing is expected."""
         widths = [self._width(variance, alike, error_share) for variance, alike in self.views]
         widest = np.maximum.reduce(widths) / np.maximum(self.scale, 1e-9)
         return np.where(self.scale > 0, widest, np.inf)

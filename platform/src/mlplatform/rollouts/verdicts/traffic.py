@@ -154,8 +154,8 @@ def _traffic(facts: Facts) -> Traffic:
 
 
 def calls(facts: Facts) -> list[tuple[str, int, int]]:
-    """Of each record the call that it would share: copies of one call have one writer, one moment
-    of recording and one latency."""
+    """The call of each record: copies of one call have one writer, one time of recording and one
+    latency."""
     recorded, latency = (facts.rows[name].tolist() for name in ("recorded_ms", "latency_us"))
     return list(zip(facts.writer, recorded, latency, strict=True))
 

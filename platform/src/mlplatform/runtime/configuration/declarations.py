@@ -74,7 +74,7 @@ class Group:
 GROUPS: Final = (
     Group("One machine", (
         Setting("PROFILE", kinds.Profile, "embedded", EVERY,
-                "`cluster`: every server must be named, and what is missing is told (`up "
+                "`cluster`: every server must be named, and what is missing is listed (`up "
                 "--profile cluster`)"),
         Setting("HOME", kinds.FOLDER, "var", EVERY,
                 "the one folder that holds all state (made 0700)", place="home.root"),
@@ -182,8 +182,8 @@ GROUPS: Final = (
     )),
     Group("Events", (
         Setting("RECEIVERS", kinds.FILE, "", ("events", _UP, "commands"),
-                "YAML of webhooks and Slack channels that are told of rollouts and incidents; "
-                "empty: nobody is told (`docs/events.md`)"),
+                "YAML of webhooks and Slack channels that are notified of rollouts and incidents; "
+                "empty: nobody is notified (`docs/events.md`)"),
     )),
     Group("Servers", (
         Setting("POSTGRES", address("postgresql://user@host:5432/database"), "", _STATE,

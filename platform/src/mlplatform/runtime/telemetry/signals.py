@@ -184,7 +184,7 @@ BREAKER: Final = Metric(
 )  # fmt: skip
 VOLUME_STOPPED: Final = Metric(
     "mlplatform_gateway_volume_stopped", "gauge", "1",
-    "1 while the arm is asked no more, as its bundle raised alerts on too many customers.",
+    "1 while the arm is no longer asked, as its bundle raised alerts on too many customers.",
     (MODEL, SERVICE),
 )  # fmt: skip
 ADMISSION: Final = Metric(

@@ -172,7 +172,7 @@ class Gateway:
 def _complaints(models: Mapping[str, Scoring]) -> list[str]:
     found = [scoring.freshness.complaint() for scoring in models.values()]
     stopped = [
-        f"{service} is asked no more: its bundle {why}"
+        f"{service} is no longer asked: its bundle {why}"
         for scoring in models.values()
         for service, why in scoring.live.stopped().items()
     ]

@@ -63,7 +63,7 @@ class Target:
 
     @property
     def stopped(self) -> VolumeStop | None:
-        """Why this arm is asked no more, by what its bundle decided here; None: it is asked."""
+        """Why this arm is no longer asked, by what its bundle decided here; None: it is asked."""
         return None if self.volume is None else self.volume.stopped
 
     def renew(self, now_s: float) -> None:
@@ -166,7 +166,7 @@ class LiveModel:
         return tuple(gone)
 
     def stopped(self) -> dict[str, str]:
-        """Service → why its arm is asked no more here, by what its bundle decided."""
+        """Service → why its arm is no longer asked here, by what its bundle decided."""
         targets = self.current.targets
         return {name: t.stopped.reason for name, t in targets.items() if t.stopped is not None}
 

@@ -10,7 +10,7 @@ from mlplatform.scoring.arms.freshness import FeaturesState
 class ArmState(msgspec.Struct, frozen=True):
     """A version that the routes name, as this gateway sees it.
 
-    `stopped` says why it is asked no more: its bundle raised alerts on far more customers
+    `stopped` says why it is no longer asked: its bundle raised alerts on far more customers
     than planned. Null while it is asked.
     """
 

@@ -22,7 +22,7 @@ about 1.45 times the limit are never proven."""
 
 
 class VolumeStop(msgspec.Struct, frozen=True):
-    """Why an arm is asked no more, in words."""
+    """Why an arm is no longer asked, in words."""
 
     reason: str
 

@@ -401,7 +401,7 @@ class Scoring:
         if volume.count(decided.case.assignment.bucket, decided.by_model, now_s):
             arm = decided.prediction.target.arm
             why = "" if volume.stopped is None else volume.stopped.reason
-            log.error("%s is asked no more: its bundle %s", arm.service, why)
+            log.error("%s is no longer asked: its bundle %s", arm.service, why)
 
     @staticmethod
     def _note(decided: Decided, caller: Caller, now_s: float, *, is_recorded: bool = True) -> None:
