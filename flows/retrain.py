@@ -28,12 +28,12 @@ LIMIT_S = 1200
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def prepare(model: str, as_of_ms: int | None) -> job.Prepared:
+def prepare(model: str, as_of_ms: int | None) -> job.TrainingInputs:
     return job.prepare_training(wiring.platform(), model, as_of_ms)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def fit(prepared: job.Prepared) -> Candidate:
+def fit(prepared: job.TrainingInputs) -> Candidate:
     """Its own deadline is the job's; a cancelled run cancels the job."""
     log = get_run_logger()
 
@@ -45,7 +45,7 @@ def fit(prepared: job.Prepared) -> Candidate:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def try_folds(model: str, prepared: job.Prepared) -> tuple[FoldFinding, ...]:
+def try_folds(model: str, prepared: job.TrainingInputs) -> tuple[FoldFinding, ...]:
     """Their own deadlines are those of their jobs."""
     log = get_run_logger()
 
@@ -57,8 +57,8 @@ def try_folds(model: str, prepared: job.Prepared) -> tuple[FoldFinding, ...]:
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
 def validate(
-    model: str, candidate: Candidate, prepared: job.Prepared, folds: tuple[FoldFinding, ...]
-) -> job.Judged:
+    model: str, candidate: Candidate, prepared: job.TrainingInputs, folds: tuple[FoldFinding, ...]
+) -> job.GateOutcome:
     return job.validate(model, candidate, prepared, folds)
 
 
@@ -70,7 +70,7 @@ def validate(
     cache_policy=NO_CACHE,
     timeout_seconds=LIMIT_S,
 )
-def register(candidate: Candidate, judged: job.Judged, author: str) -> Version:
+def register(candidate: Candidate, judged: job.GateOutcome, author: str) -> Version:
     return job.register(wiring.platform(), candidate, judged, author=author)
 
 

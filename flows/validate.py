@@ -26,17 +26,19 @@ LIMIT_S = 1200
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def prepare(model: str) -> job.Prepared:
+def prepare(model: str) -> job.TrainingInputs:
     return job.prepare_training(wiring.platform(), model, None)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def bring(model: str, onnx_path: str, author: str, prepared: job.Prepared) -> Candidate:
+def bring(model: str, onnx_path: str, author: str, prepared: job.TrainingInputs) -> Candidate:
     return job.bring(wiring.platform(), model, Path(onnx_path), author, prepared)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE, timeout_seconds=LIMIT_S)
-def judge(model: str, author: str, candidate: Candidate, prepared: job.Prepared) -> job.Judged:
+def judge(
+    model: str, author: str, candidate: Candidate, prepared: job.TrainingInputs
+) -> job.GateOutcome:
     return job.judge_brought(wiring.platform(), model, author, candidate, prepared)
 
 
@@ -48,7 +50,7 @@ def judge(model: str, author: str, candidate: Candidate, prepared: job.Prepared)
     cache_policy=NO_CACHE,
     timeout_seconds=LIMIT_S,
 )
-def register(candidate: Candidate, judged: job.Judged, author: str) -> Version:
+def register(candidate: Candidate, judged: job.GateOutcome, author: str) -> Version:
     return job.register(wiring.platform(), candidate, judged, author=author)
 
 

@@ -30,7 +30,7 @@ from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.rhythm import SCORE, Rhythm, rhythm
 from mlplatform.rollouts.drift.faults import ViewSeen
 from mlplatform.rollouts.drift.health import Health
-from mlplatform.rollouts.drift.matured import Scored, matured_day
+from mlplatform.rollouts.drift.matured import ScoredRequests, matured_day
 from mlplatform.rollouts.drift.performance import (
     MOST_REFERENCE_DAYS,
     RECENT_DAYS,
@@ -395,7 +395,7 @@ def play(row: Row, seed: int, policy: DriftPolicy, *, others: bool) -> Played:
 
 def _matured(day: Day) -> MaturedDay:
     return matured_day(
-        day.number * DAY_MS, Scored(day.units, day.scores, day.fraud),
+        day.number * DAY_MS, ScoredRequests(day.units, day.scores, day.fraud),
         capacity=FRAUD.decision.alert_share, segments={"tenth": day.segment},
     )  # fmt: skip
 

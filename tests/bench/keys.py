@@ -23,7 +23,7 @@ from typing import Any, Final
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.port import KEEP_MS, Entry, Idempotency
-from mlplatform.decisions.records.prepared import Prepared, prepared
+from mlplatform.decisions.records.prepared import StorableRecord, prepared
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.storage import sqlite
 
@@ -47,7 +47,7 @@ def key(number: int) -> str:
     return hashlib.sha256(f"key {number}".encode()).hexdigest()[:32]
 
 
-def item(number: int) -> Prepared:
+def item(number: int) -> StorableRecord:
     """A decision with its key; the record is as small as one can be."""
     score, named = number % 9973 / 9973, decision_id(number)
     answer = {

@@ -35,7 +35,7 @@ from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.arms.fallback import ModelStep
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.request.decision import Decided, Finished, RoutedRequest
+from mlplatform.scoring.request.decision import DecidedRequest, Finished, RoutedRequest
 from mlplatform.scoring.request.prediction import Facts, Prediction, Verdict
 from mlplatform.scoring.request.spans import Ended, Traces, build
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
@@ -108,7 +108,7 @@ def finished() -> Finished:
     timing = b"queue;dur=0.120, compute;dur=0.045"
     prediction = Prediction(step, target, (), 0.1, False, now_s, now_s + 0.001, timing)
     verdict = Verdict("approve", "champion", target, 0.1, 0.1)
-    decided = Decided(case, verdict, (), prediction, now_s + 0.0011)
+    decided = DecidedRequest(case, verdict, (), prediction, now_s + 0.0011)
     return Finished(decided, now_s, now_s + 0.002)
 
 

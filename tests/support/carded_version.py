@@ -12,7 +12,7 @@ from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.operations.card.making import Recorded
+from mlplatform.operations.card.making import VersionRecords
 from mlplatform.rollouts.drift.incidents import Change, Finding, Incident
 from mlplatform.rollouts.drift.tenure import MaturedMetric, MaturedStretch, MaturedTenure
 from mlplatform.rollouts.journal.transitions import (
@@ -110,12 +110,12 @@ def incident(text: str = "a retrain is due") -> Incident:
     return Incident("fraud-drift-1", found, "open", 0, None, 0, None, (change,))
 
 
-def recorded(folder: Path, *, text: str = "as planned", **changes: Any) -> Recorded:
+def recorded(folder: Path, *, text: str = "as planned", **changes: Any) -> VersionRecords:
     """Version 2, the champion, with everything that there can be.
 
     Args:
         text: what people wrote.
-        changes: of the fields of `Recorded`.
+        changes: of the fields of `VersionRecords`.
     """
     bundle = amount_bundle(folder)
     arm = Arm(2, bundle.digest, "fraud-v2")
@@ -130,4 +130,4 @@ def recorded(folder: Path, *, text: str = "as planned", **changes: Any) -> Recor
         "incidents": (incident(text),),
         "tenure": tenure(),
     }
-    return Recorded(**plain | changes)
+    return VersionRecords(**plain | changes)

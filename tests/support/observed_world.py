@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpx
 
-from mlplatform.commands.decisions.trace import Found, look_up
+from mlplatform.commands.decisions.trace import TraceReport, look_up
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.routes import Arm
 from mlplatform.runtime.configuration.settings import Settings
@@ -50,14 +50,14 @@ class Observed(ScoringWorld):
     def settings(self) -> Settings:
         return Settings(self.home, "system", self.port, 1, 2)
 
-    def found(self, any_id: str, *names: str) -> Found:
+    def found(self, any_id: str, *names: str) -> TraceReport:
         """What is known of an id, once the spans of these names are there."""
 
-        def look() -> Found | None:
+        def look() -> TraceReport | None:
             found = look_up(self.settings, any_id)
             return found if set(names) <= {span.name for span in found.spans} else None
 
-        found: Found = wait_for(look)
+        found: TraceReport = wait_for(look)
         return found
 
     @contextmanager

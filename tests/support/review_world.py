@@ -94,7 +94,7 @@ class World:
         job.advance(self.platform, "fraud")
         return [one.decision_id for one in job.waiting(self.platform, "fraud", 100).rows]
 
-    def say(self, name: str, who: Client, outcome: int = 1, **how: Any) -> job.Reviewed:
+    def say(self, name: str, who: Client, outcome: int = 1, **how: Any) -> job.ReviewResult:
         return job.record(self.platform, "fraud", name, outcome, analyst=who, **how)
 
     def refused(self, who: str) -> Sequence[str]:

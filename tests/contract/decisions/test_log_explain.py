@@ -52,7 +52,7 @@ from mlplatform.scoring.predictor.model import scorer
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import Predictor
-from mlplatform.scoring.request.decision import Caller, Decided, RoutedRequest, record
+from mlplatform.scoring.request.decision import Caller, DecidedRequest, RoutedRequest, record
 from mlplatform.scoring.request.prediction import (
     Facts,
     explored,
@@ -173,7 +173,7 @@ class Shop:
         draw = None
         if exploration is not None:
             verdict, draw = explored(exploration, verdict, case.facts, case.unit)
-        decided = Decided(case, verdict, tuple(failures), draw=draw)
+        decided = DecidedRequest(case, verdict, tuple(failures), draw=draw)
         return record(decided, CALLER, recorded_ms=2, latency_us=900)
 
     def _case(

@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def validated(home: Path) -> tuple[Candidate, GateReport, training.Prepared]:
+def validated(home: Path) -> tuple[Candidate, GateReport, training.TrainingInputs]:
     """Its generator's history, taken in by a command, fitted as a job, and held to all gates."""
     command("history", "generate", NAME, "--seed", "3")
     platform = Platform(load(os.environ))
@@ -64,7 +64,7 @@ def validated(home: Path) -> tuple[Candidate, GateReport, training.Prepared]:
 
 
 def test_it_passes_its_gates_and_tells_all_measures_with_intervals(
-    validated: tuple[Candidate, GateReport, training.Prepared],
+    validated: tuple[Candidate, GateReport, training.TrainingInputs],
 ) -> None:
     made, report, _ = validated
     assert report.reasons == ()
@@ -77,7 +77,7 @@ def test_it_passes_its_gates_and_tells_all_measures_with_intervals(
 
 
 def test_its_own_gate_stands_beside_the_platforms(
-    validated: tuple[Candidate, GateReport, training.Prepared],
+    validated: tuple[Candidate, GateReport, training.TrainingInputs],
 ) -> None:
     made, report, prepared = validated
     gate = next(g for g in report.gates if g.name == "decision_cost")
@@ -99,7 +99,7 @@ def test_its_own_gate_stands_beside_the_platforms(
 
 
 def test_groups_of_sex_and_age_are_compared_and_no_input(
-    validated: tuple[Candidate, GateReport, training.Prepared],
+    validated: tuple[Candidate, GateReport, training.TrainingInputs],
 ) -> None:
     made, report, prepared = validated
     assert report.fairness is not None
@@ -125,7 +125,7 @@ def test_nothing_is_wrong_with_its_folder() -> None:
 
 
 def test_a_batch_decides_about_every_client_of_its_days(
-    home: Path, validated: tuple[Candidate, GateReport, training.Prepared]
+    home: Path, validated: tuple[Candidate, GateReport, training.TrainingInputs]
 ) -> None:
     platform, bundle = Platform(load(os.environ)), validated[0].bundle
     to_ms = validated[2].dataset.window.to_ms
@@ -142,7 +142,7 @@ def test_a_batch_decides_about_every_client_of_its_days(
 
 
 def test_a_champion_is_measured_on_the_same_rows(
-    validated: tuple[Candidate, GateReport, training.Prepared],
+    validated: tuple[Candidate, GateReport, training.TrainingInputs],
 ) -> None:
     """Held against itself, a model differs by nothing in any measure."""
     made, _, prepared = validated
@@ -163,7 +163,7 @@ def test_a_champion_is_measured_on_the_same_rows(
 
 @pytest.fixture(scope="module")
 def world(
-    home: Path, validated: tuple[Candidate, GateReport, training.Prepared]
+    home: Path, validated: tuple[Candidate, GateReport, training.TrainingInputs]
 ) -> Iterator[ScoringWorld]:
     world = ScoringWorld(home, has_snapshots=False)
     try:

@@ -54,19 +54,19 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 @pytest.fixture(scope="module")
-def prepared(platform: Platform) -> training.Prepared:
+def prepared(platform: Platform) -> training.TrainingInputs:
     now_ms = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
     return training.prepare_training(platform, NAME, now_ms)
 
 
 @pytest.fixture(scope="module")
-def found(platform: Platform, prepared: training.Prepared) -> tuple[FoldFinding, ...]:
+def found(platform: Platform, prepared: training.TrainingInputs) -> tuple[FoldFinding, ...]:
     return training.try_folds(platform, NAME, prepared, lambda status: None)
 
 
 def test_a_fold_is_a_fit_of_what_was_known_then_tested_on_the_days_after(
     platform: Platform,
-    prepared: training.Prepared,
+    prepared: training.TrainingInputs,
     found: tuple[FoldFinding, ...],
     tmp_path: Path,
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_fold_is_a_fit_of_what_was_known_then_tested_on_the_days_after(
 
 
 def test_its_gate_and_its_steps_are_told_and_its_bundles_are_not_kept(
-    platform: Platform, prepared: training.Prepared, found: tuple[FoldFinding, ...]
+    platform: Platform, prepared: training.TrainingInputs, found: tuple[FoldFinding, ...]
 ) -> None:
     bundles = platform.settings.home.bundles
     assert [f for f in bundles.glob("*") if not f.name.startswith(".")] == []
@@ -105,7 +105,7 @@ def test_its_gate_and_its_steps_are_told_and_its_bundles_are_not_kept(
     assert len(steps) == 2
     assert all(s["folds/auc_low"] < s["folds/auc"] < s["folds/auc_high"] for s in steps)
     # The champion was fitted to the days before these alone: all of them can be compared.
-    beside = training.Prepared(prepared.dataset, champion, prepared.recent)
+    beside = training.TrainingInputs(prepared.dataset, champion, prepared.recent)
     again = training.try_folds(platform, NAME, beside, lambda status: None)
     assert [f.is_unseen for f in again] == [True, True]
     assert all(f.average_precision and f.average_precision.difference for f in again)
@@ -113,18 +113,18 @@ def test_its_gate_and_its_steps_are_told_and_its_bundles_are_not_kept(
 
 
 def test_folds_that_the_history_is_too_short_for_are_no_pass(
-    platform: Platform, prepared: training.Prepared
+    platform: Platform, prepared: training.TrainingInputs
 ) -> None:
     earlier_ms = prepared.dataset.as_of_ms - 40 * DAY_MS
-    short = training.Prepared(replace(prepared.dataset, as_of_ms=earlier_ms), None, None)
+    short = training.TrainingInputs(replace(prepared.dataset, as_of_ms=earlier_ms), None, None)
     found = training.try_folds(platform, NAME, short, lambda status: None)
     assert all("lower training.folds" in fold.problem for fold in found)
 
 
 def test_folds_of_days_without_requests_are_no_pass(
-    platform: Platform, prepared: training.Prepared
+    platform: Platform, prepared: training.TrainingInputs
 ) -> None:
     later_ms = prepared.dataset.as_of_ms + 60 * DAY_MS
-    silent = training.Prepared(replace(prepared.dataset, as_of_ms=later_ms), None, None)
+    silent = training.TrainingInputs(replace(prepared.dataset, as_of_ms=later_ms), None, None)
     found = training.try_folds(platform, NAME, silent, lambda status: None)
     assert all("no request has matured" in fold.problem for fold in found)

@@ -16,7 +16,7 @@ import httpx
 import msgspec
 import pytest
 
-from mlplatform.commands.decisions.trace import Found
+from mlplatform.commands.decisions.trace import TraceReport
 from mlplatform.model.routes import Arm
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.span_files import Kept
@@ -42,7 +42,7 @@ def client(world: Observed) -> Iterator[httpx.Client]:
         yield made
 
 
-def root_of(found: Found) -> Kept:
+def root_of(found: TraceReport) -> Kept:
     """The request's own span."""
     (root,) = (span for span in found.spans if span.kind == "SERVER" and span.parent_id is None)
     return root

@@ -18,7 +18,7 @@ from mlplatform.learning.features.feast_values import project_name
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
-from mlplatform.operations.supervisor.probe import Answered, ask
+from mlplatform.operations.supervisor.probe import ProbeReply, ask
 from mlplatform.scoring.arms.freshness import StaleShare
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 from support.snapshots import snapshot_row
@@ -63,7 +63,7 @@ def scored(client: httpx.Client, at_ms: int, amount: float = 30.0, **changes: An
 
 def complaint(world: ScoringWorld) -> str:
     answer = ask(world.port, "/readyz")
-    assert isinstance(answer, Answered)
+    assert isinstance(answer, ProbeReply)
     assert answer.ok  # requests are answered all the same
     return answer.reason
 

@@ -354,3 +354,17 @@ def test_a_narrow_terminal_cuts_no_name(
     printed = capsys.readouterr().out
     assert "…" not in printed
     assert printed.count("a") == sum(w.count("a") for w in ("fraud-v1-1", "awaiting_approval")) + 61
+
+
+def test_help_leads_to_the_settings_and_they_are_those_of_the_document() -> None:
+    help_text = " ".join(CliRunner().invoke(command_line.app, ["--help"]).output.split())
+    assert "`mlplatform settings`" in help_text
+    assert "docs/settings.md" in help_text
+
+    listed = json.loads(CliRunner().invoke(command_line.app, ["settings", "--json"]).output)
+    document = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
+    rows = [line for line in document.splitlines() if line.startswith("| `MLPLATFORM_")]
+    assert len(listed) == len(rows) > 40
+    for one, row in zip(listed, rows, strict=True):
+        cells = [one["variable"], one["takes"], one["default"], one["meaning"]]
+        assert row == f"| `{cells[0]}` | {' | '.join(cells[1:])} | {', '.join(one['read_by'])} |"

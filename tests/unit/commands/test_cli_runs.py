@@ -15,7 +15,7 @@ from mlplatform import commands
 from mlplatform.commands import runs
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import prefect
-from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
+from mlplatform.operations.prefect_client.prefect import FlowRun, Poller
 from mlplatform.runtime.errors import Unavailable
 
 RUNNING = FlowRun("r-1", "calm-lynx", "RUNNING", "Running", "", {}, 1)
@@ -83,7 +83,7 @@ def test_a_server_that_stays_silent_is_unavailable_and_the_run_is_named(
     monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...],
 ) -> None:
-    monkeypatch.setattr(Patience.__init__, "__defaults__", (0.02,))
+    monkeypatch.setattr(Poller.__init__, "__defaults__", (0.02,))
     prefect_gives(RUNNING, None)
     result = runner.invoke(commands.app, words)
     assert isinstance(result.exception, Unavailable)
@@ -146,7 +146,7 @@ def test_patience_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) -
             raise Unavailable("Prefect")
         return answer
 
-    patience = Patience(ask, limit_s=60.0)
+    patience = Poller(ask, limit_s=60.0)
     assert [patience.ask() for _ in range(3)] == [None, 1, None]
     with pytest.raises(Unavailable, match="no answer for 60 s"):
         patience.ask()

@@ -33,7 +33,7 @@ from mlplatform.decisions.records.tables import DATABASE, SCHEMA
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.sql import Schema
-from mlplatform.scoring.request.answers import Answer
+from mlplatform.scoring.request.answers import ScoreBody
 
 START_MS = 1_760_054_400_000 + DAY_MS // 3
 ID = f"{7:032x}0123456789"
@@ -71,7 +71,7 @@ def opened(folder: Path, wall: Wall) -> SqliteDecisionLog:
 
 def answer(decision_id: str, score: float | None) -> bytes:
     """As a gateway writes it."""
-    made = Answer(
+    made = ScoreBody(
         decision="approve",
         score=score,
         reasons=[],

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from mlplatform.observing.page.rendering import render
-from mlplatform.operations.supervisor.probe import Answered, ask
+from mlplatform.operations.supervisor.probe import ProbeReply, ask
 from mlplatform.operations.supervisor.status import PlatformStatus, ProcessStatus
 
 STALE = "features of fraud: the newest snapshot of customer_stats is too old"
@@ -42,8 +42,8 @@ def port() -> Iterator[int]:
 
 
 def test_a_ready_process_may_say_what_is_wrong(port: int) -> None:
-    assert ask(port, "/readyz") == Answered(True, "")
-    assert ask(port, "/complaining") == Answered(True, STALE)
+    assert ask(port, "/readyz") == ProbeReply(True, "")
+    assert ask(port, "/complaining") == ProbeReply(True, STALE)
 
 
 def process(name: str, state: str, reason: str) -> ProcessStatus:

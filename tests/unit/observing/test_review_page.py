@@ -298,5 +298,5 @@ def test_a_link_of_the_queue_comes_back() -> None:
 
 def test_what_became_of_an_answer_is_told(world: World) -> None:
     definition = world.platform.definition("fraud")
-    done = job.Reviewed("d1", "fraud", 0, False, differs=True)
+    done = job.ReviewResult("d1", "fraud", 0, False, differs=True)
     assert "one more person has to look at it" in shown.told(done, definition)

@@ -17,7 +17,7 @@ from mlplatform.model.routes import no_routes
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
-from mlplatform.operations.card.making import Recorded, card
+from mlplatform.operations.card.making import VersionRecords, card
 from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
 from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
 from mlplatform.runtime.errors import Corrupt
@@ -25,11 +25,11 @@ from support.carded_version import DAY_MS, promoted_journal, recorded, tenure, v
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+def known(tmp_path_factory: pytest.TempPathFactory) -> VersionRecords:
     return recorded(tmp_path_factory.mktemp("bundles") / "bundle")
 
 
-def bare(known: Recorded, **facts: Any) -> Recorded:
+def bare(known: VersionRecords, **facts: Any) -> VersionRecords:
     """The same version with nothing on record but that it was registered."""
     changed = msgspec.structs.replace(known.version.facts, report={}, folder="", **facts)
     return dataclasses.replace(
@@ -53,7 +53,7 @@ def words(section: Section) -> str:
     return "\n".join([*fields, *section.lines, *(t.caption for t in section.tables), *cells])
 
 
-def test_it_is_one_value_that_json_holds(known: Recorded) -> None:
+def test_it_is_one_value_that_json_holds(known: VersionRecords) -> None:
     made = card(known)
     assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
     assert card(known) == made
@@ -104,7 +104,9 @@ MEASURES = [
 ]
 
 
-def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(known: Recorded) -> None:
+def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(
+    known: VersionRecords,
+) -> None:
     report = {**known.version.facts.report, "measures": MEASURES, "fairness": FAIR}
     facts = msgspec.structs.replace(known.version.facts, report=report)
     version = dataclasses.replace(known.version, facts=facts)
@@ -119,7 +121,7 @@ def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(known:
     assert "no groups were compared" in words(told(without, "Protected attributes"))
 
 
-def test_it_says_who_answers_and_how_an_approver_was_known(known: Recorded) -> None:
+def test_it_says_who_answers_and_how_an_approver_was_known(known: VersionRecords) -> None:
     made = card(known)
     (approval,) = made.approvals
     assert (approval.approver, approval.answer) == ("ben", "approve")
@@ -129,7 +131,7 @@ def test_it_says_who_answers_and_how_an_approver_was_known(known: Recorded) -> N
     assert "code of key 12ab" in words(told(made, "Who answers for it"))
 
 
-def test_outcomes_have_their_thresholds_and_planned_shares(known: Recorded) -> None:
+def test_outcomes_have_their_thresholds_and_planned_shares(known: VersionRecords) -> None:
     found = [(o.name, o.from_score, o.share) for o in card(known).deciding.outcomes]
     assert found == [
         ("approve", None, pytest.approx(0.987)),
@@ -139,7 +141,7 @@ def test_outcomes_have_their_thresholds_and_planned_shares(known: Recorded) -> N
 
 
 def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
-    known: Recorded,
+    known: VersionRecords,
 ) -> None:
     found = {i.name: i for i in card(known).inputs}
     assert list(found) == [i.name for i in known.definition.inputs]
@@ -154,7 +156,7 @@ def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
     assert "divisor" in found["amount_to_mean_30d"].missing
 
 
-def test_a_window_of_every_aggregate_is_told_in_words(known: Recorded) -> None:
+def test_a_window_of_every_aggregate_is_told_in_words(known: VersionRecords) -> None:
     small = Filter(field="amount", op="<", value=5)
     same: dict[str, Any] = {"entity": "customer", "window": "1h", "resolution": "1m"}
     windows = (
@@ -175,13 +177,15 @@ def test_a_window_of_every_aggregate_is_told_in_words(known: Recorded) -> None:
     assert {*get_args(Aggregate)} - {"ratio"} < {*AGGREGATES}
 
 
-def test_inputs_whose_features_are_declared_no_more_are_told(known: Recorded) -> None:
+def test_inputs_whose_features_are_declared_no_more_are_told(known: VersionRecords) -> None:
     found = {i.name: i for i in card_inputs(known.definition, (), None)}
     assert "declares no more" in found["terminal_risk_7d"].made_of
     assert "not recorded" in found["terminal_risk_7d"].missing
 
 
-def test_measures_have_their_interval_and_what_they_were_held_against(known: Recorded) -> None:
+def test_measures_have_their_interval_and_what_they_were_held_against(
+    known: VersionRecords,
+) -> None:
     made = card(known)
     quality, latency = made.validation.gates
     assert (quality.observed, quality.low, quality.high) == (0.612, 0.55, 0.67)
@@ -193,13 +197,13 @@ def test_measures_have_their_interval_and_what_they_were_held_against(known: Rec
 
 
 def test_a_champion_of_a_model_that_is_switched_off_is_said_to_answer_nobody(
-    known: Recorded,
+    known: VersionRecords,
 ) -> None:
     off = dataclasses.replace(known, routes=dataclasses.replace(known.routes, killed=True))
     assert card(off).identity.place == "champion; the model is switched off, and answers nobody"
 
 
-def test_a_rollout_tells_each_step_with_the_headline_of_each_gate(known: Recorded) -> None:
+def test_a_rollout_tells_each_step_with_the_headline_of_each_gate(known: VersionRecords) -> None:
     (rollout,) = card(known).rollouts
     assert [step.what for step in rollout.steps] == [
         "opened", "shadow began", "an approval was asked for", "ben answered: approve",
@@ -210,7 +214,7 @@ def test_a_rollout_tells_each_step_with_the_headline_of_each_gate(known: Recorde
     assert gate.headline == "It finds no more than 2 points fewer of the frauds (95 % certain)."
 
 
-def test_matured_performance_has_its_intervals(known: Recorded) -> None:
+def test_matured_performance_has_its_intervals(known: VersionRecords) -> None:
     made = card(known)
     shown = words(told(made, "Matured performance"))
     assert "41.00 % to 77.00 %" in shown
@@ -222,14 +226,14 @@ def test_matured_performance_has_its_intervals(known: Recorded) -> None:
     ]
 
 
-def test_labels_say_when_they_come_and_what_declines_hide(known: Recorded) -> None:
+def test_labels_say_when_they_come_and_what_declines_hide(known: VersionRecords) -> None:
     labels = card(known).labels
     assert (labels.maturity_days, labels.hides, labels.come_share) == (3, ("decline",), 0.97)
     shown = words(told(card(known), "Labels and hidden outcomes"))
     assert "97.00 % of those that come within 3 days were there" in shown
 
 
-def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: Recorded) -> None:
+def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: VersionRecords) -> None:
     made = card(bare(known))
     shown = {section.title: words(section) for section in sections(made)}
     for title in (
@@ -253,7 +257,7 @@ def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: Recorded) -> N
         assert said in limits, said
 
 
-def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: Recorded) -> None:
+def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: VersionRecords) -> None:
     def limits_of(**changes: Any) -> str:
         return "\n".join(card(dataclasses.replace(known, **changes)).limits)
 
@@ -272,7 +276,7 @@ def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: Reco
         assert "It has learned from no request after" not in absent
 
 
-def test_limits_of_a_confirmed_champion(known: Recorded) -> None:
+def test_limits_of_a_confirmed_champion(known: VersionRecords) -> None:
     limits = "\n".join(card(known).limits)
     for said in (
         "After decline no outcome can become known",
@@ -289,7 +293,7 @@ def test_limits_of_a_confirmed_champion(known: Recorded) -> None:
         assert silent not in limits, silent
 
 
-def test_limits_follow_what_is_on_record(known: Recorded) -> None:
+def test_limits_follow_what_is_on_record(known: VersionRecords) -> None:
     explored = ExplorationPolicy(
         share=0.02, decision="review", amount="amount", maximum_amount=200.0, maximum_sum=2000.0
     )
@@ -312,7 +316,9 @@ def test_limits_follow_what_is_on_record(known: Recorded) -> None:
     assert "No drift check has kept what matured labels say" in limits
 
 
-def test_a_harm_that_stopped_it_and_an_approver_without_proof_are_limits(known: Recorded) -> None:
+def test_a_harm_that_stopped_it_and_an_approver_without_proof_are_limits(
+    known: VersionRecords,
+) -> None:
     facts = promoted_journal(known.version.digest)[:5]
     answer = facts[3]
     assert isinstance(answer, Answered)
@@ -330,7 +336,7 @@ def test_a_harm_that_stopped_it_and_an_approver_without_proof_are_limits(known: 
     assert f"ben\napprove\n{NOT_RECORDED}" in words(told(made, "Who answers for it"))
 
 
-def test_a_rollout_of_an_earlier_release_records_less(known: Recorded) -> None:
+def test_a_rollout_of_an_earlier_release_records_less(known: VersionRecords) -> None:
     opened = promoted_journal(known.version.digest)[0]
     assert isinstance(opened, Opened)
     earlier = msgspec.structs.replace(opened, plan=None, approval="", actor="")
@@ -342,7 +348,7 @@ def test_a_rollout_of_an_earlier_release_records_less(known: Recorded) -> None:
     assert "whether one was required is not recorded" in "\n".join(made.limits)
 
 
-def test_another_version_s_incident_is_not_its_own(known: Recorded) -> None:
+def test_another_version_s_incident_is_not_its_own(known: VersionRecords) -> None:
     other = dataclasses.replace(known, version=version(known.version.digest, 3))
     assert card(other).incidents == ()
     (incident,) = known.incidents
@@ -357,21 +363,21 @@ def test_another_version_s_incident_is_not_its_own(known: Recorded) -> None:
     ids=["a text for gates", "a gate without a verdict", "a number for a gate", "no counts"],
 )
 def test_a_report_that_is_none_is_damage_and_not_silence(
-    known: Recorded, report: dict[str, Any]
+    known: VersionRecords, report: dict[str, Any]
 ) -> None:
     changed: Version = version(known.version.digest, report=report)
     with pytest.raises(Corrupt, match="gate report of version 2 of fraud"):
         card(dataclasses.replace(known, version=changed))
 
 
-def test_a_stretch_without_a_label_is_told_as_not_known(known: Recorded) -> None:
+def test_a_stretch_without_a_label_is_told_as_not_known(known: VersionRecords) -> None:
     nothing = dataclasses.replace(tenure(), stretches=())
     made = card(dataclasses.replace(known, tenure=nothing))
     assert f"As champion: {NOT_RECORDED}." in words(told(made, "Matured performance"))
     assert "No day of it as champion has all of its labels yet" in "\n".join(made.limits)
 
 
-def test_every_table_is_as_wide_as_its_head(known: Recorded, tmp_path: Path) -> None:
+def test_every_table_is_as_wide_as_its_head(known: VersionRecords, tmp_path: Path) -> None:
     for each in (
         known,
         bare(known),

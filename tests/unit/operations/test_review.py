@@ -19,7 +19,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review import opinions, queue, recording
-from mlplatform.operations.review.opinions import Open, Opinion, Settled
+from mlplatform.operations.review.opinions import Consensus, Open, Opinion
 from mlplatform.operations.review.queue import DAY_MS, Place
 from mlplatform.runtime.errors import Busy, InputInvalid, NotFound, Refused, Unavailable
 from mlplatform.runtime.storage import sqlite
@@ -34,14 +34,14 @@ ANA, BO, CY = (Opinion(name, 1) for name in ("ana", "bo", "cy"))
 @pytest.mark.parametrize(
     ("said", "now", "four_eyes", "comes"),
     [
-        ([], ANA, False, Settled(())),
+        ([], ANA, False, Consensus(())),
         ([], ANA, True, Open(differs=False)),
-        ([ANA], BO, True, Settled(("ana",))),
+        ([ANA], BO, True, Consensus(("ana",))),
         ([ANA], Opinion("bo", 0), True, Open(differs=True)),
-        ([ANA, Opinion("bo", 0)], Opinion("cy", 0), True, Settled(("bo",))),
+        ([ANA, Opinion("bo", 0)], Opinion("cy", 0), True, Consensus(("bo",))),
         ([ANA], Opinion("ana", 0), True, Open(differs=False)),
         ([ANA, Opinion("ana", 0)], BO, True, Open(differs=True)),
-        ([Opinion("bo", 0), Opinion("bo", 1)], ANA, True, Settled(("bo",))),
+        ([Opinion("bo", 0), Opinion("bo", 1)], ANA, True, Consensus(("bo",))),
     ],
     ids=[
         "one word is enough where one is asked",
@@ -55,7 +55,7 @@ ANA, BO, CY = (Opinion(name, 1) for name in ("ana", "bo", "cy"))
     ],
 )
 def test_what_comes_of_a_word(
-    said: list[Opinion], now: Opinion, four_eyes: bool, comes: Settled | Open
+    said: list[Opinion], now: Opinion, four_eyes: bool, comes: Consensus | Open
 ) -> None:
     assert opinions.weigh(said, now, four_eyes=four_eyes) == comes
 
@@ -76,8 +76,8 @@ def test_no_label_comes_of_fewer_than_two_people(words: list[tuple[str, int]]) -
             continue
         last = {o.analyst: o.outcome for o in [*said, now]}
         agree = [who for who, what in last.items() if what == outcome]
-        assert isinstance(comes, Settled) == (len(agree) > 1)
-        if isinstance(comes, Settled):
+        assert isinstance(comes, Consensus) == (len(agree) > 1)
+        if isinstance(comes, Consensus):
             return
         said.append(now)
 
@@ -233,7 +233,7 @@ def test_what_the_log_erases_leaves_the_queue_too(
     assert erase(written, tmp_path / "decisions", asked, now_ms=NOW_MS).is_done
     assert queue.advance(path, written, definition)
     (one, other) = queue.page(path, 9).rows
-    assert (one.decision_id, one.shown, one.said) == ("d1", queue.Shown(), ())
+    assert (one.decision_id, one.shown, one.said) == ("d1", queue.DecisionSummary(), ())
     assert other.shown.fields == (("amount", 12.5),)
     assert not any(b"SECRET" in file.read_bytes() for file in tmp_path.glob("q.db*"))
 
@@ -255,7 +255,7 @@ def test_what_is_said_after_an_erasure_stays_in_the_queue(
     assert queue.advance(path, written, shows)
     rows = {one.decision_id: one for one in queue.page(path, 99).rows}
     assert list(rows) == names, "it waits still: its score and decision are on record"
-    assert rows["d3"].shown == queue.Shown()
+    assert rows["d3"].shown == queue.DecisionSummary()
     assert rows["d3"].said == (BO,), "what was said before is erased too"
     assert rows["d4"].shown.fields == (("amount", 12.5), ("note", "secret of d4"))
     assert len(rows["d4"].said) == 1
@@ -286,7 +286,7 @@ def test_an_analysts_word_is_a_label_like_an_applications(world: World) -> None:
     first, second = world.decide("decline"), world.decide()
     assert world.waiting() == [first, second]
     done = world.say(first, person("ana"), 0, note="the customer called")
-    assert done == job.Reviewed(first, "fraud", 0, True)
+    assert done == job.ReviewResult(first, "fraud", 0, True)
     told = {"outcome": 0, "note": "the customer called"}
     assert world.held(first) == [{"client": "ana", "label": 0, "review": told}]
     assert world.labels() == {first: 0}
@@ -338,7 +338,7 @@ def test_an_opinion_is_published_to_nobody(world: World, monkeypatch: pytest.Mon
 def test_what_was_shown_has_to_hold_still(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.ask_two(monkeypatch)
     name = world.decide()
-    shown = job.said_as_shown(())
+    shown = job.opinions_digest(())
     world.say(name, person("ana"), seen=shown)
     with pytest.raises(Refused, match="since it was shown"):
         world.say(name, person("bo"), seen=shown)
@@ -353,9 +353,9 @@ def test_an_erased_decision_can_be_answered(world: World, monkeypatch: pytest.Mo
     asked = ErasureRequest("a1", "Ann Lee", "request 4711", decision_id=name)
     assert erase(world.log, world.home.decisions, asked, now_ms=NOW_MS).is_done
     assert world.waiting() == [name]
-    found = job.one(world.platform, "fraud", name)
+    found = job.queued_decision(world.platform, "fraud", name)
     assert found is not None
-    assert not world.say(name, person("bo"), seen=job.said_as_shown(found.said)).is_label
+    assert not world.say(name, person("bo"), seen=job.opinions_digest(found.said)).is_label
     assert world.say(name, person("ana")).is_label, "her word of before is erased"
     assert world.waiting() == []
 

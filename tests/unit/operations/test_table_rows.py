@@ -16,7 +16,7 @@ from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.folders import load_definition, model_folder, parse
 from mlplatform.model.windows.declaration import Window
-from mlplatform.operations.tables.columns import taken
+from mlplatform.operations.tables.columns import matched_columns
 from mlplatform.operations.tables.request_rows import requests_of
 from mlplatform.operations.tables.row_features import RowFeatures
 
@@ -52,7 +52,7 @@ def test_a_protected_attribute_may_be_unknown_and_is_checked_where_it_is_known()
 
 def test_a_table_without_a_protected_attribute_is_taken() -> None:
     kinds = {field.name: str(field.type) for field in table().schema}
-    assert "sex" not in taken(DEFINITION, kinds, {}, "a.parquet", is_text=False)
+    assert "sex" not in matched_columns(DEFINITION, kinds, {}, "a.parquet", is_text=False)
     found = requests_of(table(), {}, DEFINITION, as_of_ms=1, key=KEY)
     assert found.problems == {}
     assert found.table.column("sex").null_count == 3

@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift.health import Health
-from mlplatform.rollouts.drift.matured import Scored, matured_day
+from mlplatform.rollouts.drift.matured import ScoredRequests, matured_day
 from mlplatform.rollouts.drift.performance import (
     LEAST_REFERENCE_DAYS,
     MaturedDay,
@@ -22,19 +22,19 @@ from mlplatform.runtime.canonical import canonical_json
 
 DAY_MS = 86_400_000
 POLICY = load_definition("fraud").drift
-Change = Callable[[int, Scored, np.random.Generator], Scored]
+Change = Callable[[int, ScoredRequests, np.random.Generator], ScoredRequests]
 
 
-def payments(rng: np.random.Generator) -> Scored:
+def payments(rng: np.random.Generator) -> ScoredRequests:
     """A day of 10 000 payments with about 80 frauds, half of which are among the 130 highest."""
     fraud = np.zeros(10_000, dtype=bool)
     fraud[: rng.poisson(80)] = True
     z = rng.normal(0, 1, 10_000) + 2.4 * fraud
     scores = 1 / (1 + np.exp(-(2.4 * z - 2.88 + math.log(0.008 / 0.992))))
-    return Scored(rng.integers(0, 5_000, 10_000), scores, fraud)
+    return ScoredRequests(rng.integers(0, 5_000, 10_000), scores, fraud)
 
 
-def unchanged(day: int, seen: Scored, rng: np.random.Generator) -> Scored:
+def unchanged(day: int, seen: ScoredRequests, rng: np.random.Generator) -> ScoredRequests:
     return seen
 
 
@@ -47,22 +47,22 @@ def days(count: int, seed: int, change: Change = unchanged) -> MaturedDays:
     return MaturedDays(tuple(made))
 
 
-def blind(day: int, seen: Scored, rng: np.random.Generator) -> Scored:
+def blind(day: int, seen: ScoredRequests, rng: np.random.Generator) -> ScoredRequests:
     """From the 15th day on half of the frauds look like genuine payments."""
     lost = seen.positive & (rng.random(len(seen.positive)) < 0.5) & (day >= 14)
     scores = np.where(lost, rng.choice(seen.scores[~seen.positive], len(lost)), seen.scores)
-    return Scored(seen.units, scores, seen.positive)
+    return ScoredRequests(seen.units, scores, seen.positive)
 
 
-def permuted(day: int, seen: Scored, rng: np.random.Generator) -> Scored:
+def permuted(day: int, seen: ScoredRequests, rng: np.random.Generator) -> ScoredRequests:
     fraud = rng.permutation(seen.positive) if day >= 14 else seen.positive
-    return Scored(seen.units, seen.scores, fraud)
+    return ScoredRequests(seen.units, seen.scores, fraud)
 
 
-def doubled(day: int, seen: Scored, rng: np.random.Generator) -> Scored:
+def doubled(day: int, seen: ScoredRequests, rng: np.random.Generator) -> ScoredRequests:
     """From the 15th day on there are 2.5 times as many frauds as the scores say."""
     more = seen.positive | (rng.random(len(seen.positive)) < seen.scores * 1.5)
-    return Scored(seen.units, seen.scores, more if day >= 14 else seen.positive)
+    return ScoredRequests(seen.units, seen.scores, more if day >= 14 else seen.positive)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_labels_that_stopped_coming_are_no_health() -> None:
 
 
 def test_days_without_a_single_fraud_are_no_health() -> None:
-    empty = Scored(np.arange(100), np.full(100, 0.01), np.zeros(100, dtype=bool))
+    empty = ScoredRequests(np.arange(100), np.full(100, 0.01), np.zeros(100, dtype=bool))
     made = [matured_day(day * DAY_MS, empty, capacity=0.013) for day in range(12)]
     verdict = performance_verdict(MaturedDays(tuple(made)), POLICY)
     assert verdict.health is Health.INCONCLUSIVE
@@ -121,7 +121,7 @@ def test_a_segment_is_found_that_the_whole_hides() -> None:
         inside = seen.positive & (rng.random(len(seen.positive)) < 0.25)
         inside |= ~seen.positive & (rng.random(len(seen.positive)) < 0.1)
         scores = np.where(inside & seen.positive & (day >= 14), 0.001, seen.scores)
-        changed = Scored(seen.units, scores, seen.positive)
+        changed = ScoredRequests(seen.units, scores, seen.positive)
         return matured_day(day * DAY_MS, changed, capacity=0.013, segments={"new": inside})
 
     verdict = performance_verdict(MaturedDays(tuple(split(d, 1) for d in range(22))), POLICY)

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from mlplatform.operations.actions import tenures
-from mlplatform.rollouts.drift.performance import CALIBRATION, Counted, MaturedDay, MaturedDays
+from mlplatform.rollouts.drift.performance import CALIBRATION, DailyHits, MaturedDay, MaturedDays
 from mlplatform.rollouts.drift.tenure import matured_metric, matured_tenure
 from mlplatform.runtime.errors import Corrupt
 
 DAY_MS = 86_400_000
 
 
-def day(rng: np.random.Generator, frauds: int = 40, recall: float = 0.6) -> Counted:
+def day(rng: np.random.Generator, frauds: int = 40, recall: float = 0.6) -> DailyHits:
     """A day's frauds: two or three of one customer are found, or missed, together."""
     customers = rng.integers(0, 10_000, frauds // 2)
     found = rng.random(len(customers)) < recall
     times = rng.integers(2, 4, len(customers))
-    return Counted(np.repeat(customers, times), np.repeat(found, times), float(times.sum()))
+    return DailyHits(np.repeat(customers, times), np.repeat(found, times), float(times.sum()))
 
 
 def matured(count: int, hidden: int = 0) -> MaturedDays:
@@ -53,7 +53,7 @@ def test_an_interval_narrows_with_days() -> None:
 
 def test_calibration_is_over_what_the_scores_expect() -> None:
     frauds = np.ones(30, dtype=bool)
-    days = [Counted(np.arange(30) + 100 * n, frauds, 20.0) for n in range(10)]
+    days = [DailyHits(np.arange(30) + 100 * n, frauds, 20.0) for n in range(10)]
     found = matured_metric(CALIBRATION, days)
     assert found.value == pytest.approx(1.5)
     assert found.low is not None
@@ -63,13 +63,13 @@ def test_calibration_is_over_what_the_scores_expect() -> None:
 
 @pytest.mark.parametrize("name", ["recall", CALIBRATION])
 def test_of_nothing_nothing_is_told(name: str) -> None:
-    nothing = Counted(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool), 0.0)
+    nothing = DailyHits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool), 0.0)
     found = matured_metric(name, [nothing, nothing])
     assert (found.value, found.low, found.high) == (None, None, None)
 
 
 def test_no_positive_is_no_recall_and_a_calibration_that_may_be_low() -> None:
-    none = Counted(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool), 9.0)
+    none = DailyHits(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool), 9.0)
     found = matured_metric(CALIBRATION, [none] * 8)
     assert (found.value, found.low) == (0.0, 0.0)
     assert found.high is not None

@@ -48,7 +48,7 @@ def test_a_failed_gate_ends_the_flow_and_answers_with_no_version(
         pytest.raises(GateFailed, match="quality: the champion is better"),
         job.answering(platform, "fraud", claimed.id, 1) as answer,
     ):
-        answer(job.register(platform, None, job.Judged(None, None), author="ana").version)
+        answer(job.register(platform, None, job.GateOutcome(None, None), author="ana").version)
     (kept,) = platform.incidents.list("fraud")
     assert kept.answer is None
     assert "quality: the champion is better" in kept.note

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.model.segments import SegmentSource
 from mlplatform.rollouts.passes import saved_counts
-from mlplatform.rollouts.passes.saved_counts import Counted, count
+from mlplatform.rollouts.passes.saved_counts import LogCounts, count
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
 from rollout_world import canary_rows, shadow_rows, table
@@ -78,7 +78,7 @@ class Log:
         ]
 
 
-def advance(folder: Path, log: Log, role: Role, portion: int = saved_counts.PORTION) -> Counted:
+def advance(folder: Path, log: Log, role: Role, portion: int = saved_counts.PORTION) -> LogCounts:
     subject = subject_of(role)
     return count(folder, log, "fraud", subject, log.watermarks(), portion=portion)  # type: ignore[arg-type]
 

@@ -7,9 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.runtime.http.open_connections import OpenConnections, Room
+from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 
-ROOM = Room(connections=12, strangers=4)
+ROOM = ConnectionLimits(connections=12, strangers=4)
 
 
 def full_of(peer: str) -> OpenConnections[str]:

@@ -20,8 +20,14 @@ from mlplatform.scoring.arms.exploration import DAY_MS, REMEMBERED, Exploration,
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.gateway.composition import _exploration
-from mlplatform.scoring.request.answers import ReasonGiven
-from mlplatform.scoring.request.decision import Caller, Decided, RoutedRequest, answer, record
+from mlplatform.scoring.request.answers import ReasonInfo
+from mlplatform.scoring.request.decision import (
+    Caller,
+    DecidedRequest,
+    RoutedRequest,
+    answer,
+    record,
+)
 from mlplatform.scoring.request.prediction import Facts, RawFacts, Verdict, explored
 
 FIELDS = ("customer_id", "terminal_id", "amount")
@@ -119,7 +125,7 @@ def test_the_memory_of_customers_is_bounded() -> None:
     assert len(found._was_explored) == REMEMBERED
 
 
-REASONS = (ReasonGiven("A", "An amount."),)
+REASONS = (ReasonInfo("A", "An amount."),)
 FACTS = Facts(sent(), 0, OnlineRow({}, {}))
 
 
@@ -132,7 +138,7 @@ def verdict(decision: Decision = "decline") -> Verdict:
     return Verdict(decision, "champion", TARGET, 0.9, 0.95, REASONS)
 
 
-def let_through(policy: ExplorationPolicy) -> tuple[Verdict, Decided]:
+def let_through(policy: ExplorationPolicy) -> tuple[Verdict, DecidedRequest]:
     """A payment that the slice lets through, and its case."""
     for unit in range(1000):
         told, draw = explored(slice_of(policy), verdict(), FACTS, unit)
@@ -142,7 +148,7 @@ def let_through(policy: ExplorationPolicy) -> tuple[Verdict, Decided]:
                 "d1", cast(Live, _Live(routes)), FACTS, unit,
                 Assignment("champion", 3, cast(Any, None), None), NO_GAPS,
             )  # fmt: skip
-            return told, Decided(case, told, (), None, 0.0, draw)
+            return told, DecidedRequest(case, told, (), None, 0.0, draw)
     raise AssertionError("none of 1000 was let through")
 
 

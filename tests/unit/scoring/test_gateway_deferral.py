@@ -17,7 +17,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request import recording
 from mlplatform.scoring.request.decision import Caller
 from mlplatform.scoring.request.decision_ids import owned_decision_id
-from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.deferred import AsyncAcceptor
 from mlplatform.scoring.request.payloads import ScoreRequest
 from mlplatform.scoring.request.recording import Recorder
 from mlplatform.scoring.request.scoring import Scoring
@@ -73,10 +73,10 @@ class Taking:
         return Appended(len(self.entries))
 
 
-def deferral(answers: HeldUp, recorder: Taking) -> Deferral:
+def deferral(answers: HeldUp, recorder: Taking) -> AsyncAcceptor:
     clock = cast(Clock, SimpleNamespace(wall_ms=lambda: WALL_MS))
     models = {"fraud": cast(Scoring, Model())}
-    return Deferral(models, answers, cast(Recorder, recorder), clock, KEY)
+    return AsyncAcceptor(models, answers, cast(Recorder, recorder), clock, KEY)
 
 
 def asked(within_s: float = 60.0) -> tuple[Scoring, ScoreRequest, Caller]:

@@ -25,7 +25,7 @@ from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api.app import Gateway
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.deferred import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.recording import Recorder
 
@@ -62,7 +62,7 @@ async def test_health_fails_once_nothing_commits(monkeypatch: pytest.MonkeyPatch
         {},
         cast(Labels, None),
         cast(Voids, None),
-        cast(Deferral, None),
+        cast(AsyncAcceptor, None),
         Metrics(),
         None,
         {},

@@ -14,7 +14,7 @@ from mlplatform.model.folders import model_folder
 from mlplatform.model.routes import Arm
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.request.decision import Decided, RoutedRequest
+from mlplatform.scoring.request.decision import DecidedRequest, RoutedRequest
 from mlplatform.scoring.request.metrics import Metrics, ModelMetrics
 from mlplatform.scoring.request.prediction import Facts, Failure, Verdict
 
@@ -28,12 +28,12 @@ def decided(
     gaps: Gaps = NO_GAPS,
     arm: Any = "champion",
     failures: tuple[Failure, ...] = (),
-) -> Decided:
+) -> DecidedRequest:
     """A decision with a score of 0.3."""
     assignment = Assignment(arm, 0, Arm(1, "b", "fraud-v1-b"), None)
     facts = Facts({}, NOW_MS, OnlineRow({}, times or {}))
     case = RoutedRequest("d", cast(Live, None), facts, 1, assignment, gaps)
-    return Decided(case, Verdict("approve", "champion", None, 0.3, 0.3), failures)
+    return DecidedRequest(case, Verdict("approve", "champion", None, 0.3, 0.3), failures)
 
 
 class Seen:
@@ -51,7 +51,7 @@ class Seen:
         return [s for s in self._samples if s.name == f"mlplatform_gateway_{name}"]
 
 
-def counted(*decisions: Decided) -> Seen:
+def counted(*decisions: DecidedRequest) -> Seen:
     """What is shown after these decisions."""
     metrics = Metrics([MODEL])
     of_model = ModelMetrics(metrics, MODEL, EARLIER.alerts)

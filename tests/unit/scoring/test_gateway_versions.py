@@ -10,13 +10,13 @@ import pytest
 
 from mlplatform.scoring.api.shapes import SHAPES, TYPES
 from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion, by_name
-from mlplatform.scoring.request.answers import Answer, ReasonGiven, encode
+from mlplatform.scoring.request.answers import ReasonInfo, ScoreBody, encode
 
 RETIRING = [v for v in VERSIONS if v.retirement is not None]
-ANSWER = Answer(
+ANSWER = ScoreBody(
     decision="review",
     score=0.6,
-    reasons=[ReasonGiven("AMOUNT", "The amount is unusual.")],
+    reasons=[ReasonInfo("AMOUNT", "The amount is unusual.")],
     model_version=4,
     bundle="b" * 64,
     route="challenger",
@@ -78,7 +78,7 @@ def test_v1_shows_the_stored_answer_and_v2_groups_it() -> None:
 
 def test_a_safe_default_has_no_model_in_v2() -> None:
     stored = encode(
-        Answer(
+        ScoreBody(
             decision="review",
             score=None,
             reasons=[],

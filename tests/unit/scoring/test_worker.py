@@ -20,7 +20,7 @@ from mlplatform.runtime.http.listener import listen
 from mlplatform.scoring.worker import drain
 from mlplatform.scoring.worker.drain import Limits, Worker, chunks
 from mlplatform.scoring.worker.gateway import GatewayScorer
-from mlplatform.scoring.worker.messages import Answered, Item, Names, Poison, item_of
+from mlplatform.scoring.worker.messages import Item, Names, Poison, ScoreReply, item_of
 from mlplatform.scoring.worker.metrics import Metrics
 from mlplatform.scoring.worker.spans import MAX_LINKS, BatchSpan, FinishedBatch, build
 from support.local_backlog import backlog
@@ -40,7 +40,7 @@ class Echo:
 
     def score(
         self, items: Sequence[Item], stopping: threading.Event, batch: BatchSpan
-    ) -> list[Answered | Poison]:
+    ) -> list[ScoreReply | Poison]:
         batch.is_kept_there = self.is_kept
         self.began.set()
         time.sleep(self.pause_s)
@@ -51,7 +51,7 @@ class Echo:
         return [
             Poison(i.message, "invalid-field", "no")
             if b"poison" in i.body
-            else Answered(i, json.dumps({"key": i.key}).encode())
+            else ScoreReply(i, json.dumps({"key": i.key}).encode())
             for i in items
         ]
 
@@ -264,7 +264,7 @@ def test_the_gateway_is_asked_again_for_what_a_retry_can_settle_and_for_nothing_
     outcomes = scorer.score(items(3), threading.Event(), draining())
     assert gateway.asked == [3, 3, 1]
     assert waits == ["status-503", "in-flight"]
-    assert sorted(o.item.key for o in outcomes if isinstance(o, Answered)) == ["k0", "k2"]
+    assert sorted(o.item.key for o in outcomes if isinstance(o, ScoreReply)) == ["k0", "k2"]
     assert [o.reason for o in outcomes if isinstance(o, Poison)] == ["invalid-field"]
     gateway.server.shutdown()
 
@@ -309,7 +309,7 @@ def test_a_call_that_is_too_large_is_halved_and_an_item_that_is_becomes_poison()
     outcomes = scorer.score(items(4), Waits(), draining())
     assert gateway.asked == [4, 2, 1, 1, 2]
     assert [o.reason for o in outcomes if isinstance(o, Poison)] == ["too-large"]
-    assert sorted(o.item.key for o in outcomes if isinstance(o, Answered)) == ["k1", "k2", "k3"]
+    assert sorted(o.item.key for o in outcomes if isinstance(o, ScoreReply)) == ["k1", "k2", "k3"]
     gateway.server.shutdown()
 
 

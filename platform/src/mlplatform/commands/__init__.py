@@ -35,6 +35,7 @@ from mlplatform.commands import (
 from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
 from mlplatform.commands.decisions import replay, trace
+from mlplatform.commands.documents import settings
 from mlplatform.commands.features import external
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
@@ -50,15 +51,18 @@ Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 """
 
 
-def _journal(settings: Settings) -> log.Journal | None:
+def _journal(chosen: Settings) -> log.Journal | None:
     """The log's last head as the rollout journal holds it, and whether that journal is whole."""
-    if not backends.has_rollouts(settings):
+    if not backends.has_rollouts(chosen):
         return None
-    with closing(backends.rollouts(settings)) as rollouts:
+    with closing(backends.rollouts(chosen)) as rollouts:
         return log.Journal(rollouts.anchored(), rollouts.verify())
 
 
-app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+SETTINGS = """Settings are environment variables: `mlplatform settings` lists them, as does
+docs/settings.md."""
+
+app = typer.Typer(help=HELP, epilog=SETTINGS, no_args_is_help=True, pretty_exceptions_enable=False)
 platform.add_to(app)
 quickstart.add_to(app)
 doctor.add_to(app)
@@ -71,6 +75,7 @@ score.add_to(app)
 worker.add_to(app)
 trace.add_to(app)
 refusals.add_to(app)
+app.command("settings")(settings.settings)
 app.command("new-model")(new_model)
 app.command("check-model")(check_model)
 app.add_typer(models.app, name="models")

@@ -309,7 +309,7 @@ def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[st
         if (waiting := queue_file(home.counted, model)).is_file():
             found.append(f"{waiting}: what analysts see of it, until the queue's next pass")
     found.append("topics of requests, decisions and logs: at most 7 days")
-    if done.is_gathered:
+    if done.is_replicated:
         found.append("volumes of gateways: until a day after their records came here")
     found.append("real-time windows: sums of the customer, until a week after they end")
     found.append("online store: the customer's features of their last snapshot")

@@ -13,7 +13,7 @@ from mlplatform.commands.terminal.output import AsJson, print_json, print_line
 from mlplatform.commands.terminal.secrets import secret_of
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import review as job
-from mlplatform.operations.actions.review import Reviewed
+from mlplatform.operations.actions.review import ReviewResult
 from mlplatform.operations.review.opinions import outcome_of, says
 from mlplatform.operations.review.queue import Waiting
 
@@ -86,7 +86,7 @@ def record(
         print_line(_told(done, platform.definition(model).label.name))
 
 
-def _told(done: Reviewed, label: str) -> str:
+def _told(done: ReviewResult, label: str) -> str:
     said = f"{done.decision_id}: {says(done.outcome, label)}"
     if done.is_label:
         return f"{said}; it is labelled"

@@ -37,7 +37,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON
-from mlplatform.operations.prefect_client.prefect import FlowRun, Patience
+from mlplatform.operations.prefect_client.prefect import FlowRun, Poller
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import plan_text
@@ -264,7 +264,7 @@ def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
         Refused: the flow turned the answer down and asks again, or ended without it.
     """
     give_up_at = time.monotonic() + RECORD_LIMIT_S
-    state = Patience(partial(platform.prefect.run, asked.id), RECORD_LIMIT_S)
+    state = Poller(partial(platform.prefect.run, asked.id), RECORD_LIMIT_S)
     while time.monotonic() < give_up_at:
         now = state.ask() or asked  # first: a run that has ended wrote what it writes
         if fold(platform.rollouts.read(rollout_id)).answer is not None:

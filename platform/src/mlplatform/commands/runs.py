@@ -23,7 +23,7 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.model.folders import READY_FILE, model_folder
 from mlplatform.operations import wiring
-from mlplatform.operations.prefect_client.prefect import Answer, FlowRun, Patience, PrefectApi
+from mlplatform.operations.prefect_client.prefect import Answer, FlowRun, Poller, PrefectApi
 from mlplatform.runtime.errors import PlatformError, Unavailable
 
 POLL_S = 0.5
@@ -114,7 +114,7 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
     try:
         with progress(run.name):
             run = wait(api, run)
-            reports = answered(Patience(partial(api.reports, run.id)))
+            reports = answered(Poller(partial(api.reports, run.id)))
     except Unavailable as error:
         raise Unavailable(f"the run goes on without this command: {address}") from error
     if as_json:
@@ -144,14 +144,14 @@ def _code_of(run: FlowRun) -> int:
 def wait(api: PrefectApi, run: FlowRun) -> FlowRun:
     """The run at its end, or as it is after half an hour."""
     give_up_at = time.monotonic() + GIVE_UP_S
-    state = Patience(partial(api.run, run.id))
+    state = Poller(partial(api.run, run.id))
     while not run.final and time.monotonic() < give_up_at:
         time.sleep(POLL_S)
         run = state.ask() or run
     return run
 
 
-def answered(question: Patience[Answer]) -> Answer:
+def answered(question: Poller[Answer]) -> Answer:
     """The first answer."""
     while (answer := question.ask()) is None:
         time.sleep(POLL_S)

@@ -83,15 +83,15 @@ def place(source: str, error: yaml.YAMLError) -> tuple[str, str]:
     return source, "a character that YAML forbids"
 
 
-def endless(value: object, path: str = "") -> Iterator[tuple[str, float]]:
+def non_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
     """Keys with an infinity or NaN, which would switch off whatever they limit."""
     match value:
         case dict():
             for key, part in value.items():
-                yield from endless(part, f"{path}.{key}" if path else str(key))
+                yield from non_finite(part, f"{path}.{key}" if path else str(key))
         case list():
             for number, part in enumerate(value):
-                yield from endless(part, f"{path}.{number}")
+                yield from non_finite(part, f"{path}.{number}")
         case float() if not math.isfinite(value):
             yield path, value
 

@@ -63,7 +63,7 @@ def parse(text: str, source: str) -> ModelDefinition:
         *of_shape(plain, ModelDefinition),
         *(
             valued(tuple(key.split(".")), value, "a finite number")
-            for key, value in document.endless(written)
+            for key, value in document.non_finite(written)
         ),
     ]
     if not wrong:

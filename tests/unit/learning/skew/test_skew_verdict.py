@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from mlplatform.learning.skew.cells import Cell, Holds
+from mlplatform.learning.skew.cells import Cell, LateInterval
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport, cause, judge
 from mlplatform.learning.validation.skew_gate import judge_skew
 from mlplatform.model.folders import load_definition
@@ -43,8 +43,8 @@ def test_a_verdict_is_what_the_bounds_prove(wrong: int, sampled: int, verdict: s
     assert judged(wrong, sampled).verdict == verdict
 
 
-LATE = Holds(5 * HOUR_MS, 6 * HOUR_MS, HOUR_MS)
-EARLIER = Holds(2 * HOUR_MS, 3 * HOUR_MS, 30 * 60_000)
+LATE = LateInterval(5 * HOUR_MS, 6 * HOUR_MS, HOUR_MS)
+EARLIER = LateInterval(2 * HOUR_MS, 3 * HOUR_MS, 30 * 60_000)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ EARLIER = Holds(2 * HOUR_MS, 3 * HOUR_MS, 30 * 60_000)
     [
         ([cell("late", holds=LATE)] * 3, "frozen feed since 1970-01-01 05:00 UTC"),
         ([cell("late", holds=LATE), cell("late", holds=EARLIER)], "late by 45 min"),
-        ([cell("late", holds=Holds(9, None))] * 2, "late events"),
+        ([cell("late", holds=LateInterval(9, None))] * 2, "late events"),
         ([cell("missing", served=None, note="stale")] * 3, "defaults served: the state was"),
         ([cell("missing", served=None)] * 3, "defaults served, though there was a value"),
         ([cell("missing", served=None, note="unserved")], "definition changed: records do not"),

@@ -32,7 +32,7 @@ from mlplatform.runtime.figures import percent, span
 
 if TYPE_CHECKING:
     from mlplatform.operations.actions.whatif import Reasons, Replay, Speed
-    from mlplatform.rollouts.verdicts.whatif import Known, Segment, Share
+    from mlplatform.rollouts.verdicts.whatif import LabelCounts, Segment, Share
 
 _FOLDER = typer.Option(exists=True, file_okay=False, help="A bundle's folder, from anywhere.")
 _FROM = typer.Option(
@@ -154,7 +154,7 @@ def _speed(speed: Speed) -> str:
     )
 
 
-def _outcomes(known: Known) -> dict[str, str]:
+def _outcomes(known: LabelCounts) -> dict[str, str]:
     if not known.positives:
         return {"outcomes": f"no positive among {known.requests:,} requests of known outcome"}
     arms = {"reference": known.reference, "candidate": known.candidate}

@@ -33,7 +33,7 @@ MOST_DECISIONS = 100
 MOST_LINES = 200
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class TraceReport(msgspec.Struct, frozen=True, kw_only=True):
     """What names the id, or is named by what names it.
 
     Args:
@@ -84,7 +84,7 @@ def trace(
         _print(settings, found)
 
 
-def look_up(settings: Settings, any_id: str) -> Found:
+def look_up(settings: Settings, any_id: str) -> TraceReport:
     """What is known of an id: of its trace, the traces linked with it, and their decisions."""
     records = _records(settings, {any_id})
     named = {any_id, any_id[:32], *(r["trace_id"] for r in records)}
@@ -100,7 +100,7 @@ def look_up(settings: Settings, any_id: str) -> Found:
     ids = {any_id, *named, *traces, *runs, *(r["decision_id"] for r in records)}
     lines = sorted(line_files.find(settings.home.logs, ids), key=lambda line: line["time"])
     unique = {(span.trace_id, span.span_id): span for span in spans}
-    return Found(
+    return TraceReport(
         traces=tuple(traces) or tuple(sorted({r["trace_id"] for r in records})),
         decisions=records,
         spans=sorted(unique.values(), key=lambda span: (span.start_ns, -span.end_ns)),
@@ -132,7 +132,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     return {**{name: row[name] for name in _SHORT}, "trace_id": trace_id}
 
 
-def _print(settings: Settings, found: Found) -> None:
+def _print(settings: Settings, found: TraceReport) -> None:
     for record in found.decisions:
         print_heading(record["kind"])
         print_fields({name: value for name, value in record.items() if value is not None})
@@ -150,7 +150,7 @@ def _print(settings: Settings, found: Found) -> None:
         print_line(hint)
 
 
-def _hints(found: Found) -> Iterable[str]:
+def _hints(found: TraceReport) -> Iterable[str]:
     for record in found.decisions:
         yield f"why: mlplatform log explain {record['decision_id']}"
         if record["rollout_id"]:

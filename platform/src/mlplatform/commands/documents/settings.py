@@ -1,10 +1,11 @@
-"""docs/settings.md, from the table of settings."""
+"""docs/settings.md and `mlplatform settings`, from the table of settings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
+from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.runtime.configuration import kinds
 from mlplatform.runtime.configuration.declarations import GROUPS, Group, Setting
 
@@ -42,6 +43,37 @@ def _section(group: Group) -> Iterator[str]:
 
 
 def _row(setting: Setting) -> str:
-    default = setting.shown or setting.default or "empty"
-    cells = kinds.wanted(setting.type), default, setting.meaning, ", ".join(setting.read_by)
+    cells = (
+        kinds.wanted(setting.type),
+        _default(setting),
+        setting.meaning,
+        ", ".join(setting.read_by),
+    )
     return f"| `{setting.variable}` | {' | '.join(cells)} |"
+
+
+def _default(setting: Setting) -> str:
+    return setting.shown or setting.default or "empty"
+
+
+def settings(json: AsJson = False) -> None:
+    """Every setting of an installation: variable, default, what it takes and means, who reads it.
+
+    Example: mlplatform settings --json
+    """
+    declared = [setting for group in GROUPS for setting in group.settings]
+    if json:
+        print_json([_described(setting) for setting in declared])
+        return
+    rows = [(s.variable, _default(s), s.meaning) for s in declared]
+    print_table(("variable", "default", "meaning"), rows, prose="meaning")
+
+
+def _described(setting: Setting) -> dict[str, object]:
+    return {
+        "variable": setting.variable,
+        "takes": kinds.wanted(setting.type),
+        "default": _default(setting),
+        "meaning": setting.meaning,
+        "read_by": setting.read_by,
+    }

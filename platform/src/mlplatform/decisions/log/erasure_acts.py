@@ -56,7 +56,7 @@ class Erased:
         records: whose payload it erased; `known` are those of earlier acts.
         spilled: records that it is about and that are not in the log yet: their payload stays.
         is_done: no copy is left in the log; else the next seal, or the same act again, goes on.
-        is_gathered: records of this log come from logs elsewhere, which have them for a while.
+        is_replicated: records of this log come from logs elsewhere, which have them for a while.
     """
 
     act: str
@@ -66,7 +66,7 @@ class Erased:
     known: int
     spilled: int
     is_done: bool
-    is_gathered: bool
+    is_replicated: bool
 
 
 class _Waiting(NamedTuple):
@@ -99,7 +99,7 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
         for _ in erasing.steps(db, folder):
             pass
         left = erasing.pending(db, folder)
-        is_gathered = bool(tables.replicated(db))
+        is_replicated = bool(tables.replicated(db))
     return Erased(
         asked.act,
         len({row["decision_id"] for row in found}),
@@ -108,7 +108,7 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
         known,
         _about(waiting, found, asked),
         left is None,
-        is_gathered,
+        is_replicated,
     )
 
 

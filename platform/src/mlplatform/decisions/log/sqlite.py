@@ -28,7 +28,7 @@ from mlplatform.decisions.records.port import (
     VerifyReport,
     Watermark,
 )
-from mlplatform.decisions.records.prepared import Key, Prepared, prepared
+from mlplatform.decisions.records.prepared import Key, StorableRecord, prepared
 from mlplatform.decisions.records.projection import Projection, committed
 from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
 from mlplatform.decisions.records.sqlite_errors import Translation
@@ -80,10 +80,10 @@ class _NewKeys:
 
     def __init__(self) -> None:
         self.ended: list[Key] = []
-        self._items: list[Prepared | None] = []
+        self._items: list[StorableRecord | None] = []
         self._places: dict[Key, int] = {}
 
-    def add(self, item: Prepared) -> None:
+    def add(self, item: StorableRecord) -> None:
         if ended := item.ended:
             for key in ended:
                 if (place := self._places.pop(key, None)) is not None:
@@ -94,7 +94,7 @@ class _NewKeys:
         self._items.append(item)
 
     @property
-    def items(self) -> list[Prepared]:
+    def items(self) -> list[StorableRecord]:
         return [item for item in self._items if item is not None]
 
 
@@ -153,7 +153,7 @@ class SqliteDecisionLog:
         return self.append_prepared(writer, [prepared(entry) for entry in entries])
 
     def append_prepared(
-        self, writer: str, items: Sequence[Prepared], known: Mapping[int, Repeated] = _NONE
+        self, writer: str, items: Sequence[StorableRecord], known: Mapping[int, Repeated] = _NONE
     ) -> list[Outcome]:
         """Append entries that are in their stored form.
 
@@ -174,7 +174,7 @@ class SqliteDecisionLog:
             self._heads[writer] = head
         return outcomes
 
-    def catch_up(self, writer: str, mark: Mark, spilled: Sequence[Prepared]) -> int:
+    def catch_up(self, writer: str, mark: Mark, spilled: Sequence[StorableRecord]) -> int:
         """Append a part of a spill, once however often it is tried; the number of key conflicts.
 
         Raises:
@@ -325,7 +325,7 @@ class SqliteDecisionLog:
     def _write(
         self,
         writer: str,
-        items: Sequence[Prepared],
+        items: Sequence[StorableRecord],
         repeats: Mapping[int, Repeated],
     ) -> tuple[_Head, list[Outcome]]:
         before = self._head(writer)
@@ -376,7 +376,7 @@ class SqliteDecisionLog:
     def _found(self, client: str, model: str, key: str) -> Stored | None:
         return kept_keys.find(self._db, (client, model, key), earlier=self._earlier)
 
-    def _repeats(self, items: Sequence[Prepared]) -> dict[int, Repeated]:
+    def _repeats(self, items: Sequence[StorableRecord]) -> dict[int, Repeated]:
         first: dict[Key, Stored] = {}
         ended: set[Key] = set()
         repeats: dict[int, Repeated] = {}

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.records.port import DAY_MS, Stored, shortened
-from mlplatform.decisions.records.prepared import Key, Prepared
+from mlplatform.decisions.records.prepared import Key, StorableRecord
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.batches import chunks, inserting
 
@@ -123,7 +123,7 @@ class KeyWriter:
         """Keep nothing in mind of what a transaction made that was rolled back."""
         self._tables.clear()
 
-    def write(self, items: Sequence[Prepared], now_ms: int) -> None:
+    def write(self, items: Sequence[StorableRecord], now_ms: int) -> None:
         """Keep the answers of items that have a key.
 
         Raises:
@@ -153,7 +153,7 @@ class KeyWriter:
             query = "DELETE FROM idempotency WHERE client = ? AND model = ? AND key = ?"
             self._db.executemany(query, keys)
 
-    def _are_kept(self, keys: Sequence[bytes], items: Sequence[Prepared]) -> bool:
+    def _are_kept(self, keys: Sequence[bytes], items: Sequence[StorableRecord]) -> bool:
         for chunk in chunks([(key,) for key in keys]):
             query = _are_any(len(chunk))
             if self._db.execute(query, [key for (key,) in chunk]).fetchone() is not None:
@@ -162,7 +162,7 @@ class KeyWriter:
             self._db.execute(_FIND_EARLIER, item.key or ()).fetchone() for item in items
         )
 
-    def _row(self, digest: bytes, item: Prepared, table: _Table) -> tuple[Any, ...]:
+    def _row(self, digest: bytes, item: StorableRecord, table: _Table) -> tuple[Any, ...]:
         given, decision_id, shapes = item.idempotency, item.decision_id, table.shapes
         assert given is not None
         head = (digest, _packed(shortened(given.body_digest)), _packed(decision_id))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Logged:
+class InputColumns:
     """What decisions were made from.
 
     Args:
@@ -52,7 +52,7 @@ class LoggedInputs:
         self._decode = msgspec.json.Decoder(shape).decode
         self._erased = msgspec.convert({"request": {}, "features": {}}, shape)
 
-    def read(self, rows: pa.Table) -> Logged:
+    def read(self, rows: pa.Table) -> InputColumns:
         """What these decisions were made from; all of it is missing where a payload was erased.
 
         Args:
@@ -76,7 +76,7 @@ class LoggedInputs:
                 kind = pa.string() if name in self._plan.texts else pa.float64()
                 columns[name] = pa.array(column, type=kind)
         facts = pa.table(columns)
-        return Logged(facts, self._plan.matrix(facts), self._newest(payloads))
+        return InputColumns(facts, self._plan.matrix(facts), self._newest(payloads))
 
     def _newest(self, payloads: Sequence[Any]) -> dict[str, int | None]:
         read = [msgspec.structs.astuple(p.feature_times) for p in payloads if p.feature_times]

@@ -194,6 +194,12 @@ class VerifyReport:
         return not self.findings
 
 
+class StoredAnswers(Protocol):
+    """Answers given earlier, by the client's name for the request."""
+
+    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+
+
 class DecisionLog(Protocol):
     """Append-only, numbered and hash-chained per writer; every method may be called at any time."""
 

@@ -21,7 +21,7 @@ _INT64: Final = 2**63
 Key = tuple[str, str, str]
 
 
-class Prepared(msgspec.Struct, frozen=True):
+class StorableRecord(msgspec.Struct, frozen=True):
     """What is appended, and what is spilled: reading a spill back gives the same bytes."""
 
     form: Sealable
@@ -66,16 +66,16 @@ class Prepared(msgspec.Struct, frozen=True):
         return int(self.form.scalars[_EVENT_MS])
 
 
-def prepared(entry: Entry) -> Prepared:
+def prepared(entry: Entry) -> StorableRecord:
     """The entry as it will be appended.
 
     Raises:
         InputInvalid: it is no record that can be stored; see stored_form.
     """
-    return Prepared(stored_form(entry.record), entry.idempotency)
+    return StorableRecord(stored_form(entry.record), entry.idempotency)
 
 
-def check_storable(one: Prepared) -> None:
+def check_storable(one: StorableRecord) -> None:
     """What a database would find out when it is given the record, for when there is none to ask.
 
     Raises:

@@ -16,10 +16,10 @@ from mlplatform.decisions.records.record import GENESIS
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.records.tables import STORED
 from mlplatform.decisions.replication.continuation import (
+    AppendPlan,
     Divergence,
     Finding,
     Head,
-    Judged,
     Place,
     judged,
 )
@@ -67,7 +67,7 @@ class _CheckedBatch:
     writer: str
     row: tables.Writer | None
     is_kept: bool
-    judged: Judged
+    judged: AppendPlan
 
 
 class ReplicaLog:
@@ -151,7 +151,7 @@ class ReplicaLog:
         if row is not None and not is_kept and self._lives(row):
             problem = f"writer {writer} writes to this log itself: two gateways have one name"
             return _CheckedBatch(
-                writer, row, is_kept, Judged((), head, None, Divergence(problem), 0)
+                writer, row, is_kept, AppendPlan((), head, None, Divergence(problem), 0)
             )
         known, erased = self._known(writer, head, items), self._erased(writer, items)
         return _CheckedBatch(writer, row, is_kept, judged(writer, head, items, known, erased))

@@ -49,7 +49,7 @@ Finding = Gap | Divergence
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class AppendPlan:
     """What is to be done with some items of one writer.
 
     Args:
@@ -73,7 +73,7 @@ def judged(
     items: Iterable[Item],
     known: Mapping[int, Place],
     erased: Set[int] = frozenset(),
-) -> Judged:
+) -> AppendPlan:
     """Follow the items of one writer from where its records end here, to the first that is wrong.
 
     An offset counts where it is said of the place that was just reached: one of an earlier place
@@ -103,7 +103,7 @@ def judged(
                 repeated += 1
             case ReplicaOffset() if item.seq == head.seq:
                 offset = item
-    return Judged(tuple(rows), head, offset, finding, repeated)
+    return AppendPlan(tuple(rows), head, offset, finding, repeated)
 
 
 def _finding(

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.decisions.records.prepared import Prepared
+from mlplatform.decisions.records.prepared import StorableRecord
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Busy, Unavailable
 from mlplatform.runtime.storage.files import sync
@@ -43,7 +43,7 @@ _EVENT: Final = struct.Struct("<q")
 _READ_BYTES: Final = 1024 * 1024
 _logger = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Prepared).decode
+_decode = msgspec.msgpack.Decoder(StorableRecord).decode
 
 
 class SpillFull(Unavailable):
@@ -54,12 +54,12 @@ class SpillFull(Unavailable):
 class Frame:
     """A record of a spill, and where it ends."""
 
-    record: Prepared
+    record: StorableRecord
     start: int
     end: int
 
 
-def framed(record: Prepared) -> bytes:
+def framed(record: StorableRecord) -> bytes:
     """The frame of a record."""
     body = _encode(record)
     event_ms = record.event_ms
@@ -99,7 +99,7 @@ def frames(descriptor: int, start: int = START, limit: int | None = None) -> Ite
         at, count = end, count + 1
 
 
-def record_at(descriptor: int, start: int) -> Prepared | None:
+def record_at(descriptor: int, start: int) -> StorableRecord | None:
     """The record of the frame that begins here; None if there is none."""
     return next((frame.record for frame in frames(descriptor, start, 1)), None)
 
@@ -111,7 +111,7 @@ def _wanted(buffer: bytes, at: int) -> int:
     return min(length, MAXIMUM_FRAME_BYTES)
 
 
-def _first(buffer: bytes, at: int) -> tuple[int, Prepared | None] | None:
+def _first(buffer: bytes, at: int) -> tuple[int, StorableRecord | None] | None:
     """Where the frame that begins here ends, and its record, None if it is damaged.
 
     None if the buffer does not hold all of it.

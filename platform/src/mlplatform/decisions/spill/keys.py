@@ -11,7 +11,7 @@ from typing import Final
 
 from mlplatform.decisions.records.kept_keys import key_digest
 from mlplatform.decisions.records.port import Stored
-from mlplatform.decisions.records.prepared import Key, Prepared
+from mlplatform.decisions.records.prepared import Key, StorableRecord
 from mlplatform.decisions.spill import files
 
 SETTLED_NS: Final = 50_000_000
@@ -118,7 +118,7 @@ class _Spill:
                     self._starts[key_digest(*ended)] = None
             self._end = frame.end
 
-    def record(self, digest: KeyDigest) -> Prepared | None:
+    def record(self, digest: KeyDigest) -> StorableRecord | None:
         start = self._starts.get(digest)
         return None if start is None else files.record_at(self._descriptor, start)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.decisions.records.prepared import Prepared
+from mlplatform.decisions.records.prepared import StorableRecord
 from mlplatform.decisions.records.record import SCALARS
 from mlplatform.decisions.spill import files
 
@@ -54,7 +54,7 @@ def records_of(
                 yield name, fields | {"payload": json.loads(record.form.payload)}
 
 
-def spilled_records(db: sqlite3.Connection, folder: Path) -> Iterator[Prepared]:
+def spilled_records(db: sqlite3.Connection, folder: Path) -> Iterator[StorableRecord]:
     """Every record that is spilled and not in the log."""
     for name in _names(folder):
         yield from _unmoved(db, folder, name)
@@ -93,7 +93,7 @@ def _pending(db: sqlite3.Connection, folder: Path, name: str) -> Pending:
     return Pending(name, count, size, oldest)
 
 
-def _unmoved(db: sqlite3.Connection, folder: Path, name: str) -> Iterator[Prepared]:
+def _unmoved(db: sqlite3.Connection, folder: Path, name: str) -> Iterator[StorableRecord]:
     try:
         descriptor = os.open(files.spill_path(folder, name), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

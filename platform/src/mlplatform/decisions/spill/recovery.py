@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mlplatform.decisions.records.port import Stored
-from mlplatform.decisions.records.prepared import Key, Prepared
+from mlplatform.decisions.records.prepared import Key, StorableRecord
 from mlplatform.decisions.records.record import Record, stored_form
 
 KEY_ANSWERED_ELSEWHERE = "key-answered-elsewhere"
@@ -23,12 +23,12 @@ class CaughtUp:
         conflicts: decisions among them whose key had been answered by another decision.
     """
 
-    items: tuple[Prepared, ...]
+    items: tuple[StorableRecord, ...]
     conflicts: int
 
 
 def resolved(
-    spilled: Sequence[Prepared],
+    spilled: Sequence[StorableRecord],
     find: Callable[[str, str, str], Stored | None],
     *,
     now_ms: int,
@@ -43,7 +43,7 @@ def resolved(
         find: what the log has under a client, model and key.
         now_ms: wall time, of the void records.
     """
-    items: list[Prepared] = []
+    items: list[StorableRecord] = []
     conflicts = 0
     seen: dict[Key, str | None] = {}
     for one in spilled:
@@ -53,12 +53,12 @@ def resolved(
             seen.update(dict.fromkeys(one.ended))
         elif stands != one.decision_id:
             conflicts += 1
-            items += (Prepared(one.form), _void(one, stands, now_ms))
+            items += (StorableRecord(one.form), _void(one, stands, now_ms))
     return CaughtUp(tuple(items), conflicts)
 
 
 def _stands(
-    one: Prepared, find: Callable[[str, str, str], Stored | None], seen: dict[Key, str | None]
+    one: StorableRecord, find: Callable[[str, str, str], Stored | None], seen: dict[Key, str | None]
 ) -> str | None:
     """The decision that holds this record's key; None if none does, or its promise has ended."""
     key = one.key
@@ -74,7 +74,7 @@ def _stands(
     return stands
 
 
-def _void(one: Prepared, stands: str, now_ms: int) -> Prepared:
+def _void(one: StorableRecord, stands: str, now_ms: int) -> StorableRecord:
     record = Record(
         kind="void",
         decision_id=one.decision_id,
@@ -83,7 +83,7 @@ def _void(one: Prepared, stands: str, now_ms: int) -> Prepared:
         recorded_ms=now_ms,
         payload={"reason": KEY_ANSWERED_ELSEWHERE, "stands": stands},
     )
-    return Prepared(stored_form(record))
+    return StorableRecord(stored_form(record))
 
 
 class Mark(msgspec.Struct, frozen=True):

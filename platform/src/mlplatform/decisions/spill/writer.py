@@ -18,10 +18,11 @@ from mlplatform.decisions.records.port import (
     Repeated,
     Spilled,
     Stored,
+    StoredAnswers,
     Unlogged,
     Unrecorded,
 )
-from mlplatform.decisions.records.prepared import Key, Prepared, check_storable, prepared
+from mlplatform.decisions.records.prepared import Key, StorableRecord, check_storable, prepared
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.files import SpillFile, SpillFull
 from mlplatform.decisions.spill.key_locks import KeyLocks
@@ -53,10 +54,10 @@ class Log(Protocol):
     def spills(self) -> Path: ...
 
     def append_prepared(
-        self, writer: str, items: Sequence[Prepared], known: dict[int, Repeated]
+        self, writer: str, items: Sequence[StorableRecord], known: dict[int, Repeated]
     ) -> list[Outcome]: ...
 
-    def catch_up(self, writer: str, mark: Mark, spilled: Sequence[Prepared]) -> int: ...
+    def catch_up(self, writer: str, mark: Mark, spilled: Sequence[StorableRecord]) -> int: ...
 
     def spill_mark(self, spill: str) -> int | None: ...
 
@@ -146,7 +147,7 @@ class SpillingLog:
         self._locks = KeyLocks(log.spills)
         self._keys = SpilledKeys(log.spills)
         self._mutex = threading.Lock()
-        self._writing: Sequence[Prepared] = ()
+        self._writing: Sequence[StorableRecord] = ()
         self._file: SpillFile | None = None
         self._marked = True
         self._moved_itself = False
@@ -236,7 +237,7 @@ class SpillingLog:
         self._keys.close()
         self._locks.close()
 
-    def _written(self, items: Sequence[Prepared]) -> list[Outcome]:
+    def _written(self, items: Sequence[StorableRecord]) -> list[Outcome]:
         if any(item.idempotency is not None for item in items):
             with self._locks.writing():
                 known: dict[int, Repeated] = {}
@@ -244,7 +245,7 @@ class SpillingLog:
                     known = self._known(items)
                     # The log does not know yet that these promises ended: they are stored without.
                     items = [
-                        Prepared(item.form) if self._keys.has_ended(item.key) else item
+                        StorableRecord(item.form) if self._keys.has_ended(item.key) else item
                         for item in items
                     ]
                 outcomes = self._log.append_prepared(self._writer, items, known)
@@ -253,11 +254,11 @@ class SpillingLog:
         self._committed(len(items))
         return outcomes
 
-    def _known(self, items: Sequence[Prepared]) -> dict[int, Repeated]:
+    def _known(self, items: Sequence[StorableRecord]) -> dict[int, Repeated]:
         found = ((index, item, _stored(self._keys, item)) for index, item in enumerate(items))
         return {index: _repeated(item, stored) for index, item, stored in found if stored}
 
-    def _spilled(self, items: Sequence[Prepared]) -> list[Outcome]:
+    def _spilled(self, items: Sequence[StorableRecord]) -> list[Outcome]:
         for item in items:
             check_storable(item)
         with self._mutex:
@@ -269,10 +270,10 @@ class SpillingLog:
                 self._keys.refresh()
                 return outcomes
 
-    def _keyed(self, items: Sequence[Prepared], *, alone: bool) -> Iterator[Outcome | None]:
+    def _keyed(self, items: Sequence[StorableRecord], *, alone: bool) -> Iterator[Outcome | None]:
         """What each entry's key says of it; None: that it may be spilled."""
         in_doubt = {item.key for item in self._writing if item.idempotency is not None}
-        first: dict[Key, Prepared] = {}
+        first: dict[Key, StorableRecord] = {}
         ended: set[Key] = set()
         for item in items:
             key = item.key
@@ -294,7 +295,7 @@ class SpillingLog:
                     ended.add(gone)
             yield outcome
 
-    def _one_keyed(self, item: Prepared, *, is_in_doubt: bool, alone: bool) -> Outcome | None:
+    def _one_keyed(self, item: StorableRecord, *, is_in_doubt: bool, alone: bool) -> Outcome | None:
         if not alone or is_in_doubt:
             return Unrecorded("this key may be being answered, and the log does not say")
         try:
@@ -303,7 +304,7 @@ class SpillingLog:
             return Unrecorded(f"whether this key was answered cannot be known: {error}")
         return None if stored is None else _repeated(item, stored)
 
-    def _put(self, items: Sequence[Prepared], known: list[Outcome | None]) -> list[Outcome]:
+    def _put(self, items: Sequence[StorableRecord], known: list[Outcome | None]) -> list[Outcome]:
         fresh = [item for item, outcome in zip(items, known, strict=True) if outcome is None]
         problem = None
         if fresh:
@@ -320,7 +321,7 @@ class SpillingLog:
             for item, outcome in zip(items, known, strict=True)
         ]
 
-    def _fresh(self, item: Prepared, problem: str | None) -> Outcome:
+    def _fresh(self, item: StorableRecord, problem: str | None) -> Outcome:
         if problem is None:
             return Spilled()
         if item.kind == "decision" and item.model in self._policy.answer_unlogged:
@@ -457,16 +458,12 @@ class SpillingLog:
         return outcomes
 
 
-class _Answers(Protocol):
-    def find(self, client: str, model: str, key: str) -> Stored | None: ...
-
-
-def _stored(answers: _Answers, item: Prepared) -> Stored | None:
+def _stored(answers: StoredAnswers, item: StorableRecord) -> Stored | None:
     given = item.idempotency
     return None if given is None else answers.find(given.client, item.model, given.key)
 
 
-def _repeated(item: Prepared, stored: Stored) -> Repeated:
+def _repeated(item: StorableRecord, stored: Stored) -> Repeated:
     given = item.idempotency
     return Repeated(stored.answer, given is not None and stored.is_of(given.body_digest))
 

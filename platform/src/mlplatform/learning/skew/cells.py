@@ -28,7 +28,7 @@ CLOSE: Final = 1e-9
 """Relative: a mean of the same requests, added up in another order."""
 
 
-class Holds(NamedTuple):
+class LateInterval(NamedTuple):
     """What a late value stands for: made of what was known until one moment, and without what came
     at another; epoch milliseconds, None where nobody knows."""
 
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
     expected: float | None
     outcome: Outcome
     position: Mapping[str, int] | None = None
-    holds: Holds | None = None
+    holds: LateInterval | None = None
     note: Note | None = None
 
 

@@ -18,7 +18,7 @@ from mlplatform.learning.skew.cells import Cell
 from mlplatform.learning.skew.raw_records import database, gather
 from mlplatform.learning.skew.served import Key, SampledReads, Served, take
 from mlplatform.learning.skew.tables import table_cells
-from mlplatform.learning.skew.verdict import Lost, SkewReport, judge
+from mlplatform.learning.skew.verdict import SkewReport, UncountableRequests, judge
 from mlplatform.learning.skew.views import view_cells
 from mlplatform.learning.skew.windows import window_cells
 from mlplatform.model.definition import ModelDefinition
@@ -99,7 +99,7 @@ def _report(
             window_cells(db, definition, served, int(policy.window_late_s * 1000)),
         )
         key_of = _key_of(definition, views, served)
-        found = judge(cells, features, policy.skew_share, Lost(lost, key_of))
+        found = judge(cells, features, policy.skew_share, UncountableRequests(lost, key_of))
     return SkewReport(
         model=definition.name,
         from_ms=served[0].event_ms if served else None,

@@ -116,7 +116,7 @@ class _Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class UncountableRequests:
     """Requests that were served, and that cannot be counted again: erased, or not as declared.
 
     Args:
@@ -135,7 +135,10 @@ class Lost:
 
 
 def judge(
-    cells: Iterable[Cell], features: Sequence[str], share: float, lost: Lost | None = None
+    cells: Iterable[Cell],
+    features: Sequence[str],
+    share: float,
+    lost: UncountableRequests | None = None,
 ) -> tuple[FeatureSkew, ...]:
     """Every feature's verdict, in the order of `features`.
 
@@ -154,7 +157,7 @@ def judge(
 
 
 def _judged(
-    name: str, counted: _Counted, share: float, error_share: float, lost: Lost | None
+    name: str, counted: _Counted, share: float, error_share: float, lost: UncountableRequests | None
 ) -> FeatureSkew:
     n, wrong = counted.outcomes.total(), counted.wrong
     _, high = exact_share(len(wrong), n - len(wrong), error_share)

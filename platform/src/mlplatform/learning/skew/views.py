@@ -19,7 +19,7 @@ from mlplatform.learning.features.compile import snapshot_sql
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.rows import LABEL_RANK
 from mlplatform.learning.features.snapshots import MadeOf, declaration, made_of
-from mlplatform.learning.skew.cells import Cell, Holds, Note, Outcome, closely
+from mlplatform.learning.skew.cells import Cell, LateInterval, Note, Outcome, closely
 from mlplatform.learning.skew.raw_records import keys_table
 from mlplatform.learning.skew.served import Key, Served
 from mlplatform.model.features.transforms import DAY_MS
@@ -114,7 +114,7 @@ def _compared(
         value = one.features.get(name)
         outcome: Outcome = "different"
         note: Note | None = None
-        holds: Holds | None = None
+        holds: LateInterval | None = None
         if one.features and name not in one.features:
             outcome, note = "missing", "unserved"
         elif closely(value, expected):
@@ -147,11 +147,11 @@ def _then(source: _Made, key: Key, name: str) -> float | None:
     return rows.get(key, {}).get(name)
 
 
-def _holds(one: Served, source: _Made, row_ms: int, due_ms: int) -> Holds:
+def _holds(one: Served, source: _Made, row_ms: int, due_ms: int) -> LateInterval:
     """A snapshot of an earlier day, or one that lacks records which came after it."""
     if row_ms < due_ms:
-        return Holds(row_ms, row_ms, one.event_ms - row_ms - DAY_MS)
-    return Holds(row_ms, None)
+        return LateInterval(row_ms, row_ms, one.event_ms - row_ms - DAY_MS)
+    return LateInterval(row_ms, None)
 
 
 def _whose(view: FeatureView, source: _Made, key: Key, name: str, value: float) -> Note | None:

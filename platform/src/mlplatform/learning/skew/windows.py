@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mlplatform.learning.features.windows.arrivals import ranked_sql
 from mlplatform.learning.features.windows.sql import OWN, windows_sql
-from mlplatform.learning.skew.cells import Cell, Holds, Note, exactly
+from mlplatform.learning.skew.cells import Cell, LateInterval, Note, exactly
 from mlplatform.learning.skew.raw_records import ARRIVAL
 from mlplatform.learning.skew.served import Key, Served
 from mlplatform.model.definition import ModelDefinition
@@ -106,12 +106,12 @@ def _late(
         else:
             unseen_ms = behind.unseen_ms
             late_ms = None if unseen_ms is None else one.recorded_ms - unseen_ms
-            holds = Holds(behind.seen_ms, unseen_ms, late_ms)
+            holds = LateInterval(behind.seen_ms, unseen_ms, late_ms)
             yield _cell(one, name, right[name], "late", holds=holds)
 
 
 def _strange(
-    source: EntityWindows, one: Served, right: Values, found: Holds | Note | None
+    source: EntityWindows, one: Served, right: Values, found: LateInterval | Note | None
 ) -> Iterator[Cell]:
     """Values that the position does not give: those of an earlier state, of none, or of no state
     at all."""
@@ -122,7 +122,7 @@ def _strange(
         elif value is None or found == "empty":
             note = found if found == "empty" else _why(source, one, name)
             yield _cell(one, name, wanted, "missing", note=note)
-        elif isinstance(found, Holds):
+        elif isinstance(found, LateInterval):
             yield _cell(one, name, wanted, "late", holds=found)
         else:
             yield _cell(one, name, wanted, "different")
@@ -229,7 +229,7 @@ def _states(
     definition: ModelDefinition,
     source: EntityWindows,
     odd: Sequence[Served],
-) -> dict[str, Holds | Note | None]:
+) -> dict[str, LateInterval | Note | None]:
     """Which earlier state of the entity gives what each was served: what that was made of, `empty`
     where of nothing, None where no earlier state gives all of its windows."""
     by_key: dict[Key, list[Served]] = {}
@@ -244,7 +244,7 @@ def _states(
         f" USING (request_id)) USING ({key}) QUALIFY count(*) OVER (PARTITION BY {key})"
         f" <= {MOST_REQUESTS} ORDER BY {key}, {rank}"
     ).to_arrow_reader(ROWS_AT_ONCE)
-    found: dict[str, Holds | Note | None] = {}
+    found: dict[str, LateInterval | Note | None] = {}
     left = MOST_FOLDED
     every = (row for batch in rows for row in batch.to_pylist())
     for of, requests in groupby(every, lambda row: row[source.key]):
@@ -264,7 +264,7 @@ def _earlier(
     source: EntityWindows,
     one: Served,
     events: Sequence[dict[str, Any]],
-) -> Holds | Note | None:
+) -> LateInterval | Note | None:
     shared = series_of(definition.windows, definition.entities)
     mine = [(series, windows) for series, windows in shared if series.key == source.key]
     states = [(new_columns(series), series, Reader(series, windows)) for series, windows in mine]
@@ -287,11 +287,13 @@ def _earlier(
     return _between(one, events, alike)
 
 
-def _between(one: Served, events: Sequence[dict[str, Any]], alike: Sequence[int]) -> Holds:
+def _between(one: Served, events: Sequence[dict[str, Any]], alike: Sequence[int]) -> LateInterval:
     """What is certain of a state that equals those of several numbers of requests in a row: it held
     what the first of them held, and not what the last one lacked."""
     last = alike[-1]
     first = next(n for n in range(last, -1, -1) if n == 0 or n - 1 not in set(alike))
     without_ms = events[last]["_recorded_ms"]
     until_ms = events[first - 1]["_recorded_ms"] if first else None
-    return Holds(until_ms, without_ms, None if without_ms is None else one.recorded_ms - without_ms)
+    return LateInterval(
+        until_ms, without_ms, None if without_ms is None else one.recorded_ms - without_ms
+    )

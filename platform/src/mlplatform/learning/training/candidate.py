@@ -86,7 +86,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ModelParts:
     """A model, fitted here or given, with the parts of its bundle that no data taught."""
 
     content: bytes
@@ -141,7 +141,9 @@ def train(
     gap = np.abs(model.scores(rows) - fitted.scores(rows))
     parity = Parity(float(gap.max()), len(rows), "the fitted model")
     parameters = {**(chosen or {}), **parameters_of(fitted)}
-    made = Made(content, model, parts, parity, TRAINED_HERE, parameters=parameters, search=search)
+    made = ModelParts(
+        content, model, parts, parity, TRAINED_HERE, parameters=parameters, search=search
+    )
     return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
@@ -246,7 +248,7 @@ def reference_values(
 
 
 def made_candidate(
-    made: Made,
+    made: ModelParts,
     definition: ModelDefinition,
     dataset: Dataset,
     recent: Recent | None,
@@ -331,14 +333,16 @@ def _small_model(
     return small_model(card, scores, days.y, definition.decision, every=card.scores(every, names))
 
 
-def _files(made: Made, explainer: Explainer) -> dict[str, str]:
+def _files(made: ModelParts, explainer: Explainer) -> dict[str, str]:
     files = {MODEL_FILE: digest(made.content)}
     if explainer.content is not None:
         files[EXPLAINER_FILE] = digest(explainer.content)
     return files
 
 
-def _explainer(made: Made, background: NDArray[np.float32], rows: NDArray[np.float32]) -> Explainer:
+def _explainer(
+    made: ModelParts, background: NDArray[np.float32], rows: NDArray[np.float32]
+) -> Explainer:
     match made.model:
         case ConfinedModel() as model:
             return model.explained(background, rows)

@@ -18,7 +18,7 @@ from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.validation.fairness import Fairness, GroupRows, fairness_of
-from mlplatform.learning.validation.gate_report import Replayed
+from mlplatform.learning.validation.gate_report import ReplayCounts
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
     DataEvidence,
@@ -244,8 +244,8 @@ def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
     )
 
 
-def _counts(own: Flags, other: Flags, inside: Mapping[str, Flags]) -> Replayed:
-    return Replayed(
+def _counts(own: Flags, other: Flags, inside: Mapping[str, Flags]) -> ReplayCounts:
+    return ReplayCounts(
         requests=len(own),
         alerts=int(own.sum()),
         champion_alerts=int(other.sum()),

@@ -11,7 +11,7 @@ from mlplatform.learning.features.dataset import Dataset
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.training.candidate import (
     Candidate,
-    Made,
+    ModelParts,
     Parity,
     made_candidate,
     parity_rows,
@@ -69,7 +69,7 @@ def candidate_from_onnx(
         x = parity_rows(own, seed)[:ALONE_ROWS]
         rows = len(dataset.holdout) + (len(recent.matrix) if recent else 0)
         expected_s = model.seconds(x) / len(x) * rows
-        made = Made(
+        made = ModelParts(
             content,
             model,
             parts,

@@ -59,7 +59,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Unknown and missing keys are errors."""
 
 
-class Replayed(_Part, frozen=True):
+class ReplaySource(_Part, frozen=True):
     """The recent requests of an order: where they are from, and their digest."""
 
     source: str
@@ -84,7 +84,7 @@ class Order(_Part, frozen=True):
     seed: int
     data: DataWindow
     labels_until_ms: int | None
-    recent: Replayed | None
+    recent: ReplaySource | None
     vocabularies: dict[str, tuple[str, ...]] = {}
     words: dict[str, tuple[str, ...]] = {}
 
@@ -129,7 +129,7 @@ def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, se
         labels_until_ms=dataset.labels_until_ms,
         recent=None
         if recent is None
-        else Replayed(
+        else ReplaySource(
             source=recent.source, digest=_digest(recent), words=_plain(recent.matrix.words)
         ),
         vocabularies=_plain(dataset.vocabularies),

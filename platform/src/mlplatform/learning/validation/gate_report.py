@@ -13,7 +13,7 @@ from mlplatform.learning.validation.search_report import SearchReport
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayCounts:
     """Requests that were replayed, and those of them on which an alert would have been raised.
 
     A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
@@ -26,7 +26,7 @@ class Replayed:
     alerts: int
     champion_alerts: int
     both_alerts: int
-    segments: Mapping[str, Replayed] = field(default_factory=dict)
+    segments: Mapping[str, ReplayCounts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class GateReport:
     bundle: str
     champion: str | None
     gates: tuple[GateResult, ...]
-    replayed: Replayed | None = None
+    replayed: ReplayCounts | None = None
     measures: tuple[Measure, ...] = ()
     fairness: Fairness | None = None
     folds: tuple[FoldFinding, ...] = ()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.fairness import Fairness, judge_fairness
-from mlplatform.learning.validation.gate_report import GateReport, Replayed
+from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.skew_gate import judge_skew
@@ -110,7 +110,7 @@ class ReplayEvidence:
     band: AlertBand
     alert_share: float
     flip_share: float | None
-    counts: Replayed | None = None
+    counts: ReplayCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.text import markdown
 
 if TYPE_CHECKING:
-    from mlplatform.learning.validation.gate_report import GateReport, Replayed
+    from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
     from mlplatform.learning.validation.gate_result import GateResult
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? cannot be told"}
@@ -75,7 +75,7 @@ def _finite(value: Any) -> Any:
             return value
 
 
-def _replayed(counts: Replayed) -> dict[str, Any]:
+def _replayed(counts: ReplayCounts) -> dict[str, Any]:
     found = asdict(counts)
     found = {"payments": found.pop("requests"), **found}
     segments = {name: _replayed(inside) for name, inside in counts.segments.items()}

@@ -34,7 +34,13 @@ from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.traffic import TrafficShown
 from mlplatform.operations.card.sections import sections
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid, NotFound, PlatformError
-from mlplatform.runtime.http.own_pages import Application, OwnPages, Receive, Scope, Send
+from mlplatform.runtime.http.cross_site_guard import (
+    Application,
+    CrossSiteGuard,
+    Receive,
+    Scope,
+    Send,
+)
 from mlplatform.runtime.http.token_gate import TokenGate
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
 
@@ -124,7 +130,7 @@ def application(
     by_token = TokenGate(inner, token, "page", let_in)
     gated = SessionGate(inner, by_token, console, let_in)
     scheme = "https" if console.secure else "http"
-    return Headers(OwnPages(gated, hosts, scheme=scheme, refused=partial(_foreign, console)))
+    return Headers(CrossSiteGuard(gated, hosts, scheme=scheme, refused=partial(_foreign, console)))
 
 
 class Pages:

@@ -19,7 +19,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.operations.actions.person_fields import Length
 from mlplatform.operations.review import opinions, queue, recording
-from mlplatform.operations.review.opinions import OnRecord, Open, Opinion, Settled
+from mlplatform.operations.review.opinions import Consensus, OnRecord, Open, Opinion
 from mlplatform.operations.review.queue import Place, Queue, Waiting
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import NotFound, Refused, Unavailable
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Reviewed:
+class ReviewResult:
     """What became of an analyst's word.
 
     Args:
@@ -79,7 +79,7 @@ def waiting(platform: Platform, model: str, rows: int, after: Place | None = Non
     return queue.page(_file(platform, model), rows, after)
 
 
-def one(platform: Platform, model: str, decision_id: str) -> Waiting | None:
+def queued_decision(platform: Platform, model: str, decision_id: str) -> Waiting | None:
     """A decision of the queue; None where it does not wait.
 
     Raises:
@@ -136,12 +136,12 @@ def record(
     analyst: Client,
     note: str = "",
     seen: str | None = None,
-) -> Reviewed:
+) -> ReviewResult:
     """Record what a proven person says of a decision: as its label, or as half of one.
 
     Args:
         outcome: 1 is what the model looks for, 0 is not.
-        seen: what this person was shown of what others said (`said_as_shown`); None: nothing.
+        seen: what this person was shown of what others said (`opinions_digest`); None: nothing.
 
     Raises:
         InputInvalid: the note is too long, or holds what is no text.
@@ -169,7 +169,7 @@ def check_may_review(client: Client, model: str) -> None:
         raise Refused(f"{client.name} has no scope {model}:review: `{command}`")
 
 
-def said_as_shown(said: tuple[Opinion, ...]) -> str:
+def opinions_digest(said: tuple[Opinion, ...]) -> str:
     """What an answer is bound to: how much was said of the decision before."""
     return f"opinions {len(said)}"
 
@@ -197,22 +197,24 @@ class _Reviewing:
         self._definition = platform.definition(model)
         self._now_ms = platform.clock.event_ms()
 
-    def record(self, decision_id: str, now: Opinion, analyst: Client, seen: str | None) -> Reviewed:
+    def record(
+        self, decision_id: str, now: Opinion, analyst: Client, seen: str | None
+    ) -> ReviewResult:
         model, review = self._definition.name, self._definition.label.review
         found = self._on_record(decision_id)
-        if seen is not None and seen != said_as_shown(found.said):
+        if seen is not None and seen != opinions_digest(found.said):
             raise Refused("somebody has said something of it since it was shown: look again")
         match opinions.weigh(found.said, now, four_eyes=review.four_eyes):
-            case Settled(agreed):
+            case Consensus(agreed):
                 asyncio.run(self._label(found, now, analyst, agreed))
                 self._show(lambda path: queue.end(path, decision_id, self._now_ms))
                 log.info("%s has labelled decision %s", analyst.name, decision_id)
-                return Reviewed(decision_id, model, now.outcome, True, agreed)
+                return ReviewResult(decision_id, model, now.outcome, True, agreed)
             case Open(differs):
                 place = (recording.WRITER, asyncio.run(self._keep_opinion(found, now)))
                 self._show(lambda path: queue.say(path, place, decision_id, self._now_ms, now))
                 log.info("%s has said something of decision %s", analyst.name, decision_id)
-                return Reviewed(decision_id, model, now.outcome, False, differs=differs)
+                return ReviewResult(decision_id, model, now.outcome, False, differs=differs)
 
     def _on_record(self, decision_id: str) -> OnRecord:
         """What there is of a decision; one that can't be looked at leaves the queue."""

@@ -43,7 +43,7 @@ DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class GateOutcome:
     """What the gates say of a candidate, and what is shown of its run beside it."""
 
     report: GateReport
@@ -51,7 +51,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class TrainingInputs:
     """What a candidate is made from and held against."""
 
     dataset: Dataset
@@ -60,7 +60,7 @@ class Prepared:
     skew: SkewReport | None = None
 
 
-def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Prepared:
+def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> TrainingInputs:
     """The training set as of a moment (now where it is None), the champion, recent requests.
 
     Raises:
@@ -72,7 +72,7 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Pr
     champion = _champion(platform, model)
     dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
     recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
-    return Prepared(dataset, champion, recent, last_skew(platform, model))
+    return TrainingInputs(dataset, champion, recent, last_skew(platform, model))
 
 
 def check_trains(model: str) -> None:
@@ -107,7 +107,9 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
     return asked_ms
 
 
-def bring(platform: Platform, model: str, path: Path, author: str, prepared: Prepared) -> Candidate:
+def bring(
+    platform: Platform, model: str, path: Path, author: str, prepared: TrainingInputs
+) -> Candidate:
     """A candidate around an ONNX file that somebody made elsewhere; a refusal is recorded.
 
     Args:
@@ -127,8 +129,8 @@ def bring(platform: Platform, model: str, path: Path, author: str, prepared: Pre
 
 
 def judge_brought(
-    platform: Platform, model: str, author: str, candidate: Candidate, prepared: Prepared
-) -> Judged:
+    platform: Platform, model: str, author: str, candidate: Candidate, prepared: TrainingInputs
+) -> GateOutcome:
     """As `validate`, of a candidate that somebody brought; a refusal is recorded."""
     with _refusals_kept(platform, author, f"validate {candidate.bundle.origin} for {model}"):
         return validate(model, candidate, prepared)
@@ -145,7 +147,7 @@ def _refusals_kept(platform: Platform, who: str, asked: str) -> Iterator[None]:
 
 
 def _candidate(
-    platform: Platform, model: str, content: bytes, origin: str, prepared: Prepared
+    platform: Platform, model: str, content: bytes, origin: str, prepared: TrainingInputs
 ) -> Candidate:
     from mlplatform.learning.training.external_model import candidate_from_onnx
 
@@ -166,7 +168,7 @@ def _candidate(
 
 
 def try_folds(
-    platform: Platform, model: str, prepared: Prepared, report: Callable[[JobStatus], None]
+    platform: Platform, model: str, prepared: TrainingInputs, report: Callable[[JobStatus], None]
 ) -> tuple[FoldFinding, ...]:
     """What fits of earlier days reach on the days after them, one job after the other; none where
     model.yaml wants one hold-out. Their bundles are not kept.
@@ -183,7 +185,7 @@ def _tried(
     platform: Platform,
     folder: ModelFolder,
     fold: Fold,
-    prepared: Prepared,
+    prepared: TrainingInputs,
     report: Callable[[JobStatus], None],
 ) -> FoldFinding:
     from mlplatform.learning.training.folds import fold_problem, later_rows, tested_fold, untaught
@@ -213,8 +215,8 @@ def _tried(
 
 
 def validate(
-    model: str, candidate: Candidate, prepared: Prepared, folds: Sequence[FoldFinding] = ()
-) -> Judged:
+    model: str, candidate: Candidate, prepared: TrainingInputs, folds: Sequence[FoldFinding] = ()
+) -> GateOutcome:
     """Every gate's result for a candidate, whose model scores no more after it.
 
     Args:
@@ -234,12 +236,14 @@ def validate(
         record = retrain.describe(
             folder, candidate, prepared.dataset, report, champion=prepared.champion
         )
-        return Judged(report, record)
+        return GateOutcome(report, record)
     finally:
         candidate.model.close()
 
 
-def register(platform: Platform, candidate: Candidate, judged: Judged, *, author: str) -> Version:
+def register(
+    platform: Platform, candidate: Candidate, judged: GateOutcome, *, author: str
+) -> Version:
     """The candidate as a version.
 
     Raises:

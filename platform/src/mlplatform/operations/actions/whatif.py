@@ -23,7 +23,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions.logged_requests import DAY_MS, LoggedRequests
-from mlplatform.rollouts.verdicts.whatif import Decided, Requests, WhatIf, what_if
+from mlplatform.rollouts.verdicts.whatif import BundleDecisions, Requests, WhatIf, what_if
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import plain_files
 
@@ -246,7 +246,7 @@ class _Run:
         self._last: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._rows, self._took_s = 0, 0.0
 
-    def decide(self, rows: pa.Table) -> Decided:
+    def decide(self, rows: pa.Table) -> BundleDecisions:
         logged = self._inputs.read(rows)
         facts, self._last = logged.facts, logged.matrix
         there = [facts.num_rows - facts[name].null_count for name in self._plan.features]
@@ -259,7 +259,7 @@ class _Run:
         self._rows += len(self._last)
         bundle = self._side.bundle
         score = bundle.calibrate_many(raw)
-        return Decided(score, bundle.decide_many(score), bundle.scale)
+        return BundleDecisions(score, bundle.decide_many(score), bundle.scale)
 
     def bands(self, rows: pa.Table) -> dict[str, npt.NDArray[np.int64]]:
         """The band of each request that was decided last, by watched input that is a number."""
@@ -302,7 +302,7 @@ class _Chunk:
     def __init__(
         self,
         rows: pa.Table,
-        decided: Sequence[Decided],
+        decided: Sequence[BundleDecisions],
         bands: Mapping[str, npt.NDArray[np.int64]],
     ) -> None:
         def column(name: str) -> npt.NDArray[Any]:
@@ -332,8 +332,8 @@ def _together(
     def joined(of: Callable[[_Chunk], npt.NDArray[Any]]) -> npt.NDArray[Any]:
         return np.concatenate([of(chunk) for chunk in chunks])
 
-    def side(number: int) -> Decided:
-        return Decided(
+    def side(number: int) -> BundleDecisions:
+        return BundleDecisions(
             joined(lambda chunk: chunk.decided[number].score),
             joined(lambda chunk: chunk.decided[number].decision),
             chunks[0].decided[number].scale,

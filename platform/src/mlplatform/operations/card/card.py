@@ -305,7 +305,7 @@ class Rollout(_Part, frozen=True):
     steps: tuple[Step, ...]
 
 
-class Known(_Part, frozen=True):
+class NamedEstimate(_Part, frozen=True):
     """A share or ratio, and where it may lie."""
 
     name: str
@@ -322,8 +322,8 @@ class Pairs(_Part, frozen=True):
     headline: str
     positives: int
     hidden: int
-    challenger: tuple[Known, ...]
-    champion: tuple[Known, ...]
+    challenger: tuple[NamedEstimate, ...]
+    champion: tuple[NamedEstimate, ...]
 
 
 class Stretch(_Part, frozen=True):
@@ -334,7 +334,7 @@ class Stretch(_Part, frozen=True):
     days: int
     requests: int
     hidden: int
-    metrics: tuple[Known, ...]
+    metrics: tuple[NamedEstimate, ...]
 
 
 class Matured(_Part, frozen=True):

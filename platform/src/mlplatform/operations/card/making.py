@@ -22,10 +22,10 @@ from mlplatform.operations.card.card import (
     FairnessNoted,
     Identity,
     IncidentNoted,
-    Known,
     Labels,
     Matured,
     MeasureNoted,
+    NamedEstimate,
     Outcome,
     Stretch,
     Validation,
@@ -49,7 +49,7 @@ ALL_ALERTS = "alerts"
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class VersionRecords:
     """Everything on record about a version.
 
     Args:
@@ -82,7 +82,7 @@ class _Report(msgspec.Struct, frozen=True):
     fairness: FairnessNoted | None = None
 
 
-def card(recorded: Recorded) -> Card:
+def card(recorded: VersionRecords) -> Card:
     """The card of the version.
 
     Raises:
@@ -109,7 +109,7 @@ def card(recorded: Recorded) -> Card:
     return msgspec.structs.replace(made, limits=limits(made, recorded.definition))
 
 
-def _identity(recorded: Recorded) -> Identity:
+def _identity(recorded: VersionRecords) -> Identity:
     definition, version, bundle = recorded.definition, recorded.version, recorded.bundle
     fitted = version.facts.folder or None
     return Identity(
@@ -144,7 +144,7 @@ def _place(routes: Routes, bundle: str) -> str:
     return f"{place}; the model is switched off, and answers nobody" if routes.killed else place
 
 
-def _deciding(recorded: Recorded) -> Deciding:
+def _deciding(recorded: VersionRecords) -> Deciding:
     policy, facts, bundle = recorded.definition.decision, recorded.version.facts, recorded.bundle
     scale = policy.scale if bundle is None else bundle.scale
     begins = {} if bundle is None else bundle.thresholds
@@ -171,7 +171,7 @@ def _deciding(recorded: Recorded) -> Deciding:
     )
 
 
-def _planned_shares(recorded: Recorded) -> dict[str, float]:
+def _planned_shares(recorded: VersionRecords) -> dict[str, float]:
     """Of the requests, by outcome; the first one gets what is left."""
     policy = recorded.definition.decision
     shares = dict(policy.thresholds.shares or {})
@@ -180,7 +180,7 @@ def _planned_shares(recorded: Recorded) -> dict[str, float]:
     return {policy.outcomes[0]: 1.0 - sum(shares.values()), **shares}
 
 
-def _data(recorded: Recorded) -> Data:
+def _data(recorded: VersionRecords) -> Data:
     facts = recorded.version.facts
     window = None if recorded.bundle is None else recorded.bundle.data
     return Data(
@@ -194,7 +194,7 @@ def _data(recorded: Recorded) -> Data:
     )
 
 
-def _labels(recorded: Recorded) -> Labels:
+def _labels(recorded: VersionRecords) -> Labels:
     definition = recorded.definition
     report = _validation(recorded.version)
     treated = [g.reason for g in report.gates if g.name == "hidden_outcomes"]
@@ -262,7 +262,7 @@ def _matured(tenure: MaturedTenure) -> Matured:
                 requests=stretch.requests,
                 hidden=stretch.hidden,
                 metrics=tuple(
-                    Known(name=m.name, value=m.value, low=m.low, high=m.high)
+                    NamedEstimate(name=m.name, value=m.value, low=m.low, high=m.high)
                     for m in stretch.metrics
                 ),
             )
@@ -272,7 +272,7 @@ def _matured(tenure: MaturedTenure) -> Matured:
     )
 
 
-def _incidents(recorded: Recorded) -> tuple[IncidentNoted, ...]:
+def _incidents(recorded: VersionRecords) -> tuple[IncidentNoted, ...]:
     number = recorded.version.version
     return tuple(
         IncidentNoted(
@@ -292,7 +292,7 @@ def _incidents(recorded: Recorded) -> tuple[IncidentNoted, ...]:
     )
 
 
-def _replay(recorded: Recorded) -> tuple[tuple[str, str], ...]:
+def _replay(recorded: VersionRecords) -> tuple[tuple[str, str], ...]:
     version = recorded.version
     name, number = version.model, version.version
     verdicts = tuple(

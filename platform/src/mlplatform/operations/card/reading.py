@@ -9,7 +9,7 @@ from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.operations.actions import tenures
 from mlplatform.operations.card.card import Card
-from mlplatform.operations.card.making import Recorded, card
+from mlplatform.operations.card.making import VersionRecords, card
 from mlplatform.operations.card.rollouts import Journal
 from mlplatform.runtime.errors import NotFound
 from mlplatform.scoring import backends
@@ -37,14 +37,14 @@ def read_card(platform: Platform, model: str, version: int, *, fetches: bool) ->
     return card(recorded(platform, model, version, fetches=fetches))
 
 
-def recorded(platform: Platform, model: str, version: int, *, fetches: bool) -> Recorded:
+def recorded(platform: Platform, model: str, version: int, *, fetches: bool) -> VersionRecords:
     """What is on record; as `read_card` otherwise."""
     if not 0 < version <= GREATEST_VERSION:
         raise NotFound(f"{model} has no version {version}")
     folder = model_folder(model)
     definition, found = platform.definition(model), platform.registry.get(model, version)
     routes, journals, incidents = _journal(platform, model, version)
-    return Recorded(
+    return VersionRecords(
         definition=definition,
         folder=folder_digest(folder),
         views=platform.views(model),

@@ -8,7 +8,7 @@ from typing import assert_never
 from mlplatform.operations.actions.looks import look
 from mlplatform.operations.card.card import (
     Approval,
-    Known,
+    NamedEstimate,
     Pairs,
     Rollout,
     Step,
@@ -116,9 +116,9 @@ def _pairs(facts: Journal) -> Iterator[Pairs]:
                 )
 
 
-def _of_arm(gate: Gate, arm: str) -> tuple[Known, ...]:
+def _of_arm(gate: Gate, arm: str) -> tuple[NamedEstimate, ...]:
     return tuple(
-        Known(
+        NamedEstimate(
             name=what,
             value=gate.values.get(f"{arm}_{what}_value"),
             low=gate.values.get(f"{arm}_{what}_low"),

@@ -11,8 +11,8 @@ from mlplatform.operations.card.card import (
     Card,
     Identity,
     Input,
-    Known,
     Matured,
+    NamedEstimate,
     Pairs,
     Rollout,
     Step,
@@ -328,13 +328,13 @@ def _of_pairs(pairs: Pairs | None) -> Parts:
     return (), (pairs.headline,), (Table(caption, head, rows),)
 
 
-def _value(found: Known) -> str:
+def _value(found: NamedEstimate) -> str:
     if found.value is None:
         return NOT_RECORDED
     return _times(found.value) if found.name == CALIBRATION else percent(found.value)
 
 
-def _between(found: Known) -> str:
+def _between(found: NamedEstimate) -> str:
     if found.low is None or found.high is None:
         return NOT_RECORDED
     if found.name == CALIBRATION:

@@ -66,7 +66,7 @@ def check(facts: Facts, wanted: ClusterRequirements) -> list[Finding]:
         _storage(facts),
         *installation.claims(facts, wanted),
         *installation.secrets(facts, wanted),
-        *installation.let_in(facts),
+        *installation.admit(facts),
         *_gpus(facts, wanted),
         *_rights(facts, wanted),
     ]

@@ -66,7 +66,7 @@ def namespaces(facts: Facts) -> Iterator[Finding]:
                 yield Finding("lacking", what, f"Pod Security enforces {level}", APPLY_BASE)
 
 
-def let_in(facts: Facts) -> Iterator[Finding]:
+def admit(facts: Facts) -> Iterator[Finding]:
     """For each label whether a namespace has it; which of them a bank needs only the bank knows."""
     for label, lacks in LET_IN.items():
         what = f"namespaces labelled {label}"

@@ -229,7 +229,7 @@ class _Basic(httpx.Auth):
         yield request
 
 
-class Patience(Generic[Answer]):
+class Poller(Generic[Answer]):
     """Asks the same of a server again and again, which may be silent for a while between answers.
 
     Args:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from mlplatform.runtime.http.open_connections import OpenConnections, Room
+from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 from mlplatform.runtime.http.peers import Peers
 
 if TYPE_CHECKING:
     from prefect.runner._control_channel import ControlChannel
 
-ROOM: Final = Room(connections=160, strangers=32)
+ROOM: Final = ConnectionLimits(connections=160, strangers=32)
 TOKEN_S: Final = 5
 """Prefect's own limit for a connection's first line; here for the table of listeners."""
 

@@ -31,7 +31,7 @@ from mlplatform.operations.prefect_server.answer_limit import (
 from mlplatform.operations.prefect_server.prefect_access import Access, access, only_looks, subject
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.runtime.errors import Refused
-from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
+from mlplatform.runtime.http.cross_site_guard import Application, Receive, Scope, Send
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.scoring.admission.clients import Client, Operation
 from mlplatform.scoring.admission.people import People

@@ -23,7 +23,7 @@ from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Unavailable
-from mlplatform.runtime.http.own_pages import Application, OwnPages
+from mlplatform.runtime.http.cross_site_guard import Application, CrossSiteGuard
 from mlplatform.runtime.http.uvicorn_limits import Door
 from mlplatform.runtime.processes.inherited_socket import inherited
 from mlplatform.runtime.storage.private_folder import may_others_write
@@ -170,7 +170,7 @@ def gate(
     """
     refusals = Refusals(settings.home.audit)
     gated = PrefectGate(application, tokens, people, refusals, door.let_in, approval_key)
-    return OwnPages(gated, hosts)
+    return CrossSiteGuard(gated, hosts)
 
 
 def configuration(application: Application, door: Door, host: str, port: int) -> uvicorn.Config:

@@ -27,7 +27,7 @@ class Opinion:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Consensus:
     """It becomes the decision's label.
 
     Args:
@@ -48,7 +48,7 @@ class Open:
     differs: bool
 
 
-def weigh(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Settled | Open:
+def weigh(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Consensus | Open:
     """What comes of an opinion after those that are on record; of each person the last one counts.
 
     Args:
@@ -59,12 +59,12 @@ def weigh(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Settled 
         Refused: this person has said the same already, and nobody confirms their own word.
     """
     if not four_eyes:
-        return Settled(())
+        return Consensus(())
     last = {opinion.analyst: opinion for opinion in said}
     mine = last.pop(now.analyst, None)
     agreed = tuple(sorted(o.analyst for o in last.values() if o.outcome == now.outcome))
     if agreed:
-        return Settled(agreed)
+        return Consensus(agreed)
     if mine is not None and mine.outcome == now.outcome:
         raise Refused(f"{now.analyst} has said so already: another person has to confirm it")
     return Open(differs=bool(last))

@@ -93,7 +93,7 @@ class QueuePolicy(msgspec.Struct, frozen=True):
         return cls(review.reviewed(definition.decision), review.shows, review.days)
 
 
-class Shown(msgspec.Struct, frozen=True):
+class DecisionSummary(msgspec.Struct, frozen=True):
     """What an analyst sees of a decision besides its score.
 
     Args:
@@ -118,7 +118,7 @@ class Waiting:
     decision: str
     score: float | None
     version: int | None
-    shown: Shown
+    shown: DecisionSummary
     said: tuple[Opinion, ...]
 
 
@@ -390,7 +390,7 @@ def _write(
 def _row(one: Mapping[str, Any], held: Mapping[str, Any], shows: Sequence[str]) -> tuple[Any, ...]:
     request = held.get("request")
     fields = request if isinstance(request, Mapping) else {}
-    shown = Shown(
+    shown = DecisionSummary(
         tuple(str(code)[:MOST_TEXT] for code in held.get("reasons") or ()),
         tuple((name, _short(fields[name])) for name in shows if name in fields),
     )
@@ -434,7 +434,7 @@ def _end(db: sqlite3.Connection, ended: Sequence[tuple[str, int]]) -> None:
 
 def _erase(db: sqlite3.Connection, decision_id: str, held: Mapping[str, Any]) -> None:
     """Keep nothing of the payloads that an erasure names; whose are not named came after it."""
-    text = msgspec.json.encode(Shown()).decode()
+    text = msgspec.json.encode(DecisionSummary()).decode()
     db.execute("UPDATE waiting SET shown = ? WHERE decision_id = ?", (text, decision_id))
     try:
         records = msgspec.convert(held, Erasure).records
@@ -461,7 +461,7 @@ def _waiting(db: sqlite3.Connection, row: Sequence[Any]) -> Waiting:
     told = db.execute(query, (row[0],)).fetchall()
     decision_id, event_ms, decision, score, version, shown = row
     said = tuple(msgspec.json.decode(body, type=Opinion) for (body,) in told)
-    read = msgspec.json.decode(shown, type=Shown)
+    read = msgspec.json.decode(shown, type=DecisionSummary)
     return Waiting(decision_id, event_ms, decision, score, version, read, said)
 
 

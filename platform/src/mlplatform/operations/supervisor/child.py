@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from mlplatform.operations.supervisor.probe import Answered, Silent, ask
+from mlplatform.operations.supervisor.probe import ProbeReply, Silent, ask
 from mlplatform.operations.supervisor.spec import (
     ChildSpec,
     HttpCheck,
@@ -208,7 +208,7 @@ class Child:
                 return too_much
             answer = await asyncio.to_thread(self._ask)
             now = time.monotonic()
-            if isinstance(answer, Answered):
+            if isinstance(answer, ProbeReply):
                 answered, heard, self._late_starts = True, now, 0
                 self._set("ready" if answer.ok else "not ready", answer.reason)
             elif answered:
@@ -235,12 +235,12 @@ class Child:
             " and was killed"
         )
 
-    def _ask(self) -> Answered | Silent:
+    def _ask(self) -> ProbeReply | Silent:
         check = self.spec.check
         if check is None:
-            return Answered(True, "")
+            return ProbeReply(True, "")
         if isinstance(check, Path):
-            return Answered(True, "") if check.exists() else Silent(f"{check.name} is not there")
+            return ProbeReply(True, "") if check.exists() else Silent(f"{check.name} is not there")
         if check.address_file is not None:
             self.port = _port_of(self.process, check.address_file)
         port = self.port

@@ -16,7 +16,7 @@ REASON_BYTES: Final = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ProbeReply:
     """The child answered; `ok` for 2xx. `reason` holds what is wrong, if it said so."""
 
     ok: bool
@@ -37,7 +37,7 @@ class _Error(msgspec.Struct):
     detail: str = ""
 
 
-def ask(port: int, path: str, token_file: Path | None = None) -> Answered | Silent:
+def ask(port: int, path: str, token_file: Path | None = None) -> ProbeReply | Silent:
     """What the child on this port answers to a GET."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
@@ -52,8 +52,8 @@ def ask(port: int, path: str, token_file: Path | None = None) -> Answered | Sile
     finally:
         connection.close()
     if 200 <= response.status < 300:
-        return Answered(True, _said(body).detail)
-    return Answered(False, _reason(response.status, body))
+        return ProbeReply(True, _said(body).detail)
+    return ProbeReply(False, _reason(response.status, body))
 
 
 def _said(body: bytes) -> _Error:

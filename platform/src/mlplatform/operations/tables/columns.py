@@ -46,7 +46,7 @@ def expected(definition: ModelDefinition) -> list[ExpectedColumn]:
     ]
 
 
-def taken(
+def matched_columns(
     definition: ModelDefinition,
     found: Mapping[str, str],
     given: Mapping[str, str],

@@ -13,7 +13,7 @@ import pyarrow as pa
 from mlplatform.learning.features.csv_files import CsvFiles
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.tables.columns import taken
+from mlplatform.operations.tables.columns import matched_columns
 
 PARQUET: Final = ".parquet"
 CSV: Final = ".csv"
@@ -59,7 +59,7 @@ def check_columns(
         with _opened(kind, some) as files:
             for number, path in enumerate(some):
                 found = files.types(number)
-                taken(definition, found, given, path.name, is_text=suffix == CSV)
+                matched_columns(definition, found, given, path.name, is_text=suffix == CSV)
 
 
 def blocks(
@@ -79,7 +79,7 @@ def blocks(
     start = first * rows
     if path.name.endswith(PARQUET):
         with ParquetFiles([path]) as parquet:
-            columns = taken(definition, parquet.types(0), given, name, is_text=False)
+            columns = matched_columns(definition, parquet.types(0), given, name, is_text=False)
             kinds = {column: kind for column, kind in columns.values()}
             batches = (
                 (_named(batch, columns), dict[int, str]())
@@ -88,7 +88,7 @@ def blocks(
             yield from _cut(batches, _schema(columns), rows, first)
         return
     with CsvFiles([path]) as texts:
-        columns = taken(definition, texts.types(0), given, name, is_text=True)
+        columns = matched_columns(definition, texts.types(0), given, name, is_text=True)
         hidden = {c for n, (c, _) in columns.items() if _is_hidden(definition, n)}
         yield from _cut(_of_csv(texts, columns, start, hidden), _schema(columns), rows, first)
 

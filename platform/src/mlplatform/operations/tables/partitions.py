@@ -29,7 +29,7 @@ from mlplatform.operations.tables.plan import (
     partition_name,
 )
 from mlplatform.operations.tables.request_rows import Requests, requests_of
-from mlplatform.operations.tables.row_decisions import REPEATED, RowDecisions, Scored
+from mlplatform.operations.tables.row_decisions import REPEATED, BlockDecisions, RowDecisions
 from mlplatform.operations.tables.row_features import Inputs, RowFeatures
 from mlplatform.operations.tables.sources import Source
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json
@@ -172,7 +172,7 @@ def _inputs(work: Work, file: int, block: Block) -> _Prepared:
     return _Prepared(file, block, requests, work.features.inputs(requests.table))
 
 
-def _kept(work: Work, results: Results, one: _Prepared, scored: Scored) -> Partition:
+def _kept(work: Work, results: Results, one: _Prepared, scored: BlockDecisions) -> Partition:
     """The partition's results, in their place, and then the note that they are."""
     block, requests = one.block, one.requests
     table, tally = work.decisions.results(

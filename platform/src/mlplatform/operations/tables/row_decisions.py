@@ -61,7 +61,7 @@ decision.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class BlockDecisions:
     """Requests of a block with what was decided; `NOBODY` in `decisions` is a row with an error.
 
     `failed` are those that the model gave no number for.
@@ -111,7 +111,7 @@ class RowDecisions:
         self._names = bundle.scale.names
         self._safe = safe
 
-    def scored(self, inputs: Inputs) -> Scored:
+    def scored(self, inputs: Inputs) -> BlockDecisions:
         """Decisions by the model where its features allow it, and by others where they do not, with
         reasons for alerts.
 
@@ -152,13 +152,13 @@ class RowDecisions:
         by_model = (decisions != NOBODY) & (answered_by == 0)
         alerts = np.flatnonzero(by_model & self._scale.alerting(decisions))
         omitted = self._explain(alerts, inputs.x, raw, reasons)
-        return Scored(
+        return BlockDecisions(
             inputs, raw, scores, decisions, answered_by, failed, reasons, omitted, problems
         )
 
     def results(
         self,
-        scored: Scored,
+        scored: BlockDecisions,
         ids: pa.ChunkedArray[Any],
         good: NDArray[np.int64],
         problems: Mapping[int, str],
@@ -205,7 +205,7 @@ class RowDecisions:
 
     def _tally(
         self,
-        scored: Scored,
+        scored: BlockDecisions,
         decisions: NDArray[np.int8],
         by: NDArray[np.int8],
         errors: Mapping[int, str],

@@ -24,7 +24,7 @@ from mlplatform.rollouts.drift.performance import (
     MOST_REFERENCE_DAYS,
     NO_DAYS,
     RECENT_DAYS,
-    Counted,
+    DailyHits,
     MaturedDay,
     MaturedDays,
 )
@@ -199,7 +199,7 @@ def _read_day(
     whole = [np.concatenate(part) for part in zip(*parts, strict=True)]
     return matured_day(
         start_ms,
-        Scored(*whole[:3]),
+        ScoredRequests(*whole[:3]),
         capacity=definition.decision.alert_share,
         hidden=hidden,
         segments={s.name: inside for s, inside in zip(segments, whole[3:], strict=True)},
@@ -225,7 +225,7 @@ def _span(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class ScoredRequests:
     """The requests of a day that the champion scored, and that are not hidden.
 
     Args:
@@ -239,7 +239,7 @@ class Scored:
 
 def matured_day(
     start_ms: int,
-    scored: Scored,
+    scored: ScoredRequests,
     *,
     capacity: float,
     hidden: int = 0,
@@ -257,7 +257,7 @@ def matured_day(
     metrics = {
         "recall": _share(units, positive & highest, positive),
         "precision": _share(units, positive & highest, highest),
-        CALIBRATION: Counted(units[positive], positive[positive], float(scored.scores.sum())),
+        CALIBRATION: DailyHits(units[positive], positive[positive], float(scored.scores.sum())),
     }
     for name, inside in (segments or {}).items():
         found = positive & highest & inside
@@ -268,5 +268,5 @@ def matured_day(
 
 def _share(
     units: npt.NDArray[np.int64], hits: npt.NDArray[np.bool_], trials: npt.NDArray[np.bool_]
-) -> Counted:
-    return Counted(units[trials], hits[trials], float(trials.sum()))
+) -> DailyHits:
+    return DailyHits(units[trials], hits[trials], float(trials.sum()))

@@ -23,7 +23,7 @@ CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Counted:
+class DailyHits:
     """Hits of one day, one element per trial.
 
     Args:
@@ -51,7 +51,7 @@ class MaturedDay:
     start_ms: int
     requests: int
     hidden: int
-    metrics: Mapping[str, Counted]
+    metrics: Mapping[str, DailyHits]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,8 +191,8 @@ def _most_telling(
 def _change(
     name: str,
     since_ms: int,
-    reference: Sequence[Counted],
-    recent: Sequence[Counted],
+    reference: Sequence[DailyHits],
+    recent: Sequence[DailyHits],
     policy: DriftPolicy,
     error_share: float,
 ) -> Change | None:
@@ -224,7 +224,7 @@ def _change(
     )
 
 
-def _totals(days: Sequence[Counted]) -> tuple[list[int], list[float]]:
+def _totals(days: Sequence[DailyHits]) -> tuple[list[int], list[float]]:
     return [int(day.hits.sum()) for day in days], [day.base for day in days]
 
 
@@ -236,7 +236,7 @@ def _effect_of_days(
     return residuals * len(hits) / (len(hits) - 1) / float(base.sum() * unit_variance)
 
 
-def _effect_of_units(days: Sequence[Counted], share: float, variance: float) -> float:
+def _effect_of_units(days: Sequence[DailyHits], share: float, variance: float) -> float:
     """The same of customers: one cause makes several positives, found or not together.
 
     Args:

@@ -11,7 +11,7 @@ from mlplatform.rollouts.drift.performance import (
     CALIBRATION,
     LEAST_REFERENCE_DAYS,
     MOST_REFERENCE_DAYS,
-    Counted,
+    DailyHits,
     MaturedDays,
 )
 from mlplatform.rollouts.verdicts.statistics import (
@@ -99,7 +99,7 @@ def matured_tenure(seen: MaturedDays, *, version: int, since_ms: int, now_ms: in
     return MaturedTenure(version, since_ms, now_ms, stretches, seen.gaps)
 
 
-def matured_metric(name: str, days: Sequence[Counted]) -> MaturedMetric:
+def matured_metric(name: str, days: Sequence[DailyHits]) -> MaturedMetric:
     """The metric of some days, with an interval that holds at every look.
 
     Hits of one customer count as one event as far as they come together, and so do those of one
@@ -117,14 +117,14 @@ def matured_metric(name: str, days: Sequence[Counted]) -> MaturedMetric:
     return MaturedMetric(name, hits, base, hits / base, low, high)
 
 
-def _share_bounds(days: Sequence[Counted]) -> tuple[float, float]:
+def _share_bounds(days: Sequence[DailyHits]) -> tuple[float, float]:
     views = [_one_arm(*view) for view in _views(days)]
     half = ERROR_SHARE / 2
     found = share_difference(views, stop_error=half, pass_error=half, ratio=0.0)
     return max(found.pass_low, 0.0), min(found.pass_high, 1.0)
 
 
-def _ratio_bounds(days: Sequence[Counted], hits: int, base: float) -> tuple[float, float]:
+def _ratio_bounds(days: Sequence[DailyHits], hits: int, base: float) -> tuple[float, float]:
     """Of positives over those expected: the trials are the positives alone."""
     size = 1.0
     if hits:
@@ -137,7 +137,7 @@ def _ratio_bounds(days: Sequence[Counted], hits: int, base: float) -> tuple[floa
     return max(hits - width, 0.0) / base, (hits + width) / base
 
 
-def _views(days: Sequence[Counted]) -> list[tuple[Counts, Counts]]:
+def _views(days: Sequence[DailyHits]) -> list[tuple[Counts, Counts]]:
     """Hits and trials by customer, and by day."""
     hits = np.concatenate([day.hits for day in days])
     _, unit = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)

@@ -50,7 +50,7 @@ line passes it, and health is not shown before that writer has passed the line."
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class LogCounts:
     """What is in the log.
 
     Args:
@@ -75,7 +75,7 @@ def count(
     *,
     line_ms: int | None = None,
     portion: int = PORTION,
-) -> Counted:
+) -> LogCounts:
     """A generation's records, of which only those are read that were not counted before.
 
     Args:
@@ -117,7 +117,7 @@ def _counted(
     watermarks: tuple[Watermark, ...],
     line_ms: int | None,
     portion: int,
-) -> Counted:
+) -> LogCounts:
     for attempt in ("kept", "new"):
         try:
             with closing(sqlite.connect(path, tables=fold.TABLES)) as db:
@@ -185,14 +185,14 @@ class _Counting:
         self._line_ms = line_ms
         self._portion = portion
 
-    def counted(self) -> Counted:
+    def counted(self) -> LogCounts:
         while self._add():
             pass
         self._settle()
         state = fold.load(self._db)
         complete = fold.aggregates_of(self._db, state, self._subject)
         seen = self._with_waiting() or complete
-        return Counted(seen, complete, state.line_ms, self._watermarks)
+        return LogCounts(seen, complete, state.line_ms, self._watermarks)
 
     def _add(self) -> bool:
         """Count the next records; whether there may be more."""

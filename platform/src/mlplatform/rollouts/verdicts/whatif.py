@@ -27,7 +27,7 @@ Codes = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Decided:
+class BundleDecisions:
     """What one bundle gives for each request.
 
     Args:
@@ -57,8 +57,8 @@ class Requests:
 
     event_ms: Integers
     unit: Integers
-    reference: Decided
-    candidate: Decided
+    reference: BundleDecisions
+    candidate: BundleDecisions
     outcome: Codes
     hidden: npt.NDArray[np.bool_]
     bands: Mapping[str, tuple[Sequence[float], Integers]]
@@ -106,7 +106,7 @@ class PositivesFound(_Counts, frozen=True):
     at_capacity: int
 
 
-class Known(_Counts, frozen=True):
+class LabelCounts(_Counts, frozen=True):
     """What matured labels say.
 
     Args:
@@ -147,7 +147,7 @@ class WhatIf(_Counts, frozen=True):
     both_alerts: int
     flips: Share
     segments: tuple[Segment, ...]
-    known: Known
+    known: LabelCounts
 
 
 def what_if(requests: Requests, *, capacity: float) -> WhatIf:
@@ -206,7 +206,7 @@ def _segments(
     return [Segment(name, *bound, *numbers) for bound, *numbers in rows if numbers[0]]
 
 
-def _known(requests: Requests, capacity: float) -> Known:
+def _known(requests: Requests, capacity: float) -> LabelCounts:
     known = requests.outcome != UNKNOWN
     positive = requests.outcome[known] == POSITIVE
     immature = int((~known & ~requests.hidden).sum())
@@ -236,7 +236,7 @@ def _known(requests: Requests, capacity: float) -> Known:
             alerts, (recall.champion.caught, recall.challenger.caught), strict=True
         )
     )
-    return Known(
+    return LabelCounts(
         requests=int(known.sum()),
         positives=int(positive.sum()),
         immature=immature,

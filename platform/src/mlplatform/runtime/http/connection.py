@@ -19,7 +19,7 @@ import httptools
 
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.messages import MAX_BODY_BYTES, Refusal, Reply, Request
-from mlplatform.runtime.http.open_connections import OpenConnections, Room
+from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 from mlplatform.runtime.http.peers import Peers
 
 MAX_HEADERS: Final = 100
@@ -114,7 +114,7 @@ class Shared:
         self.connections: set[Connection] = set()
         strangers = min(limits.strangers, limits.connections)
         self.open: OpenConnections[Connection] = OpenConnections(
-            Room(limits.connections, strangers)
+            ConnectionLimits(limits.connections, strangers)
         )
         self._peers = Peers()
         self._ended = ended

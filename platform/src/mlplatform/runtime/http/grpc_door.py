@@ -20,7 +20,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from mlplatform.runtime.http.ended_connections import EndedConnections
-from mlplatform.runtime.http.open_connections import OpenConnections, Room
+from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 from mlplatform.runtime.http.peers import Peers
 
 MAX_CONNECTIONS: Final = 512
@@ -58,7 +58,9 @@ class GrpcDoor:
         self._port = 0
         self._ended = ended
         self._peers = Peers()
-        self._open: OpenConnections[_Held] = OpenConnections(Room(MAX_CONNECTIONS, MAX_STRANGERS))
+        self._open: OpenConnections[_Held] = OpenConnections(
+            ConnectionLimits(MAX_CONNECTIONS, MAX_STRANGERS)
+        )
         self._known: dict[tuple[int, int], _Held | None] = {}
         self._by_remote: dict[tuple[str, int], _Held] = {}
         self._since_s: dict[_Held, float] = {}

@@ -10,7 +10,7 @@ C = TypeVar("C", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ConnectionLimits:
     """How many connections a listener holds.
 
     Args:
@@ -30,7 +30,7 @@ class OpenConnections(Generic[C]):
     peer that opens many loses its own, and one that opens a few keeps them.
     """
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: ConnectionLimits) -> None:
         self._room = room
         self._peers: dict[C, str] = {}
         self._strangers: dict[str, dict[C, None]] = {}

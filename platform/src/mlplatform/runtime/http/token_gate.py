@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
+from mlplatform.runtime.http.cross_site_guard import Application, Receive, Scope, Send
 
 OPEN_PATHS: Final = ("/health",)
 

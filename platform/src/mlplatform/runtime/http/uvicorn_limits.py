@@ -20,7 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS
 from mlplatform.runtime.http.ended_connections import EndedConnections
-from mlplatform.runtime.http.open_connections import OpenConnections, Room
+from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 from mlplatform.runtime.http.peers import Peers
 from mlplatform.runtime.http.server import connections_within
 from mlplatform.runtime.processes.inherited_socket import inherited
@@ -90,7 +90,7 @@ class Door:
         self.limits = limits
         room = connections_within(limits.connections)
         strangers = min(limits.strangers, max(room // 2, 1))
-        self._open: OpenConnections[_Held] = OpenConnections(Room(room, strangers))
+        self._open: OpenConnections[_Held] = OpenConnections(ConnectionLimits(room, strangers))
         self._by_client: dict[tuple[str, int], _Held] = {}
         self._peers = Peers()
         self._ended = EndedConnections(name, refusals)

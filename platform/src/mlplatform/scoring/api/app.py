@@ -20,7 +20,7 @@ from mlplatform.scoring.api.http import SHOWN, Endpoint, Request, problem_of
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.deferred import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.spans import Traces
@@ -47,7 +47,7 @@ class Gateway:
         models: Mapping[str, Scoring],
         labels: Labels,
         voids: Voids,
-        deferral: Deferral,
+        deferral: AsyncAcceptor,
         metrics: Metrics,
         traces: Traces | None,
         documents: Mapping[str, bytes],

@@ -17,7 +17,7 @@ from mlplatform.scoring.api.versions import VERSIONS, ApiVersion
 from mlplatform.scoring.request.accepted import AcceptedRequest
 from mlplatform.scoring.request.answers import PendingAnswer, encode
 from mlplatform.scoring.request.decision import Caller
-from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.deferred import AsyncAcceptor
 from mlplatform.scoring.request.payloads import decoded, decoded_batch
 from mlplatform.scoring.request.scoring import ScoreResponse, Scoring
 
@@ -29,7 +29,7 @@ _pending = msgspec.json.Decoder(PendingAnswer)
 _accepted = msgspec.json.Decoder(AcceptedRequest)
 
 
-def endpoints(models: Mapping[str, Scoring], deferral: Deferral) -> dict[str, Endpoint]:
+def endpoints(models: Mapping[str, Scoring], deferral: AsyncAcceptor) -> dict[str, Endpoint]:
     """Path → what is found there, for the models whose definition asks for it."""
     taking = {n: s for n, s in models.items() if s.definition.takes_async}
     found: dict[str, Endpoint] = {}
@@ -44,7 +44,9 @@ def endpoints(models: Mapping[str, Scoring], deferral: Deferral) -> dict[str, En
     return found
 
 
-def _accepting(version: ApiVersion, name: str, scoring: Scoring, deferral: Deferral) -> Endpoint:
+def _accepting(
+    version: ApiVersion, name: str, scoring: Scoring, deferral: AsyncAcceptor
+) -> Endpoint:
     async def accept(request: Request) -> Reply:
         caller = caller_of(scoring, request)
         asked = scoring.payloads.score(await request.body())
@@ -78,7 +80,7 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
     return _posting("score_accepted", name, score_accepted)
 
 
-def _polling(version: ApiVersion, deferral: Deferral) -> Endpoint:
+def _polling(version: ApiVersion, deferral: AsyncAcceptor) -> Endpoint:
     shape: Shape = SHAPES[version.name]
 
     async def poll(request: Request) -> Reply:

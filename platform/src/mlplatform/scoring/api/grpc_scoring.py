@@ -17,7 +17,7 @@ from mlplatform.scoring.api.scoring_api import BATCH_CONCURRENCY
 from mlplatform.scoring.api.shapes import stored_answer
 from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.protos import scoring_pb2 as pb
-from mlplatform.scoring.request.answers import Answer as Stored
+from mlplatform.scoring.request.answers import ScoreBody as Stored
 from mlplatform.scoring.request.answers import encode
 from mlplatform.scoring.request.decision import Caller
 from mlplatform.scoring.request.payloads import MAX_ITEMS

@@ -1,6 +1,6 @@
 """One answer in the shape of each version of the API: the only place where they differ.
 
-An answer is stored once, as `Answer`, whichever version was asked: so a retry through another
+An answer is stored once, as `ScoreBody`, whichever version was asked: so a retry through another
 version gets the same decision. v1 shows it as it is stored. v2 groups what belongs together, so
 that no version can come without its bundle, and no degradation without its reason.
 """
@@ -14,27 +14,27 @@ import msgspec
 
 from mlplatform.learning.features.policy import FeatureGaps
 from mlplatform.scoring.api.versions import VersionName
-from mlplatform.scoring.request.answers import Answer, AnsweredBy, ReasonGiven, encode
+from mlplatform.scoring.request.answers import AnsweredBy, ReasonInfo, ScoreBody, encode
 
 Shape = Callable[[bytes], bytes]
 """The stored answer → the body of one version."""
 
 
-class ModelGiven(msgspec.Struct, frozen=True):
+class ModelInfo(msgspec.Struct, frozen=True):
     """The version that decided."""
 
     version: int
     bundle: str
 
 
-class RouteGiven(msgspec.Struct, frozen=True):
+class RouteInfo(msgspec.Struct, frozen=True):
     """The arm that the request belongs to, and the routes that said so."""
 
     arm: Literal["champion", "challenger"]
     generation: int
 
 
-class DegradedGiven(msgspec.Struct, frozen=True):
+class Degradation(msgspec.Struct, frozen=True):
     """What was missing, so that somebody else than the assigned arm decided, or with less."""
 
     reason: str
@@ -53,19 +53,19 @@ class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):
     decision_id: str
     decision: str
     score: float | None
-    reasons: list[ReasonGiven]
+    reasons: list[ReasonInfo]
     reasons_omitted: str | None
     answered_by: AnsweredBy
-    model: ModelGiven | None
-    route: RouteGiven
-    degraded: DegradedGiven | None
+    model: ModelInfo | None
+    route: RouteInfo
+    degraded: Degradation | None
     feature_gaps: FeatureGaps | None
 
 
-stored_answer: Final = msgspec.json.Decoder(Answer).decode
+stored_answer: Final = msgspec.json.Decoder(ScoreBody).decode
 
 
-def second(answer: Answer) -> AnswerV2:
+def second(answer: ScoreBody) -> AnswerV2:
     """The answer as v2 tells it."""
     version, bundle = answer.model_version, answer.bundle
     has_model = version is not None and bundle is not None
@@ -77,9 +77,9 @@ def second(answer: Answer) -> AnswerV2:
         reasons=answer.reasons,
         reasons_omitted=answer.reasons_omitted,
         answered_by=answer.answered_by,
-        model=ModelGiven(version or 0, bundle or "") if has_model else None,
-        route=RouteGiven(answer.route, answer.generation),
-        degraded=None if reason is None else DegradedGiven(reason),
+        model=ModelInfo(version or 0, bundle or "") if has_model else None,
+        route=RouteInfo(answer.route, answer.generation),
+        degraded=None if reason is None else Degradation(reason),
         feature_gaps=answer.feature_gaps,
     )
 
@@ -94,4 +94,4 @@ def _as_second(body: bytes) -> bytes:
 
 
 SHAPES: Final[Mapping[VersionName, Shape]] = {"v1": _as_stored, "v2": _as_second}
-TYPES: Final[Mapping[VersionName, type[msgspec.Struct]]] = {"v1": Answer, "v2": AnswerV2}
+TYPES: Final[Mapping[VersionName, type[msgspec.Struct]]] = {"v1": ScoreBody, "v2": AnswerV2}

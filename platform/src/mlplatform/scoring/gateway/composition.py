@@ -39,7 +39,7 @@ from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
-from mlplatform.scoring.request.deferred import Deferral
+from mlplatform.scoring.request.deferred import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics, ModelMetrics
 from mlplatform.scoring.request.recording import KeptAnswers, Recorder
 from mlplatform.scoring.request.scoring import Scoring
@@ -122,7 +122,7 @@ def compose(
         models,
         Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.ownership),
         Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
-        Deferral(models, shared.answers, shared.recorder, shared.clock, shared.key),
+        AsyncAcceptor(models, shared.answers, shared.recorder, shared.clock, shared.key),
         shared.metrics,
         traces,
         openapi.documents(definitions),

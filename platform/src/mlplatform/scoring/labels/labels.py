@@ -19,7 +19,7 @@ from mlplatform.scoring.labels.ownership import Ownership
 from mlplatform.scoring.request.answers import LabelsAnswer
 from mlplatform.scoring.request.payloads import LabelItem, decoded_once, epoch_ms
 from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.scoring.request.scoring import Answers
+from mlplatform.scoring.request.scoring import AnswerStore
 from mlplatform.scoring.request.times import EventTimes
 
 CHUNK = 50
@@ -38,7 +38,7 @@ class Labels:
     def __init__(
         self,
         recorder: Recorder,
-        answers: Answers,
+        answers: AnswerStore,
         times: EventTimes,
         clock: Clock,
         ownership: Ownership,

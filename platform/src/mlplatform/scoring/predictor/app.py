@@ -12,7 +12,7 @@ from mlplatform.runtime.http.messages import JSON, Line, Refusal, Reply, Request
 from mlplatform.runtime.telemetry.context import trace_context
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.predictor import protocol
-from mlplatform.scoring.predictor.batching import Scored
+from mlplatform.scoring.predictor.batching import BatchScores
 from mlplatform.scoring.predictor.metrics import CONTENT_TYPE
 from mlplatform.scoring.predictor.protocol import HEADER_LENGTH, Inference, RequestRefused
 from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
@@ -94,7 +94,7 @@ class RestApplication:
             extra = {"trace_id": told.trace_id if told else None}
             log.warning("an inference request got no scores: %s", error, extra=extra)
 
-    def _scores(self, asked: Inference, scored: Scored, start_s: float) -> Reply:
+    def _scores(self, asked: Inference, scored: BatchScores, start_s: float) -> Reply:
         model, _ = self._predictor.served()
         body, head = protocol.answer(
             scored.scores,

@@ -47,7 +47,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Scored:
+class BatchScores:
     """Scores, in the order of their rows, and where their time went.
 
     Args:
@@ -63,13 +63,13 @@ class Scored:
 class _Waiting:
     __slots__ = ("asked_s", "future", "rows")
 
-    def __init__(self, rows: Floats, future: asyncio.Future[Scored], asked_s: float) -> None:
+    def __init__(self, rows: Floats, future: asyncio.Future[BatchScores], asked_s: float) -> None:
         self.rows = rows
         self.future = future
         self.asked_s = asked_s
 
 
-Outcome = Scored | RequestRefused
+Outcome = BatchScores | RequestRefused
 
 
 def wait_s(
@@ -110,7 +110,7 @@ class ScoreQueue:
         self.alive = True
         """False once the thread has ended: what it should score is answered by nobody any more."""
 
-    async def score(self, rows: Floats) -> Scored:
+    async def score(self, rows: Floats) -> BatchScores:
         """Raw scores of the rows.
 
         Raises:
@@ -127,7 +127,7 @@ class ScoreQueue:
             )
         if self._loop is None:
             self._start_thread()
-        future: asyncio.Future[Scored] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[BatchScores] = asyncio.get_running_loop().create_future()
         with self._arrived:
             if not self.alive:
                 raise RequestRefused(503, "nothing is scored here any more", RETRY_AFTER_S)
@@ -135,7 +135,7 @@ class ScoreQueue:
             self._arrived.notify()
         return await future
 
-    def score_at_once(self, rows: Floats) -> Scored | None:
+    def score_at_once(self, rows: Floats) -> BatchScores | None:
         """Raw scores of rows that the model is quick with; None for all others.
 
         Raises:
@@ -150,7 +150,7 @@ class ScoreQueue:
             log.exception("%d rows were not scored", len(rows))
             raise _failure(error) from error
         self._metrics.loop_batch(len(rows))
-        return Scored(scores, 0.0, time.perf_counter() - asked_s)
+        return BatchScores(scores, 0.0, time.perf_counter() - asked_s)
 
     def depth(self) -> float:
         """Requests that wait for the model now."""
@@ -233,7 +233,7 @@ class ScoreQueue:
         first = 0
         for waiting in batch:
             end = first + len(waiting.rows)
-            outcomes.append(Scored(scores[first:end], start_s - waiting.asked_s, compute_s))
+            outcomes.append(BatchScores(scores[first:end], start_s - waiting.asked_s, compute_s))
             first = end
         return outcomes
 
@@ -242,7 +242,7 @@ def _deliver(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
     for waiting, outcome in zip(batch, outcomes, strict=True):
         if waiting.future.done():
             continue
-        if isinstance(outcome, Scored):
+        if isinstance(outcome, BatchScores):
             waiting.future.set_result(outcome)
         else:
             waiting.future.set_exception(outcome)

@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from mlplatform.runtime.http.grpc_door import MAX_CONNECTIONS, GrpcDoor
-from mlplatform.scoring.predictor.batching import Scored
+from mlplatform.scoring.predictor.batching import BatchScores
 from mlplatform.scoring.predictor.model import Model
 from mlplatform.scoring.predictor.protocol import (
     DATATYPE,
@@ -150,7 +150,7 @@ class InferenceService:
         return self._answer(asked, model, scored)
 
     def _answer(
-        self, asked: pb.ModelInferRequest, model: Model, scored: Scored
+        self, asked: pb.ModelInferRequest, model: Model, scored: BatchScores
     ) -> pb.ModelInferResponse:
         """Scores as the request's values were sent: raw bytes for raw bytes."""
         answer = pb.ModelInferResponse(

@@ -13,14 +13,14 @@ from mlplatform.scoring.arms.states import ModelState
 AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules", "default"]
 
 
-class ReasonGiven(msgspec.Struct, frozen=True):
+class ReasonInfo(msgspec.Struct, frozen=True):
     """One thing that drove an alert, strongest first."""
 
     code: str
     text: str
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
     """One decision.
 
     `decision` is an outcome of the model. `score` is a probability, null where no model answered.
@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     decision: str
     score: float | None
-    reasons: list[ReasonGiven]
+    reasons: list[ReasonInfo]
     model_version: int | None
     bundle: str | None
     route: Literal["champion", "challenger"]

@@ -18,7 +18,7 @@ from mlplatform.runtime.telemetry.context import TraceContext
 from mlplatform.scoring.arms.exploration import Draw
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.request.answers import Answer
+from mlplatform.scoring.request.answers import ScoreBody
 from mlplatform.scoring.request.prediction import Facts, Failure, Prediction, RawFacts, Verdict
 
 UNLOGGED: Final = "unlogged"
@@ -68,7 +68,7 @@ class RoutedRequest(msgspec.Struct, frozen=True):
     read_s: tuple[float, float] | None = None
 
 
-class Decided(msgspec.Struct, frozen=True):
+class DecidedRequest(msgspec.Struct, frozen=True):
     """A case with its decision, and the predictors that failed on the way, in order.
 
     Args:
@@ -111,7 +111,7 @@ class Finished(NamedTuple):
         accepted: the trace and the span under which the request was accepted earlier.
     """
 
-    decided: Decided
+    decided: DecidedRequest
     started_s: float
     recorded_s: float
     is_recorded: bool = True
@@ -131,10 +131,10 @@ Done = Finished | AcceptedForLater
 """What a request has come to."""
 
 
-def answer(decided: Decided) -> Answer:
+def answer(decided: DecidedRequest) -> ScoreBody:
     """What the application gets."""
     case, verdict, arm = decided.case, decided.verdict, decided.arm
-    return Answer(
+    return ScoreBody(
         decision=verdict.decision,
         score=verdict.score,
         reasons=list(verdict.reasons),
@@ -151,13 +151,13 @@ def answer(decided: Decided) -> Answer:
     )
 
 
-def unlogged_answer(decided: Decided) -> Answer:
+def unlogged_answer(decided: DecidedRequest) -> ScoreBody:
     """What the application gets where the decision has no record: a degraded answer."""
     reason = decided.degraded_reason or UNLOGGED
     return msgspec.structs.replace(answer(decided), degraded=True, degraded_reason=reason)
 
 
-def record(decided: Decided, caller: Caller, *, recorded_ms: int, latency_us: int) -> Record:
+def record(decided: DecidedRequest, caller: Caller, *, recorded_ms: int, latency_us: int) -> Record:
     """What the decision log keeps.
 
     Args:
@@ -194,7 +194,7 @@ def _attribution(verdict: Verdict) -> str | None:
     return verdict.target.bundle.attribution.method
 
 
-def _payload(decided: Decided, caller: Caller) -> dict[str, Any]:
+def _payload(decided: DecidedRequest, caller: Caller) -> dict[str, Any]:
     facts, verdict = decided.case.facts, decided.verdict
     payload: dict[str, Any] = {
         "request": facts.fields,

@@ -20,7 +20,7 @@ from mlplatform.scoring.request.decision_ids import is_owned, made_ms, owned_dec
 from mlplatform.scoring.request.payloads import ScoreRequest
 from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
 from mlplatform.scoring.request.scoring import (
-    Answers,
+    AnswerStore,
     ScoreResponse,
     Scoring,
     looked_up,
@@ -31,13 +31,13 @@ from mlplatform.scoring.request.scoring import (
 _PURPOSE = b"score-async"
 
 
-class Deferral:
+class AsyncAcceptor:
     """Accepts requests to be decided later; each is durable before its id is returned."""
 
     def __init__(
         self,
         models: Mapping[str, Scoring],
-        answers: Answers,
+        answers: AnswerStore,
         recorder: Recorder,
         clock: Clock,
         pseudonym_key: bytes,

@@ -14,7 +14,7 @@ from mlplatform.runtime.telemetry.histogram import Histograms
 from mlplatform.runtime.telemetry.kernel_clock import ClockCollector
 from mlplatform.runtime.telemetry.prometheus import Registry
 from mlplatform.scoring.arms.freshness import Freshness
-from mlplatform.scoring.request.decision import Decided
+from mlplatform.scoring.request.decision import DecidedRequest
 from mlplatform.scoring.request.log_metrics import LogCollector, WindowsCollector
 
 __all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
@@ -170,7 +170,7 @@ class ModelMetrics:
         self._scores = {arm: metrics.scores.of(model, arm).observe for arm in signals.ARM.values}
         self._ages: dict[str, Callable[[float], None]] = {}
 
-    def decided(self, decided: Decided, *, latency_s: float, late: bool) -> None:
+    def decided(self, decided: DecidedRequest, *, latency_s: float, late: bool) -> None:
         """Count a decision that was recorded."""
         verdict = decided.verdict
         key = (verdict.answered_by, verdict.decision)

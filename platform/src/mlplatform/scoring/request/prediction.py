@@ -20,11 +20,11 @@ from mlplatform.scoring.arms.exploration import Draw, Exploration
 from mlplatform.scoring.arms.fallback import ModelStep, Step, step_until
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import MOST, NotExplained, drivers, without_each
-from mlplatform.scoring.request.answers import AnsweredBy, ReasonGiven
+from mlplatform.scoring.request.answers import AnsweredBy, ReasonInfo
 
-DEFAULT_REASON = ReasonGiven("NO_MODEL", "No model could be asked in time.")
-STALE_REASON = ReasonGiven("NO_FEATURES", "What a model needs to know is out of date.")
-KILLED_REASON = ReasonGiven("MODEL_OFF", "The model is switched off.")
+DEFAULT_REASON = ReasonInfo("NO_MODEL", "No model could be asked in time.")
+STALE_REASON = ReasonInfo("NO_FEATURES", "What a model needs to know is out of date.")
+KILLED_REASON = ReasonInfo("MODEL_OFF", "The model is switched off.")
 MINIMUM_BUDGET_S = 0.001
 
 
@@ -94,7 +94,7 @@ class Verdict(msgspec.Struct, frozen=True):
     target: Target | None
     raw: float | None = None
     score: float | None = None
-    reasons: tuple[ReasonGiven, ...] = ()
+    reasons: tuple[ReasonInfo, ...] = ()
     omitted: str | None = None
     cached: bool = False
 
@@ -177,7 +177,7 @@ async def judged(prediction: Prediction, until_s: float) -> Verdict:
     target = prediction.target
     score, cut_offs = target.bundle.calibrate(prediction.raw), target.cut_offs
     decision = cut_offs.one(score)
-    reasons: tuple[ReasonGiven, ...] = ()
+    reasons: tuple[ReasonInfo, ...] = ()
     omitted: str | None = None
     if decision in cut_offs.alerts:
         reasons, omitted = await _reasons(prediction, until_s)
@@ -213,7 +213,7 @@ def explored(
     return msgspec.structs.replace(verdict, decision=exploration.decision), draw
 
 
-def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASON) -> Verdict:
+def without_predictor(live: Live, facts: Facts, why: ReasonInfo = DEFAULT_REASON) -> Verdict:
     """What the champion's bundle says by itself: its small model, or its rules where that one
     knows too little or there is none, or the safe default where the rules abstain.
 
@@ -230,7 +230,7 @@ def without_predictor(live: Live, facts: Facts, why: ReasonGiven = DEFAULT_REASO
 
 
 def without_model(
-    bundle: Bundle, small: SmallScorer | None, row: Sequence[float], safe: str, why: ReasonGiven
+    bundle: Bundle, small: SmallScorer | None, row: Sequence[float], safe: str, why: ReasonInfo
 ) -> Verdict:
     """What a bundle says of a row without its model: its small model, its rules or the default.
 
@@ -248,29 +248,29 @@ def without_model(
     return Verdict(decision, "rules", None, reasons=reasons if is_alert else ())
 
 
-def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonGiven, ...]] | None:
+def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonInfo, ...]] | None:
     """What the bundle's rules decide about a row of its inputs, and why; None: they abstain."""
     inputs = dict(zip(bundle.input_names, row, strict=True))
     outcome = evaluate(bundle.rules, inputs, bundle.scale)
     if outcome is None:
         return None
     texts = {rule.code: rule.text for rule in bundle.rules}
-    return outcome.decision, tuple(ReasonGiven(c, texts[c]) for c in outcome.codes[:MOST])
+    return outcome.decision, tuple(ReasonInfo(c, texts[c]) for c in outcome.codes[:MOST])
 
 
 def _by_small_model(bundle: Bundle, small: SmallScorer, row: Sequence[float]) -> Verdict:
     raw = small.raw(row)
     score, decision = small.decide(raw)
-    reasons: tuple[ReasonGiven, ...] = ()
+    reasons: tuple[ReasonInfo, ...] = ()
     if decision in bundle.scale.alerts:
         named = (bundle.reasons[name] for name in small.strongest(row, MOST))
-        reasons = tuple(ReasonGiven(reason.code, reason.customer) for reason in named)
+        reasons = tuple(ReasonInfo(reason.code, reason.customer) for reason in named)
     return Verdict(decision, "small_model", None, raw, score, reasons)
 
 
 async def _reasons(
     prediction: Prediction, until_s: float
-) -> tuple[tuple[ReasonGiven, ...], str | None]:
+) -> tuple[tuple[ReasonInfo, ...], str | None]:
     target = prediction.target
     if until_s - time.monotonic() < MINIMUM_BUDGET_S:
         return (), "deadline"
@@ -279,7 +279,7 @@ async def _reasons(
     except (PredictionFailed, NotExplained) as failure:
         return (), failure.reason
     found = (driver.reason for driver in drivers(target.bundle, contributions))
-    return tuple(ReasonGiven(reason.code, reason.customer) for reason in found), None
+    return tuple(ReasonInfo(reason.code, reason.customer) for reason in found), None
 
 
 async def _contributions(prediction: Prediction, until_s: float) -> list[float]:

@@ -16,7 +16,7 @@ from mlplatform.model.definition import REQUEST_UNIT
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import ModelStep
 from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
-from mlplatform.scoring.request.decision import Caller, Decided
+from mlplatform.scoring.request.decision import Caller, DecidedRequest
 from mlplatform.scoring.request.payloads import INT64, MAX_TEXT
 from mlplatform.scoring.request.scoring import Scoring
 
@@ -71,7 +71,7 @@ def refused(error: RequestRefused) -> Problem:
     return Problem(error.status, "invalid-inference", str(error))
 
 
-def _raw(decided: Decided) -> float:
+def _raw(decided: DecidedRequest) -> float:
     raw = decided.verdict.raw
     if raw is None or decided.verdict.answered_by not in MODEL_STEPS:
         # the small model's raw scores are on another scale
@@ -80,7 +80,7 @@ def _raw(decided: Decided) -> float:
     return raw
 
 
-def _version(decided: Decided) -> str:
+def _version(decided: DecidedRequest) -> str:
     return decided.arm.bundle if decided.arm else ""
 
 

@@ -14,7 +14,14 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from mlplatform.decisions.records.port import Entry, Idempotency, Repeated, Stored, Unlogged
+from mlplatform.decisions.records.port import (
+    Entry,
+    Idempotency,
+    Repeated,
+    Stored,
+    StoredAnswers,
+    Unlogged,
+)
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS, Gaps
@@ -34,7 +41,7 @@ from mlplatform.scoring.request.accepted import AcceptedRequest, is_genuine
 from mlplatform.scoring.request.answers import encode
 from mlplatform.scoring.request.decision import (
     Caller,
-    Decided,
+    DecidedRequest,
     Finished,
     RoutedRequest,
     answer,
@@ -78,10 +85,8 @@ LOOK_UP_SHARE = 0.4
 """Of the deadline, for a key that cannot be looked up at once: what is left is enough to decide."""
 
 
-class Answers(Protocol):
+class AnswerStore(StoredAnswers, Protocol):
     """Answers given earlier; the part of the decision log that is read while answering."""
-
-    def find(self, client: str, model: str, key: str) -> Stored | None: ...
 
     def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
 
@@ -125,7 +130,7 @@ class Scoring:
         self,
         live: LiveModel,
         features: OnlineFeatures,
-        answers: Answers,
+        answers: AnswerStore,
         recorder: Recorder,
         shadow: ShadowCopies,
         times: EventTimes,
@@ -203,7 +208,7 @@ class Scoring:
 
     async def infer(
         self, inputs: Sequence[float], unit_value: Any | None, caller: Caller
-    ) -> Decided:
+    ) -> DecidedRequest:
         """The decision over inputs that the caller made, durable before it is returned.
 
         Args:
@@ -303,16 +308,16 @@ class Scoring:
         facts = Facts(asked.fields, asked.event_ms, features)
         return RoutedRequest(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
 
-    async def _decided(self, case: RoutedRequest, caller: Caller) -> Decided:
+    async def _decided(self, case: RoutedRequest, caller: Caller) -> DecidedRequest:
         """The decision of the first that can give one in time."""
         live = case.live
         if live.routes.killed:
             verdict = without_predictor(live, case.facts, KILLED_REASON)
             not_asked = Failure(case.assignment.arm, "killed")
-            return Decided(case, verdict, (not_asked,), None, time.monotonic())
+            return DecidedRequest(case, verdict, (not_asked,), None, time.monotonic())
         if case.gaps.withheld:
             verdict = without_predictor(live, case.facts, STALE_REASON)
-            return Decided(case, verdict, (), None, time.monotonic())
+            return DecidedRequest(case, verdict, (), None, time.monotonic())
         until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
         order = live.order(case.assignment)
         if case.is_raw and live.champion is not None:
@@ -326,11 +331,11 @@ class Scoring:
             verdict = await judged(prediction, until_s)
             if self._exploration is not None and not (failures or case.gaps.degraded):
                 verdict, draw = explored(self._exploration, verdict, case.facts, case.unit)
-                return Decided(case, verdict, (), prediction, time.monotonic(), draw)
-        return Decided(case, verdict, tuple(failures), prediction, time.monotonic())
+                return DecidedRequest(case, verdict, (), prediction, time.monotonic(), draw)
+        return DecidedRequest(case, verdict, tuple(failures), prediction, time.monotonic())
 
     async def _recorded(
-        self, decided: Decided, caller: Caller, promise: IdempotencyClaim | None
+        self, decided: DecidedRequest, caller: Caller, promise: IdempotencyClaim | None
     ) -> ScoreResponse:
         """The answer, after its record is durable; another one's, if that came first."""
         body = encode(answer(decided))
@@ -372,7 +377,7 @@ class Scoring:
                 ShadowCopy(case.decision_id, case.facts, routes, target, case.unit, bucket)
             )
 
-    def _count(self, decided: Decided, caller: Caller) -> None:
+    def _count(self, decided: DecidedRequest, caller: Caller) -> None:
         now_s = time.monotonic()
         if not decided.case.is_raw:
             told = decided.case.gaps.told
@@ -391,7 +396,7 @@ class Scoring:
             extra = {"decision_id": decision_id, "trace_id": trace_id}
             each.debug("decided by %s in %.1f ms", verdict.answered_by, took_ms, extra=extra)
 
-    def _watch_volume(self, decided: Decided, now_s: float) -> None:
+    def _watch_volume(self, decided: DecidedRequest, now_s: float) -> None:
         """Count what a bundle decided, and stop its arm here where that is too much: of customers
         that are known, as else each request of one caller would be another customer's."""
         if not decided.case.has_unit or decided.prediction is None:
@@ -404,7 +409,9 @@ class Scoring:
             log.error("%s is no longer asked: its bundle %s", arm.service, why)
 
     @staticmethod
-    def _note(decided: Decided, caller: Caller, now_s: float, *, is_recorded: bool = True) -> None:
+    def _note(
+        decided: DecidedRequest, caller: Caller, now_s: float, *, is_recorded: bool = True
+    ) -> None:
         """For the request's trace, should it become one."""
         if caller.finished is None:
             return

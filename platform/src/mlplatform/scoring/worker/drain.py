@@ -14,10 +14,10 @@ from typing import Protocol
 from mlplatform.decisions.topics.messages import Message, Received, Subscription
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.scoring.worker.messages import (
-    Answered,
     Item,
     Names,
     Poison,
+    ScoreReply,
     dead_letter,
     item_of,
     result,
@@ -40,7 +40,7 @@ class Scorer(Protocol):
 
     def score(
         self, items: Sequence[Item], stopping: threading.Event, batch: BatchSpan
-    ) -> list[Answered | Poison]: ...
+    ) -> list[ScoreReply | Poison]: ...
 
 
 class Sink(Protocol):
@@ -157,8 +157,8 @@ class Worker:
 
     def _scored(
         self, found: Sequence[Received], stopping: threading.Event, batch: BatchSpan
-    ) -> list[Answered | Poison]:
-        outcomes: list[Answered | Poison] = []
+    ) -> list[ScoreReply | Poison]:
+        outcomes: list[ScoreReply | Poison] = []
         items: list[Item] = []
         for message in found:
             read = item_of(message)
@@ -181,8 +181,8 @@ class Worker:
             outcomes += future.result()
         return outcomes
 
-    def _message(self, outcome: Answered | Poison, batch: BatchSpan) -> Message:
-        if isinstance(outcome, Answered):
+    def _message(self, outcome: ScoreReply | Poison, batch: BatchSpan) -> Message:
+        if isinstance(outcome, ScoreReply):
             return result(self._names, outcome)
         batch.is_error = True
         told = context_of(outcome.message)

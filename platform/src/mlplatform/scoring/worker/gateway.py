@@ -13,7 +13,7 @@ import msgspec
 
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.telemetry.spans import new_span_id
-from mlplatform.scoring.worker.messages import Answered, Item, Poison
+from mlplatform.scoring.worker.messages import Item, Poison, ScoreReply
 from mlplatform.scoring.worker.spans import BatchSpan, outcome
 from mlplatform.scoring.worker.spans import Outcome as CallOutcome
 
@@ -25,7 +25,7 @@ FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
 LONGEST_OBEYED_S = 30.0
 """Of a Retry-After: a gateway that says more than that may be back, or another one answer."""
 RETRIED = frozenset((409, 429, 500, 502, 503, 504))
-Outcome = Answered | Poison
+Outcome = ScoreReply | Poison
 
 
 class _Problem(msgspec.Struct):
@@ -108,7 +108,7 @@ class GatewayScorer:
         for item, result in zip(items, self._decoder.decode(answer).results, strict=True):
             problem = result.problem
             if result.answer:
-                outcomes.append(Answered(item, bytes(result.answer)))
+                outcomes.append(ScoreReply(item, bytes(result.answer)))
             elif problem is None or problem.status in RETRIED:
                 again.append(item)
                 reason = "no-result" if problem is None else problem.type.rpartition(":")[2]

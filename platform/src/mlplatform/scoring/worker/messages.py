@@ -71,7 +71,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ScoreReply:
     """The gateway's answer, as it would have given it over HTTP."""
 
     item: Item
@@ -117,7 +117,7 @@ def item_of(message: Received) -> Item | Poison:
     return Item(message, key, _encode(fields))
 
 
-def result(names: Names, answered: Answered) -> Message:
+def result(names: Names, answered: ScoreReply) -> Message:
     """The message in the topic of results, beside which the request counts as read."""
     message = answered.item.message
     headers = {KEY_HEADER: answered.item.key.encode(), "request": message.place.encode()}

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.export import Outcome
 from mlplatform.runtime.telemetry.prometheus import Registry
-from mlplatform.scoring.worker.messages import Answered, Poison
+from mlplatform.scoring.worker.messages import Poison, ScoreReply
 
 
 class Metrics:
@@ -30,9 +30,9 @@ class Metrics:
         self._traces = self.registry.counter(signals.WORKER_TRACES)
         self._batch = self.registry.histogram(signals.WORKER_BATCH).labels(model)
 
-    def committed(self, outcomes: Sequence[Answered | Poison], seconds: float) -> None:
+    def committed(self, outcomes: Sequence[ScoreReply | Poison], seconds: float) -> None:
         self._batch.observe(seconds)
-        tally = Tally("scored" if isinstance(o, Answered) else "dead_letter" for o in outcomes)
+        tally = Tally("scored" if isinstance(o, ScoreReply) else "dead_letter" for o in outcomes)
         for outcome, count in tally.items():
             self._messages.labels(self._model, outcome).inc(count)
 

@@ -62,7 +62,7 @@ def parsed(body: bytes) -> Mapping[str, str]:
 def says_its_origin(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a browser says that a page of this server sent the form.
 
-    That the origin is this server's own is looked at before (`runtime.http.own_pages`).
+    That the origin is this server's own is looked at before (`runtime.http.cross_site_guard`).
     """
     given = list(headers)
     origins = [value for name, value in given if name == b"origin"]

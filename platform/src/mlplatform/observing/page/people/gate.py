@@ -17,7 +17,7 @@ from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions
 from mlplatform.rollouts.journal.state import appearances
 from mlplatform.runtime.errors import Refused
-from mlplatform.runtime.http.own_pages import Application, Receive, Scope, Send
+from mlplatform.runtime.http.cross_site_guard import Application, Receive, Scope, Send
 from mlplatform.runtime.http.peers import Peers
 from mlplatform.runtime.http.token_gate import TokenGate
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals

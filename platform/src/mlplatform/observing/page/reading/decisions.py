@@ -114,7 +114,7 @@ def _named(values: Any) -> tuple[tuple[str, Any], ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ArmDecision:
     """What one arm said of a decision's request.
 
     Args:
@@ -159,7 +159,7 @@ class DecisionShown:
 
     records: tuple[RecordShown, ...]
     decided: RecordShown | None
-    answers: tuple[Answer, ...]
+    answers: tuple[ArmDecision, ...]
     history: tuple[LaterRecord, ...]
     ages: tuple[Age, ...]
 
@@ -178,12 +178,12 @@ def decision(records: Sequence[RecordShown]) -> DecisionShown:
     )
 
 
-def _answer(found: RecordShown) -> Answer:
+def _answer(found: RecordShown) -> ArmDecision:
     arm = found.arm or "no arm"
     of = "challenger, a copy in shadow" if found.kind == "shadow" else arm
     if found.kind != "shadow" and found.answered_by not in (None, found.arm):
         of += f", answered by {(found.answered_by or '').replace('_', ' ')}"
-    return Answer(
+    return ArmDecision(
         of=of,
         version=found.version,
         decision=found.decision or "no answer",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.actions.review import Reviewed
+from mlplatform.operations.actions.review import ReviewResult
 from mlplatform.operations.review.opinions import says, words
 from mlplatform.operations.review.queue import Place, Waiting
 from mlplatform.runtime.errors import InputInvalid
@@ -31,7 +31,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PastOpinion:
     """What somebody said of a decision before."""
 
     analyst: str
@@ -57,7 +57,7 @@ class Row:
     version: int | None
     fields: tuple[tuple[str, object], ...]
     reasons: tuple[str, ...]
-    said: tuple[Said, ...]
+    said: tuple[PastOpinion, ...]
     mine: bool
 
 
@@ -81,12 +81,12 @@ def row(found: Waiting, label: str, reasons: Mapping[str, str], reader: str) -> 
         found.version,
         found.shown.fields,
         tuple(reasons.get(code, code) for code in found.shown.reasons),
-        tuple(Said(o.analyst, says(o.outcome, label), o.note) for o in found.said),
+        tuple(PastOpinion(o.analyst, says(o.outcome, label), o.note) for o in found.said),
         any(o.analyst == reader for o in found.said),
     )
 
 
-def told(done: Reviewed, definition: ModelDefinition) -> str:
+def told(done: ReviewResult, definition: ModelDefinition) -> str:
     """What became of an answer, in words."""
     what = says(done.outcome, definition.label.name)
     if done.is_label:

@@ -106,7 +106,7 @@ class Reviews:
         found = job.waiting(platform, model, ROWS, shown.place(after))
         chosen = None
         if wanted:
-            chosen = job.one(platform, model, wanted)
+            chosen = job.queued_decision(platform, model, wanted)
         elif may_answer and not after:
             chosen = job.first(platform, model, name)
         about = None if chosen is None else shown.row(chosen, label.name, words, name)
@@ -141,7 +141,7 @@ class Reviews:
         """The hidden fields of a form about this decision, as what was said of it stands now."""
         assert reader is not None
         assert chosen is not None
-        seen = job.said_as_shown(chosen.said)
+        seen = job.opinions_digest(chosen.said)
         number = self._console.sessions.offer(reader.session, ACT, chosen.decision_id, seen)
         token = reader.session.form_token
         return {"token": token, "form": number, "seen": seen, "about": chosen.decision_id}

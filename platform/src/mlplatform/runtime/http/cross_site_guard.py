@@ -14,7 +14,7 @@ _BODY: Final = b'{"detail": "only programs of this machine and this server\'s ow
 _POLICY_VIOLATION: Final = 1008
 
 
-class OwnPages:
+class CrossSiteGuard:
     """An ASGI application that refuses what another site's page makes a browser send.
 
     CORS only keeps such a page from reading answers: a request that needs no preflight is carried

@@ -11,7 +11,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from mlplatform.runtime.http.own_pages import OwnPages
+from mlplatform.runtime.http.cross_site_guard import CrossSiteGuard
 
 
 async def _page(_: Request) -> PlainTextResponse:
@@ -27,7 +27,7 @@ async def _talk(socket: WebSocket) -> None:
 INNER = Starlette(
     routes=[Route("/", _page, methods=["GET", "POST"]), WebSocketRoute("/talk", _talk)]
 )
-APP = OwnPages(INNER, ["127.0.0.1:4200", "localhost:4200"])
+APP = CrossSiteGuard(INNER, ["127.0.0.1:4200", "localhost:4200"])
 
 
 def client(host: str = "127.0.0.1:4200") -> TestClient:
