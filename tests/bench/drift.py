@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mlplatform.learning.features.dataset import Matrix
+from mlplatform.learning.training_sets.dataset import Matrix
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.model import profile as profiles
 from mlplatform.model.folders import load_definition

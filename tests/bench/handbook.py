@@ -41,9 +41,9 @@ from tests.bench.hidden import SEED, Bank, World, at_time
 from tests.bench.quality import delayed
 from threadpoolctl import threadpool_limits
 
-from mlplatform.learning.features.dataset import DAY_MS, input_plan
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.learning.training.folder import load_folder, load_training
+from mlplatform.learning.training_sets.dataset import DAY_MS, input_plan
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.windows.declaration import Window

@@ -24,11 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.learning.features.compile import snapshot_sql
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, dataset, input_plan
 from mlplatform.learning.features.online import EVENT_TIMESTAMP
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_folder, load_training
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset, input_plan
 from mlplatform.learning.validation.statistics import average_precision
 from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ModelDefinition

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tests.bench.hidden import SEED, Bank, World, at_time
 
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_training
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.validation.gates import QualityEvidence, judge_leakage, judge_quality
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.statistics import average_precision, average_precision_interval

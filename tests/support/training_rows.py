@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mlplatform.learning.features.dataset import (
+from mlplatform.learning.training_sets.dataset import (
     DAY_MS,
     Dataset,
     Labelled,

@@ -23,10 +23,10 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features import feast_repo
-from mlplatform.learning.features.dataset import input_plan
 from mlplatform.learning.features.external.joining import NEVER_MS, newest_ms
 from mlplatform.learning.features.feast_redis import FeastRedis
-from mlplatform.learning.features.join import training_join
+from mlplatform.learning.training_sets.dataset import input_plan
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import check_purposes, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring

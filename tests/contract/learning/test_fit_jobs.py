@@ -18,10 +18,10 @@ from tests.support.argo_standin import NAMESPACE, ArgoStandIn, standin
 from tests.support.jobs_world import at_work, ended, pool
 from tests.support.training_rows import payments
 
-from mlplatform.learning.features.dataset import Dataset, rows_digest
 from mlplatform.learning.training import handover, retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.folder import load_folder
+from mlplatform.learning.training_sets.dataset import Dataset, rows_digest
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.operations.actions import fitting

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlplatform.learning.features.dataset import DAY_MS
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import train
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.folder import load_folder
+from mlplatform.learning.training_sets.dataset import DAY_MS
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.scoring.predictor.model import scorer
 from support.mlflow_process import mlflow_server

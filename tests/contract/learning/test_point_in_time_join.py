@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import materialize
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from models.fraud.generator import Population, generate

@@ -24,9 +24,9 @@ from tests.support import table_world
 from tests.support.table_world import MEAN, read, table, world, write
 
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.parquet_work import BATCH_ROWS
 from mlplatform.learning.features.rows import request_schema
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations import wiring
 from mlplatform.operations.tables.batch import TableBatch, score_table

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from mlplatform.commands.authoring.new_model import write
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, dataset, window
 from mlplatform.learning.training import handover
 from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import Runnable, gather
 from mlplatform.learning.training.folder import ModelFolder, load_folder
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
 from mlplatform.operations.actions import whatif

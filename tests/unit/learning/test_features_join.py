@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import FeatureField, FeatureView
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid

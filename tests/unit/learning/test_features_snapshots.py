@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.snapshots import backfill, materialize, snapshot, snapshot_path
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import Aggregate, FeatureField, load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.runtime.errors import InputInvalid, Refused

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from mlplatform.learning.features.dataset import DAY_MS, Matrix, share_of_units
+from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.learning.validation.replay import Recent, flip_share, predicted_band
 from mlplatform.learning.validation.statistics import (
     average_precision,

@@ -13,9 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.learning.test_features_offline import DAY_MS, FRAUD, MemoryLog, decision, label
 
-from mlplatform.learning.features.dataset import Labelled, dataset, rows_digest
 from mlplatform.learning.features.hidden import Interventions, treat
-from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
 from mlplatform.learning.training import handover
@@ -23,6 +21,8 @@ from mlplatform.learning.training.calibration import fit_calibration
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.evaluate import data_evidence
 from mlplatform.learning.training.folder import load_folder
+from mlplatform.learning.training_sets.dataset import Labelled, dataset, rows_digest
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.gates import judge_hidden
 from mlplatform.model.policies.training import TrainingPolicy
 from support.training_rows import payments

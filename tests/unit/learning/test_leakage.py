@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.unit.learning.test_gates import GOOD
 
-from mlplatform.learning.features.dataset import Labelled
+from mlplatform.learning.training_sets.dataset import Labelled
 from mlplatform.learning.validation.gates import judge_leakage, judge_quality
 from mlplatform.learning.validation.leakage import is_counted, leakage_evidence
 from mlplatform.learning.validation.statistics import Interval

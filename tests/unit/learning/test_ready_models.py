@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.foreign_onnx import ready_folder, requests, skl2onnx_classifier
 
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, dataset
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import ModelFolder, load_folder
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
 from mlplatform.model.folders import is_ready
 from mlplatform.operations.compute.scoring import ORDER, Order, score

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from tests.support.train_libraries import needed
 from tests.support.training_rows import DEFINITION, NAMES, payments
 
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.search.context import FitContext, last_fit
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training import handover
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.search_report import SearchReport, Trial

@@ -12,7 +12,6 @@ import pytest
 from onnx import TensorProto, helper
 from tests.support.training_rows import DEFINITION, NAMES, TO_MS, payments
 
-from mlplatform.learning.features.dataset import DAY_MS, dataset, window
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import materialize
@@ -23,6 +22,7 @@ from mlplatform.learning.training.candidate import GOLDEN_ROWS, train
 from mlplatform.learning.training.evaluate import load_runnable
 from mlplatform.learning.training.external_model import candidate_from_onnx
 from mlplatform.learning.training.folder import load_folder
+from mlplatform.learning.training_sets.dataset import DAY_MS, dataset, window
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.model.bundle import MODEL_FILE, BundleCorrupt, load_bundle
 from mlplatform.model.inputs import InputPlan

@@ -12,7 +12,7 @@ import yaml
 
 from mlplatform.commands.authoring.check_model import problems
 from mlplatform.learning.features import rows
-from mlplatform.learning.features.dataset import dataset
+from mlplatform.learning.training_sets.dataset import dataset
 from mlplatform.model.folders import model_folder, parse
 from mlplatform.model.rules import parse_rules
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid

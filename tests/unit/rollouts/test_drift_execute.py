@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from mlplatform.learning.features.dataset import window
+from mlplatform.learning.training_sets.dataset import window
 from mlplatform.model.folders import load_definition
 from mlplatform.operations.prefect_client import events
 from mlplatform.rollouts.drift import execute

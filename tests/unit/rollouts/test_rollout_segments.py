@@ -19,8 +19,8 @@ from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.logged_segments import LoggedSegments
 from mlplatform.decisions.records.port import Entry, Watermark
 from mlplatform.decisions.records.record import Record
-from mlplatform.learning.features.dataset import Matrix
 from mlplatform.learning.training import evaluate
+from mlplatform.learning.training_sets.dataset import Matrix
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.report import to_dict

@@ -1,5 +1,5 @@
 """What happened, durably: the decision log, what waits beside it, copies of it, and topics.
 
-Packages from the ground up: `records`, `spill`, `log`, `topics`, `replication`. Imports `model` and
+Packages from the ground up: `records`; `spill`; `log`; `topics`; `replication`. Imports `model` and
 `runtime`.
 """

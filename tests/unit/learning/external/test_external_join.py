@@ -17,9 +17,9 @@ from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.importing import Imported, import_table
 from mlplatform.learning.features.external.joining import NEVER_MS, newest_ms
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.join import view_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.policy import FeaturePolicies
+from mlplatform.learning.training_sets.join import view_join
 
 KEY = bytes(32)
 NAMES = BUREAU.feature_names

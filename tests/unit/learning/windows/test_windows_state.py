@@ -15,13 +15,13 @@ import pytest
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.learning.features.dataset import requests_between
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.learning.features.windows import build as windows_build
 from mlplatform.learning.features.windows.build import build
 from mlplatform.learning.features.windows.state import begin
 from mlplatform.learning.features.windows.training import with_windows
+from mlplatform.learning.training_sets.dataset import requests_between
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Unavailable

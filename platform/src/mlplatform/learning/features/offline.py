@@ -26,10 +26,9 @@ import pyarrow.parquet as pq
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.learning.features import rows, unfinished_import
+from mlplatform.learning.features import arrivals, rows, unfinished_import
 from mlplatform.learning.features.external.parts import ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
-from mlplatform.learning.features.windows import arrivals
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
@@ -231,7 +230,7 @@ class OfflineTable:
         return self.db.read_parquet(files).filter(f"event_time >= epoch_ms({int(from_ms)})")
 
     def arrivals(self) -> duckdb.DuckDBPyRelation:
-        """When the log's requests became known, and what was known to them (`windows.arrivals`)."""
+        """When the log's requests became known, and what was known to them (`arrivals`)."""
         files = sorted(str(f) for f in self._parts.glob("[0-9]*/arrivals.parquet"))
         if not files:
             return self.db.from_arrow(arrivals.ARRIVALS.empty_table())

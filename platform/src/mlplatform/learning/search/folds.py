@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.model.policies.search import SearchPolicy
 from mlplatform.runtime.errors import InputInvalid
 

@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import Labelled
 from mlplatform.learning.search.context import FitContext, TrialStopped
 from mlplatform.learning.search.folds import SearchFold
 from mlplatform.learning.search.optuna import Suggestion, importances, suggestion
 from mlplatform.learning.search.study import Study
+from mlplatform.learning.training_sets.dataset import Labelled
 from mlplatform.learning.validation.measures import LESS_IS_BETTER, plain_measures
 from mlplatform.learning.validation.search_report import (
     MOST_REASON,

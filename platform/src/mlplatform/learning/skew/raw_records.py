@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.decisions.records.record import Kind
+from mlplatform.learning.features.arrivals import ARRIVALS
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import TIME, request_schema
-from mlplatform.learning.features.windows.arrivals import ARRIVALS
 from mlplatform.learning.skew.served import Key, stream
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.canonical import NOT_JSON

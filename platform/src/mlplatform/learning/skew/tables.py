@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from mlplatform.learning.features.join import view_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.skew.cells import Cell, Note, closely
 from mlplatform.learning.skew.served import Served
+from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
 
 SLACK_MS: Final = 5 * 60_000

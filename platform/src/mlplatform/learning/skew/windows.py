@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import duckdb
 import pyarrow as pa
 
-from mlplatform.learning.features.windows.arrivals import ranked_sql
-from mlplatform.learning.features.windows.sql import OWN, windows_sql
+from mlplatform.learning.features.arrivals import OWN, ranked_sql
+from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.learning.skew.cells import Cell, LateInterval, Note, exactly
 from mlplatform.learning.skew.raw_records import ARRIVAL
 from mlplatform.learning.skew.served import Key, Served

@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
@@ -32,6 +31,7 @@ from mlplatform.learning.training.folder import (
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
+from mlplatform.learning.training_sets.dataset import Dataset, Labelled, Matrix
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.validation.fairness import Fairness, GroupRows, fairness_of
 from mlplatform.learning.validation.gate_report import ReplayCounts
 from mlplatform.learning.validation.gates import (

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import Dataset
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.training.candidate import (
     Candidate,
@@ -19,6 +18,7 @@ from mlplatform.learning.training.candidate import (
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.golden import GoldenSet
 from mlplatform.learning.training.parts import bundle_parts, folder_parts
+from mlplatform.learning.training_sets.dataset import Dataset
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import Bundle

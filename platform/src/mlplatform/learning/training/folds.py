@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mlplatform.learning.features.dataset import DAY_MS, any_matrix, labelled
 from mlplatform.learning.features.snapshots import made
 from mlplatform.learning.training.evaluate import Runnable
+from mlplatform.learning.training_sets.dataset import DAY_MS, any_matrix, labelled
 from mlplatform.learning.validation.fold_gate import FoldFinding, day
 from mlplatform.learning.validation.measures import binary_measures
 from mlplatform.model.features.views import computed
@@ -15,10 +15,10 @@ from mlplatform.model.folds import Fold
 from mlplatform.runtime.errors import InputInvalid
 
 if TYPE_CHECKING:
-    from mlplatform.learning.features.dataset import Dataset, Labelled
     from mlplatform.learning.features.offline import OfflineTable
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.folder import ModelFolder
+    from mlplatform.learning.training_sets.dataset import Dataset, Labelled
 
 
 def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
@@ -59,7 +59,7 @@ def later_rows(
     champion: Runnable | None,
 ) -> Labelled:
     """The requests of the days that a fold is tested on, with the labels known at `as_of_ms`."""
-    from mlplatform.learning.features.join import training_join
+    from mlplatform.learning.training_sets.join import training_join
 
     definition, views = folder.definition, folder.views
     known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms)

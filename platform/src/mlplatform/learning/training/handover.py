@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from msgspec import Meta
 from msgspec.structs import replace
 
-from mlplatform.learning.features.dataset import Dataset, Labelled, Matrix, Window, rows_digest
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.training.candidate import Candidate, Parity
 from mlplatform.learning.training.folder import MOST_CHARACTERS, MOST_PARAMETERS
+from mlplatform.learning.training_sets.dataset import Dataset, Labelled, Matrix, Window, rows_digest
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (

@@ -9,12 +9,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import Dataset, Labelled
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.packages import imports_told
+from mlplatform.learning.training_sets.dataset import Dataset, Labelled
 from mlplatform.learning.validation.own_gates import (
     Arm,
     HeldOut,

@@ -20,13 +20,13 @@ from mlplatform.runtime.code_version import code_version
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlplatform.learning.features.dataset import Dataset
     from mlplatform.learning.features.offline import OfflineTable
     from mlplatform.learning.registry.run_record import RunRecord
     from mlplatform.learning.skew.verdict import SkewReport
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
     from mlplatform.learning.training.folder import ModelFolder
+    from mlplatform.learning.training_sets.dataset import Dataset
     from mlplatform.learning.validation.fold_gate import FoldFinding
     from mlplatform.learning.validation.gate_report import GateReport
     from mlplatform.learning.validation.replay import Recent
@@ -45,7 +45,7 @@ def build_dataset(
     Raises:
         InputInvalid: no request has matured, or late rows would falsify the features.
     """
-    from mlplatform.learning.features import dataset
+    from mlplatform.learning.training_sets import dataset
 
     also = champion.bundle.inputs if champion else ()
     words = champion.bundle.vocabularies if champion else {}
@@ -70,7 +70,7 @@ def recent_requests(
     Their labels are not needed: a replay asks what would have been decided. None where there are
     fewer than two such days.
     """
-    from mlplatform.learning.features import dataset
+    from mlplatform.learning.training_sets import dataset
     from mlplatform.learning.validation.replay import Recent
 
     from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms

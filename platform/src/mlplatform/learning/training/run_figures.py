@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import Dataset, Labelled, rows_digest
 from mlplatform.learning.registry.mlmodel import columns
 from mlplatform.learning.registry.run_record import RunDataset, RunRecord, Scalar
 from mlplatform.learning.training import curves, drawings
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
+from mlplatform.learning.training_sets.dataset import Dataset, Labelled, rows_digest
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import own_words
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.search.context import FitContext
 from mlplatform.learning.training.candidate import parity_rows
@@ -27,6 +26,7 @@ from mlplatform.learning.training.folder import (
 from mlplatform.learning.training.own_gates import try_own_gates
 from mlplatform.learning.training.packages import imports_told
 from mlplatform.learning.training.retrain import SEED
+from mlplatform.learning.training_sets.dataset import own_words
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.folder_code import load_module

@@ -17,7 +17,7 @@ from mlplatform.learning.validation.gates import LeakageEvidence
 from mlplatform.learning.validation.statistics import average_precision
 
 if TYPE_CHECKING:
-    from mlplatform.learning.features.dataset import Labelled
+    from mlplatform.learning.training_sets.dataset import Labelled
     from mlplatform.model.definition import ModelDefinition
 
 Floats = NDArray[np.float64]

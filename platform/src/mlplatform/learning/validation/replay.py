@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.learning.onnx.onnx_file import Scoring
+from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.bundle import AlertBand, Bundle
 from mlplatform.model.tensors.categories import Vocabularies

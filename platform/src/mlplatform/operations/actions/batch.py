@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from mlplatform.learning.features.dataset import DAY_MS
 from mlplatform.learning.features.external.joining import newest_ms
+from mlplatform.learning.training_sets.dataset import DAY_MS
 from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.features.views import external
 from mlplatform.model.routes import Arm
@@ -220,8 +220,8 @@ def _days(
     """Each day's requests, if it has some, in order of time: ids and the bundle's inputs."""
     import pyarrow as pa
 
-    from mlplatform.learning.features.dataset import input_plan
-    from mlplatform.learning.features.join import training_join
+    from mlplatform.learning.training_sets.dataset import input_plan
+    from mlplatform.learning.training_sets.join import training_join
 
     offline, views = platform.offline(model), platform.views(model)
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id")

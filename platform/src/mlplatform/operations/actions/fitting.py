@@ -20,9 +20,9 @@ from mlplatform.runtime.errors import NotFound, Refused
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlplatform.learning.features.dataset import Dataset
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.handover import Order
+    from mlplatform.learning.training_sets.dataset import Dataset
     from mlplatform.learning.validation.replay import Recent
     from mlplatform.operations.wiring import Platform
 

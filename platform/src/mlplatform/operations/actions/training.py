@@ -26,12 +26,12 @@ from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
 from mlplatform.runtime.text import cleaned
 
 if TYPE_CHECKING:
-    from mlplatform.learning.features.dataset import Dataset
     from mlplatform.learning.registry.run_record import RunRecord
     from mlplatform.learning.skew.verdict import SkewReport
     from mlplatform.learning.training.candidate import Candidate
     from mlplatform.learning.training.evaluate import Runnable
     from mlplatform.learning.training.folder import ModelFolder
+    from mlplatform.learning.training_sets.dataset import Dataset
     from mlplatform.learning.validation.fold_gate import FoldFinding
     from mlplatform.learning.validation.gate_report import GateReport
     from mlplatform.learning.validation.replay import Recent

@@ -13,11 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.external.joining import newest_ms
-from mlplatform.learning.features.join import training_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies, Gaps
 from mlplatform.learning.features.rows import is_missing
+from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mlplatform.learning.features.dataset import window
+from mlplatform.learning.training_sets.dataset import window
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import Rhythm

@@ -19,15 +19,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from mlplatform.learning.features.arrivals import OWN
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window, span_ms
 from mlplatform.model.windows.distinct import ESTIMATES, WORD_BITS
 from mlplatform.model.windows.distinct import PLACES as BITMAP
 from mlplatform.model.windows.ratios import Ratio
 from mlplatform.model.windows.tiles import BITS, HALF, LARGEST, LOW, Series, Shared, late_tiles
-
-OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
-"""The columns of the relation that are not fields of the request, whose names begin with none."""
-
 
 PLAIN: Final = {"_row": "row_", "_event_ms": "event_ms", "_rank": "rank", "_seen": "seen"}
 

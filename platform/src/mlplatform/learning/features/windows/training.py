@@ -8,8 +8,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.learning.features.windows.arrivals import ranked_sql
-from mlplatform.learning.features.windows.sql import OWN, windows_sql
+from mlplatform.learning.features.arrivals import OWN, ranked_sql
+from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import series_of
 

@@ -268,7 +268,7 @@ def build_dataset(
     Raises:
         InputInvalid: no request has matured, or late rows would falsify the features.
     """
-    from mlplatform.learning.features.join import training_join
+    from mlplatform.learning.training_sets.join import training_join
 
     bounds = window(definition, as_of_ms)
     known = offline.labelled_requests(bounds.from_ms, bounds.to_ms, as_of_ms)
@@ -387,7 +387,7 @@ def requests_between(
     Raises:
         InputInvalid: late rows would falsify the features.
     """
-    from mlplatform.learning.features.join import training_join
+    from mlplatform.learning.training_sets.join import training_join
 
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id").to_arrow_table()
     return any_matrix(definition, views, training_join(offline, views, asked), also, words)

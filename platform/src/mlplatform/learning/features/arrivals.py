@@ -17,10 +17,11 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from mlplatform.learning.features.windows.sql import OWN
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
 
+OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
+"""The columns of the relation that are not fields of the request, whose names begin with none."""
 _COLUMNS: Final[list[tuple[str, pa.DataType]]] = [
     ("request_id", pa.string()),
     ("writer", pa.string()),
@@ -64,7 +65,7 @@ def arrivals_of(decisions: pa.Table) -> pa.Table:
 
 
 def ranked_sql(requests: str, arrivals: str) -> str:
-    """Every request with `windows.sql.OWN`: its number, time, rank and the last rank it saw.
+    """Every request with `OWN`: its number, time, rank and the last rank it saw.
 
     Args:
         requests: a relation of `request_id`, `event_time` and the request's fields.
