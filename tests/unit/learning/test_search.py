@@ -294,6 +294,7 @@ def test_less_is_better_of_a_loss_and_more_of_an_own_measure(searching: ModuleTy
 
 
 def test_importances_name_what_mattered(searching: ModuleType) -> None:
+    assert found(searching, changed(trials=9, pruning="none")).importances == {}
     shares = found(searching, changed(trials=30, pruning="none")).importances
     assert next(iter(shares)) == "column"
     assert sum(shares.values()) == pytest.approx(1)

@@ -31,9 +31,10 @@ SEARCH = """
     space:
       max_depth: {type: int, low: 1, high: 4}
       learning_rate: {type: float, low: 0.05, high: 0.5, log: true}
-    trials: 6
+    trials: 11
     budget_s: 1000
     folds: 2
+    pruning: none
 """
 TRAINING = '''"""Boosted trees whose depth and rate are searched."""
 
@@ -111,7 +112,7 @@ def test_a_search_without_optuna_names_the_command(
 
 def test_the_chosen_parameters_are_those_of_the_model(candidate: Candidate) -> None:
     assert candidate.search is not None
-    assert len(candidate.search.trials) == 6
+    assert len(candidate.search.trials) == 11
     for name, value in candidate.search.best.parameters.items():
         assert candidate.parameters[name] == value
 
@@ -134,13 +135,13 @@ def test_report_and_run_have_all_trials(candidate: Candidate) -> None:
     record = retrain.describe(folder, candidate, DATA, report, champion=None)
     table = json.loads(record.artifacts["search/trials.json"])
     assert table["columns"][:3] == ["trial", "state", "average_precision"]
-    assert [row[0] for row in table["data"]] == [*range(6)]
+    assert [row[0] for row in table["data"]] == [*range(11)]
     assert record.artifacts["search/importances.png"].startswith(b"\x89PNG")
-    assert record.metrics["search/done"] == 6
+    assert record.metrics["search/done"] == 11
     assert candidate.search is not None
     chosen = candidate.search.best.parameters["max_depth"]
     assert record.parameters["fit.max_depth"] == chosen
-    assert "6 of 6 trials" in record.description
+    assert "11 of 11 trials" in record.description
 
 
 def test_a_job_that_was_killed_leaves_its_trials_to_the_next_one(
@@ -167,4 +168,4 @@ def test_a_job_that_was_killed_leaves_its_trials_to_the_next_one(
     taken = handover.take(tmp_path / "next", asked, tmp_path / "bundles")
     taken.model.close()
     assert taken.search is not None
-    assert [trial.number for trial in taken.search.trials] == [*range(6)]
+    assert [trial.number for trial in taken.search.trials] == [*range(11)]

@@ -62,9 +62,9 @@ def importances_picture(names: Sequence[str], lost: Sequence[float]) -> bytes:
 
 
 def parameters_picture(shares: Mapping[str, float]) -> bytes:
-    """A PNG of hyper-parameters by the share of the measure's variance that each explains."""
-    title = "What the hyper-parameters explain of the trials (fANOVA)"
-    return _bars(title, "share of variance", list(shares), list(shares.values()))
+    """A PNG of hyper-parameters by how much each matters for the best tenth of trials."""
+    title = "What matters for the best tenth of the trials (PED-ANOVA)"
+    return _bars(title, "share", list(shares), list(shares.values()))
 
 
 def _bars(title: str, x: str, names: Sequence[str], values: Sequence[float]) -> bytes:

@@ -40,7 +40,8 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     Args:
         wanted: trials that were declared; fewer were made where `budget_s` bound.
         seconds: that the trials took, those of killed runs that were taken up included.
-        importances: the share of the measure's variance that each parameter explains (fANOVA).
+        importances: how much each parameter matters for the best tenth of the trials, shares of 1
+            (PED-ANOVA).
     """
 
     measure: str
