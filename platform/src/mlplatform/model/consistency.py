@@ -6,9 +6,8 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date, time
+from datetime import date
 from typing import Final, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mlplatform.model.decision_scale import DecisionPolicy, LabelCosts
 from mlplatform.model.definition import (
@@ -21,7 +20,7 @@ from mlplatform.model.definition import (
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.findings import Finding, valued
 from mlplatform.model.folds import history_days
-from mlplatform.model.freeze_times import WANTED, LocalTime, local_time
+from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
 from mlplatform.model.inputs import protected_sources
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
@@ -425,7 +424,7 @@ def _freezes(policy: RolloutPolicy) -> Iterator[Rule]:
     if (freeze := policy.freeze) is None:
         return
     zone = freeze.time_zone
-    yield _is_zone(zone), "rollout.freeze.time_zone", zone, "a time zone: Europe/Berlin"
+    yield is_zone(zone), "rollout.freeze.time_zone", zone, "a time zone: Europe/Berlin"
     for number, window in enumerate(freeze.windows):
         key = f"rollout.freeze.windows.{number}"
         start, end = _local_time(window.start), _local_time(window.end)
@@ -434,15 +433,7 @@ def _freezes(policy: RolloutPolicy) -> Iterator[Rule]:
         if start is not None and end is not None:
             alike = isinstance(start.day, date) == isinstance(end.day, date)
             yield alike, f"{key}.to", window.end, "a date, as from is one, or else a weekday"
-            yield _is_some_time(start, end), f"{key}.to", window.end, "later than from"
-
-
-def _is_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (ValueError, OSError, ZoneInfoNotFoundError):
-        return False
-    return True
+            yield is_before(start, end), f"{key}.to", window.end, "later than from"
 
 
 def _local_time(written: str) -> LocalTime | None:
@@ -450,12 +441,6 @@ def _local_time(written: str) -> LocalTime | None:
         return local_time(written)
     except ValueError:
         return None
-
-
-def _is_some_time(start: LocalTime, end: LocalTime) -> bool:
-    if not isinstance(start.day, date) or not isinstance(end.day, date):
-        return start != end  # a week later, where it would be earlier
-    return (start.day, start.time or time.min) < (end.day, end.time or time.max)
 
 
 def _serving(model: ModelDefinition) -> Iterator[Rule]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, time
 from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WANTED: Final = "2026-12-20, 2026-12-20 16:00, or a weekday with a time: Fri 16:00"
@@ -43,6 +44,22 @@ def local_time(text: str) -> LocalTime:
         if names:
             return LocalTime(WEEKDAYS.index(names[0]), time.fromisoformat(found[2]))
     raise ValueError(f"{text!r} is no time of a freeze window: wanted: {WANTED}")
+
+
+def is_before(start: LocalTime, end: LocalTime) -> bool:
+    """Whether a window from one to the other lasts; between weekdays, into the next week."""
+    if not isinstance(start.day, date) or not isinstance(end.day, date):
+        return start != end
+    return (start.day, start.time or time.min) < (end.day, end.time or time.max)
+
+
+def is_zone(name: str) -> bool:
+    """Whether the machine's data know a time zone of that name."""
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return False
+    return True
 
 
 _FULL: Final = {

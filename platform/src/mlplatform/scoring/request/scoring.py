@@ -495,9 +495,6 @@ def replayed(answer: bytes, *, same_body: bool) -> ScoreResponse:
         Problem: 422, it was given to another request.
     """
     if not same_body:
-        detail = (
-            "this Idempotency-Key was used with another body, or with another operation; a new"
-            " request takes a new key"
-        )
+        detail = "this Idempotency-Key was used with another request; a new one takes a new key"
         raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
     return ScoreResponse(answer, replayed=True)
