@@ -19,8 +19,8 @@ from mlplatform.decisions.records.record import COLUMNS, arrow_schema
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.rollout import Tolerance
+from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.model.routes import Arm
-from mlplatform.model.segments import SegmentSource
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.completeness import complete_until_ms

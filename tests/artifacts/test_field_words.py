@@ -31,7 +31,11 @@ ALLOWED: Final = (
     ("operations/prefect_*", r'"approve\b|\.approver', "the same act, by a form of Prefect"),
     ("rollouts/*", r"\w*[Aa]pprove[rds]?\w*|APPROVED", "the same act, in journal, plan and events"),
     ("scoring/admission/*", r"\w*approves?", "who may do it"),
-    ("model/decision_scale.py", ".*", "what model.yaml and bundles said before outcomes had names"),
+    (
+        "model/policies/decision_scale.py",
+        ".*",
+        "what model.yaml and bundles said before outcomes had names",
+    ),
     ("model/features/transforms.py", "Source: Fraud Detection Handbook", "a book's title"),
     (
         "learning/validation/report.py",

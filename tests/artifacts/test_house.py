@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import io
 import re
 import tokenize
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +95,71 @@ def retired(text: str) -> set[str]:
     }
 
 
+def dotted(path: str) -> str:
+    """The module of a path below the package; a package is its folder."""
+    parts = Path("mlplatform", path).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def packages() -> set[str]:
+    return {dotted(path) for path in modules() if path.endswith("__init__.py")}
+
+
+def package_of(module: str) -> str:
+    return module if module in packages() else module.rpartition(".")[0]
+
+
+def imported(text: str, known: Iterable[str]) -> set[str]:
+    """Our own modules that a text imports anywhere: at its head, in functions, for types."""
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Import():
+                names |= {alias.name for alias in node.names}
+            case ast.ImportFrom():
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {name if name in known else node.module or "" for name in full}
+    return names & {*known}
+
+
+@functools.cache
+def arrows() -> dict[str, set[str]]:
+    """Module → the modules that it imports."""
+    known = {dotted(path): text for path, text in modules().items()}
+    return {name: imported(text, known) - {name} for name, text in known.items()}
+
+
+def cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """The nodes of one cycle, the first one again at its end; none where arrows only go down."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return [*error.args[1]]
+    return []
+
+
+def layers() -> dict[str, list[set[str]]]:
+    """Container → its packages by layers of pyproject.toml, from the ground up."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    found = {}
+    for contract in tools["importlinter"]["contracts"]:
+        for container in contract.get("containers", ()):
+            if container.startswith("mlplatform."):
+                levels = [
+                    {n for n in re.findall(r"\w+", level) if f"{container}.{n}" in packages()}
+                    for level in reversed(contract["layers"])
+                ]
+                found[container] = [level for level in levels if level]
+    return found
+
+
+def said_layers(text: str) -> list[set[str]]:
+    """The packages that a docstring names `from the ground up:`, layers being set off by `;`."""
+    _, found, rest = text.partition("from the ground up:")
+    sentence = rest.partition(".")[0]
+    return [set(re.findall(r"`(\w+)`", level)) for level in sentence.split(";")] if found else []
+
+
 def documented() -> Iterator[Path]:
     yield from PACKAGE.glob("*/__init__.py")
     yield from PACKAGE.glob("*/*/__init__.py")
@@ -132,6 +198,39 @@ def test_an_area_and_a_package_say_what_lives_there(path: Path) -> None:
         and path.parent.parent == PACKAGE
     ):
         assert "mports" in said, "what it may import"
+
+
+def test_no_two_modules_need_each_other() -> None:
+    """Imports in functions and those for types count: an arrow is none the less one."""
+    assert cycle(arrows()) == []
+
+
+def test_no_two_packages_need_each_other() -> None:
+    graph: dict[str, set[str]] = {name: set() for name in packages()}
+    for module, targets in arrows().items():
+        graph[package_of(module)] |= {package_of(target) for target in targets}
+    assert cycle({name: found - {name} for name, found in graph.items()}) == []
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    """Import contracts do not see into a folder without `__init__.py`."""
+    folders = {Path(path).parent.as_posix() for path in modules()}
+    written = {folder for folder in folders if f"{folder}/__init__.py" in modules()}
+    assert {folder for folder in folders - written - {"."} if "/templates" not in folder} == set()
+
+
+def test_docstrings_name_packages_in_the_order_of_the_layers() -> None:
+    documented_order = {
+        name: said_layers(ast.get_docstring(ast.parse(text)) or "")
+        for path, text in modules().items()
+        if (name := dotted(path)) in packages() and "from the ground up:" in text
+    }
+    held = layers()
+    assert documented_order == held
+    assert {f"mlplatform.{area}" for area in AREAS} <= held.keys()
+    for container, levels in held.items():
+        inside = {n for n in packages() if n.rpartition(".")[0] == container}
+        assert {f"{container}.{n}" for level in levels for n in level} == inside, container
 
 
 def test_no_package_holds_more_than_a_reader_takes_in() -> None:
@@ -204,6 +303,16 @@ def test_what_these_tests_look_for_is_found() -> None:
     assert too_long("def f():\n" + "    pass\n" * 3, 3) == ["f, line 1: 4 lines"]
     assert retired("class Reign:\n    pass\n# a Lifeline\n") == {"Reign"}
     assert STRANGE.search("a gateway that is heard no more")
+    hidden = (
+        "if TYPE_CHECKING:\n    from a import b\ndef f():\n    import a.c\n    from a.d import e\n"
+    )
+    assert imported(hidden, {"a", "a.b", "a.c", "a.d", "a.e"}) == {"a.b", "a.c", "a.d"}
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert len(cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}})) == 3
+    assert said_layers("Packages from the ground up: `a`; `b` and `c`. Imports `d`.") == [
+        {"a"},
+        {"b", "c"},
+    ]
 
 
 IMPURE: Final = frozenset(("asyncio", "glob", "io", "os", "pathlib", "subprocess", "sys", "time"))

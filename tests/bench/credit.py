@@ -34,9 +34,14 @@ from mlplatform.learning.training.costs import mean_cost
 from mlplatform.learning.training_sets.dataset import dataset
 from mlplatform.learning.validation.fairness import GroupRows, fairness_of, judge_fairness
 from mlplatform.learning.validation.measures import binary_measures
-from mlplatform.model.decision_scale import CutOffs, DecisionScale, LabelCosts, ThresholdPolicy
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.decision_scale import (
+    CutOffs,
+    DecisionScale,
+    LabelCosts,
+    ThresholdPolicy,
+)
 
 FOLDER: Final = "credit-default"
 MODELS: Final = Path(__file__).parents[2] / "teams" / "credit"

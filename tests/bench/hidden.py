@@ -30,8 +30,8 @@ from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_folder, load_training
 from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset, input_plan
 from mlplatform.learning.validation.statistics import average_precision
-from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.decision_scale import CutOffs
 from models.fraud.sources import read_transactions, sample_customers
 
 WEEKS: Final = 9

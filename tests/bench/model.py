@@ -24,10 +24,10 @@ from mlplatform.model.bundle import (
     parse_reasons,
     write_bundle,
 )
-from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rules import parse_rules
 from mlplatform.runtime.canonical import digest

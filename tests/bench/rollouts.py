@@ -24,7 +24,7 @@ import numpy.typing as npt
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy
-from mlplatform.model.segments import (
+from mlplatform.model.policies.segments import (
     RolloutSegment,
     SegmentLimits,
     SegmentPolicy,

@@ -35,7 +35,7 @@ from mlplatform.decisions.spill import files
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, Received, TopicSpec
 from mlplatform.model import bundle, folders, oip, rules
-from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.observing.page.reading import search as page
 from mlplatform.rollouts.serving import local
 from mlplatform.rollouts.serving.names import ServiceName

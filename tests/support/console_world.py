@@ -17,7 +17,7 @@ import numpy as np
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.model import profile as profiles
-from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations.actions import looks, review
 from mlplatform.operations.traffic import projection

@@ -36,9 +36,9 @@ from mlplatform.model.bundle import (
     parse_reasons,
     write_bundle,
 )
-from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.model.rules import parse_rules

@@ -20,8 +20,8 @@ from mlplatform import commands
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.model.bundle import load_bundle
-from mlplatform.model.decision_scale import DecisionScale
 from mlplatform.model.folders import folder_digest
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.operations.actions import fitting, training
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load

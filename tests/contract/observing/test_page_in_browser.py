@@ -17,7 +17,7 @@ from demo import page as report
 from demo.charts import Picture
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
-from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.operations.actions import looks, traffic
 from mlplatform.operations.traffic import projection
 from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS

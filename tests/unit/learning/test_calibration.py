@@ -6,8 +6,8 @@ import pytest
 
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.validation.statistics import calibration_error_interval
-from mlplatform.model.decision_scale import EARLIER, CutOffs, ThresholdPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, ThresholdPolicy
 from mlplatform.runtime.errors import InputInvalid
 
 FRAUD = load_definition("fraud").decision

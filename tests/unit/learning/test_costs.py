@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.training.calibration import KnownScores, fit_thresholds
 from mlplatform.learning.training.costs import cheapest_thresholds, mean_cost
-from mlplatform.model.decision_scale import CutOffs, DecisionScale, LabelCosts, ThresholdPolicy
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.decision_scale import (
+    CutOffs,
+    DecisionScale,
+    LabelCosts,
+    ThresholdPolicy,
+)
 
 COSTS = (
     LabelCosts(negative=-120.0, positive=900.0),

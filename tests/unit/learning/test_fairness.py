@@ -14,7 +14,7 @@ from mlplatform.learning.validation.fairness import (
     fairness_of,
     judge_fairness,
 )
-from mlplatform.model.segments import FairnessPolicy
+from mlplatform.model.policies.segments import FairnessPolicy
 
 VALUES = {"sex": ("female", "male")}
 POLICY = FairnessPolicy(adverse_share_ratio=1.25)

@@ -27,9 +27,9 @@ from mlplatform.learning.validation.own_gates import (
 )
 from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
-from mlplatform.model.decision_scale import DecisionPolicy, LabelCosts, ThresholdPolicy
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.decision_scale import DecisionPolicy, LabelCosts, ThresholdPolicy
 
 NAN = float("nan")
 FRAUD = load_definition("fraud").decision

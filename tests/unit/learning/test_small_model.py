@@ -22,8 +22,8 @@ from mlplatform.model.bundle import (
     load_bundle,
     problems,
 )
-from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.scorecard import SmallScorer
 from support.scoring_world import write_amount_bundle
 

@@ -26,9 +26,9 @@ from mlplatform.model.bundle import (
     problems,
     write_bundle,
 )
-from mlplatform.model.decision_scale import DecisionScale
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rhythm import Rhythm
 from mlplatform.model.rules import Condition, Rule

@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.decision_scale import EARLIER, CutOffs, DecisionPolicy, DecisionScale
 from mlplatform.model.findings import DocumentInvalid
 from mlplatform.model.folders import model_folder, parse
+from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, DecisionPolicy, DecisionScale
 from mlplatform.model.rules import evaluate, parse_rules
 
 FRAUD: dict[str, Any] = yaml.safe_load((model_folder("fraud") / "model.yaml").read_text())

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.rules import RuleOutcome, evaluate, parse_rules
 from mlplatform.runtime.errors import ConfigInvalid
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.learning.registry.versions import Version, VersionFacts
-from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.folders import model_folder
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm, no_routes
 from mlplatform.observing.page import causes, incidents
 from mlplatform.observing.page.reading import decisions, rollouts

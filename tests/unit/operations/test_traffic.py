@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span, Watermark
-from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.traffic import buckets, projection
 from mlplatform.operations.traffic.buckets import DAY_MS, HOUR_MS, LEVELS

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.model.segments import SegmentLimits
+from mlplatform.model.policies.segments import SegmentLimits
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts import comparison, judgement
 from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction, SegmentStep

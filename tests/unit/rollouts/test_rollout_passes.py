@@ -22,7 +22,7 @@ from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.segments import RolloutSegment, SegmentLimits, SegmentPolicy
+from mlplatform.model.policies.segments import RolloutSegment, SegmentLimits, SegmentPolicy
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold

@@ -16,7 +16,7 @@ from tests.bench import planner as bench
 from tests.bench.rollouts import World
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.segments import RolloutSegment, SegmentLimits, SegmentPolicy
+from mlplatform.model.policies.segments import RolloutSegment, SegmentLimits, SegmentPolicy
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.planning import plan_rollout, recorded, stages_of
 from mlplatform.rollouts.verdicts import courses, traffic_profile

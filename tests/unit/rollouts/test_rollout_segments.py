@@ -29,13 +29,13 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.model.inputs import InputPlan, segment_sources
 from mlplatform.model.policies.rollout import Tolerance
-from mlplatform.model.routes import Routes
-from mlplatform.model.segments import (
+from mlplatform.model.policies.segments import (
     RolloutSegment,
     SegmentLimits,
     SegmentPolicy,
     SegmentSource,
 )
+from mlplatform.model.routes import Routes
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.passes.observe import gate_errors, predicted_segments, step_limits
 from mlplatform.rollouts.passes.saved_counts import count

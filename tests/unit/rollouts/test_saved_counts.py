@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span, Watermark
-from mlplatform.model.segments import SegmentSource
+from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.rollouts.passes import saved_counts
 from mlplatform.rollouts.passes.saved_counts import LogCounts, count
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder, parse
+from mlplatform.model.policies.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.journal import NOTHING
 from mlplatform.rollouts.serving.plane import ServiceStatus

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS
-from mlplatform.model.decision_scale import EARLIER, CutOffs, Decision
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, Decision
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.scoring.arms.exploration import DAY_MS, REMEMBERED, Exploration, chosen
 from mlplatform.scoring.arms.live import Live, Target

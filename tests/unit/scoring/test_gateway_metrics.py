@@ -8,9 +8,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS, FeaturePolicies, Gaps
-from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment

@@ -15,11 +15,11 @@ import pytest
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
-from mlplatform.model.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
+from mlplatform.model.policies.decision_scale import EARLIER, VolumeLimit
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.scoring.arms.fallback import steps

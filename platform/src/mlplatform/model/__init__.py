@@ -2,7 +2,7 @@
 data.
 
 Packages from the ground up: `features`, views and transforms that inputs come from, and `tensors`,
-a graph's inputs and outputs; `windows`, real-time windows; `policies`, sections of model.yaml. The
-modules of this folder are above them. Imports `runtime`. The models themselves are folders in
+a graph's inputs and outputs; `windows`, real-time windows, and `policies`, sections of model.yaml.
+The modules of this folder are above them. Imports `runtime`. The models themselves are folders in
 `models/`.
 """

@@ -21,8 +21,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from mlplatform.model.decision_scale import EARLIER, CutOffs, Decision, DecisionScale
 from mlplatform.model.definition import InputSpec
+from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, Decision, DecisionScale
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text

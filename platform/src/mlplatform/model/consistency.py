@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Final, NamedTuple
 
-from mlplatform.model.decision_scale import DecisionPolicy, LabelCosts
 from mlplatform.model.definition import (
     CALL_ROWS,
     EVENT_TIME,
@@ -22,10 +21,11 @@ from mlplatform.model.findings import Finding, valued
 from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
 from mlplatform.model.inputs import protected_sources
+from mlplatform.model.policies.decision_scale import DecisionPolicy, LabelCosts
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
+from mlplatform.model.policies.segments import MOST_GROUPS, RolloutSegment
 from mlplatform.model.policies.training import GpuPolicy
-from mlplatform.model.segments import MOST_GROUPS, RolloutSegment
 from mlplatform.model.signature_checks import signature_problems
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.windows import declaration as windows

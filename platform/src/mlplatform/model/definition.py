@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from mlplatform.model.decision_scale import DecisionPolicy, ReviewPolicy
+from mlplatform.model.policies.decision_scale import DecisionPolicy, ReviewPolicy
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.serving import (
     AdmissionPolicy,

@@ -20,10 +20,10 @@ import yaml
 
 from mlplatform.model import document
 from mlplatform.model.consistency import contradictions
-from mlplatform.model.decision_scale import renewed
 from mlplatform.model.definition import ModelDefinition, dns_name
 from mlplatform.model.features.views import load_views
 from mlplatform.model.findings import DocumentInvalid, Finding, of_shape, valued
+from mlplatform.model.policies.decision_scale import renewed
 from mlplatform.model.policies.values import NAME_PATTERN
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.kinds import SHIPPED

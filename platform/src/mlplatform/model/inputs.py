@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlplatform.model.definition import EVENT_TIME, InputSpec, ModelDefinition
 from mlplatform.model.features import transforms
 from mlplatform.model.features.views import FeatureSource, FeatureView
-from mlplatform.model.segments import RolloutSegment, SegmentPolicy, SegmentSource
+from mlplatform.model.policies.segments import RolloutSegment, SegmentPolicy, SegmentSource
 from mlplatform.model.tensors.categories import (
     Places,
     Vocabularies,

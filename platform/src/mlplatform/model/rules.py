@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mlplatform.model.decision_scale import Decision, DecisionScale
+from mlplatform.model.policies.decision_scale import Decision, DecisionScale
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 from mlplatform.runtime.text import cleaned, shown
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from mlplatform.model.bundle import Bundle, Characteristic, SmallModel
-from mlplatform.model.decision_scale import CutOffs, Decision, DecisionScale
+from mlplatform.model.policies.decision_scale import CutOffs, Decision, DecisionScale
 
 
 class SmallScorer:

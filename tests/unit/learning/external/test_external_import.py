@@ -26,7 +26,7 @@ from mlplatform.learning.features.external import importing
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import files_at
 from mlplatform.learning.features.external.importing import Imported, import_table
-from mlplatform.learning.features.external.parts import ExternalParts
+from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.runtime.errors import InputInvalid, PlatformError
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.model.features import transforms
-from mlplatform.model.segments import SegmentSource
+from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
 

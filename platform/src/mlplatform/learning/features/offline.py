@@ -27,7 +27,7 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features import arrivals, rows, unfinished_import
-from mlplatform.learning.features.external.parts import ExternalParts
+from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.unfinished_import import UnfinishedImport
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.training.costs import cheapest_thresholds
 from mlplatform.model.bundle import Calibration
-from mlplatform.model.decision_scale import DecisionPolicy
+from mlplatform.model.policies.decision_scale import DecisionPolicy
 from mlplatform.runtime.errors import InputInvalid
 
 Floats = NDArray[np.floating[Any]]

@@ -42,8 +42,8 @@ from mlplatform.model.bundle import (
     SmallModel,
     write_bundle,
 )
-from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.decision_scale import CutOffs
 from mlplatform.model.policies.search import OWN
 from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm

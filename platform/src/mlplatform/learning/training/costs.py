@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.model.decision_scale import LabelCosts
+from mlplatform.model.policies.decision_scale import LabelCosts
 
 Floats = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]

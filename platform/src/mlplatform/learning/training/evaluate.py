@@ -41,8 +41,8 @@ from mlplatform.learning.validation.statistics import (
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import segment_sources
+from mlplatform.model.policies.segments import Flags, SegmentSource
 from mlplatform.model.scorecard import SmallScorer
-from mlplatform.model.segments import Flags, SegmentSource
 from mlplatform.runtime.errors import InputInvalid
 
 LATENCY_CALLS = 1000

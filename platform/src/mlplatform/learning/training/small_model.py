@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.model.bundle import Characteristic, SmallModel
-from mlplatform.model.decision_scale import DecisionPolicy
+from mlplatform.model.policies.decision_scale import DecisionPolicy
 from mlplatform.model.policies.training import SmallModelPolicy
 
 Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Integers, I
 from mlplatform.runtime.intervals import exact_share
 
 if TYPE_CHECKING:
-    from mlplatform.model.segments import FairnessPolicy
+    from mlplatform.model.policies.segments import FairnessPolicy
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -30,8 +30,8 @@ from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.report import MEASURES, TITLES
 from mlplatform.learning.validation.statistics import Interval
-from mlplatform.model.decision_scale import DecisionPolicy
 from mlplatform.model.folders import GATES_FILE
+from mlplatform.model.policies.decision_scale import DecisionPolicy
 
 NAME: Final = "own_gates"
 """Of the gate that stands for a file which can't be read."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mlplatform.model.policies.segments import SegmentPolicy
 from mlplatform.model.policies.values import (
     Count,
     ErrorShare,
@@ -16,7 +17,6 @@ from mlplatform.model.policies.values import (
     Share,
     Text,
 )
-from mlplatform.model.segments import SegmentPolicy
 
 
 class StopLimits(Section, frozen=True):

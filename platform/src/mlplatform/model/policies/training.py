@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from mlplatform.model.decision_scale import Decision
+from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.policies.search import SearchPolicy
+from mlplatform.model.policies.segments import FairnessPolicy
 from mlplatform.model.policies.values import Count, FieldName, Positive, Section, Share
-from mlplatform.model.segments import FairnessPolicy
 
 
 class SmallModelPolicy(Section, frozen=True):

@@ -14,8 +14,8 @@ import numpy as np
 
 from mlplatform.learning.features.external.joining import newest_ms
 from mlplatform.learning.training_sets.dataset import DAY_MS
-from mlplatform.model.decision_scale import EARLIER
 from mlplatform.model.features.views import external
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus

@@ -10,8 +10,8 @@ import numpy as np
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
-from mlplatform.model.decision_scale import DecisionPolicy
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.decision_scale import DecisionPolicy
 from mlplatform.operations.actions.last_results import Outcomes
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.segments import band
 from mlplatform.model.policies.watching import Segment
 from mlplatform.model.profile import Floats
-from mlplatform.model.segments import band
 from mlplatform.rollouts.drift.performance import (
     CALIBRATION,
     MOST_REFERENCE_DAYS,

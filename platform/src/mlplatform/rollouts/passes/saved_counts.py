@@ -25,7 +25,7 @@ import numpy as np
 
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.decisions.records.record import Kind
-from mlplatform.model.decision_scale import EARLIER
+from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.rollouts.passes import fold
 from mlplatform.rollouts.passes.fold import State
 from mlplatform.rollouts.verdicts.aggregates import Aggregates

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mlplatform.model.decision_scale import EARLIER_HIDE
+from mlplatform.model.policies.decision_scale import EARLIER_HIDE
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.facts import Subject

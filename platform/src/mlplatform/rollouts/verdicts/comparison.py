@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
-from mlplatform.model.segments import SegmentLimits
+from mlplatform.model.policies.segments import SegmentLimits
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate
 from mlplatform.rollouts.verdicts.statistics import ClusterSums, share_difference

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from mlplatform.decisions.records.logged_segments import LoggedSegments
 from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES
-from mlplatform.model.decision_scale import EARLIER, DecisionScale
 from mlplatform.model.oip import OWN_FAILURES
-from mlplatform.model.segments import SegmentSource
+from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale
+from mlplatform.model.policies.segments import SegmentSource
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.decisions.records.last_labels import dated_labels, in_order
-from mlplatform.model.decision_scale import EARLIER_HIDE
+from mlplatform.model.policies.decision_scale import EARLIER_HIDE
 from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
 from mlplatform.rollouts.verdicts.hidden import (

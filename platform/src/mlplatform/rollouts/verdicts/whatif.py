@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.learning.validation.statistics import share_band
-from mlplatform.model.decision_scale import DecisionScale
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.rollouts.verdicts.hidden import PartlySeen
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors, number_of

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from mlplatform.model.decision_scale import Decision
+from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.policies.training import ExplorationPolicy
 
 Exclusion = Literal["amount", "sum", "twice_in_a_row"]

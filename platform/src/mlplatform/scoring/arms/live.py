@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
-from mlplatform.model.decision_scale import CutOffs
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.policies.decision_scale import CutOffs
 from mlplatform.model.policies.serving import ChainPolicy
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.model.scorecard import SmallScorer

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.model.decision_scale import DecisionScale, VolumeLimit
+from mlplatform.model.policies.decision_scale import DecisionScale, VolumeLimit
 from mlplatform.runtime.figures import percent
 from mlplatform.scoring.arms.routing import BUCKETS
 

@@ -12,7 +12,7 @@ import msgspec
 
 from mlplatform.decisions.records.record import FEATURES, Record
 from mlplatform.learning.features.policy import Gaps
-from mlplatform.model.decision_scale import Decision
+from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.routes import Arm
 from mlplatform.runtime.telemetry.context import TraceContext
 from mlplatform.scoring.arms.exploration import Draw

@@ -11,8 +11,8 @@ import msgspec
 
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.model.bundle import Bundle
-from mlplatform.model.decision_scale import Decision
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
+from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import evaluate
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.runtime.telemetry.context import Origin

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import stored_rows
-from mlplatform.learning.features.external.parts import ExternalParts
+from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineFeatures
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import InputInvalid

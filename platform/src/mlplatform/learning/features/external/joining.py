@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.external.parts import ExternalParts, Part
+from mlplatform.learning.features.external_parts import ExternalParts, Part
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.model.features.views import FeatureView
 

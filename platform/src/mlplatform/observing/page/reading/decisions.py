@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.decisions.records.record import trace_of
-from mlplatform.model.decision_scale import DecisionScale
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.operations.review.opinions import opinion
 
 Tone = Callable[[str, str | None], str]
