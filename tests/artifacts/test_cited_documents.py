@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -13,30 +14,39 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "platform" / "src" / "mlplatform"
 ARCHITECTURE: Final = ROOT / "docs" / "architecture.md"
-FOLDERS: Final = (
-    *("argo", "docs", "flows", "infra", "kserve", "notebooks", "observability", "platform"),
-    *("requirements", "tests", ".ci"),
-)
 TEXTS: Final = frozenset(
-    (".Dockerfile", ".hcl", ".ipynb", ".md", ".proto", ".py", ".sh", ".tf", ".toml", ".yaml", "")
+    (
+        *(".Dockerfile", ".css", ".hcl", ".html", ".http", ".ipynb", ".j2", ".md", ".proto"),
+        *(".py", ".sh", ".tf", ".toml", ".yaml", ".yml", ""),
+    )
 )
-DOCUMENT: Final = re.compile(r"(?<![\w./:-])[\w.-]+(?:/[\w.-]+)*\.md\b")
+DOCUMENT: Final = re.compile(r"(?<![\w./:-])[\w.-]+(?:/[\w.-]+)*\.(?:md|rst)\b")
 """What stands behind a `://` or a `/` is an address, and no file of this repository."""
-DECISION: Final = re.compile(r"(?:docs/decisions/|\bdecision )(\d{4})\b")
-UNNAMED: Final = re.compile(r"\b(?:design|style|spec) (?:section|document)\b", re.IGNORECASE)
+KERNEL: Final = "Documentation/"
+"""Where documents of Linux lie."""
+DECISION: Final = re.compile(r"(?:docs/decisions/|\bdecision (?:record )?)(\d{2,})\b")
+UNNAMED: Final = re.compile(
+    r"\b(?:design|style|spec) (?:section|document)\b|\bsection \d+ of the (?:design|style|spec)\b",
+    re.IGNORECASE,
+)
 """A document of which a reader learns no more than that there is one."""
 SPAN: Final = re.compile(r"`([^`\n]+)`")
+NAMED: Final = re.compile(r"`([\w/.-]+\.py)` \(`([^`]+)`((?:, `[^`]+`)*)")
+"""A module with names of things in it: `file` (`name`, `name`)."""
+NAME_IN: Final = re.compile(r"`([\w.]+)` in `([\w/.-]+\.py)`")
 PATH: Final = re.compile(r"(?:[\w.-]|<\w+>)+(?:/(?:[\w.-]|<\w+>)+)*/?")
 
 
 @functools.cache
 def texts() -> dict[Path, str]:
     """Every file that people write text into."""
-    inside = (p for folder in FOLDERS for p in (ROOT / folder).rglob("*"))
-    found = (*(p for p in inside if p.suffix in TEXTS), *ROOT.glob("*.md"), *ROOT.glob("*.toml"))
-    own = (p for p in (*found, ROOT / "Makefile") if p.is_file() and p != Path(__file__))
-    hidden = {".terraform", "__pycache__"}
-    return {p: p.read_text() for p in own if hidden.isdisjoint(p.parts)}
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    found = (ROOT / name for name in listed.split("\0") if name)
+    own = (p for p in found if p.suffix in TEXTS and p.is_file() and p != Path(__file__))
+    return {p: p.read_text() for p in own}
 
 
 def lines(text: str, cited: re.Pattern[str]) -> Iterator[tuple[int, str]]:
@@ -52,7 +62,7 @@ def missing_documents(path: Path, text: str) -> list[str]:
     return [
         f"{path.relative_to(ROOT)}:{number}: {name}"
         for number, name in lines(text, DOCUMENT)
-        if not any((place / name).is_file() for place in places)
+        if not name.startswith(KERNEL) and not any((place / name).is_file() for place in places)
     ]
 
 
@@ -108,6 +118,40 @@ def test_every_path_that_is_named_exists(document: Path) -> None:
     named = paths(document.read_text())
     assert len(named) > 15
     assert [path for path in named if not is_there(path)] == []
+
+
+def names_beside_files(document: str) -> list[tuple[str, str]]:
+    """Each module and each name that a document says is in it."""
+    text = " ".join(document.split())
+    behind = (
+        (file, name)
+        for file, first, others in NAMED.findall(text)
+        for name in (first, *SPAN.findall(others))
+    )
+    before = ((file, name) for name, file in NAME_IN.findall(text))
+    return [
+        (file, name)
+        for file, name in (*behind, *before)
+        if re.fullmatch(r"[\w.]+", name) and not name.endswith((".py", ".md", ".yaml"))
+    ]
+
+
+def test_every_name_beside_a_file_is_in_it() -> None:
+    named = names_beside_files(ARCHITECTURE.read_text())
+    assert len(named) > 10
+    assert [(f, n) for f, n in named if not is_in(f, n)] == []
+    assert names_beside_files("`a/b.py` (`no_such`,\n`One.more`) ") == [
+        ("a/b.py", "no_such"),
+        ("a/b.py", "One.more"),
+    ]
+    assert not is_in("rollouts/passes/plan.py", "no_such_function")
+
+
+def is_in(file: str, name: str) -> bool:
+    """Whether each part of a dotted name is a word of that module."""
+    found = [ROOT / file, PACKAGE / file]
+    text = next((path.read_text() for path in found if path.is_file()), "")
+    return all(re.search(rf"\b{part}\b", text) for part in name.split("."))
 
 
 def test_every_package_is_said_to_answer_a_question() -> None:

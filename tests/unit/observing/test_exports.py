@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlplatform.observing.page import exports
-from mlplatform.observing.page.reading.search import READ, Found, Place, Query, query
+from mlplatform.observing.page.reading.search import READ, Place, Query, SearchResult, query
 from rollout_world import table
 
 
@@ -23,7 +23,7 @@ def read(made: exports.Export) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
 def test_no_text_is_a_formula(text: str) -> None:
-    made = exports.export(Found(rows({"degraded_reason": text, "decision": text})))
+    made = exports.export(SearchResult(rows({"degraded_reason": text, "decision": text})))
     (one,) = read(made)
     assert one["decision"] == one["degraded_reason"] == f"'{text}"
 
@@ -33,7 +33,7 @@ def test_a_file_has_the_rows_of_the_search_with_pseudonyms() -> None:
         {"unit": -(2**62) - 1, "event_ms": 1_700_000_000_123, "score": 0.25, "degraded": True},
         {"unit": None, "score": None, "decision": 'a,"b"', "version": None},
     )
-    made = exports.export(Found(given))
+    made = exports.export(SearchResult(given))
     first, second = read(made)
     assert first["customer_pseudonym"] == f"u{-(2**62) - 1}", "no spreadsheet rounds it"
     assert first["event_time"] == "2023-11-14T22:13:20.123+00:00"
@@ -44,8 +44,8 @@ def test_a_file_has_the_rows_of_the_search_with_pseudonyms() -> None:
 
 
 def test_its_name_says_whether_there_is_more() -> None:
-    assert exports.export(Found(())).name == "decisions.csv"
-    assert exports.export(Found((), older=Place(5))).name == "decisions-part.csv"
+    assert exports.export(SearchResult(())).name == "decisions.csv"
+    assert exports.export(SearchResult((), older=Place(5))).name == "decisions-part.csv"
 
 
 def test_the_link_asks_for_the_same_search_from_the_same_place() -> None:

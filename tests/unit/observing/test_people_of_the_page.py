@@ -24,7 +24,7 @@ from mlplatform.observing.page.people.reader import Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions, WrongSignIns
 from mlplatform.observing.page.people.waiting import waiting
 from mlplatform.observing.page.reading import sources
-from mlplatform.observing.page.reading.search import Found
+from mlplatform.observing.page.reading.search import SearchResult
 from mlplatform.observing.page.reading.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, fold
@@ -404,7 +404,7 @@ async def test_long_searches_and_explanations_keep_nobody_from_the_page(
 
     def long(*_: object, **__: object) -> Any:
         ends.wait(30)
-        return Found(()) if path == "/decisions" else []
+        return SearchResult(()) if path == "/decisions" else []
 
     monkeypatch.setattr(Sources, "_log", lambda self: NoMarks())
     monkeypatch.setattr(Sources, "decision", lambda self, name: [])

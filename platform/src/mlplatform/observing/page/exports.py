@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mlplatform.observing.page.reading.search import Found
+from mlplatform.observing.page.reading.search import SearchResult
 
 MOST_ROWS: Final = 5_000
 """Of one file; a narrower search, or one of older decisions, gives the rest."""
@@ -35,7 +35,7 @@ class Export:
     text: str
 
 
-def export(found: Found) -> Export:
+def export(found: SearchResult) -> Export:
     """The rows of a search as RFC 4180 has them, the newest event first."""
     written = io.StringIO(newline="")
     writer = csv.writer(written, lineterminator="\r\n")

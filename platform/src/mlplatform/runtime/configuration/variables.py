@@ -15,7 +15,8 @@ from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.storage.addresses import without_secrets
 
 HANDED_DOWN = frozenset({"MLPLATFORM_LIFELINE_FD", "MLPLATFORM_LISTEN_FD"})
-"""From the supervisor to its children."""
+"""From the supervisor to its children. The names stay: a supervisor that runs may start children
+of a newer release."""
 OF_TESTS = re.compile(r"MLPLATFORM_(TEST_\w+|CLUSTER_CACHE|OBSERVABILITY_TOOLS|TRANSACTIONS)")
 OF_SERVICES = re.compile(r"\w+_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 OF_A_PORT = re.compile(r"(tcp|udp|sctp)://.+")

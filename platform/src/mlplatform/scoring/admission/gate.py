@@ -22,7 +22,7 @@ UNMETERED: Final[frozenset[Operation]] = frozenset({"metrics"})
 """Who watches an overload must get in while it lasts."""
 
 Outcome = str
-Counted = Callable[[Outcome, str], None]
+OutcomeCounter = Callable[[Outcome, str], None]
 
 
 class Credentials(Protocol):
@@ -61,7 +61,7 @@ class Gate:
         leases: Leases,
         room: Room,
         limits: Mapping[str, RateLimit | None],
-        counted: Counted,
+        counted: OutcomeCounter,
     ) -> None:
         self._credentials = credentials
         self._leases = leases

@@ -95,7 +95,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """A page of results, the newest event first.
 
     Args:
@@ -141,7 +141,7 @@ def search(
     *,
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.monotonic,
-) -> Found:
+) -> SearchResult:
     """The newest decisions that match, looked for backwards in event time within a bound.
 
     A stretch that holds too many records is cut into shorter ones, and one with few makes the next
@@ -179,13 +179,13 @@ def search(
             if len(found) > rows:
                 last = found[rows - 1]
                 place = Place(last["event_ms"], last["writer"], last["seq"])
-                return Found(tuple(found[:rows]), place, start, looked)
+                return SearchResult(tuple(found[:rows]), place, start, looked)
             if start <= floor:
-                return Found(tuple(found), None, None, looked)
+                return SearchResult(tuple(found), None, None, looked)
         if is_further and (looked >= MOST_READ or clock() - begun_s > budget_s):
             break
     reached = newest_ms + 1 if end is None else end
-    return Found(tuple(found), Place(reached), reached, looked)
+    return SearchResult(tuple(found), Place(reached), reached, looked)
 
 
 def _longer_s(took_s: float, quickest_s: float) -> float:

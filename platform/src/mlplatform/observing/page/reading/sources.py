@@ -29,7 +29,7 @@ from mlplatform.observing.page.reading.evidence_index import EvidenceIndex
 from mlplatform.observing.page.reading.firing import AlertsShown
 from mlplatform.observing.page.reading.reason_words import reason_words
 from mlplatform.observing.page.reading.rollouts import EvidenceShown, evidence
-from mlplatform.observing.page.reading.search import BUDGET_S, SHOWN, Found, Query, search
+from mlplatform.observing.page.reading.search import BUDGET_S, SHOWN, Query, SearchResult, search
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
 from mlplatform.operations.actions import traffic
@@ -260,7 +260,7 @@ class Sources:
 
     def decisions(
         self, asked: Query, rows: int, columns: Sequence[str] = SHOWN, budget_s: float = BUDGET_S
-    ) -> Found:
+    ) -> SearchResult:
         """A page of the decisions that match; nothing where there is no log yet.
 
         Args:
@@ -271,7 +271,7 @@ class Sources:
         """
         log = self._log()
         if log is None:
-            return Found(())
+            return SearchResult(())
         reached = (mark.event_ms for mark in log.watermarks())
         newest_ms = max((ms for ms in reached if ms is not None), default=0)
         with _turn(self._searching, "other searches go on"):
