@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Final
 
@@ -36,7 +37,7 @@ def render_files() -> dict[str, str]:
 def _section(group: Group) -> Iterator[str]:
     yield f"## {group.title}\n"
     if group.said:
-        yield f"{group.said}\n"
+        yield textwrap.fill(group.said, 120) + "\n"
     yield "| variable | what | default | meaning | read by |\n|---|---|---|---|---|"
     yield from (_row(setting) for setting in group.settings)
     yield ""
