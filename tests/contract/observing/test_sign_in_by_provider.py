@@ -21,9 +21,12 @@ from mlplatform.observing.page.people import roles
 from mlplatform.observing.page.people.attempts import Attempts
 from mlplatform.observing.page.people.identity import Person
 from mlplatform.observing.page.people.provider import Answer, Provider
+from mlplatform.observing.page.people.sessions import WRONG
+from mlplatform.observing.page.process import asked_for_as, provider_of
 from mlplatform.rollouts.journal.transitions import Answered
 from mlplatform.runtime.configuration.identity_provider import IdentityProvider
-from mlplatform.runtime.errors import Refused, Unavailable
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import ConfigInvalid, Refused, Unavailable
 from mlplatform.scoring.admission.clients import parse_scope
 from support.identity_provider import CLIENT, SECRET, TestProvider, identity_provider
 from support.issuer import jwk, rsa_key
@@ -385,6 +388,47 @@ def test_what_was_not_begun_in_this_browser_is_refused_and_kept(
     assert "Signed in as <b>jo.bloggs</b>" in jo.get("/").text
     asked = f"sign in at {provider.url.removeprefix('http://')}"
     assert any(what == asked and "not begun" in why for what, why in world.refused("unknown"))
+
+
+def test_no_site_keeps_people_from_signing_in_by_leading_their_browsers_here(
+    world: World, provider: TestProvider, own: PageProcess
+) -> None:
+    jo = Visitor(own.url)
+    begun = back_from(to_provider(jo))
+    for number in range(WRONG + 1):
+        assert jo.get(f"/sign-in/return?state={number}&code=x").status_code == 403
+    assert jo.get(begun).status_code == 200
+
+
+def test_who_lacks_a_scope_is_told_of_groups_and_not_of_a_key(
+    world: World, provider: TestProvider, visitor: Visits
+) -> None:
+    jo = visitor()
+    signed_in(jo)
+    told = jo.get("/models/fraud/act/kill").text
+    assert f"No group of jo.bloggs at {provider.url} has scope fraud:operate or fraud:run" in told
+
+
+def test_a_page_that_browsers_find_by_plain_http_takes_no_sign_in_of_a_provider(
+    tmp_path: Path,
+) -> None:
+    roles_file = tmp_path / "roles.yaml"
+    roles_file.write_text(ROLES)
+    environment = {
+        "MLPLATFORM_HOME": str(tmp_path),
+        "MLPLATFORM_SIGN_IN_ISSUER": "https://login.bank.example",
+        "MLPLATFORM_SIGN_IN_CLIENT_ID": "page",
+        "MLPLATFORM_SIGN_IN_ROLES": str(roles_file),
+    }
+    for page in ("https://ml.bank.example", "http://127.0.0.1:8090", ""):
+        assert provider_of(load({**environment, "MLPLATFORM_PAGE_URL": page})) is not None
+    with pytest.raises(ConfigInvalid, match="MLPLATFORM_PAGE_URL"):
+        provider_of(load({**environment, "MLPLATFORM_PAGE_URL": "http://page.mlplatform:8090"}))
+
+
+def test_the_page_answers_to_the_name_that_browsers_make_small(tmp_path: Path) -> None:
+    told = {"MLPLATFORM_HOME": str(tmp_path), "MLPLATFORM_PAGE_URL": "https://ML.Bank.example"}
+    assert asked_for_as(load(told)) == ["ml.bank.example"]
 
 
 def test_a_session_ends_with_the_token_and_where_its_account_is_not_alone_any_more(

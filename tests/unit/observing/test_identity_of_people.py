@@ -50,6 +50,18 @@ def test_the_files_name_goes_before_the_providers() -> None:
 
 
 @pytest.mark.parametrize(
+    "other",
+    [("preferred_username", "ana"), ("email", "Ana@x.example"), ("nickname", "An\u0430")],
+    ids=["the name", "an address", "a look-alike among other names"],
+)
+def test_a_name_that_the_file_gives_to_one_subject_is_no_other_subjects(
+    other: tuple[str, str],
+) -> None:
+    with pytest.raises(Refused, match=r"gives ana to another subject.* which name subject 1 has"):
+        person_of(**dict([other]))
+
+
+@pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"groups": ["staff"]}, "groups that have one: a, b. Ask for one"),

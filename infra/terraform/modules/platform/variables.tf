@@ -137,8 +137,8 @@ variable "sign_in" {
   default = null
 
   validation {
-    condition     = var.sign_in == null ? true : alltrue([for u in [var.sign_in.issuer, var.sign_in.page] : startswith(u, "https://")])
-    error_message = "Issuer and page are https URLs."
+    condition     = var.sign_in == null ? true : startswith(var.sign_in.issuer, "https://") && can(regex("^https://[a-z0-9.-]+(:[0-9]{1,5})?$", var.sign_in.page))
+    error_message = "Issuer and page are https URLs; the page's is in small letters and without a path or a slash at its end."
   }
 }
 

@@ -76,6 +76,16 @@ run "people_sign_in_at_the_banks_provider" {
   }
 }
 
+run "a_page_with_a_slash_at_its_end_would_stop_every_process_that_reads_the_settings" {
+  command = plan
+
+  variables {
+    sign_in = { issuer = "https://login.bank.example", client_id = "ml", page = "https://ml.bank.example/" }
+  }
+
+  expect_failures = [var.sign_in]
+}
+
 run "the_worker_mounts_the_generated_template_by_its_name" {
   command = plan
 

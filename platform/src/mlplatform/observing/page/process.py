@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.configuration.declarations import PREFIX
+from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.http.listener import read_token
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.sign_ins import SignIns
@@ -66,19 +69,25 @@ def provider_of(settings: Settings) -> Provider | None:
     """The identity provider of the settings; None: they name none.
 
     Raises:
-        ConfigInvalid: its file of roles is wrong.
+        ConfigInvalid: its file of roles is wrong, or browsers find the page by plain http: who
+            reads along would have the session.
     """
     from mlplatform.observing.page.people import roles
     from mlplatform.observing.page.people.provider import Provider
 
-    told = settings.identity_provider
-    return None if told is None else Provider(told, roles.read(told.roles), settings.page_url)
+    told, page = settings.identity_provider, settings.page_url
+    if told is None:
+        return None
+    if not is_trustworthy(page):
+        wanted = "https, or http on this machine, where people sign in at a provider"
+        raise ConfigInvalid(f"{PREFIX}PAGE_URL", page, wanted)
+    return Provider(told, roles.read(told.roles), page)
 
 
 def asked_for_as(settings: Settings) -> list[str]:
     """What a request's `Host` may say: the address of `MLPLATFORM_PAGE_URL`, else this machine."""
     if settings.servers.page:
-        return [urlsplit(settings.page_url).netloc]
+        return [urlsplit(settings.page_url).netloc.lower()]
     return [f"{name}:{settings.page_port}" for name in ("127.0.0.1", "localhost")]
 
 

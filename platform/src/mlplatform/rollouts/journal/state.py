@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, assert_never
 
 from mlplatform.model.routes import Arm
@@ -230,6 +231,7 @@ def check_approver(
         raise Refused(f"{approver} asked for this emergency promotion; somebody else confirms it")
 
 
+@lru_cache(maxsize=4096)
 def appearances(*names: str) -> frozenset[str]:
     """What a reader takes these names for, each also without what follows its `@`."""
     parts = {part for name in names for part in (name, name.partition("@")[0]) if part.strip()}

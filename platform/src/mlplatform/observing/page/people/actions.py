@@ -222,7 +222,7 @@ class Actions:
         if not acts.may(reader.client, act, subject.model):
             wanted = acts.needed(act, subject.model)
             able = f"{acts.role_for(act)} of {subject.model} may {act.replace('-', ' ')}"
-            raise WrongForm(403, f"the key of {reader.name} has no scope {wanted}: {able}")
+            raise WrongForm(403, f"{reader.lacks(wanted)}: {able}")
         if why := self._own(subject, act, reader):
             raise WrongForm(403, why)
 

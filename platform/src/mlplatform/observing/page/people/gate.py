@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote
 
 from mlplatform.observing.page.people import forms
-from mlplatform.observing.page.people.identity import Person
+from mlplatform.observing.page.people.identity import Person, alike
 from mlplatform.observing.page.people.provider import AT_PROVIDER, RETURN
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions
@@ -100,7 +100,7 @@ class Identities:
         if person.is_mapped:
             return ""
         own = appearances(person.client.name, *person.identity.known_as)
-        return next((name for name in sorted(keyring.names()) if own & appearances(name)), "")
+        return alike(own, keyring.names())
 
     def close(self) -> None:
         if self._keyring is not None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.observing.page.people.roles import Roles
+from mlplatform.rollouts.journal.state import appearances
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.runtime.configuration.identity_provider import IdentityProvider
 from mlplatform.runtime.errors import Refused
@@ -62,8 +63,8 @@ def person(claims: Mapping[str, Any], told: IdentityProvider, roles: Roles) -> P
     """The person of verified claims.
 
     Raises:
-        Refused: no subject, no name that can be one here, or no group that has a role here; names
-            the claim, and the groups that have one.
+        Refused: no subject, no name that can be one here, no group that has a role here, or a name
+            like one that the file gives to another subject; names the claim, and what is wanted.
     """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
@@ -81,10 +82,25 @@ def person(claims: Mapping[str, Any], told: IdentityProvider, roles: Roles) -> P
             f"no group of {name} has a role here; groups that have one:"
             f" {', '.join(known[:MOST_NAMED])}{more}. Ask for one of them at {told.host}"
         )
-    client = Client(name, scopes, "standard", None, float(claims["exp"]))
     known_as = _known_as(claims, (told.name_claim, *_OTHER_NAMES))
+    own = appearances(name, *known_as)
+    if not is_mapped and (taken := alike(own, roles.people.values())):
+        raise Refused(
+            f"the file of roles gives {taken} to another subject, and {name} may be the same"
+            f" person: it has to say under people which name subject {subject} has here"
+        )
+    client = Client(name, scopes, "standard", None, float(claims["exp"]))
     identity = ProvenIdentity(issuer=str(told.url), subject=subject, known_as=known_as)
     return Person(client, identity, is_mapped)
+
+
+def alike(own: frozenset[str], names: Iterable[str]) -> str:
+    """The first of some names, in order, that a reader takes for one of these; empty: none is.
+
+    Args:
+        own: of `appearances`.
+    """
+    return next((name for name in sorted(names) if own & appearances(name)), "")
 
 
 def _name(claims: Mapping[str, Any], claim: str, subject: str) -> str:

@@ -78,8 +78,8 @@ class ProviderSignIn:
         cookie = forms.cookie(request.scope["headers"], self._cookie)
         attempt = self._attempts.take(state, cookie, peer)
         if attempt is None:
-            # Whatever led the browser here ends no sign-in that it has begun: its cookie stays.
-            self._sign_in.wrong.count(peer)
+            # Any site can lead a browser here. That ends no sign-in that the browser has begun, and
+            # it counts as no wrong one: else that site would keep this peer from signing in.
             return self._refused("/", BEGIN_AGAIN)
         try:
             person = await anyio.to_thread.run_sync(

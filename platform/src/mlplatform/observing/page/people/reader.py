@@ -46,6 +46,12 @@ class Reader:
             return Approver(self.name, PROVIDER)
         return Approver(self.name, key_id(self.session.key))
 
+    def lacks(self, scope: str) -> str:
+        """That this person has no such scope, in words."""
+        if self.identity is None:
+            return f"the key of {self.name} has no scope {scope}"
+        return f"no group of {self.name} at {self.identity.issuer} has scope {scope}"
+
     @property
     def identity(self) -> ProvenIdentity | None:
         """At the identity provider; None: a key proved this person."""

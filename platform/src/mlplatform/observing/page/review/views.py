@@ -155,7 +155,7 @@ class Reviews:
                 raise WrongForm(403, "sign in with your own name and key: what people say is kept")
             if not _may_answer(reader, name):
                 able = f"an analyst of {name} may answer"
-                raise WrongForm(403, f"the key of {reader.name} has no scope {name}:review: {able}")
+                raise WrongForm(403, f"{reader.lacks(f'{name}:review')}: {able}")
             about = fields.get("about", "")
             seen = check_own(self._console.sessions, reader, ACT, about, fields, says_origin)
             return self._recorded(definition, reader, fields, about, seen, back)
