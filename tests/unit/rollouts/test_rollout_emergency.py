@@ -111,7 +111,7 @@ def test_event_time_that_runs_ahead_confirms_nothing_that_nobody_confirmed(world
     assert world.state(rollout_id).phase == "promoted"
 
 
-@pytest.mark.parametrize("approver", ["eve", "Eve", "ève", "ann"])
+@pytest.mark.parametrize("approver", ["eve", "Eve", "ève", "ann", "ann@bank.example"])
 def test_neither_who_asked_for_it_nor_the_author_is_the_second_person(
     world: World, approver: str
 ) -> None:

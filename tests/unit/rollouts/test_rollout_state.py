@@ -89,7 +89,7 @@ def after(*facts: Transition) -> RolloutState:
             id="of one's own, by an account with the author's address",
         ),
         pytest.param(
-            (opened(), SHADOW, ASKED, answered("ana@bank.example")),
+            (opened(), SHADOW, ASKED, answered("ana@bank.example", known_as=("jo",))),
             "made version 2",
             id="of one's own, by a name with a domain",
         ),
@@ -125,6 +125,12 @@ def test_what_may_not_be_is_refused(facts: tuple[Transition, ...], said: str) ->
     assert after(*facts[:-1]).rollout_id == ID
     with pytest.raises(Refused, match=said):
         after(*facts)
+
+
+def test_an_answer_that_an_earlier_release_took_stands() -> None:
+    """It compared whole names, and a name that an author declares may be an address."""
+    by = msgspec.structs.replace(opened(), author="bo@bank.example")
+    assert after(by, SHADOW, ASKED, answered("bo"), canary(0, 1)).phase == "canary"
 
 
 def test_an_approved_rollout_goes_on() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, assert_never
@@ -222,13 +222,35 @@ def check_approver(
     Raises:
         Refused: names the version; names that a reader takes for one another are one person's.
     """
+    names = appearances(approver, *(() if identity is None else identity.known_as))
+    _check_somebody_else(state, approver, names, appearances)
+
+
+def _check_answered(state: RolloutState, fact: Answered) -> None:
+    """As `check_approver`, for an answer in the journal. Of people with keys an earlier release
+    compared whole names alone, and its answers stand."""
+    if fact.identity is not None:
+        check_approver(state, fact.approver, fact.identity)
+    else:
+        _check_somebody_else(state, fact.approver, _appearance(fact.approver), _appearance)
+
+
+def _check_somebody_else(
+    state: RolloutState,
+    approver: str,
+    names: frozenset[str],
+    appearances_of: Callable[[str], frozenset[str]],
+) -> None:
     if not approver.strip().isprintable():
         raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
-    names = appearances(approver, *(() if identity is None else identity.known_as))
-    if names & appearances(state.author):
+    if names & appearances_of(state.author):
         raise Refused(f"{approver} made version {state.challenger.version}; somebody else approves")
-    if state.emergency and names & appearances(state.opened_by):
+    if state.emergency and names & appearances_of(state.opened_by):
         raise Refused(f"{approver} asked for this emergency promotion; somebody else confirms it")
+
+
+def _appearance(name: str) -> frozenset[str]:
+    return frozenset({text.look_alike(name)})
 
 
 @lru_cache(maxsize=4096)
@@ -334,7 +356,7 @@ def _check(state: RolloutState, fact: Moving | Staying) -> None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
         if fact.bound_to != state.asked:
             raise Refused(f"the answer is bound to {fact.bound_to}, the question to {state.asked}")
-        check_approver(state, fact.approver, fact.identity)
+        _check_answered(state, fact)
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"
     unheard = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
     if unheard and not at_once:

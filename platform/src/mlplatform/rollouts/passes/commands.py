@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.approval_codes import Question
 from mlplatform.rollouts.journal.journal import Passes, Rollouts
-from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
 from mlplatform.rollouts.journal.transitions import (
     Answered,
     Evidence,
@@ -158,6 +158,7 @@ def record_approval(
         identity,
     ):
         return state
+    check_approver(state, approver, identity)
     answered = Answered(
         rollout_id=question.rollout_id,
         model=state.model,
