@@ -117,6 +117,25 @@ def test_told_where_python_loses_what_is_raised_it_ends_all_the_same(place: str)
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_cleaned_up_at_the_end_is_not_cut_short() -> None:
+    code = (
+        "import signal, time\n"
+        "from mlplatform.runtime.processes.shutdown_signals import ended_by_signals\n"
+        "with ended_by_signals():\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    finally:\n"
+        "        try:\n"
+        "            raise OSError\n"
+        "        except OSError:\n"
+        "            time.sleep(1)\n"
+        "        time.sleep(1)\n"
+        "        print('cleaned up')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cleaned up\n", "")
+
+
 def test_told_while_it_holds_the_lock_of_its_event_it_stops_all_the_same() -> None:
     """As in the steps of `wait` before and after it sleeps."""
     code = (

@@ -43,7 +43,8 @@ def ended_by_signals() -> Iterator[None]:
 
     Python loses what a signal's handler raises in a finalizer, in a callback of a weak reference
     and where its compiler folds constants, and imports are full of these. A process that has not
-    left this `_AGAIN_S` later is told again, by whatever handles the signal then. An extension's
+    left this `_AGAIN_S` later is told again, by whatever handles the signal then, unless what was
+    raised is on its way: what the main thread cleans up then is not cut short. An extension's
     import may raise its own error in place of what a handler raised: the status is 0 all the same.
     """
 
@@ -51,12 +52,18 @@ def ended_by_signals() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
         raise _Ended(0)
 
+    def tell_again(number: int, frame: object) -> None:
+        if _is_on_its_way(sys.exception()):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+        else:
+            signal.raise_signal(signal.SIGTERM)
+
     def report(lost: sys.UnraisableHookArgs) -> None:
         if not isinstance(lost.exc_value, _Ended):
             before(lost)
 
     before, sys.unraisablehook = sys.unraisablehook, report
-    signal.signal(signal.SIGALRM, lambda number, frame: signal.raise_signal(signal.SIGTERM))
+    signal.signal(signal.SIGALRM, tell_again)
     act_at_signals(end)
     try:
         yield
@@ -68,6 +75,13 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = before
+
+
+def _is_on_its_way(handled: BaseException | None) -> bool:
+    """Whether what is handled now, or what was handled as it was raised, is a signal's."""
+    while handled is not None and not isinstance(handled, _Ended):
+        handled = handled.__context__
+    return handled is not None
 
 
 def stopping_at_signals() -> threading.Event:
