@@ -17,12 +17,12 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import pytest
 
-from mlplatform.observing.page.people import roles
+from mlplatform.observing.page.people import forms, roles
 from mlplatform.observing.page.people.attempts import Attempts
 from mlplatform.observing.page.people.identity import Person
 from mlplatform.observing.page.people.provider import Answer, Provider
 from mlplatform.observing.page.people.sessions import WRONG
-from mlplatform.observing.page.process import asked_for_as, provider_of
+from mlplatform.observing.page.process import asked_for_as, cookie_of, provider_of
 from mlplatform.rollouts.journal.transitions import Answered
 from mlplatform.runtime.configuration.identity_provider import IdentityProvider
 from mlplatform.runtime.configuration.settings import load
@@ -429,6 +429,28 @@ def test_a_page_that_browsers_find_by_plain_http_takes_no_sign_in_of_a_provider(
 def test_the_page_answers_to_the_name_that_browsers_make_small(tmp_path: Path) -> None:
     told = {"MLPLATFORM_HOME": str(tmp_path), "MLPLATFORM_PAGE_URL": "https://ML.Bank.example"}
     assert asked_for_as(load(told)) == ["ml.bank.example"]
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("https://ml.bank.example", "__Host-mlplatform-page-8090"),
+        ("http://page.mlplatform:8090", "mlplatform-page-8090"),
+        ("", "mlplatform-page-8090"),
+    ],
+)
+def test_by_https_no_other_host_of_the_domain_sets_a_cookie_of_the_page(
+    tmp_path: Path, page: str, name: str
+) -> None:
+    told = {"MLPLATFORM_HOME": str(tmp_path), "MLPLATFORM_PAGE_URL": page}
+    settings = load({variable: text for variable, text in told.items() if text})
+    assert cookie_of(settings) == name
+    line = forms.set_cookie(name, "a", secure=page.startswith("https"), lasts_s=1)
+    assert line.startswith(f"{name}=a; ")
+    parts = {part.strip().casefold() for part in line.split(";")}
+    assert "path=/" in parts
+    assert not any(part.startswith("domain=") for part in parts)
+    assert ("secure" in parts) == name.startswith("__Host-"), "without it browsers drop the prefix"
 
 
 def test_a_session_ends_with_the_token_and_where_its_account_is_not_alone_any_more(

@@ -49,9 +49,9 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         identities,
         Sessions(),
         refusals,
-        cookie=f"mlplatform-page-{settings.page_port}",
+        cookie=cookie_of(settings),
         sign_ins=SignIns(settings.home.audit),
-        secure=settings.page_url.startswith("https://"),
+        secure=_is_secure(settings),
     )
     shown = application(
         Sources(wiring.platform(), sees),
@@ -82,6 +82,20 @@ def provider_of(settings: Settings) -> Provider | None:
         wanted = "https, or http on this machine, where people sign in at a provider"
         raise ConfigInvalid(f"{PREFIX}PAGE_URL", page, wanted)
     return Provider(told, roles.read(told.roles), page)
+
+
+def cookie_of(settings: Settings) -> str:
+    """The name of a session's cookie. By https it is one that another host of the same domain can't
+    set: its session, or sign-in, would pass for the browser's own.
+
+    Source: RFC 6265bis section 4.1.3.2.
+    """
+    name = f"mlplatform-page-{settings.page_port}"
+    return f"__Host-{name}" if _is_secure(settings) else name
+
+
+def _is_secure(settings: Settings) -> bool:
+    return settings.page_url.startswith("https://")
 
 
 def asked_for_as(settings: Settings) -> list[str]:
