@@ -26,6 +26,7 @@ from mlplatform.observing.page.reading.plots import WIDTH, Interval, plot
 from mlplatform.observing.page.reading.sources import ModelShown
 from mlplatform.observing.page.rendering import coded, render
 from mlplatform.rollouts.drift.incidents import Change, Finding, Incident, State
+from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
 from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
 from rollout_world import fraud, gate_report
@@ -106,7 +107,7 @@ def test_what_people_write_is_text_on_every_page() -> None:
         render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=()),
         render("evidence.html", here="rollouts", found=found),
         render("rollouts.html", here="", rollouts=[shown.state], older=None, tones={}),
-        render("incident.html", here="", shown=incidents.incident(incident)),
+        render("incident.html", here="", shown=incidents.incident(incident, 0)),
         render("incidents.html", here="", incidents=[incident], older=None),
         decided(HOSTILE, record),
         render("problem.html", here="", status=404, title="none", detail=HOSTILE, back="rollouts"),
@@ -218,19 +219,22 @@ def test_an_incident_shows_the_feature_that_moved_furthest_first() -> None:
     }
     finding = Finding("fraud", "drift", 1, 1, 1, {"reasons": ["moved"], "windows": [window]})
     change = Change(1, 1, "open", 0, None, "drift")
-    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)))
+    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)), 0)
     assert [f.name for f in shown.features] == ["amount", "calm"]
     assert shown.windows[0].health == "drifted"
     assert shown.windows[0].alerts is not None
     assert "allowed 0.00 % to 3.00 %" in shown.windows[0].alerts.said
-    assert incidents.incident(replace(shown.incident)).reasons == ("moved",)
+    assert incidents.incident(replace(shown.incident), 0).reasons == ("moved",)
     assert shown.cause == "Moved furthest: amount, by 1.00 standard deviations (0.15 allowed)"
+
+
+UNTIL_MS = 1_000
 
 
 def incident_of(kind: str, state: State, evidence: dict[str, Any], answer: int | None) -> Incident:
     change = Change(1, 1, state, 0, None, kind)
     finding = Finding("fraud", kind, 1, 1, 1, evidence)
-    return Incident("i", finding, state, 0, None, 0, answer, (change,))
+    return Incident("i", finding, state, 1, None, UNTIL_MS, answer, (change,))
 
 
 WORSE = {"recall": {"since_ms": 0, "now": 0.2, "before": 0.5, "worse": True},
@@ -254,13 +258,30 @@ def test_an_incident_names_its_cause_and_what_to_do(
     kind: str, state: State, answer: int | None, cause: str, advice: str, has_command: bool
 ) -> None:
     evidence = {"reasons": ["amount is missing"], "performance": {"metrics": WORSE}}
-    found = incidents.incident(incident_of(kind, state, evidence, answer))
+    found = incidents.incident(incident_of(kind, state, evidence, answer), UNTIL_MS - 1)
     assert found.cause == cause
     assert found.advice.startswith(advice)
     assert ("mlplatform retrain fraud" in found.command) == has_command
     page = render("incident.html", here="", shown=found)
     assert cause in html.unescape(page)
     assert ("By command" in page) == has_command
+
+
+@pytest.mark.parametrize(
+    ("claim", "now_ms", "advice", "has_command"),
+    [
+        (MAX_CLAIMS, UNTIL_MS - 1, "A retrain is under way", False),
+        (MAX_CLAIMS - 1, UNTIL_MS, "The last retrain came to no end: the next drift check", False),
+        (MAX_CLAIMS, UNTIL_MS, "3 retrains were started, none came to an end", True),
+    ],
+)
+def test_an_incident_says_where_no_retrain_goes_on_any_more(
+    claim: int, now_ms: int, advice: str, has_command: bool
+) -> None:
+    claimed = replace(incident_of("drift", "claimed", {}, None), claim=claim)
+    found = incidents.incident(claimed, now_ms)
+    assert found.advice.startswith(advice)
+    assert ("mlplatform retrain fraud" in found.command) == has_command
 
 
 def test_a_decision_says_first_what_was_decided_when_and_why() -> None:
@@ -296,7 +317,7 @@ def test_an_incident_shows_what_matured_labels_say_of_each_metric() -> None:
     }
     finding = Finding("fraud", "performance", 1, 0, 1, {"performance": {"metrics": metrics}})
     change = Change(1, 1, "open", 0, None, "performance")
-    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)))
+    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)), 0)
     assert [(m.name, m.worse, m.is_share) for m in shown.metrics] == [
         ("recall", True, True),
         ("calibration", False, False),

@@ -234,7 +234,8 @@ class Pages:
         return render("incidents.html", here="incidents", incidents=rows, older=older)
 
     def incident(self, request: Request) -> str:
-        shown = incidents.incident(self._sources.incident(request.path_params["name"]))
+        found = self._sources.incident(request.path_params["name"])
+        shown = incidents.incident(found, self._sources.platform.clock.wall_ms())
         return render("incident.html", here="incidents", shown=shown)
 
     def decisions(self, request: Request) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from mlplatform.model.rhythm import SCORE
 from mlplatform.observing.page.reading.plots import Interval, Plot, plot
 from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Incident
+from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 
 MOST_CAUSES: Final = 3
 TONES = {"HEALTHY": "good", "UNHEALTHY": "bad"}
@@ -84,8 +85,12 @@ class IncidentShown:
     metrics: tuple[MetricShown, ...] = ()
 
 
-def incident(found: Incident) -> IncidentShown:
-    """An incident as its evidence and its journal tell it."""
+def incident(found: Incident, now_ms: int) -> IncidentShown:
+    """An incident as its evidence and its journal tell it.
+
+    Args:
+        now_ms: wall time: claims expire.
+    """
     evidence = found.found.evidence
     windows = list(evidence.get("windows", ()))
     shifts = windows[-1].get("shifts", {}) if windows else {}
@@ -96,8 +101,8 @@ def incident(found: Incident) -> IncidentShown:
     return IncidentShown(
         incident=found,
         cause=_cause(found.found.kind, reasons, shifts, features, metrics),
-        advice=_advice(found),
-        command=_command(found),
+        advice=_advice(found, now_ms),
+        command=_command(found, now_ms),
         reasons=reasons,
         windows=tuple(map(_window, windows)),
         features=tuple(features),
@@ -143,7 +148,14 @@ def _dropped(name: str, metric: Mapping[str, Any]) -> str:
     return f"{name} is {texts[0]}; it was {texts[1]} in the champion's first days"
 
 
-def _advice(incident: Incident) -> str:
+def _is_given_up(incident: Incident, now_ms: int) -> bool:
+    """Whether no further retrain is started for it (`rollouts.drift.retrain`)."""
+    return (
+        incident.state == "claimed" and incident.claim >= MAX_CLAIMS and incident.until_ms <= now_ms
+    )
+
+
+def _advice(incident: Incident, now_ms: int) -> str:
     """What follows by itself, and when a person has to do something."""
     if incident.state == "closed":
         return "Nothing is left to do."
@@ -152,10 +164,20 @@ def _advice(incident: Incident) -> str:
             "Mend the source of the data: nothing is retrained while this incident is open. It"
             " closes by itself with the first whole window of sound data."
         )
+    if _is_given_up(incident, now_ms):
+        return (
+            f"{incident.claim} retrains were started, none came to an end, and no other one starts:"
+            " find out why, then retrain by hand."
+        )
+    if incident.state == "claimed" and incident.until_ms <= now_ms:
+        return "The last retrain came to no end: the next drift check may start another one."
     if incident.state == "claimed":
         return "A retrain is under way. Another one starts only if it comes to no end."
     if incident.state == "answered" and incident.answer is not None:
-        return f"The rollout of version {incident.answer} decides whether it mends this."
+        return (
+            f"The rollout of version {incident.answer} decides whether it mends this. Where it was"
+            " taken back, find out why, then retrain by hand."
+        )
     if incident.state == "answered":
         return "The retrain made no version: find out why, then retrain by hand."
     return (
@@ -165,9 +187,9 @@ def _advice(incident: Incident) -> str:
     )
 
 
-def _command(incident: Incident) -> str:
+def _command(incident: Incident, now_ms: int) -> str:
     waits = incident.state == "open" or (incident.state == "answered" and incident.answer is None)
-    if incident.found.kind == FAULT or not waits:
+    if incident.found.kind == FAULT or not (waits or _is_given_up(incident, now_ms)):
         return ""
     return f'mlplatform retrain {incident.found.model} --actor YOU --reason "WHY" --rollout'
 
