@@ -165,7 +165,8 @@ class Provider:
             raise Unavailable(f"the discovery document at {url} is of {_plain(found.issuer)}")
         for endpoint in (found.authorization_endpoint, found.token_endpoint, found.jwks_uri):
             if not is_trustworthy(endpoint):
-                raise Unavailable(f"{url} names {_plain(endpoint)}, which is no https URL")
+                named = _plain(endpoint)
+                raise Unavailable(f"{url} names {named}, which is no https URL without a query")
         if "S256" not in found.code_challenge_methods_supported:
             raise Unavailable(f"{url} knows no PKCE with S256, which every sign-in takes")
         self._found = found
