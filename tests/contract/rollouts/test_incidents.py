@@ -347,3 +347,23 @@ def test_a_claim_holds_for_as_long_as_the_work_that_answers_it(opener: Opener) -
     assert isinstance(incidents.claim(incident, "b", until_ms=0, now_ms=now_ms()), Claimed)
     with pytest.raises(StaleFence), renewal(opener(), incident, 1, lasts_s=1, wall_ms=now_ms):
         pytest.fail("it was taken over before")
+
+
+def test_a_claim_is_prolonged_after_any_failure_of_the_database(tmp_path: Path) -> None:
+    """As in a failover: a server that has become a replica refuses to write (SQLSTATE 25006)."""
+    incidents = SqliteIncidents(tmp_path / "rollouts.db")
+    incident = incidents.open(FOUND, now_ms=0).id
+    prolonged: list[float] = []
+    incidents.claim(incident, "a", until_ms=1, now_ms=0)
+
+    def now_ms() -> int:
+        prolonged.append(time.monotonic())
+        if len(prolonged) == 2:
+            raise DatabaseError({"C": "25006"})
+        return time.time_ns() // 1_000_000
+
+    with renewal(incidents, incident, 1, lasts_s=0.15, wall_ms=now_ms):
+        ends_s = time.monotonic() + 10
+        while len(prolonged) < 4 and time.monotonic() < ends_s:
+            time.sleep(0.01)
+    assert len(prolonged) >= 4

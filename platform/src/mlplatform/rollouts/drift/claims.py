@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from mlplatform.rollouts.drift.incidents import Incidents
-from mlplatform.runtime.errors import StaleFence, Unavailable
+from mlplatform.runtime.errors import NotFound, StaleFence
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +44,11 @@ def renewal(
         while not ended.wait(lasts_s / PARTS):
             try:
                 prolong()
-            except StaleFence as error:
+            except (StaleFence, NotFound) as error:
                 log.warning("%s", error)
                 return
-            except (Unavailable, sqlite3.Error) as error:
-                log.warning("claim %d of %s is not prolonged: %s", claim, incident, error)
+            except Exception as error:  # noqa: BLE001 -- a database may refuse for a moment only
+                log.warning("claim %d of %s is not prolonged: %r", claim, incident, error)
 
     prolong()
     ended = threading.Event()
