@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,7 +27,7 @@ from tests.support.external_world import (
 from mlplatform.learning.features.external import importing
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import files_at
-from mlplatform.learning.features.external.importing import Imported, import_table
+from mlplatform.learning.features.external.importing import Imported, import_table, serve_missing
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.runtime.errors import InputInvalid, PlatformError
@@ -218,6 +220,58 @@ def test_killed_anywhere_a_rerun_ends_in_the_same_bytes(
             take(tmp_path / "killed", paths[1])
     take(tmp_path / "killed", paths[1])
     assert state(tmp_path / "killed") == state(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_an_online_store_that_was_lost_is_given_every_row_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """It is on a server that no backup holds; a kill in between leaves the newest row there."""
+    monkeypatch.setattr(importing, "SERVED_ROWS", 1)
+    for name, rows in (("1", ROWS), ("2", [(1, 0, 12, 4.0), (5, 2, 2, 4.0)])):
+        take(tmp_path, written(tmp_path / f"{name}.parquet", table(rows)))
+    before = state(tmp_path)
+    for file in tmp_path.glob("online.db*"):
+        file.unlink()
+    parts = ExternalParts(tmp_path / "external")
+    with closing(FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU])) as store:
+        if is_killed:
+            real = FeastSqlite.write
+
+            def killed(self: FeastSqlite, view: str, rows: pa.Table) -> int:
+                real(self, view, rows)
+                if (self.newest()["bureau"] or 0) >= (T_S + DAY_S) * 1000:
+                    raise Killed
+                return rows.num_rows
+
+            with monkeypatch.context() as patch:
+                patch.setattr(FeastSqlite, "write", killed)
+                with pytest.raises(Killed):
+                    serve_missing(BUREAU, parts, store, lambda: NOW_MS)
+        assert serve_missing(BUREAU, parts, store, lambda: NOW_MS) == 2
+        assert serve_missing(BUREAU, parts, store, lambda: NOW_MS) == 0
+    assert state(tmp_path) == before
+
+
+def test_a_part_that_a_kill_left_is_served_where_features_were_declared_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = msgspec.structs.replace(BUREAU, fields=BUREAU.fields[:1])
+    columns = ExternalColumns.of(fewer, fraud_like(), bytes(32), NOW_MS)
+    path, parts = written(tmp_path / "1.parquet", table(ROWS)), ExternalParts(tmp_path / "external")
+
+    def killed(*_: Any) -> int:
+        raise Killed
+
+    with (
+        monkeypatch.context() as patch,
+        closing(FeastSqlite(tmp_path / "online.db", "fraud", [fewer])) as store,
+    ):
+        patch.setattr(importing, "_serve", killed)
+        with pytest.raises(Killed):
+            import_table(columns, [path], parts, store, lambda: NOW_MS)
+    more = written(tmp_path / "2.parquet", table([(4, 0, 10, 1.0)]))
+    assert take(tmp_path, more) == Imported(rows=1, new=1, entities=1, resumed=1)
 
 
 def test_what_a_kill_left_of_a_draft_is_swept(tmp_path: Path) -> None:

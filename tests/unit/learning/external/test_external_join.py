@@ -6,11 +6,11 @@ import random
 from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pytest
+from msgspec.structs import replace
 from tests.support.external_world import BUREAU, DAY_S, T_S, TIME, Row, fraud_like, table
 
 from mlplatform.learning.features.external.columns import ExternalColumns
@@ -20,6 +20,7 @@ from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.learning.training_sets.join import view_join
+from mlplatform.model.features.views import check
 
 KEY = bytes(32)
 NAMES = BUREAU.feature_names
@@ -136,6 +137,24 @@ def test_the_newest_row_of_a_view_is_known_for_every_moment(tmp_path: Path) -> N
     assert newest_ms(parts, at).tolist() == expected
 
 
+@pytest.mark.parametrize("name", ["limit", "order", "default", "end"])
+def test_a_column_may_have_a_word_of_sql_as_its_name(tmp_path: Path, name: str) -> None:
+    """A credit limit is `limit` in many a bank's tables."""
+    view = replace(BUREAU, fields=(replace(BUREAU.fields[0], name=name),))
+    check((view,))
+    rows = table([(1, 0, 0, 7.0)]).rename_columns({"bureau_score": name})
+    path, now_ms = tmp_path / "table.csv", (T_S + DAY_S) * 1000
+    csv.write_csv(rows, path)
+    columns = ExternalColumns.of(view, fraud_like(), KEY, now_ms)
+    offline = OfflineTable(tmp_path / "offline", fraud_like())
+    with closing(FeastSqlite(tmp_path / "online.db", "fraud", [view])) as online:
+        import_table(columns, [path], offline.external("bureau"), online, lambda: now_ms)
+    (key,) = columns.stored(rows.to_batches()[0], "", 0).column("customer_id").to_pylist()
+    times = pa.array([(T_S + s) * 10**6 for s in (-1, 0, 2 * DAY_S)], TIME)
+    events = pa.table({"event_time": times, "customer_id": [key] * 3})
+    assert view_join(offline, [view], events).column(name).to_pylist() == [None, 7.0, 7.0]
+
+
 def test_missing_and_stale_are_told_by_the_views_name(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.now_s = DAY_S
@@ -149,8 +168,8 @@ def test_missing_and_stale_are_told_by_the_views_name(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_a_text_is_stored_as_feast_does(tmp_path: Path) -> None:
-    source = msgspec.structs.replace(BUREAU.external, key="string")
-    view = msgspec.structs.replace(BUREAU, external=source)
+    source = replace(BUREAU.external, key="string")
+    view = replace(BUREAU, external=source)
     with closing(FeastSqlite(tmp_path / "online.db", "fraud", [view])) as store:
         rows = pa.table(
             {

@@ -20,6 +20,8 @@ from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage.files import sync, write_atomically
 
 BUILDING: Final = ".building"
+LOST: Final = "online-rows-lost"
+"""Stands in the folder from when the online store was found without rows until it has them."""
 _NUMBER: Final = "[0-9]" * 8
 
 
@@ -44,7 +46,7 @@ class ExternalParts:
     """The parts of one view.
 
     Args:
-        folder: `OfflineTable.external_folder(view)`; made when the first rows come.
+        folder: of `OfflineTable.external(view)`; made when the first rows come.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,6 +83,16 @@ class ExternalParts:
     def note(self, path: Path, taken_ms: int) -> None:
         """Say since when the online store has a part's rows."""
         write_atomically(path.with_suffix(".json"), msgspec.json.encode(PartNote(taken_ms)))
+
+    def are_lost(self) -> bool:
+        """Whether the online store was found without rows, and does not have all again."""
+        return (self.folder / LOST).exists()
+
+    def note_lost(self) -> None:
+        write_atomically(self.folder / LOST, b"")
+
+    def note_found(self) -> None:
+        (self.folder / LOST).unlink(missing_ok=True)
 
     @contextmanager
     def building(self) -> Iterator[Path]:

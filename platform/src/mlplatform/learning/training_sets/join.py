@@ -18,7 +18,7 @@ from mlplatform.learning.features.external import joining
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
-from mlplatform.model.features.views import FeatureView, computed
+from mlplatform.model.features.views import FeatureView, computed, quoted
 from mlplatform.runtime.errors import InputInvalid
 
 THREADS = 2
@@ -77,7 +77,9 @@ def _rows(
     """All snapshots of a view, null where one was made before a feature was declared."""
     rows = db.read_parquet(list(paths), union_by_name=True)
     lacking = [name for name in view.feature_names if name not in rows.columns]
-    return rows.project(", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {n}" for n in lacking)]))
+    return rows.project(
+        ", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {quoted(n)}" for n in lacking)])
+    )
 
 
 def _no_rows(view: FeatureView) -> pa.Table:
@@ -120,7 +122,7 @@ def _join_sql(
         if view.external is None:
             features += [
                 f"CASE WHEN {view.name}_.{EVENT_TIMESTAMP} >= {oldest}"
-                f" THEN {view.name}_.{name} END AS {name}"
+                f" THEN {view.name}_.{quoted(name)} END AS {quoted(name)}"
                 for name in view.feature_names
             ]
             joins.append(
@@ -132,7 +134,7 @@ def _join_sql(
             joins += more
             features += values
         else:
-            features += [f"CAST(NULL AS DOUBLE) AS {name}" for name in view.feature_names]
+            features += [f"CAST(NULL AS DOUBLE) AS {quoted(n)}" for n in view.feature_names]
     return (
         f"SELECT {', '.join([*kept, *features])}"
         " FROM (SELECT *, row_number() OVER () AS row_ FROM events) events_ "

@@ -134,6 +134,11 @@ class FeatureFile(_Strict, frozen=True):
     purposes: tuple[str, ...] = ()
 
 
+def quoted(*names: str) -> str:
+    """Names as SQL takes them whatever they are, such as `limit`; none has a quotation mark."""
+    return ", ".join(f'"{name}"' for name in names)
+
+
 def computed(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
     """The views that snapshots of requests are made for."""
     return tuple(view for view in views if view.external is None)

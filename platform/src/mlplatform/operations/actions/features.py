@@ -13,7 +13,7 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import files_at
-from mlplatform.learning.features.external.importing import Imported, import_table
+from mlplatform.learning.features.external.importing import Imported, import_table, serve_missing
 from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
@@ -226,7 +226,8 @@ def _midnights(platform: Platform, model: str) -> range:
 
 
 def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dict[str, int]:
-    """Bring the offline table up to the log and serve the snapshot of an event-time midnight.
+    """Bring the offline table up to the log and serve the snapshot of an event-time midnight, and
+    imported tables whose rows the online store lacks; rows by view, of tables parts.
 
     Args:
         at_ms: the midnight; the last one that has passed in event time where it is None.
@@ -246,14 +247,16 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
         raise InputInvalid("at", None, wanted)
     offline = platform.offline(model)
     offline.project(platform.log)
+    views, online = platform.views(model), platform.online(model)
     done = snapshots.materialize(
-        offline,
-        computed(platform.views(model)),
-        midnight_ms,
-        platform.online(model),
-        available_ms=max(now_ms, midnight_ms),
+        offline, computed(views), midnight_ms, online, available_ms=max(now_ms, midnight_ms)
     )
-    return {view: int(rows) for view, rows in done.rows.items()}
+    rows = {view: int(count) for view, count in done.rows.items()}
+    for view in external(views):
+        parts = offline.external(view.name)
+        if count := serve_missing(view, parts, online, platform.clock.event_ms):
+            rows[view.name] = count
+    return rows
 
 
 def _day(midnight_ms: int) -> str:

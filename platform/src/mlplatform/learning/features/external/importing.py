@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,7 @@ from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import stored_rows
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineFeatures
-from mlplatform.model.features.views import FeatureView
+from mlplatform.model.features.views import FeatureView, ValueType, quoted
 from mlplatform.runtime.errors import InputInvalid
 
 MEMORY: Final = "512MB"
@@ -35,7 +35,8 @@ class Imported(msgspec.Struct, frozen=True):
         rows: of the files.
         new: of them, those that were not there; 0: nothing has changed.
         entities: whose newest row the online store has now by this import.
-        resumed: parts of an import that was killed which were served by this one.
+        resumed: earlier parts that the online store did not have, which were served by this one: of
+            an import that was killed, or all where the store was lost.
     """
 
     rows: int
@@ -67,7 +68,7 @@ def import_table(
     """
     view = columns.view
     with parts.building() as building, _database(building) as db:
-        resumed = 0 if online is None else _serve_left(db, view, parts, online, clock_ms)
+        resumed = 0 if online is None else _serve_missing(db, view, parts, online, clock_ms)
         draft = building / "rows.parquet"
         count = _collect(columns, files, draft, progress)
         if not count:
@@ -118,20 +119,25 @@ def _relations(
     db: duckdb.DuckDBPyConnection, columns: ExternalColumns, draft: Path, there: Sequence[Path]
 ) -> None:
     """Views `draft`, and `known`: of the rows that are there, those that the draft has too."""
-    key, names = _key(columns.view), ", ".join(columns.schema.names)
+    key, names = _key(columns.view), quoted(*columns.schema.names)
     db.read_parquet(str(draft)).create_view("draft")
     rows = (
         db.read_parquet([str(path) for path in there], union_by_name=True)
         if there
         else db.from_arrow(columns.schema.empty_table())
     )
-    lacking = [f for f in columns.schema if f.name not in rows.columns]
-    values = "".join(f", CAST(NULL AS {_SQL[f.type]}) AS {f.name}" for f in lacking)
-    rows.project(f"*{values}").create_view("stored")
+    _declared(columns.view, rows).create_view("stored")
     db.execute(f"CREATE VIEW known AS SELECT {names} FROM stored SEMI JOIN draft USING ({key})")
 
 
-_SQL: Final = {pa.float64(): "DOUBLE", pa.int64(): "BIGINT", pa.bool_(): "BOOLEAN"}
+_SQL: Final[Mapping[ValueType, str]] = {"float64": "DOUBLE", "int64": "BIGINT", "bool": "BOOLEAN"}
+
+
+def _declared(view: FeatureView, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """Stored rows, null where they were taken in before a feature was declared."""
+    lacking = [field for field in view.fields if field.name not in rows.columns]
+    nulls = (f", CAST(NULL AS {_SQL[field.dtype]}) AS {quoted(field.name)}" for field in lacking)
+    return rows.project("*" + "".join(nulls))
 
 
 def _refuse_conflict(
@@ -140,7 +146,7 @@ def _refuse_conflict(
     """Refuse a row that differs from one of the same key and times, here or among those that are
     there."""
     key = _key(columns.view)
-    values = f"row({', '.join(columns.view.feature_names)})"
+    values = f"row({quoted(*columns.view.feature_names)})"
     found = db.execute(
         f"SELECT arg_max({FILE}, ({FILE}, {ROW})), arg_max({ROW}, ({FILE}, {ROW})), min({FILE}) < 0"
         f" FROM (SELECT {key}, {values} AS values_, {FILE}, {ROW} FROM draft UNION ALL"
@@ -163,7 +169,7 @@ def _refuse_conflict(
 
 def _write_new(db: duckdb.DuckDBPyConnection, columns: ExternalColumns, path: Path) -> int:
     """Write the draft's rows that are not there, each once and in order; how many they are."""
-    key, names = _key(columns.view), ", ".join(columns.schema.names)
+    key, names = _key(columns.view), quoted(*columns.schema.names)
     rows = db.sql(
         f"SELECT DISTINCT {names} FROM draft ANTI JOIN known USING ({key}) ORDER BY {key}"
     ).to_arrow_reader(GROUP_ROWS)
@@ -175,31 +181,60 @@ def _write_new(db: duckdb.DuckDBPyConnection, columns: ExternalColumns, path: Pa
     return count
 
 
-def _serve_left(
+def serve_missing(
+    view: FeatureView,
+    parts: ExternalParts,
+    online: OnlineFeatures,
+    clock_ms: Callable[[], int],
+) -> int:
+    """Give the online store the parts that it does not have; how many they are.
+
+    A store that is new, or of a backup, knows of no row as new as those that were taken in: it is
+    given every part again.
+    """
+    if not parts.every():
+        return 0
+    with parts.building() as building, _database(building) as db:
+        return _serve_missing(db, view, parts, online, clock_ms)
+
+
+def _serve_missing(
     db: duckdb.DuckDBPyConnection,
     view: FeatureView,
     parts: ExternalParts,
     online: OnlineFeatures,
     clock_ms: Callable[[], int],
 ) -> int:
-    left = parts.unserved()
-    for path in left:
+    count, served = 0, [str(part.path) for part in parts.served()]
+    if served and not parts.are_lost():
+        newest = f"max(epoch_ms({EVENT_TIMESTAMP}))"
+        (taken_ms,) = db.read_parquet(served, union_by_name=True).aggregate(newest).fetchall()[0]
+        there_ms = online.newest()[view.name]
+        if there_ms is None or there_ms < taken_ms:
+            parts.note_lost()  # the first batch alone may be as new: a kill must not pass for all
+    if served and parts.are_lost():
+        for path in served:
+            _serve(db, view, Path(path), online)
+        count += len(served)
+        parts.note_found()
+    for path in parts.unserved():
         _serve(db, view, path, online)
         parts.note(path, clock_ms())
-    return len(left)
+        count += 1
+    return count
 
 
 def _serve(
     db: duckdb.DuckDBPyConnection, view: FeatureView, path: Path, online: OnlineFeatures
 ) -> int:
     """Give the online store each entity's newest row of a part; how many are now its newest."""
-    quoted = str(path).replace("'", "''")
+    _declared(view, db.read_parquet(str(path))).create_view("part", replace=True)
     rows = db.sql(
-        f"SELECT * FROM read_parquet('{quoted}') QUALIFY row_number() OVER (PARTITION BY"
-        f" {view.join_key} ORDER BY {EVENT_TIMESTAMP} DESC, {CREATED} DESC) = 1"
+        f"SELECT * FROM part QUALIFY row_number() OVER (PARTITION BY"
+        f" {quoted(view.join_key)} ORDER BY {EVENT_TIMESTAMP} DESC, {CREATED} DESC) = 1"
     ).to_arrow_reader(SERVED_ROWS)
     return sum(online.write(view.name, pa.Table.from_batches([batch])) for batch in rows)
 
 
 def _key(view: FeatureView) -> str:
-    return f"{view.join_key}, {EVENT_TIMESTAMP}, {CREATED}"
+    return quoted(view.join_key, EVENT_TIMESTAMP, CREATED)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.features.external_parts import ExternalParts, Part
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.features.views import FeatureView
+from mlplatform.model.features.views import FeatureView, quoted
 
 NEVER_MS: Final = -(2**62)
 COUNTS: Final = "counts_"
@@ -39,7 +39,7 @@ def create_relations(
 
     The events are in a relation `events`, by the view's join key.
     """
-    wanted = f"{_every(db, view, parts)} SEMI JOIN events USING ({view.join_key})"
+    wanted = f"{_every(db, view, parts)} SEMI JOIN events USING ({quoted(view.join_key)})"
     for name, counts in ((BEFORE, CREATED), (SINCE, f"greatest({CREATED}, taken_)")):
         db.execute(f"CREATE VIEW {view.name}{name} AS {_newest(view, wanted, counts)}")
 
@@ -47,18 +47,18 @@ def create_relations(
 def _every(db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]) -> str:
     selects = []
     for part in parts:
-        quoted = str(part.path).replace("'", "''")
-        selects.append(f"(SELECT *, epoch_ms({part.taken_ms}) AS taken_ FROM '{quoted}')")
+        path = str(part.path).replace("'", "''")
+        selects.append(f"(SELECT *, epoch_ms({part.taken_ms}) AS taken_ FROM '{path}')")
     rows = db.sql(" UNION ALL BY NAME ".join(selects))
     lacking = [f for f in view.feature_names if f not in rows.columns]  # declared since then
-    added = "".join(f", CAST(NULL AS DOUBLE) AS {name}" for name in lacking)
+    added = "".join(f", CAST(NULL AS DOUBLE) AS {quoted(name)}" for name in lacking)
     rows.project(f"*{added}").create_view(f"{view.name}every_")
     return f"SELECT * FROM {view.name}every_"
 
 
 def _newest(view: FeatureView, rows: str, counts: str) -> str:
     """Rows that nobody had a better one than when they came, and of one moment the best."""
-    key = view.join_key
+    key = quoted(view.join_key)
     # The order of what replaces what: event time, then availability; both are below 2**33 s.
     rank = (
         f"(CAST(epoch({EVENT_TIMESTAMP}) AS HUGEINT) * 8589934592"
@@ -80,19 +80,21 @@ def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], 
         from_ms: since when the view is served.
         ttl_sql: `events_.event_time` less the view's ttl.
     """
+    key = quoted(view.join_key)
     joins = [
-        f"ASOF LEFT JOIN {view.name}{name} ON events_.{view.join_key} ="
-        f" {view.name}{name}.{view.join_key} AND events_.event_time >= {view.name}{name}.{COUNTS}"
+        f"ASOF LEFT JOIN {view.name}{name} ON events_.{key} ="
+        f" {view.name}{name}.{key} AND events_.event_time >= {view.name}{name}.{COUNTS}"
         for name in (BEFORE, SINCE)
     ]
 
     def valid(name: str, feature: str) -> str:
         relation = f"{view.name}{name}"
-        return f"CASE WHEN {relation}.{EVENT_TIMESTAMP} >= {ttl_sql} THEN {relation}.{feature} END"
+        value = f"{relation}.{quoted(feature)}"
+        return f"CASE WHEN {relation}.{EVENT_TIMESTAMP} >= {ttl_sql} THEN {value} END"
 
     features = [
         f"CASE WHEN events_.event_time < epoch_ms({from_ms}) THEN {valid(BEFORE, name)}"
-        f" ELSE {valid(SINCE, name)} END AS {name}"
+        f" ELSE {valid(SINCE, name)} END AS {quoted(name)}"
         for name in view.feature_names
     ]
     return joins, features
