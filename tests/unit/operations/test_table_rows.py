@@ -8,9 +8,14 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import yaml
-from tests.support import table_world
+from tests.support import external_world, table_world
+from tests.support.external_world import BUREAU, DAY_S, T_S
 
+from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.importing import import_table
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.learning.features.rows import history_schema
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import InputSpec, ModelDefinition
@@ -94,3 +99,39 @@ def test_windows_of_a_first_request_are_missing_and_of_an_unknown_request_stale(
         assert [
             (tuple(cause for cause, _ in gaps.features.values()), gaps.withheld) for gaps in causes
         ] == expected
+
+
+def test_a_row_of_an_imported_table_without_values_is_no_gap_as_to_a_gateway(
+    tmp_path: Path,
+) -> None:
+    fraud, now_ms = load_definition("fraud"), (T_S + DAY_S) * 1000
+    offline = OfflineTable(tmp_path / "offline", fraud)
+    path = external_world.written(
+        tmp_path / "bureau.parquet", external_world.table([(1, 0, 0, None), (2, 0, 0, 7.0)])
+    )
+    columns = ExternalColumns.of(BUREAU, fraud, KEY, now_ms)
+    store = FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU])
+    import_table(columns, [path], offline.external("bureau"), store, lambda: now_ms)
+    rows = external_world.table([(key, DAY_S, DAY_S, None) for key in (1, 2, 3)])
+    (batch,) = rows.to_batches()
+    keys = columns.stored(batch, "", 0).column("customer_id")
+    requests = pa.table(
+        {
+            "request_id": ["a", "b", "c"],
+            "event_time": rows.column("as_of"),
+            "customer_id": keys,
+            "terminal_id": [1, 1, 1],
+            "amount": [9.0, 9.0, 9.0],
+        }
+    )
+    written = load_bundle(tmp_path / table_world.bundle(tmp_path))
+    inputs = (InputSpec(name="bureau_score", kind="view", of="bureau"),)
+    bundle = msgspec.structs.replace(written, inputs=inputs)
+
+    policies = FeaturePolicies([BUREAU], ["bureau_score"])
+    read = [store.read({"customer": key}, now_ms) for key in keys.to_pylist()]
+    served = [policies.gaps(row, now_ms, store.newest()) for row in read]
+    store.close()
+    found = RowFeatures(fraud, (BUREAU,), bundle, offline).inputs(requests)
+    assert [found.gaps[kind] for kind in found.kinds] == served
+    assert [gaps.told is None for gaps in served] == [True, True, False]

@@ -41,7 +41,8 @@ def training_join(
 
 def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table) -> pa.Table:
     """The events, in their order, with every feature of the views, null where none was valid. A
-    feature that a snapshot was made before is null there.
+    feature that a snapshot was made before is null there. Of each external view there is the column
+    `joining.row_name` beside: a row may be there whose values are all null.
 
     A row is valid for its view's ttl, both bounds included, as in the online store.
 
@@ -135,6 +136,7 @@ def _join_sql(
             features += values
         else:
             features += [f"CAST(NULL AS DOUBLE) AS {quoted(n)}" for n in view.feature_names]
+            features.append(f"FALSE AS {joining.row_name(view.name)}")
     return (
         f"SELECT {', '.join([*kept, *features])}"
         " FROM (SELECT *, row_number() OVER () AS row_ FROM events) events_ "

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.external.joining import newest_ms
+from mlplatform.learning.features.external.joining import newest_ms, row_name
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies, Gaps
@@ -113,6 +113,8 @@ class RowFeatures:
             if name in joined.column_names:
                 lacks &= is_missing(joined.column(name))
         if source.name in self._external:
+            # A valid row without values is known to have none, as to a gateway.
+            lacks = ~joined.column(row_name(source.name)).to_numpy(zero_copy_only=False)
             fresh = newest_ms(self._external[source.name], event_ms) >= event_ms - source.ttl_ms
             return np.where(lacks, np.where(fresh, _MISSING, _STALE), _THERE).astype(np.int8)
         fresh = np.zeros(joined.num_rows, np.bool_)

@@ -205,16 +205,17 @@ def _serve_missing(
     online: OnlineFeatures,
     clock_ms: Callable[[], int],
 ) -> int:
-    count, served = 0, [str(part.path) for part in parts.served()]
+    count, served = 0, [part.path for part in parts.served()]
     if served and not parts.are_lost():
         newest = f"max(epoch_ms({EVENT_TIMESTAMP}))"
-        (taken_ms,) = db.read_parquet(served, union_by_name=True).aggregate(newest).fetchall()[0]
+        rows = db.read_parquet([str(path) for path in served], union_by_name=True)
+        (taken_ms,) = rows.aggregate(newest).fetchall()[0]
         there_ms = online.newest()[view.name]
         if there_ms is None or there_ms < taken_ms:
             parts.note_lost()  # the first batch alone may be as new: a kill must not pass for all
     if served and parts.are_lost():
         for path in served:
-            _serve(db, view, Path(path), online)
+            _serve(db, view, path, online)
         count += len(served)
         parts.note_found()
     for path in parts.unserved():

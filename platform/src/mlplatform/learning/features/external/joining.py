@@ -73,8 +73,14 @@ def _newest(view: FeatureView, rows: str, counts: str) -> str:
     )
 
 
+def row_name(view: str) -> str:
+    """The column that says whether a request had a valid row of a view, values or none in it; no
+    field of a request begins so."""
+    return f"_{view}_row"
+
+
 def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], list[str]]:
-    """Joins, and expressions of the features, for `events_`.
+    """Joins, and expressions of the features and of `row_name`, for `events_`.
 
     Args:
         from_ms: since when the view is served.
@@ -97,7 +103,11 @@ def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], 
         f" ELSE {valid(SINCE, name)} END AS {quoted(name)}"
         for name in view.feature_names
     ]
-    return joins, features
+    start = f"CASE WHEN events_.event_time < epoch_ms({from_ms})"
+    held = [
+        f"coalesce({view.name}{n}.{EVENT_TIMESTAMP} >= {ttl_sql}, FALSE)" for n in (BEFORE, SINCE)
+    ]
+    return joins, [*features, f"{start} THEN {held[0]} ELSE {held[1]} END AS {row_name(view.name)}"]
 
 
 def newest_ms(parts: ExternalParts, event_ms: NDArray[np.int64]) -> NDArray[np.int64]:
