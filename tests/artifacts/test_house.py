@@ -359,7 +359,7 @@ def impurities(text: str) -> set[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
-                found |= {n.name for n in names} & IMPURE
+                found |= {n.name.partition(".")[0] for n in names} & IMPURE
             case ast.ImportFrom(module=str(module)):
                 found |= {module.partition(".")[0]} & IMPURE
             case ast.Call(func=ast.Name(id="open" | "input" | "print" as name)):
@@ -373,11 +373,22 @@ def test_a_decision_reads_no_clock_no_file_and_no_environment() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     (pure,) = (c for c in contracts["contracts"] if c["name"] == "Decisions are pure")
     names = [n.removeprefix("mlplatform.").replace(".", "/") for n in pure["source_modules"]]
-    found = {
-        path.relative_to(PACKAGE).as_posix(): taken
-        for name in names
-        for path in ([PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").is_file()
-                     else sorted((PACKAGE / name).glob("*.py")))
-        if (taken := impurities(path.read_text()))
-    }  # fmt: skip
-    assert found == {}
+    held = {name: [*PACKAGE.glob(f"{name}.py"), *(PACKAGE / name).rglob("*.py")] for name in names}
+    assert held
+    assert [name for name, paths in held.items() if not paths] == []
+    taken = {path: impurities(path.read_text()) for paths in held.values() for path in paths}
+    assert {path.as_posix(): found for path, found in taken.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import os.path", {"os"}),
+        ("def f():\n    from pathlib import Path", {"pathlib"}),
+        ("datetime.now(UTC)", {"now"}),
+        ("open('a')", {"open"}),
+        ("if TYPE_CHECKING:\n    from pathlib import Path", set()),
+    ],
+)
+def test_what_is_taken_from_outside_is_found(text: str, expected: set[str]) -> None:
+    assert impurities(text) == expected

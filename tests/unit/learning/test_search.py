@@ -197,6 +197,27 @@ def test_the_budget_ends_a_search_and_the_report_says_so(searching: ModuleType) 
     assert "3 of 14 trials in 90 s (3 complete, 0 pruned, 0 failed); the budget of 100 s" in told
 
 
+def test_a_search_whose_budget_ended_within_a_trial_is_over_for_the_next_run(
+    searching: ModuleType, tmp_path: Path
+) -> None:
+    """The trial that was given up is on no record, and its time is spent all the same."""
+    now_s, fits = [0.0], [0]
+
+    def slow(fitted: Labelled, context: FitContext) -> Any:
+        now_s[0] += 10
+        fits[0] += 1
+        return fit(fitted, context)
+
+    policy = changed(budget_s=100, pruning="none")
+
+    def run() -> SearchReport:
+        return found(searching, policy, fit=slow, study=Study(tmp_path), clock_s=lambda: now_s[0])
+
+    first, made = run(), fits[0]
+    assert [run() for _ in range(4)] == [first] * 4
+    assert fits[0] == made
+
+
 def test_time_of_killed_runs_counts(searching: ModuleType, tmp_path: Path) -> None:
     policy = changed(budget_s=50)
     first = Trial(

@@ -23,7 +23,7 @@ from mlplatform.learning.training.folder import load_folder
 from mlplatform.operations.compute import fitting
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.code_version import code_version
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
 NAME, SEED = "searched", 7
 SEARCH = """
@@ -169,3 +169,8 @@ def test_a_job_that_was_killed_leaves_its_trials_to_the_next_one(
     taken.model.close()
     assert taken.search is not None
     assert [trial.number for trial in taken.search.trials] == [*range(11)]
+    for trial in second["search"]["trials"]:
+        trial["value"] = None
+    (tmp_path / "next" / handover.RESULT).write_bytes(canonical_json(second))
+    with pytest.raises(Corrupt, match=r"no trial of its search is complete"):
+        handover.take(tmp_path / "next", asked, tmp_path / "bundles")

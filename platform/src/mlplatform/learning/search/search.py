@@ -144,10 +144,12 @@ def search(asked: Search, study: Study | None) -> SearchReport:
     while len(done) < policy.trials:
         left_s = policy.budget_s - math.fsum(trial.seconds for trial in done)
         binds = any(trial.state == "complete" for trial in done)
-        if binds and left_s <= 0:
+        if binds and (left_s <= 0 or (study is not None and study.is_spent())):
             break
         trial = _trial(asked, done, study, left_s if binds else math.inf)
         if trial is None:
+            if study is not None:
+                study.note_spent()
             break
         if study is not None:
             study.keep(trial)

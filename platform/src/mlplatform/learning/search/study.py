@@ -14,6 +14,7 @@ from mlplatform.runtime.storage.files import write_atomically
 
 MOST_BYTES: Final = 4_000_000
 STARTED: Final = "started.json"
+SPENT: Final = "budget-spent"
 Kind = TypeVar("Kind")
 
 
@@ -58,9 +59,17 @@ class Study:
         """A trial that has ended."""
         write_atomically(self._file(trial.number), canonical_json(msgspec.to_builtins(trial)))
 
+    def note_spent(self) -> None:
+        """The budget ended within a trial, which is not kept."""
+        write_atomically(self._folder / SPENT, b"")
+
+    def is_spent(self) -> bool:
+        return (self._folder / SPENT).exists()
+
     def forget(self) -> None:
         """Nothing was tried: the next search begins anew."""
-        for file in (*self._folder.glob("trial-*.json"), self._folder / STARTED):
+        marks = (self._folder / STARTED, self._folder / SPENT)
+        for file in (*self._folder.glob("trial-*.json"), *marks):
             file.unlink(missing_ok=True)
 
     def _file(self, number: int) -> Path:

@@ -206,6 +206,8 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
         ModelRefused: the model can't be run here, or is beyond what one from outside may be.
     """
     told = _decoded(written / RESULT, Result)
+    if told.search is not None and not told.search.has_best():
+        raise Corrupt(f"{written / RESULT}: no trial of its search is complete")
     bundles.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{told.bundle}.", dir=bundles))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -59,8 +60,14 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             ValueError: none is complete.
         """
         sign = -1 if self.measure in LESS_IS_BETTER else 1
-        complete = (t for t in self.trials if t.state == "complete" and t.value is not None)
-        return max(complete, key=lambda trial: sign * (trial.value or 0.0))
+        return max(self._complete(), key=lambda trial: sign * (trial.value or 0.0))
+
+    def has_best(self) -> bool:
+        """Whether a trial is complete; a report that a job wrote may say anything."""
+        return any(True for _ in self._complete())
+
+    def _complete(self) -> Iterator[Trial]:
+        return (t for t in self.trials if t.state == "complete" and t.value is not None)
 
     def count(self, state: TrialState) -> int:
         """How many trials ended so."""

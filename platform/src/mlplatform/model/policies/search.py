@@ -38,8 +38,8 @@ class SearchPolicy(Section, frozen=True):
 
     Args:
         trials: at most.
-        budget_s: of all trials together, killed runs included; no trial begins after it, and one
-            that goes on is given up where it reports.
+        budget_s: of all trials together, those included that ended in killed runs; no trial begins
+            after it, and one that goes on is given up where it reports.
         folds, fold_days: each trial is fitted so often, and tested on so many days of those to fit.
         pruning: `median` stops a trial that is worse than the median of the trials before it.
     """
