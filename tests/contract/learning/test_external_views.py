@@ -30,7 +30,11 @@ from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.features.views import check_purposes, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations import wiring
-from mlplatform.operations.actions.features import external_columns, import_history
+from mlplatform.operations.actions.features import (
+    external_columns,
+    import_history,
+    materialize,
+)
 from mlplatform.runtime.errors import ConfigInvalid
 from models.fraud.generator import Population, generate
 
@@ -188,3 +192,17 @@ def test_training_and_batches_read_the_table_beside_snapshots(home: Path) -> Non
     assert (x[joined.column("bureau_score").is_null().to_numpy()] == 500.0).all()  # the default
     found = newest_ms(offline.external("bureau"), np.array([start_ms, start_ms + 2 * DAY_S * 1000]))
     assert found.tolist() == [NEVER_MS, start_ms]
+
+
+def test_a_lost_online_store_has_the_table_again_after_the_daily_run(home: Path) -> None:
+    platform = wiring.platform()
+    path = written(home / "last.parquet", table([(7, 5 * DAY_S, 6 * DAY_S, 7.0)]))
+    command("features", "import", NAME, "bureau", str(path))
+    for file in platform.settings.home.online_db.parent.glob("online.db*"):
+        file.unlink()
+    parts = len(platform.offline(NAME).external("bureau").served())
+    assert materialize(platform, NAME)["bureau"] == parts
+    key = pseudonym(7, platform.pseudonym_key())
+    read = platform.online(NAME).read({"customer": key}, (T_S + 7 * DAY_S) * 1000)
+    assert read.values["bureau_score"] == 7.0
+    assert "bureau" not in materialize(platform, NAME)

@@ -367,7 +367,7 @@ def test_a_person_is_told_what_was_erased_and_which_copies_remain(
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert (told["records"], told["is_done"]) == (8, True)
-    assert any("offline/fraud: requests that training reads" in one for one in told["remaining"])
+    assert any("offline/fraud: requests and imported tables" in one for one in told["remaining"])
     assert any(f"{queue}: what analysts see" in one for one in told["remaining"])
     for copy in ("backups", "online store", "inputs of batches and fits"):
         assert any(copy in one for one in told["remaining"])

@@ -305,14 +305,16 @@ def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[st
         found.append(f"damaged spills in {log.spills}: look at them, and remove them")
     for model in done.models:
         if home.offline(model).is_dir():
-            found.append(f"{home.offline(model)}: requests that training reads")
+            found.append(f"{home.offline(model)}: requests and imported tables that training reads")
         if (waiting := queue_file(home.counted, model)).is_file():
             found.append(f"{waiting}: what analysts see of it, until the queue's next pass")
     found.append("topics of requests, decisions and logs: at most 7 days")
     if done.is_replicated:
         found.append("volumes of gateways: until a day after their records came here")
     found.append("real-time windows: sums of the customer, until a week after they end")
-    found.append("online store: the customer's features of their last snapshot")
+    found.append(
+        "online store: the customer's features of their last snapshot, and of imported tables"
+    )
     found.append("inputs of batches and fits, as long as their jobs' folders or bucket have them")
     found.append("backups, registered bundles and training sets that were made before")
     return found

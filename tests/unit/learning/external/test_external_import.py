@@ -248,6 +248,8 @@ def test_an_online_store_that_was_lost_is_given_every_row_again(
                 patch.setattr(FeastSqlite, "write", killed)
                 with pytest.raises(Killed):
                     serve_missing(BUREAU, parts, store, lambda: NOW_MS)
+        with parts.building():
+            assert serve_missing(BUREAU, parts, store, lambda: NOW_MS) == 0
         assert serve_missing(BUREAU, parts, store, lambda: NOW_MS) == 2
         assert serve_missing(BUREAU, parts, store, lambda: NOW_MS) == 0
     assert state(tmp_path) == before

@@ -94,6 +94,17 @@ class ExternalParts:
     def note_found(self) -> None:
         (self.folder / LOST).unlink(missing_ok=True)
 
+    def is_importing(self) -> bool:
+        """Whether an importer is at work now."""
+        try:
+            with (self.folder / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     @contextmanager
     def building(self) -> Iterator[Path]:
         """An empty folder for what is not whole yet, gone afterwards; one importer at a time, and

@@ -190,9 +190,9 @@ def serve_missing(
     """Give the online store the parts that it does not have; how many they are.
 
     A store that is new, or of a backup, knows of no row as new as those that were taken in: it is
-    given every part again.
+    given every part again. An import that is at work does so itself, and is not waited for.
     """
-    if not parts.every():
+    if not parts.every() or parts.is_importing():
         return 0
     with parts.building() as building, _database(building) as db:
         return _serve_missing(db, view, parts, online, clock_ms)
