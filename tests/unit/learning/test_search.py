@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from mlplatform.learning.search.context import FitContext, last_fit
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training import handover
+from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
@@ -229,6 +230,39 @@ def test_time_of_killed_runs_counts(searching: ModuleType, tmp_path: Path) -> No
     )
     Study(tmp_path).keep(first)
     assert found(searching, policy, study=Study(tmp_path)).trials == (first,)
+
+
+def test_rows_that_a_fit_changes_in_place_are_those_of_no_other_trial(
+    searching: ModuleType,
+) -> None:
+    def spoiling(fitted: Labelled, context: FitContext) -> Any:
+        score_of = fit(fitted, context)
+        context.rows[:] = 0
+
+        def spoiled(x: NDArray[np.float32]) -> NDArray[np.float64]:
+            scores = score_of(x)
+            x[:] = 0
+            return scores
+
+        return spoiled
+
+    plain = found(searching, changed(pruning="none"))
+    other = found(searching, changed(pruning="none"), fit=spoiling)
+    assert [(t.parameters, t.value) for t in other.trials] == [
+        (t.parameters, t.value) for t in plain.trials
+    ]
+
+
+def test_a_fit_of_a_search_has_rows_of_its_own() -> None:
+    def spoiling(x: Any, y: Any, *, seed: int, context: FitContext) -> None:
+        x[:], y[:] = 0, 0
+
+    rows = DATA.fitting
+    before = rows.matrix.x.copy(), rows.y.copy()
+    training: Any = SimpleNamespace(fit=spoiling)
+    fit_rows(training, rows, rows.matrix.names, seed=1, context=last_fit({}, len(NAMES)))
+    assert np.array_equal(rows.matrix.x, before[0], equal_nan=True)
+    assert np.array_equal(rows.y, before[1])
 
 
 def test_a_failed_trial_is_told_and_the_search_goes_on(searching: ModuleType) -> None:

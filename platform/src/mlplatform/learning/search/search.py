@@ -100,8 +100,9 @@ class _Running:
             def judge(step: int, scores: NDArray[np.float64], number: int = number) -> None:
                 self._reported(number, step, scores)
 
-            context = FitContext(self.suggested.parameters, x, judge)
-            scores = np.asarray(self.search.fit(fold.fitted, context)(x), np.float64)
+            context = FitContext(self.suggested.parameters, x.copy(), judge)
+            score = self.search.fit(fold.fitted, context)
+            scores = np.asarray(score(x.copy()), np.float64)  # either may change its rows in place
             self.values.append(self.search.measured(scores, fold.tested.y))
             if number + 1 < len(self.search.folds):
                 self._went_on((number + 1) * STEPS - 1, self.values)

@@ -201,12 +201,15 @@ def fit_rows(
     Raises:
         ConfigInvalid: it imports a package that is not installed here.
     """
-    x = rows.matrix.columns(names)
-    more: dict[str, Any] = {} if context is None else {"context": context}
-    if rows.weight is not None and not bool((rows.weight == 1).all()):
-        more["weight"] = rows.weight
+    x, y, weight = rows.matrix.columns(names), rows.y, rows.weight
+    more: dict[str, Any] = {}
+    if context is not None:  # what one fit changes in place, the next one would learn from
+        x, y, weight = x.copy(), y.copy(), None if weight is None else weight.copy()
+        more["context"] = context
+    if weight is not None and not bool((weight == 1).all()):
+        more["weight"] = weight
     with imports_told():
-        return training.fit(x, rows.y, seed=seed, **more)
+        return training.fit(x, y, seed=seed, **more)
 
 
 def parity_rows(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
