@@ -106,4 +106,4 @@ def test_a_key_that_was_used_says_that_a_new_request_takes_a_new_one(world: Scor
     assert asked(world, key | {"json": payment(5.0)}).status_code == 200
     again = asked(world, key | {"json": payment(6.0)})
     assert again.status_code == 422
-    assert "a new request takes a new key" in again.json()["detail"]
+    assert "a new one takes a new key" in again.json()["detail"]
