@@ -24,7 +24,7 @@ FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
 TRACE_LABEL = "__OTEL_TRACEPARENT"
 """By which Prefect knows the span that a run's own belongs below."""
-TRIES, PAUSE_S = 6, 0.3
+TRIES, PAUSE_S = 10, 0.3
 SILENCE_LIMIT_S = 60.0
 
 Answer = TypeVar("Answer")
