@@ -359,6 +359,32 @@ def test_failures_of_one_pause_are_counted_in_the_evidence() -> None:
     assert (counts["moments"], counts["failed_moments"]) == (20, 2)
 
 
+@pytest.mark.parametrize(
+    ("challenger_us", "immaterial_us", "verdict"),
+    [
+        pytest.param(850, 0.0, "UNHEALTHY", id="a quarter more is harm"),
+        pytest.param(850, 500.0, "HEALTHY", id="unless it is too little to matter"),
+        pytest.param(1500, 500.0, "UNHEALTHY", id="as more is not"),
+        pytest.param(7500, 500.0, "UNHEALTHY", id="and of slow models the ratio decides"),
+    ],
+)
+def test_a_latency_that_is_higher_by_next_to_nothing_stops_nobody(
+    challenger_us: int, immaterial_us: float, verdict: str
+) -> None:
+    rows = canary_rows(4000, 25, generation=1, version=2, alert_share=0.02)
+    champion_us = 600 if challenger_us < 5000 else 5000
+    for number, row in enumerate(rows):
+        mine = row["arm"] == "challenger"
+        usual_us = challenger_us if mine else champion_us
+        row["latency_us"] = round(usual_us * (0.9 + (number * 7 % 40) / 200))
+    step = dataclasses.replace(CANARY_STEP, immaterial_us=immaterial_us)
+    found = canary(rows, dataclasses.replace(CANARY, step=step))
+    gate = found.evidence["gates"]["latency_p50"]
+    assert gate["verdict"] == verdict, gate["reason"]
+    if verdict == "HEALTHY":
+        assert "0.5 ms above the champion's" in found.evidence["gates"]["latency_p99"]["reason"]
+
+
 def test_a_rollouts_error_is_shared_out_among_as_many_gates_as_a_phase_asks() -> None:
     """Of a new gate, `GATES_PER_PHASE` has to know: else more false alarms than the policy says."""
     in_shadow = shadow(shadow_rows(400, 6, generation=1, version=2, alert_share=0.02))

@@ -35,6 +35,7 @@ from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction, SegmentSt
 from mlplatform.rollouts.verdicts.facts import COLUMNS, Role, Subject
 from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcomes
+from mlplatform.rollouts.verdicts.speed import IMMATERIAL_SHARE
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
 from mlplatform.runtime.canonical import NOT_JSON, digest
 from mlplatform.runtime.code_version import code_version
@@ -328,7 +329,13 @@ def limits_of(
         predicted(state.validation, routes),
         pods=pods,
         of_segments=predicted_segments(state.validation, routes),
+        immaterial_us=immaterial_us(definition),
     )
+
+
+def immaterial_us(definition: ModelDefinition) -> float:
+    """By how much latency may be higher without harm."""
+    return 1000 * IMMATERIAL_SHARE * definition.latency_slo_ms
 
 
 def step_limits(
@@ -338,6 +345,7 @@ def step_limits(
     *,
     pods: int = 1,
     of_segments: Mapping[str, Prediction] | None = None,
+    immaterial_us: float = 0.0,
 ) -> Limits:
     """What a version is held to in a step of the ramp, or as a provisional champion (None)."""
     step = None
@@ -354,6 +362,7 @@ def step_limits(
             segments=segment_steps(
                 policy, predicted, of_segments or {}, in_canary=isinstance(asked, CanaryStep)
             ),
+            immaterial_us=immaterial_us,
         )
     return Limits(
         error_share=policy.false_alarm_share / _phases(policy),

@@ -16,6 +16,7 @@ from mlplatform.rollouts.journal.transitions import Evidence, PlannedStep, Rollo
 from mlplatform.rollouts.passes.history import read_profile
 from mlplatform.rollouts.passes.observe import (
     gate_errors,
+    immaterial_us,
     predicted,
     predicted_segments,
     step_limits,
@@ -194,7 +195,13 @@ def stages_of(
     policy = definition.rollout
     every: tuple[ShadowStep | CanaryStep, ...] = (policy.shadow, *policy.canary)
     for number, asked in enumerate(every):
-        limits = step_limits(policy, asked, prediction, of_segments=of_segments)
+        limits = step_limits(
+            policy,
+            asked,
+            prediction,
+            of_segments=of_segments,
+            immaterial_us=immaterial_us(definition),
+        )
         if limits.step is None:
             continue
         key, name = "rollout.shadow", "shadow"

@@ -333,8 +333,13 @@ def comparisons(
     pods: int,
     in_canary: bool,
     segments: tuple[SegmentStep, ...] = (),
+    immaterial_us: float = 0.0,
 ) -> list[Gate]:
-    """Every comparison that a step asks for."""
+    """Every comparison that a step asks for.
+
+    Args:
+        immaterial_us: by how much latency may be higher without harm.
+    """
     failures = Bound(failure_share, tolerance.failures)
     alerts = Bound(stop.alerts, tolerance.alerts)
     found = [
@@ -345,7 +350,10 @@ def comparisons(
     if in_canary:
         quantiles = ((0.5, stop.latency_p50, tolerance.latency_p50),
                      (0.99, stop.latency_p99, tolerance.latency_p99))  # fmt: skip
-        return found + [latency_gate(seen, q, Bound(s, t), errors) for q, s, t in quantiles]
+        return found + [
+            latency_gate(seen, q, Bound(s, t), errors, immaterial_us=immaterial_us)
+            for q, s, t in quantiles
+        ]
     disagreement = Bound(stop.disagreement, tolerance.disagreement)
     utilisation = Bound(stop.utilisation, stop.utilisation)
     return [

@@ -51,6 +51,7 @@ class Step:
         units, requests: the minimum sample.
         pods: of the challenger, once all of the traffic is its own.
         segments: that are judged by themselves besides.
+        immaterial_us: by how much the challenger's latency may be higher without harm.
     """
 
     stop: StopLimits
@@ -62,6 +63,7 @@ class Step:
     requests: int
     pods: int
     segments: tuple[SegmentStep, ...] = ()
+    immaterial_us: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ def _comparisons(found: Aggregates, limits: Limits, step: Step) -> list[Gate]:
         pods=step.pods,
         in_canary=step.percent is not None,
         segments=step.segments,
+        immaterial_us=step.immaterial_us,
     )
     return [*gates, *_split_gate(found, step)]
 

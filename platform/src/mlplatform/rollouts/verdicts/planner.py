@@ -256,10 +256,9 @@ def _gates(stage: Stage, looks: Looks, expected: Alerts | None) -> list[_Gate]:
             gates.append(_disagreement(stage, looks, expected))
     elif looks.profile.latency_us:
         stop, tolerance = stage.step.stop, stage.step.tolerance
-        errors = stage.step.errors
         gates += [
-            _speed(looks, errors, 0.5, stop.latency_p50, tolerance.latency_p50),
-            _speed(looks, errors, 0.99, stop.latency_p99, tolerance.latency_p99),
+            _speed(stage, looks, 0.5, stop.latency_p50, tolerance.latency_p50),
+            _speed(stage, looks, 0.99, stop.latency_p99, tolerance.latency_p99),
         ]
     return gates
 
@@ -307,17 +306,21 @@ def _alerts(looks: Looks, expected: Alerts, more: float) -> tuple[Sums, ...]:
 
 
 def _speed(
-    looks: Looks, errors: Errors, quantile: float, limit: float, tolerance: float | None
+    stage: Stage, looks: Looks, quantile: float, limit: float, tolerance: float | None
 ) -> _Gate:
-    slow, profile = 1 + HARM * (limit - 1), looks.profile
-    late = profile.slower(profile.quantile_us(quantile) / slow) - (1 - quantile)
+    profile = looks.profile
+    usual_us = max(profile.quantile_us(quantile), 1.0)
+    harmless = 1 + stage.step.immaterial_us / usual_us
+    limit, tolerance = max(limit, harmless), tolerance and max(tolerance, harmless)
+    slow = 1 + HARM * (limit - 1)
+    late = profile.slower(usual_us / slow) - (1 - quantile)
 
     def counts(good: bool, passing: bool) -> tuple[Sums, ...]:
         ratio = (tolerance or limit) if passing else limit
         return (courses.latency(looks, quantile, ratio=ratio, slower=1.0 if good else slow),)
 
     name = f"latency_p{100 * quantile:g}"
-    return _Gate(name, tolerance, limit, errors, counts, late, absolute=False)
+    return _Gate(name, tolerance, limit, stage.step.errors, counts, late, absolute=False)
 
 
 def _looks(profile: TrafficProfile, stage: Stage, drawn: int) -> Looks:

@@ -24,8 +24,18 @@ MOST_LEVERAGE = 0.5
 """Of one call on the slope: a pause during the only large call would be the cost of a row."""
 
 
-def latency_gate(seen: Aggregates, quantile: float, bound: Bound, errors: Errors) -> Gate:
+IMMATERIAL_SHARE = 0.05
+"""Of the model's latency goal: an arm that is slower by no more does no harm. The arm of a small
+share answers from colder caches, and of answers within a millisecond that alone is a quarter."""
+
+
+def latency_gate(
+    seen: Aggregates, quantile: float, bound: Bound, errors: Errors, *, immaterial_us: float = 0.0
+) -> Gate:
     """A quantile of the challenger's latency over the champion's, in canary.
+
+    Args:
+        immaterial_us: by how much it may be higher whatever the bound says.
 
     The quantile is more than r times the champion's where more of the challenger's answers take
     longer than r times x than of the champion's take x, with x at the champion's quantile; the two
@@ -43,12 +53,19 @@ def latency_gate(seen: Aggregates, quantile: float, bound: Bound, errors: Errors
     own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
 
+    def held_to(ratio: float) -> tuple[float, str]:
+        if (ratio - 1) * theirs_us >= immaterial_us:
+            return ratio, f"{ratio:g} times the champion's"
+        return 1 + immaterial_us / theirs_us, f"{immaterial_us / 1000:g} ms above the champion's"
+
     def excess(ratio: float, *, whole: bool) -> Difference:
         above = int(EDGES.searchsorted(ratio * theirs_us, side="right"))
         views = found.slow(above - whole, theirs)
         return share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
 
-    at_limit = excess(bound.limit, whole=False)
+    limit, more = held_to(bound.limit)
+    tolerance, less = held_to(bound.tolerance) if bound.tolerance is not None else (None, "")
+    at_limit = excess(limit, whole=False)
     answers = int(found.answers[0].sum())
     what = "median latency" if quantile == 0.5 else f"{100 * quantile:g}th percentile of latency"
     figures = (
@@ -59,31 +76,24 @@ def latency_gate(seen: Aggregates, quantile: float, bound: Bound, errors: Errors
         "challenger_us": number_of(own_us),
         "champion_us": number_of(theirs_us),
         "ratio": number_of(own_us / theirs_us),
-        "limit_ratio": bound.limit,
-        "tolerance_ratio": bound.tolerance,
+        "limit_ratio": number_of(limit),
+        "tolerance_ratio": number_of(tolerance) if tolerance is not None else None,
     }
     if at_limit.stop_low > 0:
+        reason = f"Its {what} is more than {more} ({sure(errors.stop)}). {figures}"
+        return Gate(name, "UNHEALTHY", reason, values | difference_values(at_limit))
+    if tolerance is None:
         reason = (
-            f"Its {what} is more than {bound.limit:g} times the champion's ({sure(errors.stop)}). "
+            f"Its {what} is not proven to be more than {more}, and this step asks for no more. "
             f"{figures}"
         )
-        return Gate(name, "UNHEALTHY", reason, values | difference_values(at_limit))
-    if bound.tolerance is None:
-        reason = (
-            f"Its {what} is not proven to be more than {bound.limit:g} times the champion's, and "
-            f"this step asks for no more. {figures}"
-        )
         return Gate(name, "HEALTHY", reason, values)
-    at_tolerance = excess(bound.tolerance, whole=True)
+    at_tolerance = excess(tolerance, whole=True)
     if at_tolerance.pass_high <= 0:
-        reason = (
-            f"Its {what} is less than {bound.tolerance:g} times the champion's "
-            f"({sure(errors.missed)}). {figures}"
-        )
+        reason = f"Its {what} is less than {less} ({sure(errors.missed)}). {figures}"
         return Gate(name, "HEALTHY", reason, values | difference_values(at_tolerance))
     reason = (
-        f"Its {what} may be {bound.tolerance:g} times the champion's or more. {figures} Less has "
-        f"to be shown ({sure(errors.missed)})."
+        f"Its {what} may be {less} or more. {figures} Less has to be shown ({sure(errors.missed)})."
     )
     return Gate(name, "INCONCLUSIVE", reason, values | difference_values(at_tolerance))
 
