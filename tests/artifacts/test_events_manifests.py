@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.sending import SEND_S
 from mlplatform.process import ENTRIES
 from mlplatform.runtime.configuration import settings
+from support.kustomized import MANIFESTS, has_kubectl, installation
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
-MANIFESTS = Path(__file__).parents[2] / "platform" / "manifests"
 COMPONENT = MANIFESTS / "components" / "events"
 METADATA = ("169.254.169.254", "100.100.100.200", "192.0.0.192")
 
@@ -87,19 +84,7 @@ def test_it_may_reach_its_database_and_receivers_and_no_credentials_of_a_node() 
         assert any(ipaddress.ip_address(address) in one for one in closed)
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+@has_kubectl
 def test_an_installation_with_it_is_built_whole(tmp_path: Path) -> None:
-    def place(name: str) -> str:
-        return os.path.relpath(MANIFESTS / name, tmp_path.resolve())
-
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [place("base"), place("workloads")],
-        "components": [place("components/events")],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    made = subprocess.run(["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    built = {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
+    built = installation(tmp_path, "events")
     assert ("Deployment", "events") in built

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,10 @@ from mlplatform.decisions.replication.publisher import LAST_WORDS_S
 from mlplatform.decisions.replication.publisher import parser as publisher_parser
 from mlplatform.runtime.configuration import settings
 from mlplatform.scoring.gateway.process import parser as gateway_parser
+from support.kustomized import MANIFESTS, has_kubectl, installation
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 
-MANIFESTS = Path(__file__).parents[2] / "platform" / "manifests"
 COMPONENT = MANIFESTS / "components" / "gateways"
 BACKUPS_APART_H = 24
 
@@ -187,21 +184,9 @@ def test_the_replicator_reaches_the_brokers_and_nobody_reaches_it() -> None:
     }
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+@has_kubectl
 def test_an_installation_with_it_is_built_whole(tmp_path: Path) -> None:
-    def place(name: str) -> str:
-        return os.path.relpath(MANIFESTS / name, tmp_path.resolve())
-
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [place("base"), place("workloads")],
-        "components": [place("components/gateways")],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    made = subprocess.run(["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    built = {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
+    built = installation(tmp_path, "gateways")
 
     assert built["Service", "gateway"]["spec"]["sessionAffinity"] == "ClientIP"
     more = built["StatefulSet", "gateway-more"]["spec"]

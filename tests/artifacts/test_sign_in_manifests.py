@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 import yaml
 
 from mlplatform.observing.page.process import asked_for_as
 from mlplatform.runtime.configuration import settings
+from support.kustomized import MANIFESTS, has_kubectl, installation
 from support.manifest_schemas import unknown
 
-MANIFESTS = Path(__file__).parents[2] / "platform" / "manifests"
 COMPONENT = MANIFESTS / "components" / "sign-in"
 METADATA = ("169.254.169.254", "100.100.100.200", "192.0.0.192")
 
@@ -42,23 +38,11 @@ def test_the_page_may_reach_a_provider_and_no_credentials_of_a_node() -> None:
         assert any(ipaddress.ip_address(address) in one for one in closed)
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+@has_kubectl
 def test_an_installation_with_it_names_a_provider_and_a_page_that_its_probes_find(
     tmp_path: Path,
 ) -> None:
-    def place(name: str) -> str:
-        return os.path.relpath(MANIFESTS / name, tmp_path.resolve())
-
-    overlay = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [place("base"), place("workloads")],
-        "components": [place("components/sign-in")],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    made = subprocess.run(["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    built = {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
+    built = installation(tmp_path, "sign-in")
     told = settings.load(built["ConfigMap", "platform"]["data"])
     spec = built["Deployment", "page"]["spec"]["template"]["spec"]
     [container] = spec["containers"]

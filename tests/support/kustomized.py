@@ -1,0 +1,33 @@
+"""An installation of the workloads with one component, as kustomize builds it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+MANIFESTS: Final = Path(__file__).parents[2] / "platform" / "manifests"
+has_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
+
+
+def installation(folder: Path, component: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Its objects by kind and name; written to an empty folder first."""
+
+    def place(name: str) -> str:
+        return os.path.relpath(MANIFESTS / name, folder.resolve())
+
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [place("base"), place("workloads")],
+        "components": [place(f"components/{component}")],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    made = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return {(d["kind"], d["metadata"]["name"]): d for d in yaml.safe_load_all(made.stdout)}
