@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -432,6 +433,18 @@ class ScoringWorld:
             return subprocess.Popen(
                 command(name, *arguments), env=variables, stdout=log, stderr=log
             )
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[ScoringWorld]:
+    """A gateway over one version that answers."""
+    world = ScoringWorld(folder)
+    try:
+        world.promote(world.deploy(1))
+        world.start_gateway()
+        yield world
+    finally:
+        world.close()
 
 
 def wait_for(condition: Callable[[], Any], within_s: float = START_S) -> Any:

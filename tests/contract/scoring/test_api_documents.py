@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from mlplatform.scoring.api.reference.examples import as_sent
 from support.api_cases import DOCUMENTS, prepare, schema, sent
 from support.http_file import calls, filled
-from support.scoring_world import ScoringWorld, payment
+from support.scoring_world import ScoringWorld, payment, serving
 
 pytestmark = pytest.mark.slow
 EXAMPLES = 25
@@ -29,13 +29,8 @@ CALLS: Final = Path(__file__).parents[3] / "docs" / "calls.http"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringWorld]:
-    world = ScoringWorld(tmp_path_factory.mktemp("documents"))
-    try:
-        world.promote(world.deploy(1))
-        world.start_gateway()
+    with serving(tmp_path_factory.mktemp("documents")) as world:
         yield world
-    finally:
-        world.close()
 
 
 @pytest.fixture(scope="module")

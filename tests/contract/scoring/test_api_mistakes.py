@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.scoring_world import MODEL, ScoringWorld, payment
+from support.scoring_world import MODEL, ScoringWorld, payment, serving
 
 pytestmark = pytest.mark.slow
 SCORE = f"/api/v1/models/{MODEL}/score"
@@ -71,13 +71,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], int, str | None, str]] = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringWorld]:
-    world = ScoringWorld(tmp_path_factory.mktemp("mistakes"))
-    try:
-        world.promote(world.deploy(1))
-        world.start_gateway()
+    with serving(tmp_path_factory.mktemp("mistakes")) as world:
         yield world
-    finally:
-        world.close()
 
 
 def asked(world: ScoringWorld, request: dict[str, Any]) -> httpx.Response:

@@ -21,7 +21,7 @@ from mlplatform.model.folders import load_definition
 from mlplatform.operations import wiring
 from mlplatform.runtime.telemetry.refusals import Refusals
 from support.earlier_state import earlier_decision_id
-from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+from support.scoring_world import MODEL, ScoringWorld, payment, serving, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -30,13 +30,8 @@ SHOP, BANK, OFFICE = "shop", "bank", "back-office"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringWorld]:
-    world = ScoringWorld(tmp_path_factory.mktemp("ownership"))
-    try:
-        world.promote(world.deploy(1))
-        world.start_gateway()
+    with serving(tmp_path_factory.mktemp("ownership")) as world:
         yield world
-    finally:
-        world.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from support import chromium
 from support.chromium import Chromium
 from support.platform_process import wait
-from support.scoring_world import ScoringWorld
+from support.scoring_world import ScoringWorld, serving
 
 AXE = os.environ.get("MLPLATFORM_TEST_AXE", "")
 PICTURES = os.environ.get("MLPLATFORM_TEST_PICTURES", "")
@@ -31,13 +31,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringWorld]:
-    world = ScoringWorld(tmp_path_factory.mktemp("reference"))
-    try:
-        world.promote(world.deploy(1))
-        world.start_gateway()
+    with serving(tmp_path_factory.mktemp("reference")) as world:
         yield world
-    finally:
-        world.close()
 
 
 @pytest.fixture

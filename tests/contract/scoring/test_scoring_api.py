@@ -24,7 +24,7 @@ from mlplatform.commands.log import app as log_commands
 from mlplatform.model.bundle import load_bundle
 from mlplatform.operations import wiring
 from mlplatform.scoring.arms.routing import bucket
-from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
+from support.scoring_world import MODEL, ScoringWorld, payment, serving, wait_for
 
 pytestmark = pytest.mark.slow
 DEADLINE_S = 0.05
@@ -34,13 +34,8 @@ KEYS = itertools.count()
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringWorld]:
-    world = ScoringWorld(tmp_path_factory.mktemp("scoring"))
-    try:
-        world.promote(world.deploy(1))
-        world.start_gateway()
+    with serving(tmp_path_factory.mktemp("scoring")) as world:
         yield world
-    finally:
-        world.close()
 
 
 @pytest.fixture
