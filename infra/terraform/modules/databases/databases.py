@@ -47,7 +47,7 @@ def _role(server: pg8000.native.Connection, role: str, password: str) -> None:
     if not server.run("SELECT 1 FROM pg_roles WHERE rolname = :role", role=role):
         server.run(f"CREATE ROLE {name} LOGIN")
     server.run(f"ALTER ROLE {name} PASSWORD {word}")
-    # Whoever gives a database to a role must be able to become it.
+    # A role that gives a database to another must be able to become it.
     server.run(f"GRANT {name} TO CURRENT_USER")
 
 

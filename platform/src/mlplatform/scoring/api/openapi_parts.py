@@ -95,7 +95,7 @@ def document(info: Json, paths: Json, schemas: Json, announced: Sequence[str] = 
 
 
 def reading(operation: str, summary: str, schema: Json, problem: str = PROBLEM) -> Json:
-    """A path that shows something to whoever may read."""
+    """A path that shows something to those who may read."""
     responses = {"200": success(schema), **problems(READ_STATUSES, problem)}
     return {"get": {"operationId": operation, "summary": summary, "responses": responses}}
 
