@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mlplatform.rollouts.verdicts import courses
 from mlplatform.rollouts.verdicts.courses import Alerts, Floats, LabelCourses, Looks, Sums
 from mlplatform.rollouts.verdicts.judgement import Step
+from mlplatform.rollouts.verdicts.speed import harmful_ratio
 from mlplatform.rollouts.verdicts.statistics import sequence_width
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Errors
@@ -310,8 +311,9 @@ def _speed(
 ) -> _Gate:
     profile = looks.profile
     usual_us = max(profile.quantile_us(quantile), 1.0)
-    harmless = 1 + stage.step.immaterial_us / usual_us
-    limit, tolerance = max(limit, harmless), tolerance and max(tolerance, harmless)
+    immaterial_us = stage.step.immaterial_us
+    limit = harmful_ratio(limit, usual_us, immaterial_us)
+    tolerance = tolerance and harmful_ratio(tolerance, usual_us, immaterial_us)
     slow = 1 + HARM * (limit - 1)
     late = profile.slower(usual_us / slow) - (1 - quantile)
 

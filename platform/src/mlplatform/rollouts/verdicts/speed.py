@@ -29,6 +29,12 @@ IMMATERIAL_SHARE = 0.05
 share answers from colder caches, and of answers within a millisecond that alone is a quarter."""
 
 
+def harmful_ratio(ratio: float, champion_us: float, immaterial_us: float) -> float:
+    """From how many times the champion's a latency does harm: the bound's, or more where that is
+    less than what is immaterial."""
+    return max(ratio, 1 + immaterial_us / champion_us)
+
+
 def latency_gate(
     seen: Aggregates, quantile: float, bound: Bound, errors: Errors, *, immaterial_us: float = 0.0
 ) -> Gate:
@@ -54,9 +60,10 @@ def latency_gate(
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
 
     def held_to(ratio: float) -> tuple[float, str]:
-        if (ratio - 1) * theirs_us >= immaterial_us:
-            return ratio, f"{ratio:g} times the champion's"
-        return 1 + immaterial_us / theirs_us, f"{immaterial_us / 1000:g} ms above the champion's"
+        harmful = harmful_ratio(ratio, theirs_us, immaterial_us)
+        if harmful > ratio:
+            return harmful, f"{immaterial_us / 1000:g} ms above the champion's"
+        return ratio, f"{ratio:g} times the champion's"
 
     def excess(ratio: float, *, whole: bool) -> Difference:
         above = int(EDGES.searchsorted(ratio * theirs_us, side="right"))
