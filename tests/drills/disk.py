@@ -36,9 +36,9 @@ from tests.drills.scoring import CALM_S, Load, decisions, verified
 from tests.drills.scoring_findings import Window, finding
 
 from mlplatform.model.folders import load_definition
-from mlplatform.operations.compute.local import is_held
 from mlplatform.operations.supervisor.status import ProcessStatus
 from mlplatform.runtime.processes.records import LOCK_FILE
+from mlplatform.runtime.storage.files import is_held
 from support.scoring_world import MODEL
 
 ROOT = Path(__file__).parents[2]

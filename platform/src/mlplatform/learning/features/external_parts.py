@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from mlplatform.runtime.errors import Corrupt
-from mlplatform.runtime.storage.files import sync, write_atomically
+from mlplatform.runtime.storage.files import is_held, sync, write_atomically
 
 BUILDING: Final = ".building"
 LOST: Final = "online-rows-lost"
@@ -96,14 +96,7 @@ class ExternalParts:
 
     def is_importing(self) -> bool:
         """Whether an importer is at work now."""
-        try:
-            with (self.folder / "lock").open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return is_held(self.folder / "lock")
 
     @contextmanager
     def building(self) -> Iterator[Path]:

@@ -6,7 +6,6 @@ pool (`compute.pool`) writes `status.json` and `outputs`.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import msgspec
 
 from mlplatform.operations.compute.jobs import FINAL, Job, JobStatus, State, Work
 from mlplatform.runtime.errors import NotFound, Refused
-from mlplatform.runtime.storage.files import create_atomically
+from mlplatform.runtime.storage.files import create_atomically, is_held
 
 JOB_FILE: Final = "job.json"
 CANCEL_FILE: Final = "cancel"
@@ -145,15 +144,3 @@ def read_status(folder: Path) -> StatusFile | None:
         return msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=StatusFile)
     except FileNotFoundError:
         return None
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds the lock of this file."""
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
