@@ -1,4 +1,4 @@
-# One key for everything of an environment: whoever may not use it reads none of it.
+# One key for everything of an environment: who may not use it reads none of it.
 data "aws_partition" "here" {}
 
 data "aws_iam_policy_document" "key" {
