@@ -1,15 +1,16 @@
 # CI and people call these and nothing else. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
+WITH_MLSERVER := MLPLATFORM_TEST_MLSERVER=$(CURDIR)/build/mlserver/bin/python
 RUN := PYTHONPATH=platform/src:tests:. $(BIN)/python -m
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 export PYTHONPATH :=
 
-.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-search terraform-apply terraform-state
-.PHONY: test-docs test-images test test-servers test-observability test-page test-cluster test-other-cluster test-train test-terraform
+.PHONY: docs wheels images sbom help setup up down status demo check generate verify lock observability-tools clean fuzz train-xgboost train-lightgbm train-catboost train-torch train-search terraform-apply terraform-state
+.PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
-.PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-soak drill-attack
-.PHONY: bench-scoring bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-handbook bench-batch bench-retention
+.PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
+.PHONY: bench-scoring bench-capacity bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-handbook bench-batch bench-retention
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +39,10 @@ train-xgboost: .venv/.train-xgboost ## XGBoost beside what is installed, for mod
 
 train-lightgbm: .venv/.train-lightgbm ## LightGBM beside what is installed, for models that are fitted with it
 
+train-catboost: .venv/.train-catboost ## CatBoost beside what is installed, for models that are fitted with it
+
+train-torch: .venv/.train-torch ## PyTorch beside what is installed, for models that are fitted with it (Linux: 5.6 GB)
+
 train-search: .venv/.train-search ## Optuna beside what is installed, for models whose hyper-parameters are searched
 
 up: setup ## start the platform and stay up (Ctrl-C stops it)
@@ -65,13 +70,26 @@ build/servers/.done: requirements/servers.txt .venv/.dev
 
 # PostgreSQL is the system's; POSTGRES_URL, REDIS_URL, S3_ENDPOINT and KAFKA_BOOTSTRAP name servers that are there
 # already, in containers or not. A missing one is said and skipped, and fails where CI=true.
-test-servers: build/servers/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven), Dex (Go)
-	@$(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka or dex" tests/contract $(TEST_FLAGS)
+test-servers: build/servers/.done build/mlserver/.done ## contract suites against real servers: PostgreSQL, Valkey, SeaweedFS, Kafka (Java and Maven), Dex (Go), MLServer
+	@$(WITH_MLSERVER) $(BIN)/python -m pytest --servers -m "postgres or redis or s3 or kafka or dex or mlserver" tests/contract $(TEST_FLAGS)
 
-test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-search .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters
-	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/test_boosted_models.py \
-	  tests/unit/learning/test_boosted_trees.py tests/unit/learning/test_train_packages.py \
-	  tests/unit/learning/test_search.py tests/unit/learning/test_searched_fit.py $(TEST_FLAGS)
+build/mlserver/.done: requirements/bench-mlserver.txt
+	@echo "set-up: installing requirements/bench-mlserver.txt into build/mlserver"
+	@rm -rf build/mlserver && $(PYTHON) -m venv build/mlserver
+	@build/mlserver/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	@touch $@
+
+test-mlserver: build/mlserver/.done .venv/.dev ## a version that MLServer answers for, in an environment of its own
+	@$(WITH_MLSERVER) $(BIN)/python -m pytest -m mlserver tests/contract/rollouts/serving/test_model_servers.py $(TEST_FLAGS)
+
+test-train: .venv/.train-xgboost .venv/.train-lightgbm .venv/.train-catboost .venv/.train-search .venv/.dev ## a model of each library with a lock of its own, from its template to a score; a search of hyper-parameters
+	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
+	  tests/unit/learning/onnx/test_boosted_trees.py tests/unit/learning/training/test_train_packages.py \
+	  tests/unit/learning/search/test_search.py tests/unit/learning/training/test_searched_fit.py -k "not torch" $(TEST_FLAGS)
+
+test-torch: .venv/.train-torch .venv/.dev ## a model of PyTorch, from its template to a score
+	@MLPLATFORM_TEST_TRAIN=required $(BIN)/python -m pytest tests/contract/learning/training/test_boosted_models.py \
+	  tests/unit/learning/onnx/test_torch_modules.py tests/unit/learning/training/test_train_packages.py -k torch $(TEST_FLAGS)
 
 build/browser/.done: requirements/browser.txt .venv/.dev
 	@rm -rf build/browser && mkdir -p build/browser
@@ -81,8 +99,9 @@ build/browser/.done: requirements/browser.txt .venv/.dev
 test-page: build/browser/.done ## the page, the API's pages and the demo's report in Chromium (Debian's package), judged by axe-core
 	@command -v chromium >/dev/null || { echo "chromium is not here: apt-get install chromium"; exit 2; }
 	@MLPLATFORM_TEST_AXE=$(CURDIR)/build/browser/python/axe_playwright_python/axe.min.js \
-	  $(BIN)/python -m pytest tests/contract/observing/test_page_in_browser.py \
-	  tests/contract/observing/test_roles_in_browser.py tests/contract/scoring/test_reference_in_browser.py $(TEST_FLAGS)
+	  $(BIN)/python -m pytest tests/contract/observing/page/test_page_in_browser.py \
+	  tests/contract/observing/page/people/test_roles_in_browser.py \
+	  tests/contract/scoring/api/reference/test_reference_in_browser.py $(TEST_FLAGS)
 
 build/docs-tools/.done: requirements/docs.txt .venv/.flows
 	@echo "set-up: installing requirements/docs.txt into build/docs-tools"
@@ -97,6 +116,9 @@ docs: build/docs-tools/.done ## the documents as a site in build/docs, without a
 
 test-docs: docs .venv/.dev ## that site: every link and anchor leads somewhere, and nothing is fetched from elsewhere
 	@MLPLATFORM_TEST_SITE=$(CURDIR)/build/docs $(BIN)/python -m pytest -n 0 tests/artifacts/test_site.py $(TEST_FLAGS)
+
+test-tutorial: .venv/.dev ## docs/tutorial.md as its reader types it, block by block, in less than half an hour
+	@MLPLATFORM_TEST_TUTORIAL=required $(BIN)/python -m pytest -n 0 tests/e2e/test_tutorial.py $(TEST_FLAGS)
 
 # What the Dockerfiles copy in, so that building an image asks no package index. For this machine's kind of processor, and for
 # every patch release of its Python: a base image may have an earlier one, which needs what a later one brings with it.
@@ -133,7 +155,7 @@ generate: .venv/.dev ## render features.json, the OpenAPI document, the example 
 	@$(BIN)/python -m mlplatform.commands.generate
 
 verify: generate ## generated files are what their sources say, locks name no host
-	@git diff --exit-code -- argo kserve docs models observability platform
+	@git diff --exit-code -- argo kserve docs models observability platform tests/artifacts/sentences.txt
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
 test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Envoy Gateway, Argo and metrics-server too (Linux, root, Go)
@@ -142,8 +164,8 @@ test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the firs
 # Nothing is started or ended: the cluster is somebody's. docs/cluster.md says what it takes.
 test-other-cluster: .venv/.dev ## the suites that need no node, on the cluster of MLPLATFORM_TEST_KUBECONFIG
 	@test -n "$$MLPLATFORM_TEST_KUBECONFIG" || { echo "MLPLATFORM_TEST_KUBECONFIG names no cluster"; exit 2; }
-	@$(BIN)/python -m pytest -rs -k "not local" tests/contract/rollouts/test_serving_plane.py tests/cluster/test_kserve_plane.py \
-	  tests/cluster/test_argo.py tests/cluster/test_manifests_taken.py tests/cluster/test_raw_callers.py $(TEST_FLAGS)
+	@$(BIN)/python -m pytest -rs -k "not local" tests/contract/rollouts/serving/test_serving_plane.py \
+	  tests/cluster/test_kserve_plane.py tests/cluster/test_argo.py tests/cluster/test_manifests_taken.py tests/cluster/test_raw_callers.py $(TEST_FLAGS)
 
 demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe and state on PostgreSQL, Valkey, Kafka, S3: all started for it
 	@$(RUN) tests.cluster demo $(DEMO_FLAGS)
@@ -166,6 +188,14 @@ observability-tools: .venv/.dev ## Prometheus (Debian's package), and what Go bu
 test-observability: observability-tools ## rules, configurations, and drills of alerts over running processes, with the real servers
 	@MLPLATFORM_TEST_OBSERVABILITY=required $(BIN)/python -m pytest tests/observability tests/artifacts/test_alerts.py tests/artifacts/test_observability_configs.py tests/artifacts/test_metrics_used.py tests/artifacts/test_dashboards.py $(TEST_FLAGS)
 
+
+# k6 is a program of the user's: Go builds it unchanged from its module, once, into a cache (docs/load-tests.md).
+load-test: .venv/.dev ## k6 at a gateway, beside slo.yaml (Go; LOAD_FLAGS="score --profile day --rate 50 --seconds 240"); build/load
+	@$(RUN) tests.load $(or $(LOAD_FLAGS),--help)
+
+test-load: .venv/.dev ## those load tests against real gateways, in a minute (Go)
+	@$(RUN) tests.load.k6
+	@MLPLATFORM_TEST_LOAD=required $(BIN)/python -m pytest tests/load $(TEST_FLAGS)
 
 build/terraform/.done: requirements/terraform.txt | .venv/.dev
 	@echo "set-up: installing requirements/terraform.txt into build/terraform"
@@ -195,6 +225,9 @@ drill-idempotency: .venv/.dev ## a million retries by key over two gateways duri
 bench-scoring: .venv/.dev ## the scoring path beside its peers and the limit (needs wrk); build/bench/scoring.json
 	@$(RUN) tests.bench.scoring $(BENCH_FLAGS)
 
+bench-capacity: .venv/.dev ## gateways under k6 beside a simulation of them, and a plan for 50,000/s; build/bench/capacity.json (Go; BENCH_FLAGS="--seconds 8")
+	@$(RUN) tests.bench.capacity $(BENCH_FLAGS)
+
 bench-rollouts: .venv/.dev ## how often a rollout is right, by simulated worlds; build/bench/rollouts.json (BENCH_FLAGS="--runs 1000")
 	@$(RUN) tests.bench.rollouts $(BENCH_FLAGS)
 
@@ -213,7 +246,7 @@ bench-page: .venv/.dev ## how long the page's overview takes after how many deci
 bench-planner: .venv/.dev ## how well a rollout's plan foretells its verdicts, in the same worlds; build/bench/planner.json (BENCH_FLAGS="--runs 60")
 	@$(RUN) tests.bench.planner $(BENCH_FLAGS)
 
-bench-drift: .venv/.dev ## how often a drift check is right, by simulated worlds; build/bench/drift.json (BENCH_FLAGS="--memory 5000000")
+bench-drift: .venv/.dev ## how often a drift check is right, by simulated worlds; build/bench/drift.json (BENCH_FLAGS="--memory 5000000 --elec2 FILE --handbook FOLDER")
 	@$(RUN) tests.bench.drift $(BENCH_FLAGS)
 
 bench-labels: .venv/.dev ## what is known where declines hide outcomes and labels are late; build/bench/labels.json (BENCH_FLAGS="--runs 400")
@@ -248,6 +281,9 @@ drill-client: .venv/.dev ## the client library while those parts fail one by one
 
 drill-disk: .venv/.dev ## a home on a tmpfs that fills up at ten moments (root; DRILL_FLAGS="--only idle,scoring"); build/drills/disk.json
 	@$(RUN) tests.drills.disk $(DRILL_FLAGS)
+
+drill-large: .venv/.dev ## a model of 6 GB of random weights from file to retirement: times and memory; needs 20 GB of disk, 10 of memory; build/drills/large_model.json
+	@$(RUN) tests.drills.large_model $(DRILL_FLAGS)
 
 drill-soak: .venv/.dev ## ten minutes at full load: memory flat, log verifies, counters add up (DRILL_FLAGS="--seconds 60")
 	@$(RUN) tests.drills.soak $(DRILL_FLAGS)

@@ -71,5 +71,5 @@ def _tenure(tenure: Mapping[str, Any]) -> str:
 def _arm(counts: Mapping[str, int]) -> list[str]:
     seen = f"{counts['requests']:,} requests of {counts['customers']:,} customers"
     copies = f"{counts['shadow_copies']:,} copies in shadow"
-    told = ((seen, counts["requests"]), (copies, counts["shadow_copies"]))
-    return [text for text, number in told if number]
+    counted = ((seen, counts["requests"]), (copies, counts["shadow_copies"]))
+    return [text for text, number in counted if number]

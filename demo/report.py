@@ -87,7 +87,7 @@ def write(
     write_atomically(folder / "report.json", canonical_json(found))
     html = page.render(
         found,
-        timeline=[(event_time(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.moments],
+        timeline=[(event_time(m.event_ms), f"{m.elapsed_s:.0f} s", m.text) for m in state.entries],
         pictures=pictures(
             decisions,
             _labels(decisions, recording),

@@ -17,7 +17,7 @@ from rich.console import Console
 from demo import report
 from demo.process import PlatformProcess
 from demo.source import DAY_MS, MODEL, Source, prepare
-from demo.state import DemoState, Diary, Moment, load_state
+from demo.state import DemoState, Diary, DiaryEntry, load_state
 from demo.story import LoopNotClosed, Story
 from demo.traffic import Player, Recording
 from mlplatform.operations.actions import features
@@ -284,8 +284,8 @@ def _save_counts(player: Player, diary: Diary) -> None:
     diary.save()
 
 
-def _shown(moment: Moment) -> None:
+def _shown(entry: DiaryEntry) -> None:
     CONSOLE.print(
-        f"{report.event_time(moment.event_ms)}  {moment.elapsed_s:6.1f} s  {moment.text}",
+        f"{report.event_time(entry.event_ms)}  {entry.elapsed_s:6.1f} s  {entry.text}",
         soft_wrap=True,
     )

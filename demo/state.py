@@ -11,7 +11,7 @@ import msgspec
 from mlplatform.runtime.storage.files import write_atomically
 
 
-class Moment(msgspec.Struct, frozen=True):
+class DiaryEntry(msgspec.Struct, frozen=True):
     """One line of the timeline."""
 
     event_ms: int
@@ -45,13 +45,13 @@ class DemoState(msgspec.Struct):
     learned_version: int | None = None
     slow_version: int | None = None
     elapsed_s: float = 0.0
-    moments: list[Moment] = []
+    entries: list[DiaryEntry] = msgspec.field(name="moments", default_factory=list)
 
 
 class Diary:
     """The state, its file, and the timeline that is printed as it grows."""
 
-    def __init__(self, path: Path, state: DemoState, show: Callable[[Moment], None]) -> None:
+    def __init__(self, path: Path, state: DemoState, show: Callable[[DiaryEntry], None]) -> None:
         self.state = state
         self._path = path
         self._show = show
@@ -63,9 +63,9 @@ class Diary:
 
     def tell(self, event_ms: int, text: str) -> None:
         """Add a line to the timeline, print it and save."""
-        moment = Moment(event_ms, round(self.elapsed_s, 1), text)
-        self.state.moments.append(moment)
-        self._show(moment)
+        entry = DiaryEntry(event_ms, round(self.elapsed_s, 1), text)
+        self.state.entries.append(entry)
+        self._show(entry)
         self.save()
 
     def save(self) -> None:

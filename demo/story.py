@@ -71,8 +71,8 @@ class Story:
 
     async def midnight(self, at_ms: int) -> None:
         """The snapshot of the day's end; traffic waits for it, as a bank's day does."""
-        moment = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
-        await self.run_flow("materialize", {"model": MODEL, "at": moment})
+        at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
+        await self.run_flow("materialize", {"model": MODEL, "at": at})
 
     async def watch_drift(self) -> None:
         """The nightly drift check."""
@@ -242,8 +242,8 @@ class Story:
     async def _open(self, version: int, reason: str) -> RolloutState:
         known = [s for s in self._all() if s.challenger.version == version]
         if not known:
-            given = {"model": MODEL, "version": version, "actor": ENGINEER, "reason": reason}
-            await self.run_flow("promote", {**given, "despite_plan": STOPPED_IN_SHADOW})
+            parameters = {"model": MODEL, "version": version, "actor": ENGINEER, "reason": reason}
+            await self.run_flow("promote", {**parameters, "despite_plan": STOPPED_IN_SHADOW})
         return await self._rollout_of(lambda s: s.challenger.version == version)
 
     async def _version_of(self, run: FlowRun, author: str) -> int:
@@ -351,7 +351,7 @@ class Story:
         )
         reason = "the demo's second person read the evidence"
         form = {"decision": "approve", "code": code, "reason": reason}
-        self._platform.prefect.answer(run.id, form)
+        self._platform.prefect.submit_input(run.id, form)
 
     def _expect_in_history(
         self, state: RolloutState, *, wanted: str | None = None, never: str | None = None
@@ -374,14 +374,14 @@ class Story:
         for state in self._all():
             if state.rollout_id not in seen and state.plan is not None:
                 steps = plan_text.whole_ramp(state.plan)
-                said = steps if state.plan.missing else f"planned: {steps}"
-                text = f"{state.rollout_id}: {said}"
-                if all(moment.text != text for moment in self._diary.state.moments):
+                summary = steps if state.plan.missing else f"planned: {steps}"
+                text = f"{state.rollout_id}: {summary}"
+                if all(entry.text != text for entry in self._diary.state.entries):
                     self._diary.tell(state.since_event_ms, text)
             words = state.phase.replace("_", " ")
             phase = words if state.step is None else f"canary step {state.step + 1}"
             known = any(
-                m.text.startswith(f"{state.rollout_id}: {phase}") for m in self._diary.state.moments
+                m.text.startswith(f"{state.rollout_id}: {phase}") for m in self._diary.state.entries
             )
             if seen.get(state.rollout_id) != phase and not known:
                 text = f"{state.rollout_id}: {phase} ({state.reason})"

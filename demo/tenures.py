@@ -32,22 +32,22 @@ class ChampionTenure:
 
 def tenures(promotions: Sequence[Promotion]) -> list[ChampionTenure]:
     """Every tenure in the order of time: the champion is that of the last promotion in force."""
-    moments = sorted(
+    changes_ms = sorted(
         {p.at_ms for p in promotions} | {p.undone_ms for p in promotions if p.undone_ms is not None}
     )
-    rulers: list[tuple[int, int]] = []
-    for moment in moments:
-        version = _ruler(promotions, moment)
-        if version is not None and (not rulers or rulers[-1][1] != version):
-            rulers.append((moment, version))
+    champions: list[tuple[int, int]] = []
+    for at_ms in changes_ms:
+        version = _champion_at(promotions, at_ms)
+        if version is not None and (not champions or champions[-1][1] != version):
+            champions.append((at_ms, version))
     found = []
-    for place, (start, version) in enumerate(rulers):
-        end, successor = rulers[place + 1] if place + 1 < len(rulers) else (None, None)
+    for place, (start, version) in enumerate(champions):
+        end, successor = champions[place + 1] if place + 1 < len(champions) else (None, None)
         found.append(ChampionTenure(version, start, end, successor))
     return found
 
 
-def _ruler(promotions: Sequence[Promotion], moment_ms: int) -> int | None:
+def _champion_at(promotions: Sequence[Promotion], moment_ms: int) -> int | None:
     standing = [
         p
         for p in promotions

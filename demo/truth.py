@@ -8,8 +8,9 @@ from typing import Any
 from mlplatform.operations.actions import verdicts
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.passes.observe import outcome_basis, shadow_outcomes
-from mlplatform.rollouts.verdicts.outcomes import recall_at_capacity
+from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
+from mlplatform.rollouts.passes.observe import outcome_basis
+from mlplatform.rollouts.verdicts.outcomes import Outcomes, recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors
 
 ERRORS = Errors(stop=0.05, missed=0.05)
@@ -26,7 +27,8 @@ def comparison(platform: Platform, state: RolloutState) -> dict[str, Any] | None
     now_ms = platform.clock.event_ms()
     marks = {mark.writer: mark.seq for mark in platform.log.watermarks()}
     basis = outcome_basis(definition, state, now_ms, marks, due=True)
-    seen = shadow_outcomes(platform.log, state.model, basis)
+    seen = shadow_outcomes(platform.settings.home.counted, platform.log, state.model, basis)
+    assert isinstance(seen, Outcomes), "the demo's model has labels of 0 and 1"
     found = recall_at_capacity(seen, capacity=basis.capacity, errors=ERRORS)
     return {
         "version": version,

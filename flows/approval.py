@@ -13,7 +13,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client import names
-from mlplatform.rollouts.journal.approval_codes import Question
+from mlplatform.rollouts.journal.approval_codes import MOST_CHARACTERS, Question
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import InputInvalid, Refused
 
@@ -28,8 +28,9 @@ class Approval(RunInput):
     decision: Literal["approve", "reject"]
     code: str = Field(
         min_length=10,
-        max_length=200,
-        description="Your code for this decision: `mlplatform rollouts approve ROLLOUT --code`",
+        max_length=MOST_CHARACTERS,
+        description="Your code for this decision: the page gives it, or `mlplatform rollouts"
+        " approve ROLLOUT --code`",
     )
     # Spaces count for the form; the journal's own check, which strips them, asks again.
     reason: str = Field(

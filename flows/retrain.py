@@ -98,7 +98,7 @@ def retrain(
     """
     link_to(traceparent)
     job.check_trains(model)
-    with job.answering(wiring.platform(), model, incident, claim) as answer:
+    with job.incident_answer(wiring.platform(), model, incident, claim) as answer:
         prepared = prepare(model, job.milliseconds(as_of))
         candidate = fit(prepared)
         judged = validate(model, candidate, prepared, try_folds(model, prepared))

@@ -18,7 +18,7 @@ COMPILE = [
 ]
 
 
-TRAIN = ("train-xgboost", "train-lightgbm", "train-search")
+TRAIN = ("train-xgboost", "train-lightgbm", "train-catboost", "train-torch", "train-search")
 ROLES = ("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs", *TRAIN)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -38,6 +39,14 @@ class Report:
 
 
 REPORT = Report()
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A command run in a test's own process leaves its umask of 077 to the tests after it."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

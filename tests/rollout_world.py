@@ -25,7 +25,7 @@ from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.completeness import complete_until_ms
 from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
+from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources, judge
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.errors import NotFound, Refused
@@ -107,7 +107,7 @@ def counted(
 def judged(
     rows: Sequence[Mapping[str, Any]],
     role: Role,
-    limits: Limits,
+    limits: GateLimits,
     sources: Sources,
     *,
     version: int = 2,
@@ -318,12 +318,13 @@ class FakeLog:
         raise AssertionError("a pass appends nothing to the log")
 
     def read(self, span: Span) -> pa.Table:
-        if span.kinds == ("label",):
-            return table(self.labels)
-        if "decision" not in span.kinds:
-            return table([])
         numbers = self._numbers()
-        rows = self.rows.get(span.generation or 0, [])
+        if span.kinds == ("label",):
+            rows = self.labels
+        elif "decision" in span.kinds:
+            rows = self.rows.get(span.generation or 0, [])
+        else:
+            return table([])
         after = (span.after or {}).get(WRITER, 0)
         found = table([row | {"seq": numbers[id(row)]} for row in rows])
         return found.filter(pc.field("seq") > after).slice(0, span.limit)
@@ -339,7 +340,7 @@ class FakeLog:
 
     def _numbers(self) -> dict[int, int]:
         numbers = {id(row): number for number, row in enumerate(self.numbered, start=1)}
-        for rows in self.rows.values():
+        for rows in (*self.rows.values(), self.labels):
             for row in rows:
                 if id(row) not in numbers:
                     self.numbered.append(row)

@@ -22,15 +22,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, matched
+from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, match_columns
 from mlplatform.learning.features.csv_files import CsvFiles
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import (
     Check,
     in_order,
     is_missing,
-    saying,
-    unrepeated,
+    unique_values,
+    value_problem,
     within_bounds,
 )
 from mlplatform.model.folders import load_definition
@@ -214,30 +214,30 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _read(files: Sequence[Path], given: Mapping[str, str]) -> Iterator[_File]:
+def _read(files: Sequence[Path], overrides: Mapping[str, str]) -> Iterator[_File]:
     if files[0].suffix.lower() == ".csv":
         with CsvFiles(files) as texts:
             for number, file in enumerate(files):
-                names, unread = _names(texts.types(number), given, file.name)
+                names, unread = _names(texts.types(number), overrides, file.name)
                 table, refusals = texts.read(number, {names[n]: IN_CSV[n] for n in names})
                 yield _File(file.name, _renamed(table, names), names, unread, tuple(refusals))
         return
     with ParquetFiles(files) as parquet:
         for number, file in enumerate(files):
             kinds = {n: _ZONE.sub("]", k) for n, k in parquet.types(number).items()}
-            names, unread = _names(kinds, given, file.name)
+            names, unread = _names(kinds, overrides, file.name)
             _check_types(kinds, names, file.name)
             table = parquet.read(number, {c: IN_PARQUET[kinds[c]] for c in names.values()})
             yield _File(file.name, _renamed(table, names), names, unread, ())
 
 
 def _names(
-    found: Mapping[str, str], given: Mapping[str, str], source: str
+    found: Mapping[str, str], overrides: Mapping[str, str], source: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    names = matched(COLUMNS, found, given, source)
+    names = match_columns(COLUMNS, found, overrides, source)
     unread = tuple(n for n in found if n not in names.values())
     strange = [n for n in unread if n not in IGNORED]
-    if strange and not given:
+    if strange and not overrides:
         usual = ", ".join(names.values())
         problem = (
             f"column {strange[0]} is unknown; wanted: {usual}; with one --map at least"
@@ -277,12 +277,12 @@ def _is_whole(table: pa.Table) -> NDArray[np.bool_]:
 
 
 def _refusals(file: _File, now_ms: int | None) -> Iterator[InputInvalid]:
-    told = {(refusal.row, refusal.problem.partition(" is ")[0]) for refusal in file.refusals}
+    known = {(refusal.row, refusal.problem.partition(" is ")[0]) for refusal in file.refusals}
     every = np.arange(file.table.num_rows)
     for name, column in file.names.items():
         missing = Check(is_missing(file.table.column(name)), f"{column} is missing")
         for refusal in missing.refusals(file.name, every):
-            if (refusal.row, column) not in told:
+            if (refusal.row, column) not in known:
                 yield refusal
     whole = _is_whole(file.table)
     table = file.table.filter(pa.array(whole))
@@ -293,7 +293,7 @@ def _refusals(file: _File, now_ms: int | None) -> Iterator[InputInvalid]:
 def _checks(table: pa.Table, names: Mapping[str, str], now_ms: int | None) -> Iterator[Check]:
     times = table.column("event_time")
     yield in_order(times, names["event_time"])
-    yield unrepeated(table.column("request_id"), names["request_id"])
+    yield unique_values(table.column("request_id"), names["request_id"])
     request = load_definition("fraud").request
     for name in FIELDS:
         yield from within_bounds(table.column(name), names[name], request[name])
@@ -316,17 +316,17 @@ def _follows(file: _File, last_us: int | None) -> tuple[int | None, list[InputIn
         return last_us, []
     if last_us is not None and times[0] < last_us:
         problem = f"{file.names['event_time']} is before the last of the file above"
-        return int(times[-1]), [InputInvalid(file.name, 0, saying(problem, column[0]))]
+        return int(times[-1]), [InputInvalid(file.name, 0, value_problem(problem, column[0]))]
     return int(times[-1]), []
 
 
 def _again(together: pa.Table, files: Sequence[_File]) -> Iterator[InputInvalid]:
     """Ids of rows of an earlier file; in no file is one twice, and no row was left out."""
     ids = together.column("request_id")
-    for row in np.flatnonzero(unrepeated(ids, "").wrong):
+    for row in np.flatnonzero(unique_values(ids, "").wrong):
         file, number = next(_places(files, int(row)))
         problem = f"{file.names['request_id']} is that of a row of an earlier file"
-        yield InputInvalid(file.name, number, saying(problem, ids[int(row)]))
+        yield InputInvalid(file.name, number, value_problem(problem, ids[int(row)]))
 
 
 def _places(files: Sequence[_File], row: int) -> Iterator[tuple[_File, int]]:

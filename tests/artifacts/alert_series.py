@@ -211,6 +211,15 @@ def states() -> list[Case]:
             (19, 31),
         ),
         Case(
+            "FeatureStreamBehind",
+            {
+                f'mlplatform_feature_stream_behind_seconds{{{FRAUD},view="v",topic="t",'
+                'partition="3"}': "0x9 61x10 60x20"
+            },
+            {15: [ticket | fraud | {"view": "v", "topic": "t"}]},
+            (14, 21),
+        ),
+        Case(
             "EventsLate",
             {'mlplatform_events_lag_seconds{receiver="desk"}': "600x9 601x20 0x5"},
             {11: [ticket | {"receiver": "desk"}]},

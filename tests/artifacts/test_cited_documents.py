@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pytest
@@ -22,11 +23,14 @@ TEXTS: Final = frozenset(
 )
 DOCUMENT: Final = re.compile(r"(?<![\w./:-])[\w.-]+(?:/[\w.-]+)*\.(?:md|rst)\b")
 """What stands behind a `://` or a `/` is an address, and no file of this repository."""
+FOLDER: Final = re.compile(r"(?<![\w./:-])docs/[\w/-]*\w(?![\w.]*[<{*\u2039])")
+"""A place among the documents, with or without what a file's name ends in."""
 KERNEL: Final = "Documentation/"
 """Where documents of Linux lie."""
 DECISION: Final = re.compile(r"(?:docs/decisions/|\bdecision (?:record )?)(\d{2,})\b")
 UNNAMED: Final = re.compile(
-    r"\b(?:design|style|spec) (?:section|document)\b|\bsection \d+ of the (?:design|style|spec)\b",
+    r"\b(?:design|style|spec) (?:section|document)\b|\bsection \d+ of the (?:design|style|spec)\b"
+    r"|\b(?:design|words|style|spec)\b[^.\n]{0,20}\bsection \d",
     re.IGNORECASE,
 )
 """A document of which a reader learns no more than that there is one."""
@@ -34,17 +38,35 @@ SPAN: Final = re.compile(r"`([^`\n]+)`")
 NAMED: Final = re.compile(r"`([\w/.-]+\.py)` \(`([^`]+)`((?:, `[^`]+`)*)")
 """A module with names of things in it: `file` (`name`, `name`)."""
 NAME_IN: Final = re.compile(r"`([\w.]+)` in `([\w/.-]+\.py)`")
+TEST: Final = re.compile(r"(?<![\w./-])tests/[\w/-]+\.(?:py|txt)\b")
+"""A file of these tests."""
 PATH: Final = re.compile(r"(?:[\w.-]|<\w+>)+(?:/(?:[\w.-]|<\w+>)+)*/?")
+
+
+@functools.cache
+def names() -> frozenset[str]:
+    """Every file of the repository, as Git spells it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    return frozenset(name for name in listed.split("\0") if name)
+
+
+@functools.cache
+def places() -> frozenset[str]:
+    """Every file below `docs/` with its suffix and without, every folder, and a decision's
+    number."""
+    found = {PurePosixPath(name) for name in names() if name.startswith("docs/")}
+    whole = {f"{path.parent}/{part}" for path in found for part in (path.name, path.stem)}
+    folders = {parent.as_posix() for path in found for parent in path.parents}
+    return frozenset(whole | folders | {name[: len("docs/decisions/0000")] for name in whole})
 
 
 @functools.cache
 def texts() -> dict[Path, str]:
     """Every file that people write text into."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    found = (ROOT / name for name in listed.split("\0") if name)
+    found = (ROOT / name for name in sorted(names()))
     own = (p for p in found if p.suffix in TEXTS and p.is_file() and p != Path(__file__))
     return {p: p.read_text() for p in own}
 
@@ -58,12 +80,16 @@ def lines(text: str, cited: re.Pattern[str]) -> Iterator[tuple[int, str]]:
 
 def missing_documents(path: Path, text: str) -> list[str]:
     """The citations of a file that lead nowhere."""
-    places = (ROOT, ROOT / "docs", path.parent)
-    return [
-        f"{path.relative_to(ROOT)}:{number}: {name}"
+    own = path.relative_to(ROOT)
+    bases = ("", "docs", own.parent.as_posix())
+    documents = [
+        (number, name)
         for number, name in lines(text, DOCUMENT)
-        if not name.startswith(KERNEL) and not any((place / name).is_file() for place in places)
+        if not name.startswith(KERNEL)
+        and not any(os.path.normpath(os.path.join(base, name)) in names() for base in bases)
     ]
+    strays = [found for found in lines(text, FOLDER) if found[1] not in places()]
+    return [f"{own}:{number}: {name}" for number, name in (*documents, *strays)]
 
 
 def paths(document: str) -> list[str]:
@@ -93,14 +119,28 @@ def test_every_decision_that_is_cited_is_in_the_repository() -> None:
     assert [found for found in cited if found[2] not in known] == []
 
 
+def test_every_test_that_is_cited_is_in_the_repository() -> None:
+    """In text, in a Makefile and in CI's scripts alike; `test_x.py` stands for any."""
+    cited = [(p, *found) for p, text in texts().items() for found in lines(text, TEST)]
+    assert len(cited) > 20
+    assert [f for f in cited if not (ROOT / f[2]).is_file() and "test_x." not in f[2]] == []
+
+
 def test_a_document_is_cited_by_its_name() -> None:
     assert [(p, *found) for p, text in texts().items() for found in lines(text, UNNAMED)] == []
+    assert UNNAMED.search("as words.md, section 3, says") is None
+    assert UNNAMED.search("as the words, section 3, say")
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("as docs/no-such.md says", ["docs/no-such.md"]),
+        ("as docs/no-such.md says", ["docs/no-such.md", "docs/no-such"]),
+        ("docs/no-such/, docs/runbooks/ and docs/decisions/0038", ["docs/no-such"]),
+        (
+            "../../../main/README.md, docs/Glossary.md",
+            ["../../../main/README.md", "docs/Glossary.md", "docs/Glossary"],
+        ),
         ("See (style.md).", ["style.md"]),
         ("[there](../no/such.md)", ["../no/such.md"]),
         ("docs/glossary.md, security.md and README.md", []),

@@ -64,13 +64,14 @@ def test_its_types_have_the_fields_of_the_api(
 def test_parts_of_an_answer_have_the_fields_of_the_api() -> None:
     answer: dict[str, Any] = SCHEMAS["AnswerV2"]["properties"]
     named = {"ReasonInfo", "ModelInfo", "RouteInfo", "Degradation", "FeatureGaps"}
+    named.add("ClassProbability")
     assert {n for n in named if f"/{n}" in json.dumps(answer)} == named
     given = {n: {k: _value(v) for k, v in SCHEMAS[n]["properties"].items()} for n in named}
     whole = {
         "decision_id": "0" * 42, "decision": "review", "score": 0.5, "reasons_omitted": None,
         "answered_by": "champion", "reasons": [given["ReasonInfo"]], "model": given["ModelInfo"],
         "route": given["RouteInfo"], "degraded": given["Degradation"],
-        "feature_gaps": given["FeatureGaps"],
+        "feature_gaps": given["FeatureGaps"], "top": [given["ClassProbability"]],
     }  # fmt: skip
     read = msgspec.json.decode(json.dumps(whole), type=Answer)
     assert json.loads(msgspec.json.encode(read)) == {**whole, "replayed": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,10 @@ PAGES: Final = [
 ]
 COMMAND: Final = typer.main.get_command(commands.app)
 LINE: Final = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*mlplatform (.+)$", re.MULTILINE)
+SHELL: Final = re.compile(r"[|&>;]|\d>")
+"""What ends a command's own words."""
+OPENS: Final = "\u2039"
+"""Before the name of a value, in documents that are generated of templates."""
 SPAN: Final = re.compile(r"`mlplatform\s([^`]+)`")
 OF_TEAMS: Final = frozenset(("credit-default", "limits"))
 """Models that a document lets its reader make; here the one that there is stands for them."""
@@ -39,12 +44,14 @@ def blocks(text: str) -> Iterator[str]:
 
 def typed(text: str) -> list[str]:
     """Commands that stand on lines of their own."""
-    return [found[1] for block in blocks(text) for found in LINE.finditer(block)]
+    lines = (block.replace("\\\n", " ") for block in blocks(text))
+    return [found[1] for block in lines for found in LINE.finditer(block)]
 
 
 def mentioned(text: str) -> list[str]:
-    """Commands in the middle of a sentence, which may lack what the sentence is not about."""
-    return [" ".join(found.split()) for found in SPAN.findall(text)]
+    """Commands in the middle of a sentence, which may lack what the sentence is not about; but
+    those in which names of values stand for the values."""
+    return [" ".join(found.split()) for found in SPAN.findall(text) if OPENS not in found]
 
 
 def found(line: str) -> tuple[Any, str, list[str]]:
@@ -54,6 +61,9 @@ def found(line: str) -> tuple[Any, str, list[str]]:
         KeyError: of a command that is not there.
     """
     words, command, name = shlex.split(line, comments=True), COMMAND, "mlplatform"
+    words = [
+        word for word in takewhile(lambda word: not SHELL.match(word), words) if word != "$columns"
+    ]
     words = ["fraud" if word in OF_TEAMS else word for word in words]
     while words and isinstance(command, TyperGroup) and not words[0].startswith("-"):
         name = words.pop(0)

@@ -17,7 +17,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from tests.observability import lezer, queries
 
 from mlplatform.observing.dashboards import render_files
-from mlplatform.observing.dashboards.panels import WIDTH, Panel, Place, Row, places
+from mlplatform.observing.dashboards.panels import WIDTH, GridPosition, Panel, Row, places
 from mlplatform.observing.page.app import application
 from mlplatform.observing.slo.objectives import FILE, load
 from mlplatform.runtime.telemetry import signals
@@ -155,6 +155,7 @@ def test_links_lead_to_what_is_there() -> None:
     [
         ("clock_offset_ms", 7.0, "overview", 0.007),
         ("worker_lag", 1234, "pipelines", 1234.0),
+        ("stream_behind", "83s", "pipelines", 83.0),
         ("late_label_share", 0.0625, "labels", 0.0625),
         ("drift_check_late", "27h", "drift", 97_200.0),
         ("rollout_pass_late", "9m", "rollout", 540.0),
@@ -191,7 +192,7 @@ def test_panels_stand_from_left_to_right_and_then_below() -> None:
     panel = Panel("lines", "title", "What.", (), width=12)
     stat = dataclasses.replace(panel, kind="stat")
     assert places(Row("row", (panel, stat, panel)), 1) == [
-        Place(0, 1, 12, 8), Place(12, 1, 12, 4), Place(0, 9, 12, 8),
+        GridPosition(0, 1, 12, 8), GridPosition(12, 1, 12, 4), GridPosition(0, 9, 12, 8),
     ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mlplatform.model.folders import load_definition, model_names
+from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.rollouts.serving.ignored import refuse_ignored
 from mlplatform.rollouts.serving.manifest import (
     MODEL_FORMAT,
@@ -197,6 +198,30 @@ def test_triton_serves_what_is_laid_out_for_it() -> None:
     assert service["spec"]["predictor"]["model"]["storageUri"].endswith(f"/{name}")
     fraud = load_definition("fraud")
     assert f'name: "{name}"' in config(fraud, name, len(fraud.inputs))
+
+
+def test_a_bundles_own_server_gets_a_manifest_that_its_runtime_and_kserve_take() -> None:
+    server = ModelServer(
+        runtime="mlplatform-mlserver",
+        format="xgboost/2",
+        storage="s3://models/fraud/3",
+        labels={"modelClass": "mlserver_xgboost.XGBoostModel"},
+        tolerance=1e-4,
+    )
+    service = render(load_definition("fraud"), 7, "0" * 64, "pvc://bundles/x", server=server)
+    model = service["spec"]["predictor"]["model"]
+    runtime = runtimes()["mlserver"]
+
+    assert unknown(service, KINDS["InferenceService"], "") == []
+    refuse_ignored(service)
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    assert model["modelFormat"] in [
+        {"name": f["name"], "version": f["version"]}
+        for f in runtime["spec"]["supportedModelFormats"]
+    ]
+    read_by_runtime = set(re.findall(r"\{\{\.Labels\.(\w+)\}\}", str(runtime)))
+    assert read_by_runtime <= service["metadata"]["labels"].keys()
 
 
 def test_a_manifest_that_asks_for_triton_is_one_that_its_runtime_and_kserve_take() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mlplatform.operations import wiring
-from mlplatform.rollouts.drift.incidents import Claimed, Finding
+from mlplatform.rollouts.drift.incidents import IncidentClaim, IncidentFinding
 from mlplatform.runtime.configuration.settings import load
 from support.home_world import MODEL, HomeWorld
 
@@ -45,10 +45,10 @@ def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     incidents = wiring.Platform(load({"MLPLATFORM_HOME": str(root)})).incidents
     opened = incidents.open(
-        Finding(MODEL, "drift", 2, 1, 1, {"reasons": ["amount moved: PSI 0.3"]}), now_ms=10
+        IncidentFinding(MODEL, "drift", 2, 1, 1, {"reasons": ["amount moved: PSI 0.3"]}), now_ms=10
     )
     claimed = incidents.claim(opened.id, "drift-watch", until_ms=1000, now_ms=11)
-    assert isinstance(claimed, Claimed)
+    assert isinstance(claimed, IncidentClaim)
     incidents.answer(opened.id, claimed.claim, version=2, note="version 2", now_ms=12)
     incidents.close(opened.id, "version 2 replaced version 1", now_ms=13)
     return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def test_a_field_that_kubernetes_does_not_have_is_found() -> None:
 
     with pytest.raises(ValidationError, match=r"spec\.hart"):
         unknown(quota, "V1ResourceQuota", "")
+
+
+def test_no_number_is_octal_which_kubernetes_and_terraform_read_differently() -> None:
+    """`0440` is 288 for YAML 1.1 (kubectl), and 440 for YAML 1.2 (Terraform's yamldecode)."""
+    numbers = [
+        f"{path.relative_to(BASE.parent)}: {found}"
+        for path in sorted(BASE.parent.rglob("*.yaml"))
+        for found in re.findall(r"^[^#\n\"]*: (0[0-9]+)\b", path.read_text(), re.M)
+    ]
+
+    assert numbers == []
 
 
 def test_every_file_is_listed() -> None:

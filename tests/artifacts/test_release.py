@@ -26,3 +26,12 @@ def test_every_image_has_the_version_of_the_release() -> None:
 
 def test_the_changelog_says_what_the_release_brings() -> None:
     assert re.search(rf"^## .*\b{re.escape(VERSION)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_a_release_is_told_in_sixty_lines_under_each_heading_once() -> None:
+    _, *releases = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    for text in releases:
+        lines = text.rstrip().splitlines()
+        headings = [line for line in lines if line.startswith("### ")]
+        assert len(lines) <= 61, lines[0]
+        assert len(headings) == len(set(headings)), lines[0]

@@ -85,10 +85,10 @@ def judged_by_the_folder(path: Path) -> dict[str, Any]:
         fitted = np.setdiff1d(np.arange(len(rows)), np.concatenate([judged, chosen]))
         model = fit(x[fitted], y[fitted], seed=retrain.SEED)
         calibration = fit_calibration(model.scores(x[chosen]), y[chosen])
-        held = calibration.many(model.scores(x[chosen]))
+        held = calibration.probabilities(model.scores(x[chosen]))
         begins = fit_thresholds(definition.decision, held, KnownScores(held, y[chosen]))
-        scores[judged] = calibration.many(model.scores(x[judged]))
-        adverse[judged] = CutOffs(scale, begins).many(scores[judged]) == len(scale.names) - 1
+        scores[judged] = calibration.probabilities(model.scores(x[judged]))
+        adverse[judged] = CutOffs(scale, begins).places(scores[judged]) == len(scale.names) - 1
     unit = rows.matrix.unit
     fairness = fairness_of(
         GroupRows(scores, y, adverse, np.ones(len(rows), bool), unit),
@@ -138,15 +138,15 @@ def run(x: NDArray[np.float32], y: NDArray[np.int8], seed: int) -> dict[str, Any
     fit, chosen, judged = np.split(order, [int(0.6 * len(y)), int(0.8 * len(y))])
     model = template().fit(x[fit], y[fit], seed=seed)
     calibration = fit_calibration(model.scores(x[chosen]), y[chosen])
-    held = calibration.many(model.scores(x[chosen]))
-    scores = calibration.many(model.scores(x[judged]))
+    held = calibration.probabilities(model.scores(x[chosen]))
+    scores = calibration.probabilities(model.scores(x[judged]))
     found: dict[str, Any] = {"auc": float(roc_auc_score(y[judged], scores)), "policies": {}}
     for name, thresholds in POLICIES.items():
         decision = msgspec.structs.replace(
             load_definition("fraud").decision, outcomes=SCALE.names, thresholds=thresholds
         )
         begins = fit_thresholds(decision, held, KnownScores(held, y[chosen]))
-        places = CutOffs(SCALE, begins).many(scores)
+        places = CutOffs(SCALE, begins).places(scores)
         found["policies"][name] = {
             "thresholds": list(begins.values()),
             "shares": [float((places == place).mean()) for place in range(3)],

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mlplatform.model import profile as profiles
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.rhythm import SCORE, Rhythm, rhythm
-from mlplatform.rollouts.drift.faults import ViewSeen
+from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.matured import ScoredRequests, matured_day
 from mlplatform.rollouts.drift.performance import (
@@ -40,7 +40,7 @@ from mlplatform.rollouts.drift.performance import (
 )
 from mlplatform.rollouts.drift.verdict import (
     Band,
-    Drifted,
+    DriftFinding,
     Window,
     WindowVerdict,
     drift_verdict,
@@ -227,35 +227,44 @@ class Champion:
 def trained(bank: Bank) -> Champion:
     """A champion that learned from the bank's next days, before any change."""
     days = [bank.next_day(0, 0) for _ in range(TRAINING_DAYS + 1)][1:]  # the first has no yesterday
-    held = days[-HOLDOUT_DAYS:]
-    calibrating = np.concatenate([d.scores for d in held[:2]])
-    review = float(np.quantile(calibrating, 1 - FRAUD.decision.alert_share))
+    return learned(days, HOLDOUT_DAYS, FRAUD.decision.alert_share)
+
+
+def learned(days: Sequence[Day], holdout_days: int, alert_share: float) -> Champion:
+    """What a bundle holds of the days of its training set, the last of them held out.
+
+    Args:
+        days: with the scores of the model that was fitted on those before the held-out ones.
+    """
+    held, names = days[-holdout_days:], tuple(days[0].inputs)
+    calibrating = np.concatenate([d.scores for d in held[: -(-holdout_days // 2)]])
+    review = float(np.quantile(calibrating, 1 - alert_share))
     scores, units = (np.concatenate([getattr(d, n) for d in held]) for n in ("scores", "units"))
     matrix = np.concatenate([_matrix(d) for d in held])
-    profile = profiles.profile(matrix, INPUTS, scores, scores >= review, units)
+    profile = profiles.profile(matrix, names, scores, scores >= review, units)
     numbers = np.concatenate([np.full(len(d.units), d.number) for d in days])
     everything = np.concatenate([_matrix(d) for d in days])
     found = {
         name: rhythm(profile.inputs[name], everything[:, i], numbers)
-        for i, name in enumerate(INPUTS)
+        for i, name in enumerate(names)
     }
     fitted = numbers < held[0].number
     own = np.concatenate([d.scores for d in days])[fitted]
     found[SCORE] = rhythm(profiles.column(own, SCORE), own, numbers[fitted], by_weekday=False)
     event_ms = np.concatenate([np.full(len(d.units), d.number * DAY_MS) for d in held])
-    rows = Matrix(INPUTS, matrix.astype(np.float32), event_ms, units)
+    rows = Matrix(names, matrix.astype(np.float32), event_ms, units)
     band = predicted_band(
         (scores >= review).astype(np.int8), Recent(rows, "held-out days"),
         factor=FRAUD.gates.alert_band_factor,
     )  # fmt: skip
     rhythms = {name: r for name, r in found.items() if r is not None}
-    sample = {name: matrix[:, i] for i, name in enumerate(INPUTS)} | {SCORE: scores}
+    sample = {name: matrix[:, i] for i, name in enumerate(names)} | {SCORE: scores}
     sample = {name: values[np.isfinite(values)] for name, values in sample.items()}
     return Champion(sample, profile, rhythms, Band(band.low, band.high), review)
 
 
 def _matrix(day: Day) -> Floats:
-    return np.column_stack([day.inputs[name] for name in INPUTS])
+    return np.column_stack(list(day.inputs.values()))
 
 
 def window(day: Day, review: float, frozen_ms: int | None) -> Window:
@@ -263,12 +272,12 @@ def window(day: Day, review: float, frozen_ms: int | None) -> Window:
     newest_ms = start_ms if frozen_ms is None else frozen_ms
     return Window(
         start_ms, start_ms + DAY_MS, day.inputs, day.units, day.scores, day.scores >= review,
-        day.units, views={"customer_stats": ViewSeen(newest_ms, int(1.5 * DAY_MS))},
+        day.units, views={"customer_stats": ViewReading(newest_ms, int(1.5 * DAY_MS))},
     )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Played:
+class PlayedRun:
     """One run: the first day, from the change on, of each kind of incident and alarm of a baseline.
 
     Args:
@@ -279,6 +288,9 @@ class Played:
     first: Mapping[str, int]
     before: frozenset[str]
     inconclusive: int
+
+
+ONE_COLUMN, HALF = "evidently, one column", "evidently, half of the columns"
 
 
 class Baselines:
@@ -300,21 +312,23 @@ class Baselines:
         self._streams: dict[str, list[tuple[int, float]]] = {"scores": [], "mistakes": []}
 
     def seen(self, day: Day, matured: Day | None) -> dict[str, bool]:
+        return self.evidently(day) | self.adwin(day, matured)
+
+    def evidently(self, day: Day) -> dict[str, bool]:
         now = {**day.inputs, SCORE: day.scores}
         drifted = []
         for name, then in self._then.items():
             values = pd.Series(now[name]).dropna()
             test = self._test(then, values, self._type, None)
             drifted.append(test(then, values, self._type, None).drifted)
+        return {ONE_COLUMN: any(drifted), HALF: sum(drifted) * 2 >= len(drifted)}
+
+    def adwin(self, day: Day, matured: Day | None) -> dict[str, bool]:
         self._streams["scores"].append((len(day.scores), float(day.scores.mean())))
         if matured is not None:
-            wrong = (matured.scores >= self._review) != matured.positive
+            wrong = (matured.scores >= self._review) != matured.fraud
             self._streams["mistakes"].append((len(wrong), float(wrong.mean())))
-        return {
-            "evidently, one column": any(drifted),
-            "evidently, half of the columns": sum(drifted) * 2 >= len(drifted),
-            **{f"adwin, {name}": _adwin(stream) for name, stream in self._streams.items()},
-        }
+        return {f"adwin, {name}": _adwin(stream) for name, stream in self._streams.items()}
 
 
 ADWIN_DELTA = 0.002
@@ -343,7 +357,7 @@ def _adwin(buckets: list[tuple[int, float]]) -> bool:
     return False
 
 
-def play(row: Row, seed: int, policy: DriftPolicy, *, others: bool) -> Played:
+def play(row: Row, seed: int, policy: DriftPolicy, *, others: bool) -> PlayedRun:
     world, gradual = row.world, row.world.a_day > 0
     changes = dataclasses.replace(world, volumes=MILD_WEEK, amounts=(1.0,) * 7) != World()
     change = 0 if gradual else CHANGE_DAY if changes else LIVE_DAYS
@@ -374,7 +388,7 @@ def play(row: Row, seed: int, policy: DriftPolicy, *, others: bool) -> Played:
         known = [*known[:MOST_REFERENCE_DAYS], *known[MOST_REFERENCE_DAYS:][-RECENT_DAYS:]]
         performance = performance_verdict(MaturedDays(tuple(known), quiet), policy)
         now = {
-            "drift": isinstance(drift_verdict(verdicts, policy), Drifted),
+            "drift": isinstance(drift_verdict(verdicts, policy), DriftFinding),
             "performance": performance.health is Health.UNHEALTHY,
             "data fault": bool(verdicts[-1].faults),
         }
@@ -390,7 +404,7 @@ def play(row: Row, seed: int, policy: DriftPolicy, *, others: bool) -> Played:
                 else:
                     before.add(kind)
         is_open = {kind for kind, found in now.items() if found}
-    return Played(first, frozenset(before), inconclusive)
+    return PlayedRun(first, frozenset(before), inconclusive)
 
 
 def _matured(day: Day) -> MaturedDay:
@@ -402,7 +416,7 @@ def _matured(day: Day) -> MaturedDay:
 
 KINDS = ("drift", "performance", "data fault")
 OTHERS = (
-    *("evidently, one column", "evidently, half of the columns"),
+    *(ONE_COLUMN, HALF),
     *("adwin, scores", "adwin, mistakes"),
 )
 
@@ -436,12 +450,16 @@ def cell(row: Row, runs: int, compared_runs: int, policy: DriftPolicy) -> dict[s
     }
 
 
-def memory(rows: int) -> dict[str, Any]:
-    """What one window of so many decisions takes, measured in a process of its own."""
-    command = [sys.executable, "-m", "tests.bench.drift_memory", str(rows)]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=3600)
+def printed(module: str, *words: str) -> dict[str, Any]:
+    """What a module that runs as a process of its own prints."""
+    command = [sys.executable, "-m", f"tests.bench.{module}", *words]
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=7200)
     answer: dict[str, Any] = json.loads(ended.stdout)
     return answer
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
+    out.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
 
 def main() -> None:
@@ -452,6 +470,8 @@ def main() -> None:
     parser.add_argument("--compared", type=int, default=4, help="of these, runs with others beside")
     parser.add_argument("--memory", type=int, default=0, metavar="ROWS",
                         help="also the memory of one window of so many decisions")  # fmt: skip
+    parser.add_argument("--elec2", metavar="FILE", help="also real data: elec2 as Parquet")
+    parser.add_argument("--handbook", metavar="FOLDER", help="also the handbook's transactions")
     parser.add_argument("--only", nargs="*", default=list(ROWS), metavar="WORLD")
     parser.add_argument("--out", type=Path, default=Path("build/bench/drift.json"))
     options = parser.parse_args()
@@ -459,15 +479,21 @@ def main() -> None:
     found: dict[str, Any] = {}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     if options.memory:
-        found["memory"] = memory(options.memory)
+        found["memory"] = printed("drift_memory", str(options.memory))
+    for name in ("elec2", "handbook"):
+        if path := getattr(options, name):
+            found.setdefault("real", {}).update(printed("drift_real", f"--{name}", path))
+    _write(options.out, found)
     for name in options.only:
         started, row = time.monotonic(), ROWS[name]
         runs = options.stationary if name.startswith("stationary") else options.runs
         found[name] = cell(row, runs, options.compared, FRAUD.drift)
         keys = ("found", "median_days", "incidents_without_cause", "with")
-        told = {key: found[name][key] for key in keys}
-        print(f"{name}: {told} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
-        options.out.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+        summary = {key: found[name][key] for key in keys}
+        print(
+            f"{name}: {summary} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True
+        )
+        _write(options.out, found)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""What one drift window of many decisions costs: run as a process of its own, it prints JSON."""
+"""What one drift window of many decisions costs: run as a process of its own, it prints JSON.
+
+The log's records are made in another process, so that the memory that is measured is the check's.
+"""
 
 from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
 import time
 from typing import Any
@@ -30,14 +34,57 @@ REST = {
 }
 
 
+MAKE = "make"
+
+
+class RemoteLog:
+    """The reading half of a log whose records another process makes."""
+
+    def __init__(self, rows: int) -> None:
+        command = [sys.executable, "-m", "tests.bench.drift_memory", str(rows), MAKE]
+        self._maker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def watermarks(self) -> list[Watermark]:
+        return []
+
+    def read(self, span: Span) -> pa.Table:
+        assert self._maker.stdin is not None
+        assert self._maker.stdout is not None
+        wanted = [span.from_ms, span.to_ms, list(span.kinds), list(span.columns)]
+        self._maker.stdin.write(json.dumps(wanted).encode() + b"\n")
+        self._maker.stdin.flush()
+        size = int(self._maker.stdout.readline())
+        with pa.ipc.open_stream(self._maker.stdout.read(size)) as stream:
+            return stream.read_all()
+
+    def close(self) -> None:
+        assert self._maker.stdin is not None
+        self._maker.stdin.close()
+        self._maker.wait()
+
+
+def make(rows: int) -> None:
+    """Answer each span on standard input with its records, as a length and an Arrow stream."""
+    log = MadeLog(rows)
+    for line in sys.stdin:
+        from_ms, to_ms, kinds, columns = json.loads(line)
+        span = Span(
+            model="fraud", kinds=tuple(kinds), from_ms=from_ms, to_ms=to_ms, columns=tuple(columns)
+        )
+        table, sink = log.read(span), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        answer = sink.getvalue()
+        sys.stdout.buffer.write(f"{answer.size}\n".encode())
+        sys.stdout.buffer.write(answer)
+        sys.stdout.buffer.flush()
+
+
 class MadeLog:
     """The reading half of a log of `rows` decisions of the third day, made as they are read."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
-
-    def watermarks(self) -> list[Watermark]:
-        return []
 
     def read(self, span: Span) -> pa.Table:
         low, high = (self._number(at_ms) for at_ms in (span.from_ms, span.to_ms))
@@ -79,9 +126,12 @@ class MadeLog:
 def main() -> None:
     """Judge the one window, and print its rows, seconds and the process' largest memory."""
     rows = int(sys.argv[1])
+    if MAKE in sys.argv[2:]:
+        make(rows)
+        return
     views = load_views(model_folder("fraud"))
     plan = drift_plan(FRAUD, views, FRAUD.inputs)
-    log, tenure = MadeLog(rows), ChampionTenure(1, 2 * DAY_MS)
+    log, tenure = RemoteLog(rows), ChampionTenure(1, 2 * DAY_MS)
     rng = np.random.default_rng(1)
     scores = rng.beta(1, 60, 30_000)
     amount, mean = rng.lognormal(3.5, 0.6, (2, 30_000))
@@ -96,6 +146,7 @@ def main() -> None:
     verdict = window_verdict(profile, window, FRAUD.drift, Band(0.0, 1.0))
     found = {"rows": verdict.rows, "health": str(verdict.health), "before_mb": before_mb}
     seconds = round(time.monotonic() - started, 1)
+    log.close()
     print(json.dumps({**found, "peak_mb": _peak_mb(), "seconds": seconds}))
 
 

@@ -154,7 +154,7 @@ class Bank:
         raw = model.scores(days.matrix.columns(names))
         kept = np.ones(len(raw), bool) if days.weight is None else days.weight > 0
         calibration = fit_calibration(raw[kept], days.taught.y, days.taught.weight)
-        calibrated = calibration.many(raw)
+        calibrated = calibration.probabilities(raw)
         known = KnownScores(calibrated[kept], days.taught.y, days.taught.weight)
         thresholds = fit_thresholds(self.definition.decision, calibrated, known)
         cut_offs = CutOffs(self.definition.decision.scale, thresholds)
@@ -184,10 +184,10 @@ class Bank:
         table = self.joined(at_ms, at_ms + DAY_MS)
         plan = input_plan(self.definition, self.folder.views)
         assert list(plan.names) == names
-        score = calibration.many(model.scores(plan.matrix(table)))
+        score = calibration.probabilities(model.scores(plan.matrix(table)))
         ids = np.array(table["request_id"].to_pylist())
         y = np.array([self.truth[i] for i in ids])
-        declined = cut_offs.many(score) == 2
+        declined = cut_offs.places(score) == 2
         if self.world.hides:
             self._decide(ids[declined], chance)
         return score, y, int(declined.sum())

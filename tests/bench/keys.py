@@ -66,7 +66,7 @@ def item(number: int) -> StorableRecord:
         "feature_gaps": None,
     }
     body = hashlib.blake2b(named.encode(), digest_size=32).hexdigest()
-    promise = Idempotency(
+    idempotency = Idempotency(
         CLIENT,
         key(number),
         body,
@@ -82,7 +82,7 @@ def item(number: int) -> StorableRecord:
         score=score,
         payload={},
     )
-    return prepared(Entry(record, promise))
+    return prepared(Entry(record, idempotency))
 
 
 def measured(folder: Path, count: int) -> dict[str, Any]:

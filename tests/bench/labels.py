@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from mlplatform.rollouts.verdicts.delays import delay_curve
 from mlplatform.rollouts.verdicts.hidden import (
-    Interval,
     Metric,
-    PartlySeen,
+    MetricBounds,
+    PartialOutcomes,
     as_seen,
     interval,
     inverse_propensity,
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 Integers = npt.NDArray[np.int64]
-Rule = Callable[[Metric, PartlySeen, float], Interval]
+Rule = Callable[[Metric, PartialOutcomes, float], MetricBounds]
 
 DAYS, FRAUD, CAPACITY = 28, 0.008, 0.013
 LIMIT, STOP_ERROR = 0.05, 0.01 / 30
@@ -66,10 +66,12 @@ class Payments:
     delay_ms: Integers
 
 
-def payments_of(seed: int, a_day: int) -> Payments:
+def payments_of(
+    seed: int, a_day: int, *, days: int = DAYS, customers: int | None = None
+) -> Payments:
     """Labels of frauds come 1 to 90 days late; today is 90 days after the first payment."""
     rng = np.random.default_rng(seed)
-    count, customers = DAYS * a_day, a_day // 2
+    count, customers = days * a_day, customers or a_day // 2
     activity = rng.lognormal(0.0, 1.2, customers)
     unit = rng.choice(customers, count, p=activity / activity.sum())
     frailty = rng.gamma(0.5, 2.0, customers)
@@ -80,7 +82,7 @@ def payments_of(seed: int, a_day: int) -> Payments:
         noise=noise,
         other_noise=0.8 * noise + 0.6 * rng.normal(0, 1, count),
         draw=rng.random(count),
-        age_ms=LONGEST_D * DAY_MS - rng.integers(0, DAYS * DAY_MS, count),
+        age_ms=LONGEST_D * DAY_MS - rng.integers(0, days * DAY_MS, count),
         delay_ms=rng.integers(DAY_MS, LONGEST_D * DAY_MS, count),
     )
 
@@ -101,30 +103,38 @@ class Arms:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Played:
+class PlayedPayments:
     """Payments as the platform sees them, and their truth."""
 
-    payments: PartlySeen
-    truth: PartlySeen
-    flagged: Flags
-    challenger_flagged: Flags
+    payments: PartialOutcomes
+    truth: PartialOutcomes
+    scores: Floats
+    challenger_scores: Floats
+
+    @property
+    def flagged(self) -> Flags:
+        return _highest(self.scores, CAPACITY)
+
+    @property
+    def challenger_flagged(self) -> Flags:
+        return _highest(self.challenger_scores, CAPACITY)
 
 
-def played(found: Payments, arms: Arms) -> Played:
+def played(found: Payments, arms: Arms) -> PlayedPayments:
     fraud = found.fraud
     scores = arms.champion * fraud + found.noise
-    declined = _highest(scores, arms.declines)
+    declined = _highest(scores, arms.declines) if arms.declines else found.draw < 0
     seen = ~declined | (found.draw < arms.slice)
     known = fraud & seen & (found.delay_ms <= found.age_ms)
     curve = delay_curve(found.age_ms[seen], np.where(known, found.delay_ms, -1)[seen])
     margin = arms.champion * scores - arms.champion**2 / 2 + np.log(FRAUD / (1 - FRAUD))
     guess, one = 1 / (1 + np.exp(-margin)), np.ones(len(fraud))
     chance = np.where(declined, arms.slice, 1.0)
-    return Played(
-        PartlySeen(found.unit, known, seen, chance, guess, curve.share(found.age_ms)),
-        PartlySeen(found.unit, fraud, one > 0, one, guess, one),
-        _highest(scores, CAPACITY),
-        _highest(arms.challenger * fraud + found.other_noise, CAPACITY),
+    return PlayedPayments(
+        PartialOutcomes(found.unit, known, seen, chance, guess, curve.share(found.age_ms)),
+        PartialOutcomes(found.unit, fraud, one > 0, one, guess, one),
+        scores,
+        arms.challenger * fraud + found.other_noise,
     )
 
 
@@ -133,7 +143,7 @@ def _highest(scores: Floats, share: float) -> Flags:
     return np.asarray(scores >= least)
 
 
-def left_out(metric: Metric, payments: PartlySeen, error_share: float) -> Interval:
+def left_out(metric: Metric, payments: PartialOutcomes, error_share: float) -> MetricBounds:
     """By a rule that leaves hidden payments out, and weighs none."""
     kept = payments.of(payments.seen)
     one = np.ones(len(kept.unit))
@@ -141,7 +151,9 @@ def left_out(metric: Metric, payments: PartlySeen, error_share: float) -> Interv
     return interval(metric.of(payments.seen), plain, error_share, as_seen)
 
 
-def by_inverse_propensity(metric: Metric, payments: PartlySeen, error_share: float) -> Interval:
+def by_inverse_propensity(
+    metric: Metric, payments: PartialOutcomes, error_share: float
+) -> MetricBounds:
     return interval(metric, payments, error_share, inverse_propensity)
 
 
@@ -160,7 +172,7 @@ class Tally:
     widths: list[float] = dataclasses.field(default_factory=list)
     errors: list[float] = dataclasses.field(default_factory=list)
 
-    def add(self, found: Interval, truth: float) -> None:
+    def add(self, found: MetricBounds, truth: float) -> None:
         self.held.append(found.low <= truth <= found.high)
         self.widths.append(found.high - found.low)
         self.errors.append(found.value - truth)
@@ -199,7 +211,7 @@ class Slice:
         self.stops = {name: dict.fromkeys(rules, 0) for name in compared}
         self.confirmed = {name: dict.fromkeys(rules, 0) for name in PAIRED}
 
-    def _played(self, payments: Payments, arms: Arms) -> Played:
+    def _played(self, payments: Payments, arms: Arms) -> PlayedPayments:
         return played(payments, dataclasses.replace(arms, slice=self.share))
 
     def add(self, before: Payments, after: Payments) -> None:

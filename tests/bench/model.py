@@ -16,7 +16,6 @@ from mlplatform.model.bundle import (
     MODEL_FILE,
     AlertBand,
     Bundle,
-    Calibration,
     DataWindow,
     Golden,
     Reason,
@@ -27,6 +26,7 @@ from mlplatform.model.bundle import (
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rules import parse_rules

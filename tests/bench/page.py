@@ -36,11 +36,11 @@ from mlplatform.decisions.records.pseudonym import load_or_create_key, pseudonym
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
-from mlplatform.operations.actions import looks
+from mlplatform.operations.actions import interim_analyses
 from mlplatform.operations.review import queue
 from mlplatform.operations.traffic import projection
 from mlplatform.operations.traffic.buckets import DAY_MS
-from mlplatform.rollouts.drift.incidents import Finding
+from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition
@@ -117,10 +117,10 @@ def made(home: Home, decisions: int, rollouts: int) -> dict[str, float]:
 
 def write_journal(home: Home, rollouts: int) -> None:
     """Rollouts with the judge's evidence, all but the newest rolled back, and incidents."""
-    world = JudgedRollout(looks=5)
-    for course in world.courses:
-        renamed = msgspec.structs.replace(course, rollout_id=f"{MODEL}-v{rollouts}-1")
-        looks.keep(home.looks, MODEL, renamed)
+    world = JudgedRollout(analyses=5)
+    for history in world.histories:
+        renamed = msgspec.structs.replace(history, rollout_id=f"{MODEL}-v{rollouts}-1")
+        interim_analyses.keep(home.interim_analyses, MODEL, renamed)
     under_way = tuple(world.facts)
     finished = world.stopped()
     with closing(SqliteRollouts(home.rollouts_db, durable=False)) as journal:
@@ -131,7 +131,7 @@ def write_journal(home: Home, rollouts: int) -> None:
                 journal.commit(own, None if isinstance(own, Opened | Answered) else fence)
     incidents = SqliteIncidents(home.rollouts_db)
     for number in range(INCIDENTS):
-        moved = Finding(MODEL, "drift", number, 1, 1, {"reasons": ["moved"]})
+        moved = IncidentFinding(MODEL, "drift", number, 1, 1, {"reasons": ["moved"]})
         opened = incidents.open(moved, now_ms=number)
         if number < INCIDENTS - 1:
             incidents.close(opened.id, "looked at", now_ms=number + 1)

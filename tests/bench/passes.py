@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import resource
+import re
 import shutil
 import subprocess
 import sys
@@ -35,11 +35,11 @@ from mlplatform.decisions.records.record import SCALARS, Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.journal.journal import GatewayLease
+from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.observe import step_limits
-from mlplatform.rollouts.passes.saved_counts import count
-from mlplatform.rollouts.verdicts.comparison import Prediction
 from mlplatform.rollouts.verdicts.facts import Role, Subject
 from mlplatform.rollouts.verdicts.judgement import Sources, judge
+from mlplatform.rollouts.verdicts.verdict import Prediction
 from mlplatform.runtime.storage import sqlite
 
 MODEL, WRITER, GENERATION, VERSION = "fraud", "gateway-1", 7, 2
@@ -126,11 +126,6 @@ def write_log(folder: Path, role: Role, decisions: int) -> None:
             entry = (number, WRITER, first, last, len(table), times[0].as_py(), times[-1].as_py(),
                      bytes(32), "", "", "")  # fmt: skip
             db.execute(f"INSERT INTO segments VALUES ({','.join('?' * 11)})", entry)
-            db.execute(
-                "INSERT INTO files (writer, first, last, rows, from_ms, to_ms, sha256)"
-                " VALUES (?, ?, ?, ?, ?, ?, '')",
-                entry[1:7],
-            )
         head = (WRITER, last, bytes(32), times[-1].as_py(), NOW_MS, 0, 1)
         db.execute("INSERT INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", head)
 
@@ -162,12 +157,19 @@ def one_pass(folder: Path, counted: Path, role: Role) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": _peak_mb(),
         "records": found.seen.records,
         "verdict": judgement.verdict,
         "gates": evidence.hexdigest()[:16],
         "counted": judgement.evidence["counted"][:16],
     }
+
+
+def _peak_mb() -> int:
+    """Of this program alone: `ru_maxrss` counts the process that started it, too."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return round(int(found.group(1)) / 1024)
 
 
 def in_a_process(folder: Path, counted: Path, role: Role) -> dict[str, Any]:

@@ -16,31 +16,30 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-from tests.bench.rollouts import (
-    CELLS,
-    COMPLETE,
-    REPLAYED_DAYS,
+from tests.bench.rollout_counts import recounted
+from tests.bench.rollout_traffic import (
+    REPLAYED,
     Customers,
-    World,
-    counted_up,
     drawn_customers,
     drawn_prediction,
     drawn_traffic,
     first_records,
 )
+from tests.bench.rollout_worlds import BUSY_HOURS, CELLS, World, busy
+from tests.bench.rollouts import COMPLETE
 
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.rollouts.passes.observe import step_limits
-from mlplatform.rollouts.verdicts.comparison import Prediction
-from mlplatform.rollouts.verdicts.courses import Alerts
 from mlplatform.rollouts.verdicts.judgement import Judgement, judge
 from mlplatform.rollouts.verdicts.planner import Stage, StagePlan, plan_stage
+from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic import Traffic
 from mlplatform.rollouts.verdicts.traffic_profile import Slice, TrafficProfile, profile_of
+from mlplatform.rollouts.verdicts.verdict import Prediction
 
 LOOKS = 40
 PODS = 10
@@ -48,12 +47,6 @@ PODS = 10
 AHEAD, AHEAD_BAD = 2.0, 5.0
 """Times the hours in which most good ones are to have passed: how long a step is played."""
 HOUR_MS = 3_600_000
-A_DAY: Final = 10_000
-BUSY: Final = 86_400_000
-"""Payments a day, at 1 000/s."""
-BUSY_WORLD: Final = World(payments_a_day=BUSY, customers=200_000, outage_s=0.3)
-BUSY_HOURS: Final = 0.25
-"""Of a step's deadline, at 1 000/s: what a simulation can hold."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,7 +82,7 @@ SCENES: dict[str, Scene] = {
                  "A/A, alerts with ICC .17")
 } | {
     "A/A, 2 000 a day": scene(World(payments_a_day=2_000, customers=2_000)),
-    "A/A, 1 000/s": scene(BUSY_WORLD, history_h=2 * BUSY_HOURS, deadline_h=BUSY_HOURS),
+    "A/A, 1 000/s": scene(busy(World()), history_h=2 * BUSY_HOURS, deadline_h=BUSY_HOURS),
 }  # fmt: skip
 
 
@@ -126,7 +119,7 @@ def expected_alerts(predicted: Prediction, replayed: int) -> Alerts:
         predicted.alert_share / predicted.alert_ratio,
         predicted.disagreement,
         replayed=replayed,
-        told=predicted.alert_share,
+        by_replay=predicted.alert_share,
     )
 
 
@@ -140,15 +133,13 @@ def play(
     """One step, judged at looks from early to late until it is stopped or has passed."""
     rng = np.random.default_rng([seed, 2])
     customers = drawn_customers(rng, world)
-    predicted, _ = drawn_prediction(
-        rng, dataclasses.replace(world, payments_a_day=A_DAY), customers
-    )
+    predicted, _ = drawn_prediction(rng, world, customers)
     percent = asked.percent if isinstance(asked, CanaryStep) else None
     traffic = drawn_traffic(rng, world, deadline_h / 24, percent, customers)
     limits = step_limits(policy, asked, predicted, pods=PODS)
     hours: dict[str, float] = {}
     for hour, seen in _looks(traffic, deadline_h):
-        found = counted_up(seen, in_canary=percent is not None)
+        found = recounted(seen, in_canary=percent is not None)
         judgement = judge(found, found, limits, COMPLETE)
         _note(hours, judgement, hour)
         if judgement.verdict == "UNHEALTHY":
@@ -208,12 +199,11 @@ def planned(
 ) -> StagePlan:
     """The step's plan, from a history of its world."""
     profile, customers = profile_before(scene.good, scene.history_h, 7)
-    replay = dataclasses.replace(scene.good, payments_a_day=A_DAY)
-    predicted, _ = drawn_prediction(np.random.default_rng(7), replay, customers)
+    predicted, _ = drawn_prediction(np.random.default_rng(7), scene.good, customers)
     limits = step_limits(policy, asked, predicted, pods=PODS)
     assert limits.step is not None
     stage = Stage("", "", deadline_h, limits.failure_share, limits.step)
-    return plan_stage(profile, stage, expected_alerts(predicted, int(A_DAY * REPLAYED_DAYS)))
+    return plan_stage(profile, stage, expected_alerts(predicted, REPLAYED))
 
 
 def _median(runs: list[Run], name: str) -> float | None:

@@ -24,7 +24,7 @@ from tests.bench.hidden import SEED, Bank, World, at_time
 
 from mlplatform.learning.training.candidate import fit_rows
 from mlplatform.learning.training.folder import load_training
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, LabelledRows
 from mlplatform.learning.validation.gates import QualityEvidence, judge_leakage, judge_quality
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.statistics import average_precision, average_precision_interval
@@ -98,7 +98,7 @@ def leaked(built: Dataset, definition: Any) -> dict[str, Any]:
     evidence = leakage_evidence(definition, names, built.fitting, built.holdout)
     x = built.rows.matrix.x.copy()
     x[:, names.index("night")] = built.rows.y
-    rows = Labelled(dataclasses.replace(built.rows.matrix, x=x), built.rows.y)
+    rows = LabelledRows(dataclasses.replace(built.rows.matrix, x=x), built.rows.y)
     told = dataclasses.replace(built, rows=rows)
     with_label = leakage_evidence(definition, names, told.fitting, told.holdout)
     return {

@@ -99,7 +99,7 @@ def bites(log: SqliteDecisionLog, folder: Path) -> list[dict[str, float]]:
     """Of each seal that takes some of it out."""
     found = []
     with closing(sqlite.connect(folder / DATABASE)) as db, seal.lock(folder):
-        while erasing.pending(db, folder) is not None:
+        while erasing.pending_erasures(db, folder) is not None:
             took, _ = timed(lambda: [*erasing.steps(db, folder, merging.MOST_RECORDS)])
             found.append(took)
     return found

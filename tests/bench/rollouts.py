@@ -1,9 +1,9 @@
 """How often a rollout of the shipped policy is right, by simulation of worlds with a known truth.
 
-Each run plays one rollout through `judge` as passes do: payments of heavy-tailed customers, alerts
-clustered by customer, failures in outages, two arms that differ as the world says. It counts how
-often the challenger was stopped, held (not decided by a step's deadline, and so rolled back) or
-promoted, by which gates, and how many customers it had answered by then.
+Each run plays one rollout through `judge` as passes do, and counts how often the challenger was
+stopped, held (not decided by a step's deadline, and so rolled back) or promoted, by which gates,
+and how many customers it had answered by then. Other rules read the same streams. Margins play a
+step with a challenger whose harm is what the step tolerates: how often is a gate HEALTHY then?
 """
 
 from __future__ import annotations
@@ -14,402 +14,341 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
+from scipy.optimize import brentq
+from tests.bench import rollout_outcomes
+from tests.bench.rollout_counts import Counts
+from tests.bench.rollout_rules import RULES, SCORE_BINS, Look, binned_scores
+from tests.bench.rollout_traffic import (
+    Stream,
+    drawn_customers,
+    drawn_prediction,
+    true_prediction,
+)
+from tests.bench.rollout_worlds import BUSY_HOURS, CELLS, World, busy, segments_of
 
 from mlplatform.decisions.records.port import Watermark
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition
-from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy
-from mlplatform.model.policies.segments import (
-    RolloutSegment,
-    SegmentLimits,
-    SegmentPolicy,
-    SegmentSource,
-)
+from mlplatform.model.policies.rollout import CanaryStep, ShadowStep
 from mlplatform.rollouts.journal.journal import GatewayLease
-from mlplatform.rollouts.passes.observe import SEGMENT_ALERTS, step_limits
-from mlplatform.rollouts.verdicts.aggregates import Aggregates, Extent, counted, portion
-from mlplatform.rollouts.verdicts.comparison import Prediction
-from mlplatform.rollouts.verdicts.facts import Subject
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollouts.verdicts.traffic import Traffic
+from mlplatform.rollouts.passes.observe import immaterial_us, step_limits
+from mlplatform.rollouts.verdicts.judgement import GateLimits, Sources, judge
+from mlplatform.rollouts.verdicts.verdict import Prediction
 
 COMPLETE = Sources(
     (Watermark("gateway-1", 10**9, 10**15, 0, True),), (GatewayLease("gateway-1", 1),)
 )
-LOOK_EVERY_H = 4.0
-REPLAYED_DAYS = 3.0
-MEDIAN_US, LATENCY_SIGMA = 4000.0, 0.3
-DAY_TO_DAY = 0.08
-SECONDS = 86_400.0
+LOOK_AHEAD: Final = 1.1
+"""Each look is so many times as late as the one before: a bound that holds at every look is
+crossed, if ever, about as often at these as at all."""
+FIRST_LOOK_H: Final = 1.0
+BUSY_FIRST_LOOK_H: Final = 5 / 3600
+PASSED_AFTER_H: Final = {None: 52.0, 5.0: 28.0, 25.0: 4.0, 50.0: 4.0}
+BUSY_PASSED_AFTER_H: Final = {None: 60 / 3600, 5.0: 25 / 3600, 25.0: 50 / 3600, 50.0: 50 / 3600}
+"""When other rules pass a step: about as long as an equal challenger takes by the platform's."""
+OURS: Final = "platform"
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class World:
-    """What is true of both arms.
-
-    Args:
-        activity: sigma of the customers' lognormal activity.
-        icc: how alike the alerts of one customer are (0-1).
-        outage_s: length of an outage, in which an arm fails; 0: failures are independent.
-        failing: share of requests that either arm fails.
-        more_failing: that the challenger fails besides; late: in canary alone, where it is held to
-            a deadline that shadow calls do not have.
-        alerts, more_alerts: the challenger's alerts, as a multiple of the champion's, and a share
-            of payments besides.
-        redrawn: payments on which the challenger decides as if by another draw of the same rate.
-        slower, tail: median and 99th percentile of its latency, as multiples of the champion's.
-        segmented: the policy declares segments besides: a tenth of the customers and nights, that
-            shadow has to show, and a fiftieth of them and weekends.
-        inverted: in the tenth, the challenger ranks payments upside down: as many alerts, and none
-            in common with the champion.
-        in_segment: the challenger's alerts in the tenth, as a multiple of the champion's.
-    """
-
-    payments_a_day: int = 10_000
-    customers: int = 5_000
-    activity: float = 1.2
-    icc: float = 0.05
-    alert_share: float = 0.013
-    outage_s: float = 60.0
-    failing: float = 0.001
-    more_failing: float = 0.0
-    late: float = 0.0
-    alerts: float = 1.0
-    more_alerts: float = 0.0
-    redrawn: float = 0.2
-    slower: float = 1.0
-    tail: float = 1.0
-    segmented: bool = False
-    inverted: bool = False
-    in_segment: float = 1.0
+RolloutStep = ShadowStep | CanaryStep
 
 
-CELLS: dict[str, World] = {
-    "A/A, independent failures": World(outage_s=0.0),
-    "A/A, outages of 60 s": World(),
-    "A/A, outages of 600 s": World(outage_s=600.0),
-    "A/A, alerts with ICC .17": World(icc=0.17),
-    "failures 2 %": World(more_failing=0.02),
-    "failures 5 %": World(more_failing=0.05),
-    "failures 2 %, in canary alone": World(late=0.02),
-    "failures 5 %, in canary alone": World(late=0.05),
-    "alerts x 2": World(alerts=2.0),
-    "alerts + .5 point": World(more_alerts=0.005),
-    "alerts x .25": World(alerts=0.25),
-    "never an alert": World(alerts=0.0),
-    "alerts half redrawn": World(redrawn=0.7),
-    "no alert in common": World(redrawn=1.0),
-    "3 x p50": World(slower=3.0),
-    "+ 20 % p99": World(tail=1.2),
-    "A/A, four segments": World(segmented=True),
-    "A/A, four segments, alerts with ICC .17": World(segmented=True, icc=0.17),
-    "a segment of 10 % upside down": World(segmented=True, inverted=True),
-    "never an alert in a segment of 10 %": World(segmented=True, in_segment=0.0),
-    "alerts x 3 in a segment of 10 %": World(segmented=True, in_segment=3.0),
-}
-TENTH, FIFTIETH = 10, 50
-"""Of the customers, every tenth is in one segment, and every fiftieth in another."""
-SEGMENTS = SegmentPolicy(
-    stop=SegmentLimits(alerts=0.5, disagreement=0.3),
-    tolerance=SegmentLimits(alerts=1.0, disagreement=0.5),
-    groups=tuple(
-        # the world says who is in it
-        RolloutSegment(name=name, input="amount", at_least=0, required=required)
-        for name, required in (
-            ("tenth", True),
-            ("fiftieth", False),
-            ("weekend", False),
-            ("night", True),
-        )
-    ),
-)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Customers:
-    """Activity (sums to 1) and share of alerts of each customer."""
-
-    activity: Floats
-    alert_share: Floats
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ending:
-    """How one rollout ended.
+@dataclasses.dataclass(slots=True)
+class Way:
+    """How far one rule has come with a challenger.
 
     Args:
+        how: "stopped", "held" or "promoted"; empty: on its way.
         gates: that were UNHEALTHY, or where it was held those that had not shown enough.
     """
 
-    how: str
-    phase: str
-    exposed: int
-    hours: float
-    gates: tuple[str, ...]
+    how: str = ""
+    phase: str = "promoted"
+    exposed: int = 0
+    hours: float = 0.0
+    gates: tuple[str, ...] = ()
+
+    def ended(self, how: str, phase: str, gates: tuple[str, ...] = ()) -> None:
+        self.how, self.phase, self.gates = how, phase, gates
 
 
-def rollout(world: World, policy: RolloutPolicy, seed: int) -> Ending:
-    """One challenger's way through shadow and canary."""
-    rng = np.random.default_rng(seed)
-    customers, exposed, hours = drawn_customers(rng, world), 0, 0.0
-    predicted, of_segments = drawn_prediction(rng, world, customers)
-    if world.segmented:
-        policy = msgspec.structs.replace(policy, segments=SEGMENTS)
-    for asked in (policy.shadow, *policy.canary):
-        percent = asked.percent if isinstance(asked, CanaryStep) else None
-        phase = "shadow" if percent is None else f"canary {percent:g} %"
-        traffic = drawn_traffic(rng, world, asked.deadline_h / 24, percent, customers)
-        limits = step_limits(policy, asked, predicted, of_segments=of_segments)
-        judgement, until_h, seen = _first_verdict(traffic, limits, asked.deadline_h)
-        hours += until_h
-        if percent is not None:
-            exposed += len(np.unique(seen.unit[seen.challenger]))
-        if judgement.verdict != "HEALTHY":
-            how = "stopped" if judgement.verdict == "UNHEALTHY" else "held"
-            gates = judgement.evidence["gates"].items()
-            told = tuple(n for n, gate in gates if gate["verdict"] == judgement.verdict)
-            return Ending(how, phase, exposed, hours, told)
-    return Ending("promoted", "promoted", exposed, hours, ())
+@cache
+def fraud() -> ModelDefinition:
+    return load_definition("fraud")
 
 
-def _first_verdict(
-    traffic: Traffic, limits: Limits, deadline_h: float
-) -> tuple[Judgement, float, Traffic]:
-    for hour in np.arange(LOOK_EVERY_H, deadline_h + LOOK_EVERY_H / 2, LOOK_EVERY_H):
-        seen = first_records(traffic, int(np.searchsorted(traffic.event_ms, hour * 3_600_000)))
-        step = limits.step
-        assert step is not None
-        found = counted_up(
-            seen, in_canary=step.percent is not None, segments=tuple(s.name for s in step.segments)
+def steps() -> tuple[RolloutStep, ...]:
+    policy = fraud().rollout
+    return (policy.shadow, *policy.canary)
+
+
+def steps_in(world: World) -> tuple[RolloutStep, ...]:
+    """As shipped; at 1,000/s the 25 % step asks for the slowest answers too, as a plan proposes."""
+    if not world.is_busy:
+        return steps()
+    limit = fraud().rollout.stop.latency_p99
+    return tuple(
+        msgspec.structs.replace(
+            asked, tolerance=msgspec.structs.replace(asked.tolerance, latency_p99=limit)
         )
-        judgement = judge(found, found, limits, COMPLETE)
-        if judgement.verdict != "INCONCLUSIVE":
-            break
-    return judgement, float(hour), seen
+        if percent_of(asked) == 25
+        else asked
+        for asked in steps()
+    )
 
 
-def first_records(traffic: Traffic, count: int) -> Traffic:
-    names = [
-        f.name for f in dataclasses.fields(traffic) if f.name not in ("dropped", "uncopied_ms")
-    ]
-    return dataclasses.replace(traffic, **{n: getattr(traffic, n)[:count] for n in names})
+def percent_of(asked: RolloutStep) -> float | None:
+    return asked.percent if isinstance(asked, CanaryStep) else None
 
 
-def counted_up(seen: Traffic, *, in_canary: bool, segments: tuple[str, ...] = ()) -> Aggregates:
-    last_ms = int(seen.event_ms[-1]) if len(seen) else 0
-    extent = Extent(last_ms, int(seen.event_ms[0]) if len(seen) else 0, last_ms)
-    sources = tuple(SegmentSource(name, "field") for name in segments)
-    subject = Subject(1, "canary" if in_canary else "shadow", 2, segments=sources)
-    found = portion(seen, is_timed=in_canary, segments=len(segments))
-    return counted(found, subject, extent)
+def phase_of(asked: RolloutStep) -> str:
+    percent = percent_of(asked)
+    return "shadow" if percent is None else f"canary {percent:g} %"
 
 
-def drawn_prediction(
-    rng: np.random.Generator, world: World, customers: Customers
-) -> tuple[Prediction, dict[str, Prediction]]:
-    """What replay said of the model as it was meant: as many alerts as the champion's; and of its
-    segments."""
-    meant = dataclasses.replace(
-        world, alerts=1.0, more_alerts=0.0, more_failing=0.0, redrawn=min(world.redrawn, 0.2),
-        inverted=False, in_segment=1.0,
+def looks(world: World, deadline_h: float) -> Iterator[float]:
+    """Hours of a step, the last of them its deadline; whole moments of 250 ms."""
+    hour = BUSY_FIRST_LOOK_H if world.is_busy else FIRST_LOOK_H
+    while hour < deadline_h:
+        yield round(hour * 14_400) / 14_400
+        hour *= LOOK_AHEAD
+    yield deadline_h
+
+
+def limits_in(
+    world: World, asked: RolloutStep, predicted: Prediction, of_segments: dict[str, Prediction]
+) -> GateLimits:
+    policy = msgspec.structs.replace(fraud().rollout, segments=segments_of(world))
+    return step_limits(
+        policy,
+        asked,
+        predicted,
+        pods=world.pods,
+        of_segments=of_segments,
+        immaterial_us=immaterial_us(fraud()),
+    )
+
+
+def rollout(world: World, seed: int, *, beside: bool = False) -> dict[str, Way]:
+    """One challenger's way through shadow and canary, by each rule.
+
+    Args:
+        beside: also by the rules of others.
+    """
+    rng = np.random.default_rng(seed)
+    customers = drawn_customers(rng, world)
+    predicted, of_segments = drawn_prediction(rng, world, customers)
+    ways = {name: Way() for name in (OURS, *(RULES if beside else ()))}
+    for number, asked in enumerate(steps_in(world)):
+        phase_rng = np.random.default_rng([seed, number])
+        stream = Stream(
+            phase_rng, world, world.deadline_h(asked.deadline_h), percent_of(asked), customers
+        )
+        limits = limits_in(world, asked, predicted, of_segments)
+        _play(world, asked, limits, stream, {n: w for n, w in ways.items() if not w.how})
+    for way in ways.values():
+        way.how = way.how or "promoted"
+    return ways
+
+
+def _play(
+    world: World, asked: RolloutStep, limits: GateLimits, stream: Stream, ways: dict[str, Way]
+) -> None:
+    """One step, until each rule has decided it."""
+    step, phase, percent = limits.step, phase_of(asked), percent_of(asked)
+    assert step is not None
+    deadline_h = world.deadline_h(asked.deadline_h)
+    passed_h = (BUSY_PASSED_AFTER_H if world.is_busy else PASSED_AFTER_H)[percent]
+    counts = Counts(
+        world.customers, deadline_h, in_canary=percent is not None,
+        segments=tuple(s.name for s in step.segments),
     )  # fmt: skip
-    traffic = drawn_traffic(rng, meant, REPLAYED_DAYS, None, customers)
-    mine = traffic.challenger
-    own, other = traffic.alert[mine], traffic.other_alert[mine]
-    of_segments = {}
-    for number, segment in enumerate(SEGMENTS.groups):
-        inside = traffic.segments[mine] >> number & 1 > 0
-        if (own | other)[inside].sum() >= SEGMENT_ALERTS:
-            of_segments[segment.name] = _prediction(own[inside], other[inside])
-    return _prediction(own, other), of_segments
+    open_, scores = dict(ways), np.zeros((2, SCORE_BINS), dtype=np.int64)
+    for hour in looks(world, deadline_h):
+        payments = stream.until(hour)
+        counts.add(stream.traffic(payments))
+        found = counts.aggregates()
+        if not found.records:
+            continue
+        if len(ways) > 1:
+            scores += np.stack([binned_scores(s) for s in stream.scores(payments)])
+        exposed = found.count("units") if percent is not None else 0
+        for name, way in tuple(open_.items()):
+            if name == OURS:
+                judgement = judge(found, found, limits, COMPLETE)
+                verdict, gates = judgement.verdict, _telling(judgement.evidence)
+            else:
+                look = Look(found, step, limits.failure_share, scores)
+                verdict, gates = _by_rule(name, look, hour >= passed_h), ()
+            if verdict == "INCONCLUSIVE" and hour < deadline_h:
+                continue
+            del open_[name]
+            way.hours, way.exposed = way.hours + hour, way.exposed + exposed
+            if verdict != "HEALTHY":
+                way.ended("stopped" if verdict == "UNHEALTHY" else "held", phase, gates)
+        if not open_:
+            return
 
 
-def _prediction(own: Flags, other: Flags) -> Prediction:
-    either, both = int((own | other).sum()), int((own & other).sum())
-    ratio, share = float(own.sum() / other.sum()), float(own.mean())
-    return Prediction(ratio, (either - both) / either, share)
+def _by_rule(name: str, look: Look, is_due: bool) -> str:
+    found, step = look.found, look.step
+    if found.count("units") < step.units or found.count("requests") < step.requests:
+        return "INCONCLUSIVE"
+    if RULES[name](look):
+        return "UNHEALTHY"
+    return "HEALTHY" if is_due else "INCONCLUSIVE"
 
 
-def drawn_customers(rng: np.random.Generator, world: World) -> Customers:
-    activity = rng.lognormal(0.0, world.activity, world.customers)
-    activity /= activity.sum()
-    alike = (1 - world.icc) / world.icc
-    share = rng.beta(world.alert_share * alike, (1 - world.alert_share) * alike, world.customers)
-    return Customers(activity, share * world.alert_share / (activity * share).sum())
+def _telling(evidence: dict[str, Any]) -> tuple[str, ...]:
+    gates = evidence["gates"].items()
+    return tuple(n for n, gate in gates if gate["verdict"] == evidence["verdict"])
 
 
-def drawn_traffic(
-    rng: np.random.Generator,
-    world: World,
-    days: float,
-    percent: float | None,
-    customers: Customers,
-) -> Traffic:
-    payments = rng.poisson(world.payments_a_day * days)
-    at_s = np.sort(rng.uniform(0, days * SECONDS, payments))
-    unit = rng.choice(world.customers, payments, p=customers.activity)
-    champion, challenger = _alerts(rng, world, days, at_s, customers.alert_share[unit])
-    tenth = unit % TENTH == 0
-    if world.inverted:
-        upside_down = ~champion & (rng.random(payments) < champion[tenth].mean())
-        challenger = np.where(tenth, upside_down, challenger)
-    elif world.in_segment < 1:
-        challenger = challenger & (~tenth | (rng.random(payments) < world.in_segment))
-    elif world.in_segment > 1:
-        share = customers.alert_share[unit] * (world.in_segment - 1)
-        challenger = challenger | (tenth & (rng.random(payments) < share))
-    failed = _failures(rng, world, days, at_s)
-    more = world.more_failing + (world.late if percent is not None else 0.0)
-    own_failed = _failures(rng, world, days, at_s) | (rng.random(payments) < more)
-    took_us, own_us = (rng.lognormal(np.log(MEDIAN_US), LATENCY_SIGMA, payments) for _ in range(2))
-    own_us = _slowed(own_us, world)
-    if percent is None:
-        return _shadow(at_s, unit, (failed, own_failed), (champion, challenger), (took_us, own_us))
-    mine = (rng.random(world.customers) < percent / 100)[unit]
-    return _records(
-        at_s=at_s,
-        unit=unit,
-        challenger=mine,
-        failed=np.where(mine, own_failed, failed),
-        alert=np.where(mine, challenger, champion),
-        other_alert=None,
-        latency_us=np.where(mine, own_us, took_us),
+def margins(world: World, asked: RolloutStep, seed: int) -> frozenset[str]:
+    """Gates that say HEALTHY at any look of a step, of a challenger that is as harmful in each as
+    the step tolerates; no gate stops it. "all" is in it where all of them do at one look."""
+    rng = np.random.default_rng([seed, 100])
+    customers = drawn_customers(rng, world)
+    percent, tolerance = percent_of(asked), asked.tolerance
+    as_good = true_prediction(world, customers)
+    world = dataclasses.replace(
+        world,
+        more_failing=tolerance.failures,
+        slower=tolerance.latency_p50 or 1.0,
     )
+    if tolerance.alerts is not None:
+        ratio = as_good.alert_ratio * (1 + tolerance.alerts)
+        world = _solved(
+            world, "alerts", 9.0, lambda w: true_prediction(w, customers).alert_ratio - ratio
+        )
+    if tolerance.disagreement is not None:
+        share = as_good.disagreement + tolerance.disagreement
+        world = _solved(
+            world, "redrawn", 1.0, lambda w: true_prediction(w, customers).disagreement - share
+        )
+    harm = {name for name in ("failures", "alerts", "disagreement", "latency_p50")
+            if getattr(tolerance, name) is not None}  # fmt: skip
+    deadline_h = world.deadline_h(asked.deadline_h)
+    stream = Stream(rng, world, deadline_h, percent, customers)
+    counts = Counts(world.customers, deadline_h, in_canary=percent is not None)
+    limits, healthy = limits_in(world, asked, as_good, {}), set[str]()
+    for hour in looks(world, deadline_h):
+        counts.add(stream.traffic(stream.until(hour)))
+        found = counts.aggregates()
+        if not found.records:
+            continue
+        gates = judge(found, found, limits, COMPLETE).evidence["gates"]
+        now = {name for name in harm if gates.get(name, {}).get("verdict") == "HEALTHY"}
+        healthy |= now | ({"all"} if now == harm else set())
+    return frozenset(healthy)
 
 
-def _alerts(
-    rng: np.random.Generator, world: World, days: float, at_s: Floats, share: Floats
-) -> tuple[Flags, Flags]:
-    level = rng.normal(1.0, DAY_TO_DAY, int(days) + 1).clip(0.5, 1.5)
-    share = np.clip(share * level[(at_s // SECONDS).astype(int)], 0, 1)
-    champion = rng.random(len(share)) < share
-    again = rng.random(len(share)) < share
-    alike = np.where(rng.random(len(share)) < world.redrawn, again, champion)
-    times = world.alerts + world.more_alerts / world.alert_share
-    if times < 1:
-        return champion, alike & (rng.random(len(share)) < times)
-    return champion, alike | (rng.random(len(share)) < share * (times - 1))
+def _solved(world: World, name: str, most: float, beyond: Callable[[World], float]) -> World:
+    """The same with a value between its own and the most, at which there is nothing beyond."""
+
+    def at(value: float) -> World:
+        return dataclasses.replace(world, **{name: value})
+
+    return at(float(brentq(lambda v: beyond(at(v)), getattr(world, name), most)))
 
 
-def _failures(rng: np.random.Generator, world: World, days: float, at_s: Floats) -> Flags:
-    if not world.outage_s:
-        return rng.random(len(at_s)) < world.failing
-    outages = rng.poisson(world.failing * SECONDS * days / world.outage_s)
-    failed = np.zeros(len(at_s), dtype=bool)
-    for start_s in rng.uniform(-world.outage_s, SECONDS * days, outages):
-        failed |= (at_s >= start_s) & (at_s < start_s + world.outage_s)
-    return failed
+MARGINS: Final[dict[str, tuple[World, int]]] = {
+    f"harm at the margin of {phase_of(asked)}{suffix}": (world, number)
+    for world, suffix in ((World(), ""), (busy(World()), ", 1 000/s"))
+    for number, asked in enumerate(steps())
+}
 
 
-def _slowed(took_us: Floats, world: World) -> Floats:
-    took_us = took_us * world.slower
-    knee, top = np.quantile(took_us, [0.95, 0.99])
-    steeper = (world.tail * top - knee) / (top - knee)
-    return np.asarray(np.where(took_us > knee, knee + (took_us - knee) * steeper, took_us))
+def _one(task: tuple[str, int, bool]) -> Any:
+    name, seed, beside = task
+    if name in MARGINS:
+        world, number = MARGINS[name]
+        return margins(world, steps()[number], seed)
+    if name in rollout_outcomes.CELLS:
+        return rollout_outcomes.ending(name, seed)
+    return rollout(CELLS[name], seed, beside=beside)
 
 
-def _shadow(
-    at_s: Floats,
-    unit: npt.NDArray[np.int64],
-    failed: tuple[Flags, Flags],
-    alert: tuple[Flags, Flags],
-    latency_us: tuple[Floats, Floats],
-) -> Traffic:
-    """Each decision of the champion, followed by its copy."""
-
-    def both(pair: tuple[Any, Any]) -> npt.NDArray[Any]:
-        return np.stack(pair, axis=1).reshape(-1)
-
-    nobody = np.zeros(len(at_s), dtype=bool)
-    compared = ~failed[0] & ~failed[1]
-    return _records(
-        at_s=both((at_s, at_s)),
-        unit=both((unit, unit)),
-        challenger=both((nobody, ~nobody)),
-        failed=both(failed),
-        alert=both(alert),
-        other_alert=both((nobody, alert[0])),
-        latency_us=both(latency_us),
-        paired=both((nobody, compared)),
-    )
-
-
-def _records(
-    *,
-    at_s: Floats,
-    unit: npt.NDArray[np.int64],
-    challenger: Flags,
-    failed: Flags,
-    alert: Flags,
-    other_alert: Flags | None,
-    latency_us: Floats,
-    paired: Flags | None = None,
-) -> Traffic:
-    nothing, at_ms = np.zeros(len(unit), dtype=bool), (at_s * 1000).astype(np.int64)
-    paired = nothing if paired is None else paired
-    other_alert = nothing if other_alert is None else other_alert & paired
-    copies = np.where(paired.any() & challenger, np.arange(len(unit)), -1)
-    day, hour = at_s // SECONDS, at_s % SECONDS // 3600
-    inside = (unit % TENTH == 0, unit % FIFTIETH == 1, day % 7 >= 5, hour <= 6)
-    return Traffic(
-        event_ms=at_ms,
-        recorded_ms=at_ms,
-        unit=unit,
-        challenger=challenger,
-        failed=failed,
-        excused=nothing,
-        scored=~failed,
-        alert=alert & ~failed,
-        paired=paired,
-        flipped=paired & (alert != other_alert),
-        other_alert=other_alert,
-        late=nothing,
-        latency_us=latency_us.astype(np.int64),
-        call=copies,
-        segments=sum(flags.astype(np.int64) << n for n, flags in enumerate(inside)),
-    )
-
-
-def cell(world: World, policy: RolloutPolicy, runs: int) -> dict[str, Any]:
+def cell(name: str, runs: list[Any]) -> dict[str, Any]:
     """Shares of endings over these runs, with medians."""
-    endings = [rollout(world, policy, seed) for seed in range(runs)]
-    shares = {how: sum(e.how == how for e in endings) / runs for how in
-              ("stopped", "held", "promoted")}  # fmt: skip
+    if name in MARGINS:
+        found = Counter(gate for run in runs for gate in run)
+        return {"runs": len(runs), "healthy": {g: n / len(runs) for g, n in sorted(found.items())}}
+    if name in rollout_outcomes.CELLS:
+        shares = {how: runs.count(how) / len(runs) for how in ("stopped", "held", "promoted")}
+        return shares | {"runs": len(runs), **rollout_outcomes.described(name)}
+    row = _row([run[OURS] for run in runs]) | {"payments_a_day": CELLS[name].payments_a_day}
+    if CELLS[name].is_busy:
+        row["played_h"] = BUSY_HOURS
+    beside = {rule: [run[rule] for run in runs if rule in run] for rule in RULES}
+    return row | {"beside": {rule: _row(ways) for rule, ways in beside.items() if ways}}
+
+
+def _row(ways: list[Way]) -> dict[str, Any]:
+    shares = {how: sum(w.how == how for w in ways) / len(ways)
+              for how in ("stopped", "held", "promoted")}  # fmt: skip
+    stopped = [w.exposed for w in ways if w.how == "stopped"]
     return {
         **shares,
-        "runs": runs,
-        "payments_a_day": world.payments_a_day,
-        "days": round(float(np.median([e.hours for e in endings])) / 24, 2),
-        "exposed_customers": int(np.median([e.exposed for e in endings])),
-        "phases": dict(Counter(e.phase for e in endings)),
-        "gates": dict(Counter(gate for e in endings for gate in e.gates)),
+        "runs": len(ways),
+        "hours": round(float(np.median([w.hours for w in ways])), 3),
+        "exposed_customers": int(np.median([w.exposed for w in ways])),
+        "exposed_until_stopped": int(np.median(stopped)) if stopped else None,
+        "phase": dict(Counter(f"{w.how} in {w.phase}" for w in ways if w.how != "promoted")),
+        "gates": dict(Counter(f"{w.how} by {g}" for w in ways for g in w.gates)),
     }
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    if "healthy" in row:
+        return f"{name}: HEALTHY {row['healthy']}"
+    keys = ("stopped", "held", "promoted", "exposed_customers", "hours", "phase")
+    others = {rule: found["stopped"] for rule, found in row.get("beside", {}).items()}
+    return f"{name}: { {key: row[key] for key in keys if key in row} } others stop {others}"
+
+
+def _is_asked(name: str, only: list[str], every: list[str]) -> bool:
+    """By the whole name of a cell, or a part of it."""
+    return not only or any(name == part or (part in name and part not in every) for part in only)
 
 
 def main() -> None:
     """Write build/bench/rollouts.json, cell by cell, and a line for each to standard error."""
+    every = [*CELLS, *MARGINS, *rollout_outcomes.CELLS]
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=200, help="rollouts of each world")
-    parser.add_argument("--only", nargs="*", default=list(CELLS), metavar="WORLD")
+    parser.add_argument("--runs", type=int, default=200, help="rollouts of each cell (200)")
+    parser.add_argument("--beside", type=int, default=200, help="of them, also by other rules")
+    parser.add_argument("--only", nargs="*", default=[], metavar="CELL", help="names or parts")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time (1)")
+    parser.add_argument("--json", action="store_true", help="print the file's content")
     parser.add_argument("--out", type=Path, default=Path("build/bench/rollouts.json"))
     options = parser.parse_args()
-    policy, found = load_definition("fraud").rollout, {}
+    names = [n for n in every if _is_asked(n, options.only, every)]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in options.only:
-        started = time.monotonic()
-        found[name] = cell(CELLS[name], policy, options.runs)
-        keys = ("stopped", "held", "promoted", "exposed_customers", "days")
-        told = {key: found[name][key] for key in keys}
-        print(f"{name}: {told} ({time.monotonic() - started:.0f} s)", file=sys.stderr, flush=True)
-        options.out.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    found = json.loads(options.out.read_text()) if options.out.exists() else {}
+    with ProcessPoolExecutor(options.jobs) as pool:
+        played: Callable[..., Iterator[Any]] = map if options.jobs == 1 else pool.map
+        more = {} if options.jobs == 1 else {"chunksize": max(options.runs // 50, 1)}
+        for number, name in enumerate(names, start=1):
+            started = time.monotonic()
+            tasks = [(name, seed, seed < options.beside) for seed in range(options.runs)]
+            runs = []
+            for run in played(_one, tasks, **more):
+                runs.append(run)
+                if sys.stderr.isatty():
+                    print(f"\r{len(runs)} of {len(tasks)}", end="\r", file=sys.stderr)
+            found[name] = cell(name, runs)
+            took = f"[{number} of {len(names)}, {time.monotonic() - started:.0f} s]"
+            print(f"{took} {_line(name, found[name])}", file=sys.stderr, flush=True)
+            options.out.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    if options.json:
+        print(options.out.read_text(), end="")
 
 
 if __name__ == "__main__":

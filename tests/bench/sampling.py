@@ -30,7 +30,7 @@ from tests.bench.open_loop import Load, head_and_tail
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm
 from mlplatform.runtime.telemetry import signals, span_files
-from mlplatform.runtime.telemetry.span_files import Kept
+from mlplatform.runtime.telemetry.span_files import StoredSpan
 from support.scoring_world import MODEL, ScoringWorld, payment
 
 CANARY_PERCENT: Final = 5.0
@@ -43,7 +43,7 @@ SETTLE_S: Final = 3.0
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
-class Sampled(msgspec.Struct, kw_only=True):
+class SampleReport(msgspec.Struct, kw_only=True):
     """What happened under load, and what was kept of it.
 
     Args:
@@ -73,7 +73,7 @@ class Sampled(msgspec.Struct, kw_only=True):
         return self.kept.get("share", 0) / max(self.rest, 1)
 
 
-def sampled(root: Path, *, rate: float, seconds: float, connections: int = 64) -> Sampled:
+def sampled(root: Path, *, rate: float, seconds: float, connections: int = 64) -> SampleReport:
     """One gateway under such a load, in a folder of its own."""
     world = ScoringWorld(root)
     try:
@@ -168,7 +168,7 @@ def _difference(after: Mapping[str, int], before: Mapping[str, int]) -> dict[str
 
 def _found(
     world: ScoringWorld, load: Load, counted: dict[str, int], rate: float, seconds: float
-) -> Sampled:
+) -> SampleReport:
     records = world.records("decision", "inference")
     degraded = {r["decision_id"] for r in records if r["degraded"]}
     canary = {r["decision_id"] for r in records if r["arm"] == "challenger"}
@@ -177,7 +177,7 @@ def _found(
     kept = Counter(str(span.attributes[signals.KEPT_FOR.name]) for span in roots)
     dropped = counted.get("dropped", 0) + counted.get("failed", 0)
     answered = sum(load.statuses.values())
-    return Sampled(
+    return SampleReport(
         rate=rate,
         seconds=seconds,
         answers=dict(sorted(load.statuses.items())),
@@ -196,20 +196,20 @@ def _found(
     )
 
 
-def _traces(world: ScoringWorld) -> list[list[Kept]]:
+def _traces(world: ScoringWorld) -> list[list[StoredSpan]]:
     """The spans on disk by trace."""
-    found: dict[str, list[Kept]] = {}
+    found: dict[str, list[StoredSpan]] = {}
     for span in span_files.find(world.home.traces, ['"traceId"']):
         found.setdefault(span.trace_id, []).append(span)
     return list(found.values())
 
 
-def _roots(world: ScoringWorld) -> Iterator[Kept]:
+def _roots(world: ScoringWorld) -> Iterator[StoredSpan]:
     for spans in _traces(world):
         yield from (s for s in spans if s.kind == "SERVER" and s.parent_id is None)
 
 
-def _is_slow(spans: list[Kept]) -> bool:
+def _is_slow(spans: list[StoredSpan]) -> bool:
     """Whether its decision was durable later than the model's objective says."""
     (begin_ns,) = (s.start_ns for s in spans if s.kind == "SERVER" and s.parent_id is None)
     durable_ns = [s.end_ns for s in spans if s.name == "record"]

@@ -178,11 +178,16 @@ class OnlinePath:
     contender: Contender
 
     def again(self, **settings: str) -> Contender:
-        """The same with a new gateway process under other settings."""
+        """The same with a new gateway process under other settings, and payments of this moment.
+
+        A gateway refuses payments that are older than five minutes.
+        """
         assert self.world.stop_gateway() == 0
         self.world.start_gateway(**settings)
         pids = {**self.contender.pids, "gateway": _pinned(self.world)}
-        return dataclasses.replace(self.contender, pids=pids)
+        now = {"event_time": int(time.time() * 1000)}
+        bodies = [json.dumps({**json.loads(b), **now}).encode() for b in self.contender.bodies]
+        return dataclasses.replace(self.contender, bodies=bodies, pids=pids)
 
 
 @contextmanager
@@ -229,6 +234,7 @@ def traced(bench: Bench, online: OnlinePath) -> None:
 def whole_path(bench: Bench, work: Path) -> dict[str, Any]:
     """One online score with all that belongs to it, and the stock chain doing its own."""
     open_loop: dict[str, Any] = {}
+    environment("kserve")  # while it is installed, payments would grow too old
     with online_path(work) as online:
         path, x, onnx = online.contender, online.x, online.onnx
         for connections in PATH_CONNECTIONS:
@@ -259,6 +265,7 @@ def stock_chain(
     thresholds = load_bundle(world.home.bundles / bundle).thresholds
     views = load_views(model_folder(MODEL))
     features = [f"{view.name}:{name}" for view in views for name in view.feature_names]
+    ratios = [i.to for i in load_definition(MODEL).inputs if i.kind == "ratio" and i.to]
     shared = {"OMP_NUM_THREADS": "1", "BENCH_ONNX": str(onnx), "FEAST_USAGE": "False"}
     behind, front = free_port(), free_port()
     with ExitStack() as stack:
@@ -285,7 +292,8 @@ def stock_chain(
                     "BENCH_PORT": str(front),
                     "BENCH_FEAST": str(repo),
                     "BENCH_FEATURES": ",".join(features),
-                    "BENCH_THRESHOLDS": json.dumps([thresholds.review, thresholds.decline]),
+                    "BENCH_RATIOS": ",".join(ratios),
+                    "BENCH_THRESHOLDS": json.dumps([thresholds["review"], thresholds["decline"]]),
                     "BENCH_LOG": str(work / "decisions.jsonl"),
                 },
                 front,

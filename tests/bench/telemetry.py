@@ -35,9 +35,9 @@ from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.arms.fallback import ModelStep
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.request.decision import DecidedRequest, Finished, RoutedRequest
-from mlplatform.scoring.request.prediction import Facts, Prediction, Verdict
-from mlplatform.scoring.request.spans import Ended, Traces, build
+from mlplatform.scoring.request.decision import DecidedRequest, FinishedDecision, RoutedRequest
+from mlplatform.scoring.request.prediction import Prediction, RequestFacts, Verdict
+from mlplatform.scoring.request.spans import AnsweredRequest, Traces, build
 from support.otlp_receiver import OtlpReceiver, otlp_receiver
 from support.ports import free_port
 from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
@@ -89,7 +89,7 @@ class Gateway:
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
-def finished() -> Finished:
+def finished() -> FinishedDecision:
     """An ordinary decision of a champion, as fast as the objective wants it."""
     arm = Arm(3, "9f" * 32, "fraud-v3-9f9f9f9f")
     routes = Routes(MODEL, 7, arm, None, None, "fraud-r3", "steady", 0.0)
@@ -98,7 +98,7 @@ def finished() -> Finished:
     case = RoutedRequest(
         "0198c2f0a4b7d1e2f3a4b5c6d7e8f901",
         live,
-        Facts({}, 0, OnlineRow({}, {})),
+        RequestFacts({}, 0, OnlineRow({}, {})),
         1,
         Assignment("champion", 1, arm, None),
         NO_GAPS,
@@ -109,11 +109,11 @@ def finished() -> Finished:
     prediction = Prediction(step, target, (), 0.1, False, now_s, now_s + 0.001, timing)
     verdict = Verdict("approve", "champion", target, 0.1, 0.1)
     decided = DecidedRequest(case, verdict, (), prediction, now_s + 0.0011)
-    return Finished(decided, now_s, now_s + 0.002)
+    return FinishedDecision(decided, now_s, now_s + 0.002)
 
 
 class _Nowhere:
-    def offer(self, item: Ended, *, is_spare: bool) -> None:
+    def offer(self, item: AnsweredRequest, *, is_spare: bool) -> None:
         pass
 
 
@@ -140,7 +140,7 @@ def alone() -> dict[str, float]:
 
         return ended
 
-    item = Ended(
+    item = AnsweredRequest(
         "score", attributes, None, given.started_s, given.recorded_s, False, [given], "share"
     )
     identity = ProcessIdentity("gateway", "gateway-0")

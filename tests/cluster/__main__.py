@@ -16,7 +16,7 @@ from tests.cluster.layout import ROOT, Layout, layout
 from tests.cluster.processes import CGROUPS, Failed, resident_bytes
 
 KUBECONFIG: Final = "MLPLATFORM_TEST_KUBECONFIG"
-SUITES: Final = ("tests/cluster", "tests/contract/rollouts/test_serving_plane.py")
+SUITES: Final = ("tests/cluster", "tests/contract/rollouts/serving/test_serving_plane.py")
 STREAMS: Final = ("-n", "2", "--dist", "loadfile")
 """They wait for Kubernetes most of the time; each suite has namespaces of its own."""
 MIB: Final = 1 << 20

@@ -17,7 +17,7 @@ from tests.cluster.images import Image, layer, pack
 from tests.cluster.layout import ROOT, Layout
 from tests.cluster.processes import Failed
 
-NAME: Final = "mlplatform/predictor:0.2.0"
+NAME: Final = "mlplatform/predictor:0.3.0"
 """As kserve/runtimes/mlplatform-onnx.yaml names it."""
 PAGE: Final = "mlplatform.test/page:1"
 OF_THE_PAGE: Final = (

@@ -40,8 +40,8 @@ KINDS = {
 OTHERS = ("mlflow", "prefect", "prefect-worker", "worker-fraud")
 NOT_HERE = ("POSTGRES", "REDIS", "MLFLOW", "PREFECT")
 IMAGES = {
-    "mlplatform/gateway:0.2.0": "mlplatform/predictor:0.2.0",
-    "mlplatform/flows:0.2.0": predictor_image.PAGE,
+    "mlplatform/gateway:0.3.0": "mlplatform/predictor:0.3.0",
+    "mlplatform/flows:0.3.0": predictor_image.PAGE,
 }
 """What this cluster has of the same role, or the part of it that the page imports."""
 SECRETS = {
@@ -139,7 +139,13 @@ class Gateway:
             "reason": "tests",
         }
         opened = Opened(
-            **fact, challenger=arm, author="tests", alert_low=0.0, alert_high=1.0, bootstrap=True
+            **fact,
+            challenger=arm,
+            author="tests",
+            alert_low=0.0,
+            alert_high=1.0,
+            bootstrap=True,
+            approval="none",
         )
         journal.commit(opened, None)
         routes = Routes(MODEL, 1, arm, None, None, "r1", "steady", 0.0)

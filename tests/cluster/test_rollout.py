@@ -53,7 +53,7 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-class Dying:
+class DyingPort:
     """A port whose user dies right after the next write, or right before it."""
 
     def __init__(self, port: Any, when: str) -> None:
@@ -208,7 +208,7 @@ def test_a_challenger_is_deployed_ramped_and_promoted_and_taken_back(world: Worl
         rollout = world.open(world.candidate(2))
         for when in ("before", "after"):
             with pytest.raises(Killed):
-                world.run(plane=Dying(world.plane, when))
+                world.run(plane=DyingPort(world.plane, when))
         second = shadowed(world, rollout)
         ramped(world, rollout)
         assert world.plane.names() == sorted([first, second])
@@ -224,7 +224,7 @@ def shadowed(world: World, rollout: str) -> str:
     """The challenger gets copies, and a tester's requests; returns its service."""
     for when in ("before", "after"):
         with pytest.raises(Killed):
-            world.until(rollout, "shadow", raw=Dying(world.raw, when))
+            world.until(rollout, "shadow", raw=DyingPort(world.raw, when))
     world.until(rollout, "shadow")
     world.raw_callers_follow()
     service = world.state(rollout).challenger.service

@@ -26,7 +26,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 from tests.drills.attacks import approvals, copied
-from tests.drills.attacks.attack import Attack, Finding, Got
+from tests.drills.attacks.attack import Attack, AttackResult, Finding
 from tests.drills.attacks.catalogue import ATTACKS
 from tests.drills.attacks.others import UID, can_be_another, carried_out
 from tests.drills.attacks.wire import without_ids
@@ -97,7 +97,12 @@ def broken(attack: Attack, why: str) -> Finding:
 
 
 def _trace(
-    attack: Attack, world: AttackWorld, got: Got, since_ms: int, counted: float, wait_s: float
+    attack: Attack,
+    world: AttackWorld,
+    got: AttackResult,
+    since_ms: int,
+    counted: float,
+    wait_s: float,
 ) -> tuple[bool | None, str]:
     """Whether a person could know of it, and where; waits a moment for what is written later."""
     end_s = time.monotonic() + wait_s
@@ -120,7 +125,9 @@ def _trace(
     return None, "nobody needs to know"
 
 
-def _told_before(attack: Attack, got: Got, refusals: Refusals, since_ms: int) -> Refusal | None:
+def _told_before(
+    attack: Attack, got: AttackResult, refusals: Refusals, since_ms: int
+) -> Refusal | None:
     """The line that tells of the same request, which is kept once in a while."""
     began_ms = since_ms - int(REPEATED_S * 1000)
     told = [r for r in refusals.since(began_ms) if r.door in attack.recorded_at]

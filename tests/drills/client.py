@@ -21,7 +21,15 @@ from typing import Any
 from tests.drills.scoring_faults import DRILLS, Drill
 
 from mlplatform_client import Retries, Settings
-from support.library_calls import Found, Sent, asked, asked_again, kinds, payments, wrong
+from support.library_calls import (
+    CallResults,
+    SentPayments,
+    asked,
+    asked_again,
+    kinds,
+    payments,
+    wrong,
+)
 from support.scoring_world import ScoringWorld
 
 ROOT = Path(__file__).parents[2]
@@ -33,8 +41,8 @@ BRIEF = Settings(deadline_s=1.0, retries=Retries(attempt_s=0.5))
 def drilled(name: str, drill: Drill, world: ScoringWorld, seconds: float) -> dict[str, Any]:
     """What came of the payments of one fault."""
     drill.prepare(world)
-    sent: Sent = {}
-    found: Found = {}
+    sent: SentPayments = {}
+    found: CallResults = {}
     secret = world.home.api_key.read_text()
     with drill.fault(world):
         end_s = time.monotonic() + seconds

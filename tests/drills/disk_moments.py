@@ -245,7 +245,7 @@ def _ending(process: subprocess.Popen[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Drilled:
+class DrilledMoment:
     """One moment.
 
     Args:
@@ -261,19 +261,19 @@ class Drilled:
 
 
 MOMENTS = {
-    "history": Drilled("payments of the past are imported", history, before_payments=True),
-    "idle": Drilled("one payment now and then", nothing, rate=2.0),
-    "scoring": Drilled("payments come as fast as a busy hour's", nothing, rate=100.0),
-    "later": Drilled("requests to be scored later and labels", later),
-    "snapshot": Drilled(
+    "history": DrilledMoment("payments of the past are imported", history, before_payments=True),
+    "idle": DrilledMoment("one payment now and then", nothing, rate=2.0),
+    "scoring": DrilledMoment("payments come as fast as a busy hour's", nothing, rate=100.0),
+    "later": DrilledMoment("requests to be scored later and labels", later),
+    "snapshot": DrilledMoment(
         "features are written offline and online", command("materialize", MODEL, before_s=5.0)
     ),
-    "retrain": Drilled(
+    "retrain": DrilledMoment(
         "a version is trained and registered", command("retrain", MODEL, *WHO, before_s=12.0)
     ),
-    "canary": Drilled("a challenger has half of the traffic", canary, rate=60.0),
-    "seal": Drilled("records go from SQLite to Parquet", seal, rate=60.0),
-    "backup": Drilled("the state is copied to the same disk", backup),
+    "canary": DrilledMoment("a challenger has half of the traffic", canary, rate=60.0),
+    "seal": DrilledMoment("records go from SQLite to Parquet", seal, rate=60.0),
+    "backup": DrilledMoment("the state is copied to the same disk", backup),
 }
 START = "start"
 EXPECTED_START = "the platform is started on a full disk"

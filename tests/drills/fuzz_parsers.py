@@ -33,7 +33,7 @@ from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.replication import messages as replication_messages
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.topics.local import LocalTopics
-from mlplatform.decisions.topics.messages import Message, Received, TopicSpec
+from mlplatform.decisions.topics.messages import Message, ReceivedMessage, TopicSpec
 from mlplatform.model import bundle, folders, oip, rules
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.observing.page.reading import search as page
@@ -59,6 +59,7 @@ from mlplatform.scoring.predictor import protocol
 from mlplatform.scoring.predictor.protocol import RequestRefused
 from mlplatform.scoring.request import accepted, decision_ids, payloads
 from mlplatform.scoring.worker import messages
+from support.inference_tensors import NAMED, SERVER, columns
 from support.issuer import LocalIssuer, jwk, rsa_key
 
 EXAMPLES: Final = 400
@@ -126,6 +127,14 @@ def parsers() -> dict[str, Parser]:
             st.tuples(near(_inferences()), st.none() | near_text(["94", "0", "-1", "9" * 9])),
             lambda pair: protocol.parse(pair[0], pair[1], len(FRAUD.inputs)),
             (RequestRefused,),
+        ),
+        "predictor-tensors": Parser(
+            st.tuples(near(columns()), st.none() | near_text(["216", "0", "-1"])),
+            lambda pair: protocol.parse(pair[0], pair[1], 3, NAMED),
+            (RequestRefused,),
+        ),
+        "model-server-scores": Parser(
+            _replies(), lambda r: SERVER.scores(r, 2), (oip.PredictionFailed,)
         ),
         "trace-context": Parser(_trace_headers(), context.trace_context),
         "tokens": Parser(near(_tokens()), _token),
@@ -435,7 +444,7 @@ def _topic(data: bytes) -> None:
 
 def _worker(pair: tuple[bytes, dict[str, bytes]]) -> None:
     body, headers = pair
-    received = Received("fraud.requests", 0, 1, b"k", body, headers, 0)
+    received = ReceivedMessage("fraud.requests", 0, 1, b"k", body, headers, 0)
     messages.item_of(received)
 
 

@@ -36,7 +36,7 @@ PAUSE_S = 0.005
 STEP_LIMIT_S = 600.0
 
 
-class Sending(NamedTuple):
+class KeyedRequest(NamedTuple):
     """A request of the key with this number, and whether its connection was cut off before."""
 
     number: int
@@ -61,7 +61,7 @@ class Load:
         self._keys = max(200, retries // RETRIES_PER_KEY)
         self._requests: list[bytes] = []
         self._known: list[int] = []
-        self._again: collections.deque[Sending] = collections.deque()
+        self._again: collections.deque[KeyedRequest] = collections.deque()
         self._issued = 0
         self._random = random.Random(seed)
 
@@ -73,7 +73,7 @@ class Load:
     def keys(self) -> int:
         return len(self._known)
 
-    def next(self) -> Sending | None:
+    def next(self) -> KeyedRequest | None:
         """What to send now; None while nothing is allowed."""
         if self._again:
             return self._again.popleft()
@@ -83,16 +83,16 @@ class Load:
         if self._issued >= self.allowed or not self._known:
             return None
         self._issued += 1
-        return Sending(self._random.choice(self._known))
+        return KeyedRequest(self._random.choice(self._known))
 
-    def request(self, sending: Sending) -> bytes:
+    def request(self, sending: KeyedRequest) -> bytes:
         return self._requests[sending.number]
 
-    def answered(self, sending: Sending, status: int, body: bytes) -> None:
+    def answered(self, sending: KeyedRequest, status: int, body: bytes) -> None:
         number = sending.number
         if status != 200:
             self.refused[status] += 1
-            self._again.append(Sending(number))
+            self._again.append(KeyedRequest(number))
         elif not self.answers[number]:
             self.answers[number] = body
             self._known.append(number)
@@ -100,13 +100,13 @@ class Load:
             self.retried += 1
             self.changed += body != self.answers[number]
 
-    def cut_off(self, sending: Sending) -> None:
+    def cut_off(self, sending: KeyedRequest) -> None:
         """The connection ended before the answer: its one retry has to be answered."""
         self.lost += 1
         self.unanswered += sending.after_a_loss
-        self._again.append(Sending(sending.number, after_a_loss=True))
+        self._again.append(KeyedRequest(sending.number, after_a_loss=True))
 
-    def _fresh(self) -> Sending:
+    def _fresh(self) -> KeyedRequest:
         number = len(self._requests)
         sent = json.dumps(payment(float(number * 37 % 900), customer=number % 9973)).encode()
         head = (
@@ -118,9 +118,9 @@ class Load:
         self._requests.append(head.encode() + sent)
         self.answers.append(b"")
         if self._random.random() < TWIN_SHARE:
-            self._again.append(Sending(number))
+            self._again.append(KeyedRequest(number))
             self._issued += 1
-        return Sending(number)
+        return KeyedRequest(number)
 
 
 class Connection(asyncio.Protocol):
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, load: Load) -> None:
         self.closed = asyncio.get_running_loop().create_future()
         self._load = load
-        self._sent: Sending | None = None
+        self._sent: KeyedRequest | None = None
         self._left = REQUESTS_PER_CONNECTION
         self._buffer = b""
 

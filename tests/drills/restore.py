@@ -48,7 +48,7 @@ LIMIT_S = 240.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentPayment:
     """A payment that was answered; times are of the monotonic clock."""
 
     key: str
@@ -73,7 +73,7 @@ class Traffic:
 
     url: str
     headers: dict[str, str]
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[SentPayment] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     unanswered: int = 0
 
@@ -113,12 +113,12 @@ class Traffic:
             status = response.status_code
         now_s = time.monotonic()
         if status == 200:
-            self.sent.append(Sent(key, body, response.content, now_s, now_s - began_s))
+            self.sent.append(SentPayment(key, body, response.content, now_s, now_s - began_s))
         else:
             self.refused.append(Refusal(status, now_s))
         return status == 200
 
-    def again(self, sent: Sent) -> bytes:
+    def again(self, sent: SentPayment) -> bytes:
         """What the same payment by the same key is answered now."""
         response = self._again.post(self.url, content=sent.body, headers=self._keyed(sent.key))
         return response.content
@@ -213,7 +213,7 @@ class Before:
     """What there was when the platform was killed; times are of the monotonic clock."""
 
     state: dict[str, Any]
-    sent: list[Sent]
+    sent: list[SentPayment]
     refused: list[Refusal]
     unanswered: int
     backup: dict[str, Any]
@@ -221,7 +221,7 @@ class Before:
     ended_s: float
 
     @property
-    def promised(self) -> list[Sent]:
+    def promised(self) -> list[SentPayment]:
         """What was answered before the backup began."""
         return [one for one in self.sent if one.answered_s < self.began_s]
 
@@ -367,7 +367,7 @@ def _payment(sender: int, number: int) -> dict[str, Any]:
 
 
 def _scores(traffic: Traffic) -> bool:
-    probe = Sent("probe", json.dumps(_payment(0, 0)).encode(), b"", 0.0, 0.0)
+    probe = SentPayment("probe", json.dumps(_payment(0, 0)).encode(), b"", 0.0, 0.0)
     try:
         return b"model_version" in traffic.again(probe)
     except httpx.HTTPError:

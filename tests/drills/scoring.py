@@ -24,7 +24,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 from tests.drills.cores import Waits
-from tests.drills.scoring_client import Sent
+from tests.drills.scoring_client import SentRequest
 from tests.drills.scoring_faults import DRILLS, Drill
 from tests.drills.scoring_findings import ALLOWANCE_MS, Finding, Window, calm, finding, judged
 
@@ -42,7 +42,7 @@ KEPT_SHARE = 0.999
 """More than a breaker stays open (30 s), twice: on a busy machine a probe may fail."""
 CLIENT_END_S = 20.0
 POLL_S = 0.05
-_decoder = msgspec.json.Decoder(Sent)
+_decoder = msgspec.json.Decoder(SentRequest)
 
 
 class Load:
@@ -56,7 +56,7 @@ class Load:
         self, world: ScoringWorld, prefix: str, rate: float, folder: Path | None = None
     ) -> None:
         self.rate = rate
-        self.requests: list[Sent] = []
+        self.requests: list[SentRequest] = []
         folder = folder or world.home.logs
         self._out = folder / f"{prefix}.jsonl"
         self._read = 0

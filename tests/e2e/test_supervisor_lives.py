@@ -139,9 +139,7 @@ def test_a_taken_port_is_named_before_anything_starts(home: Home) -> None:
     assert read_processes(home) == []
 
 
-def test_a_new_supervisor_sweeps_what_no_lifeline_ended(
-    platform: PlatformProcess, home: Home
-) -> None:
+def test_a_new_supervisor_sweeps_what_no_pipe_ended(platform: PlatformProcess, home: Home) -> None:
     everything = platform.tree()
     freeze(everything)  # nobody sees the pipe end
     platform.kill()

@@ -41,6 +41,7 @@ pytestmark = [
 FIRST_WITH_THE_FIRST = "a labelled counter begins with its first event, and there was none"
 NO_RECEIVER = "no receiver of events is set up here"
 NO_SERVED_WINDOWS = "the real-time windows of this gateway lie in its home, not on a server"
+NO_STREAM = "no view of the model that is served here has a topic"
 NO_DATA = {
     "mlplatform_gateway_admission_store_failures_total": FIRST_WITH_THE_FIRST,
     "mlplatform_gateway_issuer_key_fetches_total": "no issuer of tokens is set up here",
@@ -51,6 +52,7 @@ NO_DATA = {
     "mlplatform_refusals": "people are refused by approvals, flows and the page: none is here",
     "mlplatform_events_lag_seconds": NO_RECEIVER,
     "mlplatform_windows_behind_seconds": NO_SERVED_WINDOWS,
+    "mlplatform_feature_stream_behind_seconds": NO_STREAM,
 }
 """Series of rules that this run does not have, each for its reason."""
 NO_PANEL_DATA = {
@@ -74,6 +76,9 @@ NO_PANEL_DATA = {
     NO_RECEIVER: (
         "pipelines: Age of the oldest that waits", "pipelines: Attempts",
         "pipelines: Events that wait",
+    ),
+    NO_STREAM: (
+        "pipelines: Feature topics behind", "pipelines: Values that wait in feature topics",
     ),
     NO_SERVED_WINDOWS: (
         "pipelines: Real-time windows behind", "pipelines: Records that windows lack",

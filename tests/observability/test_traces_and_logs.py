@@ -18,7 +18,7 @@ from tests.observability.stores import Stores
 
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.retention import DEBUG_SHARE
-from support.observed_world import DEADLINE, FIRST_CUSTOMER, FIRST_TERMINAL, Observed
+from support.observed_world import DEADLINE, FIRST_CUSTOMER, FIRST_TERMINAL, ObservedWorld
 from support.ports import free_port
 from support.probe import status_of
 from support.scoring_world import MODEL, wait_for
@@ -38,8 +38,8 @@ Answer = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
-    made = Observed(tmp_path_factory.mktemp("world"))
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedWorld]:
+    made = ObservedWorld(tmp_path_factory.mktemp("world"))
     try:
         yield made
     finally:
@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
 
 
 @pytest.fixture(scope="module")
-def stores(world: Observed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+def stores(world: ObservedWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     """With the world running in front of them."""
     made = Stores(tmp_path_factory.mktemp("stores"), world.home.logs)
     try:
@@ -58,7 +58,7 @@ def stores(world: Observed, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def client(world: Observed, stores: Stores) -> Iterator[httpx.Client]:
+def client(world: ObservedWorld, stores: Stores) -> Iterator[httpx.Client]:
     with world.client() as made:
         yield made
 
@@ -107,7 +107,7 @@ def _whole(spans: list[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str
     return spans if set(names) <= {span["name"] for span in spans} else None
 
 
-def test_a_slow_request(world: Observed, stores: Stores, client: httpx.Client) -> None:
+def test_a_slow_request(world: ObservedWorld, stores: Stores, client: httpx.Client) -> None:
     def ask() -> Answer:
         with world.frozen_predictor(world.arm):
             threading.Timer(0.05, world.thaw).start()
@@ -121,7 +121,7 @@ def test_a_slow_request(world: Observed, stores: Stores, client: httpx.Client) -
     told(stores, answer)
 
 
-def test_a_degraded_request(world: Observed, stores: Stores, client: httpx.Client) -> None:
+def test_a_degraded_request(world: ObservedWorld, stores: Stores, client: httpx.Client) -> None:
     def ask() -> Answer:
         answer: Answer = client.post("/score", json=world.payment()).json()
         return answer
@@ -133,7 +133,7 @@ def test_a_degraded_request(world: Observed, stores: Stores, client: httpx.Clien
     told(stores, answer)
 
 
-def test_a_failed_request(world: Observed, stores: Stores, client: httpx.Client) -> None:
+def test_a_failed_request(world: ObservedWorld, stores: Stores, client: httpx.Client) -> None:
     trace_id = world.unrecorded(client)
     names = f"score {MODEL}", "features", "predict champion", f"infer {world.arm.service}", "record"
     spans = eventually(lambda: _whole(stores.trace(trace_id), names), "its trace", WITHIN_S)
@@ -157,7 +157,9 @@ def lost_in(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [s for s in records if s["attributes"].get("error.type") == "unrecorded"]
 
 
-def test_a_request_of_the_challenger(world: Observed, stores: Stores, client: httpx.Client) -> None:
+def test_a_request_of_the_challenger(
+    world: ObservedWorld, stores: Stores, client: httpx.Client
+) -> None:
     challenger = world.deploy(2, offset=0.01)
     world.shadow(challenger)
     world.canary(50.0)
@@ -168,7 +170,7 @@ def test_a_request_of_the_challenger(world: Observed, stores: Stores, client: ht
 
 
 def test_from_a_decision_to_its_evidence_and_back(
-    world: Observed, stores: Stores, client: httpx.Client
+    world: ObservedWorld, stores: Stores, client: httpx.Client
 ) -> None:
     """The record names the rollout whose evidence is kept, and the trace that the stores have."""
     answer = one_with_a_line(lambda: world.challengers(client))
@@ -180,7 +182,7 @@ def test_from_a_decision_to_its_evidence_and_back(
     assert eventually(lambda: stores.trace(trace_id), "its trace", WITHIN_S)
 
 
-def test_the_share_that_a_gateway_chose_is_kept_whole(world: Observed, stores: Stores) -> None:
+def test_the_share_that_a_gateway_chose_is_kept_whole(world: ObservedWorld, stores: Stores) -> None:
     """A point of its latency leads to each of them, and none may lead nowhere."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"

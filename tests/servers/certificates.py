@@ -38,6 +38,8 @@ def make(folder: Path) -> Certificates:
     made = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     made.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
     made.certificate.write_bytes(shown.public_bytes(serialization.Encoding.PEM))
+    for public in (made.authority, made.certificate):
+        public.chmod(0o644)  # under any umask: PostgreSQL reads them as its own user
     made.key.touch(mode=0o600)
     made.key.write_bytes(
         key.private_bytes(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 
+from redis import Redis
+from redis.exceptions import BusyLoadingError
 from tests.servers import certificates
 from tests.servers.process import (
     DOWNLOADED,
+    PROBE_S,
+    START_S,
     Process,
     ServerMissing,
     new_folder,
@@ -41,16 +46,33 @@ class ValkeyServer:
         config = self.folder / "valkey.conf"  # the password is in a file, not among the arguments
         config.write_text(
             f"bind 127.0.0.1\nport {self.port}\nrequirepass {self.password}\nsave ''\n"
-            f"appendonly yes\ndir {self.folder}\n"
+            # Written before the answer. While `everysec` syncs, it would wait, and a kill lose it.
+            f"appendonly yes\nappendfsync no\ndir {self.folder}\n"
         )
         self._process = Process([str(binary), str(config)], self.folder, self.port)
-        self._process.start()
+        self.start()
 
     def kill(self) -> None:
         self._process.kill()
 
     def start(self) -> None:
+        """Returns once it answers: its port takes connections while it still loads what it had.
+
+        Raises:
+            RuntimeError: it did not start.
+        """
         self._process.start()
+        until_s = time.monotonic() + START_S
+        with Redis(port=self.port, password=self.password) as client:
+            while True:
+                try:
+                    client.ping()
+                except BusyLoadingError as error:
+                    if time.monotonic() > until_s:
+                        raise RuntimeError(f"after {START_S:g} s: {error}") from error
+                    time.sleep(PROBE_S)
+                else:
+                    return
 
     def close(self) -> None:
         self._process.kill()

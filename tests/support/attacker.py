@@ -65,12 +65,12 @@ class Attacker:
 
 
 @dataclass
-class _Held:
+class _OpenConnection:
     sock: socket.socket
     kind: int
 
 
-class _Holding:
+class _ConnectionHolder:
     def __init__(self, port: int, kinds: tuple[bytes, ...]) -> None:
         self._port = port
         self._kinds = kinds
@@ -86,14 +86,14 @@ class _Holding:
             sock.send(self._kinds[kind]) if self._kinds[kind] else None
         except OSError:
             return
-        self._selector.register(sock, selectors.EVENT_READ, _Held(sock, kind))
+        self._selector.register(sock, selectors.EVENT_READ, _OpenConnection(sock, kind))
         self.open += kind != _WHOLE
 
     def look(self, wait_s: float) -> int:
         """How many were ended."""
         ended = 0
         for key, _ in self._selector.select(wait_s):
-            held: _Held = key.data
+            held: _OpenConnection = key.data
             try:
                 is_over = not held.sock.recv(65536)
             except BlockingIOError:
@@ -113,7 +113,7 @@ def main(port: int, count: int, protocol: str, uid: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if uid != os.getuid():
         os.setuid(uid)
-    holding = _Holding(port, _GRPC if protocol == "grpc" else _HTTP)
+    holding = _ConnectionHolder(port, _GRPC if protocol == "grpc" else _HTTP)
     for _ in range(count):
         holding.add()
     print("holding", flush=True)

@@ -13,7 +13,7 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations.card.making import VersionRecords
-from mlplatform.rollouts.drift.incidents import Change, Finding, Incident
+from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding
 from mlplatform.rollouts.drift.tenure import MaturedMetric, MaturedStretch, MaturedTenure
 from mlplatform.rollouts.journal.transitions import (
     Answered,
@@ -105,7 +105,7 @@ def tenure(number: int = 2) -> MaturedTenure:
 
 
 def incident(text: str = "a retrain is due") -> Incident:
-    found = Finding("fraud", "drift", 45 * DAY_MS, 44 * DAY_MS, 2, {})
+    found = IncidentFinding("fraud", "drift", 45 * DAY_MS, 44 * DAY_MS, 2, {})
     change = Change(1, 1, "open", 0, None, text)
     return Incident("fraud-drift-1", found, "open", 0, None, 0, None, (change,))
 

@@ -19,13 +19,13 @@ from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.model import profile as profiles
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.operations.actions import looks, review
+from mlplatform.operations.actions import interim_analyses, review
 from mlplatform.operations.traffic import projection
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import verdict
 from mlplatform.rollouts.drift.incidents import DRIFT, Incident
-from mlplatform.rollouts.drift.plan import IncidentStatus, Observation, finding, next_step
-from mlplatform.rollouts.drift.retrain import Matured, Wait
+from mlplatform.rollouts.drift.plan import IncidentStatus, Observation, incident_finding, next_step
+from mlplatform.rollouts.drift.retrain import MaturedRequests, Wait
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.drift.verdict import Band, Window
 from mlplatform.rollouts.journal.transitions import (
@@ -101,11 +101,11 @@ class ConsoleWorld(PeopleWorld):
         verdicts = [verdict.window_verdict(known, w, model.drift, Band(0.004, 0.02)) for w in shown]
         whole = verdict.drift_verdict(verdicts, model.drift)
         seen = Observation(1, now_ms, tuple(shown), tuple(verdicts), whole)
-        found = finding("fraud", seen, DRIFT)
+        found = incident_finding("fraud", seen, DRIFT)
         assert found is not None, [v.reasons for v in verdicts]
         incidents = SqliteIncidents(self.home.home.rollouts_db)
         opened = incidents.open(found, now_ms=now_ms)
-        status = IncidentStatus(Matured(5_210, 31))
+        status = IncidentStatus(MaturedRequests(5_210, 31))
         step = next_step(model, seen, DRIFT, opened, status, wall_ms=now_ms)
         assert isinstance(step, Wait), step
         incidents.note(opened.id, step.reason, now_ms=now_ms)
@@ -160,11 +160,11 @@ class ConsoleWorld(PeopleWorld):
                 asked = moved.evidence_digest
             self._commit(moved)
         steps = 2 if until is CanaryStepped else 1
-        for course in self.judged.courses[:steps]:
-            seen = course.looks
+        for history in self.judged.histories[:steps]:
+            seen = history.analyses
             later = (msgspec.structs.replace(s, event_ms=s.event_ms + later_ms) for s in seen)
-            renamed = msgspec.structs.replace(course, rollout_id=name, looks=tuple(later))
-            looks.keep(self.home.home.looks, "fraud", renamed)
+            renamed = msgspec.structs.replace(history, rollout_id=name, analyses=tuple(later))
+            interim_analyses.keep(self.home.home.interim_analyses, "fraud", renamed)
         return name
 
     def _commit(self, fact: Transition, routes: Routes | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 from tests.support.model_folders import copied
 
 from mlplatform.model.features.views import ExternalSource, FeatureField, FeatureView
@@ -73,14 +74,22 @@ BUREAU = FeatureView(
 )
 
 
-def model_with_table(root: Path) -> Path:
-    """A copy of the fraud model's folder with an external view, which two of its inputs read."""
+def model_with_table(root: Path, topic: str | None = None) -> Path:
+    """A copy of the fraud model's folder with an external view, which two of its inputs read.
+
+    Args:
+        topic: of the view.
+    """
     folder = copied(root, NAME)
     features = folder / "features.py"
     text = features.read_text().replace("Float64\n", "Bool, Float64, Int64\n", 1)
-    features.write_text(text + FEATURES)
+    tagged = (
+        FEATURES if topic is None else FEATURES.replace("**STALE", f'"topic": "{topic}", **STALE')
+    )
+    features.write_text(text + tagged)
     listed = json.loads((folder / "features.json").read_text())
-    listed["views"].append(msgspec.to_builtins(BUREAU))
+    source = replace(BUREAU.external, topic=topic)
+    listed["views"].append(msgspec.to_builtins(replace(BUREAU, external=source)))
     listed["purposes"] = ["fraud-prevention"]
     (folder / "features.json").write_text(json.dumps(listed))
     model, reasons = folder / "model.yaml", folder / "reasons.yaml"

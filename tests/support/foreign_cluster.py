@@ -150,7 +150,7 @@ class Bundles:
         return str(found["spec"]["containers"][0]["image"])
 
 
-class Forwarded:
+class ForwardedPorts:
     """Services of a namespace at ports of this machine, as `kubectl port-forward` brings them."""
 
     def __init__(self, command: list[str], namespace: str) -> None:

@@ -120,6 +120,7 @@ class HomeWorld:
             alert_low=0.0,
             alert_high=1.0,
             bootstrap=True,
+            approval="none",
         )
         self.rollouts.commit(opened, None)
         fence = self.rollouts.acquire(MODEL, "test", 60.0)

@@ -28,7 +28,7 @@ CLIENT, SECRET = "page", "s3cret of the page"
 
 
 @dataclass
-class Given:
+class CodeGrant:
     """What a code stands for."""
 
     redirect_uri: str
@@ -61,7 +61,7 @@ class TestProvider:
     returns: dict[str, str | None] = field(default_factory=dict)
     once: bool = True
     asked: list[str] = field(default_factory=list)
-    _codes: dict[str, Given] = field(default_factory=dict)
+    _codes: dict[str, CodeGrant] = field(default_factory=dict)
 
     def environment(self, folder: Path, roles: str) -> dict[str, str]:
         """The variables that name it, and the files that they name, in a folder."""
@@ -94,7 +94,7 @@ class TestProvider:
         assert asked["code_challenge_method"] == "S256"
         assert "openid" in asked["scope"].split()
         code = secrets.token_urlsafe(16)
-        given = Given(asked["redirect_uri"], asked["code_challenge"], asked["nonce"])
+        given = CodeGrant(asked["redirect_uri"], asked["code_challenge"], asked["nonce"])
         self._codes[code] = given
         back: dict[str, str | None] = {"code": code, "state": asked["state"], "iss": self.url}
         back |= self.returns

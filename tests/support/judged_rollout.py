@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.operations.actions.looks import Course, followed_by, look
+from mlplatform.operations.actions.interim_analyses import StepHistory, analysis_of, followed_by
 from mlplatform.rollouts.journal.transitions import (
     Answered,
     ApprovalAsked,
@@ -20,9 +20,9 @@ from mlplatform.rollouts.journal.transitions import (
     Transition,
 )
 from mlplatform.rollouts.passes.observe import step_limits
-from mlplatform.rollouts.verdicts.comparison import Prediction
 from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.judgement import Sources
+from mlplatform.rollouts.verdicts.verdict import Prediction
 from rollout_world import WRITER, arm, fraud, gate_report, judged
 
 DAY_MS = 86_400_000
@@ -34,13 +34,13 @@ class JudgedRollout:
     """Version 2 of fraud: a shadow phase, an approval, and a canary step that failures end.
 
     Args:
-        looks: at each step. requests: in shadow, of which canary has a part.
+        analyses: at each step. requests: in shadow, of which canary has a part.
     """
 
-    def __init__(self, looks: int = 3, requests: int = 3_000) -> None:
-        self._looks, self._requests = looks, requests
+    def __init__(self, analyses: int = 3, requests: int = 3_000) -> None:
+        self._analyses, self._requests = analyses, requests
         self.facts: list[Transition] = []
-        self.courses: list[Course] = []
+        self.histories: list[StepHistory] = []
         self._wall_ms = 0
         shadow, canary = self._evidence("shadow", 1), self._evidence("canary", 2)
         plan = RolloutPlan(history_h=72.0, requests_h=400.0, steps=(
@@ -76,22 +76,22 @@ class JudgedRollout:
         step = policy.shadow if role == "shadow" else policy.canary[0]
         limits = step_limits(policy, step, PREDICTED)
         percent = None if role == "shadow" else 5.0
-        course = Course("fraud-v2-1", generation, role, percent, ())
+        history = StepHistory("fraud-v2-1", generation, role, percent, ())
         rows = (shadow_rows if role == "shadow" else canary_rows)(self._requests)
         begun_ms = BEGUN_MS + (0 if role == "shadow" else 2 * DAY_MS + 9_060_000)
         evidence: dict[str, Any] = {}
-        for number in range(1, self._looks + 1):
-            part = rows[: len(rows) * number // self._looks]
+        for number in range(1, self._analyses + 1):
+            part = rows[: len(rows) * number // self._analyses]
             until_ms = part[-1]["event_ms"] + 1
             mark = Watermark(WRITER, len(part), until_ms, until_ms, live=False)
             found = judged(part, role, limits, Sources((mark,), ()))
             evidence = {**found.evidence, "generation": generation, "model": "fraud",
                         "version": 2, "author": "ana"}  # fmt: skip
-            at_ms = begun_ms + (DAY_MS * 2 - 3_600_000) * number // self._looks
-            seen = look(evidence, at_ms)
+            at_ms = begun_ms + (DAY_MS * 2 - 3_600_000) * number // self._analyses
+            seen = analysis_of(evidence, at_ms)
             assert seen is not None
-            course = followed_by(course, seen)
-        self.courses.append(course)
+            history = followed_by(history, seen)
+        self.histories.append(history)
         return evidence
 
 

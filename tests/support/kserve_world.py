@@ -17,7 +17,7 @@ from mlplatform.rollouts.kubernetes.api import DEPLOYMENTS, PODS, SERVICES, Kube
 from mlplatform.rollouts.serving.kserve import OF_SERVICE, KServePlane
 from mlplatform.rollouts.serving.manifest import render
 from mlplatform.rollouts.serving.plane import ServingPlane
-from support.foreign_cluster import Bundles, Forwarded, kubectl, own_namespace
+from support.foreign_cluster import Bundles, ForwardedPorts, kubectl, own_namespace
 from support.onnx_bundles import sigmoid_bundle
 from support.platform_process import wait
 
@@ -166,7 +166,7 @@ class Foreign(OnKServe):
         super().__init__(api, own_namespace(api, namespace))
         self._definition = definition
         self._bundles = Bundles(api, self.namespace)
-        self._forwarded = Forwarded(command, self.namespace)
+        self._forwarded = ForwardedPorts(command, self.namespace)
         self.plane = KServePlane(api, self.namespace)
 
     def manifest(self, version: int, **bundle: Any) -> dict[str, Any]:

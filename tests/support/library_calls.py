@@ -17,20 +17,20 @@ from support.scoring_world import MODEL, ScoringWorld, payment, wait_for
 
 OFFSET = 0.01
 """Of the champion's scores, beside a thousandth of the amount."""
-Sent = dict[str, dict[str, Any]]
+SentPayments = dict[str, dict[str, Any]]
 """Key → payment."""
-Found = dict[str, Answer | CallFailed]
+CallResults = dict[str, Answer | CallFailed]
 """Key → what came of it."""
 
 
-def payments(prefix: str, count: int) -> Sent:
+def payments(prefix: str, count: int) -> SentPayments:
     """Payments of now, whose amounts, and so whose scores, follow from their numbers."""
     return {f"{prefix}-{n}": payment(float(n * 37 % 990), customer=n) for n in range(count)}
 
 
-def asked(url: str, secret: str, sent: Sent, settings: Settings) -> Found:
+def asked(url: str, secret: str, sent: SentPayments, settings: Settings) -> CallResults:
     """What came of payments: a third by threads, a third in batches, a third by asyncio."""
-    found: Found = {}
+    found: CallResults = {}
     keys = list(sent)
     third = len(keys) // 3
 
@@ -60,7 +60,9 @@ def asked(url: str, secret: str, sent: Sent, settings: Settings) -> Found:
     return found
 
 
-async def asked_alone(url: str, secret: str, sent: Sent, settings: Settings, found: Found) -> None:
+async def asked_alone(
+    url: str, secret: str, sent: SentPayments, settings: Settings, found: CallResults
+) -> None:
     """By asyncio, six at a time."""
     async with AsyncClient(url, secret, settings) as client:
         room = asyncio.Semaphore(6)
@@ -75,7 +77,7 @@ async def asked_alone(url: str, secret: str, sent: Sent, settings: Settings, fou
         await asyncio.gather(*map(score, sent))
 
 
-def wrong(world: ScoringWorld, sent: Sent, found: Found) -> list[str]:
+def wrong(world: ScoringWorld, sent: SentPayments, found: CallResults) -> list[str]:
     """What is wrong with the answers, and with errors that say nothing; a line for each."""
     wait_for(lambda: not list((world.home.decisions / "spill").glob("*.spill")))
     rows = [(row["payload"].get("idempotency_key"), row) for row in world.records("decision")]
@@ -103,12 +105,12 @@ def _differences(sent: dict[str, Any], answer: Answer, row: dict[str, Any]) -> I
         yield f"score is {answer.score}, the model's {own}"
 
 
-def kinds(found: Found) -> Counter[str]:
+def kinds(found: CallResults) -> Counter[str]:
     """How many answers came, and errors of each type."""
     return Counter(type(result).__name__ for result in found.values())
 
 
-def asked_again(world: ScoringWorld, sent: Sent, found: Found) -> Found:
+def asked_again(world: ScoringWorld, sent: SentPayments, found: CallResults) -> CallResults:
     """The same payments by the same keys, for those that failed."""
     failed = {key: sent[key] for key, result in found.items() if isinstance(result, CallFailed)}
     again = asked(world.url, world.home.api_key.read_text(), failed, Settings()) if failed else {}

@@ -23,7 +23,7 @@ FIRST_CUSTOMER, FIRST_TERMINAL = 8_675_309_000_000, 7_123_456_000_000
 SETTLED_S = 60.0
 
 
-class Observed(ScoringWorld):
+class ObservedWorld(ScoringWorld):
     """A world whose gateway and worker tell as much as they can."""
 
     arm: Arm

@@ -12,7 +12,6 @@ from mlplatform.model.bundle import (
     MODEL_FILE,
     AlertBand,
     Bundle,
-    Calibration,
     DataWindow,
     Golden,
     Reason,
@@ -20,6 +19,7 @@ from mlplatform.model.bundle import (
     write_bundle,
 )
 from mlplatform.model.definition import InputSpec
+from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.profile import Column, Profile
 from mlplatform.runtime.canonical import digest
 

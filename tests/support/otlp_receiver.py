@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 @dataclass(frozen=True)
-class Received:
+class ReceivedSpan:
     """A span as it came over the wire, with the attributes of its resource."""
 
     name: str
@@ -38,7 +38,7 @@ class OtlpReceiver:
 
     url: str
     status: int = 200
-    spans: list[Received] = field(default_factory=list)
+    spans: list[ReceivedSpan] = field(default_factory=list)
 
     def take(self, body: bytes) -> None:
         request = export_request(body)
@@ -47,10 +47,10 @@ class OtlpReceiver:
             for scope in sent.scope_spans:
                 self.spans += [_received(span, resource) for span in scope.spans]
 
-    def roots(self) -> list[Received]:
+    def roots(self) -> list[ReceivedSpan]:
         return roots(self.spans)
 
-    def trace(self, trace_id: str) -> list[Received]:
+    def trace(self, trace_id: str) -> list[ReceivedSpan]:
         return [span for span in self.spans if span.trace_id == trace_id]
 
 
@@ -71,14 +71,14 @@ def export_request(body: bytes) -> ExportTraceServiceRequest:
     return request
 
 
-def roots(spans: list[Received]) -> list[Received]:
+def roots(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
     """Those of whole requests to a gateway, by the kind (server) and the process."""
     servers = (span for span in spans if span.kind == 2)
     return [s for s in servers if s.resource["service.name"] == "mlplatform-gateway"]
 
 
-def _received(span: Any, resource: dict[str, Any]) -> Received:
-    return Received(
+def _received(span: Any, resource: dict[str, Any]) -> ReceivedSpan:
+    return ReceivedSpan(
         span.name,
         span.kind,
         span.trace_id.hex(),

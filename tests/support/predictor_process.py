@@ -1,7 +1,7 @@
 """A predictor process of a test, on the accelerator that the environment names.
 
-`MLPLATFORM_TEST_ACCELERATOR=cuda pytest tests/contract/scoring/test_predictor_oip.py ...` runs the
-predictor's contracts on a GPU machine; without such a runtime they are skipped, and say so.
+`MLPLATFORM_TEST_ACCELERATOR=cuda pytest tests/contract/scoring/predictor` runs the predictor's
+contracts on a GPU machine; without such a runtime they are skipped, and say so.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Process:
     """A predictor process, and a client that knows its token."""
 
     def __init__(self, folder: Path, *args: str, heaviness: int = 0, shift: float = 0.0) -> None:
-        if (reason := providers.missing(ACCELERATOR)) is not None:
+        if (reason := providers.accelerator_problem(ACCELERATOR)) is not None:
             pytest.skip(f"MLPLATFORM_TEST_ACCELERATOR: {reason}")
         self.digest = sigmoid_bundle(folder / "bundle", heaviness=heaviness, shift=shift)
         self.name = f"fraud-v1-{self.digest[:8]}"

@@ -87,7 +87,7 @@ def publish(folder: Path, name: str, topics: Topics, names: Names, moments: Mome
     answers.commit = moments.around(answers.commit)  # type: ignore[method-assign]
     log = SqliteDecisionLog(folder)
     publisher = Publisher(CopyReader(folder, log), topics, answers, name, names=names, batch=BATCH)
-    while publisher.step() or not publisher.is_all_told():
+    while publisher.step() or not publisher.is_all_published():
         pass
     publisher.close()
 

@@ -92,7 +92,7 @@ class World:
 
     def waiting(self) -> list[str]:
         job.advance(self.platform, "fraud")
-        return [one.decision_id for one in job.waiting(self.platform, "fraud", 100).rows]
+        return [one.decision_id for one in job.review_queue(self.platform, "fraud", 100).rows]
 
     def say(self, name: str, who: Client, outcome: int = 1, **how: Any) -> job.ReviewResult:
         return job.record(self.platform, "fraud", name, outcome, analyst=who, **how)

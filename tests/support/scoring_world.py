@@ -29,7 +29,6 @@ from mlplatform.model.bundle import (
     MODEL_FILE,
     AlertBand,
     Bundle,
-    Calibration,
     DataWindow,
     Golden,
     View,
@@ -39,6 +38,7 @@ from mlplatform.model.bundle import (
 )
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.routes import Arm, Routes
@@ -141,7 +141,7 @@ def write_amount_bundle(folder: Path, offset: float = 0.0) -> str:
 
 
 @dataclass
-class Running:
+class RunningPredictor:
     """A predictor process and where it listens."""
 
     arm: Arm
@@ -179,7 +179,7 @@ class ScoringWorld:
         self.plane = LocalPlane(self.home.serving)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.predictors: dict[str, Running] = {}
+        self.predictors: dict[str, RunningPredictor] = {}
         self._gateway: subprocess.Popen[bytes] | None = None
         self._worker: subprocess.Popen[bytes] | None = None
         self._rollout = 0
@@ -217,7 +217,7 @@ class ScoringWorld:
             "--address-file", str(address),
             *(("--token-file", str(self.home.predictor_token)) if self.asks_for_token else ()),
         )  # fmt: skip
-        self.predictors[arm.service] = Running(arm, process)
+        self.predictors[arm.service] = RunningPredictor(arm, process)
         port = wait_for(lambda: json.loads(address.read_bytes())["port"] if address.exists() else 0)
         headers = {"Authorization": f"Bearer {self.home.predictor_token.read_text()}"}
         ready_url = f"http://127.0.0.1:{port}/v2/models/{arm.service}/ready"
@@ -330,6 +330,7 @@ class ScoringWorld:
             alert_low=0.0,
             alert_high=1.0,
             bootstrap=bootstrap,
+            approval="none",
         )
         self.rollouts.commit(opened, None)
         return rollout_id

@@ -72,7 +72,7 @@ class UnprojectedGateway(SharedGateway):
     def project(self) -> None: ...
 
 
-def gathered(root: Path, definition: ModelDefinition, names: Sequence[str]) -> OfflineTable:
+def replica_table(root: Path, definition: ModelDefinition, names: Sequence[str]) -> OfflineTable:
     """What is known offline, of the logs of gateways replicated into one."""
     home = root / "home"
     with closing(SqliteDecisionLog(home)) as log, closing(ReplicaLog(home)) as into:
@@ -90,7 +90,7 @@ def gathered(root: Path, definition: ModelDefinition, names: Sequence[str]) -> O
 
 def begin(root: Path, address: Address, definition: ModelDefinition) -> int:
     """Build the state of what the one log holds, as an operator does."""
-    offline = gathered(root, definition, [])
+    offline = replica_table(root, definition, [])
     with (
         closing(SqliteDecisionLog(root / "home")) as log,
         closing(store_of(address, definition)) as store,

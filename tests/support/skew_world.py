@@ -27,7 +27,7 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.windows.declaration import Filter, Window
 from mlplatform.model.windows.ratios import ratios_of
-from mlplatform.model.windows.tiles import Reader, fold, new_columns, series_of
+from mlplatform.model.windows.tiles import SeriesReader, fold, new_columns, series_of
 
 BEGIN_MS = 20_500 * DAY_MS
 MINUTE_MS = 60_000
@@ -66,7 +66,7 @@ WINDOWS = (
 VIEWS = load_views(model_folder("fraud"))
 MODEL = msgspec.structs.replace(load_definition("fraud"), windows=WINDOWS)
 
-Served = dict[str, float | None]
+ServedValues = dict[str, float | None]
 
 
 class Store:
@@ -76,7 +76,7 @@ class Store:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.rows: dict[str, dict[int, tuple[int, Served]]] = {v.name: {} for v in VIEWS}
+        self.rows: dict[str, dict[int, tuple[int, ServedValues]]] = {v.name: {} for v in VIEWS}
         self.coming: list[tuple[str, pa.Table]] = []
 
     def write(self, view: str, rows: pa.Table) -> int:
@@ -129,8 +129,8 @@ class Faults:
             state six hours after the last.
     """
 
-    served: Callable[[Served, int], None] = lambda values, at_ms: None
-    stored: Callable[[Served], Served] = lambda row: row
+    served: Callable[[ServedValues, int], None] = lambda values, at_ms: None
+    stored: Callable[[ServedValues], ServedValues] = lambda row: row
     frozen: tuple[str, int] = ("", 0)
     stopped: tuple[str, int] = ("", 0)
     behind_ms: int = 0
@@ -155,7 +155,7 @@ class World:
         folder = self.offline_folder or self.home / "offline"
         self.offline = OfflineTable(folder, self.definition)
         self.shared = series_of(self.definition.windows, self.definition.entities)
-        self.readers = [(series, Reader(series, windows)) for series, windows in self.shared]
+        self.readers = [(series, SeriesReader(series, windows)) for series, windows in self.shared]
         self.tiles: dict[tuple[int, int], Any] = {}
         self.position = dict.fromkeys(WRITERS, 0)
         self.waiting: deque[tuple[str, Record]] = deque()

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.support.onnx_bundles import sigmoid_bundle
 
-from mlplatform.model.bundle import Bundle, Calibration, Reason, View, load_bundle, write_bundle
+from mlplatform.model.bundle import Bundle, Reason, View, load_bundle, write_bundle
 from mlplatform.model.definition import InputSpec
+from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import import_history
@@ -62,7 +63,15 @@ def promote(rollouts: SqlRollouts, arm: Arm) -> None:
         "reason": "test",
     }
     rollouts.commit(
-        Opened(**said, challenger=arm, author="a", alert_low=0.0, alert_high=1.0, bootstrap=True),
+        Opened(
+            **said,
+            challenger=arm,
+            author="a",
+            alert_low=0.0,
+            alert_high=1.0,
+            bootstrap=True,
+            approval="none",
+        ),
         None,
     )
     fence = rollouts.acquire("fraud", "test", 60.0)

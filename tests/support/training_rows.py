@@ -7,7 +7,7 @@ import numpy as np
 from mlplatform.learning.training_sets.dataset import (
     DAY_MS,
     Dataset,
-    Labelled,
+    LabelledRows,
     Matrix,
     rows_digest,
     window,
@@ -37,7 +37,7 @@ def payments(seed: int, per_day: int = 2500, to_ms: int = TO_MS) -> Dataset:
     matrix = Matrix(NAMES, x, event_ms, rng.integers(0, 800, count))
     return Dataset(
         model="fraud",
-        rows=Labelled(matrix, y),
+        rows=LabelledRows(matrix, y),
         window=bounds,
         as_of_ms=as_of_ms,
         labels_until_ms=as_of_ms,

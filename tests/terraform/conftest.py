@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Installed:
+class InstalledTerraform:
     """A CLI and a copy of the repository's Terraform, with providers for it.
 
     Args:
@@ -56,7 +56,7 @@ def _clis() -> list[tools.Cli]:
 
 
 @pytest.fixture(scope="session", params=_clis(), ids=lambda cli: cli.name)
-def installed(request: pytest.FixtureRequest) -> Iterator[Installed]:
+def installed(request: pytest.FixtureRequest) -> Iterator[InstalledTerraform]:
     cli: tools.Cli = request.param
     with tools.workspace() as root, tools.providers(cli, root) as environment:
-        yield Installed(cli, root, environment)
+        yield InstalledTerraform(cli, root, environment)

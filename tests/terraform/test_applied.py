@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.cluster.layout import layout
 from tests.terraform import tools
-from tests.terraform.conftest import HERE, Installed
+from tests.terraform.conftest import HERE, InstalledTerraform
 
 KUBECONFIG = "MLPLATFORM_TEST_KUBECONFIG"
 DEFINITIONS = {
@@ -27,8 +27,8 @@ NAMESPACES = ("mlplatform", "mlplatform-models", "mlplatform-jobs", "telemetry")
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
-    installed: Installed
+class AppliedPlan:
+    installed: InstalledTerraform
     folder: Path
     kubeconfig: str
     variables: tuple[str, ...]
@@ -48,7 +48,7 @@ class Applied:
 
 
 @pytest.fixture(scope="module")
-def applied(installed: Installed) -> Iterator[Applied]:
+def applied(installed: InstalledTerraform) -> Iterator[AppliedPlan]:
     """Everything applied once; what is left of it is destroyed at the end."""
     kubeconfig = os.environ.get(KUBECONFIG)
     if not kubeconfig:
@@ -57,7 +57,7 @@ def applied(installed: Installed) -> Iterator[Applied]:
         )
     folder = installed.root / "tests" / "terraform" / "applied"
     shutil.copytree(HERE / "applied", folder)
-    world = Applied(installed, folder, kubeconfig, (), [])
+    world = AppliedPlan(installed, folder, kubeconfig, (), [])
     there = set(world.kubectl("get", "namespaces", "-o", "name").split())
     taken = {f"namespace/{n}" for n in NAMESPACES} & there
     assert not taken, f"the cluster has {', '.join(sorted(taken))} already, and a test would end it"
@@ -86,11 +86,11 @@ def applied(installed: Installed) -> Iterator[Applied]:
         (tools.OUTPUT / f"applied-{installed.cli.name}.txt").write_text("\n".join(world.log))
 
 
-def objects(world: Applied) -> list[str]:
+def objects(world: AppliedPlan) -> list[str]:
     return re.findall(r"^\s*(?:#|)?\s*(\S+): Creation complete", "\n".join(world.log), re.M)
 
 
-def test_what_was_applied_is_there(applied: Applied) -> None:
+def test_what_was_applied_is_there(applied: AppliedPlan) -> None:
     """Each object of the manifests, asked of the API server by its name."""
     names = json.loads(applied.run("output", "-json", "objects").text)
     for name in names:
@@ -103,7 +103,7 @@ def test_what_was_applied_is_there(applied: Applied) -> None:
         print(f"  {name}")
 
 
-def test_settings_of_the_installation_are_what_the_cluster_has(applied: Applied) -> None:
+def test_settings_of_the_installation_are_what_the_cluster_has(applied: AppliedPlan) -> None:
     settings = json.loads(
         applied.kubectl("get", "configmap", "platform", "-n", "mlplatform", "-o", "json")
     )["data"]
@@ -111,7 +111,7 @@ def test_settings_of_the_installation_are_what_the_cluster_has(applied: Applied)
     assert settings["MLPLATFORM_DURABILITY"] == "disk"
 
 
-def test_dashboards_and_rules_are_read_by_their_files(applied: Applied) -> None:
+def test_dashboards_and_rules_are_read_by_their_files(applied: AppliedPlan) -> None:
     """A file of promtool's tests beside the rules is none of them."""
     told = json.loads(applied.run("output", "-json", "signals").text)
     assert told == {"dashboards": ["dashboards/one.json"], "rules": ["alerts/one_slo.yaml"]}
@@ -122,12 +122,12 @@ def test_dashboards_and_rules_are_read_by_their_files(applied: Applied) -> None:
     assert labels["grafana_dashboard"] == "1"
 
 
-def test_a_second_plan_changes_nothing(applied: Applied) -> None:
+def test_a_second_plan_changes_nothing(applied: AppliedPlan) -> None:
     plan = applied.run("plan", "-detailed-exitcode", "-input=false")
     assert plan.status == 0, plan.text[-4000:]
 
 
-def test_a_change_by_hand_is_found_and_not_overruled_but_told(applied: Applied) -> None:
+def test_a_change_by_hand_is_found_and_not_overruled_but_told(applied: AppliedPlan) -> None:
     """Who took a field over is named; once it is as it was, there is nothing to do."""
     named = ("configmap", "platform", "-n", "mlplatform")
 
@@ -147,14 +147,14 @@ def test_a_change_by_hand_is_found_and_not_overruled_but_told(applied: Applied) 
     assert applied.run("plan", "-detailed-exitcode", "-input=false").status == 0
 
 
-def test_a_changed_address_changes_the_settings_and_nothing_else(applied: Applied) -> None:
+def test_a_changed_address_changes_the_settings_and_nothing_else(applied: AppliedPlan) -> None:
     plan = applied.run(
         "plan", "-input=false", "-var=redis=rediss://mlplatform@other.example:6379/0"
     )
     assert "Plan: 0 to add, 1 to change, 0 to destroy" in plan.text
 
 
-def test_destroy_leaves_nothing(applied: Applied) -> None:
+def test_destroy_leaves_nothing(applied: AppliedPlan) -> None:
     """Last of all: volumes, definitions and namespaces are gone."""
     ended = applied.run("destroy", "-auto-approve", "-input=false")
     assert ended.status == 0, ended.text[-4000:]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.terraform import tools
-from tests.terraform.conftest import Installed
+from tests.terraform.conftest import InstalledTerraform
 
 FOLDERS = sorted({str(f.parent.relative_to(tools.INFRA)) for f in tools.INFRA.rglob("versions.tf")})
 TESTED = sorted(
@@ -18,7 +18,7 @@ ROOTS = ("local", "cloud")
 
 
 @pytest.fixture
-def broken(installed: Installed) -> Iterator[Path]:
+def broken(installed: InstalledTerraform) -> Iterator[Path]:
     """A folder of its own with a module that a test writes something wrong into."""
     folder = installed.infra / "modules" / "broken"
     folder.mkdir()
@@ -33,7 +33,7 @@ def broken(installed: Installed) -> Iterator[Path]:
     folder.rmdir()
 
 
-def test_all_files_are_formatted(installed: Installed) -> None:
+def test_all_files_are_formatted(installed: InstalledTerraform) -> None:
     told = tools.run(
         installed.cli, installed.infra, installed.environment, "fmt", "-check", "-recursive"
     )
@@ -41,13 +41,13 @@ def test_all_files_are_formatted(installed: Installed) -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_module_is_valid(installed: Installed, folder: str) -> None:
+def test_every_module_is_valid(installed: InstalledTerraform, folder: str) -> None:
     told = installed.run(folder, "validate")
     assert told.status == 0, told.text
 
 
 @pytest.mark.parametrize("folder", TESTED)
-def test_every_module_passes_its_own_tests(installed: Installed, folder: str) -> None:
+def test_every_module_passes_its_own_tests(installed: InstalledTerraform, folder: str) -> None:
     """With providers that plan nothing by themselves; plans of roots are kept to be read."""
     told = installed.run(folder, "test", "-verbose")
     if folder in ROOTS:
@@ -55,7 +55,8 @@ def test_every_module_passes_its_own_tests(installed: Installed, folder: str) ->
         (tools.OUTPUT / f"plan-{folder}-{installed.cli.name}.txt").write_text(told.text)
         whole = re.search(r"^Plan: .*$", told.text, re.M)  # of the first run, which changes nothing
         print(f"{installed.cli}: {folder}: {whole and whole[0]}")
-    assert told.status == 0, told.text[-8000:]
+    errors = re.findall(r"^.*\bError: .*(?:\n.*){0,20}", told.text, re.M)
+    assert told.status == 0, "\n".join((*errors, told.text[-2000:]))
     assert re.search(r"Success! [1-9]\d* passed, 0 failed", told.text), told.text[-2000:]
 
 
@@ -74,7 +75,7 @@ def test_roots_and_modules_with_logic_have_tests() -> None:
     ids=["an argument misspelt", "a required one missing", "an attribute that is none"],
 )
 def test_what_a_provider_does_not_have_is_found(
-    installed: Installed, broken: Path, wrong: str, told: str
+    installed: InstalledTerraform, broken: Path, wrong: str, told: str
 ) -> None:
     """The schemas are read from wheels: they must refuse what the provider would."""
     (broken / "main.tf").write_text(wrong)

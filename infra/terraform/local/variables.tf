@@ -24,9 +24,9 @@ variable "images" {
     predictor = string
   })
   default = {
-    gateway   = "mlplatform/gateway:0.2.0"
-    flows     = "mlplatform/flows:0.2.0"
-    predictor = "mlplatform/predictor:0.2.0"
+    gateway   = "mlplatform/gateway:0.3.0"
+    flows     = "mlplatform/flows:0.3.0"
+    predictor = "mlplatform/predictor:0.3.0"
   }
   nullable = false
 }

@@ -2,9 +2,10 @@
 
 A process ends with its supervisor, or with status 0 when it is told to end; lowers its priority
 where its work may wait, logs JSON lines without personal values, loads the settings, and calls
-`run(options, settings)` of the module that `ENTRIES` names; `parser()` of that module is its
-command line. An error that is expected becomes one line and exit code 1. Two start otherwise:
-`mlplatform up` is a command, and `runtime.sandbox.child` must find an empty environment.
+`run` of the module that `ENTRIES` names; `parser()` of that module is its command line. `run` takes
+the options, the settings, an event that signals set, and the metrics, each where its entry has it.
+An error that is expected becomes one line and exit code 1. Two start otherwise: `mlplatform up` is
+a command, and `runtime.sandbox.child` must find an empty environment.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 from mlplatform.model.personal import personal_fields
-from mlplatform.runtime.configuration.settings import Settings, load, log_level
+from mlplatform.runtime.configuration.settings import load, log_level
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.processes.parent_death import follow_parent, lower_priority
-from mlplatform.runtime.processes.shutdown_signals import ended_by_signals, has_end_signal
+from mlplatform.runtime.processes.shutdown_signals import (
+    ended_by_signals,
+    has_end_signal,
+    stopping_at_signals,
+)
 from mlplatform.runtime.telemetry import logs
 from mlplatform.runtime.telemetry.signals import Process
 
@@ -41,8 +46,11 @@ class Entry:
         may_be_late: requests go first.
         has_settings: `run` takes the settings; else its options say all, and the environment holds
             a log level: a predictor's pod knows nothing of an installation.
-        serves: until it is told to end, and then its status is 0; else its work has an end, and
-            what dies of a signal has not done it.
+        stops: "event": `run` takes an event that a signal sets, finishes what is in work and
+            returns. "server": what serves takes the signals over meanwhile, and drains. "signal":
+            its work has an end, and what dies of a signal has not done it. The status is else 0.
+        has_metrics: `run` takes a `MetricsListener`; the others have no metrics, or show them on
+            the port that they serve, to callers whom that port lets in.
     """
 
     module: str
@@ -50,7 +58,8 @@ class Entry:
     instance: str | None = None
     may_be_late: bool = False
     has_settings: bool = True
-    serves: bool = True
+    stops: Literal["event", "server", "signal"] = "server"
+    has_metrics: bool = False
 
 
 _PREFECT: Final = "mlplatform.operations.prefect_server"
@@ -59,30 +68,49 @@ ENTRIES: Final = {
     "predictor": Entry(
         "mlplatform.scoring.predictor.process", "predictor", "{model_name}", has_settings=False
     ),
-    "worker": Entry("mlplatform.scoring.worker.process", "worker", "{name}", may_be_late=True),
-    "outbox": Entry("mlplatform.scoring.worker.outbox", "worker", "outbox-{model}"),
-    "log-publisher": Entry(
-        "mlplatform.decisions.replication.publisher", "worker", "publisher-{name}"
+    "worker": Entry(
+        "mlplatform.scoring.worker.process",
+        "worker",
+        "{name}",
+        may_be_late=True,
+        stops="event",
+        has_metrics=True,
     ),
-    "log-replicator": Entry("mlplatform.decisions.replication.replicator", "worker", "replicator"),
-    "exporter": Entry("mlplatform.observing.exporter.process", "exporter", may_be_late=True),
+    "outbox": Entry("mlplatform.scoring.worker.outbox", "worker", "outbox-{model}", stops="event"),
+    "log-publisher": Entry(
+        "mlplatform.decisions.replication.publisher", "worker", "publisher-{name}", stops="event"
+    ),
+    "log-replicator": Entry(
+        "mlplatform.decisions.replication.replicator", "worker", "replicator", stops="event"
+    ),
+    "exporter": Entry(
+        "mlplatform.observing.exporter.process",
+        "exporter",
+        may_be_late=True,
+        stops="event",
+        has_metrics=True,
+    ),
     "events": Entry("mlplatform.observing.events.process", "events", may_be_late=True),
     "page": Entry("mlplatform.observing.page.process", "page", may_be_late=True),
     "jobs": Entry(
-        "mlplatform.operations.compute.pool", "jobs", may_be_late=True, has_settings=False
+        "mlplatform.operations.compute.pool",
+        "jobs",
+        may_be_late=True,
+        has_settings=False,
+        stops="event",
     ),
     "job-item": Entry(
         "mlplatform.operations.compute.work",
         "jobs",
         "{item.name}",
         has_settings=False,
-        serves=False,
+        stops="signal",
     ),
     "mlflow": Entry("mlplatform.operations.supervisor.mlflow_server", "mlflow"),
     "flows": Entry(f"{_PREFECT}.local_flows", "flows", "served", may_be_late=True),
     "prefect": Entry(f"{_PREFECT}.server", "flows", "server"),
-    "flow-deployments": Entry(f"{_PREFECT}.cluster_flows", "flows", "registered", serves=False),
-    "flow-run": Entry(f"{_PREFECT}.flow_run", "flows", "runs", serves=False),
+    "flow-deployments": Entry(f"{_PREFECT}.cluster_flows", "flows", "registered", stops="signal"),
+    "flow-run": Entry(f"{_PREFECT}.flow_run", "flows", "runs", stops="signal"),
 }
 
 
@@ -96,15 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="mlplatform.process", description=__doc__)
     parser.add_argument("name", choices=ENTRIES, help="what to start")
     parser.add_argument("words", nargs=argparse.REMAINDER, help="its own options")
-    given = parser.parse_args(arguments)
-    start(given.name, given.words)
+    options = parser.parse_args(arguments)
+    start(options.name, options.words)
 
 
 def start(name: str, words: Sequence[str]) -> None:
     """The process of that name, with these words as its command line."""
     entry = ENTRIES[name]
     follow_parent()
-    with ended_by_signals() if entry.serves else nullcontext():
+    with nullcontext() if entry.stops == "signal" else ended_by_signals():
         _run(name, entry, words)
 
 
@@ -119,16 +147,21 @@ def _run(name: str, entry: Entry, words: Sequence[str]) -> None:
     instance = None if entry.instance is None else entry.instance.format(**vars(options))
     try:
         logs.configure(entry.process, personal_fields(), instance)
+        parts: list[Any] = [options]
         if entry.has_settings:
-            given: Settings = load(os.environ)
-            logs.set_level(given.log_level)
-            module.run(options, given)
-        else:
-            logs.set_level(log_level(os.environ))
-            module.run(options)
+            parts.append(load(os.environ))
+        logs.set_level(parts[1].log_level if entry.has_settings else log_level(os.environ))
+        if entry.stops == "event":
+            parts.append(stopping_at_signals())
+        if entry.has_metrics:
+            # the others have no server loaded for this
+            from mlplatform.runtime.http.listener import MetricsListener
+
+            parts.append(MetricsListener(name, options))
+        module.run(*parts)
     except PlatformError as error:
         if has_end_signal():
-            log.warning("%s ends as it was told, before this was mended: %s", name, error)
+            log.warning("%s ends as it was asked, before this was mended: %s", name, error)
             return
         if error.__cause__ is not None:  # else the line below says all
             log.error("%s ends", name, exc_info=error)

@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, matched
+from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, match_columns
 from mlplatform.learning.features.parquet_files import ParquetFiles
-from mlplatform.learning.features.rows import Check, is_missing, unrepeated, within_bounds
+from mlplatform.learning.features.rows import Check, is_missing, unique_values, within_bounds
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.errors import InputInvalid
 
@@ -100,7 +100,7 @@ def examine_transactions(
         raise InputInvalid(str(path), None, "there is no such file; wanted: one Parquet file")
     with ParquetFiles([path]) as parquet:
         found = parquet.types(0)
-        names = matched(COLUMNS, found, columns, path.name)
+        names = match_columns(COLUMNS, found, columns, path.name)
         for one in COLUMNS:
             kind = found[names[one.name]]
             if kind not in one.kinds:
@@ -124,7 +124,7 @@ def _refusals(table: pa.Table, names: Mapping[str, str], source: str) -> Iterato
         whole &= ~missing
         yield from Check(missing, f"{column} is missing").refusals(source, every)
     table, request = table.filter(pa.array(whole)), load_definition(MODEL).request
-    checks = [unrepeated(table.column("customer_id"), names["customer_id"])]
+    checks = [unique_values(table.column("customer_id"), names["customer_id"])]
     for name in (n for n in names if n in request and request[n].type != "string"):
         checks += within_bounds(table.column(name), names[name], request[name])
     for name, low, high in (

@@ -11,6 +11,8 @@ from feast import FeatureStore
 from kserve import InferInput, InferRequest, Model, ModelServer
 
 FEATURES = os.environ["BENCH_FEATURES"].split(",")
+RATIOS = os.environ["BENCH_RATIOS"].split(",")
+"""The features that the amount is divided by."""
 THRESHOLDS = json.loads(os.environ["BENCH_THRESHOLDS"])
 
 
@@ -26,13 +28,14 @@ class Transformer(Model):
         online = self.store.get_online_features(features=FEATURES, entity_rows=[keys]).to_dict()
         stored = [online[name.split(":")[1]][0] for name in FEATURES]
         amount, moment = payload["amount"], time.gmtime(payload["event_time"] / 1000)
-        mean = online["customer_mean_30d"][0]
         derived = [
             float(moment.tm_hour),
             float(moment.tm_wday >= 5),
             float(moment.tm_hour < 6),
         ]
-        row = [amount, *derived, *stored, amount / mean if mean else float("nan")]
+        by = [online[name][0] for name in RATIOS]
+        ratios = [amount / value if value else float("nan") for value in by]
+        row = [amount, *derived, *stored, *ratios]
         values = [float("nan") if value is None else float(value) for value in row]
         tensor = InferInput("inputs", [1, len(values)], "FP32", data=values)
         return InferRequest(model_name=self.name, infer_inputs=[tensor])

@@ -147,14 +147,10 @@ def test_a_champion_is_measured_on_the_same_rows(
     """Held against itself, a model differs by nothing in any measure."""
     made, _, prepared = validated
     champion = evaluate.load_runnable(made.folder)
-    again = evaluate.gather(
-        load_definition(NAME),
-        made,
-        prepared.dataset,
-        champion=champion,
-        recent=prepared.recent,
-        seed=retrain.SEED,
+    inputs = evaluate.JudgingInputs(
+        made, prepared.dataset, champion, prepared.recent, seed=retrain.SEED
     )
+    again = evaluate.gather(load_definition(NAME), inputs)
     for measure in again.measures:
         assert measure.champion == measure.candidate
         assert measure.difference is not None

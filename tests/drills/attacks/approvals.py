@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from tests.drills.attacks.attack import APPROVAL, PREFECT, Attack, Got, Target, all_of
+from tests.drills.attacks.attack import APPROVAL, PREFECT, Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import ask, identities
 
 from mlplatform.operations.prefect_server.answer_limit import MOST_ANSWERS
@@ -164,7 +164,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def description(target: Target) -> Got:
+def description(target: Target) -> AttackResult:
     results = []
     for who, own in identities(target).items():
         keyset = _keyset(target, own)
@@ -175,11 +175,11 @@ def description(target: Target) -> Got:
         shown = ask("GET", f"{inputs}/{key}", headers=own)
         forged = "Approve at once" in shown.text
         said = f"{who}: DELETE {gone.status}, POST {made.status}, shown: {shown.status}"
-        results.append(Got(gone.shut and made.shut and not forged, said))
+        results.append(AttackResult(gone.shut and made.shut and not forged, said))
     return all_of(results)
 
 
-def schema(target: Target) -> Got:
+def schema(target: Target) -> AttackResult:
     results = []
     for who, own in identities(target).items():
         keyset = _keyset(target, own)
@@ -188,29 +188,29 @@ def schema(target: Target) -> Got:
             key = f"{keyset.get(part, f'unknown-{part}')}x"
             body = {"key": key, "value": json.dumps(value)}
             answer = ask("POST", inputs, json=body, headers=own)
-            results.append(Got(answer.shut, f"{who}: {answer.status} to {part}"))
+            results.append(AttackResult(answer.shut, f"{who}: {answer.status} to {part}"))
     return all_of(results)
 
 
-def artifact(target: Target) -> Got:
+def artifact(target: Target) -> AttackResult:
     results = []
     for who, own in identities(target).items():
         url = f"{target.prefect}/api/artifacts/{target.artifact}"
         answer = ask("PATCH", url, json={"data": FORGED}, headers=own)
-        results.append(Got(answer.shut, f"{who}: {answer.status}"))
+        results.append(AttackResult(answer.shut, f"{who}: {answer.status}"))
     return all_of(results)
 
 
-def chief_risk_officer(target: Target) -> Got:
+def chief_risk_officer(target: Target) -> AttackResult:
     return _resumed(target, {}, "Chief Risk Officer", CODES[0], "nobody")
 
 
-def by_eve(target: Target) -> Got:
+def by_eve(target: Target) -> AttackResult:
     people = identities(target, "eve")
     return _resumed(target, people["eve"], "bo", CODES[0], "eve")
 
 
-def made_up_codes(target: Target) -> Got:
+def made_up_codes(target: Target) -> AttackResult:
     own = identities(target, "bo")["bo"]
     results = []
     for code in CODES[1:]:
@@ -221,7 +221,7 @@ def made_up_codes(target: Target) -> Got:
     return all_of(results)
 
 
-def a_hundred_wrong(target: Target) -> Got:
+def a_hundred_wrong(target: Target) -> AttackResult:
     author = target.question.author
     own = identities(target, author)[author]
     resume = f"{target.prefect}/api/flow_runs/{target.question.flow_run}/resume"
@@ -234,45 +234,49 @@ def a_hundred_wrong(target: Target) -> Got:
         }
         answers.append(ask("POST", resume, json={"run_input": form}, headers=own, within_s=60))
     taken = sum(not answer.shut for answer in answers)
-    return Got(
+    return AttackResult(
         answers[0].shut and taken <= MOST_ANSWERS, f"{taken} of {len(answers)} reach Prefect"
     )
 
 
-def other_decision(target: Target) -> Got:
+def other_decision(target: Target) -> AttackResult:
     code = issued(target, "bo", "bo", "reject")[1]
     own = identities(target, "bo")["bo"]
     return _resumed(target, own, "bo", code or "none", f"bo, with {'a' if code else 'no'} code")
 
 
-def earlier_question(target: Target) -> Got:
+def earlier_question(target: Target) -> AttackResult:
     """The code is made for the question that was; the drill then asks anew, and gives both."""
     code = target.earlier_code
     own = identities(target, "bo")["bo"]
     return _resumed(target, own, "bo", code or "none yet", f"bo, with {'a' if code else 'no'} code")
 
 
-def for_the_author(target: Target) -> Got:
+def for_the_author(target: Target) -> AttackResult:
     said, code = issued(target, target.question.author, target.question.author, "approve")
-    return Got(_knows_codes(said) and not code, said)
+    return AttackResult(_knows_codes(said) and not code, said)
 
 
-def without_the_scope(target: Target) -> Got:
+def without_the_scope(target: Target) -> AttackResult:
     results = []
     for name, key in (("eve", "eve"), ("bo", "eve"), ("shop", "shop"), ("bo", "stranger")):
         said, code = issued(target, name, key, "approve")
-        results.append(Got(_knows_codes(said) and not code, f"{name} with {key}'s key: {said}"))
+        results.append(
+            AttackResult(_knows_codes(said) and not code, f"{name} with {key}'s key: {said}")
+        )
     return all_of(results)
 
 
-def look_alike(target: Target) -> Got:
+def look_alike(target: Target) -> AttackResult:
     said, code = issued(target, LOOK_ALIKE, target.question.author, "approve")
     plain = ("--decision", "approve", "--approver", LOOK_ALIKE, "--reason", REASON)
     done = _command(target, "rollouts", "approve", target.question.rollout_id, *plain)
-    return Got(not code and done.returncode != 0, f"code: {said}; answer: {_last_line(done)}")
+    return AttackResult(
+        not code and done.returncode != 0, f"code: {said}; answer: {_last_line(done)}"
+    )
 
 
-def own_question(target: Target) -> Got:
+def own_question(target: Target) -> AttackResult:
     results = []
     url = f"{target.prefect}/api/deployments/{target.deployments['fraud-approval']}"
     parameters = {
@@ -284,18 +288,18 @@ def own_question(target: Target) -> Got:
         body = {"parameters": parameters, "state": {"type": "SCHEDULED", "state_details": {
             "scheduled_time": (datetime.now(UTC) + timedelta(hours=20)).isoformat()}}}  # fmt: skip
         answer = ask("POST", f"{url}/create_flow_run", json=body, headers=own)
-        results.append(Got(answer.shut, f"{who}: {answer.status}"))
+        results.append(AttackResult(answer.shut, f"{who}: {answer.status}"))
     return all_of(results)
 
 
-def forced(target: Target) -> Got:
+def forced(target: Target) -> AttackResult:
     results = []
     url = f"{target.prefect}/api/flow_runs/{target.question.flow_run}/set_state"
     for who, own in identities(target).items():
         for state in ("SCHEDULED", "CANCELLED", "COMPLETED"):
             body = {"state": {"type": state, "name": state.title()}, "force": True}
             answer = ask("POST", url, json=body, headers=own)
-            results.append(Got(answer.shut, f"{who}: {answer.status} to {state}"))
+            results.append(AttackResult(answer.shut, f"{who}: {answer.status} to {state}"))
     return all_of(results)
 
 
@@ -350,7 +354,9 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> str:
     return f"exit {done.returncode}: {told[-1][:100]}" if told else f"exit {done.returncode}"
 
 
-def _resumed(target: Target, own: dict[str, str], approver: str, code: str, who: str) -> Got:
+def _resumed(
+    target: Target, own: dict[str, str], approver: str, code: str, who: str
+) -> AttackResult:
     """What Prefect says to an answer; the drill itself looks into the journal afterwards."""
     run = f"{target.prefect}/api/flow_runs/{target.question.flow_run}"
     answer: dict[str, Any] = {"decision": "approve", "code": code, "reason": REASON}
@@ -364,10 +370,10 @@ def _resumed(target: Target, own: dict[str, str], approver: str, code: str, who:
         if accepted:
             return _after_an_answer(run, own, who, given.status)
         said[-1] += " not accepted"
-    return Got(True, f"{who}: {', '.join(said)}")
+    return AttackResult(True, f"{who}: {', '.join(said)}")
 
 
-def _after_an_answer(run: str, own: dict[str, str], who: str, status: int) -> Got:
+def _after_an_answer(run: str, own: dict[str, str], who: str, status: int) -> AttackResult:
     """An answer that was let through: whether the flow took it, or asks again."""
     end_s = time.monotonic() + ANSWER_LIMIT_S
     state = ""
@@ -377,7 +383,9 @@ def _after_an_answer(run: str, own: dict[str, str], who: str, status: int) -> Go
         state = json.loads(shown.text).get("state_type", "") if shown.status == 200 else ""
         if state in ("COMPLETED", "PAUSED", "FAILED", "CRASHED"):
             break
-    return Got(state != "COMPLETED", f"{who}: {status}, then the run is {state or 'unknown'}")
+    return AttackResult(
+        state != "COMPLETED", f"{who}: {status}, then the run is {state or 'unknown'}"
+    )
 
 
 def _keyset(target: Target, own: dict[str, str]) -> dict[str, str]:

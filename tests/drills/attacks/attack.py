@@ -95,7 +95,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Got:
+class AttackResult:
     """What an attacker came to.
 
     Args:
@@ -132,7 +132,7 @@ class Attack:
     severity: Severity
     does: str
     expected: str
-    act: Callable[[Target], Got]
+    act: Callable[[Target], AttackResult]
     recorded_at: tuple[str, ...] = ()
     metric: str = ""
     by_operator: bool = False
@@ -168,10 +168,10 @@ class Finding(msgspec.Struct, kw_only=True):
         return self.refused and self.recorded is not False
 
 
-def all_of(results: list[Got]) -> Got:
+def all_of(results: list[AttackResult]) -> AttackResult:
     """Refused where each was; says what the first open door answered."""
     opened = [g for g in results if not g.refused]
     if opened:
-        return Got(False, "; ".join(g.said for g in opened[:4]))
+        return AttackResult(False, "; ".join(g.said for g in opened[:4]))
     kinds = dict.fromkeys(g.said for g in results)
-    return Got(True, "; ".join(list(kinds)[:4]))
+    return AttackResult(True, "; ".join(list(kinds)[:4]))

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import psutil
 from onnx import TensorProto, helper, numpy_helper
-from tests.drills.attacks.attack import CANDIDATES, Attack, Got, Target
+from tests.drills.attacks.attack import CANDIDATES, Attack, AttackResult, Target
 
 from mlplatform.model.folders import load_definition
 
@@ -103,8 +103,8 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def external(*places: str) -> Callable[[Target], Got]:
-    def act(target: Target) -> Got:
+def external(*places: str) -> Callable[[Target], AttackResult]:
+    def act(target: Target) -> AttackResult:
         secret = (target.home / "secrets" / "api.key").read_bytes().strip()
         said, refused = [], True
         for place in places:
@@ -112,29 +112,29 @@ def external(*places: str) -> Callable[[Target], Got]:
             told = secret[:12] in done.output
             refused = refused and done.refused and not told
             said.append(f"{place}: {done.text[:90]!r}")
-        return Got(refused, "; ".join(said))
+        return AttackResult(refused, "; ".join(said))
 
     return act
 
 
-def bomb(target: Target) -> Got:
+def bomb(target: Target) -> AttackResult:
     return _bounded(_bomb_model(), target)
 
 
-def loop(target: Target) -> Got:
+def loop(target: Target) -> AttackResult:
     return _bounded(_loop_model(), target)
 
 
-def sparse(target: Target) -> Got:
+def sparse(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         with file.open("wb") as opened:
             opened.truncate(64 << 30)
         done = _run([str(file)], target)
-    return Got(done.refused and done.seconds < MOST_S, f"{done.text[:120]!r}")
+    return AttackResult(done.refused and done.seconds < MOST_S, f"{done.text[:120]!r}")
 
 
-def not_a_model(target: Target) -> Got:
+def not_a_model(target: Target) -> AttackResult:
     secret = (target.home / "secrets" / "api.key").read_bytes().strip()
     refused, said = True, []
     with tempfile.TemporaryDirectory() as folder:
@@ -151,10 +151,10 @@ def not_a_model(target: Target) -> Got:
             done = _run([str(path)], target)
             refused = refused and done.refused and secret[:12] not in done.output
             said.append(f"{done.text[:70]!r}")
-    return Got(refused, "; ".join(dict.fromkeys(said)))
+    return AttackResult(refused, "; ".join(dict.fromkeys(said)))
 
 
-class Done:
+class ProcessEnd:
     """How a process ended that looked at a candidate."""
 
     def __init__(self, status: int, output: bytes, seconds: float, peak_mib: float) -> None:
@@ -171,21 +171,21 @@ class Done:
         return lines[-1] if lines else ""
 
 
-def _bounded(content: bytes, target: Target) -> Got:
+def _bounded(content: bytes, target: Target) -> AttackResult:
     done = _loaded(content, target)
     held = done.refused and done.seconds < MOST_S and done.peak_mib < MOST_MIB
     said = f"{len(content)} bytes, {done.seconds:.0f} s, {done.peak_mib:.0f} MiB"
-    return Got(held, f"{said}: {done.text[:100]!r}")
+    return AttackResult(held, f"{said}: {done.text[:100]!r}")
 
 
-def _loaded(content: bytes, target: Target) -> Done:
+def _loaded(content: bytes, target: Target) -> ProcessEnd:
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
         file.write(content)
         file.flush()
         return _run([file.name], target)
 
 
-def _run(arguments: list[str], target: Target) -> Done:
+def _run(arguments: list[str], target: Target) -> ProcessEnd:
     """In the home's folder, where jobs run. The address space is bounded, so that this machine
     lives where the platform sets no bound."""
     command = f"ulimit -v {ADDRESS_SPACE >> 10}; exec {shlex.join([sys.executable, '-c', BROUGHT])}"
@@ -204,7 +204,7 @@ def _run(arguments: list[str], target: Target) -> Done:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output = process.communicate()[0]
-    return Done(process.returncode, output, time.monotonic() - began_s, peak.end())
+    return ProcessEnd(process.returncode, output, time.monotonic() - began_s, peak.end())
 
 
 class Peak(threading.Thread):

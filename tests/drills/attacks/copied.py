@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx
 import psutil
-from tests.drills.attacks.attack import Finding, Got
+from tests.drills.attacks.attack import AttackResult, Finding
 from tests.drills.attacks.wire import ask
 from tests.drills.attacks.world import AttackWorld
 
@@ -44,20 +44,22 @@ def findings(world: AttackWorld, wanted: str) -> list[Finding]:
             NAME,
             "cp -a of a stopped home, the old one's bundles renamed, `up` on the copy",
             "predictors run from the copy's bundles, and payments are scored by them",
-            Got(held, said),
+            AttackResult(held, said),
             seconds,
         ),
         _finding(
             "log-in, tokens of an earlier start",
             "run/*.token of a home, before and after the platform was started again",
             "each is another one, Prefect's among them",
-            Got("prefect.token" in before and not kept, f"kept: {', '.join(kept) or 'none'}"),
+            AttackResult(
+                "prefect.token" in before and not kept, f"kept: {', '.join(kept) or 'none'}"
+            ),
             seconds,
         ),
     ]
 
 
-def _finding(name: str, done: str, expected: str, got: Got, seconds: float) -> Finding:
+def _finding(name: str, done: str, expected: str, got: AttackResult, seconds: float) -> Finding:
     return Finding(
         name=name,
         severity="medium",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from tests.drills.attacks.attack import LABELS, VOIDS, Attack, Got, Target, all_of
+from tests.drills.attacks.attack import LABELS, VOIDS, Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import Answer, ask, raw
 
 ADMISSION: Final = "mlplatform_gateway_admission_total"
@@ -111,7 +111,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def keys(target: Target) -> Got:
+def keys(target: Target) -> AttackResult:
     results = []
     none = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzaG9wIn0."
     hs256 = "eyJhbGciOiJIUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJ4In0.c2ln"
@@ -124,11 +124,13 @@ def keys(target: Target) -> Got:
                 answer = _ask(target, method, path.format(decision=target.decision), {}, headers)
             except ValueError:  # no client sends such a header
                 continue
-            results.append(Got(answer.status in (0, 400, 401, 404, 405), f"{answer.status}"))
+            results.append(
+                AttackResult(answer.status in (0, 400, 401, 404, 405), f"{answer.status}")
+            )
     return all_of(results)
 
 
-def scopes(target: Target) -> Got:
+def scopes(target: Target) -> AttackResult:
     results = []
     label = {"labels": [{"decision_id": target.decision, "label": 1}]}
     for method, path, body in (
@@ -139,49 +141,51 @@ def scopes(target: Target) -> Got:
         ("POST", "/v2/models/fraud/infer", {"inputs": []}),
     ):
         answer = _as(target, "reader", method, path, body)
-        results.append(Got(answer.status == 403, f"{answer.status} {path}"))
+        results.append(AttackResult(answer.status == 403, f"{answer.status} {path}"))
     return all_of(results)
 
 
-def foreign_label(target: Target) -> Got:
+def foreign_label(target: Target) -> AttackResult:
     results = []
     for version in ("v1", "v2"):
         for named in ({"decision_id": target.decision}, {"idempotency_key": "of-the-shop"}):
             body = {"labels": [named | {"label": 1}]}
             answer = _as(target, "rival", "POST", f"/api/{version}/models/fraud/labels", body)
             said = f"{answer.status} by {next(iter(named))}"
-            results.append(Got(answer.status in (403, 404, 422), said))
+            results.append(AttackResult(answer.status in (403, 404, 422), said))
     return all_of(results)
 
 
-def foreign_void(target: Target) -> Got:
+def foreign_void(target: Target) -> AttackResult:
     results = []
     for version in ("v1", "v2"):
         body = {"decision_id": target.decision, "reason": "taken back by a rival"}
         answer = _as(target, "rival", "POST", f"/api/{version}/models/fraud/voids", body)
-        results.append(Got(answer.status in (403, 404, 422), f"{answer.status}"))
+        results.append(AttackResult(answer.status in (403, 404, 422), f"{answer.status}"))
     return all_of(results)
 
 
-def foreign_key(target: Target) -> Got:
+def foreign_key(target: Target) -> AttackResult:
     own = {"Idempotency-Key": "of-the-shop"}
     answer = _as(target, "rival", "POST", f"{MODEL}/score", payment(), own)
     taken = target.decision in answer.text or answer.headers.get("idempotency-replayed") == "true"
-    return Got(answer.status == 200 and not taken, f"{answer.status}, shop's decision: {taken}")
+    return AttackResult(
+        answer.status == 200 and not taken, f"{answer.status}, shop's decision: {taken}"
+    )
 
 
-def foreign_poll(target: Target) -> Got:
+def foreign_poll(target: Target) -> AttackResult:
     results = []
     for path in (f"/api/v1/decisions/{target.decision}",
                  f"/api/v2/decisions/{target.decision}",
                  f"{MODEL}/decisions/{target.decision}/explanation",
                  f"/api/v1/decisions/{target.decision}/explanation"):  # fmt: skip
         answer = _as(target, "rival", "GET", path, None)
-        results.append(Got(answer.status in (403, 404, 405), f"{answer.status}"))
+        results.append(AttackResult(answer.status in (403, 404, 405), f"{answer.status}"))
     return all_of(results)
 
 
-def never_accepted(target: Target) -> Got:
+def never_accepted(target: Target) -> AttackResult:
     results = []
     accepted = {
         "decision_id": target.decision,
@@ -194,21 +198,23 @@ def never_accepted(target: Target) -> Got:
     for body in ({"requests": [accepted]}, accepted):
         answer = _as(target, "rival", "POST", f"{MODEL}/score:accepted", body)
         decided = answer.status == 200 and '"answer"' in answer.text
-        results.append(Got(not decided, f"{answer.status}"))
+        results.append(AttackResult(not decided, f"{answer.status}"))
     return all_of(results)
 
 
-def tricks(target: Target) -> Got:
+def tricks(target: Target) -> AttackResult:
     results = []
     for path in TRICKS:
         head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{target.gateway_port}\r\n"
         answer = raw(target.gateway_port, f"{head}Connection: close\r\n\r\n".encode(), within_s=2)
         told = "mlplatform_" in answer.text or '"champion"' in answer.text
-        results.append(Got(not told, f"{answer.status}" if not told else f"{answer.status} {path}"))
+        results.append(
+            AttackResult(not told, f"{answer.status}" if not told else f"{answer.status} {path}")
+        )
     return all_of(results)
 
 
-def smuggled(target: Target) -> Got:
+def smuggled(target: Target) -> AttackResult:
     """Two answers to what is one request at most."""
     host = f"Host: 127.0.0.1:{target.gateway_port}\r\n"
     hidden = f"GET /healthz HTTP/1.1\r\n{host}\r\n"
@@ -231,7 +237,7 @@ def smuggled(target: Target) -> Got:
         answer = raw(target.gateway_port, asked.encode(), within_s=2)
         twice = answer.text.count("HTTP/1.1 ") + (answer.status > 0) > 1
         results.append(
-            Got(
+            AttackResult(
                 answer.status >= 400 and not twice,
                 f"{answer.status}" if not twice else f"{name}: answered twice",
             )
@@ -239,27 +245,29 @@ def smuggled(target: Target) -> Got:
     return all_of(results)
 
 
-def control_characters(target: Target) -> Got:
+def control_characters(target: Target) -> AttackResult:
     results = []
     for reason in ("a\x1b]0;owned\x07", "a\r\nb\u202eright to left"):
         body = {"decision_id": target.decision, "reason": reason}
         answer = _as(target, "shop", "POST", f"{MODEL}/voids", body)
-        results.append(Got(answer.status in (400, 422), f"{answer.status} to a reason"))
+        results.append(AttackResult(answer.status in (400, 422), f"{answer.status} to a reason"))
     for header in ("Idempotency-Key", "X-Request-Id", "traceparent"):
         head = f"POST {MODEL}/score HTTP/1.1\r\nHost: 127.0.0.1:{target.gateway_port}\r\n"
         head += f"Authorization: Bearer {target.keys['shop'].secret}\r\nContent-Length: 2\r\n"
         head += f"Content-Type: application/json\r\n{header}: a\x1b[2Jb\r\n"
         head += "Connection: close\r\n\r\n{}"
         answer = raw(target.gateway_port, head.encode(), within_s=2)
-        results.append(Got(answer.status >= 400, f"{answer.status} to {header}"))
+        results.append(AttackResult(answer.status >= 400, f"{answer.status} to {header}"))
         shown = any("\x1b" in v for v in answer.headers.values()) or "\x1b" in answer.text
-        results.append(Got(not shown, "none is sent back" if not shown else f"{header} comes back"))
+        results.append(
+            AttackResult(not shown, "none is sent back" if not shown else f"{header} comes back")
+        )
     return all_of(results)
 
 
-def raised(target: Target) -> Got:
+def raised(target: Target) -> AttackResult:
     answer = _as(target, "shop", "POST", f"{MODEL}/score", payment(), {"X-Priority": "critical"})
-    return Got(answer.status in (200, 400, 403, 422), f"{answer.status}")
+    return AttackResult(answer.status in (200, 400, 403, 422), f"{answer.status}")
 
 
 def payment() -> dict[str, Any]:

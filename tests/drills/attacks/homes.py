@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.drills.attacks.attack import Attack, Got, Target, all_of
+from tests.drills.attacks.attack import Attack, AttackResult, Target, all_of
 from tests.drills.attacks.others import UID
 
 from support.ports import free_ports
@@ -116,20 +116,20 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def opened(target: Target) -> Got:
+def opened(target: Target) -> AttackResult:
     results = []
     for name in FILES:
         path = target.home / name
         for attempt in TRIES:
             try:
                 attempt(path)
-                results.append(Got(False, f"{name or 'the home'} was opened"))
+                results.append(AttackResult(False, f"{name or 'the home'} was opened"))
             except OSError as error:
-                results.append(Got(True, f"{error.strerror}"))
+                results.append(AttackResult(True, f"{error.strerror}"))
     return all_of(results)
 
 
-def modes(target: Target) -> Got:
+def modes(target: Target) -> AttackResult:
     loose = []
     for path in [target.home, *target.home.rglob("*")]:
         try:
@@ -138,10 +138,10 @@ def modes(target: Target) -> Got:
             continue
         if not stat.S_ISLNK(mode) and mode & OTHERS:
             loose.append(f"{path.relative_to(target.home)} {stat.S_IMODE(mode):o}")
-    return Got(not loose, f"{len(loose)}: {', '.join(loose[:6])}" if loose else "none")
+    return AttackResult(not loose, f"{len(loose)}: {', '.join(loose[:6])}" if loose else "none")
 
 
-def somebody_elses(target: Target) -> Got:
+def somebody_elses(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         home.mkdir(mode=0o700)
@@ -149,7 +149,7 @@ def somebody_elses(target: Target) -> Got:
         return _refused(home)
 
 
-def somebody_elses_folder(target: Target) -> Got:
+def somebody_elses_folder(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         (home / "secrets").mkdir(mode=0o700, parents=True)
@@ -158,7 +158,7 @@ def somebody_elses_folder(target: Target) -> Got:
         return _start_refused(home)
 
 
-def link(target: Target) -> Got:
+def link(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         theirs, home = Path(folder) / "theirs", Path(folder) / "home"
         theirs.mkdir(mode=0o700)
@@ -167,7 +167,7 @@ def link(target: Target) -> Got:
         return _refused(home)
 
 
-def planted_folders(target: Target) -> Got:
+def planted_folders(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         home, theirs = Path(folder) / "home", Path(folder) / "theirs"
         for path in (home, theirs):
@@ -179,7 +179,7 @@ def planted_folders(target: Target) -> Got:
         return all_of([_refused(home), _refused(home)])
 
 
-def writable_parent(target: Target) -> Got:
+def writable_parent(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         parent = Path(folder) / "everybody's"
         parent.mkdir()
@@ -187,7 +187,7 @@ def writable_parent(target: Target) -> Got:
         return _refused(parent / "home")
 
 
-def planted_link(target: Target) -> Got:
+def planted_link(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         home, theirs = Path(folder) / "home", Path(folder) / "theirs"
         theirs.write_bytes(b"")
@@ -205,10 +205,12 @@ def planted_link(target: Target) -> Got:
             timeout=60,
         )
         written = theirs.read_bytes()
-        return Got(not written, f"exit {made.returncode}, {len(written)} bytes in their file")
+        return AttackResult(
+            not written, f"exit {made.returncode}, {len(written)} bytes in their file"
+        )
 
 
-def umask(target: Target) -> Got:
+def umask(target: Target) -> AttackResult:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         Path(folder).chmod(0o700)
@@ -218,16 +220,20 @@ def umask(target: Target) -> Got:
             for p in [home, *home.rglob("*")]
             if p.lstat().st_mode & OTHERS
         ]
-        return Got(done.returncode == 0 and not loose, f"exit {done.returncode}: {loose or 'none'}")
+        return AttackResult(
+            done.returncode == 0 and not loose, f"exit {done.returncode}: {loose or 'none'}"
+        )
 
 
-def _refused(home: Path) -> Got:
+def _refused(home: Path) -> AttackResult:
     done = _keys(home)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return Got(done.returncode != 0, f"exit {done.returncode}: {lines[-1][:120] if lines else ''}")
+    return AttackResult(
+        done.returncode != 0, f"exit {done.returncode}: {lines[-1][:120] if lines else ''}"
+    )
 
 
-def _start_refused(home: Path) -> Got:
+def _start_refused(home: Path) -> AttackResult:
     """Whether `up` ends before it has started anything."""
     ports = zip(("GATEWAY", "PREFECT", "MLFLOW", "PAGE"), free_ports(4), strict=True)
     variables = {f"MLPLATFORM_{name}_PORT": str(port) for name, port in ports}
@@ -247,7 +253,7 @@ def _start_refused(home: Path) -> Got:
     output = up.communicate(timeout=START_LIMIT_S)[0].splitlines()
     started = (home / "run" / "processes.json").exists()
     said = output[-1][:120] if output else ""
-    return Got(up.returncode != 0 and not started, f"exit {up.returncode}: {said}")
+    return AttackResult(up.returncode != 0 and not started, f"exit {up.returncode}: {said}")
 
 
 def _keys(home: Path, umask: int = 0o022) -> subprocess.CompletedProcess[str]:

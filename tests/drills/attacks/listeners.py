@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 import grpc  # here: an attacker who is somebody else may not read where it is installed
-from tests.drills.attacks.attack import Attack, Got, Target, all_of
+from tests.drills.attacks.attack import Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import Answer, ask, raw
 
 HALF_OPEN: Final = 70
@@ -122,7 +122,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def page(target: Target) -> Got:
+def page(target: Target) -> AttackResult:
     results = []
     wrong = {"Authorization": "Basic YW55Ondyb25n"}
     for path in ("/", "/rollouts", f"/rollouts/{target.question.rollout_id}", "/incidents",
@@ -139,7 +139,7 @@ def page(target: Target) -> Got:
         ):
             answer = ask(method, target.page + path, headers=headers)
             results.append(
-                Got(
+                AttackResult(
                     answer.shut,
                     f"{answer.status} {method} {path}" if not answer.shut else f"{answer.status}",
                 )
@@ -147,7 +147,7 @@ def page(target: Target) -> Got:
     return all_of(results)
 
 
-def every_port(target: Target) -> Got:
+def every_port(target: Target) -> AttackResult:
     results = []
     for process, port in target.ports.items():
         if port in (target.prefect_port, target.page_port):
@@ -159,11 +159,11 @@ def every_port(target: Target) -> Got:
                 answer = _request(port, method, asked)
                 held = answer.status in (0, 400, 401, 403, 404, 405, 415) or asked in OPEN_PATHS
                 said = f"{process} {method} {asked} {answer.status}" if not held else "held"
-                results.append(Got(held, said))
+                results.append(AttackResult(held, said))
     return all_of(results)
 
 
-def grpc_calls(target: Target) -> Got:
+def grpc_calls(target: Target) -> AttackResult:
     from mlplatform.scoring.protos import open_inference_pb2 as oip
 
     results = []
@@ -184,15 +184,15 @@ def grpc_calls(target: Target) -> Got:
                 for given in ((), (("authorization", "Bearer wrong"),)):
                     try:
                         call(request, timeout=3, metadata=given)
-                        results.append(Got(False, f"{process} answered {method}"))
+                        results.append(AttackResult(False, f"{process} answered {method}"))
                     except grpc.RpcError as error:
                         code = error.code().name  # type: ignore[attr-defined]
                         held = code in ("UNAUTHENTICATED", "UNAVAILABLE", "PERMISSION_DENIED")
-                        results.append(Got(held, f"{code}"))
+                        results.append(AttackResult(held, f"{code}"))
     return all_of(results)
 
 
-def squat(target: Target) -> Got:
+def squat(target: Target) -> AttackResult:
     ports = {name: port for name, port in target.ports.items() if name.startswith("fraud-v1")}
     tries, end_s = 0, time.monotonic() + SQUAT_S
     while time.monotonic() < end_s:
@@ -204,12 +204,12 @@ def squat(target: Target) -> Got:
                         sock.setsockopt(socket.SOL_SOCKET, option, 1)
                     sock.bind(("127.0.0.1", port))
                     sock.listen()
-                    return Got(False, f"listens on port {port} of {name}")
+                    return AttackResult(False, f"listens on port {port} of {name}")
         time.sleep(0.001)
-    return Got(bool(ports), f"{len(ports)} ports were free at none of {tries} tries")
+    return AttackResult(bool(ports), f"{len(ports)} ports were free at none of {tries} tries")
 
 
-def rubbish(target: Target) -> Got:
+def rubbish(target: Target) -> AttackResult:
     import random
 
     bytes_of = random.Random(13)
@@ -222,18 +222,18 @@ def rubbish(target: Target) -> Got:
     results = []
     for process, port in target.ports.items():
         if _takes_connections(port):
-            results.append(Got(True, "all listen"))
+            results.append(AttackResult(True, "all listen"))
         else:
-            results.append(Got(False, f"{process} takes no connection any more"))
+            results.append(AttackResult(False, f"{process} takes no connection any more"))
     for url in (f"{target.gateway}/healthz", f"{target.page}/health", f"{target.mlflow}/health",
                 f"{target.prefect}/api/health"):  # fmt: skip
         status = ask("GET", url).status
-        results.append(Got(status not in (0, 500, 502, 503), f"{status}"))
+        results.append(AttackResult(status not in (0, 500, 502, 503), f"{status}"))
     return all_of(results)
 
 
-def _half_open(port_of: Callable[[Target], int], path: str) -> Callable[[Target], Got]:
-    def act(target: Target) -> Got:
+def _half_open(port_of: Callable[[Target], int], path: str) -> Callable[[Target], AttackResult]:
+    def act(target: Target) -> AttackResult:
         port = port_of(target)
         with contextlib.ExitStack() as held:
             for number in range(HALF_OPEN):
@@ -246,7 +246,7 @@ def _half_open(port_of: Callable[[Target], int], path: str) -> Callable[[Target]
             answer = _request(port, "GET", path, within_s=ANSWER_S + 1)
             took_s = time.monotonic() - began_s
         held_up = answer.status in (200, 401, 403) and took_s <= ANSWER_S
-        return Got(held_up, f"{answer.status or 'nothing'} after {took_s:.1f} s")
+        return AttackResult(held_up, f"{answer.status or 'nothing'} after {took_s:.1f} s")
 
     return act
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 from tests.drills.attacks import wire
-from tests.drills.attacks.attack import Got, Target
+from tests.drills.attacks.attack import AttackResult, Target
 
 UID: Final = 54_321
 """A user id that no account has: the kernel asks for numbers alone."""
@@ -25,8 +25,12 @@ def can_be_another() -> bool:
 
 
 def carried_out(
-    act: Callable[[Target], Got], target: Target, *, uid: int | None, limit_s: float = LIMIT_S
-) -> Got:
+    act: Callable[[Target], AttackResult],
+    target: Target,
+    *,
+    uid: int | None,
+    limit_s: float = LIMIT_S,
+) -> AttackResult:
     """What came of it; an attack that could not be carried out counts as one that succeeded.
 
     Args:
@@ -44,11 +48,13 @@ def carried_out(
         os.close(receiver)
         _end(pid)
     if answer is None:
-        return Got(False, f"the attack was not over within {limit_s:g} s")
-    return msgspec.json.decode(answer, type=Got)
+        return AttackResult(False, f"the attack was not over within {limit_s:g} s")
+    return msgspec.json.decode(answer, type=AttackResult)
 
 
-def _child(act: Callable[[Target], Got], target: Target, uid: int | None, sender: int) -> None:
+def _child(
+    act: Callable[[Target], AttackResult], target: Target, uid: int | None, sender: int
+) -> None:
     try:
         os.setsid()
         os.chdir("/")
@@ -56,7 +62,7 @@ def _child(act: Callable[[Target], Got], target: Target, uid: int | None, sender
             become(uid)
         got = dataclasses.replace(act(target), asked=tuple(wire.ASKED))
     except BaseException as error:  # noqa: BLE001 -- the edge of this process
-        got = Got(False, f"the attack broke: {type(error).__name__}: {error}")
+        got = AttackResult(False, f"the attack broke: {type(error).__name__}: {error}")
     try:
         os.write(sender, msgspec.json.encode(got))
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.drills.attacks.attack import PAGE, Attack, Got, Target, all_of
+from tests.drills.attacks.attack import PAGE, Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import Answer, ask
 
 REASON: Final = "the evidence was read"
@@ -43,7 +43,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def by_who_may_not(target: Target) -> Got:
+def by_who_may_not(target: Target) -> AttackResult:
     of = f"{target.page}/rollouts/{target.question.rollout_id}/act"
     paths = (f"{of}/approve", f"{of}/reject", f"{target.page}/models/fraud/act/kill")
     fields = {"token": "x", "form": "x", "seen": target.question.evidence, "reason": REASON}
@@ -51,10 +51,12 @@ def by_who_may_not(target: Target) -> Got:
     cookie = _signed_in(target)
     results += [_held(_post(target, path, fields, cookie)) for path in paths[:2]]
     results += [_held(ask("GET", path, headers={"Cookie": cookie})) for path in paths[:2]]
-    return all_of([*results, Got(bool(cookie), "eve signs in" if cookie else "eve is kept out")])
+    return all_of(
+        [*results, AttackResult(bool(cookie), "eve signs in" if cookie else "eve is kept out")]
+    )
 
 
-def cross_site(target: Target) -> Got:
+def cross_site(target: Target) -> AttackResult:
     cookie, results = _signed_in(target), []
     fields = {"token": "x", "form": "x", "seen": "generation 1", "reason": REASON}
     for path in (f"{target.page}/models/fraud/act/kill", f"{target.page}/sign-out"):
@@ -64,12 +66,12 @@ def cross_site(target: Target) -> Got:
     return all_of(results)
 
 
-def guessed(target: Target) -> Got:
+def guessed(target: Target) -> AttackResult:
     results = []
     secrets = [target.keys["eve"].secret, *(f"mlp_guess-{n}" for n in range(20))]
     for secret in secrets:
         answer = _post(target, f"{target.page}/sign-in", {"name": "bo", "key": secret})
-        results.append(Got(answer.status in (401, 429), str(answer.status)))
+        results.append(AttackResult(answer.status in (401, 429), str(answer.status)))
     for number in range(20):
         cookie = f"mlplatform-page-{target.page_port}=guess{number}"
         results.append(_held(ask("GET", f"{target.page}/", headers={"Cookie": cookie})))
@@ -92,7 +94,7 @@ def _post(
     return ask("POST", path, data=fields, headers=sent)
 
 
-def _held(answer: Answer) -> Got:
+def _held(answer: Answer) -> AttackResult:
     """Whether nothing was done: a refusal, or the way to the sign-in."""
     to_sign_in = str(answer.headers.get("location", "")).startswith("/sign-in")
-    return Got(answer.status in (401, 403, 429) or to_sign_in, str(answer.status))
+    return AttackResult(answer.status in (401, 403, 429) or to_sign_in, str(answer.status))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from tests.drills.attacks.attack import PREFECT, Attack, Got, Target, all_of
+from tests.drills.attacks.attack import PREFECT, Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import Answer, ask, identities
 
 RUN_LIMIT_S: Final = 25.0
@@ -108,7 +108,7 @@ def payload(folder: Path, home: Path) -> tuple[str, Path]:
     return f"{file}:evil", marker
 
 
-def entrypoint(target: Target) -> Got:
+def entrypoint(target: Target) -> AttackResult:
     results = []
     for who, headers in identities(target).items():
         path, marker = payload(target.folder, target.home)
@@ -120,11 +120,11 @@ def entrypoint(target: Target) -> Got:
         if patched.status < 300:
             _put_back(url, before.text, headers)
         said = f"{who}: PATCH {patched.status}, start {run.status}; ran: {told or 'no'}"
-        results.append(Got(patched.shut and not told, said))
+        results.append(AttackResult(patched.shut and not told, said))
     return all_of(results)
 
 
-def in_the_database(target: Target) -> Got:
+def in_the_database(target: Target) -> AttackResult:
     path, marker = payload(target.folder, target.home)
     deployment = target.deployments[f"fraud-{FLOW}"]
     database = target.home / "prefect" / "prefect.db"
@@ -143,7 +143,7 @@ def in_the_database(target: Target) -> Got:
         finally:
             connection.execute(change, [old, *names])
             connection.commit()
-    return Got(not told, f"the run ended {run}; ran: {told or 'no'}")
+    return AttackResult(not told, f"the run ended {run}; ran: {told or 'no'}")
 
 
 def _started_by_the_platform(target: Target, marker: Path) -> tuple[str, str]:
@@ -170,7 +170,7 @@ def _environment(target: Target) -> dict[str, str]:
     }
 
 
-def overridden(target: Target) -> Got:
+def overridden(target: Target) -> AttackResult:
     changes: tuple[dict[str, Any], ...] = (
         {"job_variables": {"command": "id", "env": {"PYTHONPATH": str(target.folder)}}},
         {"work_queue_name": "mine"},
@@ -181,7 +181,7 @@ def overridden(target: Target) -> Got:
     return _each(target, FLOW, [started({}) | c for c in changes])
 
 
-def outside_the_schema(target: Target) -> Got:
+def outside_the_schema(target: Target) -> AttackResult:
     refused_by_the_schema = {409, 422}
     loose = {"enforce_parameter_schema": False}
     return _each(
@@ -200,17 +200,17 @@ def outside_the_schema(target: Target) -> Got:
     )
 
 
-def another_actor(target: Target) -> Got:
+def another_actor(target: Target) -> AttackResult:
     asked = [started({"actor": "bo", "reason": "in the name of bo"}, SOON)]
     asked += [started({"actor": " bo", "reason": "in the name of bo"}, SOON)]
     return _each(target, "rollback", asked, also={409, 422})
 
 
-def another_model(target: Target) -> Got:
+def another_model(target: Target) -> AttackResult:
     return _each(target, FLOW, [started({"model": "../../etc"})], also={409, 422})
 
 
-def a_state(target: Target) -> Got:
+def a_state(target: Target) -> AttackResult:
     result = {"type": "COMPLETED", "name": "Completed", "data": {"type": "unpersisted"}}
     return _each(target, FLOW, [{"parameters": {"model": "fraud"}, "state": result}])
 
@@ -224,20 +224,20 @@ def started(parameters: dict[str, Any], ahead: timedelta = timedelta(hours=20)) 
 
 def _each(
     target: Target, flow: str, bodies: list[dict[str, Any]], also: set[int] | None = None
-) -> Got:
+) -> AttackResult:
     results = []
     url = f"{target.prefect}/api/deployments/{target.deployments[f'fraud-{flow}']}"
     for who, headers in identities(target).items():
         for body in bodies:
-            answer = _patiently(f"{url}/create_flow_run", body, headers)
+            answer = _post_with_retries(f"{url}/create_flow_run", body, headers)
             held = answer.shut or answer.status in (also or set()) or _left_out(answer, body)
-            results.append(Got(held, f"{who}: {answer.status} to {json.dumps(body)[:90]}"))
+            results.append(AttackResult(held, f"{who}: {answer.status} to {json.dumps(body)[:90]}"))
             if not held:
                 _cancelled(target, answer.text, headers)
     return all_of(results)
 
 
-def _patiently(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+def _post_with_retries(url: str, body: dict[str, Any], headers: dict[str, str]) -> Answer:
     """The answer, asked for again where Prefect's database was busy."""
     answer = ask("POST", url, json=body, headers=headers, within_s=30)
     for _ in range(TRIES):

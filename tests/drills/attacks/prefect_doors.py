@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.drills.attacks.attack import PREFECT, Attack, Got, Severity, Target, all_of
+from tests.drills.attacks.attack import PREFECT, Attack, AttackResult, Severity, Target, all_of
 from tests.drills.attacks.wire import ask, identities
 
 NOBODY_S_ID = str(uuid.UUID(int=1))
@@ -183,14 +183,14 @@ def values(target: Target) -> dict[str, str]:
     }
 
 
-def _try(door: Door) -> Callable[[Target], Got]:
-    def act(target: Target) -> Got:
+def _try(door: Door) -> Callable[[Target], AttackResult]:
+    def act(target: Target) -> AttackResult:
         results = []
         for who, headers in identities(target).items():
             of = values(target)
             url = f"{target.prefect}/api{filled(door.path, of)}"
             answer = ask(door.method, url, json=filled(door.body, of), headers=headers)
-            results.append(Got(answer.shut and answer.status != 400, f"{who}: {answer}"))
+            results.append(AttackResult(answer.shut and answer.status != 400, f"{who}: {answer}"))
         return all_of(results)
 
     return act
@@ -205,7 +205,7 @@ ALLOWED = ("/deployments/{id}/create_flow_run", "/flow_runs/{id}/resume")
 """What a person may ask for, with what the platform checks."""
 
 
-def every_change(target: Target) -> Got:
+def every_change(target: Target) -> AttackResult:
     """Ids that nothing has and empty bodies: what Prefect itself refuses was let through."""
     results = []
     people = identities(target)
@@ -215,7 +215,7 @@ def every_change(target: Target) -> Got:
         for who, headers in people.items():
             answer = ask(method, url_of(target, path), json={}, headers=headers)
             results.append(
-                Got(
+                AttackResult(
                     answer.shut and answer.status != 400,
                     f"{who}: {answer.status}{'' if answer.shut else f' {method} {path}'}",
                 )
@@ -223,7 +223,7 @@ def every_change(target: Target) -> Got:
     return all_of(results)
 
 
-def every_read(target: Target) -> Got:
+def every_read(target: Target) -> AttackResult:
     results = []
     for method, path in target.operations:
         is_read = method == "GET" or path.rstrip("/").split("/")[-1] in READS
@@ -231,11 +231,11 @@ def every_read(target: Target) -> Got:
             continue
         answer = ask(method, url_of(target, path), json=None if method == "GET" else {})
         said = "" if answer.shut else f" {method} {path}"
-        results.append(Got(answer.shut and answer.status != 400, f"{answer.status}{said}"))
+        results.append(AttackResult(answer.shut and answer.status != 400, f"{answer.status}{said}"))
     return all_of(results)
 
 
-def settings_and_secrets(target: Target) -> Got:
+def settings_and_secrets(target: Target) -> AttackResult:
     results = []
     for who, headers in identities(target).items():
         for method, path, body in (
@@ -246,7 +246,7 @@ def settings_and_secrets(target: Target) -> Got:
             answer = ask(method, f"{target.prefect}/api{path}", json=body, headers=headers)
             told = _secrets_in(answer.text) if answer.status == 200 and who != "nobody" else ["all"]
             held = answer.shut or not told
-            results.append(Got(held, f"{who}: {answer.status} {path}, told: {told[:3]}"))
+            results.append(AttackResult(held, f"{who}: {answer.status} {path}, told: {told[:3]}"))
     return all_of(results)
 
 

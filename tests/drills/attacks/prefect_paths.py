@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 import httpx
-from tests.drills.attacks.attack import Attack, Got, Target, all_of
+from tests.drills.attacks.attack import Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import VERSION, Answer, ask, identities, raw, upgrade
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
@@ -173,7 +173,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def paths(target: Target) -> Got:
+def paths(target: Target) -> AttackResult:
     results = []
     for trick in TRICKS:
         path = trick.format(port=target.prefect_port)
@@ -182,7 +182,7 @@ def paths(target: Target) -> Got:
     return all_of(results)
 
 
-def headers(target: Target) -> Got:
+def headers(target: Target) -> AttackResult:
     results = []
     for name, value in HEADERS:
         answer = raw(target.prefect_port, _get(target, VERSION, {name: value}))
@@ -190,7 +190,7 @@ def headers(target: Target) -> Got:
     return all_of(results)
 
 
-def methods(target: Target) -> Got:
+def methods(target: Target) -> AttackResult:
     results = []
     deployment = f"/api/deployments/{target.deployments['fraud-drift']}"
     for who, own in identities(target).items():
@@ -205,14 +205,16 @@ def methods(target: Target) -> Got:
             asked = _request(target, method, path, own | extra, body)
             answer = raw(target.prefect_port, asked)
             changed = answer.status in (200, 204) and method != "GET"
-            results.append(Got(not changed, f"{who}: {method} {answer.status}"))
+            results.append(AttackResult(not changed, f"{who}: {method} {answer.status}"))
         after = ask("GET", target.prefect + deployment, headers=own)
         gone = after.status == 404 or "changed by an override" in after.text
-        results.append(Got(not gone, f"{who}: the deployment {'changed' if gone else 'stands'}"))
+        results.append(
+            AttackResult(not gone, f"{who}: the deployment {'changed' if gone else 'stands'}")
+        )
     return all_of(results)
 
 
-def beyond(target: Target) -> Got:
+def beyond(target: Target) -> AttackResult:
     results = []
     run = f"/api/deployments/{target.deployments['fraud-drift']}/create_flow_run"
     resume = f"/api/flow_runs/{target.question.flow_run}/resume"
@@ -230,34 +232,36 @@ def beyond(target: Target) -> Got:
             "/api/flow_runs/filter/../../variables/",
         ):
             answer = raw(target.prefect_port, _request(target, "POST", path, own, variable))
-            results.append(Got(answer.status not in (200, 201), f"{who}: {answer.status} {path}"))
+            results.append(
+                AttackResult(answer.status not in (200, 201), f"{who}: {answer.status} {path}")
+            )
     return all_of(results)
 
 
-def sockets(target: Target) -> Got:
+def sockets(target: Target) -> AttackResult:
     return all_of([_no_use(target, path, {}) for path in SOCKETS])
 
 
-def events_in(target: Target) -> Got:
+def events_in(target: Target) -> AttackResult:
     people = identities(target).items()
     return all_of([_no_use(target, "/api/events/in", h, who) for who, h in people])
 
 
-def foreign_socket(target: Target) -> Got:
+def foreign_socket(target: Target) -> AttackResult:
     evil = {"Origin": "http://evil.example"}
     people = identities(target).items()
     return all_of([_no_upgrade(target, "/api/events/out", h | evil, who) for who, h in people])
 
 
-def documents(target: Target) -> Got:
+def documents(target: Target) -> AttackResult:
     results = []
     for path in ("/docs", "/redoc", "/openapi.json", "/api/openapi.json", "/ui-settings", "/"):
         answer = ask("GET", target.prefect + path)
-        results.append(Got(answer.shut or answer.status == 404, f"{answer.status} {path}"))
+        results.append(AttackResult(answer.shut or answer.status == 404, f"{answer.status} {path}"))
     return all_of(results)
 
 
-def hosts(target: Target) -> Got:
+def hosts(target: Target) -> AttackResult:
     results = []
     port = target.prefect_port
     for who, own in identities(target).items():
@@ -275,7 +279,7 @@ def hosts(target: Target) -> Got:
     return all_of(results)
 
 
-def origins(target: Target) -> Got:
+def origins(target: Target) -> AttackResult:
     results = []
     url = f"{target.prefect}/api/deployments/{target.deployments['fraud-drift']}/create_flow_run"
     body = {"parameters": {"model": "fraud"}}
@@ -283,11 +287,11 @@ def origins(target: Target) -> Got:
         for origin in ("http://evil.example", "null", target.prefect + ".evil.example",
                        target.gateway):  # fmt: skip
             answer = ask("POST", url, json=body, headers=own | {"Origin": origin})
-            results.append(Got(answer.shut, f"{who}: {answer.status} from {origin}"))
+            results.append(AttackResult(answer.shut, f"{who}: {answer.status} from {origin}"))
     return all_of(results)
 
 
-def simple_forms(target: Target) -> Got:
+def simple_forms(target: Target) -> AttackResult:
     results = []
     url = f"{target.prefect}/api/deployments/{target.deployments['fraud-drift']}/create_flow_run"
     for who, own in identities(target).items():
@@ -295,11 +299,11 @@ def simple_forms(target: Target) -> Got:
         for kind in ("text/plain", "application/x-www-form-urlencoded"):
             asked = cross | {"Content-Type": kind}
             answer = ask("POST", url, data=b'{"parameters": {"model": "fraud"}}', headers=asked)
-            results.append(Got(answer.shut, f"{who}: {answer.status} to {kind}"))
+            results.append(AttackResult(answer.shut, f"{who}: {answer.status} to {kind}"))
     return all_of(results)
 
 
-def smuggled(target: Target) -> Got:
+def smuggled(target: Target) -> AttackResult:
     """Anything of Prefect's in what comes back, to whichever of the requests."""
     results = []
     port = target.prefect_port
@@ -321,21 +325,25 @@ def smuggled(target: Target) -> Got:
     return all_of(results)
 
 
-def _version(answer: Answer, said: str) -> Got:
+def _version(answer: Answer, said: str) -> AttackResult:
     is_json = "json" in answer.headers.get("content-type", "")
     told = answer.status == 200 and is_json and "3." in answer.text
-    return Got(
+    return AttackResult(
         not told and '"3.' not in answer.text,
         f"{answer.status} {said}" if told else f"{answer.status}",
     )
 
 
-def _no_upgrade(target: Target, path: str, headers: dict[str, str], who: str = "nobody") -> Got:
+def _no_upgrade(
+    target: Target, path: str, headers: dict[str, str], who: str = "nobody"
+) -> AttackResult:
     answer = upgrade(target.prefect_port, path, headers)
-    return Got(answer.status != 101, f"{who}: {answer.status} {path}")
+    return AttackResult(answer.status != 101, f"{who}: {answer.status} {path}")
 
 
-def _no_use(target: Target, path: str, headers: dict[str, str], who: str = "nobody") -> Got:
+def _no_use(
+    target: Target, path: str, headers: dict[str, str], who: str = "nobody"
+) -> AttackResult:
     """Whether a socket that was opened tells or takes anything; Prefect's own clients prove who
     they are by the first message."""
     key = target.keys["eve"]
@@ -350,11 +358,11 @@ def _no_use(target: Target, path: str, headers: dict[str, str], who: str = "nobo
     ):
         told = _said_after(f"ws://127.0.0.1:{target.prefect_port}{path}", headers, message)
         used = "auth_success" in told or '"event"' in told
-        results.append(Got(not used, f"{who}: {told[:60]} {path}"))
+        results.append(AttackResult(not used, f"{who}: {told[:60]} {path}"))
     return all_of(results)
 
 
-def large_message(target: Target) -> Got:
+def large_message(target: Target) -> AttackResult:
     """Small on the wire, and large in memory if the server unpacks it before it asks who it is."""
     message = "[" + "[]," * (LARGE_BYTES // 3) + "[]]"
     unpacks, ended = False, "it was taken"
@@ -375,7 +383,7 @@ def large_message(target: Target) -> Got:
     held = not unpacks and ended not in ("it was taken", "nothing was said")
     late_s = time.monotonic() - began_s
     is_up = health.status == httpx.codes.OK
-    return Got(held and is_up, f"{ended}; then health {health.status} in {late_s:.1f} s")
+    return AttackResult(held and is_up, f"{ended}; then health {health.status} in {late_s:.1f} s")
 
 
 def _said_after(url: str, headers: dict[str, str], message: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from tests.drills.attacks.attack import Attack, Got, Target, all_of
+from tests.drills.attacks.attack import Attack, AttackResult, Target, all_of
 
 PTRACE_ATTACH, PTRACE_SEIZE = 16, 0x4206
 PIDFD_GETFD: Final = 438
@@ -89,7 +89,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def proc(target: Target) -> Got:
+def proc(target: Target) -> AttackResult:
     results = []
     for name, pid in target.pids.items():
         for part in PRIVATE:
@@ -101,15 +101,15 @@ def proc(target: Target) -> Got:
                     os.listdir(path)
                 elif not path.read_bytes()[:1] and part == "mem":
                     continue
-                results.append(Got(False, f"{part} of {name} was read"))
+                results.append(AttackResult(False, f"{part} of {name} was read"))
             except FileNotFoundError:
                 continue
             except OSError as error:
-                results.append(Got(True, f"{error.strerror}"))
+                results.append(AttackResult(True, f"{error.strerror}"))
     return all_of(results)
 
 
-def command_lines(target: Target) -> Got:
+def command_lines(target: Target) -> AttackResult:
     secrets = {f.name: f.read_text().strip() for f in (target.home / "run").glob("*.token")}
     secrets["api.key"] = (target.home / "secrets" / "api.key").read_text().strip()
     secrets |= {f"key of {n}": k.secret for n, k in target.keys.items()}
@@ -119,78 +119,80 @@ def command_lines(target: Target) -> Got:
             tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
             lines = [" ".join(p.cmdline()) for p in tree]
             shown = [of for of, secret in secrets.items() if any(secret in line for line in lines)]
-            results.append(Got(not shown, f"{name}: {shown}" if shown else "none"))
+            results.append(AttackResult(not shown, f"{name}: {shown}" if shown else "none"))
     return all_of(results)
 
 
-def traced(target: Target) -> Got:
+def traced(target: Target) -> AttackResult:
     libc = ctypes.CDLL(None, use_errno=True)
     pids = {n: target.pids[n] for n in ("supervisor", "prefect", "gateway-0") if n in target.pids}
     results = []
     for name, pid in pids.items():
         for asked in (PTRACE_ATTACH, PTRACE_SEIZE):
             attached = libc.ptrace(asked, pid, None, None) == 0
-            results.append(Got(not attached, f"{name} attached" if attached else "EPERM"))
+            results.append(AttackResult(not attached, f"{name} attached" if attached else "EPERM"))
         room = ctypes.create_string_buffer(8)
         vector = (ctypes.c_void_p * 2)(ctypes.addressof(room), 8)
         read = libc.process_vm_readv(pid, vector, 1, vector, 1, 0)
-        results.append(Got(read < 0, f"{name}: memory read" if read >= 0 else "EPERM"))
+        results.append(AttackResult(read < 0, f"{name}: memory read" if read >= 0 else "EPERM"))
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(pid)
             taken = libc.syscall(PIDFD_GETFD, descriptor, 0, 0)
-            results.append(Got(taken < 0, f"{name}: descriptor taken" if taken >= 0 else "EPERM"))
+            results.append(
+                AttackResult(taken < 0, f"{name}: descriptor taken" if taken >= 0 else "EPERM")
+            )
         try:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (8, 8))
-            results.append(Got(False, f"{name}: limits changed"))
+            results.append(AttackResult(False, f"{name}: limits changed"))
         except PermissionError:
-            results.append(Got(True, "EPERM"))
+            results.append(AttackResult(True, "EPERM"))
         try:
             os.setpriority(os.PRIO_PROCESS, pid, 19)
-            results.append(Got(False, f"{name}: priority changed"))
+            results.append(AttackResult(False, f"{name}: priority changed"))
         except PermissionError:
-            results.append(Got(True, "EPERM"))
+            results.append(AttackResult(True, "EPERM"))
     return all_of(results)
 
 
-def signalled(target: Target) -> Got:
+def signalled(target: Target) -> AttackResult:
     results = []
     for name, pid in target.pids.items():
         for number in (0, signal.SIGUSR1, signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL):
             try:
                 os.kill(pid, number)
-                results.append(Got(False, f"{name} took signal {number}"))
+                results.append(AttackResult(False, f"{name} took signal {number}"))
             except PermissionError:
-                results.append(Got(True, "EPERM"))
+                results.append(AttackResult(True, "EPERM"))
     return all_of(results)
 
 
-def unix_sockets(target: Target) -> Got:
-    results = [Got(True, "none is there")]
+def unix_sockets(target: Target) -> AttackResult:
+    results = [AttackResult(True, "none is there")]
     for name in target.unix:
         address = "\0" + name[1:] if name.startswith("@") else name
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(2)
             try:
                 connection.connect(address)
-                results.append(Got(False, f"connected to {name}"))
+                results.append(AttackResult(False, f"connected to {name}"))
             except OSError as error:
-                results.append(Got(True, f"{error.strerror}"))
+                results.append(AttackResult(True, f"{error.strerror}"))
     return all_of(results)
 
 
-def shared_memory(target: Target) -> Got:
-    results = [Got(True, "none is there")]
+def shared_memory(target: Target) -> AttackResult:
+    results = [AttackResult(True, "none is there")]
     owner = Path(f"/proc/{target.pids['supervisor']}").stat().st_uid
     for path in Path("/dev/shm").rglob("*"):
         with contextlib.suppress(OSError):
             if path.is_file() and path.lstat().st_uid == owner:
                 opened = os.access(path, os.R_OK) or os.access(path, os.W_OK)
-                results.append(Got(not opened, f"{path} opened" if opened else "denied"))
+                results.append(AttackResult(not opened, f"{path} opened" if opened else "denied"))
     return all_of(results)
 
 
-def temporary_files(target: Target) -> Got:
-    results = [Got(True, "none is there")]
+def temporary_files(target: Target) -> AttackResult:
+    results = [AttackResult(True, "none is there")]
     for name, pid in target.pids.items():
         for path in _open_outside(pid, target.home):
             with contextlib.suppress(OSError):
@@ -198,11 +200,13 @@ def temporary_files(target: Target) -> Got:
                 replaceable = folder.st_mode & 0o022 and not folder.st_mode & 0o1000
                 loose = mode & 0o077 and folder.st_mode & 0o077
                 held = not loose and not replaceable
-                results.append(Got(held, f"{name}: {path} {oct(mode)}" if not held else "private"))
+                results.append(
+                    AttackResult(held, f"{name}: {path} {oct(mode)}" if not held else "private")
+                )
     return all_of(results)
 
 
-def addresses(target: Target) -> Got:
+def addresses(target: Target) -> AttackResult:
     results = []
     for name, pid in target.pids.items():
         with contextlib.suppress(psutil.Error):
@@ -211,7 +215,7 @@ def addresses(target: Target) -> Got:
                     if found.status == psutil.CONN_LISTEN:
                         here = found.laddr.ip.removeprefix("::ffff:") == "127.0.0.1"
                         said = f"{name} listens on {found.laddr.ip}:{found.laddr.port}"
-                        results.append(Got(here, "127.0.0.1" if here else said))
+                        results.append(AttackResult(here, "127.0.0.1" if here else said))
     return all_of(results)
 
 

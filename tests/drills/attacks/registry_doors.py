@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from tests.drills.attacks.attack import Attack, Got, Target, all_of
+from tests.drills.attacks.attack import Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import Answer, ask, raw
 
 API: Final = "/api/2.0/mlflow"
@@ -88,13 +88,13 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def without_token(target: Target) -> Got:
+def without_token(target: Target) -> AttackResult:
     results = []
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic Og=="}):
         for method, path, body in DOORS:
             answer = ask(method, target.mlflow + path, json=body, headers=headers)
             results.append(
-                Got(
+                AttackResult(
                     answer.shut,
                     f"{answer.status}" if answer.shut else f"{answer.status} {method} {path}",
                 )
@@ -102,7 +102,7 @@ def without_token(target: Target) -> Got:
     return all_of(results)
 
 
-def out_of_artifacts(target: Target) -> Got:
+def out_of_artifacts(target: Target) -> AttackResult:
     secret = (target.home / "secrets" / "api.key").read_text().strip()
     results = []
     for escape in ESCAPES:
@@ -110,17 +110,21 @@ def out_of_artifacts(target: Target) -> Got:
         for method in ("GET", "DELETE"):
             answer = _with_token(target, method, path)
             told = secret in answer.text
-            results.append(Got(not told, f"{answer.status}" if not told else f"read by {path}"))
+            results.append(
+                AttackResult(not told, f"{answer.status}" if not told else f"read by {path}")
+            )
     listed = _with_token(target, "GET", f"{ARTIFACTS}?path=../../secrets")
-    results.append(Got("api.key" not in listed.text, f"{listed.status}"))
+    results.append(AttackResult("api.key" not in listed.text, f"{listed.status}"))
     planted = _with_token(target, "PUT", f"{ARTIFACTS}/../../run/planted", b"planted")
-    results.append(Got(not (target.home / "run" / "planted").exists(), f"{planted.status}"))
+    results.append(
+        AttackResult(not (target.home / "run" / "planted").exists(), f"{planted.status}")
+    )
     intact = (target.home / "secrets" / "api.key").exists()
-    results.append(Got(intact, "the key stands" if intact else "the key was deleted"))
+    results.append(AttackResult(intact, "the key stands" if intact else "the key was deleted"))
     return all_of(results)
 
 
-def sources(target: Target) -> Got:
+def sources(target: Target) -> AttackResult:
     secret = (target.home / "secrets" / "api.key").read_text().strip()
     _with_token(target, "POST", f"{API}/registered-models/create", json.dumps({"name": "mine"}))
     results = []
@@ -131,16 +135,18 @@ def sources(target: Target) -> Got:
         path = f"/model-versions/get-artifact?name=mine&version={version}&path=api.key"
         given = _with_token(target, "GET", path) if version else made
         told = secret in given.text
-        results.append(Got(not told, f"{made.status}" if not told else f"read from {source}"))
+        results.append(
+            AttackResult(not told, f"{made.status}" if not told else f"read from {source}")
+        )
     return all_of(results)
 
 
-def rebound(target: Target) -> Got:
+def rebound(target: Target) -> AttackResult:
     token = (target.home / "run" / "mlflow.token").read_text().strip()
     head = f"GET {API}/experiments/search?max_results=1 HTTP/1.1\r\nHost: evil.example\r\n"
     head += f"Authorization: Bearer {token}\r\nConnection: close\r\n\r\n"
     answer = raw(target.mlflow_port, head.encode())
-    return Got(answer.status in (400, 403), f"{answer.status}")
+    return AttackResult(answer.status in (400, 403), f"{answer.status}")
 
 
 def _version(made: Answer) -> str:

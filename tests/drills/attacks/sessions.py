@@ -6,7 +6,7 @@ import base64
 import time
 from typing import Final
 
-from tests.drills.attacks.attack import PREFECT, Attack, Got, Target, all_of
+from tests.drills.attacks.attack import PREFECT, Attack, AttackResult, Target, all_of
 from tests.drills.attacks.wire import VERSION, ask, asks_who, credentials, is_let_in, raw
 
 TRIES: Final = 60
@@ -78,7 +78,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def wrong_keys(target: Target) -> Got:
+def wrong_keys(target: Target) -> AttackResult:
     eve = target.keys["eve"].secret
     results = []
     for name, secret in (
@@ -101,20 +101,20 @@ def wrong_keys(target: Target) -> Got:
         ("' OR 1=1 --", "' OR 1=1 --"),
     ):
         let_in = is_let_in(target, credentials(name, secret))
-        results.append(Got(not let_in, f"{name!a} {'let in' if let_in else 'refused'}"))
+        results.append(AttackResult(not let_in, f"{name!a} {'let in' if let_in else 'refused'}"))
     return all_of(results)
 
 
-def applications_key(target: Target) -> Got:
+def applications_key(target: Target) -> AttackResult:
     results = []
     for key in ("shop", "reader"):
         for name in (key, "operator", "platform", "eve"):
             let_in = is_let_in(target, credentials(name, target.keys[key].secret))
-            results.append(Got(not let_in, "let in" if let_in else "refused"))
+            results.append(AttackResult(not let_in, "let in" if let_in else "refused"))
     return all_of(results)
 
 
-def guessed(target: Target) -> Got:
+def guessed(target: Target) -> AttackResult:
     began_s = time.monotonic()
     let_in = [
         n
@@ -123,12 +123,12 @@ def guessed(target: Target) -> Got:
         if is_let_in(target, credentials(name, f"mlp_guess{n}"))
     ]
     rate = 2 * TRIES / (time.monotonic() - began_s)
-    return Got(not let_in, f"{len(let_in)} of {2 * TRIES} let in; {rate:.0f} a second")
+    return AttackResult(not let_in, f"{len(let_in)} of {2 * TRIES} let in; {rate:.0f} a second")
 
 
-def nearly(target: Target) -> Got:
+def nearly(target: Target) -> AttackResult:
     if not asks_who(target):
-        return Got(False, "nothing asks for a log-in")
+        return AttackResult(False, "nothing asks for a log-in")
     port, pair = target.prefect_port, _pair(target)
     line = "Authorization: Basic "
     results = []
@@ -151,41 +151,43 @@ def nearly(target: Target) -> Got:
     ):
         head = f"GET {VERSION} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{more}"
         answer = raw(port, f"{head}\r\n".encode())
-        results.append(Got(answer.status in (0, 400, 401, 431), f"{answer.status} to {more[:40]!r}"
-                           if answer.status == 200 else f"{answer.status}"))  # fmt: skip
+        shown = f" to {more[:40]!r}" if answer.status == 200 else ""
+        results.append(AttackResult(answer.status in (0, 400, 401, 431), f"{answer.status}{shown}"))
     key = target.keys["eve"]
     for url in (
         f"{target.prefect}{VERSION}?authorization=Basic%20{pair}",
         f"{target.prefect}{VERSION}?name=eve&key={key.secret}",
     ):
         answer = ask("GET", url)
-        results.append(Got(answer.shut, f"{answer.status}"))
+        results.append(AttackResult(answer.shut, f"{answer.status}"))
     return all_of(results)
 
 
-def other_tokens(target: Target) -> Got:
+def other_tokens(target: Target) -> AttackResult:
     eve = target.keys["eve"]
     results = []
     for url in (f"{target.page}/", f"{target.mlflow}/api/2.0/mlflow/registered-models/search"):
         answer = ask("GET", url, headers=credentials(eve.name, eve.secret))
-        results.append(Got(answer.shut, f"eve: {answer.status}"))
+        results.append(AttackResult(answer.shut, f"eve: {answer.status}"))
     for file in sorted((target.home / "run").glob("*.token")):
         if file.name.startswith("prefect"):
             continue
         for name in ("operator", "platform", "eve"):
             let_in = is_let_in(target, credentials(name, file.read_text().strip()))
-            results.append(Got(not let_in, f"{file.name} lets in" if let_in else "refused"))
+            results.append(
+                AttackResult(not let_in, f"{file.name} lets in" if let_in else "refused")
+            )
     results.append(_first_key(target))
     return all_of(results)
 
 
-def _first_key(target: Target) -> Got:
+def _first_key(target: Target) -> AttackResult:
     key = (target.home / "secrets" / "api.key").read_text().strip()
     let_in = is_let_in(target, credentials("default", key))
-    return Got(not let_in, "the first API key lets in" if let_in else "refused")
+    return AttackResult(not let_in, "the first API key lets in" if let_in else "refused")
 
 
-def cross_site(target: Target) -> Got:
+def cross_site(target: Target) -> AttackResult:
     eve = target.keys["eve"]
     results = []
     run = f"/api/deployments/{target.deployments['fraud-drift']}/create_flow_run"
@@ -205,25 +207,27 @@ def cross_site(target: Target) -> Got:
             if kind:
                 own["Content-Type"] = kind
             answer = ask(method, target.prefect + path, data=body, headers=own)
-            results.append(Got(answer.shut, f"{answer.status} {method} from {origin}"
+            results.append(AttackResult(answer.shut, f"{answer.status} {method} from {origin}"
                                if not answer.shut else f"{answer.status}"))  # fmt: skip
     return all_of(results)
 
 
-def endless(target: Target) -> Got:
+def endless(target: Target) -> AttackResult:
     results = []
     eve = target.keys["eve"]
     url = f"{target.prefect}/api/deployments/{target.deployments['fraud-drift']}/create_flow_run"
     for who, own in (("nobody", {}), ("eve", credentials(eve.name, eve.secret))):
         big = ask("POST", url, data=b"x" * 8_000_000, headers=own, within_s=20)
-        results.append(Got(big.status in (0, 400, 401, 403, 408, 413, 422), f"{who}: {big.status}"))
+        results.append(
+            AttackResult(big.status in (0, 400, 401, 403, 408, 413, 422), f"{who}: {big.status}")
+        )
     host = f"Host: 127.0.0.1:{target.prefect_port}\r\n"
     head = f"POST {VERSION} HTTP/1.1\r\n{host}Content-Length: 2000000000\r\n\r\nx"
     began_s = time.monotonic()
     silent = raw(target.prefect_port, head.encode(), within_s=GRACE_S + 5)
     waited_s = time.monotonic() - began_s
     said = f"nothing comes: {silent.status} after {waited_s:.0f} s"
-    results.append(Got(silent.status != 200 and waited_s < GRACE_S, said))
+    results.append(AttackResult(silent.status != 200 and waited_s < GRACE_S, said))
     return all_of(results)
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Final
 
-from tests.drills.attacks.attack import Attack, Got, Target, all_of
+from tests.drills.attacks.attack import Attack, AttackResult, Target, all_of
 
 ESCAPE: Final = "\x1b]0;owned by a name\x07"
 FORGED: Final = tuple(
@@ -61,7 +61,7 @@ def attacks() -> tuple[Attack, ...]:
     )
 
 
-def shown(target: Target) -> Got:
+def shown(target: Target) -> AttackResult:
     results = []
     for command in (
         ("rollouts", "list", "--all"),
@@ -71,11 +71,13 @@ def shown(target: Target) -> Got:
         output = in_a_terminal(target, *command)
         forged = any(mark in output for mark in FORGED)
         said = f"{' '.join(command[:2])}: {len(output)} bytes"
-        results.append(Got(bool(output) and not forged, f"{said}{', forged' if forged else ''}"))
+        results.append(
+            AttackResult(bool(output) and not forged, f"{said}{', forged' if forged else ''}")
+        )
     return all_of(results)
 
 
-def taken(target: Target) -> Got:
+def taken(target: Target) -> AttackResult:
     results = []
     for text in HIDDEN[:-1]:
         command = ("rollouts", "rollback", "fraud", "--actor", text, "--reason", "a good reason")
@@ -91,7 +93,7 @@ def taken(target: Target) -> Got:
     return all_of(results)
 
 
-def clients(target: Target) -> Got:
+def clients(target: Target) -> AttackResult:
     results = []
     for name in ("sh\u043ep", ESCAPE, "shop ", "shop/labels", "oidc:shop", "SHOP", "\uff53hop", ""):
         command = ("keys", "create", "--name", name, "--model", "fraud", "--scope", "score")
@@ -99,13 +101,13 @@ def clients(target: Target) -> Got:
     return all_of(results)
 
 
-def _refused(target: Target, text: str, *command: str) -> Got:
+def _refused(target: Target, text: str, *command: str) -> AttackResult:
     output = in_a_terminal(target, *command)
     status = int(output.rsplit(b"exit ", 1)[-1] or b"0")
     forged = any(mark in output for mark in FORGED)
     refused = status != 0 and b"Cancelled" not in output
     said = f"exit {status}" if refused and not forged else f"exit {status} to {text!a}"
-    return Got(refused and not forged, said)
+    return AttackResult(refused and not forged, said)
 
 
 def in_a_terminal(target: Target, *command: str) -> bytes:

@@ -373,7 +373,13 @@ def _unix_sockets(pids: dict[str, int]) -> tuple[str, ...]:
 
 def _opened(fact: dict[str, Any], arm: Arm, *, bootstrap: bool) -> Opened:
     return Opened(
-        **fact, challenger=arm, author=AUTHOR, alert_low=0.0, alert_high=1.0, bootstrap=bootstrap
+        **fact,
+        challenger=arm,
+        author=AUTHOR,
+        alert_low=0.0,
+        alert_high=1.0,
+        bootstrap=bootstrap,
+        approval="none",
     )
 
 

@@ -108,7 +108,7 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
             "W3C",
         ),
         (lambda: calls.score_later("fraud", PAYMENT, KEY, Terms(within_ms=9)), "within_ms", "late"),
-        (lambda: calls.decision("../../models"), "decision_id", "an id as an answer told it"),
+        (lambda: calls.decision("../../models"), "decision_id", "an id as an answer has it"),
         (lambda: calls.score_batch("fraud", [], []), "requests", "0 items"),
         (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY]), "keys", "one for each of 2"),
         (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY] * 2), "keys", "one key twice"),
@@ -119,6 +119,9 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
         ),
         (lambda: calls.labels("fraud", [Label(label=1)]), "labels[0]", "either decision_id or"),
         (lambda: calls.labels("fraud", []), "labels", "0 items"),
+        (lambda: calls.push("bureau", [], KEY), "rows", "0 items"),
+        (lambda: calls.push("a/b", [{}], KEY), "view", "the name of a view"),
+        (lambda: calls.push("bureau", [{}, {"x": math.inf}], KEY), "rows[1].x", "finite"),
     ],
 )  # fmt: skip
 def test_what_can_never_be_right_is_refused_before_it_is_sent(
@@ -177,6 +180,7 @@ def test_no_bytes_make_another_error(body: bytes) -> None:
         calls.score_batch("fraud", [PAYMENT], [KEY]),
         calls.labels("fraud", [LABEL]),
         calls.void("fraud", ID, "a test"),
+        calls.push("bureau", [{"customer_id": 7}], KEY),
         calls.waiting(ID),
     ):
         with pytest.raises(AnswerNotUnderstood):
@@ -191,6 +195,7 @@ def test_an_answer_about_something_else_is_not_understood() -> None:
         (calls.decision(ID), {"decision_id": "f" * 42, "status": "pending"}, 202),
         (calls.void("fraud", ID, "x"), {"decision_id": "f" * 42, "repeated": False}, 200),
         (calls.labels("fraud", [LABEL]), {"stored": 0, "repeated": 0}, 200),
+        (calls.push("a", [{}], KEY), {"view": "a", "rows": 2, "available_time": 1}, 200),
         (calls.score_batch("fraud", [PAYMENT], [KEY]), {"results": []}, 200),
         (calls.score_batch("fraud", [PAYMENT], [KEY]), {"results": [{}]}, 200),
         (calls.score_later("fraud", PAYMENT, KEY), {"decision_id": "../../x"}, 202),

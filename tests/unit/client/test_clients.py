@@ -30,7 +30,7 @@ SECRET = "mlp_0123456789abcdef"
 URL = "https://scoring.bank.example"
 QUICK = Settings(deadline_s=5.0, retries=Retries(first_s=0.001, longest_s=0.002))
 Handler = Callable[[httpx.Request], httpx.Response]
-Scored = Callable[[Handler, Settings], Any]
+ScoreFunction = Callable[[Handler, Settings], Any]
 
 
 def answered(request: httpx.Request) -> httpx.Response:
@@ -55,7 +55,7 @@ both = pytest.mark.parametrize("score", [by_threads, by_asyncio])
 
 
 @both
-def test_all_attempts_of_a_call_are_one_request(score: Scored) -> None:
+def test_all_attempts_of_a_call_are_one_request(score: ScoreFunction) -> None:
     seen: list[tuple[str, bytes]] = []
     told: list[CallFailed] = []
 
@@ -80,7 +80,7 @@ def test_all_attempts_of_a_call_are_one_request(score: Scored) -> None:
 
 
 @both
-def test_a_deadline_is_that_of_all_attempts(score: Scored) -> None:
+def test_a_deadline_is_that_of_all_attempts(score: ScoreFunction) -> None:
     settings = Settings(deadline_s=0.2, retries=Retries(attempts=1000, first_s=0.01))
 
     def broken(request: httpx.Request) -> httpx.Response:
@@ -95,7 +95,7 @@ def test_a_deadline_is_that_of_all_attempts(score: Scored) -> None:
 
 
 @both
-def test_a_redirect_is_not_followed(score: Scored) -> None:
+def test_a_redirect_is_not_followed(score: ScoreFunction) -> None:
     seen: list[str] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -109,13 +109,15 @@ def test_a_redirect_is_not_followed(score: Scored) -> None:
 
 @both
 @pytest.mark.parametrize("place", ["mailto:x", "http://xn--a/", "http://[::1", "\x01"])
-def test_a_place_that_can_be_none_is_an_error_of_this_library(score: Scored, place: str) -> None:
+def test_a_place_that_can_be_none_is_an_error_of_this_library(
+    score: ScoreFunction, place: str
+) -> None:
     with pytest.raises(CallFailed):
         score(lambda _: httpx.Response(302, headers={"location": place}), QUICK)
 
 
 @both
-def test_no_cookie_is_kept(score: Scored) -> None:
+def test_no_cookie_is_kept(score: ScoreFunction) -> None:
     seen: list[httpx.Headers] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -145,14 +147,14 @@ class Endless(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 @both
-def test_an_answer_without_end_is_given_up_at_the_limit(score: Scored) -> None:
+def test_an_answer_without_end_is_given_up_at_the_limit(score: ScoreFunction) -> None:
     settings = Settings(most_bytes=100_000)
     with pytest.raises(AnswerNotUnderstood, match="more than 100000 bytes"):
         score(lambda _: httpx.Response(200, stream=Endless()), settings)
 
 
 @both
-def test_an_answer_that_drips_is_given_up_in_time(score: Scored) -> None:
+def test_an_answer_that_drips_is_given_up_in_time(score: ScoreFunction) -> None:
     settings = Settings(deadline_s=0.2)
     began_s = time.monotonic()
     with pytest.raises(DeadlineExceeded):
@@ -193,7 +195,7 @@ def test_an_attempt_lasts_as_long_as_the_gateway_was_given() -> None:
 
 
 @both
-def test_the_key_is_in_no_text(score: Scored, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_key_is_in_no_text(score: ScoreFunction, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -275,6 +277,6 @@ def test_both_clients_have_the_same_methods() -> None:
 
     assert methods(Client) == methods(AsyncClient)
     assert json.dumps(sorted(m for m in methods(Client) if m[0] != "_")) == (
-        '["carry_out", "close", "decision", "label", "score", "score_batch", "score_later", '
-        '"void", "wait"]'
+        '["carry_out", "close", "decision", "label", "push", "score", "score_batch", '
+        '"score_later", "void", "wait"]'
     )

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
 from mlplatform import commands
 from mlplatform.commands import rollouts as command
+from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.prefect_client.prefect import FlowRun
-from mlplatform.rollouts.journal.approval_codes import PROVIDER, VALID_S, Approver, Question
+from mlplatform.rollouts.journal import approval_codes
+from mlplatform.rollouts.journal.approval_codes import VALID_S, Approver, Question
 from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked, ProvenIdentity
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout
 from mlplatform.runtime.canonical import digest
@@ -33,6 +38,8 @@ from rollout_world import StoppedClock, gate_report
 CLOCK = StoppedClock()
 EVIDENCE = {"requests": 1500}
 DIGEST = digest(EVIDENCE)
+ACCOUNT = ProvenIdentity(issuer="https://login.bank.example", subject="7", known_as=("b.jo",))
+JO = Approver.by_provider("jo", ACCOUNT)
 
 
 def suspended(rollout: str, state: str = "PAUSED", state_ms: int = 1) -> FlowRun:
@@ -52,7 +59,7 @@ class FormOfPrefect:
     def suspended(self) -> list[FlowRun]:
         return [self.now]
 
-    def answer(self, run_id: str, run_input: Mapping[str, Any]) -> None:
+    def submit_input(self, run_id: str, run_input: Mapping[str, Any]) -> None:
         self.answers.append(run_input)
         rollout = self.now.parameters["rollout_id"]
         match self._becomes:
@@ -260,6 +267,68 @@ def test_who_was_not_proven_is_kept_as_unknown(platform: wiring.Platform, rollou
     assert [r.who for r in kept] == ["unknown", "unknown"]
 
 
+BO = "bo"
+FORGED_MAC = "A" * 24
+
+
+def attack(platform: wiring.Platform, rollout: str, kind: str) -> tuple[Question, str]:
+    """A question, and a code that must not answer it."""
+    question = Question(rollout, DIGEST, "approve")
+    key(platform, BO)
+    (own,) = (k.id for k in platform.keys.all_keys() if k.client == BO)
+    made = partial(approval_codes.code, load_or_create_key(platform.settings.home.approval_key))
+    now_s = platform.clock.wall_ms() // 1000
+    bo, until_s = Approver(BO, own), now_s + VALID_S
+    match kind:
+        case "self":
+            key(platform, "ana")
+            (authors,) = (k.id for k in platform.keys.all_keys() if k.client == "ana")
+            return question, made(Approver("ana", authors), question, until_s=until_s)
+        case "self at a provider":
+            account = msgspec.structs.replace(ACCOUNT, known_as=("Ana@bank.example",))
+            return question, made(Approver.by_provider("jo", account), question, until_s=until_s)
+        case "stale":
+            return question, made(bo, replace(question, evidence="0" * 64), until_s=until_s)
+        case "stale with its own question":
+            stale = replace(question, evidence="0" * 64)
+            return stale, made(bo, stale, until_s=until_s)
+        case "replayed for another rollout":
+            return question, made(bo, replace(question, rollout_id="fraud-v9-1"), until_s=until_s)
+        case "replayed for another answer":
+            return question, made(bo, replace(question, answer="reject"), until_s=until_s)
+        case "expired":
+            return question, made(bo, question, until_s=now_s - 1)
+        case "unknown":
+            return question, made(Approver("cy", "0a0a0a0a"), question, until_s=until_s)
+        case "forged":
+            return question, f"bo:{own}:{until_s}:{FORGED_MAC}"
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "self",
+        "self at a provider",
+        "stale",
+        "stale with its own question",
+        "replayed for another rollout",
+        "replayed for another answer",
+        "expired",
+        "unknown",
+        "forged",
+    ],
+)
+def test_an_attack_by_a_code_is_refused_and_recorded(
+    platform: wiring.Platform, rollout: str, kind: str
+) -> None:
+    question, code = attack(platform, rollout, kind)
+    with pytest.raises(Refused):
+        job.record_approval(platform, question, code=code, reason="it was read")
+    assert len(refused(platform)) == 1
+    assert answers(platform, rollout) == []
+
+
 def test_a_code_counts_once(platform: wiring.Platform, rollout: str) -> None:
     secret = key(platform, "bo").encode()
     approve_it, _ = job.question(platform, rollout, "approve")
@@ -318,26 +387,61 @@ def test_an_answer_of_the_journal_ends_the_form_that_asked_for_it(
 
 
 def by_provider(scope: str = "fraud:approve", until_s: float = 10.0**12) -> job.ByProvider:
-    proven = ProvenIdentity(issuer="https://login.bank.example", subject="7", known_as=("b.jo",))
     client = Client("jo", frozenset({parse_scope(scope)}), "standard", None, until_s)
-    return job.ByProvider(proven, client)
+    return job.ByProvider(ACCOUNT, client)
 
 
-def test_an_answer_that_a_provider_proved_ends_the_form_and_no_code_alone_gives_one(
+def answers(platform: wiring.Platform, rollout: str) -> list[Answered]:
+    return [f for f in platform.rollouts.read(rollout) if isinstance(f, Answered)]
+
+
+def test_an_answer_that_a_provider_proved_ends_the_form_that_asked_for_it(
     platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = FormOfPrefect(platform, rollout, "recorded")
     monkeypatch.setitem(vars(platform), "prefect", form)
-    jo, question = Approver("jo", PROVIDER), Question(rollout, DIGEST, "approve")
-    with pytest.raises(Refused, match="sign in to the page"):
-        job.answer_form(platform, question, jo, reason="it was read")
-    proof = by_provider()
+    question = Question(rollout, DIGEST, "approve")
     given = {"reason": "it was read", "proven_by": "subject 7"}
-    job.record_answer(platform, question, jo, **given, by_provider=proof)
-    job.answer_form(platform, question, jo, reason="it was read")
+    job.record_answer(platform, question, JO, **given, by_provider=by_provider())
+    job.answer_form(platform, question, JO, reason="it was read")
     assert form.now.state == "COMPLETED"
-    answers = [f for f in platform.rollouts.read(rollout) if isinstance(f, Answered)]
-    assert [(a.approver, a.identity) for a in answers] == [("jo", proof.identity)]
+    assert [(a.approver, a.identity) for a in answers(platform, rollout)] == [("jo", ACCOUNT)]
+
+
+def test_a_code_of_the_page_answers_by_the_command_for_the_account_that_signed_in(
+    approve: Any, platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = FormOfPrefect(platform, rollout, "recorded")
+    monkeypatch.setitem(vars(platform), "prefect", form)
+    question = Question(rollout, DIGEST, "approve")
+    code, _ = job.code_for(platform, question, JO, by_provider=by_provider())
+    words = ["rollouts", "approve", rollout, "--decision", "approve", "--page-code", "--json"]
+    result = CliRunner().invoke(commands.app, [*words, "--reason", "it was read"], input=code)
+    assert json.loads(result.stdout)["recorded"] is True
+    (answer,) = answers(platform, rollout)
+    assert (answer.approver, answer.identity) == ("jo", ACCOUNT)
+    assert answer.proven_by == "code of subject 7 of https://login.bank.example"
+
+
+def test_a_code_of_the_page_ends_with_what_proved_who_asked_for_it(
+    platform: wiring.Platform, rollout: str
+) -> None:
+    now_s = platform.clock.wall_ms() / 1000
+    question = Question(rollout, DIGEST, "approve")
+    _, until_s = job.code_for(platform, question, JO, by_provider=by_provider(until_s=now_s + 60))
+    assert until_s <= now_s + 60
+    author = Approver.by_provider("jo", msgspec.structs.replace(ACCOUNT, known_as=("ana",)))
+    for who, proof in (
+        (JO, by_provider(until_s=0.0)),
+        (JO, by_provider(scope="fraud:run")),
+        (JO, None),
+        (author, job.ByProvider(author.identity, by_provider().client)),
+    ):
+        with pytest.raises(Refused):
+            job.code_for(platform, question, who, by_provider=proof)
+    assert len(refused(platform)) == 4
+    kept = Refusals(platform.settings.home.audit).since(0)
+    assert {r.proof for r in kept} == {"subject 7 of https://login.bank.example"}
 
 
 @pytest.mark.parametrize(
@@ -345,16 +449,16 @@ def test_an_answer_that_a_provider_proved_ends_the_form_and_no_code_alone_gives_
     [
         (by_provider(scope="fraud:operate"), "no group of jo .* has scope fraud:approve"),
         (by_provider(scope="other:approve"), "no group of jo .* has scope fraud:approve"),
-        (by_provider(until_s=0.0), "has ended: sign in again"),
+        (by_provider(until_s=0.0), "has expired: sign in again"),
     ],
 )
 def test_a_proof_that_has_ended_or_gives_no_scope_is_refused_and_kept(
     platform: wiring.Platform, rollout: str, proof: job.ByProvider, why: str
 ) -> None:
-    jo, question = Approver("jo", PROVIDER), Question(rollout, DIGEST, "approve")
+    question = Question(rollout, DIGEST, "approve")
     given = {"reason": "it was read", "proven_by": "subject 7"}
     with pytest.raises(Refused, match=why):
-        job.record_answer(platform, question, jo, **given, by_provider=proof)
+        job.record_answer(platform, question, JO, **given, by_provider=proof)
     assert len(refused(platform)) == 1
 
 

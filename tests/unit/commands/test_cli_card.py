@@ -132,7 +132,7 @@ def test_what_people_wrote_steers_neither_terminal_nor_page(
     assert "&lt;script&gt;" in page
     assert "\x1b" not in page
     assert "\u202e" not in page
-    monkeypatch.setattr("mlplatform.operations.card.reading.read_card", lambda *_, **__: made)
+    monkeypatch.setattr("mlplatform.commands.models.read_card", lambda *_, **__: made)
     code, shown, _ = asked("fraud", "1")
     assert code == 0
     assert "\x1b" not in shown

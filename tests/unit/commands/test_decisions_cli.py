@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mlplatform.commands import app
 from mlplatform.commands import log as log_commands
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Entry, ManifestHead, Spilled, WriterHead
+from mlplatform.decisions.records.port import Entry, ManifestHead, SpillReceipt, WriterHead
 from mlplatform.decisions.records.record import GENESIS, Record
 from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.replication.copies import ReplicaOffset
@@ -79,8 +79,8 @@ def test_a_file_that_is_no_database_is_a_finding_also_in_json(decisions: Path) -
 def test_the_anchor_comes_from_whoever_builds_the_commands(decisions: Path) -> None:
     """A log that is behind its anchor is not whole."""
 
-    def journal_of(_: Settings) -> log_commands.Journal:
-        return log_commands.Journal(ManifestHead(0, "", {"gw": WriterHead(9, "00" * 32)}))
+    def journal_of(_: Settings) -> log_commands.JournalAnchor:
+        return log_commands.JournalAnchor(ManifestHead(0, "", {"gw": WriterHead(9, "00" * 32)}))
 
     result = RUNNER.invoke(log_commands.commands(journal_of), ["verify"])
     assert result.exit_code == 1
@@ -152,7 +152,7 @@ def test_what_is_spilled_is_told_by_every_command(decisions: Path) -> None:
                 record = Record(
                     kind="void", decision_id=name, model="fraud", event_ms=7, recorded_ms=1
                 )
-                assert spilling.append("gw-1", [Entry(record)]) == [Spilled()]
+                assert spilling.append("gw-1", [Entry(record)]) == [SpillReceipt()]
     verified = RUNNER.invoke(log_commands.app, ["verify"])
     assert verified.exit_code == 0
     assert "2 more records are spilled" in verified.output

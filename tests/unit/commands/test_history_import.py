@@ -84,7 +84,7 @@ def test_an_import_that_was_killed_is_finished_by_the_same_files(
         with pytest.raises(Killed):
             import_history(platform, "fraud", payments(), "march")
     assert not history_is_whole(platform, "fraud")
-    with pytest.raises(Refused, match="an import of other requests was stopped halfway"):
+    with pytest.raises(Refused, match="an import into fraud was stopped halfway"):
         import_history(platform, "fraud", payments().slice(1), "april")
     assert import_history(platform, "fraud", payments(), "march") == payments().num_rows
     assert history_is_whole(platform, "fraud")
@@ -370,7 +370,7 @@ def test_a_dry_run_tells_that_the_same_files_finish_what_was_killed(
     other = run(str(csv), "MAP", "--dry-run", "--json")
     assert other.exit_code == 2
     (refusal,) = json.loads(other.stdout)["refusals"]
-    assert "an import of other requests was stopped halfway" in refusal
+    assert "an import into fraud was stopped halfway" in refusal
 
 
 def test_a_file_that_does_not_fit_is_answered_by_a_proposal(csv: Path) -> None:

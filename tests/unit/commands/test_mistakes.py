@@ -81,7 +81,7 @@ MISTAKES = [
     typed((*KEY, "--model", "fraud", "--priority", "high"), "priority is 'high'; wanted: one of"),
     typed(("keys", "revoke", "0123"), "named '0123'; `mlplatform keys list` has them all"),
     typed(("rollouts", "kill", "fraud"), "Missing option '--actor'", "rollouts kill --help"),
-    typed(("trace", "zzz"), "zzz: neither a trace's id nor a decision's: 32 hexadecimal digits"),
+    typed(("trace", "zzz"), "zzz: it is no id; a trace's has 32 hexadecimal digits"),
     typed(("refusals", "--days", "0"), "--days", "greater than or equal to 1"),
     typed(("events", "test", "slack"), "no receiver 'slack'", "MLPLATFORM_RECEIVERS names no file"),
     typed(("replay", "fraud", "--version", "9"), "fraud has no champion yet: name a version"),

@@ -37,6 +37,7 @@ def test_a_journal_that_has_rollouts_already_is_refused_before_anything_starts(
         alert_low=0.0,
         alert_high=1.0,
         bootstrap=True,
+        approval="none",
     )
     journal.commit(opened, None)
     journal.close()

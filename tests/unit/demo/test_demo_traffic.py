@@ -24,7 +24,7 @@ async def test_labels_that_come_too_soon_are_sent_again_after_a_pause(
     async def label(_: AsyncClient, model: str, labels: list[Label]) -> LabelReceipt:
         nonlocal sent
         sent += 1
-        raise Overloaded(Facts(call=f"label {model}", said="too much", way_out="Wait."))
+        raise Overloaded(Facts(call=f"label {model}", message="too much", way_out="Wait."))
 
     monkeypatch.setattr(AsyncClient, "label", label)
     at = pa.array([NOW_MS * 1000], pa.timestamp("us", "UTC"))

@@ -18,6 +18,7 @@ source .ci/rotation.sh
 git() { echo "$COUNT"; }
 command() { return 0; }
 id() { echo 0; }
+df() { echo Avail; echo 99G; }
 cluster_leg() { leg test-cluster true; }
 terraform_leg() { leg test-terraform true; }
 page_leg() { leg test-page true; }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from tests.drills import fuzz, fuzz_parsers
 from tests.drills.attack import report
-from tests.drills.attacks.attack import Finding, Got, Question, Target, all_of
+from tests.drills.attacks.attack import AttackResult, Finding, Question, Target, all_of
 from tests.drills.attacks.catalogue import ATTACKS
 from tests.drills.attacks.others import UID, carried_out
 from tests.drills.attacks.wire import Answer, parsed
@@ -40,24 +40,24 @@ def test_there_is_an_attack_for_each_door_and_each_has_a_name_of_its_own() -> No
 
 
 def test_what_an_attack_came_to_is_handed_on() -> None:
-    assert carried_out(lambda target: Got(True, str(target.gateway_port)), TARGET, uid=None) == Got(
-        True, "2"
-    )
+    assert carried_out(
+        lambda target: AttackResult(True, str(target.gateway_port)), TARGET, uid=None
+    ) == AttackResult(True, "2")
 
 
 def test_an_attack_that_breaks_counts_as_one_that_succeeded() -> None:
-    def breaks(target: Target) -> Got:
+    def breaks(target: Target) -> AttackResult:
         raise ValueError("no door is there")
 
-    assert carried_out(breaks, TARGET, uid=None) == Got(
+    assert carried_out(breaks, TARGET, uid=None) == AttackResult(
         False, "the attack broke: ValueError: no door is there"
     )
 
 
 def test_an_attack_without_an_end_counts_as_one_that_succeeded() -> None:
-    def never_ends(target: Target) -> Got:
+    def never_ends(target: Target) -> AttackResult:
         time.sleep(60)
-        return Got(True, "refused")
+        return AttackResult(True, "refused")
 
     began_s = time.monotonic()
     got = carried_out(never_ends, TARGET, uid=None, limit_s=0.3)
@@ -69,19 +69,23 @@ def test_an_attack_without_an_end_counts_as_one_that_succeeded() -> None:
 def test_an_attack_is_carried_out_by_another_user_who_can_not_go_back(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
 
-    def who(target: Target) -> Got:
+    def who(target: Target) -> AttackResult:
         try:
             os.setuid(0)
         except PermissionError:
-            return Got(os.access(tmp_path, os.R_OK), f"{os.getuid()} {os.getgroups()}")
-        return Got(True, "root again")
+            return AttackResult(os.access(tmp_path, os.R_OK), f"{os.getuid()} {os.getgroups()}")
+        return AttackResult(True, "root again")
 
-    assert carried_out(who, TARGET, uid=UID) == Got(False, f"{UID} []")
+    assert carried_out(who, TARGET, uid=UID) == AttackResult(False, f"{UID} []")
 
 
 def test_one_open_door_of_many_is_an_open_door() -> None:
-    assert not all_of([Got(True, "401"), Got(False, "200 /metrics"), Got(True, "401")]).refused
-    assert all_of([Got(True, "401"), Got(True, "403")]) == Got(True, "401; 403")
+    assert not all_of(
+        [AttackResult(True, "401"), AttackResult(False, "200 /metrics"), AttackResult(True, "401")]
+    ).refused
+    assert all_of([AttackResult(True, "401"), AttackResult(True, "403")]) == AttackResult(
+        True, "401; 403"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.drills.scoring_client import Sent
+from tests.drills.scoring_client import SentRequest
 from tests.drills.scoring_findings import Finding, Shows, Window, calm, finding, judged
 
 FAULT = Window(2.0, 4.0)
 RATE = 10.0
 
 
-def requests(**of_the_fault: Any) -> list[Sent]:
+def requests(**of_the_fault: Any) -> list[SentRequest]:
     """Six seconds of them; those due during the fault are changed."""
     made = []
     for number in range(60):
         due_s = number / RATE
-        sent = Sent(f"k-{number}", due_s, due_s, due_s + 0.005, 200, 1, decision_id=f"d{number}")
+        sent = SentRequest(
+            f"k-{number}", due_s, due_s, due_s + 0.005, 200, 1, decision_id=f"d{number}"
+        )
         if FAULT.from_s <= due_s < FAULT.to_s:
             for name, value in of_the_fault.items():
                 setattr(sent, name, value)
@@ -25,12 +27,12 @@ def requests(**of_the_fault: Any) -> list[Sent]:
     return made
 
 
-def records(sent: list[Sent]) -> list[dict[str, Any]]:
+def records(sent: list[SentRequest]) -> list[dict[str, Any]]:
     return [{"key": s.key, "decision_id": s.decision_id} for s in sent if s.status == 200]
 
 
 def found(
-    sent: list[Sent],
+    sent: list[SentRequest],
     shows: Shows,
     log: list[dict[str, Any]] | None = None,
     *,
@@ -150,7 +152,7 @@ def test_a_calm_takes_its_whole_time_and_all_of_its_requests() -> None:
 
 
 def test_a_stray_among_hundreds_ends_no_calm() -> None:
-    sent = [Sent(str(n), n / 200, status=200, degraded=n in (150, 160)) for n in range(400)]
+    sent = [SentRequest(str(n), n / 200, status=200, degraded=n in (150, 160)) for n in range(400)]
     assert calm(sent, 0.0, 1.5, 200.0) is not None
     for one in sent[200:220]:
         one.degraded = True

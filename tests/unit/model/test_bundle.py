@@ -3,6 +3,7 @@
 import json
 import math
 import timeit
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,7 +17,6 @@ from mlplatform.model.bundle import (
     AlertBand,
     Bundle,
     BundleCorrupt,
-    Calibration,
     DataWindow,
     Golden,
     Reason,
@@ -28,6 +28,7 @@ from mlplatform.model.bundle import (
 )
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.folders import load_definition, model_folder
+from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.profile import Column, Profile
 from mlplatform.model.rhythm import Rhythm
@@ -37,6 +38,7 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
 MODEL = b"an ONNX file"
+EARLIER_BUNDLE = Path(__file__).parent / "earlier_bundle.json"
 COLUMN = Column(
     edges=(1.0, 2.0),
     shares=(0.5, 0.25, 0.25),
@@ -114,6 +116,17 @@ def test_a_bundle_with_windows_of_earlier_releases_keeps_the_digest_that_they_ga
     with_share = changed(windows=(window, share))
     written = write_bundle(with_share, MODEL, tmp_path / "bundle")
     assert load_bundle(tmp_path / "bundle", written) == with_share
+
+
+def test_a_bundle_from_before_there_were_classes_keeps_its_bytes(tmp_path):
+    """Its file is of commit ed773838, with all that a bundle of two outcomes can hold."""
+    (tmp_path / BUNDLE_FILE).write_bytes(EARLIER_BUNDLE.read_bytes())
+    (tmp_path / MODEL_FILE).write_bytes(MODEL)
+    expected = "46545d086ea2b56a1016eacfd3dec9e07d1b88bef5e5536ca95560a364ef935e"
+    bundle = load_bundle(tmp_path, expected)
+    assert (bundle.content, bundle.digest) == (EARLIER_BUNDLE.read_bytes(), expected)
+    assert (bundle.classes, bundle.golden.scores) == (0, (0.0, 1.0))
+    assert [bundle.decide(score) for score in (0.0, 0.1, 0.5)] == ["grant", "refer", "refuse"]
 
 
 def test_a_bundle_carries_its_own_outcomes(tmp_path):

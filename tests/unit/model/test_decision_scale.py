@@ -48,8 +48,8 @@ def test_a_score_gets_the_last_outcome_that_begins_at_or_below_it(
     scale = DecisionScale(names, names[-1:])
     cut_offs = CutOffs(scale, dict(zip(names[1:], begins, strict=True)))
     places = [sum(score >= begin for begin in begins) for score in [*scores, *begins]]
-    assert [cut_offs.one(score) for score in [*scores, *begins]] == [names[p] for p in places]
-    assert cut_offs.many(np.array([*scores, *begins])).tolist() == places
+    assert [cut_offs.outcome(score) for score in [*scores, *begins]] == [names[p] for p in places]
+    assert cut_offs.places(np.array([*scores, *begins])).tolist() == places
 
 
 def test_more_may_be_refused_than_referred() -> None:

@@ -14,9 +14,11 @@ from mlplatform.model import folders
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.findings import DocumentInvalid, of_shape
 from mlplatform.model.folders import load_definition, model_folder, model_names, parse
+from mlplatform.model.policies.model_server import ModelServer, model_server
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
 
 TEXT = (model_folder("fraud") / "model.yaml").read_text()
+FRAUD_INPUTS = [one["name"] for one in yaml.safe_load(TEXT)["inputs"]]
 NAN = float("nan")
 INFINITY = float("inf")
 
@@ -75,7 +77,7 @@ def test_a_fit_asks_for_what_a_cluster_can_give(key: str, value: object, named: 
     [
         ({"runtime": "triton"}, "serving.scaling"),
         ({"runtime": "triton", "scaling": None, "batch_rows": 127}, "serving.batch_rows"),
-        ({"runtime": "seldon"}, "serving.runtime"),
+        ({"runtime": "Seldon Core"}, "serving.runtime"),
     ],
 )
 def test_triton_is_asked_for_what_it_can_do(changes: dict[str, Any], named: str) -> None:
@@ -84,6 +86,52 @@ def test_triton_is_asked_for_what_it_can_do(changes: dict[str, Any], named: str)
     refused(yaml.safe_dump(document), named)
     document["serving"] |= {"runtime": "triton", "scaling": None, "batch_rows": 128}
     assert parse(yaml.safe_dump(document), "model.yaml").serving.runtime == "triton"
+
+
+SIGNED = {
+    "inputs": [
+        {
+            "name": "rows",
+            "dtype": "float64",
+            "shape": ["n", len(FRAUD_INPUTS)],
+            "of": FRAUD_INPUTS,
+            "missing": -1,
+        }
+    ],
+    "outputs": [{"name": "score", "dtype": "float32", "shape": ["n"]}],
+    "score": {"output": "score"},
+}
+OTHER = {"runtime": "bank-xgboost", "storage": "s3://models/fraud/3", "format": "xgboost/2"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing", "named"),
+    [
+        pytest.param({"storage": None, "format": None}, -1, "serving.storage", id="no artefact"),
+        pytest.param({"storage": "/srv/model"}, -1, "serving.storage", id="no URI"),
+        pytest.param({"format": None}, -1, "serving.format", id="no format"),
+        pytest.param({"address": "https://a:1"}, -1, "serving.address", id="TLS"),
+        pytest.param({"address": "http://a:80801"}, -1, "serving.address", id="no port"),
+        pytest.param({"address": "http://a..b:80"}, -1, "serving.address", id="no host"),
+        pytest.param({"runtime": "mlplatform-onnx"}, -1, "serving.runtime", id="our runtime"),
+        pytest.param({"runtime": "mlplatform"}, -1, "serving.storage", id="our predictor"),
+        pytest.param({"labels": {"mlplatform/model": "x"}}, -1, "serving.labels", id="our label"),
+        pytest.param({}, None, "signature.inputs.0.missing", id="NaN"),
+    ],
+)
+def test_another_server_is_asked_for_what_it_can_do(
+    changes: dict[str, Any], missing: float | None, named: str
+) -> None:
+    document = yaml.safe_load(TEXT)
+    document["serving"] = {k: v for k, v in document["serving"].items() if k != "scaling"} | OTHER
+    document["signature"] = SIGNED
+    found = parse(yaml.safe_dump(document), "model.yaml")
+    assert model_server(found.serving, 1e-4) == ModelServer(**OTHER, tolerance=1e-4)
+    unsigned = {key: value for key, value in document.items() if key != "signature"}
+    refused(yaml.safe_dump(unsigned), "signature")
+    document["serving"] |= changes
+    document["signature"]["inputs"][0]["missing"] = missing
+    refused(yaml.safe_dump(document), named)
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: "])
@@ -360,7 +408,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line() -> None:
         "model.yaml: 6 things are wrong:",
         f"  line {line('tier: 9')}: tier is 9; wanted: one of 1, 2, 3",
         f"  line {line('kind: hour}')}: inputs.1.kind is 'hour'; wanted: one of field, category,"
-        " hour_of_day, day_of_week, is_weekend, is_night, ratio, view, window",
+        " text, hour_of_day, day_of_week, is_weekend, is_night, ratio, view, window",
         f"  line {line('rollout:')}: rollout.approval is missing; wanted: one of required, none",
         f"  line {line('percnt')}: rollout.canary.0.percnt is an unknown key; wanted: one of"
         " percent, minimum_units, deadline_h, tolerance; the nearest is percent",

@@ -230,7 +230,7 @@ def test_what_others_may_write_is_not_read(root: Path, place: str) -> None:
 def test_a_folder_that_others_may_swap_is_not_read(root: Path) -> None:
     copied(root, "credit")
     root.chmod(0o777)
-    with pytest.raises(ConfigInvalid, match="nobody else may put another in the place of"):
+    with pytest.raises(ConfigInvalid, match="a folder that nobody else can replace"):
         load_module("credit", "labels")
 
 

@@ -1,4 +1,5 @@
-"""Asks the scoring API of mlplatform (v2): decisions, batches, later decisions, labels and voids.
+"""Asks the scoring API of mlplatform (v2): decisions, batches, later decisions, labels, voids
+and values of features.
 
 `Client` is for programs with threads, `AsyncClient` for asyncio. Both carry out the same calls
 (`calls`), read the same answers (`answers`) and follow the same steps (`steps`), which are pure.
@@ -7,11 +8,13 @@
 from mlplatform_client.answers import (
     Answer,
     BatchResult,
+    ClassProbability,
     Degradation,
     FeatureGaps,
     LabelReceipt,
     ModelVersion,
     PendingDecision,
+    PushReceipt,
     Reason,
     Route,
     VoidReceipt,
@@ -41,6 +44,7 @@ __all__ = [
     "AsyncClient",
     "BatchResult",
     "CallFailed",
+    "ClassProbability",
     "Client",
     "Conflict",
     "DeadlineExceeded",
@@ -55,6 +59,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "PendingDecision",
+    "PushReceipt",
     "Reason",
     "Retries",
     "Route",

@@ -46,19 +46,27 @@ class FeatureGaps(msgspec.Struct, frozen=True):
     unavailable: tuple[str, ...] = ()
 
 
+class ClassProbability(msgspec.Struct, frozen=True):
+    """One class and its probability, 0 to 1."""
+
+    class_: str = msgspec.field(name="class")
+    probability: float
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One decision, which is on record.
 
     Args:
         decision_id: names it for labels and voids.
         decision: an outcome of the model.
-        score: 0 to 1; None where no model gave one.
+        score: 0 to 1, or of a model of numbers the number; None where no model gave one.
         reasons: of an alert, strongest first.
         reasons_omitted: why an alert comes without them.
         answered_by: champion, challenger, previous, small_model, rules or default.
         model: None where no version decided.
         degraded: None where everything was there that the decision needs.
         feature_gaps: None where every view had a valid row.
+        top: of a model of classes the most probable ones, the decided one first; else empty.
         replayed: whether the key had this answer already.
     """
 
@@ -73,6 +81,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     degraded: Degradation | None
     feature_gaps: FeatureGaps | None
     replayed: bool = False
+    top: tuple[ClassProbability, ...] = ()
 
 
 class PendingDecision(msgspec.Struct, frozen=True):
@@ -109,6 +118,20 @@ class LabelReceipt(msgspec.Struct, frozen=True):
 
     stored: int
     repeated: int
+
+
+class PushReceipt(msgspec.Struct, frozen=True):
+    """Rows of an external view are durable, and what requests read.
+
+    Args:
+        rows: how many were sent.
+        available_time: when they arrived, or were served if that was more than a second later;
+            milliseconds since 1970; training joins them from then.
+    """
+
+    view: str
+    rows: int
+    available_time: int
 
 
 class VoidReceipt(msgspec.Struct, frozen=True):

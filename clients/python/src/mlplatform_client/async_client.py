@@ -17,6 +17,7 @@ from mlplatform_client.answers import (
     BatchResult,
     LabelReceipt,
     PendingDecision,
+    PushReceipt,
     VoidReceipt,
 )
 from mlplatform_client.calls import PLAIN, Label, Request, Terms
@@ -160,6 +161,25 @@ class AsyncClient:
             CallFailed: InputRefused names the label that is wrong.
         """
         return await self.carry_out(calls.labels(model, labels), deadline_s)
+
+    async def push(
+        self,
+        view: str,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        key: str | None = None,
+        deadline_s: float | None = None,
+    ) -> PushReceipt:
+        """Give 1 to 1000 rows of an external view: all are taken, or none.
+
+        Args:
+            rows: of each the entity's key, the time since when its values hold, and every feature.
+            key: an idempotency key, 1 to 255 printable characters; None: a new one.
+
+        Raises:
+            CallFailed: InputRefused names the row that is wrong.
+        """
+        return await self.carry_out(calls.push(view, rows, sending.own_key(key)), deadline_s)
 
     async def void(
         self, model: str, decision_id: str, reason: str, *, deadline_s: float | None = None

@@ -17,6 +17,7 @@ from mlplatform_client.answers import (
     BatchResult,
     LabelReceipt,
     PendingDecision,
+    PushReceipt,
     VoidReceipt,
 )
 from mlplatform_client.errors import DeadlineExceeded, Facts, refused
@@ -44,6 +45,7 @@ Request = Mapping[str, object] | bytes
 since 1970); or its JSON, which is sent as it is."""
 
 _MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_VIEW: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -70,13 +72,14 @@ class Label(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a decision turned out; names it by its id or by the key that it was asked with.
 
     Args:
-        label: 1 for what the model looks for, else 0.
+        label: 1 for what the model looks for, else 0; of a model of classes the class; of one of
+            numbers the number, which comes with its event_time.
         event_time: when it became known: a datetime with a time zone, or milliseconds since 1970.
             None: when the gateway takes it. With a time it is stored once, however often it is
             sent, so that a lost answer is followed by another attempt; without one it is not.
     """
 
-    label: int
+    label: int | float | str
     decision_id: str | None = None
     idempotency_key: str | None = None
     event_time: datetime | int | None = None
@@ -163,7 +166,7 @@ def waiting(decision_id: str) -> Call[Answer]:
     name = f"decision {_id('decision', decision_id)}"
     facts = Facts(
         call=name,
-        said="it is still pending",
+        message="it is still pending",
         way_out="Wait for it again by the same id.",
         status=202,
     )
@@ -208,6 +211,42 @@ def labels(model: str, items: Sequence[Label]) -> Call[LabelReceipt]:
         headers=(_JSON,),
         body=_encoded(name, {"labels": items}),
         is_repeatable=all(item.event_time is not None for item in items),
+    )
+
+
+def push(view: str, rows: Sequence[Mapping[str, object]], key: str) -> Call[PushReceipt]:
+    """Give values of an external view: all rows are taken, or none where one is wrong.
+
+    Args:
+        rows: 1 to 1000; of each the entity's key, the time since when its values hold, and every
+            feature of the view, None where it has none.
+        key: the idempotency key: the same rows under it are taken once.
+
+    Raises:
+        InputRefused: names the row and what is wrong; nothing is to be sent.
+    """
+    if _VIEW.fullmatch(view) is None:
+        raise refused("call", "view", view, "the name of a view")
+    name = f"push {view}"
+    _count(name, "rows", len(rows))
+    for number, row in enumerate(rows):
+        for field, value in row.items():
+            _check_value(name, f"rows[{number}].{field}", value)
+
+    def read(reply: Reply) -> Result[PushReceipt]:
+        receipt = decoded(name, key, reply, PushReceipt)
+        if (receipt.view, receipt.rows) != (view, len(rows)):
+            raise not_understood(name, key, reply, "it is about another push")
+        return Result(receipt)
+
+    return Call(
+        name=name,
+        method="POST",
+        path=f"/api/v2/features/{view}",
+        read=read,
+        headers=(_JSON, _keyed(name, key)),
+        body=_encoded(name, {"rows": rows}),
+        key=key,
     )
 
 
@@ -340,11 +379,11 @@ def _is_open(result: BatchResult) -> bool:
 def _decision(name: str, decision_id: str, reply: Reply) -> Answer | None:
     if reply.status == 202:
         pending = decoded(name, None, reply, PendingDecision, 202)
-        found, said = None, pending.decision_id
+        found, decision = None, pending.decision_id
     else:
         found = answer_of(name, None, reply)
-        said = found.decision_id
-    if said != decision_id:
+        decision = found.decision_id
+    if decision != decision_id:
         raise not_understood(name, None, reply, "it is about another decision")
     return found
 
@@ -357,7 +396,7 @@ def _model(model: str) -> str:
 
 def _id(name: str, decision_id: str) -> str:
     if _ID.fullmatch(decision_id) is None:
-        raise refused(name, "decision_id", decision_id, "an id as an answer told it")
+        raise refused(name, "decision_id", decision_id, "an id as an answer has it")
     return decision_id
 
 

@@ -16,6 +16,7 @@ from mlplatform_client.answers import (
     BatchResult,
     LabelReceipt,
     PendingDecision,
+    PushReceipt,
     VoidReceipt,
 )
 from mlplatform_client.calls import PLAIN, Label, Request, Terms
@@ -159,6 +160,25 @@ class Client:
         """
         return self.carry_out(calls.labels(model, labels), deadline_s)
 
+    def push(
+        self,
+        view: str,
+        rows: Sequence[Mapping[str, object]],
+        *,
+        key: str | None = None,
+        deadline_s: float | None = None,
+    ) -> PushReceipt:
+        """Give 1 to 1000 rows of an external view: all are taken, or none.
+
+        Args:
+            rows: of each the entity's key, the time since when its values hold, and every feature.
+            key: an idempotency key, 1 to 255 printable characters; None: a new one.
+
+        Raises:
+            CallFailed: InputRefused names the row that is wrong.
+        """
+        return self.carry_out(calls.push(view, rows, sending.own_key(key)), deadline_s)
+
     def void(
         self, model: str, decision_id: str, reason: str, *, deadline_s: float | None = None
     ) -> VoidReceipt:
@@ -219,7 +239,7 @@ class Client:
                 call.path,
                 headers=dict(call.headers),
                 content=call.body,
-                extensions={"timeout": sending.Remaining(until_s)},
+                extensions={"timeout": sending.RemainingTimeouts(until_s)},
             ) as response:
                 if response.is_stream_consumed:  # by a transport that makes answers whole
                     return body.whole(response)

@@ -24,7 +24,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         call: what was asked, in words: `score fraud`.
-        said: what went wrong.
+        message: what went wrong.
         way_out: what can be done, as a sentence.
         status: of HTTP; None where no answer came, or nothing was sent.
         problem: the gateway's name for it, stable for programs: `log-unavailable`.
@@ -35,7 +35,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     call: str
-    said: str
+    message: str
     way_out: str
     status: int | None = None
     problem: str | None = None
@@ -55,7 +55,7 @@ class CallFailed(Exception):
     def __str__(self) -> str:
         facts = self.facts
         tried = f" ({facts.attempts} attempts)" if facts.attempts > 1 else ""
-        return f"{facts.call}: {facts.said}{tried}. {facts.way_out}"
+        return f"{facts.call}: {facts.message}{tried}. {facts.way_out}"
 
     @property
     def status(self) -> int | None:
@@ -133,8 +133,8 @@ SHOWN = 60
 
 def refused(call: str, name: str, value: object, wanted: str) -> InputRefused:
     """An argument that is wrong; nothing was sent."""
-    said = f"{name} is {excerpt(repr(value), SHOWN)}; wanted: {wanted}"
-    return InputRefused(Facts(call=call, said=said, way_out="Nothing was sent.", field=name))
+    message = f"{name} is {excerpt(repr(value), SHOWN)}; wanted: {wanted}"
+    return InputRefused(Facts(call=call, message=message, way_out="Nothing was sent.", field=name))
 
 
 def excerpt(text: str, most: int) -> str:

@@ -32,11 +32,11 @@ class NoReply:
         kind: `unreached`: the request was not sent; `broken`: the connection ended; `late`: time
             was over; `oversized`: the answer was larger than this client takes. But for
             `unreached`, the gateway may have taken the request.
-        said: what the transport says.
+        message: what the transport says.
     """
 
     kind: Literal["unreached", "broken", "late", "oversized"]
-    said: str
+    message: str
 
 
 Outcome = Reply | NoReply

@@ -109,7 +109,7 @@ def error_of_problem(
     of = f"{field}: " if field else ""
     facts = Facts(
         call=name,
-        said=f"{of}{excerpt(problem.detail, MOST_DETAIL)} ({status} {problem.name})",
+        message=f"{of}{excerpt(problem.detail, MOST_DETAIL)} ({status} {problem.name})",
         way_out=_way_out(kind, key, asked_s, is_under_way=status == 409),
         status=status,
         problem=problem.name,
@@ -127,7 +127,7 @@ def _without_problem(name: str, key: str | None, status: int, asked_s: float | N
         kind = AnswerNotUnderstood
     facts = Facts(
         call=name,
-        said=f"status {status} without the gateway's problem details",
+        message=f"status {status} without the gateway's problem details",
         way_out=_way_out(kind, key, asked_s),
         status=status,
         retry_after_s=asked_s,
@@ -157,7 +157,9 @@ def error_without_reply(name: str, key: str | None, outcome: NoReply) -> CallFai
         way_out = "Ask for less at once, or give `most_bytes`."
     elif key is None and outcome.kind != "unreached":
         way_out = "It may have been taken all the same."
-    facts = Facts(call=name, said=excerpt(outcome.said, MOST_DETAIL), way_out=way_out, key=key)
+    facts = Facts(
+        call=name, message=excerpt(outcome.message, MOST_DETAIL), way_out=way_out, key=key
+    )
     return kind(facts)
 
 
@@ -165,7 +167,7 @@ def not_understood(name: str, key: str | None, reply: Reply, why: str) -> Answer
     """A success that is no answer to the call."""
     facts = Facts(
         call=name,
-        said=f"the answer with status {reply.status} can't be read: {excerpt(why, MOST_DETAIL)}",
+        message=f"the answer with status {reply.status} can't be read: {excerpt(why, MOST_DETAIL)}",
         way_out=_WAYS_OUT[AnswerNotUnderstood],
         status=reply.status,
         key=key,

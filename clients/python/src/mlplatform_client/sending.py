@@ -115,7 +115,7 @@ def own_keys(keys: Sequence[str] | None, count: int) -> Sequence[str]:
     return [secrets.token_hex(16) for _ in range(count)] if keys is None else keys
 
 
-class Remaining(dict[str, float]):
+class RemainingTimeouts(dict[str, float]):
     """The timeouts of one attempt, each what is left of it when httpx begins to wait.
 
     Args:
@@ -133,21 +133,21 @@ class Remaining(dict[str, float]):
 
 def no_reply(error: Exception) -> NoReply:
     """What one of `FAILED` says of the attempt."""
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, httpx.PoolTimeout):
         return NoReply("unreached", "no connection was free in time; `connections` allows more")
     if isinstance(error, UNREACHED):
-        return NoReply("unreached", f"the gateway is not reached: {said}")
+        return NoReply("unreached", f"the gateway is not reached: {message}")
     if isinstance(error, httpx.TimeoutException):
-        return late(said)
+        return late(message)
     if not isinstance(error, httpx.TransportError):
-        return NoReply("broken", f"the answer can't be read: {said}")
-    return NoReply("broken", f"the connection ended before the answer: {said}")
+        return NoReply("broken", f"the answer can't be read: {message}")
+    return NoReply("broken", f"the connection ended before the answer: {message}")
 
 
-def late(said: str = "") -> NoReply:
+def late(message: str = "") -> NoReply:
     """The attempt that was given up."""
-    return NoReply("late", f"no whole answer in time{': ' if said else ''}{said}")
+    return NoReply("late", f"no whole answer in time{': ' if message else ''}{message}")
 
 
 @dataclass(slots=True)

@@ -149,7 +149,9 @@ def _ended(call: Call[T], error: CallFailed, attempt: int) -> Result[T] | Failur
 def _out_of_time(error: CallFailed, left_s: float, *, is_late: bool) -> CallFailed:
     """The error of a call that has no time for another attempt."""
     if is_late:
-        said = f"the deadline has passed: {error.facts.said}"
-        return DeadlineExceeded(msgspec.structs.replace(error.facts, said=said))
+        message = f"the deadline has passed: {error.facts.message}"
+        return DeadlineExceeded(msgspec.structs.replace(error.facts, message=message))
     left = f"{max(left_s, 0.0):.2g} s of the deadline were left"
-    return type(error)(msgspec.structs.replace(error.facts, said=f"{error.facts.said}; {left}"))
+    return type(error)(
+        msgspec.structs.replace(error.facts, message=f"{error.facts.message}; {left}")
+    )

@@ -1,3 +1,3 @@
 """Which release this is: the number of the platform's release."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

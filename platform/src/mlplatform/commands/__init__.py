@@ -51,12 +51,12 @@ Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 """
 
 
-def _journal(chosen: Settings) -> log.Journal | None:
+def _journal(chosen: Settings) -> log.JournalAnchor | None:
     """The log's last head as the rollout journal holds it, and whether that journal is whole."""
     if not backends.has_rollouts(chosen):
         return None
     with closing(backends.rollouts(chosen)) as rollouts:
-        return log.Journal(rollouts.anchored(), rollouts.verify())
+        return log.JournalAnchor(rollouts.anchored(), rollouts.verify())
 
 
 SETTINGS = """Settings are environment variables: `mlplatform settings` lists them, as does

@@ -22,9 +22,9 @@ from mlplatform.commands.terminal.output import (
 from mlplatform.operations import wiring
 from mlplatform.operations.backup.archive import Progress
 from mlplatform.operations.backup.manifest import Manifest
-from mlplatform.operations.backup.restore import Restored, check
+from mlplatform.operations.backup.restore import RestoreReport, check
 from mlplatform.operations.backup.restore import restore as put_back
-from mlplatform.operations.backup.retention import name_at, superseded
+from mlplatform.operations.backup.retention import name_at, superseded_backups
 from mlplatform.operations.backup.take import back_up
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Corrupt
@@ -57,8 +57,8 @@ def backup(
     """
     now_ms = SystemClock().wall_ms()
     path = target.absolute() if keep is None else target.absolute() / name_at(now_ms)
-    with _progress("copying") as told:
-        manifest = back_up(wiring.settings(), path, now_ms=now_ms, told=told)
+    with _progress("copying") as progress:
+        manifest = back_up(wiring.settings(), path, now_ms=now_ms, progress=progress)
     removed = [] if keep is None else _keep(path, keep)
     if json:
         print_json({"backup": str(path), "removed": removed, **_facts(manifest)})
@@ -70,13 +70,15 @@ def backup(
 
 def _keep(path: Path, keep: int) -> list[str]:
     """Older ones go once this one is known to be whole; if it is not, its name says so."""
-    with _progress("checking") as told:
-        findings = check(path, told=told).findings
+    with _progress("checking") as progress:
+        findings = check(path, progress=progress).findings
     if findings:
         bad = path.with_name(f"damaged-{path.name}")
         path.rename(bad)
-        raise Corrupt(f"{bad} does not hold, and no older one was removed: {'; '.join(findings)}")
-    removed = superseded((file.name for file in path.parent.iterdir()), keep)
+        raise Corrupt(
+            f"the new backup is damaged ({bad}), so no older one was removed: {'; '.join(findings)}"
+        )
+    removed = superseded_backups((file.name for file in path.parent.iterdir()), keep)
     for name in removed:
         (path.parent / name).unlink()
     return removed
@@ -85,11 +87,13 @@ def _keep(path: Path, keep: int) -> list[str]:
 def restore(
     source: Annotated[Path, typer.Argument(help="What `mlplatform backup` made.")],
     check_only: Annotated[
-        bool, typer.Option("--check", help="Only hold it to its digests; change nothing.")
+        bool, typer.Option("--check", help="Only check it against its digests; change nothing.")
     ] = False,
     despite_findings: Annotated[
         bool,
-        typer.Option(help="Take a log that was damaged before; a damaged backup is never taken."),
+        typer.Option(
+            help="Accept a log that was damaged before; a damaged backup is never accepted."
+        ),
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -100,12 +104,16 @@ def restore(
     Example: mlplatform restore /backups/2026-11-25.tar
     """
     settings, now_ms = wiring.settings(), SystemClock().wall_ms()
-    with _progress("checking" if check_only else "restoring") as told:
+    with _progress("checking" if check_only else "restoring") as progress:
         done = (
-            check(source, told=told)
+            check(source, progress=progress)
             if check_only
             else put_back(
-                source, settings, now_ms=now_ms, told=told, despite_findings=despite_findings
+                source,
+                settings,
+                now_ms=now_ms,
+                progress=progress,
+                despite_findings=despite_findings,
             )
         )
     if json:
@@ -122,12 +130,12 @@ def _progress(verb: str) -> Iterator[Progress]:
     done = 0
     with ERR.status(verb) as status:
 
-        def told(name: str, count: int) -> None:
+        def advance(name: str, count: int) -> None:
             nonlocal done
             done += count
             status.update(f"{verb} {name}: {done // MIB} MiB so far")
 
-        yield told
+        yield advance
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
@@ -156,7 +164,7 @@ def _fields(manifest: Manifest) -> dict[str, object]:
     return fields
 
 
-def _restored(done: Restored) -> dict[str, Any]:
+def _restored(done: RestoreReport) -> dict[str, Any]:
     return {
         **_facts(done.manifest),
         "findings": done.findings,
@@ -165,7 +173,7 @@ def _restored(done: Restored) -> dict[str, Any]:
     }
 
 
-def _print_restored(done: Restored, home: str, *, check_only: bool) -> None:
+def _print_restored(done: RestoreReport, home: str, *, check_only: bool) -> None:
     for finding in done.findings:
         print_line(finding)
     if done.log is not None:
@@ -187,7 +195,7 @@ def _print_restored(done: Restored, home: str, *, check_only: bool) -> None:
         OUT.print("the backup is whole")
 
 
-def _contents(done: Restored) -> dict[str, object]:
+def _contents(done: RestoreReport) -> dict[str, object]:
     if done.contents is None:
         return {}
     found = done.contents

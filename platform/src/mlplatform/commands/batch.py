@@ -14,7 +14,6 @@ from mlplatform.commands.terminal.arguments import Model, column_names
 from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.output import ERR, AsJson, print_json, print_markdown
 from mlplatform.operations import wiring
-from mlplatform.operations.tables.batch import TableBatch, page, score_table
 from mlplatform.operations.tables.plan import PARTITION_ROWS, Partition
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -75,8 +74,10 @@ def batch(
         return
     if input_ is None or output is None or first is not None or last is not None:
         raise ConfigInvalid(
-            "batch", _given(input_, output, first), "--input and --output, or --first"
+            "batch", _options_named(input_, output, first), "--input and --output, or --first"
         )
+    from mlplatform.operations.tables.batch import TableBatch, page, score_table  # ONNX Runtime
+
     asked = TableBatch(model, input_, output, version, column_names(map_), partition_rows)
     with _progress() as report:
         manifest = score_table(wiring.platform(), asked, report)
@@ -87,9 +88,9 @@ def batch(
     raise typer.Exit(FAILED if manifest["output"]["errors"] else 0)
 
 
-def _given(input_: str | None, output: str | None, first: datetime | None) -> str:
-    given: Mapping[str, Any] = {"--input": input_, "--output": output, "--first": first}
-    return " and ".join(name for name, value in given.items() if value is not None) or "alone"
+def _options_named(input_: str | None, output: str | None, first: datetime | None) -> str:
+    options: Mapping[str, Any] = {"--input": input_, "--output": output, "--first": first}
+    return " and ".join(name for name, value in options.items() if value is not None) or "alone"
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from mlplatform.rollouts.serving.placement import DEVELOPMENT, PRODUCTION, gpu_o
 from mlplatform.runtime.processes.last_settings import command_settings
 
 POLICY: Final = "mlplatform-immutable-services"
-IMAGE: Final = "mlplatform/predictor:0.2.0"
+IMAGE: Final = "mlplatform/predictor:0.3.0"
 BUNDLES: Final = "pvc://bundles"
 
 app = typer.Typer(help="A Kubernetes cluster that the platform is to run on.")
@@ -31,17 +31,21 @@ def group() -> None:
 def check(
     kubeconfig: Annotated[str | None, typer.Option(help="Default: kubectl's own.")] = None,
     context: Annotated[str | None, typer.Option(help="Default: the current one.")] = None,
-    namespace: Annotated[str, typer.Option(help="Of the models.")] = "mlplatform-models",
+    namespace: Annotated[
+        str, typer.Option(help="The namespace of the models.")
+    ] = "mlplatform-models",
     platform_namespace: Annotated[
         str, typer.Option(help="The namespace of the platform's processes.")
     ] = "mlplatform",
-    kserve_namespace: Annotated[str, typer.Option(help="Of KServe's controller.")] = "kserve",
+    kserve_namespace: Annotated[
+        str, typer.Option(help="The namespace of KServe's controller.")
+    ] = "kserve",
     json: AsJson = False,
 ) -> None:
     """Say what a cluster lacks, and what to do about it; changes nothing.
 
     The claim of bundles and the namespace of heavy jobs are those of MLPLATFORM_KSERVE_BUNDLES and
-    MLPLATFORM_ARGO_NAMESPACE. Of Secrets it asks for the names of keys, never for a value. Exit
+    MLPLATFORM_ARGO_NAMESPACE. It asks for the names of a Secret's keys, never for a value. Exit
     code 1: something is lacking, or could not be looked at.
 
     Example: mlplatform cluster check --context production
@@ -61,15 +65,15 @@ def check(
 
 
 def _wanted(models: str, platform: str, kserve: str) -> ClusterRequirements:
-    given = command_settings()
-    bundles = given.kserve.bundles if given.kserve else BUNDLES
+    settings = command_settings()
+    bundles = settings.kserve.bundles if settings.kserve else BUNDLES
     definitions = [load_definition(name) for name in model_names()]
     asked = [(model.name, gpu_of(model)) for model in definitions]
     return ClusterRequirements(
         models=models,
         platform=platform,
         kserve=kserve,
-        jobs=given.argo.namespace if given.argo else None,
+        jobs=settings.argo.namespace if settings.argo else None,
         priorities=(PRODUCTION, DEVELOPMENT),
         team_priorities=tuple(sorted({priority_class(m) for m in definitions if m.team})),
         policy=POLICY,

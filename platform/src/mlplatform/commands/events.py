@@ -1,4 +1,4 @@
-"""Commands about who is told of rollouts and incidents."""
+"""Commands about the receivers of events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import typer
 
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.observing.events import signature
-from mlplatform.observing.events.receivers import Receiver, declared, host, named
+from mlplatform.observing.events.receivers import Receiver, declared_receivers, host, receiver_named
+from mlplatform.observing.events.sending import DeliverySuccess, HttpSender
 from mlplatform.operations import wiring
 from mlplatform.rollouts.outbox.event import event_of_test, rfc3339
 from mlplatform.rollouts.outbox.outbox import Lag, Outbox
@@ -58,13 +59,11 @@ def send_test(name: Name, json: AsJson = False) -> None:
 
     Example: mlplatform events test risk-desk
     """
-    from mlplatform.observing.events.sending import Delivered, HttpSender
-
     settings = wiring.settings()
-    receiver = named(settings, name)
-    event = event_of_test(name, declared(settings).page, SystemClock().wall_ms())
+    receiver = receiver_named(settings, name)
+    event = event_of_test(name, declared_receivers(settings).page, SystemClock().wall_ms())
     tried = asyncio.run(HttpSender().send(receiver, event))
-    if not isinstance(tried, Delivered):
+    if not isinstance(tried, DeliverySuccess):
         raise Unavailable(f"{name} did not take {event.id}: {tried.why}")
     if json:
         print_json({"receiver": name, "id": event.id, "taken": True})
@@ -108,7 +107,9 @@ def replay(
 @app.command()
 def verify(
     body: Annotated[Path, typer.Argument(help="A file with the body, byte for byte.")],
-    secret_file: Annotated[Path, typer.Option(help="Holds the secret that should have signed it.")],
+    secret_file: Annotated[
+        Path, typer.Option(help="A file with the secret that should have signed it.")
+    ],
     webhook_id: Annotated[str, typer.Option(help="The header webhook-id.")],
     webhook_timestamp: Annotated[str, typer.Option(help="The header webhook-timestamp.")],
     webhook_signature: Annotated[str, typer.Option(help="The header webhook-signature.")],
@@ -136,7 +137,7 @@ def verify(
 
 
 def _shown() -> Iterator[dict[str, Any]]:
-    known = declared(wiring.settings()).receivers
+    known = declared_receivers(wiring.settings()).receivers
     lags = {lag.progress.receiver: lag for lag in _outbox().lags()}
     for receiver in known:
         yield _row(receiver, lags.get(receiver.name))

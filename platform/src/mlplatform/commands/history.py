@@ -35,7 +35,7 @@ MORE_DAYS = 14
 DAY_MS = 86_400_000
 NEXT = "next: mlplatform retrain {model} --actor NAME --reason WHY --rollout"
 
-app = typer.Typer(help="What happened before there was a decision log.", no_args_is_help=True)
+app = typer.Typer(help="Requests from before there was a decision log.", no_args_is_help=True)
 
 
 def _reader(model: str) -> tuple[Sequence[ExpectedColumn], Callable[..., FileCheck]]:
@@ -62,7 +62,7 @@ def import_history(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Show ten rows as they would be and every refusal; take in none.")
+        bool, typer.Option(help="Show ten rows as they would be and every refusal; import none.")
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -98,7 +98,7 @@ def import_history(
 @app.command()
 def generate(
     model: Model,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 1,
+    seed: Annotated[int, typer.Option(help="The seed of the draw.")] = 1,
     days: Annotated[
         int | None,
         typer.Option(min=1, max=3660, help="Default: what training needs, and 14 more."),
@@ -114,7 +114,7 @@ def generate(
     definition, folder = load_definition(model), model_folder(model)
     sources = load_module(model, "sources") if (folder / "sources.py").is_file() else None
     if sources is None or not hasattr(sources, "generate"):
-        raise Refused(f"{model} makes no history: there is no `generate` in {folder}/sources.py")
+        raise Refused(f"{model} can't generate history: {folder}/sources.py has no `generate`")
     maturity_days = definition.label.maturity_days
     length = days or history_days(definition) - 1 + MORE_DAYS
     platform = wiring.platform()
@@ -229,7 +229,7 @@ def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) ->
     if len(refusals) > SHOWN_REFUSALS:
         print_line(f"and {len(refusals) - SHOWN_REFUSALS} more refusals")
     verdict = (
-        f"{len(refusals)} refusals: an import would take in nothing"
+        f"{len(refusals)} refusal{'s' * (len(refusals) > 1)}: an import would take in nothing"
         if refusals
         else "an import would take all of it in; nothing was taken in now"
     )

@@ -33,10 +33,11 @@ def create(
     scope: Annotated[
         list[str],
         typer.Option(
-            help="score, read, labels, void, any-client (labels and voids of every client's "
-            "decisions), explain, metrics (model *) or * (all of these). Of people: view (sign in "
-            "to look), review (say how decisions turned out), operate (stop and start what runs), "
-            "run (start flows, and operate), approve (rollouts)."
+            help="score, read, labels, void, push (values of external views), any-client (labels "
+            "and voids of every client's decisions), explain, metrics (model *) or * (all of "
+            "these). Of people: view (sign in to look), review (say how decisions turned out), "
+            "operate (stop and start what runs), run (start flows, and operate), approve "
+            "(rollouts)."
         ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",

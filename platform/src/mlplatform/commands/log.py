@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
+from mlplatform.commands.decisions.erasure import erase
+from mlplatform.commands.decisions.opened_log import errors_as_exit_codes, open_log
 from mlplatform.commands.decisions.retention import retention
-from mlplatform.commands.terminal.arguments import Actor, LoggedReason, OfModel
-from mlplatform.commands.terminal.exit_codes import FAILED, exit_code
+from mlplatform.commands.terminal.exit_codes import FAILED
 from mlplatform.commands.terminal.explanations import explain_again, print_explanations
 from mlplatform.commands.terminal.gateway import gateway
-from mlplatform.commands.terminal.hints import print_with_hint
 from mlplatform.commands.terminal.output import (
     OUT,
     AsJson,
@@ -26,24 +25,18 @@ from mlplatform.commands.terminal.output import (
     print_line,
     progress,
 )
-from mlplatform.decisions.log.erasure_acts import Erased, ErasureRequest, Preview, preview
-from mlplatform.decisions.log.erasure_acts import erase as erased_act
 from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport, Watermark
 from mlplatform.decisions.records.record import trace_of
-from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.appending import ReplicaLog
-from mlplatform.decisions.spill.reading import Pending, damaged
-from mlplatform.operations.review.queue import file_of as queue_file
-from mlplatform.runtime.clock import SystemClock
+from mlplatform.decisions.spill.reading import SpillBacklog
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError
+from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.processes.last_settings import command_settings
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class JournalAnchor:
     """What is known of the log outside it.
 
     Args:
@@ -64,7 +57,7 @@ OnlyNew = Annotated[
     ),
 ]
 Cores = Annotated[int, typer.Option(min=1, max=64, help="Processes that check segments.")]
-JournalOf = Callable[[Settings], Journal | None]
+JournalOf = Callable[[Settings], JournalAnchor | None]
 MISSING = (
     "the rollout journal is missing: without the head that it anchors, nobody can tell whether the "
     "log's end is"
@@ -75,9 +68,9 @@ mlplatform log show 0198c2f0a4 --json; mlplatform log explain 0198c2f0a4.
 Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
 
 
-def no_journal(_: Settings) -> Journal:
+def no_journal(_: Settings) -> JournalAnchor:
     """Nothing outside: the log is checked against itself alone."""
-    return Journal()
+    return JournalAnchor()
 
 
 def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
@@ -94,10 +87,10 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
 
         Whatever is wrong is named, and the exit code is 1.
         """
-        given = command_settings()
+        settings = command_settings()
         what = "what is new" if new else "every record, chain and segment"
-        with _errors_as_exit_codes(), progress(f"checking {what}"):
-            report = _verified(given, journal_of(given), new_only=new, cores=cores)
+        with errors_as_exit_codes(), progress(f"checking {what}"):
+            report = _verified(settings, journal_of(settings), new_only=new, cores=cores)
         _print_report(report, as_json=json, new_only=new)
         raise typer.Exit(0 if report.ok else FAILED)
 
@@ -118,8 +111,8 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
 
 def status(json: AsJson = False) -> None:
     """Print how far each writer has come, and what of it is spilled and not in the log yet."""
-    with _errors_as_exit_codes(), closing(_open(command_settings())) as log:
-        spilled = {one.writer: one for one in log.spilled()}
+    with errors_as_exit_codes(), closing(open_log(command_settings())) as log:
+        spilled = {one.writer: one for one in log.backlogs()}
         marks = log.watermarks()
     if json:
         print_json(
@@ -140,7 +133,7 @@ def show(
 
     Records that are spilled, and not in the log yet, have no number.
     """
-    with _errors_as_exit_codes(), closing(_open(command_settings())) as log:
+    with errors_as_exit_codes(), closing(open_log(command_settings())) as log:
         records = [_traced(record) for record in all_records(log, decision_id)]
         gone = erased_by(log, records)
     if json:
@@ -160,12 +153,12 @@ def explain(
     Reasons are the inputs that raised the score most, by the method that the bundle carries. Of
     an answer that no model gave, they are the rules that decided.
     """
-    given = command_settings()
-    with _errors_as_exit_codes(), closing(_open(given)) as log:
+    settings = command_settings()
+    with errors_as_exit_codes(), closing(open_log(settings)) as log:
         records = logged_records(log, decision_id)
         if acts := erased_by(log, records):
             raise NotFound(f"the payload of decision {decision_id} {acts}")
-        explanations = explain_again(records, given.home.bundles)
+        explanations = explain_again(records, settings.home.bundles)
     equal = all(not e.differences for e in explanations)
     trace_id = _traced(records[0])["trace_id"]
     if json:
@@ -183,54 +176,15 @@ def void(
     json: AsJson = False,
 ) -> None:
     """Take a decision back: its record stays, features, training and statistics skip it."""
-    given = command_settings()
-    with _errors_as_exit_codes():
-        with closing(_open(given)) as log:
+    settings = command_settings()
+    with errors_as_exit_codes():
+        with closing(open_log(settings)) as log:
             model = logged_records(log, decision_id)[0]["model"]
-        answer = _voided(given, model, decision_id, reason)
+        answer = _voided(settings, model, decision_id, reason)
     if json:
         print_json(answer)
     else:
         print_fields(answer)
-
-
-def erase(
-    reason: LoggedReason,
-    actor: Actor,
-    decision: Annotated[str | None, typer.Option(help="Every record of this decision.")] = None,
-    unit: Annotated[
-        int | None,
-        typer.Option(help="Of each decision about a customer: `unit` of `mlplatform log show`."),
-    ] = None,
-    model: OfModel = None,
-    dry_run: Annotated[
-        bool, typer.Option(help="Say how much it would be, and of which models; erase nothing.")
-    ] = False,
-    json: AsJson = False,
-) -> None:
-    """Erase what the log says of a customer's requests, by law: inputs, features and reasons.
-
-    Who did it and why is a record of its own; name nobody in the reason. Scores, decisions, labels,
-    pseudonyms and digests stay, so that the log can still be verified. Copies that are elsewhere
-    are named. The database is written anew: meanwhile gateways spill what they record. Nothing
-    brings an erased payload back but a backup.
-    """
-    given = command_settings()
-    if (decision is None) == (unit is None):
-        raise typer.BadParameter("wanted: --decision or --unit, one of the two")
-    asked = ErasureRequest(secrets.token_hex(8), actor, reason, decision, unit, model)
-    if dry_run:
-        _print_preview(given, asked, as_json=json)
-        return
-    with _errors_as_exit_codes(), closing(_open(given)) as log, progress("erasing payloads"):
-        done = erased_act(log, given.home.decisions, asked, now_ms=SystemClock().wall_ms())
-        _check_any(done, asked)
-        remaining = _remaining(given, log, done)
-    if json:
-        print_json({**asdict(done), "remaining": remaining})
-    else:
-        _print_erased(done, remaining)
-    raise typer.Exit(0 if done.is_done and not done.spilled else FAILED)
 
 
 def give_up(
@@ -240,27 +194,27 @@ def give_up(
 
     Verdicts are then given without those records. If it reports again, verdicts wait for it again.
     """
-    given = command_settings()
-    with _errors_as_exit_codes():
-        _open(given).close()
-        with closing(ReplicaLog(given.home.decisions)) as log:
+    settings = command_settings()
+    with errors_as_exit_codes():
+        open_log(settings).close()
+        with closing(ReplicaLog(settings.home.decisions)) as log:
             log.give_up(writer)
     print_line(f"verdicts do not wait for {writer} any more")
 
 
-def _voided(given: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
+def _voided(settings: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
     """The gateway's answer: it alone writes decisions, and so what takes them back."""
-    with gateway(given) as client:
+    with gateway(settings) as client:
         receipt: dict[str, Any] = msgspec.to_builtins(client.void(model, decision_id, reason))
     return receipt
 
 
 def _verified(
-    given: Settings, journal: Journal | None, *, new_only: bool, cores: int
+    settings: Settings, journal: JournalAnchor | None, *, new_only: bool, cores: int
 ) -> VerifyReport:
     anchor = None if journal is None else journal.anchor
     try:
-        with closing(_open(given)) as log:
+        with closing(open_log(settings)) as log:
             report = log.check(anchor, new_only=new_only, cores=cores)
     except Corrupt as error:
         finding = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
@@ -270,81 +224,11 @@ def _verified(
     return replace(report, findings=(*report.findings, MISSING)) if report.records else report
 
 
-def _check_any(found: Erased | Preview, asked: ErasureRequest) -> None:
-    if not found.records and not found.spilled and not found.known:
-        what = f"unit {asked.unit}" if asked.unit is not None else f"decision {asked.decision_id}"
-        raise NotFound(f"the decision log has nothing of {what}")
-
-
-def _print_preview(given: Settings, asked: ErasureRequest, *, as_json: bool) -> None:
-    with _errors_as_exit_codes(), closing(_open(given)) as log, progress("looking for payloads"):
-        found = preview(log, given.home.decisions, asked)
-        _check_any(found, asked)
-    if as_json:
-        print_json(asdict(found))
-        return
-    print_fields(
-        {
-            "it would erase": f"{found.records} payloads of {found.decisions} decisions",
-            "of": ", ".join(found.models) or None,
-            "erased before": found.known or None,
-            "not in the log yet": found.spilled or None,
-        }
-    )
-    print_line("Nothing was erased.")
-
-
-def _remaining(given: Settings, log: SqliteDecisionLog, done: Erased) -> list[str]:
-    """The copies that the act has not reached, one sentence each."""
-    home, found = given.home, []
-    if not done.is_done:
-        found.append("the log: something reads it, or a file is damaged; the next seal goes on")
-    if done.spilled:
-        found.append(f"spill: {done.spilled} records; once they are in the log, erase again")
-    if damaged(log.spills):
-        found.append(f"damaged spills in {log.spills}: look at them, and remove them")
-    for model in done.models:
-        if home.offline(model).is_dir():
-            found.append(f"{home.offline(model)}: requests and imported tables that training reads")
-        if (waiting := queue_file(home.counted, model)).is_file():
-            found.append(f"{waiting}: what analysts see of it, until the queue's next pass")
-    found.append("topics of requests, decisions and logs: at most 7 days")
-    if done.is_replicated:
-        found.append("volumes of gateways: until a day after their records came here")
-    found.append("real-time windows: sums of the customer, until a week after they end")
-    found.append(
-        "online store: the customer's features of their last snapshot, and of imported tables"
-    )
-    found.append("inputs of batches and fits, as long as their jobs' folders or bucket have them")
-    found.append("backups, registered bundles and training sets that were made before")
-    return found
-
-
-def _print_erased(done: Erased, remaining: list[str]) -> None:
-    print_fields(
-        {
-            "act": done.act if done.records else None,
-            "payloads erased": f"{done.records} of {done.decisions} decisions",
-            "erased before": done.known or None,
-        }
-    )
-    print_line("Copies that this act did not reach:")
-    for one in remaining:
-        print_line(f"- {one}")
-
-
-def _open(given: Settings) -> SqliteDecisionLog:
-    if not (given.home.decisions / DATABASE).is_file():
-        where = "set MLPLATFORM_HOME to the platform's home folder"
-        raise NotFound(f"no decision log in {given.home.decisions}; {where}")
-    return SqliteDecisionLog(given.home.decisions)
-
-
 def _traced(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "trace_id": trace_of(record)}
 
 
-def _print_status(marks: list[Watermark], spilled: Mapping[str, Pending]) -> None:
+def _print_status(marks: list[Watermark], spilled: Mapping[str, SpillBacklog]) -> None:
     for mark in marks:
         state = "live" if mark.live else "not live"
         reached = "no event time" if mark.event_ms is None else f"event time {mark.event_ms}"
@@ -383,15 +267,6 @@ def _print_records(records: list[dict[str, Any]]) -> None:
         print_heading(record["kind"])
         print_fields({k: v for k, v in record.items() if v is not None and k != "payload"})
         OUT.print_json(data=record["payload"], ensure_ascii=True)
-
-
-@contextmanager
-def _errors_as_exit_codes() -> Iterator[None]:
-    try:
-        yield
-    except PlatformError as error:
-        print_with_hint(error)
-        raise typer.Exit(exit_code(error)) from error
 
 
 app = commands()

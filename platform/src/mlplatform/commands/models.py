@@ -20,8 +20,11 @@ from mlplatform.commands.terminal.output import (
     print_table,
 )
 from mlplatform.model.folders import check_folders, load_definition, model_names
+from mlplatform.model.weights.memory import MIB, folder_needs_mib
 from mlplatform.operations import wiring
 from mlplatform.operations.actions.features import feast_folder
+from mlplatform.operations.card.reading import read_card
+from mlplatform.runtime.processes.memory import memory_bytes
 
 app = typer.Typer(help="Models of this installation and their versions.", no_args_is_help=True)
 
@@ -59,13 +62,18 @@ def show(
     version: Annotated[int | None, typer.Argument(help="A version; default: list them.")] = None,
     json: AsJson = False,
 ) -> None:
-    """The versions of a model, or everything that the registry remembers of one.
+    """The versions of a model, or everything that the registry remembers of one, and the memory
+    that it needs to be served, where its bundle is in the home folder.
 
     Example: mlplatform models show fraud 2 --json
     """
-    registry = wiring.platform().registry
+    platform = wiring.platform()
+    registry = platform.registry
     if version is not None:
         found = msgspec.to_builtins(registry.get(model, version))
+        folder = platform.settings.home.bundles / found["digest"]
+        found["memory_mib"] = folder_needs_mib(folder)
+        found["machine_mib"] = memory_bytes() // MIB
         if json:
             print_json(found)
         else:
@@ -88,14 +96,12 @@ def card(
     version: Annotated[int, typer.Argument(min=1, help="A version of the registry.")],
     json: AsJson = False,
 ) -> None:
-    """Everything on record about one version, for who answers for its risk; and what is not.
+    """Everything on record about one version, and what is not, for those responsible for its risk.
 
     It reads the registry, the journals and what passes and drift checks keep, not the log.
 
     Example: mlplatform models card fraud 2
     """
-    from mlplatform.operations.card.reading import read_card
-
     found = read_card(wiring.platform(), model, version, fetches=True)
     if json:
         print_json(msgspec.to_builtins(found))
@@ -122,7 +128,7 @@ def feast(
     if json:
         print_json({"model": model, "folder": str(folder)})
         return
-    print_line(f"{folder} is there. With Feast installed beside this platform:")
+    print_line(f"{folder} is written. With Feast installed beside this platform:")
     for words in ("feature-views list", "entities list", "ui --host 127.0.0.1"):
         print_line(f"  feast -c {shlex.quote(str(folder))} {words}")
 

@@ -24,7 +24,8 @@ from mlplatform.commands.terminal.output import (
     print_table,
     progress,
 )
-from mlplatform.model.folders import model_names
+from mlplatform.model.features.views import external
+from mlplatform.model.folders import model_names, readable_names
 from mlplatform.model.personal import personal_fields
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
@@ -37,7 +38,7 @@ from mlplatform.operations.supervisor.status import status as processes
 from mlplatform.operations.supervisor.supervisor import Change, Supervisor
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.runtime.configuration.settings import Settings, home_of
-from mlplatform.runtime.errors import Busy
+from mlplatform.runtime.errors import Busy, Unavailable
 from mlplatform.runtime.processes.last_settings import remember
 from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.telemetry import logs
@@ -74,6 +75,7 @@ def up(
     settings.home.create()
     settings.home.close_to_others()
     _log_to(settings)
+    check_tables(wiring.Platform(settings))
     began = time.monotonic()
     supervisor = Supervisor(
         settings.home,
@@ -84,6 +86,20 @@ def up(
         elsewhere=elsewhere,
     )
     supervisor.run()
+
+
+def check_tables(platform: wiring.Platform) -> None:
+    """Raises where this home would serve external views whose tables another home has.
+
+    Raises:
+        Refused: names that home.
+    """
+    views = [view for name in readable_names() for view in platform.views(name)]
+    if external(views):
+        try:
+            platform.hold_tables()
+        except Unavailable as error:  # flows ask again
+            ERR.print(f"whose tables of external views are here is not known: {error}")
 
 
 def down() -> None:
@@ -112,22 +128,26 @@ def status(json: AsJson = False) -> None:
     Example: mlplatform status --json
     """
     settings = wiring.settings()
-    seen = processes(settings.home)
+    current = processes(settings.home)
     models = _models(settings)
     refused = of_the_last_day(settings.home)
     if json:
-        told = {name: seen_of.as_json() for name, seen_of in models.items()}
-        facts = {**dataclasses.asdict(seen), "memory_mb": round(seen.memory_mb), "models": told}
-        facts |= {"healthy": not seen.complaints, "complaints": list(seen.complaints)}
-        told_of = {"refused": dict(refused), "addresses": _addresses(settings)}
-        print_json({**facts, **told_of})
+        by_model = {name: seen_of.as_json() for name, seen_of in models.items()}
+        facts = {
+            **dataclasses.asdict(current),
+            "memory_mb": round(current.memory_mb),
+            "models": by_model,
+        }
+        facts |= {"healthy": not current.complaints, "complaints": list(current.complaints)}
+        more = {"refused": dict(refused), "addresses": _addresses(settings)}
+        print_json({**facts, **more})
     else:
-        _print_status(seen)
+        _print_status(current)
         _print_refused(refused)
         _print_models(models)
         print_fields(_addresses(settings))
-    if seen.state != "ready":
-        raise typer.Exit(UNAVAILABLE if not seen.running else FAILED)
+    if current.state != "ready":
+        raise typer.Exit(UNAVAILABLE if not current.running else FAILED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -157,7 +177,7 @@ def _models(settings: Settings) -> dict[str, ModelStatus]:
     }
 
 
-def _print_status(seen: PlatformStatus) -> None:
+def _print_status(current: PlatformStatus) -> None:
     rows = [
         (
             p.name,
@@ -169,19 +189,19 @@ def _print_status(seen: PlatformStatus) -> None:
             p.restarts,
             p.why,
         )
-        for p in seen.processes
+        for p in current.processes
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
-    health = ", not healthy" if seen.complaints else ""
-    print_table(columns, rows, f"{seen.state}{health}, {seen.memory_mb:.0f} MB", prose="")
-    if seen.disk:
-        OUT.print(f"[bold red]{escape(seen.disk)}[/]", soft_wrap=True)
+    health = ", not healthy" if current.complaints else ""
+    print_table(columns, rows, f"{current.state}{health}, {current.memory_mb:.0f} MB", prose="")
+    if current.disk:
+        OUT.print(f"[bold red]{escape(current.disk)}[/]", soft_wrap=True)
 
 
 def _print_refused(refused: Mapping[str, int]) -> None:
     if refused:
-        doors = ", ".join(f"{door} {count}" for door, count in sorted(refused.items()))
-        OUT.print(f"refused in the last day: {doors}; `mlplatform refusals` says more")
+        surfaces = ", ".join(f"{surface} {count}" for surface, count in sorted(refused.items()))
+        OUT.print(f"refused in the last day: {surfaces}; `mlplatform refusals` says more")
 
 
 def _print_models(models: Mapping[str, ModelStatus]) -> None:

@@ -1,4 +1,4 @@
-"""The command that shows what the platform's doors refused."""
+"""The command that shows what the platform's surfaces refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def refusals(
     days: Annotated[int, typer.Option(min=1, max=MOST_DAYS, help="How far back.")] = 1,
     json: AsJson = False,
 ) -> None:
-    """What was refused at a door: who asked, for what, and by which rule. The newest comes last.
+    """What was refused at a surface: who asked, for what, and by which rule. The newest comes last.
 
     Example: mlplatform refusals --days 7
     """
@@ -34,7 +34,7 @@ def refusals(
         print_json(msgspec.to_builtins(found))
         return
     rows = [(_time(r.wall_ms), r.door, r.who, r.asked, r.why) for r in found]
-    print_table(("when (UTC)", "door", "who", "asked", "why"), rows, prose="why")
+    print_table(("when (UTC)", "surface", "who", "asked", "why"), rows, prose="why")
 
 
 def _time(ms: int) -> str:

@@ -15,7 +15,7 @@ from mlplatform.operations import wiring
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.actions.review import ReviewResult
 from mlplatform.operations.review.opinions import outcome_of, says
-from mlplatform.operations.review.queue import Waiting
+from mlplatform.operations.review.queue import QueuedDecision
 
 MOST_ROWS = 1_000
 
@@ -43,7 +43,7 @@ def list_waiting(
     """
     platform = wiring.platform()
     job.advance(platform, model)
-    found = job.waiting(platform, model, limit)
+    found = job.review_queue(platform, model, limit)
     if json:
         rows = [_as_values(row) for row in found.rows]
         print_json({"total": found.total, "complete": found.complete, "decisions": rows})
@@ -64,7 +64,7 @@ def record(
     ],
     analyst: Analyst,
     key_file: KeyFile = None,
-    note: Annotated[str, typer.Option(help="Why, if you like; it stands in the log.")] = "",
+    note: Annotated[str, typer.Option(help="Why, if you like; kept in the log.")] = "",
     json: AsJson = False,
 ) -> None:
     """Say how a decision turned out, with your own key: it is labelled in your name.
@@ -83,31 +83,42 @@ def record(
     if json:
         print_json(msgspec.to_builtins(done))
     else:
-        print_line(_told(done, platform.definition(model).label.name))
+        print_line(_sentence(done, platform.definition(model).label.name))
 
 
-def _told(done: ReviewResult, label: str) -> str:
-    said = f"{done.decision_id}: {says(done.outcome, label)}"
+def _sentence(done: ReviewResult, label: str) -> str:
+    answer = f"{done.decision_id}: {says(done.outcome, label)}"
     if done.is_label:
-        return f"{said}; it is labelled"
+        return f"{answer}; it is labelled"
     if done.differs:
-        return f"{said}; somebody says the opposite, and one more person has to look at it"
-    return f"{said}; another person has to confirm it"
+        return f"{answer}; somebody says the opposite, and one more person has to look at it"
+    return f"{answer}; another person has to confirm it"
 
 
-def _as_values(row: Waiting) -> dict[str, Any]:
+def _as_values(row: QueuedDecision) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(row)
-    shown = values.pop("shown")
-    return {**values, "reasons": shown["reasons"], "fields": dict(row.shown.fields)}
+    shown, opinions = values.pop("shown"), values.pop("opinions")
+    return {
+        **values,
+        "said": opinions,
+        "reasons": shown["reasons"],
+        "fields": dict(row.shown.fields),
+    }
 
 
-def _lines(row: Waiting, label: str) -> list[str]:
+def _lines(row: QueuedDecision, label: str) -> list[str]:
     """A decision by its id, whole in one line, to be copied; what is known of it below."""
     score = "no score" if row.score is None else f"score {row.score:.4f}"
     asked = ", ".join(f"{name} {value}" for name, value in row.shown.fields)
-    told = [f"{_time(row.event_ms)} UTC", row.decision, score, asked, " ".join(row.shown.reasons)]
-    said = (f"{one.analyst} says {says(one.outcome, label)}" for one in row.said)
-    return [row.decision_id, "  " + "; ".join(text for text in (*told, *said) if text)]
+    columns = [
+        f"{_time(row.event_ms)} UTC",
+        row.decision,
+        score,
+        asked,
+        " ".join(row.shown.reasons),
+    ]
+    opinions = (f"{one.analyst} says {says(one.outcome, label)}" for one in row.opinions)
+    return [row.decision_id, "  " + "; ".join(text for text in (*columns, *opinions) if text)]
 
 
 def _time(ms: int) -> str:

@@ -21,9 +21,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def pause(rollout_id: RolloutId, actor: Actor, reason: Reason, json: AsJson = False) -> None:
-    """Have a rollout take no step forward until it is resumed; guardrails still take it back.
+    """Keep a rollout from any step forward until it is resumed; guardrails still take it back.
 
-    Its deadlines stand still meanwhile. An approval that is given counts afterwards.
+    Its deadlines do not run meanwhile. An approval given in that time counts afterwards.
 
     Example: mlplatform rollouts pause fraud-v2-1 --actor ana --reason "waits for the analysts"
     """
@@ -50,7 +50,7 @@ def kill(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> No
     """Switch a model off: no version of it is asked, and the fallback of its chain decides.
 
     Gateways follow within a second. Neither champion nor rollout moves until `rollouts lift`.
-    It needs the journal alone: neither Prefect nor a pass.
+    It needs only the journal: neither Prefect nor a pass.
 
     Example: mlplatform rollouts kill fraud --actor ana --reason "it declines whole countries"
     """

@@ -14,10 +14,10 @@ from mlplatform.commands import rollout_controls
 from mlplatform.commands.runs import POLL_S, follow
 from mlplatform.commands.terminal.arguments import (
     Actor,
-    Approver,
     KeyFile,
     Model,
     OnlyModel,
+    OptionalApprover,
     OptionalReason,
     Reason,
     RolloutId,
@@ -32,13 +32,14 @@ from mlplatform.commands.terminal.output import (
     print_table,
     progress,
 )
-from mlplatform.commands.terminal.secrets import secret_of
+from mlplatform.commands.terminal.secrets import page_code, secret_of
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client.prefect import FlowRun, Poller
 from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
@@ -109,7 +110,7 @@ def plan(
         int | None, typer.Option(help="A validated version. Default: any, never replayed.")
     ] = None,
     days: Annotated[
-        float, typer.Option(min=2, max=90, help="Of event time, read of the decision log.")
+        float, typer.Option(min=2, max=90, help="Days of event time to read from the decision log.")
     ] = PLANNED_DAYS,
     json: AsJson = False,
 ) -> None:
@@ -141,7 +142,7 @@ def open_rollout(
         str | None,
         typer.Option(
             callback=_despite,
-            help="Why you go on with a plan that can't decide in time; it stands in the journal.",
+            help="Why you go on with a plan that can't decide in time; kept in the journal.",
         ),
     ] = None,
     emergency: Annotated[
@@ -167,11 +168,15 @@ def open_rollout(
 @app.command()
 def approve(
     rollout_id: RolloutId,
-    approver: Approver,
     decision: Annotated[Literal["approve", "reject"], typer.Option(help="Your answer.")],
+    approver: OptionalApprover = None,
     key_file: KeyFile = None,
     code: Annotated[
         bool, typer.Option("--code", help="Only show a code, to be typed into Prefect's form.")
+    ] = False,
+    by_page: Annotated[
+        bool,
+        typer.Option("--page-code", help="Answer by a code that the page gave; it is asked for."),
     ] = False,
     reason: OptionalReason = None,
     json: AsJson = False,
@@ -182,22 +187,28 @@ def approve(
     answer stands in the journal, or says that it does not yet. A key that may approve is made by:
     mlplatform keys create --name bo --model fraud --scope approve
 
+    Who signs in at an identity provider has no key: the page gives them a code for `--page-code`.
+
     Example: mlplatform rollouts approve fraud-v2-1 --decision approve --approver bo
     --key-file bo.key --reason "gates read"
     """
     platform = wiring.platform()
     question, evidence = job.question(platform, rollout_id, decision)
-    proof, until_s = job.approval_code(
-        platform, question, approver=approver, secret=secret_of(approver, key_file)
-    )
-    if code:
-        _show_code(rollout_id, question.evidence, evidence, proof, until_s, json)
-        return
+    if by_page:
+        proof = page_code()
+    elif approver is None:
+        raise ConfigInvalid("--approver", None, "your name, as your key has it; or --page-code")
+    else:
+        secret = secret_of(approver, key_file)
+        proof, until_s = job.approval_code(platform, question, approver=approver, secret=secret)
+        if code:
+            _show_code(rollout_id, question.evidence, evidence, proof, until_s, json)
+            return
     if reason is None:
         raise ConfigInvalid("--reason", None, "why you answer so, in 5 to 500 characters")
     prefect = platform.prefect
     run = job.asking_run(prefect.suspended(), question)
-    prefect.answer(run.id, {"decision": decision, "code": proof, "reason": reason})
+    prefect.submit_input(run.id, {"decision": decision, "code": proof, "reason": reason})
     with progress("writing the answer into the journal"):
         recorded = _is_recorded(platform, rollout_id, run)
     if json:
@@ -205,7 +216,7 @@ def approve(
         print_json(facts | {"recorded": recorded})
         return
     then = "a pass carries it out" if recorded else "its flow has not written it yet"
-    print_line(f"{rollout_id}: {decision} by {approver}; {then}")
+    print_line(f"{rollout_id}: {decision} by {approval_codes.claimed_identity(proof)}; {then}")
 
 
 @app.command("pass")

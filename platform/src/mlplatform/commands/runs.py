@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 def retrain(
     model: Model,
     as_of: Annotated[
-        datetime | None, typer.Option(help="Train as if it were this moment (UTC).")
+        datetime | None, typer.Option(help="Train as if it were this time (UTC).")
     ] = None,
     actor: Actor = "cli",
     reason: Reason = "asked for",
@@ -108,13 +108,13 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
     """
     settings = wiring.settings()
     api = wiring.prefect_api(settings)
-    given = {k: v for k, v in parameters.items() if v is not None}
-    run = api.start(flow, given)
+    named = {k: v for k, v in parameters.items() if v is not None}
+    run = api.start(flow, named)
     address = f"{settings.prefect_url}/runs/flow-run/{run.id}"
     try:
         with progress(run.name):
             run = wait(api, run)
-            reports = answered(Poller(partial(api.reports, run.id)))
+            reports = first_answer(Poller(partial(api.reports, run.id)))
     except Unavailable as error:
         raise Unavailable(f"the run goes on without this command: {address}") from error
     if as_json:
@@ -128,8 +128,8 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
 def _print_end(run: FlowRun, reports: Mapping[str, str], address: str) -> None:
     for text in reports.values():
         print_markdown(text)
-    said = "" if run.failure or not run.message else f" {run.message}"
-    print_line(f"{run.name}: {run.state_name}.{said}")
+    message = "" if run.failure or not run.message else f" {run.message}"
+    print_line(f"{run.name}: {run.state_name}.{message}")
     print_line(f"  {address}")
     if run.failure:
         print_error(PlatformError(run.failure.text))
@@ -151,7 +151,7 @@ def wait(api: PrefectApi, run: FlowRun) -> FlowRun:
     return run
 
 
-def answered(question: Poller[Answer]) -> Answer:
+def first_answer(question: Poller[Answer]) -> Answer:
     """The first answer."""
     while (answer := question.ask()) is None:
         time.sleep(POLL_S)

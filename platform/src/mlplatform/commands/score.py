@@ -54,9 +54,11 @@ def score(
 def _fields(answer: Answer) -> dict[str, object]:
     """What a person reads of a decision."""
     version, degraded = answer.model, answer.degraded
+    top = ", ".join(f"{one.class_} {one.probability:.3f}" for one in answer.top)
     return {
         "decision": answer.decision,
         "score": answer.score,
+        **({"top": top} if top else {}),
         "reasons": ", ".join(reason.code for reason in answer.reasons) or answer.reasons_omitted,
         "answered_by": answer.answered_by,
         "model": None if version is None else f"version {version.version}, {version.bundle}",

@@ -34,7 +34,7 @@ def skew(
     model: Model,
     since: Annotated[
         datetime | None,
-        typer.Option(help="Decisions since this moment of event time (UTC); nothing is kept."),
+        typer.Option(help="Decisions since this event time (UTC); nothing is kept."),
     ] = None,
     days: Annotated[
         int | None,
@@ -47,8 +47,8 @@ def skew(
 ) -> None:
     """Count the features of a sample of decisions again, from raw records; name what differs.
 
-    Without --since and --days: the decisions since the last pass, of a first one those of a week.
-    Exit code 1 where a feature is skewed.
+    Without --since and --days: the decisions since the last pass; the first time those of a week.
+    Exit code 1 if a feature is skewed.
 
     Example: mlplatform skew fraud --days 3 --sample 5000
     """

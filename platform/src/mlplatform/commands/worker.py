@@ -29,7 +29,8 @@ def worker(
         bool, typer.Option(help="Publish the decision log too; one process a model may.")
     ] = False,
     key_file: Annotated[
-        Path | None, typer.Option(help="Holds the API key to score with, instead of the first one.")
+        Path | None,
+        typer.Option(help="A file with the API key to score with, instead of the first one."),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, max=10_000, help="Messages of a commit.")

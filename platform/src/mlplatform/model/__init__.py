@@ -1,8 +1,8 @@
 """What a model is: model.yaml, feature views, inputs, the bundle, the profile and the routes, as
 data.
 
-Packages from the ground up: `features`, views and transforms that inputs come from, and `tensors`,
-a graph's inputs and outputs; `windows`, real-time windows, and `policies`, sections of model.yaml.
-The modules of this folder are above them. Imports `runtime`. The models themselves are folders in
-`models/`.
+Packages from the ground up: `features`, views and transforms that inputs come from, `tensors`, a
+graph's inputs and outputs, and `weights`, files beside a graph; `windows`, real-time windows, and
+`policies`, sections of model.yaml. The modules of this folder are above them. Imports `runtime`.
+The models themselves are folders in `models/`.
 """

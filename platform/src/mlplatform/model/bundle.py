@@ -1,19 +1,17 @@
 """What rolls out: a model and everything needed to decide with it, under one content hash.
 
 A bundle is a folder of `bundle.json` (canonical JSON, which names every other file with its
-SHA-256) and `model.onnx`. Nothing in it is code. The gateway and the predictor read bundles, so
-this module needs neither scikit-learn nor pandas.
+SHA-256), `model.onnx` and files with its weights. Nothing in it is code. The gateway and the
+predictor read bundles, so this module needs neither scikit-learn nor pandas.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import os
 import shutil
 import tempfile
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,17 +19,23 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from mlplatform.model.definition import InputSpec
+from mlplatform.model.definition import InputSpec, are_whole, word_inputs, word_problems
+from mlplatform.model.policies.calibration import Calibration, ScoreMap, score_map
+from mlplatform.model.policies.classes import ClassChoice
+from mlplatform.model.policies.decision_checks import decision_problems, rises
 from mlplatform.model.policies.decision_scale import EARLIER, CutOffs, Decision, DecisionScale
+from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.rules import Rule, check_text
 from mlplatform.model.signature_checks import signature_problems
-from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.tensors.signature import Signature, Tensors
+from mlplatform.model.weights.data_files import DataFile, data_names, name_problem, put
 from mlplatform.model.windows.declaration import Window, as_written
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
+from mlplatform.runtime.storage.large_files import file_digest, write_new
+from mlplatform.runtime.storage.readers import open_as
 
 BUNDLE_FILE = "bundle.json"
 MODEL_FILE = "model.onnx"
@@ -44,12 +48,11 @@ NO_OTHER_FILE = ("session.model_external_initializers_file_folder_path", "/dev/n
 folder that can't be, so it is not loaded. Without it a model reads files that lie beside it."""
 AS_ONNX = ("session.load_model_format", "ONNX")
 """Another: bytes are ONNX. Without it a mark at byte 4 has them taken for the runtime's own format,
-and a file that is both is scored by another model than the one that was looked into."""
-MAX_MODEL_BYTES = 256 * 1024 * 1024
+and a file that is both is score_map by another model than the one that was looked into."""
+AS_THEY_ARE = ("session.disable_prepacking", "1")
+"""Another: weights are used where they lie in data files, not copied and laid out anew."""
+MAX_DESCRIPTION_BYTES = 256 * 1024 * 1024
 MARGIN_TOLERANCE = 1e-4
-OWN_FOLDER, OWN_FILE = 0o700, 0o600
-READERS, READING = 0o055, 0o044
-"""What a folder may grant to its group and to others, and what of that is for a file."""
 
 Link = Literal["logistic", "identity"]
 
@@ -60,35 +63,6 @@ class BundleCorrupt(Corrupt):
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Unknown and missing keys are errors."""
-
-
-class Calibration(_Part, frozen=True):
-    """Raw score to probability, linear between knots and flat beyond them; both rise."""
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-    def one(self, raw: float) -> float:
-        """The probability for one raw score.
-
-        Raises:
-            ValueError: the raw score is NaN or infinite.
-        """
-        if not math.isfinite(raw):
-            raise ValueError(f"raw score is {raw}")
-        x, y = self.x, self.y
-        i = bisect_right(x, raw)
-        if i == 0:
-            return y[0]
-        if i == len(x):
-            return y[-1]
-        left = y[i - 1]
-        return left + (y[i] - left) * (raw - x[i - 1]) / (x[i] - x[i - 1])
-
-    def many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
-        raw = np.asarray(raw, np.float64)
-        return np.where(np.isfinite(raw), np.interp(raw, self.x, self.y), np.nan)
 
 
 class Reason(_Part, frozen=True):
@@ -103,7 +77,7 @@ class Golden(_Part, frozen=True):
     """Rows and the raw scores that the model gave them; a predictor must repeat these."""
 
     rows: tuple[tuple[float | None, ...], ...]
-    scores: tuple[float, ...]
+    scores: tuple[float | tuple[float, ...], ...]
     tolerance: float
 
 
@@ -180,13 +154,20 @@ class Attribution(_Part, frozen=True):
     base: float = 0.0
     why: str = ""
 
-    def adds_up(self, margin: float, raw: float) -> bool:
-        """Whether a margin is that of a raw score, within what float32 can tell apart."""
-        score, slope = margin, 1.0
+    def margin(self, shares: Sequence[float]) -> float:
+        """What the raw score is before its link, by the shares of the inputs."""
+        return self.base + math.fsum(shares)
+
+    def adds_up(self, shares: Sequence[float], raw: float) -> bool:
+        """Whether shares of the inputs are those of a raw score, within what float32 can tell
+        apart: of a sum of large ones as much less."""
+        score, slope = self.margin(shares), 1.0
+        size = 0.1 * math.fsum(map(abs, (self.base, *shares)))
         if self.link == "logistic":
-            score = 0.5 + 0.5 * math.tanh(margin / 2)
-            slope = score * (1 - score)
-        return abs(score - raw) <= 1e-6 * max(1.0, abs(raw)) + MARGIN_TOLERANCE * slope
+            score = 0.5 + 0.5 * math.tanh(score / 2)
+            slope, size = score * (1 - score), 0.0
+        allowed = 1e-6 * max(1.0, abs(raw)) + MARGIN_TOLERANCE * max(slope, size)
+        return abs(score - raw) <= allowed
 
 
 class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
@@ -225,9 +206,11 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     vocabularies: dict[str, tuple[str, ...]] = {}
     """The words of each category input, in the order of their places (`model.tensors`)."""
     signature: Signature | None = None
-    """The graph's tensors; None for "inputs" float32 [n, inputs] and "scores" float32 [n]."""
+    """The graph's tensors; None for float32 "inputs" [n, inputs], "scores" [n] or [n, classes]."""
     windows: tuple[Window, ...] = ()
     """As they were when it was trained, of those that its inputs read."""
+    server: ModelServer | None = None
+    """What answers for it, with an artefact of its own; None: the graph, run by the platform."""
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -248,7 +231,14 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     def tensors(self) -> Tensors | None:
         """Rows as its graph takes them; None for a graph that takes rows as they are."""
         found = self.signature
-        return None if found is None else Tensors(found, self.input_names, self.vocabularies)
+        if found is None:
+            return None
+        return Tensors(found, self.input_names, self.vocabularies, classes=self.classes)
+
+    @property
+    def classes(self) -> int:
+        """How many probabilities its graph gives for a row; 0: one score."""
+        return len(self.scale.names) if self.scale.by_class else 0
 
     @property
     def defaults(self) -> dict[str, float]:
@@ -257,28 +247,42 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
         return of_views | {w.name: w.default for w in self.windows if w.default is not None}
 
     def calibrate(self, raw: float) -> float:
-        """The probability, 0-1, for one raw score of the model.
+        """The probability, 0-1, for one raw score of the model; its number, where it gives one.
 
         Raises:
             ValueError: the raw score is NaN or infinite.
         """
-        return self.calibration.one(raw)
+        return self._score_map.one(raw)
 
     def calibrate_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return self.calibration.many(raw)
+        return self._score_map.many(raw)
+
+    @functools.cached_property
+    def _score_map(self) -> ScoreMap:
+        return score_map(self.scale, self.calibration)
 
     @functools.cached_property
     def cut_offs(self) -> CutOffs:
-        """From calibrated scores to decisions."""
+        """The way from calibrated scores or numbers to decisions."""
         return CutOffs(self.scale, self.thresholds)
+
+    @functools.cached_property
+    def choice(self) -> ClassChoice:
+        """The way from probabilities to decisions, where they are classes."""
+        return ClassChoice(self.scale)
+
+    @property
+    def decider(self) -> CutOffs | ClassChoice:
+        """What decides about rows: of scores [n], or of probabilities [n, classes]."""
+        return self.choice if self.scale.by_class else self.cut_offs
 
     def decide(self, score: float) -> Decision:
         """The decision for a calibrated score."""
-        return self.cut_offs.one(score)
+        return self.cut_offs.outcome(score)
 
     def decide_many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Decisions as their places among `scale.names`, in int8."""
-        return self.cut_offs.many(scores)
+        return self.decider.places(scores)
 
 
 def problems(bundle: Bundle) -> list[str]:
@@ -290,7 +294,10 @@ def problems(bundle: Bundle) -> list[str]:
     decided = {rule.decision for rule in bundle.rules}
     without_profile = {*(bundle.rhythms or ())} - {*bundle.profile.inputs, SCORE}
     found = {
-        **_decides_wrongly(bundle.calibration, bundle.thresholds, bundle.scale),
+        **decision_problems(bundle.scale, bundle.calibration, bundle.thresholds),
+        "small_model is of another task than two outcomes": not (
+            small is None or bundle.scale.task == "binary"
+        ),
         "scale is not two or more outcomes, the last of them alerts": not bundle.scale.can_decide,
         "rules decide what the scale does not have": not decided <= set(bundle.scale.names),
         "reasons do not cover the inputs": set(bundle.reasons) != names,
@@ -300,45 +307,29 @@ def problems(bundle: Bundle) -> list[str]:
             and len(golden.rows) == len(golden.scores)
             and all(len(row) == width for row in golden.rows)
         ),
+        "golden scores are not one for each class": not all(
+            (len(s) if isinstance(s, tuple) else 0) == bundle.classes for s in golden.scores
+        ),
         "rules use inputs that the model does not have": not rule_inputs <= names,
         "profile has inputs that the model does not have": not set(bundle.profile.inputs) <= names,
         "rhythms are of inputs that the profile does not have": bool(without_profile),
         "alert_band is not 0 <= low <= high <= 1": not 0 <= band.low <= band.high <= 1,
-        "vocabularies are not those of the category inputs": set(bundle.vocabularies)
-        != {i.name for i in bundle.inputs if i.kind == "category"},
+        "vocabularies are not those of the categories and texts": set(bundle.vocabularies)
+        != {*word_inputs(bundle.inputs)},
+        "a text is not whole, or not in the order of its tokens": not are_whole(bundle.inputs),
         "signature does not fit the inputs": bundle.signature is not None
-        and any(signature_problems(bundle.signature, bundle.inputs, {})),
-        "vocabularies hold what is no word": any(vocabulary_problems(bundle.vocabularies)),
+        and any(signature_problems(bundle.signature, bundle.inputs, {}, bundle.classes)),
+        "vocabularies hold what is no word": any(word_problems(bundle.vocabularies, bundle.inputs)),
         f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
         f"attribution and {EXPLAINER_FILE} contradict each other": (
             (bundle.attribution.method == "tree_shap") != (EXPLAINER_FILE in bundle.files)
         ),
-        "files name a path outside the bundle": any(
-            Path(name).name != name or name in (BUNDLE_FILE, "..") for name in bundle.files
-        ),
+        "files name a path outside the bundle": BUNDLE_FILE in bundle.files
+        or any(map(name_problem, data_names(bundle.files))),
     }
     if small is not None:
         found |= _small_model_problems(small, names, bundle.scale)
     return [problem for problem, present in found.items() if present]
-
-
-def _decides_wrongly(
-    calibration: Calibration, thresholds: Mapping[str, float], scale: DecisionScale, whose: str = ""
-) -> dict[str, bool]:
-    x, y = calibration.x, calibration.y
-    begins = [thresholds.get(name, math.nan) for name in scale.names[1:]]
-    return {
-        f"{whose}calibration.x does not rise": not (len(x) >= 2 and _rises(x, strictly=True)),
-        f"{whose}calibration.y does not rise within 0 to 1": not (
-            len(y) == len(x) and _rises(y, strictly=False) and y[0] >= 0 and y[-1] <= 1
-        ),
-        f"{whose}thresholds are not one of 0 or more for each outcome but the first, which do not "
-        "fall": not (
-            set(thresholds) == set(scale.names[1:])
-            and all(begin >= 0 for begin in begins)
-            and _rises(begins, strictly=False)
-        ),
-    }
 
 
 def _small_model_problems(
@@ -350,7 +341,7 @@ def _small_model_problems(
         *(v for c in small.characteristics for v in (*c.cuts, *c.points, c.missing)),
     ]
     return {
-        **_decides_wrongly(small.calibration, small.thresholds, scale, "small_model."),
+        **decision_problems(scale, small.calibration, small.thresholds, "small_model."),
         "small_model has no characteristic": not inputs,
         "small_model uses inputs that the model does not have": not set(inputs) <= names,
         "small_model: minimum_present is not 1 to the number of its inputs": not (
@@ -359,14 +350,18 @@ def _small_model_problems(
         "small_model uses an input twice": len(set(inputs)) != len(inputs),
         "small_model has numbers that are not finite": not all(map(math.isfinite, numbers)),
         "small_model: cuts do not rise, or are not one less than points": not all(
-            _rises(c.cuts, strictly=True) and len(c.points) == len(c.cuts) + 1
+            rises(c.cuts, strictly=True) and len(c.points) == len(c.cuts) + 1
             for c in small.characteristics
         ),
     }
 
 
 def write_bundle(
-    bundle: Bundle, onnx_bytes: bytes, folder: Path, explainer: bytes | None = None
+    bundle: Bundle,
+    onnx_bytes: bytes,
+    folder: Path,
+    explainer: bytes | None = None,
+    data: Sequence[DataFile] = (),
 ) -> str:
     """Write a bundle into a folder that appears whole or not at all; returns its digest.
 
@@ -375,6 +370,7 @@ def write_bundle(
 
     Args:
         explainer: the content of `contributions.onnx`, where the bundle has one.
+        data: files with weights of the graph: copied, or shared with a bundle there.
 
     Raises:
         BundleCorrupt: the bundle contradicts itself, or the folder holds something else.
@@ -382,27 +378,33 @@ def write_bundle(
     contents = {MODEL_FILE: onnx_bytes}
     if explainer is not None:
         contents[EXPLAINER_FILE] = explainer
-    if bundle.files != {name: digest(content) for name, content in contents.items()}:
-        raise BundleCorrupt(f"{' and '.join(contents)}: not what the bundle says")
+    digests = {name: digest(content) for name, content in contents.items()}
+    if bundle.files != digests | {file.name: file.sha256 for file in data}:
+        raise BundleCorrupt(f"{' and '.join(contents)} differ from the digests in the bundle")
     if wrong := problems(bundle):
         raise BundleCorrupt("; ".join(wrong))
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, content in contents.items():
-            _write(draft / name, content)
-        _write(draft / BUNDLE_FILE, bundle.content)
+            write_new(draft / name, content)
+        for file in data:
+            if put(file, draft, folder.parent) != file.sha256:
+                raise BundleCorrupt(f"{file.path} was changed while it was copied")
+        write_new(draft / BUNDLE_FILE, bundle.content)
         appear(draft, folder, bundle.digest)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return bundle.digest
 
 
-def load_bundle(folder: Path, expected: str | None = None) -> Bundle:
+def load_bundle(folder: Path, expected: str | None = None, *, data: bool = True) -> Bundle:
     """The bundle in a folder, every file of it checked against its digest.
 
     Args:
         expected: the digest that the bundle must have.
+        data: whether data files are checked too, at a second for one or two gigabytes the first
+            time that a process does it; False for a caller that runs no graph.
 
     Raises:
         BundleCorrupt: names the file that is missing, changed or not understood.
@@ -419,10 +421,18 @@ def load_bundle(folder: Path, expected: str | None = None) -> Bundle:
         raise BundleCorrupt(f"{folder / BUNDLE_FILE} is not in canonical form")
     if wrong := problems(bundle):
         raise BundleCorrupt(f"{folder / BUNDLE_FILE}: {'; '.join(wrong)}")
-    for name, sha256 in bundle.files.items():
-        if digest(_read(folder / name)) != sha256:
-            raise BundleCorrupt(f"{folder / name} was changed: its digest is not {sha256}")
+    beside = data_names(bundle.files)
+    for path, sha256 in ((folder / name, sha256) for name, sha256 in bundle.files.items()):
+        if not path.is_file():
+            raise BundleCorrupt(f"{path} is missing")
+        if (data or path.name not in beside) and file_digest(path) != sha256:
+            raise BundleCorrupt(f"{path} was changed: its digest is not {sha256}")
     return bundle
+
+
+def server_of(folder: Path) -> ModelServer | None:
+    """What answers for the bundle in a folder; None: the platform, with its graph."""
+    return load_bundle(folder, data=False).server
 
 
 def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
@@ -443,20 +453,13 @@ def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
         load_bundle(folder, bundle_digest)
 
 
-def open_as(folder: Path, draft: Path) -> None:
-    """Let those read a draft who may read the folder that it gets into."""
-    readers = folder.stat().st_mode & READERS
-    for path in (draft, *draft.rglob("*")):
-        path.chmod(OWN_FOLDER | readers if path.is_dir() else OWN_FILE | readers & READING)
-
-
 def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[str, Reason]:
     """The reason codes in a reasons.yaml: one for every input; inputs may share one, whole.
 
     Raises:
         ConfigInvalid: an unknown key, an input without a code, a code with two wordings.
     """
-    import yaml
+    import yaml  # a predictor does without PyYAML
 
     from mlplatform.model import document
 
@@ -479,22 +482,10 @@ def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[s
     return reasons
 
 
-def _rises(values: Sequence[float], *, strictly: bool) -> bool:
-    return all(a < b if strictly else a <= b for a, b in itertools.pairwise(values))
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_MODEL_BYTES:
-            raise BundleCorrupt(f"{path} is larger than {MAX_MODEL_BYTES} bytes")
+        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+            raise BundleCorrupt(f"{path} is larger than {MAX_DESCRIPTION_BYTES} bytes")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleCorrupt(f"{path} is missing") from error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Final, NamedTuple
 
@@ -13,25 +12,29 @@ from mlplatform.model.definition import (
     CALL_ROWS,
     EVENT_TIME,
     REQUEST_UNIT,
+    ClassesDefinition,
     ModelDefinition,
+    RealDefinition,
     RequestField,
+    row_inputs,
+    row_signature,
+    word_inputs,
+    word_problems,
 )
 from mlplatform.model.features.transforms import DAY_MS
-from mlplatform.model.findings import Finding, valued
+from mlplatform.model.findings import DocumentFinding, valued
 from mlplatform.model.folds import history_days
 from mlplatform.model.freeze_times import WANTED, LocalTime, is_before, is_zone, local_time
 from mlplatform.model.inputs import protected_sources
-from mlplatform.model.policies.decision_scale import DecisionPolicy, LabelCosts
+from mlplatform.model.policies.model_server import server_rules
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.search import search_rules
 from mlplatform.model.policies.segments import MOST_GROUPS, RolloutSegment
+from mlplatform.model.policies.threshold_rules import Rule, number_rules, threshold_rules
 from mlplatform.model.policies.training import GpuPolicy
-from mlplatform.model.signature_checks import signature_problems
+from mlplatform.model.signature_checks import signature_problems, text_rules
 from mlplatform.model.tensors.categories import vocabulary_problems
 from mlplatform.model.windows import declaration as windows
-
-Rule = tuple[bool, str, object, str]
-"""Whether it holds, the key that it is about, that key's value, and what is wanted there."""
 
 
 class _Need(NamedTuple):
@@ -51,11 +54,12 @@ OF_EVERY_REQUEST = (
 """Columns that stand beside a request's fields in the offline table and its joins."""
 
 
-def contradictions(model: ModelDefinition) -> Iterator[Finding]:
+def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
     """Every rule that does not hold, by its key."""
     for part in (
         _request,
         _categories,
+        text_rules,
         _protected,
         _fairness,
         _decision,
@@ -106,20 +110,18 @@ def _categories(model: ModelDefinition) -> Iterator[Rule]:
             wanted = f"{longest} or more, the length of the longest of values"
             fits = field.max_length is None or longest <= field.max_length
             yield fits, f"{key}.max_length", field.max_length, wanted
-    categories = {i.name for i in model.inputs if i.kind == "category"}
-    for name, given in model.vocabularies.items():
-        yield (
-            name in categories,
-            f"vocabularies.{name}",
-            given,
-            "words of an input of kind category",
-        )
-        yield from _words(f"vocabularies.{name}", given, {name: given})
+    categories = {*word_inputs(model.inputs)}
+    for name, vocabulary in model.vocabularies.items():
+        key, wanted = f"vocabularies.{name}", "words of an input of kind category or text"
+        yield name in categories, key, vocabulary, wanted
+        for _, problem in word_problems({name: vocabulary}, model.inputs):
+            yield False, key, vocabulary, f"words that can be kept: {problem}"
     if (signature := model.signature) is not None:
-        for key, value, wanted in signature_problems(signature, model.inputs, model.request):
+        of_rows = row_signature(signature, model.inputs), row_inputs(model.inputs)
+        for key, value, wanted in signature_problems(*of_rows, model.request, len(model.classes)):
             yield False, f"signature.{key}", value, wanted
-        runtime, wanted = model.serving.runtime, "mlplatform, where there is a signature"
-        yield runtime == "mlplatform", "serving.runtime", runtime, wanted
+        runtime, wanted = model.serving.runtime, "not triton, where there is a signature"
+        yield runtime != "triton", "serving.runtime", runtime, wanted
     for number, segment in enumerate(model.drift.segments):
         key, wanted = f"drift.segments.{number}.input", "an input that is a number"
         yield segment.input not in categories, key, segment.input, wanted
@@ -178,70 +180,54 @@ def _fairness(model: ModelDefinition) -> Iterator[Rule]:
             yield group in groups, f"{key}.reference.{name}", group, f"of {', '.join(groups)}"
 
 
-def _words(key: str, given: object, words: Mapping[str, Sequence[str]]) -> Iterator[Rule]:
+def _words(key: str, value: object, words: Mapping[str, Sequence[str]]) -> Iterator[Rule]:
     for _, problem in vocabulary_problems(words):
-        yield False, key, given, f"words that can be kept: {problem}"
+        yield False, key, value, f"words that can be kept: {problem}"
 
 
 def _decision(model: ModelDefinition) -> Iterator[Rule]:
     decision = model.decision
-    names, alerts = decision.outcomes, decision.alerts
+    names = decision.outcomes
     yield len(set(names)) == len(names), "decision.outcomes", names, "names that differ"
+    named = {"hides_outcome": decision.hides_outcome, "safe": (decision.safe,)}
+    if model.task == "classes":  # of others their order says more
+        named["alerts"] = decision.alerts
+    for key, some in named.items():
+        known = set(some) <= set(names) and len(set(some)) == len(some)
+        wanted = f"of decision.outcomes ({', '.join(names)}), each once"
+        yield known, f"decision.{key}", getattr(decision, key), wanted
+    yield from _BY_TASK[model.task](model)
+    if model.task != "binary":
+        runtime, wanted = model.serving.runtime, f"not triton, where task is {model.task}"
+        yield runtime != "triton", "serving.runtime", runtime, wanted
+
+
+def _two_outcomes(model: ModelDefinition) -> Iterator[Rule]:
+    names, alerts = model.decision.outcomes, model.decision.alerts
     last = 0 < len(alerts) < len(names) and alerts == names[-len(alerts) :]
     wanted = f"the last of {', '.join(names)}, in this order, and not the first"
     yield last, "decision.alerts", alerts, wanted
-    for key, named in (("hides_outcome", decision.hides_outcome), ("safe", (decision.safe,))):
-        known = set(named) <= set(names) and len(set(named)) == len(named)
-        wanted = f"of decision.outcomes ({', '.join(names)}), each once"
-        yield known, f"decision.{key}", getattr(decision, key), wanted
-    yield from _thresholds(decision)
+    yield from threshold_rules(model.decision)
 
 
-def _thresholds(decision: DecisionPolicy) -> Iterator[Rule]:
-    policy, key = decision.thresholds, "decision.thresholds"
-    first, *others = decision.outcomes
-    given = {"shares": policy.shares, "scores": policy.scores, "costs": policy.costs}
-    named = [name for name, values in given.items() if values is not None]
-    yield len(named) == 1, key, named, "one of shares, scores, costs"
-    for name in named:
-        wanted_names = [first, *others] if name == "costs" else others
-        whole = set(given[name] or ()) == set(wanted_names)
-        yield whole, f"{key}.{name}", list(given[name] or ()), f"each of {', '.join(wanted_names)}"
-    for name, share in (policy.shares or {}).items():
-        yield 0 < share < 1, f"{key}.shares.{name}", share, "more than 0 and less than 1"
-    total = math.fsum((policy.shares or {}).values())
-    yield total <= 1 + 1e-9, f"{key}.shares", f"{total:g} in all", "at most 1 in all"
-    begins = [(policy.scores or {}).get(name, 0.0) for name in others]
-    yield begins == sorted(begins), f"{key}.scores", begins, "scores that do not fall"
-    yield from _costs(policy.costs or {}, decision.outcomes)
-    wanted = "a currency with costs, and with them alone"
-    has_currency = policy.currency is not None
-    yield has_currency == (policy.costs is not None), f"{key}.currency", policy.currency, wanted
-    needed = policy.shares is None
-    wanted = "a share of requests (0-1)" if needed else "nothing: the shares of alerts say it"
-    yield needed == (decision.capacity is not None), "decision.capacity", decision.capacity, wanted
+def _classes(model: ModelDefinition) -> Iterator[Rule]:
+    assert isinstance(model, ClassesDefinition)
+    decision, count = model.decision, len(model.classes)
+    wanted = f"at most {count}, the number of classes"
+    yield decision.top <= count, "decision.top", decision.top, wanted
 
 
-def _costs(costs: Mapping[str, LabelCosts], names: tuple[str, ...]) -> Iterator[Rule]:
-    """Each outcome is the cheapest one between two probabilities, in their order."""
-    if set(costs) != set(names):
-        return
-    before = 0.0
-    for weaker, name in itertools.pairwise(names):
-        one, other = costs[weaker], costs[name]
-        more, saved = other.negative - one.negative, one.positive - other.positive
-        begins = more / (more + saved) if more > 0 and saved > 0 else math.nan
-        key = f"decision.thresholds.costs.{name}"
-        wanted = f"more than {weaker} where the label is negative, and less where it is positive"
-        yield more > 0 and saved > 0, key, [other.negative, other.positive], wanted
-        if not math.isnan(begins):
-            wanted = (
-                f"costs by which some probability makes {weaker} the cheapest: {name} is cheaper "
-                f"than it from {begins:.3g} on, and it is cheaper than what is before it from "
-                f"{before:.3g} on"
-            )
-            yield before < begins, key, [other.negative, other.positive], wanted
-            before = begins
+def _number(model: ModelDefinition) -> Iterator[Rule]:
+    assert isinstance(model, RealDefinition)
+    yield from number_rules(model.decision)
+
+
+_BY_TASK: Final[Mapping[str, Callable[[ModelDefinition], Iterator[Rule]]]] = {
+    "binary": _two_outcomes,
+    "classes": _classes,
+    "real": _number,
+}
+"""What a model's decisions are held to besides, by its task."""
 
 
 def _limit(model: ModelDefinition) -> Iterator[Rule]:
@@ -452,6 +438,7 @@ def _serving(model: ModelDefinition) -> Iterator[Rule]:
     fits = chain.features_share + chain.reserve_share < 1
     wanted = "less than what reserve_share leaves"
     yield fits, "chain.features_share", chain.features_share, wanted
+    yield from server_rules(model.serving, model.signature)
     if model.serving.runtime == "triton":
         rows, least = model.serving.batch_rows, max(CALL_ROWS, len(model.inputs))
         wanted = (
@@ -470,8 +457,10 @@ def _scaling(model: ModelDefinition) -> Iterator[Rule]:
     yield ordered, f"{key}.minimum_replicas", least, "at most maximum_replicas"
     wanted = "less than queue_requests, beyond which requests are refused"
     yield queued < serving.queue_requests, f"{key}.queued_requests", queued, wanted
-    wanted = "nothing, where runtime is triton: it is read from the own predictor's metrics"
-    yield serving.runtime != "triton", key, "what asks for pods", wanted
+    wanted = (
+        f"nothing, where runtime is {serving.runtime}: it is read from the own predictor's metrics"
+    )
+    yield serving.runtime == "mlplatform", key, "what asks for pods", wanted
 
 
 def _count(gpu: GpuPolicy | None) -> int | None:
@@ -488,7 +477,7 @@ def _rising(percents: list[float]) -> bool:
 
 
 def _inputs_near(unknown: Sequence[str], model: ModelDefinition) -> str:
-    """That inputs are wanted, with those whose names are nearest to the unknown ones."""
+    """The sentence that asks for inputs, with the names nearest to the unknown ones."""
     names = [one.name for one in model.inputs]
     near = [difflib.get_close_matches(name, names, n=1) for name in unknown]
     found = ", ".join(dict.fromkeys(name for names in near for name in names))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
-from mlplatform.model.policies.decision_scale import DecisionPolicy, ReviewPolicy
+from mlplatform.model.policies.classes import (
+    ClassDecision,
+    ClassGates,
+    ClassRollout,
+    ClassTraining,
+)
+from mlplatform.model.policies.decision_scale import DecisionPolicy, ReviewPolicy, Task
+from mlplatform.model.policies.real import RealDecision, RealGates, RealRollout, RealTraining
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.serving import (
     AdmissionPolicy,
@@ -26,7 +34,9 @@ from mlplatform.model.policies.training import (
 )
 from mlplatform.model.policies.values import Count, FieldName, Name, Section, Team, Text, Words
 from mlplatform.model.policies.watching import DriftPolicy, RetentionPolicy
+from mlplatform.model.tensors.categories import Vocabularies, vocabulary_problems
 from mlplatform.model.tensors.signature import Signature
+from mlplatform.model.tensors.tokens import Tokens, column_name, text_of, token_problems
 from mlplatform.model.windows.declaration import Window
 
 REQUEST_UNIT = "request"
@@ -64,6 +74,7 @@ class RequestField(Section, frozen=True):
 InputKind = Literal[
     "field",
     "category",
+    "text",
     "hour_of_day",
     "day_of_week",
     "is_weekend",
@@ -74,14 +85,84 @@ InputKind = Literal[
 ]
 
 
+WORDED: Final = ("category", "text")
+"""Kinds of inputs whose values are places of words."""
+
+
 class InputSpec(Section, frozen=True):
     """One input of the model, by position: a transform of the request, a feature of a view, or a
-    window of an entity."""
+    window of an entity.
+
+    Args:
+        tokens: of a text. model.yaml declares it once; a row has an input for each of its tokens.
+    """
 
     name: str
     kind: InputKind
     of: str | None = None
     to: str | None = None
+    tokens: Tokens | UnsetType = UNSET
+
+    @property
+    def declared(self) -> str:
+        """The name that model.yaml has for it."""
+        text = text_of(self.name) if self.kind == "text" else None
+        return self.name if text is None else text
+
+
+def row_inputs(declared: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
+    """The inputs that a row has a number for, of those that model.yaml declares."""
+    return tuple(
+        msgspec.structs.replace(spec, name=name) for spec in declared for name in _row_names(spec)
+    )
+
+
+def row_signature(signature: Signature, declared: Sequence[InputSpec]) -> Signature:
+    """The tensors of inputs that a row has, of those of inputs that model.yaml declares."""
+    names = {spec.name: _row_names(spec) for spec in declared}
+    return msgspec.structs.replace(
+        signature,
+        inputs=tuple(
+            msgspec.structs.replace(t, of=tuple(n for o in t.of for n in names.get(o, (o,))))
+            for t in signature.inputs
+        ),
+    )
+
+
+def declared_names(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
+    """The names that model.yaml has for some inputs of a row, in order."""
+    return tuple(dict.fromkeys(spec.declared for spec in inputs))
+
+
+def word_inputs(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
+    """Names of the vocabularies of some inputs: of categories and of texts."""
+    return tuple(dict.fromkeys(i.declared for i in inputs if i.kind in WORDED))
+
+
+def are_whole(inputs: Sequence[InputSpec]) -> bool:
+    """Whether the texts among a row's inputs have all their places, side by side and in order."""
+    first = (i for i in inputs if i.kind != "text" or i.name == _row_names(_declared(i))[0])
+    return list(inputs) == [*row_inputs([_declared(i) for i in first])]
+
+
+def word_problems(
+    vocabularies: Vocabularies, inputs: Sequence[InputSpec]
+) -> Iterator[tuple[str, str]]:
+    """Input and what is wrong with its words: of a text, with its tokens."""
+    texts = {i.declared for i in inputs if i.kind == "text"}
+    yield from token_problems({n: words for n, words in vocabularies.items() if n in texts})
+    yield from vocabulary_problems({n: w for n, w in vocabularies.items() if n not in texts})
+
+
+def _declared(spec: InputSpec) -> InputSpec:
+    return msgspec.structs.replace(spec, name=spec.declared)
+
+
+def _row_names(spec: InputSpec) -> tuple[str, ...]:
+    if spec.kind != "text" or isinstance(spec.tokens, UnsetType):
+        return (spec.name,)
+    tokens = spec.tokens
+    return tuple(column_name(spec.name, tokens, n) for n in range(1, tokens.length + 1))
 
 
 class Label(Section, frozen=True):
@@ -115,6 +196,8 @@ class ModelDefinition(Section, frozen=True):
     breaker: BreakerPolicy
     rollout: RolloutPolicy
     drift: DriftPolicy
+    task: Task = "binary"
+    """What labels are: 0 and 1, a class (`ClassesDefinition`) or a number (`RealDefinition`)."""
     protected: tuple[FieldName, ...] = ()
     """Request fields whose groups are compared, and that nothing decides by; they may be absent."""
     features: FeaturesPolicy = FeaturesPolicy()
@@ -133,6 +216,12 @@ class ModelDefinition(Section, frozen=True):
     asynchronous: AsyncPolicy | None = msgspec.field(default=None, name="async")
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that labels and outcomes are, in the order of their places; none of another
+        task."""
+        return self.decision.outcomes if self.decision.by_class else ()
+
+    @property
     def takes_async(self) -> bool:
         """Whether requests may be left to be scored later."""
         return self.asynchronous is not None and self.asynchronous.enabled
@@ -147,3 +236,30 @@ class ModelDefinition(Section, frozen=True):
     def entities(self) -> dict[str, str]:
         """Entity name → the request field that holds its key."""
         return {f.entity: name for name, f in self.request.items() if f.entity is not None}
+
+
+class ClassesDefinition(ModelDefinition, frozen=True, kw_only=True):
+    """What is known of a model whose labels are classes, and whose outcome is the most probable."""
+
+    decision: ClassDecision
+    training: ClassTraining
+    gates: ClassGates
+    rollout: ClassRollout
+
+
+class RealDefinition(ModelDefinition, frozen=True, kw_only=True):
+    """What is known of a model whose labels are numbers, and that answers with a number."""
+
+    decision: RealDecision
+    training: RealTraining
+    gates: RealGates
+    rollout: RealRollout
+
+
+BINARY: Final = "binary"
+DEFINITIONS: Final[Mapping[str, type[ModelDefinition]]] = {
+    BINARY: ModelDefinition,
+    "classes": ClassesDefinition,
+    "real": RealDefinition,
+}
+"""By task, the type of its model.yaml."""

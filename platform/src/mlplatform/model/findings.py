@@ -24,7 +24,7 @@ _PLACE: Final = re.compile(r" - at `[^`]*`$")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DocumentFinding:
     """One thing that is wrong: what stands at a key, or that nothing does, and what is wanted."""
 
     path: Path
@@ -39,32 +39,34 @@ class Finding:
 class DocumentInvalid(ConfigInvalid):
     """A document with all that is wrong in it, in the order of its lines."""
 
-    def __init__(self, source: str, findings: Sequence[Finding], lines: Mapping[Path, int]) -> None:
+    def __init__(
+        self, source: str, findings: Sequence[DocumentFinding], lines: Mapping[Path, int]
+    ) -> None:
         placed = [(_line(f.path, lines), f) for f in findings[:MOST_FINDINGS]]
-        told = sorted(placed, key=lambda p: p[0])
-        said = [f"line {line}: {f.key} {f.found}; wanted: {f.wanted}" for line, f in told]
-        if len(said) == 1:
-            text = f"{source}: {said[0]}"
+        by_line = sorted(placed, key=lambda p: p[0])
+        problems = [f"line {line}: {f.key} {f.found}; wanted: {f.wanted}" for line, f in by_line]
+        if len(problems) == 1:
+            text = f"{source}: {problems[0]}"
         else:
             text = f"{source}: {len(findings)} things are wrong:" + "".join(
-                f"\n  {line}" for line in said
+                f"\n  {line}" for line in problems
             )
         PlatformError.__init__(self, text)
-        self.key = f"{source}: {told[0][1].key}"
-        self.findings = tuple(finding for _, finding in told)
+        self.key = f"{source}: {by_line[0][1].key}"
+        self.findings = tuple(finding for _, finding in by_line)
 
     def __reduce__(self) -> Any:
         return PlatformError, (str(self),)
 
 
-def valued(path: Path, value: object, wanted: str) -> Finding:
+def valued(path: Path, value: object, wanted: str) -> DocumentFinding:
     """A value that is not what is wanted at its key."""
     text = repr(value)
     shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
-    return Finding(path, f"is {shown}", wanted)
+    return DocumentFinding(path, f"is {shown}", wanted)
 
 
-def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[Finding]:
+def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[DocumentFinding]:
     """Where plain values are not of a type: every key that is unknown, missing, or of another kind.
 
     Args:
@@ -80,7 +82,7 @@ def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[Finding]:
         yield valued(path or ("document",), value, _wanted(wanted, str(error)))
 
 
-def _below(value: Any, wanted: Any, path: Path) -> Iterator[Finding]:
+def _below(value: Any, wanted: Any, path: Path) -> Iterator[DocumentFinding]:
     kind = _bare(wanted)
     arguments = get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and isinstance(value, dict):
@@ -94,7 +96,9 @@ def _below(value: Any, wanted: Any, path: Path) -> Iterator[Finding]:
             yield from of_shape(part, arguments[0], (*path, str(number)))
 
 
-def _of_struct(value: dict[Any, Any], kind: type[msgspec.Struct], path: Path) -> Iterator[Finding]:
+def _of_struct(
+    value: dict[Any, Any], kind: type[msgspec.Struct], path: Path
+) -> Iterator[DocumentFinding]:
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     for name, part in value.items():
         if name in fields:
@@ -103,18 +107,18 @@ def _of_struct(value: dict[Any, Any], kind: type[msgspec.Struct], path: Path) ->
             near = difflib.get_close_matches(str(name), fields, n=1, cutoff=NEAR)
             nearest = f"; the nearest is {near[0]}" if near else ""
             wanted = f"one of {', '.join(fields)}{nearest}"
-            yield Finding((*path, str(name)), "is an unknown key", wanted)
+            yield DocumentFinding((*path, str(name)), "is an unknown key", wanted)
     for name, field in fields.items():
         if field.required and name not in value:
-            yield Finding((*path, name), "is missing", _described(field.type))
+            yield DocumentFinding((*path, name), "is missing", _described(field.type))
 
 
 def _bare(wanted: Any) -> Any:
-    """A type without its limits, and without the None that stands for nothing."""
+    """A type without its limits, and without what stands for nothing."""
     if get_origin(wanted) is Annotated:
         return _bare(get_args(wanted)[0])
     if get_origin(wanted) in (Union, types.UnionType):
-        kinds = [kind for kind in get_args(wanted) if kind is not type(None)]
+        kinds = [kind for kind in get_args(wanted) if kind not in (type(None), msgspec.UnsetType)]
         return _bare(kinds[0]) if len(kinds) == 1 else wanted
     return wanted
 
@@ -138,7 +142,7 @@ def _described(wanted: Any) -> str:
 
 
 def _line(path: Path, lines: Mapping[Path, int]) -> int:
-    """Of a key, or of what it would stand in."""
+    """The line of a key, or of the section that it would be in."""
     while path and path not in lines:
         path = path[:-1]
     return lines.get(path, 1)

@@ -1,7 +1,7 @@
 """The model folders of this installation, and what their model.yaml declares.
 
 Folders are those below the folders that MLPLATFORM_MODELS names, our examples' among them: all come
-through this door. Everything here is data: `model.folder_code` imports Python.
+through this module. Everything here is data: `model.folder_code` imports Python.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ import yaml
 
 from mlplatform.model import document
 from mlplatform.model.consistency import contradictions
-from mlplatform.model.definition import ModelDefinition, dns_name
+from mlplatform.model.definition import (
+    BINARY,
+    DEFINITIONS,
+    ModelDefinition,
+    dns_name,
+    row_inputs,
+    row_signature,
+)
 from mlplatform.model.features.views import load_views
-from mlplatform.model.findings import DocumentInvalid, Finding, of_shape, valued
+from mlplatform.model.findings import DocumentFinding, DocumentInvalid, of_shape, valued
 from mlplatform.model.policies.decision_scale import renewed
+from mlplatform.model.policies.refused_keys import refused_keys
 from mlplatform.model.policies.values import NAME_PATTERN
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.kinds import SHIPPED
@@ -31,6 +39,7 @@ from mlplatform.runtime.configuration.model_roots import VARIABLE, model_roots
 from mlplatform.runtime.configuration.neighbours import has_neighbours
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import private_folder
+from mlplatform.runtime.storage.large_files import file_digest
 from mlplatform.runtime.text import cleaned
 
 FILE: Final = "model.yaml"
@@ -59,20 +68,29 @@ def parse(text: str, source: str) -> ModelDefinition:
         where, problem = document.place(source, error)
         wanted = "YAML as docs/adding-a-model.md shows it, every key once"
         raise ConfigInvalid(where, problem, wanted) from error
+    task = plain.get("task", BINARY) if isinstance(plain, dict) else BINARY
+    kind = DEFINITIONS.get(task) if isinstance(task, str) else None
+    if kind is None:
+        unknown = valued(("task",), task, f"one of {', '.join(DEFINITIONS)}")
+        raise DocumentInvalid(source, [unknown], document.lines(text))
     wrong = [
-        *of_shape(plain, ModelDefinition),
+        *of_shape(plain, kind),
+        *(valued(*found) for found in refused_keys(plain, task)),
         *(
             valued(tuple(key.split(".")), value, "a finite number")
             for key, value in document.non_finite(written)
         ),
     ]
     if not wrong:
-        definition = msgspec.convert(plain, ModelDefinition)
+        definition = msgspec.convert(plain, kind)
         wrong = [*_unclean_text(definition), *contradictions(definition)]
     if wrong:
         raise DocumentInvalid(source, wrong, document.lines(text))
+    declared, signature = definition.inputs, definition.signature
     return msgspec.structs.replace(
         definition,
+        inputs=row_inputs(declared),
+        signature=None if signature is None else row_signature(signature, declared),
         owner=cleaned("owner", definition.owner),
         purpose=cleaned("purpose", definition.purpose, lines=True),
     )
@@ -85,8 +103,8 @@ def model_names() -> list[str]:
 
 
 def readable_names() -> list[str]:
-    """Those of them whose model.yaml and feature views can be read now: for processes that serve,
-    which one team's mistake must not keep from serving the models of others."""
+    """The names of models whose model.yaml and feature views can be read now: for processes
+    that serve, which one team's mistake must not keep from serving the models of others."""
     names = []
     for name in model_names():
         try:
@@ -159,7 +177,7 @@ def is_ready(folder: Path) -> bool:
 def folder_digest(folder: Path) -> str:
     """SHA-256, hexadecimal, of the names and contents of all files in a folder, hidden ones and
     bytecode aside: of what a model's data and Python are."""
-    files = {f.relative_to(folder).as_posix(): digest(f.read_bytes()) for f in _files(folder)}
+    files = {f.relative_to(folder).as_posix(): file_digest(f) for f in _files(folder)}
     return digest(files)
 
 
@@ -229,7 +247,7 @@ def _with_dates_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, date) else value
 
 
-def _unclean_text(model: ModelDefinition) -> Iterator[Finding]:
+def _unclean_text(model: ModelDefinition) -> Iterator[DocumentFinding]:
     """What a person reads of the model, where it is no text that may be kept."""
     for name, text, lines in (("owner", model.owner, False), ("purpose", model.purpose, True)):
         try:

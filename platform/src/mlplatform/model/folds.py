@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS
-
-if TYPE_CHECKING:
-    from mlplatform.model.definition import ModelDefinition
 
 
 @dataclass(frozen=True, slots=True)

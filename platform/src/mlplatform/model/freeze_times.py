@@ -43,7 +43,7 @@ def local_time(text: str) -> LocalTime:
         names = [n for n in WEEKDAYS if found[1].casefold() in (n, _FULL[n])]
         if names:
             return LocalTime(WEEKDAYS.index(names[0]), time.fromisoformat(found[2]))
-    raise ValueError(f"{text!r} is no time of a freeze window: wanted: {WANTED}")
+    raise ValueError(f"{text!r} is not a time of a freeze window; wanted: {WANTED}")
 
 
 def is_before(start: LocalTime, end: LocalTime) -> bool:

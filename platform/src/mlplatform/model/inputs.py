@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from mlplatform.model.definition import EVENT_TIME, InputSpec, ModelDefinition
+from mlplatform.model.definition import (
+    EVENT_TIME,
+    WORDED,
+    InputSpec,
+    ModelDefinition,
+    word_inputs,
+)
 from mlplatform.model.features import transforms
 from mlplatform.model.features.views import FeatureSource, FeatureView
 from mlplatform.model.policies.segments import RolloutSegment, SegmentPolicy, SegmentSource
@@ -20,6 +27,7 @@ from mlplatform.model.tensors.categories import (
     place,
     places,
 )
+from mlplatform.model.tensors.tokens import Tokenizer, Tokens, column_name, number_of, text_of
 from mlplatform.model.windows.declaration import by_entity, source_name
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -40,6 +48,7 @@ class ModelInput:
     transform: str
     of: str | None = None
     to: str | None = None
+    tokens: Tokens | UnsetType = UNSET
 
 
 class InputPlan:
@@ -50,10 +59,10 @@ class InputPlan:
         inputs: the list that a bundle carries, for a bundle older than the model folder.
         defaults: the values that a bundle was trained with where features are missing; those of
             the views unless given.
-        vocabularies: the words of each category input, whose place in a row is a number.
+        vocabularies: the words of each category and text, whose places in a row are numbers.
 
     Raises:
-        ConfigInvalid: an input that names no request field or feature, or a category without words.
+        ConfigInvalid: an input that names no request field or feature, or whose words are missing.
     """
 
     def __init__(
@@ -64,10 +73,10 @@ class InputPlan:
         defaults: Mapping[str, float] | None = None,
         vocabularies: Vocabularies | None = None,
     ) -> None:
-        told = {name: f.type for name, f in definition.request.items() if not f.pseudonymous}
-        self._fields = {name for name, kind in told.items() if kind != "string"}
-        self._texts = set(told) - self._fields
-        self._places = {name: places(words) for name, words in (vocabularies or {}).items()}
+        types = {name: f.type for name, f in definition.request.items() if not f.pseudonymous}
+        self._fields = {name for name, kind in types.items() if kind != "string"}
+        self._strings = set(types) - self._fields
+        self._words = vocabularies or {}
         of_entities = by_entity(definition.windows, definition.entities)
         sources: tuple[FeatureSource, ...] = (*views, *of_entities)
         self._features = {f: v.name for v in sources for f in v.feature_names}
@@ -82,12 +91,22 @@ class InputPlan:
         self.views = tuple(v for v in views if used.intersection(v.feature_names))
         self.sources = tuple(v for v in sources if used.intersection(v.feature_names))
         self._defaults = view_defaults(sources) if defaults is None else defaults
-        self.texts = frozenset(i.of or "" for i in self.inputs if i.transform == "category")
-        self._steps = tuple(self._step(i) for i in self.inputs)
+        self.texts = frozenset(i.of or "" for i in self.inputs if i.transform in WORDED)
+        self.words = frozenset(word_inputs(specs))
+        categories = [i.name for i in self.inputs if i.transform == "category"]
+        self._places = {name: places(self._words[name]) for name in categories}
+        self._steps = tuple(self._step(i) for i in self.inputs if i.transform != "text")
+        self._texts = _texts(self.inputs, self._words)
+        self._order = _order(self.inputs, self._texts)
 
     def row(self, request: Request, event_ms: int, view_values: ViewValues) -> list[float]:
         """The inputs of one request, in order; NaN where a value is missing."""
-        return [step(request, event_ms, view_values) for step in self._steps]
+        found = [step(request, event_ms, view_values) for step in self._steps]
+        if not self._order:
+            return found
+        for text in self._texts:
+            found += text.tokenizer.places(request.get(text.of))
+        return [found[place] for place in self._order]
 
     def matrix(self, table: pa.Table) -> NDArray[np.float32]:
         """The inputs of a table with `event_time`, the request fields and the features."""
@@ -100,8 +119,10 @@ class InputPlan:
             if spec.transform == "category":
                 texts = table.column(spec.of or "")
                 result[:, position] = column_places(texts, self._places[spec.name])
-            else:
+            elif spec.transform != "text":
                 result[:, position] = _values(spec, table, event_ms, self._defaults)
+        for text in self._texts:
+            result[:, text.positions] = text.tokenizer.column(table.column(text.of))[:, text.places]
         return result
 
     def _step(self, spec: ModelInput) -> Step:
@@ -125,12 +146,12 @@ class InputPlan:
                 if spec.kind == "ratio":
                     self._known(f"{key}: to", spec.to, self._fields | set(self._features))
                 return ModelInput(spec.name, "request", spec.kind, spec.of, spec.to)
-            case "category":
-                self._known(f"{key}: of", spec.of, self._texts)
-                if spec.name not in self._places:
+            case "category" | "text":
+                self._known(f"{key}: of", spec.of, self._strings)
+                if spec.declared not in self._words:
                     wanted = "the words of this input, from the bundle or learned"
                     raise ConfigInvalid(f"{key}: vocabulary", None, wanted)
-                return ModelInput(spec.name, "request", spec.kind, spec.of)
+                return ModelInput(spec.name, "request", spec.kind, spec.of, tokens=spec.tokens)
             case _:
                 return ModelInput(spec.name, "request", spec.kind)
 
@@ -151,7 +172,8 @@ def view_defaults(views: Sequence[FeatureSource]) -> dict[str, float]:
 
 
 def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
-    """Category input → the words that model.yaml gives it: its own, or its field's closed list."""
+    """Category or text → the words that model.yaml gives it: its own, or for a category those of
+    its field's closed list."""
     found = {}
     for spec in definition.inputs:
         if spec.kind == "category":
@@ -160,6 +182,8 @@ def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
             words = definition.vocabularies.get(spec.name, of_field)
             if words is not None:
                 found[spec.name] = tuple(word for word in words if word)
+        elif spec.kind == "text" and spec.declared in definition.vocabularies:
+            found[spec.declared] = definition.vocabularies[spec.declared]
     return found
 
 
@@ -209,6 +233,49 @@ def _step(spec: ModelInput, features: Mapping[str, str], defaults: Mapping[str, 
         case _:
             function = transforms.TIME_SCALAR[spec.transform]
             return lambda request, event_ms, values: function(event_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One text of a request, and which of its places stand where in a row.
+
+    Args:
+        places: from 0. positions: of each of them.
+    """
+
+    of: str
+    tokenizer: Tokenizer
+    length: int
+    places: list[int]
+    positions: list[int]
+
+
+def _texts(inputs: Sequence[ModelInput], words: Vocabularies) -> tuple[_Text, ...]:
+    found: dict[str, _Text] = {}
+    for position, spec in enumerate(inputs):
+        if spec.transform == "text" and isinstance(spec.tokens, Tokens):
+            text, tokens = text_of(spec.name) or "", spec.tokens
+            key = column_name(text, tokens, 1)
+            if key not in found:
+                tokenizer = Tokenizer(tokens, words[text])
+                found[key] = _Text(spec.of or "", tokenizer, tokens.length, [], [])
+            found[key].places.append(number_of(spec.name) - 1)
+            found[key].positions.append(position)
+    return tuple(found.values())
+
+
+def _order(inputs: Sequence[ModelInput], texts: Sequence[_Text]) -> list[int]:
+    """Where the value of each input stands among the others' values, then all places of each text;
+    empty for a plan without texts."""
+    if not texts:
+        return []
+    others = (p for p, spec in enumerate(inputs) if spec.transform != "text")
+    order = {position: place for place, position in enumerate(others)}
+    start = len(order)
+    for text in texts:
+        order |= {p: start + n for p, n in zip(text.positions, text.places, strict=True)}
+        start += text.length
+    return [order[position] for position in range(len(inputs))]
 
 
 def _category(of: str, known: Places) -> Step:

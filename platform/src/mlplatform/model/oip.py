@@ -9,12 +9,15 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
+REPLY_HEAD_BYTES, REPLY_NUMBER_BYTES = 64 * 1024, 64
+"""An answer has room for headers and JSON around its numbers, and for each number."""
+REPLY_BYTES = 4 * 1024 * 1024
 HEADER_LENGTH = b"inference-header-content-length"
 SERVER_TIMING = b"server-timing"
 FailureReason = Literal[
@@ -95,6 +98,56 @@ class Scores(list[float]):
         self.speaks = speaks
 
 
+class Codec(Protocol):
+    """What a server is asked for scores of rows, and how its answer is read."""
+
+    def request(
+        self, authority: str, token: str, rows: Sequence[Sequence[float]], more: str = ""
+    ) -> bytes:
+        """A whole HTTP/1.1 request.
+
+        Args:
+            rows: of one width; NaN is a missing value.
+            more: headers besides, each with its line's end.
+        """
+        ...
+
+    def reply_bytes(self, rows: int) -> int:
+        """The most that an answer to so many rows may have, its headers included."""
+        ...
+
+    def scores(self, reply: Reply, rows: int) -> list[float]:
+        """Row by row one score, or one for each class.
+
+        Raises:
+            PredictionFailed: as the function `scores` does.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCodec:
+    """One float32 tensor of all inputs in bytes, as the platform's predictor and Triton take it.
+
+    Args:
+        numbers: that an answer holds for each row.
+    """
+
+    service: str
+    numbers: int = 1
+
+    def request(
+        self, authority: str, token: str, rows: Sequence[Sequence[float]], more: str = ""
+    ) -> bytes:
+        return infer_request(self.service, authority, token, rows, more)
+
+    def reply_bytes(self, rows: int) -> int:
+        return reply_bytes(rows * self.numbers)
+
+    def scores(self, reply: Reply, rows: int) -> list[float]:
+        return scores(reply, rows * self.numbers)
+
+
 def infer_request(
     service: str,
     authority: str,
@@ -124,16 +177,20 @@ def infer_request(
     return b"".join((head, header, _packed([value for row in rows for value in row])))
 
 
+def reply_bytes(numbers: int) -> int:
+    """The most bytes of an answer that holds so many numbers, its headers included."""
+    return min(REPLY_BYTES, REPLY_HEAD_BYTES + REPLY_NUMBER_BYTES * numbers)
+
+
 def scores(reply: Reply, count: int) -> list[float]:
-    """The scores in an answer.
+    """The scores in an answer, row by row: `count` is that of the rows, or of the rows times the
+    classes.
 
     Raises:
         PredictionFailed: unavailable for any status but 200 and 400, invalid_output for anything
             that is not exactly `count` numbers; they may be NaN, row by row.
     """
-    if reply.status != 200:
-        reason: FailureReason = "invalid_output" if reply.status == 400 else "unavailable"
-        raise PredictionFailed(reason, f"status {reply.status}: {reply.body[:200]!r}")
+    check_status(reply)
     try:
         values = _values(reply)
     except (msgspec.DecodeError, ValueError, struct.error) as error:
@@ -141,6 +198,13 @@ def scores(reply: Reply, count: int) -> list[float]:
     if len(values) != count:
         raise PredictionFailed("invalid_output", f"{len(values)} scores for {count} rows")
     return values
+
+
+def check_status(reply: Reply) -> None:
+    """Raises PredictionFailed for any status but 200."""
+    if reply.status != 200:
+        reason: FailureReason = "invalid_output" if reply.status == 400 else "unavailable"
+        raise PredictionFailed(reason, f"status {reply.status}: {reply.body[:200]!r}")
 
 
 def _packed(values: list[float]) -> bytes:

@@ -10,5 +10,5 @@ from mlplatform.runtime.telemetry.redaction import FieldPolicy
 
 @functools.cache
 def personal_fields() -> FieldPolicy:
-    """Of the models of this installation; the one home of what is personal is their model.yaml."""
+    """The personal fields of this installation's models, which their model.yaml alone declares."""
     return FieldPolicy(n for model in readable_names() for n in load_definition(model).personal)

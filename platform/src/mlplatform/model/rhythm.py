@@ -104,7 +104,7 @@ def rhythm(
     )
 
 
-def expected(column: Column, of: Weekday) -> Column:
+def expected_column(column: Column, of: Weekday) -> Column:
     """The column as it is to be expected on that weekday."""
     return replace(column, shares=of.shares, quantiles=of.quantiles, missing_share=of.missing_share)
 
@@ -124,7 +124,7 @@ def _weekday(column: Column, values: Floats, days: int) -> Weekday:
 
 
 def _far(pool: Weekday, column: Column, values: Floats) -> tuple[float, float]:
-    present, of_day = finite(values), expected(column, pool)
+    present, of_day = finite(values), expected_column(column, pool)
     shares = bin_counts(present, np.array(column.edges)) / len(present)
     return distance(of_day, present), share_psi(np.array(pool.shares), shares)
 

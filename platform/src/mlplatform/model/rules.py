@@ -98,7 +98,7 @@ def parse_rules(
         ConfigInvalid: an unknown key, operator, input or outcome, a missing value, a code used
             twice.
     """
-    import yaml
+    import yaml  # a predictor does without PyYAML
 
     from mlplatform.model import document
 

@@ -58,8 +58,8 @@ class SmallScorer:
 
     def decide(self, raw: float) -> tuple[float, Decision]:
         """The calibrated score and what follows from it."""
-        score = self.model.calibration.one(raw)
-        return score, self._cut_offs.one(score)
+        score = self.model.calibration.probability(raw)
+        return score, self._cut_offs.outcome(score)
 
     def strongest(self, row: Sequence[float], most: int) -> list[str]:
         """The inputs that got more points than an ordinary value gets, the most first."""

@@ -1,27 +1,42 @@
-"""Whether the tensors that are declared for a graph fit the model's inputs, and one another."""
+"""Whether the tensors that are declared for a graph fit the model's inputs, and one another; and
+whether texts are inputs that a row can hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from mlplatform.model.definition import InputSpec, RequestField
+from mlplatform.model.definition import (
+    WORDED,
+    InputSpec,
+    ModelDefinition,
+    RequestField,
+    row_inputs,
+)
 from mlplatform.model.tensors.signature import InputTensor, OutputTensor, Signature
+from mlplatform.model.tensors.tokens import Tokens, text_of
 
 MOST_EXACT: Final = 2**24
 """Up to here a float32 holds every whole number."""
+
+MOST_COLUMNS: Final = 1024
+"""Of a row: as many rows explain a score by reference values, and go to a predictor in one call."""
 
 Problem = tuple[str, object, str]
 """A key below the signature, its value, and what is wanted there."""
 
 
 def signature_problems(
-    signature: Signature, inputs: Sequence[InputSpec], fields: Mapping[str, RequestField]
+    signature: Signature,
+    inputs: Sequence[InputSpec],
+    fields: Mapping[str, RequestField],
+    classes: int = 0,
 ) -> Iterator[Problem]:
     """What in a signature does not fit the model's inputs, or itself.
 
     Args:
         fields: of the request; none where only inputs are known.
+        classes: how many the model has, where its outcomes are classes.
     """
     specs = {spec.name: spec for spec in inputs}
     used = [name for tensor in signature.inputs for name in tensor.of]
@@ -39,7 +54,25 @@ def signature_problems(
     for number, taken in enumerate(signature.inputs):
         for key, value, wanted in _of_input(taken, specs, fields):
             yield f"inputs.{number}.{key}", value, wanted
-    yield from _of_score(signature)
+    yield from _of_score(signature, classes)
+
+
+def text_rules(model: ModelDefinition) -> Iterator[tuple[bool, str, object, str]]:
+    """Whether each rule about texts holds in a model.yaml: the key, its value, what is wanted."""
+    for number, spec in enumerate(model.inputs):
+        key, tokens = f"inputs.{number}", spec.tokens
+        has_tokens, shown = isinstance(tokens, Tokens), tokens or "not there"
+        wanted = "{of: words, length: 16}, where kind is text, and nothing elsewhere"
+        yield has_tokens == (spec.kind == "text"), f"{key}.tokens", shown, wanted
+        wanted = "a name that does not end like `.w1.3`, as the tokens of a text do"
+        yield text_of(spec.name) is None, f"{key}.name", spec.name, wanted
+    columns = len(row_inputs(model.inputs))
+    wanted = f"{MOST_COLUMNS} or fewer: an input for each, and for each token of a text"
+    yield columns <= MOST_COLUMNS, "inputs", f"{columns} columns", wanted
+    texts = {i.name for i in model.inputs if i.kind == "text"}
+    for number, name in enumerate(model.drift.inputs):
+        wanted = "an input that is a number or a category: tokens of a text are not watched"
+        yield name not in texts, f"drift.inputs.{number}", name, wanted
 
 
 def _of_input(
@@ -52,11 +85,11 @@ def _of_input(
     if list(tensor.shape[1:]) != columns or len(tensor.of) > 1 > len(columns):
         yield "shape", list(tensor.shape), f"[n, {len(tensor.of)}]: a column for each of `of`"
     kinds = {name: specs[name].kind for name in tensor.of}
-    numbers = [name for name, kind in kinds.items() if kind != "category"]
+    numbers = [name for name, kind in kinds.items() if kind not in WORDED]
     if tensor.dtype == "string" and numbers:
-        yield "of", numbers, "categories: texts are made of their words"
+        yield "of", numbers, "categories and texts: words go into it"
     if tensor.dtype == "bool" and len(numbers) < len(kinds):
-        yield "dtype", tensor.dtype, "int64 or string, of a category"
+        yield "dtype", tensor.dtype, "int64 or string, of a category or a text"
     is_text = isinstance(tensor.missing, str)
     if tensor.missing is not None and is_text != (tensor.dtype == "string"):
         yield "missing", tensor.missing, f"a value of dtype {tensor.dtype}"
@@ -68,13 +101,17 @@ def _of_input(
                 yield "of", name, wanted
 
 
-def _of_score(signature: Signature) -> Iterator[Problem]:
+def _of_score(signature: Signature, classes: int) -> Iterator[Problem]:
     score = signature.score
     output = next((o for o in signature.outputs if o.name == score.output), None)
     if output is None:
         yield "score.output", score.output, "one of " + ", ".join(o.name for o in signature.outputs)
     elif output.dtype not in ("float32", "float64"):
         yield "score.output", score.output, "an output of dtype float32 or float64"
+    elif classes:
+        if score.column is not None or tuple(output.shape[1:]) != (classes,):
+            wanted = f"an output of shape [n, {classes}], a column for each class, without a column"
+            yield "score", [list(output.shape), score.column], wanted
     elif len(output.shape) == 1 and score.column is not None:
         yield "score.column", score.column, "nothing: the output has no columns"
     elif len(output.shape) == 2 and not _is_below(score.column, output.shape[1]):

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.pseudonym import key_of
+from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.offline import OfflineTable
-from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.learning.features.online import OnlineWriter
+from mlplatform.learning.features.pushed.holding import Holder, hold_tables, home_id
+from mlplatform.learning.features.pushed.journal import Pushes
+from mlplatform.learning.features.pushed.taking import take_pushed
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.views import FeatureView, load_views
+from mlplatform.model.features.views import FeatureView, external, load_views
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.model.routes import Arm
 from mlplatform.operations.compute.jobs import Jobs
 from mlplatform.operations.compute.local import LocalJobs
+from mlplatform.operations.compute.private_pool import PrivatePool
 from mlplatform.operations.prefect_client.approvals import PrefectApprovals
 from mlplatform.operations.prefect_client.prefect import PrefectApi
 from mlplatform.rollouts.drift.sql import SqlIncidents
@@ -40,6 +47,7 @@ from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.processes import last_settings
 from mlplatform.runtime.telemetry import logs
+from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring import backends
 from mlplatform.scoring.admission.store import Keys
 
@@ -73,15 +81,15 @@ def platform() -> Platform:
     return Platform(settings())
 
 
-def api_key(given: Settings) -> str:
+def api_key(settings: Settings) -> str:
     """The first API key of this installation.
 
     Raises:
         NotFound: the gateway has never started here.
     """
-    if not given.home.api_key.exists():
-        raise NotFound(f"{given.home.api_key} is not there yet: `mlplatform up` makes it")
-    return given.home.api_key.read_text().strip()
+    if not settings.home.api_key.exists():
+        raise NotFound(f"{settings.home.api_key} is not there yet: `mlplatform up` makes it")
+    return settings.home.api_key.read_text().strip()
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,55 @@ class Platform:
     def offline(self, model: str) -> OfflineTable:
         return OfflineTable(self.settings.home.offline(model), load_definition(model))
 
-    def online(self, model: str) -> OnlineFeatures:
+    def projected(self, model: str) -> OfflineTable:
+        """The offline table with all that the log has of the model, and that was pushed.
+
+        Raises:
+            Unavailable: as `with_pushes`.
+        """
+        offline = self.with_pushes(model)
+        offline.project(self.log)
+        return offline
+
+    def with_pushes(self, model: str) -> OfflineTable:
+        """The offline table with all rows of external views that were pushed.
+
+        Raises:
+            Unavailable: pushes are on a server that does not answer, or some wait and the online
+                store does not.
+            Refused: as `hold_tables`.
+        """
+        offline = self.offline(model)
+        views = external(self.views(model))
+        if views:
+            self.hold_tables()
+        if not views or not backends.has_pushes(self.settings):
+            return offline
+        key, clock_ms = self.pseudonym_key(), self.clock.event_ms
+        with closing(self.online(model)) as online:
+            for view in views:
+                columns = ExternalColumns.of(view, offline.definition, key, clock_ms())
+                parts = offline.external(view.name)
+                take_pushed(self.pushes, columns, model, parts, online, clock_ms)
+        return offline
+
+    def hold_tables(self, *, over: bool = False) -> None:
+        """Say that this home has the tables of external views, where other homes may share servers.
+
+        Args:
+            over: also where another home has them.
+
+        Raises:
+            Refused: another home has them; names it.
+            Unavailable: a server does not answer.
+        """
+        if stores := backends.shared_table_stores(self.settings):
+            root = self.settings.home.root.absolute()
+            place = f"{socket.gethostname()}:{root}"
+            own = Holder(home_id(self.settings.home.offline("")), place, SystemClock().wall_ms())
+            hold_tables(stores, own, over=over)
+
+    def online(self, model: str) -> OnlineWriter:
         return backends.online(self.settings, model, self.views(model))
 
     def pseudonym_key(self) -> bytes:
@@ -113,7 +169,7 @@ class Platform:
 
     @functools.cached_property
     def log(self) -> SqliteDecisionLog:
-        return SqliteDecisionLog(self.settings.home.decisions)
+        return backends.log_of(self.settings.home)
 
     @functools.cached_property
     def rollouts(self) -> SqlRollouts:
@@ -122,6 +178,14 @@ class Platform:
     @functools.cached_property
     def keys(self) -> Keys:
         return backends.keys(self.settings)
+
+    @functools.cached_property
+    def pushes(self) -> Pushes:
+        return backends.pushes(self.settings)
+
+    @functools.cached_property
+    def refusals(self) -> Refusals:
+        return Refusals(self.settings.home.audit)
 
     @functools.cached_property
     def incidents(self) -> SqlIncidents:
@@ -135,12 +199,10 @@ class Platform:
     def jobs(self) -> Jobs:
         argo = self.settings.argo
         if argo is None and self.settings.job_processes == 0:
-            from mlplatform.operations.compute.private_pool import PrivatePool
-
             return PrivatePool(Path(tempfile.mkdtemp(prefix="jobs.")))
         if argo is None:
             return LocalJobs(self.settings.home.jobs)
-        from mlplatform.operations.compute.argo import ArgoJobs
+        from mlplatform.operations.compute.argo import ArgoJobs  # imports the Kubernetes client
         from mlplatform.operations.compute.artifacts import Artifacts
         from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
@@ -189,7 +251,7 @@ class Platform:
         )
 
     def traceparent(self) -> str:
-        """Of the flow or task that runs here; empty where none does."""
+        """The traceparent of the running flow or task; empty if there is none."""
         return _current_traceparent()
 
     def mlflow_token(self) -> str:
@@ -217,10 +279,10 @@ def prefect_api(settings: Settings) -> PrefectApi:
 
     Its calls raise `Unavailable` where the server is this machine's and was never started.
     """
-    given = settings.servers.prefect_auth
+    credentials = settings.servers.prefect_auth
     return PrefectApi(
         settings.prefect_url,
-        auth=lambda: given or _operator(settings.home),
+        auth=lambda: credentials or _operator(settings.home),
         traceparent=_current_traceparent,
     )
 
@@ -244,7 +306,7 @@ def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPla
     """
     if settings.kserve is None:
         return LocalPlane(settings.home.serving)
-    from mlplatform.rollouts.kubernetes.api import KubernetesApi
+    from mlplatform.rollouts.kubernetes.api import KubernetesApi  # imports the Kubernetes client
     from mlplatform.rollouts.serving.kserve import KServePlane
 
     return KServePlane(
@@ -269,7 +331,7 @@ def raw_routes(settings: Settings) -> RawRoutes | None:
     """Where raw callers are routed; None where there are none."""
     if settings.kserve is None or settings.entrance is None:
         return None
-    from mlplatform.rollouts.kubernetes.api import KubernetesApi
+    from mlplatform.rollouts.kubernetes.api import KubernetesApi  # imports the Kubernetes client
     from mlplatform.rollouts.serving.httproute import HttpRoutes
 
     return HttpRoutes(KubernetesApi.connect(), settings.kserve.namespace, settings.entrance)
@@ -289,9 +351,10 @@ class _Versions:
 
 
 def _current_traceparent() -> str:
-    """Of the flow or task that runs here; a command that imports no OpenTelemetry runs in none."""
+    """The traceparent of the running flow or task; a command that imports no OpenTelemetry has
+    none."""
     if "opentelemetry.sdk.trace" not in sys.modules:
         return ""
-    from mlplatform.runtime.telemetry.flow_spans import current_traceparent
+    from mlplatform.runtime.telemetry.flow_spans import current_traceparent  # imports OpenTelemetry
 
     return current_traceparent()

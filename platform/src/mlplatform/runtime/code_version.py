@@ -12,7 +12,7 @@ DIGEST_CHARACTERS = 12
 
 @functools.cache
 def code_version() -> str:
-    """As PEP 440 writes a local version, for example 0.2.0+3f2a9c1b7d4e.
+    """The local version of PEP 440, for example 0.3.0+3f2a9c1b7d4e.
 
     The same files have the same one, in a wheel, in an image and in a clone.
     """

@@ -38,8 +38,8 @@ def in_words(message: str) -> str:
 
     Source: msgspec, `ValidationError`: "Expected `TYPE` BOUND, got `TYPE`".
     """
-    told = message.removeprefix("Expected ")
+    text = message.removeprefix("Expected ")
     for pattern, words in _BOUNDS:
-        told = pattern.sub(words, told)
-    told = _KIND.sub(lambda found: _KINDS[found[1]], told)
-    return told.replace("a whole number, not a number", "a whole number, without a fraction")
+        text = pattern.sub(words, text)
+    text = _KIND.sub(lambda found: _KINDS[found[1]], text)
+    return text.replace("a whole number, not a number", "a whole number, without a fraction")

@@ -39,7 +39,7 @@ _HAN: Final = ("CJK ", "IDEOGRAPHIC ")
 _OF_NO_SCRIPT: Final = ("COMBINING ", "MODIFIER LETTER ", "KATAKANA-HIRAGANA ")
 _MARKUP: Final = re.compile(r"[\\`*_\[\]<>|~&@]|:(?=//)|(?<=www)\.|^[#+=-]")
 _NUMBERED: Final = re.compile(r"^(\d+)([.)])")
-_BLANK: Final = re.compile(
+BLANK: Final = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\ufe00-\ufe0f\U000e0100-\U000e01ef]"
 )
 """Letters, marks and signs that show nothing (Default_Ignorable_Code_Point, and the empty Braille
@@ -116,7 +116,7 @@ def name(field: str, text: str) -> str:
     for character in normal:
         if not _is_of_names(character):
             wanted = "letters of an alphabet that people write in"
-            raise InputInvalid(field, None, f"holds {_told(character)}; wanted: {wanted}")
+            raise InputInvalid(field, None, f"holds {_named(character)}; wanted: {wanted}")
     zeros = {ord(c) - unicodedata.decimal(c) for c in normal if unicodedata.category(c) == "Nd"}
     if len(zeros) > 1:
         raise InputInvalid(field, None, "mixes digits of two scripts; wanted: digits of one")
@@ -148,7 +148,7 @@ def shown(text: str, *, lines: bool = False) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        c if (c.isprintable() and not _BLANK.match(c)) or (lines and c in _LINES) else _written(c)
+        c if (c.isprintable() and not BLANK.match(c)) or (lines and c in _LINES) else _written(c)
         for c in text
     )
 
@@ -169,7 +169,7 @@ def _visible(field: str, text: str, allowed: frozenset[str]) -> str:
     for character in normal:
         category = unicodedata.category(character)
         if character not in allowed and (why := _refused(character, category)):
-            raise InputInvalid(field, None, f"holds {_told(character)}, {why}")
+            raise InputInvalid(field, None, f"holds {_named(character)}, {why}")
         marks = marks + 1 if category in {"Mn", "Me"} else 0
         if marks > MOST_MARKS:
             raise InputInvalid(field, None, f"has more than {MOST_MARKS} marks on one letter")
@@ -177,7 +177,7 @@ def _visible(field: str, text: str, allowed: frozenset[str]) -> str:
 
 
 def _refused(character: str, category: str) -> str | None:
-    if _BLANK.match(character):
+    if BLANK.match(character):
         return "an invisible character"
     if category == "Zs" and character != " ":
         return "an unusual space"
@@ -206,10 +206,10 @@ def _script(character: str) -> str | None:
         return "LATIN" if character.isalpha() else None
     if unicodedata.category(character)[0] not in "LM":
         return None
-    told = unicodedata.name(character, "UNNAMED")
-    if told.startswith(_OF_NO_SCRIPT):
+    name = unicodedata.name(character, "UNNAMED")
+    if name.startswith(_OF_NO_SCRIPT):
         return None
-    return "HAN" if told.startswith(_HAN) else told.partition(" ")[0]
+    return "HAN" if name.startswith(_HAN) else name.partition(" ")[0]
 
 
 def _is_of_names(character: str) -> bool:
@@ -226,9 +226,9 @@ def _base(character: str) -> str:
 
     The decomposition tells that of accents alone; the name, which never changes, of all.
     """
-    told, _, drawn = unicodedata.name(character, "").partition(" WITH ")
-    plain = told.replace("LETTER SMALL CAPITAL ", "SMALL LETTER ")
-    if not drawn and plain == told:
+    name, _, drawn = unicodedata.name(character, "").partition(" WITH ")
+    plain = name.replace("LETTER SMALL CAPITAL ", "SMALL LETTER ")
+    if not drawn and plain == name:
         return character
     try:
         return unicodedata.lookup(plain)
@@ -242,11 +242,11 @@ def _is_of_word(character: str) -> bool:
 
 def _spelled(text: str) -> str:
     """The text, and by code point the letters of it that are not ASCII, the first few."""
-    others = [_told(c) for c in dict.fromkeys(text) if not c.isascii() and _script(c)]
+    others = [_named(c) for c in dict.fromkeys(text) if not c.isascii() and _script(c)]
     return f"{shown(text)!r} ({', '.join(others[:3])})"
 
 
-def _told(character: str) -> str:
+def _named(character: str) -> str:
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 

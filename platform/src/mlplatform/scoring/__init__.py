@@ -2,6 +2,7 @@
 requests.
 
 Packages from the ground up: `protos`; `admission` and `predictor`; `predictor_client`; `arms`;
-`request`; `labels`; `api`; `gateway` and `worker`. `backends` chooses the adapters that this area
-and those above have in common. Imports `rollouts`, `learning`, `decisions`, `model` and `runtime`.
+`request`; `labels` and `pushes`; `api`; `gateway` and `worker`. `backends` chooses the adapters
+that this area and those above have in common. Imports `rollouts`, `learning`, `decisions`, `model`
+and `runtime`.
 """

@@ -15,11 +15,16 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
-from mlplatform.learning.features.online import OnlineFeatures
+from mlplatform.learning.features.online import OnlineFeatures, OnlineWriter
+from mlplatform.learning.features.pushed.holding import SharedStore
+from mlplatform.learning.features.pushed.journal import Pushes
+from mlplatform.learning.features.pushed.sqlite import SqlitePushes
 from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
+from mlplatform.learning.features.windows.projector import WindowProjector
 from mlplatform.learning.features.windows.state import WindowProjection, begin
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.views import FeatureView
+from mlplatform.model.features.views import FeatureView, external, load_views
+from mlplatform.model.folders import model_folder
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sql import SqlRollouts
@@ -29,7 +34,7 @@ from mlplatform.rollouts.outbox.positions import Positions
 from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.rollouts.serving.local import bundle_uri
 from mlplatform.runtime.clock import Clock
-from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.sqlite import BUSY_TIMEOUT_MS
@@ -39,9 +44,10 @@ from mlplatform.runtime.telemetry.span_files import FileSender
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring.admission.sqlite import SqliteAdmission
 from mlplatform.scoring.admission.store import Admission, Buckets, KeysAndBuckets
+from mlplatform.scoring.pushes.pushes import PushEntry, PushTarget
+from mlplatform.scoring.pushes.rows import RowsBody
 
-if TYPE_CHECKING:
-    from mlplatform.learning.features.windows.projector import WindowProjector
+if TYPE_CHECKING:  # imports the client of Redis
     from mlplatform.learning.features.windows.redis import RedisWindows
     from mlplatform.scoring.admission.postgres import PostgresKeys
 
@@ -70,18 +76,30 @@ def rollouts(
     """
     if settings.postgres is None:
         return SqliteRollouts(settings.home.rollouts_db, clock)
+    # imports the client of PostgreSQL
     from mlplatform.rollouts.journal.postgres import PostgresRollouts
 
     return PostgresRollouts(settings.postgres, clock, answer_s=answer_s)
+
+
+def journal_of(home: Home) -> SqlRollouts:
+    """The journal of rollouts in a home that was put back, whatever the settings name."""
+    return SqliteRollouts(home.rollouts_db)
 
 
 def incidents(settings: Settings) -> SqlIncidents:
     """Drift incidents, in the same database as the rollouts that answer them."""
     if settings.postgres is None:
         return SqliteIncidents(settings.home.rollouts_db)
+    # imports the client of PostgreSQL
     from mlplatform.rollouts.drift.postgres import PostgresIncidents
 
     return PostgresIncidents(settings.postgres)
+
+
+def log_of(home: Home) -> SqliteDecisionLog:
+    """The home's log for who reads it; who writes to it opens `decision_log`."""
+    return SqliteDecisionLog(home.decisions)
 
 
 def decision_log(
@@ -114,6 +132,7 @@ def outbox(settings: Settings) -> Outbox:
 def _positions(settings: Settings) -> Positions:
     if settings.postgres is None:
         return SqlitePositions(settings.home.rollouts_db)
+    # imports the client of PostgreSQL
     from mlplatform.rollouts.outbox.postgres import PostgresPositions
 
     return PostgresPositions(settings.postgres)
@@ -126,13 +145,74 @@ def span_sender(settings: Settings, identity: ProcessIdentity) -> Sender:
     return OtlpSender(settings.otlp_endpoint, identity)
 
 
-def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:
-    """A model's online features for jobs, which may wait."""
+def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineWriter:
+    """A model's online features for who writes them, and may wait."""
     if settings.redis is None:
         return FeastSqlite(settings.home.online_db, project_name(model), views)
-    from mlplatform.learning.features.feast_redis import FeastRedis
+    from mlplatform.learning.features.feast_redis import FeastRedis  # imports the client of Redis
 
     return FeastRedis(settings.redis, project_name(model), views, answer_s=WRITE_S)
+
+
+def pushes(settings: Settings, *, answer_s: float = WRITE_S) -> Pushes:
+    """Pushed values of external views: where the journal of rollouts is, so that what a gateway of
+    another home took is here too.
+
+    Raises:
+        Unavailable: their store can't be opened.
+    """
+    if settings.postgres is None:
+        return SqlitePushes(settings.home.pushes_db, durable=settings.durability == "disk")
+    # imports the client of PostgreSQL
+    from mlplatform.learning.features.pushed.postgres import PostgresPushes
+
+    return PostgresPushes(settings.postgres, answer_s=answer_s)
+
+
+def shared_table_stores(settings: Settings) -> list[SharedStore]:
+    """Stores behind external views that other homes may share.
+
+    Raises:
+        Unavailable: one can't be opened.
+    """
+    found: list[SharedStore] = []
+    if settings.postgres is not None:
+        # imports the client of PostgreSQL
+        from mlplatform.learning.features.pushed.postgres import PostgresPushes
+
+        found.append(PostgresPushes(settings.postgres))
+    if settings.redis is not None:
+        # imports the client of Redis
+        from mlplatform.learning.features.pushed.redis_holder import RedisHolder
+
+        found.append(RedisHolder(settings.redis, answer_s=WRITE_S))
+    return found
+
+
+def push_targets(
+    settings: Settings, definitions: Iterable[ModelDefinition], pseudonym_key: bytes
+) -> list[PushTarget]:
+    """Every external view of these models, and the online stores that take its rows."""
+    found = []
+    for definition in definitions:
+        views = external(load_views(model_folder(definition.name)))
+        for view in views:
+            body = RowsBody(definition.name, view, definition.request[view.join_key], pseudonym_key)
+            store = online(settings, definition.name, [view])
+            found.append(PushTarget(definition.name, view, body, store))
+    return found
+
+
+def push_entry(
+    settings: Settings, targets: Sequence[PushTarget], event_ms: Callable[[], int]
+) -> PushEntry:
+    """The way in for rows of these views."""
+    return PushEntry(targets, lambda: pushes(settings, answer_s=GATEWAY_ANSWER_S), event_ms)
+
+
+def has_pushes(settings: Settings) -> bool:
+    """Whether there may be any; asking makes no file."""
+    return settings.postgres is not None or settings.home.pushes_db.exists()
 
 
 def online_for_requests(
@@ -146,6 +226,7 @@ def online_for_requests(
     if settings.redis is None:
         reads: Windows = WindowReads(database, definition.name, windows, definition.entities)
     else:
+        # imports the client of Redis
         from mlplatform.learning.features.windows.redis import RedisWindowReads
 
         store = shared_windows(settings.redis, definition, answer_s=READ_S)
@@ -156,7 +237,7 @@ def online_for_requests(
 def _stored(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:
     if settings.redis is None:
         return FeastSqlite(settings.home.online_db, project_name(model), views, 0)
-    from mlplatform.learning.features.feast_redis import FeastRedis
+    from mlplatform.learning.features.feast_redis import FeastRedis  # imports the client of Redis
 
     return FeastRedis(settings.redis, project_name(model), views, answer_s=READ_S)
 
@@ -165,6 +246,7 @@ def shared_windows(
     address: Address, definition: ModelDefinition, *, answer_s: float = WRITE_S
 ) -> RedisWindows:
     """The state of a model's windows that gateways share on a server."""
+    # imports the client of Redis
     from mlplatform.learning.features.windows.redis import RedisWindows, state_of
 
     own = state_of(definition.windows, definition.entities)
@@ -178,7 +260,6 @@ def window_projector(
     the log, or no model has any."""
     if settings.redis is None or not definitions:
         return None
-    from mlplatform.learning.features.windows.projector import WindowProjector
 
     address = settings.redis
     stores = [shared_windows(address, one, answer_s=PROJECT_S) for one in definitions]
@@ -231,6 +312,7 @@ def keys(settings: Settings) -> PostgresKeys | SqliteAdmission:
 def _keys(settings: Settings) -> PostgresKeys | None:
     if settings.postgres is None:
         return None
+    # imports the client of PostgreSQL
     from mlplatform.scoring.admission.postgres import PostgresKeys
 
     return PostgresKeys(settings.postgres, answer_s=ADMISSION_S)
@@ -239,7 +321,7 @@ def _keys(settings: Settings) -> PostgresKeys | None:
 def _buckets(settings: Settings) -> Buckets | None:
     if settings.redis is None:
         return None
-    from mlplatform.scoring.admission.redis import RedisBuckets
+    from mlplatform.scoring.admission.redis import RedisBuckets  # imports the client of Redis
 
     return RedisBuckets(settings.redis, answer_s=ADMISSION_S)
 

@@ -12,7 +12,7 @@ import pytest
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport
 from mlplatform.model.features.transforms import DAY_MS
-from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, WINDOWS, Faults, Served, World
+from support.skew_world import BEGIN_MS, HOUR_MS, MINUTE_MS, WINDOWS, Faults, ServedValues, World
 
 DAYS, A_DAY = 5, 400
 WRONG_DAY = 3
@@ -45,17 +45,17 @@ def test_nothing_is_named_in_a_clean_month(tmp_path: Path) -> None:
     assert max(f.late for f in whole.features) < 20
 
 
-def doubled(values: Served, at_ms: int) -> None:
+def doubled(values: ServedValues, at_ms: int) -> None:
     if at_ms >= SINCE_MS and values["c_sum_1d"]:
         values["c_sum_1d"] *= 2
 
 
-def one_more(values: Served, at_ms: int) -> None:
+def one_more(values: ServedValues, at_ms: int) -> None:
     if at_ms >= SINCE_MS:
         values["t_n_6h"] = (values["t_n_6h"] or 0) + 1
 
 
-def mistaken(row: Served) -> Served:
+def mistaken(row: ServedValues) -> ServedValues:
     mean = row.get("customer_mean_7d")
     return row if mean is None else {**row, "customer_mean_7d": mean * 1.1}
 
@@ -124,7 +124,7 @@ def test_a_late_partition_is_named_as_late_events(tmp_path: Path) -> None:
     ids=["not there", "none"],
 )
 def test_defaults_and_features_that_are_not_served_are_told(
-    tmp_path: Path, change: Callable[[Served, int], None], why: str
+    tmp_path: Path, change: Callable[[ServedValues, int], None], why: str
 ) -> None:
     found = named(looked(tmp_path, Faults(served=change)))
     assert set(found) == {"c_since"}
@@ -144,7 +144,7 @@ def test_erased_payments_name_no_feature_that_counted_them(tmp_path: Path) -> No
     assert set(named(report)) == {"c_sum_1d"}
     (count,) = (one for one in report.features if one.name == "terminal_count_7d")
     assert (count.different > 20, count.verdict) == (True, "not known")
-    assert "whose payload is gone" in (count.cause or "")
+    assert "without their payload" in (count.cause or "")
 
 
 def test_a_sample_that_is_too_small_says_nothing_and_never_equal(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_the_gate_tells_and_refuses_where_model_yaml_says_so(
 def test_what_is_only_told_is_in_the_reason() -> None:
     found = judge_skew(report(judged(500, 2_000)), GATES, is_first=False)
     assert "1 of 1 features are skewed: f: computed otherwise" in found.reason
-    assert found.reason.endswith("(told alone: gates.skew)")
+    assert found.reason.endswith("(reported only: gates.skew)")
 
 
 def test_a_first_version_has_served_nothing_yet() -> None:

@@ -67,7 +67,7 @@ run "people_sign_in_at_the_banks_provider" {
     error_message = "Settings name the provider and where people open the page."
   }
   assert {
-    condition     = strcontains(output.documents["Deployment/mlplatform/page"], "value: \"ml.bank.example\"") && !strcontains(output.documents["Deployment/mlplatform/page"], "page.mlplatform:8090")
+    condition     = strcontains(output.documents["Deployment/mlplatform/page"], "\"value\": \"ml.bank.example\"") && !strcontains(output.documents["Deployment/mlplatform/page"], "page.mlplatform:8090")
     error_message = "Probes ask for the page by the name that it answers to."
   }
   assert {

@@ -12,10 +12,12 @@ from typing import Annotated, Final
 import typer
 
 from mlplatform.commands.terminal.output import AsJson, print_json
+from mlplatform.learning.onnx.model_files import model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
+from mlplatform.learning.training.external_model import check_memory
 from mlplatform.learning.training.folder import read_folder
 from mlplatform.learning.training.golden import check_ready
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ModelDefinition, word_inputs
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import (
     FILE,
@@ -27,8 +29,10 @@ from mlplatform.model.folders import (
     parse,
 )
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.weights.memory import MIB, needed_mib
 from mlplatform.runtime.configuration.model_roots import VARIABLE
 from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.storage import plain_files, private_folder
 from mlplatform.runtime.text import shown
 
@@ -50,14 +54,30 @@ def check_model(
     """
     folder = folder.absolute()
     wrong = list(problems(folder))
+    needed = ready_model_mib(folder)
     if json:
-        print_json({"folder": str(folder), "problems": wrong})
+        print_json({"folder": str(folder), "problems": wrong, "memory_mib": needed})
     elif not wrong:
         print(f"{folder}: nothing is wrong; content {folder_digest(folder)[:12]}")
+        if needed is not None:
+            machine_mib = memory_bytes() // MIB
+            print(f"a predictor of it needs {needed:,} MiB; this machine has {machine_mib:,}")
     else:
         for problem in wrong:
             print(shown(problem, lines=True))
     raise typer.Exit(1 if wrong else 0)
+
+
+def ready_model_mib(folder: Path) -> int | None:
+    """The memory that a predictor of a ready file and its data files needs; None for a folder that
+    trains, or whose ready file is not taken."""
+    if not is_ready(folder):
+        return None
+    try:
+        files = model_files(folder / READY_FILE, plain_files.Rule(most_bytes=MOST_BYTES))
+    except PlatformError:
+        return None  # it is among the problems
+    return needed_mib(len(files.content), [file.size for file in files.data])
 
 
 def problems(folder: Path) -> Iterator[str]:
@@ -93,7 +113,7 @@ def _of_files(folder: Path) -> Iterator[str]:
     if definition.name != folder.name:
         yield str(ConfigInvalid(f"{FILE}: name", definition.name, f"the folder's, {folder.name!r}"))
     try:
-        words = {i.name: () for i in definition.inputs if i.kind == "category"}
+        words = {name: () for name in word_inputs(definition.inputs)}
         InputPlan(definition, load_views(folder), vocabularies=words)
     except PlatformError as error:
         yield f"{FILE}: {error}"
@@ -124,9 +144,10 @@ def _of_a_ready_file(folder: Path) -> Iterator[str]:
     rule = plain_files.Rule(most_bytes=MOST_BYTES)
     try:
         read = read_folder(parse((folder / FILE).read_text(), FILE), folder)
-        content = plain_files.read_plain(folder / READY_FILE, rule)
+        files = model_files(folder / READY_FILE, rule)
+        check_memory(read.definition, files.content, files.data)
         if read.golden is not None:
-            check_ready(content, read.definition, read.golden)
+            check_ready(files.content, read.definition, read.golden, files.data)
     except PlatformError as error:
         yield f"{READY_FILE}: {error}"
 

@@ -10,14 +10,19 @@ from typing import Annotated, Final, Literal, get_args
 
 import typer
 
-from mlplatform.commands.authoring.ready_file import folder_files
+from mlplatform.commands.authoring.ready_file import folder_files, with_memory
 from mlplatform.commands.terminal.output import AsJson, print_json
+from mlplatform.learning.onnx.confined import graph_tensors
+from mlplatform.learning.onnx.model_files import model_files
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.model.folders import FILE, READY_FILE
 from mlplatform.model.policies.values import NAME_PATTERN
+from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.errors import ConfigInvalid, Refused
-from mlplatform.runtime.storage.plain_files import Rule, read_plain
+from mlplatform.runtime.storage.large_files import copied
+from mlplatform.runtime.storage.plain_files import Rule
 
-Template = Literal["sklearn", "xgboost", "lightgbm", "onnx"]
+Template = Literal["sklearn", "classes", "real", "xgboost", "lightgbm", "catboost", "torch", "onnx"]
 SHARED: Final = "sklearn"
 """The template whose files those of other libraries take where they have none of their own."""
 NAME = "@NAME@"
@@ -32,14 +37,18 @@ def new_model(
         Path | None, typer.Option(help="With --template onnx, the ready ONNX file.")
     ] = None,
     into: Annotated[
-        Path, typer.Option(help="Gets the folder; MLPLATFORM_MODELS names it.")
+        Path, typer.Option(help="The folder to write into; MLPLATFORM_MODELS names it.")
     ] = Path(),
     json: AsJson = False,
 ) -> None:
     """Write a model folder that can be trained as it is, or one around a ready ONNX file; lines
     marked CHANGE are yours.
 
-    A model that is an ONNX file already: --template onnx --file limits.onnx.
+    One that decides a class: --template classes; one that gives a number: --template real (both
+    scikit-learn).
+
+    A model that is an ONNX file already: --template onnx --file limits.onnx; files beside it that
+    hold its weights are taken along.
 
     Example: mlplatform new-model credit-default --into models
     """
@@ -69,17 +78,22 @@ def write_ready(folder: Path, name: str, file: Path) -> list[str]:
             written then.
         Refused: there is something in the folder's place.
     """
-    from mlplatform.learning.onnx.confined import graph_tensors
-    from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
-
-    content = read_plain(file, Rule(most_bytes=MOST_BYTES))
+    model = model_files(file, Rule(most_bytes=MOST_BYTES))
     shared = _templates().joinpath(SHARED, FILE).read_text().replace(NAME, name)
-    texts = folder_files(graph_tensors(content), shared)
+    texts = folder_files(graph_tensors(model.content, model.data), shared)
+    if taken := [data.name for data in model.data if data.name in texts]:
+        raise ConfigInvalid("--file", str(file), f"weights in a file that is not {taken[0]}")
+    if model.data:
+        needed = needed_mib(len(model.content), [data.size for data in model.data])
+        texts[FILE] = with_memory(texts[FILE], needed)
     written = write(folder, name, "onnx")
     for target, text in texts.items():
         (folder / target).write_text(text)
-    (folder / READY_FILE).write_bytes(content)
-    return sorted([*written, *texts, READY_FILE])
+    (folder / READY_FILE).write_bytes(model.content)
+    for data in model.data:
+        with data.path.open("rb", buffering=0) as source:
+            copied(source.fileno(), folder / data.name, 0o600)
+    return sorted([*written, *texts, READY_FILE, *(data.name for data in model.data)])
 
 
 def write(folder: Path, name: str, template: str) -> list[str]:

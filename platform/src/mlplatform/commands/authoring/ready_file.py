@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from mlplatform.learning.onnx.confined import GraphTensor, GraphTensors
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
 from mlplatform.model.consistency import OF_EVERY_REQUEST
 from mlplatform.model.definition import EVENT_TIME
 from mlplatform.model.tensors.signature import ONNX_TYPES
 from mlplatform.runtime.errors import InputInvalid
-
-if TYPE_CHECKING:
-    from mlplatform.learning.onnx.confined import GraphTensor, GraphTensors
 
 MOST_COLUMNS: Final = 256
 _DTYPES: Final = {onnx: dtype for dtype, onnx in ONNX_TYPES.items()}
@@ -74,6 +72,12 @@ def folder_files(graph: GraphTensors, shared: str) -> dict[str, str]:
     return {"model.yaml": text, "reasons.yaml": head + reasons, "golden.json": "[]\n"}
 
 
+def with_memory(text: str, needed_mib: int) -> str:
+    """A model.yaml that gives predictors as much memory as a model with data files needs."""
+    line = f"serving:\n  memory_mib: {needed_mib}  # all of its weights in memory\n"
+    return re.sub(r"^serving:\n", line, text, count=1, flags=re.MULTILINE)
+
+
 def _request(columns: Sequence[_Column]) -> str:
     fields = "".join(f"  {column.name}: {_FIELDS[column.dtype]}\n" for column in columns)
     inputs = "".join(f"  - {{name: {c.name}, kind: {c.kind}, of: {c.name}}}\n" for c in columns)
@@ -103,12 +107,12 @@ def _signature(
         name = _quoted(tensor.name)
         lines.append(f"    - {{name: {name}, dtype: {dtype}, shape: {shape}, of: [{of}]{missing}}}")
     lines.append("  outputs:")
-    given = [tensor for tensor in graph.outputs if _is_output(tensor)]
-    for tensor in given:
+    outputs = [tensor for tensor in graph.outputs if _is_output(tensor)]
+    for tensor in outputs:
         shape = _shape(tensor, tensor.shape[-1] or 0)
         name = _quoted(tensor.name)
         lines.append(f"    - {{name: {name}, dtype: {_DTYPES[tensor.type]}, shape: {shape}}}")
-    scores = [t for t in given if _DTYPES[t.type].startswith("float")]
+    scores = [t for t in outputs if _DTYPES[t.type].startswith("float")]
     if not scores:
         raise _wrong("it gives no float [n] or [n, columns]; wanted: an output for the score")
     score = scores[-1]
@@ -135,9 +139,9 @@ def _columns(tensor: GraphTensor) -> list[_Column]:
 def _is_plain(graph: GraphTensors) -> bool:
     """Whether it is one float32 matrix and one score, which need no signature."""
     taken = [(t.name, t.type, len(t.shape)) for t in graph.inputs]
-    given = [(t.name, t.type, len(t.shape)) for t in graph.outputs]
+    outputs = [(t.name, t.type, len(t.shape)) for t in graph.outputs]
     kind = ONNX_TYPES["float32"]
-    return taken == [(INPUT_NAME, kind, 2)] and given == [(OUTPUT_NAME, kind, 1)]
+    return taken == [(INPUT_NAME, kind, 2)] and outputs == [(OUTPUT_NAME, kind, 1)]
 
 
 def _is_output(tensor: GraphTensor) -> bool:

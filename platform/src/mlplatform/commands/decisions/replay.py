@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
@@ -25,14 +25,12 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import verdicts
+from mlplatform.operations.actions import verdicts, whatif
+from mlplatform.operations.actions.whatif import Reasons, Replay, Speed
 from mlplatform.rollouts.passes.replay import ReplayedVerdict
+from mlplatform.rollouts.verdicts.whatif import LabelCounts, Segment, Share
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.figures import percent, span
-
-if TYPE_CHECKING:
-    from mlplatform.operations.actions.whatif import Reasons, Replay, Speed
-    from mlplatform.rollouts.verdicts.whatif import LabelCounts, Segment, Share
 
 _FOLDER = typer.Option(exists=True, file_okay=False, help="A bundle's folder, from anywhere.")
 _FROM = typer.Option(
@@ -62,8 +60,6 @@ def replay(
 
     Example: mlplatform replay fraud --version 7 --days 7
     """
-    from mlplatform.operations.actions import whatif
-
     if version is not None and bundle is not None:
         raise ConfigInvalid("--bundle", str(bundle), "--version or --bundle, not both")
     scores = _scores(begins or ())
@@ -78,14 +74,18 @@ def replay(
         other = version if version is not None else against
         candidate = whatif.side_of_version(platform, model, other)
     candidate = whatif.with_thresholds(candidate, scores)
-    with closing(reference.model), closing(candidate.model), ERR.status("reading the log") as told:
+    with (
+        closing(reference.model),
+        closing(candidate.model),
+        ERR.status("reading the log") as status,
+    ):
         found = whatif.replay(
             platform,
             model,
             reference,
             candidate,
             days=days,
-            tell=lambda done: told.update(f"{done:,} requests decided again"),
+            tell=lambda done: status.update(f"{done:,} requests decided again"),
         )
     if json:
         print_json(msgspec.to_builtins(found))
@@ -106,7 +106,7 @@ def _scores(written: Sequence[str]) -> dict[str, float]:
 
 
 def _print(found: Replay) -> None:
-    seen = found.what_if
+    what_if = found.what_if
     print_heading(f"{found.candidate} beside {found.reference}, {found.model}")
     again = (
         "none of its own to compare"
@@ -115,25 +115,25 @@ def _print(found: Replay) -> None:
     )
     print_fields(
         {
-            "requests": f"{seen.requests:,} of {seen.customers:,} customers",
+            "requests": f"{what_if.requests:,} of {what_if.customers:,} customers",
             "left out": f"{found.left_out:,} made without fresh features",
             **({"erased": f"{found.erased:,} can't be decided again"} if found.erased else {}),
             found.reference: again,
-            "decided otherwise": _share(seen.flips),
-            "alerts, reference": _share(seen.reference_alerts),
-            "alerts, candidate": _share(seen.candidate_alerts),
-            "alerts of both": f"{seen.both_alerts:,}",
+            "decided otherwise": _share(what_if.flips),
+            "alerts, reference": _share(what_if.reference_alerts),
+            "alerts, candidate": _share(what_if.candidate_alerts),
+            "alerts of both": f"{what_if.both_alerts:,}",
             "speed, reference": _speed(found.reference_speed),
             "speed, candidate": _speed(found.candidate_speed),
-            **_outcomes(seen.known),
+            **_outcomes(what_if.known),
             "added alerts": _reasons(found.added),
             "dropped alerts": _reasons(found.dropped),
         }
     )
-    rows = [[mine, *theirs.values()] for mine, theirs in seen.decisions.items()]
-    candidates = next(iter(seen.decisions.values()))
+    rows = [[mine, *theirs.values()] for mine, theirs in what_if.decisions.items()]
+    candidates = next(iter(what_if.decisions.values()))
     print_table(("reference \\ candidate", *candidates), rows)
-    changed = sorted(seen.segments, key=lambda s: s.flips / s.requests, reverse=True)
+    changed = sorted(what_if.segments, key=lambda s: s.flips / s.requests, reverse=True)
     print_table(
         ("most changed", "requests", "decided otherwise", "alerts, reference", "candidate"),
         [_segment(s) for s in changed[:MOST_SEGMENTS] if s.flips],
@@ -158,18 +158,18 @@ def _outcomes(known: LabelCounts) -> dict[str, str]:
     if not known.positives:
         return {"outcomes": f"no positive among {known.requests:,} requests of known outcome"}
     arms = {"reference": known.reference, "candidate": known.candidate}
-    said = {
+    shown = {
         f"positives found, {name}": f"{arm.caught:,} of {known.positives:,} by {arm.alerts:,} "
         f"alerts; {arm.at_capacity:,} at {percent(known.capacity)} of requests"
         for name, arm in arms.items()
     }
     if known.more is not None and known.low is not None and known.high is not None:
-        said["candidate finds"] = (
+        shown["candidate finds"] = (
             f"{100 * known.more:+.1f} points of the positives at equal alerts, "
             f"{100 * known.low:+.1f} to {100 * known.high:+.1f}"
         )
-    said["unknown"] = f"{known.immature:,} not matured, {known.hidden:,} hidden by their decision"
-    return said
+    shown["unknown"] = f"{known.immature:,} not matured, {known.hidden:,} hidden by their decision"
+    return shown
 
 
 def _reasons(reasons: Reasons | None) -> str:
@@ -199,7 +199,7 @@ def replay_verdicts(rollout_id: RolloutId, json: AsJson = False) -> None:
     """Compute every verdict of a rollout again, from the log and the evidence in the journal.
 
     Later records, voids and labels change nothing. A changed record, label, byte or evidence is
-    named, and so is a policy that has changed since. Exits 1 where a verdict is not as it was.
+    named, and so is a policy that has changed since. Exits 1 if a verdict is not as it was.
 
     Example: mlplatform rollouts replay fraud-v2-1
     """

@@ -32,7 +32,7 @@ _COLUMNS = ("model", "days", "oldest payload", "goes now", "due, goes later", "n
 def retention(
     model: OfModel = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Say how much would go by model.yaml as it is now; nothing goes.")
+        bool, typer.Option(help="Show how much would go by today's model.yaml; remove nothing.")
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -57,8 +57,8 @@ def retention(
         with progress("taking payloads out of the log"):
             is_done = retention_acts.carry_out(folder)
     if json:
-        told = {"models": [_values(one) for one in found], "dry_run": dry_run, "is_done": is_done}
-        print_json(told)
+        report = {"models": [_values(one) for one in found], "dry_run": dry_run, "is_done": is_done}
+        print_json(report)
     else:
         _print(found, dry_run=dry_run, is_done=is_done)
     raise typer.Exit(0 if is_done else FAILED)

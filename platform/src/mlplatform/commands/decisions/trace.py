@@ -18,7 +18,6 @@ from mlplatform.commands.terminal.output import (
     print_line,
     print_table,
 )
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Span as LogSpan
 from mlplatform.decisions.records.record import COLUMNS
 from mlplatform.decisions.records.tables import DATABASE
@@ -26,7 +25,8 @@ from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import InputInvalid, NotFound
 from mlplatform.runtime.telemetry import line_files, signals, span_files
-from mlplatform.runtime.telemetry.span_files import Kept
+from mlplatform.runtime.telemetry.span_files import StoredSpan
+from mlplatform.scoring import backends
 
 _ID = re.compile(r"[0-9a-f]{32}|[0-9a-f]{42}")
 MOST_DECISIONS = 100
@@ -45,12 +45,12 @@ class TraceReport(msgspec.Struct, frozen=True, kw_only=True):
 
     traces: tuple[str, ...]
     decisions: list[dict[str, Any]]
-    spans: list[Kept]
+    spans: list[StoredSpan]
     lines: list[dict[str, Any]]
 
 
 _SAMPLED = (
-    "requests that failed, were slow or degraded are always traced, of the others a share"
+    "every request that failed, was slow or degraded is traced, and a share of the others"
     " (MLPLATFORM_TRACE_SHARE)"
 )
 
@@ -60,7 +60,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def trace(
-    any_id: Annotated[str, typer.Argument(metavar="ID", help="Of a trace or a decision.")],
+    any_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a trace or a decision.")],
     json: AsJson = False,
 ) -> None:
     """Spans, log lines and records of a trace or a decision, wherever on this machine they lie.
@@ -69,14 +69,14 @@ def trace(
     Example: mlplatform trace 0198c2f0a4b7d1e2f3a4b5c6d7e8f901
     """
     if not _ID.fullmatch(any_id):
-        problem = "neither a trace's id nor a decision's: 32 hexadecimal digits, or 42"
+        problem = "it is no id; a trace's has 32 hexadecimal digits, a decision's has 42"
         raise InputInvalid(any_id[:64], None, problem)
     settings = wiring.settings()
     found = look_up(settings, any_id)
     if not (found.spans or found.lines or found.decisions):
         raise NotFound(
-            f"nothing is known of {any_id}: {_SAMPLED}; an id is one of a decision, a trace or a"
-            " request, of this home"
+            f"no span, line or record of this home has the id {any_id}: {_SAMPLED}; wanted: the id"
+            " of a decision, a trace or a request"
         )
     if json:
         print_json(msgspec.to_builtins(found))
@@ -109,11 +109,11 @@ def look_up(settings: Settings, any_id: str) -> TraceReport:
 
 
 def _records(settings: Settings, decision_ids: Iterable[str]) -> list[dict[str, Any]]:
-    """In short, what the log says of these decisions, by their ids or those of their traces."""
+    """Short records of these decisions, found by their ids or those of their traces."""
     if not (settings.home.decisions / DATABASE).is_file():
         return []
     found = []
-    with closing(SqliteDecisionLog(settings.home.decisions)) as log:
+    with closing(backends.log_of(settings.home)) as log:
         for decision_id in sorted(decision_ids)[:MOST_DECISIONS]:
             table = log.read(LogSpan(decision_id_starts=decision_id, columns=tuple(COLUMNS)))
             found += [_short(row) for row in table.to_pylist()]
@@ -157,9 +157,9 @@ def _hints(found: TraceReport) -> Iterable[str]:
             yield f"evidence: mlplatform rollouts show {record['rollout_id']}"
 
 
-def _tree(spans: Sequence[Kept]) -> Iterable[tuple[str, str, str, str, str]]:
+def _tree(spans: Sequence[StoredSpan]) -> Iterable[tuple[str, str, str, str, str]]:
     """A row a span, below its parent and further in; times count from its trace's first span."""
-    below: dict[tuple[str, str | None], list[Kept]] = {}
+    below: dict[tuple[str, str | None], list[StoredSpan]] = {}
     here = {(span.trace_id, span.span_id) for span in spans}
     first_ns: dict[str, int] = {}
     for span in spans:
@@ -173,7 +173,7 @@ def _tree(spans: Sequence[Kept]) -> Iterable[tuple[str, str, str, str, str]]:
             after_ms = (span.start_ns - first_ns[span.trace_id]) / 1e6
             name = "  " * depth + span.name
             process = f"{span.service.removeprefix('mlplatform-')} {span.instance}"
-            yield name, process, f"{took_ms:.2f}", f"{after_ms:.2f}", _told(span)
+            yield name, process, f"{took_ms:.2f}", f"{after_ms:.2f}", _details(span)
             yield from rows((span.trace_id, span.span_id), depth + 1)
 
     for trace_id in first_ns:
@@ -181,7 +181,7 @@ def _tree(spans: Sequence[Kept]) -> Iterable[tuple[str, str, str, str, str]]:
         yield from rows((trace_id, None), 1)
 
 
-def _told(span: Kept) -> str:
+def _details(span: StoredSpan) -> str:
     shown = {name.removeprefix("mlplatform."): value for name, value in span.attributes.items()}
     parts = [f"{name}={value}" for name, value in sorted(shown.items())]
     return " ".join(["ERROR", *parts] if span.is_error else parts)

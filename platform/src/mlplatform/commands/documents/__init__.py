@@ -1,1 +1,1 @@
-"""Documents that are rendered from code: settings, signals."""
+"""Documents that are rendered from code: settings, signals, messages."""

@@ -24,7 +24,7 @@ is refused.
 Every process parses all settings. "Read by" says whose work a value changes: processes by the names
 that `mlplatform.process` starts them by, `supervisor` (`mlplatform up`) and `commands`.
 
-Numbers of a model stand in its `model.yaml`, and those of promises and alerts in
+Numbers of a model stand in its `model.yaml`, and those of objectives and alerts in
 `observability/slo.yaml`.
 """
 
@@ -36,8 +36,8 @@ def render_files() -> dict[str, str]:
 
 def _section(group: Group) -> Iterator[str]:
     yield f"## {group.title}\n"
-    if group.said:
-        yield textwrap.fill(group.said, 120) + "\n"
+    if group.note:
+        yield textwrap.fill(group.note, 120) + "\n"
     yield "| variable | what | default | meaning | read by |\n|---|---|---|---|---|"
     yield from (_row(setting) for setting in group.settings)
     yield ""
@@ -45,7 +45,7 @@ def _section(group: Group) -> Iterator[str]:
 
 def _row(setting: Setting) -> str:
     cells = (
-        kinds.wanted(setting.type),
+        kinds.kind_in_words(setting.type),
         _default(setting),
         setting.meaning,
         ", ".join(setting.read_by),
@@ -73,7 +73,7 @@ def settings(json: AsJson = False) -> None:
 def _described(setting: Setting) -> dict[str, object]:
     return {
         "variable": setting.variable,
-        "takes": kinds.wanted(setting.type),
+        "takes": kinds.kind_in_words(setting.type),
         "default": _default(setting),
         "meaning": setting.meaning,
         "read_by": setting.read_by,

@@ -61,8 +61,8 @@ def render_files() -> dict[str, str]:
     parts.append(f"\n## Metrics that others emit\n\n{_metrics(signals.FOREIGN)}")
     spans = [(f"`{s.name}`", s.kind, s.meaning) for s in signals.SPANS]
     attributes = [(f"`{a.name}`", a.meaning, a.source) for a in signals.ATTRIBUTES]
-    told = _SPANS.format_map({"most": export.MOST_A_SECOND, "held": export.SPARE_WAITING})
-    parts.append(f"{told}\n{_table(('span', 'kind', 'meaning'), spans)}")
+    intro = _SPANS.format_map({"most": export.MOST_A_SECOND, "held": export.SPARE_WAITING})
+    parts.append(f"{intro}\n{_table(('span', 'kind', 'meaning'), spans)}")
     parts.append(f"\n{_table(('attribute', 'meaning', 'convention'), attributes)}")
     fields = [(f"`{name}`", text) for name, text in signals.LOG_FIELDS.items()]
     parts.append(f"{_LOGS}\n{_table(('field', 'meaning'), fields)}")

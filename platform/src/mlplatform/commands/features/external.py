@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +18,9 @@ from mlplatform.commands.terminal.output import (
 from mlplatform.learning.features.external.files import files_at, unread_columns
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
+from mlplatform.operations.tables.imported_tables import local_input
+from mlplatform.operations.tables.locations import input_of
+from mlplatform.scoring import backends
 
 app = typer.Typer(help="Features that the bank already has.", no_args_is_help=True)
 
@@ -29,11 +31,16 @@ View = Annotated[str, typer.Argument(help="An external view of the model's featu
 def import_table(
     model: Model,
     view: View,
-    path: Annotated[
-        Path, typer.Argument(help="A Parquet or CSV file, or a folder of them, read by name.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|URL",
+            help="A Parquet or CSV file, a folder of them, s3://bucket/prefix, or "
+            "postgresql://user@host/database?table=NAME.",
+        ),
     ],
     dry_run: Annotated[
-        bool, typer.Option(help="Check all of it and say what would be new; take in nothing.")
+        bool, typer.Option(help="Check all of it and show what would be new; import nothing.")
     ] = False,
     json: AsJson = False,
 ) -> None:
@@ -41,12 +48,19 @@ def import_table(
 
     Rows that are there already change nothing. A correction has a later availability time.
 
+    What lies elsewhere is copied into the home folder first, and removed after it.
+
     Example: mlplatform features import fraud customer_master master.parquet --dry-run
     """
-    platform = wiring.Platform(wiring.settings()) if dry_run else wiring.platform()
+    leaves_nothing = dry_run and "://" not in source
+    platform = wiring.Platform(wiring.settings()) if leaves_nothing else wiring.platform()
     columns = job.external_columns(platform, model, view)
-    unread = unread_columns(columns, files_at(path))
-    with ERR.status("reading and checking") as status:
+    staging = platform.settings.home.staging
+    with (
+        ERR.status("reading and checking") as status,
+        local_input(input_of(source, "PATH"), columns, staging, status.update) as path,
+    ):
+        unread = unread_columns(columns, files_at(path))
         done = job.import_external(
             platform, model, view, path, dry_run=dry_run, progress=status.update
         )
@@ -76,3 +90,22 @@ def schema(model: Model, view: View, json: AsJson = False) -> None:
         return
     cells = [(name, " or ".join(types), meaning) for name, (types, meaning) in rows]
     print_table(("name", "types", "meaning"), cells, prose="meaning")
+
+
+@app.command("take-over")
+def take_over(json: AsJson = False) -> None:
+    """Say that this home has the tables of external views, where another home had them.
+
+    Only where that home is lost: rows that it took in, and that are in no backup that was put back
+    here, are served and never trained from. Import their tables again. The other home, if it comes
+    back, is refused.
+
+    Example: mlplatform features take-over
+    """
+    platform = wiring.platform()
+    platform.hold_tables(over=True)
+    stores = [store.place for store in backends.shared_table_stores(platform.settings)]
+    if json:
+        print_json({"stores": stores})
+    else:
+        print_line(f"this home has the tables at {', '.join(stores) or 'no server: it had them'}")

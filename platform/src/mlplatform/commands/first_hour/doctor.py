@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 def doctor(json: AsJson = False) -> None:
     """Say what machine, ports, packages, clock, home and platform lack, and what mends it.
 
-    Changes nothing. Exit code 1: something is lacking; what is optional or unknown is told alone.
+    Changes nothing. Exit code 1: something is lacking; optional or unknown findings are reported.
 
     Example: mlplatform doctor
     """
@@ -40,6 +40,6 @@ def doctor(json: AsJson = False) -> None:
     else:
         rows = [(f.state, f.what, f.seen, f.do) for f in found]
         print_table(("state", "what", "seen", "to do"), rows, prose="to do")
-        print_line(f"{lacking} of {len(found)} things are lacking" if lacking else "all is well")
+        print_line(f"{lacking} of {len(found)} checks failed" if lacking else "all is well")
     if lacking:
         raise typer.Exit(FAILED)

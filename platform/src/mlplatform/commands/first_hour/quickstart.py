@@ -52,7 +52,7 @@ def add_to(app: typer.Typer) -> None:
 
 def quickstart(
     model: OnlyModel = None,
-    seed: Annotated[int, typer.Option(help="Of the generated requests.")] = 1,
+    seed: Annotated[int, typer.Option(help="The seed of the generated requests.")] = 1,
 ) -> None:
     """Start a platform, train a first version on generated requests, score one and explain it.
 
@@ -100,8 +100,9 @@ def _refuse_used(settings: Settings, model: str) -> None:
     is_used = platform.offline(model).history_end_ms() is not None
     if is_used or (backends.has_rollouts(settings) and platform.rollouts.routes(model).generation):
         raise Refused(
-            f"{home.root} has a past of {model} already: go on with `MLPLATFORM_HOME={home.root}"
-            f" mlplatform up`, or begin anew with `rm -r {shlex.quote(str(home.root))}`"
+            f"{home.root} holds history or rollouts of {model} already: start it with"
+            f" `MLPLATFORM_HOME={home.root} mlplatform up`, or begin anew with"
+            f" `rm -r {shlex.quote(str(home.root))}`"
         )
 
 
@@ -163,7 +164,7 @@ def _first_version(model: str, home: Home) -> str:
 
 
 def _approve(rollout: str, key: Path) -> None:
-    """As the second person, once Prefect's run asks: that starts moments after the pass.
+    """Answers as the second person, once Prefect's run asks, moments after the pass.
 
     Raises:
         Unavailable: it is not taken; with what was said.
@@ -246,8 +247,8 @@ def _done(*words: str, limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedPro
 
 
 def _failed(words: Sequence[str], done: subprocess.CompletedProcess[str]) -> Unavailable:
-    said = (done.stderr or done.stdout).strip()
-    return Unavailable(f"`mlplatform {words[0]}` ended with {done.returncode}: {said}")
+    message = (done.stderr or done.stdout).strip()
+    return Unavailable(f"`mlplatform {words[0]}` ended with {done.returncode}: {message}")
 
 
 def _say(*words: str) -> None:

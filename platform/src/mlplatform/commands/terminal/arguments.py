@@ -25,8 +25,8 @@ def _actor(text: str) -> str:
     return ACTOR.checked("--actor", text)
 
 
-def _approver(text: str) -> str:
-    return check_client(text.strip().casefold(), "--approver")
+def _approver(text: str | None) -> str | None:
+    return None if text is None else check_client(text.strip().casefold(), "--approver")
 
 
 def analyst_name(text: str) -> str:
@@ -59,23 +59,23 @@ Model = Annotated[
     str, typer.Argument(callback=_known, help="A model folder's name, for example: fraud")
 ]
 OnlyModel = Annotated[str | None, typer.Argument(callback=_known, help="Only this model.")]
-OfModel = Annotated[str | None, typer.Option(callback=_known, help="Of this model alone.")]
+OfModel = Annotated[str | None, typer.Option(callback=_known, help="Only this model's.")]
 RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
 Actor = Annotated[str, typer.Option(callback=_actor, help="Who you are (self-declared).")]
-Approver = Annotated[
-    str,
+OptionalApprover = Annotated[
+    str | None,
     typer.Option(callback=_approver, help="Your name, as your key has it; not the author's."),
 ]
 KeyFile = Annotated[
     Path | None,
     typer.Option(
-        envvar="MLPLATFORM_KEY_FILE", help="Holds your key. Default: you are asked for it."
+        envvar="MLPLATFORM_KEY_FILE", help="A file with your key. Default: you are asked for it."
     ),
 ]
-Reason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the journal.")]
-LoggedReason = Annotated[str, typer.Option(callback=_reason, help="Why; it stands in the log.")]
+Reason = Annotated[str, typer.Option(callback=_reason, help="Why; kept in the journal.")]
+LoggedReason = Annotated[str, typer.Option(callback=_reason, help="Why; kept in the log.")]
 OptionalReason = Annotated[
-    str | None, typer.Option(callback=_reason, help="Why; it stands in the journal.")
+    str | None, typer.Option(callback=_reason, help="Why; kept in the journal.")
 ]
 InProfile = Annotated[
     Profile | None,

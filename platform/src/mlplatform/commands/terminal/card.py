@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mlplatform.commands.terminal.output import (
     print_fields,
     print_heading,
     print_line,
     print_table,
 )
-
-if TYPE_CHECKING:
-    from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.sections import sections
 
 
 def print_card(card: Card) -> None:
     """Every section, in order."""
-    from mlplatform.operations.card.sections import sections
-
     print_heading(f"Version {card.identity.version} of {card.identity.model}")
     for section in sections(card):
         print_line("")

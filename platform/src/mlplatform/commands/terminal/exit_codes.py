@@ -21,12 +21,12 @@ EXIT_CODES: tuple[tuple[type[errors.PlatformError], int], ...] = (
 
 
 def exit_code(error: errors.PlatformError) -> int:
-    """Of an error of this process."""
+    """The exit code for an error of this process."""
     return _code(type(error))
 
 
 def exit_code_of_class(name: str) -> int:
-    """Of an error of another process, which told its class's name alone."""
+    """The exit code for an error of another process, known by its class's name alone."""
     known = (kind for kind in _classes(errors.PlatformError) if kind.__name__ == name)
     return next(map(_code, known), FAILED)
 

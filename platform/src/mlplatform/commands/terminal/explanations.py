@@ -14,7 +14,7 @@ from mlplatform.commands.terminal.output import OUT, print_fields, print_table
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.text import shown
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
 
 
@@ -32,7 +32,7 @@ def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Expl
     from mlplatform.scoring.request import explain  # imports ONNX Runtime
 
     records = [msgspec.convert({**row, "payload": row["payload"] or {}}, Record) for row in rows]
-    return explain.explained(
+    return explain.explain_records(
         records, lambda model, digest: explain.load_decider(bundles, model, digest)
     )
 
@@ -81,7 +81,7 @@ def _words(outcome: Outcome | None) -> str | None:
 
 
 def _print_causes(causes: Sequence[InputCause | RuleCause]) -> None:
-    from mlplatform.scoring.request.explain import InputCause, RuleCause
+    from mlplatform.scoring.request.explain import InputCause, RuleCause  # imports ONNX Runtime
 
     inputs = [c for c in causes if isinstance(c, InputCause)]
     rules = [c for c in causes if isinstance(c, RuleCause)]

@@ -19,7 +19,7 @@ def print_with_hint(error: PlatformError) -> None:
 
 
 def hint(home: Home) -> str:
-    """By whether the platform of this home runs."""
+    """A hint that fits whether the platform of this home runs."""
     record = read_supervisor(home)
     if record is not None and record.process.alive():
         return (

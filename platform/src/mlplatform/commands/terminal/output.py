@@ -29,7 +29,7 @@ def print_error(error: errors.PlatformError) -> None:
     """What went wrong and what caused it, beside standard output; nothing twice."""
     text = str(error)
     ERR.print(f"[red]error:[/] {escape(_indented(text))}", soft_wrap=True)
-    if error.__cause__ is not None and (cause := _said(error.__cause__)) not in text:
+    if error.__cause__ is not None and (cause := _message(error.__cause__)) not in text:
         ERR.print(f"  cause: {escape(_indented(cause))}", soft_wrap=True)
 
 
@@ -38,7 +38,7 @@ def _indented(text: str) -> str:
     return shown(text, lines=True).replace("\n", "\n  ")
 
 
-def _said(cause: BaseException) -> str:
+def _message(cause: BaseException) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return str(cause) or type(cause).__name__

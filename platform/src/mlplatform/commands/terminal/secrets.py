@@ -1,4 +1,4 @@
-"""The secret of a person's key, from a file or a prompt: never from a command line."""
+"""Secrets and codes of people, from a file or a prompt: never from a command line."""
 
 from __future__ import annotations
 
@@ -32,3 +32,11 @@ def secret_of(name: str, file: Path | None) -> bytes:
         raise ConfigInvalid("--key-file", None, f"the file that holds the key of {name}")
     asked: str = typer.prompt(f"key of {name}", hide_input=True)
     return asked.strip().encode()
+
+
+def page_code() -> str:
+    """A code that the page gave, as a person types it, or as it comes by standard input."""
+    if sys.stdin.isatty():
+        asked: str = typer.prompt("the page's code")
+        return asked.strip()
+    return sys.stdin.read(MOST_BYTES).strip()

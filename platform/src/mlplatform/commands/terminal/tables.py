@@ -89,7 +89,7 @@ def _print_below(
 
 
 def _width(name: str, *cells: str) -> int:
-    """Of a column whose heading may take as many lines as it has words."""
+    """The width of a column whose heading may take as many lines as it has words."""
     return max(cell_len(text) for text in (*name.split(), *cells, ""))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import arrow_schema
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -22,7 +22,7 @@ from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import KINDS
 from mlplatform.runtime.storage import sqlite
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 DATABASE: Final = "catalogue-1.db"
@@ -101,7 +101,7 @@ def contents_of(path: Path) -> Contents:
         return contents(file.read(list(COLUMNS)))
 
 
-def needed(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
+def files_of_span(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
     """The files that may hold records of the span, by writer and number.
 
     Args:
@@ -129,7 +129,7 @@ def needed(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
 def attach(db: sqlite3.Connection, folder: Path) -> None:
     """Let a connection see the catalogue, if there is one."""
     if exists(folder):
-        with suppress(sqlite3.DatabaseError):  # damaged: `needed` does without
+        with suppress(sqlite3.DatabaseError):  # damaged: `files_of_span` does without
             db.execute("ATTACH ? AS catalogue", (str(folder / SEGMENTS / DATABASE),))
 
 
@@ -187,7 +187,7 @@ def exists(folder: Path) -> bool:
     return (folder / SEGMENTS / DATABASE).exists()
 
 
-def said(folder: Path, file: SealedFile) -> Contents | None:
+def entry_of(folder: Path, file: SealedFile) -> Contents | None:
     """What the entry of a file says; None where it has none of its digest.
 
     Raises:

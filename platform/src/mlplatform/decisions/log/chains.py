@@ -15,7 +15,7 @@ _SEQ: Final = STORED.index("seq")
 _DECISION_ID: Final = STORED.index("decision_id")
 _DEGRADED: Final = STORED.index("degraded")
 _END: Final = len(SCALARS)
-_TOLD: Final = tuple(STORED.index(name) for name in AbsentPayload._fields[1:])
+_PLACES: Final = tuple(STORED.index(name) for name in AbsentPayload._fields[1:])
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Chain:
                 decision = f"(decision {row[_DECISION_ID]})"
                 yield f"record {seq} of writer {self.writer} {decision} {problem}"
             elif payload is None:
-                self._note(AbsentPayload(seq, *(row[place] for place in _TOLD)))
+                self._note(AbsentPayload(seq, *(row[place] for place in _PLACES)))
             self.jump(seq, chain)
             self.records += 1
 
@@ -76,14 +76,14 @@ class Chain:
         if seq in self.marks:
             self.marked[seq] = chain
 
-    def ends(self, seq: int, chain: bytes, said_by: str) -> Iterator[str]:
+    def ends(self, seq: int, chain: bytes, source: str) -> Iterator[str]:
         """Compare the end of the walk with what is said about it elsewhere."""
         if self.seq < seq:
-            yield f"{self._range(self.seq + 1, seq)} missing at the end; {said_by} says {seq}"
+            yield f"{self._range(self.seq + 1, seq)} missing at the end; {source} says {seq}"
         elif self.seq > seq:
-            yield f"{self._range(seq + 1, self.seq)} beyond the end; {said_by} says {seq}"
+            yield f"{self._range(seq + 1, self.seq)} beyond the end; {source} says {seq}"
         elif self.chain != chain:
-            yield f"record {seq} of writer {self.writer} is not the one that {said_by} names"
+            yield f"record {seq} of writer {self.writer} is not the one that {source} names"
 
     def _range(self, first: int, last: int) -> str:
         if first == last:

@@ -124,7 +124,7 @@ class AsyncGroupCommit:
         return answer
 
     def _may_wait(self) -> bool:
-        """Under load only: when the last batch was of several, and not long ago."""
+        """Whether there is load: the last batch was of several, and not long ago."""
         return self._last_size > 1 and self._loop.time() - self._last_s < RECENT_BATCH_S
 
     def _wait_no_more(self) -> None:

@@ -34,7 +34,7 @@ from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 _TABLE: Final = """
@@ -58,7 +58,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingErasures:
     """What is on record and may not be carried out yet.
 
     Args:
@@ -107,7 +107,7 @@ class OnRecord:
         return any(expired.covers(one) for expired in self.ranges.get(writer, ()))
 
 
-def pending(db: sqlite3.Connection, folder: Path) -> Pending | None:
+def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | None:
     """What is to be carried out; None where all is. Costs little where nothing is new.
 
     An erasure of records that come from a log elsewhere, and have not come yet, waits for them.
@@ -123,23 +123,23 @@ def pending(db: sqlite3.Connection, folder: Path) -> Pending | None:
     after = {w: done.get(w, 0) if w in new else seq for w, seq in heads.items()}
     ready: list[Erasure | RetentionRule] = []
     decisions, reached, waiting = set[str](), dict[str, int](), set[str]()
-    elsewhere = tables.replicated(db)  # whose rules take nothing here, as `_expired` says
+    elsewhere = tables.replicated_writers(db)  # whose rules take nothing here, as `_expired` says
     for row in _recorded(folder, Span(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
         writer = row["writer"]
         if row["kind"] == "retention" and writer in elsewhere:
             continue
-        said = _said(row)
-        if writer in waiting or any(seq > heads.get(of, 0) for of, seq in _last(said)):
+        act = _act_of(row)
+        if writer in waiting or any(seq > heads.get(of, 0) for of, seq in _last(act)):
             waiting.add(writer)
             continue
-        ready.append(said)
-        if isinstance(said, Erasure):
+        ready.append(act)
+        if isinstance(act, Erasure):
             decisions.add(row["decision_id"])
         reached[writer] = row["seq"]
     erased = numbers_of(one for one in ready if isinstance(one, Erasure))
     ranges = expired_ranges(one for one in ready if isinstance(one, RetentionRule))
     numbers = {of: sorted(held) for of, held in erased.items()}
-    return Pending(numbers, decisions, ranges, reached) if ready else None
+    return PendingErasures(numbers, decisions, ranges, reached) if ready else None
 
 
 def on_record(folder: Path) -> OnRecord:
@@ -154,8 +154,8 @@ def on_record(folder: Path) -> OnRecord:
     return OnRecord(numbers_of(erasures), _expired(folder, rules))
 
 
-def expired(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
-    """By writer, where payloads may be gone by their age.
+def ranges_to_expire(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
+    """Ranges by writer in which payloads may be gone by their age.
 
     Raises:
         Corrupt: a record of it is not what was logged.
@@ -193,7 +193,7 @@ def _expired(
 
 def _own_writers(folder: Path) -> Set[str]:
     with closing(sqlite.connect(folder / tables.DATABASE)) as db:
-        return {w.writer for w in tables.writers(db)} - tables.replicated(db).keys()
+        return {w.writer for w in tables.writers(db)} - tables.replicated_writers(db).keys()
 
 
 def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -> Iterator[str]:
@@ -205,7 +205,7 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     Args:
         most_records: of files that are written again; the files after them wait for the next call.
     """
-    todo = pending(db, folder)
+    todo = pending_erasures(db, folder)
     if todo is None:
         return
     sealed.begin(folder)
@@ -248,20 +248,20 @@ def _recorded(folder: Path, span: Span) -> list[dict[str, Any]]:
     return found
 
 
-def _said(row: Mapping[str, Any]) -> Erasure | RetentionRule:
+def _act_of(row: Mapping[str, Any]) -> Erasure | RetentionRule:
     return rule_of(row) if row["kind"] == "retention" else erasure_of(row["payload"])
 
 
-def _last(said: Erasure | RetentionRule) -> Iterator[tuple[str, int]]:
-    """By writer, the last record that it is about."""
-    if isinstance(said, Erasure):
-        yield from ((of, max(numbers, default=0)) for of, numbers in said.records.items())
+def _last(act: Erasure | RetentionRule) -> Iterator[tuple[str, int]]:
+    """The last record of each writer that it is about."""
+    if isinstance(act, Erasure):
+        yield from ((of, max(numbers, default=0)) for of, numbers in act.records.items())
     else:
-        yield from ((of, ranges[-1][1]) for of, ranges in said.said.ranges.items() if ranges)
+        yield from ((of, ranges[-1][1]) for of, ranges in act.retention.ranges.items() if ranges)
 
 
 def _files(
-    db: sqlite3.Connection, folder: Path, todo: Pending, most_records: int
+    db: sqlite3.Connection, folder: Path, todo: PendingErasures, most_records: int
 ) -> Generator[str, None, bool]:
     """Write again the files that hold any of it; whether no file is left."""
     is_done, written = True, 0
@@ -282,19 +282,19 @@ def _files(
     return is_done
 
 
-def _files_done(db: sqlite3.Connection, todo: Pending) -> set[int]:
+def _files_done(db: sqlite3.Connection, todo: PendingErasures) -> set[int]:
     with sqlite.transaction(db):
         db.execute(_FILES_DONE)
         db.execute("DELETE FROM erased_files WHERE work <> ?", (todo.work,))
         return {file for (file,) in db.execute("SELECT file FROM erased_files")}
 
 
-def _holding(folder: Path, todo: Pending) -> Mapping[str, Set[int]]:
-    """By model that payloads go of by their age, the files that may hold records of it."""
+def _holding(folder: Path, todo: PendingErasures) -> Mapping[str, Set[int]]:
+    """Files that may hold records of each model whose payloads go by their age."""
     models = {one.model for ranges in todo.ranges.values() for one in ranges}
     with closing(sqlite.connect(folder / tables.DATABASE)) as db:
         catalogue.attach(db, folder)
-        return {m: {f.file for f in catalogue.needed(db, Span(model=m))} for m in models}
+        return {m: {f.file for f in catalogue.files_of_span(db, Span(model=m))} for m in models}
 
 
 def _rewrite(
@@ -316,7 +316,7 @@ def _rewrite(
     sha256 = segments.write_table(draft, without)
     yield "draft without payloads written"
     if not segments.read_table(draft).equals(without):
-        raise Corrupt(f"{draft} does not read as it was written")
+        raise Corrupt(f"{draft}: what was read back differs from what was written")
     draft.replace(path)
     sync(path.parent)
     yield "file without payloads in place"
@@ -379,7 +379,7 @@ def _expired_rows(
 
 def _close_writers(db: sqlite3.Connection) -> None:
     """Nobody waits for what a writer of erasures may still say, whether or not it was killed."""
-    elsewhere = tables.replicated(db)
+    elsewhere = tables.replicated_writers(db)
     names = [w.writer for w in tables.writers(db) if w.writer.startswith(WRITERS) and not w.closed]
     with sqlite.transaction(db):
         for name in names:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
 
 from mlplatform.decisions.log import erasing, seal
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
@@ -49,7 +51,7 @@ class ErasureRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Erased:
+class ErasureResult:
     """What an act did.
 
     Args:
@@ -69,12 +71,14 @@ class Erased:
     is_replicated: bool
 
 
-class _Waiting(NamedTuple):
+class _WaitingDecision(NamedTuple):
     decision_id: str
     unit: int | None
 
 
-def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms: int) -> Erased:
+def erase(
+    log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms: int
+) -> ErasureResult:
     """Put an erasure on record and carry it out.
 
     Args:
@@ -98,9 +102,9 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
     with _locked(folder), Translation(path), closing(sqlite.connect(path)) as db:
         for _ in erasing.steps(db, folder):
             pass
-        left = erasing.pending(db, folder)
-        is_replicated = bool(tables.replicated(db))
-    return Erased(
+        left = erasing.pending_erasures(db, folder)
+        is_replicated = bool(tables.replicated_writers(db))
+    return ErasureResult(
         asked.act,
         len({row["decision_id"] for row in found}),
         len(found),
@@ -110,6 +114,41 @@ def erase(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms
         left is None,
         is_replicated,
     )
+
+
+def record_rows(
+    log: SqliteDecisionLog,
+    folder: Path,
+    asked: ErasureRequest,
+    views: Mapping[str, Sequence[str]],
+    *,
+    unit: int,
+    now_ms: int,
+) -> None:
+    """Put on record that rows of a unit are taken out of views, before any is.
+
+    Args:
+        views: model → names of its external views.
+
+    Raises:
+        Busy: another process seals for a minute on end; nothing is on record.
+    """
+    event_ms = log.latest_event_ms() or now_ms
+    entries = [
+        erasure_record(
+            asked.act,
+            model,
+            Erasure(asked.act, asked.by, asked.reason, {}, list(names)),
+            event_ms=event_ms,
+            recorded_ms=now_ms,
+            unit=unit,
+        )
+        for model, names in sorted(views.items())
+    ]
+    with _locked(folder):
+        writer = own_writer(folder, asked.act)
+        log.append(writer, entries)
+        log.close_writer(writer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +191,7 @@ def _check(asked: ErasureRequest) -> None:
 
 
 def _about(
-    waiting: Sequence[_Waiting], found: Sequence[dict[str, Any]], asked: ErasureRequest
+    waiting: Sequence[_WaitingDecision], found: Sequence[dict[str, Any]], asked: ErasureRequest
 ) -> int:
     """How many of the records that wait in spills it is about."""
     ids = {asked.decision_id, *(row["decision_id"] for row in found)}
@@ -163,8 +202,6 @@ def _found(
     log: SqliteDecisionLog, folder: Path, asked: ErasureRequest
 ) -> tuple[list[dict[str, Any]], int]:
     """The records that the act is about, and how many more an earlier one has named."""
-    import pyarrow as pa
-
     before = erasing.on_record(folder)
     columns = ("writer", "seq", "decision_id", "kind", "model", "event_ms")
     try:
@@ -226,15 +263,15 @@ def own_writer(folder: Path, act: str) -> str:
     """The writer of erasures of this log, or its name where there is none yet."""
     path = folder / tables.DATABASE
     with Translation(path), closing(sqlite.connect(path)) as db:
-        elsewhere = tables.replicated(db)
+        elsewhere = tables.replicated_writers(db)
         names = (w.writer for w in tables.writers(db) if w.writer.startswith(WRITERS))
         return next((name for name in names if name not in elsewhere), f"{WRITERS}{act[:16]}")
 
 
-def _spilled(path: Path, spills: Path, asked: ErasureRequest) -> list[_Waiting]:
+def _spilled(path: Path, spills: Path, asked: ErasureRequest) -> list[_WaitingDecision]:
     with Translation(path), closing(sqlite.connect(path)) as db:
         return [
-            _Waiting(one.decision_id, one.unit)
+            _WaitingDecision(one.decision_id, one.unit)
             for one in spilled_records(db, spills)
             if asked.model in (None, one.model)
         ]

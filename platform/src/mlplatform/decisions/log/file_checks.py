@@ -44,13 +44,14 @@ class FileCheck:
 
 
 @dataclass(slots=True)
-class FileFound:
+class FileFinding:
     """What was found.
 
     Args:
         gone: records whose payload went by its age.
         absent: other records without a payload.
-        is_misled: the catalogue says of it what is not so; if it is listed still, that is `misled`.
+        is_misled: the catalogue says of it what is not so; if it is listed still, that is
+            `catalogue_problem`.
     """
 
     findings: list[str] = field(default_factory=list)
@@ -61,7 +62,7 @@ class FileFound:
     absent: Sequence[AbsentPayload] = ()
 
 
-def checked(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFound]:
+def file_findings(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFinding]:
     """What each check finds, in their order."""
     if cores <= 1 or len(checks) < _A_CORE:
         yield from map(check, checks)
@@ -73,11 +74,11 @@ def checked(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFound]:
         pool.shutdown(cancel_futures=True)
 
 
-def check(asked: FileCheck) -> FileFound:
+def check(asked: FileCheck) -> FileFinding:
     """Read a file from end to end."""
-    import pyarrow as pa
+    import pyarrow as pa  # a gateway starts without pyarrow
 
-    file, found = asked.file, FileFound()
+    file, found = asked.file, FileFinding()
     path = file.path(asked.folder)
     what = _range(file)
     if not path.is_file():
@@ -107,7 +108,7 @@ def check(asked: FileCheck) -> FileFound:
     return found
 
 
-def misled(file: SealedFile) -> str:
+def catalogue_problem(file: SealedFile) -> str:
     """What it means that the catalogue says of a file what is not so."""
     return (
         f"the catalogue was wrong about segment {file.name}: it is made again; until now reads may"
@@ -129,9 +130,9 @@ def _ends(asked: FileCheck, chain: Chain) -> Iterator[str]:
 
 def _is_misled(asked: FileCheck) -> bool:
     try:
-        said = catalogue.said(asked.folder, asked.file)
+        entry = catalogue.entry_of(asked.folder, asked.file)
     except sqlite3.DatabaseError:  # the next seal finds that too, and makes it again
         return False
-    if said is None:
+    if entry is None:
         return asked.is_catalogued
-    return said != catalogue.contents_of(asked.file.path(asked.folder))
+    return entry != catalogue.contents_of(asked.file.path(asked.folder))

@@ -46,15 +46,15 @@ def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> s
     gone = [record for record in own if record["payload"] is None]
     if not gone:
         return None
-    said = [
+    reasons = [
         f"was erased on {datetime.fromtimestamp(wall_ms / 1000, UTC):%Y-%m-%d} by {one.by}"
         f" (act {one.act}): {one.reason}"
         for one, wall_ms in acts_on(records)
     ]
-    if not said:
-        said = list(dict.fromkeys(_expired_by(log, gone)))
+    if not reasons:
+        reasons = list(dict.fromkeys(_expired_by(log, gone)))
     nothing = "is gone, and no erasure is on record; run `mlplatform log verify`"
-    return " and ".join(said) or nothing
+    return " and ".join(reasons) or nothing
 
 
 def _expired_by(log: SqliteDecisionLog, gone: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -104,7 +104,7 @@ def askers(
 
 
 def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
-    """As `logged_records`, and those that are spilled: they have no number, and say so.
+    """The `logged_records`, and those that are spilled: they have no number, and say so.
 
     Raises:
         NotFound: there is nothing.
@@ -125,6 +125,6 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
 
 
 def not_logged(decision_id: str) -> NotFound:
-    """That the log has no such decision, and how one is found."""
+    """The refusal of an id that the log does not have, with how a decision is found."""
     way = "an id stands in the answer as decision_id; the page searches by customer and time"
     return NotFound(f"the decision log has no decision {decision_id}; {way}")

@@ -14,7 +14,7 @@ from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 MOST_RECORDS: Final = 200_000
@@ -58,7 +58,7 @@ def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> 
         sha256 = segments.write_table(draft, table)
         yield "merged draft written"
         if not segments.read_table(draft).equals(table):
-            raise Corrupt(f"{draft} does not read as it was written")
+            raise Corrupt(f"{draft}: what was read back differs from what was written")
     except Corrupt as error:
         _logger.warning("sealed files were not merged: %s", error)
         return

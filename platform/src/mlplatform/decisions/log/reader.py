@@ -16,7 +16,7 @@ from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, KINDS, arrow_schema, arrow_table
 from mlplatform.runtime.errors import InputInvalid
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -32,7 +32,7 @@ def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
     _check(span)
     schema = arrow_schema(span.columns)
     catalogue.attach(db, folder)
-    with sealed.held(folder):
+    with sealed.hold_files(folder):
         files, rows = _one_moment(db, span, schema)
         parts = []
         for writer in sorted({*files, *rows}):
@@ -50,12 +50,12 @@ def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
 def _one_moment(
     db: sqlite3.Connection, span: Span, schema: pa.Schema
 ) -> tuple[dict[str, list[SealedFile]], dict[str, pa.Table]]:
-    """Per writer the files that may hold records of the span, and its records that none holds."""
+    """Each writer's files that may hold records of the span, and its records that none holds."""
     files: dict[str, list[SealedFile]] = {}
     rows = {}
     db.execute("BEGIN")
-    ends = tables.sealed(db)
-    for file in catalogue.needed(db, span):
+    ends = tables.sealed_numbers(db)
+    for file in catalogue.files_of_span(db, span):
         files.setdefault(file.writer, []).append(file)
     for writer in tables.writers(db):
         done = ends.get(writer.writer, 0)
@@ -68,7 +68,9 @@ def _one_moment(
 def _check(span: Span) -> None:
     unknown = sorted(set(span.columns) - set(COLUMNS)) + sorted(set(span.kinds) - set(KINDS))
     if unknown:
-        raise InputInvalid("span", None, f"the log has no {', '.join(unknown)}")
+        raise InputInvalid(
+            "span", None, f"the decision log has no column or kind {', '.join(unknown)}"
+        )
 
 
 def _from_files(files: Sequence[Path], writer: str, span: Span, schema: pa.Schema) -> pa.Table:

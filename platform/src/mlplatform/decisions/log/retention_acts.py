@@ -9,6 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from mlplatform.decisions.log import catalogue, erasing, seal, sealed
 from mlplatform.decisions.log.erasure_acts import own_writer
 from mlplatform.decisions.log.retention import (
@@ -65,7 +69,7 @@ def due(
         return None
     before_ms = now_ms - payload_days * DAY_MS
     path = folder / tables.DATABASE
-    with Translation(path), closing(sqlite.connect(path)) as db, sealed.held(folder):
+    with Translation(path), closing(sqlite.connect(path)) as db, sealed.hold_files(folder):
         rules = erasing.rules_of(folder, model)
         held = list(_held(db, folder, model, rules, before_ms))
     return due_payloads(held, rules, payload_days=payload_days, now_ms=now_ms, wall_ms=wall_ms)
@@ -93,9 +97,11 @@ def record(
         found = due(log, folder, model, payload_days=payload_days, wall_ms=wall_ms)
         if found is None or found.before_ms is None:
             return found
-        said = Retention(act, payload_days, found.before_ms, found.payloads, dict(found.ranges))
+        retention = Retention(
+            act, payload_days, found.before_ms, found.payloads, dict(found.ranges)
+        )
         event_ms = log.latest_event_ms() or wall_ms
-        entry = retention_record(model, said, event_ms=event_ms, recorded_ms=wall_ms)
+        entry = retention_record(model, retention, event_ms=event_ms, recorded_ms=wall_ms)
         writer = own_writer(folder, act)
         log.append(writer, [entry])
         log.close_writer(writer)
@@ -125,7 +131,7 @@ def carry_out(folder: Path) -> bool:
     with seal.lock(folder), Translation(path), closing(sqlite.connect(path)) as db:
         for _ in erasing.steps(db, folder):
             pass
-        return erasing.pending(db, folder) is None
+        return erasing.pending_erasures(db, folder) is None
 
 
 def _held(
@@ -146,7 +152,7 @@ def _held(
     catalogue.attach(db, folder)
     files = [
         file
-        for file in catalogue.needed(db, Span(model=model))
+        for file in catalogue.files_of_span(db, Span(model=model))
         if not any(
             r.first <= file.first and file.last <= r.last for r in covered.get(file.writer, ())
         )
@@ -160,10 +166,6 @@ def _held(
 
 
 def _of_file(folder: Path, file: SealedFile, model: str, before_ms: int) -> HeldPayloads | None:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     try:
         with pq.ParquetFile(file.path(folder)) as opened:
             table = opened.read(list(_READ))

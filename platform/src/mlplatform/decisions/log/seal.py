@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SealLimits:
     """A writer with fewer unsealed records than `minimum_rows` waits for more."""
 
     minimum_rows: int
@@ -53,7 +53,9 @@ def lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) -> Iterator[str]:
+def steps(
+    db: sqlite3.Connection, folder: Path, limits: SealLimits, *, now_ms: int
+) -> Iterator[str]:
     """Seal what has piled up; each yield is a moment at which being killed changes nothing.
 
     A file counts once the manifest lists it, and from then on the rows that it holds don't; what a
@@ -71,10 +73,10 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
         sealed.begin(folder)
         sealed.sweep(db, folder)
         yield "files swept"
-    for name, last in tables.sealed(db).items():
+    for name, last in tables.sealed_numbers(db).items():
         yield from _delete_rows(db, name, last)
     yield from kept_keys.expire(db, now_ms)
-    pruned = tables.pruned(db)
+    pruned = tables.pruned_heads(db)
     for writer in tables.writers(db):
         if writer.writer in pruned:  # sealed in the log that has them from here
             continue
@@ -89,7 +91,7 @@ def steps(db: sqlite3.Connection, folder: Path, limits: Limits, *, now_ms: int) 
             yield "free pages given back"
 
 
-def _tidy(db: sqlite3.Connection, folder: Path, limits: Limits) -> Iterator[str]:
+def _tidy(db: sqlite3.Connection, folder: Path, limits: SealLimits) -> Iterator[str]:
     """Merge small files, say in the catalogue what each holds, and remove the replaced ones."""
     records, is_done = 0, True
     by_writer = groupby(sealed.present(db), key=lambda file: file.writer)
@@ -117,13 +119,13 @@ def _tidy(db: sqlite3.Connection, folder: Path, limits: Limits) -> Iterator[str]
 
 
 def _seal_writer(
-    db: sqlite3.Connection, folder: Path, writer: tables.Writer, limits: Limits
+    db: sqlite3.Connection, folder: Path, writer: tables.Writer, limits: SealLimits
 ) -> Iterator[str]:
     name = writer.writer
     chain = Chain(name, *tables.sealed_end(db, name))
     while writer.seq - chain.seq >= max(limits.minimum_rows, 1):
         count = min(writer.seq - chain.seq, limits.maximum_rows)
-        rows = tables.unsealed(db, name, after=chain.seq, limit=count)
+        rows = tables.unsealed_rows(db, name, after=chain.seq, limit=count)
         _check(chain, rows, count, writer)
         sealed.begin(folder)
         path = segments.path_of(folder, name, rows)

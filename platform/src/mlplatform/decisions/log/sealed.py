@@ -98,7 +98,7 @@ def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) ->
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def hold_files(folder: Path) -> Iterator[None]:
     """Keep every file that is listed within the block until its end, also those that are merged.
 
     It waits while files that were replaced are removed, which takes milliseconds.

@@ -16,7 +16,7 @@ from mlplatform.decisions.records.tables import STORED
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import Corrupt
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -188,7 +188,7 @@ def records(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
 
 
 def stored(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """As `records`, for callers that cannot go on without the file.
+    """The `records`, for callers that cannot go on without the file.
 
     Raises:
         Corrupt: it is missing or not readable.

@@ -18,13 +18,13 @@ import msgspec
 from mlplatform.decisions.log import reader, seal, verified, verify
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.port import (
-    Appended,
+    AppendReceipt,
+    DuplicateKey,
     Entry,
     ManifestHead,
     Outcome,
-    Repeated,
     Span,
-    Stored,
+    StoredAnswer,
     VerifyReport,
     Watermark,
 )
@@ -33,7 +33,13 @@ from mlplatform.decisions.records.projection import Projection, committed
 from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill import files
-from mlplatform.decisions.spill.reading import Pending, damaged, lowered, pending, records_of
+from mlplatform.decisions.spill.reading import (
+    SpillBacklog,
+    damaged_spills,
+    lowered,
+    records_of,
+    spill_backlogs,
+)
 from mlplatform.decisions.spill.recovery import Mark, resolved
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import InputInvalid, StaleFence, Unavailable
@@ -41,7 +47,7 @@ from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.wal_readers import WalReaders
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 LIVE_WITHIN_MS: Final = 10_000
@@ -55,7 +61,7 @@ _LOOKUP_WAIT_MS = 5
 _HELD_UP_S: Final = 0.001
 """Readers wait for nobody in WAL mode but for a recovery; the event loop cannot wait for that."""
 _SYSTEM = SystemClock()
-_NONE: Final[Mapping[int, Repeated]] = {}
+_NONE: Final[Mapping[int, DuplicateKey]] = {}
 _EVENT_MS = Record.__struct_fields__.index("event_ms")
 _ADVANCE = """
 UPDATE writers SET seq = ?, chain = ?, heartbeat_at_ms = ?, closed = 0,
@@ -153,7 +159,10 @@ class SqliteDecisionLog:
         return self.append_prepared(writer, [prepared(entry) for entry in entries])
 
     def append_prepared(
-        self, writer: str, items: Sequence[StorableRecord], known: Mapping[int, Repeated] = _NONE
+        self,
+        writer: str,
+        items: Sequence[StorableRecord],
+        known: Mapping[int, DuplicateKey] = _NONE,
     ) -> list[Outcome]:
         """Append entries that are in their stored form.
 
@@ -163,7 +172,7 @@ class SqliteDecisionLog:
         with self._lock, _refusing_what_cannot_be_stored():
             try:
                 with self._transaction():
-                    # a promise that ends within these items can't be told by what is there already
+                    # a claim that ends within these items can't be told by what is there already
                     ends = any(item.idempotency and item.idempotency.ends for item in items)
                     repeats = {**self._repeats(items), **known} if ends else known
                     head, outcomes = self._write(writer, items, repeats)
@@ -198,11 +207,17 @@ class SqliteDecisionLog:
         with self._lock, self._transaction():
             tables.forget_spill(self._db, spill)
 
-    def find(self, client: str, model: str, key: str) -> Stored | None:
-        """The answer given under a key, while it is kept, as promised or a little longer."""
+    def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
+        """The answer given under a key, while it is kept, as claimed or a little longer."""
         self._check_readers()
         with self._lookups_lock, self._translated():
             return kept_keys.find(self._lookups, (client, model, key), earlier=self._earlier)
+
+    def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
+        """`find` of each of some keys: one read of the log."""
+        self._check_readers()
+        with self._lookups_lock, self._translated():
+            return kept_keys.find_all(self._lookups, keys, earlier=self._earlier)
 
     def _check_readers(self) -> None:
         """Refuse where SQLite would wait for ten seconds, and an event loop with it."""
@@ -223,7 +238,7 @@ class SqliteDecisionLog:
     def seal(self) -> ManifestHead:
         """Move what has piled up into immutable segments; the head is for anchoring elsewhere."""
         with self._translated(), seal.lock(self._folder), closing(self._connection()) as db:
-            limits = seal.Limits(*self._segment_rows)
+            limits = seal.SealLimits(*self._segment_rows)
             for _ in seal.steps(db, self._folder, limits, now_ms=self._wall_ms()):
                 pass
             return tables.head(db)
@@ -241,7 +256,7 @@ class SqliteDecisionLog:
             new_only: leave out the segments that an earlier check found whole.
             cores: processes that check segments.
         """
-        spilled = self.spilled()
+        spilled = self.backlogs()
         since = verified.last(self._folder) if new_only else None
         with self._translated(), closing(self._connection()) as db:
             found = verify.verify(
@@ -251,15 +266,18 @@ class SqliteDecisionLog:
             verified.remember(self._folder, found.head)
         return replace(
             found.report,
-            findings=found.report.findings + tuple(damaged(self.spills)),
+            findings=found.report.findings + tuple(damaged_spills(self.spills)),
             spilled=sum(one.records for one in spilled),
         )
 
     def watermarks(self) -> list[Watermark]:
         """One per writer, by name."""
-        spilled = self.spilled()  # first: what is moved into the log later is read from there
+        spilled = self.backlogs()  # first: what is moved into the log later is read from there
         with self._lookups_lock, self._translated():
-            rows, elsewhere = tables.writers(self._lookups), tables.replicated(self._lookups)
+            rows, elsewhere = (
+                tables.writers(self._lookups),
+                tables.replicated_writers(self._lookups),
+            )
         oldest = self._wall_ms() - LIVE_WITHIN_MS
         marks = [_mark(w, elsewhere.get(w.writer), oldest) for w in rows]
         return lowered(marks, spilled)
@@ -269,12 +287,12 @@ class SqliteDecisionLog:
         """The folder in which writers keep what this log did not take."""
         return self._folder / files.FOLDER
 
-    def spilled(self) -> list[Pending]:
+    def backlogs(self) -> list[SpillBacklog]:
         """What each writer has spilled that is not in the log yet."""
         if not self.spills.is_dir():
             return []
         with self._translated(), closing(self._connection()) as db:
-            return pending(db, self.spills)
+            return spill_backlogs(db, self.spills)
 
     def spilled_records(self, decision_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Writer and fields of every record of a decision that is spilled."""
@@ -326,7 +344,7 @@ class SqliteDecisionLog:
         self,
         writer: str,
         items: Sequence[StorableRecord],
-        repeats: Mapping[int, Repeated],
+        repeats: Mapping[int, DuplicateKey],
     ) -> tuple[_Head, list[Outcome]]:
         before = self._head(writer)
         seq, chain = before.seq, before.chain
@@ -342,7 +360,7 @@ class SqliteDecisionLog:
             form = item.form
             digest = record_digest(writer, seq, form.scalars, form.payload_digest)
             chain = link(chain, digest)
-            outcomes.append(Appended(seq))
+            outcomes.append(AppendReceipt(seq))
             rows.append(
                 (writer, seq, *form.scalars, form.payload_digest, digest, chain, form.payload)
             )
@@ -373,27 +391,29 @@ class SqliteDecisionLog:
             _logger.exception("records of %s are written, and not followed", writer)
         self._db.execute("RELEASE projection")
 
-    def _found(self, client: str, model: str, key: str) -> Stored | None:
+    def _found(self, client: str, model: str, key: str) -> StoredAnswer | None:
         return kept_keys.find(self._db, (client, model, key), earlier=self._earlier)
 
-    def _repeats(self, items: Sequence[StorableRecord]) -> dict[int, Repeated]:
-        first: dict[Key, Stored] = {}
+    def _repeats(self, items: Sequence[StorableRecord]) -> dict[int, DuplicateKey]:
+        first: dict[Key, StoredAnswer] = {}
         ended: set[Key] = set()
-        repeats: dict[int, Repeated] = {}
+        repeats: dict[int, DuplicateKey] = {}
         for index, item in enumerate(items):
-            given, key = item.idempotency, item.key
-            if given is None or key is None:
+            idempotency, key = item.idempotency, item.key
+            if idempotency is None or key is None:
                 continue
             known = first.get(key)
             if known is None and key not in ended:
                 known = kept_keys.find(self._db, key, earlier=self._earlier)
             if known is None:
-                first[key] = Stored(given.answer, given.body_digest, item.decision_id)
+                first[key] = StoredAnswer(
+                    idempotency.answer, idempotency.body_digest, item.decision_id
+                )
                 for gone in item.ended:
                     first.pop(gone, None)
                     ended.add(gone)
             else:
-                repeats[index] = Repeated(known.answer, known.is_of(given.body_digest))
+                repeats[index] = DuplicateKey(known.answer, known.is_of(idempotency.body_digest))
         return repeats
 
     def _head(self, writer: str) -> _Head:
@@ -442,7 +462,9 @@ def _refusing_what_cannot_be_stored() -> Iterator[None]:
         raise InputInvalid("a record", None, str(error)) from error
 
 
-def _mark(w: tables.Writer, replicated: tables.Replicated | None, oldest_ms: int) -> Watermark:
+def _mark(
+    w: tables.Writer, replicated: tables.ReplicatedWriter | None, oldest_ms: int
+) -> Watermark:
     if replicated is None:
         is_live = not w.closed and w.heartbeat_at_ms >= oldest_ms
         return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, is_live)

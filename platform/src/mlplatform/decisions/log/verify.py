@@ -30,7 +30,7 @@ NOTHING: Final = ManifestHead(0, GENESIS.hex(), {})
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class Verification:
     """What a check found, and the head of the log at its moment."""
 
     report: VerifyReport
@@ -44,7 +44,7 @@ def verify(
     *,
     since: ManifestHead = NOTHING,
     cores: int = 1,
-) -> Verified:
+) -> Verification:
     """Check the log; after a hundred findings the rest is not searched.
 
     Manifest, rows and heads are of one moment. Files are checked after it, in processes where there
@@ -58,7 +58,7 @@ def verify(
     db.text_factory = lambda data: data.decode("utf-8", "replace")
     walk = _Walk(db, folder, anchor, since)
     findings: list[str] = []
-    with sealed.held(folder):
+    with sealed.hold_files(folder):
         try:
             db.execute("BEGIN")
             walk.look()
@@ -82,7 +82,7 @@ def verify(
         findings=tuple(findings),
         erased=walk.erased,
     )
-    return Verified(report, walk.head)
+    return Verification(report, walk.head)
 
 
 @dataclass(slots=True)
@@ -129,12 +129,12 @@ class _Walk:
             self.first += _database(self.db)
         # of ranges alone, so that what they cover is counted and not collected
         with suppress(sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
-            self.expired = erasing.expired(self.folder)
+            self.expired = erasing.ranges_to_expire(self.folder)
         before = segments.manifest(self.db, after=self.since.count - 1, limit=1)
         self.manifest = segments.manifest(self.db, after=self.since.count)
         self.head = tables.head(self.db)
         self.first += _since(before, self.since)
-        pruned, heads = tables.pruned(self.db), {w.writer: w for w in tables.writers(self.db)}
+        pruned, heads = tables.pruned_heads(self.db), {w.writer: w for w in tables.writers(self.db)}
         starts = {name: self._sealed_before(name) for name in heads}
         self.first += _manifest(self.manifest, self.since, {n: s[0] for n, s in starts.items()})
         for name in sorted({*heads, *_named_elsewhere(self.db, self.manifest)}):
@@ -157,7 +157,7 @@ class _Walk:
     def findings(self, cores: int) -> Iterator[str]:
         yield from self.first
         checks = [check for name in self.writers for check in self._checks(name)]
-        found = file_checks.checked(checks, cores)
+        found = file_checks.file_findings(checks, cores)
         for name, one in self.writers.items():
             end = min(one.ends)
             for file in one.files:
@@ -170,7 +170,7 @@ class _Walk:
                 one.chain.gone += there.gone
                 if there.is_misled and self._is_listed(file):
                     self.misled.append(file)
-                    yield file_checks.misled(file)
+                    yield file_checks.catalogue_problem(file)
                 end = file.last
             if end < max(one.ends):
                 yield f"records {end + 1} to {max(one.ends)} of writer {name} are in no file"
@@ -245,7 +245,9 @@ class _Walk:
         return Chain(writer, seq, chain, marks=marks, expired=expired)
 
     def _unsealed(self, chain: Chain) -> Iterator[str]:
-        while rows := tables.unsealed(self.db, chain.writer, after=chain.seq, limit=_BATCH_ROWS):
+        while rows := tables.unsealed_rows(
+            self.db, chain.writer, after=chain.seq, limit=_BATCH_ROWS
+        ):
             before = chain.seq
             yield from chain.follow(rows)
             if chain.seq == before:

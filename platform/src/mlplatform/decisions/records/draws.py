@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
+import pyarrow as pa
 from msgspec import Meta
 
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 class LoggedDraw(msgspec.Struct, frozen=True):
-    """Of a request whose outcome the model's decision hides, where a slice is explored.
+    """The draw for a request whose outcome the model's decision hides, if a slice is explored.
 
     Args:
         propensity: chance (0-1) with which it was let through; None: the record is of no draw.
@@ -34,7 +32,7 @@ _decode = msgspec.json.Decoder(LoggedDraw).decode
 
 
 def logged_draws(decisions: pa.Table) -> dict[str, LoggedDraw]:
-    """By decision, in the order of the records; those of no draw are left out.
+    """Draws by decision, in the order of the records; those of no draw are left out.
 
     Args:
         decisions: decision_id and payload.

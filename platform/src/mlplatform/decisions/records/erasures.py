@@ -17,34 +17,45 @@ WRITERS: Final = "erasure-"
 """What the names of their writers begin with; one log has one such writer of its own."""
 
 
-class Erasure(msgspec.Struct, frozen=True):
-    """The payload of an erasure record; one act has such a record for each decision.
+class Erasure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The payload of an erasure record; one act has such a record for each decision, and one for
+    each model whose external views had rows of the unit.
 
     Args:
         act: the id that all records of the act share.
         by: the person who did it, as they said.
         records: by writer, the numbers of the records whose payload is erased.
+        views: external views from which rows are taken.
     """
 
     act: str
     by: str
     reason: str
     records: dict[str, list[Annotated[int, Meta(ge=1)]]]
+    views: list[str] = []
 
 
 _decode = msgspec.json.Decoder(Erasure).decode
 
 
 def erasure_record(
-    decision_id: str, model: str, erasure: Erasure, *, event_ms: int, recorded_ms: int
+    decision_id: str,
+    model: str,
+    erasure: Erasure,
+    *,
+    event_ms: int,
+    recorded_ms: int,
+    unit: int | None = None,
 ) -> Entry:
-    """The record by which payloads of a decision are erased."""
+    """The record by which payloads of a decision are erased, or rows of a unit in views: then its
+    id is the act's."""
     record = Record(
         kind="erasure",
         decision_id=decision_id,
         model=model,
         event_ms=event_ms,
         recorded_ms=recorded_ms,
+        unit=unit,
         payload=msgspec.to_builtins(erasure),
     )
     return Entry(record)
@@ -63,7 +74,7 @@ def erasure_of(payload: str | None) -> Erasure:
 
 
 def numbers_of(erasures: Iterable[Erasure]) -> dict[str, set[int]]:
-    """By writer, the numbers of all records whose payload they erase."""
+    """The numbers, by writer, of all records whose payload they erase."""
     found: dict[str, set[int]] = {}
     for erasure in erasures:
         for writer, numbers in erasure.records.items():

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence, Set
 from functools import cache
 from typing import Any, Final, NamedTuple
 
-from mlplatform.decisions.records.port import DAY_MS, Stored, shortened
+from mlplatform.decisions.records.port import DAY_MS, StoredAnswer, shortened
 from mlplatform.decisions.records.prepared import Key, StorableRecord
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.batches import chunks, inserting
 
 _PARTS: Final = 2
-"""So much of a promise, in whole days, is the time that a table is for; each costs a look-up."""
+"""So much of a claim, in whole days, is the time that a table is for; each costs a look-up."""
 _DIGEST_BYTES: Final = 16
 _LENGTHS: Final = struct.Struct("<3Q").pack
 _MOST_SHAPES: Final = 4_096
@@ -83,7 +83,7 @@ def has_earlier(db: sqlite3.Connection) -> bool:
     return db.execute("SELECT 1 FROM idempotency LIMIT 1").fetchone() is not None
 
 
-def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> Stored | None:
+def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> StoredAnswer | None:
     """What is kept under a client, model and key.
 
     Args:
@@ -94,9 +94,18 @@ def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> Stored | None:
         text, shape, score, body, decision = row
         decision_id = _unpacked(decision)
         answer = text if shape is None else _filled(text, decision_id, score)
-        return Stored(answer, _unpacked(body), decision_id)
+        return StoredAnswer(answer, _unpacked(body), decision_id)
     row = db.execute(_FIND_EARLIER, key).fetchone() if earlier else None
-    return None if row is None else Stored(*row)
+    return None if row is None else StoredAnswer(*row)
+
+
+def find_all(
+    db: sqlite3.Connection, keys: Sequence[Key], *, earlier: bool
+) -> list[StoredAnswer | None]:
+    """`find` of each key, by one statement where none of them is kept: the most frequent case."""
+    if len(keys) == 1 or earlier or _are_kept(db, [key_digest(*key) for key in keys]):
+        return [find(db, key, earlier=earlier) for key in keys]
+    return [None] * len(keys)
 
 
 class _Table(NamedTuple):
@@ -144,7 +153,7 @@ class KeyWriter:
                 self._db.execute(inserting(name, _WIDTH, len(chunk)), flat)
 
     def end(self, keys: Sequence[Key]) -> None:
-        """Drop keys whose promise ends, those that are there."""
+        """Drop keys whose claim ends, those that are there."""
         digests = [(digest,) for digest in (key_digest(*key) for key in keys)]
         if any(self._db.execute(_FIND, digest).fetchone() for digest in digests):
             for table in _tables(self._db, "keys"):
@@ -154,27 +163,24 @@ class KeyWriter:
             self._db.executemany(query, keys)
 
     def _are_kept(self, keys: Sequence[bytes], items: Sequence[StorableRecord]) -> bool:
-        for chunk in chunks([(key,) for key in keys]):
-            query = _are_any(len(chunk))
-            if self._db.execute(query, [key for (key,) in chunk]).fetchone() is not None:
-                return True
-        return self._earlier and any(
-            self._db.execute(_FIND_EARLIER, item.key or ()).fetchone() for item in items
+        return _are_kept(self._db, keys) or (
+            self._earlier
+            and any(self._db.execute(_FIND_EARLIER, item.key or ()).fetchone() for item in items)
         )
 
     def _row(self, digest: bytes, item: StorableRecord, table: _Table) -> tuple[Any, ...]:
-        given, decision_id, shapes = item.idempotency, item.decision_id, table.shapes
-        assert given is not None
-        head = (digest, _packed(shortened(given.body_digest)), _packed(decision_id))
-        if given.impersonal:
-            text, score = _shaped(given.answer, decision_id, item.score)
+        idempotency, decision_id, shapes = item.idempotency, item.decision_id, table.shapes
+        assert idempotency is not None
+        head = (digest, _packed(shortened(idempotency.body_digest)), _packed(decision_id))
+        if idempotency.impersonal:
+            text, score = _shaped(idempotency.answer, decision_id, item.score)
             shape = None if text is None else shapes.get(text)
             if text is not None and shape is None and len(shapes) < _MOST_SHAPES:
                 (shape,) = self._db.execute(_SHAPE, (text, table.day)).fetchone()
                 shapes[text] = shape
             if shape is not None:
                 return (*head, shape, score, None)
-        return (*head, None, None, given.answer)
+        return (*head, None, None, idempotency.answer)
 
     def _opened(self, day: int, now_ms: int) -> _Table:
         """The table of a day, which is made where it is not there."""
@@ -189,6 +195,12 @@ class KeyWriter:
             self._db.execute(_TABLE.format(name=name))
             _show(self._db)
         return self._tables.setdefault(day, _Table(day, name, {}))
+
+
+def _are_kept(db: sqlite3.Connection, keys: Sequence[bytes]) -> bool:
+    return any(
+        db.execute(_are_any(len(chunk)), chunk).fetchone() is not None for chunk in chunks(keys)
+    )
 
 
 @cache
@@ -294,7 +306,7 @@ def _day(table: str) -> int:
 
 
 def _last_day(now_ms: int, keep_ms: int) -> int:
-    """When the table ends that a promise of now lies in: never earlier than the promise does."""
+    """When the table ends that a claim of now lies in: never earlier than the claim does."""
     width = max(1, keep_ms // (_PARTS * DAY_MS))
     return -(-(now_ms + keep_ms) // (width * DAY_MS)) * width
 
@@ -338,7 +350,8 @@ def _filled(shape: bytes, decision_id: str, score: float | None) -> bytes:
 
 
 def _number(score: float) -> bytes:
-    """As msgspec 0.22 writes a positive float; never changed: kept answers are written by it."""
+    """The text that msgspec 0.22 writes for a positive float; never changed, as kept answers have
+    it."""
     digits, _, exponent = repr(score).partition("e")
     if exponent == "-05":
         digits = "0.0000" + digits.replace(".", "")

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
+import pyarrow.compute as pc
 
-RANK: Final = ("event_ms", "recorded_ms", "seq", "label")
+from mlplatform.decisions.records.record import LABEL_VALUES
+
+_ARRIVAL: Final = ("event_ms", "recorded_ms", "seq")
+RANK: Final = (*_ARRIVAL, LABEL_VALUES["binary"])
 """Of two labels the one that is larger here counts: it arrived later in event time; at one event
 time, it was recorded later; where even that is equal, its writer numbered it higher, and at last it
 says positive. Event time may stand still between a label and its correction, the wall clock does
 not.
 """
-LABEL_COLUMNS: Final = ("decision_id", *RANK)
-"""The columns of the log that the rule reads."""
 
 
-def in_order(labels: pa.Table) -> pa.Table:
+def label_columns(task: str = "binary") -> tuple[str, ...]:
+    """The columns of the log that the rule reads, the label's value last."""
+    return ("decision_id", *_ARRIVAL, LABEL_VALUES[task])
+
+
+LABEL_COLUMNS: Final = label_columns()
+
+
+def in_order(labels: pa.Table, task: str = "binary") -> pa.Table:
     """The labels that say something, of which each decision's last row counts.
 
     Args:
-        labels: with `LABEL_COLUMNS`, in any order.
+        labels: with the `label_columns` of the task, in any order.
     """
-    import pyarrow.compute as pc
-
-    said = labels.filter(pc.is_valid(labels["label"]))
-    return said.sort_by([(name, "ascending") for name in RANK])
+    known = labels.filter(pc.is_valid(labels[LABEL_VALUES[task]]))
+    return known.sort_by([(name, "ascending") for name in (*_ARRIVAL, LABEL_VALUES[task])])
 
 
 def last_labels(labels: pa.Table, *, until_ms: int | None = None) -> dict[str, int]:
@@ -39,8 +46,12 @@ def last_labels(labels: pa.Table, *, until_ms: int | None = None) -> dict[str, i
     return {i: label for i, (_, label) in dated_labels(labels, until_ms=until_ms).items()}
 
 
-def dated_labels(labels: pa.Table, *, until_ms: int | None = None) -> dict[str, tuple[int, int]]:
-    """Decision → when its last label arrived, in event time, and that label; as `last_labels`."""
-    ordered = in_order(labels)
-    rows = zip(*(ordered[n].to_pylist() for n in ("decision_id", "event_ms", "label")), strict=True)
+def dated_labels(
+    labels: pa.Table, *, until_ms: int | None = None, task: str = "binary"
+) -> dict[str, tuple[int, Any]]:
+    """Decision → when its last label arrived, in event time, and that label: 0 or 1, a class or a
+    number, by the model's task; as `last_labels`."""
+    ordered = in_order(labels, task)
+    names = ("decision_id", "event_ms", LABEL_VALUES[task])
+    rows = zip(*(ordered[name].to_pylist() for name in names), strict=True)
     return {i: (at_ms, label) for i, at_ms, label in rows if until_ms is None or at_ms <= until_ms}

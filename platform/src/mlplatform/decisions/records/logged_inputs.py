@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.model.definition import EVENT_TIME
 from mlplatform.model.inputs import InputPlan
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +59,6 @@ class LoggedInputs:
         Raises:
             Corrupt: a payload is not what was logged.
         """
-        import pyarrow as pa
-
         try:
             texts = rows["payload"].to_pylist()
             payloads = [self._erased if text is None else self._decode(text) for text in texts]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mlplatform.model.features import transforms
 from mlplatform.model.policies.segments import SegmentSource
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Bits = npt.NDArray[np.uint32]
 _Value = bool | float | str | None
@@ -35,7 +33,7 @@ class LoggedSegments:
         self._decode = msgspec.json.Decoder(msgspec.defstruct("Payload", parts)).decode
 
     def bits(self, rows: pa.Table) -> Bits:
-        """Of each row, one bit for each segment that it lies in, the first segment's the lowest.
+        """Rows' bits, one for each segment that a row lies in, the first segment's the lowest.
 
         A row whose payload is empty or was erased lies in segments of time alone.
 

@@ -10,18 +10,18 @@ import msgspec
 
 from mlplatform.decisions.records.record import KINDS, SCALARS, Kind, Record
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 
 BODY_DIGITS: Final = 32
 DAY_MS: Final = 86_400_000
 KEEP_MS: Final = 7 * DAY_MS
-"""For promises that no model's policy speaks of, like that of a label."""
+"""For claims that no model's policy speaks of, like that of a label."""
 
 
 class Idempotency(msgspec.Struct, frozen=True):
-    """The promise that a retry of this request gets this answer: one per client, model and key.
+    """The claim that a retry of this request gets this answer: one per client, model and key.
 
     It holds for `keep_ms`. Seals and prunings end it at most half of `keep_ms` later, or a day
     where that is more; without any of them it stays.
@@ -30,7 +30,7 @@ class Idempotency(msgspec.Struct, frozen=True):
         body_digest: of the request; its first `BODY_DIGITS` characters tell bodies apart.
         impersonal: but for the decision's id and score, the answer says only what a model says to
             everybody, so that its text may outlast the erasure of a person.
-        ends: keys of this client and model whose promise ends with this record: what they stand
+        ends: keys of this client and model whose claim ends with this record: what they stand
             for may be said again, and is a record then. A label ends that of its opposite.
     """
 
@@ -50,13 +50,13 @@ class Entry(msgspec.Struct, frozen=True):
     idempotency: Idempotency | None = None
 
 
-class Appended(msgspec.Struct, frozen=True):
+class AppendReceipt(msgspec.Struct, frozen=True):
     """The record is durable under this number of its writer."""
 
     seq: int
 
 
-class Repeated(msgspec.Struct, frozen=True):
+class DuplicateKey(msgspec.Struct, frozen=True):
     """The key was answered before: the record was NOT written.
 
     `same_body` is false where the key came with another body: the caller refuses that.
@@ -66,25 +66,25 @@ class Repeated(msgspec.Struct, frozen=True):
     same_body: bool
 
 
-class Spilled(msgspec.Struct, frozen=True):
+class SpillReceipt(msgspec.Struct, frozen=True):
     """The record is durable in this gateway's spill, and will be appended to the log from there."""
 
 
-class Unlogged(msgspec.Struct, frozen=True):
+class UnloggedAnswer(msgspec.Struct, frozen=True):
     """The record is nowhere, and its model declares that the answer is given all the same."""
 
 
-class Unrecorded(msgspec.Struct, frozen=True):
+class RecordingFailure(msgspec.Struct, frozen=True):
     """The record is nowhere, for this reason: the caller refuses."""
 
     reason: str
 
 
-Outcome = Appended | Repeated | Spilled | Unlogged | Unrecorded
+Outcome = AppendReceipt | DuplicateKey | SpillReceipt | UnloggedAnswer | RecordingFailure
 """A log itself gives the first two; the others come from whatever stands in while it is down."""
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredAnswer(msgspec.Struct, frozen=True):
     """An answer given earlier under an idempotency key.
 
     Args:
@@ -197,7 +197,7 @@ class VerifyReport:
 class StoredAnswers(Protocol):
     """Answers given earlier, by the client's name for the request."""
 
-    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+    def find(self, client: str, model: str, key: str) -> StoredAnswer | None: ...
 
 
 class DecisionLog(Protocol):

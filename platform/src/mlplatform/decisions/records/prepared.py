@@ -51,15 +51,19 @@ class StorableRecord(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key | None:
-        """Client, model and key of its promise, if it comes with one."""
-        given = self.idempotency
-        return None if given is None else (given.client, self.model, given.key)
+        """Client, model and key of its claim, if it comes with one."""
+        idempotency = self.idempotency
+        return None if idempotency is None else (idempotency.client, self.model, idempotency.key)
 
     @property
     def ended(self) -> tuple[Key, ...]:
-        """The promises that end with it."""
-        given = self.idempotency
-        return () if given is None else tuple((given.client, self.model, k) for k in given.ends)
+        """The claims that end with it."""
+        idempotency = self.idempotency
+        return (
+            ()
+            if idempotency is None
+            else tuple((idempotency.client, self.model, k) for k in idempotency.ends)
+        )
 
     @property
     def event_ms(self) -> int:

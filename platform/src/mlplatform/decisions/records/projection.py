@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 
-class Committed(NamedTuple):
+class ProjectedRecord(NamedTuple):
     """A record that is being written, as much of it as a projection needs; payload is JSON."""
 
     seq: int
@@ -28,7 +28,7 @@ class Projection(Protocol):
     def tables(self) -> str: ...
 
     def follow(
-        self, db: sqlite3.Connection, writer: str, before: int, records: Sequence[Committed]
+        self, db: sqlite3.Connection, writer: str, before: int, records: Sequence[ProjectedRecord]
     ) -> None:
         """Take in records that a transaction writes; the writer's head is moved already.
 
@@ -45,6 +45,6 @@ class Projection(Protocol):
 _SEQ, _KIND, _MODEL, _EVENT_MS, _PAYLOAD = 1, 2, 4, 5, -1
 
 
-def committed(row: Sequence[Any]) -> Committed:
+def committed(row: Sequence[Any]) -> ProjectedRecord:
     """A row of the table of records, in the order of `tables.STORED`."""
-    return Committed(row[_SEQ], row[_KIND], row[_MODEL], row[_EVENT_MS], row[_PAYLOAD])
+    return ProjectedRecord(row[_SEQ], row[_KIND], row[_MODEL], row[_EVENT_MS], row[_PAYLOAD])

@@ -11,7 +11,7 @@ import msgspec
 
 from mlplatform.runtime.errors import InputInvalid
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 Kind = Literal[
@@ -40,6 +40,11 @@ FEATURES: Final = "features"
 """Why an answer is degraded that was given without fresh features, by a model or instead of one."""
 
 
+LABEL_VALUES: Final[Mapping[str, str]] = {"binary": "label", "classes": "decision", "real": "score"}
+"""By a model's task, the column that a label's value is in: a class and a number are kept where
+records keep what was decided."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable fact, joined to others by its decision id.
 
@@ -51,8 +56,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
     the assigned arm, `answered_by` what gave the answer; where they differ, the assigned arm
-    failed, or the gateway (`OWN_FAILURES` in `model.oip`). `score` is calibrated, 0 to 1, and
-    None where nothing was predicted.
+    failed, or the gateway (`OWN_FAILURES` in `model.oip`). `score` is calibrated, 0 to 1, or a
+    number in the model's unit, and None where nothing was predicted. A label of a model of classes
+    names its class in `decision`, one of a model of numbers its number in `score`; both have no
+    `label`.
     """
 
     kind: Kind
@@ -209,9 +216,9 @@ def link(chain: bytes, digest: bytes) -> bytes:
 
 def trace_of(record: Mapping[str, Any]) -> str:
     """The trace that a record belongs to: the caller's, or the one that began with it."""
-    told: str | None = record["payload"].get("trace_id") if record["payload"] else None
+    trace_id: str | None = record["payload"].get("trace_id") if record["payload"] else None
     decision_id: str = record["decision_id"]
-    return told or decision_id[:32]
+    return trace_id or decision_id[:32]
 
 
 def _check_shape(record: Record, shape: tuple[type, ...]) -> None:

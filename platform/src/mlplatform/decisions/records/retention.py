@@ -82,35 +82,35 @@ class RetentionRule(NamedTuple):
 
     model: str
     recorded_ms: int
-    said: Retention
+    retention: Retention
 
     def without(self, writers: Set[str]) -> RetentionRule:
         """What it says of the records of other writers."""
-        ranges = {of: held for of, held in self.said.ranges.items() if of not in writers}
-        return self._replace(said=msgspec.structs.replace(self.said, ranges=ranges))
+        ranges = {of: held for of, held in self.retention.ranges.items() if of not in writers}
+        return self._replace(retention=msgspec.structs.replace(self.retention, ranges=ranges))
 
     @property
     def words(self) -> str:
         """What became of a payload that it covers."""
         day = datetime.fromtimestamp(self.recorded_ms / 1000, UTC)
         return (
-            f"went by retention on {day:%Y-%m-%d}, after the {self.said.payload_days} days for"
-            f" which {self.model} keeps payloads (act {self.said.act})"
+            f"went by retention on {day:%Y-%m-%d}, after the {self.retention.payload_days} days for"
+            f" which {self.model} keeps payloads (act {self.retention.act})"
         )
 
 
 _decode = msgspec.json.Decoder(Retention).decode
 
 
-def retention_record(model: str, said: Retention, *, event_ms: int, recorded_ms: int) -> Entry:
+def retention_record(model: str, retention: Retention, *, event_ms: int, recorded_ms: int) -> Entry:
     """The record by which payloads of a model go; its decision id is that of the act."""
     record = Record(
         kind="retention",
-        decision_id=said.act,
+        decision_id=retention.act,
         model=model,
         event_ms=event_ms,
         recorded_ms=recorded_ms,
-        payload=msgspec.to_builtins(said),
+        payload=msgspec.to_builtins(retention),
     )
     return Entry(record)
 
@@ -133,15 +133,15 @@ def rule_of(row: Mapping[str, Any]) -> RetentionRule:
 
 
 def expired_ranges(rules: Iterable[RetentionRule]) -> dict[str, tuple[ExpiredRange, ...]]:
-    """By writer, what rules cover: what adjoins of a model is one range, however many rules say it.
+    """Ranges by writer that rules cover; adjoining ones of a model are one, however many rules.
 
     As no record of the model in a rule's range is younger than that rule, one moment fits all.
     """
     found: dict[tuple[str, str], list[ExpiredRange]] = {}
-    for model, _, said in rules:
-        for writer, ranges in said.ranges.items():
+    for model, _, retention in rules:
+        for writer, ranges in retention.ranges.items():
             own = found.setdefault((writer, model), [])
-            own += (ExpiredRange(model, first, last, said.before_ms) for first, last in ranges)
+            own += (ExpiredRange(model, first, last, retention.before_ms) for first, last in ranges)
     joined: dict[str, tuple[ExpiredRange, ...]] = {}
     for (writer, _), own in sorted(found.items()):
         joined[writer] = (*joined.get(writer, ()), *_joined(sorted(own)))

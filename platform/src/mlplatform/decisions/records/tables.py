@@ -135,8 +135,8 @@ The steps also meet files of before there were versions, which have these tables
 """
 
 
-class Replicated(NamedTuple):
-    """That a writer's records come from a log elsewhere.
+class ReplicatedWriter(NamedTuple):
+    """A writer whose records come from a log elsewhere.
 
     Args:
         session: of the table of writers, at which that was so; at another it writes here itself.
@@ -175,17 +175,18 @@ def writers(db: sqlite3.Connection) -> list[Writer]:
     return [Writer(*row) for row in db.execute(query)]
 
 
-def replicated(db: sqlite3.Connection) -> dict[str, Replicated]:
+def replicated_writers(db: sqlite3.Connection) -> dict[str, ReplicatedWriter]:
     """The writers whose records come from a log elsewhere."""
     rows = db.execute(
         "SELECT g.writer, g.session, g.spilled FROM gathered g JOIN writers w"
         " USING (writer) WHERE g.session = w.session"
     )
-    return {writer: Replicated(session, spilled) for writer, session, spilled in rows}
+    return {writer: ReplicatedWriter(session, spilled) for writer, session, spilled in rows}
 
 
-def pruned(db: sqlite3.Connection) -> dict[str, tuple[int, bytes]]:
-    """Per writer, up to which number its records are in another log alone, and the chain there."""
+def pruned_heads(db: sqlite3.Connection) -> dict[str, tuple[int, bytes]]:
+    """The number up to which each writer's records are in another log alone, and the chain
+    there."""
     rows = db.execute("SELECT writer, seq, chain FROM pruned")
     return {writer: (seq, chain) for writer, seq, chain in rows}
 
@@ -200,8 +201,8 @@ def move_pruned(db: sqlite3.Connection, writer: str, seq: int, chain: bytes) -> 
     db.execute("DELETE FROM records WHERE writer = ? AND seq <= ?", (writer, seq))
 
 
-def sealed(db: sqlite3.Connection) -> dict[str, int]:
-    """Per writer, the last number that a segment holds; rows up to it no longer count."""
+def sealed_numbers(db: sqlite3.Connection) -> dict[str, int]:
+    """Each writer's last number that a segment holds; rows up to it no longer count."""
     names = db.execute("SELECT writer FROM writers").fetchall()
     ends = {writer: sealed_end(db, writer)[0] for (writer,) in names}
     return {writer: last for writer, last in ends.items() if last > 0}
@@ -230,7 +231,7 @@ def head(db: sqlite3.Connection) -> ManifestHead:
     return ManifestHead(count, digest, heads)
 
 
-def unsealed(
+def unsealed_rows(
     db: sqlite3.Connection, writer: str, *, after: int, limit: int = -1
 ) -> list[tuple[Any, ...]]:
     """Stored records of a writer with larger numbers, in order."""

@@ -20,8 +20,8 @@ from mlplatform.decisions.replication.continuation import (
     Divergence,
     Finding,
     Head,
-    Place,
-    judged,
+    RecordIdentity,
+    append_plan,
 )
 from mlplatform.decisions.replication.copies import Item, ReplicatedRecord
 from mlplatform.runtime.clock import SystemClock
@@ -132,7 +132,7 @@ class ReplicaLog:
             Refused: it has ended by itself, and nobody waits for it.
         """
         with self._transaction():
-            if writer not in tables.replicated(self._db):
+            if writer not in tables.replicated_writers(self._db):
                 raise NotFound(f"no writer {writer!r} comes from a log elsewhere")
             done = self._db.execute(
                 "UPDATE writers SET closed = 1 WHERE writer = ? AND closed = 0", (writer,)
@@ -147,14 +147,14 @@ class ReplicaLog:
     def _looked_at(self, writer: str, items: Sequence[Item]) -> _CheckedBatch:
         row = self._row(writer)
         head = Head(0, GENESIS) if row is None else Head(row.seq, row.chain)
-        is_kept = writer in tables.replicated(self._db)
+        is_kept = writer in tables.replicated_writers(self._db)
         if row is not None and not is_kept and self._lives(row):
             problem = f"writer {writer} writes to this log itself: two gateways have one name"
             return _CheckedBatch(
                 writer, row, is_kept, AppendPlan((), head, None, Divergence(problem), 0)
             )
         known, erased = self._known(writer, head, items), self._erased(writer, items)
-        return _CheckedBatch(writer, row, is_kept, judged(writer, head, items, known, erased))
+        return _CheckedBatch(writer, row, is_kept, append_plan(writer, head, items, known, erased))
 
     def _row(self, writer: str) -> tables.Writer | None:
         return next((w for w in tables.writers(self._db) if w.writer == writer), None)
@@ -168,7 +168,7 @@ class ReplicaLog:
             return
         now, then = self._row(writer), looked.row
         if now is not None and (then is None or now[:3] + now[6:] != then[:3] + then[6:]):
-            raise Busy(f"somebody else wrote as {writer} while its records were checked")
+            raise Busy(f"another process wrote records of {writer} while they were checked")
         if not looked.is_kept:
             self._adopt(writer)
         tables.insert_records(self._db, found.rows)
@@ -193,14 +193,14 @@ class ReplicaLog:
         self._db.execute(_KEEP, (writer, session))
 
     def _erased(self, writer: str, items: Sequence[Item]) -> Set[int]:
-        """Of those that came without a payload, the ones of which that is on record here."""
+        """The records without a payload whose payload was erased here, on record."""
         came = [i for i in items if isinstance(i, ReplicatedRecord) and i.payload is None]
         if not came:
             return frozenset()
         found = erasing.on_record(self._folder)
         return {i.seq for i in came if found.covers(writer, i.without_payload())}
 
-    def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, Place]:
+    def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, RecordIdentity]:
         numbers = [i.seq for i in items if isinstance(i, ReplicatedRecord) and i.seq <= head.seq]
         if not numbers:
             return {}
@@ -209,7 +209,7 @@ class ReplicaLog:
             "SELECT seq, digest, chain FROM records WHERE writer = ? AND seq BETWEEN ? AND ?",
             (writer, first, last),
         ).fetchall()
-        known = {seq: Place(digest, chain) for seq, digest, chain in rows}
+        known = {seq: RecordIdentity(digest, chain) for seq, digest, chain in rows}
         within = "writer = ? AND first <= ? AND last >= ?"
         for file in sealed.present(self._db, within, writer, last, first):
             known |= _places(file.path(self._folder), first, last)
@@ -217,7 +217,7 @@ class ReplicaLog:
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
-        with sealed.held(self._folder):
+        with sealed.hold_files(self._folder):
             self._db.execute("BEGIN")
             try:
                 yield
@@ -237,10 +237,14 @@ def _position(looked: _CheckedBatch) -> ReplicaPosition:
     )
 
 
-def _places(path: Path, first: int, last: int) -> dict[int, Place]:
-    found: dict[int, Place] = {}
+def _places(path: Path, first: int, last: int) -> dict[int, RecordIdentity]:
+    found: dict[int, RecordIdentity] = {}
     for rows in segments.stored(path, first - 1):
-        found |= {row[_SEQ]: Place(row[_DIGEST], row[_CHAIN]) for row in rows if row[_SEQ] <= last}
+        found |= {
+            row[_SEQ]: RecordIdentity(row[_DIGEST], row[_CHAIN])
+            for row in rows
+            if row[_SEQ] <= last
+        }
         if rows[-1][_SEQ] >= last:
             break
     return found

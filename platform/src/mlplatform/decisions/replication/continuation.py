@@ -17,7 +17,7 @@ class Head(NamedTuple):
     chain: bytes
 
 
-class Place(NamedTuple):
+class RecordIdentity(NamedTuple):
     """What distinguishes a stored record from another."""
 
     digest: bytes
@@ -67,11 +67,11 @@ class AppendPlan:
     repeated: int
 
 
-def judged(
+def append_plan(
     writer: str,
     head: Head,
     items: Iterable[Item],
-    known: Mapping[int, Place],
+    known: Mapping[int, RecordIdentity],
     erased: Set[int] = frozenset(),
 ) -> AppendPlan:
     """Follow the items of one writer from where its records end here, to the first that is wrong.
@@ -97,7 +97,7 @@ def judged(
         match item:
             case ReplicatedRecord() if item.seq > head.seq:
                 rows.append(item.row())
-                places[item.seq] = Place(item.digest, item.chain)
+                places[item.seq] = RecordIdentity(item.digest, item.chain)
                 head = Head(item.seq, item.chain)
             case ReplicatedRecord():
                 repeated += 1
@@ -107,7 +107,7 @@ def judged(
 
 
 def _finding(
-    writer: str, head: Head, item: Item, places: Mapping[int, Place], erased: Set[int]
+    writer: str, head: Head, item: Item, places: Mapping[int, RecordIdentity], erased: Set[int]
 ) -> Finding | None:
     if isinstance(item, ReplicaOffset):
         if item.seq > head.seq:
@@ -118,7 +118,7 @@ def _finding(
     if item.seq > head.seq + 1:
         return Gap(head.seq + 1, item.seq - 1)
     if item.seq <= head.seq:
-        if places.get(item.seq) == Place(item.digest, item.chain):
+        if places.get(item.seq) == RecordIdentity(item.digest, item.chain):
             return None
         return Divergence(f"record {item.seq} of writer {writer} is another one here")
     if item.payload is None and item.seq not in erased:

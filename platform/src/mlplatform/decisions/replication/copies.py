@@ -62,8 +62,8 @@ class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record
 
     def without_payload(self) -> AbsentPayload:
         """Return what decides whether its payload may be missing."""
-        told = dict(zip(SCALARS[2:], self.scalars, strict=True))
-        return AbsentPayload(self.seq, *(told[name] for name in AbsentPayload._fields[1:]))
+        by_name = dict(zip(SCALARS[2:], self.scalars, strict=True))
+        return AbsentPayload(self.seq, *(by_name[name] for name in AbsentPayload._fields[1:]))
 
     def row(self) -> tuple[Any, ...]:
         """Return the columns of the table of records."""
@@ -72,7 +72,7 @@ class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record
 
 
 class ReplicaOffset(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
-    """How far a writer has come in its own log: what it had appended, and what it promises.
+    """How far a writer has come in its own log: what it had appended, and its watermark.
 
     Args:
         event_ms: nothing that comes later is before it, spilled records included.
@@ -129,6 +129,17 @@ def _kind(name: str) -> Any:
     return kind if name in REQUIRED else reduce(or_, (kind, None))
 
 
+@contextmanager
+def opened(folder: Path) -> Iterator[CopyReader]:
+    """The copies of the log in this folder, for as long as they are read.
+
+    Raises:
+        Unavailable: there is none, or it can't be opened.
+    """
+    with closing(SqliteDecisionLog(folder)) as log:
+        yield CopyReader(folder, log)
+
+
 class CopyReader:
     """Reads a log that others write, to carry it elsewhere.
 
@@ -146,7 +157,7 @@ class CopyReader:
 
     def offsets(self) -> list[ReplicaOffset]:
         """One per writer, by name."""
-        spilled = self._log.spilled()  # first: what is moved later is read from the log
+        spilled = self._log.backlogs()  # first: what is moved later is read from the log
         with self._snapshot() as db:
             rows = {w.writer: w for w in tables.writers(db)}
         marks = [
@@ -169,17 +180,17 @@ class CopyReader:
     def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
         """The first records of a writer with larger numbers: one at least if there are any, and at
         most `limit`."""
-        with sealed.held(self._folder), self._snapshot() as db:
+        with sealed.hold_files(self._folder), self._snapshot() as db:
             files = sealed.present(db, "writer = ? AND last > ?", writer, after, limit=1)
             if files:
                 rows = self._from_file(files[0], after)
                 return [_copy(row) for row in rows[:limit]]
             self._decoded.pop(writer, None)
-            rows = tables.unsealed(db, writer, after=after, limit=limit)
+            rows = tables.unsealed_rows(db, writer, after=after, limit=limit)
             return [_copy(row) for row in rows]
 
     def _from_file(self, file: SealedFile, after: int) -> list[_Row]:
-        """From the rows that were decoded last, where the next one is among them, of few writers.
+        """Rows that were decoded last, where the next one is among them, of few writers.
 
         A process that follows a log asks for some records at a time: each row is decoded once.
         """

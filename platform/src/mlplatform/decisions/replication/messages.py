@@ -24,12 +24,12 @@ class Names:
 
     @property
     def records(self) -> str:
-        """Of records and offsets, keyed by writer."""
+        """The topic of records and offsets, keyed by writer."""
         return f"{self.prefix}.records"
 
     @property
     def confirmed(self) -> str:
-        """Of what the replicator says back; the topic keeps its name."""
+        """The topic of the replicator's confirmations; it keeps its name."""
         return f"{self.prefix}.gathered"
 
     @property
@@ -49,7 +49,7 @@ class Names:
         ]
 
 
-class Confirmed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ConfirmedOffset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a writer is in the log that passes read: its records up to there are safe.
 
     Args:
@@ -63,15 +63,15 @@ class Confirmed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Confirmed).decode
+_decode = msgspec.json.Decoder(ConfirmedOffset).decode
 
 
-def confirmation(names: Names, one: Confirmed) -> Message:
-    """As it is published."""
+def confirmation(names: Names, one: ConfirmedOffset) -> Message:
+    """The message that is published."""
     return Message(names.confirmed, one.writer.encode(), _encode(one))
 
 
-def confirmed(data: bytes, source: str) -> Confirmed:
+def confirmed(data: bytes, source: str) -> ConfirmedOffset:
     """What `confirmation` made.
 
     Raises:

@@ -12,22 +12,21 @@ from typing import Final, Protocol
 import msgspec
 
 from mlplatform.decisions.log.pruning import prune
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.replication.copies import (
     CopyReader,
     Item,
     ReplicaOffset,
     ReplicatedRecord,
     encoded,
+    opened,
 )
-from mlplatform.decisions.replication.messages import Confirmed, Names, confirmed
+from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmed
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
 from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, Subscription, Topics
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, Unavailable
-from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 
 BATCH: Final = 500
 POLL_S: Final = 0.2
@@ -80,10 +79,10 @@ class Publisher:
         self._topic = names.records
         self._progress = names.of(name)
         self._batch = batch
-        self._told: dict[str, ReplicaOffset] = {}
-        self._told_s = -STAND_S
-        self.safe: dict[str, Confirmed] = {}
-        self._published: dict[str, int] | None = self._asked()
+        self._sent_offsets: dict[str, ReplicaOffset] = {}
+        self._sent_s = -STAND_S
+        self.safe: dict[str, ConfirmedOffset] = {}
+        self._published: dict[str, int] | None = self._replica_offsets()
 
     def step(self) -> int:
         """The number of messages published; 0 where there was nothing to say.
@@ -94,7 +93,7 @@ class Publisher:
                 published is asked at the next step.
         """
         if self._published is None:
-            self._published = self._asked()
+            self._published = self._replica_offsets()
         self._hear()
         before, after = self._published, dict(self._published)
         items: list[Item] = []
@@ -114,15 +113,15 @@ class Publisher:
         messages = [Message(self._topic, i.writer.encode(), encoded(i)) for i in items]
         self._topics.publish(messages, Progress(self._progress, _encode(after)))
         self._published = after
-        self._told |= {i.writer: i for i in items if isinstance(i, ReplicaOffset)}
-        self._told_s = time.monotonic()
+        self._sent_offsets |= {i.writer: i for i in items if isinstance(i, ReplicaOffset)}
+        self._sent_s = time.monotonic()
         return len(items)
 
-    def is_all_told(self) -> bool:
+    def is_all_published(self) -> bool:
         """Whether all that the log holds, and that its writers have closed, was published."""
         published = self._published or {}
         return all(
-            published.get(s.writer, 0) == s.seq and self._told.get(s.writer) == s
+            published.get(s.writer, 0) == s.seq and self._sent_offsets.get(s.writer) == s
             for s in self._source.offsets()
         )
 
@@ -130,11 +129,11 @@ class Publisher:
         self._answers.close()
 
     def _is_due(self, offset: ReplicaOffset, reached: int, *, has_more: bool) -> bool:
-        last = self._told.get(offset.writer)
+        last = self._sent_offsets.get(offset.writer)
         if reached != offset.seq or last == offset:
             return False
         is_new = last is None or last.closed != offset.closed
-        return has_more or is_new or time.monotonic() - self._told_s >= STAND_S
+        return has_more or is_new or time.monotonic() - self._sent_s >= STAND_S
 
     def _hear(self) -> None:
         """Take in what the replicator says of writers of this log; of others it is not for us."""
@@ -144,29 +143,33 @@ class Publisher:
         own = {offset.writer for offset in self._source.offsets()}
         for message in found:
             try:
-                said = confirmed(message.value, message.place)
+                answer = confirmed(message.value, message.place)
             except InputInvalid as error:
-                log.error("no confirmation: %s", error)
+                log.error("a message on the topic of confirmations is none: %s", error)
                 continue
-            if said.writer in own:
-                self._take(said)
+            if answer.writer in own:
+                self._take(answer)
         self._answers.commit(())
 
-    def _take(self, said: Confirmed) -> None:
-        self.safe[said.writer] = said
+    def _take(self, answer: ConfirmedOffset) -> None:
+        self.safe[answer.writer] = answer
         published = self._published
-        if not said.again or published is None or published.get(said.writer, 0) <= said.seq:
+        if not answer.again or published is None or published.get(answer.writer, 0) <= answer.seq:
             return
-        following = self._source.copies(said.writer, after=said.seq, limit=1)
-        if not following or following[0].seq != said.seq + 1:
+        following = self._source.copies(answer.writer, after=answer.seq, limit=1)
+        if not following or following[0].seq != answer.seq + 1:
             # Sending what is left would be refused, and asked for again, for ever.
-            log.error("record %d of %s is asked for and not here", said.seq + 1, said.writer)
+            log.error(
+                "a receiver asks for record %d of %s, which this log does not have any more",
+                answer.seq + 1,
+                answer.writer,
+            )
             return
-        log.warning("records of %s after %d are sent again", said.writer, said.seq)
-        published[said.writer] = said.seq
-        self._told.pop(said.writer, None)
+        log.warning("records of %s after %d are sent again", answer.writer, answer.seq)
+        published[answer.writer] = answer.seq
+        self._sent_offsets.pop(answer.writer, None)
 
-    def _asked(self) -> dict[str, int]:
+    def _replica_offsets(self) -> dict[str, int]:
         value = self._topics.progress(self._progress)
         return {} if value is None else _position(value)
 
@@ -179,7 +182,7 @@ def follow(publisher: Publisher, stopping: threading.Event, prune_now: Callable[
     """
     prune_s = time.monotonic() + PRUNE_S
     until_s: float | None = None
-    while until_s is None or (time.monotonic() < until_s and not publisher.is_all_told()):
+    while until_s is None or (time.monotonic() < until_s and not publisher.is_all_published()):
         if until_s is None and stopping.is_set():
             until_s = time.monotonic() + LAST_WORDS_S
         try:
@@ -210,12 +213,12 @@ def publish(name: str, settings: Settings, stopping: threading.Event, *, keep_h:
         try:
             _publish(name, settings, stopping, keep_h)
         except PlatformError as error:
-            log.error("begins again: %s", error)
+            log.error("publishing of the log starts again: %s", error)
             stopping.wait(AGAIN_S)
 
 
 def _publish(name: str, settings: Settings, stopping: threading.Event, keep_h: float) -> None:
-    """As `run`, until something ends it.
+    """Publishes as `run` does, until something ends it.
 
     Args:
         keep_h: how long records stay that are safe elsewhere, in hours.
@@ -224,12 +227,18 @@ def _publish(name: str, settings: Settings, stopping: threading.Event, keep_h: f
         StaleFence: another process does.
         Unavailable: the log or the topics could not be opened.
     """
+    with opened(settings.home.decisions) as copies:
+        _publish_copies(copies, name, settings, stopping, keep_h)
+
+
+def _publish_copies(
+    copies: CopyReader, name: str, settings: Settings, stopping: threading.Event, keep_h: float
+) -> None:
     clock, folder = SystemClock(), settings.home.decisions
-    decisions = SqliteDecisionLog(folder)
     names = Names()
     topics = open_topics(settings, names.specs())
     answers = topics.subscribe([names.confirmed], names.of(name), name)
-    publisher = Publisher(CopyReader(folder, decisions), topics, answers, name)
+    publisher = Publisher(copies, topics, answers, name)
 
     def prune_now() -> None:
         now_ms = clock.wall_ms()
@@ -246,7 +255,6 @@ def _publish(name: str, settings: Settings, stopping: threading.Event, keep_h: f
     finally:
         publisher.close()
         topics.close()
-        decisions.close()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -258,8 +266,8 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT; then publishes the rest of the log, for a limited time."""
+def run(options: argparse.Namespace, settings: Settings, stopping: threading.Event) -> None:
+    """Runs until `stopping` is set; then publishes the rest of the log, for a limited time."""
     require_brokers(settings)
     settings.home.create()  # it may be here before the gateway
-    publish(options.name, settings, stopping_at_signals(), keep_h=options.keep_h)
+    publish(options.name, settings, stopping, keep_h=options.keep_h)

@@ -12,13 +12,12 @@ from typing import Final
 from mlplatform.decisions.replication.appending import ReplicaLog, ReplicaPosition
 from mlplatform.decisions.replication.continuation import Divergence, Gap
 from mlplatform.decisions.replication.copies import Item, decoded
-from mlplatform.decisions.replication.messages import Confirmed, Names, confirmation
+from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmation
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
 from mlplatform.decisions.topics.choice import open_topics
-from mlplatform.decisions.topics.messages import Message, Received, Subscription
+from mlplatform.decisions.topics.messages import Message, ReceivedMessage, Subscription
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, StaleFence, Unavailable
-from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 
 BATCH: Final = 250
 """Messages of one transaction: a gateway that writes to the same log waits for it a few ms."""
@@ -68,21 +67,23 @@ class Replicator:
         except PlatformError:
             self._subscription.rewind()
             raise
-        confirmations = [said for one in positions if (said := self._said(one)) is not None]
+        confirmations = [
+            message for one in positions if (message := self._confirmation(one)) is not None
+        ]
         self._subscription.commit(confirmations)
         return sum(one.taken for one in positions)
 
     def close(self) -> None:
         self._subscription.close()
 
-    def _said(self, one: ReplicaPosition) -> Message | None:
+    def _confirmation(self, one: ReplicaPosition) -> Message | None:
         is_asked = isinstance(one.finding, Gap) and self._may_ask(one)
         if isinstance(one.finding, Divergence):
             log.error("replication of %s stopped: %s", one.writer, one.finding)
         if self._confirmed.get(one.writer) == one.seq and not is_asked:
             return None
         self._confirmed[one.writer] = one.seq
-        return confirmation(self._names, Confirmed(one.writer, one.seq, one.chain, is_asked))
+        return confirmation(self._names, ConfirmedOffset(one.writer, one.seq, one.chain, is_asked))
 
     def _may_ask(self, one: ReplicaPosition) -> bool:
         seq, asked_s = self._asked_s.get(one.writer, (-1, 0.0))
@@ -93,7 +94,7 @@ class Replicator:
         return True
 
 
-def _items(found: Sequence[Received]) -> list[Item]:
+def _items(found: Sequence[ReceivedMessage]) -> list[Item]:
     items: list[Item] = []
     for message in found:
         try:
@@ -148,8 +149,8 @@ def parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=__doc__)
 
 
-def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT."""
+def run(options: argparse.Namespace, settings: Settings, stopping: threading.Event) -> None:
+    """Runs until `stopping` is set."""
     require_brokers(settings)
     settings.home.create()
-    replicate(settings, stopping_at_signals())
+    replicate(settings, stopping)

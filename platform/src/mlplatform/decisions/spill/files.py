@@ -251,7 +251,7 @@ class SpillFile:
         self.path = path
 
     def moved(self, count: int, end: int) -> None:
-        """That many frames, up to here, are in the log now."""
+        """Notes that so many frames, up to here, are in the log now."""
         self.start = end
         self.records -= count
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.decisions.records.kept_keys import key_digest
-from mlplatform.decisions.records.port import Stored
+from mlplatform.decisions.records.port import StoredAnswer
 from mlplatform.decisions.records.prepared import Key, StorableRecord
 from mlplatform.decisions.spill import files
 
@@ -50,7 +50,12 @@ class SpilledKeys:
             self._empty_at_ns = changed_ns if has_settled and not names else None
             return bool(names)
 
-    def find(self, client: str, model: str, key: str) -> Stored | None:
+    @property
+    def are_none(self) -> bool:
+        """Whether no spill is known, as of the last refresh."""
+        return not self._spills
+
+    def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
         """The answer of a key that was spilled, as of the last refresh or addition."""
         if not self._spills:
             return None
@@ -59,12 +64,14 @@ class SpilledKeys:
             for one in self._spills.values():
                 record = one.record(digest)
                 if record is not None and record.idempotency is not None:
-                    given = record.idempotency
-                    return Stored(given.answer, given.body_digest, record.decision_id)
+                    idempotency = record.idempotency
+                    return StoredAnswer(
+                        idempotency.answer, idempotency.body_digest, record.decision_id
+                    )
         return None
 
     def has_ended(self, key: Key | None) -> bool:
-        """Whether a spilled record ended this key's promise, and none made it anew."""
+        """Whether a spilled record ended this key's claim, and none made it anew."""
         if key is None or not self._spills or self.find(*key) is not None:
             return False
         digest = key_digest(*key)
@@ -100,7 +107,7 @@ class _Spill:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._end = files.START
         self._starts: dict[KeyDigest, int | None] = {}
-        """None: the promise of this key, wherever it stands, ended with a record here."""
+        """None: the claim of this key, wherever it stands, ended with a record here."""
 
     def is_at(self, path: Path) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(self._descriptor))
@@ -109,9 +116,9 @@ class _Spill:
         if os.fstat(self._descriptor).st_size <= self._end:
             return
         for frame in files.frames(self._descriptor, self._end):
-            given = frame.record.idempotency
-            if given is not None:
-                digest = key_digest(given.client, frame.record.model, given.key)
+            idempotency = frame.record.idempotency
+            if idempotency is not None:
+                digest = key_digest(idempotency.client, frame.record.model, idempotency.key)
                 if self._starts.get(digest) is None:
                     self._starts[digest] = frame.start
                 for ended in frame.record.ended:

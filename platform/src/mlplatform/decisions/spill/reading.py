@@ -20,7 +20,7 @@ _LISTINGS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class SpillBacklog:
     """Records of one writer that are not in the log yet; `oldest_ms` is of event time."""
 
     writer: str
@@ -29,7 +29,7 @@ class Pending:
     oldest_ms: int | None
 
 
-def pending(db: sqlite3.Connection, folder: Path) -> list[Pending]:
+def spill_backlogs(db: sqlite3.Connection, folder: Path) -> list[SpillBacklog]:
     """What each writer has spilled, by name.
 
     Args:
@@ -60,7 +60,7 @@ def spilled_records(db: sqlite3.Connection, folder: Path) -> Iterator[StorableRe
         yield from _unmoved(db, folder, name)
 
 
-def damaged(folder: Path) -> list[str]:
+def damaged_spills(folder: Path) -> list[str]:
     """One sentence for each spill that was damaged when it was taken over."""
     names = sorted(name for name in _listed(folder) if name.endswith(files.DAMAGED))
     return [
@@ -68,7 +68,7 @@ def damaged(folder: Path) -> list[str]:
     ]
 
 
-def lowered(marks: list[Watermark], spilled: list[Pending]) -> list[Watermark]:
+def lowered(marks: list[Watermark], spilled: list[SpillBacklog]) -> list[Watermark]:
     """Watermarks that claim nothing of the time in which something is spilled."""
     by_writer = {mark.writer: mark for mark in marks}
     for one in spilled:
@@ -81,7 +81,7 @@ def lowered(marks: list[Watermark], spilled: list[Pending]) -> list[Watermark]:
     return [by_writer[name] for name in sorted(by_writer)]
 
 
-def _pending(db: sqlite3.Connection, folder: Path, name: str) -> Pending:
+def _pending(db: sqlite3.Connection, folder: Path, name: str) -> SpillBacklog:
     count, oldest = 0, None
     for record in _unmoved(db, folder, name):
         count += 1
@@ -90,7 +90,7 @@ def _pending(db: sqlite3.Connection, folder: Path, name: str) -> Pending:
         size = os.stat(files.spill_path(folder, name)).st_size
     except FileNotFoundError:
         size = 0
-    return Pending(name, count, size, oldest)
+    return SpillBacklog(name, count, size, oldest)
 
 
 def _unmoved(db: sqlite3.Connection, folder: Path, name: str) -> Iterator[StorableRecord]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mlplatform.decisions.records.port import Stored
+from mlplatform.decisions.records.port import StoredAnswer
 from mlplatform.decisions.records.prepared import Key, StorableRecord
 from mlplatform.decisions.records.record import Record, stored_form
 
@@ -29,7 +29,7 @@ class CaughtUp:
 
 def resolved(
     spilled: Sequence[StorableRecord],
-    find: Callable[[str, str, str], Stored | None],
+    find: Callable[[str, str, str], StoredAnswer | None],
     *,
     now_ms: int,
 ) -> CaughtUp:
@@ -58,9 +58,11 @@ def resolved(
 
 
 def _stands(
-    one: StorableRecord, find: Callable[[str, str, str], Stored | None], seen: dict[Key, str | None]
+    one: StorableRecord,
+    find: Callable[[str, str, str], StoredAnswer | None],
+    seen: dict[Key, str | None],
 ) -> str | None:
-    """The decision that holds this record's key; None if none does, or its promise has ended."""
+    """The decision that holds this record's key; None if none does, or its claim has ended."""
     key = one.key
     if key is None:
         return None

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mlplatform.decisions.records.port import (
-    Appended,
+    AppendReceipt,
+    DuplicateKey,
     Entry,
     Outcome,
-    Repeated,
-    Spilled,
-    Stored,
+    RecordingFailure,
+    SpillReceipt,
+    StoredAnswer,
     StoredAnswers,
-    Unlogged,
-    Unrecorded,
+    UnloggedAnswer,
 )
 from mlplatform.decisions.records.prepared import Key, StorableRecord, check_storable, prepared
 from mlplatform.decisions.spill import files
@@ -54,7 +54,7 @@ class Log(Protocol):
     def spills(self) -> Path: ...
 
     def append_prepared(
-        self, writer: str, items: Sequence[StorableRecord], known: dict[int, Repeated]
+        self, writer: str, items: Sequence[StorableRecord], known: dict[int, DuplicateKey]
     ) -> list[Outcome]: ...
 
     def catch_up(self, writer: str, mark: Mark, spilled: Sequence[StorableRecord]) -> int: ...
@@ -63,7 +63,9 @@ class Log(Protocol):
 
     def forget_spill(self, spill: str) -> None: ...
 
-    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+    def find(self, client: str, model: str, key: str) -> StoredAnswer | None: ...
+
+    def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]: ...
 
     def heartbeat(self, writer: str, event_ms: int | None = None) -> None: ...
 
@@ -182,12 +184,18 @@ class SpillingLog:
         """Spill the entries, while the thread that appends is held up by the log."""
         return self._counted(self._spilled([prepared(entry) for entry in entries]))
 
-    def find(self, client: str, model: str, key: str) -> Stored | None:
+    def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
         """The answer given under a key: from the spills that are known here, or from the log."""
         spilled = self._keys.find(client, model, key)
         if spilled is not None or self._keys.has_ended((client, model, key)):
             return spilled
         return self._log.find(client, model, key)
+
+    def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
+        """`find` of each of some keys: one read of the log while nothing is spilled."""
+        if self._keys.are_none:
+            return self._log.find_all(keys)
+        return [self.find(*key) for key in keys]
 
     def catch_up(self) -> bool:
         """Move some of what is spilled into the log; whether more of it waits.
@@ -240,10 +248,10 @@ class SpillingLog:
     def _written(self, items: Sequence[StorableRecord]) -> list[Outcome]:
         if any(item.idempotency is not None for item in items):
             with self._locks.writing():
-                known: dict[int, Repeated] = {}
+                known: dict[int, DuplicateKey] = {}
                 if self._keys.refresh():
                     known = self._known(items)
-                    # The log does not know yet that these promises ended: they are stored without.
+                    # The log does not know yet that these claims ended: they are stored without.
                     items = [
                         StorableRecord(item.form) if self._keys.has_ended(item.key) else item
                         for item in items
@@ -254,7 +262,7 @@ class SpillingLog:
         self._committed(len(items))
         return outcomes
 
-    def _known(self, items: Sequence[StorableRecord]) -> dict[int, Repeated]:
+    def _known(self, items: Sequence[StorableRecord]) -> dict[int, DuplicateKey]:
         found = ((index, item, _stored(self._keys, item)) for index, item in enumerate(items))
         return {index: _repeated(item, stored) for index, item, stored in found if stored}
 
@@ -281,9 +289,9 @@ class SpillingLog:
                 yield None
                 continue
             if key in first:
-                given = first[key].idempotency
-                assert given is not None
-                yield _repeated(item, Stored(given.answer, given.body_digest, ""))
+                idempotency = first[key].idempotency
+                assert idempotency is not None
+                yield _repeated(item, StoredAnswer(idempotency.answer, idempotency.body_digest, ""))
                 continue
             outcome = None
             if key not in ended:
@@ -297,11 +305,13 @@ class SpillingLog:
 
     def _one_keyed(self, item: StorableRecord, *, is_in_doubt: bool, alone: bool) -> Outcome | None:
         if not alone or is_in_doubt:
-            return Unrecorded("this key may be being answered, and the log does not say")
+            return RecordingFailure(
+                "a request with this key may be under way, and the log does not say"
+            )
         try:
             stored = _stored(self, item)
         except PlatformError as error:
-            return Unrecorded(f"whether this key was answered cannot be known: {error}")
+            return RecordingFailure(f"whether this key was answered cannot be known: {error}")
         return None if stored is None else _repeated(item, stored)
 
     def _put(self, items: Sequence[StorableRecord], known: list[Outcome | None]) -> list[Outcome]:
@@ -323,10 +333,10 @@ class SpillingLog:
 
     def _fresh(self, item: StorableRecord, problem: str | None) -> Outcome:
         if problem is None:
-            return Spilled()
+            return SpillReceipt()
         if item.kind == "decision" and item.model in self._policy.answer_unlogged:
-            return Unlogged()
-        return Unrecorded(problem)
+            return UnloggedAnswer()
+        return RecordingFailure(problem)
 
     def _append_to_spill(self, parts: Sequence[bytes]) -> None:
         policy, file = self._policy, self._file
@@ -439,33 +449,39 @@ class SpillingLog:
 
     def _counted(self, outcomes: list[Outcome]) -> list[Outcome]:
         counts = self.counts
-        others = [outcome for outcome in outcomes if type(outcome) is not Appended]
+        others = [outcome for outcome in outcomes if type(outcome) is not AppendReceipt]
         with self._mutex:
             counts.written += len(outcomes) - len(others)
             counts.accepted += len(outcomes) - len(others)
             for outcome in others:
                 match outcome:
-                    case Spilled():
+                    case SpillReceipt():
                         counts.spilled += 1
                         counts.accepted += 1
-                    case Unlogged():
+                    case UnloggedAnswer():
                         counts.unlogged += 1
                         counts.accepted += 1
-                    case Repeated():
+                    case DuplicateKey():
                         counts.repeated += 1
-                    case Unrecorded():
+                    case RecordingFailure():
                         counts.refused += 1
         return outcomes
 
 
-def _stored(answers: StoredAnswers, item: StorableRecord) -> Stored | None:
-    given = item.idempotency
-    return None if given is None else answers.find(given.client, item.model, given.key)
+def _stored(answers: StoredAnswers, item: StorableRecord) -> StoredAnswer | None:
+    idempotency = item.idempotency
+    return (
+        None
+        if idempotency is None
+        else answers.find(idempotency.client, item.model, idempotency.key)
+    )
 
 
-def _repeated(item: StorableRecord, stored: Stored) -> Repeated:
-    given = item.idempotency
-    return Repeated(stored.answer, given is not None and stored.is_of(given.body_digest))
+def _repeated(item: StorableRecord, stored: StoredAnswer) -> DuplicateKey:
+    idempotency = item.idempotency
+    return DuplicateKey(
+        stored.answer, idempotency is not None and stored.is_of(idempotency.body_digest)
+    )
 
 
 def _taken_over(path: Path) -> SpillFile | None:

@@ -21,7 +21,7 @@ from mlplatform.decisions.topics.messages import HOUR_MS, Message, Progress, Top
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.storage.addresses import Brokers
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Producer
 
 
@@ -55,7 +55,7 @@ class KafkaTopics:
         _create(self._access, [*specs, progress], replication)
 
     def publish(self, messages: Sequence[Message], progress: Progress | None = None) -> None:
-        """Acknowledged by every in-sync replica; with progress, one transaction."""
+        """Every in-sync replica acknowledges it; with progress it is one transaction."""
         with self._lock:
             if progress is None:
                 self._publish_plainly(messages)

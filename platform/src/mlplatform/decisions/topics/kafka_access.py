@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 from mlplatform.runtime.storage.addresses import KAFKA_SSL, Brokers
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import KafkaError
     from confluent_kafka.admin import AdminClient
 
@@ -111,17 +111,17 @@ class Access:
         return ConfigInvalid(self._brokers.variable, self._brokers.url, wanted)
 
     def _how(self) -> str:
-        """As what they are spoken to, and where that is said: a broker that wants more than it
+        """Their protocol, and where it is set: a broker that wants more than it
         gets hangs up without a word."""
         brokers = self._brokers
         if not brokers.tls:
-            return f"they are spoken to without TLS; with it: {KAFKA_SSL}"
+            return f"this client connects without TLS; with TLS: {KAFKA_SSL}"
         user, trusted = "nobody", "whom this machine trusts"
         if brokers.user is not None:
             user = f"{brokers.user!r} ({brokers.variable}_PASSWORD_FILE: {brokers.password_file})"
         if brokers.authority is not None:
             trusted = str(brokers.authority)
-        return f"they are spoken to by TLS (ssl.ca.location: {trusted}) as {user}"
+        return f"this client connects by TLS (ssl.ca.location: {trusted}) as {user}"
 
 
 def _is_refusal(error: KafkaError) -> bool:

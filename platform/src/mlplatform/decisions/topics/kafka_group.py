@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.decisions.topics.kafka_access import Access
+from mlplatform.decisions.topics.kafka_ids import topic_ids
 from mlplatform.decisions.topics.kafka_transactions import (
     TIMEOUT_S,
     error_of,
@@ -16,18 +17,19 @@ from mlplatform.decisions.topics.kafka_transactions import (
     transactional,
     translated,
 )
-from mlplatform.decisions.topics.messages import Message, Received
+from mlplatform.decisions.topics.messages import Message, PartitionLag, ReceivedMessage
+from mlplatform.decisions.topics.messages import TopicPartition as Place
 from mlplatform.runtime.errors import StaleFence
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Consumer, TopicPartition
     from confluent_kafka import Message as KafkaMessage
+    from confluent_kafka.admin import AdminClient
 
 SESSION_TIMEOUT_MS: Final = 10_000
 QUEUED_KB: Final = 16_384
 WATCHED_S: Final = TIMEOUT_S + 5
 HANGS: Final = "Kafka's client hangs in a commit: subscribe again"
-Place = tuple[str, int]
 log = logging.getLogger(__name__)
 
 
@@ -42,8 +44,9 @@ class KafkaSubscription:
     def __init__(self, access: Access, topics: tuple[str, ...], group: str, member: str) -> None:
         from confluent_kafka import Consumer
 
-        self._access = access
+        self._access, self._topics = access, topics
         self._producer = transactional(access, f"mlplatform.{group}.{member}")
+        self._admin: AdminClient | None = None
         self._starts: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
@@ -69,7 +72,7 @@ class KafkaSubscription:
                 on_lost=self._revoked,
             )
 
-    def consume(self, limit: int, wait_s: float) -> list[Received]:
+    def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
         """Messages of committed transactions; paused while the caller wants none."""
         if self._is_lost:
             raise StaleFence(HANGS)
@@ -88,7 +91,9 @@ class KafkaSubscription:
         """One transaction of results and offsets."""
         if self._is_stale:
             self.rewind()
-            raise StaleFence("partitions went to another member while their messages were in work")
+            raise StaleFence(
+                "partitions went to another member while their messages were being processed"
+            )
         try:
             in_transaction(self._producer, results, self._send_offsets)
         except BaseException:
@@ -109,12 +114,40 @@ class KafkaSubscription:
                 if place in mine:
                     self._consumer.seek(TopicPartition(*place, offset))
 
-    def lag(self) -> int:
-        """Visible messages of this member's partitions beyond the committed offsets."""
+    def topic_ids(self) -> dict[str, str]:
+        """Brokers before Kafka 2.8 tell none."""
+        from confluent_kafka.admin import AdminClient
+
+        if self._admin is None:
+            self._admin = self._access.client(AdminClient)
+        return topic_ids(self._admin, self._topics)
+
+    def restart(self, places: Collection[Place]) -> None:
+        """Offsets are committed before anything is read."""
+        from confluent_kafka import TopicPartition
+
+        self.rewind()
+        with translated():
+            begun = [
+                TopicPartition(
+                    *place,
+                    self._consumer.get_watermark_offsets(TopicPartition(*place), TIMEOUT_S)[0],
+                )
+                for place in places
+            ]
+            self._consumer.commit(offsets=begun, asynchronous=False)
+            for partition in begun:
+                self._consumer.seek(partition)
+
+    def lags(self) -> list[PartitionLag]:
+        """Visible messages beyond the committed offset, of each of this member's partitions."""
         with translated():
             mine = self._consumer.assignment()
             committed = self._consumer.committed(mine, TIMEOUT_S) if mine else []
-        return sum(self._behind(partition) for partition in committed)
+            return [PartitionLag(p.topic, p.partition, self._behind(p)) for p in committed]
+
+    def lag(self) -> int:
+        return sum(one.messages for one in self.lags())
 
     def close(self) -> None:
         """Stop; a static member's partitions are kept for its next life, for one session."""
@@ -155,7 +188,7 @@ class KafkaSubscription:
         for error in failed:
             raise error
 
-    def _received(self, found: Sequence[KafkaMessage]) -> list[Received]:
+    def _received(self, found: Sequence[KafkaMessage]) -> list[ReceivedMessage]:
         from confluent_kafka import KafkaError
 
         received = []
@@ -171,7 +204,9 @@ class KafkaSubscription:
             elif error.code() == KafkaError._FATAL:
                 # Also without another: a broker that ends while a static member joins may know it
                 # by another id later. This consumer reads nothing any more; a new one does.
-                raise StaleFence(f"Kafka takes this member for another: {error.str()}")
+                raise StaleFence(
+                    f"Kafka does not know this member of the group any more: {error.str()}"
+                )
             else:
                 raise error_of(error)
         return received
@@ -206,14 +241,14 @@ class KafkaSubscription:
         self._starts, self._next, self._ends = {}, {}, {}
 
 
-def _received(message: KafkaMessage, place: Place, offset: int) -> Received:
+def _received(message: KafkaMessage, place: Place, offset: int) -> ReceivedMessage:
     headers = {
         name: value if isinstance(value, bytes) else str(value or "").encode()
         for name, value in _pairs(message)
     }
     key, value = message.key(), message.value()
     _, published_ms = message.timestamp()
-    return Received(*place, offset, _bytes(key), _bytes(value), headers, published_ms)
+    return ReceivedMessage(*place, offset, _bytes(key), _bytes(value), headers, published_ms)
 
 
 def _pairs(message: KafkaMessage) -> list[tuple[str, Any]]:

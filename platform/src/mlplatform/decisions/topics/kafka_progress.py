@@ -17,7 +17,7 @@ from mlplatform.decisions.topics.kafka_transactions import (
 from mlplatform.decisions.topics.messages import Message
 from mlplatform.runtime.errors import Unavailable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Consumer, Producer
     from confluent_kafka import Message as KafkaMessage
 

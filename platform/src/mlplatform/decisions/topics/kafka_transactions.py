@@ -10,7 +10,7 @@ from mlplatform.decisions.topics.kafka_access import Access
 from mlplatform.decisions.topics.messages import Message
 from mlplatform.runtime.errors import NotFound, StaleFence, Unavailable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Producer
 
 TIMEOUT_S: Final = 30.0

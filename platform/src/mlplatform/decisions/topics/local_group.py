@@ -5,20 +5,24 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 
-from mlplatform.decisions.topics.messages import Message, Received
+from mlplatform.decisions.topics.messages import (
+    Message,
+    PartitionLag,
+    ReceivedMessage,
+    TopicPartition,
+)
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt, StaleFence, Unavailable
 from mlplatform.runtime.storage import sqlite
 
 POLL_S: Final = 0.02
 BEATS_A_SESSION: Final = 6
-Place = tuple[str, int]
 Insert = Callable[[sqlite3.Connection, Sequence[Message], int], None]
 
 _decode = msgspec.json.Decoder(dict[str, bytes]).decode
@@ -50,14 +54,14 @@ class LocalSubscription:
         self._session_ms = session_ms
         self._insert = insert
         self._lock = threading.Lock()
-        self._positions: dict[Place, int] = {}
-        self._delivered: dict[Place, int] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._delivered: dict[TopicPartition, int] = {}
         self._is_stale = False
         self._beat_s = 0.0
         self._turn = 0
         self._life = self._joined()
 
-    def consume(self, limit: int, wait_s: float) -> list[Received]:
+    def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
         """At most `limit` messages; the partitions take turns at being first."""
         until_s = time.monotonic() + wait_s
         while True:
@@ -94,17 +98,36 @@ class LocalSubscription:
             self._positions.update(self._delivered)
             self._delivered, self._is_stale = {}, False
 
-    def lag(self) -> int:
-        """Messages in the claimed partitions beyond what the group has committed."""
+    def topic_ids(self) -> dict[str, str]:
+        """None: one that is made anew has later messages alone, by this machine's clock."""
+        return {}
+
+    def restart(self, places: Collection[TopicPartition]) -> None:
         with self._lock, translated():
-            row = self._db.execute(
-                "SELECT sum(p.next_offset - o.next_offset) FROM claims c"
+            with sqlite.transaction(self._db):
+                self._db.executemany(
+                    "UPDATE offsets SET next_offset = (SELECT first_offset FROM partitions p"
+                    " WHERE p.topic = offsets.topic AND p.partition = offsets.partition)"
+                    " WHERE grp = ? AND topic = ? AND partition = ?",
+                    [(self._group, *place) for place in places],
+                )
+            self._positions, self._delivered = {}, {}
+            self._is_stale, self._beat_s = False, 0.0
+
+    def lags(self) -> list[PartitionLag]:
+        """Messages beyond what the group has committed, of each claimed partition."""
+        with self._lock, translated():
+            rows = self._db.execute(
+                "SELECT topic, partition, p.next_offset - o.next_offset FROM claims c"
                 " JOIN partitions p USING (topic, partition)"
                 " JOIN offsets o USING (grp, topic, partition)"
-                " WHERE c.grp = ? AND c.member = ? AND c.life = ?",
+                " WHERE c.grp = ? AND c.member = ? AND c.life = ? ORDER BY topic, partition",
                 (self._group, self._member, self._life),
-            ).fetchone()
-        return int(row[0] or 0)
+            ).fetchall()
+        return [PartitionLag(*row) for row in rows]
+
+    def lag(self) -> int:
+        return sum(one.messages for one in self.lags())
 
     def close(self) -> None:
         with self._lock, translated():
@@ -202,7 +225,7 @@ class LocalSubscription:
                 held.add(place)
         self._follow(held)
 
-    def _follow(self, held: set[Place]) -> None:
+    def _follow(self, held: set[TopicPartition]) -> None:
         for place in self._positions.keys() - held:
             del self._positions[place]
             self._is_stale |= self._delivered.pop(place, None) is not None
@@ -213,7 +236,7 @@ class LocalSubscription:
             ).fetchone()
             self._positions[place] = row[0]
 
-    def _places(self) -> list[Place]:
+    def _places(self) -> list[TopicPartition]:
         marks = ",".join("?" * len(self._topics))
         return self._db.execute(
             "SELECT topic, partition FROM partitions"
@@ -221,8 +244,8 @@ class LocalSubscription:
             self._topics,
         ).fetchall()
 
-    def _read(self, limit: int) -> list[Received]:
-        found: list[Received] = []
+    def _read(self, limit: int) -> list[ReceivedMessage]:
+        found: list[ReceivedMessage] = []
         places = sorted(self._positions)
         self._turn += 1
         for index in range(len(places)):
@@ -232,7 +255,7 @@ class LocalSubscription:
             found += self._read_partition(place, limit - len(found))
         return found
 
-    def _read_partition(self, place: Place, limit: int) -> list[Received]:
+    def _read_partition(self, place: TopicPartition, limit: int) -> list[ReceivedMessage]:
         position = self._positions[place]
         rows = self._db.execute(
             "SELECT offset, key, value, headers, published_ms FROM messages"
@@ -243,9 +266,11 @@ class LocalSubscription:
             return []
         self._delivered.setdefault(place, position)
         self._positions[place] = rows[-1][0] + 1
-        return [Received(*place, o, k, v, _headers(place, o, h), ms) for o, k, v, h, ms in rows]
+        return [
+            ReceivedMessage(*place, o, k, v, _headers(place, o, h), ms) for o, k, v, h, ms in rows
+        ]
 
-    def _check_claims(self, delivered: dict[Place, int]) -> None:
+    def _check_claims(self, delivered: dict[TopicPartition, int]) -> None:
         if self._is_stale:
             raise StaleFence("a partition went to another member")
         for place in delivered:
@@ -257,7 +282,7 @@ class LocalSubscription:
                 raise StaleFence(f"partition {place} went to another member")
 
 
-def _headers(place: Place, offset: int, stored: bytes) -> dict[str, bytes]:
+def _headers(place: TopicPartition, offset: int, stored: bytes) -> dict[str, bytes]:
     try:
         return _decode(stored)
     except NOT_JSON as error:

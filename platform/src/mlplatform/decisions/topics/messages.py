@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,8 @@ HOUR_MS = 3_600_000
 TRACE_HEADER = "traceparent"
 """Of a message: the span that it comes from, as W3C Trace Context writes it. The process
 that works on the message later links its own trace with it."""
+TopicPartition: TypeAlias = tuple[str, int]
+"""A topic and a partition of it."""
 
 
 def requests_topic(model: str) -> str:
@@ -43,7 +45,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     headers: Mapping[str, bytes] = {}
 
 
-class Received(msgspec.Struct, frozen=True):
+class ReceivedMessage(msgspec.Struct, frozen=True):
     """A message as it was read.
 
     Args:
@@ -63,6 +65,14 @@ class Received(msgspec.Struct, frozen=True):
     def place(self) -> str:
         """Where it lies, in one word: the same whenever and to whomever it is delivered."""
         return f"{self.topic}-{self.partition}-{self.offset}"
+
+
+class PartitionLag(msgspec.Struct, frozen=True):
+    """Messages of a partition that a group has not committed."""
+
+    topic: str
+    partition: int
+    messages: int
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -85,7 +95,7 @@ class Subscription(Protocol):
     leaves what it had not committed to the others, or to its own next life under the same name.
     """
 
-    def consume(self, limit: int, wait_s: float) -> list[Received]:
+    def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
         """At most `limit` messages, in order within a partition; none after `wait_s`.
 
         With limit 0 nothing is delivered, but the process stays a member: while it is busy, it
@@ -113,8 +123,26 @@ class Subscription(Protocol):
         """Have what was delivered since the last commit delivered again."""
         ...
 
+    def topic_ids(self) -> Mapping[str, str]:
+        """The ids of this subscription's topics, which one that is made anew has another of; none
+        where topics have no ids.
+
+        Raises:
+            Unavailable: the topics did not answer.
+        """
+        ...
+
+    def restart(self, places: Collection[TopicPartition]) -> None:
+        """Read these partitions from their first message on, also in the next life; what was
+        delivered is delivered again."""
+        ...
+
+    def lags(self) -> Sequence[PartitionLag]:
+        """Messages that the group has not read, of each of this member's partitions."""
+        ...
+
     def lag(self) -> int:
-        """Messages in this member's partitions that the group has not read."""
+        """All of these messages."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""In which order requests became known, and which were known when each was answered.
+"""The order in which requests became known, and those known when each was answered.
 
 A record says what its windows were made of: per writer of the log, the last record (`windows_at`).
 The state moves with the log's transactions, one after the other, so these positions have an order:

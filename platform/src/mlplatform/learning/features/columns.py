@@ -61,23 +61,23 @@ class FileCheck:
     unread: tuple[str, ...]
 
 
-def matched(
+def match_columns(
     wanted: Sequence[ExpectedColumn],
     found: Mapping[str, str],
-    given: Mapping[str, str],
+    overrides: Mapping[str, str],
     source: str,
 ) -> dict[str, str]:
     """Column of the history → column of the file.
 
     Args:
         found: the file's columns and their types.
-        given: what a person said of them; empty: only usual names are taken.
+        overrides: names that a person gave for them; empty: only usual names are taken.
 
     Raises:
-        ConfigInvalid: `given` names a column that no history has.
+        ConfigInvalid: `overrides` names a column that no history has.
         InputInvalid: a column is missing, with a proposal; or named twice; or not in the file.
     """
-    for name, column in given.items():
+    for name, column in overrides.items():
         if name not in {w.name for w in wanted}:
             options = " or ".join(w.name for w in wanted)
             raise ConfigInvalid("--map", f"{name}={column}", f"{options} before the =")
@@ -85,7 +85,7 @@ def matched(
             raise InputInvalid(
                 source, None, f"column {column} is not in it; it has {_named(found)}"
             )
-    names = dict(given)
+    names = dict(overrides)
     for one in wanted:
         usual = next((u for u in one.usual if u in found and u not in names.values()), None)
         if one.name not in names and usual is not None:
@@ -100,7 +100,7 @@ def matched(
     return names
 
 
-def proposed(
+def propose_columns(
     missing: Sequence[ExpectedColumn], found: Mapping[str, str], taken: Sequence[str] = ()
 ) -> dict[str, str]:
     """The likeliest column of the file for each missing one that has a likely one at all."""
@@ -126,11 +126,11 @@ def proposed(
 def _lacking(
     missing: Sequence[ExpectedColumn], found: Mapping[str, str], names: Mapping[str, str]
 ) -> str:
-    guess = proposed(missing, found, list(names.values()))
+    guess = propose_columns(missing, found, list(names.values()))
     options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in missing)
     lacks = ", ".join(w.name for w in missing)
-    said = "a proposal" if guess else "say which it is"
-    return f"there is no column for {lacks}; it has {_named(found)}; {said}: {options}"
+    remedy = "a proposal" if guess else "say which it is"
+    return f"there is no column for {lacks}; it has {_named(found)}; {remedy}: {options}"
 
 
 def _named(found: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import pyarrow as pa
 
-from mlplatform.learning.features.input_files import opened
+from mlplatform.learning.features.input_files import open_files
 from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
 
@@ -54,7 +54,7 @@ class CsvFiles:
         with ExitStack() as until:
             self._files = [
                 until.enter_context(open(descriptor, "rb", closefd=False))
-                for descriptor in opened(paths, until)
+                for descriptor in open_files(paths, until)
             ]
             self._opened = until.pop_all()
 
@@ -126,8 +126,8 @@ class CsvFiles:
                 array, wrong = _values([cells[at[name]] for cells in batch], kind)
                 arrays.append(array)
                 for row, shown, wish in wrong:
-                    told = name if name in hidden else f"{name} is {shown!r}"
-                    problems.append((first + row, f"{told}; wanted: {wish}", False))
+                    found_value = name if name in hidden else f"{name} is {shown!r}"
+                    problems.append((first + row, f"{found_value}; wanted: {wish}", False))
             yield CsvBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), problems)
             first += len(batch)
             self._count(number, len(batch))
@@ -187,11 +187,11 @@ class _Lines:
 
 
 def _kind(texts: Sequence[str]) -> str:
-    """Of a column; that of its cells that say something."""
-    told = [text for text in texts if text.strip()]
-    if not told:
+    """The kind of a column: that of its cells that are not blank."""
+    filled = [text for text in texts if text.strip()]
+    if not filled:
         return "string"
-    fits = (kind for kind in KINDS if all(_is(text, _READERS[kind]) for text in told))
+    fits = (kind for kind in KINDS if all(_is(text, _READERS[kind]) for text in filled))
     return next(fits, "string")
 
 

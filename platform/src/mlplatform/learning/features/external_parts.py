@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -19,20 +19,36 @@ import msgspec
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage.files import is_held, sync, write_atomically
 
+TAKEN: Final = "taken_"
 BUILDING: Final = ".building"
-LOST: Final = "online-rows-lost"
-"""Stands in the folder from when the online store was found without rows until it has them."""
+MARK: Final = "online-mark"
+"""The mark of the online store that had the rows of all parts."""
 _NUMBER: Final = "[0-9]" * 8
 
 
-class PartNote(msgspec.Struct, frozen=True):
+class PushedBy(msgspec.Struct, frozen=True):
+    """What a client pushed of a part: how often, how many rows, from when to when."""
+
+    pushes: int
+    rows: int
+    first_ms: int
+    last_ms: int
+
+
+class PartNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """A part's note.
 
     Args:
-        taken_ms: event time at which the online store had all of its rows.
+        taken_ms: event time at which the online store had all of its rows; of a part of pushes,
+            that of the first one: each counts from its own availability.
+        pushed: clients that pushed its rows; empty of an import.
+        replaces: names of the parts whose rows it holds, each with the column `TAKEN`, which says
+            what `taken_ms` does of a part: they count no more, and are removed later.
     """
 
     taken_ms: int
+    pushed: Mapping[str, PushedBy] = {}
+    replaces: tuple[str, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -40,6 +56,14 @@ class Part(msgspec.Struct, frozen=True):
 
     path: Path
     taken_ms: int
+    is_merged: bool = False
+
+    @property
+    def rows_sql(self) -> str:
+        """Its rows, with `TAKEN`."""
+        path = str(self.path).replace("'", "''")
+        column = "" if self.is_merged else f", epoch_ms({self.taken_ms}) AS {TAKEN}"
+        return f"SELECT *{column} FROM '{path}'"
 
 
 class ExternalParts:
@@ -53,46 +77,91 @@ class ExternalParts:
         self.folder = folder
 
     def served(self) -> list[Part]:
-        """Those that the online store has had, in their order.
+        """The parts that the online store has had, in their order.
 
         Raises:
             Corrupt: a note is none.
         """
         return [
-            Part(path, note.taken_ms)
+            Part(path, note.taken_ms, bool(note.replaces))
             for path in self.every()
             if (note := self._note(path)) is not None
         ]
 
     def every(self) -> list[Path]:
+        """All parts but those that others replace, in their order."""
+        there = self.files()
+        notes = (self._note(path) for path in there)
+        gone = {name for note in notes if note is not None for name in note.replaces}
+        return [path for path in there if path.stem not in gone]
+
+    def remove_replaced(self, before_s: float) -> int:
+        """Remove parts that were replaced before a wall time in epoch seconds: a reader that had
+        begun with them has ended by then. How many they were."""
+        count = 0
+        for path in self.files():
+            note = self._note(path)
+            if note is None or path.stat().st_mtime >= before_s:
+                continue
+            for name in note.replaces:
+                old = self.folder / f"{name}.parquet"
+                count += old.exists()
+                old.unlink(missing_ok=True)
+                old.with_suffix(".json").unlink(missing_ok=True)
+        return count
+
+    def files(self) -> list[Path]:
+        """All parts, those that others replace and that are not removed yet among them."""
         return sorted(self.folder.glob(f"{_NUMBER}.parquet"))
 
     def unserved(self) -> list[Path]:
         """What a killed import left before the online store had all of it."""
         return [path for path in self.every() if self._note(path) is None]
 
-    def add(self, draft: Path) -> Path:
-        """Make a whole file the next part, which is there or not there after a kill."""
-        last = max((int(path.stem) for path in self.every()), default=-1)
+    def add(self, draft: Path, note: PartNote | None = None) -> Path:
+        """Make a whole file the next part, which is there or not there after a kill.
+
+        Args:
+            note: of rows that the online store has had already.
+        """
+        last = max((int(path.stem) for path in self.files()), default=-1)
         path = self.folder / f"{last + 1:08d}.parquet"
         sync(draft)
+        if note is None:  # one of a part that a kill kept from coming
+            path.with_suffix(".json").unlink(missing_ok=True)
+        else:
+            write_atomically(path.with_suffix(".json"), msgspec.json.encode(note))
         os.rename(draft, path)
         sync(self.folder)
         return path
+
+    def notes(self) -> list[PartNote]:
+        """Notes of all parts that the online store has had, in their order.
+
+        Raises:
+            Corrupt: one is none.
+        """
+        return [note for _, note in self.noted()]
+
+    def noted(self) -> list[tuple[Path, PartNote]]:
+        """The same, each with its part."""
+        every = self.every()
+        return [(path, note) for path in every if (note := self._note(path)) is not None]
 
     def note(self, path: Path, taken_ms: int) -> None:
         """Say since when the online store has a part's rows."""
         write_atomically(path.with_suffix(".json"), msgspec.json.encode(PartNote(taken_ms)))
 
-    def are_lost(self) -> bool:
-        """Whether the online store was found without rows, and does not have all again."""
-        return (self.folder / LOST).exists()
+    def mark(self) -> str | None:
+        """The mark that the online store had when it had the rows of all parts; None: it never had
+        them all."""
+        try:
+            return (self.folder / MARK).read_text()
+        except FileNotFoundError:
+            return None
 
-    def note_lost(self) -> None:
-        write_atomically(self.folder / LOST, b"")
-
-    def note_found(self) -> None:
-        (self.folder / LOST).unlink(missing_ok=True)
+    def note_mark(self, mark: str) -> None:
+        write_atomically(self.folder / MARK, mark.encode())
 
     def is_importing(self) -> bool:
         """Whether an importer is at work now."""

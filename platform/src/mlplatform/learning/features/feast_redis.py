@@ -13,15 +13,20 @@ feast/infra/online_stores/redis.py (0.67).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import mmh3
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mlplatform.learning.features.feast_values import columns as columns_of
-from mlplatform.learning.features.feast_values import decode, encode, entity_key_prefix, key_value
-from mlplatform.learning.features.online import EVENT_TIMESTAMP, OnlineRow
+from mlplatform.learning.features.feast_values import (
+    decode,
+    encode,
+    entity_key_prefix,
+    key_value,
+)
+from mlplatform.learning.features.online import EVENT_TIMESTAMP, FeatureRow, OnlineRow
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.storage.addresses import Address
@@ -75,6 +80,15 @@ end
 """
 """The event time in milliseconds of a view's newest row, which Feast's layout does not tell."""
 
+_MARK: Final = """
+local known = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if known == ARGV[3] then return 1 end  -- sent again
+if known ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return 1
+"""
+"""A view's mark in place of the one before, which is empty where there is none."""
+
 
 class FeastRedis:
     """OnlineFeatures on a Redis or Valkey server; one round trip a read; safe for threads.
@@ -95,7 +109,9 @@ class FeastRedis:
         self._redis = client(address, answer_s=answer_s)
         self._script = self._redis.register_script(_WRITE)
         self._note = self._redis.register_script(_NOTE)
+        self._set_mark = self._redis.register_script(_MARK)
         self._newest = f"mlplatform:newest:{project}"
+        self._marks = f"mlplatform:marks:{project}"
         self._project = project.encode()
         self._views = {view.name: view for view in views}
         self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
@@ -126,34 +142,72 @@ class FeastRedis:
         return False
 
     def write(self, view: str, rows: pa.Table) -> int:
-        if view not in self._views:
-            raise NotFound(f"no view {view!r}; there are: {', '.join(self._views)}")
-        changed = 0
+        definition = self._view(view)
+        newest_ms = _newest_ms(rows) if rows.num_rows else None
+        return self._stored(definition, columns_of(definition, rows), newest_ms)
+
+    def put(self, view: str, rows: Sequence[FeatureRow]) -> int:
+        newest_ms = max((event_us // 1000 for _, event_us, _, _ in rows), default=None)
+        return self._stored(self._view(view), rows, newest_ms)
+
+    def remove(self, view: str, keys: Collection[int | str]) -> int:
+        """A hash that holds nothing more is gone."""
+        definition = self._view(view)
+        prefix, time_field = entity_key_prefix(definition.join_key), _time_field(definition)
+        fields = [*_fields(definition), time_field, f"_made:{view}".encode()]
+        count = 0
         with translated(self._address):
-            self._redis.script_load(_WRITE)
-            for batch in _batches(self._arguments(self._views[view], rows)):
-                pipeline = self._redis.pipeline(transaction=False)
-                for key, arguments in batch:
-                    pipeline.evalsha(self._script.sha, 1, key, *arguments)
-                changed += sum(pipeline.execute())
-            if rows.num_rows:
-                self._note(keys=[self._newest], args=[view, _newest_ms(rows)])
-        return changed
+            for key in keys:
+                pipeline = self._redis.pipeline(transaction=True)
+                place = prefix + key_value(key) + self._project
+                pipeline.hexists(place, time_field)
+                pipeline.hdel(place, *fields)
+                count += bool(pipeline.execute()[0])
+        return count
+
+    def mark(self, view: str) -> str | None:
+        with translated(self._address):
+            found = self._redis.hget(self._marks, view)
+        return found.decode() if isinstance(found, bytes) else found
+
+    def set_mark(self, view: str, before: str | None, mark: str) -> bool:
+        with translated(self._address):
+            return bool(self._set_mark(keys=[self._marks], args=[view, before or "", mark]))
 
     def newest(self) -> Mapping[str, int | None]:
         with translated(self._address):
-            told = self._redis.hmget(self._newest, list(self._views))
-        return {n: None if ms is None else int(ms) for n, ms in zip(self._views, told, strict=True)}
+            times = self._redis.hmget(self._newest, list(self._views))
+        return {
+            n: None if ms is None else int(ms) for n, ms in zip(self._views, times, strict=True)
+        }
 
     def close(self) -> None:
         self._redis.close()
 
+    def _view(self, name: str) -> FeatureView:
+        if name not in self._views:
+            raise NotFound(f"no view {name!r}; there are: {', '.join(self._views)}")
+        return self._views[name]
+
+    def _stored(self, view: FeatureView, rows: Iterable[FeatureRow], newest_ms: int | None) -> int:
+        changed = 0
+        with translated(self._address):
+            self._redis.script_load(_WRITE)
+            for batch in _batches(self._arguments(view, rows)):
+                pipeline = self._redis.pipeline(transaction=False)
+                for key, arguments in batch:
+                    pipeline.evalsha(self._script.sha, 1, key, *arguments)
+                changed += sum(pipeline.execute())
+            if newest_ms is not None:
+                self._note(keys=[self._newest], args=[view.name, newest_ms])
+        return changed
+
     def _arguments(
-        self, view: FeatureView, rows: pa.Table
+        self, view: FeatureView, rows: Iterable[FeatureRow]
     ) -> Iterator[tuple[bytes, list[bytes | str | int]]]:
         fields, prefix = _fields(view), entity_key_prefix(view.join_key)
         time_field, made_field = _time_field(view), f"_made:{view.name}"
-        for key, event_us, made_us, values in columns_of(view, rows):
+        for key, event_us, made_us, values in rows:
             cells: list[bytes | str | int] = [time_field, made_field, _timestamp(event_us)]
             cells += [event_us, made_us]
             for place, field, value in zip(fields, view.fields, values, strict=True):

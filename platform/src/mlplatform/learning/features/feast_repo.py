@@ -62,8 +62,8 @@ def render(model: str) -> str:
     generated = "by python -m mlplatform.learning.features.feast_repo from features.py; do not edit"
     listed = [_listed(msgspec.to_builtins(view)) for view in views(model)]
     body = {"model": model, "views": listed}
-    if told := purposes(model):
-        body["purposes"] = list(told)
+    if known := purposes(model):
+        body["purposes"] = list(known)
     return f'{{"generated": "{generated}",{json.dumps(body, indent=1)[1:]}\n'
 
 
@@ -105,16 +105,21 @@ def _view(view: Any, entities: dict[str, Any]) -> FeatureView:
 
 def _external(view: Any, entity: Any, tags: dict[str, str]) -> dict[str, Any] | None:
     """Where a view with the tag `external` comes from; its tags are taken out of the others."""
-    told = tags.pop(EXTERNAL, None)
-    if told is None:
+    tag = tags.pop(EXTERNAL, None)
+    if tag is None:
         return None
-    if told != "true":
-        raise ConfigInvalid(f"view {view.name}: tag {EXTERNAL}", told, "true, or no such tag")
+    if tag != "true":
+        raise ConfigInvalid(f"view {view.name}: tag {EXTERNAL}", tag, "true, or no such tag")
     if entity.value_type not in KEYS:
         wanted = "ValueType.INT64 or ValueType.STRING"
         raise ConfigInvalid(f"entity {entity.name}: value_type", entity.value_type, wanted)
     allowed = [word.strip() for word in tags.pop("purposes", "").split(",")]
-    return {
+    optional: dict[str, Any] = {"topic": tags.pop("topic")} if "topic" in tags else {}
+    if (kept := tags.pop("keep_days", None)) is not None:
+        if not kept.isdigit():
+            raise ConfigInvalid(f"view {view.name}: tag keep_days", kept, "whole days, 1 or more")
+        optional["keep_days"] = int(kept)
+    return optional | {
         "key": KEYS[entity.value_type],
         "event_time": view.batch_source.timestamp_field or "",
         "available_time": view.batch_source.created_timestamp_column or "",
@@ -124,9 +129,9 @@ def _external(view: Any, entity: Any, tags: dict[str, str]) -> dict[str, Any] | 
 
 
 def _check_key(view: FeatureView, definition: ModelDefinition) -> None:
-    told = definition.request[view.join_key].type
-    if view.external is not None and view.external.key != told:
-        wanted = f"{told}, as request.{view.join_key} in model.yaml"
+    key_type = definition.request[view.join_key].type
+    if view.external is not None and view.external.key != key_type:
+        wanted = f"{key_type}, as request.{view.join_key} in model.yaml"
         raise ConfigInvalid(f"view {view.name}: key", view.external.key, wanted)
 
 

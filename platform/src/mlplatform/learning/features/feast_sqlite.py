@@ -14,30 +14,41 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.learning.features.feast_values import (
     cells,
-    checked,
+    check_columns,
     decode,
     encode,
     entity_key_prefix,
     key_value,
 )
-from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineRow
+from mlplatform.learning.features.online import (
+    CREATED,
+    EVENT_TIMESTAMP,
+    FeatureRow,
+    OnlineRow,
+)
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import NotFound, Unavailable
 from mlplatform.runtime.storage.sql import Schema
-from mlplatform.runtime.storage.sqlite import BUSY_TIMEOUT_MS, connect, transaction
+from mlplatform.runtime.storage.sqlite import (
+    BUSY_TIMEOUT_MS,
+    connect,
+    transaction,
+    write_anew,
+)
 from mlplatform.runtime.storage.wal_readers import WalReaders
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 FOLLOW_S = 0.5
+MICROS: Final = 1_000_000
 NEWEST: Final = "mlplatform_newest"
 _NEWEST_TABLE: Final = (
     f"CREATE TABLE IF NOT EXISTS {NEWEST} (project TEXT, view TEXT, event_s INTEGER NOT NULL,"
@@ -48,6 +59,12 @@ _NOTE: Final = (
     " view) DO UPDATE SET event_s=excluded.event_s WHERE excluded.event_s > old.event_s"
 )
 """What Feast's tables do not tell without being read whole. Feast minds no other table."""
+
+MARKS: Final = "mlplatform_marks"
+_MARKS_TABLE: Final = (
+    f"CREATE TABLE IF NOT EXISTS {MARKS} (project TEXT, view TEXT, mark TEXT NOT NULL,"
+    " PRIMARY KEY (project, view));"
+)
 
 SCHEMA = Schema("online", ((),))
 """The tables are Feast's, one a view, and made for whatever views there are."""
@@ -85,7 +102,7 @@ class FeastSqlite:
         self._db = connect(
             path,
             schema=SCHEMA,
-            tables=_NEWEST_TABLE + "".join(map(self._ddl, views)),
+            tables=_NEWEST_TABLE + _MARKS_TABLE + "".join(map(self._ddl, views)),
             threads=True,
             busy_timeout_ms=busy_timeout_ms,
         )
@@ -127,39 +144,89 @@ class FeastSqlite:
         return self._readers.are_held_up()
 
     def write(self, view: str, rows: pa.Table) -> int:
-        if view not in self._views:
-            raise NotFound(f"no view {view!r}; there are: {', '.join(self._views)}")
-        definition = self._views[view]
+        definition = self._view(view)
         newest_s = max(_seconds(rows, EVENT_TIMESTAMP), default=None)
+        return self._stored(definition, _cells(definition, rows), newest_s)
+
+    def put(self, view: str, rows: Sequence[FeatureRow]) -> int:
+        definition = self._view(view)
+        newest_s = max((event_us // MICROS for _, event_us, _, _ in rows), default=None)
+        with self._translated():
+            self._follow()
+            return self._stored(definition, _row_cells(definition, rows), newest_s)
+
+    def remove(self, view: str, keys: Collection[int | str]) -> int:
+        """The file is written anew; requests read it meanwhile."""
+        definition = self._view(view)
+        prefix = entity_key_prefix(definition.join_key)
+        places = [(prefix + key_value(key),) for key in keys]
+        table = self._table(definition)
+        there = f"SELECT EXISTS (SELECT 1 FROM {table} WHERE entity_key=?)"
+        with self._translated():
+            self._follow()
+            with transaction(self._db):
+                count = sum(int(self._db.execute(there, one).fetchone()[0]) for one in places)
+                self._db.executemany(f"DELETE FROM {table} WHERE entity_key=?", places)
+            write_anew(self._db)
+        return count
+
+    def mark(self, view: str) -> str | None:
+        self._follow()
+        return self._mark(view)
+
+    def set_mark(self, view: str, before: str | None, mark: str) -> bool:
+        self._follow()
         with transaction(self._db):
-            changed = self._db.executemany(self._upsert(definition), _cells(definition, rows))
-            if newest_s is not None:
-                self._db.execute(_NOTE, (self._project, view, newest_s))
-        return changed.rowcount // len(definition.fields)
+            if self._mark(view) != before:
+                return False
+            self._db.execute(
+                f"INSERT OR REPLACE INTO {MARKS} (project, view, mark) VALUES (?, ?, ?)",
+                (self._project, view, mark),
+            )
+        return True
 
     def newest(self) -> Mapping[str, int | None]:
-        """By a connection of its own: who reads rows waits for nothing here."""
-        try:
-            with closing(
-                sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
-            ) as db:
-                told = dict(
-                    db.execute(
-                        f"SELECT view, event_s FROM {NEWEST} WHERE project=?", (self._project,)
-                    )
-                )
-                return {
-                    name: _ms(told.get(name) or self._newest_row(db, view))
-                    for name, view in self._views.items()
-                }
-        except sqlite3.Error as error:
-            raise Unavailable(f"{self._path}: {error}") from error
+        """The read has a connection of its own: who reads rows waits for nothing here."""
+        address = f"{self._path.absolute().as_uri()}?mode=ro"
+        with self._translated(), closing(sqlite3.connect(address, uri=True)) as db:
+            times = dict(
+                db.execute(f"SELECT view, event_s FROM {NEWEST} WHERE project=?", (self._project,))
+            )
+            return {
+                name: _ms(times.get(name) or self._newest_row(db, view))
+                for name, view in self._views.items()
+            }
 
     def close(self) -> None:
         self._db.close()
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise Unavailable(f"{self._path}: {error}") from error
+
+    def _mark(self, view: str) -> str | None:
+        found = self._db.execute(
+            f"SELECT mark FROM {MARKS} WHERE project=? AND view=?", (self._project, view)
+        ).fetchone()
+        return None if found is None else str(found[0])
+
+    def _view(self, name: str) -> FeatureView:
+        if name not in self._views:
+            raise NotFound(f"no view {name!r}; there are: {', '.join(self._views)}")
+        return self._views[name]
+
+    def _stored(self, view: FeatureView, found: Iterator[Cell], newest_s: int | None) -> int:
+        with transaction(self._db):
+            changed = self._db.executemany(self._upsert(view), found)
+            if newest_s is not None:
+                self._db.execute(_NOTE, (self._project, view.name, newest_s))
+        return changed.rowcount // len(view.fields)
+
     def _newest_row(self, db: sqlite3.Connection, view: FeatureView) -> int | None:
-        """Of a file whose rows were written by an earlier release, or by Feast: looked for."""
+        """The newest row of a file that an earlier release or Feast wrote, found by a search."""
         found: int | None = db.execute(f"SELECT max(event_ts) FROM {self._table(view)}").fetchone()[
             0
         ]
@@ -211,20 +278,43 @@ class FeastSqlite:
         )
 
 
-Cell = tuple[bytes, str, bytes, str | None, int, int]
+Cell = tuple[bytes, str, bytes, str | None, int, int | float]
 
 
 def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
-    checked(view, rows)
+    check_columns(view, rows)
     prefix = entity_key_prefix(view.join_key)
     listed: list[Any] = rows.column(view.join_key).to_pylist()
     keys = [prefix + key_value(key) for key in listed]
-    event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _seconds(rows, CREATED)
+    event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _made(rows)
     for field in view.fields:
         values = cells(rows, field)
         for key, value, event, created in zip(keys, values, event_s, created_s, strict=True):
-            text = None if value is None or math.isnan(value) else str(value)
-            yield key, field.name, encode(value, field.dtype), text, event, created
+            yield key, field.name, encode(value, field.dtype), _text(value), event, created
+
+
+def _row_cells(view: FeatureView, rows: Sequence[FeatureRow]) -> Iterator[Cell]:
+    prefix = entity_key_prefix(view.join_key)
+    for key, event_us, made_us, values in rows:
+        place, event_s, made_s = prefix + key_value(key), event_us // MICROS, _exact_s(made_us)
+        for field, value in zip(view.fields, values, strict=True):
+            yield place, field.name, encode(value, field.dtype), _text(value), event_s, made_s
+
+
+def _text(value: float | None) -> str | None:
+    return None if value is None or math.isnan(value) else str(value)
+
+
+def _exact_s(micros: int) -> int | float:
+    """Seconds, with a fraction where there is one: what is pushed may change within a second."""
+    return micros / MICROS if micros % MICROS else micros // MICROS
+
+
+def _made(rows: pa.Table) -> list[int | float]:
+    import pyarrow as pa  # only writers of tables need it
+
+    micros = rows.column(CREATED).cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+    return [_exact_s(made) for made in micros.to_pylist() if made is not None]
 
 
 def _ms(event_s: int | None) -> int | None:

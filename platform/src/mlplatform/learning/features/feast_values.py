@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, FeatureRow
 from mlplatform.model.features.views import FeatureField, FeatureView, ValueType
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt
 
@@ -93,7 +93,7 @@ def _whole(content: bytes) -> int | None:
     return number - 2**64 if number >= 2**63 else number
 
 
-def checked(view: FeatureView, rows: pa.Table) -> None:
+def check_columns(view: FeatureView, rows: pa.Table) -> None:
     """Refuse rows that lack a column of the view.
 
     Raises:
@@ -104,17 +104,15 @@ def checked(view: FeatureView, rows: pa.Table) -> None:
         raise ConfigInvalid(f"rows of {view.name}", sorted(rows.column_names), f"also {missing}")
 
 
-def columns(
-    view: FeatureView, rows: pa.Table
-) -> Iterator[tuple[int | str, int, int, tuple[float | None, ...]]]:
-    """Key, event time and making in microseconds, and the values in the view's order, row by row.
+def columns(view: FeatureView, rows: pa.Table) -> Iterator[FeatureRow]:
+    """A table row by row.
 
     Raises:
         ConfigInvalid: a column is missing.
     """
     import pyarrow as pa  # only writers need it; the gateway reads
 
-    checked(view, rows)
+    check_columns(view, rows)
     times = [
         rows.column(name).cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
         for name in (EVENT_TIMESTAMP, CREATED)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.model.policies.training import TrainingPolicy
 from mlplatform.runtime.figures import percent
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a model's folder is read without pyarrow
     import pyarrow as pa
 
-    from mlplatform.model.policies.training import TrainingPolicy
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -77,7 +77,7 @@ class HiddenOutcomes:
     warning: str | None
 
     @property
-    def told(self) -> str:
+    def sentence(self) -> str:
         """A sentence for the report."""
         left_out = self.hidden - self.as_positive
         text = (
@@ -199,18 +199,17 @@ def _lowest_share(hits: int, trials: int) -> float | None:
 
 
 def _untrusted(precision: float | None, known: int, floor: float) -> str:
-    hint = "let chance let some through (`exploration`), or have people label stopped requests"
+    hint = "let some through at random (`exploration`), or have people label stopped requests"
     if precision is None:
-        return (
-            f"nobody knows what became of any stopped request, so none counts as positive: {hint}"
-        )
+        return f"no stopped request has a known outcome, so none counts as positive: {hint}"
     return (
-        f"{known:,} stopped requests with a known outcome show that only {percent(precision)} or "
-        f"more are positive, less than pseudo_label_precision, {percent(floor)}: {hint}"
+        f"by {known:,} stopped requests with a known outcome, no more than {percent(precision)} of "
+        f"those stopped are proven positive; pseudo_label_precision asks for {percent(floor)}: "
+        f"{hint}"
     )
 
 
 def _flags(table: pa.Table, name: str) -> Flags:
     """False where nothing is said."""
     column = table.column(name).to_numpy(zero_copy_only=False)
-    return np.array([bool(said) for said in column], dtype=bool)
+    return np.array([bool(flag) for flag in column], dtype=bool)

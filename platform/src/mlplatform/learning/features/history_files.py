@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, matched
+from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, match_columns
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import history_schema, is_missing, refuse
 from mlplatform.model.definition import ModelDefinition
@@ -29,6 +29,12 @@ _MEANING: Final = {
     "label": "its outcome, 1 or 0; may be missing",
     "label_time": "when that was known",
 }
+_LABELS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
+    "binary": (_INTEGERS, _MEANING["label"]),
+    "classes": ((pa.string(),), "its class, one of decision.outcomes; may be missing"),
+    "real": ((pa.float64(), pa.float32(), *_INTEGERS), "its number; may be missing"),
+}
+"""By a model's task, the types of labels that are taken, and what they mean."""
 _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "int64": _INTEGERS,
     "float64": (pa.float64(), pa.float32(), *_INTEGERS),
@@ -48,7 +54,7 @@ def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
             tuple(map(str, kinds)),
             (name,),
             frozenset(name.split("_")),
-            _MEANING.get(name, ""),
+            (_MEANING | {"label": _LABELS[definition.task][1]}).get(name, ""),
         )
         for name, kinds in _accepted_types(definition).items()
     )
@@ -72,7 +78,7 @@ def examine_history(
     wanted, tables, names = columns_of(definition), list[pa.Table](), list[dict[str, str]]()
     with ParquetFiles(files) as parquet:
         for number, file in enumerate(files):
-            names.append(matched(wanted, parquet.types(number), columns, file.name))
+            names.append(match_columns(wanted, parquet.types(number), columns, file.name))
             tables.append(_table(parquet, number, file.name, definition, names[-1]))
         unread = tuple(n for n in parquet.types(0) if n not in names[0].values())
     table = pa.concat_tables(
@@ -90,7 +96,7 @@ def _accepted_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType,
             problem = f"a history with field {name} ({field.type}) needs a sources.py"
             raise InputInvalid(definition.name, None, problem)
     fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
-    return {**_TAKEN, **fields}
+    return {**_TAKEN, "label": _LABELS[definition.task][0], **fields}
 
 
 def _table(

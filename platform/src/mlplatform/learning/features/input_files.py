@@ -15,7 +15,7 @@ MOST_FILES: Final = 1_000
 MOST_FILE_BYTES: Final = 2 * 1024**3
 
 
-def opened(paths: Sequence[Path], until: ExitStack) -> list[int]:
+def open_files(paths: Sequence[Path], until: ExitStack) -> list[int]:
     """A descriptor of each file, closed with the context.
 
     Raises:

@@ -34,13 +34,13 @@ from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.runtime.errors import InputInvalid, Refused
 
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
-LOG_COLUMNS = ("writer", "kind", "payload", "decision", "answered_by", *LABEL_COLUMNS)
+LOG_COLUMNS = ("writer", "kind", "payload", "decision", "answered_by", "score", *LABEL_COLUMNS)
 BUILDING = ".building"
 NO_POSITION = b"{}"  # of history, which no record of the log stands behind
 
 
 @dataclass(frozen=True, slots=True)
-class Projected:
+class ProjectionCounts:
     """What one projection took from the log."""
 
     requests: int
@@ -125,15 +125,15 @@ class OfflineTable:
         """
         if self.unfinished_import() is not None:
             raise Refused(
-                f"an import of other requests was stopped halfway: give {self.definition.name} the"
-                " same"
+                f"an import into {self.definition.name} was stopped halfway: repeat it with the"
+                " same files, then add others"
             )
         parts = self._history()
         if len(parts) < len(self._numbers()):
             name = self.definition.name
             raise Refused(
-                f"{name} has answered requests, which the decision log holds, and history can't be"
-                " put before them any more; start with another past in another home"
+                f"{name} has answered requests, so its history is closed: the decision log records"
+                " what follows. Another history takes another home"
                 f" (MLPLATFORM_HOME=FOLDER mlplatform history import {name} …)"
             )
         end_ms = self.history_end_ms()
@@ -154,7 +154,7 @@ class OfflineTable:
         problem = "request_id is that of a request that was imported already"
         rows.refuse(again, source, problem, table.column("request_id"))
 
-    def project(self, log: DecisionLog) -> Projected:
+    def project(self, log: DecisionLog) -> ProjectionCounts:
         """Append what the log holds beyond the position of the last part.
 
         Raises:
@@ -167,21 +167,21 @@ class OfflineTable:
             )
             records = log.read(span)
             if not records.num_rows:
-                return Projected(0, 0, 0)
+                return ProjectionCounts(0, 0, 0)
             by_kind = {k: records.filter(pc.field("kind") == k) for k in KINDS}
             part = _Part(
                 rows.requests_of(by_kind["decision"], self.definition),
-                rows.labels_of(by_kind["label"]),
+                rows.labels_of(by_kind["label"], self.definition),
                 rows.voids_of(by_kind["void"]),
                 rows.decided_of(by_kind["decision"], self.definition.decision.hides_outcome),
                 arrivals.arrivals_of(by_kind["decision"]),
             )
             number = max(self._numbers(), default=-1) + 1
             self._add(number, part, {**position, **rows.last_seq(records)})
-        return Projected(len(part.requests), len(part.labels), len(part.voids))
+        return ProjectionCounts(len(part.requests), len(part.labels), len(part.voids))
 
     def position(self) -> Mapping[str, int]:
-        """Per writer of the log, the number of the last record that is in the table."""
+        """The number of each writer's last record of the log that is in the table."""
         numbers = self._numbers()
         if not numbers:
             return {}
@@ -223,7 +223,7 @@ class OfflineTable:
         return sorted(str(f) for p in self._history() for f in p.glob(f"{name}/*.parquet"))
 
     def history(self, from_ms: int) -> duckdb.DuckDBPyRelation:
-        """Of the imported history, requests from an event time on."""
+        """The requests of the imported history, from an event time on."""
         files = self.history_files("requests")
         if not files:
             return self.db.from_arrow(rows.request_schema(self.definition).empty_table())
@@ -249,7 +249,8 @@ class OfflineTable:
 
     def label_records(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
         """Every label that had arrived at `as_of_ms`, repeated ones too."""
-        found = self._relation("labels", rows.LABELS, [("label_time", "<=", as_of_ms)])
+        schema = rows.labels_schema(self.definition)
+        found = self._relation("labels", schema, [("label_time", "<=", as_of_ms)])
         order = (  # which parts of an earlier version do not know
             f"coalesce({name}, 0) AS {name}" if name in found.columns else f"0 AS {name}"
             for name, _ in rows.ORDER
@@ -264,7 +265,7 @@ class OfflineTable:
         """
         requests = self.requests(from_ms, to_ms).set_alias("r")
         labels = self.labels(as_of_ms).set_alias("l")
-        decided = self.decided().set_alias("d")
+        decided = self.decisions().set_alias("d")
         joined = requests.join(labels, "r.request_id = l.request_id", how="left")
         joined = joined.project("r.*, l.label, l.label_time").set_alias("r")
         joined = joined.join(decided, "r.request_id = d.request_id", how="left")
@@ -275,7 +276,7 @@ class OfflineTable:
         )
         return table
 
-    def decided(self) -> duckdb.DuckDBPyRelation:
+    def decisions(self) -> duckdb.DuckDBPyRelation:
         """What decisions did to their requests: the rows of `rows.DECIDED`, a small share."""
         files = sorted(str(f) for f in self._parts.glob("[0-9]*/decided.parquet"))
         if not files:

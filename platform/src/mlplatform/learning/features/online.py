@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
+import msgspec
+
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED = "created"
+FeatureRow = tuple[int | str, int, int, tuple[float | None, ...]]
+"""Key, event time and making in microseconds of the epoch, and a view's values in its order."""
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineRow:
+class OnlineRow(msgspec.Struct, frozen=True):
     """Features by name and the event time of each view's row, None where there is no valid row.
 
     Args:
@@ -70,3 +72,24 @@ class OnlineFeatures(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class OnlineWriter(OnlineFeatures, Protocol):
+    """An online store that takes a few rows at once from a process without pyarrow."""
+
+    def put(self, view: str, rows: Sequence[FeatureRow]) -> int:
+        """Store rows of a view as `write` does; how many are now the newest of their entity."""
+        ...
+
+    def remove(self, view: str, keys: Collection[int | str]) -> int:
+        """Take the rows of these entities out of a view, for good; how many there were."""
+        ...
+
+    def mark(self, view: str) -> str | None:
+        """The last mark that a view was given; None of a store that has none, or lost it with its
+        rows."""
+        ...
+
+    def set_mark(self, view: str, before: str | None, mark: str) -> bool:
+        """Give a view a mark in place of the one before; whether that one was there still."""
+        ...

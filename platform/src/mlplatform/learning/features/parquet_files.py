@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.input_files import opened
-from mlplatform.learning.features.parquet_work import BATCH_ROWS, MOST_COLUMNS, MOST_ROWS
+from mlplatform.learning.features.input_files import open_files
+from mlplatform.learning.features.parquet_work import BATCH_ROWS, MOST_COLUMNS, MOST_ROWS, prepare
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform.runtime.sandbox.limits import MIB, Limits
+from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 from mlplatform.runtime.sandbox.protocol import Frame
 
-LIMITS: Final = Limits(memory_bytes=1024 * MIB, cpu_s=600)
+LIMITS: Final = ProcessLimits(memory_bytes=1024 * MIB, cpu_s=600)
 """Over what the libraries took. A row group is decoded page by page; 65 536 rows of a file of a
 million rows in one group took 40 MiB of it."""
 OPEN_CPU_S: Final = 20.0
@@ -38,7 +38,7 @@ class ParquetFiles:
         self._names = [path.name for path in paths]
         self._rows = 0
         with ExitStack() as until:
-            self._sandbox = Sandbox("parquet", LIMITS, opened(paths, until))
+            self._sandbox = Sandbox(prepare, LIMITS, open_files(paths, until))
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +75,7 @@ class ParquetFiles:
     def batches(
         self, number: int, wanted: Mapping[str, pa.DataType], first: int = 0
     ) -> Iterator[pa.RecordBatch]:
-        """As `read`, some rows at a time, from the row `first` on."""
+        """Batches of what `read` gives, some rows at a time, from the row `first` on."""
         columns = list(wanted)
         asked = {"deed": "read", "file": number, "columns": columns, "first": first}
         self._ask(number, asked, OPEN_CPU_S)

@@ -39,7 +39,7 @@ _NUMBERS: Final[tuple[pa.DataType, ...]] = (
 def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
     """The answer to requests about these open files, with all that is imported late imported."""
     _try_out()
-    return _Work([os.fdopen(number, "rb", buffering=0) for number in files]).answer
+    return _Work([os.fdopen(number, "rb", buffering=0) for number in files]).handle
 
 
 class _Work:
@@ -49,7 +49,7 @@ class _Work:
         self._files = files
         self._batches: Iterator[pa.RecordBatch] = iter(())
 
-    def answer(self, frame: Frame) -> Frame:
+    def handle(self, frame: Frame) -> Frame:
         body = frame.body
         try:
             if body["deed"] == "next":
@@ -92,17 +92,17 @@ def _opened(file: Any) -> pq.ParquetFile:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     found = _parquet(file)
-    told = found.metadata
-    _most("rows", told.num_rows, MOST_ROWS)
-    _most("row groups", told.num_row_groups, MOST_ROW_GROUPS)
-    _most("columns", told.num_columns, MOST_COLUMNS)
-    if told.num_columns != len(found.schema_arrow.names):
+    metadata = found.metadata
+    _most("rows", metadata.num_rows, MOST_ROWS)
+    _most("row groups", metadata.num_row_groups, MOST_ROW_GROUPS)
+    _most("columns", metadata.num_columns, MOST_COLUMNS)
+    if metadata.num_columns != len(found.schema_arrow.names):
         raise InputInvalid("", None, "it has columns within columns; wanted: plain ones")
     pages = 0
-    for group in range(told.num_row_groups):
-        pages += max(0, told.row_group(group).total_byte_size)
+    for group in range(metadata.num_row_groups):
+        pages += max(0, metadata.row_group(group).total_byte_size)
     _most("bytes of pages", pages, RATIO_FREE_BYTES + MOST_RATIO * size)
-    decoded = told.num_rows * sum(_width(kind) for kind in found.schema_arrow.types)
+    decoded = metadata.num_rows * sum(_width(kind) for kind in found.schema_arrow.types)
     _most("bytes of values", decoded, RATIO_FREE_BYTES + MOST_DECODED_RATIO * size)
     return found
 
@@ -130,7 +130,7 @@ def _parquet(file: Any) -> pq.ParquetFile:
 
 
 def _values(column: pa.Array[Any]) -> NDArray[Any]:
-    """Without pyarrow.compute, which takes as long to import as everything else together."""
+    """Values made without pyarrow.compute, which imports as long as everything else together."""
     kind = np.dtype(f"i{column.type.bit_width // 8}")
     if pa.types.is_floating(column.type):
         kind = np.dtype(f"f{column.type.bit_width // 8}")
@@ -198,7 +198,7 @@ def _try_out() -> None:
         file = _parquet(pa.BufferReader(sink.getvalue()))
         work = _Work([])
         work._batches = file.iter_batches(BATCH_ROWS, columns=columns)
-        work.answer(Frame({"deed": "next"}))
+        work.handle(Frame({"deed": "next"}))
     try:
         _parquet(pa.BufferReader(b"PAR1 no file PAR1"))
     except pa.ArrowException:

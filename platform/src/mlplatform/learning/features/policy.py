@@ -35,14 +35,14 @@ class Gaps:
     """Features that are not there, each with its cause and its policy.
 
     Args:
-        told: the views with missing features; None where all are there.
+        by_cause: the views with missing features; None where all are there.
         degraded: whether the answer must say that it was given without them.
         withheld: whether no model may be asked, and what stands behind the models decides.
         refused: the features without which there is no answer.
     """
 
     features: Mapping[str, tuple[Cause, Policy]]
-    told: FeatureGaps | None
+    by_cause: FeatureGaps | None
     degraded: bool
     withheld: bool
     refused: tuple[str, ...]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from mlplatform.decisions.records.draws import LoggedDraw, logged_draws
 from mlplatform.decisions.records.last_labels import RANK
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.decisions.records.record import MODELS
+from mlplatform.decisions.records.record import LABEL_VALUES, MODELS
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt, InputInvalid
 
 if TYPE_CHECKING:
     Column = pa.ChunkedArray[Any]
+
+Flags = NDArray[np.bool_]
 
 TIME = pa.timestamp("us")
 SHOWN = 60
@@ -41,6 +43,12 @@ PYTHON: dict[str, type] = {"int64": int, "float64": float, "string": str, "bool"
 TAIL: list[tuple[str, pa.DataType]] = [("label", pa.int8()), ("label_time", TIME)]
 ORDER: list[tuple[str, pa.DataType]] = [("recorded_ms", pa.int64()), ("seq", pa.int64())]
 LABELS = pa.schema([HEAD[0], *TAIL, *ORDER])
+LABEL_TYPES: Mapping[str, pa.DataType] = {
+    "binary": pa.int8(),
+    "classes": pa.string(),
+    "real": pa.float64(),
+}
+"""By a model's task, what its labels are in histories and the offline table."""
 LABEL_RANK = ", ".join(("label_time", *RANK[1:]))
 """Labels in the order in which they count, as SQL over `LABELS`."""
 VOIDS = pa.schema([("request_id", pa.string())])
@@ -56,7 +64,14 @@ DECIDED = pa.schema(
 def history_schema(definition: ModelDefinition) -> pa.Schema:
     """Columns of a history: id, event time (UTC), the request's fields, label and its arrival."""
     fields = [(name, ARROW[f.type]) for name, f in definition.request.items()]
-    return pa.schema([*HEAD, *fields, *TAIL])
+    label = labels_schema(definition).field("label")
+    return pa.schema([*HEAD, *fields, (label.name, label.type), TAIL[1]])
+
+
+def labels_schema(definition: ModelDefinition) -> pa.Schema:
+    """`LABELS`, where a label is the text of a class or a number if the model's are."""
+    place = LABELS.get_field_index("label")
+    return LABELS.set(place, pa.field("label", LABEL_TYPES[definition.task]))
 
 
 def request_schema(definition: ModelDefinition) -> pa.Schema:
@@ -86,7 +101,7 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
         check_bounds(columns[name], name, field, source)
     check_order(table.column("event_time"), "event_time", source)
     check_unique(table.column("request_id"), "request_id", source)
-    _check_labels(table, source)
+    _check_labels(table, definition, source)
 
 
 def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
@@ -124,8 +139,12 @@ class Check:
     def refusals(self, source: str, numbers: NDArray[np.int64]) -> Iterator[InputInvalid]:
         """One for each wrong row, by its number in the source."""
         for row in map(int, np.flatnonzero(self.wrong)):
-            told = self.problem if self.values is None else saying(self.problem, self.values[row])
-            yield InputInvalid(source, int(numbers[row]), told)
+            problem = (
+                self.problem
+                if self.values is None
+                else value_problem(self.problem, self.values[row])
+            )
+            yield InputInvalid(source, int(numbers[row]), problem)
 
 
 def in_order(times: Column, name: str) -> Check:
@@ -158,7 +177,7 @@ def _within_words(values: Column, name: str, field: RequestField) -> list[Check]
     return found
 
 
-def unrepeated(values: Column, name: str) -> Check:
+def unique_values(values: Column, name: str) -> Check:
     """No value is that of an earlier row."""
     codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.full(len(codes), len(codes))
@@ -181,7 +200,7 @@ def check_printable(values: Column, name: str, source: str) -> None:
 
 def check_unique(values: Column, name: str, source: str) -> None:
     """Refuse a value that an earlier row has."""
-    found = unrepeated(values, name)
+    found = unique_values(values, name)
     refuse(found.wrong, source, found.problem, values)
 
 
@@ -197,10 +216,12 @@ def refuse(
     """Raise with the number of the first row that is wrong, if one is, and its value if given."""
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputInvalid(source, row, problem if values is None else saying(problem, values[row]))
+        raise InputInvalid(
+            source, row, problem if values is None else value_problem(problem, values[row])
+        )
 
 
-def saying(problem: str, value: pa.Scalar[Any]) -> str:
+def value_problem(problem: str, value: pa.Scalar[Any]) -> str:
     """The problem with the value that has it, of which no more is shown than a line takes."""
     found = value.as_py()
     text = found.isoformat() if isinstance(found, datetime) else repr(found)
@@ -232,13 +253,13 @@ def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
     decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
     draws = logged_draws(decisions)
     ids = decisions.column("decision_id").to_pylist()
-    given = [draws.get(str(one), _NO_DRAW) for one in ids]
+    drawn = [draws.get(str(one), _NO_DRAW) for one in ids]
     table = pa.table(
         [
             decisions.column("decision_id"), decisions.column("decision"),
             pc.is_in(decisions.column("answered_by"), value_set=pa.array(MODELS)),
-            pa.array([one.propensity for one in given], pa.float64()),
-            pa.array([one.explored for one in given], pa.bool_()),
+            pa.array([one.propensity for one in drawn], pa.float64()),
+            pa.array([one.explored for one in drawn], pa.bool_()),
         ],
         schema=DECIDED,
     )  # fmt: skip
@@ -266,14 +287,15 @@ def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
     return pa.table([decisions.column("decision_id"), times, *arrays], schema=schema)
 
 
-def labels_of(records: pa.Table) -> pa.Table:
+def labels_of(records: pa.Table, definition: ModelDefinition) -> pa.Table:
     """Label records as rows; a label is known from its arrival on."""
-    records = records.filter(pc.is_valid(records.column("label")))
+    value = LABEL_VALUES[definition.task]
+    records = records.filter(pc.is_valid(records.column(value)))
     columns = [
-        records.column("decision_id"), records.column("label"), _times(records.column("event_ms")),
+        records.column("decision_id"), records.column(value), _times(records.column("event_ms")),
         *(records.column(name) for name, _ in ORDER),
     ]  # fmt: skip
-    return pa.table(columns, schema=LABELS)
+    return pa.table(columns, schema=labels_schema(definition))
 
 
 def voids_of(records: pa.Table) -> pa.Table:
@@ -281,7 +303,7 @@ def voids_of(records: pa.Table) -> pa.Table:
 
 
 def last_seq(records: pa.Table) -> dict[str, int]:
-    """Per writer, the largest number among these records."""
+    """The largest number of each writer among these records."""
     last = records.group_by("writer").aggregate([("seq", "max")])
     return {row["writer"]: row["seq_max"] for row in last.to_pylist()}
 
@@ -311,15 +333,41 @@ def pseudonyms(values: Column, key: bytes) -> Column:
     return pa.chunked_array([pa.array(hidden, pa.int64()).take(encoded.indices)])
 
 
-def _check_labels(table: pa.Table, source: str) -> None:
+def _check_labels(table: pa.Table, definition: ModelDefinition, source: str) -> None:
     unknown = is_missing(table.column("label"))
     half = unknown != is_missing(table.column("label_time"))
     refuse(half, source, "label and label_time must both be there or both be missing")
-    labels = np.nan_to_num(table.column("label").cast(pa.float64()).to_numpy())
-    refuse(~np.isin(labels, (0, 1)), source, "label is not 0 or 1", table.column("label"))
+    other, problem = _OTHER[definition.task](table.column("label"), definition)
+    refuse(other & ~unknown, source, problem, table.column("label"))
     early = table.column("label_time").to_numpy() < table.column("event_time").to_numpy()
     times = table.column("label_time")
     refuse(early & ~unknown, source, "label_time is before event_time", times)
+
+
+def _not_binary(labels: Column, _: ModelDefinition) -> tuple[Flags, str]:
+    values = np.nan_to_num(labels.cast(pa.float64()).to_numpy())
+    return ~np.isin(values, (0, 1)), "label is not 0 or 1"
+
+
+def _no_class(labels: Column, definition: ModelDefinition) -> tuple[Flags, str]:
+    known = pa.array(definition.classes, pa.string())
+    other = ~pc.is_in(labels, value_set=known).to_numpy()
+    return other, f"label is none of {', '.join(definition.classes)}"
+
+
+def _no_number(labels: Column, definition: ModelDefinition) -> tuple[Flags, str]:
+    number = definition.decision.scale.number
+    assert number is not None
+    values = labels.to_numpy()
+    return ~number.admits(values), f"label is not {number.span} (decision.number)"
+
+
+_OTHER: Mapping[str, Callable[[Column, ModelDefinition], tuple[Flags, str]]] = {
+    "binary": _not_binary,
+    "classes": _no_class,
+    "real": _no_number,
+}
+"""By a model's task, which labels it can't have, and what is wrong with them."""
 
 
 def _times(event_ms: Column) -> Column:

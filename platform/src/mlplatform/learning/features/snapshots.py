@@ -41,7 +41,7 @@ class MadeOf(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Materialized:
+class MaterializationCounts:
     """Rows of each view's snapshot, and how many of them the online store took as newest."""
 
     at_ms: int
@@ -74,7 +74,7 @@ def materialize(
     at_ms: int,
     online: OnlineFeatures,
     available_ms: int,
-) -> Materialized:
+) -> MaterializationCounts:
     """Write the snapshot of a day to the offline folder and to the online store.
 
     The offline table must hold everything before `at_ms`: project the log first. A snapshot that
@@ -92,7 +92,7 @@ def materialize(
         for view in missing:
             _write(offline, view, at_ms, available_ms, position)
     tables = {v.name: _kept(offline, v, at_ms) for v in views}
-    return Materialized(
+    return MaterializationCounts(
         at_ms,
         rows={name: table.num_rows for name, table in tables.items()},
         online={name: online.write(name, table) for name, table in tables.items()},
@@ -104,7 +104,7 @@ def backfill(
     views: Sequence[FeatureView],
     midnights_ms: Iterable[int],
     online: OnlineFeatures,
-) -> Materialized:
+) -> MaterializationCounts:
     """Write the snapshots of these midnights, each as if available at once; serve the last.
 
     For history, whose requests were not served from here. The offline table is read once. Where
@@ -133,7 +133,7 @@ def backfill(
     return materialize(offline, views, last_ms, online, last_ms)
 
 
-def made(offline: OfflineTable, view: FeatureView) -> tuple[int, ...]:
+def snapshot_days(offline: OfflineTable, view: FeatureView) -> tuple[int, ...]:
     """The midnights of which the view has a snapshot, in order."""
     names = sorted(path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet"))
     days = (datetime.strptime(name, "%Y-%m-%d").replace(tzinfo=UTC) for name in names)
@@ -146,7 +146,7 @@ def forget_after(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int
     For history that is added: they were made without it. No request was answered from them.
     """
     for view in views:
-        for midnight_ms in made(offline, view):
+        for midnight_ms in snapshot_days(offline, view):
             if midnight_ms > at_ms:
                 snapshot_path(offline, view, midnight_ms).unlink()
 
@@ -158,15 +158,15 @@ def snapshot_path(offline: OfflineTable, view: FeatureView, at_ms: int) -> Path:
 
 def snapshot_files(offline: OfflineTable, view: FeatureView) -> dict[int, Path]:
     """The files of a view's snapshots by their midnight."""
-    return {at_ms: snapshot_path(offline, view, at_ms) for at_ms in made(offline, view)}
+    return {at_ms: snapshot_path(offline, view, at_ms) for at_ms in snapshot_days(offline, view)}
 
 
 def made_of(path: Path) -> MadeOf | None:
     """What a snapshot's file says that it was made of; None where it says nothing, as those of
     earlier releases."""
-    said = (pq.read_schema(path).metadata or {}).get(MADE_OF)
+    metadata = (pq.read_schema(path).metadata or {}).get(MADE_OF)
     try:
-        return None if said is None else msgspec.json.decode(said, type=MadeOf)
+        return None if metadata is None else msgspec.json.decode(metadata, type=MadeOf)
     except NOT_JSON:
         return None
 
@@ -197,7 +197,7 @@ def _read(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     reaches = [reach_ms(v, d) for v in views for d in (days[0], days[-1])]
     first_ms, last_ms = min(r[0] for r in reaches), max(r[1] for r in reaches)
     offline.requests(first_ms, last_ms).create_view("incoming", replace=True)
-    offline.decided().create_view("decided", replace=True)
+    offline.decisions().create_view("decided", replace=True)
     offline.db.execute(
         "CREATE OR REPLACE TEMP TABLE requests AS SELECT incoming.*,"
         " coalesce(NOT explored, false) AS _stopped"

@@ -1,5 +1,5 @@
-"""Boosted trees of two classes, from other libraries, as what training gives: raw scores, and ONNX
-that is written from the trees that the library itself tells.
+"""Boosted trees of two classes, or of a number, from other libraries, as what training gives: raw
+scores, and ONNX that is written from the trees that the library itself tells.
 
 Converters of these libraries round thresholds to nearest, guess at base scores, and follow their
 releases late. Here every split is one that float32 rows take in the library too: a threshold is the
@@ -8,7 +8,7 @@ largest float32 for which a value goes left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.ensembles import Ensemble
 from mlplatform.learning.onnx.sklearn import GRAPH, OPSET, one_thread
-from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME, Link
 from mlplatform.runtime.errors import ConfigInvalid
 
 IR_VERSION = 8
@@ -45,7 +45,8 @@ class Split(Generic[Node]):
 
 @dataclass(frozen=True, slots=True)
 class FittedTrees:
-    """A fitted classifier of two classes, whose score is the second one's probability, 0-1."""
+    """A fitted classifier of two classes, whose score is the second one's probability, 0-1; or a
+    regressor, whose score is its number."""
 
     classifier: Any
     trees: Ensemble
@@ -54,7 +55,15 @@ class FittedTrees:
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """One raw score a row, by the library itself."""
         with one_thread():
+            if self.trees.link == "identity":
+                return np.asarray(self.classifier.predict(x), np.float64).reshape(len(x))
             return np.asarray(self.classifier.predict_proba(x)[:, 1], np.float64)
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The classifier's, by the library's names."""
+        parameters: Mapping[str, Any] = self.classifier.get_params()
+        return parameters
 
     def onnx(self) -> bytes:
         """The trees with input "inputs" float32 [n, F] and output "scores" float32 [n]."""
@@ -64,21 +73,26 @@ class FittedTrees:
 def fit_on_one_thread(
     classifier: Any,
     x: NDArray[np.float32],
-    y: NDArray[np.int8],
+    y: NDArray[Any],
     weights: NDArray[np.float64] | None,
+    *,
+    threads: str = "n_jobs",
 ) -> None:
     """Fit a classifier with scikit-learn's methods, on one thread where it names no number.
+
+    Args:
+        threads: its parameter for that number.
 
     Raises:
         ConfigInvalid: it asks for what needs rows that it does not learn from, or scores otherwise
             than the sum of its trees.
     """
-    given = classifier.get_params()
+    parameters = classifier.get_params()
     for name, wanted in REFUSED.items():
-        if given.get(name):
-            raise ConfigInvalid(f"{type(classifier).__name__}: {name}", given[name], wanted)
-    if classifier.n_jobs is None:
-        classifier.set_params(n_jobs=1)
+        if parameters.get(name):
+            raise ConfigInvalid(f"{type(classifier).__name__}: {name}", parameters[name], wanted)
+    if parameters.get(threads) is None:
+        classifier.set_params(**{threads: 1})
     with one_thread():
         classifier.fit(x, y, sample_weight=weights)
 
@@ -91,15 +105,20 @@ def float32_below(value: float) -> np.float32:
     return np.nextafter(near, np.float32(-np.inf)) if float(near) > value else near
 
 
-def log_odds(
-    roots: Iterable[Node], read: Callable[[Node], Split[Node] | float], *, base: float = 0.0
+def tree_sum(
+    roots: Iterable[Node],
+    read: Callable[[Node], Split[Node] | float],
+    *,
+    base: float = 0.0,
+    link: Link = "logistic",
 ) -> Ensemble:
-    """Trees whose sum is the log-odds of the second class.
+    """Trees whose sum is the log-odds of the second class, or a number.
 
     Args:
         roots: the first node of each tree, as the library tells it.
         read: what a node is: a split, or the value of a leaf.
-        base: the log-odds before any tree.
+        base: the sum before any tree.
+        link: `identity` of a number.
     """
     splits: list[tuple[int, np.float32, bool]] = []
     children: list[list[int]] = []
@@ -130,30 +149,33 @@ def log_odds(
         value=np.array(values, np.float64),
         roots=np.array(starts, np.int64),
         base=base,
-        link="logistic",
+        link=link,
     )
 
 
 def ensemble_file(ensemble: Ensemble, *, inputs: int) -> bytes:
-    """Trees of log-odds as an ONNX file, whose score is the probability; leaves become float32.
+    """Trees as an ONNX file, whose score is the probability of log-odds, or the sum itself; leaves
+    become float32.
 
-    Source: ONNX, ai.onnx.ml, TreeEnsembleClassifier-3.
+    Source: ONNX, ai.onnx.ml, TreeEnsembleClassifier-3 and TreeEnsembleRegressor-3.
     """
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper  # commands start without onnx
 
+    operator, outputs, column, leaves = _OPERATORS[ensemble.link]
     trees = helper.make_node(
-        "TreeEnsembleClassifier",
+        operator,
         [INPUT_NAME],
-        ["label", "probabilities"],
+        outputs,
         domain="ai.onnx.ml",
         **_attributes(ensemble),
+        **leaves(ensemble),
     )
     graph = helper.make_graph(
-        [trees, helper.make_node("Gather", ["probabilities", "column"], [OUTPUT_NAME], axis=1)],
+        [trees, helper.make_node("Gather", [outputs[-1], "column"], [OUTPUT_NAME], axis=1)],
         GRAPH,
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [None, inputs])],
         [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [None])],
-        [helper.make_tensor("column", TensorProto.INT64, [], [1])],
+        [helper.make_tensor("column", TensorProto.INT64, [], [column])],
     )
     opset = [helper.make_opsetid(domain, version) for domain, version in OPSET.items()]
     model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
@@ -162,13 +184,10 @@ def ensemble_file(ensemble: Ensemble, *, inputs: int) -> bytes:
 
 
 def _attributes(ensemble: Ensemble) -> dict[str, Any]:
-    """Of the operator; nodes are numbered from 0 in each tree."""
+    """The operator's attributes but for leaves; nodes are numbered from 0 in each tree."""
     is_leaf = ensemble.feature < 0
-    nodes = len(is_leaf)
-    tree = np.searchsorted(ensemble.roots, np.arange(nodes), side="right") - 1
+    tree, number = _places(ensemble)
     start = ensemble.roots[tree]
-    number = np.arange(nodes) - start
-    leaves = np.flatnonzero(is_leaf)
     return {
         "nodes_treeids": tree.tolist(),
         "nodes_nodeids": number.tolist(),
@@ -178,11 +197,39 @@ def _attributes(ensemble: Ensemble) -> dict[str, Any]:
         "nodes_truenodeids": np.where(is_leaf, 0, ensemble.left - start).tolist(),
         "nodes_falsenodeids": np.where(is_leaf, 0, ensemble.right - start).tolist(),
         "nodes_missing_value_tracks_true": ensemble.missing_left.astype(int).tolist(),
-        "class_treeids": tree[leaves].tolist(),
-        "class_nodeids": number[leaves].tolist(),
-        "class_ids": [0] * len(leaves),
-        "class_weights": ensemble.value[leaves].tolist(),
-        "classlabels_int64s": [0, 1],
         "base_values": [ensemble.base],
-        "post_transform": "LOGISTIC",
+        "post_transform": "LOGISTIC" if ensemble.link == "logistic" else "NONE",
     }
+
+
+def _places(ensemble: Ensemble) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The tree of each node, and its number there."""
+    nodes = np.arange(len(ensemble.feature))
+    tree = np.searchsorted(ensemble.roots, nodes, side="right") - 1
+    return tree, nodes - ensemble.roots[tree]
+
+
+def _leaves(ensemble: Ensemble, of: str) -> dict[str, Any]:
+    leaves, (tree, number) = np.flatnonzero(ensemble.feature < 0), _places(ensemble)
+    return {
+        f"{of}_treeids": tree[leaves].tolist(),
+        f"{of}_nodeids": number[leaves].tolist(),
+        f"{of}_ids": [0] * len(leaves),
+        f"{of}_weights": ensemble.value[leaves].tolist(),
+    }
+
+
+def _of_classes(ensemble: Ensemble) -> dict[str, Any]:
+    return {**_leaves(ensemble, "class"), "classlabels_int64s": [0, 1]}
+
+
+def _of_number(ensemble: Ensemble) -> dict[str, Any]:
+    return {**_leaves(ensemble, "target"), "n_targets": 1}
+
+
+_Leaves = Callable[[Ensemble], dict[str, Any]]
+_OPERATORS: Final[Mapping[Link, tuple[str, list[str], int, _Leaves]]] = {
+    "logistic": ("TreeEnsembleClassifier", ["label", "probabilities"], 1, _of_classes),
+    "identity": ("TreeEnsembleRegressor", ["numbers"], 0, _of_number),
+}
+"""By link, the operator, its outputs, the column that is the score, and what says its leaves."""

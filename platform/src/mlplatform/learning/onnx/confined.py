@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -11,29 +14,47 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.explainer import BACKGROUND_ROWS, CHECKED_ROWS, Explainer
 from mlplatform.learning.onnx.onnx_file import WARM_UP_CALLS, KnownScores
-from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused
-from mlplatform.learning.onnx.onnx_work import TensorsOf
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused, beyond
+from mlplatform.learning.onnx.onnx_work import TensorsOf, prepare
 from mlplatform.model.bundle import Attribution
 from mlplatform.model.tensors.signature import Tensors
-from mlplatform.runtime.sandbox.limits import MIB, Limits
+from mlplatform.model.weights.data_files import MOST_NAME_BYTES, DataFile, name_problem
+from mlplatform.model.weights.memory import OF_DATA, shortage
+from mlplatform.runtime.processes.memory import free_memory_bytes
+from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
 from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 from mlplatform.runtime.sandbox.protocol import Arrays, Frame
 
 ROWS_AT_ONCE: Final = 2048
-LIMITS: Final = Limits(memory_bytes=1024 * MIB, cpu_s=900)
+LIMITS: Final = ProcessLimits(memory_bytes=1024 * MIB, cpu_s=900)
 """Over what the libraries took. A boosting of 150 trees takes 20 MiB of it, and one of 60 MiB of
 weights that is scored 2 048 rows at a time 400 MiB."""
 LOAD_CPU_S: Final = 30.0
 CALL_CPU_S: Final = 10.0
 ROW_CPU_S: Final = 0.05
 """Of a request to score: so much for the call, and so much more for each row."""
+DATA_BYTES_PER_CPU_S: Final = 100_000_000
+"""Of data files, read and copied as a model is loaded."""
+DATA_BYTES_PER_ROW_CPU_S: Final = 2_000_000_000
+"""Of data files, of which a row may need every number; many rows at once need less each."""
 EXPLAIN_CPU_S: Final = 240.0
+PLACE_KEY: Final = b"location"
+"""Stands in every file that has a tensor elsewhere."""
+_INVALID: Final = "the sandbox process sent an invalid response"
 MOST_EXPLAINER_BYTES: Final = 256 * MIB
 
 
+_Kind = TypeVar("_Kind")
+
+
 class ConfinedModel:
-    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n], or the tensors of
-    a signature, in a process that sees no file and reaches nobody; it ends with this object.
+    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n], of classes
+    [n, classes], or the tensors of a signature, in a process that sees no file and reaches nobody;
+    it ends with this object.
+
+    Args:
+        data: files with weights of the model, which the process is given open and may read. It
+            makes a copy of its own of what they hold.
 
     Raises:
         ModelRefused: it is beyond the limits of `onnx_limits`, takes another input or gives another
@@ -46,33 +67,39 @@ class ConfinedModel:
         content: bytes,
         *,
         inputs: int,
-        limits: Limits = LIMITS,
+        limits: ProcessLimits = LIMITS,
         tensors: Tensors | None = None,
+        data: Sequence[DataFile] = (),
+        classes: int = 0,
     ) -> None:
         if len(content) > MOST_BYTES:
-            raise ModelRefused(f"{len(content)} bytes; the limit is {MOST_BYTES}")
-        self._sandbox = Sandbox("onnx", limits)
+            raise ModelRefused(beyond(len(content)))
+        self._sandbox, self._data = _sandbox(limits, data), tuple(data)
         try:
-            self.load(content, inputs=inputs, tensors=tensors)
+            self.load(content, inputs=inputs, tensors=tensors, classes=classes)
         except ModelRefused:
             self.close()
             raise
 
-    def load(self, content: bytes, *, inputs: int, tensors: Tensors | None = None) -> None:
+    def load(
+        self, content: bytes, *, inputs: int, tensors: Tensors | None = None, classes: int = 0
+    ) -> None:
         """Take another model in place of the one that is there.
 
         Raises:
             ModelRefused: as for the first one.
         """
-        self._known = KnownScores()
+        self._known, self._classes = KnownScores(), classes
         arrays = [_bytes(content)]
         if tensors is not None:
-            told = TensorsOf(tensors.signature, tensors.names, tensors.vocabularies)
-            arrays.append(_bytes(msgspec.json.encode(told)))
-        self._ask({"deed": "load", "inputs": inputs}, arrays, LOAD_CPU_S)
+            described = TensorsOf(tensors.signature, tensors.names, tensors.vocabularies)
+            arrays.append(_bytes(msgspec.json.encode(described)))
+        body = {"deed": "load", "inputs": inputs, "classes": classes, **_names(self._data)}
+        self._ask(body, arrays, _loading_s(self._data))
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row; many rows that were scored before are not run again.
+        """One raw score a row, or a row of them; many rows that were scored before are not run
+        again.
 
         Raises:
             ModelRefused: it failed on these rows, took too long, or a score is not a number.
@@ -81,27 +108,27 @@ class ConfinedModel:
         if scores is None:
             steps = range(0, len(x), ROWS_AT_ONCE)
             parts = [self._run(x[i : i + ROWS_AT_ONCE]) for i in steps]
-            scores = np.concatenate(parts) if parts else np.empty(0)
+            scores = np.concatenate(parts) if parts else self._shaped(np.empty(0), 0)
             self._known.keep(x, scores)
         return scores
 
     def seconds(self, x: NDArray[np.float32]) -> float:
         """Measure the seconds that its thread works on these rows."""
-        frame = self._ask({"deed": "seconds"}, [x], _allowed_s(len(x)))
+        frame = self._ask({"deed": "seconds"}, [x], self._allowed_s(len(x)))
         return msgspec.convert(frame.body.get("seconds"), float)
 
     def latencies_ms(
         self, rows: NDArray[np.float32], *, calls: int, budget_s: float
     ) -> NDArray[np.float64]:
-        """As `OnnxFile.latencies_ms`, measured where it runs: without the way there and back."""
+        """The `OnnxFile.latencies_ms`, measured where it runs: without the way there and back."""
         body = {"deed": "latencies", "calls": calls, "budget_s": budget_s}
-        cpu_s = budget_s + _allowed_s(WARM_UP_CALLS)
+        cpu_s = budget_s + self._allowed_s(WARM_UP_CALLS + 1)
         frame = self._ask(body, [rows[:calls]], cpu_s, reply_bytes=8 * calls)
         return _numbers(frame, at_most=calls)
 
     def explained(self, background: NDArray[np.float32], rows: NDArray[np.float32]) -> Explainer:
-        """As `make_explainer` of its content; what it made is looked at in another process, because
-        predictors and gateways will load it."""
+        """An explainer by `make_explainer` of its content; what that made is looked at in another
+        process, because predictors and gateways will load it."""
         step = max(1, len(background) // BACKGROUND_ROWS)
         arrays = [background[::step], rows[:CHECKED_ROWS]]
         frame = self._ask({"deed": "explain"}, arrays, EXPLAIN_CPU_S, MOST_EXPLAINER_BYTES)
@@ -124,11 +151,19 @@ class ConfinedModel:
         return self._sandbox
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        frame = self._ask({"deed": "scores"}, [x], _allowed_s(len(x)), reply_bytes=8 * len(x))
-        scores = _numbers(frame, at_most=len(x))
-        if len(scores) != len(x):
+        count = len(x) * max(1, self._classes)
+        frame = self._ask({"deed": "scores"}, [x], self._allowed_s(len(x)), reply_bytes=8 * count)
+        scores = _numbers(frame, at_most=count)
+        if len(scores) != count:
             raise ModelRefused(f"{len(x)} rows gave {len(scores)} scores")
-        return scores
+        return self._shaped(scores, len(x))
+
+    def _shaped(self, scores: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+        return scores.reshape(rows, self._classes) if self._classes else scores
+
+    def _allowed_s(self, rows: int) -> float:
+        row_s = ROW_CPU_S + sum(f.size for f in self._data) / DATA_BYTES_PER_ROW_CPU_S
+        return CALL_CPU_S + row_s * rows
 
     def _ask(
         self, body: dict[str, Any], arrays: Arrays, cpu_s: float, reply_bytes: int = 0
@@ -142,7 +177,7 @@ def inspect(content: bytes) -> None:
     Raises:
         ModelRefused: it is beyond them, or is not loaded.
     """
-    sandbox = Sandbox("onnx", LIMITS)
+    sandbox = Sandbox(prepare, LIMITS)
     try:
         _asked(sandbox, {"deed": "inspect"}, [_bytes(content)], LOAD_CPU_S, 0)
     finally:
@@ -164,22 +199,87 @@ class GraphTensors(msgspec.Struct, frozen=True):
     outputs: tuple[GraphTensor, ...]
 
 
-def graph_tensors(content: bytes) -> GraphTensors:
+def graph_tensors(content: bytes, data: Sequence[DataFile] = ()) -> GraphTensors:
     """What a model of any signature takes and gives, read by a process of its own.
 
     Raises:
         ModelRefused: it is beyond the limits, or is not loaded.
     """
+    body = {"deed": "tensors", **_names(data)}
+    frame = _asked_once(body, content, _loading_s(data), data)
+    return _converted(frame, GraphTensors)
+
+
+class DataNames(msgspec.Struct, frozen=True):
+    """Names of the files that a graph's tensors lie in."""
+
+    files: tuple[Annotated[str, Meta(max_length=MOST_NAME_BYTES)], ...]
+
+
+def data_file_names(content: bytes) -> tuple[str, ...]:
+    """Names of the files beside a model that its tensors lie in, read by a process of its own; none
+    for a model that is one file.
+
+    Raises:
+        ModelRefused: it is not read, or a tensor lies outside of the model's folder.
+    """
+    if PLACE_KEY not in content:
+        return ()
+    frame = _asked_once({"deed": "files"}, content, LOAD_CPU_S)
+    names = _converted(frame, DataNames).files
+    if any(map(name_problem, names)):
+        raise ModelRefused(_INVALID)
+    return names
+
+
+def _asked_once(
+    body: dict[str, Any], content: bytes, cpu_s: float, data: Sequence[DataFile] = ()
+) -> Frame:
     if len(content) > MOST_BYTES:
-        raise ModelRefused(f"{len(content)} bytes; the limit is {MOST_BYTES}")
-    sandbox = Sandbox("onnx", LIMITS)
+        raise ModelRefused(beyond(len(content)))
+    sandbox = _sandbox(LIMITS, data)
     try:
-        frame = _asked(sandbox, {"deed": "tensors"}, [_bytes(content)], LOAD_CPU_S, 0)
-        return msgspec.convert(frame.body, GraphTensors)
-    except msgspec.ValidationError:
-        raise ModelRefused("the sandbox process sent an invalid response") from None
+        return _asked(sandbox, body, [_bytes(content)], cpu_s, 0)
     finally:
         sandbox.close()
+
+
+def _converted(frame: Frame, kind: type[_Kind]) -> _Kind:
+    try:
+        return msgspec.convert(frame.body, kind)
+    except msgspec.ValidationError:
+        raise ModelRefused(_INVALID) from None
+
+
+def _sandbox(limits: ProcessLimits, data: Sequence[DataFile]) -> Sandbox:
+    """A process that may take as much memory more as data files have bytes, with them open.
+
+    Raises:
+        ModelRefused: this machine has not as much memory free.
+    """
+    size = sum(file.size for file in data)
+    wanted = round(OF_DATA * size) + limits.memory_bytes
+    if data and (problem := shortage(wanted, free_memory_bytes(), what="it", whose="this machine")):
+        raise ModelRefused(f"{problem} free")
+    wider = msgspec.structs.replace(
+        limits,
+        memory_bytes=wanted,
+        cpu_s=limits.cpu_s + size // DATA_BYTES_PER_CPU_S,
+    )
+    with ExitStack() as opened:
+        files = []
+        for file in data:
+            files.append(os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            opened.callback(os.close, files[-1])
+        return Sandbox(prepare, wider, files)
+
+
+def _names(data: Sequence[DataFile]) -> dict[str, list[str]]:
+    return {"data": [file.name for file in data]} if data else {}
+
+
+def _loading_s(data: Sequence[DataFile]) -> float:
+    return LOAD_CPU_S + sum(file.size for file in data) / DATA_BYTES_PER_CPU_S
 
 
 def _asked(
@@ -191,10 +291,6 @@ def _asked(
         raise ModelRefused(str(error)) from None
 
 
-def _allowed_s(rows: int) -> float:
-    return CALL_CPU_S + ROW_CPU_S * rows
-
-
 def _bytes(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8)
 
@@ -202,11 +298,11 @@ def _bytes(content: bytes) -> NDArray[np.uint8]:
 def _numbers(frame: Frame, *, at_most: int) -> NDArray[np.float64]:
     """The one array of an answer, if it is such an array of finite numbers."""
     if len(frame.arrays) != 1 or frame.arrays[0].dtype != np.float64:
-        raise ModelRefused("the sandbox process sent an invalid response")
+        raise ModelRefused(_INVALID)
     (found,) = frame.arrays
     if found.ndim != 1 or len(found) > at_most:
-        raise ModelRefused("the sandbox process sent an invalid response")
+        raise ModelRefused(_INVALID)
     if not np.isfinite(found).all():
         row = int(np.argmin(np.isfinite(found)))
-        raise ModelRefused(f"a row scores {found[row]}, which is no number (row {row})")
+        raise ModelRefused(f"row {row} has the score {found[row]}; wanted: a finite number")
     return found

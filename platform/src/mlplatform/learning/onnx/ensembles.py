@@ -111,7 +111,7 @@ def read_ensemble(content: bytes) -> Ensemble:
     Raises:
         NotAnEnsemble: says what else is in the file.
     """
-    import onnx
+    import onnx  # commands start without onnx
 
     graph = onnx.load_from_string(content).graph
     trees = [n for n in graph.node if n.op_type.startswith("TreeEnsemble")]
@@ -201,7 +201,8 @@ def _thresholds(values: NDArray[np.float32], modes: list[str]) -> NDArray[np.flo
     """Thresholds that a value must not be above; for float32 inputs, below t is at most the one
     before t."""
     strict = np.array([m in ("BRANCH_LT", "BRANCH_GTE") for m in modes])
-    return np.where(strict, np.nextafter(values, np.float32(-np.inf)), values)
+    with np.errstate(over="ignore"):  # CatBoost parts missing values by the least float32
+        return np.where(strict, np.nextafter(values, np.float32(-np.inf)), values)
 
 
 def _roots(

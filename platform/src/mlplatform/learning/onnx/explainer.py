@@ -28,6 +28,14 @@ class Explainer:
     content: bytes | None = None
 
 
+def score_gap(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """The largest gap between the scores of two forms of a model. Of numbers it is a share of each,
+    or of their root mean square where that is more: float32 has seven digits, and a number near 0
+    may be the sum of large ones."""
+    usual = max(1.0, float(np.sqrt(np.mean(np.square(expected)))))
+    return float((np.abs(found - expected) / np.maximum(usual, np.abs(expected))).max())
+
+
 def make_explainer(
     content: bytes,
     model: OnnxFile,
@@ -42,12 +50,14 @@ def make_explainer(
         rows: on these the trees must score as the file does, and contributions add up.
     """
     rows = rows[:CHECKED_ROWS]
+    if model.classes:
+        return Explainer(Attribution(why="it gives probabilities of classes, not one score"))
     if model.tensors is not None:
         return Explainer(Attribution(why="its graph takes other tensors than one float32 matrix"))
     try:
         ensemble = read_ensemble(content)
         scores = model.scores(rows)
-        gap = float(np.abs(ensemble.scores(rows) - scores).max())
+        gap = score_gap(ensemble.scores(rows), scores)
         if not gap <= SCORE_TOLERANCE:
             raise NotAnEnsemble(f"its trees score otherwise than the file, by {gap:.2g}")
         step = max(1, len(background) // BACKGROUND_ROWS)
@@ -69,6 +79,7 @@ def _check(
     running = session(content)
     for row, score in zip(rows, scores.tolist(), strict=True):
         (shares,) = running.run([CONTRIBUTIONS_NAME], {INPUT_NAME: row[None]})
-        margin = attribution.base + float(shares.sum(dtype=np.float64))
-        if not attribution.adds_up(margin, score):
+        values = shares.astype(np.float64).tolist()
+        if not attribution.adds_up(values, score):
+            margin = attribution.margin(values)
             raise NotAnEnsemble(f"contributions add up to {margin:.6g} where it scores {score:.6g}")

@@ -1,9 +1,9 @@
-"""Classifiers of LightGBM as what training gives: raw scores, and the same as ONNX."""
+"""Models of LightGBM as what training gives: raw scores or numbers, and the same as ONNX."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,21 @@ from mlplatform.learning.onnx.boosted_trees import (
     Split,
     fit_on_one_thread,
     float32_below,
-    log_odds,
+    tree_sum,
 )
 from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.model.bundle import Link
 from mlplatform.runtime.errors import ConfigInvalid
 
 Node = Mapping[str, Any]
+LINKS: Final[Mapping[str, Link]] = {
+    "binary sigmoid:1": "logistic",
+    "regression": "identity",
+    "regression_l1": "identity",
+    "huber": "identity",
+    "quantile": "identity",
+}
+"""By objective, the link of the sum of trees."""
 ZERO = np.float32(1e-35)
 """Values up to this one, of either sign, count as 0 (kZeroThreshold)."""
 
@@ -26,13 +35,14 @@ ZERO = np.float32(1e-35)
 def fitted(
     classifier: Any,
     x: NDArray[np.float32],
-    y: NDArray[np.int8],
+    y: NDArray[Any],
     weights: NDArray[np.float64] | None = None,
 ) -> FittedTrees:
-    """The classifier, fitted, whose ONNX form scores float32 rows as it does.
+    """The classifier or regressor, fitted, whose ONNX form scores float32 rows as it does.
 
     Args:
-        classifier: an LGBMClassifier that is not fitted yet; without `n_jobs` it takes one thread.
+        classifier: an LGBMClassifier or LGBMRegressor that is not fitted yet; without `n_jobs` it
+            takes one thread.
         weights: of the rows; None: all alike.
 
     Raises:
@@ -48,16 +58,17 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     Source: LightGBM, Booster.dump_model; Tree::NumericalDecision in include/LightGBM/tree.h.
 
     Raises:
-        ConfigInvalid: it is no sum over trees of two classes; names the parameter.
+        ConfigInvalid: it is no sum over trees of two classes or of a number; names the parameter.
     """
     objective = model.get("objective", "a function")  # of one of its own it dumps no name
-    if objective != "binary sigmoid:1":
-        raise ConfigInvalid("LGBMClassifier: objective", objective, "binary sigmoid:1")
+    link = LINKS.get(objective.split(" alpha:")[0])
+    if link is None:
+        raise ConfigInvalid("LGBMClassifier: objective", objective, " or ".join(LINKS))
     if model["average_output"]:
         raise ConfigInvalid(
             "LGBMClassifier: boosting_type", "rf", "gbdt or dart: trees that add up"
         )
-    return log_odds([tree["tree_structure"] for tree in model["tree_info"]], _node)
+    return tree_sum([tree["tree_structure"] for tree in model["tree_info"]], _node, link=link)
 
 
 def _node(node: Node) -> Split[Node] | float:

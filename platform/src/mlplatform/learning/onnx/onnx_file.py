@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from mlplatform.model.bundle import (
     AS_ONNX,
+    AS_THEY_ARE,
     INPUT_NAME,
-    MAX_MODEL_BYTES,
     NO_OTHER_FILE,
     OUTPUT_NAME,
 )
@@ -20,13 +20,18 @@ from mlplatform.model.tensors.signature import ONNX_TYPES, Signature, Tensors
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
+MAX_MODEL_BYTES = 2**31 - 1
+"""Of one ONNX file: protobuf holds no more."""
 BATCH_ROWS = 8192
 KEPT_ROWS = 1000
 KEPT = 8
 WARM_UP_CALLS = 20
 
 
-class Scoring(Protocol):
+Weights = Callable[[Any], None]
+
+
+class ScoringSession(Protocol):
     """A loaded model, in this process or in a confined one."""
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]: ...
@@ -61,21 +66,32 @@ class KnownScores:
 
 
 class OnnxFile:
-    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n], or the tensors of
-    a signature, which are made of such rows.
+    """A model that takes "inputs" float32 [n, F] and gives "scores" float32 [n], of classes a row
+    of probabilities [n, classes], or the tensors of a signature, which are made of such rows.
 
     In this process: for a model that was fitted here. What comes from outside goes into a
     `ConfinedModel`.
+
+    Args:
+        weights: adds to a session's options those tensors that are not in the file.
 
     Raises:
         InputInvalid: not an ONNX model that this machine can run, or another signature.
     """
 
-    def __init__(self, content: bytes, *, inputs: int, tensors: Tensors | None = None) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        *,
+        inputs: int,
+        tensors: Tensors | None = None,
+        weights: Weights | None = None,
+        classes: int = 0,
+    ) -> None:
         if len(content) > MAX_MODEL_BYTES:
             raise InputInvalid("ONNX model", None, f"more than {MAX_MODEL_BYTES} bytes")
-        self._session = session(content)
-        self.tensors = tensors
+        self._session = session(content, weights)
+        self.tensors, self.classes = tensors, classes
         if tensors is None:
             self._check_signature(inputs)
         else:
@@ -83,7 +99,8 @@ class OnnxFile:
         self._known = KnownScores()
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row; many rows that were scored before are not run again.
+        """One raw score a row, or a row of them; many rows that were scored before are not run
+        again.
 
         Raises:
             InputInvalid: the model failed on these rows, or answered with another shape.
@@ -124,40 +141,50 @@ class OnnxFile:
         """Does nothing: nothing is held beyond this object."""
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row, in batches, whether or not they were scored before."""
+        """The `scores`, in batches, whether or not they were scored before."""
         parts = [self._run(x[i : i + BATCH_ROWS]) for i in range(0, len(x), BATCH_ROWS)]
-        return np.concatenate(parts) if parts else np.empty(0)
+        return np.concatenate(parts) if parts else np.empty(self._shape(0))
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         try:
             if self.tensors is None:
                 scores = self._session.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
             else:
-                given = self._session.run([self.tensors.output], self.tensors.feeds(x))[0]
-                scores = self._column(self.tensors, given, len(x))
+                output = self._session.run([self.tensors.output], self.tensors.feeds(x))[0]
+                scores = self._column(self.tensors, output, len(x))
         except _runtime_errors() as error:
             raise InputInvalid("ONNX model", None, str(error)) from error
-        if scores.shape != (len(x),):
+        if scores.shape != self._shape(len(x)):
             raise InputInvalid("ONNX model", None, f"{len(x)} rows gave scores {scores.shape}")
         result: NDArray[np.float64] = scores.astype(np.float64)
         return result
 
+    def _may_be(self, columns: Any) -> bool:
+        """Whether a graph that declares such a width of its output may give the classes."""
+        return not self.classes or not isinstance(columns, int) or columns == self.classes
+
+    def _shape(self, rows: int) -> tuple[int, ...]:
+        return (rows, self.classes) if self.classes else (rows,)
+
     @staticmethod
-    def _column(tensors: Tensors, given: NDArray[Any], rows: int) -> NDArray[Any]:
+    def _column(tensors: Tensors, output: NDArray[Any], rows: int) -> NDArray[Any]:
         try:
-            return tensors.scores(given, rows)
+            return tensors.scores(output, rows)
         except ValueError as error:
             raise InputInvalid("ONNX model", None, str(error)) from error
 
     def _check_signature(self, inputs: int) -> None:
         found = [_signature(v) for v in self._session.get_inputs()]
-        given = [_signature(v) for v in self._session.get_outputs()]
+        outputs = [_signature(v) for v in self._session.get_outputs()]
         wanted_in = (INPUT_NAME, "tensor(float)", 2, inputs)
         if len(found) != 1 or found[0] != wanted_in:
             problem = f"takes {found}; wanted: {INPUT_NAME!r} float32 [n, {inputs}]"
             raise InputInvalid("ONNX model", None, problem)
-        if len(given) != 1 or given[0][:3] != (OUTPUT_NAME, "tensor(float)", 1):
-            problem = f"gives {given}; wanted: {OUTPUT_NAME!r} float32 [n]"
+        wanted = (OUTPUT_NAME, "tensor(float)", 2 if self.classes else 1)
+        columns = outputs[0][3] if len(outputs) == 1 else None
+        if len(outputs) != 1 or outputs[0][:3] != wanted or not self._may_be(columns):
+            shape = f"[n, {self.classes}]" if self.classes else "[n]"
+            problem = f"gives {outputs}; wanted: {OUTPUT_NAME!r} float32 {shape}"
             raise InputInvalid("ONNX model", None, problem)
 
 
@@ -167,13 +194,13 @@ def check_signature(running: Any, signature: Signature) -> None:
     Raises:
         InputInvalid: names the first tensor that the graph has otherwise.
     """
-    given = {v.name: v for v in running.get_inputs()}
+    inputs = {v.name: v for v in running.get_inputs()}
     wanted = {tensor.name for tensor in signature.inputs}
-    if more := sorted(set(given) - wanted):
+    if more := sorted(set(inputs) - wanted):
         problem = f"takes {more[0]!a}, which the signature lacks; wanted: a tensor for each input"
         raise InputInvalid("ONNX model", None, problem)
     for kind, declared, found in (
-        ("takes", signature.inputs, given),
+        ("takes", signature.inputs, inputs),
         ("gives", signature.outputs, {v.name: v for v in running.get_outputs()}),
     ):
         for tensor in declared:
@@ -183,9 +210,9 @@ def check_signature(running: Any, signature: Signature) -> None:
                 problem = f"{kind} no {tensor.name!a} as the signature says; it {kind} {names}"
                 raise InputInvalid("ONNX model", None, problem)
             if value.type != ONNX_TYPES[tensor.dtype] or not _fits(value.shape, tensor.shape):
-                told = f"{value.type} {_dims(value.shape)}"
+                actual = f"{value.type} {_dims(value.shape)}"
                 problem = (
-                    f"{kind} {tensor.name!a} as {told}; the signature says {tensor.dtype} "
+                    f"{kind} {tensor.name!a} as {actual}; the signature says {tensor.dtype} "
                     f"{_dims(tensor.shape)}"
                 )
                 raise InputInvalid("ONNX model", None, problem)
@@ -204,19 +231,26 @@ def _dims(shape: Sequence[Any]) -> str:
     return "[" + ", ".join(str(d) if isinstance(d, int) else "n" for d in shape) + "]"
 
 
-def session(content: bytes) -> Any:
+def session(content: bytes, weights: Weights | None = None) -> Any:
     """A session of ONNX Runtime on one thread, of these bytes and no other file's.
+
+    Args:
+        weights: adds to its options tensors that lie elsewhere; they stay where they are until the
+            session has its copy, and are not laid out anew for products of matrices.
 
     Raises:
         InputInvalid: ONNX Runtime does not take them.
     """
-    import onnxruntime as ort
+    import onnxruntime as ort  # commands and fits start without ONNX Runtime
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry(*NO_OTHER_FILE)
     options.add_session_config_entry(*AS_ONNX)
+    if weights is not None:
+        options.add_session_config_entry(*AS_THEY_ARE)
+        weights(options)
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except _runtime_errors() as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from mlplatform.model.weights.data_files import MOST_FILES, name_problem
 from mlplatform.runtime.errors import InputInvalid
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # commands start without onnx
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 MIB: Final = 1024 * 1024
@@ -77,7 +78,8 @@ TEXT_BYTES: Final = 32
 _STORED_IN: Final = {
     1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data",
 }  # fmt: skip
-_WAY_OUT: Final = "export it without, or score where it is made"
+_PLACE_KEYS: Final = frozenset(("location", "offset", "length", "checksum"))
+_WAY_OUT: Final = "export the model without it, or score with it where it was made"
 
 
 class ModelRefused(InputInvalid):
@@ -95,6 +97,24 @@ class ModelFacts:
     tensors: int
     tensor_bytes: int
     entries: int
+    data: tuple[DataTensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DataTensor:
+    """A tensor whose numbers lie in a data file.
+
+    Args:
+        kind: of TensorProto.DataType.
+        offset, length: bytes in the file.
+    """
+
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+    file: str
+    offset: int
+    length: int
 
 
 def parsed(content: bytes) -> ModelProto:
@@ -103,11 +123,11 @@ def parsed(content: bytes) -> ModelProto:
     Raises:
         ModelRefused: too large, or not ONNX.
     """
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # commands start without onnx
     from onnx import ModelProto
 
     if len(content) > MOST_BYTES:
-        raise ModelRefused(f"{len(content)} bytes; the limit is {MOST_BYTES}")
+        raise ModelRefused(beyond(len(content)))
     model = ModelProto()
     try:
         model.ParseFromString(content)
@@ -116,8 +136,30 @@ def parsed(content: bytes) -> ModelProto:
     return model
 
 
-def check(model: ModelProto) -> ModelFacts:
+def beyond(size: int) -> str:
+    """What is said of a graph that is too large."""
+    hint = "save its weights as external data, in files beside it"
+    return f"{size} bytes; the limit is {MOST_BYTES}: {hint}"
+
+
+def data_files(model: ModelProto) -> list[str]:
+    """Names of the files that the model's tensors lie in.
+
+    Raises:
+        ModelRefused: one is not in the model's own folder, or they are too many.
+    """
+    found = dict.fromkeys(
+        _location(tensor) for tensor in model.graph.initializer if _is_outside(tensor)
+    )
+    _most("files of tensors", len(found), MOST_FILES)
+    return list(found)
+
+
+def check(model: ModelProto, data: Mapping[str, int] | None = None) -> ModelFacts:
     """What the model holds, if that is within the limits.
+
+    Args:
+        data: sizes of the files beside it, by name, that its tensors may lie in.
 
     Raises:
         ModelRefused: names what is beyond them and the way out.
@@ -130,15 +172,20 @@ def check(model: ModelProto) -> ModelFacts:
     graph = model.graph
     _check_counts(graph)
     _check_texts(model)
-    tensors = [*graph.initializer, *_attribute_tensors(graph)]
-    _most("tensors", len(tensors), MOST_TENSORS)
+    inside = [t for t in graph.initializer if not _is_outside(t)]
+    inside += _attribute_tensors(graph)
+    outside = tuple(
+        _data_tensor(tensor, data or {}) for tensor in graph.initializer if _is_outside(tensor)
+    )
+    _most("bytes of data files", sum(t.length for t in outside), sum((data or {}).values()))
     total = 0
-    for tensor in tensors:
+    _most("tensors", len(inside) + len(outside), MOST_TENSORS)
+    for tensor in inside:
         total += _tensor_bytes(tensor)
         _most("bytes of tensors", total, MOST_TENSOR_BYTES)
     entries = sum(_check_node(node) for node in graph.node)
     _most("entries of attributes", entries, MOST_ENTRIES)
-    return ModelFacts(len(graph.node), len(tensors), total, entries)
+    return ModelFacts(len(graph.node), len(inside) + len(outside), total, entries, outside)
 
 
 def _check_counts(graph: GraphProto) -> None:
@@ -154,7 +201,8 @@ def _check_counts(graph: GraphProto) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         _check_name(value.name)
         if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            raise ModelRefused(f"{_named(value.name)} is no tensor; {_WAY_OUT}")
+            hint = 'skl2onnx: options={"zipmap": False}'
+            raise ModelRefused(f"{_named(value.name)} is no tensor; {_WAY_OUT} ({hint})")
         dims = value.type.tensor_type.shape.dim
         _most(f"dimensions of {_named(value.name)}", len(dims), MOST_RANK)
         for dim in dims:
@@ -210,26 +258,91 @@ def _attribute_tensors(graph: GraphProto) -> Iterator[TensorProto]:
                 yield attribute.t
 
 
+def _is_outside(tensor: TensorProto) -> bool:
+    return bool(tensor.external_data) or tensor.data_location != 0
+
+
+def _location(tensor: TensorProto) -> str:
+    """The file that a tensor lies in, a plain name."""
+    named, found = _named(tensor.name), _entries_of(tensor).get("location", "")
+    if problem := name_problem(found):
+        raise ModelRefused(
+            f"tensor {named} lies in another file, {_named(found)}, {problem}; save the data in "
+            "files beside the model"
+        )
+    return found
+
+
+def _entries_of(tensor: TensorProto) -> dict[str, str]:
+    _most("entries of a tensor's place", len(tensor.external_data), len(_PLACE_KEYS))
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _data_tensor(tensor: TensorProto, data: Mapping[str, int]) -> DataTensor:
+    """Where a tensor lies in a data file, all of it within the file and as long as it declares.
+
+    Source: onnx.proto, TensorProto.external_data.
+    """
+    named, file, entries = _named(tensor.name), _location(tensor), _entries_of(tensor)
+    _check_name(tensor.name)
+    if file not in data:
+        raise ModelRefused(
+            f"tensor {named} lies in another file, {_named(file)}, which is not there; put it "
+            "beside the model, or save all data in one file"
+        )
+    if not tensor.name or tensor.data_type not in _ITEM_BYTES or _holds_numbers(tensor):
+        raise ModelRefused(f"tensor {named} in {_named(file)} holds no plain numbers; {_WAY_OUT}")
+    if unknown := sorted(set(entries) - _PLACE_KEYS):
+        raise ModelRefused(f"tensor {named} has an unknown entry {_named(unknown[0])}; {_WAY_OUT}")
+    shape = _shape(tensor, named)
+    declared = math.prod(shape) * _ITEM_BYTES[tensor.data_type]
+    offset, length = (
+        _whole(named, entries.get(key, left_out))
+        for key, left_out in (("offset", "0"), ("length", str(declared)))
+    )
+    if length != declared or offset + length > data[file]:
+        raise ModelRefused(
+            f"tensor {named} declares {declared} bytes; it has {length} from byte {offset} of "
+            f"{_named(file)}, which has {data[file]}"
+        )
+    return DataTensor(tensor.name, tensor.data_type, shape, file, offset, length)
+
+
+def _holds_numbers(tensor: TensorProto) -> bool:
+    """Whether it has numbers of its own, beside those that lie elsewhere."""
+    return tensor.HasField("segment") or tensor.HasField("raw_data") or _stored(tensor) > 0
+
+
+def _whole(named: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ModelRefused(f"tensor {named} lies at {_named(text)}, which is no place in a file")
+    return int(text)
+
+
 def _tensor_bytes(tensor: TensorProto) -> int:
-    """Of its elements as its dimensions declare them, of which all must be in the file."""
+    """The size of its elements as its dimensions declare them; all of them must be in the file."""
     named = _named(tensor.name)
     _check_name(tensor.name)
-    if tensor.external_data or tensor.data_location != 0:
+    if _is_outside(tensor):
         raise ModelRefused(
-            f"tensor {named} lies in another file; save the model with all data in one file"
+            f"tensor {named} of a node lies in another file; save it as an initializer"
         )
     if tensor.data_type == _TEXT:
         return _text_bytes(tensor, named)
     if tensor.HasField("segment") or tensor.data_type not in _ITEM_BYTES:
         raise ModelRefused(f"tensor {named} holds no plain numbers; {_WAY_OUT}")
-    _most(f"dimensions of {named}", len(tensor.dims), MOST_RANK)
-    if any(size < 0 for size in tensor.dims):
-        raise ModelRefused(f"tensor {named} has a dimension below zero")
-    declared: int = math.prod(tensor.dims) * _ITEM_BYTES[tensor.data_type]
+    declared: int = math.prod(_shape(tensor, named)) * _ITEM_BYTES[tensor.data_type]
     _most("bytes of tensors", declared, MOST_TENSOR_BYTES)
     if declared != (held := _held_bytes(tensor)):
         raise ModelRefused(f"tensor {named} declares {declared} bytes and holds {held}")
     return declared
+
+
+def _shape(tensor: TensorProto, named: str) -> tuple[int, ...]:
+    _most(f"dimensions of {named}", len(tensor.dims), MOST_RANK)
+    if any(size < 0 for size in tensor.dims):
+        raise ModelRefused(f"tensor {named} has a dimension below zero")
+    return tuple(tensor.dims)
 
 
 def _text_bytes(tensor: TensorProto, named: str) -> int:
@@ -244,8 +357,12 @@ def _text_bytes(tensor: TensorProto, named: str) -> int:
 def _held_bytes(tensor: TensorProto) -> int:
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
+    return _stored(tensor) * _ITEM_BYTES[tensor.data_type]
+
+
+def _stored(tensor: TensorProto) -> int:
     stored: Any = getattr(tensor, _STORED_IN.get(tensor.data_type, "int32_data"))
-    return len(stored) * _ITEM_BYTES[tensor.data_type]
+    return len(stored)
 
 
 def _check_name(name: str) -> None:

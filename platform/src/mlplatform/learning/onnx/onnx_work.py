@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,22 +13,33 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx import onnx_limits
 from mlplatform.learning.onnx.explainer import make_explainer
-from mlplatform.learning.onnx.onnx_file import OnnxFile, session
+from mlplatform.learning.onnx.onnx_file import OnnxFile, Weights, session
 from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox.protocol import Frame
 
 _NO_MEMORY: Final = re.compile(r"[Ff]ailed to allocate memory|bad_alloc|bad allocation")
-MOST_TENSORS_TOLD: Final = 64
+MOST_TENSORS_LISTED: Final = 64
 _PLACE: Final = re.compile(r"\S*\.(?:cc|h):\d+ ")
 """Where in ONNX Runtime's source an error arose, then the function, which tells nobody anything."""
 
 
+_NUMBERS: Final = {
+    **{1: "<f4", 2: "|u1", 3: "|i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "|b1"},
+    **{10: "<f2", 11: "<f8", 12: "<u4", 13: "<u8", 16: "<u2"},
+}
+"""By TensorProto.DataType, how numbers lie in a data file; NumPy has no bfloat16."""
+
+
 def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
-    """The answer to requests about one model, with all that is imported late imported."""
-    work = _Work()
+    """The answer to requests about one model, with all that is imported late imported.
+
+    Args:
+        files: data files, which are mapped now: once this process is locked it opens nothing.
+    """
+    work = _Work([mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ) for file in files])
     _try_out()
-    return work.answer
+    return work.handle
 
 
 class TensorsOf(msgspec.Struct, frozen=True):
@@ -39,13 +51,18 @@ class TensorsOf(msgspec.Struct, frozen=True):
 
 
 class _Work:
-    """One model: its bytes, and once it is loaded what scores."""
+    """One model: its bytes, and once it is loaded what scores.
 
-    def __init__(self) -> None:
+    Args:
+        data: contents of the data files; the first request to load tells their names.
+    """
+
+    def __init__(self, data: Sequence[mmap.mmap] = ()) -> None:
+        self._data = data
         self._content = b""
         self._model: OnnxFile | None = None
 
-    def answer(self, frame: Frame) -> Frame:
+    def handle(self, frame: Frame) -> Frame:
         try:
             return self._DEEDS[frame.body["deed"]](self, frame)
         except InputInvalid as error:
@@ -57,12 +74,20 @@ class _Work:
 
     def _load(self, frame: Frame) -> Frame:
         self._content = frame.arrays[0].tobytes()
-        facts = onnx_limits.check(onnx_limits.parsed(self._content))
-        tensors = None
+        facts, weights = self._checked(frame, self._content)
+        tensors, classes = None, frame.body.get("classes", 0)
         if len(frame.arrays) > 1:
-            told = msgspec.json.decode(frame.arrays[1].tobytes(), type=TensorsOf)
-            tensors = Tensors(told.signature, told.names, told.vocabularies)
-        self._model = OnnxFile(self._content, inputs=frame.body["inputs"], tensors=tensors)
+            described = msgspec.json.decode(frame.arrays[1].tobytes(), type=TensorsOf)
+            tensors = Tensors(
+                described.signature, described.names, described.vocabularies, classes=classes
+            )
+        self._model = OnnxFile(
+            self._content,
+            inputs=frame.body["inputs"],
+            tensors=tensors,
+            weights=weights,
+            classes=classes,
+        )
         return Frame({"nodes": facts.nodes, "tensor_bytes": facts.tensor_bytes})
 
     def _inspect(self, frame: Frame) -> Frame:
@@ -73,17 +98,33 @@ class _Work:
 
     def _tensors(self, frame: Frame) -> Frame:
         content = frame.arrays[0].tobytes()
-        onnx_limits.check(onnx_limits.parsed(content))
-        running = session(content)
+        _, weights = self._checked(frame, content)
+        running = session(content, weights)
         return Frame(
             {
-                "inputs": [_told(v) for v in running.get_inputs()[:MOST_TENSORS_TOLD]],
-                "outputs": [_told(v) for v in running.get_outputs()[:MOST_TENSORS_TOLD]],
+                "inputs": [_tensor(v) for v in running.get_inputs()[:MOST_TENSORS_LISTED]],
+                "outputs": [_tensor(v) for v in running.get_outputs()[:MOST_TENSORS_LISTED]],
             }
         )
 
+    def _files(self, frame: Frame) -> Frame:
+        return Frame(
+            {"files": onnx_limits.data_files(onnx_limits.parsed(frame.arrays[0].tobytes()))}
+        )
+
+    def _checked(
+        self, frame: Frame, content: bytes
+    ) -> tuple[onnx_limits.ModelFacts, Weights | None]:
+        """A model that is within the limits, and what adds its tensors in data files."""
+        data = dict(zip(frame.body.get("data", ()), self._data, strict=True))
+        sizes = {name: len(file) for name, file in data.items()}
+        facts = onnx_limits.check(onnx_limits.parsed(content), sizes)
+        if not facts.data:
+            return facts, None
+        return facts, lambda options: _add_tensors(options, facts.data, data)
+
     def _scores(self, frame: Frame) -> Frame:
-        return Frame({}, [self._loaded.run(frame.arrays[0])])
+        return Frame({}, [self._loaded.run(frame.arrays[0]).reshape(-1)])
 
     def _seconds(self, frame: Frame) -> Frame:
         return Frame({"seconds": self._loaded.seconds(frame.arrays[0])})
@@ -110,6 +151,7 @@ class _Work:
         "load": _load,
         "inspect": _inspect,
         "tensors": _tensors,
+        "files": _files,
         "scores": _scores,
         "seconds": _seconds,
         "latencies": _latencies,
@@ -117,7 +159,23 @@ class _Work:
     }
 
 
-def _told(value: Any) -> dict[str, Any]:
+def _add_tensors(
+    options: Any, tensors: Sequence[onnx_limits.DataTensor], data: Mapping[str, mmap.mmap]
+) -> None:
+    from onnxruntime import OrtValue  # only where there are weights beside the graph
+
+    names, values = [], []
+    for tensor in tensors:
+        numbers = np.dtype(_NUMBERS[tensor.kind])
+        count = tensor.length // numbers.itemsize
+        held = np.frombuffer(data[tensor.file], numbers, count, tensor.offset)
+        shaped = held.reshape(tensor.shape)
+        names.append(tensor.name)
+        values.append(OrtValue.ortvalue_from_numpy_with_onnx_type(shaped, tensor.kind))
+    options.add_external_initializers(names, values)
+
+
+def _tensor(value: Any) -> dict[str, Any]:
     shape = [size if isinstance(size, int) else None for size in value.shape]
     return {"name": value.name, "type": value.type, "shape": shape}
 
@@ -136,8 +194,9 @@ def _try_out() -> None:
         ({"deed": "explain"}, [rows, rows]),
         ({"deed": "inspect"}, [content]),
         ({"deed": "tensors"}, [content]),
+        ({"deed": "files"}, [content]),
     ):
-        work.answer(Frame(body, arrays))
+        work.handle(Frame(body, arrays))
     try:
         session(b"no model")
     except InputInvalid:
@@ -146,7 +205,7 @@ def _try_out() -> None:
 
 
 def _small_trees() -> bytes:
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper  # commands start without onnx
 
     fields: dict[str, Any] = {
         "nodes_treeids": [0, 0, 0],

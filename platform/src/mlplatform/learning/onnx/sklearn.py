@@ -1,4 +1,4 @@
-"""Classifiers of scikit-learn as what training gives: raw scores, and the same as ONNX."""
+"""Models of scikit-learn as what training gives: raw scores or numbers, and the same as ONNX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.runtime.errors import InputInvalid
 
 OPSET: Final = {"": 17, "ai.onnx.ml": 3}
 GRAPH: Final = "model"
@@ -18,26 +19,76 @@ GRAPH: Final = "model"
 
 @dataclass(frozen=True, slots=True)
 class FittedClassifier:
-    """A fitted classifier of two classes, whose score is the second one's probability, 0-1."""
+    """A fitted classifier of two classes, whose score is the second one's probability, 0-1; or of
+    several, whose scores are all their probabilities.
+
+    Args:
+        classes: how many, where all count; 0: two, of which the second is scored.
+    """
 
     classifier: Any
     inputs: int
+    classes: int = 0
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row."""
+        """One raw score a row [n], or probabilities [n, classes]."""
         with one_thread():
-            result: NDArray[np.float64] = self.classifier.predict_proba(x)[:, 1]
-        return result
+            result: NDArray[np.float64] = self.classifier.predict_proba(x)
+        return result if self.classes else result[:, 1]
 
     @property
     def parameters(self) -> Mapping[str, Any]:
         """The classifier's, by scikit-learn's names."""
-        told: Mapping[str, Any] = self.classifier.get_params()
-        return told
+        parameters: Mapping[str, Any] = self.classifier.get_params()
+        return parameters
+
+    def onnx(self) -> bytes:
+        """The model with input "inputs" float32 [n, F] and output "scores" float32 [n], or
+        [n, classes]."""
+        column = None if self.classes else 1
+        return _export(self.classifier, self.inputs, "probabilities", column, self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRegressor:
+    """A fitted regressor, whose score is its number."""
+
+    regressor: Any
+    inputs: int
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One number a row [n]."""
+        with one_thread():
+            result: NDArray[np.float64] = np.asarray(self.regressor.predict(x), np.float64)
+        return result.reshape(len(x))
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The regressor's, by scikit-learn's names."""
+        parameters: Mapping[str, Any] = self.regressor.get_params()
+        return parameters
 
     def onnx(self) -> bytes:
         """The model with input "inputs" float32 [n, F] and output "scores" float32 [n]."""
-        return _export(self.classifier, self.inputs)
+        return _export(self.regressor, self.inputs, "variable", 0)
+
+
+def fitted_regressor(
+    regressor: Any,
+    x: NDArray[np.float32],
+    y: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+) -> FittedRegressor:
+    """The regressor, fitted on one thread, whose ONNX form gives the numbers of float32 rows as it
+    does.
+
+    Args:
+        regressor: not fitted yet; one that skl2onnx converts.
+        y: labels, in the model's unit.
+        weights: of the rows; None: all alike.
+    """
+    _fit(regressor, x, y, weights)
+    return FittedRegressor(regressor, x.shape[1])
 
 
 def fitted(
@@ -45,37 +96,59 @@ def fitted(
     x: NDArray[np.float32],
     y: NDArray[np.int8],
     weights: NDArray[np.float64] | None = None,
+    *,
+    classes: int = 0,
 ) -> FittedClassifier:
     """The classifier, fitted on one thread, whose ONNX form scores float32 rows as it does.
+
+    An input without any value (a token that no text is long enough for) is fitted as one that is 0:
+    scikit-learn 1.9 fails on it, and no split reads what is the same everywhere.
 
     Args:
         classifier: not fitted yet; one that skl2onnx converts.
         weights: of the rows; None: all alike.
+        classes: how many classes `y` holds the places of, from 0; 0: its labels are 0 and 1.
+
+    Raises:
+        InputInvalid: a class has no row.
     """
+    if classes and (lacking := sorted({*range(classes)} - {*np.unique(y).tolist()})):
+        raise InputInvalid("training rows", None, f"no row of class {lacking[0]}, counted from 0")
+    _fit(classifier, x, y, weights)
+    return FittedClassifier(classifier, x.shape[1], classes)
+
+
+def _fit(
+    estimator: Any,
+    x: NDArray[np.float32],
+    y: NDArray[Any],
+    weights: NDArray[np.float64] | None,
+) -> None:
+    empty = np.isnan(x).all(axis=0)
     with one_thread():
-        classifier.fit(x, y, sample_weight=weights)
-    if hasattr(classifier, "_predictors"):
-        _round_thresholds(classifier)
-    return FittedClassifier(classifier, x.shape[1])
+        estimator.fit(np.where(empty, np.float32(0), x), y, sample_weight=weights)
+    if hasattr(estimator, "_predictors"):
+        _round_thresholds(estimator)
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Beside a serving platform on two cores OpenMP's threads wait for each other, and what takes
+    """OpenMP's threads wait for each other beside a serving platform on two cores, and what takes
     one thread 3 s took two of them 30 s."""
+    # only where scikit-learn is
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     limits: AbstractContextManager[Any] = threadpool_limits(1, "openmp")
     return limits
 
 
-def _round_thresholds(classifier: Any) -> None:
+def _round_thresholds(estimator: Any) -> None:
     """Give every split of boosted trees a float32 threshold, rounded down: for float32 inputs the
     same model.
 
     ONNX holds float32. Rounded to nearest, a value between a threshold and its rounding would
     take the other branch there.
     """
-    for trees in classifier._predictors:
+    for trees in estimator._predictors:
         for tree in trees:
             exact = tree.nodes["num_threshold"]
             near = exact.astype(np.float32)
@@ -85,27 +158,32 @@ def _round_thresholds(classifier: Any) -> None:
             )
 
 
-def _export(classifier: Any, inputs: int) -> bytes:
-    from onnx import TensorProto, helper
+def _export(
+    estimator: Any, inputs: int, output: str, column: int | None, classes: int = 0
+) -> bytes:
+    """The estimator's output of that name: one column of it, or all of them."""
+    from onnx import TensorProto, helper  # commands start without onnx
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
     from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 
     whole = convert_sklearn(
-        classifier,
+        estimator,
         name=GRAPH,
         initial_types=[(INPUT_NAME, FloatTensorType([None, inputs]))],
-        options={id(classifier): {"zipmap": False}},
+        options={id(estimator): {"zipmap": False}} if output == "probabilities" else None,
         target_opset=OPSET,
     )
-    model = select_model_inputs_outputs(whole, outputs=["probabilities"])
+    model = select_model_inputs_outputs(whole, outputs=[output])
     graph = model.graph
     graph.name = GRAPH
-    graph.initializer.append(helper.make_tensor("column", TensorProto.INT64, [], [1]))
-    graph.node.append(
-        helper.make_node("Gather", ["probabilities", "column"], [OUTPUT_NAME], axis=1)
-    )
+    shape: list[int | None] = [None] if column is not None else [None, classes]
+    if column is None:
+        graph.node.append(helper.make_node("Identity", [output], [OUTPUT_NAME]))
+    else:
+        graph.initializer.append(helper.make_tensor("column", TensorProto.INT64, [], [column]))
+        graph.node.append(helper.make_node("Gather", [output, "column"], [OUTPUT_NAME], axis=1))
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [None]))
+    graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, shape))
     exported: bytes = model.SerializeToString(deterministic=True)
     return exported

@@ -41,7 +41,7 @@ SEGMENT = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class PathCondition:
     """All conditions on one input along one path: low < value <= high, or a missing value."""
 
     feature: int
@@ -52,9 +52,9 @@ class Interval:
 
     def narrowed(
         self, threshold: float, share: float, *, left: bool, missing_left: bool
-    ) -> Interval:
-        """With one more split on the way down; `share` of the cover went this way."""
-        return Interval(
+    ) -> PathCondition:
+        """The path with one more split on the way down; `share` of the cover went this way."""
+        return PathCondition(
             self.feature,
             self.low if left else float(np.fmax(self.low, threshold)),
             min(self.high, threshold) if left else self.high,
@@ -63,7 +63,7 @@ class Interval:
         )
 
 
-FILL = Interval(0)
+FILL = PathCondition(0)
 """Met by every value, and all of the cover meets it: an input that changes nothing."""
 
 
@@ -72,7 +72,7 @@ class Leaf:
     """A leaf's value and the conditions on its path, one for each input asked about."""
 
     value: float
-    path: tuple[Interval, ...]
+    path: tuple[PathCondition, ...]
 
     @property
     def mean(self) -> float:
@@ -87,7 +87,7 @@ def leaves(ensemble: Ensemble, cover: NDArray[np.float64]) -> Iterator[Leaf]:
         cover: of each node, positive, the sum of its children's.
     """
     for root in ensemble.roots.tolist():
-        waiting: list[tuple[int, dict[int, Interval]]] = [(root, {})]
+        waiting: list[tuple[int, dict[int, PathCondition]]] = [(root, {})]
         while waiting:
             node, path = waiting.pop()
             feature = int(ensemble.feature[node])
@@ -96,7 +96,7 @@ def leaves(ensemble: Ensemble, cover: NDArray[np.float64]) -> Iterator[Leaf]:
                 continue
             for children, left in ((ensemble.left, True), (ensemble.right, False)):
                 child = int(children[node])
-                narrowed = path.get(feature, Interval(feature)).narrowed(
+                narrowed = path.get(feature, PathCondition(feature)).narrowed(
                     float(ensemble.threshold[node]),
                     float(cover[child] / cover[node]),
                     left=left,
@@ -106,7 +106,7 @@ def leaves(ensemble: Ensemble, cover: NDArray[np.float64]) -> Iterator[Leaf]:
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
+class ShapGraph:
     """An ONNX graph from "inputs" float32 [1, F] to "contributions" float32 [F].
 
     Args:
@@ -117,7 +117,7 @@ class Compiled:
     base: float
 
 
-def compile_tree_shap(ensemble: Ensemble, cover: NDArray[np.float64], *, inputs: int) -> Compiled:
+def compile_tree_shap(ensemble: Ensemble, cover: NDArray[np.float64], *, inputs: int) -> ShapGraph:
     """The graph that explains rows of the ensemble.
 
     Raises:
@@ -132,7 +132,7 @@ def compile_tree_shap(ensemble: Ensemble, cover: NDArray[np.float64], *, inputs:
     elements = sum(size * len(group) for size, group in groups.items())
     if elements > MOST_ELEMENTS:
         raise InputInvalid("ONNX model", None, f"{elements} conditions are too many to explain")
-    return Compiled(_Graph(inputs).built(dict(sorted(groups.items()))), base)
+    return ShapGraph(_Graph(inputs).built(dict(sorted(groups.items()))), base)
 
 
 class _Graph:
@@ -145,7 +145,7 @@ class _Graph:
 
     def built(self, groups: dict[int, list[Leaf]]) -> bytes:
         """The whole graph; groups are leaves by the number of inputs on their paths."""
-        from onnx import TensorProto, helper
+        from onnx import TensorProto, helper  # commands start without onnx
 
         if groups:
             # One element is one input on the path of one leaf, in the order [group, input, leaf].
@@ -168,7 +168,7 @@ class _Graph:
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 
-    def _met(self, path: Sequence[Interval]) -> None:
+    def _met(self, path: Sequence[PathCondition]) -> None:
         """o - z of every element: how far it is from what the cover says of it."""
         self._table("flat", np.array([-1]))
         self._table("feature", np.array([i.feature for i in path], np.int32))

@@ -1,32 +1,42 @@
-"""Classifiers of XGBoost as what training gives: raw scores, and the same as ONNX."""
+"""Models of XGBoost as what training gives: raw scores or numbers, and the same as ONNX."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.boosted_trees import FittedTrees, Split, fit_on_one_thread, log_odds
+from mlplatform.learning.onnx.boosted_trees import FittedTrees, Split, fit_on_one_thread, tree_sum
 from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.model.bundle import Link
 from mlplatform.runtime.errors import ConfigInvalid
 
 Tree = Mapping[str, Any]
+LINKS: Final[Mapping[str, Link]] = {
+    "binary:logistic": "logistic",
+    "reg:squarederror": "identity",
+    "reg:absoluteerror": "identity",
+    "reg:pseudohubererror": "identity",
+    "reg:quantileerror": "identity",
+}
+"""By objective, the link of the sum of trees."""
 
 
 def fitted(
     classifier: Any,
     x: NDArray[np.float32],
-    y: NDArray[np.int8],
+    y: NDArray[Any],
     weights: NDArray[np.float64] | None = None,
 ) -> FittedTrees:
-    """The classifier, fitted, whose ONNX form scores float32 rows as it does.
+    """The classifier or regressor, fitted, whose ONNX form scores float32 rows as it does.
 
     Args:
-        classifier: an XGBClassifier that is not fitted yet; without `n_jobs` it takes one thread.
+        classifier: an XGBClassifier or XGBRegressor that is not fitted yet; without `n_jobs` it
+            takes one thread.
         weights: of the rows; None: all alike.
 
     Raises:
@@ -45,21 +55,23 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     Source: XGBoost, Introduction to Model IO, JSON Schema; a value goes left below the threshold.
 
     Raises:
-        ConfigInvalid: it is no sum over trees of two classes; names the parameter.
+        ConfigInvalid: it is no sum over trees of two classes or of a number; names the parameter.
     """
     learner = model["learner"]
     booster, objective = learner["gradient_booster"], learner["objective"]["name"]
     if booster["name"] != "gbtree":
         raise ConfigInvalid("XGBClassifier: booster", booster["name"], "gbtree")
-    if objective != "binary:logistic":
-        raise ConfigInvalid("XGBClassifier: objective", objective, "binary:logistic")
+    if objective not in LINKS:
+        raise ConfigInvalid("XGBClassifier: objective", objective, " or ".join(LINKS))
     # one number, or since XGBoost 3.1 a list of one, as text
     (start,) = np.atleast_1d(json.loads(learner["learner_model_param"]["base_score"])).tolist()
+    roots = [(tree, 0) for tree in booster["model"]["trees"]]
+    if (link := LINKS[objective]) == "identity":
+        return tree_sum(roots, _node, base=float(start), link=link)
     if not 0 < start < 1:
         wanted = "between 0 and 1; without one it is the share of positives, of both classes"
         raise ConfigInvalid("XGBClassifier: base_score", start, wanted)
-    roots = [(tree, 0) for tree in booster["model"]["trees"]]
-    return log_odds(roots, _node, base=math.log(start / (1 - start)))
+    return tree_sum(roots, _node, base=math.log(start / (1 - start)))
 
 
 def _node(place: tuple[Tree, int]) -> Split[tuple[Tree, int]] | float:

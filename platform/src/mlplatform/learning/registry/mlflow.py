@@ -5,6 +5,7 @@ Source: MLflow REST API 2.0, and the artifacts of a server that serves them (mlf
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
@@ -31,9 +32,11 @@ from mlplatform.learning.registry.versions import (
     VersionFacts,
     read_version,
 )
-from mlplatform.model.bundle import Bundle, appear, load_bundle
+from mlplatform.model.bundle import BUNDLE_FILE, Bundle, appear, load_bundle
+from mlplatform.model.weights.data_files import data_names, file_digests, link_file
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.errors import Corrupt, NotFound, PlatformError, Refused, Unavailable
+from mlplatform.runtime.storage.large_files import PIECE_BYTES
 
 ARTIFACT: Final = "bundle"
 BUNDLE_TAG: Final = "bundle"
@@ -44,6 +47,8 @@ ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
 TIMEOUT_S: Final = 20.0
 READ_TIMEOUT_S: Final = 5.0
 """Of versions and aliases, for which passes wait too."""
+LEAST_BYTES_PER_S: Final = 20_000_000
+"""At which a file is sent and kept, at least."""
 TRIES: Final = 3
 PAUSE_S: Final = 0.2  # its database was locked, as it is for moments
 
@@ -160,8 +165,9 @@ class MlflowRegistry:
             bundle, run_id=run_id, artifact=ARTIFACT, made_ms=run["start_time"]
         )
         self._post("runs/log-model", run_id=run_id, model_json=json.dumps(described))
-        files = {f"{ARTIFACT}/{file.name}": file.read_bytes() for file in sorted(folder.iterdir())}
-        files |= {f"{ARTIFACT}/{n}": c for n, c in model_files(bundle, described).items()}
+        for file in sorted(folder.iterdir()):
+            self._put_file(f"{artifacts}/{ARTIFACT}/{file.name}", file)
+        files = {f"{ARTIFACT}/{n}": c for n, c in model_files(bundle, described).items()}
         files["gates.json"] = json.dumps(facts.report, indent=2).encode()
         for name, content in {**files, **shown.artifacts}.items():
             self._put(f"{artifacts}/{name}", content)
@@ -200,11 +206,13 @@ class MlflowRegistry:
             run = self._get("runs/get", run_id=run_id)["run"]["info"]
             folder = f"{self._artifacts(run)}/{ARTIFACT}"
             listed = self._call("GET", ARTIFACTS, params={"path": folder}).json().get("files", [])
-            for name in {file["path"] for file in listed} - MLMODEL_FILES:
+            names = {file["path"] for file in listed} - MLMODEL_FILES
+            for name in sorted(names, key=lambda name: (name != BUNDLE_FILE, name)):
                 if Path(name).name != name:
                     raise Corrupt(f"version's artifact {name!r} is no file of a bundle")
-                content = self._call("GET", f"{ARTIFACTS}/{quote(f'{folder}/{name}')}").content
-                (into / name).write_bytes(content)
+                sha256 = file_digests(into).get(name, "")
+                if name not in data_names([name]) or not link_file(name, sha256, into, into.parent):
+                    self._save(f"{ARTIFACTS}/{quote(f'{folder}/{name}')}", into / name)
         except (NotFound, Refused) as error:
             # The version is there. MLflow calls a path wrong whatever kept it from the files.
             raise Unavailable(f"the artifacts of MLflow at {self._uri}") from error
@@ -217,8 +225,9 @@ class MlflowRegistry:
         """
         found = urlsplit(run["artifact_uri"])
         if found.scheme != "mlflow-artifacts":
-            wanted = "an MLflow that serves artifacts (mlflow-artifacts:/)"
-            raise Refused(f"MLflow at {self._uri} keeps them at {run['artifact_uri']}: {wanted}")
+            wanted = "wanted: an MLflow that serves artifacts itself (mlflow-artifacts:/)"
+            where = f"MLflow at {self._uri} keeps artifacts at {run['artifact_uri']}"
+            raise Refused(f"{where}; {wanted}")
         return str(found.path.lstrip("/"))
 
     def _get(self, path: str, **asked: Any) -> dict[str, Any]:
@@ -230,8 +239,35 @@ class MlflowRegistry:
     def _put(self, path: str, content: bytes) -> None:
         self._call("PUT", f"{ARTIFACTS}/{quote(path)}", content=content)
 
-    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+    def _put_file(self, path: str, file: Path) -> None:
+        """Send a file piece by piece: the server keeps it before it answers."""
+        timeout_s = TIMEOUT_S + file.stat().st_size / LEAST_BYTES_PER_S
+        with file.open("rb") as content:
+            url = f"{ARTIFACTS}/{quote(path)}"
+            self._call("PUT", url, content=content, timeout=timeout_s)
+
+    def _save(self, path: str, target: Path) -> None:
+        """Write what the server has at a path into a file, piece by piece."""
         for left in reversed(range(TRIES)):
+            try:
+                with self._client.stream("GET", path) as response, target.open("wb") as file:
+                    if response.is_success:
+                        for piece in response.iter_bytes(PIECE_BYTES):
+                            file.write(piece)
+                        return
+                    response.read()
+                    if not (left and response.is_server_error):
+                        raise self._problem(response)
+            except httpx.HTTPError as error:
+                if not left or isinstance(error, httpx.TimeoutException):
+                    raise Unavailable(f"MLflow at {self._uri} did not answer") from error
+            time.sleep(PAUSE_S)
+
+    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        sent = arguments.get("content")
+        for left in reversed(range(TRIES)):
+            if isinstance(sent, io.IOBase):
+                sent.seek(0)
             try:
                 response = self._client.request(method, path, **arguments)
             except httpx.HTTPError as error:
@@ -246,7 +282,7 @@ class MlflowRegistry:
         return response
 
     def _problem(self, response: httpx.Response) -> PlatformError:
-        code, message = _said(response)
+        code, message = _error_of(response)
         if response.is_server_error or response.status_code == httpx.codes.UNAUTHORIZED:
             return Unavailable(f"MLflow at {self._uri} answered {response.status_code}")
         if database_away(code, message):
@@ -260,15 +296,15 @@ class MlflowRegistry:
                 return Refused(f"MLflow at {self._uri} refused the request")
 
 
-def _said(response: httpx.Response) -> tuple[str, str]:
+def _error_of(response: httpx.Response) -> tuple[str, str]:
     """The code and the message of an error; empty where the answer is none of MLflow's."""
     try:
-        said = response.json()
+        body = response.json()
     except ValueError:
         return "", ""
-    if not isinstance(said, dict):
+    if not isinstance(body, dict):
         return "", ""
-    return str(said.get("error_code")), str(said.get("message"))
+    return str(body.get("error_code")), str(body.get("message"))
 
 
 def _now_ms() -> int:

@@ -24,5 +24,5 @@ def database_away(code: str, message: str) -> bool:
     """
     if code != BAD_REQUEST:
         return False
-    said = message.removeprefix(f"{BAD_REQUEST}: ")
-    return any(pattern.match(said) for pattern in (_DRIVER, _SERVER, _POOL))
+    reason = message.removeprefix(f"{BAD_REQUEST}: ")
+    return any(pattern.match(reason) for pattern in (_DRIVER, _SERVER, _POOL))

@@ -36,11 +36,11 @@ def batches(
         for step, found in enumerate(record.steps, start=1)
         for name, value in found.items()
     ]
-    given = [{"key": _name(n), "value": _text(v)} for n, v in record.parameters.items()]
+    parameters = [{"key": _name(n), "value": _text(v)} for n, v in record.parameters.items()]
     for start in range(0, len(measured), MOST_METRICS):
         yield {"metrics": measured[start : start + MOST_METRICS]}
-    for start in range(0, len(given), MOST_PARAMETERS):
-        yield {"params": given[start : start + MOST_PARAMETERS]}
+    for start in range(0, len(parameters), MOST_PARAMETERS):
+        yield {"params": parameters[start : start + MOST_PARAMETERS]}
 
 
 def run_tags(record: RunRecord, author: str) -> list[dict[str, str]]:
@@ -92,5 +92,5 @@ def _name(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """As JSON, but for texts: a parameter is `true` and not `True`, `null` and not `None`."""
+    """The value as JSON, but for texts: `true` and not `True`, `null` and not `None`."""
     return value if isinstance(value, str) else json.dumps(value)

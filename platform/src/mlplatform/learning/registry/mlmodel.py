@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from mlplatform.model.bundle import MODEL_FILE, Bundle
+from mlplatform.model.definition import WORDED
 from mlplatform.model.tensors.categories import word_of
 
 MLMODEL: Final = "MLmodel"
@@ -28,8 +29,9 @@ NEEDS: Final = ("numpy", "onnxruntime", "pandas")
 
 
 def columns(bundle: Bundle) -> dict[str, str]:
-    """Input → MLflow's type of its column, in the model's order: a category is its text."""
-    return {i.name: "string" if i.kind == "category" else "double" for i in bundle.inputs}
+    """Input → MLflow's type of its column, in the model's order: a category is its word, and all
+    tokens of a text are one column, the text."""
+    return {i.declared: "string" if i.kind in WORDED else "double" for i in bundle.inputs}
 
 
 def model_description(
@@ -44,8 +46,8 @@ def model_description(
     taken = [
         {"type": kind, "name": name, "required": True} for name, kind in columns(bundle).items()
     ]
-    given = {RAW_SCORE: "double", SCORE: "double", DECISION: "string"}
-    returned = [{"type": kind, "name": name, "required": True} for name, kind in given.items()]
+    outputs = {RAW_SCORE: "double", SCORE: "double", DECISION: "string"}
+    returned = [{"type": kind, "name": name, "required": True} for name, kind in outputs.items()]
     made = datetime.fromtimestamp(made_ms / 1000, UTC)
     return {
         "artifact_path": artifact,
@@ -91,11 +93,11 @@ def model_files(bundle: Bundle, described: dict[str, Any]) -> dict[str, bytes]:
 
 def _example(bundle: Bundle) -> dict[str, Any]:
     """Two rows that no customer has: each input's usual value, and nothing at all."""
+    names, reference = list(columns(bundle)), bundle.reference
     usual = [
-        word_of(bundle.reference[name], bundle.vocabularies[name])
+        word_of(reference.get(name), bundle.vocabularies[name])
         if name in bundle.vocabularies
-        else bundle.reference[name]
-        for name in bundle.input_names
+        else reference[name]
+        for name in names
     ]
-    rows = [usual, [None] * len(usual)]
-    return {"columns": list(bundle.input_names), "data": rows}
+    return {"columns": names, "data": [usual, [None] * len(usual)]}

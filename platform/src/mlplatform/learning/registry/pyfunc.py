@@ -7,21 +7,22 @@ the bundle's ONNX file, run as training and gates run it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined import ConfinedModel
-from mlplatform.learning.onnx.onnx_file import OnnxFile
+from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.mlmodel import DECISION, RAW_SCORE, SCORE
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.model.bundle import MODEL_FILE, Bundle, load_bundle
+from mlplatform.model.definition import InputSpec
 from mlplatform.model.tensors.categories import place, places
+from mlplatform.model.tensors.tokens import Tokenizer, Tokens
+from mlplatform.model.weights.data_files import data_of
 from mlplatform.runtime.errors import InputInvalid
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class BundleModel:
@@ -37,10 +38,16 @@ class BundleModel:
 
     def __init__(self, folder: Path) -> None:
         self.bundle: Bundle = load_bundle(folder)
-        load = OnnxFile if self.bundle.origin == TRAINED_HERE else ConfinedModel
         content = (folder / MODEL_FILE).read_bytes()
-        tensors = self.bundle.tensors
-        self._model = load(content, inputs=len(self.bundle.inputs), tensors=tensors)
+        tensors, width, classes = self.bundle.tensors, len(self.bundle.inputs), self.bundle.classes
+        data = data_of(folder, self.bundle.files)
+        self._model: ScoringSession
+        if self.bundle.origin == TRAINED_HERE and not data:
+            self._model = OnnxFile(content, inputs=width, tensors=tensors, classes=classes)
+        else:
+            self._model = ConfinedModel(
+                content, inputs=width, tensors=tensors, data=data, classes=classes
+            )
 
     def predict(self, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Raw score, calibrated score (0-1) and decision of each row, under the frame's index.
@@ -56,9 +63,9 @@ class BundleModel:
         Raises:
             InputInvalid: a column is missing, or holds what is no number.
         """
-        import pandas as pd
-
         raw = self._model.scores(self._rows(frame))
+        if self.bundle.classes:
+            return pd.DataFrame(self._of_classes(raw), index=frame.index)
         scores = [self._score(value) for value in raw.tolist()]
         decisions = [None if s is None else self.bundle.decide(s) for s in scores]
         found = {
@@ -68,6 +75,12 @@ class BundleModel:
         }
         return pd.DataFrame(found, index=frame.index)
 
+    def _of_classes(self, raw: NDArray[np.float64]) -> dict[str, Any]:
+        """The decided class, and its probability as both scores."""
+        sure = self.bundle.choice.certainty(raw)
+        names = np.array(self.bundle.scale.names, dtype=object)
+        return {RAW_SCORE: sure, SCORE: sure, DECISION: names[self.bundle.decide_many(raw)]}
+
     def get_raw_model(self) -> Bundle:
         """What MLflow's `get_raw_model` gives: the bundle, whose digest says which one it is."""
         return self.bundle
@@ -76,27 +89,29 @@ class BundleModel:
         return self.bundle.calibrate(raw) if np.isfinite(raw) else None
 
     def _rows(self, frame: pd.DataFrame) -> NDArray[np.float32]:
-        rows = np.empty((len(frame), len(self.bundle.inputs)), np.float32)
-        for position, name in enumerate(self.bundle.input_names):
-            if name not in frame.columns:
-                raise InputInvalid(name, None, "a column of the data frame, one for each input")
-            rows[:, position] = self._column(name, frame[name])
-        return rows
+        declared = {spec.declared: spec for spec in self.bundle.inputs}
+        if lacking := [name for name in declared if name not in frame.columns]:
+            raise InputInvalid(lacking[0], None, "a column of the data frame, one for each input")
+        return np.column_stack([self._column(s, frame[n]) for n, s in declared.items()])
 
-    def _column(self, name: str, values: pd.Series[Any]) -> NDArray[np.float64]:
-        import pandas as pd
-
+    def _column(self, spec: InputSpec, values: pd.Series[Any]) -> NDArray[np.float32]:
+        """One column, or one for each token of a text."""
+        name = spec.declared
         words = self.bundle.vocabularies.get(name)
         if words is None:
             try:
-                return values.to_numpy(np.float64, na_value=np.nan)
+                return values.to_numpy(np.float64, na_value=np.nan).astype(np.float32)
             except (TypeError, ValueError) as error:
                 raise InputInvalid(name, None, "numbers, NaN where one is missing") from error
-        known = places(words)
         texts = (None if pd.isna(value) else value for value in values)
-        return np.array([place(text, known) for text in texts], np.float64)
+        if isinstance(spec.tokens, Tokens):
+            tokenizer = Tokenizer(spec.tokens, words)
+            found = [tokenizer.places(text) for text in texts]
+            return np.array(found, np.float32).reshape(-1, spec.tokens.length)
+        known = places(words)
+        return np.array([place(text, known) for text in texts], np.float32)
 
 
 def _load_pyfunc(path: str) -> BundleModel:
-    """Called by MLflow with the folder of a version."""
+    """MLflow calls it with the folder of a version."""
     return BundleModel(Path(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, LabelledRows
 from mlplatform.model.policies.search import SearchPolicy
 from mlplatform.runtime.errors import InputInvalid
 
@@ -13,8 +13,8 @@ from mlplatform.runtime.errors import InputInvalid
 class SearchFold:
     """Rows to fit, and later ones to test on."""
 
-    fitted: Labelled
-    tested: Labelled
+    fitted: LabelledRows
+    tested: LabelledRows
 
 
 def search_folds(

@@ -16,7 +16,7 @@ from mlplatform.learning.search.context import FitContext, TrialStopped
 from mlplatform.learning.search.folds import SearchFold
 from mlplatform.learning.search.optuna import Suggestion, importances, suggestion
 from mlplatform.learning.search.study import Study
-from mlplatform.learning.training_sets.dataset import Labelled
+from mlplatform.learning.training_sets.dataset import LabelledRows
 from mlplatform.learning.validation.measures import LESS_IS_BETTER, plain_measures
 from mlplatform.learning.validation.search_report import (
     MOST_REASON,
@@ -35,7 +35,7 @@ MOST_STARTS: Final = 3
 """A trial in which its process has ended so often has failed: out of memory, or a crash."""
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-Fit = Callable[[Labelled, FitContext], Scorer]
+Fit = Callable[[LabelledRows, FitContext], Scorer]
 OwnMeasure = Callable[[NDArray[np.int8], NDArray[np.float64]], float]
 
 
@@ -78,7 +78,7 @@ class Search:
 
 
 @dataclass(slots=True)
-class _Running:
+class _TrialRun:
     """One trial from its first fit to its end."""
 
     search: Search
@@ -176,7 +176,7 @@ def _trial(
 ) -> Trial | None:
     """One trial to its end; None where the budget ended before it."""
     suggested, begin_s = suggestion(asked.policy, done, asked.seed), asked.clock_s()
-    running = _Running(asked, suggested, begin_s + left_s)
+    running = _TrialRun(asked, suggested, begin_s + left_s)
     state: TrialState = "complete"
     value, reason = None, ""
     if study is not None and study.begin(len(done)) > MOST_STARTS:
@@ -203,7 +203,7 @@ def _trial(
 
 
 def _say(trial: Trial, policy: SearchPolicy) -> None:
-    told: Any = trial.reason if trial.value is None else f"{policy.measure} {trial.value:.4g}"
+    outcome: Any = trial.reason if trial.value is None else f"{policy.measure} {trial.value:.4g}"
     more = ", less is better" if policy.measure in LESS_IS_BETTER else ""
     place = f"{trial.number + 1} of {policy.trials}"
-    log.info("trial %s: %s, %s%s", place, trial.state, told, more)
+    log.info("trial %s: %s, %s%s", place, trial.state, outcome, more)

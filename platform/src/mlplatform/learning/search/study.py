@@ -18,7 +18,7 @@ SPENT: Final = "budget-spent"
 Kind = TypeVar("Kind")
 
 
-class _Started(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _TrialStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The trial that began last, and how often."""
 
     number: int
@@ -36,7 +36,7 @@ class Study:
         self._folder = folder
 
     def trials(self, policy: SearchPolicy) -> list[Trial]:
-        """Those that have ended, by number, up to the first that is missing or is none of them."""
+        """The trials that have ended, by number, up to the first that is missing or is none."""
         found: list[Trial] = []
         while len(found) < policy.trials:
             trial = _read(self._file(len(found)), Trial)
@@ -50,9 +50,9 @@ class Study:
     def begin(self, number: int) -> int:
         """How often this trial has begun, this time included; more than once where its process
         ended in it."""
-        before = _read(self._folder / STARTED, _Started)
+        before = _read(self._folder / STARTED, _TrialStart)
         times = before.times + 1 if before is not None and before.number == number else 1
-        write_atomically(self._folder / STARTED, msgspec.json.encode(_Started(number, times)))
+        write_atomically(self._folder / STARTED, msgspec.json.encode(_TrialStart(number, times)))
         return times
 
     def keep(self, trial: Trial) -> None:

@@ -26,7 +26,7 @@ class LastPass(msgspec.Struct, frozen=True):
 
 
 def keep(folder: Path, model: str, ended: LastPass) -> None:
-    """In place of what was there."""
+    """Replaces what was there."""
     write_struct(_file(folder, model), ended)
 
 

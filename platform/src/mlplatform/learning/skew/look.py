@@ -16,14 +16,14 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot_files
 from mlplatform.learning.skew.cells import Cell
 from mlplatform.learning.skew.raw_records import database, gather
-from mlplatform.learning.skew.served import Key, SampledReads, Served, take
+from mlplatform.learning.skew.served import DecisionReads, Key, SampledReads, take
 from mlplatform.learning.skew.tables import table_cells
 from mlplatform.learning.skew.verdict import SkewReport, UncountableRequests, judge
 from mlplatform.learning.skew.views import view_cells
 from mlplatform.learning.skew.windows import window_cells
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS, HOUR_MS
-from mlplatform.model.features.views import FeatureView, computed, external
+from mlplatform.model.features.views import FeatureView, external, request_views
 from mlplatform.model.windows.tiles import series_of
 
 SAMPLE: Final = 2_000
@@ -90,7 +90,7 @@ def _report(
                 upto=upto,
             )
             served = _there(db, served)
-        made = computed(views)
+        made = request_views(views)
         files = {view.name: snapshot_files(offline, view) for view in made}
         snapshot_late_ms = int(policy.snapshot_late_h * HOUR_MS)
         cells = chain(
@@ -113,7 +113,7 @@ def _report(
 
 
 def _key_of(
-    definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[Served]
+    definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[DecisionReads]
 ) -> Callable[[Cell], Key]:
     """Whose requests a cell's feature counts."""
     keys = {one.decision_id: one.keys for one in served}
@@ -122,8 +122,10 @@ def _key_of(
     return lambda cell: keys[cell.decision_id][entities[cell.feature]]
 
 
-def _there(db: duckdb.DuckDBPyConnection, served: Sequence[Served]) -> tuple[Served, ...]:
-    """Those whose own request could be read: the others are counted as unreadable."""
+def _there(
+    db: duckdb.DuckDBPyConnection, served: Sequence[DecisionReads]
+) -> tuple[DecisionReads, ...]:
+    """The reads whose own request could be read: the others are counted as unreadable."""
     db.register("taken_", pa.table({"request_id": [one.decision_id for one in served]}))
     found = db.sql("SELECT request_id FROM events SEMI JOIN taken_ USING (request_id)").fetchall()
     db.unregister("taken_")
@@ -131,18 +133,18 @@ def _there(db: duckdb.DuckDBPyConnection, served: Sequence[Served]) -> tuple[Ser
     return tuple(one for one in served if one.decision_id in there)
 
 
-def _keys(definition: ModelDefinition, served: Sequence[Served]) -> dict[str, set[Key]]:
+def _keys(definition: ModelDefinition, served: Sequence[DecisionReads]) -> dict[str, set[Key]]:
     """Request field → keys whose requests are needed."""
     return {field: {one.keys[e] for one in served} for e, field in definition.entities.items()}
 
 
 def _reach(
-    definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[Served]
+    definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[DecisionReads]
 ) -> int:
     """Event time of the first record that any of the decisions depends on."""
     first_ms = min(one.event_ms for one in served)
     starts = [first_ms]
-    for view in computed(views):
+    for view in request_views(views):
         oldest_ms = (first_ms - view.ttl_ms) // DAY_MS * DAY_MS
         rows = [ms for one in served if (ms := one.times.get(view.name)) is not None]
         starts.append(reach_ms(view, min([oldest_ms, *rows]))[0])

@@ -109,7 +109,8 @@ def gather(
 
 
 def event_schema(definition: ModelDefinition) -> pa.Schema:
-    """Of `events`: a request, then what the log says of it; no request field begins with _."""
+    """The columns of `events`: a request, then what the log says of it; no request field begins
+    with _."""
     arrival = [(f"_{name}", ARRIVALS.field(name).type) for name in ARRIVAL]
     return pa.schema([*request_schema(definition), *arrival, ("_stopped", pa.bool_())])
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from zlib import crc32
 
 import msgspec
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import DecisionLog, Span
@@ -15,9 +16,6 @@ from mlplatform.learning.features.rows import last_seq
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.canonical import NOT_JSON
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 CHUNK_ROWS: Final = 10_000
 """Of the log in memory at a time, of all writers together."""
 FEWEST_ROWS: Final = 1_000
@@ -25,7 +23,7 @@ IDS_AT_ONCE: Final = 10_000
 Key = int | str
 
 
-class Served(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionReads(msgspec.Struct, frozen=True, kw_only=True):
     """What one decision read.
 
     Args:
@@ -57,7 +55,7 @@ class SampledReads(msgspec.Struct, frozen=True, kw_only=True):
         unreadable: drawn ones whose payload was erased, or is not what gateways write.
     """
 
-    served: tuple[Served, ...]
+    served: tuple[DecisionReads, ...]
     population: int
     unreadable: int
 
@@ -145,7 +143,7 @@ def take(
 
 def _read(
     log: DecisionLog, definition: ModelDefinition, ids: Sequence[str], from_ms: int | None
-) -> tuple[list[Served], int]:
+) -> tuple[list[DecisionReads], int]:
     served, missing = [], 0
     for start in range(0, len(ids), IDS_AT_ONCE):
         span = Span(
@@ -164,7 +162,7 @@ def _read(
     return served, missing
 
 
-def _served(row: Mapping[str, Any], definition: ModelDefinition) -> Served | None:
+def _served(row: Mapping[str, Any], definition: ModelDefinition) -> DecisionReads | None:
     if row["payload"] is None:
         return None
     try:
@@ -174,7 +172,7 @@ def _served(row: Mapping[str, Any], definition: ModelDefinition) -> Served | Non
     keys = {e: payload.request.get(field) for e, field in definition.entities.items()}
     if not all(is_key(key) for key in keys.values()):
         return None
-    return Served(
+    return DecisionReads(
         decision_id=row["decision_id"],
         event_ms=row["event_ms"],
         recorded_ms=row["recorded_ms"],

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.skew.cells import Cell, Note, closely
-from mlplatform.learning.skew.served import Served
+from mlplatform.learning.skew.served import DecisionReads
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
 
@@ -18,25 +18,29 @@ SLACK_MS: Final = 5 * 60_000
 
 
 def table_cells(
-    offline: OfflineTable, views: Sequence[FeatureView], served: Sequence[Served]
+    offline: OfflineTable, views: Sequence[FeatureView], served: Sequence[DecisionReads]
 ) -> Iterator[Cell]:
     """Every feature of an external view of every decision.
 
-    A value is equal where the table had it within `SLACK_MS` of the event, and late where it had it
-    at the time that the value's row says.
+    A value is equal where the table had it at the event, `SLACK_MS` before or after it, or when the
+    decision was recorded, if that was not further off: values may be pushed in between.
     """
     for view in views:
         asked = [(one, one.keys.get(view.entity)) for one in served]
         known = [one for one, key in asked if key is not None]
         if not known:
             continue
-        then, before, after = (_rows(offline, view, known, by) for by in (0, -SLACK_MS, SLACK_MS))
-        for one, *near in zip(known, then, before, after, strict=True):
+        event_ms = [one.event_ms for one in known]
+        times = [[at_ms + by_ms for at_ms in event_ms] for by_ms in (0, -SLACK_MS, SLACK_MS)]
+        times.append([_read_ms(one) for one in known])
+        for one, *near in zip(
+            known, *(_rows(offline, view, known, at) for at in times), strict=True
+        ):
             for name in view.feature_names:
                 yield _cell(view, one, name, [row[name] for row in near])
 
 
-def _cell(view: FeatureView, one: Served, name: str, near: Sequence[float | None]) -> Cell:
+def _cell(view: FeatureView, one: DecisionReads, name: str, near: Sequence[float | None]) -> Cell:
     expected, value = near[0], one.features.get(name)
     note: Note | None = None
     if one.features and name not in one.features:
@@ -50,11 +54,17 @@ def _cell(view: FeatureView, one: Served, name: str, near: Sequence[float | None
     return Cell(name, one.decision_id, one.event_ms, value, expected, "different", note="table")
 
 
+def _read_ms(one: DecisionReads) -> int:
+    """When its features were read, where wall time is event time."""
+    is_near = abs(one.recorded_ms - one.event_ms) <= SLACK_MS
+    return one.recorded_ms if is_near else one.event_ms
+
+
 def _rows(
-    offline: OfflineTable, view: FeatureView, served: Sequence[Served], by_ms: int
+    offline: OfflineTable, view: FeatureView, served: Sequence[DecisionReads], at_ms: Sequence[int]
 ) -> list[dict[str, Any]]:
     keys = [one.keys[view.entity] for one in served]
-    times = pa.array([(one.event_ms + by_ms) * 1000 for one in served], pa.timestamp("us"))
+    times = pa.array([ms * 1000 for ms in at_ms], pa.timestamp("us"))
     joined = view_join(offline, [view], pa.table({"event_time": times, view.join_key: keys}))
     numbers = [joined.column(n).cast(pa.float64()) for n in view.feature_names]
     return pa.table(numbers, names=list(view.feature_names)).to_pylist()

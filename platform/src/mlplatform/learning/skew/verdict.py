@@ -101,8 +101,8 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """The whole of it in a sentence."""
         if self.skewed:
-            told = "; ".join(f"{f.name}: {f.cause}" for f in self.skewed)
-            return f"{len(self.skewed)} of {len(self.features)} features are skewed: {told}"
+            causes = "; ".join(f"{f.name}: {f.cause}" for f in self.skewed)
+            return f"{len(self.skewed)} of {len(self.features)} features are skewed: {causes}"
         if self.is_known:
             return f"all {len(self.features)} features are what they should be"
         open_ = sum(f.verdict == "not known" for f in self.features)
@@ -110,7 +110,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class _Counted:
+class _FeatureOutcomes:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     wrong: list[Cell] = field(default_factory=list)
 
@@ -128,7 +128,7 @@ class UncountableRequests:
     key_of: Callable[[Cell], Hashable]
 
     def unexplained(self, wrong: Sequence[Cell]) -> list[Cell]:
-        """Of a feature's wrong cells, those that are left whichever keys the requests were of."""
+        """The wrong cells of a feature that are left whichever keys the requests were of."""
         counts = Counter(map(self.key_of, wrong))
         worst = {key for key, _ in counts.most_common(self.requests)}
         return [cell for cell in wrong if self.key_of(cell) not in worst]
@@ -146,7 +146,7 @@ def judge(
         cells: what is not equal among them is kept; no other.
         share: of a feature's values that may be other than they should be (0-1).
     """
-    counted = {name: _Counted() for name in features}
+    counted = {name: _FeatureOutcomes() for name in features}
     for cell in cells:
         found = counted[cell.feature]
         found.outcomes[cell.outcome] += 1
@@ -157,7 +157,11 @@ def judge(
 
 
 def _judged(
-    name: str, counted: _Counted, share: float, error_share: float, lost: UncountableRequests | None
+    name: str,
+    counted: _FeatureOutcomes,
+    share: float,
+    error_share: float,
+    lost: UncountableRequests | None,
 ) -> FeatureSkew:
     n, wrong = counted.outcomes.total(), counted.wrong
     _, high = exact_share(len(wrong), n - len(wrong), error_share)
@@ -185,7 +189,7 @@ def _example(cell: Cell) -> Example:
     )
 
 
-_GONE: Final = "requests were counted whose payload is gone: no more than they may explain"
+_GONE: Final = "requests without their payload were counted, and may explain the difference"
 _NOTES: Final[Mapping[Note, str]] = {
     "unserved": "definition changed: records do not hold the feature",
     "stale": "defaults served: the state was not there, or too far behind",
@@ -211,16 +215,16 @@ def cause(wrong: Sequence[Cell]) -> str:
     if outcome == "late":
         return _why_late(those) + share
     notes = Counter(cell.note for cell in those)
-    ((note, said),) = notes.most_common(1)
-    if note is not None and said > MOSTLY * count:
-        return _NOTES[note] + (share or _of(said, count))
+    ((note, noted),) = notes.most_common(1)
+    if note is not None and noted > MOSTLY * count:
+        return _NOTES[note] + (share or _of(noted, count))
     if outcome == "missing":
         return "defaults served, though there was a value" + share
     return _how_different(those) + share
 
 
-def _of(said: int, count: int) -> str:
-    return "" if said == count else f" ({said} of {count})"
+def _of(noted: int, count: int) -> str:
+    return "" if noted == count else f" ({noted} of {count})"
 
 
 def _why_late(late: Sequence[Cell]) -> str:

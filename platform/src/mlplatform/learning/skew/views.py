@@ -21,7 +21,7 @@ from mlplatform.learning.features.rows import LABEL_RANK
 from mlplatform.learning.features.snapshots import MadeOf, declaration, made_of
 from mlplatform.learning.skew.cells import Cell, LateInterval, Note, Outcome, closely
 from mlplatform.learning.skew.raw_records import keys_table
-from mlplatform.learning.skew.served import Key, Served
+from mlplatform.learning.skew.served import DecisionReads, Key
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import FeatureView
 
@@ -33,7 +33,7 @@ NOTHING: Final[Rows] = {}
 def view_cells(
     db: duckdb.DuckDBPyConnection,
     views: Sequence[FeatureView],
-    served: Sequence[Served],
+    served: Sequence[DecisionReads],
     files: Mapping[str, Mapping[int, Path]],
     late_after_ms: int,
 ) -> Iterator[Cell]:
@@ -57,13 +57,13 @@ def view_cells(
             yield from _compared(view, one, of, late_after_ms, newest_ms)
 
 
-def _due_ms(one: Served, late_after_ms: int, row_ms: int | None) -> int:
+def _due_ms(one: DecisionReads, late_after_ms: int, row_ms: int | None) -> int:
     """The midnight whose snapshot a decision should have read: it may read a newer one already."""
     due_ms = (one.event_ms - late_after_ms) // DAY_MS * DAY_MS
     return max(due_ms, row_ms) if row_ms is not None and row_ms <= one.event_ms else due_ms
 
 
-def _midnights(view: FeatureView, served: Iterable[Served], late_after_ms: int) -> set[int]:
+def _midnights(view: FeatureView, served: Iterable[DecisionReads], late_after_ms: int) -> set[int]:
     """All that decisions may have read, or should have."""
     found: set[int] = set()
     for one in served:
@@ -76,7 +76,7 @@ def _midnights(view: FeatureView, served: Iterable[Served], late_after_ms: int) 
     return found
 
 
-class _Made(NamedTuple):
+class _ExpectedSnapshot(NamedTuple):
     """One snapshot as it should be.
 
     Args:
@@ -93,13 +93,13 @@ class _Made(NamedTuple):
 
 def _compared(
     view: FeatureView,
-    one: Served,
-    of: Mapping[int, _Made],
+    one: DecisionReads,
+    of: Mapping[int, _ExpectedSnapshot],
     late_after_ms: int,
     newest_ms: int | None,
 ) -> Iterator[Cell]:
-    """Of a decision that found no row, the newest snapshot that decisions before it read says
-    whether there was one then."""
+    """A decision that found no row is judged by the newest snapshot that decisions before it read:
+    it says whether there was one then."""
     key = one.keys[view.entity]
     row_ms = one.times.get(view.name)
     due_ms = _due_ms(one, late_after_ms, row_ms)
@@ -131,8 +131,9 @@ def _compared(
         )
 
 
-def _newest(of: Mapping[int, _Made], key: Key, due_ms: int, oldest_ms: int) -> Values:
-    """Of the due snapshot, or of the newest before it that has the entity and is valid still."""
+def _newest(of: Mapping[int, _ExpectedSnapshot], key: Key, due_ms: int, oldest_ms: int) -> Values:
+    """The row of the due snapshot, or of the newest one before it that has the entity and is still
+    valid."""
     days = sorted(of)
     for at_ms in reversed(days[: bisect_right(days, due_ms)]):
         if at_ms < oldest_ms:
@@ -142,19 +143,21 @@ def _newest(of: Mapping[int, _Made], key: Key, due_ms: int, oldest_ms: int) -> V
     return {}
 
 
-def _then(source: _Made, key: Key, name: str) -> float | None:
+def _then(source: _ExpectedSnapshot, key: Key, name: str) -> float | None:
     rows = source.due if source.known is None else source.known
     return rows.get(key, {}).get(name)
 
 
-def _holds(one: Served, source: _Made, row_ms: int, due_ms: int) -> LateInterval:
+def _holds(one: DecisionReads, source: _ExpectedSnapshot, row_ms: int, due_ms: int) -> LateInterval:
     """A snapshot of an earlier day, or one that lacks records which came after it."""
     if row_ms < due_ms:
         return LateInterval(row_ms, row_ms, one.event_ms - row_ms - DAY_MS)
     return LateInterval(row_ms, None)
 
 
-def _whose(view: FeatureView, source: _Made, key: Key, name: str, value: float) -> Note | None:
+def _whose(
+    view: FeatureView, source: _ExpectedSnapshot, key: Key, name: str, value: float
+) -> Note | None:
     """Who holds a value that no record gives."""
     if source.kept is None:
         return None
@@ -173,15 +176,15 @@ class _Snapshots:
         self._db = db
         self._words: dict[Path, MadeOf | None] = {}
 
-    def of(self, view: FeatureView, at_ms: int, path: Path | None) -> _Made:
+    def of(self, view: FeatureView, at_ms: int, path: Path | None) -> _ExpectedSnapshot:
         word = None if path is None else self._word(path)
         due = self._rows(view, at_ms, None)
         kept = None if path is None else self._kept(view, path)
         if word is None:
-            return _Made(due, None, kept, None)
+            return _ExpectedSnapshot(due, None, kept, None)
         behind = self._differs(at_ms, word.position)
         known = self._rows(view, at_ms, word.position) if behind else due
-        return _Made(due, known, kept, word)
+        return _ExpectedSnapshot(due, known, kept, word)
 
     def _word(self, path: Path) -> MadeOf | None:
         if path not in self._words:

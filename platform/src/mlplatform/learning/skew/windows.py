@@ -17,11 +17,11 @@ from mlplatform.learning.features.arrivals import OWN, ranked_sql
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.learning.skew.cells import Cell, LateInterval, Note, exactly
 from mlplatform.learning.skew.raw_records import ARRIVAL
-from mlplatform.learning.skew.served import Key, Served
+from mlplatform.learning.skew.served import DecisionReads, Key
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.declaration import EntityWindows, by_entity
 from mlplatform.model.windows.ratios import ratios_of
-from mlplatform.model.windows.tiles import Reader, fold, new_columns, series_of
+from mlplatform.model.windows.tiles import SeriesReader, fold, new_columns, series_of
 
 MOST_REQUESTS: Final = 20_000
 """Of an entity whose earlier states are looked for: all of them are in memory, and added up."""
@@ -34,7 +34,7 @@ Values = Mapping[str, float | None]
 
 
 class _Behind(NamedTuple):
-    """Of one decision and entity: the first request that it had not seen though it was recorded
+    """The first request that a decision had not seen of an entity, though it was recorded
     long enough before, and the last one that it had seen; wall time."""
 
     unseen_ms: int | None
@@ -44,7 +44,7 @@ class _Behind(NamedTuple):
 def window_cells(
     db: duckdb.DuckDBPyConnection,
     definition: ModelDefinition,
-    served: Sequence[Served],
+    served: Sequence[DecisionReads],
     late_after_ms: int,
 ) -> Iterator[Cell]:
     """Every window of every decision.
@@ -61,7 +61,7 @@ def window_cells(
     behind = {source.name: _behind(db, source, late_after_ms) for source in sources}
     due = _due(db, definition, served, behind)
     for source in sources:
-        odd: list[tuple[Served, Values]] = []
+        odd: list[tuple[DecisionReads, Values]] = []
         for one in served:
             own = at_position[one.decision_id]
             found = behind[source.name][one.decision_id]
@@ -78,14 +78,14 @@ def window_cells(
             yield from _strange(source, one, right, states.get(one.decision_id))
 
 
-def _has_all(source: EntityWindows, one: Served, values: Values) -> bool:
+def _has_all(source: EntityWindows, one: DecisionReads, values: Values) -> bool:
     return all(
         name in one.features and exactly(one.features[name], values[name])
         for name in source.feature_names
     )
 
 
-def _plain(source: EntityWindows, one: Served, right: Values) -> Iterator[Cell]:
+def _plain(source: EntityWindows, one: DecisionReads, right: Values) -> Iterator[Cell]:
     """Equal ones, and those of a decision that read no windows."""
     for name in source.feature_names:
         value, wanted = one.features.get(name), right[name]
@@ -98,7 +98,7 @@ def _plain(source: EntityWindows, one: Served, right: Values) -> Iterator[Cell]:
 
 
 def _late(
-    source: EntityWindows, one: Served, own: Values, right: Values, behind: _Behind
+    source: EntityWindows, one: DecisionReads, own: Values, right: Values, behind: _Behind
 ) -> Iterator[Cell]:
     for name in source.feature_names:
         if exactly(own[name], right[name]):
@@ -111,7 +111,7 @@ def _late(
 
 
 def _strange(
-    source: EntityWindows, one: Served, right: Values, found: LateInterval | Note | None
+    source: EntityWindows, one: DecisionReads, right: Values, found: LateInterval | Note | None
 ) -> Iterator[Cell]:
     """Values that the position does not give: those of an earlier state, of none, or of no state
     at all."""
@@ -128,18 +128,18 @@ def _strange(
             yield _cell(one, name, wanted, "different")
 
 
-def _why(source: EntityWindows, one: Served, name: str) -> Note | None:
+def _why(source: EntityWindows, one: DecisionReads, name: str) -> Note | None:
     if one.features and name not in one.features:
         return "unserved"
     return one.gap(source.name)  # type: ignore[return-value]
 
 
-def _cell(one: Served, name: str, expected: float | None, outcome: Any, **more: Any) -> Cell:
+def _cell(one: DecisionReads, name: str, expected: float | None, outcome: Any, **more: Any) -> Cell:
     value = one.features.get(name)
     return Cell(name, one.decision_id, one.event_ms, value, expected, outcome, one.position, **more)
 
 
-def _rank(db: duckdb.DuckDBPyConnection, served: Sequence[Served]) -> None:
+def _rank(db: duckdb.DuckDBPyConnection, served: Sequence[DecisionReads]) -> None:
     """Requests in the order in which they became known to readers (`ranked`), and in the order
     in which they were recorded (`recorded`)."""
     row, event_ms, rank, seen = OWN
@@ -208,7 +208,7 @@ def _behind(
 def _due(
     db: duckdb.DuckDBPyConnection,
     definition: ModelDefinition,
-    served: Sequence[Served],
+    served: Sequence[DecisionReads],
     behind: Mapping[str, Mapping[str, _Behind]],
 ) -> dict[str, Values]:
     """What decisions should have read whose position is behind, or who had none."""
@@ -228,11 +228,11 @@ def _states(
     db: duckdb.DuckDBPyConnection,
     definition: ModelDefinition,
     source: EntityWindows,
-    odd: Sequence[Served],
+    odd: Sequence[DecisionReads],
 ) -> dict[str, LateInterval | Note | None]:
     """Which earlier state of the entity gives what each was served: what that was made of, `empty`
     where of nothing, None where no earlier state gives all of its windows."""
-    by_key: dict[Key, list[Served]] = {}
+    by_key: dict[Key, list[DecisionReads]] = {}
     for one in odd:
         if all(name in one.features for name in source.feature_names):
             by_key.setdefault(one.keys[source.entity], []).append(one)
@@ -262,12 +262,14 @@ def _states(
 def _earlier(
     definition: ModelDefinition,
     source: EntityWindows,
-    one: Served,
+    one: DecisionReads,
     events: Sequence[dict[str, Any]],
 ) -> LateInterval | Note | None:
     shared = series_of(definition.windows, definition.entities)
     mine = [(series, windows) for series, windows in shared if series.key == source.key]
-    states = [(new_columns(series), series, Reader(series, windows)) for series, windows in mine]
+    states = [
+        (new_columns(series), series, SeriesReader(series, windows)) for series, windows in mine
+    ]
     ratios = ratios_of(source.fields)
     first = max(len(events) - MOST_STATES, 0)
     alike: list[int] = []
@@ -287,7 +289,9 @@ def _earlier(
     return _between(one, events, alike)
 
 
-def _between(one: Served, events: Sequence[dict[str, Any]], alike: Sequence[int]) -> LateInterval:
+def _between(
+    one: DecisionReads, events: Sequence[dict[str, Any]], alike: Sequence[int]
+) -> LateInterval:
     """What is certain of a state that equals those of several numbers of requests in a row: it held
     what the first of them held, and not what the last one lacked."""
     last = alike[-1]

@@ -1,1 +1,1 @@
-"""From a training set to a candidate: the fit, calibration, the small model and the bundle."""
+"""The way from a training set to a candidate: fit, calibration, small model and bundle."""

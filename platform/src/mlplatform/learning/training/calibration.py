@@ -1,4 +1,4 @@
-"""From raw scores to probabilities and decision thresholds, as tables that a bundle carries."""
+"""Tables, carried by a bundle, from raw scores to probabilities and decision thresholds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.training.costs import cheapest_thresholds
-from mlplatform.model.bundle import Calibration
+from mlplatform.model.policies.calibration import Calibration
 from mlplatform.model.policies.decision_scale import DecisionPolicy
 from mlplatform.runtime.errors import InputInvalid
 

@@ -5,33 +5,34 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined import ConfinedModel
-from mlplatform.learning.onnx.explainer import Explainer, make_explainer
-from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
+from mlplatform.learning.onnx.explainer import Explainer, make_explainer, score_gap
+from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.search.context import FitContext, last_fit
 from mlplatform.learning.search.folds import search_folds
 from mlplatform.learning.search.study import Study
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
 from mlplatform.learning.training.folder import (
-    Fitted,
+    FittedModel,
     ModelFolder,
     Parameter,
-    Training,
+    TrainingModule,
+    check_takes_classes,
     load_training,
     own_measure,
     parameters_of,
 )
-from mlplatform.learning.training.packages import imports_told
+from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training.parts import Parts, folder_parts
 from mlplatform.learning.training.small_model import fit_scorecard, small_model
-from mlplatform.learning.training_sets.dataset import Dataset, Labelled, Matrix
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, Matrix
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (
@@ -43,17 +44,22 @@ from mlplatform.model.bundle import (
     write_bundle,
 )
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.calibration import UNCHANGED, Calibration, score_map
+from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.model.policies.decision_scale import CutOffs
+from mlplatform.model.policies.model_server import model_server
 from mlplatform.model.policies.search import OWN
 from mlplatform.model.profile import Profile, column, profile
 from mlplatform.model.rhythm import DAY_MS, SCORE, Rhythm, rhythm
 from mlplatform.model.tensors.categories import Vocabularies
+from mlplatform.model.weights.data_files import DataFile
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
 GOLDEN_ROWS = 32
 GOLDEN_TOLERANCE = 1e-5
 PARITY_ROWS = 4096
+CALIBRATE = "calibrate with"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class Candidate:
 
     folder: Path
     bundle: Bundle
-    model: Scoring
+    model: ScoringSession
     parity: Parity
     customers: float
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -97,6 +103,7 @@ class ModelParts:
     customers: float = 1.0
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     search: SearchReport | None = None
+    data: tuple[DataFile, ...] = ()
 
 
 def train(
@@ -124,22 +131,23 @@ def train(
     # the calibration is fitted last, but what it lacks is known before anything is learned
     for source, days, use in (
         ("training set", fitting, "learn from"),
-        ("calibration slice", dataset.calibrating.taught, "calibrate with"),
+        ("calibration slice", dataset.calibrating.taught, CALIBRATE),
     ):
-        if not 0 < (positives := int(days.y.sum())) < len(days):
-            problem = f"{positives} positives among {len(days)} requests to {use}"
+        if problem := untaught(definition, days, use):
             raise InputInvalid(source, None, problem)
     parts = folder_parts(folder, dataset.vocabularies)
     training = load_training(definition.name)
-    search = searched(folder, training, dataset, parts.names, seed=seed, studies=studies)
+    search = run_search(folder, training, dataset, parts.names, seed=seed, studies=studies)
     chosen = None if search is None else search.best.parameters
     context = None if chosen is None else last_fit(chosen, len(parts.names))
-    fitted = fit_rows(training, fitting, parts.names, seed=seed, context=context)
+    classes = definition.classes
+    fitted = fit_rows(training, fitting, parts.names, seed=seed, context=context, classes=classes)
     content = fitted.onnx()
     rows = parity_rows(dataset.holdout.matrix.columns(parts.names), seed)
-    model = OnnxFile(content, inputs=len(parts.names), tensors=parts.tensors)
-    gap = np.abs(model.scores(rows) - fitted.scores(rows))
-    parity = Parity(float(gap.max()), len(rows), "the fitted model")
+    inputs, tensors = len(parts.names), parts.tensors
+    model = OnnxFile(content, inputs=inputs, tensors=tensors, classes=len(classes))
+    gap = score_gap(model.scores(rows), fitted.scores(rows))
+    parity = Parity(gap, len(rows), "the fitted model")
     parameters = {**(chosen or {}), **parameters_of(fitted)}
     made = ModelParts(
         content, model, parts, parity, TRAINED_HERE, parameters=parameters, search=search
@@ -147,9 +155,24 @@ def train(
     return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
 
 
-def searched(
+def untaught(definition: ModelDefinition, days: LabelledRows, use: str) -> str:
+    """Why nothing can be learned from these rows; empty where something can."""
+    if definition.task == "binary":
+        positives = int(days.y.sum())
+        found = 0 < positives < len(days)
+        return "" if found else f"{positives} positives among {len(days)} requests to {use}"
+    if not len(days):
+        return f"no labelled request to {use}"
+    if use == CALIBRATE:  # nothing is fitted to these days
+        return ""
+    there = {*days.y.tolist()} if definition.classes else set()
+    lacking = [name for place, name in enumerate(definition.classes) if place not in there]
+    return f"no request of class {', '.join(lacking)} to {use}" if lacking else ""
+
+
+def run_search(
     folder: ModelFolder,
-    training: Training,
+    training: TrainingModule,
     dataset: Dataset,
     names: Sequence[str],
     *,
@@ -166,10 +189,11 @@ def searched(
     policy, mature = folder.definition.training.search, folder.definition.label.maturity_days
     if policy is None:
         return None
-    with imports_told("training.search"):
+    with import_problems("training.search"):
+        # imports Optuna, which not every role has
         from mlplatform.learning.search.search import Scorer, Search, search
 
-    def fit(rows: Labelled, context: FitContext) -> Scorer:
+    def fit(rows: LabelledRows, context: FitContext) -> Scorer:
         return fit_rows(training, rows, names, seed=seed, context=context).scores
 
     asked = Search(
@@ -186,29 +210,34 @@ def searched(
 
 
 def fit_rows(
-    training: Training,
-    rows: Labelled,
+    training: TrainingModule,
+    rows: LabelledRows,
     names: Sequence[str],
     *,
     seed: int,
     context: FitContext | None = None,
-) -> Fitted:
+    classes: Sequence[str] = (),
+) -> FittedModel:
     """The model that a folder's training makes of rows, with their weights where they have some.
 
     Args:
         context: of a fit whose hyper-parameters are searched.
+        classes: whose places the labels are.
 
     Raises:
-        ConfigInvalid: it imports a package that is not installed here.
+        ConfigInvalid: it imports a package that is not installed here, or takes no classes.
     """
     x, y, weight = rows.matrix.columns(names), rows.y, rows.weight
     more: dict[str, Any] = {}
+    if classes:
+        check_takes_classes(training)
+        more["classes"] = tuple(classes)
     if context is not None:  # what one fit changes in place, the next one would learn from
         x, y, weight = x.copy(), y.copy(), None if weight is None else weight.copy()
         more["context"] = context
     if weight is not None and not bool((weight == 1).all()):
         more["weight"] = weight
-    with imports_told():
+    with import_problems():
         return training.fit(x, y, seed=seed, **more)
 
 
@@ -250,6 +279,12 @@ def reference_values(
     return found
 
 
+def _reference(x: NDArray[np.float32], parts: Parts) -> dict[str, float | None]:
+    """The `reference_values`; a text without a token is usual, whichever texts there are."""
+    texts = {spec.name: None for spec in parts.inputs if spec.kind == "text"}
+    return reference_values(x, parts.names, parts.vocabularies) | texts
+
+
 def made_candidate(
     made: ModelParts,
     definition: ModelDefinition,
@@ -272,72 +307,111 @@ def made_candidate(
     raw = model.scores(x)
     first = slice(0, holdout.before(dataset.window.gates_from_ms))
     days = holdout.rows(first)
-    taught = slice(None) if days.weight is None else days.weight > 0
+    taught = np.ones(len(days), bool) if days.weight is None else days.weight > 0
     days = days.taught
-    calibration = fit_calibration(raw[first][taught], days.y, days.weight)
-    scores, scale = calibration.many(raw), definition.decision.scale
-    known = KnownScores(scores[first][taught], days.y, days.weight)
-    thresholds = fit_thresholds(definition.decision, scores[first], known)
-    cut_offs = CutOffs(scale, thresholds)
-    fitting = dataset.fitting.taught
-    background = fitting.matrix.columns(parts.names)
+    learned = _learned(definition, raw[first], taught, days)
+    calibration, decider = learned.calibration, learned.decider
+    calibrated = score_map(definition.decision.scale, calibration).many
+    scores = calibrated(raw)
+    fitted = dataset.fitting.taught
+    background = fitted.matrix.columns(parts.names)
     replayed = (recent or Recent(dataset.holdout.matrix, "held-out days")).share(made.customers)
-    recent_scores = calibration.many(model.scores(replayed.matrix.columns(parts.names)))
+    band_factor = definition.gates.alert_band_factor
+    recent_scores = calibrated(model.scores(replayed.matrix.columns(parts.names)))
     explainer = _explainer(made, background, parity_rows(x, seed))
-    alerts = cut_offs.alerting(scores)
-    seen = _profile(definition, holdout.matrix, scores, alerts, parts.vocabularies)
-    rhythms = _input_rhythms(seen, dataset.rows.matrix)
+    alerts, sure = decider.alerting(scores), decider.certainty(scores)
+    profile = _profile(definition, holdout.matrix, sure, alerts, parts.vocabularies)
+    rhythms = _input_rhythms(profile, dataset.rows.matrix)
     if isinstance(model, OnnxFile):  # a file that was brought may take too long for that many rows
-        rhythms |= _score_rhythm(calibration.many(model.scores(background)), fitting.matrix)
+        of_fit = decider.certainty(calibrated(model.scores(background)))
+        rhythms |= _score_rhythm(of_fit, fitted.matrix)
     bundle = Bundle(
         model=definition.name,
         inputs=parts.inputs,
         calibration=calibration,
-        thresholds=thresholds,
+        thresholds=learned.thresholds,
         reasons=dict(parts.reasons),
         rules=parts.rules,
-        reference=reference_values(background, parts.names, parts.vocabularies),
-        golden=_golden(model, golden_rows(x, raw)),
+        reference=_reference(background, parts),
+        golden=_golden(model, golden_rows(x, decider.certainty(raw))),
         views=parts.views,
-        profile=seen,
-        alert_band=predicted_band(
-            cut_offs.alerting(recent_scores), replayed, factor=definition.gates.alert_band_factor
-        ),
+        profile=profile,
+        alert_band=predicted_band(decider.alerting(recent_scores), replayed, factor=band_factor),
         data=dataset.data_window(),
         seed=seed,
         origin=made.origin,
         folder=parts.folder,
         files=_files(made, explainer),
         attribution=explainer.attribution,
-        small_model=_small_model(definition, parts.names, fitting, days, every=x[first]),
+        small_model=_small_model(definition, parts, fitted, days, every=x[first]),
         rhythms=rhythms or None,
-        scale=scale,
+        scale=definition.decision.scale,
         vocabularies={name: tuple(words) for name, words in parts.vocabularies.items()},
         signature=parts.signature,
         windows=parts.windows,
+        server=model_server(definition.serving, definition.gates.onnx_difference),
     )
     folder = bundles / bundle.digest
-    write_bundle(bundle, made.content, folder, explainer.content)
-    told = (made.parity, made.customers, made.parameters, made.search)
-    return Candidate(folder, bundle, model, *told)
+    write_bundle(bundle, made.content, folder, explainer.content, made.data)
+    facts = (made.parity, made.customers, made.parameters, made.search)
+    return Candidate(folder, bundle, model, *facts)
+
+
+class _LearnedDecision(NamedTuple):
+    """What turns raw scores into decisions."""
+
+    calibration: Calibration
+    thresholds: dict[str, float]
+    decider: CutOffs | ClassChoice
+
+
+def _learned(
+    definition: ModelDefinition,
+    raw: NDArray[np.float64],
+    taught: NDArray[np.bool_],
+    days: LabelledRows,
+) -> _LearnedDecision:
+    """A calibration of the first half of the held-out days; probabilities of classes and numbers
+    stay as they are.
+
+    Args:
+        raw: of all of their requests. taught: those of them that teach, which `days` are.
+    """
+    scale = definition.decision.scale
+    if scale.task == "classes":
+        return _LearnedDecision(UNCHANGED, {}, ClassChoice(scale))
+    if scale.task == "real":
+        begins = dict(definition.decision.thresholds.scores or {})
+        return _LearnedDecision(UNCHANGED, begins, CutOffs(scale, begins))
+    calibration = fit_calibration(raw[taught], days.y, days.weight)
+    scores = calibration.probabilities(raw)
+    known = KnownScores(scores[taught], days.y, days.weight)
+    thresholds = fit_thresholds(definition.decision, scores, known)
+    return _LearnedDecision(calibration, thresholds, CutOffs(scale, thresholds))
 
 
 def _small_model(
     definition: ModelDefinition,
-    names: Sequence[str],
-    fitting: Labelled,
-    days: Labelled,
+    parts: Parts,
+    fitting: LabelledRows,
+    days: LabelledRows,
     *,
     every: NDArray[np.float32],
-) -> SmallModel:
-    learned_from = fitting.matrix.columns(names)
-    card = fit_scorecard(learned_from, fitting.y, names, definition.training.small_model)
+) -> SmallModel | None:
+    """The scorecard; None for classes and numbers. Places of tokens say nothing in bins, so it
+    reads them only where there is nothing else."""
+    if definition.task != "binary":
+        return None
+    names = parts.names
+    binned = [i.name for i in parts.inputs if i.kind != "text"] or names
+    learned_from = fitting.matrix.columns(binned)
+    card = fit_scorecard(learned_from, fitting.y, binned, definition.training.small_model)
     scores = card.scores(days.matrix.columns(names), names)
     return small_model(card, scores, days.y, definition.decision, every=card.scores(every, names))
 
 
 def _files(made: ModelParts, explainer: Explainer) -> dict[str, str]:
-    files = {MODEL_FILE: digest(made.content)}
+    files = {MODEL_FILE: digest(made.content), **{file.name: file.sha256 for file in made.data}}
     if explainer.content is not None:
         files[EXPLAINER_FILE] = digest(explainer.content)
     return files
@@ -353,11 +427,12 @@ def _explainer(
             return make_explainer(made.content, model, background=background, rows=rows)
 
 
-def _golden(model: Scoring, rows: NDArray[np.float32]) -> Golden:
+def _golden(model: ScoringSession, rows: NDArray[np.float32]) -> Golden:
+    scores = model.scores(rows)
     return Golden(
         rows=tuple(tuple(None if np.isnan(v) else float(v) for v in row) for row in rows),
-        scores=tuple(model.scores(rows).tolist()),
-        tolerance=GOLDEN_TOLERANCE,
+        scores=tuple(tuple(s) if isinstance(s, list) else s for s in scores.tolist()),
+        tolerance=GOLDEN_TOLERANCE * max(1.0, float(np.abs(scores).max())),
     )
 
 
@@ -374,13 +449,13 @@ def _profile(
     return profile(rows.columns(watched), watched, scores, alerts, rows.unit, words)
 
 
-def _input_rhythms(seen: Profile, rows: Matrix) -> dict[str, Rhythm]:
+def _input_rhythms(profile: Profile, rows: Matrix) -> dict[str, Rhythm]:
     """How the inputs change over the week, from all days of the training set, fitted on or not."""
     days = rows.event_ms // DAY_MS
-    values = rows.columns(list(seen.inputs))
+    values = rows.columns(list(profile.inputs))
     found = {
         name: rhythm(column, values[:, i], days)
-        for i, (name, column) in enumerate(seen.inputs.items())
+        for i, (name, column) in enumerate(profile.inputs.items())
     }
     return {name: r for name, r in found.items() if r is not None}
 

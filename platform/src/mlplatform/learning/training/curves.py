@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.onnx_file import Scoring
+from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.validation.gates import MINIMUM_POSITIVES
 from mlplatform.learning.validation.statistics import CALIBRATION_BINS, Ranking, average_precision
 
@@ -71,7 +71,7 @@ def score_histogram(scores: Floats, y: Integers) -> NDArray[np.int64]:
 
 
 def permutation_importances(
-    model: Scoring, x: NDArray[np.float32], y: Integers, *, seed: int, budget_s: float
+    model: ScoringSession, x: NDArray[np.float32], y: Integers, *, seed: int, budget_s: float
 ) -> list[float]:
     """How much average precision is lost with each input's values shuffled among the rows.
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mlplatform.learning.training.curves import CalibrationBins
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 DPI: Final = 100
 COLOURS: Final = ("#1f5fa8", "#c26a1a")
@@ -76,9 +76,6 @@ def _bars(title: str, x: str, names: Sequence[str], values: Sequence[float]) -> 
 
 
 def _axes(title: str, x: str, y: str) -> Axes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.4, 4.6), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

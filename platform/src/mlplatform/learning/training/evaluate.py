@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined import ConfinedModel
-from mlplatform.learning.onnx.onnx_file import OnnxFile, Scoring
+from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate
-from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, Labelled
+from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, LabelledRows
 from mlplatform.learning.validation.fairness import Fairness, GroupRows, fairness_of
-from mlplatform.learning.validation.gate_report import ReplayCounts
+from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gates import (
     MINIMUM_POSITIVES,
     DataEvidence,
@@ -28,10 +28,11 @@ from mlplatform.learning.validation.gates import (
     ReplayEvidence,
     SchemaEvidence,
     SmallModelEvidence,
+    judge,
 )
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.measures import Measure, binary_measures
-from mlplatform.learning.validation.replay import Recent, flip_share, strengths
+from mlplatform.learning.validation.replay import Recent, flip_share, replay
 from mlplatform.learning.validation.statistics import (
     Interval,
     average_precision,
@@ -43,6 +44,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import segment_sources
 from mlplatform.model.policies.segments import Flags, SegmentSource
 from mlplatform.model.scorecard import SmallScorer
+from mlplatform.model.weights.data_files import data_of
 from mlplatform.runtime.errors import InputInvalid
 
 LATENCY_CALLS = 1000
@@ -54,9 +56,9 @@ class Runnable:
     """A bundle on disk, checked, with its model loaded."""
 
     bundle: Bundle
-    model: Scoring
+    model: ScoringSession
 
-    def raw(self, rows: Labelled) -> NDArray[np.float64]:
+    def raw(self, rows: LabelledRows) -> NDArray[np.float64]:
         return self.model.scores(rows.matrix.of(self.bundle))
 
 
@@ -69,27 +71,40 @@ def load_runnable(folder: Path) -> Runnable:
     """
     bundle = load_bundle(folder)
     content = (folder / MODEL_FILE).read_bytes()
-    load = OnnxFile if bundle.origin == TRAINED_HERE else ConfinedModel
-    tensors = bundle.tensors
-    return Runnable(bundle, load(content, inputs=len(bundle.inputs), tensors=tensors))
+    tensors, width, classes = bundle.tensors, len(bundle.inputs), bundle.classes
+    data = data_of(folder, bundle.files)
+    if bundle.origin == TRAINED_HERE and not data:
+        return Runnable(bundle, OnnxFile(content, inputs=width, tensors=tensors, classes=classes))
+    confined = ConfinedModel(content, inputs=width, tensors=tensors, data=data, classes=classes)
+    return Runnable(bundle, confined)
 
 
-def gather(
-    definition: ModelDefinition,
-    candidate: Candidate,
-    dataset: Dataset,
-    *,
-    champion: Runnable | None,
-    recent: Recent | None,
-    seed: int,
-    skew: SkewReport | None = None,
-) -> Evidence:
-    """What running both bundles showed; the candidate's folder is read back and checked first.
+@dataclass(frozen=True, slots=True)
+class JudgingInputs:
+    """What a candidate is judged by.
 
     Args:
         recent: requests to replay; the held-out days where it is None.
         skew: what the last look at served features found.
     """
+
+    candidate: Candidate
+    dataset: Dataset
+    champion: Runnable | None
+    recent: Recent | None
+    seed: int
+    skew: SkewReport | None = None
+
+
+def gate_report(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
+    """The report on a candidate of two outcomes."""
+    return judge(gather(definition, inputs), definition.gates, definition.training)
+
+
+def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
+    """What running both bundles showed; the candidate's folder is read back and checked first."""
+    candidate, dataset, champion = inputs.candidate, inputs.dataset, inputs.champion
+    recent, seed, skew = inputs.recent, inputs.seed, inputs.skew
     written = load_bundle(candidate.folder, candidate.bundle.digest)
     challenger = Runnable(written, candidate.model)
     holdout = dataset.holdout.share(candidate.customers)
@@ -110,8 +125,8 @@ def gather(
             protected=definition.protected,
         ),
         quality=_quality(challenger, champion, holdout.known, seed),
-        running=_running(challenger, candidate, holdout.rows(judging).known, seed),
-        replay=_replay(definition, challenger, champion, replayed),
+        running=running_evidence(challenger, candidate, holdout.rows(judging).known, seed),
+        replay=replay_evidence(definition, challenger, champion, replayed),
         small_model=_small_model(written, holdout.rows(judging).known),
         leakage=leakage_evidence(
             definition, written.input_names, own.fitting.known, own.holdout.known
@@ -123,15 +138,19 @@ def gather(
 
 
 def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence:
-    """What the training set holds, before anything is fitted to it."""
+    """What the training set holds, before anything is fitted to it.
+
+    A text is missing where it has no token: its later places are empty in all shorter texts.
+    """
     x = dataset.rows.matrix.columns([i.name for i in definition.inputs])
     shares = np.isnan(x).mean(axis=0) if len(x) else np.full(x.shape[1], np.nan)
+    missing: dict[str, float] = {}
+    for spec, share in zip(definition.inputs, shares, strict=True):
+        missing.setdefault(spec.declared, float(share))
     return DataEvidence(
         rows=len(dataset.rows),
         positives=int(dataset.rows.taught.y.sum()),
-        missing_shares={
-            i.name: float(share) for i, share in zip(definition.inputs, shares, strict=True)
-        },
+        missing_shares=missing,
         window_to_ms=dataset.window.to_ms,
         matured_until_ms=dataset.as_of_ms - definition.label.maturity_days * DAY_MS,
         labels_until_ms=dataset.labels_until_ms,
@@ -140,9 +159,9 @@ def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence
 
 
 def _quality(
-    challenger: Runnable, champion: Runnable | None, days: Labelled, seed: int
+    challenger: Runnable, champion: Runnable | None, days: LabelledRows, seed: int
 ) -> QualityEvidence:
-    """On all held-out days: calibration does not change who ranks above whom."""
+    """The quality on all held-out days: calibration does not change who ranks above whom."""
     own = challenger.raw(days)
     unit, positives = days.matrix.unit, int(days.y.sum())
     candidate = average_precision_interval(own, days.y, unit, seed=seed)
@@ -171,9 +190,10 @@ def _quality(
 
 
 def _measures(
-    challenger: Runnable, champion: Runnable | None, days: Labelled, seed: int
+    challenger: Runnable, champion: Runnable | None, days: LabelledRows, seed: int
 ) -> tuple[Measure, ...]:
-    """By calibrated scores, on days that neither the candidate nor its calibration has seen."""
+    """Measures of calibrated scores on days that neither the candidate nor its calibration has
+    seen."""
     other = None
     if champion is not None:
         with suppress(InputInvalid):  # as in _quality: told by the gate
@@ -182,7 +202,9 @@ def _measures(
     return binary_measures(scores, days.y, days.matrix.unit, seed=seed, champion=other)
 
 
-def _fairness(definition: ModelDefinition, challenger: Runnable, days: Labelled) -> Fairness | None:
+def _fairness(
+    definition: ModelDefinition, challenger: Runnable, days: LabelledRows
+) -> Fairness | None:
     """None of a model without protected attributes."""
     if not definition.protected or not len(days):
         return None
@@ -207,22 +229,24 @@ def _fairness(definition: ModelDefinition, challenger: Runnable, days: Labelled)
     )
 
 
-def _running(
-    challenger: Runnable, candidate: Candidate, judging: Labelled, seed: int
+def running_evidence(
+    challenger: Runnable, candidate: Candidate, judging: LabelledRows, seed: int
 ) -> ModelEvidence:
+    """What running the candidate's file shows on days for the gates; of classes, how probable the
+    decided one is beside how often it is right."""
     bundle, model = challenger.bundle, challenger.model
-    y, scores = judging.y, bundle.calibrate_many(challenger.raw(judging))
     golden = np.array(bundle.golden.rows, dtype=np.float32)
     alone = np.concatenate([model.scores(row[None, :]) for row in golden])
     together = model.scores(golden)
     expected = np.array(bundle.golden.scores)
     x = judging.matrix.of(bundle)
+    error, positives = _calibration(challenger, judging, seed)
     times = model.latencies_ms(
         x if len(x) else golden, calls=LATENCY_CALLS, budget_s=LATENCY_BUDGET_S
     )
     return ModelEvidence(
-        calibration_error=calibration_error_interval(scores, y, judging.matrix.unit, seed=seed),
-        positives=int(y.sum()),
+        calibration_error=error,
+        positives=positives,
         parity_difference=candidate.parity.difference,
         parity_against=candidate.parity.against,
         golden_difference=float(np.max(np.abs([alone - expected, together - expected]))),
@@ -232,8 +256,23 @@ def _running(
     )
 
 
-def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
-    """As the gateway evaluates it, on days that neither it nor its calibration has seen."""
+def _calibration(challenger: Runnable, judging: LabelledRows, seed: int) -> tuple[Interval, int]:
+    """How far probabilities are off, and of how many positives, or right classes, it is known; a
+    number is no probability."""
+    bundle, y = challenger.bundle, judging.y
+    if bundle.scale.task == "real":
+        return Interval(math.nan, math.nan, math.nan), 0
+    scores = bundle.calibrate_many(challenger.raw(judging))
+    if bundle.scale.task == "classes":
+        y = (bundle.decide_many(scores) == y).astype(np.int8)
+        scores = bundle.decider.certainty(scores)
+    unit = judging.matrix.unit
+    return calibration_error_interval(scores, y, unit, seed=seed), int(y.sum())
+
+
+def _small_model(bundle: Bundle, days: LabelledRows) -> SmallModelEvidence:
+    """The small model as gateways evaluate it, on days that it was neither fitted nor calibrated
+    to."""
     small, positives = SmallScorer.of(bundle), int(days.y.sum())
     share = positives / len(days) if len(days) else math.nan
     if small is None:
@@ -244,8 +283,11 @@ def _small_model(bundle: Bundle, days: Labelled) -> SmallModelEvidence:
     )
 
 
-def _counts(own: Flags, other: Flags, inside: Mapping[str, Flags]) -> ReplayCounts:
+def _counts(
+    own: Flags, other: Flags, inside: Mapping[str, Flags], flips: int | None = None
+) -> ReplayCounts:
     return ReplayCounts(
+        flips=flips,
         requests=len(own),
         alerts=int(own.sum()),
         champion_alerts=int(other.sum()),
@@ -257,7 +299,7 @@ def _counts(own: Flags, other: Flags, inside: Mapping[str, Flags]) -> ReplayCoun
 def _segments(
     definition: ModelDefinition, recent: Recent, defaults: Mapping[str, float]
 ) -> dict[str, Flags]:
-    """Of each of the rollout's segments by an input, which of the replayed rows lie in it.
+    """Which of the replayed rows lie in each of the rollout's segments by an input.
 
     A row does not tell a feature's default from a value. In a rollout a missing value lies in no
     segment, so one that rows with a default would be counted in is left out.
@@ -280,30 +322,30 @@ def _holds_a_default(source: SegmentSource, defaults: Mapping[str, float]) -> bo
     return default is not None and bool(source.holds([default])[0])
 
 
-def _replay(
+def replay_evidence(
     definition: ModelDefinition,
     challenger: Runnable,
     champion: Runnable | None,
     recent: Recent,
 ) -> ReplayEvidence:
-    decisions = strengths(challenger.bundle, challenger.model, recent.matrix)
-    scale, alerts = challenger.bundle.scale, challenger.bundle.scale.alerting(decisions)
+    """What both bundles would have decided about recent requests."""
+    own = replay(challenger.bundle, challenger.model, recent.matrix)
     flips, counts = None, None
     if champion is not None:
-        try:
-            others = strengths(champion.bundle, champion.model, recent.matrix)
-        except InputInvalid:  # as in _quality
-            flips = math.nan
-        else:
-            champions = champion.bundle.scale
-            flips = flip_share(decisions, scale.places_of(champions, others))
-            inside = _segments(definition, recent, challenger.bundle.defaults)
-            counts = _counts(alerts, champions.alerting(others), inside)
+        flips = math.nan
+        with suppress(InputInvalid):  # as in _quality
+            other = replay(champion.bundle, champion.model, recent.matrix)
+            if (changed := own.changed(other)) is not None:
+                flips = flip_share(changed)
+                inside = _segments(definition, recent, challenger.bundle.defaults)
+                by_pair = own.scale.task != "binary"  # else alerts are compared
+                flipped = int(changed.sum()) if by_pair else None
+                counts = _counts(own.alerts, other.alerts, inside, flipped)
     return ReplayEvidence(
         rows=len(recent.matrix),
         source=recent.source,
         band=challenger.bundle.alert_band,
-        alert_share=float(np.mean(alerts)) if len(decisions) else math.nan,
+        alert_share=float(np.mean(own.alerts)) if len(own.decisions) else math.nan,
         flip_share=flips,
         counts=counts,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.training.candidate import (
     Candidate,
     ModelParts,
@@ -24,6 +26,9 @@ from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import declared_words
+from mlplatform.model.weights.data_files import DataFile
+from mlplatform.model.weights.memory import needed_mib
+from mlplatform.runtime.errors import ConfigInvalid
 
 ALONE_ROWS = 256
 SCORING_BUDGET_S = 25.0
@@ -40,6 +45,7 @@ def candidate_from_onnx(
     origin: str,
     seed: int,
     recent: Recent | None = None,
+    data: Sequence[DataFile] = (),
 ) -> Candidate:
     """Make a bundle of a model that was made elsewhere, with the inputs of a base bundle, or of its
     own folder.
@@ -52,18 +58,23 @@ def candidate_from_onnx(
 
     Args:
         origin: where the model is from, for the record.
+        data: digested files with weights of the model, which become files of the bundle.
 
     It is run in a confined process alone, which ends with the candidate's model.
 
     Raises:
         ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
         InputInvalid: too little data.
+        ConfigInvalid: model.yaml gives a predictor less memory than the weights need.
     """
     if isinstance(base, Bundle):
         parts, golden = bundle_parts(base), None
     else:
         parts, golden = folder_parts(base, declared_words(base.definition)), base.golden
-    model = ConfinedModel(content, inputs=len(parts.inputs), tensors=parts.tensors)
+    if definition.task != "binary":
+        raise ModelRefused(f"a file is taken in for two outcomes; task is {definition.task}")
+    check_memory(definition, content, data)
+    model = ConfinedModel(content, inputs=len(parts.inputs), tensors=parts.tensors, data=data)
     try:
         own = dataset.holdout.matrix.by(parts.vocabularies).columns(parts.names)
         x = parity_rows(own, seed)[:ALONE_ROWS]
@@ -76,11 +87,20 @@ def candidate_from_onnx(
             _parity(model, x, golden),
             origin,
             customers=_affordable(expected_s, dataset),
+            data=tuple(data),
         )
         return made_candidate(made, definition, dataset, recent, bundles=bundles, seed=seed)
     except BaseException:
         model.close()
         raise
+
+
+def check_memory(definition: ModelDefinition, content: bytes, data: Sequence[DataFile]) -> None:
+    """Raises unless model.yaml gives a predictor as much memory as weights in data files need."""
+    needed = needed_mib(len(content), [file.size for file in data])
+    declared = definition.serving.memory_mib
+    if data and (declared is None or declared < needed):
+        raise ConfigInvalid("model.yaml: serving.memory_mib", declared, f"{needed} or more")
 
 
 def _parity(model: ConfinedModel, x: NDArray[np.float32], golden: GoldenSet | None) -> Parity:

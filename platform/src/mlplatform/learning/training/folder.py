@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, Protocol, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlplatform.learning.training.golden import GOLDEN_FILE, GoldenSet, golden_set
-from mlplatform.learning.training.packages import imports_told
+from mlplatform.learning.training.packages import import_problems
+from mlplatform.learning.training_sets.known_labels import Labels
 from mlplatform.model.bundle import Reason, parse_reasons
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import WORDED, ModelDefinition, declared_names
 from mlplatform.model.features.views import FILE as VIEWS_FILE
 from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folder_code import load_module
-from mlplatform.model.folders import folder_digest, is_ready, load_definition, model_folder
+from mlplatform.model.folders import (
+    READY_FILE,
+    TRAINING_FILE,
+    folder_digest,
+    is_ready,
+    load_definition,
+    model_folder,
+)
 from mlplatform.model.rules import Rule, parse_rules
 from mlplatform.runtime.errors import ConfigInvalid
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 Parameter = str | int | float | bool | None
 
@@ -31,31 +38,35 @@ MOST_CHARACTERS: Final = 500
 MOST_WHOLE: Final = 2**63
 
 
-class Fitted(Protocol):
+class FittedModel(Protocol):
     """A fitted model and its ONNX form, which must agree."""
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score of 0-1 a row; NaN inputs are missing values."""
+        """One raw score of 0-1 a row; of classes their probabilities [n, classes]; of a model of
+        numbers one number a row. NaN inputs are missing values."""
         ...
 
     def onnx(self) -> bytes:
-        """Input "inputs" float32 [n, F], output "scores" float32 [n]; the same bytes every time."""
+        """Input "inputs" float32 [n, F], output "scores" float32 [n], of classes [n, classes]; the
+        same bytes every time."""
         ...
 
 
 @runtime_checkable
-class Parametrised(Protocol):
+class ParametrisedModel(Protocol):
     """A fitted model that tells its hyper-parameters, which MLflow shows of its run."""
 
     @property
     def parameters(self) -> Mapping[str, Any]: ...
 
 
-def parameters_of(fitted: Fitted) -> dict[str, Parameter]:
+def parameters_of(fitted: FittedModel) -> dict[str, Parameter]:
     """The hyper-parameters that a fitted model tells, the first `MOST_PARAMETERS` by name; what is
     neither a number nor a text as Python prints it, none for a model that tells none."""
-    told = fitted.parameters if isinstance(fitted, Parametrised) else {}
-    plain = {str(name)[:MOST_CHARACTERS]: _plain(told[name]) for name in sorted(told, key=str)}
+    reported = fitted.parameters if isinstance(fitted, ParametrisedModel) else {}
+    plain = {
+        str(name)[:MOST_CHARACTERS]: _plain(reported[name]) for name in sorted(reported, key=str)
+    }
     return dict(list(plain.items())[:MOST_PARAMETERS])
 
 
@@ -69,25 +80,27 @@ def _plain(value: Any) -> Parameter:
     return str(value)[:MOST_CHARACTERS]
 
 
-class Training(Protocol):
+class TrainingModule(Protocol):
     """The module `training.py` of a model's folder."""
 
     def fit(
         self,
         x: NDArray[np.float32],
-        y: NDArray[np.int8],
+        y: Labels,
         *,
         seed: int,
         weight: NDArray[np.float64] | None = None,
-    ) -> Fitted:
+    ) -> FittedModel:
         """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same.
 
         Args:
             weight: by how much each row counts; None for 1 each. Requests that were let through by
                 chance weigh more, those that they stand for are not among the rows.
 
-        Where model.yaml has `training.search`, it is given `context` too, a `FitContext`; and the
-        module has `measure(y, scores)`, where the search's measure is `own`.
+        Of a model of classes labels are places among them, from 0, and it is given `classes` too,
+        their names in that order; of a model of numbers labels are float64. Where model.yaml has
+        `training.search`, it is given `context` too, a `FitContext`; and the module has
+        `measure(y, scores)`, where the search's measure is `own`.
         """
         ...
 
@@ -126,8 +139,10 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
         ConfigInvalid: names the file and the key, of what does not fit its definition.
     """
     name = definition.name
-    inputs = [i.name for i in definition.inputs]
-    numbers = [i.name for i in definition.inputs if i.kind != "category"]
+    if definition.task != "binary" and is_ready(folder):
+        wanted = f"a {TRAINING_FILE}: a ready file scores two outcomes; task is {definition.task}"
+        raise ConfigInvalid(f"{name}/{READY_FILE}", "without training", wanted)
+    numbers = [i.name for i in definition.inputs if i.kind not in WORDED]
     rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
     return ModelFolder(
         definition=definition,
@@ -139,7 +154,9 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
             decisions=definition.decision.outcomes,
             protected=definition.protected,
         ),
-        reasons=parse_reasons(reasons, source=f"{name}/reasons.yaml", inputs=inputs),
+        reasons=parse_reasons(
+            reasons, source=f"{name}/reasons.yaml", inputs=declared_names(definition.inputs)
+        ),
         digest=folder_digest(folder),
         golden=golden_set(folder / GOLDEN_FILE, definition) if is_ready(folder) else None,
     )
@@ -148,7 +165,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
 def _unprotected(
     views: tuple[FeatureView, ...], definition: ModelDefinition
 ) -> tuple[FeatureView, ...]:
-    """The views, none of which reads a protected field.
+    """The views, none of which reads a protected field, or labels that are classes or numbers.
 
     Raises:
         ConfigInvalid: names the feature that does.
@@ -157,6 +174,10 @@ def _unprotected(
         for feature in view.fields:
             own = feature.name if view.external is not None else None
             read = {view.join_key, feature.column, own} & {*definition.protected}
+            if definition.task != "binary" and feature.aggregate == "label_share":
+                key = f"{definition.name}/{VIEWS_FILE}: feature {feature.name}"
+                wanted = "an aggregate of a column: only labels of 0 and 1 have a share"
+                raise ConfigInvalid(key, feature.aggregate, wanted)
             if read:
                 key = f"{definition.name}/{VIEWS_FILE}: feature {feature.name}"
                 wanted = "a column that is not `protected` in model.yaml"
@@ -172,7 +193,20 @@ def _text(file: Path) -> str:
         raise ConfigInvalid(f"{file.parent.name}/{file.name}", str(error), wanted) from error
 
 
-def own_measure(training: Training) -> Callable[[NDArray[np.int8], NDArray[np.float64]], float]:
+def check_takes_classes(training: TrainingModule) -> None:
+    """Raises unless the `fit` of a model of classes takes their names.
+
+    Raises:
+        ConfigInvalid: it does not.
+    """
+    if "classes" not in inspect.signature(training.fit).parameters:
+        wanted = "fit(x, y, *, seed, weight=None, classes): model.yaml has `task: classes`"
+        raise ConfigInvalid("training.py: fit", "without classes", wanted)
+
+
+def own_measure(
+    training: TrainingModule,
+) -> Callable[[NDArray[np.int8], NDArray[np.float64]], float]:
     """The function `measure(y, scores)` of a training module, of which more is better.
 
     Raises:
@@ -185,11 +219,11 @@ def own_measure(training: Training) -> Callable[[NDArray[np.int8], NDArray[np.fl
     return cast("Callable[[NDArray[np.int8], NDArray[np.float64]], float]", found)
 
 
-def load_training(name: str) -> Training:
+def load_training(name: str) -> TrainingModule:
     """The training module of a model; importing it may take seconds.
 
     Raises:
         ConfigInvalid: it imports a package that is not installed here.
     """
-    with imports_told():
-        return cast(Training, load_module(name, "training"))
+    with import_problems():
+        return cast(TrainingModule, load_module(name, "training"))

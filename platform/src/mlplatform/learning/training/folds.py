@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from mlplatform.learning.features.snapshots import made
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.snapshots import snapshot_days
+from mlplatform.learning.training.candidate import CALIBRATE, Candidate, untaught
 from mlplatform.learning.training.evaluate import Runnable
-from mlplatform.learning.training_sets.dataset import DAY_MS, any_matrix, labelled
+from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.learning.training_sets.dataset import (
+    DAY_MS,
+    Dataset,
+    LabelledRows,
+    any_matrix,
+    label_rows,
+)
+from mlplatform.learning.training_sets.join import training_join
+from mlplatform.learning.validation.class_measures import class_measures
 from mlplatform.learning.validation.fold_gate import FoldFinding, day
 from mlplatform.learning.validation.measures import binary_measures
-from mlplatform.model.features.views import computed
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.features.views import request_views
 from mlplatform.model.folds import Fold
 from mlplatform.runtime.errors import InputInvalid
-
-if TYPE_CHECKING:
-    from mlplatform.learning.features.offline import OfflineTable
-    from mlplatform.learning.training.candidate import Candidate
-    from mlplatform.learning.training.folder import ModelFolder
-    from mlplatform.learning.training_sets.dataset import Dataset, Labelled
 
 
 def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
@@ -30,8 +35,8 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
             f"requests are known from {_day(first)} on, {days} days before the fold are wanted; "
             "wait, import an older history, or lower training.folds"
         )
-    for view in computed(folder.views):
-        snapshots = made(offline, view)
+    for view in request_views(folder.views):
+        snapshots = snapshot_days(offline, view)
         if not snapshots or min(snapshots) > fold.from_ms:
             return (
                 f"the first snapshot of {view.name} is of {_day(min(snapshots, default=None))}, "
@@ -40,14 +45,11 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
     return ""
 
 
-def untaught(dataset: Dataset) -> str:
+def untaught_fold(definition: ModelDefinition, dataset: Dataset) -> str:
     """Why nothing can be fitted to the days of a fold; empty where it can."""
-    for rows, use in (
-        (dataset.fitting.taught, "learn from"), (dataset.calibrating.taught, "calibrate with"),
-    ):  # fmt: skip
-        if not 0 < (positives := int(rows.y.sum())) < len(rows):
-            return f"{positives} positives among {len(rows)} requests to {use}"
-    return ""
+    return untaught(definition, dataset.fitting.taught, "learn from") or untaught(
+        definition, dataset.calibrating.taught, CALIBRATE
+    )
 
 
 def later_rows(
@@ -57,24 +59,22 @@ def later_rows(
     *,
     as_of_ms: int,
     champion: Runnable | None,
-) -> Labelled:
+) -> LabelledRows:
     """The requests of the days that a fold is tested on, with the labels known at `as_of_ms`."""
-    from mlplatform.learning.training_sets.join import training_join
-
     definition, views = folder.definition, folder.views
     known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms)
     table = training_join(offline, views, known)
     also = champion.bundle.inputs if champion else ()
     words = champion.bundle.vocabularies if champion else {}
     matrix = any_matrix(definition, views, table, also, words)
-    return labelled(matrix, table, definition, as_of_ms)[0]
+    return label_rows(matrix, table, definition, as_of_ms)[0]
 
 
 def tested_fold(
     fold: Fold,
     fitted: Candidate,
     dataset: Dataset,
-    tested: Labelled,
+    tested: LabelledRows,
     *,
     champion: Runnable | None,
     seed: int,
@@ -91,6 +91,12 @@ def tested_fold(
         with suppress(InputInvalid):  # an input of it that nobody computes any more
             other = champion.bundle.calibrate_many(champion.raw(days))
     scores = own.bundle.calibrate_many(own.raw(days)) if len(days) else days.y.astype(float)
+    unit, classes = days.matrix.unit, fitted.bundle.classes
+    measures = (
+        class_measures(scores, days.y, unit, seed=seed, champion=other)
+        if classes
+        else binary_measures(scores, days.y, unit, seed=seed, champion=other)
+    )
     is_unseen = champion is not None and fold.as_of_ms >= champion.bundle.data.holdout_from_ms
     return FoldFinding(
         number=fold.number,
@@ -98,9 +104,9 @@ def tested_fold(
         to_ms=fold.to_ms,
         fitted=len(dataset.fitting.taught),
         rows=len(days),
-        positives=int(days.y.sum()),
+        positives=len(days) if classes else int(days.y.sum()),
         is_unseen=is_unseen and other is not None,
-        measures=binary_measures(scores, days.y, days.matrix.unit, seed=seed, champion=other),
+        measures=measures,
     )
 
 

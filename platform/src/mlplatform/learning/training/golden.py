@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import WORDED, InputSpec, ModelDefinition, word_inputs
 from mlplatform.model.features.transforms import number
 from mlplatform.model.inputs import declared_words
-from mlplatform.model.tensors.categories import Places, place, places
+from mlplatform.model.tensors.categories import place, places
 from mlplatform.model.tensors.signature import Tensors
+from mlplatform.model.tensors.tokens import Tokenizer, Tokens
+from mlplatform.model.weights.data_files import DataFile
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
-
-if TYPE_CHECKING:
-    from mlplatform.learning.onnx.onnx_file import Scoring
 
 GOLDEN_FILE: Final = "golden.json"
 MOST_BYTES: Final = 16 * 1024 * 1024
@@ -30,6 +31,8 @@ MOST_ROWS: Final = 10_000
 WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each row'
 
 Value = float | bool | str | None
+Reader = Callable[[str, Value], list[float]]
+"""From the key, for what is wrong there, and a value to its numbers in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class GoldenSet:
     rows: NDArray[np.float32]
     scores: NDArray[np.float64]
 
-    def difference(self, model: Scoring) -> float:
+    def difference(self, model: ScoringSession) -> float:
         """The largest gap between a model's scores and the expected ones.
 
         Raises:
@@ -69,61 +72,70 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
     if not 0 < len(found) <= MOST_ROWS:
         wanted = f"1 to {MOST_ROWS} rows with the scores that they had where the model was made"
         raise ConfigInvalid(source, f"{len(found)} rows", wanted)
-    known = _places(definition)
-    names = [i.name for i in definition.inputs]
-    rows = [_row(f"{source}: {n}.inputs", row.inputs, names, known) for n, row in enumerate(found)]
+    read = _readers(definition)
+    rows = [_row(f"{source}: {n}.inputs", row.inputs, read) for n, row in enumerate(found)]
     return GoldenSet(np.array(rows, np.float32), np.array([row.score for row in found]))
 
 
-def _places(definition: ModelDefinition) -> dict[str, Places]:
+def _readers(definition: ModelDefinition) -> dict[str, Reader]:
+    """Readers by declared input of model.yaml, each from a value to numbers of a row."""
     words = declared_words(definition)
-    categories = [i.name for i in definition.inputs if i.kind == "category"]
-    if lacking := [name for name in categories if not words.get(name)]:
+    if lacking := [name for name in word_inputs(definition.inputs) if not words.get(name)]:
         wanted = f"the words of {', '.join(lacking)}: a ready model learns none"
         raise ConfigInvalid("model.yaml: vocabularies", definition.vocabularies, wanted)
-    return {name: places(known) for name, known in words.items()}
+    declared = {spec.declared: spec for spec in definition.inputs}
+    return {name: _reader(spec, words.get(name, ())) for name, spec in declared.items()}
 
 
-def _row(
-    key: str, inputs: Mapping[str, Value], names: Sequence[str], known: Mapping[str, Places]
-) -> list[float]:
-    if set(inputs) != set(names):
-        wanted = "a value, or null, for each of " + ", ".join(names)
+def _row(key: str, inputs: Mapping[str, Value], read: Mapping[str, Reader]) -> list[float]:
+    if set(inputs) != set(read):
+        wanted = "a value, or null, for each of " + ", ".join(read)
         raise ConfigInvalid(key, sorted(inputs), wanted)
-    return [_number(f"{key}.{name}", inputs[name], known.get(name)) for name in names]
+    return [number for name in read for number in read[name](f"{key}.{name}", inputs[name])]
 
 
-def _number(key: str, value: Value, known: Places | None) -> float:
-    if known is None:
+def _reader(spec: InputSpec, words: Sequence[str]) -> Reader:
+    known, tokenizer = places(words), None
+    if isinstance(spec.tokens, Tokens):
+        tokenizer = Tokenizer(spec.tokens, words)
+
+    def of_number(key: str, value: Value) -> list[float]:
         if isinstance(value, str):
             raise ConfigInvalid(key, value, "a number")
-        return number(value)
-    if value is not None and not isinstance(value, str):
-        raise ConfigInvalid(key, value, "a text")
-    return place(value, known)
+        return [number(value)]
+
+    def of_text(key: str, value: Value) -> list[float]:
+        if value is not None and not isinstance(value, str):
+            raise ConfigInvalid(key, value, "a text")
+        return [place(value, known)] if tokenizer is None else tokenizer.places(value)
+
+    return of_text if spec.kind in WORDED else of_number
 
 
-def check_ready(content: bytes, definition: ModelDefinition, golden: GoldenSet) -> None:
+def check_ready(
+    content: bytes, definition: ModelDefinition, golden: GoldenSet, data: Sequence[DataFile] = ()
+) -> None:
     """Raises unless the platform can run a ready file, and it scores its golden set as expected.
+
+    Args:
+        data: files with weights beside it.
 
     Raises:
         ModelRefused: it is beyond the limits, its tensors are others, or a score is no number.
         InputInvalid: a row scores otherwise than is expected.
     """
-    from mlplatform.learning.onnx.confined import ConfinedModel
-
     names = [i.name for i in definition.inputs]
     tensors = None
     if definition.signature is not None:
         tensors = Tensors(definition.signature, names, declared_words(definition))
-    model = ConfinedModel(content, inputs=len(names), tensors=tensors)
+    model = ConfinedModel(content, inputs=len(names), tensors=tensors, data=data)
     try:
         found, limit = model.scores(golden.rows), definition.gates.onnx_difference
         gap = np.abs(found - golden.scores)
         row = int(gap.argmax())
         if gap[row] > limit:
-            told = f"row {row} scores {found[row]:.6g}, expected is {golden.scores[row]:.6g}"
-            problem = f"{told}; wanted: within {limit:g} (gates.onnx_difference)"
+            difference = f"row {row} scores {found[row]:.6g}, expected is {golden.scores[row]:.6g}"
+            problem = f"{difference}; wanted: within {limit:g} (gates.onnx_difference)"
             raise InputInvalid(GOLDEN_FILE, None, problem)
         model.scores(np.full((1, len(names)), np.nan, np.float32))
     except ModelRefused as error:

@@ -22,7 +22,13 @@ from msgspec.structs import replace
 from mlplatform.learning.onnx.confined import ConfinedModel
 from mlplatform.learning.training.candidate import Candidate, Parity
 from mlplatform.learning.training.folder import MOST_CHARACTERS, MOST_PARAMETERS
-from mlplatform.learning.training_sets.dataset import Dataset, Labelled, Matrix, Window, rows_digest
+from mlplatform.learning.training_sets.dataset import (
+    Dataset,
+    LabelledRows,
+    Matrix,
+    Window,
+    rows_digest,
+)
 from mlplatform.learning.validation.replay import Recent
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.model.bundle import (
@@ -193,8 +199,8 @@ def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
         parameters=dict(candidate.parameters),
         search=_without_steps(candidate.search),
     )
-    told: dict[str, Any] = msgspec.to_builtins(made)
-    return told
+    fields: dict[str, Any] = msgspec.to_builtins(made)
+    return fields
 
 
 def take(written: Path, asked: Order, bundles: Path) -> Candidate:
@@ -205,29 +211,32 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
         Corrupt: there is no result that can be read.
         ModelRefused: the model can't be run here, or is beyond what one from outside may be.
     """
-    told = _decoded(written / RESULT, Result)
-    if told.search is not None and not told.search.has_best():
+    result = _decoded(written / RESULT, Result)
+    if result.search is not None and not result.search.has_best():
         raise Corrupt(f"{written / RESULT}: no trial of its search is complete")
     bundles.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{told.bundle}.", dir=bundles))
+    draft = Path(tempfile.mkdtemp(prefix=f".{result.bundle}.", dir=bundles))
     try:
-        for path in (written / told.bundle / name for name in _BUNDLE_FILES):
+        for path in (written / result.bundle / name for name in _BUNDLE_FILES):
             if path.is_file():
                 shutil.copyfile(path, draft / path.name)
-        bundle = load_bundle(draft, told.bundle)
-        made_of = (told.order, bundle.model, bundle.folder, bundle.seed, bundle.data)
+        bundle = load_bundle(draft, result.bundle)
+        made_of = (result.order, bundle.model, bundle.folder, bundle.seed, bundle.data)
         ordered = (asked.digest, asked.model, asked.folder, asked.seed, asked.data)
         if made_of != ordered or bundle.vocabularies != asked.vocabularies:
-            raise BundleCorrupt(f"{written}: the candidate of another order than {asked.digest}")
+            raise BundleCorrupt(
+                f"{written} is the candidate of another order; wanted: that of {asked.digest}"
+            )
         content = (draft / MODEL_FILE).read_bytes()
-        folder = bundles / told.bundle
-        appear(draft, folder, told.bundle)
+        folder = bundles / result.bundle
+        appear(draft, folder, result.bundle)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     # A user who can write where jobs write can put another model there, with its digests.
-    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=bundle.tensors)
+    inputs, tensors, classes = len(bundle.inputs), bundle.tensors, bundle.classes
+    model = ConfinedModel(content, inputs=inputs, tensors=tensors, classes=classes)
     return Candidate(
-        folder, bundle, model, told.parity, told.customers, told.parameters, told.search
+        folder, bundle, model, result.parity, result.customers, result.parameters, result.search
     )
 
 
@@ -238,7 +247,7 @@ def _without_steps(search: SearchReport | None) -> SearchReport | None:
     return replace(search, trials=trials)
 
 
-def _write_rows(rows: Labelled, path: Path) -> None:
+def _write_rows(rows: LabelledRows, path: Path) -> None:
     matrix = rows.matrix
     own = (matrix.event_ms, matrix.unit, rows.y, rows.hidden, rows.weight)
     columns: list[Any] = [pa.nulls(len(rows)) if c is None else c for c in own]
@@ -248,7 +257,7 @@ def _write_rows(rows: Labelled, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
 
 
-def _read_rows(path: Path, words: Vocabularies) -> Labelled:
+def _read_rows(path: Path, words: Vocabularies) -> LabelledRows:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -261,7 +270,7 @@ def _read_rows(path: Path, words: Vocabularies) -> Labelled:
     x = np.empty((table.num_rows, len(inputs)), np.float32)
     for position, name in enumerate(inputs):
         x[:, position] = table.column(name).to_numpy()
-    return Labelled(Matrix(inputs, x, event_ms, unit, words), y, hidden, weight)
+    return LabelledRows(Matrix(inputs, x, event_ms, unit, words), y, hidden, weight)
 
 
 def _plain(words: Vocabularies) -> dict[str, tuple[str, ...]]:
@@ -273,8 +282,8 @@ def _values(column: Any) -> Any:
     return None if pa.types.is_null(column.type) else column.to_numpy()
 
 
-def _unlabelled(matrix: Matrix) -> Labelled:
-    return Labelled(matrix, np.zeros(len(matrix), np.int8))
+def _unlabelled(matrix: Matrix) -> LabelledRows:
+    return LabelledRows(matrix, np.zeros(len(matrix), np.int8))
 
 
 def _digest(recent: Recent) -> str:

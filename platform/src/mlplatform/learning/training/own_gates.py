@@ -13,26 +13,29 @@ from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
-from mlplatform.learning.training.packages import imports_told
-from mlplatform.learning.training_sets.dataset import Dataset, Labelled
+from mlplatform.learning.training.packages import import_problems
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
+from mlplatform.learning.training_sets.known_labels import Labels
 from mlplatform.learning.validation.own_gates import (
     Arm,
     HeldOut,
     OwnFindings,
     OwnGates,
     declared_gates,
+    error_line,
     judge_own,
-    told,
     unreadable,
 )
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import GATES_FILE, folder_digest, model_folder
+from mlplatform.model.policies.decision_scale import CutOffs
 from mlplatform.model.tensors.categories import FIRST
 from mlplatform.runtime.errors import InputInvalid
 
 MADE_UP_ROWS: Final = 2000
+MADE_UP_RANGE: Final = 1000.0
 
 
 def has_own_gates(model: str) -> bool:
@@ -87,15 +90,15 @@ def _read(definition: ModelDefinition, fitted_by: str) -> OwnGates | OwnFindings
     try:
         return _load(definition, fitted_by)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a team's Python: it may raise anything
-        return unreadable(told(error))
+        return unreadable(error_line(error))
 
 
 def _load(definition: ModelDefinition, fitted_by: str) -> OwnGates:
     if fitted_by and (changed := _changed(definition.name, fitted_by)):
         raise ValueError(changed)
-    with imports_told():
+    with import_problems():
         own = declared_gates(load_module(definition.name, "gates"))
-    allowed = [i.name for i in definition.inputs] + list(definition.protected)
+    allowed = [i.name for i in definition.inputs if i.kind != "text"] + list(definition.protected)
     if unknown := sorted(set(own.columns) - set(allowed)):
         raise ValueError(f"COLUMNS names {', '.join(unknown)}; wanted: {', '.join(allowed)}")
     return own
@@ -116,7 +119,7 @@ def _held_out(
     own: OwnGates,
     definition: ModelDefinition,
     candidate: Candidate,
-    days: Labelled,
+    days: LabelledRows,
     champion: Runnable | None,
     seed: int,
 ) -> HeldOut:
@@ -139,7 +142,7 @@ def _held_out(
     )
 
 
-def _arm(runnable: Runnable, days: Labelled) -> Arm:
+def _arm(runnable: Runnable, days: LabelledRows) -> Arm:
     bundle = runnable.bundle
     scores = bundle.calibrate_many(runnable.raw(days))
     names = np.array(bundle.scale.names, object)
@@ -147,7 +150,7 @@ def _arm(runnable: Runnable, days: Labelled) -> Arm:
 
 
 def _columns(
-    names: Sequence[str], definition: ModelDefinition, bundle: Bundle, days: Labelled
+    names: Sequence[str], definition: ModelDefinition, bundle: Bundle, days: LabelledRows
 ) -> Mapping[str, NDArray[Any]]:
     matrix = days.matrix.by(bundle.vocabularies)
     found: dict[str, NDArray[Any]] = {}
@@ -167,9 +170,23 @@ def _columns(
 def _made_up(own: OwnGates, definition: ModelDefinition, seed: int, *, is_first: bool) -> HeldOut:
     random, count = np.random.default_rng(seed), MADE_UP_ROWS
     outcomes = np.array(definition.decision.outcomes, object)
-    y = (random.random(count) < 0.3).astype(np.int8)
+    y: Labels = (random.random(count) < 0.3).astype(np.int8)
+    if classes := definition.classes:
+        y = random.integers(0, len(classes), count).astype(np.int8)
+    if (number := definition.decision.scale.number) is not None:
+        least, most = number.ends(MADE_UP_RANGE)
+        y = random.uniform(least, most, count)
 
     def arm() -> Arm:
+        if number is not None:
+            scores = number.held_many(y + random.normal(0, number.tolerance, count))
+            begins = definition.decision.thresholds.scores or {}
+            places = CutOffs(definition.decision.scale, begins).places(scores)
+            return Arm(_frozen(scores), _frozen(outcomes[places]))
+        if classes:
+            drawn = random.random((count, len(classes))) + np.eye(len(classes))[y]
+            scores = drawn / drawn.sum(axis=1, keepdims=True)
+            return Arm(_frozen(scores), _frozen(outcomes[scores.argmax(axis=1)]))
         scores = np.clip(0.3 * y + 0.7 * random.random(count), 0, 1)
         places = np.minimum((scores * len(outcomes)).astype(np.int64), len(outcomes) - 1)
         return Arm(_frozen(scores), _frozen(outcomes[places]))

@@ -9,14 +9,20 @@ from typing import Final
 
 from mlplatform.runtime.errors import ConfigInvalid
 
-LOCKS: Final = {"lightgbm": "train-lightgbm", "optuna": "train-search", "xgboost": "train-xgboost"}
-OF_TRAINING: Final = "training.py: import"
+LOCKS: Final = {
+    "catboost": "train-catboost",
+    "lightgbm": "train-lightgbm",
+    "optuna": "train-search",
+    "torch": "train-torch",
+    "xgboost": "train-xgboost",
+}
 """Package → its lock below requirements/, which is make's target too."""
+OF_TRAINING: Final = "training.py: import"
 _LIBRARY: Final = re.compile(r"([\w.+-]+): cannot open shared object file")
 
 
 @contextmanager
-def imports_told(key: str = OF_TRAINING) -> Iterator[None]:
+def import_problems(key: str = OF_TRAINING) -> Iterator[None]:
     """Around what imports or runs a folder's Python, or what a key of model.yaml asks for.
 
     Raises:

@@ -20,9 +20,10 @@ class Parts:
     """Parts that a model folder declares, or that another bundle has.
 
     Args:
-        vocabularies: places of the words of each category: declared, or learned in training.
+        vocabularies: the words of each category and text: declared, or learned in training.
         signature: None: one float32 matrix in, one column of scores out.
         folder: digest of the model folder; empty where the parts are another bundle's.
+        classes: how many the graph gives probabilities of; 0: one score.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -33,6 +34,7 @@ class Parts:
     signature: Signature | None
     windows: tuple[Window, ...]
     folder: str = ""
+    classes: int = 0
 
     @property
     def names(self) -> list[str]:
@@ -42,7 +44,7 @@ class Parts:
     def tensors(self) -> Tensors | None:
         if self.signature is None:
             return None
-        return Tensors(self.signature, self.names, self.vocabularies)
+        return Tensors(self.signature, self.names, self.vocabularies, classes=self.classes)
 
 
 def bundle_parts(bundle: Bundle) -> Parts:
@@ -55,6 +57,7 @@ def bundle_parts(bundle: Bundle) -> Parts:
         vocabularies=bundle.vocabularies,
         signature=bundle.signature,
         windows=bundle.windows,
+        classes=bundle.classes,
     )
 
 
@@ -72,9 +75,10 @@ def folder_parts(folder: ModelFolder, vocabularies: Vocabularies) -> Parts:
             if read.intersection(v.feature_names)
         ),
         rules=folder.rules,
-        reasons=folder.reasons,
+        reasons={i.name: folder.reasons[i.declared] for i in definition.inputs},
         vocabularies=vocabularies,
         signature=definition.signature,
         windows=read_by(read, definition.windows),
         folder=folder.digest,
+        classes=len(definition.classes),
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from mlplatform.learning.registry.run_record import RunRecord
 from mlplatform.learning.registry.versions import (
     TRAINED_HERE,
     Registry,
@@ -15,24 +17,33 @@ from mlplatform.learning.registry.versions import (
     Version,
     VersionFacts,
 )
+from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.learning.training.candidate import Candidate, train
+from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_report
+from mlplatform.learning.training.evaluate_labelled import judged_classes, judged_numbers
+from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.learning.training.own_gates import own_findings
+from mlplatform.learning.training_sets import dataset
+from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.validation.fold_gate import FoldFinding, judge_folds
+from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.replay import Recent
+from mlplatform.learning.validation.report import to_dict
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.code_version import code_version
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+if TYPE_CHECKING:  # imports DuckDB; a fit does without
     from mlplatform.learning.features.offline import OfflineTable
-    from mlplatform.learning.registry.run_record import RunRecord
-    from mlplatform.learning.skew.verdict import SkewReport
-    from mlplatform.learning.training.candidate import Candidate
-    from mlplatform.learning.training.evaluate import Runnable
-    from mlplatform.learning.training.folder import ModelFolder
-    from mlplatform.learning.training_sets.dataset import Dataset
-    from mlplatform.learning.validation.fold_gate import FoldFinding
-    from mlplatform.learning.validation.gate_report import GateReport
-    from mlplatform.learning.validation.replay import Recent
 
 SEED = 20180401
 REPLAYED_ROWS = 20_000  # about; customers are taken whole
+
+JUDGED: Final[Mapping[str, Callable[[ModelDefinition, JudgingInputs], GateReport]]] = {
+    "binary": gate_report,
+    "classes": judged_classes,
+    "real": judged_numbers,
+}
+"""By a model's task, the gates of the platform."""
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +56,6 @@ def build_dataset(
     Raises:
         InputInvalid: no request has matured, or late rows would falsify the features.
     """
-    from mlplatform.learning.training_sets import dataset
-
     also = champion.bundle.inputs if champion else ()
     words = champion.bundle.vocabularies if champion else {}
     built = dataset.build_dataset(
@@ -70,9 +79,6 @@ def recent_requests(
     Their labels are not needed: a replay asks what would have been decided. None where there are
     fewer than two such days.
     """
-    from mlplatform.learning.training_sets import dataset
-    from mlplatform.learning.validation.replay import Recent
-
     from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms
     to_ms = as_of_ms // dataset.DAY_MS * dataset.DAY_MS
     also = champion.bundle.inputs if champion else ()
@@ -106,8 +112,6 @@ def fit(
     Args:
         studies: where a search keeps its trials, for a run that goes on after a killed one.
     """
-    from mlplatform.learning.training.candidate import train
-
     candidate = train(folder, dataset, bundles=bundles, seed=seed, recent=recent, studies=studies)
     log.info("candidate %s of %s", candidate.bundle.digest[:8], dataset.model)
     return candidate
@@ -130,16 +134,9 @@ def validate(
         skew: what the last look at served features found.
         folds: what fits of earlier days reached, where model.yaml wants folds and trains.
     """
-    from mlplatform.learning.training.evaluate import gather
-    from mlplatform.learning.training.own_gates import own_findings
-    from mlplatform.learning.validation.fold_gate import judge_folds
-    from mlplatform.learning.validation.gates import judge
-
     definition = folder.definition
-    evidence = gather(
-        definition, candidate, dataset, champion=champion, recent=recent, seed=seed, skew=skew
-    )
-    report = judge(evidence, definition.gates, definition.training)
+    inputs = JudgingInputs(candidate, dataset, champion, recent, seed, skew)
+    report = JUDGED[definition.task](definition, inputs)
     if definition.training.folds > 1 and candidate.bundle.origin == TRAINED_HERE:
         in_time = judge_folds(folds, definition.gates, has_champion=champion is not None)
         report = replace(report, gates=(*report.gates, in_time), folds=tuple(folds))
@@ -166,8 +163,7 @@ def describe(
 
     Where it can't be made, nothing is shown: a version is decided on without it.
     """
-    from mlplatform.learning.registry.run_record import RunRecord
-    from mlplatform.learning.training.run_figures import run_record
+    from mlplatform.learning.training.run_figures import run_record  # imports matplotlib
 
     definition = folder.definition
     try:
@@ -205,8 +201,6 @@ def metrics(report: GateReport) -> dict[str, float]:
 
 def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> VersionFacts:
     """What the registry remembers of a candidate."""
-    from mlplatform.learning.validation.report import to_dict
-
     bundle = candidate.bundle
     return VersionFacts(
         bundle=bundle.digest,

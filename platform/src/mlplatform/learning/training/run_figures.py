@@ -19,7 +19,7 @@ from mlplatform.learning.registry.run_record import RunDataset, RunRecord, Scala
 from mlplatform.learning.training import curves, drawings
 from mlplatform.learning.training.candidate import Candidate
 from mlplatform.learning.training.evaluate import Runnable
-from mlplatform.learning.training_sets.dataset import Dataset, Labelled, rows_digest
+from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, rows_digest
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
@@ -30,6 +30,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.text import markdown
 
+TENTHS: Final = 10
 IMPORTANCES_S: Final = 1.0
 CANDIDATE, CHAMPION = "candidate", "champion"
 IMPORTANCES: Final = "importances.json"
@@ -62,19 +63,25 @@ def run_record(
     """
     days = dataset.holdout.share(candidate.customers).known
     first = days.before(dataset.window.gates_from_ms)
-    arms = {CANDIDATE: _arm(Runnable(candidate.bundle, candidate.model), days, first)}
-    if champion is not None:
+    arms = {}
+    if definition.task == "binary":  # of others the report tells all figures
+        arms[CANDIDATE] = _arm(Runnable(candidate.bundle, candidate.model), days, first)
+    if arms and champion is not None:
         with suppress(InputInvalid):  # an input of the champion that nobody computes any more
             arms[CHAMPION] = _arm(champion, days, first)
-    told = to_dict(report)
+    figures = to_dict(report)
     x = days.matrix.of(candidate.bundle)
-    lost = curves.permutation_importances(
-        candidate.model, x, days.y, seed=seed, budget_s=IMPORTANCES_S
+    lost = (
+        curves.permutation_importances(
+            candidate.model, x, days.y, seed=seed, budget_s=IMPORTANCES_S
+        )
+        if arms
+        else []
     )
     measured = {
         f"{name}/{key}": v for name, arm in arms.items() for key, v in _figures(arm).items()
     }
-    measured |= dict(_numbers({k: v for k, v in told.items() if k not in ("gates", "folds")}))
+    measured |= dict(_numbers({k: v for k, v in figures.items() if k not in ("gates", "folds")}))
     return RunRecord(
         parameters=_parameters(definition, candidate, dataset),
         metrics={name: value for name, value in measured.items() if math.isfinite(value)},
@@ -85,9 +92,48 @@ def run_record(
             **_curves(arms),
             **_importances(candidate.bundle.input_names, lost),
             **_search(candidate.search),
+            **_tables(definition, candidate, days),
         },
-        description=_description(definition, told),
+        description=_description(definition, figures),
     )
+
+
+def _tables(
+    definition: ModelDefinition, candidate: Candidate, days: LabelledRows
+) -> dict[str, bytes]:
+    """What was decided beside the labels of the held-out days; none of two outcomes, of which
+    curves say it."""
+    if definition.task == "binary" or not len(days):
+        return {}
+    scores = candidate.bundle.calibrate_many(Runnable(candidate.bundle, candidate.model).raw(days))
+    if definition.classes:
+        return {"curves/confusion.json": _confusion(definition.classes, candidate, days, scores)}
+    return {"curves/residuals.json": _residuals(scores, days.y)}
+
+
+def _confusion(
+    classes: Sequence[str], candidate: Candidate, days: LabelledRows, scores: NDArray[np.float64]
+) -> bytes:
+    """How often each class was decided as each."""
+    count, decided = len(classes), candidate.bundle.decide_many(scores)
+    cells = np.bincount(count * days.y.astype(np.int64) + decided, minlength=count * count)
+    rows = [
+        [name, *map(int, row)]
+        for name, row in zip(classes, cells.reshape(count, count), strict=True)
+    ]
+    return _table(["class", *classes], rows)
+
+
+def _residuals(numbers: NDArray[np.float64], y: NDArray[np.float64]) -> bytes:
+    """Figures by tenths of the requests, from the lowest number to the highest: means of numbers
+    and of labels, and the mean absolute error."""
+    rows = [
+        [float(numbers[part].mean()), float(y[part].mean()),
+         float(np.abs(numbers[part] - y[part]).mean()), len(part)]
+        for part in np.array_split(np.argsort(numbers, kind="stable"), TENTHS)
+        if len(part)
+    ]  # fmt: skip
+    return _table(["mean_number", "mean_label", "mean_absolute_error", "rows"], rows)
 
 
 def _fold_metrics(fold: FoldFinding) -> dict[str, float]:
@@ -103,7 +149,7 @@ def _fold_metrics(fold: FoldFinding) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def _arm(runnable: Runnable, days: Labelled, first: int) -> _Arm:
+def _arm(runnable: Runnable, days: LabelledRows, first: int) -> _Arm:
     raw = runnable.raw(days)
     scores = runnable.bundle.calibrate_many(raw[first:])
     return _Arm(runnable.bundle, raw, days.y, scores, days.y[first:])
@@ -135,27 +181,33 @@ def _parameters(
 ) -> dict[str, Scalar]:
     bundle = candidate.bundle
     declared = {"gates": definition.gates, "training": definition.training}
+    extent = _extent(dataset, task=definition.task)
     return {
         "seed": bundle.seed,
         "inputs": len(bundle.inputs),
         **{f"fit.{name}": value for name, value in candidate.parameters.items()},
         **{f"threshold.{name}": value for name, value in bundle.thresholds.items()},
-        **{f"data.{name}": value for name, value in _extent(dataset).items()},
+        **{f"data.{name}": value for name, value in extent.items()},
         **dict(_leaves(msgspec.to_builtins(declared))),
     }
 
 
-def _extent(dataset: Dataset) -> dict[str, Scalar]:
+def _extent(dataset: Dataset, *, task: str) -> dict[str, Scalar]:
     window = dataset.window
+    counted = (
+        ("positives", int(dataset.fitting.taught.y.sum()), int(dataset.holdout.known.y.sum()))
+        if task == "binary"
+        else ("labelled", len(dataset.fitting.taught), len(dataset.holdout.known))
+    )
     return {
         "from": _day(window.from_ms),
         "holdout_from": _day(window.holdout_from_ms),
         "gates_from": _day(window.gates_from_ms),
         "to": _day(window.to_ms),
         "fit_rows": len(dataset.fitting),
-        "fit_positives": int(dataset.fitting.taught.y.sum()),
+        f"fit_{counted[0]}": counted[1],
         "holdout_rows": len(dataset.holdout),
-        "holdout_positives": int(dataset.holdout.known.y.sum()),
+        f"holdout_{counted[0]}": counted[2],
     }
 
 
@@ -171,7 +223,7 @@ def _tags(candidate: Candidate, report: GateReport) -> dict[str, str]:
 
 def _datasets(bundle: Bundle, dataset: Dataset) -> tuple[RunDataset, ...]:
     types, held = columns(bundle), dataset.holdout
-    extent = _extent(dataset)
+    extent = _extent(dataset, task=bundle.scale.task)
     of_holdout = rows_digest(held.matrix, held.y, held)
     return (
         RunDataset(f"{dataset.model} window", dataset.digest, "training", types, extent),
@@ -249,13 +301,13 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
     return json.dumps({"columns": list(names), "data": rows}, allow_nan=False).encode()
 
 
-def _description(definition: ModelDefinition, told: Mapping[str, Any]) -> str:
+def _description(definition: ModelDefinition, figures: Mapping[str, Any]) -> str:
     name = definition.name
     return "\n".join(
         [
             f"{markdown(definition.purpose)} Owner: {markdown(definition.owner)}.",
             "",
-            to_markdown(told),
+            to_markdown(figures),
             f"Model card: `mlplatform models card {name} VERSION`, or the version's page of the",
             "platform. Figures named `candidate/` and `champion/` are of the same rows: ranking",
             "on all held-out days, the rest on the days of the gates. A version is loaded by",

@@ -28,7 +28,7 @@ DIGITS = 4  # of points: far below what matters, far above where machines differ
 
 
 @dataclass(frozen=True, slots=True)
-class Binned:
+class BinnedInput:
     """An input cut into bins; bin `len(cuts) + 1` holds missing values."""
 
     name: str
@@ -95,7 +95,7 @@ def small_model(
             thresholds are shares of all.
     """
     calibration = fit_calibration(raw, y)
-    known = calibration.many(raw)
+    known = calibration.probabilities(raw)
     return SmallModel(
         schema="scorecard/1",
         minimum_present=(len(card.characteristics) + 1) // 2,
@@ -103,12 +103,14 @@ def small_model(
         characteristics=card.characteristics,
         calibration=calibration,
         thresholds=fit_thresholds(
-            decision, known if every is None else calibration.many(every), KnownScores(known, y)
+            decision,
+            known if every is None else calibration.probabilities(every),
+            KnownScores(known, y),
         ),
     )
 
 
-def _binned(column: Floats, y: Labels, name: str, bins: int) -> Binned:
+def _binned(column: Floats, y: Labels, name: str, bins: int) -> BinnedInput:
     cuts: set[float] = set()
     for values in (column[np.isfinite(column)], column[np.isfinite(column) & (y == 1)]):
         if len(values):
@@ -117,7 +119,7 @@ def _binned(column: Floats, y: Labels, name: str, bins: int) -> Binned:
     # A cut at the smallest value of all would leave an empty bin below it.
     lowest = float(np.nanmin(column)) if np.isfinite(column).any() else np.inf
     kept = tuple(sorted(c for c in cuts if c > lowest))
-    return Binned(name, kept, _bins(column, kept))
+    return BinnedInput(name, kept, _bins(column, kept))
 
 
 def _bins(column: Floats, cuts: Sequence[float]) -> NDArray[np.intp]:
@@ -125,7 +127,7 @@ def _bins(column: Floats, cuts: Sequence[float]) -> NDArray[np.intp]:
     return np.where(np.isnan(column), len(cuts) + 1, found)
 
 
-def _information(b: Binned, y: Labels) -> float:
+def _information(b: BinnedInput, y: Labels) -> float:
     """Information value: how differently the two labels are spread over the bins.
 
     Source: Siddiqi, Credit Risk Scorecards (2006), chapter 6.
@@ -136,7 +138,7 @@ def _information(b: Binned, y: Labels) -> float:
     return float(np.sum((bad - good) * np.log(bad / good)))
 
 
-def _logistic(inputs: Sequence[Binned], y: Floats) -> Floats:
+def _logistic(inputs: Sequence[BinnedInput], y: Floats) -> Floats:
     """Intercept and one weight a bin, by Newton's steps with a ridge on the weights.
 
     Every row has one bin of each input, so the normal equations are sums over cells of pairs of

@@ -14,19 +14,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlplatform.learning.onnx.explainer import score_gap
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.search.context import FitContext
 from mlplatform.learning.training.candidate import parity_rows
 from mlplatform.learning.training.folder import (
-    Training,
+    TrainingModule,
+    check_takes_classes,
     load_folder,
     load_training,
     own_measure,
 )
 from mlplatform.learning.training.own_gates import try_own_gates
-from mlplatform.learning.training.packages import imports_told
+from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training.retrain import SEED
-from mlplatform.learning.training_sets.dataset import own_words
+from mlplatform.learning.training_sets.known_labels import Labels
+from mlplatform.learning.training_sets.words import own_words
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.folder_code import load_module
@@ -39,6 +42,7 @@ from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
 
 ROWS: Final = 4000
 HOLES: Final = 0.05
+HALF: Final = 0.5
 OF_SOURCES: Final = ("COLUMNS", "examine_transactions")
 WIDEST: Final = 1e6
 """Of a field without bounds."""
@@ -79,23 +83,33 @@ def run(model: str) -> None:
     Raises:
         ConfigInvalid: the folder is wrong, or imports a package that is not installed here.
         ModelRefused: the ONNX file is none that the platform runs.
-        InputInvalid: scores are outside 0-1, or differ between the two forms.
+        InputInvalid: scores are outside 0-1, or no numbers, or differ between the two forms.
     """
     folder = load_folder(model)
     x, y, words = rows(folder.definition, folder.views, SEED)
     training = load_training(model)
+    classes = folder.definition.classes
     more = _context(folder.definition.training.search, training, x)
-    with imports_told():
-        fitted = training.fit(x, y, seed=SEED, weight=1.0 + y.astype(np.float64), **more)
+    if classes:
+        check_takes_classes(training)
+        more["classes"] = classes
+    with import_problems():
+        fitted = training.fit(x, y, seed=SEED, weight=1.0 + (y > np.median(y)), **more)
     tried = parity_rows(x, SEED)
     expected = np.asarray(fitted.scores(tried), np.float64)
-    if expected.shape != (len(tried),) or not np.all((expected >= 0) & (expected <= 1)):
-        problem = f"scores of shape {expected.shape}; wanted: {len(tried)} numbers of 0 to 1"
+    shape = (len(tried), len(classes)) if classes else (len(tried),)
+    is_number = folder.definition.task == "real"
+    least, most = (-sys.float_info.max, sys.float_info.max) if is_number else (0, 1)
+    if expected.shape != shape or not np.all((expected >= least) & (expected <= most)):
+        wanted = " by ".join(map(str, shape))
+        kind = "finite numbers" if is_number else "numbers of 0 to 1"
+        problem = f"scores of shape {expected.shape}; wanted: {wanted} {kind}"
         raise InputInvalid("training.py: scores", None, problem)
     names, signature = [i.name for i in folder.definition.inputs], folder.definition.signature
-    tensors = None if signature is None else Tensors(signature, names, words)
-    running = OnnxFile(fitted.onnx(), inputs=x.shape[1], tensors=tensors)
-    gap = float(np.abs(running.scores(tried) - expected).max())
+    tensors = None if signature is None else Tensors(signature, names, words, classes=len(classes))
+    content = fitted.onnx()
+    running = OnnxFile(content, inputs=x.shape[1], tensors=tensors, classes=len(classes))
+    gap = score_gap(running.scores(tried), expected)
     limit = folder.definition.gates.onnx_difference
     if not gap <= limit:
         problem = f"differs from the fitted model by {gap:.3g}; wanted: {limit:g} or less"
@@ -103,7 +117,7 @@ def run(model: str) -> None:
 
 
 def _context(
-    policy: SearchPolicy | None, training: Training, x: NDArray[np.float32]
+    policy: SearchPolicy | None, training: TrainingModule, x: NDArray[np.float32]
 ) -> dict[str, Any]:
     """What a fit is given besides where model.yaml declares a search: the first trial's parameters,
     and rows to report on.
@@ -118,7 +132,8 @@ def _context(
         raise ConfigInvalid("training.py: fit", "without context", wanted)
     if policy.measure == OWN:
         own_measure(training)
-    with imports_told("training.search"):
+    with import_problems("training.search"):
+        # imports Optuna, which not every role has
         from mlplatform.learning.search.optuna import suggestion
 
     def judge(step: int, scores: NDArray[np.float64]) -> None:
@@ -131,7 +146,7 @@ def _context(
 
 def rows(
     definition: ModelDefinition, views: tuple[FeatureView, ...], seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int8], Vocabularies]:
+) -> tuple[NDArray[np.float32], Labels, Vocabularies]:
     """Made-up inputs within the fields' bounds, labels that depend on the first of them, and the
     words of their categories."""
     random = np.random.default_rng(seed)
@@ -139,14 +154,31 @@ def rows(
     columns: dict[str, pa.Array[Any]] = {
         EVENT_TIME: pa.array(random.integers(0, 30 * 86_400_000, ROWS), pa.timestamp("ms")),
         **{n: pa.array(_values(f, random)) for n, f in definition.request.items()},
+        **{i.of: _texts(random) for i in definition.inputs if i.kind == "text" and i.of},
         **{n: pa.array(random.gamma(2.0, 1.0, ROWS)) for n in features},
     }
     table = pa.table(columns)
-    words = own_words(definition, table, definition.training.vocabulary)
+    words = own_words(definition, table)
     x = InputPlan(definition, views, vocabularies=words).matrix(table)
     first = np.argsort(np.argsort(x[:, 0])) / ROWS
-    y = (random.random(ROWS) < 0.02 + 0.5 * first**4).astype(np.int8)
+    y: Labels = (random.random(ROWS) < 0.02 + 0.5 * first**4).astype(np.int8)
+    if count := len(definition.classes):
+        by_chance = random.integers(0, count, ROWS)
+        y = np.where(random.random(ROWS) < HALF, by_chance, first * count).astype(np.int8)
+    if (number := definition.decision.scale.number) is not None:
+        least, most = number.ends(WIDEST)
+        y = number.held_many(least + (most - least) * (first + 0.1 * random.random(ROWS)) / 2)
     return np.where(random.random(x.shape) < HOLES, np.float32(np.nan), x), y, words
+
+
+def _texts(random: np.random.Generator) -> pa.Array[Any]:
+    """Up to 12 words of 50; some are empty."""
+    made = random.integers(0, 50, (ROWS, 12))
+    counts = random.integers(0, 13, ROWS)
+    return pa.array([
+        " ".join(f"word{number}" for number in row[:count])
+        for row, count in zip(made.tolist(), counts.tolist(), strict=True)
+    ])  # fmt: skip
 
 
 def _values(field: RequestField, random: np.random.Generator) -> NDArray[np.generic]:

@@ -16,26 +16,25 @@ from mlplatform.learning.features.hidden import (
     interventions,
     treat,
 )
-from mlplatform.model.bundle import DataWindow
+from mlplatform.learning.training_sets.known_labels import KNOWN, Labels
+from mlplatform.learning.training_sets.words import own_words
+from mlplatform.model.bundle import Bundle, DataWindow
 from mlplatform.model.definition import REQUEST_UNIT, InputSpec, ModelDefinition
-from mlplatform.model.inputs import declared_words
+from mlplatform.model.features.views import FeatureView
+from mlplatform.model.inputs import InputPlan
 from mlplatform.model.tensors.categories import (
-    MOST_WORDS,
     Vocabularies,
     joined,
-    learned,
     translated,
 )
+from mlplatform.model.tensors.tokens import MOST_TOKENS, text_of
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.errors import InputInvalid
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a model's folder is read without pyarrow
     import pyarrow as pa
 
     from mlplatform.learning.features.offline import OfflineTable
-    from mlplatform.model.bundle import Bundle
-    from mlplatform.model.features.views import FeatureView
-    from mlplatform.model.inputs import InputPlan
 
 DAY_MS = 86_400_000
 NO_WORDS: Final[Vocabularies] = {}
@@ -79,7 +78,7 @@ class Matrix:
         return self.by(bundle.vocabularies).columns(bundle.input_names)
 
     def by(self, vocabularies: Vocabularies) -> Matrix:
-        """The same rows with categories at their places in other vocabularies."""
+        """The same rows with categories and tokens at their places in other vocabularies."""
         changed = {
             name: words
             for name, words in vocabularies.items()
@@ -88,9 +87,10 @@ class Matrix:
         if not changed:
             return self
         x = self.x.copy()
-        for name, words in changed.items():
-            place = self.names.index(name)
-            x[:, place] = translated(x[:, place], self.words[name], words)
+        for position, column in enumerate(self.names):
+            name = column if column in changed else text_of(column)
+            if name in changed:
+                x[:, position] = translated(x[:, position], self.words[name], changed[name])
         return replace(self, x=x, words={**self.words, **changed})
 
     def __len__(self) -> int:
@@ -98,8 +98,8 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """Rows with their labels, 0 or 1.
+class LabelledRows:
+    """Rows with their labels, 0 or 1; of classes, places among the model's; or numbers.
 
     Args:
         hidden: rows whose outcome our own decision hid; whatever `y` says of them, nobody knows it.
@@ -109,13 +109,13 @@ class Labelled:
     """
 
     matrix: Matrix
-    y: NDArray[np.int8]
+    y: Labels
     hidden: NDArray[np.bool_] | None = None
     weight: NDArray[np.float64] | None = None
     groups: Mapping[str, Groups] = field(default_factory=dict)
 
-    def rows(self, chosen: slice | NDArray[np.bool_]) -> Labelled:
-        return Labelled(
+    def rows(self, chosen: slice | NDArray[np.bool_]) -> LabelledRows:
+        return LabelledRows(
             self.matrix.rows(chosen),
             self.y[chosen],
             None if self.hidden is None else self.hidden[chosen],
@@ -124,20 +124,20 @@ class Labelled:
         )
 
     @property
-    def taught(self) -> Labelled:
+    def taught(self) -> LabelledRows:
         """The rows that a model learns from."""
         return self if self.weight is None else self.rows(self.weight > 0)
 
     @property
-    def known(self) -> Labelled:
+    def known(self) -> LabelledRows:
         """The rows that a model may be judged by: those whose outcome somebody knows."""
         return self if self.hidden is None else self.rows(~self.hidden)
 
-    def by(self, vocabularies: Vocabularies) -> Labelled:
-        """As `Matrix.by`."""
+    def by(self, vocabularies: Vocabularies) -> LabelledRows:
+        """The same as `Matrix.by`."""
         return replace(self, matrix=self.matrix.by(vocabularies))
 
-    def share(self, share: float) -> Labelled:
+    def share(self, share: float) -> LabelledRows:
         """The rows of a share of the units."""
         if share >= 1:
             return self
@@ -171,7 +171,7 @@ class Dataset:
     """
 
     model: str
-    rows: Labelled
+    rows: LabelledRows
     window: Window
     as_of_ms: int
     labels_until_ms: int | None
@@ -180,25 +180,25 @@ class Dataset:
     vocabularies: Vocabularies = field(default_factory=dict)
 
     def by(self, vocabularies: Vocabularies) -> Dataset:
-        """As `Matrix.by`."""
+        """The same as `Matrix.by`."""
         return replace(self, rows=self.rows.by(vocabularies))
 
     @property
-    def fitting(self) -> Labelled:
+    def fitting(self) -> LabelledRows:
         return self._between(self.window.from_ms, self.window.holdout_from_ms)
 
     @property
-    def calibrating(self) -> Labelled:
+    def calibrating(self) -> LabelledRows:
         """The first half of the held-out days: calibration and thresholds, never the gates."""
         return self._between(self.window.holdout_from_ms, self.window.gates_from_ms)
 
     @property
-    def judging(self) -> Labelled:
+    def judging(self) -> LabelledRows:
         """The second half of the held-out days: for the gates alone, nothing is fitted to them."""
         return self._between(self.window.gates_from_ms, self.window.to_ms)
 
     @property
-    def holdout(self) -> Labelled:
+    def holdout(self) -> LabelledRows:
         return self._between(self.window.holdout_from_ms, self.window.to_ms)
 
     def data_window(self) -> DataWindow:
@@ -214,7 +214,7 @@ class Dataset:
             digest=self.digest,
         )
 
-    def _between(self, from_ms: int, to_ms: int) -> Labelled:
+    def _between(self, from_ms: int, to_ms: int) -> LabelledRows:
         first, last = np.searchsorted(self.rows.matrix.event_ms, [from_ms, to_ms])
         return self.rows.rows(slice(int(first), int(last)))
 
@@ -258,7 +258,8 @@ def build_dataset(
 ) -> Dataset:
     """The training set as it could have been built at `as_of_ms`: later labels do not exist.
 
-    A request that matured without a positive label counts as negative.
+    A request that matured without a positive label counts as negative; of classes and numbers, one
+    without a label is unknown.
 
     Args:
         also: inputs of the champion, which is to be judged on the same rows; those of a view that
@@ -268,6 +269,7 @@ def build_dataset(
     Raises:
         InputInvalid: no request has matured, or late rows would falsify the features.
     """
+    # imports DuckDB; a fit does without
     from mlplatform.learning.training_sets.join import training_join
 
     bounds = window(definition, as_of_ms)
@@ -303,7 +305,7 @@ def dataset(
     """The training set in a table of requests, labels and joined features.
 
     Rows outside the window are dropped, and labels that arrive after `as_of_ms` are not read. The
-    words of categories are learned from the days to fit alone.
+    words of categories and texts are learned from the days to fit alone.
     """
     import pyarrow as pa
 
@@ -313,10 +315,10 @@ def dataset(
     inside = (event_ms >= bounds.from_ms) & (event_ms < bounds.to_ms)
     table, event_ms = table.filter(pa.array(inside)), event_ms[inside]
     fitting = table.slice(0, int(np.searchsorted(event_ms, bounds.holdout_from_ms)))
-    own = own_words(definition, fitting, definition.training.vocabulary)
+    own = own_words(definition, fitting)
     plan, known = _plan(definition, views, also, own, words)
     matrix = Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
-    rows, found = labelled(matrix, table, definition, as_of_ms)
+    rows, found = label_rows(matrix, table, definition, as_of_ms)
     return Dataset(
         model=definition.name,
         rows=rows,
@@ -329,20 +331,26 @@ def dataset(
     )
 
 
-def labelled(
+def label_rows(
     matrix: Matrix, table: pa.Table, definition: ModelDefinition, as_of_ms: int
-) -> tuple[Labelled, HiddenOutcomes]:
+) -> tuple[LabelledRows, HiddenOutcomes]:
     """The rows of a table with the labels that had arrived."""
-    told = table.column("label").to_numpy()  # a missing label is NaN there
     arrived = _epoch_ms(table, "label_time") <= as_of_ms
-    y = ((told == 1) & arrived).astype(np.int8)
-    rows = Labelled(matrix, y, groups=_groups(definition, table))
-    return _treated(rows, table, ~np.isnan(told) & arrived, definition)
+    if (read := KNOWN.get(definition.task)) is not None:
+        y, known = read(table, definition)
+        known &= arrived
+        y = np.where(known, y, np.zeros((), y.dtype))
+        hidden, weight = (None, None) if known.all() else (~known, known.astype(np.float64))
+        return LabelledRows(matrix, y, hidden, weight), NOTHING_HIDDEN
+    labels = table.column("label").to_numpy()  # a missing label is NaN there
+    y = ((labels == 1) & arrived).astype(np.int8)
+    rows = LabelledRows(matrix, y, groups=_groups(definition, table))
+    return _treated(rows, table, ~np.isnan(labels) & arrived, definition)
 
 
 def _treated(
-    rows: Labelled, table: pa.Table, labelled: NDArray[np.bool_], definition: ModelDefinition
-) -> tuple[Labelled, HiddenOutcomes]:
+    rows: LabelledRows, table: pa.Table, labelled: NDArray[np.bool_], definition: ModelDefinition
+) -> tuple[LabelledRows, HiddenOutcomes]:
     """The rows with what model.yaml makes of outcomes that decisions hid; as they are without."""
     done = interventions(table, labelled)
     if done is None or not (done.stopped | done.explored).any():
@@ -355,7 +363,7 @@ def _treated(
 
 
 def _groups(definition: ModelDefinition, table: pa.Table) -> dict[str, Groups]:
-    """Of each protected field, the groups of a table's rows."""
+    """The groups of a table's rows, for each protected field."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -387,6 +395,7 @@ def requests_between(
     Raises:
         InputInvalid: late rows would falsify the features.
     """
+    # imports DuckDB; a fit does without
     from mlplatform.learning.training_sets.join import training_join
 
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id").to_arrow_table()
@@ -401,20 +410,10 @@ def any_matrix(
     words: Vocabularies,
 ) -> Matrix:
     """The rows of a joined table, with categories at places among all their words there."""
-    plan, known = _plan(definition, views, also, words, own_words(definition, table, MOST_WORDS))
+    there = own_words(definition, table, every=True)
+    plan, known = _plan(definition, views, also, words, there)
     event_ms = _epoch_ms(table, "event_time")
     return Matrix(plan.names, plan.matrix(table), event_ms, _units(definition, table), known)
-
-
-def own_words(
-    definition: ModelDefinition, table: pa.Table, most: int
-) -> dict[str, tuple[str, ...]]:
-    """The words of the definition's category inputs: declared, or the most frequent of a table."""
-    found = declared_words(definition)
-    for spec in definition.inputs:
-        if spec.kind == "category" and spec.name not in found:
-            found[spec.name] = learned(table.column(spec.of or ""), most)
-    return found
 
 
 def _plan(
@@ -426,11 +425,11 @@ def _plan(
 ) -> tuple[InputPlan, dict[str, tuple[str, ...]]]:
     """The plan of a table, and the words of its categories, `first` in their own order."""
     known = {
-        name: joined(first.get(name, ()), then.get(name, ()), most=2 * MOST_WORDS)
+        name: joined(first.get(name, ()), then.get(name, ()), most=2 * MOST_TOKENS)
         for name in {**first, **then}
     }
     plan = input_plan(definition, views, also, known)
-    return plan, {name: words for name, words in known.items() if name in plan.names}
+    return plan, {name: words for name, words in known.items() if name in plan.words}
 
 
 def input_plan(
@@ -441,8 +440,6 @@ def input_plan(
 ) -> InputPlan:
     """The definition's inputs, then those of `also` that it lacks and that views or windows still
     have."""
-    from mlplatform.model.inputs import InputPlan
-
     names = {i.name for i in definition.inputs}
     available = {(v.name, feature) for v in views for feature in v.feature_names}
     available |= {(w.entity, w.name) for w in definition.windows}
@@ -475,7 +472,7 @@ def _epoch_ms(table: pa.Table, column: str) -> NDArray[np.int64]:
     return times.astype("datetime64[ms]").astype(np.int64)
 
 
-def rows_digest(matrix: Matrix, y: NDArray[np.int8], rows: Labelled | None = None) -> str:
+def rows_digest(matrix: Matrix, y: Labels, rows: LabelledRows | None = None) -> str:
     """SHA-256 over names, inputs, labels, times and units, in row order.
 
     Args:

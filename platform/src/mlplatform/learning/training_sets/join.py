@@ -18,7 +18,7 @@ from mlplatform.learning.features.external import joining
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
-from mlplatform.model.features.views import FeatureView, computed, quoted
+from mlplatform.model.features.views import FeatureView, quoted, request_views
 from mlplatform.runtime.errors import InputInvalid
 
 THREADS = 2
@@ -27,7 +27,7 @@ THREADS = 2
 def training_join(
     offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table
 ) -> pa.Table:
-    """As `view_join`, with every window of the model.
+    """The `view_join` with every window of the model.
 
     Args:
         events: `event_time` and the views' join keys, and whatever else is to be kept. Where the
@@ -52,7 +52,9 @@ def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Ta
     Raises:
         InputInvalid: a snapshot became available before its own time, or after a later one.
     """
-    files = {v.name: offline.snapshot_folder(v.name).glob("*.parquet") for v in computed(views)}
+    files = {
+        v.name: offline.snapshot_folder(v.name).glob("*.parquet") for v in request_views(views)
+    }
     with duckdb.connect(":memory:", config={"threads": THREADS}) as db:
         db.execute("SET enable_progress_bar=false")
         db.register("events", events)
@@ -146,7 +148,7 @@ def _join_sql(
 
 
 def _newest_sql(view: FeatureView) -> str:
-    """Of the rows of an entity that became available together, the one with the latest time."""
+    """The row with the latest time, of those of an entity that became available together."""
     return (
         f"(SELECT * FROM {view.name} QUALIFY row_number() OVER"
         f" (PARTITION BY {view.join_key}, {CREATED} ORDER BY {EVENT_TIMESTAMP} DESC) = 1)"

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.statistics import QUALITY_LEVEL, Integers, Interval
+from mlplatform.model.policies.segments import FairnessPolicy
 from mlplatform.runtime.intervals import exact_share
-
-if TYPE_CHECKING:
-    from mlplatform.model.policies.segments import FairnessPolicy
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -215,7 +213,8 @@ class _Share:
         return self.hits / self.rows if self.rows else math.nan
 
     def interval(self, level: float = QUALITY_LEVEL) -> Interval:
-        """That of a binomial share of `size` rows, wider where few units tell of their variance.
+        """The interval of a binomial share of `size` rows, wider where few units show
+        their variance.
 
         Source: Korn and Graubard, Survey Methodology 24 (1998).
         """
@@ -267,13 +266,13 @@ def _mean_interval(values: Floats, unit: Integers) -> Interval:
 
 
 def _unit_sums(values: Any, unit: Integers) -> Floats:
-    """Of each unit, the sum of its rows' values; None: the number of its rows."""
+    """The sum of each unit's values; None: the number of its rows."""
     position = np.unique(unit, return_inverse=True)[1]
     return np.bincount(position, values).astype(np.float64)
 
 
 def _normal(share: float) -> float:
-    from scipy.special import ndtri
+    from scipy.special import ndtri  # slow to import; most processes judge nothing
 
     return float(ndtri(share))
 
@@ -313,7 +312,7 @@ def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> 
     if not judged or (open_attributes and all(one[0] == "passed" for one in judged)):
         by = f" by {', '.join(open_attributes)}" if open_attributes else ""
         reason = f"no request of a second group is known{by}: nothing can be compared"
-        return GateResult(name, _unshown(policy), None, tightest, _told(reason, policy))
+        return GateResult(name, _unshown(policy), None, tightest, _with_note(reason, policy))
     worst = max(judged, key=lambda one: (ORDER[one[0]], _or_zero(one[1].value)))
     verdict, ratio, what, against, limit, group = worst
     value = None if math.isnan(ratio.value) else ratio.value
@@ -328,7 +327,7 @@ def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> 
     if verdict == "inconclusive":
         open_ones = [one[2] for one in judged if one[0] == "inconclusive"]
         reason = f"not shown for {len(open_ones)} of {len(judged)} comparisons; {reason}"
-        return GateResult(name, _unshown(policy), value, limit, _told(reason, policy), ends)
+        return GateResult(name, _unshown(policy), value, limit, _with_note(reason, policy), ends)
     return GateResult(name, verdict, value, limit, reason, ends)
 
 
@@ -356,8 +355,12 @@ def _unshown(policy: FairnessPolicy) -> Verdict:
     return "inconclusive" if policy.not_shown == "refuse" else "passed"
 
 
-def _told(reason: str, policy: FairnessPolicy) -> str:
-    return reason if policy.not_shown == "refuse" else f"{reason} (told: gates.fairness.not_shown)"
+def _with_note(reason: str, policy: FairnessPolicy) -> str:
+    return (
+        reason
+        if policy.not_shown == "refuse"
+        else f"{reason} (reported only: gates.fairness.not_shown)"
+    )
 
 
 def _or_zero(value: float) -> float:

@@ -12,9 +12,11 @@ import numpy as np
 
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
+from mlplatform.model.policies.classes import ClassGates
 from mlplatform.model.policies.training import GatePolicy
 
 NAME: Final = "folds"
+QUALITY: Final = ("average_precision", "accuracy")
 FEWEST_POSITIVES: Final = 10
 FEWEST_COMPARED: Final = 2
 
@@ -43,9 +45,9 @@ class FoldFinding:
     problem: str = ""
 
     @property
-    def average_precision(self) -> Measure | None:
-        """None where the fold could not be tested."""
-        return next((m for m in self.measures if m.name == "average_precision"), None)
+    def quality(self) -> Measure | None:
+        """Average precision, or the accuracy of classes; None where it could not be tested."""
+        return next((m for m in self.measures if m.name in QUALITY), None)
 
 
 def day(epoch_ms: int) -> str:
@@ -56,14 +58,19 @@ def day(epoch_ms: int) -> str:
 def judge_folds(
     found: Sequence[FoldFinding], gates: GatePolicy, *, has_champion: bool
 ) -> GateResult:
-    """Refused where most folds prove a loss: to the champion, over folds that it was not fitted to;
-    without one, to `minimum_average_precision`.
+    """The gate refuses where most folds prove a loss: to the champion, over folds not fitted to;
+    without one, to `minimum_average_precision`; of classes, to `minimum_accuracy`.
 
     A fold proves a loss where its whole 90 % interval lies beyond the limit. By chance one does so
     at most 5 times in 100, and most of two or more seldom. A fold that can't be tested, or holds
     too few positives, is no pass.
     """
-    limit = -gates.average_precision_loss if has_champion else gates.minimum_average_precision
+    if isinstance(gates, ClassGates):
+        name, loss, least = "accuracy", gates.accuracy_loss, gates.minimum_accuracy
+    else:
+        name, loss = "average precision", gates.average_precision_loss
+        least = gates.minimum_average_precision
+    limit = -loss if has_champion else least
     for fold in found:
         if why := _lacking(fold):
             return _unknown(limit, f"fold {fold.number} (from {day(fold.from_ms)}): {why}")
@@ -72,7 +79,7 @@ def judge_folds(
         return _unknown(limit, "no fold was tested")
     spread = float(np.std(own, ddof=1)) if len(own) > 1 else 0.0
     text = (
-        f"average precision {min(own):.3f} to {max(own):.3f} over {len(own)} folds in time (mean "
+        f"{name} {min(own):.3f} to {max(own):.3f} over {len(own)} folds in time (mean "
         f"{np.mean(own):.3f}, standard deviation {spread:.3f})"
     )
     return _compared(found, text, limit) if has_champion else _alone(found, text, limit, min(own))
@@ -83,11 +90,11 @@ def _lacking(fold: FoldFinding) -> str:
         return fold.problem
     if fold.positives < FEWEST_POSITIVES:
         return f"only {fold.positives} positives (at least {FEWEST_POSITIVES} wanted)"
-    return "" if fold.average_precision else "its scores could not be measured"
+    return "" if fold.quality else "its scores could not be measured"
 
 
 def _alone(found: Sequence[FoldFinding], text: str, limit: float, worst: float) -> GateResult:
-    measures = [m for fold in found if (m := fold.average_precision) is not None]
+    measures = [m for fold in found if (m := fold.quality) is not None]
     bad = sum(m.candidate.high < limit for m in measures)
     reason = f"{text}; proven to be less than {limit:.3f} in {bad} of them (most may not be)"
     return GateResult(NAME, _verdict(bad, len(measures)), worst, limit, reason)
@@ -97,12 +104,13 @@ def _compared(found: Sequence[FoldFinding], text: str, limit: float) -> GateResu
     gaps = [
         m.difference
         for fold in found
-        if fold.is_unseen and (m := fold.average_precision) is not None and m.difference
+        if fold.is_unseen and (m := fold.quality) is not None and m.difference
     ]
     if len(gaps) < FEWEST_COMPARED:
         reason = (
-            f"{text}; {len(gaps)} of them can be held against the champion, which was fitted to "
-            f"days of the others or can't be run ({FEWEST_COMPARED} wanted): `quality` compares"
+            f"{text}; the champion can be compared in {len(gaps)} of them"
+            f" ({FEWEST_COMPARED} wanted)"
+            ": it was fitted to days of the others, or can't be run; the gate `quality` compares it"
         )
         return GateResult(NAME, "passed", min(_values(found)), None, reason)
     bad, worst = sum(gap.high < limit for gap in gaps), min(gap.value for gap in gaps)
@@ -114,7 +122,7 @@ def _compared(found: Sequence[FoldFinding], text: str, limit: float) -> GateResu
 
 
 def _values(found: Sequence[FoldFinding]) -> list[float]:
-    return [m.candidate.value for fold in found if (m := fold.average_precision) is not None]
+    return [m.candidate.value for fold in found if (m := fold.quality) is not None]
 
 
 def _verdict(bad: int, of: int) -> Verdict:

@@ -20,6 +20,7 @@ class ReplayCounts:
 
     Args:
         segments: by name, the same of the requests in one segment.
+        flips: those that are decided otherwise; None where alerts are compared.
     """
 
     requests: int
@@ -27,6 +28,7 @@ class ReplayCounts:
     champion_alerts: int
     both_alerts: int
     segments: Mapping[str, ReplayCounts] = field(default_factory=dict)
+    flips: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

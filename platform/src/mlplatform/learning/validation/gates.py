@@ -181,7 +181,18 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
 def judge_data(
     data: DataEvidence, gates: GatePolicy, training: TrainingPolicy
 ) -> tuple[GateResult, ...]:
-    """Enough rows and positives, no input nearly always missing, no label from before its time."""
+    """Enough rows and positives, and what `judge_feeds` says."""
+    return (
+        at_least("rows", data.rows, training.minimum_rows, "requests in the window"),
+        at_least(
+            "positives", data.positives, training.minimum_positives, "positives in the window"
+        ),
+        *judge_feeds(data, gates),
+    )
+
+
+def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]:
+    """No input nearly always missing, no label from before its time, hidden outcomes treated."""
     shares = data.missing_shares
     unknown = [name for name, share in shares.items() if math.isnan(share)]
     worst = max(shares, key=lambda name: shares[name], default=None)
@@ -190,19 +201,15 @@ def judge_data(
             "missing_values", "inconclusive", None, gates.missing_share, "no rows to count"
         )
     else:
-        seen = f"{worst}, the input missing most often, is missing in {percent(shares[worst])}"
-        missing = _at_most(
-            "missing_values", shares[worst], gates.missing_share, seen, percent(gates.missing_share)
+        finding = f"{worst}, the input missing most often, is missing in {percent(shares[worst])}"
+        missing = at_most(
+            "missing_values",
+            shares[worst],
+            gates.missing_share,
+            finding,
+            percent(gates.missing_share),
         )
-    return (
-        _at_least("rows", data.rows, training.minimum_rows, "requests in the window"),
-        _at_least(
-            "positives", data.positives, training.minimum_positives, "positives in the window"
-        ),
-        missing,
-        _judge_maturity(data),
-        judge_hidden(data.hidden),
-    )
+    return missing, _judge_maturity(data), judge_hidden(data.hidden)
 
 
 def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
@@ -213,7 +220,7 @@ def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
     if not hidden.hidden and not hidden.explored:
         reason = "no request's outcome was hidden by a decision of ours"
         return GateResult("hidden_outcomes", "passed", 0.0, None, reason)
-    return GateResult("hidden_outcomes", "passed", float(hidden.hidden), None, hidden.told)
+    return GateResult("hidden_outcomes", "passed", float(hidden.hidden), None, hidden.sentence)
 
 
 def judge_schema(schema: SchemaEvidence) -> GateResult:
@@ -237,7 +244,7 @@ def judge_schema(schema: SchemaEvidence) -> GateResult:
 
 
 def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
-    """Not worse than the champion by more than is tolerated; a first version, good enough.
+    """Judges a loss to the champion by what is tolerated, a first version by fixed limits.
 
     The whole interval must be on the good side. Where the limit lies within it, the data cannot
     say: inconclusive. A loss within that limit is refused too once it is proven: where even the
@@ -248,7 +255,7 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
         return GateResult(name, "inconclusive", None, None, _too_few_positives(quality.positives))
     if quality.champion is None or quality.difference is None:
         text = f"average precision {quality.candidate.value:.3f} on {quality.positives:,} positives"
-        return _above(name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}")
+        return above(name, quality.candidate, gates.minimum_average_precision, text, "{:.3f}")
     text = (
         f"average precision {quality.candidate.value:.3f}, the champion's {quality.champion:.3f} "
         f"on the same {quality.positives:,} positives"
@@ -260,23 +267,23 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
         lost = quality.unseen
         limit = -gates.average_precision_loss
         reason = (
-            f"{text}. The loss is proven: {100 * QUALITY_LEVEL:g} % interval {lost.low:+.3f} to "
-            f"{lost.high:+.3f} lies whole beyond {limit:+.3f}, the loss that is overlooked"
+            f"{text}. The loss is proven: the whole {100 * QUALITY_LEVEL:g} % interval, "
+            f"{lost.low:+.3f} to {lost.high:+.3f}, lies below {limit:+.3f}, which is tolerated"
         )
         return GateResult(name, "failed", lost.value, limit, reason, (lost.low, lost.high))
-    return _above(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
+    return above(name, quality.difference, -gates.average_precision_drop, text, "{:+.3f}")
 
 
 def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
     """No input knows the outcome, the future, or whose request it is."""
     name, limit = "leakage", gates.single_input_average_precision
     if leakage.identifiers or leakage.growing:
-        said = [f"{n} says whose or which request a row is" for n in leakage.identifiers]
-        said += [
+        problems = [f"{n} says whose or which request a row is" for n in leakage.identifiers]
+        problems += [
             f"{n} grows with time, so live values lie beyond all that was learned"
             for n in leakage.growing
         ]
-        reason = f"{'; '.join(said)}: take it out of the inputs"
+        reason = f"{'; '.join(problems)}: take it out of the inputs"
         return GateResult(name, "failed", None, limit, reason)
     if leakage.positives < MINIMUM_POSITIVES:
         reason = _too_few_positives(leakage.positives)
@@ -285,16 +292,16 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
     if best is None or math.isnan(leakage.alone[best]):
         return GateResult(name, "inconclusive", None, limit, "no input could be measured alone")
     value = leakage.alone[best]
-    seen = (
-        f"{best}, the input that tells most alone, has an average precision of {value:.3f} by "
+    finding = (
+        f"{best}, the strongest single input, has an average precision of {value:.3f} by "
         f"itself on {leakage.positives:,} positives"
     )
     if value < limit:
-        reason = f"{seen} (less than {limit:.3f} wanted; more would be the outcome itself)"
+        reason = f"{finding} (less than {limit:.3f} wanted; more would be the outcome itself)"
         return GateResult(name, "passed", value, limit, reason)
     reason = (
-        f"{seen}, {limit:.3f} or more: it holds the outcome, or what is known only after it; take "
-        "it out of the inputs, or compute it from what was known at the request"
+        f"{finding}, {limit:.3f} or more: it holds the outcome, or what is known only after it; "
+        "take it out of the inputs, or compute it from what was known at the request"
     )
     return GateResult(name, "failed", value, limit, reason)
 
@@ -323,19 +330,19 @@ def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
 
 def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
     """The ONNX file gives the scores that it should."""
-    seen = (
+    finding = (
         f"scores differ from those of {running.parity_against} by {running.parity_difference:.1g} "
         "or less"
     )
     limit = gates.onnx_difference
-    return _at_most("onnx_parity", running.parity_difference, limit, seen, f"{limit:g}")
+    return at_most("onnx_parity", running.parity_difference, limit, finding, f"{limit:g}")
 
 
 def judge_golden(running: ModelEvidence) -> GateResult:
     """The written bundle repeats its own examples."""
     value, limit = running.golden_difference, running.golden_tolerance
-    seen = f"the bundle's own examples score as they should to within {value:.1g}"
-    return _at_most("golden", value, limit, seen, f"{limit:g}")
+    finding = f"the bundle's own examples score as they should to within {value:.1g}"
+    return at_most("golden", value, limit, finding, f"{limit:g}")
 
 
 def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
@@ -347,8 +354,8 @@ def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
         if value > limit:
             return GateResult(name, "failed", value, limit, reason)
         return GateResult(name, "inconclusive", _number(value), limit, reason)
-    seen = f"one request on one thread takes {value:.3g} ms (99th percentile of {calls:,} calls)"
-    return _at_most(name, value, limit, seen, f"{limit:g} ms")
+    finding = f"one request on one thread takes {value:.3g} ms (99th percentile of {calls:,} calls)"
+    return at_most(name, value, limit, finding, f"{limit:g} ms")
 
 
 def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResult:
@@ -388,18 +395,18 @@ def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
-    """Not too many recent requests would be decided otherwise than by the champion."""
+    """Limits how many recent requests would be decided otherwise than by the champion."""
     name, limit = "decision_flips", gates.decision_flip_share
     if replay.flip_share is None:
         return GateResult(name, "passed", None, limit, "a first version has nothing to differ from")
     if replay.rows < MINIMUM_REPLAYED:
         reason = _too_few_replayed(replay)
         return GateResult(name, "inconclusive", _number(replay.flip_share), limit, reason)
-    seen = (
+    finding = (
         f"{percent(replay.flip_share)} of {replay.rows:,} requests ({replay.source}) would be "
         "decided otherwise than by the champion"
     )
-    return _at_most(name, replay.flip_share, limit, seen, percent(limit))
+    return at_most(name, replay.flip_share, limit, finding, percent(limit))
 
 
 def _judge_maturity(data: DataEvidence) -> GateResult:
@@ -417,10 +424,18 @@ def _judge_maturity(data: DataEvidence) -> GateResult:
     return GateResult(name, "failed", silent_days, 0.0, reason)
 
 
-def _above(name: str, interval: Interval, limit: float, text: str, form: str) -> GateResult:
+def above(
+    name: str,
+    interval: Interval,
+    limit: float,
+    text: str,
+    form: str,
+    measure: str = "average precision",
+) -> GateResult:
+    """A gate that passes where the whole interval is at the limit or above."""
     value, low, high = interval.value, interval.low, interval.high
     if any(math.isnan(v) for v in (value, low, high)):
-        return GateResult(name, "inconclusive", None, limit, "average precision is not a number")
+        return GateResult(name, "inconclusive", None, limit, f"{measure} is not a number")
     within = f"{form.format(low)} to {form.format(high)}"
     level = f"{100 * QUALITY_LEVEL:g} % interval {within}"
     reason = f"{text} ({level}; all of it must be {form.format(limit)} or more)"
@@ -428,14 +443,16 @@ def _above(name: str, interval: Interval, limit: float, text: str, form: str) ->
     return GateResult(name, passed, value, limit, reason, (low, high))
 
 
-def _at_most(name: str, value: float, limit: float, seen: str, allowed: str) -> GateResult:
+def at_most(name: str, value: float, limit: float, finding: str, allowed: str) -> GateResult:
+    """A gate that passes where a value that was measured is at the limit or below."""
     if math.isnan(value):
         return GateResult(name, "inconclusive", None, limit, f"not measured (limit {allowed})")
-    reason = f"{seen} (at most {allowed} allowed)"
+    reason = f"{finding} (at most {allowed} allowed)"
     return GateResult(name, "passed" if value <= limit else "failed", value, limit, reason)
 
 
-def _at_least(name: str, value: int, limit: int, what: str) -> GateResult:
+def at_least(name: str, value: int, limit: int, what: str) -> GateResult:
+    """A gate that passes where so many are there."""
     reason = f"{value:,} {what} (at least {limit:,} wanted)"
     return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
 

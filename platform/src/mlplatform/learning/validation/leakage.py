@@ -8,17 +8,15 @@ with time, so that whatever is scored later lies beyond all that was learned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlplatform.learning.training_sets.dataset import LabelledRows
 from mlplatform.learning.validation.gates import LeakageEvidence
 from mlplatform.learning.validation.statistics import average_precision
-
-if TYPE_CHECKING:
-    from mlplatform.learning.training_sets.dataset import Labelled
-    from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ModelDefinition
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +33,7 @@ LEAST_UNITS: Final = 50
 
 
 def leakage_evidence(
-    definition: ModelDefinition, names: Sequence[str], fitting: Labelled, held_out: Labelled
+    definition: ModelDefinition, names: Sequence[str], fitting: LabelledRows, held_out: LabelledRows
 ) -> LeakageEvidence:
     """What the inputs of these names show on rows whose outcome is known."""
     learned, x = fitting.matrix.columns(names), held_out.matrix.columns(names)
@@ -43,29 +41,37 @@ def leakage_evidence(
         name: average_precision(_shares(learned[:, i], fitting.y, x[:, i]), held_out.y)
         for i, name in enumerate(names)
     }
+    identifiers, growing = identifying_inputs(definition, names, fitting)
+    return LeakageEvidence(alone, identifiers, growing, int(held_out.y.sum()))
+
+
+def identifying_inputs(
+    definition: ModelDefinition, names: Sequence[str], fitting: LabelledRows
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Inputs of these names that say whose or which request a row is, and those that
+    rise or fall with event time."""
+    learned = fitting.matrix.columns(names)
     step = max(1, len(fitting) // CHECKED_ROWS)
     rows, event_ms = learned[::step], fitting.matrix.event_ms[::step]
     unit = fitting.matrix.unit
     entities = {f for f, field in definition.request.items() if field.entity}
     declared = {i.name for i in definition.inputs if i.kind == "field" and i.of in entities}
-    return LeakageEvidence(
-        alone=alone,
-        identifiers=tuple(
+    return (
+        tuple(
             name
             for i, name in enumerate(names)
             if name in declared
             or is_counted(rows[:, i], unit[::step])
             or names_units(learned[:, i], unit)
         ),
-        growing=tuple(n for i, n in enumerate(names) if grows(rows[:, i], event_ms)),
-        positives=int(held_out.y.sum()),
+        tuple(n for i, n in enumerate(names) if grows(rows[:, i], event_ms)),
     )
 
 
 def _shares(
     learned: NDArray[np.float32], y: NDArray[np.int8], values: NDArray[np.float32]
 ) -> Floats:
-    """For each value the share of positives in its bin, of the rows that were learned from."""
+    """The share of positives in each value's bin, of the rows that were learned from."""
     cuts = _cuts(learned, y)
     bins, size = _bins(learned, cuts), len(cuts) + 2
     rows = np.bincount(bins, minlength=size)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,13 @@ class Measure:
     difference: Interval | None = None
 
 
+class UnitSums(Protocol):
+    """One model's answers, summed by unit."""
+
+    def values(self, times: Floats) -> Any:
+        """Its measures, with each unit counted so many times."""
+
+
 def binary_measures(
     scores: Floats, y: Integers, unit: Integers, *, seed: int, champion: Floats | None = None
 ) -> tuple[Measure, ...]:
@@ -55,18 +63,28 @@ def binary_measures(
         return ()
     position = np.unique(unit, return_inverse=True)[1]
     models = [_Model(s, y, position) for s in both]
-    units, rng = int(position.max()) + 1, np.random.default_rng(seed)
-    draws = np.empty((RESAMPLES, len(models), len(NAMES)))
+    return resampled(NAMES, models, units=int(position.max()) + 1, seed=seed)
+
+
+def resampled(
+    names: Sequence[str], models: Sequence[UnitSums], *, units: int, seed: int
+) -> tuple[Measure, ...]:
+    """Measures of a candidate, and beside a champion where `models` holds it second.
+
+    Whole units are drawn with replacement, the same ones for both models (bootstrap percentiles).
+    """
+    rng = np.random.default_rng(seed)
+    draws = np.empty((RESAMPLES, len(models), len(names)))
     for draw in draws:
         times = np.bincount(rng.integers(0, units, units), minlength=units).astype(np.float64)
         draw[:] = [model.values(times) for model in models]
     values = np.array([model.values(np.ones(units)) for model in models])
-    own = _intervals(values[0], draws[:, 0])
-    if champion is None:
-        return tuple(Measure(name, found) for name, found in zip(NAMES, own, strict=True))
-    other = _intervals(values[1], draws[:, 1])
-    gap = _intervals(values[0] - values[1], draws[:, 0] - draws[:, 1])
-    return tuple(Measure(*parts) for parts in zip(NAMES, own, other, gap, strict=True))
+    own = intervals(values[0], draws[:, 0])
+    if len(models) == 1:
+        return tuple(Measure(name, found) for name, found in zip(names, own, strict=True))
+    other = intervals(values[1], draws[:, 1])
+    gap = intervals(values[0] - values[1], draws[:, 0] - draws[:, 1])
+    return tuple(Measure(*parts) for parts in zip(names, own, other, gap, strict=True))
 
 
 def plain_measures(scores: Floats, y: Integers) -> dict[str, float]:
@@ -95,10 +113,10 @@ def mean_measure(
         times = np.bincount(rng.integers(0, len(counts), len(counts)), minlength=len(counts))
         draw[:] = sums @ times / (counts @ times)
     means = both.mean(axis=1)
-    own, *other = _intervals(means, draws)
+    own, *other = intervals(means, draws)
     if champion is None:
         return Measure(name, own)
-    return Measure(name, own, other[0], *_intervals(-np.diff(means), -np.diff(draws)))
+    return Measure(name, own, other[0], *intervals(-np.diff(means), -np.diff(draws)))
 
 
 class _Model:
@@ -118,7 +136,8 @@ class _Model:
         return [precision, area, 2 * area - 1, distance, *losses.tolist()]
 
 
-def _intervals(values: Floats, draws: NDArray[np.float64]) -> list[Interval]:
+def intervals(values: Floats, draws: NDArray[np.float64]) -> list[Interval]:
+    """Values with the 90 % percentiles of their draws [draws, values]."""
     ends = [(1 - QUALITY_LEVEL) / 2, (1 + QUALITY_LEVEL) / 2]
     found = []
     for value, drawn in zip(values.tolist(), draws.T, strict=True):

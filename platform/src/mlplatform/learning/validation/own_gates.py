@@ -46,8 +46,8 @@ class Arm:
     """What one model says of the rows.
 
     Args:
-        scores: calibrated, float64 [n] of 0-1.
-        decisions: texts [n], by the bundle's own thresholds.
+        scores: calibrated, float64 [n] of 0-1, or numbers in the model's unit.
+        decisions: texts [n], by the bundle's own thresholds, or the most probable class.
     """
 
     scores: NDArray[np.float64]
@@ -60,7 +60,7 @@ class HeldOut:
     them. Arrays are in order of event time and can't be written.
 
     Args:
-        y: labels 0 or 1, int8 [n].
+        y: labels 0 or 1, int8 [n]; places of classes, int8 [n]; or numbers, float64 [n].
         unit: whose request a row is, int64 [n]: requests of one unit are alike, so intervals are
             by unit.
         event_ms: epoch milliseconds, int64 [n].
@@ -71,7 +71,7 @@ class HeldOut:
         decision: of model.yaml.
     """
 
-    y: NDArray[np.int8]
+    y: NDArray[Any]
     unit: NDArray[np.int64]
     event_ms: NDArray[np.int64]
     candidate: Arm
@@ -91,13 +91,13 @@ class HeldOut:
             ValueError: model.yaml has no costs, or not of one of the decisions.
         """
         costs = self.decision.thresholds.costs or {}
-        given = np.broadcast_to(np.asarray(decisions, object), np.shape(self.y))
-        if lacking := sorted({str(name) for name in set(given.tolist()) - set(costs)}):
+        outcomes = np.broadcast_to(np.asarray(decisions, object), np.shape(self.y))
+        if lacking := sorted({str(name) for name in set(outcomes.tolist()) - set(costs)}):
             raise ValueError(f"decision.thresholds.costs of model.yaml lacks {', '.join(lacking)}")
         found = np.zeros(len(self.y))
         for name, cost in costs.items():
             of_one = np.where(self.y == 1, cost.positive, cost.negative)
-            found = np.where(given == name, of_one, found)
+            found = np.where(outcomes == name, of_one, found)
         return found
 
 
@@ -173,7 +173,7 @@ def judge_own(own: OwnGates, rows: HeldOut) -> OwnFindings:
         try:
             found = _answer(function, rows, GateResult if function in own.gates else Measure)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a team's Python
-            reason = f"{GATES_FILE}: {function.__name__} {told(error)}"
+            reason = f"{GATES_FILE}: {function.__name__} {error_line(error)}"
             found = GateResult(function.__name__, "inconclusive", None, None, reason)
             wrong.append(found)
         if isinstance(found, Measure):
@@ -209,7 +209,7 @@ def _checked_gate(found: GateResult) -> GateResult:
     if not isinstance(found.reason, str) or not found.reason.strip():
         raise _WrongAnswer("gave no reason; wanted: a sentence for people who answer for a version")
     if found.verdict == "passed" and found.observed is None:
-        raise _WrongAnswer("passed without an observed number; no data is no pass")
+        raise _WrongAnswer("passed without an observed number; a gate without data can't pass")
     ends = None
     if found.interval is not None:
         if len(found.interval) != 2:
@@ -254,7 +254,7 @@ def _number(name: str, value: Any, *, finite: bool = True) -> float:
     return float(value)
 
 
-def told(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An error of a team's Python in one line, with the line of `gates.py` that it came from."""
     if isinstance(error, _WrongAnswer):
         return _printable(str(error))

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.onnx_file import Scoring
+from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.bundle import AlertBand, Bundle
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.figures import percent
@@ -24,7 +25,7 @@ class Recent:
     source: str
 
     def by(self, vocabularies: Vocabularies) -> Recent:
-        """As `Matrix.by`."""
+        """The same as `Matrix.by`."""
         return replace(self, matrix=self.matrix.by(vocabularies))
 
     def share(self, share: float) -> Recent:
@@ -35,10 +36,38 @@ class Recent:
         return Recent(kept, f"{self.source}, {percent(share)} of the customers")
 
 
-def strengths(bundle: Bundle, model: Scoring, rows: Matrix) -> NDArray[np.int8]:
-    """The bundle's decision for each row, by its place among `scale.names`."""
-    raw = model.scores(rows.of(bundle))
-    return bundle.decide_many(bundle.calibrate_many(raw)).astype(np.int8)
+@dataclass(frozen=True, slots=True, eq=False)
+class ReplayResult:
+    """What a bundle says of rows: its scores, or probabilities by class, and its decisions, by
+    their places among `scale.names`."""
+
+    scale: DecisionScale
+    scores: NDArray[np.float64]
+    decisions: NDArray[np.int8]
+
+    @property
+    def alerts(self) -> NDArray[np.bool_]:
+        """Which rows get an alert."""
+        return self.scale.alerting(self.decisions)
+
+    def changed(self, other: ReplayResult) -> NDArray[np.bool_] | None:
+        """Which rows the other decides differently; of numbers, those that lie further apart than
+        the tolerance. None where the other gives no numbers in this unit."""
+        if (number := self.scale.number) is None:
+            there: NDArray[np.bool_] = self.decisions != self.scale.places_of(
+                other.scale, other.decisions
+            )
+            return there
+        if other.scale.number is None or other.scale.number.unit != number.unit:
+            return None
+        within = np.abs(self.scores - other.scores) <= number.tolerance
+        return ~within
+
+
+def replay(bundle: Bundle, model: ScoringSession, rows: Matrix) -> ReplayResult:
+    """What the bundle says of each row."""
+    scores = bundle.calibrate_many(model.scores(rows.of(bundle)))
+    return ReplayResult(bundle.scale, scores, bundle.decide_many(scores).astype(np.int8))
 
 
 def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) -> AlertBand:
@@ -65,6 +94,6 @@ def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) 
     )
 
 
-def flip_share(candidate: NDArray[np.int8], champion: NDArray[np.int8]) -> float:
-    """Share of requests that the two decide differently; NaN without requests."""
-    return float(np.mean(candidate != champion)) if len(candidate) else float("nan")
+def flip_share(changed: NDArray[np.bool_]) -> float:
+    """Share of requests that two bundles decide differently; NaN without requests."""
+    return float(np.mean(changed)) if len(changed) else float("nan")

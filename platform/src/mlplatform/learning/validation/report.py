@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlplatform.learning.validation.fold_gate import day
+from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
+from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.text import markdown
 
-if TYPE_CHECKING:
-    from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
-    from mlplatform.learning.validation.gate_result import GateResult
-
-MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? cannot be told"}
+MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? inconclusive"}
 TITLES = {
     "rows": "requests to learn from",
     "positives": "positives to learn from",
@@ -35,6 +33,15 @@ TITLES = {
     "fairness": "protected attributes",
     "folds": "folds in time",
     "own_gates": "gates.py of the model's folder",
+    "classes": "requests of each class to learn from",
+    "accuracy": "right classes",
+    "macro_f1": "right classes, class by class",
+    "log_loss": "probabilities of the right classes",
+    "labelled": "requests with a number to learn from",
+    "mae": "absolute errors",
+    "rmse": "large errors",
+    "bias": "errors to one side",
+    "quantile_loss": "errors by a quantile of the labels",
 }
 MEASURES = {
     "average_precision": "average precision",
@@ -43,6 +50,13 @@ MEASURES = {
     "ks": "KS",
     "brier": "Brier score",
     "log_loss": "log loss",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "top_3_accuracy": "right class among the top 3",
+    "mae": "mean absolute error",
+    "rmse": "root mean square error",
+    "bias": "bias",
+    "quantile_loss": "quantile loss",
 }
 
 
@@ -78,6 +92,8 @@ def _finite(value: Any) -> Any:
 def _replayed(counts: ReplayCounts) -> dict[str, Any]:
     found = asdict(counts)
     found = {"payments": found.pop("requests"), **found}
+    if found["flips"] is None:
+        del found["flips"]
     segments = {name: _replayed(inside) for name, inside in counts.segments.items()}
     del found["segments"]
     return found | ({"segments": segments} if segments else {})
@@ -128,7 +144,7 @@ def findings(report: Mapping[str, Any]) -> list[str]:
 
 
 def _measures(measures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """As a list, for the reason of `findings`."""
+    """The measures as a list, for the reason of `findings`."""
     if not measures:
         return []
     lines = ["### Measures on the days for the gates", ""]
@@ -143,19 +159,22 @@ def _measures(measures: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _folds(folds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each fold's average precision, as the other measures are in the run's metrics."""
+    """Each fold's first measure, as the other ones are in the run's metrics."""
     if not folds:
         return []
-    lines = ["### Folds in time: average precision", ""]
+    measured = (m["name"] for fold in folds for m in fold["measures"])
+    name = "accuracy" if "accuracy" in measured else "average_precision"
+    lines = [f"### Folds in time: {MEASURES[name]}", ""]
     for fold in folds:
         days = f"{day(fold['from_ms'])} to {day(fold['to_ms'] - 1)}"
-        found = next((m for m in fold["measures"] if m["name"] == "average_precision"), None)
+        found = next((m for m in fold["measures"] if m["name"] == name), None)
         line = f"- {fold['number']}, {days}: "
         if fold["problem"] or found is None:
             lines.append(line + markdown(fold["problem"] or "not measured"))
             continue
-        line += f"{_number(found['candidate'])} on {fold['positives']:,} positives of "
-        line += f"{fold['rows']:,} requests, fitted to {fold['fitted']:,}"
+        rows = f"{fold['rows']:,} requests"
+        of = rows if name == "accuracy" else f"{fold['positives']:,} positives of {rows}"
+        line += f"{_number(found['candidate'])} on {of}, fitted to {fold['fitted']:,}"
         if found["champion"] is not None:
             line += f"; difference to the champion {_number(found['difference'], '+')}"
             line += "" if fold["is_unseen"] else " (it was fitted to some of these days)"
@@ -206,10 +225,10 @@ def _number(found: Mapping[str, float | None] | None, sign: str = "", end: str =
         return f"{form.format(found['low'])} or more"
     if found is None or found["value"] is None:
         return "not known"
-    told = form.format(found["value"])
+    value = form.format(found["value"])
     if found["low"] is None or found["high"] is None:
-        return f"{told} (too few for an interval)"
-    return f"{told} ({form.format(found['low'])} to {form.format(found['high'])})"
+        return f"{value} (too few for an interval)"
+    return f"{value} ({form.format(found['low'])} to {form.format(found['high'])})"
 
 
 def _gate(gate: GateResult) -> dict[str, Any]:

@@ -32,8 +32,10 @@ def judge_skew(skew: SkewReport | None, gates: GatePolicy, *, is_first: bool) ->
     else:
         reason = f"{skew.words}, by {skew.sampled:,} of {skew.population:,} decisions"
         observed, verdict = max((f.high for f in skew.features), default=0.0), "passed"
-    told = "" if refuses or verdict != "passed" or _is_good(skew) else " (told alone: gates.skew)"
-    return GateResult(name, verdict, observed, limit, reason + told)
+    note = (
+        "" if refuses or verdict != "passed" or _is_good(skew) else " (reported only: gates.skew)"
+    )
+    return GateResult(name, verdict, observed, limit, reason + note)
 
 
 def _is_good(skew: SkewReport | None) -> bool:

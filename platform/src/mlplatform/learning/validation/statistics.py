@@ -160,7 +160,7 @@ def share_band(flags: NDArray[np.bool_], unit: Integers, day: Integers) -> Band 
     units, days = len(np.unique(unit)), len(np.unique(day))
     if days < 2 or units < 2:
         return None
-    from scipy.special import stdtrit
+    from scipy.special import stdtrit  # slow to import; most processes judge nothing
 
     share = float(flags.mean())
     flagged, rows = _sums(flags, unit)

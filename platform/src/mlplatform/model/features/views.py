@@ -4,6 +4,7 @@ the bank already has; read from features.json."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -79,7 +80,7 @@ class FeatureField(_Strict, frozen=True):
     default: float | None
 
 
-class ExternalSource(_Strict, frozen=True):
+class ExternalSource(_Strict, frozen=True, omit_defaults=True):
     """The table of the bank whose columns are a view's features.
 
     Args:
@@ -88,6 +89,8 @@ class ExternalSource(_Strict, frozen=True):
         available_time: its column that says when they were known.
         owner: whom to ask about the table.
         purposes: what its values may be used for; every purpose of the model is among them.
+        topic: whose messages are rows of it too; None: it has none.
+        keep_days: how long rows are kept that no request can read any more; None: for ever.
     """
 
     key: KeyType
@@ -95,6 +98,8 @@ class ExternalSource(_Strict, frozen=True):
     available_time: str
     owner: str
     purposes: tuple[str, ...]
+    topic: str | None = None
+    keep_days: int | None = None
 
 
 class FeatureView(_Strict, frozen=True):
@@ -139,7 +144,7 @@ def quoted(*names: str) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def computed(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
+def request_views(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
     """The views that snapshots of requests are made for."""
     return tuple(view for view in views if view.external is None)
 
@@ -188,6 +193,12 @@ def check(views: tuple[FeatureView, ...]) -> None:
             raise ConfigInvalid("name", name, "letters, digits and _: it is put into SQL")
     for name in sorted({n for n in features if features.count(n) > 1}):
         raise ConfigInvalid(f"feature {name}", name, "a name that no other view uses")
+    for kind, named in (("features", features), ("views", [v.name for v in views])):
+        if alike := _alike(named):
+            raise ConfigInvalid(kind, alike, _APART)
+    topics = [v.external.topic for v in views if v.external is not None and v.external.topic]
+    for name in sorted({n for n in topics if topics.count(n) > 1}):
+        raise ConfigInvalid("topic", name, "a topic of its own for each view")
     for view in views:
         for field in view.fields:
             key = f"feature {field.name}"
@@ -200,6 +211,18 @@ def check(views: tuple[FeatureView, ...]) -> None:
                 raise ConfigInvalid(f"{key}: aggregate", field.aggregate or field.column, wanted)
         if view.external is not None:
             _check_external(view, view.external)
+
+
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_APART: Final = "names that differ in more than the case of letters, which databases ignore"
+
+
+def _alike(names: Sequence[str]) -> tuple[str, ...]:
+    """The first names that differ in the case of letters alone; none where all are apart."""
+    spelled: dict[str, set[str]] = {}
+    for name in names:
+        spelled.setdefault(name.casefold(), set()).add(name)
+    return next((tuple(sorted(found)) for found in spelled.values() if len(found) > 1), ())
 
 
 def _check_computed(field: FeatureField, key: str) -> None:
@@ -221,11 +244,13 @@ def _check_external(view: FeatureView, source: ExternalSource) -> None:
     columns = [view.join_key, source.event_time, source.available_time, *view.feature_names]
     for name in sorted({n for n in columns if columns.count(n) > 1}):
         raise ConfigInvalid(f"{key}: columns", name, "a column of its own for each")
+    if alike := _alike(columns):
+        raise ConfigInvalid(f"{key}: columns", alike, _APART)
     if not (source.event_time and source.available_time):
         times = (source.event_time, source.available_time)
         raise ConfigInvalid(f"{key}: source", times, "columns of event and availability time")
     for name in view.feature_names:
-        if name in ("event_timestamp", "created") or name.endswith("_"):
+        if name.casefold() in ("event_timestamp", "created") or name.endswith("_"):
             raise ConfigInvalid(
                 f"{key}: feature", name, "a name that the stored table does not use"
             )
@@ -233,6 +258,11 @@ def _check_external(view: FeatureView, source: ExternalSource) -> None:
         raise ConfigInvalid(f"{key}: ttl", view.ttl_ms / 1000, "whole seconds, 1 or more")
     if not source.owner.strip():
         raise ConfigInvalid(f"{key}: owner", source.owner, "whom to ask about the table")
+    if source.topic is not None and not _TOPIC.fullmatch(source.topic):
+        wanted = "1 to 200 letters, digits, '.', '_' and '-'"
+        raise ConfigInvalid(f"{key}: topic", source.topic, wanted)
+    if source.keep_days is not None and source.keep_days < 1:
+        raise ConfigInvalid(f"{key}: keep_days", source.keep_days, "1 or more")
     if not source.purposes or not all(purpose.strip() for purpose in source.purposes):
         wanted = "one or more words, such as credit-decision"
         raise ConfigInvalid(f"{key}: purposes", source.purposes, wanted)

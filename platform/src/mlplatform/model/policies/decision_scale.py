@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
-if TYPE_CHECKING:
-    import numpy as np
+from mlplatform.model.policies.values import Positive, Text
 
+Task = Literal["binary", "classes", "real"]
+"""What labels are: 0 and 1, a class, or a number."""
 Decision = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]{0,30}\Z")]
 """One of a model's outcomes, by the name that answers, records and metrics show."""
 MOST_DECISIONS: Final = 20
@@ -18,24 +21,95 @@ PartShare = Annotated[float, Meta(gt=0, lt=1)]
 _Score = Annotated[float, Meta(ge=0, le=1)]
 
 
-class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The number that a model gives, and that its labels are.
+
+    Args:
+        unit: in which both are counted, for people: `EUR`, `days`.
+        tolerance: two numbers that lie no further apart, in this unit, count as one.
+        minimum, maximum: where answers end, and labels; a graph's number beyond is held to them.
+    """
+
+    unit: Text
+    tolerance: Positive
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def held(self, raw: float) -> float:
+        """A graph's number, held to the range.
+
+        Raises:
+            ValueError: it is NaN or infinite.
+        """
+        if not math.isfinite(raw):
+            raise ValueError(f"the number is {raw}")
+        least = raw if self.minimum is None else max(raw, self.minimum)
+        return least if self.maximum is None else min(least, self.maximum)
+
+    def held_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The same of an array, in float64; NaN where a number is not finite."""
+        raw = np.asarray(raw, np.float64)
+        least = -math.inf if self.minimum is None else self.minimum
+        most = math.inf if self.maximum is None else self.maximum
+        return np.where(np.isfinite(raw), np.clip(raw, least, most), np.nan)
+
+    def ends(self, width: float) -> tuple[float, float]:
+        """Its ends; one that is not declared lies so far from the other, or from 0."""
+        least, most = self.minimum, self.maximum
+        if least is None:
+            least = 0.0 if most is None else most - width
+        return least, least + width if most is None else most
+
+    @property
+    def span(self) -> str:
+        """Its ends, in words."""
+        parts = ((self.minimum, "{:g} or more"), (self.maximum, "{:g} or less"))
+        ends = [words.format(end) for end, words in parts if end is not None]
+        return " and ".join(ends) or "any finite number"
+
+    def admits(self, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Which numbers may be labels."""
+        inside: np.ndarray[Any, Any] = self.held_many(numbers) == numbers
+        return inside
+
+
+class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The outcomes of one model.
 
     Args:
-        names: from the lowest score to the highest, which is the strongest.
+        names: from the lowest score to the highest, which is the strongest; of classes, in the
+            order of their probabilities.
         alerts: the last of them, which people look at or that refuse the request. Each comes
-            with reasons.
+            with reasons. Of classes any, or none.
+        by_class: the outcomes are classes, of which the most probable outcome is decided; else each
+            begins at a score.
+        number: of a model whose scores are numbers in a unit; None where they are probabilities. It
+            may have one outcome, which says that its number is all there is.
     """
 
     names: tuple[str, ...]
     alerts: tuple[str, ...]
+    by_class: bool = False
+    number: Quantity | None = None
+
+    @property
+    def task(self) -> Task:
+        """What the labels of such a model are."""
+        if self.by_class:
+            return "classes"
+        return "binary" if self.number is None else "real"
 
     @property
     def can_decide(self) -> bool:
-        """Whether it has two or more outcomes, the last of them alerts."""
+        """Whether it has two or more outcomes, the last of them alerts; of classes, any; of
+        numbers, one or more outcomes, with alerts or without."""
         names, alerts = self.names, self.alerts
-        differ = 2 <= len(set(names)) == len(names)
-        return differ and 0 < len(alerts) < len(names) and names[self.first_alert :] == alerts
+        outcomes, flagged = (2, 1) if self.number is None else (1, 0)
+        differ = outcomes <= len(set(names)) == len(names)
+        if self.by_class:
+            return differ and len(set(alerts)) == len(alerts) and set(alerts) <= set(names)
+        last = names[self.first_alert :] == alerts
+        return differ and flagged <= len(alerts) < len(names) and last
 
     @property
     def first_alert(self) -> int:
@@ -44,6 +118,8 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def alerting(self, places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Which outcomes are alerts, by their places among the names."""
+        if self.by_class:
+            return np.isin(places, [self.names.index(name) for name in self.alerts])
         found: np.ndarray[Any, Any] = places >= self.first_alert
         return found
 
@@ -58,8 +134,6 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def places_of(self, other: DecisionScale, places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Outcomes by their places on another scale, by their places on this one, in int8; -1 for
         one that this scale lacks."""
-        import numpy as np
-
         known = {name: place for place, name in enumerate(self.names)}
         mine = np.array([known.get(name, -1) for name in other.names], np.int8)
         found: np.ndarray[Any, Any] = mine[places]
@@ -67,22 +141,22 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CutOffs:
-    """From scores to outcomes: each begins at its own score and ends where the next one begins.
+    """The way from scores to outcomes: each begins at its own score and ends where the next begins.
 
     Attributes:
-        one: gives the outcome for one score. It stands in the path of every request: a function
+        outcome: gives the outcome for one score. It stands in the path of every request: a function
             with the table at hand takes two thirds of the time of a method that bisects it, as most
             scores are below the first of few thresholds.
         alerts: the outcomes that are alerts.
     """
 
-    __slots__ = ("_begins", "_scale", "alerts", "one")
+    __slots__ = ("_begins", "_scale", "alerts", "outcome")
 
     def __init__(self, scale: DecisionScale, thresholds: Mapping[str, float]) -> None:
         first, begins = scale.names[0], scale.begins(thresholds)
         others = tuple(zip(begins, scale.names[1:], strict=True))
 
-        def one(score: float) -> Decision:
+        def outcome(score: float) -> Decision:
             found = first
             for begin, name in others:
                 if score < begin:
@@ -90,13 +164,11 @@ class CutOffs:
                 found = name
             return found
 
-        self.one, self.alerts = one, frozenset(scale.alerts)
+        self.outcome, self.alerts = outcome, frozenset(scale.alerts)
         self._scale, self._begins = scale, begins
 
-    def many(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def places(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Outcomes as their places among the names, from 0, in int8."""
-        import numpy as np
-
         places = np.zeros(np.shape(scores), np.int8)
         for begin in self._begins:
             places += scores >= begin
@@ -104,7 +176,11 @@ class CutOffs:
 
     def alerting(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Which scores get an alert."""
-        return self._scale.alerting(self.many(scores))
+        return self._scale.alerting(self.places(scores))
+
+    def certainty(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The one score of each row that records keep: the score itself."""
+        return scores
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,7 +188,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class VolumeLimit(_Strict, frozen=True):
-    """For how many customers a bundle may decide so before a gateway no longer asks it.
+    """The number of customers for whom a bundle may decide so before a gateway stops asking it.
 
     Args:
         shares: by alert, of the customers that it decides about; alerts without one count below.
@@ -136,7 +212,7 @@ class LabelCosts(_Strict, frozen=True):
 
 
 class ThresholdPolicy(_Strict, frozen=True):
-    """From which score on each outcome but the first is given: one of the three says it.
+    """The score from which each outcome but the first is given: one of the three says it.
 
     Args:
         shares: of all requests that each gets, the highest scores the last outcome.
@@ -167,6 +243,9 @@ class DecisionPolicy(_Strict, frozen=True):
             not say so by its shares.
     """
 
+    by_class: ClassVar[bool] = False
+    """Whether the outcomes are classes (`policies.classes`)."""
+
     outcomes: Annotated[tuple[Decision, ...], Meta(min_length=2, max_length=MOST_DECISIONS)]
     alerts: tuple[Decision, ...]
     hides_outcome: tuple[Decision, ...]
@@ -178,11 +257,11 @@ class DecisionPolicy(_Strict, frozen=True):
     @property
     def scale(self) -> DecisionScale:
         """The outcomes and alerts, as a bundle carries them."""
-        return DecisionScale(self.outcomes, self.alerts)
+        return DecisionScale(self.outcomes, self.alerts, by_class=self.by_class)
 
     @property
     def alert_share(self) -> float:
-        """Of requests, those that may be alerts: what there are people for."""
+        """The share of requests that may be alerts: as many as people can look at."""
         shares = self.thresholds.shares or {}
         planned = sum(shares.get(name, 0.0) for name in self.alerts)
         return planned if self.capacity is None else self.capacity
@@ -205,7 +284,10 @@ class ReviewPolicy(_Strict, frozen=True):
     days: Annotated[int, Meta(ge=1, le=366)] = 30
 
     def reviewed(self, decision: DecisionPolicy) -> tuple[Decision, ...]:
-        """The outcomes that are looked at, in the order of the model's scale."""
+        """The outcomes that are looked at, in the order of the model's scale; none where labels are
+        not 0 and 1."""
+        if decision.scale.task != "binary":
+            return ()
         wanted = set(self.outcomes) or {*decision.alerts, *decision.hides_outcome}
         return tuple(name for name in decision.outcomes if name in wanted)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.segments import SegmentPolicy
 from mlplatform.model.policies.values import (
     Count,
@@ -19,7 +20,7 @@ from mlplatform.model.policies.values import (
 )
 
 
-class StopLimits(Section, frozen=True):
+class StopLimits(Section, frozen=True, omit_defaults=True):
     """A challenger of which more than this is proven is stopped, at any step.
 
     Args:
@@ -30,6 +31,8 @@ class StopLimits(Section, frozen=True):
         utilisation: share of the time that a pod would compute with all of the traffic.
         recall: of the positives that matured labels tell, the share that it finds less than the
             champion at as many alerts.
+        accuracy: of a model of classes alone (`policies.classes`).
+        error: of a model of numbers alone (`policies.real`).
     """
 
     alerts: Positive
@@ -38,6 +41,15 @@ class StopLimits(Section, frozen=True):
     latency_p99: Ratio
     utilisation: Annotated[float, Meta(gt=0, le=1)]
     recall: Share
+    accuracy: Share | None = None
+    error: Positive | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task of the models whose versions these are the limits."""
+        if self.accuracy is not None:
+            return "classes"
+        return "binary" if self.error is None else "real"
 
 
 class Tolerance(Section, frozen=True):
@@ -107,5 +119,20 @@ class RolloutPolicy(Section, frozen=True):
     step_wall_deadline_s: Positive
     confirm_after_days: Count
     confirm_recall_drop: Share | None = None
+    confirm_accuracy_drop: Share | None = None
+    """Of a model of classes alone."""
+    confirm_error_rise: Positive | None = None
+    """Of a model of numbers alone."""
     freeze: FreezePolicy | None = None
     segments: SegmentPolicy | None = None
+
+    @property
+    def by_labels(self) -> tuple[float, float | None]:
+        """Limits by matured labels: beyond how much harm a challenger is stopped, and within how
+        much it is confirmed: of positives found, of right classes, or of errors."""
+        stop = self.stop
+        if stop.accuracy is not None:
+            return stop.accuracy, self.confirm_accuracy_drop
+        if stop.error is not None:
+            return stop.error, self.confirm_error_rise
+        return stop.recall, self.confirm_recall_drop

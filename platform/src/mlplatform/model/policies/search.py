@@ -77,10 +77,10 @@ def _parameter(key: str, parameter: SearchParameter) -> Iterator[Rule]:
             value = getattr(parameter, part)
             wanted = "nothing: a categorical parameter has choices"
             yield value is None or value is False, f"{key}.{part}", value, wanted
-        given = choices or ()
-        differ = len({(type(choice), choice) for choice in given}) == len(given)
-        differ = differ and len({*given}) == len(given)  # 1, 1.0 and true are one to Python
-        yield len(given) >= 2 and differ, f"{key}.choices", choices, "2 values or more that differ"
+        listed = choices or ()
+        differ = len({(type(choice), choice) for choice in listed}) == len(listed)
+        differ = differ and len({*listed}) == len(listed)  # 1, 1.0 and true are one to Python
+        yield len(listed) >= 2 and differ, f"{key}.choices", choices, "2 values or more that differ"
         return
     wanted = f"nothing: a parameter of type {parameter.type} has low and high"
     yield choices is None, f"{key}.choices", choices, wanted

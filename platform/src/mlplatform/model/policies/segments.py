@@ -20,7 +20,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of one segment: as `StopLimits`, or as `Tolerance`, of the segment's requests alone."""
+    """The limits of one segment: as `StopLimits`, or as `Tolerance`, over its requests alone."""
 
     alerts: Annotated[float, Meta(gt=0)]
     disagreement: Annotated[float, Meta(gt=0)]
@@ -96,7 +96,7 @@ class SegmentSource(msgspec.Struct, frozen=True):
     values: tuple[bool | float | str, ...] = ()
 
     def holds(self, values: Sequence[Any] | npt.NDArray[Any]) -> Flags:
-        """Of each value, whether it lies in the segment; None and NaN do not."""
+        """Whether each value lies in the segment; None and NaN do not."""
         if self.values:
             return np.array([value in self.values for value in values], dtype=bool)
         if not isinstance(values, np.ndarray):
@@ -105,7 +105,7 @@ class SegmentSource(msgspec.Struct, frozen=True):
 
 
 def band(values: npt.NDArray[Any], at_least: float | None, below: float | None) -> Flags:
-    """Of each number, whether it lies in [at_least, below); None does not bound, NaN never lies."""
+    """Whether each number lies in [at_least, below); None does not bound, NaN is never inside."""
     low = -np.inf if at_least is None else at_least
     high = np.inf if below is None else below
     return np.asarray((values >= low) & (values < high), dtype=bool)

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from mlplatform.model.policies.values import Count, ErrorShare, Positive, Section, Share
+
+OWN_RUNTIMES: Final = ("mlplatform", "triton")
+"""Those to which the platform gives the bundle itself, or a repository made of it."""
+RUNTIME_NAME: Final = r"\A[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\Z"
+FORMAT: Final = r"\A[a-z][a-z0-9-]{0,62}(/[0-9][0-9A-Za-z.-]{0,15})?\Z"
+STORAGE: Final = r"\A(s3|gs|pvc|hdfs|https|oci)://[!-~]{1,1000}\Z"
+ADDRESS: Final = "http://host:port, a host of names between single dots and a port up to 65535"
+SERVED_AS: Final = r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z"
+_LabelName = Annotated[str, Meta(pattern=r"\A[A-Za-z][A-Za-z0-9]{0,62}\Z")]
+_LabelValue = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")]
+Labels = Annotated[Mapping[_LabelName, _LabelValue], Meta(max_length=8)]
+
+
+_LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOST_AND_PORT: Final = re.compile(rf"http://({_LABEL}(\.{_LABEL})*):([1-9][0-9]{{0,4}})")
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the `ADDRESS` of a server.
+
+    Source: RFC 1123, section 2.1 (host names).
+    """
+    found = _HOST_AND_PORT.fullmatch(text)
+    return found is not None and len(found[1]) <= 253 and int(found[5]) <= 65_535
 
 
 class AdmissionPolicy(Section, frozen=True):
@@ -56,7 +82,7 @@ class BreakerPolicy(Section, frozen=True):
 
 
 class ScalingPolicy(Section, frozen=True):
-    """Between how many pods an autoscaler may choose, and what it holds each version to.
+    """The numbers of pods between which an autoscaler chooses, and what it holds a version to.
 
     Args:
         queued_requests: that wait in one predictor.
@@ -76,8 +102,13 @@ class ServingPolicy(Section, frozen=True):
         load_deadline_s: a pod that is not ready this long after its start is started again.
         cpus: processors of each pod, asked for and allowed; None means the platform's own amounts.
         memory_mib: its memory in MiB, likewise; a model takes some of it twice while it loads.
-        runtime: what answers on Kubernetes: the platform's own predictor, or Triton. On one machine
-            it is the own predictor in any case.
+        runtime: what answers: the platform's own predictor, Triton (on Kubernetes; on one machine
+            the own predictor), or another ServingRuntime by its name.
+        format, storage: of another runtime, what it loads on Kubernetes: `modelFormat` as `name` or
+            `name/version`, and the URI.
+        address: where another server listens for one machine.
+        served_as: the model's name at another server; None: the service's own.
+        labels: of the InferenceService, for a runtime that reads them.
     """
 
     queue_requests: Count
@@ -87,7 +118,12 @@ class ServingPolicy(Section, frozen=True):
     cpus: Annotated[float, Meta(ge=0.1, le=128)] | None = None
     memory_mib: Annotated[int, Meta(ge=128, le=1_048_576)] | None = None
     scaling: ScalingPolicy | None = None
-    runtime: Literal["mlplatform", "triton"] = "mlplatform"
+    runtime: Annotated[str, Meta(pattern=RUNTIME_NAME)] = "mlplatform"
+    format: Annotated[str, Meta(pattern=FORMAT)] | None = None
+    storage: Annotated[str, Meta(pattern=STORAGE)] | None = None
+    address: str | None = None
+    served_as: Annotated[str, Meta(pattern=SERVED_AS)] | None = None
+    labels: Labels | None = None
 
 
 class CachePolicy(Section, frozen=True):

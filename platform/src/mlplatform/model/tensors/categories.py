@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.text import cleaned
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what serves starts without pyarrow
     import pyarrow as pa
 
 Vocabularies = Mapping[str, Sequence[str]]
@@ -49,19 +49,19 @@ def place(text: str | None, known: Places) -> float:
 
 def column_places(values: pa.ChunkedArray[Any], known: Places) -> NDArray[np.float64]:
     """The place of each text of a column."""
-    texts, indices = _encoded(values)
+    texts, indices = encoded(values)
     of_texts = np.array([MISSING, *(place(text, known) for text in texts)])
     return of_texts[indices + 1]
 
 
-def learned(values: pa.ChunkedArray[Any], most: int) -> tuple[str, ...]:
+def frequent_words(values: pa.ChunkedArray[Any], most: int) -> tuple[str, ...]:
     """The texts that occur most often in a column, the most frequent first, of equals the lesser;
     those that may not be kept are left out."""
-    texts, indices = _encoded(values)
+    texts, indices = encoded(values)
     counts = np.bincount(indices + 1, minlength=len(texts) + 1)[1:]
     found: dict[str, int] = {}
     for text, count in zip(texts, counts.tolist(), strict=True):
-        if word := kept(text):
+        if word := word_form(text):
             found[word] = found.get(word, 0) + count
     order = sorted(found, key=lambda word: (-found[word], word))
     return tuple(order[:most])
@@ -105,13 +105,13 @@ def vocabulary_problems(vocabularies: Vocabularies) -> Iterator[tuple[str, str]]
             yield name, f"{len(words)} words; the limit is {MOST_WORDS}"
         elif len(set(words)) != len(words):
             yield name, "a word stands there twice"
-        elif strange := [word for word in words if kept(word) != word]:
+        elif strange := [word for word in words if word_form(word) != word]:
             yield name, f"{strange[0][:40]!a} is no text in the form in which it is kept"
     if sum(len(word) for words in vocabularies.values() for word in words) > MOST_CHARACTERS:
         yield "all", f"the words have more than {MOST_CHARACTERS} characters together"
 
 
-def kept(text: str) -> str | None:
+def word_form(text: str) -> str | None:
     """The form in which a text is a word; None where it can't be one."""
     if not text or len(text) > MOST_OF_A_WORD:
         return None
@@ -126,11 +126,11 @@ def _unseen(text: str | None, known: Places) -> float:
         return UNKNOWN
     if not text.strip():
         return MISSING
-    return known.get(kept(text) or text, UNKNOWN)
+    return known.get(word_form(text) or text, UNKNOWN)
 
 
-def _encoded(values: pa.ChunkedArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
-    """The distinct texts, and for each value the number of its text, -1 for none."""
+def encoded(values: pa.ChunkedArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
+    """A column's distinct texts, and for each value the number of its text, -1 for none."""
     import pyarrow as pa
 
     encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()

@@ -15,6 +15,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from mlplatform.model.tensors.categories import Vocabularies, indices
+from mlplatform.model.tensors.tokens import words_of
 
 DType = Literal["float32", "float64", "int64", "bool", "string"]
 TensorName = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -65,7 +66,8 @@ class OutputTensor(_Part, frozen=True):
 
 
 class ScoreOf(_Part, frozen=True):
-    """Which output is the score; of one with columns, which of them, from 0."""
+    """Which output is the score; of one with columns, which of them, from 0. Of classes all are:
+    their probabilities in their order."""
 
     output: TensorName
     column: Annotated[int, Meta(ge=0, le=4095)] | None = None
@@ -84,12 +86,20 @@ class Tensors:
 
     Args:
         names: of the inputs, in the order of rows.
+        classes: columns of the score's output, where they are probabilities of classes; 0: one
+            score a row.
     """
 
     def __init__(
-        self, signature: Signature, names: Sequence[str], vocabularies: Vocabularies
+        self,
+        signature: Signature,
+        names: Sequence[str],
+        vocabularies: Vocabularies,
+        *,
+        classes: int = 0,
     ) -> None:
         self.signature = signature
+        self._classes = classes
         self.names = tuple(names)
         self.vocabularies = {name: tuple(words) for name, words in vocabularies.items()}
         self.output = signature.score.output
@@ -97,17 +107,24 @@ class Tensors:
         self._columns = {
             t.name: [self.names.index(name) for name in t.of] for t in signature.inputs
         }
+        self._words = {
+            t.name: [words_of(name, self.vocabularies) for name in t.of] for t in signature.inputs
+        }
 
     def feeds(self, rows: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The graph's inputs for rows [n, inputs]."""
         return {t.name: self._tensor(t, rows) for t in self.signature.inputs}
 
     def scores(self, output: NDArray[Any], rows: int) -> NDArray[Any]:
-        """One score a row, of the output that holds them.
+        """One score a row, or a row of probabilities, of the output that holds them.
 
         Raises:
             ValueError: it has another shape than was declared.
         """
+        if self._classes:
+            if output.shape != (rows, self._classes):
+                raise ValueError(f"{rows} rows gave {self.output} of shape {list(output.shape)}")
+            return output
         wanted = 1 if self._column is None else 2
         if output.ndim != wanted or len(output) != rows:
             raise ValueError(f"{rows} rows gave {self.output} of shape {list(output.shape)}")
@@ -119,17 +136,22 @@ class Tensors:
         return column
 
     def _tensor(self, tensor: InputTensor, rows: NDArray[np.float32]) -> NDArray[Any]:
-        places = self._columns[tensor.name]
+        places, words = self._columns[tensor.name], self._words[tensor.name]
+        if len(tensor.shape) == 1:
+            return _values(tensor, rows[:, places[0]], words[0])
+        if all(one is words[0] for one in words):
+            return _values(tensor, rows[:, places], words[0])
         columns = [
-            _values(tensor, rows[:, place], self.vocabularies.get(name))
-            for place, name in zip(places, tensor.of, strict=True)
+            _values(tensor, rows[:, place], known)
+            for place, known in zip(places, words, strict=True)
         ]
-        return columns[0] if len(tensor.shape) == 1 else np.stack(columns, axis=1)
+        return np.stack(columns, axis=1)
 
 
 def _values(
     tensor: InputTensor, column: NDArray[np.float32], words: Sequence[str] | None
 ) -> NDArray[Any]:
+    """One or several columns of one vocabulary, or of numbers, each value by itself."""
     if words is not None and tensor.dtype in ("int64", "string"):
         places = indices(column, len(words))
         if tensor.dtype == "int64":

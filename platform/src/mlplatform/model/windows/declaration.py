@@ -249,7 +249,7 @@ _OF_SOME: Final[Mapping[str, tuple[frozenset[Aggregate], str]]] = {
         frozenset(("share",)),
         "a filter {field, op, value}: which requests are the share",
     ),
-    "per": (frozenset(("rate",)), "a span like 1h: the time that the rate is told for"),
+    "per": (frozenset(("rate",)), "a span like 1h: the time that the rate is for"),
 }
 """Keys that some aggregates need and the others do not take, and what they need there."""
 
@@ -306,8 +306,10 @@ def _value(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[
     of = window.of
     field = None if of is None else request.get(of)
     if window.aggregate == "distinct":
-        told = field is not None and (field.pseudonymous or field.type in ("int64", "string"))
-        yield told, f"{key}.of", of, "a request field of type int64 or string"
+        is_countable = field is not None and (
+            field.pseudonymous or field.type in ("int64", "string")
+        )
+        yield is_countable, f"{key}.of", of, "a request field of type int64 or string"
     if window.aggregate not in OF_VALUES:
         return
     numeric = field is not None and field.type in ("int64", "float64") and not field.pseudonymous
@@ -343,8 +345,8 @@ def _filter(where: Filter | None, key: str, request: Mapping[str, _Field]) -> It
         yield equal, f"{key}.op", where.op, f"== or != for a field of type {field.type}"
         fits = type(where.value) is kind
     else:
-        given = where.value
-        fits = type(given) in (int, float) and abs(given) <= _MOST  # type: ignore[arg-type]
+        value = where.value
+        fits = type(value) in (int, float) and abs(value) <= _MOST  # type: ignore[arg-type]
     yield fits, f"{key}.value", where.value, f"a value of type {field.type}"
 
 

@@ -22,5 +22,5 @@ class Ratio(NamedTuple):
 
 
 def ratios_of(windows: Sequence[Window]) -> tuple[Ratio, ...]:
-    """Those among some windows, in their order."""
+    """The ratios among some windows, in their order."""
     return tuple(Ratio(w.name, w.of or "", w.to or "") for w in windows if w.aggregate == "ratio")

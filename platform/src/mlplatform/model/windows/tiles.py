@@ -32,7 +32,7 @@ Columns = list["array[int]"]
 """Tiles of one entity by column: numbers in rising order, counts, then what the series keeps; whole
 numbers of 64 bits."""
 
-Kept = Literal[
+TileColumn = Literal[
     "last",
     "last_ms",
     "first",
@@ -48,8 +48,8 @@ Kept = Literal[
     "bits_2",
     "bits_3",
 ]
-BITS: Final[tuple[Kept, ...]] = ("bits_0", "bits_1", "bits_2", "bits_3")
-KEPT: Final[dict[Aggregate, tuple[Kept, ...]]] = {
+BITS: Final[tuple[TileColumn, ...]] = ("bits_0", "bits_1", "bits_2", "bits_3")
+KEPT: Final[dict[Aggregate, tuple[TileColumn, ...]]] = {
     "count": (),
     "seconds_since": ("last_ms",),
     "sum": ("sum",),
@@ -65,7 +65,7 @@ KEPT: Final[dict[Aggregate, tuple[Kept, ...]]] = {
     "ratio": (),
 }
 """What a tile holds for an aggregate, besides how many requests there were."""
-_ORDER: Final[tuple[Kept, ...]] = get_args(Kept)
+_ORDER: Final[tuple[TileColumn, ...]] = get_args(TileColumn)
 """A value that goes with a time lies before it: both are compared before either is changed."""
 _OFTEN: Final = ("count", "mean")
 BETTER: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
@@ -102,7 +102,7 @@ class Series(
     of: str | None = None
     digits: int = 0
     where: Filter | None = None
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[TileColumn, ...] = ()
     matching: Filter | None = None
     distinct: str | None = None
 
@@ -120,10 +120,10 @@ class Series(
         return float(10**self.digits)
 
 
-Shared = tuple[tuple[Series, tuple[Window, ...]], ...]
+SeriesWindows = tuple[tuple[Series, tuple[Window, ...]], ...]
 
 
-def series_of(windows: Sequence[Window], keys: Mapping[str, str]) -> Shared:
+def series_of(windows: Sequence[Window], keys: Mapping[str, str]) -> SeriesWindows:
     """The series that windows need, each with those that read it, in a fixed order.
 
     Args:
@@ -252,8 +252,8 @@ def request_tile(
         return None
     x = 0
     if series.of is not None:
-        given = request.get(series.of)
-        found = steps(given, series.scale)
+        value = request.get(series.of)
+        found = steps(value, series.scale)
         if found is None:
             return None
         x = found
@@ -308,7 +308,7 @@ class _Frame(NamedTuple):
     others: tuple[Window, ...]
 
 
-class Reader:
+class SeriesReader:
     """Values of the windows of one series, from the tiles of one entity."""
 
     def __init__(self, series: Series, windows: Sequence[Window]) -> None:
@@ -389,7 +389,7 @@ class Reader:
                 return math.sqrt(_float(spread)) / float(count) / self._scale
 
     def _covered_ms(self, window: Window, at_ms: int) -> int:
-        """From the begin of the first tile to now, or to the end of the last one."""
+        """The time from the begin of the first tile to now, or to the end of the last one."""
         open_ms = self._tile_ms if window.delay_tiles else at_ms % self._tile_ms
         return window.tiles * self._tile_ms + open_ms
 

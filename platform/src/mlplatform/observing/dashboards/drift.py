@@ -77,8 +77,8 @@ def _measures() -> Row:
 
 def _against(title: str, what: str, measured: Metric, limit: Metric) -> Panel:
     ratio = f"{level(measured, _INPUT)} / {level(limit, _INPUT)}"
-    told = f"{what} Over 1 the window has drifted."
-    return Panel("lines", title, told, (Query(ratio, "{{input}}"),), limits=at_most(1))
+    description = f"{what} Over 1 the window has drifted."
+    return Panel("lines", title, description, (Query(ratio, "{{input}}"),), limits=at_most(1))
 
 
 def _features(objectives: Objectives) -> Row:
@@ -101,7 +101,7 @@ def _features(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "Decisions without fresh features", "Share of all. The line is what is "
-            "promised of the strictest tier.", (Query(share, "share"),), "percentunit",
+            "objective of the strictest tier.", (Query(share, "share"),), "percentunit",
             at_most(budget),
         ),
     ))  # fmt: skip

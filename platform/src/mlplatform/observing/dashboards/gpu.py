@@ -24,7 +24,7 @@ def dashboard() -> Dashboard:
 
 
 def _summed(expression: str) -> str:
-    """Over the time shown: value times hours."""
+    """A sum over the time shown: value times hours."""
     over = f"sum_over_time(({expression})[{PERIOD}:{_EVERY}])"
     return f"{over} / {_PER_HOUR}"
 

@@ -24,16 +24,17 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import tempo as tempo_models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import (
     NO_LIMITS,
     Dashboard,
+    GridPosition,
     Kind,
-    Limits,
     Link,
     Panel,
-    Place,
+    PanelLimits,
     Query,
     Row,
     Store,
@@ -98,7 +99,7 @@ def _bottom(row: Row, top: int) -> int:
     return max(place.y + place.height for place in places(row, top))
 
 
-def _panel(panel: Panel, number: int, place: Place) -> _Builder:
+def _panel(panel: Panel, number: int, place: GridPosition) -> _Builder:
     at = models.GridPos(x=place.x, y=place.y, w=place.width, h=place.height)
     made = (
         _KINDS[panel.kind](panel)
@@ -232,8 +233,6 @@ def _target(panel: Panel, query: Query, number: int) -> _Builder:
 
 
 def _metric_target(panel: Panel, query: Query, name: str) -> _Builder:
-    from grafana_foundation_sdk.models.prometheus import PromQueryFormat
-
     target = (
         prometheus.Dataquery()
         .expr(query.text)
@@ -247,7 +246,7 @@ def _metric_target(panel: Panel, query: Query, name: str) -> _Builder:
     return target.instant() if panel.kind in ("stat", "bars") else target.range()
 
 
-def _thresholds(limits: Limits) -> _Builder:
+def _thresholds(limits: PanelLimits) -> _Builder:
     steps = [models.Threshold(value=None, color=limits.first)]
     steps += [models.Threshold(value=value, color=colour) for value, colour in limits.then]
     return build.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)

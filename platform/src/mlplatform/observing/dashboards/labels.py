@@ -26,7 +26,7 @@ def _labels(objectives: Objectives) -> Row:
     return Row("Labels", (
         Panel(
             "stat", "Since the newest label", "Event time. Labels come daily; after "
-            f"{limits.labels_missing} without one somebody is told.", (Query(newest, "label"),),
+            f"{limits.labels_missing} without one an alert fires.", (Query(newest, "label"),),
             "s", at_most(seconds(limits.labels_missing)), width=6, empty="no label yet",
         ),
         Panel(
@@ -52,7 +52,7 @@ def _labels(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "Late labels over time", "The line is the share over which time counts "
-            "against the promise.", (Query(level(signals.LABELS_LATE), "late"),), "percentunit",
+            "against the objective.", (Query(level(signals.LABELS_LATE), "late"),), "percentunit",
             at_most(limits.late_label_share), width=12,
         ),
     ))  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlplatform.observing.dashboards import links, queries
-from mlplatform.observing.dashboards.overview import burning
+from mlplatform.observing.dashboards.overview import burn_limits
 from mlplatform.observing.dashboards.panels import (
     Dashboard,
     Panel,
@@ -22,30 +22,30 @@ _OWN = f'service="{MODEL}"'
 
 
 def dashboard(objectives: Objectives) -> Dashboard:
-    rows = (_promises(objectives), _answers(), _time(), _lacking(), _predictors(), _traces())
+    rows = (_objectives(objectives), _answers(), _time(), _lacking(), _predictors(), _traces())
     return Dashboard(
         "model", "mlplatform: model",
-        "One model's promises, answers, latency and predictors, with the traces and lines that "
+        "One model's objectives, answers, latency and predictors, with the traces and lines that "
         "belong to them.",
         rows, links=(links.MODEL_PAGE, links.DECISIONS, links.MLFLOW),
     )  # fmt: skip
 
 
-def _promises(objectives: Objectives) -> Row:
-    left = f"1 - {queries.recorded(rules.BURN_OF_PERIOD, _OWN)}"
-    return Row("Promises", (
+def _objectives(objectives: Objectives) -> Row:
+    left = f"1 - {queries.recorded_series(rules.BURN_OF_PERIOD, _OWN)}"
+    return Row("Objectives", (
         Panel(
-            "bars", "What is promised", "Shares of slo.yaml for the tier of the model.",
-            (Query(queries.recorded(rules.OBJECTIVE, _OWN), "{{slo}}"),), "percentunit",
+            "bars", "Objectives", "Shares of slo.yaml for the tier of the model.",
+            (Query(queries.recorded_series(rules.OBJECTIVE, _OWN), "{{slo}}"),), "percentunit",
         ),
         Panel(
             "bars", "Error budget that is left", f"Of {objectives.window_days} days; under 0 the "
-            "promise is broken.", (Query(left, "{{slo}}"),), "percentunit", at_least(0), most=1,
+            "objective is missed.", (Query(left, "{{slo}}"),), "percentunit", at_least(0), most=1,
         ),
         Panel(
             "lines", "How fast budgets burn", "Lines: where a lasting burn becomes a ticket, and "
-            "a page.", (Query(queries.recorded(rules.BURN_NOW, _OWN), "{{slo}}"),), "short",
-            burning(objectives),
+            "a page.", (Query(queries.recorded_series(rules.BURN_NOW, _OWN), "{{slo}}"),), "short",
+            burn_limits(objectives),
         ),
     ))  # fmt: skip
 
@@ -73,13 +73,13 @@ def _time() -> Row:
     shares = ((0.5, "half"), (0.95, "95 of 100"), (0.99, "99 of 100"))
     taken = [Query(quantile(s, signals.LATENCY), f"{t} within", True) for s, t in shares]
     goals = (
-        Query(queries.recorded(rules.LATENCY_GOAL, _OWN), "goal (latency_slo_ms)"),
-        Query(queries.recorded(rules.DEADLINE, _OWN), "promise (deadline_ms)"),
+        Query(queries.recorded_series(rules.LATENCY_GOAL, _OWN), "goal (latency_slo_ms)"),
+        Query(queries.recorded_series(rules.DEADLINE, _OWN), "deadline (deadline_ms)"),
     )
     return Row("Time and scores", (
         Panel(
             "lines", "Latency", "From a request's first byte to its durable decision, with the "
-            "goal and the promise of model.yaml. Points are requests whose traces were kept.",
+            "goal and the deadline of model.yaml. Points are requests whose traces were kept.",
             (*taken, *goals), "s", width=12,
         ),
         Panel(

@@ -6,9 +6,9 @@ from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import (
     NO_LIMITS,
     Dashboard,
-    Limits,
     Link,
     Panel,
+    PanelLimits,
     Query,
     Row,
     Words,
@@ -27,7 +27,7 @@ FIRING = queries.series(signals.ALERTS, 'alertstate="firing",severity="%s"')
 
 def dashboard(objectives: Objectives) -> Dashboard:
     rows = (
-        _now(objectives), _traffic(objectives), _change(objectives), _door(objectives),
+        _now(objectives), _traffic(objectives), _change(objectives), _admission(objectives),
         _processes(objectives), _lines(),
     )  # fmt: skip
     return Dashboard(
@@ -37,7 +37,7 @@ def dashboard(objectives: Objectives) -> Dashboard:
     )  # fmt: skip
 
 
-def burning(objectives: Objectives) -> Limits:
+def burn_limits(objectives: Objectives) -> PanelLimits:
     """Yellow from the slowest burn that makes a ticket, red from the slowest that pages."""
     slowest = [min(b.factor for b in of) for of in (objectives.burns.ticket, objectives.burns.page)]
     return at_most(*slowest)
@@ -70,16 +70,16 @@ def _now(objectives: Objectives) -> Row:
             width=6, links=_TO_MODEL,
         ),
         Panel(
-            "bars", "Error budget that is left", f"Of {objectives.window_days} days, by promise of "
-            "slo.yaml; under 0 it is broken.",
-            (Query(f"1 - {queries.recorded(rules.BURN_OF_PERIOD)}", "{{service}} {{slo}}"),),
+            "bars", "Error budget that is left", f"Of {objectives.window_days} days, by objective "
+            "of slo.yaml; under 0 it is missed.",
+            (Query(f"1 - {queries.recorded_series(rules.BURN_OF_PERIOD)}", "{{service}} {{slo}}"),),
             "percentunit", at_least(0), width=12, most=1,
         ),
         Panel(
             "lines", "How fast budgets burn", "1 uses a budget up exactly at the end of its "
             f"{objectives.window_days} days. Lines: where a lasting burn becomes a ticket, a page.",
-            (Query(queries.recorded(rules.BURN_NOW), "{{service}} {{slo}}"),), "short",
-            burning(objectives), width=12,
+            (Query(queries.recorded_series(rules.BURN_NOW), "{{service}} {{slo}}"),), "short",
+            burn_limits(objectives), width=12,
         ),
     ))  # fmt: skip
 
@@ -132,14 +132,14 @@ def _change(objectives: Objectives) -> Row:
     return Row("What changes", (
         Panel(
             "stat", "Newest rollout", "The phase that each model's newest rollout is in.",
-            (Query(f"{phase} == 1", "{{model}}: {{phase}}"),), limits=Limits("blue"),
+            (Query(f"{phase} == 1", "{{model}}: {{phase}}"),), limits=PanelLimits("blue"),
             width=6, named=True, empty="none yet",
             links=(Link("Its rollout", links.dashboard("rollout", _CHOSEN)),),
         ),
         Panel(
             "stat", "Drift incidents", "Models whose inputs, scores or performance have moved, or "
             "whose data is broken.", (Query(f"{incident} == 1", "{{model}}, {{kind}}: {{state}}"),),
-            limits=Limits("red"), width=6, named=True, empty="none",
+            limits=PanelLimits("red"), width=6, named=True, empty="none",
             links=(Link("Its drift", links.dashboard("drift", _CHOSEN)),),
         ),
         Panel(
@@ -157,7 +157,7 @@ def _change(objectives: Objectives) -> Row:
     ))  # fmt: skip
 
 
-def _door(objectives: Objectives) -> Row:
+def _admission(objectives: Objectives) -> Row:
     lasting = objectives.limits.store_failing
     return Row("Who is not let in", (
         Panel(
@@ -192,7 +192,7 @@ def _processes(objectives: Objectives) -> Row:
     return Row("Processes", (
         Panel(
             "states", "Processes that can be scraped", f"One that is gone for {limits.process_gone}"
-            " is told to somebody.", (Query(level(signals.UP, *by, where=jobs), name),),
+            " fires an alert.", (Query(level(signals.UP, *by, where=jobs), name),),
             limits=at_least(1), width=12, words=up,
         ),
         Panel(

@@ -44,24 +44,24 @@ def requests(which: str) -> Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PanelLimits:
     """Colours of values: `first`, and from each value on another."""
 
     first: Colour
     then: tuple[tuple[float, Colour], ...] = ()
 
 
-NO_LIMITS: Final = Limits("text")
+NO_LIMITS: Final = PanelLimits("text")
 
 
-def at_most(*limits: float) -> Limits:
+def at_most(*limits: float) -> PanelLimits:
     """Green up to the first limit, yellow over it, red over the last of several."""
     colours: tuple[Colour, ...] = ("red",) if len(limits) == 1 else ("yellow", "red")
-    return Limits("green", tuple(zip(limits, colours, strict=True)))
+    return PanelLimits("green", tuple(zip(limits, colours, strict=True)))
 
 
-def at_least(limit: float) -> Limits:
-    return Limits("red", ((limit, "green"),))
+def at_least(limit: float) -> PanelLimits:
+    return PanelLimits("red", ((limit, "green"),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Panel:
     what: str
     queries: tuple[Query, ...]
     unit: str = "short"
-    limits: Limits = NO_LIMITS
+    limits: PanelLimits = NO_LIMITS
     width: int = 8
     store: Store = "prometheus"
     words: Words = field(default_factory=dict)
@@ -121,20 +121,20 @@ class Dashboard:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GridPosition:
     x: int
     y: int
     width: int
     height: int
 
 
-def places(row: Row, top: int) -> list[Place]:
+def places(row: Row, top: int) -> list[GridPosition]:
     """Where a row's panels stand, from left to right and then below; `top` is the first line."""
     found, x, y, tallest = [], 0, top, 0
     for panel in row.panels:
         if x + panel.width > WIDTH:
             x, y, tallest = 0, y + tallest, 0
         height = HEIGHTS[panel.kind]
-        found.append(Place(x, y, panel.width, height))
+        found.append(GridPosition(x, y, panel.width, height))
         x, tallest = x + panel.width, max(tallest, height)
     return found

@@ -13,13 +13,13 @@ _FLOWS = 'service_name=~"mlplatform-(flows|jobs)"'
 
 def dashboard(objectives: Objectives) -> Dashboard:
     rows = (
-        _log(objectives), _topics(objectives), _flows(objectives), _events(objectives),
-        _telemetry(objectives),
+        _log(objectives), _topics(objectives), _streams(objectives), _flows(objectives),
+        _events(objectives), _telemetry(objectives),
     )  # fmt: skip
     return Dashboard(
         "pipelines", "mlplatform: pipelines",
         "Decision log, requests that are scored later, scheduled flows and heavy jobs, events to "
-        "people, and the telemetry that tells of all this.",
+        "people, and the telemetry itself.",
         rows, of_model=False, links=(links.PREFECT, links.DEPLOYMENTS, links.EXPERIMENTS),
     )  # fmt: skip
 
@@ -125,6 +125,25 @@ def _topics(objectives: Objectives) -> Row:
     ))  # fmt: skip
 
 
+def _streams(objectives: Objectives) -> Row:
+    limits = objectives.limits
+    behind, lacking = signals.STREAM_BEHIND.name, signals.STREAM_LAG.name
+    of = "{{model}}, {{view}}: {{topic}} {{partition}}"
+    every = "model, view, topic, partition"
+    return Row("Features from topics", (
+        Panel(
+            "lines", "Feature topics behind", "Since when the oldest value waits that requests do "
+            f"not read yet. More for {limits.stream_lagging}: a ticket.",
+            (Query(f"max by ({every}) ({behind})", of),), "s",
+            at_most(seconds(limits.stream_behind)), width=12,
+        ),
+        Panel(
+            "lines", "Values that wait in feature topics", "By partition.",
+            (Query(f"max by ({every}) ({lacking})", of),), width=12,
+        ),
+    ))  # fmt: skip
+
+
 def _flows(objectives: Objectives) -> Row:
     limits = objectives.limits
     passes = Query(queries.since(signals.ROLLOUT_PASS, "model", of_all=True), "{{model}}")
@@ -173,7 +192,7 @@ def _events(objectives: Objectives) -> Row:
         Query(rate(signals.EVENTS_DELIVERED, "receiver"), "{{receiver}}: taken"),
         Query(rate(signals.EVENTS_FAILED, "receiver"), "{{receiver}}: failed"),
     )
-    return Row("Who is told of rollouts and incidents", (
+    return Row("Receivers of rollout and incident events", (
         Panel(
             "lines", "Events that wait", "Of each receiver, webhooks and Slack.",
             (Query(level(signals.EVENTS_WAITING, "receiver"), "{{receiver}}"),),

@@ -59,7 +59,7 @@ def quantile(share: float, metric: Metric, *by: str, of_all: bool = False) -> st
 
 
 def mean(metric: Metric, *by: str) -> str:
-    """Of a histogram's observations."""
+    """The mean of a histogram's observations."""
     parts = [
         f"{_over('sum', by)} (rate({series(metric, suffix=suffix)}[{WINDOW}]))"
         for suffix in ("_sum", "_count")
@@ -72,7 +72,7 @@ def since(metric: Metric, *by: str, of_all: bool = False) -> str:
     return f"time() - {level(metric, *by, of_all=of_all)}"
 
 
-def recorded(name: str, where: str = "") -> str:
+def recorded_series(name: str, where: str = "") -> str:
     """A series of observability/alerts/."""
     return f"{name}{{{where}}}" if where else name
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mlplatform.observing.dashboards import links, queries
 from mlplatform.observing.dashboards.panels import (
     Dashboard,
-    Limits,
     Panel,
+    PanelLimits,
     Query,
     Row,
     at_most,
@@ -37,12 +37,12 @@ def _where(objectives: Objectives) -> Row:
     return Row("Where it is", (
         Panel(
             "stat", "Phase", "Of the newest rollout.", (Query(f"{phase} == 1", "{{phase}}"),),
-            limits=Limits("blue"), width=6, named=True, empty="no rollout yet",
+            limits=PanelLimits("blue"), width=6, named=True, empty="no rollout yet",
             links=(links.ROLLOUTS,),
         ),
         Panel(
             "stat", "In this phase or step for", f"{limits.rollout_overdue} past its deadline "
-            "somebody is told.", (Query(queries.since(signals.ROLLOUT_SINCE), "since"),), "s",
+            "an alert fires.", (Query(queries.since(signals.ROLLOUT_SINCE), "since"),), "s",
             width=6, empty="no rollout yet",
         ),
         Panel(
@@ -58,7 +58,7 @@ def _where(objectives: Objectives) -> Row:
         Panel(
             "states", "Phases", "What the newest rollout went through.",
             (Query(f"{phase} == 1", "{{phase}}"),),
-            width=12, limits=Limits("blue"),
+            width=12, limits=PanelLimits("blue"),
         ),
         Panel(
             "stacked", "Shares", "Of the assignment units that each arm answers; a canary only "
@@ -72,7 +72,9 @@ def _counts(of: str) -> str:
 
 
 def _step() -> Row:
-    limit = Query(queries.recorded(rules.FAILURE_LIMIT, f'service="{MODEL}"'), "limit (model.yaml)")
+    limit = Query(
+        queries.recorded_series(rules.FAILURE_LIMIT, f'service="{MODEL}"'), "limit (model.yaml)"
+    )
     failed = Query(f"{_counts('failures')} / {_counts('requests')}", "{{arm}}")
     alerts = Query(f"{_counts('alerts')} / {_counts('answers')}", "{{arm}}")
     flips = Query(f"{_counts('flips')} / {_counts('pairs')}", "{{arm}}")

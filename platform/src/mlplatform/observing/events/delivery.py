@@ -15,9 +15,15 @@ from pg8000.exceptions import DatabaseError
 
 from mlplatform.observing.events.receivers import Receiver
 from mlplatform.observing.events.retries import delay_s
-from mlplatform.observing.events.sending import Delivered, Failed, Gone, Outcome, Sender
+from mlplatform.observing.events.sending import (
+    DeliveryFailure,
+    DeliverySuccess,
+    GoneReceiver,
+    Outcome,
+    Sender,
+)
 from mlplatform.rollouts.outbox.event import CloudEvent, Fact, event_of
-from mlplatform.rollouts.outbox.outbox import Outbox, Step
+from mlplatform.rollouts.outbox.outbox import Outbox, OutboxFact
 from mlplatform.rollouts.outbox.positions import Attempt, Claim, Position
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import StaleFence, Unavailable
@@ -73,7 +79,8 @@ class Delivery:
         self._failures = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Until it is told to stop: an attempt that is under way is finished and recorded."""
+        """Delivers until it is told to stop: an attempt that is under way is finished and
+        recorded."""
         while not stopping.is_set():
             try:
                 pause_s = await self._turn(stopping)
@@ -108,22 +115,22 @@ class Delivery:
             await self._record(None)
         return 0.0 if batch.steps else self._ports.poll_s
 
-    async def _follow(self, tried: Outcome, step: Step, event: CloudEvent) -> float | None:
+    async def _follow(self, tried: Outcome, step: OutboxFact, event: CloudEvent) -> float | None:
         """What follows from an attempt; None: the next event."""
         name = self._receiver.name
         match tried:
-            case Delivered():
+            case DeliverySuccess():
                 self._failures = 0
                 self._at = step.at
                 await self._record(Attempt())
                 return None
-            case Failed(why, asked):
+            case DeliveryFailure(why, asked):
                 self._failures += 1
                 await self._record(Attempt(why))
                 wait_s = delay_s(self._failures, random.random(), asked)  # noqa: S311
                 log.warning("%s did not take %s: %s; again in %.0f s", name, event.id, why, wait_s)
                 return wait_s
-            case Gone(why):
+            case GoneReceiver(why):
                 await self._record(Attempt(why, gone=True))
                 self._claim = None
                 log.error("%s is stopped: %s; `mlplatform events replay %s`", name, why, name)

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 from mlplatform.model.personal import personal_fields
 from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
-from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared
+from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared_receivers
 from mlplatform.observing.events.sending import HttpSender
 from mlplatform.rollouts.outbox.outbox import Outbox
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
-from mlplatform.runtime.processes.shutdown_signals import act_at_signals
+from mlplatform.runtime.processes.shutdown_signals import called_at_signals
 from mlplatform.scoring import backends
 
 START_S = 60.0
@@ -40,23 +40,23 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     Raises:
         ConfigInvalid: no receivers' file is named, or something in it is wrong.
     """
-    told = declared(settings)
-    if not told.receivers:
+    declaration = declared_receivers(settings)
+    if not declaration.receivers:
         raise ConfigInvalid(VARIABLE, "", "a file of receivers (docs/events.md)")
     if settings.postgres is None:
         settings.home.create()
-    names = [one.name for one in told.receivers]
+    names = [one.name for one in declaration.receivers]
     outbox = _opened(settings, names)
     log.info("events go to %s", ", ".join(names))
     asyncio.run(
         deliver(
-            told.receivers,
+            declaration.receivers,
             DeliveryPorts(
                 outbox,
                 HttpSender(),
                 SystemClock(),
                 holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
-                page=told.page,
+                page=declaration.page,
                 redacted=personal_fields().applied,
             ),
         )
@@ -64,12 +64,12 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
 
 
 async def deliver(to: Sequence[Receiver], ports: DeliveryPorts) -> None:
-    """To all of them at once, each at its own pace, until SIGTERM or SIGINT."""
-    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
-    act_at_signals(lambda: loop.call_soon_threadsafe(stopping.set))
-    async with asyncio.TaskGroup() as group:
-        for one in to:
-            group.create_task(Delivery(one, ports).run(stopping))
+    """Delivers to all of them at once, each at its own pace, until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    with called_at_signals(stopping.set):
+        async with asyncio.TaskGroup() as group:
+            for one in to:
+                group.create_task(Delivery(one, ports).run(stopping))
 
 
 def _opened(settings: Settings, names: Sequence[str]) -> Outbox:

@@ -81,8 +81,8 @@ class ReceiversFile:
     page: str
 
 
-def declared(settings: Settings) -> ReceiversFile:
-    """Of this installation; no receivers where no file is named.
+def declared_receivers(settings: Settings) -> ReceiversFile:
+    """The receivers of this installation; none if no file is named.
 
     Raises:
         ConfigInvalid: see `parse`; or the file can't be read.
@@ -97,13 +97,13 @@ def declared(settings: Settings) -> ReceiversFile:
     return parse(text, settings.receivers, settings.page_url)
 
 
-def named(settings: Settings, name: str) -> Receiver:
+def receiver_named(settings: Settings, name: str) -> Receiver:
     """One receiver of this installation.
 
     Raises:
         NotFound: names those that there are.
     """
-    known = {one.name: one for one in declared(settings).receivers}
+    known = {one.name: one for one in declared_receivers(settings).receivers}
     if name not in known:
         there = ", ".join(known) or f"none, as {VARIABLE} names no file"
         raise NotFound(f"no receiver {name!r}; there are: {there}")

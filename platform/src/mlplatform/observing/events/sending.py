@@ -23,19 +23,19 @@ from mlplatform.runtime.errors import ConfigInvalid
 SEND_S: Final = 10.0
 """From the look-up of its name to the head of its answer; more is a failure."""
 MOST_ADDRESSES: Final = 4
-MOST_SAID: Final = 200
+MOST_ERROR: Final = 200
 """Characters of what an error says, as some of it may come from the receiver."""
 GONE: Final = 410
 _PORTS: Final = {"https": 443, "http": 80}
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class DeliverySuccess:
     """The receiver answered 2xx."""
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class DeliveryFailure:
     """It did not; asked_s: when it wants to be asked again."""
 
     why: str
@@ -43,13 +43,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class GoneReceiver:
     """It answered 410: it wants nothing any more."""
 
-    why: str = "answered 410: it wants nothing any more"
+    why: str = "answered 410 Gone: it takes no more events"
 
 
-Outcome = Delivered | Failed | Gone
+Outcome = DeliverySuccess | DeliveryFailure | GoneReceiver
 
 
 class Sender(Protocol):
@@ -83,13 +83,13 @@ class HttpSender:
             async with asyncio.timeout(self._send_s):
                 return await self._posted(receiver, url, made)
         except TimeoutError:
-            return Failed(f"no answer within {self._send_s:g} s")
+            return DeliveryFailure(f"no answer within {self._send_s:g} s")
         except (httpx.InvalidURL, UnicodeError):
-            return Failed("its url can't be asked")  # an error of it may hold the url
+            return DeliveryFailure("its url can't be asked")  # an error of it may hold the url
         except (httpx.HTTPError, OSError) as error:
-            return Failed(f"{type(error).__name__}: {str(error)[:MOST_SAID]}")
+            return DeliveryFailure(f"{type(error).__name__}: {str(error)[:MOST_ERROR]}")
         except ConfigInvalid as error:
-            return Failed(str(error))
+            return DeliveryFailure(str(error))
 
     async def _posted(self, receiver: Receiver, url: SplitResult, made: Message) -> Outcome:
         found = await _addresses(url)
@@ -99,7 +99,7 @@ class HttpSender:
             except httpx.ConnectError:  # nothing was sent yet
                 if place == len(found):
                     raise
-        return Failed("its name has no address")
+        return DeliveryFailure("its name has no address")
 
     async def _asked(
         self, receiver: Receiver, url: SplitResult, address: str, made: Message
@@ -133,16 +133,16 @@ class HttpSender:
 def outcome(status: int, retry_after: str, now_s: float) -> Outcome:
     """What an answer means."""
     if 200 <= status < 300:
-        return Delivered()
+        return DeliverySuccess()
     if status == GONE:
-        return Gone()
+        return GoneReceiver()
     if 300 <= status < 400:
-        return Failed(f"answered {status}: redirects are not followed")
-    return Failed(f"answered {status}", asked_s(retry_after, now_s))
+        return DeliveryFailure(f"answered {status}: redirects are not followed")
+    return DeliveryFailure(f"answered {status}", asked_s(retry_after, now_s))
 
 
 async def _addresses(url: SplitResult) -> list[str]:
-    """Of the receiver's host, those that may be asked.
+    """The addresses of the receiver's host that may be asked.
 
     Raises:
         ConfigInvalid: it has others alone.

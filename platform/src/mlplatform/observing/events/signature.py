@@ -68,13 +68,13 @@ def verify(
     Raises:
         Refused: says what is wrong.
     """
-    event_id, at, given = (headers.get(name, "") for name in (ID, TIMESTAMP, SIGNATURE))
+    event_id, at, signatures = (headers.get(name, "") for name in (ID, TIMESTAMP, SIGNATURE))
     if not (at.isascii() and at.isdigit()) or abs(now_s - int(at)) > TOLERANCE_S:
         raise Refused(f"{TIMESTAMP} is {at!r}; wanted: within {TOLERANCE_S} s of now")
     expected = [_signature(one, event_id, at, body) for one in secrets]
     if not any(
         hmac.compare_digest(one.encode(), other.encode())
-        for one in given.split()
+        for one in signatures.split()
         for other in expected
     ):
         raise Refused(f"no signature in {SIGNATURE} is of this secret, id, time and body")

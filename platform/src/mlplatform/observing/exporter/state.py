@@ -23,9 +23,15 @@ from mlplatform.rollouts.passes.waiting import running_since_wall_ms
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError, Unavailable
-from mlplatform.runtime.storage.disk import room
+from mlplatform.runtime.storage.disk import disk_space
 from mlplatform.runtime.telemetry import refusals, signals
-from mlplatform.runtime.telemetry.prometheus import Collector, Family, counted, gauged, shown
+from mlplatform.runtime.telemetry.prometheus import (
+    Collector,
+    Family,
+    counter_family,
+    gauge_family,
+    gauge_value,
+)
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.signals import Metric
@@ -90,10 +96,10 @@ class StateCollector(Collector):
                 samples[metric] += found
         event_s = self._event_s()
         for metric, found in samples.items():
-            yield (counted if metric.kind == "counter" else gauged)(metric, found)
-        yield shown(signals.EVENT_TIME, event_s)
+            yield (counter_family if metric.kind == "counter" else gauge_family)(metric, found)
+        yield gauge_value(signals.EVENT_TIME, event_s)
         unread = [((of,), float(count)) for of, count in self._unread.items()]
-        yield counted(signals.STATE_UNREAD, unread)
+        yield counter_family(signals.STATE_UNREAD, unread)
 
     def _parts(self) -> Iterator[tuple[str, Callable[[], Iterable[Read]]]]:
         for model in self._models:
@@ -125,8 +131,11 @@ class StateCollector(Collector):
         routes = self._rollouts.routes(model)
         yield signals.ROUTES_GENERATION, [((model,), routes.generation)]
         yield signals.MODEL_KILLED, [((model,), float(routes.killed))]
-        given = routes.challenger_percent / 100
-        shares = {"champion": 1 - given if routes.champion else 0.0, "challenger": given}
+        canary_share = routes.challenger_percent / 100
+        shares = {
+            "champion": 1 - canary_share if routes.champion else 0.0,
+            "challenger": canary_share,
+        }
         yield signals.ROUTES_SHARE, [((model, arm), share) for arm, share in shares.items()]
         states = self._rollouts.active(model, finished=True)
         newest = states[-1] if states else None
@@ -161,32 +170,35 @@ class StateCollector(Collector):
             yield signals.INCIDENT_SINCE, since
 
     def _passed(self, model: str) -> Iterator[Read]:
-        seen = last(self._measured, model, Pass)
-        if seen is None:
+        last_pass = last(self._measured, model, Pass)
+        if last_pass is None:
             return
-        yield signals.ROLLOUT_PASS, [((model,), seen.at_ms / 1000)]
+        yield signals.ROLLOUT_PASS, [((model,), last_pass.at_ms / 1000)]
         for arm in signals.ARM.values:
-            if (counts := seen.arms.get(arm)) is not None:
+            if (counts := last_pass.arms.get(arm)) is not None:
                 yield signals.ROLLOUT_COUNTS, _counts(model, arm, counts)
 
     def _checked(self, model: str) -> Iterator[Read]:
-        seen = last(self._measured, model, Check)
-        if seen is None:
+        last_check = last(self._measured, model, Check)
+        if last_check is None:
             return
-        yield signals.DRIFT_CHECK, [((model,), seen.at_ms / 1000)]
+        yield signals.DRIFT_CHECK, [((model,), last_check.at_ms / 1000)]
         verdicts = signals.DRIFT_VERDICT.labels[1].values
-        yield signals.DRIFT_VERDICT, [((model, v), float(v == seen.verdict)) for v in verdicts]
-        if seen.undecided_since_ms is not None:
-            yield signals.DRIFT_UNDECIDED, [((model,), seen.undecided_since_ms / 1000)]
-        for name, moved in seen.inputs.items():
+        yield (
+            signals.DRIFT_VERDICT,
+            [((model, v), float(v == last_check.verdict)) for v in verdicts],
+        )
+        if last_check.undecided_since_ms is not None:
+            yield signals.DRIFT_UNDECIDED, [((model,), last_check.undecided_since_ms / 1000)]
+        for name, moved in last_check.inputs.items():
             at = (model, name)
             yield signals.DRIFT_PSI, [(at, moved.psi)]
             yield signals.DRIFT_PSI_LIMIT, [(at, moved.psi_limit)]
             yield signals.DRIFT_DISTANCE, [(at, moved.distance)]
             yield signals.DRIFT_DISTANCE_LIMIT, [(at, moved.distance_limit)]
             yield signals.DRIFT_MISSING, [(at, moved.missing_share)]
-        if seen.outcomes is not None:
-            yield from _outcomes(model, seen.outcomes)
+        if last_check.outcomes is not None:
+            yield from _outcomes(model, last_check.outcomes)
 
     def _log(self) -> Iterator[Read]:
         living = [mark for mark in self._watermarks() if mark.live]
@@ -198,7 +210,7 @@ class StateCollector(Collector):
 
     def _disk(self) -> Iterator[Read]:
         try:
-            found = room(self._home)
+            found = disk_space(self._home)
         except OSError as error:
             raise Unavailable(f"the disk of {self._home}") from error
         yield signals.HOME_FREE, [((), found.free_bytes)]
@@ -207,7 +219,7 @@ class StateCollector(Collector):
     def _refused(self) -> Iterator[Read]:
         since_ms = self._clock.wall_ms() - refusals.DAY_MS
         found = refusals.counts(self._refusals.since(since_ms))
-        yield signals.REFUSALS, [((door,), count) for door, count in sorted(found.items())]
+        yield signals.REFUSALS, [((surface,), count) for surface, count in sorted(found.items())]
 
     def _events(self) -> Iterator[Read]:
         now_ms = self._clock.wall_ms()
@@ -225,15 +237,15 @@ def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:
     return [((model, arm, name), getattr(counts, name)) for name in of]
 
 
-def _outcomes(model: str, seen: Outcomes) -> Iterator[Read]:
-    newest = seen.newest_label_ms
+def _outcomes(model: str, outcomes: Outcomes) -> Iterator[Read]:
+    newest = outcomes.newest_label_ms
     values: Mapping[Metric, Any] = {
-        signals.LABELS_MATURED: seen.matured,
-        signals.LABELS_KNOWN: seen.positives,
-        signals.LABELS_LATE: seen.late_share,
+        signals.LABELS_MATURED: outcomes.matured,
+        signals.LABELS_KNOWN: outcomes.positives,
+        signals.LABELS_LATE: outcomes.late_share,
         signals.LABEL_NEWEST: None if newest is None else newest / 1000,
-        signals.PRECISION: seen.precision,
-        signals.RECALL: seen.recall,
+        signals.PRECISION: outcomes.precision,
+        signals.RECALL: outcomes.recall,
     }
     for metric, value in values.items():
         if value is not None:

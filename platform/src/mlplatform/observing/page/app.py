@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page import exports, incidents, traffic
-from mlplatform.observing.page.causes import explained
+from mlplatform.observing.page.causes import explanation_details
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
 from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
@@ -27,11 +27,11 @@ from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.provider_sign_in import ProviderSignIn
 from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.observing.page.reading import decisions, rollouts, search
-from mlplatform.observing.page.reading.error_budget import BudgetsShown
-from mlplatform.observing.page.reading.sources import ModelShown, Sources
+from mlplatform.observing.page.reading.error_budget import BudgetTable
+from mlplatform.observing.page.reading.sources import ModelRow, Sources
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.review.views import Reviews
-from mlplatform.observing.page.traffic import TrafficShown
+from mlplatform.observing.page.traffic import TrafficDetail
 from mlplatform.operations.card.sections import sections
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid, NotFound, PlatformError
 from mlplatform.runtime.http.cross_site_guard import (
@@ -80,7 +80,7 @@ def application(
     hosts: Sequence[str],
     links: Mapping[str, str],
     console: Console,
-    let_in: Callable[[Scope], None] = lambda scope: None,
+    admit: Callable[[Scope], None] = lambda scope: None,
     provider: Provider | None = None,
 ) -> Application:
     """The page behind its token, and behind the sessions of people.
@@ -89,7 +89,7 @@ def application(
         hosts: what a request's `Host` may say, each with its port.
         links: addresses of other pages, by what they are called.
         console: who may sign in, and who has.
-        let_in: called with each request of a reader who knows the token or has signed in.
+        admit: called with each request of a reader who knows the token or has signed in.
         provider: at which people sign in beside those with keys; None: there is none.
 
     Raises:
@@ -127,8 +127,8 @@ def application(
         routes=routes,
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
-    by_token = TokenGate(inner, token, "page", let_in)
-    gated = SessionGate(inner, by_token, console, let_in)
+    by_token = TokenGate(inner, token, "page", admit)
+    gated = SessionGate(inner, by_token, console, admit)
     scheme = "https" if console.secure else "http"
     return Headers(CrossSiteGuard(gated, hosts, scheme=scheme, refused=partial(_foreign, console)))
 
@@ -196,15 +196,15 @@ class Pages:
         found = self._sources.card(name, int(version))
         return render("card.html", here="overview", card=found, sections=sections(found))
 
-    def _traffic(self, model: ModelShown, period: str) -> TrafficShown | str | None:
+    def _traffic(self, model: ModelRow, period: str) -> TrafficDetail | str | None:
         back_ms, _ = traffic.PERIODS[period]
         return _or_why(
-            lambda: traffic.shown(
+            lambda: traffic.traffic_detail(
                 model.definition, self._sources.traffic(model.definition.name, back_ms), period
             )
         )
 
-    def _budgets(self, model: ModelShown) -> BudgetsShown | str:
+    def _budgets(self, model: ModelRow) -> BudgetTable | str:
         return _or_why(lambda: self._sources.error_budgets(model.definition))
 
     def rollouts(self, request: Request) -> str:
@@ -218,7 +218,7 @@ class Pages:
     def rollout(self, request: Request) -> str:
         name = request.path_params["name"]
         facts = self._sources.rollout(name)
-        shown = rollouts.rollout(facts, self._sources.courses(facts[0]))
+        shown = rollouts.rollout(facts, self._sources.histories(facts[0]))
         waiting = _or_why(lambda: [w for w in self._actions.waiting() if w.rollout_id == name])
         buttons = self._actions.buttons("rollouts", name)
         return render(
@@ -258,9 +258,9 @@ class Pages:
         found = self._sources.decisions(asked, exports.MOST_ROWS, search.READ, exports.BUDGET_S)
         return exports.export(found)
 
-    def find(self, given: Mapping[str, str]) -> str:
+    def find(self, form: Mapping[str, str]) -> str:
         """The path of what a form asks for. A customer's id goes no further than its pseudonym."""
-        fields = dict(given)
+        fields = dict(form)
         decision_id = fields.pop("decision_id", "").strip()
         if decision_id:
             return f"/decisions/{quote(decision_id, safe='')}"
@@ -281,7 +281,7 @@ class Pages:
             name=name,
             shown=shown,
             reasons={} if model is None else self._sources.reasons(model),
-            why=_or_why(lambda: explained(self._sources.why(name))) if asks_why else None,
+            why=_or_why(lambda: explanation_details(self._sources.why(name))) if asks_why else None,
         )
 
 
@@ -315,7 +315,7 @@ def _exported(export: Callable[[Request], exports.Export]) -> Callable[[Request]
 
 
 def _or_problem(make: Callable[[Request], Response]) -> Callable[[Request], Response]:
-    def answer(request: Request) -> Response:
+    def endpoint(request: Request) -> Response:
         try:
             return make(request)
         except NotFound as error:
@@ -328,10 +328,10 @@ def _or_problem(make: Callable[[Request], Response]) -> Callable[[Request], Resp
         except PlatformError as error:
             return _problem(request, 503, "This cannot be read now", str(error))
 
-    return answer
+    return endpoint
 
 
-def _definitions(models: Callable[[], list[ModelShown]]) -> list[ModelDefinition]:
+def _definitions(models: Callable[[], list[ModelRow]]) -> list[ModelDefinition]:
     found = _or_why(models)
     return [] if isinstance(found, str) else [model.definition for model in found]
 
@@ -374,7 +374,7 @@ def _offset(request: Request) -> int:
 def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Awaitable[Response]]:
     """A form's search becomes a link, and what was typed is in no address and no log."""
 
-    async def answer(request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         try:
             path = await run_in_threadpool(find, await forms.read(request))
         except InputInvalid as error:
@@ -385,7 +385,7 @@ def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Aw
             return _problem(request, 503, "This cannot be read now", str(error))
         return Response(status_code=303, headers={"Location": path})
 
-    return answer
+    return endpoint
 
 
 async def _refused(request: Request, error: Exception) -> Response:

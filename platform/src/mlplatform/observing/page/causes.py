@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlplatform.observing.page.pictures.scales import finite
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation
 
 METHODS: Final = {
@@ -37,12 +37,12 @@ class CauseBar:
 
 
 @dataclass(frozen=True, slots=True)
-class ExplanationShown:
+class ExplanationDetail:
     """One record explained.
 
     Args:
         same: whether deciding again gave what is on record; None: nothing was decided.
-        said: the picture in words.
+        description: the picture in words.
     """
 
     of: str
@@ -52,15 +52,15 @@ class ExplanationShown:
     differences: tuple[str, ...]
     note: str
     bars: tuple[CauseBar, ...]
-    said: str
+    description: str
 
 
-def explained(found: Sequence[Explanation]) -> list[ExplanationShown]:
+def explanation_details(found: Sequence[Explanation]) -> list[ExplanationDetail]:
     """The explanations of a decision and its copy."""
     return [_shown(number, one) for number, one in enumerate(found)]
 
 
-def _shown(number: int, found: Explanation) -> ExplanationShown:
+def _shown(number: int, found: Explanation) -> ExplanationDetail:
     sizes = [abs(finite(getattr(c, "contribution", None)) or 0.0) for c in found.causes]
     most = max([*sizes, 1e-12])
     bars = tuple(
@@ -75,7 +75,7 @@ def _shown(number: int, found: Explanation) -> ExplanationShown:
         )
         for cause, size in zip(found.causes, sizes, strict=True)
     )
-    return ExplanationShown(
+    return ExplanationDetail(
         of=f"{found.kind} by {found.answered_by or 'nobody'}"
         + ("" if found.version is None else f", version {found.version}"),
         key=f"why-{number}",
@@ -84,7 +84,8 @@ def _shown(number: int, found: Explanation) -> ExplanationShown:
         differences=found.differences,
         note=found.note or "",
         bars=bars,
-        said="; ".join(f"{bar.name} {bar.contribution}" for bar in bars) or "nothing raised it",
+        description="; ".join(f"{bar.name} {bar.contribution}" for bar in bars)
+        or "nothing raised it",
     )
 
 

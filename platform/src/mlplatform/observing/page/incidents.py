@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.model.rhythm import SCORE
-from mlplatform.observing.page.reading.plots import Interval, Plot, plot
+from mlplatform.observing.page.reading.plots import Plot, PlottedInterval, plot
 from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Incident
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 
 MOST_CAUSES: Final = 3
 TONES = {"HEALTHY": "good", "UNHEALTHY": "bad"}
-HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "cannot be told"}
+HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "inconclusive"}
 
 
 @dataclass(frozen=True, slots=True)
-class FeatureShown:
+class FeatureRow:
     """How far a feature moved in the last window.
 
     Args:
@@ -35,7 +35,7 @@ class FeatureShown:
 
 
 @dataclass(frozen=True, slots=True)
-class MetricShown:
+class MetricRow:
     """A metric of matured labels in recent days, beside the champion's first days.
 
     Args:
@@ -52,7 +52,7 @@ class MetricShown:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowShown:
+class WindowRow:
     """One window, in event time, and what it said."""
 
     start_ms: int
@@ -65,7 +65,7 @@ class WindowShown:
 
 
 @dataclass(frozen=True, slots=True)
-class IncidentShown:
+class IncidentDetail:
     """An incident with its windows, oldest first, and its features, the furthest moved first.
 
     Args:
@@ -80,12 +80,12 @@ class IncidentShown:
     advice: str
     command: str
     reasons: tuple[str, ...]
-    windows: tuple[WindowShown, ...]
-    features: tuple[FeatureShown, ...]
-    metrics: tuple[MetricShown, ...] = ()
+    windows: tuple[WindowRow, ...]
+    features: tuple[FeatureRow, ...]
+    metrics: tuple[MetricRow, ...] = ()
 
 
-def incident(found: Incident, now_ms: int) -> IncidentShown:
+def incident(found: Incident, now_ms: int) -> IncidentDetail:
     """An incident as its evidence and its journal tell it.
 
     Args:
@@ -98,7 +98,7 @@ def incident(found: Incident, now_ms: int) -> IncidentShown:
     features.sort(key=lambda f: (not f.drifted, -(f.distance or 0.0), f.name))
     metrics = evidence.get("performance", {}).get("metrics", {})
     reasons = tuple(map(str, evidence.get("reasons", ())))
-    return IncidentShown(
+    return IncidentDetail(
         incident=found,
         cause=_cause(found.found.kind, reasons, shifts, features, metrics),
         advice=_advice(found, now_ms),
@@ -114,7 +114,7 @@ def _cause(
     kind: str,
     reasons: Sequence[str],
     shifts: Mapping[str, Any],
-    features: Sequence[FeatureShown],
+    features: Sequence[FeatureRow],
     metrics: Mapping[str, Any],
 ) -> str:
     if kind == PERFORMANCE:
@@ -138,13 +138,23 @@ def _far(name: str, shift: Mapping[str, Any]) -> str:
     return f"{name}, in the form of its distribution: PSI {psi:.2g} ({most:.2g} allowed)"
 
 
+def _of_share(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+_FORMS: Final[Mapping[str, Callable[[float], str]]] = {
+    "calibration": lambda ratio: f"{ratio:.2f} times",
+    "error": lambda mean: f"{mean:.4g}",
+}
+"""Of metrics that are no shares, how their values are written."""
+
+
 def _dropped(name: str, metric: Mapping[str, Any]) -> str:
     now, before = _number(metric.get("now")), _number(metric.get("before"))
     if now is None or before is None:
         return f"{name} is worse than in the champion's first days"
-    texts = [
-        f"{v:.2f} times" if name == "calibration" else f"{100 * v:.1f} %" for v in (now, before)
-    ]
+    form = _FORMS.get(name, _of_share)
+    texts = [form(value) for value in (now, before)]
     return f"{name} is {texts[0]}; it was {texts[1]} in the champion's first days"
 
 
@@ -194,17 +204,17 @@ def _command(incident: Incident, now_ms: int) -> str:
     return f'mlplatform retrain {incident.found.model} --actor YOU --reason "WHY" --rollout'
 
 
-def _metric(name: str, metric: Mapping[str, Any]) -> MetricShown:
+def _metric(name: str, metric: Mapping[str, Any]) -> MetricRow:
     now, before = _number(metric.get("now")), _number(metric.get("before"))
     band = (max(_number(metric.get("low")) or 0.0, 0.0), _number(metric.get("high")))
-    share = name != "calibration"
-    shown = plot(Interval(now, None, None, band), share=share, from_zero=True)
-    return MetricShown(name, bool(metric.get("worse")), metric["since_ms"], before, share, shown)
+    share = name not in _FORMS
+    shown = plot(PlottedInterval(now, None, None, band), share=share, from_zero=True)
+    return MetricRow(name, bool(metric.get("worse")), metric["since_ms"], before, share, shown)
 
 
-def _feature(name: str, shift: Mapping[str, Any]) -> FeatureShown:
+def _feature(name: str, shift: Mapping[str, Any]) -> FeatureRow:
     psi, distance = _number(shift.get("psi")), _number(shift.get("distance"))
-    return FeatureShown(
+    return FeatureRow(
         name,
         bool(shift.get("drifted")),
         psi,
@@ -216,12 +226,12 @@ def _feature(name: str, shift: Mapping[str, Any]) -> FeatureShown:
 
 
 def _moved(value: float | None, limit: float | None) -> Plot | None:
-    return plot(Interval(value, None, None, (None, limit)), share=False, from_zero=True)
+    return plot(PlottedInterval(value, None, None, (None, limit)), share=False, from_zero=True)
 
 
-def _window(window: Mapping[str, Any]) -> WindowShown:
+def _window(window: Mapping[str, Any]) -> WindowRow:
     health = str(window["health"])
-    return WindowShown(
+    return WindowRow(
         window["start_ms"],
         window["end_ms"],
         window["rows"],
@@ -236,7 +246,9 @@ def _alerts(share: Mapping[str, Any] | None) -> Plot | None:
     if share is None:
         return None
     low, high = share["band"]
-    return plot(Interval(share["share"], share["low"], share["high"], (low, high)), share=True)
+    return plot(
+        PlottedInterval(share["share"], share["low"], share["high"], (low, high)), share=True
+    )
 
 
 def _number(value: Any) -> float | None:

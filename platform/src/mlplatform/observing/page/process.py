@@ -5,21 +5,26 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from mlplatform.observing.page.app import application
+from mlplatform.observing.page.people import roles
+from mlplatform.observing.page.people.gate import SURFACE, Console, Identities
+from mlplatform.observing.page.people.provider import Provider
+from mlplatform.observing.page.people.reader import sees
+from mlplatform.observing.page.people.sessions import Sessions
+from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.http.listener import read_token
+from mlplatform.runtime.http.uvicorn_limits import ListenerConnections, serve
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring import backends
-
-if TYPE_CHECKING:
-    from mlplatform.observing.page.people.provider import Provider
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,16 +39,8 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
-    from mlplatform.observing.page.app import application
-    from mlplatform.observing.page.people.gate import DOOR, Console, Identities
-    from mlplatform.observing.page.people.reader import sees
-    from mlplatform.observing.page.people.sessions import Sessions
-    from mlplatform.observing.page.reading.sources import Sources
-    from mlplatform.operations import wiring
-    from mlplatform.runtime.http.uvicorn_limits import Door, serve
-
     refusals = Refusals(settings.home.audit)
-    door = Door(DOOR, refusals)
+    connections = ListenerConnections(SURFACE, refusals)
     identities = Identities(partial(backends.keys, settings), SystemClock().wall_ms)
     console = Console(
         identities,
@@ -59,10 +56,10 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         hosts=asked_for_as(settings),
         links=_links(settings),
         console=console,
-        let_in=door.let_in,
+        admit=connections.admit,
         provider=provider_of(settings),
     )
-    serve(shown, door, host=options.host, port=settings.page_port, stop_s=1)
+    serve(shown, connections, host=options.host, port=settings.page_port, stop_s=1)
 
 
 def provider_of(settings: Settings) -> Provider | None:
@@ -72,16 +69,13 @@ def provider_of(settings: Settings) -> Provider | None:
         ConfigInvalid: its file of roles is wrong, or browsers find the page by plain http: who
             reads along would have the session.
     """
-    from mlplatform.observing.page.people import roles
-    from mlplatform.observing.page.people.provider import Provider
-
-    told, page = settings.identity_provider, settings.page_url
-    if told is None:
+    provider, page = settings.identity_provider, settings.page_url
+    if provider is None:
         return None
     if not is_trustworthy(page):
         wanted = "https, or http on this machine, where people sign in at a provider"
         raise ConfigInvalid(f"{PREFIX}PAGE_URL", page, wanted)
-    return Provider(told, roles.read(told.roles), page)
+    return Provider(provider, roles.read(provider.roles), page)
 
 
 def cookie_of(settings: Settings) -> str:

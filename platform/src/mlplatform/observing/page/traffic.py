@@ -19,7 +19,7 @@ from mlplatform.operations.traffic.buckets import (
     no_counts,
     quantile_ms,
 )
-from mlplatform.operations.traffic.projection import TrafficRead
+from mlplatform.operations.traffic.projection import TrafficReport
 
 PERIODS: Final[Mapping[str, tuple[int, int]]] = {
     "day": (DAY_MS, HOUR_MS // 2),
@@ -52,7 +52,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficShown:
+class TrafficDetail:
     """A model's traffic in one period.
 
     Args:
@@ -80,9 +80,9 @@ class _Point:
         return _sum(counts for role, counts in self.roles.items() if role in roles)
 
 
-def shown(
-    definition: ModelDefinition, found: TrafficRead | None, period: str
-) -> TrafficShown | None:
+def traffic_detail(
+    definition: ModelDefinition, found: TrafficReport | None, period: str
+) -> TrafficDetail | None:
     """The newest period of a model's traffic; None where nothing was counted yet.
 
     Args:
@@ -99,7 +99,7 @@ def shown(
         _drift(found, span_ms),
         _ages(found, span_ms),
     )
-    return TrafficShown(
+    return TrafficDetail(
         period=period,
         from_ms=span_ms[0],
         to_ms=span_ms[1],
@@ -110,7 +110,7 @@ def shown(
 
 
 def share_interval(hits: int, trials: int) -> tuple[float, float]:
-    """Between which a share lies, with 95 %.
+    """The bounds between which a share lies, with 95 %.
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
     """
@@ -119,7 +119,7 @@ def share_interval(hits: int, trials: int) -> tuple[float, float]:
     return max(centre - wide, 0.0), min(centre + wide, 1.0)
 
 
-def _points(found: TrafficRead, span_ms: tuple[int, int], point_ms: int) -> list[_Point]:
+def _points(found: TrafficReport, span_ms: tuple[int, int], point_ms: int) -> list[_Point]:
     """Every point of the period, with those in which nothing was asked."""
     held: dict[int, dict[str, Counts]] = {}
     for bucket in found.buckets:
@@ -204,10 +204,10 @@ def _by_arm(
     return lines
 
 
-def _outcomes(found: TrafficRead, span_ms: tuple[int, int]) -> list[Metric]:
+def _outcomes(found: TrafficReport, span_ms: tuple[int, int]) -> list[Metric]:
     """Precision and recall of matured labels, as the drift checks of the period saw them."""
-    seen = [(at, check_of(body).outcomes) for at, body in found.samples.get(CHECK, ())]
-    known = [(at, one) for at, one in seen if one is not None]
+    checks = [(at, check_of(body).outcomes) for at, body in found.samples.get(CHECK, ())]
+    known = [(at, one) for at, one in checks if one is not None]
     pairs = (
         ("precision", "alerts that were right", [(at, o.hits, o.alerts) for at, o in known]),
         ("recall", "positives found", [(at, o.hits, o.positives) for at, o in known]),
@@ -230,7 +230,7 @@ def _of_labels(
     return Metric(key, f"{key}: {what}", percents(line[-1][1]), note, "", drawn)
 
 
-def _drift(found: TrafficRead, span_ms: tuple[int, int]) -> Metric:
+def _drift(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
     """How far the input that moved furthest is, as a share of what is allowed."""
     checks = [(at, check_of(body)) for at, body in found.samples.get(CHECK, ())]
     line: list[tuple[int, float | None]] = []
@@ -253,7 +253,7 @@ def _drift(found: TrafficRead, span_ms: tuple[int, int]) -> Metric:
     return Metric("drift", "drift of the inputs", verdict, note, tone, drawn)
 
 
-def _ages(found: TrafficRead, span_ms: tuple[int, int]) -> Metric:
+def _ages(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
     """The age of the oldest view's features when they were used."""
     samples = [(at, ages_of(body)) for at, body in found.samples.get(AGES, ())]
     line = [(at, max(ages.values()) / HOUR_MS) for at, ages in samples if ages]

@@ -9,7 +9,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.slo.objectives import HEARTBEAT, Objectives, seconds
 from mlplatform.observing.slo.rules import Rule
 from mlplatform.runtime.telemetry import signals
-from mlplatform.runtime.telemetry.refusals import TOLD_AT_ONCE
+from mlplatform.runtime.telemetry.refusals import REPORTED_AT_ONCE
 from mlplatform.runtime.telemetry.signals import Metric
 
 JOBS: Final = {
@@ -116,7 +116,7 @@ def _overdue(made: _Maker, model: ModelDefinition, objectives: Objectives) -> Ru
 
 
 def _stale(made: _Maker, model: ModelDefinition) -> list[Rule]:
-    """At once: a share is of a minute, and an age of days."""
+    """Alerts that fire at once: a share is of a minute, and an age of days."""
     own, policy = f'model="{model.name}"', model.features
     share = f"max by (model) ({signals.FEATURES_STALE_SHARE.name}{{{own}}})"
     age = f"max by (model) ({signals.VIEW_AGE.name}{{{own}}})"
@@ -144,11 +144,11 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
     unread = f"increase({signals.STATE_UNREAD.name}_total[{limits.unreadable}])"
     free = f"{signals.HOME_FREE.name} / {signals.HOME_SIZE.name}"
     refused = signals.REFUSALS.name
-    forged = f'sum by (door) ({refused}{{door=~"{"|".join(TOLD_AT_ONCE)}"}}) > 0'
+    forged = f'sum by (door) ({refused}{{door=~"{"|".join(REPORTED_AT_ONCE)}"}}) > 0'
     return [
         made(
             "Watchdog", HEARTBEAT, "vector(1)",
-            "0s", "a sign of life: once this alert stops to arrive, no other alert arrives either",
+            "0s", "a sign of life: if this alert stops arriving, no other alert arrives either",
         ),
         made(
             "NothingScored", "page", f"{HAS_CHAMPION} unless on (model) {scored} > 0",
@@ -194,7 +194,7 @@ def _silences(made: _Maker, objectives: Objectives) -> list[Rule]:
         made(
             "RefusalsKept", "ticket",
             f"{forged} or sum by (door) ({refused}) > {limits.refusals_of_a_day}",
-            "0m", "door {{ $labels.door }} refused what a person should know of: "
+            "0m", "surface {{ $labels.door }} refused requests that a person should look at: "
             "`mlplatform refusals` says who asked, for what, and why not",
         ),
     ]  # fmt: skip
@@ -219,6 +219,13 @@ def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
             "1m", "messages of {{ $labels.model }} could not be scored and were put aside",
         ),
         made(
+            "FeatureStreamBehind", "ticket",
+            f"max by (model, view, topic) ({signals.STREAM_BEHIND.name}) "
+            f"> {seconds(limits.stream_behind)}",
+            limits.stream_lagging, "requests of {{ $labels.model }} read old values of "
+            "{{ $labels.view }}: messages of {{ $labels.topic }} wait",
+        ),
+        made(
             "WindowsBehind", "ticket",
             f"max by (model, writer) ({signals.WINDOWS_BEHIND.name}) "
             f"> {seconds(limits.windows_behind)}",
@@ -238,8 +245,8 @@ def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
         made(
             "EventsLate", "ticket",
             f"max by (receiver) ({signals.EVENTS_LATE.name}) > {seconds(limits.events_late)}",
-            "1m", "{{ $labels.receiver }} is not told of rollouts and incidents: a person who must "
-            "act may not know",
+            "1m", "{{ $labels.receiver }} gets no events of rollouts and incidents: a person who "
+            "must act may not know",
         ),
         made(
             "AdmissionStoreFails", "ticket", f"{of_store} > 0",
@@ -275,5 +282,5 @@ class _Maker:
 
 
 def names(rules: Sequence[Rule]) -> list[str]:
-    """Of the alerts among rules, in order, each once."""
+    """The names of the alerts among rules, in order, each once."""
     return list(dict.fromkeys(rule["alert"] for rule in rules if "alert" in rule))

@@ -1,4 +1,4 @@
-"""How each promise is measured: the share of what was bad, as expressions over listed metrics."""
+"""how each objective is measured: the share of what was bad, as expressions over listed metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.observing.slo.objectives import Limits, Tier, seconds
+from mlplatform.observing.slo.objectives import AlertLimits, Tier, seconds
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.signals import Metric
@@ -34,8 +34,8 @@ class Times:
     bad: str
 
 
-def of_model(model: ModelDefinition, limits: Limits) -> dict[Name, Events | Times]:
-    """The indicators of a model's promises.
+def of_model(model: ModelDefinition, limits: AlertLimits) -> dict[Name, Events | Times]:
+    """The indicators of a model's objectives.
 
     Raises:
         ConfigInvalid: `latency_slo_ms` is no bucket of the gateway's latency.
@@ -62,7 +62,7 @@ def of_model(model: ModelDefinition, limits: Limits) -> dict[Name, Events | Time
 
 
 def of_installation() -> dict[Name, Events | Times]:
-    """Those that are not of one model."""
+    """The indicators that are not of one model."""
     refused = rate(signals.LOG_COUNTS["refused"])
     unlogged = rate(signals.LOG_COUNTS["unlogged"])
     accepted = rate(signals.LOG_COUNTS["accepted"])
@@ -70,7 +70,7 @@ def of_installation() -> dict[Name, Events | Times]:
 
 
 def tier_of(models: list[ModelDefinition]) -> Literal[1, 2, 3]:
-    """Of what models share: the strictest of theirs."""
+    """The tier of what models share: the strictest of theirs."""
     return min(model.tier for model in models)
 
 
@@ -85,7 +85,7 @@ def rate_of_count(labels: str) -> str:
 
 
 def rate_of_bucket(model: ModelDefinition) -> str:
-    """Of decisions that took at most `latency_slo_ms`."""
+    """The rate of decisions that took at most `latency_slo_ms`."""
     bound_s = model.latency_slo_ms / 1000
     if bound_s not in signals.LATENCY.buckets:
         wanted = ", ".join(f"{bound * 1000:g}" for bound in signals.LATENCY.buckets)
@@ -96,7 +96,7 @@ def rate_of_bucket(model: ModelDefinition) -> str:
 
 
 def names() -> tuple[str, ...]:
-    """Of all promises, in the order of slo.yaml."""
+    """The names of all objectives, in the order of slo.yaml."""
     return Tier.__struct_fields__
 
 

@@ -1,4 +1,4 @@
-"""What the platform promises and when people are alerted: observability/slo.yaml, checked."""
+"""The objectives of the platform, and when people are alerted: observability/slo.yaml, checked."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BurnFor(_Strict, frozen=True):
 
 
 class Objective(_Strict, frozen=True):
-    """A promised share, and whether a fast burn wakes somebody."""
+    """An objective: a share, and whether a fast burn wakes somebody."""
 
     objective: Ratio
     page: bool
@@ -76,8 +76,8 @@ class Tier(_Strict, frozen=True):
     rollout: Objective
 
 
-class Limits(_Strict, frozen=True):
-    """From when on a state is bad, and how long it may last."""
+class AlertLimits(_Strict, frozen=True):
+    """The value from which a state is bad, and how long it may last."""
 
     drift_check_late: Duration
     drift_undecided: Duration
@@ -98,6 +98,8 @@ class Limits(_Strict, frozen=True):
     incident_open: Duration
     worker_lag: Annotated[int, Meta(ge=1)]
     worker_lagging: Duration
+    stream_behind: Duration
+    stream_lagging: Duration
     refused_share: Ratio
     refusing: Duration
     shadow_dropped_share: Ratio
@@ -123,7 +125,7 @@ class Objectives(_Strict, frozen=True):
     burn_for: BurnFor
     minimum_bad: Annotated[int, Meta(ge=1)]
     tiers: dict[Literal[1, 2, 3], Tier]
-    limits: Limits
+    limits: AlertLimits
 
 
 def load(path: Path) -> Objectives:
@@ -152,7 +154,7 @@ def parse(text: str, source: str = "slo.yaml") -> Objectives:
 
 
 def seconds(duration: str) -> int:
-    """Of a duration like `5m`."""
+    """The seconds of a duration like `5m`."""
     return int(duration[:-1]) * UNITS_S[duration[-1]]
 
 

@@ -38,36 +38,36 @@ def render_files(root: Path) -> dict[str, str]:
 
 
 def of_model(model: ModelDefinition, objectives: Objectives) -> dict[str, Any]:
-    """Rules of a model's promises, and alerts that its model.yaml sets limits for."""
+    """Rules of a model's objectives, and alerts that its model.yaml sets limits for."""
     measured = indicators.of_model(model, objectives.limits)
     tier = objectives.tiers[model.tier]
-    promises = [
+    slos = [
         Slo(model.name, name, getattr(tier, name), indicator)
         for name, indicator in measured.items()
     ]
     own = alerts.of_model(model, objectives)
     numbers = _group(f"{model.name} numbers", rules.numbers(model))
     states = _group(f"{model.name} states", own)
-    return {"groups": [*_promised(promises, objectives), numbers, states]}
+    return {"groups": [*_slo_groups(slos, objectives), numbers, states]}
 
 
 def of_installation(models: list[ModelDefinition], objectives: Objectives) -> dict[str, Any]:
     """Rules of what models share, by the strictest of their tiers, and alerts on states."""
     tier = objectives.tiers[indicators.tier_of(models)]
-    promises = [
+    slos = [
         Slo(PLATFORM, name, getattr(tier, name), indicator)
         for name, indicator in indicators.of_installation().items()
     ]
     states = _group(f"{PLATFORM} states", alerts.of_installation(objectives))
-    return {"groups": [*_promised(promises, objectives), states]}
+    return {"groups": [*_slo_groups(slos, objectives), states]}
 
 
-def _promised(promises: Sequence[Slo], objectives: Objectives) -> list[dict[str, Any]]:
+def _slo_groups(slos: Sequence[Slo], objectives: Objectives) -> list[dict[str, Any]]:
     groups = []
-    for promise in promises:
-        of = f"{promise.service} {promise.name}"
-        groups.append(_group(f"{of} recorded", rules.recordings(promise, objectives)))
-        groups.append(_group(f"{of} burns", rules.alerts(promise, objectives)))
+    for slo in slos:
+        of = f"{slo.service} {slo.name}"
+        groups.append(_group(f"{of} recorded", rules.recordings(slo, objectives)))
+        groups.append(_group(f"{of} burns", rules.alerts(slo, objectives)))
     return groups
 
 

@@ -1,4 +1,4 @@
-"""Recording rules and burn-rate alerts of one promise, named as sloth names them."""
+"""Recording rules and burn-rate alerts of one objective, named as sloth names them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALERTS: Final = {
     "labels": "LabelBudgetBurns",
     "rollout": "RolloutBudgetBurns",
 }
-"""Name of a promise in slo.yaml → its alert."""
+"""Name of an objective in slo.yaml → its alert."""
 
 BAD: Final = {
     "availability": "scoring requests are answered 5xx",
@@ -45,7 +45,7 @@ BAD: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """A promise to one service: a model, or the platform itself."""
+    """An objective of one service: a model, or the platform itself."""
 
     service: str
     name: str
@@ -65,24 +65,24 @@ class Slo:
         return f"slo:sli_error:ratio_rate{window}{self.selector}"
 
 
-def recordings(promise: Slo, objectives: Objectives) -> list[Rule]:
+def recordings(slo: Slo, objectives: Objectives) -> list[Rule]:
     """Error ratios over every window, the objective, and how fast its budget burns."""
     days = f"{objectives.window_days}d"
     long = f"slo:sli_error:ratio_rate{days}"
-    budget = f"{BUDGET}{promise.selector}"
-    five = promise.ratio("5m")
-    measured = promise.measured
+    budget = f"{BUDGET}{slo.selector}"
+    five = slo.ratio("5m")
+    measured = slo.measured
     first = [("slo:bad:bool", measured.bad)] if isinstance(measured, Times) else []
     made = [
         *first,
-        *((f"slo:sli_error:ratio_rate{window}", _ratio(promise, window)) for window in WINDOWS),
+        *((f"slo:sli_error:ratio_rate{window}", _ratio(slo, window)) for window in WINDOWS),
         (long, f"sum_over_time({five}[{days}]) / count_over_time({five}[{days}])"),
-        (OBJECTIVE, f"vector({promise.objective.objective:.10g})"),
-        (BUDGET, f"vector({promise.objective.budget:.10g})"),
+        (OBJECTIVE, f"vector({slo.objective.objective:.10g})"),
+        (BUDGET, f"vector({slo.objective.budget:.10g})"),
         (BURN_NOW, f"{five} / {budget}"),
-        (BURN_OF_PERIOD, f"{long}{promise.selector} / {budget}"),
+        (BURN_OF_PERIOD, f"{long}{slo.selector} / {budget}"),
     ]
-    return [{"record": name, "expr": expr, "labels": promise.labels} for name, expr in made]
+    return [{"record": name, "expr": expr, "labels": slo.labels} for name, expr in made]
 
 
 def numbers(model: ModelDefinition) -> list[Rule]:
@@ -96,46 +96,46 @@ def numbers(model: ModelDefinition) -> list[Rule]:
     return [{"record": name, "expr": f"vector({value:.10g})", "labels": of} for name, value in made]
 
 
-def alerts(promise: Slo, objectives: Objectives) -> list[Rule]:
+def alerts(slo: Slo, objectives: Objectives) -> list[Rule]:
     """One alert for each severity that the objective asks for."""
-    severities: tuple[Severity, ...] = ("page", "ticket") if promise.objective.page else ("ticket",)
-    return [_alert(promise, objectives, severity) for severity in severities]
+    severities: tuple[Severity, ...] = ("page", "ticket") if slo.objective.page else ("ticket",)
+    return [_alert(slo, objectives, severity) for severity in severities]
 
 
-def _alert(promise: Slo, objectives: Objectives, severity: Severity) -> Rule:
-    name = ALERTS[promise.name]
+def _alert(slo: Slo, objectives: Objectives, severity: Severity) -> Rule:
+    name = ALERTS[slo.name]
     burns: tuple[Burn, ...] = getattr(objectives.burns, severity)
-    share = f"{promise.objective.objective:.10g}"
-    pairs = [_burning(promise, burn, objectives.minimum_bad) for burn in burns]
+    share = f"{slo.objective.objective:.10g}"
+    pairs = [_burning(slo, burn, objectives.minimum_bad) for burn in burns]
     return {
         "alert": name,
         "expr": "\nor\n".join(pairs),
         "for": getattr(objectives.burn_for, severity),
-        "labels": {**promise.labels, "severity": severity},
+        "labels": {**slo.labels, "severity": severity},
         "annotations": {
-            "summary": f"{promise.service}: {BAD[promise.name]}",
-            "description": f"{{{{ $value | humanizePercentage }}}} are bad; {share} are promised.",
+            "summary": f"{slo.service}: {BAD[slo.name]}",
+            "description": f"{{{{ $value | humanizePercentage }}}} are bad; objective: {share}.",
             "runbook_url": f"{objectives.runbooks}/{name}.md",
         },
     }
 
 
-def _burning(promise: Slo, burn: Burn, minimum_bad: int) -> str:
-    limit = f"{burn.factor * promise.objective.budget:.10g}"
-    both = f"{promise.ratio(burn.long)} > {limit} and {promise.ratio(burn.short)} > {limit}"
-    if isinstance(promise.measured, Times):
+def _burning(slo: Slo, burn: Burn, minimum_bad: int) -> str:
+    limit = f"{burn.factor * slo.objective.budget:.10g}"
+    both = f"{slo.ratio(burn.long)} > {limit} and {slo.ratio(burn.short)} > {limit}"
+    if isinstance(slo.measured, Times):
         return f"({both})"
-    bad = _over(promise.measured.bad, burn.long).replace("rate(", "increase(")
+    bad = _over(slo.measured.bad, burn.long).replace("rate(", "increase(")
     return f"({both} and on () {bad} >= {minimum_bad})"
 
 
-def _ratio(promise: Slo, window: str) -> str:
-    match promise.measured:
+def _ratio(slo: Slo, window: str) -> str:
+    match slo.measured:
         case Events(bad=bad, total=total):
             # nobody has failed yet: no series, which is none bad
             return f"({_over(bad, window)} or vector(0)) / {_over(total, window)}"
         case Times():
-            return f"avg_over_time(slo:bad:bool{promise.selector}[{window}])"
+            return f"avg_over_time(slo:bad:bool{slo.selector}[{window}])"
 
 
 def _over(expression: str, window: str) -> str:

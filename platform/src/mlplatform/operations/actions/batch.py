@@ -7,13 +7,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mlplatform.learning.features.external.joining import newest_ms
-from mlplatform.learning.training_sets.dataset import DAY_MS
+from mlplatform.learning.training_sets.dataset import DAY_MS, input_plan
+from mlplatform.learning.training_sets.join import training_join
+from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.definition import word_inputs
 from mlplatform.model.features.views import external
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm
@@ -21,22 +26,17 @@ from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus
 from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.scoring import BUNDLE, ID, ORDER, SCORES, Order
+from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import canonical_json, digest
 from mlplatform.runtime.errors import InputInvalid, NotFound
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.text import markdown
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from mlplatform.model.bundle import Bundle
-    from mlplatform.operations.wiring import Platform
-
 MANIFEST: Final = "manifest.json"
 NO_FEATURES: Final = (
-    "No snapshot was taken for them: history import takes those that training joins, for the last "
-    "weeks, and no older one can follow (or no table was imported: `mlplatform features import`); "
-    "scores there are those of customers whom nobody knows"
+    "Scores of these days are those of unknown customers. `mlplatform history import` takes the "
+    "snapshots of the last weeks alone, and older ones can't be added; features of the bank's own "
+    "tables begin with `mlplatform features import`"
 )
 JOINED_DAYS: Final = 16
 """Of one join: reading the snapshots takes as long for one day as for many."""
@@ -140,14 +140,12 @@ def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatu
     Raises:
         JobFailed, Refused, Unavailable: as `operations.compute.running.run`.
     """
-    from mlplatform.model.bundle import load_bundle
-
     target = platform.settings.home.batches / asked.model / asked.name
     if not (target / MANIFEST).exists():
-        told = replace(job, traceparent=platform.traceparent())
+        traced = replace(job, traceparent=platform.traceparent())
         bundle = load_bundle(job.inputs / SHARED / BUNDLE, asked.bundle)
         gaps = days_without_features(platform, asked, bundle)
-        outputs = run(platform.jobs, told, report)
+        outputs = run(platform.jobs, traced, report)
         alerts, wall_ms = bundle.scale.alerts, platform.clock.wall_ms()
         _keep(outputs, job, asked, target, gaps, wall_ms, alerts=alerts)
     shutil.rmtree(_inputs(platform, asked), ignore_errors=True)
@@ -194,12 +192,8 @@ def _write_bundle(platform: Platform, asked: Batch, shared: Path) -> None:
 
 
 def _write_shards(platform: Platform, asked: Batch, shared: Path, items: Path) -> None:
-    import pyarrow.parquet as pq
-
-    from mlplatform.model.bundle import load_bundle
-
     bundle = load_bundle(shared / BUNDLE, asked.bundle)
-    platform.offline(asked.model).project(platform.log)
+    platform.projected(asked.model)
     days = []
     for from_ms in range(asked.from_ms, asked.to_ms, JOINED_DAYS * DAY_MS):
         to_ms = min(from_ms + JOINED_DAYS * DAY_MS, asked.to_ms)
@@ -218,16 +212,11 @@ def _days(
     platform: Platform, model: str, bundle: Bundle, from_ms: int, to_ms: int
 ) -> Iterator[tuple[str, pa.Table]]:
     """Each day's requests, if it has some, in order of time: ids and the bundle's inputs."""
-    import pyarrow as pa
-
-    from mlplatform.learning.training_sets.dataset import input_plan
-    from mlplatform.learning.training_sets.join import training_join
-
     offline, views = platform.offline(model), platform.views(model)
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id")
     joined = training_join(offline, views, asked.to_arrow_table())
     definition = platform.definition(model)
-    none = {i.name: () for i in definition.inputs if i.kind == "category"}
+    none = {name: () for name in word_inputs(definition.inputs)}
     plan = input_plan(definition, views, bundle.inputs, {**none, **bundle.vocabularies})
     if lacking := sorted(set(bundle.input_names) - set(plan.names)):
         problem = f"nothing computes {', '.join(lacking)} any more"

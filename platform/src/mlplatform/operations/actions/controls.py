@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from mlplatform.model.folders import model_names
+from mlplatform.operations.actions.rollouts import CONTROL, kept_refusal
+from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.controls import ControlState, fold_controls
 from mlplatform.rollouts.journal.state import RolloutState, fold
+from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.rollouts.passes import controls
-from mlplatform.rollouts.passes.controls import Journal
+from mlplatform.rollouts.passes.controls import ControlsJournal
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Refused
-
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
 
 OfModel = Literal["kill", "lift", "clear"]
 OfRollout = Literal["pause", "resume", "abort"]
@@ -21,13 +21,27 @@ OfRollout = Literal["pause", "resume", "abort"]
 
 class _RolloutAct(Protocol):
     def __call__(
-        self, journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+        self,
+        journal: ControlsJournal,
+        rollout_id: str,
+        *,
+        actor: str,
+        reason: str,
+        clock: Clock,
+        identity: ProvenIdentity | None = None,
     ) -> RolloutState: ...
 
 
 class _Act(Protocol):
     def __call__(
-        self, journal: Journal, model: str, *, actor: str, reason: str, clock: Clock
+        self,
+        journal: ControlsJournal,
+        model: str,
+        *,
+        actor: str,
+        reason: str,
+        clock: Clock,
+        identity: ProvenIdentity | None = None,
     ) -> ControlState: ...
 
 
@@ -44,31 +58,61 @@ _OF_ROLLOUT: Final[dict[OfRollout, _RolloutAct]] = {
 }
 
 
-def control_model(platform: Platform, model: str, act: OfModel, *, actor: str, reason: str) -> int:
+def control_model(
+    platform: Platform,
+    model: str,
+    act: OfModel,
+    *,
+    actor: str,
+    reason: str,
+    identity: ProvenIdentity | None = None,
+) -> int:
     """Carry out what a person asks of a model; returns the generation of the routes that gateways
     follow.
 
+    Args:
+        identity: of the actor, where an identity provider proved it.
+
     Raises:
-        Refused: it can't follow what holds now.
+        Refused: it can't follow what holds now; this is kept, as of the acts below.
     """
     platform.definition(model)
-    journal = platform.rollouts
-    _OF_MODEL[act](journal, model, actor=actor, reason=reason, clock=platform.clock)
+    journal, asked = platform.rollouts, f"{act} of {model}: {reason}"
+    with kept_refusal(platform, asked, actor, identity, surface=CONTROL):
+        _OF_MODEL[act](
+            journal, model, actor=actor, reason=reason, clock=platform.clock, identity=identity
+        )
     return journal.routes(model).generation
 
 
 def control_rollout(
-    platform: Platform, rollout_id: str, act: OfRollout, *, actor: str, reason: str
+    platform: Platform,
+    rollout_id: str,
+    act: OfRollout,
+    *,
+    actor: str,
+    reason: str,
+    identity: ProvenIdentity | None = None,
 ) -> RolloutState:
     """Carry out what a person asks of a rollout; returns where it stands then.
+
+    Args:
+        identity: of the actor, where an identity provider proved it.
 
     Raises:
         NotFound: no rollout has this id.
         Refused: it can't follow what holds now.
     """
-    return _OF_ROLLOUT[act](
-        platform.rollouts, rollout_id, actor=actor, reason=reason, clock=platform.clock
-    )
+    asked = f"{act} of {rollout_id}: {reason}"
+    with kept_refusal(platform, asked, actor, identity, surface=CONTROL):
+        return _OF_ROLLOUT[act](
+            platform.rollouts,
+            rollout_id,
+            actor=actor,
+            reason=reason,
+            clock=platform.clock,
+            identity=identity,
+        )
 
 
 def control(
@@ -90,8 +134,9 @@ def control(
         generation = control_model(platform, model, act, actor=actor, reason=reason)
         return f"{act} {model}: generation {generation}"
     whose = fold(platform.rollouts.read(rollout_id)).model
-    if whose != model:
-        raise Refused(f"{rollout_id} is a rollout of {whose}, not of {model}")
+    with kept_refusal(platform, f"{act} of {rollout_id}: {reason}", actor, surface=CONTROL):
+        if whose != model:
+            raise Refused(f"{rollout_id} is a rollout of {whose}, not of {model}")
     state = control_rollout(platform, rollout_id, act, actor=actor, reason=reason)
     return f"{act} {rollout_id}: {state.phase}"
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import last_results, rollouts, tenures
 from mlplatform.operations.actions.last_results import Check, InputShift
+from mlplatform.operations.actions.outcomes import read_outcomes
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.drift import report
 from mlplatform.rollouts.drift.execute import DriftCheck, run_check
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
+from mlplatform.rollouts.drift.report import summary
 from mlplatform.runtime.errors import Corrupt, PlanRefused
-
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
 
 AUTHOR = "drift-watch"
 
@@ -61,23 +61,22 @@ def ports(platform: Platform, model: str) -> DriftPorts:
     )
 
 
-def _keep_measured(platform: Platform, model: str, seen: Observation) -> None:
-    from mlplatform.operations.actions.outcomes import read_outcomes
+def _keep_measured(platform: Platform, model: str, observation: Observation) -> None:
 
-    newest = seen.verdicts[-1].shifts if seen.verdicts else ()
+    newest = observation.verdicts[-1].shifts if observation.verdicts else ()
     inputs = {
         s.name: InputShift(s.psi, s.psi_limit, s.distance, s.distance_limit, s.missing_share)
         for s in newest
     }
-    outcomes = read_outcomes(platform.log, platform.definition(model), seen.now_ms)
-    at_ms, verdict = platform.clock.wall_ms(), type(seen.verdict).__name__.lower()
+    outcomes = read_outcomes(platform.log, platform.definition(model), observation.now_ms)
+    at_ms, verdict = platform.clock.wall_ms(), type(observation.verdict).__name__.lower()
     folder = platform.settings.home.measured
     since_ms = last_results.undecided_since(verdict, at_ms, _check_before(folder, model))
-    performance = str(seen.performance.health).lower()
-    seen_last = Check(at_ms, verdict, inputs, outcomes, since_ms, performance)
-    last_results.keep(folder, model, seen_last)
-    if seen.tenure is not None:
-        tenures.keep(folder, model, seen.tenure)
+    performance = str(observation.performance.health).lower()
+    last_check = Check(at_ms, verdict, inputs, outcomes, since_ms, performance)
+    last_results.keep(folder, model, last_check)
+    if observation.tenure is not None:
+        tenures.keep(folder, model, observation.tenure)
 
 
 def _check_before(folder: Path, model: str) -> Check | None:
@@ -90,10 +89,10 @@ def _check_before(folder: Path, model: str) -> Check | None:
 
 def page(model: str, check: DriftCheck) -> str:
     """The check in Markdown."""
-    from mlplatform.rollouts.drift.report import summary
-
-    seen = check.observation
-    return summary(model, seen.champion, seen.verdicts, check.words, seen.performance)
+    observation = check.observation
+    return summary(
+        model, observation.champion, observation.verdicts, check.words, observation.performance
+    )
 
 
 def report_note(path: Path) -> str:
@@ -103,10 +102,11 @@ def report_note(path: Path) -> str:
 
 def write_report(platform: Platform, model: str, check: DriftCheck) -> Path:
     """Evidently's report on the windows that were judged, as an HTML file; returns its path."""
-    from mlplatform.rollouts.drift import report
-
-    seen = check.observation
-    day = str(seen.now_ms // 86_400_000)
-    path = platform.settings.home.reports / f"drift-{model}-v{seen.champion}-day{day}.html"
-    then, now = report.profile_sample(check.champion.profile), report.window_sample(seen.windows)
+    observation = check.observation
+    day = str(observation.now_ms // 86_400_000)
+    path = platform.settings.home.reports / f"drift-{model}-v{observation.champion}-day{day}.html"
+    then, now = (
+        report.profile_sample(check.champion.profile),
+        report.window_sample(observation.windows),
+    )
     return report.write_report(then, now, platform.definition(model).drift, path)

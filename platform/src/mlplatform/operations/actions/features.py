@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
 from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.compacting import compact
 from mlplatform.learning.features.external.files import files_at
-from mlplatform.learning.features.external.importing import Imported, import_table, serve_missing
+from mlplatform.learning.features.external.importing import (
+    ImportReport,
+    import_table,
+    serve_missing,
+)
 from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
-from mlplatform.model.features.views import computed, external
+from mlplatform.model.bundle import load_bundle
+from mlplatform.model.features.views import FeatureView, external, request_views
 from mlplatform.model.folds import history_days
-from mlplatform.runtime.errors import InputInvalid, NotFound, Refused
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.serving.names import ServiceName
+from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
 from mlplatform.scoring import backends
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from mlplatform.operations.wiring import Platform
-
 DAY_MS = 86_400_000
+
+log = logging.getLogger(__name__)
 
 
 def import_history(platform: Platform, model: str, table: pa.Table, source: str) -> int:
@@ -60,6 +67,7 @@ def build_windows(platform: Platform, model: str) -> int:
     Raises:
         Busy: the log was sealed in between; try again.
     """
+    # imports the client of Redis
     from mlplatform.learning.features.windows.build import build, build_shared
 
     offline, address = platform.offline(model), platform.settings.redis
@@ -80,7 +88,7 @@ def import_external(
     *,
     dry_run: bool,
     progress: Callable[[str], None],
-) -> Imported:
+) -> ImportReport:
     """Take in a table of the bank for an external view, from a file or a folder of files.
 
     Raises:
@@ -88,7 +96,9 @@ def import_external(
         InputInvalid: names the file, the row and what is wrong; nothing was taken in.
     """
     columns = external_columns(platform, model, view_name)
-    files, parts = files_at(path), platform.offline(model).external(view_name)
+    files = files_at(path)
+    offline = platform.offline(model) if dry_run else platform.with_pushes(model)
+    parts = offline.external(view_name)
     with ExitStack() as until:
         online = None
         if not dry_run:
@@ -166,20 +176,21 @@ def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bo
 def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source: str) -> None:
     if _answered(platform, model):
         raise Refused(
-            f"{model} has answered requests, so the history before them can't change any more: what"
-            " comes now is recorded by the decision log; start with another past in another home"
+            f"{model} has answered requests, so its history is closed: the decision log"
+            " records what"
+            " follows. Another history takes another home"
             f" (MLPLATFORM_HOME=FOLDER mlplatform history import {model} …)"
         )
     platform.offline(model).check_follows(table, source)
 
 
 def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
-    """Those of all midnights from the first request that was added on, or from the first that is
-    missing where training reaches further back by now. A platform that was up made some without
+    """Snapshots of all midnights from the first request that was added on, or from the first that
+    is missing where training reaches further back by now. A platform that was up made some without
     it; what is made again stands in the import's mark before it is removed."""
-    offline, views = platform.offline(model), computed(platform.views(model))
+    offline, views = platform.offline(model), request_views(platform.views(model))
     wanted = _midnights(platform, model)
-    there = {view.name: snapshots.made(offline, view) for view in views}
+    there = {view.name: snapshots.snapshot_days(offline, view) for view in views}
     missing = (at_ms for at_ms in wanted if any(at_ms not in days for days in there.values()))
     first = table.column("event_time")[0].as_py().replace(tzinfo=UTC)
     first_ms = min((int(first.timestamp() * 1000) // DAY_MS * DAY_MS, *missing))
@@ -192,10 +203,10 @@ def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
 
 
 def _add_snapshots(platform: Platform, model: str) -> None:
-    """Those that come behind the last of each view: requests were answered from what is there."""
+    """Snapshots behind the last of each view: requests were answered from what is there."""
     offline, online = platform.offline(model), platform.online(model)
-    for view in computed(platform.views(model)):
-        last_ms = max(snapshots.made(offline, view), default=0)
+    for view in request_views(platform.views(model)):
+        last_ms = max(snapshots.snapshot_days(offline, view), default=0)
         behind = [at_ms for at_ms in _midnights(platform, model) if at_ms >= last_ms]
         if behind:
             snapshots.backfill(offline, [view], behind, online)
@@ -227,7 +238,8 @@ def _midnights(platform: Platform, model: str) -> range:
 
 def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dict[str, int]:
     """Bring the offline table up to the log and serve the snapshot of an event-time midnight, and
-    imported tables whose rows the online store lacks; rows by view, of tables parts.
+    imported tables whose rows the online store lacks; rows by view, of tables parts. Many small
+    parts become one, without rows that the view keeps no longer.
 
     Args:
         at_ms: the midnight; the last one that has passed in event time where it is None.
@@ -245,18 +257,39 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     if midnight_ms > last_ms:
         wanted = f"{_day(midnight_ms)} is to come; wanted: {_day(last_ms)} or before"
         raise InputInvalid("at", None, wanted)
-    offline = platform.offline(model)
-    offline.project(platform.log)
+    offline = platform.projected(model)
     views, online = platform.views(model), platform.online(model)
     done = snapshots.materialize(
-        offline, computed(views), midnight_ms, online, available_ms=max(now_ms, midnight_ms)
+        offline, request_views(views), midnight_ms, online, available_ms=max(now_ms, midnight_ms)
     )
     rows = {view: int(count) for view, count in done.rows.items()}
     for view in external(views):
         parts = offline.external(view.name)
         if count := serve_missing(view, parts, online, platform.clock.event_ms):
             rows[view.name] = count
+        compact(view, parts, horizon_ms=_horizon_ms(platform, model, view))
     return rows
+
+
+def _horizon_ms(platform: Platform, model: str, view: FeatureView) -> int | None:
+    """The first request that training may join to the view again, or that a bundle which is kept
+    was trained on; None where the view keeps all of its rows."""
+    assert view.external is not None
+    if view.external.keep_days is None:
+        return None
+    days = max(view.external.keep_days, history_days(platform.definition(model)))
+    horizon_ms = platform.clock.event_ms() - days * DAY_MS
+    bundles = platform.settings.home.bundles
+    for folder in bundles.glob("[!.]*") if bundles.is_dir() else ():
+        if ServiceName.parse(folder.name) is None:  # Triton's, else
+            try:
+                bundle = load_bundle(folder, data=False)
+            except Corrupt as error:
+                log.warning("rows of %s are kept: %s", view.name, error)
+                return None
+            if bundle.model == model:
+                horizon_ms = min(horizon_ms, bundle.data.from_ms)
+    return horizon_ms
 
 
 def _day(midnight_ms: int) -> str:

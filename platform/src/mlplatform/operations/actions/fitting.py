@@ -6,25 +6,22 @@ import shutil
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-from mlplatform.learning.training import retrain
+from mlplatform.learning.training import handover, retrain
+from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.handover import Order
+from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.definition import dns_name
 from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.operations.actions import staging
 from mlplatform.operations.compute.jobs import Job, Jobs, JobStatus
 from mlplatform.operations.compute.running import GRACE_S, retry_until, run
+from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import NotFound, Refused
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from mlplatform.learning.training.candidate import Candidate
-    from mlplatform.learning.training.handover import Order
-    from mlplatform.learning.training_sets.dataset import Dataset
-    from mlplatform.learning.validation.replay import Recent
-    from mlplatform.operations.wiring import Platform
 
 DIGEST_CHARACTERS: Final = 16
 MAX_ATTEMPTS: Final = 99
@@ -49,8 +46,6 @@ def fit(
         Corrupt: what it gave back is not what its digests say; it was not kept.
         Refused, Unavailable: as `operations.compute.running.run`.
     """
-    from mlplatform.learning.training import handover
-
     folder = folder_digest(model_folder(dataset.model))
     order = handover.order(dataset, recent, code=code_version(), folder=folder, seed=retrain.SEED)
     job = Job(
@@ -93,8 +88,6 @@ def _name(order: Order) -> str:
 
 
 def _inputs(platform: Platform, order: Order, dataset: Dataset, recent: Recent | None) -> Path:
-    from mlplatform.learning.training import handover
-
     def write(shared: Path, items: Path) -> None:
         handover.write(order, dataset, recent, shared, items)
 

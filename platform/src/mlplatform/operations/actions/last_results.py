@@ -121,9 +121,9 @@ def for_people() -> Iterator[None]:
         log.exception("what was seen could not be measured or kept")
 
 
-def keep(folder: Path, model: str, seen: Pass | Check) -> None:
+def keep(folder: Path, model: str, result: Pass | Check) -> None:
     """What was seen of this model, in place of what was there."""
-    write_struct(_file(folder, model, type(seen)), seen)
+    write_struct(_file(folder, model, type(result)), result)
 
 
 def last(folder: Path, model: str, kind: type[M]) -> M | None:

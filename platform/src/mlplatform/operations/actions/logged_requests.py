@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.verdicts.whatif import NEGATIVE, POSITIVE, UNKNOWN, Integers
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 PAGE: Final = 20_000

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
+from mlplatform.decisions.records.last_labels import in_order, label_columns
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.decision_scale import DecisionPolicy
 from mlplatform.operations.actions.last_results import Outcomes
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 _DECISION = ("decision_id", "event_ms", "decision")
 
 
 def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) -> Outcomes:
-    """Of the decisions of as many windows as drift is judged by, the last that are mature.
+    """The outcomes of the last matured decisions, of as many windows as drift is judged by.
 
     Decisions are read window by window, as they are for drift: those of one have to fit into
     memory, and no more.
@@ -38,19 +36,22 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
         span = Span(model=model, kinds=(kind,), from_ms=since, to_ms=to_ms, columns=columns)
         return log.read(span)
 
-    labels = read("label", from_ms, now_ms + 1, LABEL_COLUMNS)
+    task = definition.task
+    labels = read("label", from_ms, now_ms + 1, label_columns(task))
     voids = read("void", from_ms, None, ("decision_id",))
 
     def window(start_ms: int) -> Outcomes:
         decisions = read("decision", start_ms, start_ms + window_ms, _DECISION)
         policy = definition.decision
+        if task != "binary":
+            return alert_counts(decisions, in_order(labels, task), voids, policy)
         return outcomes(decisions, labels, voids, maturity_ms=maturity_ms, policy=policy)
 
     return together([window(from_ms + number * window_ms) for number in range(windows)])
 
 
 def together(parts: Sequence[Outcomes]) -> Outcomes:
-    """Of several windows, as one."""
+    """The outcomes of several windows as one."""
     newest = [p.newest_label_ms for p in parts if p.newest_label_ms is not None]
     return Outcomes(
         matured=sum(p.matured for p in parts),
@@ -76,7 +77,7 @@ def outcomes(
     Args:
         policy: says which those are, and which are alerts.
         decisions: decision_id, event_ms, decision; all old enough to be mature.
-        labels: with `LABEL_COLUMNS`, in any order.
+        labels: with `label_columns`, in any order.
         voids: decision_id of decisions that never were.
     """
     labels = in_order(labels)
@@ -102,14 +103,26 @@ def outcomes(
     )
 
 
-def _among(decisions: pa.Table, voids: pa.Table) -> np.ndarray:
-    import pyarrow.compute as pc
+def alert_counts(
+    decisions: pa.Table, labels: pa.Table, voids: pa.Table, policy: DecisionPolicy
+) -> Outcomes:
+    """Mature decisions of a model of classes or numbers, of which nothing is positive.
 
+    Args:
+        labels: in order.
+    """
+    decisions = decisions.filter(~_among(decisions, voids))
+    alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), policy.alerts)
+    newest_ms = int(labels["event_ms"].to_numpy().max()) if labels.num_rows else None
+    return Outcomes(decisions.num_rows, 0, int(alert.sum()), 0, 0, newest_ms)
+
+
+def _among(decisions: pa.Table, voids: pa.Table) -> np.ndarray:
     found = pc.is_in(decisions["decision_id"], value_set=voids["decision_id"])
     return np.asarray(found.to_numpy(), dtype=np.bool_)
 
 
 def _filled(joined: pa.Table, column: str) -> np.ndarray:
-    """Of a decision that nobody labelled: 0."""
+    """The labels, with 0 for a decision that nobody labelled."""
     found = joined[column].to_numpy()
     return np.nan_to_num(np.asarray(found, dtype=np.float64)).astype(np.int64)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mlplatform.decisions.log import retention_acts
 from mlplatform.decisions.log.retention import DuePayloads
+from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.errors import Busy, Corrupt, Unavailable
-
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
 
 log = logging.getLogger(__name__)
 

@@ -8,36 +8,35 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from mlplatform.decisions.log.lookup import logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.port import Appended, Entry
+from mlplatform.decisions.records.port import AppendReceipt, Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.operations.actions.person_fields import Length
 from mlplatform.operations.review import opinions, queue, recording
-from mlplatform.operations.review.opinions import Consensus, OnRecord, Open, Opinion
-from mlplatform.operations.review.queue import Place, Queue, Waiting
+from mlplatform.operations.review.opinions import Account, Consensus, OnRecord, OpenOpinion, Opinion
+from mlplatform.operations.review.queue import Queue, QueueCursor, QueuedDecision
+from mlplatform.operations.wiring import Platform
 from mlplatform.runtime import text
 from mlplatform.runtime.errors import NotFound, Refused, Unavailable
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.people import people
+from mlplatform.scoring.labels.kinds import LabelKind
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
 from mlplatform.scoring.request.recording import KeptAnswers
 from mlplatform.scoring.request.times import EventTimes
 
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
-
 NOTE: Final = Length(0, 500, text.cleaned)
 UNAVAILABLE: Final = 503
-DOOR: Final = "review"
+SURFACE: Final = "review"
 """The name under which refusals of commands are kept; those of the page have the page's."""
 
 log = logging.getLogger(__name__)
@@ -70,7 +69,9 @@ def advance(platform: Platform, model: str, *, budget_s: float = queue.BUDGET_S)
     return queue.advance(_file(platform, model), platform.log, definition, budget_s=budget_s)
 
 
-def waiting(platform: Platform, model: str, rows: int, after: Place | None = None) -> Queue:
+def review_queue(
+    platform: Platform, model: str, rows: int, after: QueueCursor | None = None
+) -> Queue:
     """A page of the decisions that wait for a person, the oldest first.
 
     Raises:
@@ -79,7 +80,7 @@ def waiting(platform: Platform, model: str, rows: int, after: Place | None = Non
     return queue.page(_file(platform, model), rows, after)
 
 
-def queued_decision(platform: Platform, model: str, decision_id: str) -> Waiting | None:
+def queued_decision(platform: Platform, model: str, decision_id: str) -> QueuedDecision | None:
     """A decision of the queue; None where it does not wait.
 
     Raises:
@@ -88,15 +89,20 @@ def queued_decision(platform: Platform, model: str, decision_id: str) -> Waiting
     return queue.find(_file(platform, model), decision_id)
 
 
-def first(platform: Platform, model: str, analyst: str) -> Waiting | None:
+def first(
+    platform: Platform, model: str, analyst: str, account: Account | None = None
+) -> QueuedDecision | None:
     """The oldest decision that waits for this person's word.
+
+    Args:
+        account: that proved the analyst, at an identity provider.
 
     Raises:
         Unavailable: the queue can't be read now.
     """
     path = _file(platform, model)
     if platform.definition(model).label.review.four_eyes:
-        return queue.first(path, analyst)
+        return queue.first(path, analyst, account)
     return next(iter(queue.page(path, 1).rows), None)
 
 
@@ -134,6 +140,7 @@ def record(
     outcome: int,
     *,
     analyst: Client,
+    account: Account | None = None,
     note: str = "",
     seen: str | None = None,
 ) -> ReviewResult:
@@ -141,6 +148,7 @@ def record(
 
     Args:
         outcome: 1 is what the model looks for, 0 is not.
+        account: that proved the analyst, at an identity provider; None: a key did.
         seen: what this person was shown of what others said (`opinions_digest`); None: nothing.
 
     Raises:
@@ -150,12 +158,15 @@ def record(
             something since it was shown.
         Busy, Unavailable: it was not recorded; saying it again does no harm.
     """
-    now = Opinion(analyst.name, outcome, NOTE.checked("the note", note))
-    with kept(platform, analyst.name, f"say how {model} decision {decision_id} turned out"):
+    now = Opinion(analyst.name, outcome, NOTE.checked("the note", note), account)
+    asked = f"say how {model} decision {decision_id} turned out"
+    with keep_refusals(platform, analyst.name, asked, account):
         check_may_review(analyst, model)
         settings = platform.settings
         with recording.turn(settings.home.run), closing(recording.opened(settings)) as decisions:
-            return _Reviewing(platform, decisions, model).record(decision_id, now, analyst, seen)
+            return _ReviewSession(platform, decisions, model).record(
+                decision_id, now, analyst, seen
+            )
 
 
 def check_may_review(client: Client, model: str) -> None:
@@ -169,22 +180,24 @@ def check_may_review(client: Client, model: str) -> None:
         raise Refused(f"{client.name} has no scope {model}:review: `{command}`")
 
 
-def opinions_digest(said: tuple[Opinion, ...]) -> str:
+def opinions_digest(held: tuple[Opinion, ...]) -> str:
     """What an answer is bound to: how much was said of the decision before."""
-    return f"opinions {len(said)}"
+    return f"opinions {len(held)}"
 
 
 @contextmanager
-def kept(platform: Platform, who: str, asked: str) -> Iterator[None]:
+def keep_refusals(
+    platform: Platform, who: str, asked: str, account: Account | None = None
+) -> Iterator[None]:
     """Keeps a refusal where a person finds it."""
     try:
         yield
     except Refused as refused:
-        _keep(platform, who, asked, str(refused))
+        _keep(platform, who, asked, str(refused), account)
         raise
 
 
-class _Reviewing:
+class _ReviewSession:
     """One person's turn at the log.
 
     Args:
@@ -202,18 +215,22 @@ class _Reviewing:
     ) -> ReviewResult:
         model, review = self._definition.name, self._definition.label.review
         found = self._on_record(decision_id)
-        if seen is not None and seen != opinions_digest(found.said):
-            raise Refused("somebody has said something of it since it was shown: look again")
-        match opinions.weigh(found.said, now, four_eyes=review.four_eyes):
+        if seen is not None and seen != opinions_digest(found.opinions):
+            raise Refused("another answer came since this decision was shown: look at it again")
+        match opinions.weigh(found.opinions, now, four_eyes=review.four_eyes):
             case Consensus(agreed):
                 asyncio.run(self._label(found, now, analyst, agreed))
                 self._show(lambda path: queue.end(path, decision_id, self._now_ms))
                 log.info("%s has labelled decision %s", analyst.name, decision_id)
                 return ReviewResult(decision_id, model, now.outcome, True, agreed)
-            case Open(differs):
+            case OpenOpinion(differs):
                 place = (recording.WRITER, asyncio.run(self._keep_opinion(found, now)))
                 self._show(lambda path: queue.say(path, place, decision_id, self._now_ms, now))
-                log.info("%s has said something of decision %s", analyst.name, decision_id)
+                log.info(
+                    "%s has answered for decision %s, and it has no label yet",
+                    analyst.name,
+                    decision_id,
+                )
                 return ReviewResult(decision_id, model, now.outcome, False, differs=differs)
 
     def _on_record(self, decision_id: str) -> OnRecord:
@@ -236,16 +253,16 @@ class _Reviewing:
         """
         platform, settings = self._platform, self._platform.settings
         askers = recorded_askers(self._decisions, settings.clock)
-        refusals = Refusals(settings.home.audit)
         labels = Labels(
             recording.recorder(self._decisions),
             KeptAnswers(self._decisions),
             EventTimes(settings.clock, platform.clock.event_ms),
             platform.clock,
-            Ownership(askers, platform.clock, platform.pseudonym_key(), refusals.keep),
+            Ownership(askers, platform.clock, platform.pseudonym_key(), platform.refusals.keep),
+            {self._definition.name: LabelKind.of(self._definition)},
         )
-        given = {"decision_id": found.decision_id, "label": now.outcome}
-        item, beside = msgspec.Raw(msgspec.json.encode(given)), opinions.payload(now, agreed)
+        label = {"decision_id": found.decision_id, "label": now.outcome}
+        item, beside = msgspec.Raw(msgspec.json.encode(label)), opinions.payload(now, agreed)
         try:
             await labels.add(found.model, analyst, [item], beside=beside)
         except Problem as problem:
@@ -271,7 +288,7 @@ class _Reviewing:
             )
         )
         outcome = await recording.recorder(self._decisions).append(entry)
-        if not isinstance(outcome, Appended):
+        if not isinstance(outcome, AppendReceipt):
             raise Unavailable("the decision log did not take what was said")
         return outcome.seq
 
@@ -289,9 +306,12 @@ def _records(platform: Platform, decision_id: str) -> list[dict[str, Any]]:
     return logged_records(platform.log, decision_id)
 
 
-def _keep(platform: Platform, who: str, asked: str, why: str) -> None:
-    refusal = Refusal(platform.clock.wall_ms(), DOOR, who, asked, why)
-    Refusals(platform.settings.home.audit).keep(refusal)
+def _keep(
+    platform: Platform, who: str, asked: str, why: str, account: Account | None = None
+) -> None:
+    proof = "" if account is None else str(account)
+    refusal = Refusal(platform.clock.wall_ms(), SURFACE, who, asked, why, proof)
+    platform.refusals.keep(refusal)
 
 
 def _file(platform: Platform, model: str) -> Path:

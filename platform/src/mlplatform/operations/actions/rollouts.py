@@ -8,24 +8,25 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import msgspec
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.model.routes import Routes
-from mlplatform.operations.actions import last_results, looks, retention, review, traffic
+from mlplatform.operations.actions import interim_analyses, last_results, retention, review, traffic
+from mlplatform.operations.actions.interim_analyses import StepHistory
 from mlplatform.operations.actions.last_results import ArmCounts, Pass
-from mlplatform.operations.actions.looks import Course
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client.prefect import FlowRun
+from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
+from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
 from mlplatform.rollouts.journal.transitions import (
     Answer,
     ApprovalAsked,
-    Evidence,
     Promoted,
     ProvenIdentity,
     RolloutPlan,
@@ -35,16 +36,15 @@ from mlplatform.rollouts.passes import commands, execute, plan_text, planning, s
 from mlplatform.rollouts.passes.execute import JudgedStep
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import NotFound, Refused
-from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
+from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.people import check_may_approve, people
 from mlplatform.scoring.admission.secrets import digest, key_id
 
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
-
 log = logging.getLogger(__name__)
 
+CONTROL: Final = "control"
+"""The surface of refusals of what people ask of rollouts and models, by whatever way they come."""
 _Asks = ApprovalAsked | Promoted
 """An emergency promotion is its own question."""
 
@@ -74,7 +74,7 @@ def open_rollout(
 
     def plan(routes: Routes) -> RolloutPlan:
         made = _planned(platform, model, routes, found.facts.report, planning.PLANNED_DAYS)
-        kept = planning.recorded(made, despite_plan)
+        kept = planning.recorded_plan(made, despite_plan)
         log.info("plan of version %d of %s: %s", version, model, plan_text.whole_ramp(kept))
         return kept
 
@@ -113,9 +113,9 @@ def plan_rollout(
 
 
 def _planned(
-    platform: Platform, model: str, routes: Routes, report: Evidence, days: float
+    platform: Platform, model: str, routes: Routes, report: ValidationReport, days: float
 ) -> Plan | str:
-    return planning.planned(
+    return planning.rollout_plan(
         platform.definition(model),
         platform.log,
         routes,
@@ -136,29 +136,29 @@ def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> di
     if report.ran and not dry_run:
         with last_results.for_people():
             arms = {arm: msgspec.convert(counts, ArmCounts) for arm, counts in report.arms.items()}
-            seen = Pass(platform.clock.wall_ms(), arms)
-            last_results.keep(platform.settings.home.measured, model, seen)
-            _keep_looks(platform, model, report.looks)
+            last_pass = Pass(platform.clock.wall_ms(), arms)
+            last_results.keep(platform.settings.home.measured, model, last_pass)
+            _keep_analyses(platform, model, report.judged_steps)
         with last_results.for_people():
             traffic.count(platform, model)
         with last_results.for_people():
             review.advance(platform, model)
         retention.expire_with_a_pass(platform, model)
-    values = dataclasses.asdict(dataclasses.replace(report, looks=()))
-    del values["looks"]  # for the page: a run's result is what was done and what is waited for
+    values = dataclasses.asdict(dataclasses.replace(report, judged_steps=()))
+    del values["judged_steps"]  # for the page: a result is what was done, and the waits
     return values
 
 
-def _keep_looks(platform: Platform, model: str, seen: tuple[JudgedStep, ...]) -> None:
-    for judged in seen:
-        newest = looks.look(judged.evidence, judged.event_ms)
+def _keep_analyses(platform: Platform, model: str, steps: tuple[JudgedStep, ...]) -> None:
+    for judged in steps:
+        newest = interim_analyses.analysis_of(judged.evidence, judged.event_ms)
         if newest is None:
             continue
         state, generation = judged.state, judged.evidence["generation"]
         percent = state.percent if state.phase == "canary" else None
         arms = judged.evidence.get("arms", {})
-        course = Course(state.rollout_id, generation, state.phase, percent, (newest,), arms)
-        looks.keep(platform.settings.home.looks, model, course)
+        history = StepHistory(state.rollout_id, generation, state.phase, percent, (newest,), arms)
+        interim_analyses.keep(platform.settings.home.interim_analyses, model, history)
 
 
 def roll_back(platform: Platform, model: str, *, actor: str, reason: str) -> str:
@@ -169,26 +169,37 @@ def roll_back(platform: Platform, model: str, *, actor: str, reason: str) -> str
 
 
 def take_back(
-    platform: Platform, model: str, *, actor: str, reason: str, only: str | None = None
+    platform: Platform,
+    model: str,
+    *,
+    actor: str,
+    reason: str,
+    only: str | None = None,
+    identity: ProvenIdentity | None = None,
 ) -> RolloutState:
     """Write into the journal that a model's traffic goes back. Gateways follow within their poll;
     the next pass retires what is not needed any more.
 
     Args:
         only: the rollout that may be taken back; None: whichever has the traffic.
+        identity: of the actor, where an identity provider proved it.
 
     Raises:
         Refused: there is nothing to take back, or the traffic is another rollout's.
     """
-    return commands.roll_back(
-        platform.rollouts,
-        platform.rollouts,
-        model,
-        actor=actor,
-        reason=reason,
-        clock=platform.clock,
-        only=only,
-    )
+    with kept_refusal(
+        platform, f"roll-back of {model}: {reason}", actor, identity, surface=CONTROL
+    ):
+        return commands.roll_back(
+            platform.rollouts,
+            platform.rollouts,
+            model,
+            actor=actor,
+            reason=reason,
+            clock=platform.clock,
+            only=only,
+            identity=identity,
+        )
 
 
 def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Question, str]:
@@ -232,19 +243,58 @@ def approval_code(
     keys, now_ms = platform.keys.all_keys(), platform.clock.wall_ms()
     state = fold(platform.rollouts.read(question.rollout_id))
     asked = f"a code for {question.rollout_id}, as {approver}"
-    with _kept(platform, asked, UNKNOWN):
+    with kept_refusal(platform, asked, UNKNOWN):
         person = people(keys, now_ms).proven(approver, secret)
         if person is None:
             raise Refused(f"no person has the name {approver!a} and this key; see `keys list`")
     proven = Approver(person.name, key_id(digest(secret)))
-    with _kept(platform, asked, proven.name):
+    with kept_refusal(platform, asked, proven.name):
         check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
         check_approver(state, proven.name)
-    return _code(platform, question, proven, now_ms)
+    return _code(platform, question, proven)
 
 
-def _code(platform: Platform, question: Question, proven: Approver, now_ms: int) -> tuple[str, int]:
-    until_s = now_ms // 1000 + approval_codes.VALID_S
+def code_for(
+    platform: Platform,
+    question: Question,
+    proven: Approver,
+    *,
+    by_provider: ByProvider | None = None,
+) -> tuple[str, int]:
+    """A code of somebody who has been proven, and when it ends (epoch seconds).
+
+    Args:
+        by_provider: the proof, where it is no key's: the code ends with it at the latest.
+
+    Raises:
+        Refused: that person may not approve this model's rollouts, or made the version.
+    """
+    state = fold(platform.rollouts.read(question.rollout_id))
+    asked = f"a code for {question.rollout_id}"
+    with kept_refusal(platform, asked, proven.name, proven.identity):
+        _check_may_approve(platform, state.model, proven, by_provider)
+        check_approver(state, proven.name, proven.identity)
+        ends_s = float("inf") if by_provider is None else by_provider.client.until_s
+        return _code(platform, question, proven, ends_s)
+
+
+def _check_may_approve(
+    platform: Platform, model: str, proven: Approver, by_provider: ByProvider | None
+) -> None:
+    now_ms = platform.clock.wall_ms()
+    if proven.identity != (None if by_provider is None else by_provider.identity):
+        raise Refused(f"the key or code belongs to somebody else than {proven.name}")
+    if by_provider is not None:
+        by_provider.check_may_approve(model, now_ms)
+    else:
+        keys = platform.keys.all_keys()
+        check_may_approve(keys, proven.name, proven.key_id, model, now_ms)
+
+
+def _code(
+    platform: Platform, question: Question, proven: Approver, ends_s: float = float("inf")
+) -> tuple[str, int]:
+    until_s = int(min(platform.clock.wall_ms() // 1000 + approval_codes.VALID_S, ends_s))
     key = load_or_create_key(platform.settings.home.approval_key)
     return approval_codes.code(key, proven, question, until_s=until_s), until_s
 
@@ -253,7 +303,8 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     """Append a person's answer to the journal, in words.
 
     Args:
-        code: proves which person answers (`approval_code`).
+        code: proves which person answers (`approval_code`, `code_for`). One of somebody whom an
+            identity provider proved holds what they might do then, for the minutes until it ends.
 
     Raises:
         InputInvalid: a reason that is too short or too long.
@@ -264,28 +315,14 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     now_ms = platform.clock.wall_ms()
     key = load_or_create_key(platform.settings.home.approval_key)
     asked = f"{question.answer} of {question.rollout_id}"
-    with _kept(platform, f"{asked}, as {code.partition(':')[0]}", UNKNOWN):
+    with kept_refusal(platform, f"{asked}, as {code.partition(':')[0]}", UNKNOWN):
         proven = approval_codes.approver(key, code, question, now_s=now_ms / 1000)
-    if proven.key_id == approval_codes.PROVIDER:
-        return _answered_before(platform, question, proven)
-    return record_answer(
-        platform, question, proven, reason=reason, proven_by=f"code of key {proven.key_id}"
-    )
-
-
-def _answered_before(platform: Platform, question: Question, proven: Approver) -> str:
-    """What the journal has of somebody whom an identity provider proved: the page wrote it there
-    before it gave the code to a form (`answer_form`).
-
-    Raises:
-        Refused: the journal has no such answer.
-    """
-    given = fold(platform.rollouts.read(question.rollout_id)).answer
-    wanted = (question.answer, question.evidence, proven.name)
-    with _kept(platform, f"{question.answer} of {question.rollout_id}", proven.name):
-        if given is None or (given.answer, given.bound_to, given.approver) != wanted:
-            raise Refused(f"{proven.name} has not given this answer: sign in to the page and do")
-    return _as_told(question, proven)
+    proven_by = f"code of {proven.proof}"
+    with kept_refusal(platform, asked, proven.name, proven.identity):
+        if proven.identity is None:
+            model = fold(platform.rollouts.read(question.rollout_id)).model
+            _check_may_approve(platform, model, proven, None)
+        return _appended(platform, question, proven, reason=reason, proven_by=proven_by)
 
 
 def record_answer(
@@ -309,27 +346,25 @@ def record_answer(
             `rollouts.passes.commands.record_approval` says.
     """
     reason = REASON.checked("reason", reason)
-    now_ms = platform.clock.wall_ms()
     state = fold(platform.rollouts.read(question.rollout_id))
-    with _kept(platform, f"{question.answer} of {question.rollout_id}", proven.name):
-        if by_provider is not None:
-            by_provider.check_may_approve(state.model, now_ms)
-        else:
-            keys = platform.keys.all_keys()
-            check_may_approve(keys, proven.name, proven.key_id, state.model, now_ms)
-        commands.record_approval(
-            platform.rollouts,
-            question,
-            proven.name,
-            reason,
-            proven_by=proven_by,
-            clock=platform.clock,
-            identity=None if by_provider is None else by_provider.identity,
-        )
-    return _as_told(question, proven)
+    asked = f"{question.answer} of {question.rollout_id}"
+    with kept_refusal(platform, asked, proven.name, proven.identity):
+        _check_may_approve(platform, state.model, proven, by_provider)
+        return _appended(platform, question, proven, reason=reason, proven_by=proven_by)
 
 
-def _as_told(question: Question, proven: Approver) -> str:
+def _appended(
+    platform: Platform, question: Question, proven: Approver, *, reason: str, proven_by: str
+) -> str:
+    commands.record_approval(
+        platform.rollouts,
+        question,
+        proven.name,
+        reason,
+        proven_by=proven_by,
+        clock=platform.clock,
+        identity=proven.identity,
+    )
     return f"{question.rollout_id}: {question.answer} by {proven.name}"
 
 
@@ -342,9 +377,9 @@ def answer_form(platform: Platform, question: Question, proven: Approver, *, rea
         Unavailable: Prefect does not answer.
     """
     run = asking_run(platform.prefect.suspended(), question)
-    code, _ = _code(platform, question, proven, platform.clock.wall_ms())
+    code, _ = _code(platform, question, proven)
     filled = {"decision": question.answer, "code": code, "reason": reason}
-    platform.prefect.answer(run.id, filled)
+    platform.prefect.submit_input(run.id, filled)
 
 
 def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
@@ -355,8 +390,8 @@ def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
     """
     wanted = (question.rollout_id, question.evidence)
     for run in reversed(suspended):
-        given = run.parameters
-        if (given.get("rollout_id"), given.get("evidence_digest")) == wanted:
+        parameters = run.parameters
+        if (parameters.get("rollout_id"), parameters.get("evidence_digest")) == wanted:
             return run
     raise NotFound(
         f"no approval of {question.rollout_id} is waiting in Prefect; the next pass asks:"
@@ -383,20 +418,26 @@ class ByProvider:
         """
         name, issuer = self.client.name, self.identity.issuer
         if self.client.until_s * 1000 <= now_ms:
-            raise Refused(f"what {issuer} proved of {name} has ended: sign in again")
+            raise Refused(f"the sign-in of {name} at {issuer} has expired: sign in again")
         if not self.client.may(model, "approve"):
             raise Refused(f"no group of {name} at {issuer} has scope {model}:approve")
 
 
 @contextmanager
-def _kept(platform: Platform, asked: str, who: str) -> Iterator[None]:
+def kept_refusal(
+    platform: Platform,
+    asked: str,
+    who: str,
+    identity: ProvenIdentity | None = None,
+    *,
+    surface: str = "approval",
+) -> Iterator[None]:
     """Keeps a refusal where a person finds it."""
     try:
         yield
     except Refused as refused:
-        wall_ms = platform.clock.wall_ms()
-        refusal = Refusal(wall_ms, "approval", who, asked, str(refused))
-        Refusals(platform.settings.home.audit).keep(refusal)
+        wall_ms, proof = platform.clock.wall_ms(), "" if identity is None else str(identity)
+        platform.refusals.keep(Refusal(wall_ms, surface, who, asked, str(refused), proof))
         raise
 
 

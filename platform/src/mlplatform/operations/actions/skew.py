@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mlplatform.learning.skew import last_pass
 from mlplatform.learning.skew.last_pass import LastPass
+from mlplatform.learning.skew.look import look
 from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.text import markdown
-
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
 
 DAY_MS: Final = 86_400_000
 FIRST_DAYS: Final = 7
@@ -30,8 +29,6 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
     Raises:
         NotFound: the model has no features, or no decision yet.
     """
-    from mlplatform.learning.skew.look import look
-
     _check_has_features(platform, model)
     folder = platform.settings.home.measured
     before = _last(platform, model)
@@ -43,7 +40,7 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
         platform.definition(model),
         platform.views(model),
         platform.log,
-        platform.offline(model),
+        platform.with_pushes(model),
         after=after,
         from_ms=_end_ms(platform, model) - FIRST_DAYS * DAY_MS if before is None else None,
         size=size,
@@ -72,15 +69,13 @@ def look_at(
     Raises:
         NotFound: the model has no features, or no decision yet.
     """
-    from mlplatform.learning.skew.look import look
-
     _check_has_features(platform, model)
     from_ms = since_ms if since_ms is not None else _end_ms(platform, model) - days * DAY_MS
     return look(
         platform.definition(model),
         platform.views(model),
         platform.log,
-        platform.offline(model),
+        platform.with_pushes(model),
         from_ms=from_ms,
         size=size,
     ).report
@@ -106,8 +101,8 @@ def page(report: SkewReport) -> str:
     ]
     for one in report.features:
         counts = f"{one.equal} | {one.late} | {one.missing} | {one.different}"
-        said = markdown(one.cause or "")
-        lines.append(f"| {markdown(one.name)} | {one.verdict} | {counts} | {said} |")
+        cause = markdown(one.cause or "")
+        lines.append(f"| {markdown(one.name)} | {one.verdict} | {counts} | {cause} |")
     return "\n".join(lines)
 
 

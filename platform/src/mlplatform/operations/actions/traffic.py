@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -13,9 +13,7 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.operations.actions import last_results
 from mlplatform.operations.actions.last_results import Check
 from mlplatform.operations.traffic import projection
-
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
+from mlplatform.operations.wiring import Platform
 
 AGES, CHECK = "ages", "check"
 """The kinds of samples: ages of features, and what the last drift check saw."""
@@ -40,7 +38,7 @@ def count(platform: Platform, model: str) -> None:
         projection.sample(path, CHECK, event_ms, checked)
 
 
-def read(platform: Platform, model: str, back_ms: int) -> projection.TrafficRead | None:
+def read(platform: Platform, model: str, back_ms: int) -> projection.TrafficReport | None:
     """What was counted of a model's traffic; None where nothing was.
 
     Raises:

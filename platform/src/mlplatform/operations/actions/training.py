@@ -1,45 +1,51 @@
-"""From matured requests to a registered version, or to a report that says why not."""
+"""The way from matured requests to a registered version, or to a report that says why not."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
+from mlplatform.learning.onnx.model_files import ModelFiles, model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
+from mlplatform.learning.registry.run_record import RunRecord
 from mlplatform.learning.registry.versions import Rejection, Version
+from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training import retrain
-from mlplatform.learning.training.folder import load_folder
+from mlplatform.learning.training.candidate import Candidate
+from mlplatform.learning.training.evaluate import Runnable, load_runnable
+from mlplatform.learning.training.external_model import candidate_from_onnx
+from mlplatform.learning.training.folder import ModelFolder, load_folder
+from mlplatform.learning.training.folds import fold_problem, later_rows, tested_fold, untaught_fold
+from mlplatform.learning.training_sets.dataset import Dataset
+from mlplatform.learning.validation.fold_gate import FoldFinding
+from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.replay import Recent
+from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.folders import is_ready, load_definition, model_folder
 from mlplatform.model.folds import Fold, folds
 from mlplatform.operations.actions import fitting
 from mlplatform.operations.actions.skew import last_skew
+from mlplatform.operations.compute.jobs import JobStatus
+from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import claims
+from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import GateFailed, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
-from mlplatform.runtime.telemetry.refusals import Refusal, Refusals
+from mlplatform.runtime.telemetry.refusals import Refusal
 from mlplatform.runtime.text import cleaned
 
-if TYPE_CHECKING:
-    from mlplatform.learning.registry.run_record import RunRecord
-    from mlplatform.learning.skew.verdict import SkewReport
-    from mlplatform.learning.training.candidate import Candidate
-    from mlplatform.learning.training.evaluate import Runnable
-    from mlplatform.learning.training.folder import ModelFolder
-    from mlplatform.learning.training_sets.dataset import Dataset
-    from mlplatform.learning.validation.fold_gate import FoldFinding
-    from mlplatform.learning.validation.gate_report import GateReport
-    from mlplatform.learning.validation.replay import Recent
-    from mlplatform.operations.compute.jobs import JobStatus
-    from mlplatform.operations.wiring import Platform
-    from mlplatform.runtime.configuration.settings import Home
-
 DAY_MS = 86_400_000
+COPIES: Final = ".brought."
+FORGOTTEN_S: Final = 86_400.0
+"""No run makes a candidate for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,7 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
         InputInvalid: the moment is not known yet, or nothing has matured by then.
     """
     now_ms = training_moment(as_of_ms, platform.clock.event_ms())
-    folder, offline = load_folder(model), platform.offline(model)
-    offline.project(platform.log)
+    folder, offline = load_folder(model), platform.projected(model)
     champion = _champion(platform, model)
     dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
     recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
@@ -101,8 +106,8 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
         return known_ms
     latest_ms = -(-known_ms // DAY_MS) * DAY_MS + DAY_MS
     if asked_ms > latest_ms:
-        problem = f"{_iso(asked_ms)} is in the future of what is known, {_iso(known_ms)}"
-        wanted = f"wanted: {_iso(latest_ms)} or earlier, or nothing, which means the present"
+        problem = f"{_iso(asked_ms)} is too late: the newest data is of {_iso(known_ms)}"
+        wanted = f"wanted: {_iso(latest_ms)} or earlier; left out, it is the present"
         raise InputInvalid("as_of", None, f"{problem}; {wanted}")
     return asked_ms
 
@@ -121,17 +126,28 @@ def bring(
         InputInvalid: the file is not taken, its model is beyond what one from outside may be, or
             its name is no text that may be kept.
     """
-    asked = f"validate {plain_files.shown(path)} for {model}"
+    asked = f"validate {plain_files.printable_name(path)} for {model}"
     with _refusals_kept(platform, author, asked):
-        content = onnx_content(path, platform.settings.home)
-        origin = f"{plain_files.shown(path)}, brought by {author}"
-        return _candidate(platform, model, content, origin, prepared)
+        origin = f"{plain_files.printable_name(path)}, brought by {author}"
+        bundles = platform.settings.home.bundles
+        bundles.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _remove_forgotten(bundles)
+        with tempfile.TemporaryDirectory(prefix=COPIES, dir=bundles) as copies:
+            files = brought_files(path, platform.settings.home, Path(copies))
+            return _candidate(platform, model, files, origin, prepared)
+
+
+def _remove_forgotten(bundles: Path) -> None:
+    """Copies of data files that a killed run left: they may be as large as a disk."""
+    for folder in bundles.glob(f"{COPIES}*"):
+        if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def judge_brought(
     platform: Platform, model: str, author: str, candidate: Candidate, prepared: TrainingInputs
 ) -> GateOutcome:
-    """As `validate`, of a candidate that somebody brought; a refusal is recorded."""
+    """The `validate` of a candidate that somebody brought; a refusal is recorded."""
     with _refusals_kept(platform, author, f"validate {candidate.bundle.origin} for {model}"):
         return validate(model, candidate, prepared)
 
@@ -142,21 +158,19 @@ def _refusals_kept(platform: Platform, who: str, asked: str) -> Iterator[None]:
         yield
     except InputInvalid as error:
         refusal = Refusal(platform.clock.wall_ms(), "candidate", who, asked, str(error))
-        Refusals(platform.settings.home.audit).keep(refusal)
+        platform.refusals.keep(refusal)
         raise
 
 
 def _candidate(
-    platform: Platform, model: str, content: bytes, origin: str, prepared: TrainingInputs
+    platform: Platform, model: str, files: ModelFiles, origin: str, prepared: TrainingInputs
 ) -> Candidate:
-    from mlplatform.learning.training.external_model import candidate_from_onnx
-
     folder = load_folder(model)
     if folder.golden is None and prepared.champion is None:
         raise NotFound(f"{model} has no champion: the first version is trained from its folder")
     base = folder if prepared.champion is None else prepared.champion.bundle
     return candidate_from_onnx(
-        content,
+        files.content,
         folder if folder.golden is not None else base,
         platform.definition(model),
         prepared.dataset,
@@ -164,6 +178,7 @@ def _candidate(
         origin=cleaned("where the model is from", origin),
         seed=retrain.SEED,
         recent=prepared.recent,
+        data=files.data,
     )
 
 
@@ -188,9 +203,6 @@ def _tried(
     prepared: TrainingInputs,
     report: Callable[[JobStatus], None],
 ) -> FoldFinding:
-    from mlplatform.learning.training.folds import fold_problem, later_rows, tested_fold, untaught
-    from mlplatform.learning.validation.fold_gate import FoldFinding
-
     offline, champion = platform.offline(folder.definition.name), prepared.champion
     problem = fold_problem(folder, offline, fold)
     if not problem:
@@ -198,7 +210,7 @@ def _tried(
             dataset = retrain.build_dataset(
                 folder, offline, as_of_ms=fold.as_of_ms, champion=champion
             )
-            problem = untaught(dataset)
+            problem = untaught_fold(folder.definition, dataset)
         except InputInvalid as error:
             problem = str(error)
     if problem:
@@ -258,7 +270,7 @@ def register(
 
 
 @contextmanager
-def answering(
+def incident_answer(
     platform: Platform, model: str, incident: str | None, claim: int
 ) -> Iterator[Callable[[int], None]]:
     """Records in a drift incident what the retrain inside came to: call with the version.
@@ -292,8 +304,6 @@ def _answer(platform: Platform, incident: str, claim: int, version: int | None, 
 
 def report_page(report: GateReport) -> str:
     """The gate report in Markdown."""
-    from mlplatform.learning.validation.report import to_dict, to_markdown
-
     return to_markdown(to_dict(report))
 
 
@@ -309,22 +319,22 @@ def _iso(epoch_ms: int) -> str:
     return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
-def onnx_content(path: Path, home: Home) -> bytes:
-    """An ONNX file, or the one of a bundle folder.
+def brought_files(path: Path, home: Home, copies: Path) -> ModelFiles:
+    """An ONNX file, or the one of a bundle folder, and copies of the files that its weights lie in.
 
     Raises:
         NotFound: there is no such file.
-        InputInvalid: it is no plain file of this user, too large, or a file of the platform's own.
+        InputInvalid: it is no plain file of this user, too large, or a file of the platform's own;
+            or a file with weights is.
     """
+
     rule = plain_files.Rule(
         most_bytes=MOST_BYTES, closed=(home.root,), but=(home.bundles, home.demo)
     )
-    return plain_files.read_plain(path / MODEL_FILE if path.is_dir() else path, rule)
+    return model_files(path / MODEL_FILE if path.is_dir() else path, rule, copies=copies)
 
 
 def _champion(platform: Platform, model: str) -> Runnable | None:
-    from mlplatform.learning.training.evaluate import load_runnable
-
     arm = platform.rollouts.routes(model).champion
     if arm is None:
         return None

@@ -5,13 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mlplatform.rollouts.passes.replay import ReplayedVerdict, replayed
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.passes.replay import ReplayedVerdict, replay_verdict
 from mlplatform.runtime.errors import NotFound
-
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
 
 
 def replay(platform: Platform, rollout_id: str) -> Iterator[ReplayedVerdict]:
@@ -28,6 +25,6 @@ def replay(platform: Platform, rollout_id: str) -> Iterator[ReplayedVerdict]:
     counted.mkdir(mode=0o700, parents=True, exist_ok=True)
     for fact in facts:
         with tempfile.TemporaryDirectory(prefix="replay-", dir=counted) as folder:
-            found = replayed(Path(folder), platform.log, fact, policy)
+            found = replay_verdict(Path(folder), platform.log, fact, policy)
         if found is not None:
             yield found

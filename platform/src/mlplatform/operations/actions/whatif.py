@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,27 +14,29 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, Record
-from mlplatform.model.bundle import BUNDLE_FILE, MODEL_FILE, Bundle, load_bundle
+from mlplatform.learning.onnx.confined import MOST_EXPLAINER_BYTES, ConfinedModel
+from mlplatform.learning.onnx.onnx_file import ScoringSession
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
+from mlplatform.learning.training.evaluate import Runnable, load_runnable
+from mlplatform.model.bundle import BUNDLE_FILE, EXPLAINER_FILE, MODEL_FILE, Bundle, load_bundle
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.routes import Arm
+from mlplatform.model.weights.data_files import data_of
 from mlplatform.operations.actions.logged_requests import DAY_MS, LoggedRequests
+from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.verdicts.whatif import BundleDecisions, Requests, WhatIf, what_if
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Refused
 from mlplatform.runtime.storage import plain_files
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from mlplatform.learning.onnx.onnx_file import Scoring
-    from mlplatform.learning.training.evaluate import Runnable
-    from mlplatform.model.features.views import FeatureView
-    from mlplatform.operations.wiring import Platform
+if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Decider
 
 MOST_REQUESTS: Final = 2_000_000
@@ -44,7 +47,7 @@ MOST_DESCRIPTION_BYTES: Final = 16 * 1024 * 1024
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """Of one bundle on this machine: one request at a time, and many at once."""
+    """How fast one bundle is on this machine: one request at a time, and many at once."""
 
     p50_ms: float
     p99_ms: float
@@ -52,8 +55,8 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 class Reasons(msgspec.Struct, frozen=True, rename={"requests": "payments"}):
-    """Of requests on which one bundle alone raises an alert, how often each of its reasons is the
-    first one; `requests` were asked, the first ones."""
+    """Counts, over requests on which one bundle alone raises an alert, of how often each reason is
+    the first one; `requests` were asked, the first ones."""
 
     requests: int
     first: dict[str, int]
@@ -97,7 +100,7 @@ class Side:
     title: str
     version: int | None
     bundle: Bundle
-    model: Scoring
+    model: ScoringSession
     folder: Path | None
 
 
@@ -106,9 +109,10 @@ def side_of_version(platform: Platform, model: str, version: int | None) -> Side
 
     Raises:
         NotFound: there is no such version, or no champion yet.
+        Refused: the model decides by class, or gives numbers.
     """
-    from mlplatform.learning.training.evaluate import load_runnable
-
+    if (task := platform.definition(model).task) != "binary":
+        raise Refused(f"the task of {model} is {task}: a replay compares alerts of two outcomes")
     if version is None:
         champion = platform.rollouts.routes(model).champion
         if champion is None:
@@ -129,18 +133,17 @@ def side_of_folder(folder: Path) -> Side:
         BundleCorrupt: a file is missing, or not what its digest says.
         InputInvalid: the model is not taken, or a file is no plain one, or too large.
     """
-    from mlplatform.learning.onnx.confined import MOST_EXPLAINER_BYTES, ConfinedModel
-    from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
-
     most = {BUNDLE_FILE: MOST_DESCRIPTION_BYTES, MODEL_FILE: MOST_BYTES}
+    most[EXPLAINER_FILE] = MOST_EXPLAINER_BYTES
     for file in sorted(path for path in folder.iterdir() if not path.is_dir()):
-        rule = plain_files.Rule(most.get(file.name, MOST_EXPLAINER_BYTES), anyones=True)
+        rule = plain_files.Rule(most.get(file.name, sys.maxsize), anyones=True)
         os.close(plain_files.open_plain(file, rule))
     bundle = load_bundle(folder)
     content = plain_files.read_plain(
         folder / MODEL_FILE, plain_files.Rule(MOST_BYTES, anyones=True)
     )
-    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=bundle.tensors)
+    data = data_of(folder, bundle.files)
+    model = ConfinedModel(content, inputs=len(bundle.inputs), tensors=bundle.tensors, data=data)
     return Side(f"bundle {bundle.digest[:12]}", None, bundle, model, None)
 
 
@@ -162,8 +165,10 @@ def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
         return side
     values = bundle.scale.begins(after)
     if not all(0 <= value <= 1 for value in begins.values()) or list(values) != sorted(values):
-        given = ", ".join(f"{name} {after[name]:g}" for name in others)
-        raise ConfigInvalid("--from", given, "scores of 0 to 1 that do not fall in this order")
+        scores_named = ", ".join(f"{name} {after[name]:g}" for name in others)
+        raise ConfigInvalid(
+            "--from", scores_named, "scores of 0 to 1 that do not fall in this order"
+        )
     title = ", ".join([side.title, *(f"{name} from {after[name]:g}" for name in others)])
     # its reasons would be those of the bundle on disk
     changed = msgspec.structs.replace(bundle, thresholds=after)
@@ -240,7 +245,7 @@ class _Run:
             definition, views, bundle.inputs, bundle.defaults, bundle.vocabularies
         )
         self._inputs = LoggedInputs(self._plan)
-        self._seen = np.zeros(len(self._plan.features), dtype=np.int64)
+        self._rows_with = np.zeros(len(self._plan.features), dtype=np.int64)
         self._watched = definition.drift.inputs
         self._first: npt.NDArray[np.float32] | None = None
         self._last: npt.NDArray[np.float32] = np.empty((0, 0), np.float32)
@@ -250,7 +255,7 @@ class _Run:
         logged = self._inputs.read(rows)
         facts, self._last = logged.facts, logged.matrix
         there = [facts.num_rows - facts[name].null_count for name in self._plan.features]
-        self._seen += np.array(there, dtype=np.int64)  # a model may read no feature at all
+        self._rows_with += np.array(there, dtype=np.int64)  # a model may read no feature at all
         if self._first is None:
             self._first = self._last[:TIMED_CALLS]
         began_s = time.perf_counter()
@@ -273,11 +278,13 @@ class _Run:
         return found
 
     def edges(self, name: str) -> tuple[float, ...]:
-        """Of the bands of an input: the deciles of the days that the bundle was held to."""
+        """The edges of an input's bands: the deciles of the days that the bundle was held to."""
         return self._side.bundle.profile.inputs[name].edges
 
     def check_features(self) -> None:
-        never = [n for n, count in zip(self._plan.features, self._seen, strict=True) if not count]
+        never = [
+            n for n, count in zip(self._plan.features, self._rows_with, strict=True) if not count
+        ]
         if never:
             raise InputInvalid(
                 "decision log", None,
@@ -314,9 +321,9 @@ class _Chunk:
         let_through = (draws.get(i) for i in self.ids)
         self.by_model = np.array(
             [
-                given if draw is None or draw.explored_instead_of is None
+                decision if draw is None or draw.explored_instead_of is None
                 else draw.explored_instead_of
-                for given, draw in zip(self.logged, let_through, strict=True)
+                for decision, draw in zip(self.logged, let_through, strict=True)
             ],
             dtype=object,
         )  # fmt: skip
@@ -344,10 +351,10 @@ def _together(
         return edges, joined(lambda chunk: chunk.bands[name])
 
     event_ms = joined(lambda chunk: chunk.event_ms).astype(np.int64)
-    given = joined(lambda chunk: chunk.logged)
+    decisions = joined(lambda chunk: chunk.logged)
     again = side(0)
     ids = joined(lambda chunk: chunk.ids)
-    outcome, hidden = logged.outcomes(ids.tolist(), event_ms, given)
+    outcome, hidden = logged.outcomes(ids.tolist(), event_ms, decisions)
     own = joined(lambda chunk: (chunk.version == reference.version) & chunk.sound)
     by_model = joined(lambda chunk: chunk.by_model)
     alike = own & (by_model == np.array(again.scale.names, dtype=object)[again.decision])
@@ -367,7 +374,7 @@ def _reasons(platform: Platform, model: str, side: Side, ids: npt.NDArray[Any]) 
     """The first reasons of a bundle's alerts on these decisions, as `log explain` finds them."""
     if side.folder is None:
         return None
-    from mlplatform.scoring.request.explain import explained, load_decider  # ONNX Runtime
+    from mlplatform.scoring.request.explain import explain_records, load_decider  # ONNX Runtime
 
     bundles = side.folder.parent
     decider: Decider = load_decider(bundles, model, side.bundle.digest)
@@ -384,7 +391,7 @@ def _reasons(platform: Platform, model: str, side: Side, ids: npt.NDArray[Any]) 
             | {"payload": payload, "bundle": side.bundle.digest, "answered_by": "champion"},
             Record,
         )
-        (explanation,) = explained([record], lambda *_: decider)
+        (explanation,) = explain_records([record], lambda *_: decider)
         codes = explanation.again.reasons if explanation.again is not None else ()
         first[codes[0] if codes else "none"] += 1
     return Reasons(len(rows), dict(first.most_common()))

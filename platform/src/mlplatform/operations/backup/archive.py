@@ -22,10 +22,10 @@ Progress = Callable[[str, int], None]
 """Of a file's name, and of how many more bytes of it are done."""
 
 
-class Writer(Protocol):
+class ArchiveWriter(Protocol):
     """A backup in the making."""
 
-    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
+    def add(self, name: str, source: IO[bytes], progress: Progress) -> File:
         """Put in what a file holds from here to its end."""
         ...
 
@@ -34,11 +34,11 @@ class Writer(Protocol):
         ...
 
 
-class Reader(Protocol):
+class ArchiveReader(Protocol):
     """A backup that is there."""
 
     def names(self) -> set[str]:
-        """Of every file, the manifest too."""
+        """The names of all files, the manifest's too."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
@@ -47,7 +47,7 @@ class Reader(Protocol):
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[Writer]:
+def writing(target: Path) -> Iterator[ArchiveWriter]:
     """A backup that is there under its name once the block has ended, on disk; else nothing is.
 
     Args:
@@ -74,7 +74,7 @@ def writing(target: Path) -> Iterator[Writer]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Reader]:
+def reading(path: Path) -> Iterator[ArchiveReader]:
     """The backup at a path, folder or tar file.
 
     Raises:
@@ -96,14 +96,16 @@ def reading(path: Path) -> Iterator[Reader]:
         )
 
 
-def copied(source: IO[bytes], target: IO[bytes], told: Callable[[int], None]) -> tuple[int, str]:
+def copied(
+    source: IO[bytes], target: IO[bytes], progress: Callable[[int], None]
+) -> tuple[int, str]:
     """Copy to the end; how many bytes that was, and their SHA-256."""
     sha256, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK_BYTES):
         target.write(chunk)
         sha256.update(chunk)
         size += len(chunk)
-        told(len(chunk))
+        progress(len(chunk))
     return size, sha256.hexdigest()
 
 
@@ -127,7 +129,7 @@ def sync_folders(root: Path) -> None:
 
 
 @contextmanager
-def _written(draft: Path, *, is_tar: bool) -> Iterator[Writer]:
+def _written(draft: Path, *, is_tar: bool) -> Iterator[ArchiveWriter]:
     if not is_tar:
         yield _FolderWriter(draft)
         return
@@ -151,9 +153,9 @@ class _FolderWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
+    def add(self, name: str, source: IO[bytes], progress: Progress) -> File:
         with new_file(self._folder / name) as file:
-            size, sha256 = copied(source, file, lambda count: told(name, count))
+            size, sha256 = copied(source, file, lambda count: progress(name, count))
             file.flush()
             os.fsync(file.fileno())
         return File(name, size, sha256)
@@ -172,11 +174,11 @@ class _TarWriter:
         self._tar = tar
         self._folder = folder
 
-    def add(self, name: str, source: IO[bytes], told: Progress) -> File:
+    def add(self, name: str, source: IO[bytes], progress: Progress) -> File:
         # By way of a file: a tar wants each size first, and what is read may still grow.
         def make(path: Path) -> None:
             with path.open("wb") as file:
-                copied(source, file, lambda count: told(name, count))
+                copied(source, file, lambda count: progress(name, count))
 
         return self.made(name, make)
 
@@ -187,13 +189,13 @@ class _TarWriter:
         info = tarfile.TarInfo(name)
         info.size, info.mode = path.stat().st_size, 0o600
         with path.open("rb") as file:
-            read = _Hashed(file)
+            read = _HashingReader(file)
             self._tar.addfile(info, read)
         path.unlink()
         return File(name, info.size, read.sha256.hexdigest())
 
 
-class _Hashed:
+class _HashingReader:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()

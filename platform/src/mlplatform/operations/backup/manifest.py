@@ -24,7 +24,7 @@ class File(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Journal(msgspec.Struct, frozen=True):
+class JournalPosition(msgspec.Struct, frozen=True):
     """How far the rollouts' journal was, and the generation of each model's routes."""
 
     rows: int
@@ -56,7 +56,7 @@ class Manifest(msgspec.Struct, frozen=True):
     log: ManifestHead | None
     anchor: ManifestHead | None
     spilled: Mapping[str, int]
-    journal: Journal | None
+    journal: JournalPosition | None
     servers: Mapping[str, str]
     files: Sequence[File]
 
@@ -66,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """As it is stored: indented JSON, with the digest of all the rest."""
+    """The stored form: indented JSON, with the digest of all the rest."""
     fields: dict[str, Any] = msgspec.to_builtins(manifest)
     return msgspec.json.format(
         msgspec.json.encode({**fields, "digest": digest(fields)}, order="sorted"), indent=1
@@ -82,8 +82,8 @@ def decode(data: bytes) -> Manifest:
     """
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
-        said = fields.pop("digest", None)
-        if said != digest(fields):
+        recorded = fields.pop("digest", None)
+        if recorded != digest(fields):
             raise Corrupt(f"{NAME} was changed: it is not what its digest says")
         if fields.get("format") != FORMAT:
             raise Refused(

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import VerifyReport
 from mlplatform.operations.backup import manifest as manifests
 from mlplatform.operations.backup import servers
 from mlplatform.operations.backup.archive import (
+    ArchiveReader,
     Progress,
-    Reader,
     copied,
     new_file,
     reading,
@@ -30,20 +29,20 @@ from mlplatform.operations.backup.archive import (
 from mlplatform.operations.backup.contents import Contents, contents_of
 from mlplatform.operations.backup.manifest import File, Manifest
 from mlplatform.operations.backup.schemas import ON_POSTGRES, check_known
-from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.serving.local import read_manifest
 from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Busy, Corrupt, Refused, Unavailable
 from mlplatform.runtime.processes.records import Lock
 from mlplatform.runtime.storage.files import sync, write_atomically
+from mlplatform.scoring import backends
 
 FINDINGS: Final = 100
 LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoreReport:
     """What a restore, or a check, came to.
 
     Args:
@@ -63,9 +62,9 @@ def restore(
     settings: Settings,
     *,
     now_ms: int,
-    told: Progress = lambda name, count: None,
+    progress: Progress = lambda name, count: None,
     despite_findings: bool = False,
-) -> Restored:
+) -> RestoreReport:
     """Put a backup into a home folder, and into the servers that the settings name.
 
     Every file is held to its digest, then the log and the journal to theirs. With a finding nothing
@@ -90,20 +89,20 @@ def restore(
     with reading(source) as reader, _staging(home) as folder:
         manifest = _manifest(reader)
         servers.check_empty(settings, manifest.servers)
-        findings = _staged(reader, manifest, folder, told)
+        findings = _staged(reader, manifest, folder, progress)
         if findings:
-            return Restored(manifest, findings)
+            return RestoreReport(manifest, findings)
         report, findings = _verified(folder, manifest)
         if findings and not despite_findings:
-            return Restored(manifest, findings, report)
+            return RestoreReport(manifest, findings, report)
         _move_services(folder, Path(manifest.home), home.root)
         servers.fill(settings, folder)
         contents = contents_of(dataclasses.replace(settings, home=Home(folder)), now_ms)
         _put_in_place(folder, home)
-    return Restored(manifest, findings, report, contents)
+    return RestoreReport(manifest, findings, report, contents)
 
 
-def check(source: Path, *, told: Progress = lambda name, count: None) -> Restored:
+def check(source: Path, *, progress: Progress = lambda name, count: None) -> RestoreReport:
     """Hold a backup to all its digests, and change nothing.
 
     Log and journal are copied to the system's folder for temporary files, and removed from there.
@@ -113,15 +112,15 @@ def check(source: Path, *, told: Progress = lambda name, count: None) -> Restore
     with reading(source) as reader, tempfile.TemporaryDirectory(prefix="mlplatform-") as folder:
         manifest = _manifest(reader)
         findings = _staged(
-            reader, manifest, Path(folder), told, lambda name: name.startswith(LOG_AND_JOURNAL)
+            reader, manifest, Path(folder), progress, lambda name: name.startswith(LOG_AND_JOURNAL)
         )
         if findings:
-            return Restored(manifest, findings)
+            return RestoreReport(manifest, findings)
         report, findings = _verified(Path(folder), manifest)
-    return Restored(manifest, findings, report)
+    return RestoreReport(manifest, findings, report)
 
 
-def _manifest(reader: Reader) -> Manifest:
+def _manifest(reader: ArchiveReader) -> Manifest:
     if manifests.NAME not in reader.names():
         raise Corrupt(f"there is no {manifests.NAME}: this is no backup, or not a whole one")
     with reader.open(manifests.NAME) as file:
@@ -179,10 +178,10 @@ def _check_empty(home: Home) -> None:
 
 
 def _staged(
-    reader: Reader,
+    reader: ArchiveReader,
     manifest: Manifest,
     folder: Path,
-    told: Progress,
+    progress: Progress,
     is_wanted: Callable[[str], bool] = lambda name: True,
 ) -> tuple[str, ...]:
     """Copy the files that are wanted and read all; one sentence for each that is not whole."""
@@ -191,20 +190,22 @@ def _staged(
     findings = [f"{name} is not in the manifest" for name in sorted(strangers)]
     for entry in manifest.files:
         place = folder / entry.name if is_wanted(entry.name) else None
-        problem = _copied(reader, entry, place, told) if entry.name in there else "is missing"
+        problem = _copied(reader, entry, place, progress) if entry.name in there else "is missing"
         if problem is not None:
             findings.append(f"{entry.name} {problem}")
     return tuple(findings[:FINDINGS])
 
 
-def _copied(reader: Reader, entry: File, place: Path | None, told: Progress) -> str | None:
+def _copied(
+    reader: ArchiveReader, entry: File, place: Path | None, progress: Progress
+) -> str | None:
     """Copy a file, or only read it; what is wrong with it."""
     try:
         with (
             reader.open(entry.name) as source,
             open(os.devnull, "wb") if place is None else new_file(place) as target,
         ):
-            size, sha256 = copied(source, target, lambda count: told(entry.name, count))
+            size, sha256 = copied(source, target, lambda count: progress(entry.name, count))
     except (tarfile.TarError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
         return f"can't be read: {error}"
     except OSError as error:
@@ -222,10 +223,10 @@ def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str
     anchor = manifest.anchor
     findings: tuple[str, ...] = ()
     if home.rollouts_db.exists():
-        rollouts = SqliteRollouts(home.rollouts_db)
+        rollouts = backends.journal_of(home)
         anchor, findings = rollouts.anchored(), rollouts.verify()
         rollouts.close()
-    log = SqliteDecisionLog(home.decisions)
+    log = backends.log_of(home)
     report = log.verify(anchor)
     log.close()
     if report.records and manifest.journal is None:

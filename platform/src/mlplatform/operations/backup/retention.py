@@ -11,11 +11,11 @@ NAME: Final = re.compile(r"mlplatform-\d{8}T\d{6}Z\.tar")
 
 
 def name_at(now_ms: int) -> str:
-    """Of the backup that begins now, to the second; names sort as times do."""
+    """The name of the backup that begins now, to the second; names sort as times do."""
     return f"mlplatform-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%SZ}.tar"
 
 
-def superseded(names: Iterable[str], keep: int) -> list[str]:
+def superseded_backups(names: Iterable[str], keep: int) -> list[str]:
     """The oldest of them, but for the newest `keep`; what is not named as here is left alone.
 
     Args:

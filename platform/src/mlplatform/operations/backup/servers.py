@@ -26,7 +26,7 @@ FOLDER: Final = "servers"
 PLATFORM: Final = f"{FOLDER}/platform.dump"
 MLFLOW: Final = f"{FOLDER}/mlflow.dump"
 ARTIFACTS: Final = f"{FOLDER}/mlflow-artifacts"
-SAID_BYTES: Final = 500
+ERROR_BYTES: Final = 500
 _TABLES = (
     "SELECT table_name FROM information_schema.tables"
     " WHERE table_schema NOT IN ('pg_catalog', 'information_schema')"
@@ -64,7 +64,7 @@ class HeldDatabase:
 
 
 @contextmanager
-def held(address: Address) -> Iterator[HeldDatabase]:
+def hold_database(address: Address) -> Iterator[HeldDatabase]:
     """A database as it is now, however long it is read.
 
     Raises:
@@ -84,7 +84,7 @@ def held(address: Address) -> Iterator[HeldDatabase]:
         connection.close()
 
 
-def named(settings: Settings) -> dict[str, str]:
+def server_settings(settings: Settings) -> dict[str, str]:
     """What of an installation's state is a server's, by the names of its settings."""
     found = {
         "MLPLATFORM_POSTGRES": settings.postgres,
@@ -104,9 +104,9 @@ def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
         Refused: one is not empty, or the settings name others than there were.
         Unavailable: one does not answer.
     """
-    given = named(settings)
-    for name in sorted({*given, *before}):
-        if name not in given:
+    configured = server_settings(settings)
+    for name in sorted({*configured, *before}):
+        if name not in configured:
             raise Refused(
                 f"the backup has the data of {name} ({before[name]}): set {name} to the new server"
             )
@@ -137,13 +137,13 @@ def fill(settings: Settings, folder: Path) -> None:
         if settings.postgres is not None:
             _restore_dump(settings.postgres, folder / PLATFORM)
     except PlatformError as error:
-        problem = "not every server took its part; empty those that did before the next try"
+        problem = "some servers were restored and others not; empty those, then restore again"
         raise Unavailable(problem) from error
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
 def _check_no_table(address: Address) -> None:
-    with held(address) as database:
+    with hold_database(address) as database:
         found = sorted(row[0] for row in database.rows(_TABLES))
     if found:
         raise Refused(
@@ -188,13 +188,13 @@ def _run(name: str, address: Address, *options: str) -> None:
     argv = [program, "--no-owner", "--no-privileges", "--no-password", *options]
     done = subprocess.run(argv, env=_environment(address), capture_output=True, check=False)
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()[-SAID_BYTES:]
-        raise Unavailable(f"{name} of {address} ended with {done.returncode}: {said}")
+        message = done.stderr.decode(errors="replace").strip()[-ERROR_BYTES:]
+        raise Unavailable(f"{name} of {address} ended with {done.returncode}: {message}")
 
 
 def _environment(address: Address) -> dict[str, str]:
     """What PostgreSQL's programs read; a password on a command line could be seen by others."""
-    given = {
+    variables = {
         "PGHOST": address.host,
         "PGPORT": str(address.port),
         "PGUSER": address.user or "",
@@ -204,8 +204,8 @@ def _environment(address: Address) -> dict[str, str]:
     }
     password = address.password()
     if password is not None:
-        given["PGPASSWORD"] = password
+        variables["PGPASSWORD"] = password
     authority = address.authority or ssl.get_default_verify_paths().cafile
     if address.tls and authority is not None:
-        given["PGSSLROOTCERT"] = str(authority)
-    return {**os.environ, **given}
+        variables["PGSSLROOTCERT"] = str(authority)
+    return {**os.environ, **variables}

@@ -14,19 +14,19 @@ from typing import IO, Any, Final
 from mlplatform.decisions.log.segments import SEGMENTS
 from mlplatform.operations.backup import manifest as manifests
 from mlplatform.operations.backup import servers
-from mlplatform.operations.backup.archive import Progress, Writer, writing
+from mlplatform.operations.backup.archive import ArchiveWriter, Progress, writing
 from mlplatform.operations.backup.manifest import File, Manifest
-from mlplatform.operations.backup.moment import (
+from mlplatform.operations.backup.snapshot import (
     LAST,
     LOG,
     PAGES,
     SPILLS,
-    Moment,
+    Snapshot,
     Spill,
-    moment,
+    database_snapshot,
+    held_snapshot,
     postgres_schemas,
     schemas,
-    snapshot,
 )
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, NotFound, Refused
@@ -45,7 +45,7 @@ SQLITE: Final = b"SQLite format 3\0"
 
 
 def back_up(
-    settings: Settings, target: Path, *, now_ms: int, told: Progress = lambda name, count: None
+    settings: Settings, target: Path, *, now_ms: int, progress: Progress = lambda name, count: None
 ) -> Manifest:
     """Write the whole state of an installation to a new folder, or a `.tar` file.
 
@@ -53,7 +53,7 @@ def back_up(
 
     Args:
         now_ms: wall time, for the manifest.
-        told: called for each file as it is copied.
+        progress: called for each file as it is copied.
 
     Raises:
         NotFound: there is no home folder, no folder to write to, or no `pg_dump` for a PostgreSQL.
@@ -69,21 +69,23 @@ def back_up(
     if target.parent.resolve().is_relative_to(home.root.resolve()):
         raise Refused(f"{target} is within the home folder")
     with writing(target) as writer:
-        with moment(home, settings.postgres) as at:
-            taken = _BackupRun(settings, at, writer, told)
+        with held_snapshot(home, settings.postgres) as at:
+            taken = _BackupRun(settings, at, writer, progress)
             taken.everything()
         manifest = taken.manifest(now_ms)
-        writer.add(manifests.NAME, io.BytesIO(manifests.encode(manifest)), told)
+        writer.add(manifests.NAME, io.BytesIO(manifests.encode(manifest)), progress)
     return manifest
 
 
 class _BackupRun:
-    def __init__(self, settings: Settings, at: Moment, writer: Writer, told: Progress) -> None:
+    def __init__(
+        self, settings: Settings, at: Snapshot, writer: ArchiveWriter, progress: Progress
+    ) -> None:
         self._settings = settings
         self._root = settings.home.root
         self._at = at
         self._writer = writer
-        self._told = told
+        self._progress = progress
         self._files: list[File] = []
         self._schemas: dict[str, dict[str, int | str]] = {}
 
@@ -91,7 +93,7 @@ class _BackupRun:
         self._log()
         for name in LAST:
             if (self._root / name).exists():
-                with snapshot(self._root / name) as db:
+                with database_snapshot(self._root / name) as db:
                     self._database(name, db)
         self._servers()
         for name, db in self._at.held.items():
@@ -118,12 +120,12 @@ class _BackupRun:
             anchor=self._at.anchor,
             spilled={spill.name: spill.bytes for spill in self._at.spills},
             journal=self._at.journal,
-            servers=servers.named(self._settings),
+            servers=servers.server_settings(self._settings),
             files=sorted(self._files, key=lambda file: file.name),
         )
 
     def _log(self) -> None:
-        """First, and its moment ends then: as long as it is held, its write-ahead log grows."""
+        """First, and its snapshot ends then: as long as it is held, its write-ahead log grows."""
         db = self._at.held[LOG]
         self._database(LOG, db)
         db.execute("ROLLBACK")
@@ -133,14 +135,14 @@ class _BackupRun:
         if self._at.postgres is not None:
             self._dump(servers.PLATFORM, self._at.postgres)
         if self._settings.mlflow_postgres is not None:
-            with servers.held(self._settings.mlflow_postgres) as database:
+            with servers.hold_database(self._settings.mlflow_postgres) as database:
                 self._dump(servers.MLFLOW, database)
         if self._settings.mlflow_artifacts:
             objects = Objects(self._settings.mlflow_artifacts)
             for key in objects.names():
                 with objects.open(key) as source:
                     name = f"{servers.ARTIFACTS}/{key}"
-                    self._files.append(self._writer.add(name, source, self._told))
+                    self._files.append(self._writer.add(name, source, self._progress))
 
     def _dump(self, name: str, database: servers.HeldDatabase) -> None:
         self._schemas[name] = postgres_schemas(database)
@@ -152,7 +154,7 @@ class _BackupRun:
 
         def copied(status: int, remaining: int, total: int) -> None:
             nonlocal done
-            self._told(name, (total - remaining - done) * page_bytes)
+            self._progress(name, (total - remaining - done) * page_bytes)
             done = total - remaining
 
         def make(path: Path) -> None:
@@ -166,10 +168,10 @@ class _BackupRun:
         with os.fdopen(os.dup(spill.descriptor), "rb") as file:
             file.seek(0)
             source: Any = _First(file, spill.bytes)
-            self._files.append(self._writer.add(spill.name, source, self._told))
+            self._files.append(self._writer.add(spill.name, source, self._progress))
 
     def _shared_bundles(self) -> None:
-        """Those on a volume beside the home folder, under the name that they have within it."""
+        """Bundles on a volume beside the home folder, under the name that they have within it."""
         shared = self._settings.home.shared_bundles
         if shared is None or shared.is_relative_to(self._root):
             return
@@ -181,7 +183,7 @@ class _BackupRun:
     def _file(self, name: str, path: Path | None = None) -> None:
         try:
             with (path or self._root / name).open("rb") as file:
-                self._files.append(self._writer.add(name, file, self._told))
+                self._files.append(self._writer.add(name, file, self._progress))
         except FileNotFoundError as error:
             raise Busy(f"{name} was removed while the backup was taken; try again") from error
 
@@ -189,7 +191,7 @@ class _BackupRun:
         with (self._root / name).open("rb") as file:
             is_database = file.read(len(SQLITE)) == SQLITE
         if is_database:
-            with snapshot(self._root / name) as db:
+            with database_snapshot(self._root / name) as db:
                 self._database(name, db)
         else:
             self._file(name)

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from mlplatform.model.policies.decision_scale import Task
+
 _KEYS: Final = {"requests": "payments", "positives": "frauds"}
 """What fields are called in a card's JSON."""
 
@@ -64,10 +66,12 @@ class Outcome(_Part, frozen=True):
     share: float | None
 
 
-class Deciding(_Part, frozen=True):
-    """What it decides, from the lowest score to the highest.
+class CardDecision(_Part, frozen=True):
+    """What it decides, from the lowest score or number to the highest; of classes, in the order of
+    their probabilities.
 
     Args:
+        task: what labels are. number: of a model of numbers what they are, in words.
         safe: what is given when nothing can decide.
         alert_low, alert_high: share of alerts that was predicted for live traffic.
         alert_share, alert_how: on the days that it was predicted from, and how.
@@ -82,6 +86,8 @@ class Deciding(_Part, frozen=True):
     alert_share: float | None
     alert_how: str | None
     limits: dict[str, float]
+    task: Task = "binary"
+    number: str | None = None
 
 
 class Data(_Part, frozen=True):
@@ -105,7 +111,7 @@ class Labels(_Part, frozen=True):
     """What counts as an outcome, and when.
 
     Args:
-        maturity_days: after them no label counts as negative.
+        maturity_days: after them no label counts as negative; of classes and numbers, as unknown.
         come_share, come_low, come_high: of the positive labels that come within `come_days`, those
             that were there when they were last judged.
         hides: decisions after which no label can come.
@@ -142,13 +148,18 @@ class ValidationGate(_Part, frozen=True):
     reason: str
 
 
-class Compared(_Part, frozen=True):
-    """Requests that validation replayed, and alerts of this version and of the champion then."""
+class AlertComparison(_Part, frozen=True):
+    """Requests that validation replayed, and alerts of this version and of the champion then.
+
+    Args:
+        flips: of classes, requests that both decided, each another class.
+    """
 
     requests: int
     alerts: int
     champion_alerts: int
     both_alerts: int
+    flips: int | None = None
 
 
 class Estimate(_Part, frozen=True):
@@ -159,7 +170,7 @@ class Estimate(_Part, frozen=True):
     high: float | None
 
 
-class MeasureNoted(_Part, frozen=True):
+class CardMeasure(_Part, frozen=True):
     """One measure on the days for the gates, as `learning.validation.measures.Measure`."""
 
     name: str
@@ -168,7 +179,7 @@ class MeasureNoted(_Part, frozen=True):
     difference: Estimate | None = None
 
 
-class GroupNoted(_Part, frozen=True, rename={}):
+class CardGroup(_Part, frozen=True, rename={}):
     """One protected group, as `learning.validation.fairness.GroupFairness` and under its names."""
 
     group: str
@@ -186,22 +197,22 @@ class GroupNoted(_Part, frozen=True, rename={}):
     false_positive_ratio: Estimate | None
 
 
-class AttributeNoted(_Part, frozen=True):
+class CardAttribute(_Part, frozen=True):
     """The groups of one protected attribute, and how many rows were in none that is known."""
 
     attribute: str
     reference: str
     unknown: int
-    groups: tuple[GroupNoted, ...]
+    groups: tuple[CardGroup, ...]
 
 
-class FairnessNoted(_Part, frozen=True):
+class CardFairness(_Part, frozen=True):
     """All protected attributes, as `learning.validation.fairness.Fairness`."""
 
     adverse: tuple[str, ...]
     rows: int
     ratio_level: float
-    attributes: tuple[AttributeNoted, ...]
+    attributes: tuple[CardAttribute, ...]
 
 
 class Validation(_Part, frozen=True):
@@ -213,9 +224,9 @@ class Validation(_Part, frozen=True):
 
     champion: str | None
     gates: tuple[ValidationGate, ...]
-    compared: Compared | None
-    measures: tuple[MeasureNoted, ...] = ()
-    fairness: FairnessNoted | None = None
+    compared: AlertComparison | None
+    measures: tuple[CardMeasure, ...] = ()
+    fairness: CardFairness | None = None
 
 
 class Input(_Part, frozen=True):
@@ -263,7 +274,7 @@ class TrafficGate(_Part, frozen=True):
     headline: str
 
 
-class Step(_Part, frozen=True):
+class CardEvent(_Part, frozen=True):
     """One thing that happened to a rollout, and what was judged before it.
 
     Args:
@@ -302,7 +313,7 @@ class Rollout(_Part, frozen=True):
     planned: str | None
     promoted_ms: int | None
     ended_ms: int | None
-    steps: tuple[Step, ...]
+    steps: tuple[CardEvent, ...]
 
 
 class NamedEstimate(_Part, frozen=True):
@@ -337,7 +348,7 @@ class Stretch(_Part, frozen=True):
     metrics: tuple[NamedEstimate, ...]
 
 
-class Matured(_Part, frozen=True):
+class MaturedPerformance(_Part, frozen=True):
     """What has matured since its promotion, as the last drift check under it saw it."""
 
     since_ms: int
@@ -346,7 +357,7 @@ class Matured(_Part, frozen=True):
     gaps: tuple[str, ...]
 
 
-class IncidentNoted(_Part, frozen=True):
+class CardIncident(_Part, frozen=True):
     """An incident that is about this version, or that it answers."""
 
     id: str
@@ -375,7 +386,7 @@ class Card(_Part, frozen=True):
     """
 
     identity: Identity
-    deciding: Deciding
+    deciding: CardDecision
     data: Data
     labels: Labels
     validation: Validation
@@ -384,7 +395,7 @@ class Card(_Part, frozen=True):
     rollouts: tuple[Rollout, ...]
     approvals: tuple[Approval, ...]
     pairs: Pairs | None
-    matured: Matured | None
-    incidents: tuple[IncidentNoted, ...]
+    matured: MaturedPerformance | None
+    incidents: tuple[CardIncident, ...]
     limits: tuple[str, ...]
     replay: tuple[tuple[str, str], ...]

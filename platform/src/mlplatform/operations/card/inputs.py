@@ -60,14 +60,14 @@ def card_inputs(
     usual = {} if bundle is None else bundle.reference
     return tuple(
         Input(
-            name=spec.name,
+            name=spec.declared,
             kind=spec.kind,
             made_of=_made_of(spec, features, bundle),
             missing=_missing(spec, features, defaults),
             stale=_stale(spec, features),
             usual=usual.get(spec.name),
         )
-        for spec in specs
+        for spec in {s.declared: s for s in specs}.values()
     )
 
 
@@ -82,8 +82,8 @@ def _made_of(spec: InputSpec, features: _Features, bundle: Bundle | None) -> str
     match spec.kind:
         case "field":
             return f"request field {spec.of}"
-        case "category":
-            words = None if bundle is None else bundle.vocabularies.get(spec.name)
+        case "category" | "text":
+            words = None if bundle is None else bundle.vocabularies.get(spec.declared)
             known = "" if words is None else f", of which {len(words):,} words are known"
             return f"request field {spec.of}{known}"
         case "ratio":
@@ -127,13 +127,15 @@ def _missing(spec: InputSpec, features: _Features, defaults: Mapping[str, float]
     match spec.kind:
         case "field":
             return SENT
+        case "text":
+            return f"{SENT}; an empty text has no tokens, one that is not known is unknown"
         case "category":
             return f"{SENT}; an empty text is a missing value, a word that is not known is unknown"
         case "ratio":
-            told = "missing to the model where either is, or where the divisor is nearly 0"
+            when = "missing to the model where either is, or where the divisor is nearly 0"
             if spec.to not in features:
-                return told
-            return f"{told}; {spec.to}: {_without(spec.to or '', features, defaults)}"
+                return when
+            return f"{when}; {spec.to}: {_without(spec.to or '', features, defaults)}"
         case "view" | "window":
             return _without(spec.name, features, defaults)
         case "hour_of_day" | "day_of_week" | "is_weekend" | "is_night":

@@ -8,6 +8,7 @@ from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.card.card import Card, Rollout, TrafficGate
 from mlplatform.rollouts.passes.summary import title
+from mlplatform.rollouts.verdicts.outcomes import ACCURACY, ERROR
 
 CLOSED = "closed"
 
@@ -47,12 +48,12 @@ def _of_the_making(card: Card) -> Iterator[str]:
     if identity.is_folders is False:
         yield (
             "The model's folder has changed since this version was fitted. Purpose, owner, planned"
-            " shares and policies are told as they are today."
+            " shares and policies are those of today."
         )
     elif identity.is_folders is None:
         yield (
             "Nothing says whether the model's folder is as it was when this version was made."
-            " Purpose, owner, planned shares and policies are told as they are today."
+            " Purpose, owner, planned shares and policies are those of today."
         )
     if card.data.rows is None:
         yield (
@@ -164,8 +165,10 @@ def _of_approvals(card: Card) -> Iterator[str]:
     for rollout in card.rollouts:
         if rollout.id not in answered:
             asked = {"required": "one is required", "none": "model.yaml asked for none"}
-            said = asked.get(rollout.approval or "", "whether one was required is not recorded")
-            yield f"{rollout.id}: nobody's approval is recorded; {said}."
+            requirement = asked.get(
+                rollout.approval or "", "whether one was required is not recorded"
+            )
+            yield f"{rollout.id}: nobody's approval is recorded; {requirement}."
     for approval in card.approvals:
         if approval.proven_by is None:
             yield (
@@ -192,18 +195,22 @@ def _of_matured(card: Card) -> Iterator[str]:
                 " recall and precision count the others."
             )
         yield from (f"Matured days: {gap}." for gap in matured.gaps)
-    if card.pairs is None:
+    are_judged = any(gate.name in (ACCURACY, ERROR) for gate in _all_gates(card))
+    if card.pairs is None and not are_judged:
         yield "No labels of requests that it and its champion both scored were judged."
-    elif card.pairs.hidden:
+    elif card.pairs is not None and card.pairs.hidden:
         yield (
             f"{card.pairs.rollout}: of {card.pairs.hidden:,} requests that both scored and that"
             " were stopped nothing is known."
         )
     if card.labels.come_share is None:
-        yield "How fast its labels come was not judged: no gate on labels has spoken."
+        cause = "" if are_judged else ": no gate on labels has spoken"
+        yield f"How fast its labels come was not judged{cause}."
+    is_unknown = card.deciding.task != "binary"
+    absent = "counts as unknown" if is_unknown else f"counts as not {card.labels.name}"
     yield (
-        f"A request without a label counts as not {card.labels.name} after"
-        f" {card.labels.maturity_days} days: a label that comes later is not in these figures."
+        f"A request without a label {absent} after {card.labels.maturity_days} days: a label that"
+        " comes later is not in these figures."
     )
 
 
@@ -220,7 +227,7 @@ def _of_reasons(card: Card) -> Iterator[str]:
     elif found.method == "reference_values":
         yield (
             "Its reasons do not add up to the score: each input alone is put at its usual value,"
-            f" and what two inputs do together is not told{_because(found.why)}."
+            f" and what two inputs do together is not shown{_because(found.why)}."
         )
     else:
         yield "Its reasons say what moved the score, not what caused the outcome."

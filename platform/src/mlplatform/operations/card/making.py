@@ -12,19 +12,20 @@ from mlplatform.learning.registry.versions import Version
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView
+from mlplatform.model.policies.decision_scale import Quantity
 from mlplatform.model.routes import Routes
 from mlplatform.operations.card.card import (
+    AlertComparison,
     Card,
-    Compared,
+    CardDecision,
+    CardFairness,
+    CardIncident,
+    CardMeasure,
     Data,
-    Deciding,
     Explanations,
-    FairnessNoted,
     Identity,
-    IncidentNoted,
     Labels,
-    Matured,
-    MeasureNoted,
+    MaturedPerformance,
     NamedEstimate,
     Outcome,
     Stretch,
@@ -77,9 +78,9 @@ class _Report(msgspec.Struct, frozen=True):
 
     champion: str | None = None
     gates: tuple[ValidationGate, ...] = ()
-    replayed: Compared | None = None
-    measures: tuple[MeasureNoted, ...] = ()
-    fairness: FairnessNoted | None = None
+    replayed: AlertComparison | None = None
+    measures: tuple[CardMeasure, ...] = ()
+    fairness: CardFairness | None = None
 
 
 def card(recorded: VersionRecords) -> Card:
@@ -144,14 +145,14 @@ def _place(routes: Routes, bundle: str) -> str:
     return f"{place}; the model is switched off, and answers nobody" if routes.killed else place
 
 
-def _deciding(recorded: VersionRecords) -> Deciding:
+def _deciding(recorded: VersionRecords) -> CardDecision:
     policy, facts, bundle = recorded.definition.decision, recorded.version.facts, recorded.bundle
     scale = policy.scale if bundle is None else bundle.scale
     begins = {} if bundle is None else bundle.thresholds
     shares = _planned_shares(recorded)
     limit = policy.limit
     stops = {} if limit is None else {**limit.shares, ALL_ALERTS: limit.alert_share}
-    return Deciding(
+    return CardDecision(
         outcomes=tuple(
             Outcome(
                 name=name,
@@ -168,11 +169,17 @@ def _deciding(recorded: VersionRecords) -> Deciding:
         alert_share=None if bundle is None else bundle.alert_band.share,
         alert_how=None if bundle is None else bundle.alert_band.how,
         limits=stops,
+        task=scale.task,
+        number=None if scale.number is None else _in_words(scale.number),
     )
 
 
+def _in_words(number: Quantity) -> str:
+    return f"{number.span}, in {number.unit}; up to {number.tolerance:g} apart they count as one"
+
+
 def _planned_shares(recorded: VersionRecords) -> dict[str, float]:
-    """Of the requests, by outcome; the first one gets what is left."""
+    """The planned share of requests by outcome; the first one gets the rest."""
     policy = recorded.definition.decision
     shares = dict(policy.thresholds.shares or {})
     if not shares:
@@ -250,8 +257,8 @@ def _explanations(bundle: Bundle) -> Explanations:
     return Explanations(method=found.method, link=found.link, why=found.why)
 
 
-def _matured(tenure: MaturedTenure) -> Matured:
-    return Matured(
+def _matured(tenure: MaturedTenure) -> MaturedPerformance:
+    return MaturedPerformance(
         since_ms=tenure.since_ms,
         seen_ms=tenure.seen_ms,
         stretches=tuple(
@@ -272,10 +279,10 @@ def _matured(tenure: MaturedTenure) -> Matured:
     )
 
 
-def _incidents(recorded: VersionRecords) -> tuple[IncidentNoted, ...]:
+def _incidents(recorded: VersionRecords) -> tuple[CardIncident, ...]:
     number = recorded.version.version
     return tuple(
-        IncidentNoted(
+        CardIncident(
             id=incident.id,
             kind=incident.found.kind,
             state=incident.state,

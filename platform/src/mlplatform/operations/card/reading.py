@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from mlplatform.learning.registry.versions import Version
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.model.routes import Arm, Routes, no_routes
@@ -11,13 +12,10 @@ from mlplatform.operations.actions import tenures
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.making import VersionRecords, card
 from mlplatform.operations.card.rollouts import Journal
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.runtime.errors import NotFound
 from mlplatform.scoring import backends
-
-if TYPE_CHECKING:
-    from mlplatform.learning.registry.versions import Version
-    from mlplatform.operations.wiring import Platform
-    from mlplatform.rollouts.drift.incidents import Incident
 
 GREATEST_VERSION: Final = 1_000_000_000
 """The registry counts versions from 1; a larger number is a mistake, and is not asked for."""
@@ -34,10 +32,12 @@ def read_card(platform: Platform, model: str, version: int, *, fetches: bool) ->
         Unavailable: registry or journal do not answer.
         Corrupt: bundle, report or what a drift check kept is not what it should be.
     """
-    return card(recorded(platform, model, version, fetches=fetches))
+    return card(version_records(platform, model, version, fetches=fetches))
 
 
-def recorded(platform: Platform, model: str, version: int, *, fetches: bool) -> VersionRecords:
+def version_records(
+    platform: Platform, model: str, version: int, *, fetches: bool
+) -> VersionRecords:
     """What is on record; as `read_card` otherwise."""
     if not 0 < version <= GREATEST_VERSION:
         raise NotFound(f"{model} has no version {version}")
@@ -60,7 +60,7 @@ def recorded(platform: Platform, model: str, version: int, *, fetches: bool) -> 
 def _journal(
     platform: Platform, model: str, version: int
 ) -> tuple[Routes, tuple[Journal, ...], tuple[Incident, ...]]:
-    """Before there is a journal, nothing: looking makes none."""
+    """The journal; nothing before there is one: looking makes none."""
     if not backends.has_rollouts(platform.settings):
         return no_routes(model), (), ()
     rollouts = platform.rollouts

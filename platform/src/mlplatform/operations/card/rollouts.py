@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import assert_never
 
-from mlplatform.operations.actions.looks import look
+from mlplatform.operations.actions.interim_analyses import analysis_of
 from mlplatform.operations.card.card import (
     Approval,
+    CardEvent,
     NamedEstimate,
     Pairs,
     Rollout,
-    Step,
     TrafficGate,
 )
 from mlplatform.rollouts.journal.state import fold
@@ -57,7 +57,7 @@ def card_rollout(facts: Journal) -> Rollout:
         author=state.author,
         emergency=state.emergency,
         first=state.bootstrap,
-        approval=opened.approval or None,
+        approval=opened.approval,
         planned=_planned(state.plan),
         promoted_ms=promoted[0] if promoted else None,
         ended_ms=ended[-1] if ended else None,
@@ -135,17 +135,17 @@ def _planned(plan: RolloutPlan | None) -> str | None:
     return f"{plan.refusal or plan.missing}{despite}"
 
 
-def _step(fact: Transition) -> Step:
-    seen = look(fact.evidence, fact.event_ms)
+def _step(fact: Transition) -> CardEvent:
+    analysis = analysis_of(fact.evidence, fact.event_ms)
     gates = sorted(_gates(fact), key=lambda g: (_WORST_FIRST.get(g.verdict, 2), g.name))
-    return Step(
+    return CardEvent(
         what=_what(fact),
         event_ms=fact.event_ms,
         wall_ms=fact.wall_ms,
         actor=fact.actor,
         reason=fact.reason,
-        verdict=None if seen is None else seen.verdict,
-        records=None if seen is None else seen.records,
+        verdict=None if analysis is None else analysis.verdict,
+        records=None if analysis is None else analysis.records,
         evidence=None if not fact.evidence else fact.evidence_digest,
         gates=tuple(
             TrafficGate(name=g.name, verdict=g.verdict, holds=g.holds, headline=g.headline)
@@ -155,8 +155,8 @@ def _step(fact: Transition) -> Step:
 
 
 def _gates(fact: Transition) -> tuple[Gate, ...]:
-    seen = look(fact.evidence, fact.event_ms)
-    return () if seen is None else seen.gates
+    analysis = analysis_of(fact.evidence, fact.event_ms)
+    return () if analysis is None else analysis.gates
 
 
 def _what(fact: Transition) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 from mlplatform.learning.validation import report
+from mlplatform.learning.validation.class_measures import CLASS_NAMES
+from mlplatform.learning.validation.number_measures import NUMBER_NAMES
 from mlplatform.operations.card.card import (
     Card,
+    CardEvent,
     Identity,
     Input,
-    Matured,
+    MaturedPerformance,
     NamedEstimate,
     Pairs,
     Rollout,
-    Step,
     Stretch,
     ValidationGate,
 )
@@ -27,12 +30,25 @@ from mlplatform.operations.card.tables import (
     fairness_parts,
     measures_table,
 )
-from mlplatform.rollouts.drift.performance import CALIBRATION
+from mlplatform.rollouts.drift.performance import CALIBRATION, ERROR
 from mlplatform.rollouts.passes.summary import mark, title
 from mlplatform.runtime.figures import percent, span
 
 NOT_RECORDED = "not recorded"
-MEASURES = ("quality", "calibration", "small_model", "leakage", "alert_share", "decision_flips")
+COMPARED = {
+    "quality": "average precision",
+    **{name: report.MEASURES[name] for name in (*CLASS_NAMES, *NUMBER_NAMES) if name != "bias"},
+}
+"""Gates whose number is less the champion's, where there is one, and what it measures."""
+MEASURES = (
+    *COMPARED,
+    "calibration",
+    "bias",
+    "small_model",
+    "leakage",
+    "alert_share",
+    "decision_flips",
+)
 """Gates whose number was measured on requests that the fit did not see."""
 TREATMENTS = {
     "leave_out": "they are left out",
@@ -83,6 +99,7 @@ def _purpose(card: Card) -> Fields:
     return (
         ("purpose", found.purpose),
         ("now", found.place),
+        *([("gives", deciding.number)] if deciding.number is not None else []),
         ("where nothing can decide", deciding.safe),
         ("alerts expected in traffic", span(deciding.alert_low, deciding.alert_high)),
         ("as predicted by", f"{how}{share}"),
@@ -91,10 +108,15 @@ def _purpose(card: Card) -> Fields:
 
 
 def _outcomes(card: Card) -> Table:
+    if card.deciding.task == "classes":
+        classes = tuple((o.name, "yes" if o.is_alert else "no") for o in card.deciding.outcomes)
+        caption = "Classes, of which the most probable one is decided"
+        return Table(caption, ("class", "alert"), classes)
+    least = "0" if card.deciding.number is None else "the lowest"
     rows = tuple(
         (
             outcome.name,
-            "0" if number == 0 else _number(outcome.from_score),
+            least if number == 0 else _number(outcome.from_score),
             NOT_RECORDED if outcome.share is None else percent(outcome.share),
             "yes" if outcome.is_alert else "no",
             "never" if outcome.hides_label else "can come",
@@ -102,7 +124,8 @@ def _outcomes(card: Card) -> Table:
         for number, outcome in enumerate(card.deciding.outcomes)
     )
     head = ("outcome", "from score", "planned share", "alert", "label")
-    return Table("Outcomes, from the lowest calibrated score to the highest", head, rows)
+    scored = "calibrated score" if card.deciding.number is None else "number"
+    return Table(f"Outcomes, from the lowest {scored} to the highest", head, rows)
 
 
 def _people(card: Card) -> Fields:
@@ -171,16 +194,24 @@ def _labels(card: Card) -> Fields:
             f" ({span(labels.come_low or 0.0, labels.come_high or 0.0)})"
         )
     explored = labels.exploration_share
+    absent = "is unknown" if card.deciding.task != "binary" else "means it did not happen"
     hides = ", ".join(labels.hides)
     return (
         ("label", labels.name),
-        ("mature after", f"{labels.maturity_days} days; then none means it did not happen"),
+        ("mature after", f"{labels.maturity_days} days; then none {absent}"),
         ("positive labels", come),
         ("hidden by", hides or "no decision"),
         ("in training", TREATMENTS.get(labels.treatment, labels.treatment) if hides else "none"),
         ("in this version's data", labels.treated or NOT_RECORDED),
         ("let through to learn", "none" if explored is None else percent(explored)),
     )
+
+
+_FLIPPED: Final[Mapping[str, str]] = {
+    "binary": "decided otherwise",
+    "classes": "of another class",
+    "real": "whose number moved by more than the tolerance",
+}
 
 
 def _held_out(card: Card) -> Parts:
@@ -190,13 +221,13 @@ def _held_out(card: Card) -> Parts:
         return (), (f"Measures: {NOT_RECORDED}.",), ()
     fields = [("held against", f"champion {found.champion}" if found.champion else "no champion")]
     if (pairs := found.compared) is not None:
-        fields.append(
-            (
-                "replayed beside it",
-                f"{pairs.requests:,} requests: alerts {pairs.alerts:,}, the champion's"
-                f" {pairs.champion_alerts:,}, of both {pairs.both_alerts:,}",
-            )
+        counted = (
+            f"alerts {pairs.alerts:,}, the champion's {pairs.champion_alerts:,}, of both"
+            f" {pairs.both_alerts:,}"
         )
+        if pairs.flips is not None:
+            counted = f"{pairs.flips:,} {_FLIPPED[card.deciding.task]}"
+        fields.append(("replayed beside it", f"{pairs.requests:,} requests: {counted}"))
     rows = tuple(
         (_measure(gate, found.champion), _number(gate.observed), _ends(gate), _number(gate.limit))
         for gate in measured
@@ -207,8 +238,8 @@ def _held_out(card: Card) -> Parts:
 
 
 def _measure(gate: ValidationGate, champion: str | None) -> str:
-    if gate.name == "quality":
-        return "average precision" + (", less the champion's" if champion else "")
+    if (measured := COMPARED.get(gate.name)) is not None:
+        return measured + (", less the champion's" if champion else "")
     return report.TITLES.get(gate.name, gate.name)
 
 
@@ -274,7 +305,7 @@ def _of_steps(rollout: Rollout) -> tuple[Table, ...]:
     return (steps, *(_gates(step) for step in rollout.steps if step.gates))
 
 
-def _gates(step: Step) -> Table:
+def _gates(step: CardEvent) -> Table:
     rows = tuple(
         (title(gate.name), mark(gate.verdict, holds=gate.holds), gate.headline)
         for gate in step.gates
@@ -289,18 +320,18 @@ def _matured(card: Card) -> Parts:
     return own[0] + of_pairs[0], own[1] + of_pairs[1], own[2] + of_pairs[2]
 
 
-def _as_champion(matured: Matured | None) -> Parts:
+def _as_champion(matured: MaturedPerformance | None) -> Parts:
     if matured is None or not matured.stretches:
         return (), (f"As champion: {NOT_RECORDED}.",), ()
     fields = (
         ("champion since", _moment(matured.since_ms)),
         ("as seen at", _moment(matured.seen_ms)),
     )
-    told = (
+    counts = (
         "Recall and precision count the highest scores of each day, as many as people have time"
         " for."
     )
-    return fields, (told,), tuple(map(_stretch, matured.stretches))
+    return fields, (counts,), tuple(map(_stretch, matured.stretches))
 
 
 def _stretch(stretch: Stretch) -> Table:
@@ -331,7 +362,7 @@ def _of_pairs(pairs: Pairs | None) -> Parts:
 def _value(found: NamedEstimate) -> str:
     if found.value is None:
         return NOT_RECORDED
-    return _times(found.value) if found.name == CALIBRATION else percent(found.value)
+    return _WRITTEN.get(found.name, percent)(found.value)
 
 
 def _between(found: NamedEstimate) -> str:
@@ -339,11 +370,20 @@ def _between(found: NamedEstimate) -> str:
         return NOT_RECORDED
     if found.name == CALIBRATION:
         return f"{found.low:.2f} to {_times(found.high)}"
+    if found.name == ERROR:
+        return f"{found.low:.4g} to {found.high:.4g}"
     return span(found.low, found.high)
 
 
 def _times(ratio: float) -> str:
     return f"{ratio:.2f} times what the scores said"
+
+
+_WRITTEN: Final[Mapping[str, Callable[[float], str]]] = {
+    CALIBRATION: _times,
+    ERROR: lambda mean: f"{mean:.4g}",
+}
+"""Of metrics that are no shares, how a value is written."""
 
 
 def _incidents(card: Card) -> Parts:

@@ -9,11 +9,11 @@ from typing import Final
 from mlplatform.learning.validation import report
 from mlplatform.learning.validation.fairness import FOUR_FIFTHS
 from mlplatform.operations.card.card import (
-    AttributeNoted,
+    CardAttribute,
+    CardFairness,
+    CardGroup,
+    CardMeasure,
     Estimate,
-    FairnessNoted,
-    GroupNoted,
-    MeasureNoted,
 )
 from mlplatform.runtime.figures import percent, span
 
@@ -36,7 +36,7 @@ class Table:
 Parts = tuple[Fields, Lines, tuple[Table, ...]]
 
 
-def measures_table(measures: Sequence[MeasureNoted]) -> tuple[Table, ...]:
+def measures_table(measures: Sequence[CardMeasure]) -> tuple[Table, ...]:
     """One table, or none where an earlier release wrote the report."""
     if not measures:
         return ()
@@ -53,7 +53,7 @@ def measures_table(measures: Sequence[MeasureNoted]) -> tuple[Table, ...]:
     return (Table(caption, ("measure", "this version", "the champion then", "difference"), rows),)
 
 
-def fairness_parts(fairness: FairnessNoted | None) -> Parts:
+def fairness_parts(fairness: CardFairness | None) -> Parts:
     """How decisions fell on protected groups on the days for the gates."""
     if fairness is None:
         return (), ("No attribute was declared as protected: no groups were compared.",), ()
@@ -75,17 +75,17 @@ def fairness_parts(fairness: FairnessNoted | None) -> Parts:
     return fields, lines, tuple(map(_attribute, fairness.attributes))
 
 
-def _attribute(found: AttributeNoted) -> Table:
+def _attribute(found: CardAttribute) -> Table:
     head = (
         *("group", "requests", "positives", "adverse share", "ratio to the reference"),
         *("of positives", "of negatives", "mean score", "observed", "favourable, of the best"),
     )
     rows = tuple(_group(group) for group in found.groups)
-    told = f"the reference is {found.reference}" if rows else "no group is known"
-    return Table(f"By {found.attribute}; {told}", head, rows)
+    note = f"the reference is {found.reference}" if rows else "no group is known"
+    return Table(f"By {found.attribute}; {note}", head, rows)
 
 
-def _group(group: GroupNoted) -> tuple[str, ...]:
+def _group(group: CardGroup) -> tuple[str, ...]:
     ratio, favourable = group.adverse_share_ratio, group.favourable_ratio
     mark = " (under four fifths)" if favourable is not None and favourable < FOUR_FIFTHS else ""
     return (

@@ -9,12 +9,12 @@ from typing import Final
 from mlplatform.operations.cluster import installation
 from mlplatform.operations.cluster.finding import (
     APPLY_BASE,
+    CheckFinding,
+    ClusterFacts,
     ClusterRequirements,
-    Facts,
-    Finding,
     State,
-    Unread,
-    unread,
+    UnreadableObject,
+    unreadable_finding,
 )
 from mlplatform.operations.cluster.rights import Use
 
@@ -51,7 +51,7 @@ GIVEN_BY: Final[dict[Use, str]] = {
 }
 
 
-def check(facts: Facts, wanted: ClusterRequirements) -> list[Finding]:
+def check(facts: ClusterFacts, wanted: ClusterRequirements) -> list[CheckFinding]:
     """Everything that was looked at, in the order in which to mend it."""
     return [
         _kubernetes(facts),
@@ -72,68 +72,74 @@ def check(facts: Facts, wanted: ClusterRequirements) -> list[Finding]:
     ]
 
 
-def _kubernetes(facts: Facts) -> Finding:
+def _kubernetes(facts: ClusterFacts) -> CheckFinding:
     return _at_least("Kubernetes", facts.version, OLDEST)
 
 
-def _at_least(what: str, seen: str, oldest: tuple[int, int]) -> Finding:
+def _at_least(what: str, seen: str, oldest: tuple[int, int]) -> CheckFinding:
     match = re.match(r"v?(\d+)\.(\d+)", seen)
     wanted = ".".join(map(str, oldest))
     if match is None:
-        return Finding(
+        return CheckFinding(
             "unknown", what, f"{seen!r} is no version", f"see that it is {wanted} or newer"
         )
     if (int(match[1]), int(match[2])) >= oldest:
-        return Finding("ok", what, seen)
-    return Finding("lacking", what, seen, f"upgrade to {wanted} or newer")
+        return CheckFinding("ok", what, seen)
+    return CheckFinding("lacking", what, seen, f"upgrade to {wanted} or newer")
 
 
-def _kinds(facts: Facts) -> Iterator[Finding]:
+def _kinds(facts: ClusterFacts) -> Iterator[CheckFinding]:
     for kind, (version, do) in NEEDED_KINDS.items():
         yield _kind(facts, kind, version, "lacking", do)
     for kind, (version, used_by, do) in OPTIONAL_KINDS.items():
         yield _kind(facts, kind, version, "optional", f"{do}, for {used_by}")
 
 
-def _kind(facts: Facts, kind: str, version: str, otherwise: State, do: str) -> Finding:
+def _kind(facts: ClusterFacts, kind: str, version: str, otherwise: State, do: str) -> CheckFinding:
     served = facts.kinds.get(kind, frozenset())
     seen = ", ".join(sorted(served)) or "not there"
     if version in served:
-        return Finding("ok", kind, seen)
-    return Finding(otherwise, kind, seen, f"{do} ({version} is used)")
+        return CheckFinding("ok", kind, seen)
+    return CheckFinding(otherwise, kind, seen, f"{do} ({version} is used)")
 
 
-def _controller(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
+def _controller(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
     what, of = "KServe's controller", "KServe's version"
     oldest = ".".join(map(str, OLDEST_KSERVE))
     see = f"see by hand that it runs and is {oldest} or newer"
     found = facts.controller
-    if isinstance(found, Unread):
-        yield unread(what, found)
-        yield unread(of, found)
+    if isinstance(found, UnreadableObject):
+        yield unreadable_finding(what, found)
+        yield unreadable_finding(of, found)
     elif found is None:
         seen = f"no deployment {wanted.kserve}/kserve-controller-manager"
-        yield Finding("unknown", what, seen, f"name its namespace (--kserve-namespace), or {see}")
-        yield Finding("unknown", of, seen, f"name its namespace (--kserve-namespace), or {see}")
+        yield CheckFinding(
+            "unknown", what, seen, f"name its namespace (--kserve-namespace), or {see}"
+        )
+        yield CheckFinding(
+            "unknown", of, seen, f"name its namespace (--kserve-namespace), or {see}"
+        )
     else:
         if found.answering:
-            yield Finding("ok", what, f"{found.answering} answering")
+            yield CheckFinding("ok", what, f"{found.answering} answering")
         else:
-            yield Finding("lacking", what, "no pod of it answers", "see its pods and their logs")
+            yield CheckFinding(
+                "lacking", what, "no pod of it answers", "see its pods and their logs"
+            )
         if found.version is None:
             seen = "neither its image's tag nor its labels say"
-            yield Finding("unknown", of, seen, f"see by hand that it is {oldest} or newer")
+            yield CheckFinding("unknown", of, seen, f"see by hand that it is {oldest} or newer")
         else:
             yield _at_least(of, found.version, OLDEST_KSERVE)
 
 
-def _mode(facts: Facts, wanted: ClusterRequirements) -> Finding:
+def _mode(facts: ClusterFacts, wanted: ClusterRequirements) -> CheckFinding:
     what, mode = "KServe's default mode", facts.default_mode
-    if isinstance(mode, Unread):
-        return unread(what, mode)
+    if isinstance(mode, UnreadableObject):
+        return unreadable_finding(what, mode)
     if mode in ("Standard", "RawDeployment"):
-        return Finding("ok", what, mode)
-    return Finding(
+        return CheckFinding("ok", what, mode)
+    return CheckFinding(
         "optional",
         what,
         mode or f"no configuration {wanted.kserve}/inferenceservice-config",
@@ -142,53 +148,55 @@ def _mode(facts: Facts, wanted: ClusterRequirements) -> Finding:
     )
 
 
-def _present(kind: str, name: str, found: frozenset[str] | Unread, do: str = APPLY_BASE) -> Finding:
-    if isinstance(found, Unread):
-        return unread(f"{kind} {name}", found)
+def _present(
+    kind: str, name: str, found: frozenset[str] | UnreadableObject, do: str = APPLY_BASE
+) -> CheckFinding:
+    if isinstance(found, UnreadableObject):
+        return unreadable_finding(f"{kind} {name}", found)
     if name in found:
-        return Finding("ok", f"{kind} {name}", "there")
-    return Finding("lacking", f"{kind} {name}", "not there", do)
+        return CheckFinding("ok", f"{kind} {name}", "there")
+    return CheckFinding("lacking", f"{kind} {name}", "not there", do)
 
 
-def _teams(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
+def _teams(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
     """A team without a class has pods that are refused, one without a quota has no limit."""
     for name in wanted.team_priorities:
         yield _present("PriorityClass", name, facts.priorities, TEAMS)
         what, quotas = f"quota of PriorityClass {name}", facts.quota_classes
-        if isinstance(quotas, Unread):
-            yield unread(what, quotas)
+        if isinstance(quotas, UnreadableObject):
+            yield unreadable_finding(what, quotas)
         elif name in quotas:
-            yield Finding("ok", what, "there")
+            yield CheckFinding("ok", what, "there")
         else:
-            yield Finding("optional", what, f"none in {wanted.models}", TEAMS)
+            yield CheckFinding("optional", what, f"none in {wanted.models}", TEAMS)
 
 
-def _runtime(facts: Facts, image: str) -> Finding:
+def _runtime(facts: ClusterFacts, image: str) -> CheckFinding:
     what, do = "serving runtime", "kubectl apply --server-side -f kserve/runtimes"
-    if isinstance(facts.runtime_image, Unread):
-        return unread(what, facts.runtime_image)
+    if isinstance(facts.runtime_image, UnreadableObject):
+        return unreadable_finding(what, facts.runtime_image)
     if facts.runtime_image is None:
-        return Finding("lacking", what, "not there", do)
+        return CheckFinding("lacking", what, "not there", do)
     if facts.runtime_image.rsplit("/", 1)[-1] != image.rsplit("/", 1)[-1]:
-        return Finding("lacking", what, facts.runtime_image, f"{do} (it names {image})")
-    return Finding("ok", what, facts.runtime_image)
+        return CheckFinding("lacking", what, facts.runtime_image, f"{do} (it names {image})")
+    return CheckFinding("ok", what, facts.runtime_image)
 
 
-def _storage(facts: Facts) -> Finding:
+def _storage(facts: ClusterFacts) -> CheckFinding:
     what = "default StorageClass"
-    if isinstance(facts.storage_classes, Unread):
-        return unread(what, facts.storage_classes)
+    if isinstance(facts.storage_classes, UnreadableObject):
+        return unreadable_finding(what, facts.storage_classes)
     default = sorted(name for name, is_default in facts.storage_classes.items() if is_default)
     if default:
-        return Finding("ok", what, ", ".join(default))
+        return CheckFinding("ok", what, ", ".join(default))
     seen = ", ".join(sorted(facts.storage_classes)) or "no StorageClass"
     do = "mark one as default, or name one in each claim of your overlay, for the gateway's volume"
-    return Finding("optional", what, seen, do)
+    return CheckFinding("optional", what, seen, do)
 
 
-def _gpus(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
-    if isinstance(facts.gpus, Unread):
-        yield unread("GPUs", facts.gpus)
+def _gpus(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
+    if isinstance(facts.gpus, UnreadableObject):
+        yield unreadable_finding("GPUs", facts.gpus)
         return
     yield _offered(facts.gpus, facts.gpu_products)
     for gpu in wanted.gpus:
@@ -197,28 +205,28 @@ def _gpus(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
         offered = ", ".join(sorted(facts.gpus)) or "none"
         if not facts.gpus.get(gpu.resource):
             do = f"have a device plugin (GPU operator) offer {gpu.resource}, or change model.yaml"
-            yield Finding("lacking", what, f"asks for {asked}; nodes offer {offered}", do)
+            yield CheckFinding("lacking", what, f"asks for {asked}; nodes offer {offered}", do)
         elif gpu.product and gpu.product not in facts.gpu_products:
             do = "see that nodes with it are labelled (feature discovery), or change gpu.product"
             products = ", ".join(sorted(facts.gpu_products)) or "no node is labelled"
-            yield Finding("lacking", what, f"asks for {asked}; there are: {products}", do)
+            yield CheckFinding("lacking", what, f"asks for {asked}; there are: {products}", do)
         else:
-            yield Finding("ok", what, asked)
+            yield CheckFinding("ok", what, asked)
 
 
-def _offered(gpus: Mapping[str, int], products: frozenset[str]) -> Finding:
+def _offered(gpus: Mapping[str, int], products: frozenset[str]) -> CheckFinding:
     if not gpus:
         do = "install NVIDIA's GPU operator, for models with an accelerator"
-        return Finding("optional", "GPUs", "no node offers any", do)
+        return CheckFinding("optional", "GPUs", "no node offers any", do)
     seen = ", ".join(f"{count} x {name}" for name, count in sorted(gpus.items()))
     if not products:
         do = "install NVIDIA's feature discovery, for models that name a kind of GPU"
-        return Finding("optional", "GPUs", f"{seen}, of unlabelled kind", do)
-    return Finding("ok", "GPUs", f"{seen}: {', '.join(sorted(products))}")
+        return CheckFinding("optional", "GPUs", f"{seen}, of unlabelled kind", do)
+    return CheckFinding("ok", "GPUs", f"{seen}: {', '.join(sorted(products))}")
 
 
-def _rights(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
-    """By what they are for: what nobody uses here is no lack."""
+def _rights(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
+    """Findings by what rights are for: what nobody uses here is no lack."""
     needed: dict[Use, bool] = {
         "services": True,
         "GPUs": bool(wanted.gpus),
@@ -233,9 +241,9 @@ def _rights(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
         if not asked:
             continue
         if not missing:
-            yield Finding("ok", f"rights for {use}", f"all {len(asked)}")
+            yield CheckFinding("ok", f"rights for {use}", f"all {len(asked)}")
         else:
             state: State = "lacking" if is_needed else "optional"
-            yield Finding(
+            yield CheckFinding(
                 state, f"rights for {use}", f"may not {', '.join(missing)}", GIVEN_BY[use]
             )

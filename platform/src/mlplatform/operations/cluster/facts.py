@@ -10,10 +10,10 @@ from typing import Final
 
 from mlplatform.operations.cluster.finding import (
     Claim,
+    ClusterFacts,
     ClusterRequirements,
     Controller,
-    Facts,
-    Unread,
+    UnreadableObject,
 )
 from mlplatform.operations.cluster.installation import LET_IN
 from mlplatform.operations.cluster.installation import SECRETS as WANTED_SECRETS
@@ -36,7 +36,7 @@ CONTROLLER: Final = "kserve-controller-manager"
 VERSION_LABEL: Final = "app.kubernetes.io/version"
 
 
-def read(api: KubernetesApi, wanted: ClusterRequirements) -> Facts:
+def read(api: KubernetesApi, wanted: ClusterRequirements) -> ClusterFacts:
     """Everything, in some fifty calls; nothing is changed, and no Secret's value is asked for.
 
     Raises:
@@ -44,7 +44,7 @@ def read(api: KubernetesApi, wanted: ClusterRequirements) -> Facts:
     """
     nodes = _items(api, "/api/v1/nodes", "nodes")
     every_namespace = _items(api, "/api/v1/namespaces", "namespaces")
-    return Facts(
+    return ClusterFacts(
         version=api.get("/version")["gitVersion"],
         kinds=_kinds(api),
         controller=_controller(api, wanted.kserve),
@@ -52,8 +52,8 @@ def read(api: KubernetesApi, wanted: ClusterRequirements) -> Facts:
         runtime_image=_runtime_image(api),
         namespaces={n: _labels(api, n) for n in (wanted.models, wanted.platform)},
         labelled=every_namespace
-        if isinstance(every_namespace, Unread)
-        else _let_in(every_namespace),
+        if isinstance(every_namespace, UnreadableObject)
+        else _admitted_labels(every_namespace),
         priorities=_names(api, "/apis/scheduling.k8s.io/v1/priorityclasses"),
         policies=_policies(api),
         storage_classes=_storage_classes(api),
@@ -64,37 +64,37 @@ def read(api: KubernetesApi, wanted: ClusterRequirements) -> Facts:
         secrets={name: _keys(api, wanted.platform, name) for name in WANTED_SECRETS},
         workloads=_workloads(api, wanted.platform),
         quota_classes=_quota_classes(api, wanted.models),
-        gpus=nodes if isinstance(nodes, Unread) else _gpus(nodes),
-        gpu_products=frozenset() if isinstance(nodes, Unread) else _products(nodes),
+        gpus=nodes if isinstance(nodes, UnreadableObject) else _gpus(nodes),
+        gpu_products=frozenset() if isinstance(nodes, UnreadableObject) else _products(nodes),
         rights=_rights(api, wanted),
     )
 
 
-def _find(api: KubernetesApi, path: str, what: str) -> Object | Unread | None:
+def _find(api: KubernetesApi, path: str, what: str) -> Object | UnreadableObject | None:
     try:
         return api.find(path)
     except Refused:
-        return Unread(f"this user may not get {what}")
+        return UnreadableObject(f"this user may not get {what}")
 
 
-def _items(api: KubernetesApi, path: str, what: str) -> list[Object] | Unread:
+def _items(api: KubernetesApi, path: str, what: str) -> list[Object] | UnreadableObject:
     try:
         return api.items(path)
     except NotFound:
         return []
     except Refused:
-        return Unread(f"this user may not list {what}")
+        return UnreadableObject(f"this user may not list {what}")
 
 
-def _names(api: KubernetesApi, path: str) -> frozenset[str] | Unread:
+def _names(api: KubernetesApi, path: str) -> frozenset[str] | UnreadableObject:
     found = _items(api, path, path.rsplit("/", 1)[-1])
-    if isinstance(found, Unread):
+    if isinstance(found, UnreadableObject):
         return found
     return frozenset(item["metadata"]["name"] for item in found)
 
 
 def _kinds(api: KubernetesApi) -> dict[str, frozenset[str]]:
-    """By discovery, which every user may ask, and not by the definitions themselves."""
+    """Kinds by discovery, which every user may ask, and not by the definitions themselves."""
     served: dict[str, set[str]] = defaultdict(set)
     wanted = ("serving.kserve.io", "gateway.networking.k8s.io", "keda.sh", "argoproj.io")
     for group in api.get("/apis")["groups"]:
@@ -106,10 +106,10 @@ def _kinds(api: KubernetesApi) -> dict[str, frozenset[str]]:
     return {kind: frozenset(versions) for kind, versions in served.items()}
 
 
-def _controller(api: KubernetesApi, namespace: str) -> Controller | Unread | None:
+def _controller(api: KubernetesApi, namespace: str) -> Controller | UnreadableObject | None:
     path = DEPLOYMENTS.path(namespace, CONTROLLER)
     found = _find(api, path, f"deployments of {namespace}")
-    if found is None or isinstance(found, Unread):
+    if found is None or isinstance(found, UnreadableObject):
         return found
     answering = int(found.get("status", {}).get("availableReplicas", 0))
     return Controller(answering, version_of(found))
@@ -122,14 +122,14 @@ def version_of(deployment: Mapping[str, object]) -> str | None:
     images = [c["image"] for c in pod if c["name"] == "manager"] or [c["image"] for c in pod]
     tag = re.search(r":(v?\d+\.\d+[^@/:]*)(@|$)", images[0])
     labelled = found["metadata"].get("labels", {}).get(VERSION_LABEL, "")
-    said = tag[1] if tag else labelled
-    return str(said) if re.match(r"v?\d+\.\d+", said) else None
+    version = tag[1] if tag else labelled
+    return str(version) if re.match(r"v?\d+\.\d+", version) else None
 
 
-def _default_mode(api: KubernetesApi, namespace: str) -> str | Unread | None:
+def _default_mode(api: KubernetesApi, namespace: str) -> str | UnreadableObject | None:
     path = f"/api/v1/namespaces/{namespace}/configmaps/inferenceservice-config"
     found = _find(api, path, f"configmaps of {namespace}")
-    if found is None or isinstance(found, Unread):
+    if found is None or isinstance(found, UnreadableObject):
         return found
     try:
         mode = json.loads(found["data"]["deploy"])["defaultDeploymentMode"]
@@ -138,22 +138,22 @@ def _default_mode(api: KubernetesApi, namespace: str) -> str | Unread | None:
     return str(mode)
 
 
-def _runtime_image(api: KubernetesApi) -> str | Unread | None:
+def _runtime_image(api: KubernetesApi) -> str | UnreadableObject | None:
     path = f"/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/{RUNTIME}"
     found = _find(api, path, "clusterservingruntimes")
-    if found is None or isinstance(found, Unread):
+    if found is None or isinstance(found, UnreadableObject):
         return found
     return str(found["spec"]["containers"][0]["image"])
 
 
-def _labels(api: KubernetesApi, namespace: str) -> Mapping[str, str] | Unread | None:
+def _labels(api: KubernetesApi, namespace: str) -> Mapping[str, str] | UnreadableObject | None:
     found = _find(api, f"/api/v1/namespaces/{namespace}", f"namespace {namespace}")
-    if found is None or isinstance(found, Unread):
+    if found is None or isinstance(found, UnreadableObject):
         return found
     return dict(found["metadata"].get("labels", {}))
 
 
-def _let_in(namespaces: list[Object]) -> dict[str, frozenset[str]]:
+def _admitted_labels(namespaces: list[Object]) -> dict[str, frozenset[str]]:
     return {
         label: frozenset(
             n["metadata"]["name"]
@@ -164,16 +164,20 @@ def _let_in(namespaces: list[Object]) -> dict[str, frozenset[str]]:
     }
 
 
-def _policies(api: KubernetesApi) -> frozenset[str] | Unread:
+def _policies(api: KubernetesApi) -> frozenset[str] | UnreadableObject:
     kind = "validatingadmissionpolicybindings"
     found = _items(api, f"/apis/admissionregistration.k8s.io/v1/{kind}", kind)
-    return found if isinstance(found, Unread) else frozenset(b["spec"]["policyName"] for b in found)
+    return (
+        found
+        if isinstance(found, UnreadableObject)
+        else frozenset(b["spec"]["policyName"] for b in found)
+    )
 
 
-def _storage_classes(api: KubernetesApi) -> dict[str, bool] | Unread:
+def _storage_classes(api: KubernetesApi) -> dict[str, bool] | UnreadableObject:
     default = "storageclass.kubernetes.io/is-default-class"
     found = _items(api, "/apis/storage.k8s.io/v1/storageclasses", "storageclasses")
-    if isinstance(found, Unread):
+    if isinstance(found, UnreadableObject):
         return found
     return {
         item["metadata"]["name"]: item["metadata"].get("annotations", {}).get(default) == "true"
@@ -181,10 +185,10 @@ def _storage_classes(api: KubernetesApi) -> dict[str, bool] | Unread:
     }
 
 
-def _claim(api: KubernetesApi, namespace: str, name: str) -> Claim | Unread | None:
+def _claim(api: KubernetesApi, namespace: str, name: str) -> Claim | UnreadableObject | None:
     what = f"persistentvolumeclaims of {namespace}"
     found = _find(api, CLAIMS.path(namespace, name), what)
-    if found is None or isinstance(found, Unread):
+    if found is None or isinstance(found, UnreadableObject):
         return found
     status = found.get("status", {})
     return Claim(
@@ -194,31 +198,34 @@ def _claim(api: KubernetesApi, namespace: str, name: str) -> Claim | Unread | No
     )
 
 
-def _keys(api: KubernetesApi, namespace: str, name: str) -> frozenset[str] | Unread | None:
-    """Of a Secret, from what the server says about who wrote which: no value is sent here."""
+def _keys(
+    api: KubernetesApi, namespace: str, name: str
+) -> frozenset[str] | UnreadableObject | None:
+    """The keys of a Secret, from what the server says about who wrote which: no value is sent
+    here."""
     try:
         metadata = api.metadata(SECRETS.path(namespace, name))
     except Refused:
-        return Unread(f"this user may not get secrets of {namespace}")
+        return UnreadableObject(f"this user may not get secrets of {namespace}")
     if metadata is None:
         return None
     if "managedFields" not in metadata:
-        return Unread("its managedFields, which name its keys, were removed")
+        return UnreadableObject("its managedFields, which name its keys, were removed")
     fields = [entry.get("fieldsV1", {}) for entry in metadata["managedFields"]]
     written = [f.get(part, {}) for f in fields for part in ("f:data", "f:stringData")]
     return frozenset(key.removeprefix("f:") for keys in written for key in keys if key != ".")
 
 
-def _workloads(api: KubernetesApi, namespace: str) -> bool | Unread:
+def _workloads(api: KubernetesApi, namespace: str) -> bool | UnreadableObject:
     found = _find(api, STATEFUL_SETS.path(namespace, "gateway"), f"statefulsets of {namespace}")
-    return found if isinstance(found, Unread) else found is not None
+    return found if isinstance(found, UnreadableObject) else found is not None
 
 
-def _quota_classes(api: KubernetesApi, namespace: str) -> frozenset[str] | Unread:
+def _quota_classes(api: KubernetesApi, namespace: str) -> frozenset[str] | UnreadableObject:
     try:
         found = quotas(api, namespace)
     except Refused:
-        return Unread(f"this user may not list resourcequotas of {namespace}")
+        return UnreadableObject(f"this user may not list resourcequotas of {namespace}")
     return frozenset(c for q in found for s in q.scopes if s.operator == "In" for c in s.classes)
 
 

@@ -14,7 +14,7 @@ it does without."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """One thing that was looked at.
 
     Args:
@@ -30,7 +30,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class UnreadableObject:
     """Stands for what this user may not look at: neither there nor absent.
 
     Args:
@@ -69,7 +69,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ClusterFacts:
     """What was read from a cluster.
 
     Args:
@@ -94,19 +94,19 @@ class Facts:
 
     version: str
     kinds: Mapping[str, frozenset[str]]
-    controller: Controller | Unread | None
-    default_mode: str | Unread | None
-    runtime_image: str | Unread | None
-    namespaces: Mapping[str, Mapping[str, str] | Unread | None]
-    labelled: Mapping[str, frozenset[str]] | Unread
-    priorities: frozenset[str] | Unread
-    policies: frozenset[str] | Unread
-    storage_classes: Mapping[str, bool] | Unread
-    claims: Mapping[tuple[str, str], Claim | Unread | None]
-    secrets: Mapping[str, frozenset[str] | Unread | None]
-    workloads: bool | Unread
-    quota_classes: frozenset[str] | Unread
-    gpus: Mapping[str, int] | Unread
+    controller: Controller | UnreadableObject | None
+    default_mode: str | UnreadableObject | None
+    runtime_image: str | UnreadableObject | None
+    namespaces: Mapping[str, Mapping[str, str] | UnreadableObject | None]
+    labelled: Mapping[str, frozenset[str]] | UnreadableObject
+    priorities: frozenset[str] | UnreadableObject
+    policies: frozenset[str] | UnreadableObject
+    storage_classes: Mapping[str, bool] | UnreadableObject
+    claims: Mapping[tuple[str, str], Claim | UnreadableObject | None]
+    secrets: Mapping[str, frozenset[str] | UnreadableObject | None]
+    workloads: bool | UnreadableObject
+    quota_classes: frozenset[str] | UnreadableObject
+    gpus: Mapping[str, int] | UnreadableObject
     gpu_products: frozenset[str]
     rights: Mapping[Right, bool]
 
@@ -158,9 +158,9 @@ APPLY_BASE: Final = "kubectl apply -k platform/manifests/base"
 APPLY_WORKLOADS: Final = "an overlay of platform/manifests/workloads (docs/cluster.md)"
 
 
-def unread(what: str, missing: Unread) -> Finding:
+def unreadable_finding(what: str, missing: UnreadableObject) -> CheckFinding:
     """What could not be looked at, which is no pass."""
-    return Finding(
+    return CheckFinding(
         "unknown",
         what,
         f"not looked at: {missing.why}",

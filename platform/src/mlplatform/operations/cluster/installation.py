@@ -8,12 +8,12 @@ from typing import Final
 from mlplatform.operations.cluster.finding import (
     APPLY_BASE,
     APPLY_WORKLOADS,
+    CheckFinding,
     Claim,
+    ClusterFacts,
     ClusterRequirements,
-    Facts,
-    Finding,
-    Unread,
-    unread,
+    UnreadableObject,
+    unreadable_finding,
 )
 
 POD_SECURITY: Final = "pod-security.kubernetes.io/enforce"
@@ -50,35 +50,35 @@ READ_BY_MANY: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})
 WRITTEN_BY_MANY: Final = frozenset({"ReadWriteMany"})
 
 
-def namespaces(facts: Facts) -> Iterator[Finding]:
+def namespaces(facts: ClusterFacts) -> Iterator[CheckFinding]:
     """Whether both are there and admit restricted pods alone."""
     for name, labels in facts.namespaces.items():
         what = f"namespace {name}"
         match labels:
-            case Unread():
-                yield unread(what, labels)
+            case UnreadableObject():
+                yield unreadable_finding(what, labels)
             case None:
-                yield Finding("lacking", what, "not there", APPLY_BASE)
+                yield CheckFinding("lacking", what, "not there", APPLY_BASE)
             case _ if labels.get(POD_SECURITY) == "restricted":
-                yield Finding("ok", what, "restricted")
+                yield CheckFinding("ok", what, "restricted")
             case _:
                 level = labels.get(POD_SECURITY) or "nothing"
-                yield Finding("lacking", what, f"Pod Security enforces {level}", APPLY_BASE)
+                yield CheckFinding("lacking", what, f"Pod Security enforces {level}", APPLY_BASE)
 
 
-def admit(facts: Facts) -> Iterator[Finding]:
-    """For each label whether a namespace has it; which of them a bank needs only the bank knows."""
+def admit(facts: ClusterFacts) -> Iterator[CheckFinding]:
+    """A namespace's labels, and whether it has each; which a bank needs only the bank knows."""
     for label, lacks in LET_IN.items():
         what = f"namespaces labelled {label}"
-        if isinstance(facts.labelled, Unread):
-            yield unread(what, facts.labelled)
+        if isinstance(facts.labelled, UnreadableObject):
+            yield unreadable_finding(what, facts.labelled)
         elif found := facts.labelled.get(label, frozenset()):
-            yield Finding("ok", what, ", ".join(sorted(found)))
+            yield CheckFinding("ok", what, ", ".join(sorted(found)))
         else:
-            yield Finding("optional", what, "none", lacks)
+            yield CheckFinding("optional", what, "none", lacks)
 
 
-def claims(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
+def claims(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
     """The bundles' volume, as predictors read it and as passes write it."""
     first = _claim(facts, wanted.models, wanted.bundles, READ_BY_MANY)
     yield first
@@ -86,57 +86,61 @@ def claims(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
     yield _of_workloads(second, facts)
 
 
-def secrets(facts: Facts, wanted: ClusterRequirements) -> Iterator[Finding]:
+def secrets(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
     """Each Secret of the platform's own processes, with its keys; no value is read."""
     for name, keys in SECRETS.items():
         what = f"Secret {wanted.platform}/{name}"
         found = facts.secrets.get(name)
         listed = ", ".join(sorted(keys))
-        if isinstance(found, Unread):
-            yield unread(what, found)
+        if isinstance(found, UnreadableObject):
+            yield unreadable_finding(what, found)
         elif found is None and name in OPTIONAL:
             do = f"make it with {listed}, {OPTIONAL[name]}"
-            yield Finding("optional", what, "not there", do)
+            yield CheckFinding("optional", what, "not there", do)
         elif found is None:
-            lacking = Finding("lacking", what, "not there", f"make it with {listed}")
+            lacking = CheckFinding("lacking", what, "not there", f"make it with {listed}")
             yield _of_workloads(lacking, facts)
         elif missing := sorted(keys - found):
             seen = f"has {', '.join(sorted(found)) or 'no key'}"
-            yield _of_workloads(Finding("lacking", what, seen, f"add {', '.join(missing)}"), facts)
+            yield _of_workloads(
+                CheckFinding("lacking", what, seen, f"add {', '.join(missing)}"), facts
+            )
         else:
-            yield Finding("ok", what, f"has {listed}")
+            yield CheckFinding("ok", what, f"has {listed}")
 
 
-def _of_workloads(finding: Finding, facts: Facts) -> Finding:
+def _of_workloads(finding: CheckFinding, facts: ClusterFacts) -> CheckFinding:
     """What lacks is lacking once the processes are there, and until then before they may be."""
     if finding.state != "lacking" or facts.workloads is True:
         return finding
-    return Finding(
+    return CheckFinding(
         "optional", finding.what, finding.seen, f"{finding.do}; before {APPLY_WORKLOADS}"
     )
 
 
-def _claim(facts: Facts, namespace: str, name: str, modes: frozenset[str]) -> Finding:
+def _claim(facts: ClusterFacts, namespace: str, name: str, modes: frozenset[str]) -> CheckFinding:
     what, found = f"claim {namespace}/{name}", facts.claims.get((namespace, name))
     wanted = " or ".join(sorted(modes))
-    if isinstance(found, Unread):
-        return unread(what, found)
+    if isinstance(found, UnreadableObject):
+        return unreadable_finding(what, found)
     if found is None:
         do = f"make a PersistentVolumeClaim {name} of mode {wanted}, for bundles"
-        return Finding("lacking", what, "not there", do)
+        return CheckFinding("lacking", what, "not there", do)
     seen = f"{found.phase}, {', '.join(sorted(found.modes)) or 'no mode'}"
     if not found.modes & modes:
-        return Finding("lacking", what, seen, f"make it anew with {wanted}: many nodes mount it")
+        return CheckFinding(
+            "lacking", what, seen, f"make it anew with {wanted}: many nodes mount it"
+        )
     if found.phase == "Bound":
-        return Finding("ok", what, seen)
-    return Finding("lacking", what, seen, _why_unbound(facts, found, name, namespace))
+        return CheckFinding("ok", what, seen)
+    return CheckFinding("lacking", what, seen, _why_unbound(facts, found, name, namespace))
 
 
-def _why_unbound(facts: Facts, claim: Claim, name: str, namespace: str) -> str:
+def _why_unbound(facts: ClusterFacts, claim: Claim, name: str, namespace: str) -> str:
     classes = facts.storage_classes
     if (
         claim.storage_class
-        and not isinstance(classes, Unread)
+        and not isinstance(classes, UnreadableObject)
         and claim.storage_class not in classes
     ):
         return f"make StorageClass {claim.storage_class}, which it names, or a volume for it"

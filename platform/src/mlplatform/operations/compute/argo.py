@@ -64,7 +64,7 @@ class ArgoJobs:
             self._artifacts.put(job.inputs, key(job.name, "in"))
             found = self._create(job)
         if found["metadata"].get("annotations", {}).get(DIGEST) != job.digest:
-            raise Refused(f"there is another job {job.name!r}; a name is used once")
+            raise Refused(f"there is another job {job.name!r}; each job needs a name of its own")
 
     def status(self, name: str) -> JobStatus:
         return _status(name, self._get(name))
@@ -106,7 +106,7 @@ class ArgoJobs:
 
 
 def template_name(model: str, work: Work) -> str:
-    """Of the WorkflowTemplate of a model's jobs of one kind."""
+    """The name of the WorkflowTemplate of a model's jobs of one kind."""
     return f"{dns_name(model)}-{work}"
 
 
@@ -135,27 +135,27 @@ def workflow(job: Job) -> Object:
 
 
 def _status(name: str, found: Object) -> JobStatus:
-    told = found.get("status") or {}
-    state = _PHASES[told.get("phase") or ""]
+    status = found.get("status") or {}
+    state = _PHASES[status.get("phase") or ""]
     if state == "failed" and found["spec"].get("shutdown") == "Terminate":
         state = "cancelled"
-    progress = _PROGRESS.fullmatch(told.get("progress") or "")
+    progress = _PROGRESS.fullmatch(status.get("progress") or "")
     total = len(json.loads(found["spec"]["arguments"]["parameters"][0]["value"]))
     done = total if state == "succeeded" else int(progress[1]) if progress else 0
-    return JobStatus(name, state, min(done, total), total, _reason(state, told))
+    return JobStatus(name, state, min(done, total), total, _reason(state, status))
 
 
-def _reason(state: State, told: Mapping[str, Any]) -> str:
+def _reason(state: State, status: Mapping[str, Any]) -> str:
     """What Argo says of the item that has failed, or else of one that waits, or of the whole."""
     match state:
         case "succeeded":
             return ""
         case "cancelled":
             return "it was asked to end"
-    whole = told.get("message") or ""
+    whole = status.get("message") or ""
     if state == "failed" and "deadline" in whole.lower():
         return whole
-    nodes = [n for n in (told.get("nodes") or {}).values() if _says_why(n)]
+    nodes = [n for n in (status.get("nodes") or {}).values() if _says_why(n)]
     nodes.sort(key=lambda n: (n["phase"] not in _BAD, n["type"] != "Pod", n["name"]))
     return f"{_item_of(nodes[0])}: {nodes[0]['message']}" if nodes else whole
 

@@ -33,14 +33,16 @@ def fit(shared: Path, requests: Path, output: Path, model: str) -> Mapping[str, 
         raise Refused(f"an order to fit {order.model} came to a job of {model}")
     if order.code != (here := code_version()):
         raise Refused(
-            f"this is mlplatform {here}, and {order.code} asks for the fit: give jobs the image of"
-            " flow runs, or start the platform again"
+            f"this job runs mlplatform {here}, and {order.code} ordered the fit: give"
+            " jobs the image"
+            " of flow runs, or start the platform again"
         )
     folder = load_folder(model)
     if order.folder != folder.digest:
         raise Refused(
-            f"the folder of {model} is {folder.digest[:8]} here, and a fit of {order.folder[:8]} is"
-            " asked for: it was changed meanwhile, or jobs read another copy of it; ask again"
+            f"the folder of {model} has content {folder.digest[:8]} here, and the fit was ordered"
+            f" for content {order.folder[:8]}: it has changed since, or jobs read another copy."
+            " Start the retrain again"
         )
     dataset, recent = handover.read(order, shared, requests)
     made = retrain.fit(

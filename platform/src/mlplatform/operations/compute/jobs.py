@@ -73,7 +73,7 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Of what is to be done; where its inputs lie is left out."""
+        """The digest of what is to be done, without the place of its inputs."""
         return digest([self.work, self.model, list(self.items), self.deadline_s])
 
 

@@ -85,7 +85,7 @@ class LocalJobs:
         path = self._folder / job.name / JOB_FILE
         made = create_atomically(path, msgspec.json.encode(content))
         if not made and self._job(job.name).digest != job.digest:
-            raise Refused(f"there is another job {job.name!r}; a name is used once")
+            raise Refused(f"there is another job {job.name!r}; each job needs a name of its own")
 
     def status(self, name: str) -> JobStatus:
         job = self._job(name)
@@ -126,11 +126,11 @@ def inputs_of(job: JobFile, jobs: Path) -> Path:
     Args:
         jobs: the folder of jobs.
     """
-    told = Path(job.inputs)
-    if not told.is_absolute():
-        return Path(os.path.normpath(jobs / told))
-    own = jobs.parent / told.parent.name / told.name
-    return own if own.is_dir() else told
+    named = Path(job.inputs)
+    if not named.is_absolute():
+        return Path(os.path.normpath(jobs / named))
+    own = jobs.parent / named.parent.name / named.name
+    return own if own.is_dir() else named
 
 
 def _named(inputs: Path, jobs: Path) -> str:

@@ -38,7 +38,6 @@ from mlplatform.runtime.processes import endings
 from mlplatform.runtime.processes.commands import PYTHON, command
 from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 from mlplatform.runtime.processes.records import kill_group
-from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
@@ -61,7 +60,7 @@ class _Item:
 
 
 @dataclass
-class _Running:
+class _PoolJob:
     """What the pool knows of a job beyond its files; `end` is what the disk has not taken yet."""
 
     folder: Path
@@ -69,7 +68,7 @@ class _Running:
     items: list[_Item] = field(default_factory=list)
     end: tuple[State, str] | None = None
 
-    def done(self) -> int:
+    def finished_count(self) -> int:
         return sum((self.folder / OUTPUTS / i / RESULT).exists() for i in self.job.items)
 
     def waiting(self) -> Iterator[str]:
@@ -112,7 +111,7 @@ class Pool:
         self._slots = slots
         self._python = tuple(python)
         self._now_ms = now_ms
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _PoolJob] = {}
         self._parent_pipe = ParentDeathPipe()
         self._lock = _locked(folder)
 
@@ -120,7 +119,7 @@ class Pool:
         """Look at every job once: end what is to end, take in results, start what there is room
         for."""
         for name, job in self._open_jobs():
-            running = self._running.setdefault(name, _Running(self._folder / name, job))
+            running = self._running.setdefault(name, _PoolJob(self._folder / name, job))
             self._look_at(running)
         for running in self._by_age():
             self._start_items(running)
@@ -145,7 +144,7 @@ class Pool:
             elif self._now_ms() - status.changed_ms > KEPT_S * 1000:
                 shutil.rmtree(folder)
 
-    def _look_at(self, running: _Running) -> None:
+    def _look_at(self, running: _PoolJob) -> None:
         if running.end is not None:
             return self._end(running, *running.end)
         for item in list(running.items):
@@ -155,7 +154,7 @@ class Pool:
             kill_group(item.process.pid)  # whatever it may have started itself
             if (why := _failure(running.folder, item)) is not None:
                 return self._end(running, "failed", why)
-        if running.done() == len(running.job.items):
+        if running.finished_count() == len(running.job.items):
             return self._end(running, "succeeded", "")
         if (running.folder / CANCEL_FILE).exists():
             return self._end(running, "cancelled", "it was asked to end")
@@ -165,23 +164,23 @@ class Pool:
             )
         return None
 
-    def _end(self, running: _Running, state: State, reason: str) -> None:
+    def _end(self, running: _PoolJob, state: State, reason: str) -> None:
         running.end = state, reason
         running.kill()
         self._write(running, state, reason)
         del self._running[running.folder.name]
 
-    def _by_age(self) -> list[_Running]:
+    def _by_age(self) -> list[_PoolJob]:
         return sorted(self._running.values(), key=lambda r: (r.job.submitted_ms, r.folder.name))
 
-    def _start_items(self, running: _Running) -> None:
+    def _start_items(self, running: _PoolJob) -> None:
         for name in running.waiting():
             if sum(len(r.items) for r in self._running.values()) >= self._slots:
                 return
             kills = endings.memory_kills()
             running.items.append(_Item(name, self._process(running, name), kills))
 
-    def _process(self, running: _Running, item: str) -> subprocess.Popen[bytes]:
+    def _process(self, running: _PoolJob, item: str) -> subprocess.Popen[bytes]:
         inputs = inputs_of(running.job, running.folder.parent)
         output = running.folder / OUTPUTS / item
         shutil.rmtree(output, ignore_errors=True)  # what a killed attempt left
@@ -193,11 +192,11 @@ class Pool:
             f"--item={inputs / ITEMS / item}",
             f"--output={output}",
         ]
-        told = {TRACEPARENT: running.job.traceparent}
+        tracing = {TRACEPARENT: running.job.traceparent}
         with _log(running.folder, item).open("wb") as output_log:
             return subprocess.Popen(
                 words,
-                env={**os.environ, **self._parent_pipe.environment, **told},
+                env={**os.environ, **self._parent_pipe.environment, **tracing},
                 stdin=subprocess.DEVNULL,
                 stdout=output_log,
                 stderr=output_log,
@@ -206,14 +205,14 @@ class Pool:
                 pass_fds=[self._parent_pipe.read_fd],
             )
 
-    def _say_progress(self, running: _Running) -> None:
+    def _say_progress(self, running: _PoolJob) -> None:
         if running.items:
             self._write(running, "running", "")
         else:
             self._write(running, "pending", f"waits for one of {self._slots} processes")
 
-    def _write(self, running: _Running, state: State, reason: str) -> None:
-        done, before = running.done(), read_status(running.folder)
+    def _write(self, running: _PoolJob, state: State, reason: str) -> None:
+        done, before = running.finished_count(), read_status(running.folder)
         if before is None or (before.state, before.done, before.reason) != (state, done, reason):
             status = StatusFile(state, done, reason, self._now_ms())
             write_atomically(running.folder / STATUS_FILE, msgspec.json.encode(status))
@@ -244,8 +243,8 @@ def _failure(folder: Path, item: _Item) -> str | None:
         kills_after=endings.memory_kills(),
         last_lines=endings.tail(log_file, 0),
     )
-    said = _last_line(log_file)
-    return f"{item.name} {how}" + (f": {said}" if said else "")
+    message = _last_line(log_file)
+    return f"{item.name} {how}" + (f": {message}" if message else "")
 
 
 def _last_line(path: Path) -> str:
@@ -278,6 +277,6 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace) -> None:
-    """Runs until SIGTERM or SIGINT."""
-    work(Pool(options.folder, options.slots), stopping_at_signals())
+def run(options: argparse.Namespace, stopping: threading.Event) -> None:
+    """Runs until `stopping` is set."""
+    work(Pool(options.folder, options.slots), stopping)

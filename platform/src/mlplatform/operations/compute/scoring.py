@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlplatform.model.bundle import INPUT_NAME, MODEL_FILE, OUTPUT_NAME, Bundle, load_bundle
 from mlplatform.model.tensors.signature import Tensors
+from mlplatform.model.weights.data_files import data_names
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.scoring.predictor.providers import Accelerator, session
 
@@ -32,7 +33,8 @@ _COLUMNS: Final[list[pa.Field[Any]]] = [
     pa.field("decision", pa.string(), nullable=False),
 ]
 RESULTS: Final = pa.schema(_COLUMNS)
-"""Of `scores.parquet`: score is calibrated, 0 to 1; decision an outcome of the bundle."""
+"""Of `scores.parquet`: score is calibrated, 0 to 1, or a number in the model's unit; decision an
+outcome of the bundle."""
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,12 +54,13 @@ def score(shared: Path, shard: Path, output: Path, accelerator: Accelerator) -> 
 
     Raises:
         BundleCorrupt: the bundle is not the one that the order names.
-        InputInvalid: the shard lacks a column, or the model gave no score of 0 to 1 for a row.
+        InputInvalid: the shard lacks a column, or the model gave no score that can be for a row.
         Refused: this machine lacks the model's accelerator.
     """
     order = msgspec.json.decode((shared / ORDER).read_bytes(), type=Order)
     bundle = load_bundle(shared / BUNDLE, order.bundle)
-    model = _session(shared / BUNDLE / MODEL_FILE, accelerator)
+    has_data = bool(data_names(bundle.files))
+    model = _session(shared / BUNDLE / MODEL_FILE, accelerator, has_data)
     file = pq.ParquetFile(shard)
     _check_columns(file.schema_arrow, bundle, shard.name)
     counts = dict.fromkeys(bundle.scale.names, 0)
@@ -73,10 +76,10 @@ def score(shared: Path, shard: Path, output: Path, accelerator: Accelerator) -> 
     return {"rows": sum(counts.values()), "decisions": counts, "sha256": digest}
 
 
-def _session(path: Path, accelerator: Accelerator) -> onnxruntime.InferenceSession:
+def _session(path: Path, accelerator: Accelerator, has_data: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # jobs are split by items
-    return session(path, options, accelerator)
+    return session(path, options, accelerator, has_data)
 
 
 def _check_columns(schema: pa.Schema, bundle: Bundle, source: str) -> None:
@@ -100,11 +103,14 @@ def _scored(
     for position, name in enumerate(bundle.input_names):
         x[:, position] = batch.column(name).to_numpy(zero_copy_only=False)
     raw = _raw(model, x, bundle.tensors)
-    scores = bundle.calibrate_many(raw.astype(np.float64))
-    wrong = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
+    raw = raw.astype(np.float64)
+    places = bundle.decide_many(bundle.calibrate_many(raw))
+    scores = bundle.decider.certainty(bundle.calibrate_many(raw))
+    least, most = (0, 1) if bundle.scale.number is None else (-np.inf, np.inf)
+    wrong = np.flatnonzero(~((scores >= least) & (scores <= most)))  # NaN is in no range
     if len(wrong):
         row_id = batch.column(ID)[int(wrong[0])].as_py()
         raise InputInvalid(source, None, f"request {row_id} got {scores[wrong[0]]} for a score")
-    names = np.array(bundle.scale.names)[bundle.decide_many(scores)]
+    names = np.array(bundle.scale.names)[places]
     ids = batch.column(ID).cast(pa.string())
     return pa.table([ids, pa.array(scores), pa.array(names.tolist())], schema=RESULTS)

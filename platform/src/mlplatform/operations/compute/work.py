@@ -57,35 +57,35 @@ def run(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
     """A span around the work on an item, below the one that the environment names, if it does."""
-    told = trace_context({b"traceparent": environment.get(TRACEPARENT, "").encode()})
+    parent = trace_context({b"traceparent": environment.get(TRACEPARENT, "").encode()})
     began_s, is_error = time.monotonic(), True
     try:
         yield
         is_error = False
     finally:
-        if told is not None:
+        if parent is not None:
             kind, at_s = signals.ITEM_SPAN, (began_s, time.monotonic())
             name = kind.name.format(work=work)
-            span = Span(kind, name, told.span_id, told.parent_id, *at_s, is_error=is_error)
+            span = Span(kind, name, parent.span_id, parent.parent_id, *at_s, is_error=is_error)
             try:
                 sender = backends.span_sender(
                     settings.load(environment), ProcessIdentity("jobs", "items")
                 )
-                sender.send([Trace(told.trace_id, (span,), has_remote_parent=True)])
+                sender.send([Trace(parent.trace_id, (span,), has_remote_parent=True)])
                 sender.close()
             except (PlatformError, OSError):  # the work is done, or failed for a reason of its own
                 log.exception("the span of %s could not be kept", name)
 
 
 def _score(options: argparse.Namespace) -> Result:
-    from mlplatform.operations.compute.scoring import score
+    from mlplatform.operations.compute.scoring import score  # each kind of work imports its own
 
     accelerator = load_definition(options.model).accelerator
     return score(options.shared, options.item, options.output, accelerator)
 
 
 def _fit(options: argparse.Namespace) -> Result:
-    from mlplatform.operations.compute.fitting import fit
+    from mlplatform.operations.compute.fitting import fit  # each kind of work imports its own
 
     return fit(options.shared, options.item, options.output, options.model)
 

@@ -149,7 +149,7 @@ class PrefectApi:
         }
         return [_flow_run(r) for r in self._call("POST", "/flow_runs/filter", body)]
 
-    def answer(self, run_id: str, run_input: Mapping[str, Any]) -> None:
+    def submit_input(self, run_id: str, run_input: Mapping[str, Any]) -> None:
         """Resume a suspended run with a form's values.
 
         An invalid form is answered with HTTP 200 and status REJECT: the body decides.
@@ -165,8 +165,8 @@ class PrefectApi:
         it has a place for that."""
         payload = event.get("payload", {})
         if "traceparent" in payload:
-            told = payload["traceparent"] or self._traceparent()
-            event = {**event, "payload": {**payload, "traceparent": told}}
+            traceparent = payload["traceparent"] or self._traceparent()
+            event = {**event, "payload": {**payload, "traceparent": traceparent}}
         occurred = event.get("occurred") or datetime.now(UTC).isoformat()
         self._call("POST", "/events", [{"related": [], **event, "occurred": occurred}])
 
@@ -223,9 +223,9 @@ class _Basic(httpx.Auth):
         self._credentials = credentials
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        given = self._credentials()
-        if given:
-            request.headers["Authorization"] = f"Basic {b64encode(given.encode()).decode()}"
+        credentials = self._credentials()
+        if credentials:
+            request.headers["Authorization"] = f"Basic {b64encode(credentials.encode()).decode()}"
         yield request
 
 

@@ -29,8 +29,8 @@ class AnswerLimit:
 
     def takes(self, person: str) -> bool:
         """Whether this person may answer now; counts the answer if so."""
-        given, now_s = self._answers[person], self._now_s()
-        if len(given) == MOST_ANSWERS and now_s - given[0] < WITHIN_S:
+        times_s, now_s = self._answers[person], self._now_s()
+        if len(times_s) == MOST_ANSWERS and now_s - times_s[0] < WITHIN_S:
             return False
-        given.append(now_s)
+        times_s.append(now_s)
         return True

@@ -25,7 +25,7 @@ from mlplatform.rollouts.serving.placement import PRODUCTION
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid, Unavailable
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.client.orchestration import SyncPrefectClient
 
 POOL: Final = "kubernetes"

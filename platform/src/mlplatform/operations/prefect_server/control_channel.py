@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 from mlplatform.runtime.http.peers import Peers
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.runner._control_channel import ControlChannel
 
 ROOM: Final = ConnectionLimits(connections=160, strangers=32)

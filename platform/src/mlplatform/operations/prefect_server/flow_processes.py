@@ -19,14 +19,19 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from multiprocessing import forkserver
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 import anyio
 import anyio.to_thread
 import httpx
+from anyio.abc import TaskStatus
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
 from prefect.runner import Runner
+from prefect.runner._control_channel import ControlChannel
 from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
 
@@ -37,13 +42,6 @@ from mlplatform.operations.prefect_server.pins import Pin
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskStatus
-    from prefect.client.schemas.objects import FlowRun
-    from prefect.deployments.runner import RunnerDeployment
-    from prefect.flows import Flow
-    from prefect.runner._control_channel import ControlChannel
 
 CONTEXT: Final = multiprocessing.get_context("forkserver")
 SETTLED: Final = "mlplatform.operations.prefect_server.fork_preload"
@@ -199,7 +197,7 @@ def run_engine(environment: dict[str, str], pin: Pin) -> None:
     """What the child does: Prefect's engine for the run that the environment names, with the flow
     that is pinned."""
     os.environ.update(environment)
-    from mlplatform.operations.prefect_server import flow_run
+    from mlplatform.operations.prefect_server import flow_run  # finds that environment
 
     try:
         flow_run.observe(load(os.environ))

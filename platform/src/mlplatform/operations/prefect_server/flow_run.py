@@ -32,10 +32,10 @@ OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
 """Loggers that Prefect gives handlers of their own, for a terminal."""
 
 
-def observe(given: Settings) -> None:
+def observe(settings: Settings) -> None:
     """Lines of this process as JSON with the trace that they belong to, its spans where they go."""
-    lines_as_json(INSTANCE, given.log_level)
-    flow_spans.install(backends.span_sender(given, ProcessIdentity("flows", INSTANCE)))
+    lines_as_json(INSTANCE, settings.log_level)
+    flow_spans.install(backends.span_sender(settings, ProcessIdentity("flows", INSTANCE)))
 
 
 def lines_as_json(instance: str, level: Level) -> None:
@@ -69,6 +69,7 @@ def pinned_here() -> Pin:
     Raises:
         Refused: no flow of this platform has its name.
     """
+    # Prefect reads its environment when it is imported
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import load_flow_run
 

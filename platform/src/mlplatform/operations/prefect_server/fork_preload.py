@@ -1,4 +1,4 @@
-"""Imported last by the fork server: leaves nothing to its children that it can do once for all."""
+"""The last import of the fork server, which does once what its children need not repeat."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from mlplatform.model.folders import model_names
 from mlplatform.operations import wiring
@@ -21,9 +22,7 @@ from mlplatform.operations.prefect_server import prefect_server
 from mlplatform.operations.prefect_server.prefect_server import Places
 from mlplatform.runtime.configuration.settings import Settings
 
-if TYPE_CHECKING:
-    from uuid import UUID
-
+if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.deployments.runner import RunnerDeployment
     from prefect.events.schemas.automations import AutomationCore

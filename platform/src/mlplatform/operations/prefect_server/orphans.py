@@ -26,7 +26,7 @@ from prefect.states import Cancelled, Crashed, Scheduled
 
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.client.orchestration import PrefectClient
 
 EVERY_S: Final = 20.0

@@ -36,7 +36,7 @@ from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal, Refusals
 from mlplatform.scoring.admission.clients import Client, Operation
 from mlplatform.scoring.admission.people import People
 
-DOOR: Final = "prefect"
+SURFACE: Final = "prefect"
 APPROVAL: Final = "approval"
 HEALTH: Final = "/health"
 """The only path that is open: it says whether Prefect's API answers, and nothing else."""
@@ -91,7 +91,7 @@ class PrefectGate:
     Args:
         people: who may log in.
         refusals: where refused requests are kept.
-        let_in: called with each request of somebody who has an identity.
+        admit: called with each request of somebody who has an identity.
         approval_key: the key of approvals' codes, where it is at hand: a wrong code is refused here
             then, and nobody's form waits for that.
     """
@@ -102,14 +102,14 @@ class PrefectGate:
         tokens: Tokens,
         people: People,
         refusals: Refusals,
-        let_in: Callable[[Scope], None] = lambda scope: None,
+        admit: Callable[[Scope], None] = lambda scope: None,
         approval_key: Callable[[], bytes] | None = None,
     ) -> None:
         self._application = application
         self._tokens = tokens
         self._people = people
         self._refusals = refusals
-        self._let_in = let_in
+        self._admit = admit
         self._approval_key = approval_key
         self._answers = AnswerLimit()
         transport = httpx.ASGITransport(app=application)
@@ -128,20 +128,22 @@ class PrefectGate:
             case None if credentials is None and method == "WEBSOCKET" and _says_who(scope):
                 await self._by_first_message(scope, receive, send)
             case None:
-                await self._unknown(scope, receive, send, method, given=credentials is not None)
+                await self._unknown(
+                    scope, receive, send, method, has_credentials=credentials is not None
+                )
             case Platform():
-                self._let_in(scope)
+                self._admit(scope)
                 await self._application(scope, receive, send)
             case Operator() | Client() as person:
-                self._let_in(scope)
+                self._admit(scope)
                 if method == "WEBSOCKET":
                     send = self._while_proven(credentials, send)
                 await self._person(person, scope, receive, send, method)
 
-    def _identity(self, given: tuple[str, bytes] | None) -> Identity | None:
-        if given is None:
+    def _identity(self, credentials: tuple[str, bytes] | None) -> Identity | None:
+        if credentials is None:
             return None
-        name, secret = given
+        name, secret = credentials
         if _is(secret, self._tokens.platform):
             return Platform()
         if _is(secret, self._tokens.operator):
@@ -180,9 +182,9 @@ class PrefectGate:
             name, _, secret = _token(message).partition(":")
             if isinstance(self._identity((name, secret.encode("utf-8", "replace"))), Platform):
                 is_proven = True
-                self._let_in(scope)
+                self._admit(scope)
                 return message
-            self._keep(UNKNOWN, "WEBSOCKET", scope["path"], "its first message proves nobody")
+            self._keep(UNKNOWN, "WEBSOCKET", scope["path"], "its first message has no valid token")
             await send({"type": "websocket.close", "code": 1008})
             return {"type": "websocket.disconnect", "code": 1008}
 
@@ -212,7 +214,7 @@ class PrefectGate:
                         return
                     why = "a form is checked by its own schema, and holds values alone"
                 case "forbidden":
-                    why = "it is on no list of what people may ask"
+                    why = "people may not call this path"
                 case "start" | "answer" | "cancel":
                     body = await _body(receive)
                     taken = await self._changed(person, wanted, subject(path), body)
@@ -252,7 +254,7 @@ class PrefectGate:
             return json.dumps(requests.CANCELLING).encode()
         name = person.name if isinstance(person, Client) else None
         if wanted == "answer":
-            answer = requests.answered(parsed, person=name)
+            answer = requests.form_values(parsed, person=name)
             if isinstance(answer, requests.Wrong):
                 return answer
             if name is not None and not self._answers.takes(name):
@@ -261,7 +263,7 @@ class PrefectGate:
             if (why := await self._unproven(person, about, answer)) is not None:
                 return requests.Wrong(why)
             return _sent(answer)
-        start = requests.started(parsed, flow=flow, model=model, person=name, now_s=time.time())
+        start = requests.run_start(parsed, flow=flow, model=model, person=name, now_s=time.time())
         if isinstance(start, requests.Wrong):
             return start
         is_limited = name is not None and flow not in requests.STOPS_THINGS
@@ -288,13 +290,13 @@ class PrefectGate:
         try:
             approval_codes.approver(self._approval_key(), code, question, now_s=time.time())
         except Refused as refused:
-            said = f"{question.answer} of {question.rollout_id}"
-            self._keep(person.name, "answer", said, str(refused), door=APPROVAL)
+            request = f"{question.answer} of {question.rollout_id}"
+            self._keep(person.name, "answer", request, str(refused), surface=APPROVAL)
             return str(refused)
         return None
 
     async def _unfinished(self, person: str) -> int:
-        found = await self._inner.post("/flow_runs/count", json=requests.unfinished(person))
+        found = await self._inner.post("/flow_runs/count", json=requests.unfinished_runs(person))
         return int(found.json()) if found.is_success else requests.MOST_UNFINISHED
 
     async def _is_known_form(self, body: object) -> bool:
@@ -324,18 +326,18 @@ class PrefectGate:
         return names.parts(name) or ("", "")
 
     async def _unknown(
-        self, scope: Scope, receive: Receive, send: Send, method: str, *, given: bool
+        self, scope: Scope, receive: Receive, send: Send, method: str, *, has_credentials: bool
     ) -> None:
         # What a browser asks before a person has logged in is no event.
-        if given or not only_looks(method, scope["path"]):
-            why = "nobody has this name and key" if given else "nobody has logged in"
+        if has_credentials or not only_looks(method, scope["path"]):
+            why = "nobody has this name and key" if has_credentials else "nobody has logged in"
             self._keep(UNKNOWN, method, _shape(scope["path"]), why)
         why = "a name and a key of `mlplatform keys create --scope run`, or this start's token"
         await _refuse(scope, receive, send, 401, f"log in first: {why}")
 
-    def _keep(self, who: str, method: str, path: str, why: str, door: str = DOOR) -> None:
+    def _keep(self, who: str, method: str, path: str, why: str, surface: str = SURFACE) -> None:
         wall_ms = time.time_ns() // 1_000_000
-        self._refusals.keep(Refusal(wall_ms, door, who, f"{method} {path}", why))
+        self._refusals.keep(Refusal(wall_ms, surface, who, f"{method} {path}", why))
 
     async def _health(self, send: Send) -> None:
         answer = await self._inner.get("/health")
@@ -355,10 +357,10 @@ def _is(secret: bytes, token: str) -> bool:
 
 def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes] | None:
     """Name and secret; None where there are none, or more than one pair."""
-    given = [value for name, value in headers if name == b"authorization"]
-    if len(given) != 1:
+    values = [value for name, value in headers if name == b"authorization"]
+    if len(values) != 1:
         return None
-    scheme, _, value = given[0].partition(b" ")
+    scheme, _, value = values[0].partition(b" ")
     if scheme.lower() == b"bearer":
         return "", value.strip()
     if scheme.lower() != b"basic":
@@ -380,10 +382,10 @@ def _token(message: Any) -> str:
     text = message.get("text") or message.get("bytes") or b""
     if len(text) > MOST_FIRST_BYTES:
         return ""
-    given = _json(text.encode() if isinstance(text, str) else text)
-    if not isinstance(given, dict) or given.get("type") != "auth":
+    first = _json(text.encode() if isinstance(text, str) else text)
+    if not isinstance(first, dict) or first.get("type") != "auth":
         return ""
-    return str(given.get("token") or "")
+    return str(first.get("token") or "")
 
 
 def _json(body: bytes) -> object:

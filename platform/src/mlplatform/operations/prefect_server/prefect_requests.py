@@ -63,7 +63,7 @@ class Start:
     body: Mapping[str, Any]
 
 
-def started(
+def run_start(
     body: object, *, flow: str, model: str, person: str | None, now_s: float
 ) -> Start | Wrong:
     """A run of a deployment, with its parameters and nothing about where or how it runs.
@@ -88,7 +88,9 @@ def started(
     within_s = AT_ONCE_S if flow in STOPS_THINGS or is_emergency(body) else DUE_WITHIN_S
     if person is not None and not _is_due(when, now_s + within_s):
         ahead = "now" if within_s == AT_ONCE_S else f"within {within_s // 3600} hours"
-        return Wrong(f"such a run of yours begins {ahead}: its time has a zone, and is not later")
+        return Wrong(
+            f"a run that a person starts begins {ahead}; wanted: such a time, with its zone"
+        )
     parameters = dict(body.get("parameters") or {})
     if not is_plain(parameters):
         return Wrong(
@@ -98,9 +100,9 @@ def started(
         whose = model or "no model of the platform"
         return Wrong(f"{MODEL} is {parameters[MODEL]!r}, and the deployment is of {whose}")
     if person is not None:
-        given = sorted(k for k in OF_AN_INCIDENT if parameters.get(k))
-        if given:
-            return Wrong(f"{', '.join(given)}: a drift check alone answers an incident")
+        of_incident = sorted(k for k in OF_AN_INCIDENT if parameters.get(k))
+        if of_incident:
+            return Wrong(f"{', '.join(of_incident)}: a drift check alone answers an incident")
         named = parameters.get(ACTOR)
         if named not in (None, "", person):
             return Wrong(f"{ACTOR} is {named!r}, and you are {person}: give your own name")
@@ -116,7 +118,7 @@ def started(
     return Start({**taken, **checked})
 
 
-def unfinished(person: str) -> Mapping[str, Any]:
+def unfinished_runs(person: str) -> Mapping[str, Any]:
     """The filter, in Prefect's own form, for the runs that a person has started and that go on."""
     states = {"type": {"any_": list(_UNFINISHED)}}
     return {"flow_runs": {"tags": {"all_": [_tag(person)]}, "state": states}}
@@ -126,27 +128,30 @@ def _tag(person: str) -> str:
     return f"by {person}"
 
 
-def answered(body: object, *, person: str | None) -> Start | Wrong:
+def form_values(body: object, *, person: str | None) -> Start | Wrong:
     """A form's values, and nothing else.
 
     Args:
         person: who answers, and so whose code it has to be; None: who runs the platform, for
             anybody.
     """
-    given = body.get("run_input") if isinstance(body, dict) else None
-    if not isinstance(given, dict) or not is_plain(given):
+    run_input = body.get("run_input") if isinstance(body, dict) else None
+    if not isinstance(run_input, dict) or not is_plain(run_input):
         return Wrong(f"wanted: run_input with the form's values, and no {HYDRATED} in it")
-    if person is not None and approval_codes.named(str(given.get(CODE, ""))) != person:
+    if (
+        person is not None
+        and approval_codes.claimed_identity(str(run_input.get(CODE, ""))) != person
+    ):
         return Wrong(f"the code is not one of {person}: give your own")
-    return Start({"run_input": given})
+    return Start({"run_input": run_input})
 
 
 def question_of(parameters: object, answer: Start) -> Question | None:
     """What the run of an approval with these parameters asks, as the form answers it."""
-    given = parameters if isinstance(parameters, dict) else {}
+    named = parameters if isinstance(parameters, dict) else {}
     fields = {
-        "rollout_id": given.get("rollout_id"),
-        "evidence": given.get("evidence_digest"),
+        "rollout_id": named.get("rollout_id"),
+        "evidence": named.get("evidence_digest"),
         "answer": answer.body["run_input"].get("decision"),
     }
     try:

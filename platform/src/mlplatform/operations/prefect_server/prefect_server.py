@@ -6,6 +6,7 @@ the flows that were registered here (`flow_processes`), whatever the server's da
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -17,23 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import uvicorn
+
 from mlplatform.decisions.records.pseudonym import load_or_create_key
-from mlplatform.operations.prefect_server.prefect_gate import DOOR, PLATFORM, PrefectGate, Tokens
+from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, PrefectGate, Tokens
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.cross_site_guard import Application, CrossSiteGuard
-from mlplatform.runtime.http.uvicorn_limits import Door
-from mlplatform.runtime.processes.inherited_socket import inherited
+from mlplatform.runtime.http.uvicorn_limits import ListenerConnections
+from mlplatform.runtime.processes.inherited_socket import inherited_socket
 from mlplatform.runtime.storage.private_folder import may_others_write
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring import backends
 from mlplatform.scoring.admission.keyring import Keyring
 from mlplatform.scoring.admission.people import People
 
-if TYPE_CHECKING:
-    import uvicorn
+if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.deployments.runner import RunnerDeployment
 
 START_LIMIT_S: Final = 180
@@ -106,7 +108,7 @@ def run(
     Raises:
         Unavailable: the server did not come up.
     """
-    handed_down = inherited()
+    handed_down = inherited_socket()
     settings.home.prefect.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.home.prefect.chmod(0o700)
     if may_others_write(Path.cwd()):
@@ -117,29 +119,31 @@ def run(
     # Inherited by the flow runs, and written nowhere: it ends with this process.
     os.environ[PREFECT_AUTH] = f"{PLATFORM}:{tokens.platform}"
     os.umask(0o077)
+    # imports Prefect, which finds that environment
     from mlplatform.operations.prefect_server import flow_processes
 
     flow_processes.warm_up(preload)
-    import uvicorn
-    from prefect.server.api.server import create_app
+    from prefect.server.api.server import create_app  # finds that environment
 
     from mlplatform.operations.prefect_server import flow_run
 
     flow_run.lines_as_json("served", settings.log_level)
 
     hosts = [f"{name}:{settings.prefect_port}" for name in ("127.0.0.1", "localhost")]
-    door = Door(DOOR, Refusals(settings.home.audit))
+    connections = ListenerConnections(SURFACE, Refusals(settings.home.audit))
     with people_of(settings) as people:
         gated = gate(
             create_app(),
             settings,
             tokens,
             people,
-            door,
+            connections,
             hosts,
             approval_key=lambda: load_or_create_key(settings.home.approval_key),
         )
-        server = uvicorn.Server(configuration(gated, door, "127.0.0.1", settings.prefect_port))
+        server = uvicorn.Server(
+            configuration(gated, connections, "127.0.0.1", settings.prefect_port)
+        )
         sockets = None if handed_down is None else [handed_down]
         thread = threading.Thread(
             target=server.run, args=(sockets,), name="prefect-api", daemon=True
@@ -158,7 +162,7 @@ def gate(
     settings: Settings,
     tokens: Tokens,
     people: People,
-    door: Door,
+    connections: ListenerConnections,
     hosts: Sequence[str],
     approval_key: Callable[[], bytes] | None = None,
 ) -> Application:
@@ -169,14 +173,14 @@ def gate(
         approval_key: of approvals' codes, where this process has it.
     """
     refusals = Refusals(settings.home.audit)
-    gated = PrefectGate(application, tokens, people, refusals, door.let_in, approval_key)
+    gated = PrefectGate(application, tokens, people, refusals, connections.admit, approval_key)
     return CrossSiteGuard(gated, hosts)
 
 
-def configuration(application: Application, door: Door, host: str, port: int) -> uvicorn.Config:
+def configuration(
+    application: Application, connections: ListenerConnections, host: str, port: int
+) -> uvicorn.Config:
     """How uvicorn serves it: lines are ours, and connections have limits."""
-    import uvicorn
-
     return uvicorn.Config(
         application,
         host=host,
@@ -185,13 +189,13 @@ def configuration(application: Application, door: Door, host: str, port: int) ->
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=STOP_LIMIT_S,
-        **door.options(),
+        **connections.options(),
     )
 
 
 @contextmanager
 def people_of(settings: Settings) -> Iterator[People]:
-    """Those who may log in, followed while they come and go.
+    """The people who may log in, followed while they come and go.
 
     Raises:
         Unavailable: the store of keys does not answer.
@@ -213,8 +217,7 @@ def _await_start(server: object, thread: threading.Thread) -> None:
 
 
 def _serve(places: Sequence[Places], on_ready: Callable[[], None], refusals: Refusals) -> None:
-    import asyncio
-
+    # imports Prefect, which finds that environment
     from prefect.exceptions import TerminationSignal
 
     from mlplatform.operations.prefect_server.flow_processes import WarmRunner, run_together
@@ -232,4 +235,4 @@ def _serve(places: Sequence[Places], on_ready: Callable[[], None], refusals: Ref
     try:
         asyncio.run(run_together(runners))
     except (KeyboardInterrupt, TerminationSignal) as error:
-        log.info("told to end by %s", type(error).__name__)
+        log.info("ends at %s", type(error).__name__)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 from urllib.parse import urlsplit
 
+import uvicorn
+
 from mlplatform.operations.prefect_server import prefect_server
-from mlplatform.operations.prefect_server.prefect_gate import DOOR, PLATFORM, Tokens
+from mlplatform.operations.prefect_server.prefect_gate import PLATFORM, SURFACE, Tokens
 from mlplatform.runtime.configuration.servers import PREFECT_AUTH
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
-from mlplatform.runtime.http.uvicorn_limits import Door
+from mlplatform.runtime.http.uvicorn_limits import ListenerConnections
 from mlplatform.runtime.telemetry.refusals import Refusals
 
 
@@ -42,11 +44,11 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     known = tokens(settings)
     with prefect_server.people_of(settings) as people:
-        import uvicorn
+        # Prefect reads its environment when it is imported
         from prefect.server.api.server import create_app
 
-        door = Door(DOOR, Refusals(settings.home.audit))
+        connections = ListenerConnections(SURFACE, Refusals(settings.home.audit))
         hosts = [urlsplit(settings.prefect_url).netloc]
-        gated = prefect_server.gate(create_app(), settings, known, people, door, hosts)
-        shown = prefect_server.configuration(gated, door, options.host, options.port)
+        gated = prefect_server.gate(create_app(), settings, known, people, connections, hosts)
+        shown = prefect_server.configuration(gated, connections, options.host, options.port)
         uvicorn.Server(shown).run()

@@ -6,10 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mlplatform.rollouts.journal.state import appearances
 from mlplatform.runtime.errors import InputInvalid, Refused
 
 REVIEW: Final = "review"
 """The key of a label's payload under which it stands what an analyst said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A person's account at an identity provider: who it is, whatever the name becomes."""
+
+    issuer: str
+    subject: str
+
+    def __str__(self) -> str:
+        return f"subject {self.subject} of {self.issuer}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +31,27 @@ class Opinion:
     Args:
         outcome: 1 is what the model looks for, 0 is not.
         note: why, in the analyst's words; may be empty.
+        account: that proved the analyst; None: a key did.
     """
 
     analyst: str
     outcome: int
     note: str = ""
+    account: Account | None = None
+
+    def is_by(self, analyst: str, account: Account | None) -> bool:
+        """Whether this person opinions it. Two accounts of one provider are answer apart by their
+        subjects, two keys by their names, and everybody else by what a reader takes names for."""
+        own = self.account
+        if own is not None and account is not None and own.issuer == account.issuer:
+            return own == account
+        if own is None and account is None:
+            return self.analyst == analyst
+        return bool(appearances(self.analyst) & appearances(analyst))
+
+    def is_by_author_of(self, other: Opinion) -> bool:
+        """Whether one person stated both."""
+        return self.is_by(other.analyst, other.account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +66,7 @@ class Consensus:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenOpinion:
     """It is kept, and becomes a label once another person says the same.
 
     Args:
@@ -48,11 +76,11 @@ class Open:
     differs: bool
 
 
-def weigh(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Consensus | Open:
+def weigh(opinions: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Consensus | OpenOpinion:
     """What comes of an opinion after those that are on record; of each person the last one counts.
 
     Args:
-        said: the oldest first.
+        opinions: the oldest first.
         four_eyes: a label takes two people who say the same.
 
     Raises:
@@ -60,29 +88,41 @@ def weigh(said: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Consensu
     """
     if not four_eyes:
         return Consensus(())
-    last = {opinion.analyst: opinion for opinion in said}
-    mine = last.pop(now.analyst, None)
-    agreed = tuple(sorted(o.analyst for o in last.values() if o.outcome == now.outcome))
+    last = _last_words(opinions)
+    mine = [o for o in last if o.is_by_author_of(now)]
+    others = [o for o in last if not o.is_by_author_of(now)]
+    agreed = tuple(sorted(o.analyst for o in others if o.outcome == now.outcome))
     if agreed:
         return Consensus(agreed)
-    if mine is not None and mine.outcome == now.outcome:
-        raise Refused(f"{now.analyst} has said so already: another person has to confirm it")
-    return Open(differs=bool(last))
+    if any(o.outcome == now.outcome for o in mine):
+        raise Refused(
+            f"{now.analyst} has given this answer already: another person has to confirm it"
+        )
+    return OpenOpinion(differs=bool(others))
 
 
-def disputed(said: Sequence[Opinion]) -> bool:
+def is_disputed(opinions: Sequence[Opinion]) -> bool:
     """Whether people contradict each other, by the last word of each."""
-    return len({o.outcome for o in {o.analyst: o for o in said}.values()}) > 1
+    return len({o.outcome for o in _last_words(opinions)}) > 1
+
+
+def _last_words(opinions: Sequence[Opinion]) -> list[Opinion]:
+    found: list[Opinion] = []
+    for now in opinions:
+        found = [*(o for o in found if not o.is_by_author_of(now)), now]
+    return found
 
 
 def payload(now: Opinion, agreed: Sequence[str] = ()) -> dict[str, Any]:
     """What the record of an opinion, or of the label that it makes, holds of it."""
-    told: dict[str, Any] = {"outcome": now.outcome}
+    answer: dict[str, Any] = {"outcome": now.outcome}
     if now.note:
-        told["note"] = now.note
+        answer["note"] = now.note
+    if now.account is not None:
+        answer["issuer"], answer["subject"] = now.account.issuer, now.account.subject
     if agreed:
-        told["agreed"] = list(agreed)
-    return {REVIEW: told}
+        answer["agreed"] = list(agreed)
+    return {REVIEW: answer}
 
 
 def opinion(held: Mapping[str, Any]) -> Opinion | None:
@@ -91,11 +131,13 @@ def opinion(held: Mapping[str, Any]) -> Opinion | None:
     Args:
         held: with the name of its client.
     """
-    told = held.get(REVIEW)
-    if not isinstance(told, Mapping) or told.get("outcome") not in (0, 1):
+    answer = held.get(REVIEW)
+    if not isinstance(answer, Mapping) or answer.get("outcome") not in (0, 1):
         return None
-    analyst, note = held.get("client"), told.get("note", "")
-    return Opinion(str(analyst), int(told["outcome"]), str(note))
+    analyst, note = held.get("client"), answer.get("note", "")
+    issuer, subject = answer.get("issuer"), answer.get("subject")
+    account = Account(str(issuer), str(subject)) if issuer and subject else None
+    return Opinion(str(analyst), int(answer["outcome"]), str(note), account)
 
 
 def words(label: str) -> dict[str, int]:
@@ -120,7 +162,9 @@ def outcome_of(text: str, label: str) -> int:
     found = by_word.get(text.strip().casefold())
     if found is None:
         wanted = ", ".join(known)
-        raise InputInvalid("the outcome", None, f"{text[:40]!a} is none; wanted: {wanted}")
+        raise InputInvalid(
+            "the outcome", None, f"{text[:40]!a} is not an outcome; wanted: {wanted}"
+        )
     return found
 
 
@@ -131,7 +175,7 @@ class OnRecord:
     decision_id: str
     model: str
     decision: str
-    said: tuple[Opinion, ...]
+    opinions: tuple[Opinion, ...]
 
 
 def on_record(
@@ -161,5 +205,5 @@ def on_record(
     if decided[0] not in reviewed:
         known = ", ".join(reviewed)
         raise Refused(f"{decision_id} is {decided[0] or 'no decision'}: people look at {known}")
-    said = (opinion(r["payload"] or {}) for r in labels)
-    return OnRecord(decision_id, model, decided[0], tuple(o for o in said if o is not None))
+    opinions = (opinion(r["payload"] or {}) for r in labels)
+    return OnRecord(decision_id, model, decided[0], tuple(o for o in opinions if o is not None))

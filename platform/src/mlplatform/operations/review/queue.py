@@ -14,23 +14,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlplatform.decisions.records.erasures import Erasure
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.review.opinions import Opinion, opinion
-from mlplatform.operations.traffic.projection import LogReader, reached
-from mlplatform.rollouts.passes.saved_counts import up_to
+from mlplatform.operations.review.opinions import Account, Opinion, opinion
+from mlplatform.operations.traffic.projection import LogReader, read_positions
+from mlplatform.rollouts.kept.portions import up_to
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 KINDS: Final[tuple[Kind, ...]] = ("decision", "label", "void", "erasure")
 COLUMNS: Final = (
@@ -106,11 +105,11 @@ class DecisionSummary(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueuedDecision:
     """A decision that waits for a person.
 
     Args:
-        said: what analysts said of it, the oldest first; none of it is its label yet.
+        opinions: what analysts said of it, the oldest first; none of it is its label yet.
     """
 
     decision_id: str
@@ -119,11 +118,11 @@ class Waiting:
     score: float | None
     version: int | None
     shown: DecisionSummary
-    said: tuple[Opinion, ...]
+    opinions: tuple[Opinion, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueueCursor:
     """Where a page of the queue ends: after this decision."""
 
     event_ms: int
@@ -140,8 +139,8 @@ class Queue:
         complete: whether all records of the log were read when it was made.
     """
 
-    rows: tuple[Waiting, ...]
-    newer: Place | None = None
+    rows: tuple[QueuedDecision, ...]
+    newer: QueueCursor | None = None
     total: int = 0
     complete: bool = True
 
@@ -181,7 +180,7 @@ def advance(
     return True
 
 
-def page(path: Path, rows: int, after: Place | None = None) -> Queue:
+def page(path: Path, rows: int, after: QueueCursor | None = None) -> Queue:
     """A page of the queue; an empty one where nothing was read of the log yet.
 
     Raises:
@@ -189,7 +188,7 @@ def page(path: Path, rows: int, after: Place | None = None) -> Queue:
     """
     if not path.is_file():
         return Queue((), complete=False)
-    at = after or Place(-1, "")
+    at = after or QueueCursor(-1, "")
     query = (
         f"SELECT {_ROW} FROM waiting WHERE (event_ms, decision_id) > (?, ?)"
         " ORDER BY event_ms, decision_id LIMIT ?"
@@ -200,11 +199,11 @@ def page(path: Path, rows: int, after: Place | None = None) -> Queue:
         (total,) = db.execute("SELECT count(*) FROM waiting").fetchone()
         (complete,) = db.execute("SELECT complete FROM stands_for").fetchone() or (0,)
         made = tuple(_waiting(db, row) for row in found[:rows])
-    newer = Place(made[-1].event_ms, made[-1].decision_id) if len(found) > rows else None
+    newer = QueueCursor(made[-1].event_ms, made[-1].decision_id) if len(found) > rows else None
     return Queue(made, newer, total, bool(complete))
 
 
-def find(path: Path, decision_id: str) -> Waiting | None:
+def find(path: Path, decision_id: str) -> QueuedDecision | None:
     """One decision of the queue; None where it does not wait.
 
     Raises:
@@ -218,8 +217,11 @@ def find(path: Path, decision_id: str) -> Waiting | None:
         return None if row is None else _waiting(db, row)
 
 
-def first(path: Path, analyst: str) -> Waiting | None:
+def first(path: Path, analyst: str, account: Account | None = None) -> QueuedDecision | None:
     """The oldest decision of which this person has not said anything yet; None where none is left.
+
+    Args:
+        account: that proved the analyst, at an identity provider.
 
     Raises:
         Unavailable: the file can't be read now.
@@ -228,11 +230,14 @@ def first(path: Path, analyst: str) -> Waiting | None:
         return None
     query = (
         f"SELECT {_ROW} FROM waiting WHERE NOT EXISTS (SELECT 1 FROM said WHERE"
-        " said.decision_id = waiting.decision_id AND json_extract(said.body, '$.analyst') = ?)"
+        " said.decision_id = waiting.decision_id AND (json_extract(said.body, '$.analyst') = ?"
+        " OR (json_extract(said.body, '$.account.issuer') = ?"
+        " AND json_extract(said.body, '$.account.subject') = ?)))"
         " ORDER BY event_ms, decision_id LIMIT 1"
     )
     with _opened(path) as db:
-        row = db.execute(query, (analyst,)).fetchone()
+        who = (None, None) if account is None else (account.issuer, account.subject)
+        row = db.execute(query, (analyst, *who)).fetchone()
         return None if row is None else _waiting(db, row)
 
 
@@ -279,7 +284,8 @@ def _opened(
 
 
 def _begin(db: sqlite3.Connection, log: LogReader, wanted: QueuePolicy) -> None:
-    """From the log's beginning, where it was put back or model.yaml asks for something else."""
+    """Begins at the log's beginning, where it was put back or model.yaml asks for something
+    else."""
     declaration = msgspec.json.encode(wanted).decode()
     with sqlite.transaction(db):
         row, marks = db.execute("SELECT declaration FROM stands_for").fetchone(), _marks(log)
@@ -312,39 +318,31 @@ def _add(
                 columns=COLUMNS,
             )
         )  # fmt: skip
-        come_to, is_full = reached(table, marks, portion)
+        come_to, is_full = read_positions(table, marks, portion)
         table = up_to(table, come_to)
-        _write(db, table, wanted, _told_of(log, model, table, wanted))
+        _write(db, table, wanted, _payloads_of(log, model, table, wanted))
         db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", come_to.items())
         return is_full
 
 
 def _decided(table: pa.Table, wanted: QueuePolicy) -> pa.Table:
-    import pyarrow.compute as pc
-
     reviewed = pc.field("decision").isin(list(wanted.outcomes))
     return table.filter((pc.field("kind") == "decision") & reviewed)
 
 
 def _spoken(table: pa.Table) -> pa.Table:
     """Labels without a value: what one of two people said."""
-    import pyarrow.compute as pc
-
     return table.filter((pc.field("kind") == "label") & pc.field("label").is_null())
 
 
 def _of_erasures(table: pa.Table) -> pa.Table:
-    import pyarrow.compute as pc
-
     return table.filter(pc.field("kind") == "erasure")
 
 
-def _told_of(
+def _payloads_of(
     log: LogReader, model: str, table: pa.Table, wanted: QueuePolicy
 ) -> Mapping[tuple[str, int], Mapping[str, Any]]:
     """Writer and number → payload, of the records whose payload is needed, and maybe of others."""
-    import pyarrow as pa
-
     read = [_decided(table, wanted), _spoken(table), _of_erasures(table)]
     needed = pa.concat_tables(read).select(_ENDS)
     rows = sorted(needed.to_pylist(), key=lambda row: row["event_ms"])
@@ -368,12 +366,10 @@ def _write(
     db: sqlite3.Connection,
     table: pa.Table,
     wanted: QueuePolicy,
-    told: Mapping[tuple[str, int], Mapping[str, Any]],
+    payloads: Mapping[tuple[str, int], Mapping[str, Any]],
 ) -> None:
-    import pyarrow.compute as pc
-
     rows = [
-        _row(one, told.get((one["writer"], one["seq"]), {}), wanted.shows)
+        _row(one, payloads.get((one["writer"], one["seq"]), {}), wanted.shows)
         for one in _decided(table, wanted).to_pylist()
     ]
     insert = f"INSERT OR IGNORE INTO waiting ({_ROW}) SELECT ?, ?, ?, ?, ?, ?"
@@ -382,9 +378,9 @@ def _write(
     kind, label = pc.field("kind"), pc.field("label")
     ends = table.filter((kind == "void") | ((kind == "label") & label.is_valid()))
     _end(db, [(one["decision_id"], one["event_ms"]) for one in ends.select(_ENDS).to_pylist()])
-    _say(db, _opinions(_spoken(table).to_pylist(), told))
+    _say(db, _opinions(_spoken(table).to_pylist(), payloads))
     for one in _of_erasures(table).to_pylist():
-        _erase(db, one["decision_id"], told.get((one["writer"], one["seq"]), {}))
+        _erase(db, one["decision_id"], payloads.get((one["writer"], one["seq"]), {}))
 
 
 def _row(one: Mapping[str, Any], held: Mapping[str, Any], shows: Sequence[str]) -> tuple[Any, ...]:
@@ -409,10 +405,10 @@ def _opinions(
 ) -> list[tuple[str, int, str, int, Opinion]]:
     found = []
     for row in rows:
-        told = opinion(payloads.get((row["writer"], row["seq"]), {}))
-        if told is not None:
+        found_opinion = opinion(payloads.get((row["writer"], row["seq"]), {}))
+        if found_opinion is not None:
             place = (row["writer"], row["seq"], row["decision_id"], row["event_ms"])
-            found.append((*place, told))
+            found.append((*place, found_opinion))
     return found
 
 
@@ -450,19 +446,19 @@ def _say(db: sqlite3.Connection, opinions: Sequence[tuple[str, int, str, int, Op
         "INSERT OR IGNORE INTO said SELECT ?, ?, ?, ?, ?"
         " WHERE NOT EXISTS (SELECT 1 FROM ended WHERE decision_id = ?)",
         [
-            (writer, seq, of, event_ms, msgspec.json.encode(told).decode(), of)
-            for writer, seq, of, event_ms, told in opinions
+            (writer, seq, of, event_ms, msgspec.json.encode(one).decode(), of)
+            for writer, seq, of, event_ms, one in opinions
         ],
     )
 
 
-def _waiting(db: sqlite3.Connection, row: Sequence[Any]) -> Waiting:
+def _waiting(db: sqlite3.Connection, row: Sequence[Any]) -> QueuedDecision:
     query = "SELECT body FROM said WHERE decision_id = ? ORDER BY event_ms, seq"
-    told = db.execute(query, (row[0],)).fetchall()
+    rows = db.execute(query, (row[0],)).fetchall()
     decision_id, event_ms, decision, score, version, shown = row
-    said = tuple(msgspec.json.decode(body, type=Opinion) for (body,) in told)
+    opinions = tuple(msgspec.json.decode(body, type=Opinion) for (body,) in rows)
     read = msgspec.json.decode(shown, type=DecisionSummary)
-    return Waiting(decision_id, event_ms, decision, score, version, read, said)
+    return QueuedDecision(decision_id, event_ms, decision, score, version, read, opinions)
 
 
 def _marks(log: LogReader) -> dict[str, int]:

@@ -41,7 +41,7 @@ def turn(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
     try:
         while not _is_locked(descriptor):
             if time.monotonic() > until_s:
-                raise Busy("others record what they say of decisions: try again in a moment")
+                raise Busy("another answer is being recorded: try again in a moment")
             time.sleep(AGAIN_S)
         yield
     finally:
@@ -104,7 +104,7 @@ def opened(settings: Settings) -> SqliteDecisionLog:
 
 
 def recorder(log: SqliteDecisionLog) -> Recorder:
-    """Of a running event loop; it is started."""
+    """The recorder of a running event loop, started."""
 
     def commit(_: Callable[[], int]) -> OwnCommit:
         return OwnCommit(log)

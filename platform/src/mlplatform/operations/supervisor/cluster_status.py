@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ class ClusterStatusMirror:
     """
 
     def __init__(self, home: Home, plane: ServingPlane) -> None:
-        self._told = StatusStore(home.serving)
+        self._statuses = StatusStore(home.serving)
         self._plane = plane
         self._problem = ""
         self._closed = False
@@ -53,24 +54,31 @@ class ClusterStatusMirror:
         """One look at every service. What was said of those that can't be asked now stays: pods
         answer on while the API server is away.
 
+        Each has a thread: a model server of somebody else's that is slow holds up no other status.
+
         Raises:
-            Unavailable, Refused: the cluster can't be asked.
+            Unavailable, Refused: the cluster can't be asked, about one service at least.
         """
         names = set(self._plane.names())
-        for name in sorted(names):
-            try:
-                self._told.say(self._seen(name))
-            except NotFound:  # removed since
-                self._told.forget(name)
-        for name in self._told.names() - names:
-            self._told.forget(name)
+        for name in self._statuses.names() - names:
+            self._statuses.forget(name)
+        with ThreadPoolExecutor(max(1, len(names))) as threads:
+            ended = [threads.submit(self._look_at, name) for name in sorted(names)]
+        for one in ended:
+            one.result()
 
     def close(self) -> list[asyncio.Task[None]]:
         """Looks no more; there is nothing to wait for."""
         self._closed = True
         return []
 
-    def _seen(self, name: str) -> StatusFile:
+    def _look_at(self, name: str) -> None:
+        try:
+            self._statuses.say(self._status_of(name))
+        except NotFound:  # removed since
+            self._statuses.forget(name)
+
+    def _status_of(self, name: str) -> StatusFile:
         status, url = self._plane.status(name), urlsplit(self._plane.endpoint(name) or "")
         return StatusFile(
             name,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.operations.prefect_server import control_channel
-from mlplatform.runtime.http import grpc_door, listener, uvicorn_limits
-from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS, Limits
+from mlplatform.runtime.http import grpc_connections, listener, uvicorn_limits
+from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS, HttpLimits
 from mlplatform.scoring.predictor.grpc_server import HANDSHAKE_MS, IDLE_MS, MAX_STREAMS
 
 ADDRESS: Final = "127.0.0.1"
@@ -42,8 +42,8 @@ class Listener:
     limits: str
 
 
-def _own(limits: Limits) -> str:
-    """Of this platform's own server."""
+def _own(limits: HttpLimits) -> str:
+    """The limits of this platform's own server."""
     return (
         f"{limits.connections} connections a process, {limits.strangers} of them strangers';"
         f" {limits.arrival_s:g} s for a request, {limits.idle_s:g} s idle and for reading an"
@@ -62,9 +62,9 @@ def _uvicorn(limits: uvicorn_limits.UvicornLimits) -> str:
 
 _HEAD: Final = f"{MAX_HEADERS} headers and {MAX_HEAD_BYTES // 1024} KiB of head"
 _GRPC: Final = (
-    f"{grpc_door.MAX_CONNECTIONS} connections, {grpc_door.MAX_STRANGERS} of them strangers', which"
-    f" end after {grpc_door.ARRIVAL_S:g} s; {MAX_STREAMS} calls at a time on each;"
-    f" {HANDSHAKE_MS // 1000} s for a handshake, {IDLE_MS // 1000} s without a call"
+    f"{grpc_connections.MAX_CONNECTIONS} connections, {grpc_connections.MAX_STRANGERS} of them"
+    f" strangers', which end after {grpc_connections.ARRIVAL_S:g} s; {MAX_STREAMS} calls at a time"
+    f" on each; {HANDSHAKE_MS // 1000} s for a handshake, {IDLE_MS // 1000} s without a call"
 )
 _CONTROL: Final = (
     f"{control_channel.ROOM.connections} connections, {control_channel.ROOM.strangers} of them"
@@ -80,7 +80,7 @@ _START: Final = "the token of this start"
 LISTENERS: Final = (
     Listener(
         *("gateway, scoring API", "gateway-*", "MLPLATFORM_GATEWAY_PORT", "8080"),
-        *(_KEY, _OPEN_PATHS, _own(Limits())),
+        *(_KEY, _OPEN_PATHS, _own(HttpLimits())),
     ),
     Listener(
         *("each gateway process", "gateway-*", "", "`run/gateways/<name>.json`"),
@@ -114,7 +114,7 @@ LISTENERS: Final = (
     ),
     Listener(
         *("predictors, HTTP", "predictor", "", "`run/predictors/<service>.json`"),
-        *(f"{_START}, `run/predictor.token`", "`/v2/health/live`", _own(Limits())),
+        *(f"{_START}, `run/predictor.token`", "`/v2/health/live`", _own(HttpLimits())),
     ),
     Listener(
         *("predictors, gRPC", "predictor", "", "the same file"),
@@ -131,7 +131,7 @@ LISTENERS: Final = (
 )
 
 
-def rendered() -> str:
+def render() -> str:
     """The table in Markdown."""
     lines = [
         "| listener | port | proves who calls | open to anybody | limits |",

@@ -58,7 +58,7 @@ def _listen(spec: ChildSpec, port: int) -> socket.socket:
         raise port_in_use(spec, port, error) from error
 
 
-def kept(port: int = 0) -> socket.socket:
+def reserve_port(port: int = 0) -> socket.socket:
     """A port of 127.0.0.1 that no other user can take while this is open, and that processes of
     this one can listen on, with SO_REUSEPORT; 0: any that is free.
 
@@ -82,7 +82,7 @@ def kept(port: int = 0) -> socket.socket:
 
 def _keep(spec: ChildSpec, port: int) -> socket.socket:
     try:
-        return kept(port)
+        return reserve_port(port)
     except OSError as error:
         raise port_in_use(spec, port, error, setting=spec.kept_port_setting) from error
 
@@ -100,7 +100,8 @@ def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
         sock.close()
         if error.errno == errno.EADDRINUSE:
             log.warning(
-                "somebody listens at [::1]:%d beside %s: ask for 127.0.0.1, never for localhost",
+                "another program listens at [::1]:%d, beside %s: call 127.0.0.1 instead"
+                " of localhost",
                 *(port, spec.name),
             )
         return []

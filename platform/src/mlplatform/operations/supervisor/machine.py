@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform.operations.cluster.finding import Finding, State
-from mlplatform.runtime.storage.disk import LOW_SHARE, Room
+from mlplatform.operations.cluster.finding import CheckFinding, State
+from mlplatform.runtime.storage.disk import LOW_SHARE, DiskSpace
 
 LEAST_PYTHON: Final = (3, 11)
 LEAST_CORES: Final = 2
@@ -71,7 +71,7 @@ class HomeFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class MachineFacts:
     """What was read of a machine, and of a home on it.
 
     Args:
@@ -92,7 +92,7 @@ class Facts:
     python: tuple[int, int, int]
     cores: int
     memory_gb: float
-    disk: Room
+    disk: DiskSpace
     uid: int
     offset_s: float | None
     synchronised: bool | None
@@ -106,7 +106,7 @@ class Facts:
     silent: Mapping[str, str]
 
 
-def check(facts: Facts) -> list[Finding]:
+def check(facts: MachineFacts) -> list[CheckFinding]:
     """Everything that was looked at, each with what mends it."""
     return [
         *_machine(facts),
@@ -120,7 +120,7 @@ def check(facts: Facts) -> list[Finding]:
     ]
 
 
-def _machine(facts: Facts) -> Iterator[Finding]:
+def _machine(facts: MachineFacts) -> Iterator[CheckFinding]:
     version = ".".join(map(str, facts.python))
     wanted = ".".join(map(str, LEAST_PYTHON))
     yield _found(
@@ -151,31 +151,33 @@ def _machine(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _clock(facts: Facts) -> Finding:
+def _clock(facts: MachineFacts) -> CheckFinding:
     if facts.synchronised is None:
-        return Finding("unknown", "clock", "the kernel does not say", "date -u, beside another's")
+        return CheckFinding(
+            "unknown", "clock", "the kernel does not say", "date -u, beside another's"
+        )
     if not facts.synchronised:
         seen = "nothing keeps it on time; a request more than 5 minutes off is refused"
-        return Finding("optional", "clock", seen, "sudo timedatectl set-ntp true")
+        return CheckFinding("optional", "clock", seen, "sudo timedatectl set-ntp true")
     offset_s = facts.offset_s or 0.0
     right = abs(offset_s) <= MOST_OFFSET_S
     seen = f"{offset_s:+.3f} s off"
     return _found(right, "clock", seen, "timedatectl timesync-status shows why")
 
 
-def _packages(facts: Facts) -> Finding:
+def _packages(facts: MachineFacts) -> CheckFinding:
     what = "installed packages"
     if facts.locked is None:
         seen = "no lock is here to compare with: this is no checkout"
-        return Finding("unknown", what, seen, "an image has those of requirements/*.txt")
+        return CheckFinding("unknown", what, seen, "an image has those of requirements/*.txt")
     if not facts.locked:
-        return Finding("ok", what, "as requirements/flows.txt locks them")
+        return CheckFinding("ok", what, "as requirements/flows.txt locks them")
     differing = [
         f"{name} is {installed or 'missing'}; wanted: {locked}"
         for name, (locked, installed) in sorted(facts.locked.items())
     ]
     more = f"; and {len(differing) - MOST_NAMED} more" if len(differing) > MOST_NAMED else ""
-    return Finding(
+    return CheckFinding(
         "lacking",
         what,
         "; ".join(differing[:MOST_NAMED]) + more,
@@ -183,69 +185,69 @@ def _packages(facts: Facts) -> Finding:
     )
 
 
-def _home(facts: Facts) -> Iterator[Finding]:
+def _home(facts: MachineFacts) -> Iterator[CheckFinding]:
     home = facts.home
     what = f"home {home.root}"
     if home.owner is None:
-        yield Finding("ok", what, "is not there yet; the first start makes it")
+        yield CheckFinding("ok", what, "is not there yet; the first start makes it")
         return
     if home.owner != facts.uid:
         do = f"sudo chown -R {facts.uid} {home.root}, or MLPLATFORM_HOME=FOLDER"
-        yield Finding("lacking", what, f"belongs to uid {home.owner}, not to {facts.uid}", do)
+        yield CheckFinding("lacking", what, f"belongs to uid {home.owner}, not to {facts.uid}", do)
         return
     if home.open:
         named = ", ".join(str(path) for path in home.open[:MOST_NAMED])
         more = f" and {len(home.open) - MOST_NAMED} more" if len(home.open) > MOST_NAMED else ""
         seen = f"others may read or write {named}{more}"
-        yield Finding("lacking", what, seen, f"chmod -R go= {home.root}")
+        yield CheckFinding("lacking", what, seen, f"chmod -R go= {home.root}")
         return
-    yield Finding("ok", what, "is its owner's alone")
+    yield CheckFinding("ok", what, "is its owner's alone")
 
 
-def _settings(facts: Facts) -> Finding:
+def _settings(facts: MachineFacts) -> CheckFinding:
     do = "correct that variable (docs/settings.md), or unset it"
     return _found(not facts.settings, "settings", facts.settings or "can be used", do)
 
 
-def _models(facts: Facts) -> Finding:
+def _models(facts: MachineFacts) -> CheckFinding:
     what = "model folders"
     if facts.models or not facts.left_out:
         do = "correct MLPLATFORM_MODELS (docs/adding-a-model.md), or that folder"
         return _found(not facts.models, what, facts.models or "can be read", do)
-    return Finding("optional", what, LEFT_OUT.format(", ".join(facts.left_out)), NAME_THEM)
+    return CheckFinding("optional", what, LEFT_OUT.format(", ".join(facts.left_out)), NAME_THEM)
 
 
-def _port(port: Port, home: Path) -> Finding:
+def _port(port: Port, home: Path) -> CheckFinding:
     what = f"port {port.number} ({port.variable})"
     holder = port.holder
     if holder is None:
-        return Finding("ok", what, "is free")
+        return CheckFinding("ok", what, "is free")
     if holder.home == home:
-        return Finding("ok", what, "is this platform's")
+        return CheckFinding("ok", what, "is this platform's")
     other = f"{port.variable}={port.other} mlplatform up"
     if holder.home is not None:
         do = f"MLPLATFORM_HOME={holder.home} mlplatform down, or {other}"
-        return Finding("lacking", what, f"is held by the platform of {holder.home}", do)
+        return CheckFinding("lacking", what, f"is held by the platform of {holder.home}", do)
     if holder.pid is None:
-        return Finding("lacking", what, "is held by another user's process", other)
+        return CheckFinding("lacking", what, "is held by another user's process", other)
     seen = f"is held by process {holder.pid} ({holder.name})"
-    return Finding("lacking", what, seen, f"{other}, or end that process (kill {holder.pid})")
+    return CheckFinding("lacking", what, seen, f"{other}, or end that process (kill {holder.pid})")
 
 
-def _running(facts: Facts) -> Iterator[Finding]:
+def _running(facts: MachineFacts) -> Iterator[CheckFinding]:
     what = "platform"
     if facts.running == "stopped":
-        yield Finding("optional", what, f"none runs in {facts.home.root}", "mlplatform up")
+        yield CheckFinding("optional", what, f"none runs in {facts.home.root}", "mlplatform up")
         return
     silent = [f"{name}: {why}" for name, why in sorted(facts.silent.items())]
     if silent:
         do = f"mlplatform status; the logs are in {facts.home.root / 'logs'}"
-        yield Finding("lacking", what, "; ".join(silent), do)
+        yield CheckFinding("lacking", what, "; ".join(silent), do)
     elif facts.running == "ready":
-        yield Finding("ok", what, "runs, and every part answers")
+        yield CheckFinding("ok", what, "runs, and every part answers")
     else:
-        yield Finding("lacking", what, f"is {facts.running}", "wait, then: mlplatform status")
+        yield CheckFinding("lacking", what, f"is {facts.running}", "wait, then: mlplatform status")
 
 
-def _found(right: bool, what: str, seen: str, do: str, else_: State = "lacking") -> Finding:
-    return Finding("ok", what, seen) if right else Finding(else_, what, seen, do)
+def _found(right: bool, what: str, seen: str, do: str, else_: State = "lacking") -> CheckFinding:
+    return CheckFinding("ok", what, seen) if right else CheckFinding(else_, what, seen, do)

@@ -16,7 +16,7 @@ from typing import Final
 import psutil
 
 from mlplatform.model.folders import check_folders, model_names
-from mlplatform.operations.supervisor.machine import Facts, Holder, HomeFacts, Port
+from mlplatform.operations.supervisor.machine import Holder, HomeFacts, MachineFacts, Port
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.probe import Silent, ask
 from mlplatform.operations.supervisor.spec import HttpCheck
@@ -25,7 +25,7 @@ from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFI
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.processes.records import read_processes
-from mlplatform.runtime.storage.disk import room
+from mlplatform.runtime.storage.disk import disk_space
 from mlplatform.runtime.storage.private_folder import OTHERS
 from mlplatform.runtime.telemetry.kernel_clock import kernel_clock
 
@@ -37,18 +37,18 @@ LOCK: Final = Path(__file__).parents[5] / "requirements" / "flows.txt"
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+))?")
 
 
-def read(home: Home, settings: Settings | None, problem: str = "") -> Facts:
+def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFacts:
     """The machine, and a home on it.
 
     Args:
         settings: None where they can't be used, for the reason that `problem` gives.
     """
     clock = kernel_clock()
-    return Facts(
+    return MachineFacts(
         python=sys.version_info[:3],
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cpus(),
         memory_gb=psutil.virtual_memory().available / 1e9,
-        disk=room(next(p for p in (home.root, *home.root.parents) if p.is_dir())),
+        disk=disk_space(next(p for p in (home.root, *home.root.parents) if p.is_dir())),
         uid=os.geteuid(),
         offset_s=None if clock is None else clock.offset_s,
         synchronised=None if clock is None else clock.synchronised,
@@ -66,7 +66,7 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> Facts:
 def left_out(home: Home) -> tuple[str, ...]:
     """Models that have a history in a home, and no folder that MLPLATFORM_MODELS leads to."""
     try:
-        kept = sorted(folder.name for folder in home.offline("").iterdir())
+        kept = sorted(one.name for one in home.offline("").iterdir() if one.is_dir())
     except OSError:  # there is none yet, or it is another's, which is told of the home
         return ()
     named = model_names()
@@ -113,9 +113,9 @@ def _open(root: Path) -> Iterator[Path]:
 
 
 def _ports(settings: Settings | None, home: Home) -> Iterator[Port]:
-    given = {} if settings is None else settings.environment()
+    environment = {} if settings is None else settings.environment()
     for port in PORTS:
-        number = int(given.get(port.variable, port.default))
+        number = int(environment.get(port.variable, port.default))
         if number == 0:
             continue
         holder = None if _is_free(number) else _holder(number, home)
@@ -142,7 +142,7 @@ def _free_above(port: int) -> int:
 
 
 def _holder(port: int, home: Home) -> Holder:
-    """Of a listener; the supervisor holds those of its children."""
+    """The process that holds a listener; the supervisor holds those of its children."""
     pids: set[int | None] = set()
     with contextlib.suppress(psutil.Error):  # macOS tells root alone
         for found in psutil.net_connections("tcp"):

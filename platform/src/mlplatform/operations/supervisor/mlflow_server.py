@@ -37,10 +37,12 @@ def environment(settings: Settings) -> dict[str, str]:
 
     The names with an underscore are private to MLflow, which is therefore pinned.
     """
-    folder, given = settings.home.mlflow, settings.mlflow_postgres
+    folder, postgres = settings.home.mlflow, settings.mlflow_postgres
     database = f"sqlite:///{folder / 'mlflow.db'}"
-    if given is not None:
-        database = f"postgresql+pg8000://{given.user}@{given.host}:{given.port}/{given.name}"
+    if postgres is not None:
+        database = (
+            f"postgresql+pg8000://{postgres.user}@{postgres.host}:{postgres.port}/{postgres.name}"
+        )
     return {
         "_MLFLOW_SERVER_FILE_STORE": database,
         "_MLFLOW_SERVER_REGISTRY_STORE": database,
@@ -72,7 +74,7 @@ def log_in_to(address: Address) -> None:
 
     So neither is in the URL, which MLflow logs and shows.
     """
-    from sqlalchemy import event
+    from sqlalchemy import event  # MLflow's, imported by its server alone
     from sqlalchemy.engine import Engine
 
     @event.listens_for(Engine, "do_connect")
@@ -81,10 +83,10 @@ def log_in_to(address: Address) -> None:
 
 
 def _serve(settings: Settings, host: str) -> None:
-    from mlflow.server.fastapi_app import app
+    from mlflow.server.fastapi_app import app  # slow to import; reads its environment then
     from mlflow.server.handlers import initialize_backend_stores
 
-    from mlplatform.runtime.http.uvicorn_limits import Door, serve
+    from mlplatform.runtime.http.uvicorn_limits import ListenerConnections, serve
 
     variables = environment(settings)
     # Makes or migrates the database before the first answer, not during the first request.
@@ -94,6 +96,6 @@ def _serve(settings: Settings, host: str) -> None:
         variables["_MLFLOW_SERVER_ARTIFACT_ROOT"],
     )
     token = read_token(settings.mlflow_token_file)
-    door = Door("mlflow", Refusals(settings.home.audit))
-    gated = TokenGate(app, token, "MLflow", door.let_in)
-    serve(gated, door, host=host, port=settings.mlflow_port, stop_s=5)
+    connections = ListenerConnections("mlflow", Refusals(settings.home.audit))
+    gated = TokenGate(app, token, "MLflow", connections.admit)
+    serve(gated, connections, host=host, port=settings.mlflow_port, stop_s=5)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from mlplatform.model.folders import check_folders, load_definition, model_names, readable_names
+from mlplatform.model.features.views import external, load_views
+from mlplatform.model.folders import (
+    check_folders,
+    load_definition,
+    model_folder,
+    model_names,
+    readable_names,
+)
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server.prefect_server import environment as prefect_environment
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
@@ -89,10 +96,18 @@ def gateway(settings: Settings, name: str) -> ChildSpec:
 
 
 def workers(settings: Settings) -> list[ChildSpec]:
-    """For each model that takes requests for later, one process: its worker and its outbox."""
+    """One process for each model that takes requests for later, or reads a topic of features: its
+    worker, its outbox and those topics."""
     return [
-        worker(settings, name) for name in readable_names() if load_definition(name).takes_async
+        worker(settings, name)
+        for name in readable_names()
+        if load_definition(name).takes_async or _reads_features(name)
     ]
+
+
+def _reads_features(model: str) -> bool:
+    views = external(load_views(model_folder(model)))
+    return any(view.external is not None and view.external.topic for view in views)
 
 
 def worker(settings: Settings, model: str) -> ChildSpec:
@@ -162,12 +177,7 @@ def page(settings: Settings) -> ChildSpec:
         name="page",
         argv=command("page"),
         check=HttpCheck(ready="/health", port=settings.page_port),
-        env={
-            **settings.environment(),
-            **THREADS,
-            "MALLOC_ARENA_MAX": "2",
-            "ARROW_DEFAULT_MEMORY_POOL": "system",  # gives back what a look at the log took
-        },
+        env={**settings.environment(), **THREADS, "MALLOC_ARENA_MAX": "2"},
         stop_order=1,
         stop_grace_s=2.0,
         shared_port=settings.page_port,

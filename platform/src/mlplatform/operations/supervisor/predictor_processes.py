@@ -1,4 +1,5 @@
-"""Predictor processes, one for each manifest in the desired folder of the local serving plane."""
+"""Predictor processes, one for each manifest in the desired folder of the local serving plane, and
+servers that run elsewhere where a manifest has an address."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from mlplatform.operations.supervisor.addressed_servers import AddressedServer
 from mlplatform.operations.supervisor.child import Child
-from mlplatform.operations.supervisor.listeners import kept
+from mlplatform.operations.supervisor.listeners import reserve_port
 from mlplatform.operations.supervisor.retried_writes import RetriedWrites
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.rollouts.serving.local import (
@@ -20,7 +22,7 @@ from mlplatform.rollouts.serving.local import (
     read_manifest,
     wall_ms,
 )
-from mlplatform.rollouts.serving.manifest import Service, read
+from mlplatform.rollouts.serving.manifest import ADDRESS_ANNOTATION, Service, read
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import ConfigInvalid, NotFound, PlatformError
 from mlplatform.runtime.processes.commands import command
@@ -30,6 +32,9 @@ RECONCILE_S: Final = 0.25
 REPEAT_STATUS_S: Final = 2.0
 STOP_ORDER: Final = 10
 STOP_GRACE_S: Final = 12.0
+START_S: Final = 60.0
+LEAST_BYTES_PER_S: Final = 50_000_000
+"""Of a bundle, read and digested while it loads, on a machine that others use."""
 """More than a predictor's drain and its limit for requests in flight together."""
 
 
@@ -44,10 +49,11 @@ class PredictorProcesses:
         files: RetriedWrites,
     ) -> None:
         self._home = home
-        self._told = StatusStore(home.serving, write=files.put)
+        self._statuses = StatusStore(home.serving, write=files.put)
         self._parent_pipe = parent_pipe
         self._changed = changed
         self._kept: dict[str, tuple[Child, asyncio.Task[None]]] = {}
+        self._servers: dict[str, AddressedServer] = {}
         self._ports: dict[str, tuple[socket.socket, ...]] = {}
         self._refused: dict[str, str] = {}
         self._closed = False
@@ -67,7 +73,9 @@ class PredictorProcesses:
                 child = self._kept.pop(name)
                 self._release(name)
                 child[1].result()
-            for name in desired.keys() - self._kept.keys():
+            for name in self._servers.keys() - desired.keys():
+                self._servers.pop(name).stop()
+            for name in desired.keys() - self._kept.keys() - self._servers.keys():
                 self._start(desired[name])
             self._clean(desired.keys() | self._kept.keys())
             if time.monotonic() - written_s > REPEAT_STATUS_S:
@@ -78,6 +86,8 @@ class PredictorProcesses:
     def close(self) -> list[asyncio.Task[None]]:
         """Starts nothing any more; returns what to wait for when its children are stopped."""
         self._closed = True
+        for server in self._servers.values():
+            server.stop()
         return [task for _, task in self._kept.values()]
 
     @property
@@ -90,8 +100,11 @@ class PredictorProcesses:
             service = read(read_manifest(path))
             if service.name != name:
                 raise ConfigInvalid(f"{path.name}: metadata.name", service.name, name)
+            if not service.is_own:
+                self._follow(service)
+                return
             _check_bundle(bundle_folder(service.storage_uri, self._home.bundles))
-            held = kept(), kept()
+            held = reserve_port(), reserve_port()
             spec = predictor_spec(self._home, service, *(s.getsockname()[1] for s in held))
         except FileNotFoundError:
             return
@@ -103,13 +116,22 @@ class PredictorProcesses:
         child = Child(spec, self._home, self._parent_pipe, self._publish)
         self._kept[name] = (child, asyncio.create_task(child.keep()))
 
+    def _follow(self, service: Service) -> None:
+        if service.address is None:
+            key = f"metadata.annotations.{ADDRESS_ANNOTATION}"
+            raise ConfigInvalid(key, None, f"where {service.runtime} listens")
+        folder = self._home.bundles / service.digest
+        _check_bundle(folder)
+        self._refused.pop(service.name, None)
+        self._servers[service.name] = AddressedServer(service, folder, self._statuses.say)
+
     def _release(self, name: str) -> None:
         for held in self._ports.pop(name, ()):
             held.close()
 
     def _clean(self, known: set[str]) -> None:
-        for name in self._told.names() - known:
-            self._told.forget(name)
+        for name in self._statuses.names() - known:
+            self._statuses.forget(name)
             address_file(self._home, name).unlink(missing_ok=True)
         for name in self._refused.keys() - known:
             del self._refused[name]
@@ -117,8 +139,10 @@ class PredictorProcesses:
     def _write_all(self) -> None:
         for child in self.children:
             self._write(child)
+        for server in self._servers.values():
+            server.write()
         for name, reason in self._refused.items():
-            self._told.say(StatusFile(name, False, reason, 0, None, None, wall_ms()))
+            self._statuses.say(StatusFile(name, False, reason, 0, None, None, wall_ms()))
 
     def _publish(self, child: Child) -> None:
         self._write(child)
@@ -127,7 +151,7 @@ class PredictorProcesses:
     def _write(self, child: Child) -> None:
         pid = None if child.process is None else child.process.pid
         reason = child.reason or ("" if child.ready else child.state)
-        self._told.say(
+        self._statuses.say(
             StatusFile(
                 child.spec.name, child.ready, reason, child.restarts, pid, child.port, wall_ms()
             )
@@ -144,11 +168,12 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
         ConfigInvalid: its storage URI is not a folder of this machine.
     """
     address = address_file(home, service.name)
+    folder = bundle_folder(service.storage_uri, home.bundles)
     return ChildSpec(
         name=service.name,
         argv=command(
             "predictor",
-            f"--model-dir={bundle_folder(service.storage_uri, home.bundles)}",
+            f"--model-dir={folder}",
             f"--model-name={service.name}",
             *service.args,
             f"--port={port}",
@@ -165,10 +190,15 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
         ),
         stop_order=STOP_ORDER,
         stop_grace_s=STOP_GRACE_S,
-        start_deadline_s=60,
+        start_deadline_s=START_S + _size(folder) / LEAST_BYTES_PER_S,
         memory_bytes=service.memory_bytes,
         memory_setting="serving.memory_mib of model.yaml",
     )
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a bundle's files, which are all digested as it loads; 0 where there is none."""
+    return sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _check_bundle(folder: Path) -> None:

@@ -52,11 +52,11 @@ def ask(port: int, path: str, token_file: Path | None = None) -> ProbeReply | Si
     finally:
         connection.close()
     if 200 <= response.status < 300:
-        return ProbeReply(True, _said(body).detail)
+        return ProbeReply(True, _error_of(body).detail)
     return ProbeReply(False, _reason(response.status, body))
 
 
-def _said(body: bytes) -> _Error:
+def _error_of(body: bytes) -> _Error:
     try:
         return msgspec.json.decode(body, type=_Error)
     except NOT_JSON:
@@ -64,5 +64,5 @@ def _said(body: bytes) -> _Error:
 
 
 def _reason(status: int, body: bytes) -> str:
-    said = _said(body)
-    return said.error or said.detail or f"answers {status}"
+    error = _error_of(body)
+    return error.error or error.detail or f"answers {status}"

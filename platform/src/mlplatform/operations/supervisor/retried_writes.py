@@ -14,7 +14,7 @@ log.addFilter(RateLimitFilter())
 
 
 class RetriedWrites:
-    """Of each file the newest content alone; raises nothing for a disk that is full.
+    """The newest content of each file, written once the disk has room; a full disk raises nothing.
 
     For one thread, which calls `retry` from time to time.
     """

@@ -50,7 +50,7 @@ class ChildSpec:
         memory_bytes: that it may hold for itself; a child with more is killed and started again.
         memory_setting: the key that moves this limit, for the message.
         shared_port: where the supervisor listens for this child, and for others that share the
-            port; they inherit the socket (`runtime.processes.inherited_socket.inherited`). So
+            port; they inherit the socket (`runtime.processes.inherited_socket`). So
             nobody else can listen there while the child starts, and be sent its token.
         port_setting: the variable that moves the port, for the message that it is taken.
         kept_port: where the child listens for itself, by SO_REUSEPORT; the supervisor keeps it from

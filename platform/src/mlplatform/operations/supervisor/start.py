@@ -77,15 +77,15 @@ def when_there_is_room(
     Raises:
         OSError, PlatformError: for something else than room.
     """
-    said_s = float("-inf")
+    logged_s = float("-inf")
     while True:
         try:
             return do()
         except (OSError, PlatformError) as error:
             if not says_full(error):
                 raise
-            if time.monotonic() - said_s > SAY_S:
-                said_s = time.monotonic()
+            if time.monotonic() - logged_s > SAY_S:
+                logged_s = time.monotonic()
                 log.warning(
                     "the disk of %s is full (%s); the start goes on when there is room",
                     home.root,

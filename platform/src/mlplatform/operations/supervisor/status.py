@@ -15,7 +15,7 @@ from mlplatform.runtime.processes.records import (
     read_processes,
     read_supervisor,
 )
-from mlplatform.runtime.storage.disk import room
+from mlplatform.runtime.storage.disk import disk_space
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def status(home: Home) -> PlatformStatus:
 
 def _disk(home: Home) -> str:
     try:
-        return room(home.root).warning(home.root)
+        return disk_space(home.root).warning(home.root)
     except FileNotFoundError:  # no platform was ever here
         return ""
 

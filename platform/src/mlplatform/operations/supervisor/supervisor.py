@@ -134,7 +134,7 @@ class Supervisor:
             ),
         ]
         try:
-            await self._until_told([*kept, *others])
+            await self._until_stopping([*kept, *others])
         finally:
             self._write_state("stopping")
             listeners.close()
@@ -152,7 +152,7 @@ class Supervisor:
             return PredictorProcesses(self._home, parent_pipe, self._changed, self._files)
         return ClusterStatusMirror(self._home, self._elsewhere)
 
-    async def _until_told(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _until_stopping(self, tasks: list[asyncio.Task[None]]) -> None:
         """Returns when the platform is to stop; raises what any of the tasks raised."""
         stopping = asyncio.create_task(self._wait_for_stop())
         pending = {stopping, *tasks}

@@ -2,6 +2,7 @@
 
 From the ground up: `plan` decides what is left to do; `locations` reads where input and output lie;
 `columns` and `request_rows` make requests of rows, `input_files` and `postgres_table` read them,
-`sources` brings files from elsewhere, `outputs` keeps what is done; `row_features` and
-`row_decisions` score; `partitions` runs all of it, and `batch` puts it together for a platform.
+`sources` brings files from elsewhere, `imported_tables` those of features, `outputs` keeps what is
+done; `row_features` and `row_decisions` score; `partitions` runs all of it, and `batch` puts it
+together for a platform.
 """

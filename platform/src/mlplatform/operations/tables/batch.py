@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -38,13 +38,11 @@ from mlplatform.operations.tables.plan import (
 )
 from mlplatform.operations.tables.row_decisions import RowDecisions
 from mlplatform.operations.tables.row_features import RowFeatures
+from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import ConfigInvalid, NotFound
 from mlplatform.runtime.storage.plain_files import Rule
 from mlplatform.runtime.text import markdown
-
-if TYPE_CHECKING:
-    from mlplatform.operations.wiring import Platform
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ def _scored(
     folder = platform.bundle(plan.model, Arm(plan.version, plan.bundle, plan.bundle))
     bundle = load_bundle(folder, plan.bundle)
     if bundle.views:
-        platform.offline(plan.model).project(platform.log)
+        platform.projected(plan.model)
     work = Work(
         plan,
         definition,

@@ -7,7 +7,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from mlplatform.learning.features.columns import ExpectedColumn, matched
+from mlplatform.learning.features.columns import ExpectedColumn, match_columns
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
 
@@ -24,13 +24,13 @@ _FIELDS: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
 }
 
 
-def accepted(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
+def column_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
     """Column → the types in which it is taken, the one that a text is read as first."""
     fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
     return {ROW_ID: (*_TEXTS, *_INTEGERS), EVENT_TIME: _TIMES, **fields}
 
 
-def expected(definition: ModelDefinition) -> list[ExpectedColumn]:
+def expected_columns(definition: ModelDefinition) -> list[ExpectedColumn]:
     """The columns that are looked for in a table; event times and protected attributes may be
     missing."""
     return [
@@ -42,14 +42,14 @@ def expected(definition: ModelDefinition) -> list[ExpectedColumn]:
             meaning="",
             is_needed=name != EVENT_TIME and name not in definition.protected,
         )
-        for name, kinds in accepted(definition).items()
+        for name, kinds in column_types(definition).items()
     ]
 
 
 def matched_columns(
     definition: ModelDefinition,
     found: Mapping[str, str],
-    given: Mapping[str, str],
+    overrides: Mapping[str, str],
     source: str,
     *,
     is_text: bool,
@@ -58,15 +58,15 @@ def matched_columns(
 
     Args:
         found: the table's columns and their types, in Arrow's words.
-        given: what a person said of them.
+        overrides: names that a person gave for them.
         is_text: cells are read as what is wanted, whatever the first of them look like.
 
     Raises:
-        ConfigInvalid: `given` names a column that no request has.
+        ConfigInvalid: `overrides` names a column that no request has.
         InputInvalid: a column is missing, with a proposal; or it is of another type.
     """
-    kinds = accepted(definition)
-    names = matched(expected(definition), found, given, source)
+    kinds = column_types(definition)
+    names = match_columns(expected_columns(definition), found, overrides, source)
     columns = {}
     for name, column in names.items():
         kind = next((kind for kind in kinds[name] if str(kind) == _zoneless(found[column])), None)

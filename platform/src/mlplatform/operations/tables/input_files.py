@@ -46,7 +46,7 @@ def is_table(name: str) -> bool:
 
 
 def check_columns(
-    paths: Sequence[Path], definition: ModelDefinition, given: Mapping[str, str]
+    paths: Sequence[Path], definition: ModelDefinition, overrides: Mapping[str, str]
 ) -> None:
     """
     Raises:
@@ -59,14 +59,14 @@ def check_columns(
         with _opened(kind, some) as files:
             for number, path in enumerate(some):
                 found = files.types(number)
-                matched_columns(definition, found, given, path.name, is_text=suffix == CSV)
+                matched_columns(definition, found, overrides, path.name, is_text=suffix == CSV)
 
 
 def blocks(
     path: Path,
     name: str,
     definition: ModelDefinition,
-    given: Mapping[str, str],
+    overrides: Mapping[str, str],
     *,
     rows: int,
     first: int,
@@ -79,7 +79,7 @@ def blocks(
     start = first * rows
     if path.name.endswith(PARQUET):
         with ParquetFiles([path]) as parquet:
-            columns = matched_columns(definition, parquet.types(0), given, name, is_text=False)
+            columns = matched_columns(definition, parquet.types(0), overrides, name, is_text=False)
             kinds = {column: kind for column, kind in columns.values()}
             batches = (
                 (_named(batch, columns), dict[int, str]())
@@ -88,7 +88,7 @@ def blocks(
             yield from _cut(batches, _schema(columns), rows, first)
         return
     with CsvFiles([path]) as texts:
-        columns = matched_columns(definition, texts.types(0), given, name, is_text=True)
+        columns = matched_columns(definition, texts.types(0), overrides, name, is_text=True)
         hidden = {c for n, (c, _) in columns.items() if _is_hidden(definition, n)}
         yield from _cut(_of_csv(texts, columns, start, hidden), _schema(columns), rows, first)
 
@@ -138,8 +138,8 @@ def _cut(batches: Iterator[_Batch], schema: pa.Schema, rows: int, number: int) -
         count += table.num_rows
         while count > rows:  # more than one: what is left begins the next
             whole = pa.concat_tables(held)
-            told = {row: problem for row, problem in unread.items() if row < rows}
-            yield Block(number, number * rows, whole.slice(0, rows), told, False)
+            refused = {row: problem for row, problem in unread.items() if row < rows}
+            yield Block(number, number * rows, whole.slice(0, rows), refused, False)
             number, count = number + 1, count - rows
             held = [whole.slice(rows)]
             unread = {r - rows: problem for r, problem in unread.items() if r >= rows}

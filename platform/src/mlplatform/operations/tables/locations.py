@@ -42,21 +42,24 @@ Input = Path | Bucket | Table
 Output = Path | Bucket
 
 
-def input_of(text: str) -> Input:
+def input_of(text: str, key: str = "--input") -> Input:
     """
+    Args:
+        key: what the person typed it as, for messages.
+
     Raises:
         ConfigInvalid: it is no place of an input, or holds a password.
     """
     scheme = text.partition("://")[0] if "://" in text else ""
     match scheme:
         case "":
-            return _path("--input", text, INPUT)
+            return _path(key, text, INPUT)
         case "s3":
-            return _bucket("--input", text)
+            return _bucket(key, text)
         case "postgresql":
-            return _table(text)
+            return _table(key, text)
         case _:
-            raise ConfigInvalid("--input", without_secrets(text), INPUT)
+            raise ConfigInvalid(key, without_secrets(text), INPUT)
 
 
 def output_of(text: str) -> Output:
@@ -88,27 +91,27 @@ def _bucket(key: str, text: str) -> Bucket:
     return Bucket(f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}")
 
 
-def _table(text: str) -> Table:
+def _table(key: str, text: str) -> Table:
     base, _, query = text.partition("?")
     options = dict(parse_qsl(query))
     name = options.pop("table", "")
     url = f"{base}?{urlencode(options)}" if options else base
-    address = _address(url)
+    address = _address(key, url)
     if not _TABLE.fullmatch(name):
         wanted = "?table=NAME or ?table=SCHEMA.NAME, of letters, digits, _ and $"
-        raise ConfigInvalid("--input", without_secrets(text), wanted)
+        raise ConfigInvalid(key, without_secrets(text), wanted)
     return Table(address, name)
 
 
-def _address(url: str) -> Address:
-    environment: Mapping[str, str] = {"--input": url}
+def _address(key: str, url: str) -> Address:
+    environment: Mapping[str, str] = {key: url}
     try:
-        found = addresses.postgres("--input", environment)
+        found = addresses.postgres(key, environment)
     except ConfigInvalid:
         if without_secrets(url) != url:
             wanted = "no password; PGPASSFILE names a file of them, as for PostgreSQL's programs"
-            raise ConfigInvalid("--input", without_secrets(url), wanted) from None
+            raise ConfigInvalid(key, without_secrets(url), wanted) from None
         raise
     if found is None:
-        raise ConfigInvalid("--input", url, INPUT)
+        raise ConfigInvalid(key, url, INPUT)
     return found

@@ -40,7 +40,7 @@ class Results(Protocol):
     def write(self, name: str, content: bytes) -> None: ...
 
     def sha256(self, name: str) -> str | None:
-        """Of what is there now; None where reading it again is not worth its cost."""
+        """The digest of what is there now; None if reading it again is not worth its cost."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Results(Protocol):
 
 
 @contextmanager
-def opened(given: Output) -> Iterator[Results]:
+def opened(output: Output) -> Iterator[Results]:
     """
     Raises:
         ConfigInvalid: no folder can be made or written there.
@@ -59,25 +59,25 @@ def opened(given: Output) -> Iterator[Results]:
             write the same.
         Unavailable: the bucket does not answer.
     """
-    if isinstance(given, Bucket):
+    if isinstance(output, Bucket):
         with tempfile.TemporaryDirectory(prefix="batch.") as drafts:
-            results = _BucketResults(given, Path(drafts))
-            _refuse_others(results.sizes(), given.uri)
+            results = _BucketResults(output, Path(drafts))
+            _refuse_others(results.sizes(), output.uri)
             yield results
         return
     try:
-        given.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_others(os.listdir(given), str(given))
-        opened_lock = (given / LOCK).open("a")
+        output.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_others(os.listdir(output), str(output))
+        opened_lock = (output / LOCK).open("a")
     except OSError as error:
         wanted = f"a folder that this user can write into ({error.strerror})"
-        raise ConfigInvalid("--output", str(given), wanted) from error
+        raise ConfigInvalid("--output", str(output), wanted) from error
     with opened_lock as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Busy(f"another batch writes into {given} now") from error
-        yield _FolderResults(given)
+            raise Busy(f"another batch writes into {output} now") from error
+        yield _FolderResults(output)
 
 
 def _refuse_others(names: Iterable[str], where: str) -> None:

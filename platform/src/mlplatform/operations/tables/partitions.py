@@ -52,7 +52,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
+class _BlockInputs:
     file: int
     block: Block
     requests: Requests
@@ -142,7 +142,7 @@ def _note(one: Partition, done: dict[tuple[int, int], Partition], report: Report
 
 def _prepared(
     work: Work, source: Source, done: Mapping[tuple[int, int], Partition]
-) -> Generator[_Prepared]:
+) -> Generator[_BlockInputs]:
     plan = work.plan
     finished = dict(done)  # the other threads add to theirs
     for file, described in enumerate(plan.files):
@@ -160,19 +160,19 @@ def _prepared(
                     yield _inputs(work, file, block)
 
 
-def _inputs(work: Work, file: int, block: Block) -> _Prepared:
+def _inputs(work: Work, file: int, block: Block) -> _BlockInputs:
     plan = work.plan
     requests = requests_of(
         block.rows, block.unread, work.definition, as_of_ms=plan.as_of_ms, key=work.key
     )
     if (file, block.number) == (0, 0) and block.rows.num_rows and not len(requests.good):
         row = min(requests.problems)
-        problem = f"{requests.problems[row]}; nor is any of the {len(requests.problems)} first rows"
-        raise InputInvalid(plan.files[0].name, row, f"{problem} a request: nothing was scored")
-    return _Prepared(file, block, requests, work.features.inputs(requests.table))
+        problem = f"{requests.problems[row]}. None of the first {len(requests.problems)} rows"
+        raise InputInvalid(plan.files[0].name, row, f"{problem} is valid: nothing was scored")
+    return _BlockInputs(file, block, requests, work.features.inputs(requests.table))
 
 
-def _kept(work: Work, results: Results, one: _Prepared, scored: BlockDecisions) -> Partition:
+def _kept(work: Work, results: Results, one: _BlockInputs, scored: BlockDecisions) -> Partition:
     """The partition's results, in their place, and then the note that they are."""
     block, requests = one.block, one.requests
     table, tally = work.decisions.results(

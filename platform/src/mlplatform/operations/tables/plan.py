@@ -18,11 +18,11 @@ SHOWN_ERRORS: Final = 20
 """Wrong rows that a partition names; all are counted, and each has its error in its own row."""
 
 
-class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _StoredPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Unknown and missing keys are errors."""
 
 
-class InputFile(_Stored, frozen=True):
+class InputFile(_StoredPart, frozen=True):
     """One file of the input.
 
     Args:
@@ -35,7 +35,7 @@ class InputFile(_Stored, frozen=True):
     size_bytes: Annotated[int, Meta(ge=0)]
 
 
-class Plan(_Stored, frozen=True):
+class Plan(_StoredPart, frozen=True):
     """What an output folder is the output of; written before anything else there.
 
     Args:
@@ -57,14 +57,14 @@ class Plan(_Stored, frozen=True):
     rules: str = ""
 
 
-class RowError(_Stored, frozen=True):
+class RowError(_StoredPart, frozen=True):
     """A row, from 0, of an input file that could not be scored, and why."""
 
     row: int
     problem: str
 
 
-class Partition(_Stored, frozen=True):
+class Partition(_StoredPart, frozen=True):
     """A partition that is done: where it is of the input, and what came out.
 
     Args:
@@ -92,7 +92,7 @@ class Partition(_Stored, frozen=True):
         return partition_name(self.file, self.number)
 
 
-class Totals(_Stored, frozen=True):
+class Totals(_StoredPart, frozen=True):
     """What came out of all partitions; `digest` is the output's, over names and digests."""
 
     rows: int
@@ -104,7 +104,7 @@ class Totals(_Stored, frozen=True):
     digest: str
 
 
-Done = Mapping[tuple[int, int], Partition]
+DonePartitions = Mapping[tuple[int, int], Partition]
 """File and number → the partition."""
 
 
@@ -112,7 +112,7 @@ def partition_name(file: int, number: int) -> str:
     return f"part-{file:05d}-{number:05d}.parquet"
 
 
-def left_in(done: Done, file: int) -> int | None:
+def left_in(done: DonePartitions, file: int) -> int | None:
     """The number of the first partition of a file that is not done; None where all are."""
     number = 0
     while (found := done.get((file, number))) is not None:
@@ -122,7 +122,7 @@ def left_in(done: Done, file: int) -> int | None:
     return number
 
 
-def is_complete(plan: Plan, done: Done) -> bool:
+def is_complete(plan: Plan, done: DonePartitions) -> bool:
     return all(left_in(done, file) is None for file in range(len(plan.files)))
 
 

@@ -6,10 +6,10 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 import pg8000.native
 import pyarrow as pa
@@ -17,10 +17,10 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from pg8000.exceptions import DatabaseError, Error
 
-from mlplatform.learning.features.columns import matched
+from mlplatform.learning.features.columns import match_columns
 from mlplatform.learning.features.input_files import MOST_FILE_BYTES
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.operations.tables.columns import ROW_ID, accepted, expected
+from mlplatform.operations.tables.columns import ROW_ID, column_types, expected_columns
 from mlplatform.operations.tables.locations import Table
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Unavailable
 from mlplatform.runtime.storage.addresses import Address
@@ -54,21 +54,51 @@ MOST_TEXT_BYTES: Final = 4 * MOST_FILE_BYTES
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
 
 
+class ColumnSelection(NamedTuple):
+    """What is read of a table.
+
+    Args:
+        columns: in the order of the file.
+        order: columns by which the rows are sorted.
+        truths: those of them that are truths in the file; others are numbers, 0 or 1.
+    """
+
+    columns: Sequence[str]
+    order: Sequence[str]
+    truths: Collection[str] = ()
+
+
 def export(
-    table: Table, definition: ModelDefinition, given: Mapping[str, str], target: Path
+    table: Table, definition: ModelDefinition, overrides: Mapping[str, str], target: Path
 ) -> str:
     """Write the request's columns of a table to a Parquet file, under their names in the table.
 
-    Rows are in the order of the row id, and of all other columns where it is repeated.
+    Rows are in the order of the row id, and of all other columns where it is repeated. The rest is
+    as of `export_columns`.
+    """
+
+    def chosen(kinds: Mapping[str, str]) -> ColumnSelection:
+        names = _wanted(definition, kinds, overrides, table.name)
+        others = sorted(set(names.values()) - {names[ROW_ID]})
+        return ColumnSelection(list(names.values()), [names[ROW_ID], *others])
+
+    return export_columns(table, chosen, target)
+
+
+def export_columns(
+    table: Table, choose: Callable[[Mapping[str, str]], ColumnSelection], target: Path
+) -> str:
+    """Write columns of a table to a Parquet file, as the table is at one moment.
 
     Args:
+        choose: what is read, of the table's columns and their types in PostgreSQL's words.
         target: is made; beside it the rows lie as text meanwhile.
 
     Returns the SHA-256 of what the server sent, hexadecimal: the same for the same rows.
 
     Raises:
         NotFound: there is no such table.
-        ConfigInvalid, InputInvalid: it has not the columns of a request, or is too large.
+        ConfigInvalid, InputInvalid: it has not the columns, or is too large.
         Unavailable: the server does not answer, or refuses.
     """
     text = target.with_suffix(".text")
@@ -79,17 +109,38 @@ def export(
             if not found:
                 raise NotFound(f"there is no table {table.name} in {table.address}")
             kinds = {str(name): str(kind) for name, kind in found}
-            names = _wanted(definition, kinds, given, table.name)
+            chosen = choose(kinds)
             with text.open("wb") as file:
-                sink = _Digesting(file, table.name)
-                connection.run(_copy(table.name, names, kinds), stream=sink)
-        _to_parquet(text, {c: _TYPES[kinds[c]][1] for c in names.values()}, target, table.name)
+                sink = _DigestingFile(file, table.name)
+                connection.run(_copy(table.name, chosen, kinds), stream=sink)
+        _to_parquet(
+            text,
+            {
+                column: pa.bool_() if column in chosen.truths else _TYPES[kinds[column]][1]
+                for column in chosen.columns
+            },
+            target,
+            table.name,
+        )
     finally:
         text.unlink(missing_ok=True)
     return sink.digest
 
 
-class _Digesting:
+def arrow_types(kinds: Mapping[str, str], truth: pa.DataType) -> dict[str, str]:
+    """The types in Arrow's words in which columns of these types come; of one that is not read, its
+    own.
+
+    Args:
+        truth: of a boolean.
+    """
+    return {
+        name: str(truth if kind == "boolean" else _TYPES[kind][1]) if kind in _TYPES else kind
+        for name, kind in kinds.items()
+    }
+
+
+class _DigestingFile:
     """A file that is written, within a limit, and the digest of what it holds."""
 
     def __init__(self, file: IO[bytes], source: str) -> None:
@@ -112,12 +163,12 @@ class _Digesting:
 
 
 def _wanted(
-    definition: ModelDefinition, kinds: Mapping[str, str], given: Mapping[str, str], source: str
+    definition: ModelDefinition, kinds: Mapping[str, str], overrides: Mapping[str, str], source: str
 ) -> dict[str, str]:
-    arrow = {name: str(_TYPES[kind][1]) if kind in _TYPES else kind for name, kind in kinds.items()}
-    names = matched(expected(definition), arrow, given, source)
+    arrow = arrow_types(kinds, pa.int64())
+    names = match_columns(expected_columns(definition), arrow, overrides, source)
     for name, column in names.items():
-        taken = tuple(map(str, accepted(definition)[name]))
+        taken = tuple(map(str, column_types(definition)[name]))
         if arrow[column] not in taken:
             listed = ", ".join(kind for kind, (_, a) in _TYPES.items() if str(a) in taken)
             problem = f"column {column} is {kinds[column]}; wanted: {listed}"
@@ -125,13 +176,12 @@ def _wanted(
     return names
 
 
-def _copy(name: str, names: Mapping[str, str], kinds: Mapping[str, str]) -> str:
+def _copy(name: str, chosen: ColumnSelection, kinds: Mapping[str, str]) -> str:
     asked = []
-    for column in names.values():
+    for column in chosen.columns:
         quoted = _quoted(column)
         asked.append(f"{_TYPES[kinds[column]][0].format(quoted)} AS {quoted}")
-    order = [names[ROW_ID], *sorted(set(names.values()) - {names[ROW_ID]})]
-    ordered = ", ".join(_collated(column, kinds[column]) for column in order)
+    ordered = ", ".join(_collated(column, kinds[column]) for column in chosen.order)
     parts = ".".join(map(_quoted, _folded(name).split(".")))
     return (
         f"COPY (SELECT {', '.join(asked)} FROM {parts} ORDER BY {ordered}) TO STDOUT (FORMAT csv)"
@@ -164,7 +214,11 @@ def _to_parquet(text: Path, kinds: Mapping[str, pa.DataType], target: Path, sour
             for batch in reader:
                 writer.write_batch(batch)
     except pa.ArrowInvalid as error:
-        raise InputInvalid(source, None, "it holds a value that no request can have") from error
+        raise InputInvalid(
+            source,
+            None,
+            "it holds a value that cannot be read, such as an infinite time",
+        ) from error
 
 
 @contextmanager
@@ -176,15 +230,17 @@ def _connected(address: Address) -> Iterator[pg8000.native.Connection]:
             host=address.host,
             port=address.port,
             database=address.name,
-            password=password(address),
+            password=password(address) or "",  # a server that asks for one refuses that
             timeout=SORTED_S,
             ssl_context=tls_context(address),
-            application_name="mlplatform batch",
+            application_name="mlplatform table",
         )
         yield connection
     except DatabaseError as error:
-        said = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-        raise Unavailable(f"PostgreSQL at {address}: {said.get('M')} ({said.get('C')})") from error
+        fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+        raise Unavailable(
+            f"PostgreSQL at {address}: {fields.get('M')} ({fields.get('C')})"
+        ) from error
     except (Error, OSError) as error:
         raise Unavailable(f"PostgreSQL at {address}: {error}") from error
     finally:
@@ -200,18 +256,19 @@ def _close(connection: pg8000.native.Connection) -> None:
 
 
 def password(address: Address) -> str | None:
-    """Of the file that PGPASSFILE names, or of ~/.pgpass; None where it has no line for the user.
+    """The password from the file that PGPASSFILE names, or ~/.pgpass; None if it has no line for
+    the user.
 
     Raises:
         ConfigInvalid: others may read the file.
 
     Source: https://www.postgresql.org/docs/current/libpq-pgpass.html
     """
-    given = os.environ.get("PGPASSFILE")
-    path = Path(given) if given else Path.home() / ".pgpass"
+    named = os.environ.get("PGPASSFILE")
+    path = Path(named) if named else Path.home() / ".pgpass"
     if not path.is_file():
-        if given:
-            raise ConfigInvalid("PGPASSFILE", given, "a file that is there")
+        if named:
+            raise ConfigInvalid("PGPASSFILE", named, "a file that is there")
         return None
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigInvalid(
@@ -227,7 +284,7 @@ def password(address: Address) -> str | None:
 
 
 def _folded(name: str) -> str:
-    """As PostgreSQL takes a name without quotes."""
+    """The form that PostgreSQL takes a name without quotes in."""
     return name.lower()
 
 

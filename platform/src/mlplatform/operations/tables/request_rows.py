@@ -17,7 +17,7 @@ from mlplatform.learning.features.rows import (
     is_missing,
     pseudonyms,
     request_schema,
-    saying,
+    value_problem,
     within_bounds,
 )
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
@@ -60,7 +60,7 @@ def requests_of(
     """The requests of a block, and what is wrong with each of its other rows.
 
     Args:
-        block: columns named as the request's, in a type of `columns.accepted`.
+        block: columns named as the request's, in a type of `columns.column_types`.
         unread: position → why a cell of the row could not be read.
         as_of_ms: event time of rows without one, where the table has no such column.
         key: of pseudonyms.
@@ -74,10 +74,10 @@ def requests_of(
     times, found = _times(block, as_of_ms)
     checks += found
     for name, field in definition.request.items():
-        given = block.column(name) if name in block.column_names else _nothing(block.num_rows)
-        columns[name], found = _field(given, name, field)
+        cells = block.column(name) if name in block.column_names else _nothing(block.num_rows)
+        columns[name], found = _field(cells, name, field)
         if name in definition.protected:  # as online, one that is not known is left out
-            unsaid = is_missing(given)
+            unsaid = is_missing(cells)
             found = [replace(check, wrong=check.wrong & ~unsaid) for check in found]
         if field.pseudonymous:  # a customer's id stands in no message
             found = [replace(check, values=None) for check in found]
@@ -86,7 +86,9 @@ def requests_of(
         wrong = check.wrong & is_good
         for row in np.flatnonzero(wrong).tolist():
             problems[row] = (
-                check.problem if check.values is None else saying(check.problem, check.values[row])
+                check.problem
+                if check.values is None
+                else value_problem(check.problem, check.values[row])
             )
         is_good &= ~wrong
     good = np.flatnonzero(is_good)
@@ -123,12 +125,12 @@ def _times(block: pa.Table, as_of_ms: int) -> tuple[Column, list[Check]]:
     if EVENT_TIME not in block.column_names:
         now = pa.array(np.full(block.num_rows, as_of_ms * 1000, np.int64)).cast(TIME)
         return pa.chunked_array([now]), []
-    given = block.column(EVENT_TIME)
-    times = pc.cast(given, TIME, safe=False)
+    cells = block.column(EVENT_TIME)
+    times = pc.cast(cells, TIME, safe=False)
     event_us = times.cast(pa.int64()).fill_null(_NOTHING).to_numpy()
     late = Check(event_us > as_of_ms * 1000, f"{EVENT_TIME} is in the future", times)
     early = Check(event_us < 0, f"{EVENT_TIME} is before 1970", times)
-    return times, [*_missing(given, EVENT_TIME), late, early]
+    return times, [*_missing(cells, EVENT_TIME), late, early]
 
 
 def _field(values: Column, name: str, field: RequestField) -> tuple[Column, list[Check]]:

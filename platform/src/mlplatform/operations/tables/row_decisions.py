@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlplatform.model.bundle import MODEL_FILE, Bundle
 from mlplatform.model.scorecard import SmallScorer
+from mlplatform.model.weights.data_files import data_of
 from mlplatform.operations.tables.plan import SHOWN_ERRORS, RowError
 from mlplatform.operations.tables.row_features import Inputs
 from mlplatform.scoring.arms.reasons import (
@@ -53,10 +54,10 @@ REPEATED: Final = (
 RESULTS: Final = pa.schema(_COLUMNS)
 """One row for each of the input, in its order.
 
-`row` is its place in the input's file, from 0. `score` is calibrated, 0 to 1; `decision` an outcome
-of the bundle, by `answered_by`; `reasons` are codes, strongest first, of alerts alone;
-`without_features` are views without a valid row. A row with an `error` has neither score nor
-decision.
+`row` is its place in the input's file, from 0. `score` is calibrated, 0 to 1, or a number in the
+model's unit; `decision` an outcome of the bundle, by `answered_by`; `reasons` are codes, strongest
+first, of alerts alone; `without_features` are views without a valid row. A row with an `error` has
+neither score nor decision.
 """
 
 
@@ -104,7 +105,9 @@ class RowDecisions:
         self, bundle: Bundle, folder: Path, *, safe: str, accelerator: Accelerator = "cpu"
     ) -> None:
         self._bundle, self._scale = bundle, bundle.scale
-        self._score = scorer(folder / MODEL_FILE, accelerator, bundle.tensors)
+        data, classes = data_of(folder, bundle.files), bundle.classes
+        path = folder / MODEL_FILE
+        self._score = scorer(path, accelerator, bundle.tensors, data, classes=classes)
         self._tree_shap = tree_shap(bundle, folder)
         self._ordinary = ordinary_row(bundle)
         self._small = SmallScorer.of(bundle)
@@ -118,7 +121,7 @@ class RowDecisions:
         A row that may not be answered has a problem.
         """
         count = len(inputs.x)
-        raw = np.full(count, np.nan)
+        raw = np.full(self._shape(count), np.nan)
         decisions = np.full(count, NOBODY, np.int8)
         answered_by = np.zeros(count, np.int8)
         refused, withheld = (
@@ -133,6 +136,9 @@ class RowDecisions:
             raw[rows] = self._score(x)
         scores = self._bundle.calibrate_many(raw)
         decisions[asked] = self._bundle.decide_many(scores[asked])
+        probabilities = raw
+        if self._bundle.classes:  # the decided class' own stands for all of them
+            raw = scores = self._bundle.decider.certainty(raw)
         problems = {
             row: f"no {', '.join(inputs.gaps[inputs.kinds[row]].refused)}: model.yaml refuses it"
             for row in np.flatnonzero(refused).tolist()
@@ -151,10 +157,13 @@ class RowDecisions:
                 reasons[row] = [reason.code for reason in verdict.reasons]
         by_model = (decisions != NOBODY) & (answered_by == 0)
         alerts = np.flatnonzero(by_model & self._scale.alerting(decisions))
-        omitted = self._explain(alerts, inputs.x, raw, reasons)
+        omitted = self._explain(alerts, inputs.x, probabilities, reasons)
         return BlockDecisions(
             inputs, raw, scores, decisions, answered_by, failed, reasons, omitted, problems
         )
+
+    def _shape(self, rows: int) -> tuple[int, ...]:
+        return (rows, self._bundle.classes) if self._bundle.classes else (rows,)
 
     def results(
         self,
@@ -173,7 +182,10 @@ class RowDecisions:
         """
         count = len(ids)
         reasons, omitted = scored.reasons, scored.omitted
-        errors = {**problems, **{int(good[row]): said for row, said in scored.problems.items()}}
+        errors = {
+            **problems,
+            **{int(good[row]): problem for row, problem in scored.problems.items()},
+        }
         decisions = np.full(count, NOBODY, np.int8)
         decisions[good] = scored.decisions
         decided = decisions != NOBODY
@@ -236,7 +248,7 @@ class RowDecisions:
 
         def explain(row: int) -> None:
             try:
-                shares = self._contributions(x[row].tolist(), float(raw[row]))
+                shares = self._contributions(x[row].tolist(), raw[row])
             except NotExplained as failure:
                 omitted[row] = failure.reason
             else:
@@ -250,7 +262,12 @@ class RowDecisions:
             list(threads.map(explain_all, np.array_split(alerts, EXPLAINERS)))
         return omitted
 
-    def _contributions(self, row: Sequence[float], raw: float) -> list[float]:
+    def _contributions(self, row: Sequence[float], raw: Any) -> list[float]:
+        if self._bundle.classes:
+            place = int(raw.argmax())
+            rows = np.array(without_each(row, self._ordinary), np.float32)
+            return [float(raw[place] - other) for other in self._score(rows)[:, place]]
+        raw = float(raw)
         if self._tree_shap is not None:
             return self._tree_shap(row, raw)
         others = self._score(np.array(without_each(row, self._ordinary), np.float32))

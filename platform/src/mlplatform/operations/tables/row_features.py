@@ -21,7 +21,7 @@ from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS
-from mlplatform.model.features.views import FeatureSource, FeatureView, computed, external
+from mlplatform.model.features.views import FeatureSource, FeatureView, external, request_views
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.windows.declaration import (
     MINUTE_MS,
@@ -78,7 +78,7 @@ class RowFeatures:
         known = map(_known, by_entity(used, definition.entities))
         narrowed = msgspec.structs.replace(definition, windows=(*used, *known))
         self._offline = OfflineTable(offline.folder, narrowed)
-        self._midnights = {v.name: _midnights(offline, v) for v in computed(self._plan.views)}
+        self._midnights = {v.name: _midnights(offline, v) for v in request_views(self._plan.views)}
         self._external = {v.name: offline.external(v.name) for v in external(self._plan.views)}
 
     def inputs(self, requests: pa.Table) -> Inputs:
@@ -178,7 +178,7 @@ def _no_gaps(policies: FeaturePolicies, sources: Sequence[FeatureSource]) -> Gap
 
 
 def _midnights(offline: OfflineTable, view: FeatureView) -> NDArray[np.int64]:
-    """Of the view's snapshots, in milliseconds, rising."""
+    """The midnights of the view's snapshots, in milliseconds, ascending."""
     stems = sorted(path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet"))
     days = [(date.fromisoformat(stem) - _EPOCH).days for stem in stems]
     return np.array(days, np.int64) * DAY_MS

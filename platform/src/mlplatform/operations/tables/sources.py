@@ -47,7 +47,7 @@ class Source(Protocol):
 
 @contextmanager
 def opened(
-    given: Input, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
+    source: Input, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
 ) -> Iterator[Source]:
     """The input, whose columns were looked at: of a bucket, those of the first file.
 
@@ -62,15 +62,15 @@ def opened(
     """
     staging.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        match given:
+        match source:
             case Path():
-                yield _Folder(given, definition, columns)
+                yield _Folder(source, definition, columns)
             case Bucket():
-                yield _Objects(given, definition, columns, staging)
+                yield _checked(BucketFiles(source, staging), definition, columns)
             case Table():
-                yield _exported(given, definition, columns, staging)
+                yield _exported(source, definition, columns, staging)
             case _:
-                assert_never(given)
+                assert_never(source)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -102,12 +102,15 @@ class _Folder:
             raise _changed(path.name)
 
 
-class _Objects:
-    """Objects of a bucket; each is brought here when its turn comes, and removed after it."""
+class BucketFiles:
+    """Objects of a bucket; each is brought here when its turn comes, and removed after it.
 
-    def __init__(
-        self, bucket: Bucket, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
-    ) -> None:
+    Raises:
+        InputInvalid: there is no table, or one is too large, or there are too many.
+        Unavailable: the store does not answer.
+    """
+
+    def __init__(self, bucket: Bucket, staging: Path) -> None:
         self._objects, self._staging = Objects(bucket.uri), staging
         found = [one for one in self._objects.listed() if is_table(one.name)]
         _check_count(len(found), bucket.uri)
@@ -120,8 +123,6 @@ class _Objects:
             InputFile(name=one.name, identity=f"etag:{one.tag}", size_bytes=one.size_bytes)
             for one in found
         )
-        with self.here(0) as path:
-            check_columns([path], definition, columns)
 
     @contextmanager
     def here(self, number: int) -> Iterator[Path]:
@@ -141,7 +142,15 @@ class _Objects:
         """What was brought here stays as it is."""
 
 
-class _Exported:
+def _checked(
+    source: BucketFiles, definition: ModelDefinition, columns: Mapping[str, str]
+) -> BucketFiles:
+    with source.here(0) as path:
+        check_columns([path], definition, columns)
+    return source
+
+
+class _ExportedTable:
     """A table as the file that was made of it."""
 
     def __init__(self, path: Path, file: InputFile) -> None:
@@ -157,11 +166,11 @@ class _Exported:
 
 def _exported(
     table: Table, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
-) -> _Exported:
+) -> _ExportedTable:
     path = staging / f"table{PARQUET}"
     identity = f"sha256:{export(table, definition, columns, path)}"
     file = InputFile(name=table.name, identity=identity, size_bytes=path.stat().st_size)
-    return _Exported(path, file)
+    return _ExportedTable(path, file)
 
 
 def _tables(path: Path) -> Sequence[Path]:
@@ -189,6 +198,6 @@ def _sha256(path: Path) -> str:
 
 def _changed(name: str) -> Refused:
     return Refused(
-        f"{name} was changed while the batch ran: start it again with another output, or undo the"
-        " change; finished partitions are kept"
+        f"{name} was changed while it was read: start again (a batch: with another output), or undo"
+        " the change; partitions that are finished are kept"
     )

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mlplatform.decisions.records.record import Kind
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference", "shadow")
 COLUMNS: Final = (
@@ -81,11 +79,11 @@ class Counts:
 
 
 def no_counts() -> Counts:
-    """Of an empty bucket."""
+    """The counts of an empty bucket."""
     return Counts(0, 0, 0, np.zeros(BINS, dtype=np.int64))
 
 
-def counted(table: pa.Table, alerting: Sequence[str]) -> dict[Key, Counts]:
+def bucket_counts(table: pa.Table, alerting: Sequence[str]) -> dict[Key, Counts]:
     """The records' counts in buckets of every level.
 
     Args:
@@ -146,14 +144,10 @@ def _keys(
 
 
 def _words(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    import pyarrow as pa
-
     coded = table.column(name).fill_null(pa.scalar("")).combine_chunks().dictionary_encode()
     words = np.array([*coded.dictionary.to_pylist(), ""], dtype=str)
     return np.asarray(words[coded.indices.to_numpy(zero_copy_only=False)])
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    import pyarrow as pa
-
     return np.asarray(table.column(name).fill_null(pa.scalar(-1)).to_numpy(), dtype=np.int64)

@@ -13,20 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.operations.traffic import buckets
 from mlplatform.operations.traffic.buckets import Counts, Key
-from mlplatform.rollouts.passes.saved_counts import up_to
+from mlplatform.rollouts.kept.portions import up_to
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 PORTION: Final = 50_000
 """Records of each writer that are counted in one transaction."""
@@ -77,7 +75,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class TrafficRead:
+class TrafficReport:
     """What is known of a model's traffic in a range of event time.
 
     Args:
@@ -141,7 +139,7 @@ def sample(path: Path, of: str, event_ms: int, body: object) -> None:
         db.execute("DELETE FROM samples WHERE of = ? AND start_ms < ?", (of, late_ms))
 
 
-def read(path: Path, back_ms: int) -> TrafficRead | None:
+def read(path: Path, back_ms: int) -> TrafficReport | None:
     """The newest stretch of event time, in the shortest buckets that reach back so far.
 
     Returns None where nothing was counted yet.
@@ -168,7 +166,7 @@ def read(path: Path, back_ms: int) -> TrafficRead | None:
         for of, start_ms, body in db.execute(kept, (from_ms,)):
             samples.setdefault(of, []).append((start_ms, msgspec.json.decode(body)))
         position = _position(db)
-    return TrafficRead(
+    return TrafficReport(
         length_ms=level.length_ms,
         newest_ms=newest[0],
         position=position,
@@ -208,9 +206,9 @@ def _add(
             model=model, kinds=buckets.KINDS, after=position, limit=portion, columns=buckets.COLUMNS
         )
         table = log.read(span)
-        come_to, full = reached(table, marks, portion)
+        come_to, full = read_positions(table, marks, portion)
         table = up_to(table, come_to)
-        write(db, buckets.counted(table, alerting))
+        write(db, buckets.bucket_counts(table, alerting))
         if len(table):
             _move_newest(db, int(np.max(table.column("event_ms").to_numpy())))
         db.executemany("INSERT OR REPLACE INTO position VALUES (?, ?)", come_to.items())
@@ -240,7 +238,9 @@ def _move_newest(db: sqlite3.Connection, event_ms: int) -> None:
         db.execute("DELETE FROM buckets WHERE length_ms = ? AND start_ms < ?", old)
 
 
-def reached(table: pa.Table, marks: Mapping[str, int], portion: int) -> tuple[dict[str, int], bool]:
+def read_positions(
+    table: pa.Table, marks: Mapping[str, int], portion: int
+) -> tuple[dict[str, int], bool]:
     """Up to where each writer was read; whether some may have more."""
     come_to, full = dict(marks), False
     groups = table.select(["writer", "seq"]).group_by("writer", use_threads=False)

@@ -26,7 +26,7 @@ def renewal(
     lasts_s: float,
     wall_ms: Callable[[], int],
 ) -> Iterator[None]:
-    """Within this the claim does not expire; a process that dies leaves it to expire.
+    """The claim does not expire within this; a process that dies leaves it to expire.
 
     Args:
         lasts_s: how long the claim holds without being prolonged.

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.rollouts.drift.incidents import KINDS, Claimed, Held, Incident, Over
+from mlplatform.rollouts.drift.incidents import (
+    KINDS,
+    FinishedIncident,
+    HeldClaim,
+    Incident,
+    IncidentClaim,
+)
 from mlplatform.rollouts.drift.observe import Champion, champion_of, incident_status, observe
 from mlplatform.rollouts.drift.plan import (
     CloseIncident,
@@ -89,18 +95,18 @@ class DriftCheck:
     @property
     def words(self) -> str:
         """The verdicts, the incidents and what was decided, in a few sentences."""
-        seen = self.observation
-        verdict, performance = seen.verdict, seen.performance
-        said = [
+        observation = self.observation
+        verdict, performance = observation.verdict, observation.performance
+        sentences = [
             f"{type(verdict).__name__.lower()}: {'; '.join(verdict.reasons)}",
             f"performance {performance.health}: {'; '.join(performance.reasons)}",
         ]
-        said += [
+        sentences += [
             f"Incident {f.incident.id} is {f.incident.state}. "
             f"{type(f.decision).__name__}: {f.decision.reason}"
             for f in self.incidents
         ]
-        return ". ".join(said)
+        return ". ".join(sentences)
 
 
 def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) -> DriftCheck:
@@ -114,20 +120,20 @@ def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) ->
     """
     now_ms, wall_ms = ports.clock.event_ms(), ports.clock.wall_ms()
     champion = champion_of(definition.name, ports)
-    seen = observe(definition, ports, champion, now_ms)
+    observation = observe(definition, ports, champion, now_ms)
     found = [
         _check_incident(
-            definition, ports, seen, kind, holder=holder, now_ms=now_ms, wall_ms=wall_ms
+            definition, ports, observation, kind, holder=holder, now_ms=now_ms, wall_ms=wall_ms
         )
         for kind in KINDS
     ]
-    return DriftCheck(seen, champion, wall_ms, tuple(f for f in found if f is not None))
+    return DriftCheck(observation, champion, wall_ms, tuple(f for f in found if f is not None))
 
 
 def _check_incident(
     definition: ModelDefinition,
     ports: DriftPorts,
-    seen: Observation,
+    observation: Observation,
     kind: str,
     *,
     holder: str,
@@ -143,7 +149,7 @@ def _check_incident(
         if incident is not None:
             status = incident_status(definition, ports, incident, now_ms)
         step = next_step(
-            *(definition, seen, kind, incident, status),
+            *(definition, observation, kind, incident, status),
             wall_ms=wall_ms,
             has_tried_rollout=has_tried_rollout,
         )
@@ -195,10 +201,10 @@ def ask(
             until_ms = wall_ms + claim_s * 1000
             outcome = ports.incidents.claim(incident.id, holder, until_ms=until_ms, now_ms=wall_ms)
             match outcome:
-                case Claimed(claim=claim) | Held(claim=claim):
+                case IncidentClaim(claim=claim) | HeldClaim(claim=claim):
                     as_of_ms, reason = decision.as_of_ms, decision.reason
                     return RetrainRequest(model, incident.id, claim, as_of_ms, reason)
-                case Over():
+                case FinishedIncident():
                     return None
         case Page():
             return PersonRequest(model, incident.id, len(incident.changes), decision.reason)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from mlplatform.model.profile import Column, Floats, finite, share_psi
 from mlplatform.runtime.figures import percent
@@ -27,15 +28,15 @@ class Fault:
 
     Args:
         source: the name of the input or view.
-        told: what was seen, and what to do, in words.
+        reason: what was seen, and what to do, in words.
     """
 
     source: str
-    told: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class ViewSeen:
+class ViewReading:
     """A view as the decisions of a window read it.
 
     Args:
@@ -58,11 +59,11 @@ def missing_fault(name: str, column: Column, values: Floats, limit: float) -> Fa
     before, now = (np.array([share, 1 - share]) for share in (column.missing_share, missing))
     if missing <= column.missing_share or share_psi(before, now) <= limit:
         return None
-    told = (
+    reason = (
         f"{name} is missing in {percent(missing)} of {len(values):,} requests, in "
         f"{percent(column.missing_share)} of those that the model learned from; mend what fills it"
     )
-    return Fault(name, told)
+    return Fault(name, reason)
 
 
 def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
@@ -71,22 +72,32 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
     present = finite(values)
     if not len(present) or column.is_category:
         return None  # a category's shares tell it
-    found, counts = np.unique(present, return_counts=True)
-    value, share = float(found[counts.argmax()]), float(counts.max() / len(present))
+    value, share = _commonest(present)
     close = np.isclose(np.array(column.quantiles), value, rtol=1e-5, atol=1e-9)
     before = max(float(close.mean()), LEAST_SHARE)
     usual = before >= 1 or (share < 1 and _odds(share) <= STUCK_ODDS * _odds(before))
     if share < STUCK_SHARE or usual:
         return None
-    told = (
+    reason = (
         f"{name} is {value:g} in {percent(share)} of {len(present):,} requests, in "
         f"{percent(before)} of those that the model learned from: it is at a default, or its feed "
         "has stopped; mend what fills it"
     )
-    return Fault(name, told)
+    return Fault(name, reason)
 
 
-def view_faults(views: Mapping[str, ViewSeen], start_ms: int) -> list[Fault]:
+def _commonest(present: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The value that half of all values or more are, with its share; of fewer, some value.
+
+    Such a value is a median, and takes no count of all others.
+    """
+    middle = [(len(present) - 1) // 2, len(present) // 2]
+    medians = np.partition(present, middle)[middle].tolist()
+    shares = [float(np.mean(present == median)) for median in medians]
+    return max(zip(medians, shares, strict=True), key=lambda found: found[1])
+
+
+def view_faults(views: Mapping[str, ViewReading], start_ms: int) -> list[Fault]:
     """Views whose newest snapshot was late before the window began."""
     return [
         Fault(
@@ -103,11 +114,11 @@ def stale_fault(stale: int, fresh: int) -> Fault | None:
     """Whether most decisions of a window were made without fresh features."""
     if stale <= STALE_SHARE * (stale + fresh):
         return None
-    told = (
+    reason = (
         f"{stale:,} of {stale + fresh:,} decisions were made without fresh features; look for the "
         "job that writes them, and for their store"
     )
-    return Fault("features", told)
+    return Fault("features", reason)
 
 
 def _odds(share: float) -> float:

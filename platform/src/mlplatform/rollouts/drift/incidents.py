@@ -17,7 +17,7 @@ State = Literal["open", "claimed", "answered", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class IncidentFinding:
     """What opens an incident.
 
     Args:
@@ -60,7 +60,7 @@ class Incident:
     """
 
     id: str
-    found: Finding
+    found: IncidentFinding
     state: State
     claim: int
     holder: str | None
@@ -93,7 +93,7 @@ class IncidentFact:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class IncidentClaim:
     """The incident is the caller's until `until_ms`, under this claim number."""
 
     claim: int
@@ -101,7 +101,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldClaim:
     """Somebody else's claim has not expired."""
 
     claim: int
@@ -110,19 +110,19 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class FinishedIncident:
     """There is nothing to claim: the incident is answered or closed."""
 
     state: State
 
 
-ClaimOutcome = Claimed | Held | Over
+ClaimOutcome = IncidentClaim | HeldClaim | FinishedIncident
 
 
 class Incidents(Protocol):
     """Incidents of all models; every change is journaled in the transaction that makes it."""
 
-    def open(self, found: Finding, *, now_ms: int) -> Incident:
+    def open(self, found: IncidentFinding, *, now_ms: int) -> Incident:
         """The model's incident of that kind: a new one, or the one that is not closed yet."""
         ...
 
@@ -190,5 +190,5 @@ class IncidentFacts(Protocol):
         ...
 
     def last_position(self) -> int:
-        """Of the last change; 0 while there is none. Cheap enough to ask often."""
+        """The position of the last change; 0 while there is none. Cheap enough to ask often."""
         ...

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order
+from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, in_order, label_columns
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span
-from mlplatform.decisions.records.record import Kind
+from mlplatform.decisions.records.record import LABEL_VALUES, Kind
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.inputs import InputPlan
 from mlplatform.model.policies.segments import band
 from mlplatform.model.policies.watching import Segment
 from mlplatform.model.profile import Floats
 from mlplatform.rollouts.drift.performance import (
+    ACCURACY,
     CALIBRATION,
+    ERROR,
     MOST_REFERENCE_DAYS,
     NO_DAYS,
     RECENT_DAYS,
     DailyHits,
+    Hits,
     MaturedDay,
     MaturedDays,
 )
@@ -37,9 +41,6 @@ from mlplatform.rollouts.drift.windows import (
     units_of,
     without,
 )
-
-if TYPE_CHECKING:
-    from mlplatform.model.inputs import InputPlan
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
@@ -123,17 +124,18 @@ class _Labels:
     """Labels of a stretch: of positives and of stopped requests, and when any came.
 
     Args:
-        known: decision → its labels as `RANK` orders them, the last one last.
+        known: decision → its labels as `RANK` orders them, the last one last; of classes and
+            numbers all.
         hours: of event time in which some label came.
     """
 
-    known: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    known: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
     hours: set[int] = field(default_factory=set)
 
     def any_between(self, from_ms: int, to_ms: int) -> bool:
         return any(hour in self.hours for hour in range(from_ms // HOUR_MS, -(-to_ms // HOUR_MS)))
 
-    def at(self, before_ms: int) -> dict[str, int]:
+    def at(self, before_ms: int) -> dict[str, Any]:
         """What was known of each decision at a time."""
         last = ((i, [label for at_ms, *_, label in found if at_ms < before_ms])
                 for i, found in self.known.items())  # fmt: skip
@@ -143,6 +145,8 @@ class _Labels:
 def _read_labels(
     log: DecisionLog, definition: ModelDefinition, stretch: tuple[int, int], maturity_ms: int
 ) -> _Labels:
+    if definition.task != "binary":
+        return _read_all_labels(log, definition, stretch, maturity_ms)
     decided = _span(definition, "decision", stretch, ("decision_id", "event_ms", "decision"))
     stopped: list[str | None] = []
     for rows in slices(log, decided):
@@ -164,6 +168,66 @@ def _read_labels(
     return found
 
 
+def _read_all_labels(
+    log: DecisionLog, definition: ModelDefinition, stretch: tuple[int, int], maturity_ms: int
+) -> _Labels:
+    found, columns = _Labels(), label_columns(definition.task)
+    span = _span(definition, "label", (stretch[0], stretch[1] + maturity_ms), columns)
+    for rows in slices(log, span):
+        rows = in_order(rows, definition.task)
+        found.hours.update(np.unique(rows["event_ms"].to_numpy() // HOUR_MS).tolist())
+        for decision_id, *rank in zip(*(rows[n].to_pylist() for n in columns), strict=True):
+            found.known.setdefault(decision_id, []).append(tuple(rank))
+    for ranks in found.known.values():
+        ranks.sort()
+    return found
+
+
+def _read_labelled_day(
+    log: DecisionLog,
+    definition: ModelDefinition,
+    champion: ChampionTenure,
+    number: int,
+    labels: _Labels,
+    void: pa.Array[pa.StringScalar],
+) -> MaturedDay:
+    """How many of the labelled requests were decided rightly, or how far their numbers were off."""
+    start_ms, end_ms = number * DAY_MS, (number + 1) * DAY_MS
+    known = labels.at(end_ms + definition.label.maturity_days * DAY_MS)
+    column = LABEL_VALUES[definition.task]
+    units, pairs, requests, before = [], list[tuple[Any, Any]](), 0, 0
+    for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), _DECISION)):
+        rows = without(rows, void)
+        of_rows = units_of(rows, before).tolist()
+        before += rows.num_rows
+        scored = scored_by(rows, champion.version).tolist()
+        ids, decided = rows["decision_id"].to_pylist(), rows[column].to_pylist()
+        for unit, is_scored, i, value in zip(of_rows, scored, ids, decided, strict=True):
+            requests += is_scored
+            if is_scored and i in known:
+                units.append(unit)
+                pairs.append((value, known[i]))
+    name, hits = _LABELLED[definition.task](pairs)
+    trials = DailyHits(np.array(units, np.int64), hits, float(len(hits)))
+    return MaturedDay(start_ms, requests, 0, {name: trials})
+
+
+def _right(pairs: Sequence[tuple[Any, Any]]) -> tuple[str, npt.NDArray[np.bool_]]:
+    return ACCURACY, np.array([decided == label for decided, label in pairs], np.bool_)
+
+
+def _errors(pairs: Sequence[tuple[Any, Any]]) -> tuple[str, npt.NDArray[np.float64]]:
+    both = np.array(pairs, np.float64).reshape(-1, 2)
+    return ERROR, np.abs(both[:, 0] - both[:, 1])
+
+
+_LABELLED: Final[Mapping[str, Callable[[Sequence[tuple[Any, Any]]], tuple[str, Hits]]]] = {
+    "classes": _right,
+    "real": _errors,
+}
+"""By a model's task, from decisions and their labels to the metric and its hits."""
+
+
 def _read_day(
     log: DecisionLog,
     definition: ModelDefinition,
@@ -173,6 +237,8 @@ def _read_day(
     labels: _Labels,
     void: pa.Array[pa.StringScalar],
 ) -> MaturedDay:
+    if definition.task != "binary":
+        return _read_labelled_day(log, definition, champion, number, labels, void)
     start_ms, end_ms = number * DAY_MS, (number + 1) * DAY_MS
     known = labels.at(end_ms + definition.label.maturity_days * DAY_MS)
     positives = pa.array([i for i, label in known.items() if label == 1], pa.string())
@@ -209,7 +275,7 @@ def _read_day(
 def _members(
     segments: Sequence[Segment], plan: InputPlan, matrix: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.bool_], ...]:
-    """Of each segment, which rows belong to it; a missing value belongs to none."""
+    """Which rows belong to each segment; a missing value belongs to none."""
     found = []
     for segment in segments:
         values = matrix[:, plan.names.index(segment.input)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from scipy import special
 
 from mlplatform.model.policies.watching import DriftPolicy
@@ -115,8 +116,6 @@ def design_effect(values: Floats, units: npt.NDArray[np.integer[Any]]) -> float:
 def unit_numbers(units: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     """The units, numbered from 0 on (by a hash table: sorting millions takes five times their size
     in memory)."""
-    import pyarrow as pa
-
     numbers: npt.NDArray[np.int32] = pa.array(units).dictionary_encode().indices.to_numpy()
     return numbers
 

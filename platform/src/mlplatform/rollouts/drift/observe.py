@@ -16,7 +16,7 @@ from mlplatform.rollouts.drift.matured import read_matured
 from mlplatform.rollouts.drift.performance import MaturedDays, performance_verdict
 from mlplatform.rollouts.drift.plan import IncidentStatus, Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
-from mlplatform.rollouts.drift.retrain import Matured, matured_since
+from mlplatform.rollouts.drift.retrain import MaturedRequests, matured_since
 from mlplatform.rollouts.drift.tenure import matured_tenure
 from mlplatform.rollouts.drift.verdict import (
     Band,
@@ -80,11 +80,11 @@ def observe(
     policy, tenure = definition.drift, champion.tenure
     windows: list[Window] = []
     verdicts: list[WindowVerdict] = []
-    for seen in read_windows(ports.log, plan, definition, tenure, now_ms):
+    for read in read_windows(ports.log, plan, definition, tenure, now_ms):
         verdicts.append(
-            window_verdict(champion.profile, seen, policy, champion.band, champion.rhythms)
+            window_verdict(champion.profile, read, policy, champion.band, champion.rhythms)
         )
-        windows.append(sampled(seen, SAMPLE_ROWS))
+        windows.append(sampled(read, SAMPLE_ROWS))
     matured = _matured_days(definition, ports, champion, now_ms)
     return Observation(
         champion=tenure.version,
@@ -141,7 +141,7 @@ def incident_status(
 
 def _matured(
     definition: ModelDefinition, ports: DriftPorts, incident: Incident, now_ms: int
-) -> Matured:
+) -> MaturedRequests:
     fitted_until_ms = window(definition, now_ms).holdout_from_ms
     changed_ms = incident.found.changed_ms
     return matured_since(ports.offline, changed_ms, fitted_until_ms=fitted_until_ms, now_ms=now_ms)

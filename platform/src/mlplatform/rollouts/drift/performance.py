@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,11 @@ RECENT_DAYS = 14
 RUN_DAYS = 30
 """`drift.performance_false_alarm_share` is the chance of a false incident in this many days."""
 CALIBRATION = "calibration"
+ACCURACY = "accuracy"
+"""Of classes: labelled requests, and those of them whose class was decided."""
+ERROR = "error"
+"""Of numbers: the mean absolute error of labelled requests, in the model's unit."""
+Hits = npt.NDArray[np.bool_] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,13 +33,14 @@ class DailyHits:
 
     Args:
         units: the assignment unit of each trial.
-        hits: of recall, positives among the highest scores; of precision, positives among these.
+        hits: of recall, positives among the highest scores; of precision, positives among these; of
+            an error, how large each is.
         base: what hits are a share of: the number of trials; of calibration, whose trials are the
             positives alone, the sum of the scores.
     """
 
     units: npt.NDArray[np.int64]
-    hits: npt.NDArray[np.bool_]
+    hits: Hits
     base: float
 
 
@@ -43,8 +49,8 @@ class MaturedDay:
     """What became of one day's requests that the champion scored.
 
     Args:
-        metrics: by name (`recall`, `precision`, `calibration`, `recall of a segment`, …), the same
-            names on every day.
+        metrics: by name (`recall`, `precision`, `calibration`, `recall of a segment`, …; of classes
+            `accuracy`, of numbers `error`), the same names on every day.
         hidden: stopped without a label: what they were, nobody can know.
     """
 
@@ -75,9 +81,10 @@ class Change:
 
     Args:
         since_ms: start of the recent days.
-        now, before: shares of hits, 0 to 1; of calibration, positives over those expected.
-        low, high: of `now`, where `before` still held; NaN where nothing was counted.
-        worse: what lies outside is harm: below, and for calibration above as well.
+        now, before: shares of hits, 0 to 1; of calibration, positives over those expected; of an
+            error, its mean.
+        low, high: of `now`, where `before` still held; NaN where nothing was counted. What lies
+            outside is harm: below, for calibration above as well, and for an error above alone.
     """
 
     metric: str
@@ -96,7 +103,8 @@ class Change:
     @property
     def excess(self) -> float:
         """How far outside, as a share of the width; at most 0 inside."""
-        half = (self.high - self.low) / 2 if math.isfinite(self.high) else self.before - self.low
+        ends = [end for end in (self.low, self.high) if math.isfinite(end)]
+        half = sum(abs(end - self.before) for end in ends) / max(len(ends), 1)
         return max(self.low - self.now, self.now - self.high, -half) / max(half, 1e-12)
 
 
@@ -118,26 +126,29 @@ class PerformanceVerdict:
 NOT_JUDGED = PerformanceVerdict(Health.INCONCLUSIVE, NO_DAYS.gaps)
 
 
-def performance_verdict(seen: MaturedDays, policy: DriftPolicy) -> PerformanceVerdict:
+def performance_verdict(matured: MaturedDays, policy: DriftPolicy) -> PerformanceVerdict:
     """Whether recent matured days are worse than the champion's first ones.
 
     The standard is what the version showed when it took over: its first matured days, seven at
     least and 21 at most. A holdout would be another population (no decision of the version had
     hidden or changed anything there), and is smaller. Each of the last 14 days may be the first
     of worse ones: from each a sequence of its own goes on, with its share of the error, so a late
-    change is not diluted by the good days before it.
+    change is not diluted by the good days before it. A share's recent trials vary as their own
+    share says, where that is less than the standard's: of a segment that hardly anything is found
+    in any more, few days are proof. What `sequence_width` adds for events that were not seen keeps
+    that from being proof too early.
 
     Source: Shekhar and Ramdas (2023), Sequential changepoint detection via backward confidence
     sequences; the sequence itself is that of `rollouts.verdicts.statistics`.
     """
-    days = seen.days
+    days = matured.days
     if len(days) <= LEAST_REFERENCE_DAYS:
         few = f"{len(days)} matured days of this champion; {LEAST_REFERENCE_DAYS + 1} are needed"
-        return PerformanceVerdict(Health.INCONCLUSIVE, (few, *seen.gaps))
+        return PerformanceVerdict(Health.INCONCLUSIVE, (few, *matured.gaps))
     names = tuple(days[0].metrics)
     error_share = policy.performance_false_alarm_share / RUN_DAYS / len(names)
-    told = {name: _most_telling(days, name, policy, error_share) for name in names}
-    changes = tuple(change for change in told.values() if change is not None)
+    by_name = {name: _most_telling(days, name, policy, error_share) for name in names}
+    changes = tuple(change for change in by_name.values() if change is not None)
     hidden = sum(day.hidden for day in days)
     unknown = (f"of {hidden:,} stopped requests nothing is known",) if hidden else ()
     worse = [change for change in changes if change.proven]
@@ -145,9 +156,9 @@ def performance_verdict(seen: MaturedDays, policy: DriftPolicy) -> PerformanceVe
         first_ms = min(change.since_ms for change in worse)
         reasons = (*(_words(c) for c in worse), *unknown)
         return PerformanceVerdict(Health.UNHEALTHY, reasons, first_ms, changes)
-    empty = tuple(f"{name}: nothing to count" for name in names if told[name] is None)
-    if seen.gaps or len(empty) == len(names):
-        return PerformanceVerdict(Health.INCONCLUSIVE, (*seen.gaps, *empty), None, changes)
+    empty = tuple(f"{name}: nothing to count" for name in names if by_name[name] is None)
+    if matured.gaps or len(empty) == len(names):
+        return PerformanceVerdict(Health.INCONCLUSIVE, (*matured.gaps, *empty), None, changes)
     return PerformanceVerdict(
         Health.HEALTHY, (*(_words(c) for c in changes), *empty, *unknown), None, changes
     )
@@ -163,7 +174,7 @@ def plain(verdict: PerformanceVerdict) -> dict[str, Any]:
                 "since_ms": c.since_ms,
                 "now": c.now,
                 "before": c.before,
-                "low": c.low,
+                "low": c.low if math.isfinite(c.low) else None,
                 "high": c.high if math.isfinite(c.high) else None,
                 "hits": c.hits,
                 "base": c.base,
@@ -201,31 +212,77 @@ def _change(
     if not base.sum() or not now_base or not hits.sum():
         return None
     before = float(hits.sum() / base.sum())
-    two_sided = name == CALIBRATION
-    unit_variance = before if two_sided else before * (1 - before) or 1 / base.sum()
+    kind = _KINDS.get(name, _SHARE)
+    share, spread, event = kind.trials(before, reference)
+    unit_variance = spread or 1 / base.sum()
     effect = max(
         1.0,
         _effect_of_days(hits, base, before, unit_variance),
-        _effect_of_units(reference, 0.0 if two_sided else before, base.sum() * unit_variance),
+        _effect_of_units(reference, share, base.sum() * unit_variance),
     )
-    variance = effect * now_base * unit_variance * (1 + now_base / base.sum())
-    error_share = error_share / 2 if two_sided else error_share
-    width = effect * sequence_width(variance / effect**2, error_share=error_share) / now_base
-    allowed = before * (policy.calibration_drift if two_sided else policy.performance_drop)
+    now = float(now_hits / now_base)
+    recent_variance = min(unit_variance, now * (1 - now)) if kind is _SHARE else unit_variance
+    variance = effect * now_base * (recent_variance + unit_variance * now_base / base.sum())
+    error_share = error_share / kind.sides
+    event *= effect
+    width = event * sequence_width(variance / event**2, error_share=error_share) / now_base
+    allowed = before * (policy.calibration_drift if kind.sides == 2 else policy.performance_drop)
     return Change(
         metric=name,
         since_ms=since_ms,
-        now=float(now_hits / now_base),
+        now=now,
         before=before,
-        low=float(before - allowed - width),
-        high=float(before + allowed + width) if two_sided else math.inf,
+        low=float(before - allowed - width) if kind.falls else -math.inf,
+        high=float(before + allowed + width) if kind.rises else math.inf,
         hits=int(now_hits),
         base=float(now_base),
     )
 
 
-def _totals(days: Sequence[DailyHits]) -> tuple[list[int], list[float]]:
-    return [int(day.hits.sum()) for day in days], [day.base for day in days]
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is harm of a metric, and how its trials vary.
+
+    Args:
+        trials: from the metric before and its days to the mean of a trial, its variance, and the
+            size of one event.
+    """
+
+    falls: bool
+    rises: bool
+    trials: Callable[[float, Sequence[DailyHits]], tuple[float, float, float]]
+
+    @property
+    def sides(self) -> int:
+        """The number of sides on which there is harm."""
+        return self.falls + self.rises
+
+
+def _of_share(before: float, _: Sequence[DailyHits]) -> tuple[float, float, float]:
+    return before, before * (1 - before), 1.0
+
+
+def _of_positives(before: float, _: Sequence[DailyHits]) -> tuple[float, float, float]:
+    """The scores' sum of a customer with a positive is next to nothing."""
+    return 0.0, before, 1.0
+
+
+def _of_errors(before: float, days: Sequence[DailyHits]) -> tuple[float, float, float]:
+    """One event is as large as the largest error that was seen: few may make most of the sum."""
+    errors = np.concatenate([day.hits for day in days])
+    return before, float(errors.var()), float(errors.max())
+
+
+_SHARE: Final = _Kind(True, False, _of_share)
+_KINDS: Final[Mapping[str, _Kind]] = {
+    CALIBRATION: _Kind(True, True, _of_positives),
+    ERROR: _Kind(False, True, _of_errors),
+}
+"""By metric; all others are shares."""
+
+
+def _totals(days: Sequence[DailyHits]) -> tuple[list[float], list[float]]:
+    return [float(day.hits.sum()) for day in days], [day.base for day in days]
 
 
 def _effect_of_days(
@@ -240,7 +297,7 @@ def _effect_of_units(days: Sequence[DailyHits], share: float, variance: float) -
     """The same of customers: one cause makes several positives, found or not together.
 
     Args:
-        share: 0 for calibration: of a customer with a positive the scores' sum is next to nothing.
+        share: the mean of a trial.
     """
     _, cluster = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)
     hits = np.concatenate([day.hits for day in days])
@@ -251,15 +308,22 @@ def _effect_of_units(days: Sequence[DailyHits], share: float, variance: float) -
 def _words(change: Change) -> str:
     since = f"{datetime.fromtimestamp(change.since_ms / 1000, UTC):%Y-%m-%d}"
     if change.metric == CALIBRATION:
-        said = (
-            f"positives since {since} are {change.now:.2f} times what the scores said, "
-            f"{change.before:.2f} times in the first days"
+        words = (
+            f"since {since} there were {change.now:.2f} times as many positives as scores"
+            " predicted,"
+            f" in the first days {change.before:.2f} times"
         )
         expected = f"{max(change.low, 0):.2f} to {change.high:.2f}"
+    elif change.metric == ERROR:
+        words = (
+            f"mean absolute error since {since} is {change.now:.4g} on {change.base:,.0f} labelled "
+            f"requests, {change.before:.4g} in the first days"
+        )
+        expected = f"{change.high:.4g} or less"
     else:
-        said = (
+        words = (
             f"{change.metric} since {since} is {change.now:.1%} of {change.base:,.0f}, "
             f"{change.before:.1%} in the first days"
         )
         expected = f"{max(change.low, 0):.1%} or more"
-    return f"{said}: {'not ' if change.proven else ''}within {expected}"
+    return f"{words}: {'not ' if change.proven else ''}within {expected}"

@@ -10,10 +10,10 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.drift import performance, verdict
 from mlplatform.rollouts.drift.faults import Fault
 from mlplatform.rollouts.drift.health import Health
-from mlplatform.rollouts.drift.incidents import DRIFT, FAULT, PERFORMANCE, Finding, Incident
+from mlplatform.rollouts.drift.incidents import DRIFT, FAULT, PERFORMANCE, Incident, IncidentFinding
 from mlplatform.rollouts.drift.performance import NOT_JUDGED, PerformanceVerdict
 from mlplatform.rollouts.drift.retrain import (
-    Matured,
+    MaturedRequests,
     Page,
     Retrain,
     Retrains,
@@ -21,10 +21,10 @@ from mlplatform.rollouts.drift.retrain import (
     retrain_when,
 )
 from mlplatform.rollouts.drift.tenure import MaturedTenure
-from mlplatform.rollouts.drift.verdict import Drifted, DriftVerdict, Window, WindowVerdict
+from mlplatform.rollouts.drift.verdict import DriftFinding, DriftVerdict, Window, WindowVerdict
 from mlplatform.rollouts.journal.state import Phase
 
-NOTHING_MATURED: Final = Matured(0, 0)
+NOTHING_MATURED: Final = MaturedRequests(0, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +69,7 @@ class IncidentStatus:
         retrains: that the model's other incidents asked for.
     """
 
-    matured: Matured = NOTHING_MATURED
+    matured: MaturedRequests = NOTHING_MATURED
     answer_phase: Phase | None = None
     fault: str | None = None
     retrains: Retrains = ()
@@ -79,7 +79,7 @@ class IncidentStatus:
 class OpenIncident:
     """Something was found, and no incident of that kind is under way."""
 
-    found: Finding
+    found: IncidentFinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ DriftStep = OpenIncident | CloseIncident | OpenRollout | Retrain | Page | Wait
 
 def next_step(
     model: ModelDefinition,
-    seen: Observation,
+    observation: Observation,
     kind: str,
     incident: Incident | None,
     status: IncidentStatus,
@@ -123,20 +123,20 @@ def next_step(
             that is under way may refuse it.
     """
     if incident is None:
-        found = finding(model.name, seen, kind)
+        found = incident_finding(model.name, observation, kind)
         return Wait("there is no incident") if found is None else OpenIncident(found)
-    if over := resolved(incident, seen):
+    if over := incident_closure(incident, observation):
         return over
     if kind == FAULT:
-        told = "; ".join(fault.told for fault in seen.faults) or "not known to be mended"
-        return Page(f"a retrain would only learn it: {told}")
+        reason = "; ".join(fault.reason for fault in observation.faults) or "not known to be mended"
+        return Page(f"a retrain would only learn it: {reason}")
     answer = incident.answer if incident.state == "answered" else None
     if answer is not None and status.answer_phase is None and not has_tried_rollout:
         return OpenRollout(answer)
     return retrain_when(
         incident,
         status.matured,
-        now_ms=seen.now_ms,
+        now_ms=observation.now_ms,
         wall_ms=wall_ms,
         policy=model.drift,
         lag_days=model.label.maturity_days + model.training.holdout_days,
@@ -146,52 +146,54 @@ def next_step(
     )
 
 
-def resolved(incident: Incident, seen: Observation) -> CloseIncident | None:
+def incident_closure(incident: Incident, observation: Observation) -> CloseIncident | None:
     """Why an incident is over; None while it is not."""
     found = incident.found
     if found.kind == FAULT:
-        if seen.sound_from_ms is None:
+        if observation.sound_from_ms is None:
             return None
-        return CloseIncident(incident.id, "the data is whole again", seen.sound_from_ms)
-    if seen.champion != found.champion:
-        replaced = f"version {seen.champion} replaced version {found.champion}"
+        return CloseIncident(incident.id, "the data is whole again", observation.sound_from_ms)
+    if observation.champion != found.champion:
+        replaced = f"version {observation.champion} replaced version {found.champion}"
         return CloseIncident(incident.id, replaced)
     if incident.state != "open":
         return None
     if found.kind == PERFORMANCE:
-        back = seen.performance.health is Health.HEALTHY
+        back = observation.performance.health is Health.HEALTHY
         why = "matured labels show no drop any more"
     else:
-        back = bool(seen.verdicts) and all(v.health is Health.HEALTHY for v in seen.verdicts)
-        why = f"the last {len(seen.verdicts)} windows look like the profile again"
+        back = bool(observation.verdicts) and all(
+            v.health is Health.HEALTHY for v in observation.verdicts
+        )
+        why = f"the last {len(observation.verdicts)} windows look like the profile again"
     return CloseIncident(incident.id, why) if back else None
 
 
-def finding(model: str, seen: Observation, kind: str) -> Finding | None:
+def incident_finding(model: str, observation: Observation, kind: str) -> IncidentFinding | None:
     """What opens an incident of that kind; None where there is nothing."""
     changed_ms: int | None = None
     reasons: tuple[str, ...] = ()
-    if kind == FAULT and seen.faults:
-        changed_ms = seen.verdicts[-1].start_ms
-        reasons = tuple(fault.told for fault in seen.faults)
-    elif kind == DRIFT and isinstance(seen.verdict, Drifted):
-        changed_ms, reasons = seen.verdict.since_ms, seen.verdict.reasons
+    if kind == FAULT and observation.faults:
+        changed_ms = observation.verdicts[-1].start_ms
+        reasons = tuple(fault.reason for fault in observation.faults)
+    elif kind == DRIFT and isinstance(observation.verdict, DriftFinding):
+        changed_ms, reasons = observation.verdict.since_ms, observation.verdict.reasons
     elif kind == PERFORMANCE:
-        changed_ms, reasons = seen.performance.since_ms, seen.performance.reasons
+        changed_ms, reasons = observation.performance.since_ms, observation.performance.reasons
     if changed_ms is None:
         return None
-    return Finding(
+    return IncidentFinding(
         model=model,
         kind=kind,
-        opened_ms=seen.now_ms,
+        opened_ms=observation.now_ms,
         changed_ms=changed_ms,
-        champion=seen.champion,
-        evidence={"reasons": list(reasons), **_evidence(seen)},
+        champion=observation.champion,
+        evidence={"reasons": list(reasons), **_evidence(observation)},
     )
 
 
-def _evidence(seen: Observation) -> Mapping[str, Any]:
+def _evidence(observation: Observation) -> Mapping[str, Any]:
     return {
-        "windows": [verdict.plain(v) for v in seen.verdicts],
-        "performance": performance.plain(seen.performance),
+        "windows": [verdict.plain(v) for v in observation.verdicts],
+        "performance": performance.plain(observation.performance),
     }

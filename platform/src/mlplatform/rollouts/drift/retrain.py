@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.rollouts.drift.incidents import Incident
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 DAY_MS = 86_400_000
 BUDGET_DAYS = 30
@@ -19,16 +19,18 @@ MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
 
 
 @dataclass(frozen=True, slots=True)
-class Matured:
-    """Requests since the change that a retrain would learn from, and how many are positive."""
+class MaturedRequests:
+    """Requests since the change that a retrain would learn from, and how many are positive; of
+    classes, how many are labelled."""
 
     rows: int
     positives: int
+    counted: str = "positive"
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not yet; `until_ms` is event time, None where no date can be named.
+    """A retrain is not due; `until_ms` is event time, None where no date can be named.
 
     Args:
         noted: the reason stays what it is for days, and belongs into the incident's journal.
@@ -69,7 +71,7 @@ class LabelledRequests(Protocol):
 
 def retrain_when(
     incident: Incident,
-    matured: Matured,
+    matured: MaturedRequests,
     *,
     now_ms: int,
     wall_ms: int,
@@ -142,7 +144,7 @@ def _day(wall_ms: int) -> str:
 
 def matured_since(
     offline: LabelledRequests, changed_ms: int, *, fitted_until_ms: int, now_ms: int
-) -> Matured:
+) -> MaturedRequests:
     """How many requests since the change a retrain would fit on, by what is known now.
 
     Args:
@@ -150,16 +152,19 @@ def matured_since(
             matured, so that a request without a report counts as negative.
     """
     if fitted_until_ms <= changed_ms:
-        return Matured(0, 0)
-    import pyarrow.compute as pc
+        return MaturedRequests(0, 0)
 
     labels = offline.labelled_requests(changed_ms, fitted_until_ms, now_ms)["label"]
-    return Matured(rows=len(labels), positives=pc.sum(labels).as_py() or 0)
+    if pa.types.is_string(labels.type):
+        return MaturedRequests(
+            rows=len(labels), positives=len(labels.drop_null()), counted="labelled"
+        )
+    return MaturedRequests(rows=len(labels), positives=pc.sum(labels).as_py() or 0)
 
 
 def _labels_decide(
     incident: Incident,
-    matured: Matured,
+    matured: MaturedRequests,
     now_ms: int,
     policy: DriftPolicy,
     lag_days: int,
@@ -169,7 +174,8 @@ def _labels_decide(
     is_enough = matured.positives >= needed
     count = (
         f"{matured.rows:,} requests of the new pattern have matured, {matured.positives:,} of them "
-        f"positive; a retrain needs {needed:,} positive ones{' and may start' if is_enough else ''}"
+        f"{matured.counted}; a retrain needs {needed:,} {matured.counted} ones"
+        f"{' and may start' if is_enough else ''}"
     )
     if is_enough:
         return Retrain(now_ms, count)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from mlplatform.decisions.records.port import DecisionLog, Span
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SLICE_ROWS = 20_000
 """Decisions with their payloads, about a kilobyte each, that are held at a time."""

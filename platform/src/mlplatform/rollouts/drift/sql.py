@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 from mlplatform.rollouts.drift.incidents import (
     Change,
-    Claimed,
     ClaimOutcome,
-    Finding,
-    Held,
+    FinishedIncident,
+    HeldClaim,
     Incident,
+    IncidentClaim,
     IncidentFact,
-    Over,
+    IncidentFinding,
     State,
 )
 from mlplatform.runtime.canonical import canonical_json
@@ -33,7 +33,7 @@ class SqlIncidents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def open(self, found: Finding, *, now_ms: int) -> Incident:
+    def open(self, found: IncidentFinding, *, now_ms: int) -> Incident:
         with self._database.writing() as db:
             rows = db.rows(
                 "SELECT id FROM incidents WHERE model = :model AND kind = :kind"
@@ -61,10 +61,10 @@ class SqlIncidents:
             now = _read(db, incident)
             if swapped:
                 _journal(db, incident, now_ms, f"{holder} has started a retrain for it")
-                return Claimed(now.claim, until_ms)
+                return IncidentClaim(now.claim, until_ms)
             if now.state == "claimed":
-                return Held(now.claim, now.holder or "", now.until_ms)
-            return Over(now.state)
+                return HeldClaim(now.claim, now.holder or "", now.until_ms)
+            return FinishedIncident(now.state)
 
     def prolong(self, incident: str, claim: int, *, until_ms: int) -> None:
         with self._database.writing() as db:
@@ -160,7 +160,7 @@ def _require_claim(now: Incident, claim: int) -> None:
         )
 
 
-def _insert(db: Session, found: Finding) -> str:
+def _insert(db: Session, found: IncidentFinding) -> str:
     ((count,),) = db.rows("SELECT count(*) FROM incidents WHERE model = :model", model=found.model)
     name = f"{found.model}-{found.kind.replace(' ', '-')}-{count + 1}"
     db.change(
@@ -210,7 +210,7 @@ def _incident(
     claim, holder, until_ms, answer = claimed
     return Incident(
         id=name,
-        found=Finding(model, kind, opened_ms, changed_ms, champion, _object(evidence)),
+        found=IncidentFinding(model, kind, opened_ms, changed_ms, champion, _object(evidence)),
         state=_state(state),
         claim=claim,
         holder=holder,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mlplatform.rollouts.drift.performance import (
     CALIBRATION,
+    ERROR,
     LEAST_REFERENCE_DAYS,
     MOST_REFERENCE_DAYS,
     DailyHits,
@@ -31,10 +34,11 @@ class MaturedMetric:
     """One metric over a stretch of days.
 
     Args:
-        hits: of recall, positives among the highest scores; of precision, positives among these.
+        hits: of recall, positives among the highest scores; of precision, positives among these; of
+            an error, the whole of its sum.
         base: what hits are a share of; of calibration, the sum of the scores.
-        value: a share, 0 to 1; of calibration, positives over those that the scores expect. None
-            where nothing was counted, and then `low` and `high` too.
+        value: a share, 0 to 1; of calibration, positives over those that the scores expect; of an
+            error, its mean. None where nothing was counted, and then `low` and `high` too.
     """
 
     name: str
@@ -78,9 +82,11 @@ class MaturedTenure:
     gaps: tuple[str, ...]
 
 
-def matured_tenure(seen: MaturedDays, *, version: int, since_ms: int, now_ms: int) -> MaturedTenure:
+def matured_tenure(
+    matured: MaturedDays, *, version: int, since_ms: int, now_ms: int
+) -> MaturedTenure:
     """Both stretches of the matured days that a drift check has read."""
-    first, last = seen.days[:MOST_REFERENCE_DAYS], seen.days[MOST_REFERENCE_DAYS:]
+    first, last = matured.days[:MOST_REFERENCE_DAYS], matured.days[MOST_REFERENCE_DAYS:]
     stretches = tuple(
         MaturedStretch(
             from_ms=days[0].start_ms,
@@ -96,7 +102,7 @@ def matured_tenure(seen: MaturedDays, *, version: int, since_ms: int, now_ms: in
         for days in (first, last)
         if days
     )
-    return MaturedTenure(version, since_ms, now_ms, stretches, seen.gaps)
+    return MaturedTenure(version, since_ms, now_ms, stretches, matured.gaps)
 
 
 def matured_metric(name: str, days: Sequence[DailyHits]) -> MaturedMetric:
@@ -107,25 +113,41 @@ def matured_metric(name: str, days: Sequence[DailyHits]) -> MaturedMetric:
 
     Source: as `rollouts.verdicts.statistics`.
     """
-    hits, base = sum(int(day.hits.sum()) for day in days), sum(day.base for day in days)
+    total, base = sum(float(day.hits.sum()) for day in days), sum(day.base for day in days)
+    hits = int(total)
     if not base:
         return MaturedMetric(name, hits, base, None, None, None)
     if name == CALIBRATION:
         low, high = _ratio_bounds(days, hits, base)
+    elif name == ERROR:
+        low, high = _mean_bounds(days, total / base)
     else:
         low, high = _share_bounds(days)
-    return MaturedMetric(name, hits, base, hits / base, low, high)
+    return MaturedMetric(name, hits, base, total / base, low, high)
+
+
+def _mean_bounds(days: Sequence[DailyHits], mean: float) -> tuple[float, float]:
+    """Bounds on a mean of errors; one event is as large as the most that a customer, or a day, adds
+    to their sum."""
+    width = 0.0
+    for sums, counts in _views(days):
+        off = sums - mean * counts
+        size, variance = float(np.abs(off).max()), float((off**2).sum())
+        if size:
+            wide = size * sequence_width(variance / size**2, error_share=ERROR_SHARE / 2)
+            width = max(width, wide / float(counts.sum()))
+    return max(mean - width, 0.0), mean + width
 
 
 def _share_bounds(days: Sequence[DailyHits]) -> tuple[float, float]:
-    views = [_one_arm(*view) for view in _views(days)]
+    views = [_one_arm(hits.astype(np.int64), trials) for hits, trials in _views(days)]
     half = ERROR_SHARE / 2
     found = share_difference(views, stop_error=half, pass_error=half, ratio=0.0)
     return max(found.pass_low, 0.0), min(found.pass_high, 1.0)
 
 
 def _ratio_bounds(days: Sequence[DailyHits], hits: int, base: float) -> tuple[float, float]:
-    """Of positives over those expected: the trials are the positives alone."""
+    """Bounds on positives over those expected: the trials are the positives alone."""
     size = 1.0
     if hits:
         (of_customers, _), *_ = _views(days)
@@ -137,17 +159,14 @@ def _ratio_bounds(days: Sequence[DailyHits], hits: int, base: float) -> tuple[fl
     return max(hits - width, 0.0) / base, (hits + width) / base
 
 
-def _views(days: Sequence[DailyHits]) -> list[tuple[Counts, Counts]]:
-    """Hits and trials by customer, and by day."""
-    hits = np.concatenate([day.hits for day in days])
+def _views(days: Sequence[DailyHits]) -> list[tuple[npt.NDArray[Any], Counts]]:
+    """Hits, or errors, and trials by customer, and by day."""
+    hits = np.concatenate([day.hits for day in days]).astype(np.float64)
     _, unit = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)
     clusters = [unit]
     if len(days) >= LEAST_REFERENCE_DAYS:
         clusters.append(np.repeat(np.arange(len(days)), [len(day.hits) for day in days]))
-    return [
-        (np.bincount(c, weights=hits).astype(np.int64), np.bincount(c).astype(np.int64))
-        for c in clusters
-    ]
+    return [(np.bincount(c, weights=hits), np.bincount(c).astype(np.int64)) for c in clusters]
 
 
 def _one_arm(hits: Counts, trials: Counts) -> ClusterSums:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.profile import Column, Floats, Profile
-from mlplatform.model.rhythm import SCORE, Rhythm, Rhythms, expected, weekday_of
+from mlplatform.model.rhythm import SCORE, Rhythm, Rhythms, expected_column, weekday_of
 from mlplatform.rollouts.drift.faults import (
     Fault,
-    ViewSeen,
+    ViewReading,
     missing_fault,
     stale_fault,
     stuck_fault,
@@ -57,7 +57,7 @@ class Window:
     alerts: npt.NDArray[np.bool_]
     scored_units: npt.NDArray[np.int64]
     gaps: tuple[str, ...] = ()
-    views: Mapping[str, ViewSeen] = field(default_factory=dict)
+    views: Mapping[str, ViewReading] = field(default_factory=dict)
     stale: int = 0
 
 
@@ -99,7 +99,7 @@ class WindowVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Drifted:
+class DriftFinding:
     """Enough windows drifted; the change is dated to the start of the first of them."""
 
     since_ms: int
@@ -107,20 +107,20 @@ class Drifted:
 
 
 @dataclass(frozen=True, slots=True)
-class Steady:
+class NoDrift:
     """Too few windows drifted, whatever the undecided ones would say."""
 
     reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Undecided:
+class UnclearDrift:
     """The undecided windows could make it drift: no data is not health."""
 
     reasons: tuple[str, ...]
 
 
-DriftVerdict = Drifted | Steady | Undecided
+DriftVerdict = DriftFinding | NoDrift | UnclearDrift
 
 
 def drift_verdict(windows: Sequence[WindowVerdict], policy: DriftPolicy) -> DriftVerdict:
@@ -135,10 +135,10 @@ def drift_verdict(windows: Sequence[WindowVerdict], policy: DriftPolicy) -> Drif
     count = f"{len(drifted)} of {policy.windows} windows drifted, {undecided} undecided"
     reasons = (f"{count}; {policy.drifted_windows} make an incident", *_reasons(last))
     if len(drifted) >= policy.drifted_windows:
-        return Drifted(since_ms=drifted[0].start_ms, reasons=reasons)
+        return DriftFinding(since_ms=drifted[0].start_ms, reasons=reasons)
     if len(drifted) + undecided >= policy.drifted_windows:
-        return Undecided(reasons)
-    return Steady(reasons)
+        return UnclearDrift(reasons)
+    return NoDrift(reasons)
 
 
 def window_verdict(
@@ -158,24 +158,24 @@ def window_verdict(
     Args:
         rhythms: of the champion's bundle; None or without an input: of that it has none.
     """
-    seen = len(window.units) + window.stale
-    if window.gaps or seen < policy.minimum_rows:
-        few = f"{seen} requests; at least {policy.minimum_rows} are needed"
+    requests = len(window.units) + window.stale
+    if window.gaps or requests < policy.minimum_rows:
+        few = f"{requests} requests; at least {policy.minimum_rows} are needed"
         return _judged(window, Health.INCONCLUSIVE, window.gaps or (few,))
     weekday = weekday_of(window.start_ms, window.end_ms)
-    to_be_seen = {
+    expected = {
         name: _expected(profile, column, (rhythms or {}).get(name), weekday)
         for name, column in {**profile.inputs, SCORE: profile.score}.items()
     }
-    if faults := _faults(window, policy, to_be_seen):
-        told = tuple(f"data fault: {fault.told}" for fault in faults)
-        return dataclasses.replace(_judged(window, Health.INCONCLUSIVE, told), faults=faults)
+    if faults := _faults(window, policy, expected):
+        reasons = tuple(f"data fault: {fault.reason}" for fault in faults)
+        return dataclasses.replace(_judged(window, Health.INCONCLUSIVE, reasons), faults=faults)
     checks, units = _DriftChecks(policy), unit_numbers(window.units)
     for name in policy.inputs:
-        checks.check(name, to_be_seen.get(name), window.inputs.get(name), units)
+        checks.check(name, expected.get(name), window.inputs.get(name), units)
     if window.scored_units is not window.units:
         units = unit_numbers(window.scored_units)
-    checks.check(SCORE, to_be_seen[SCORE], window.scores, units)
+    checks.check(SCORE, expected[SCORE], window.scores, units)
     alerts = checks.check_alerts(window, units, band)
     if checks.drifted:
         return _judged(window, Health.UNHEALTHY, tuple(checks.drifted), checks.shifts, alerts)
@@ -185,7 +185,7 @@ def window_verdict(
 
 
 @dataclass(frozen=True, slots=True)
-class _Expected:
+class _ExpectedValue:
     """A number as it is to be expected in a window, and the rows that say so."""
 
     column: Column
@@ -195,22 +195,22 @@ class _Expected:
 
 def _expected(
     profile: Profile, column: Column, rhythm: Rhythm | None, weekday: int | None
-) -> _Expected:
+) -> _ExpectedValue:
     if rhythm is None or (rhythm.weekdays and weekday is None):
-        return _Expected(column, profile.rows, None)
+        return _ExpectedValue(column, profile.rows, None)
     if not rhythm.weekdays or weekday is None:
-        return _Expected(column, profile.rows, rhythm)
+        return _ExpectedValue(column, profile.rows, rhythm)
     of_day = rhythm.weekdays[weekday]
-    return _Expected(expected(column, of_day), of_day.rows, rhythm)
+    return _ExpectedValue(expected_column(column, of_day), of_day.rows, rhythm)
 
 
 def _faults(
-    window: Window, policy: DriftPolicy, to_be_seen: Mapping[str, _Expected]
+    window: Window, policy: DriftPolicy, expected: Mapping[str, _ExpectedValue]
 ) -> tuple[Fault, ...]:
     found: list[Fault | None] = [stale_fault(window.stale, len(window.units))]
     found += view_faults(window.views, window.start_ms)
     for name in policy.inputs:
-        values, wanted = window.inputs.get(name), to_be_seen.get(name)
+        values, wanted = window.inputs.get(name), expected.get(name)
         if values is not None and wanted is not None and len(values):
             missing = missing_fault(name, wanted.column, values, policy.psi)
             found.append(missing or stuck_fault(name, wanted.column, values))
@@ -226,7 +226,7 @@ def plain(verdict: WindowVerdict) -> dict[str, Any]:
         "rows": verdict.rows,
         "health": str(verdict.health),
         "reasons": list(verdict.reasons),
-        "faults": [{"source": f.source, "told": f.told} for f in verdict.faults],
+        "faults": [{"source": f.source, "told": f.reason} for f in verdict.faults],
         "shifts": {
             s.name: {
                 "psi": s.psi,
@@ -258,13 +258,13 @@ class _DriftChecks:
         self.drifted: list[str] = []
         self.unknown: list[str] = []
         self._policy = policy
-        looks = 2 * (len(policy.inputs) + 1) + 1  # two statistics a number, and the alert share
-        self._error_share = policy.false_alarm_share / looks  # Bonferroni
+        tests = 2 * (len(policy.inputs) + 1) + 1  # two statistics a number, and the alert share
+        self._error_share = policy.false_alarm_share / tests  # Bonferroni
 
     def check(
         self,
         name: str,
-        wanted: _Expected | None,
+        wanted: _ExpectedValue | None,
         values: Floats | None,
         units: npt.NDArray[np.int32],
     ) -> None:
@@ -278,7 +278,7 @@ class _DriftChecks:
         if len(values) < self._policy.minimum_rows or present < enough:
             self.unknown.append(f"{name} has {present} values of {len(values)}: too few to judge")
             return
-        seen = shift(
+        moved = shift(
             name,
             column,
             values,
@@ -288,9 +288,9 @@ class _DriftChecks:
             error_share=self._error_share,
             rhythm=wanted.rhythm,
         )
-        self.shifts.append(seen)
-        if seen.drifted:
-            self.drifted.append(_shift_reason(seen))
+        self.shifts.append(moved)
+        if moved.drifted:
+            self.drifted.append(_shift_reason(moved))
 
     def check_alerts(
         self, window: Window, units: npt.NDArray[np.int32], band: Band
@@ -298,23 +298,23 @@ class _DriftChecks:
         if len(window.alerts) < self._policy.minimum_rows:
             return None  # then the score is unknown as well
         low, high = share_interval(window.alerts, units, self._error_share)
-        seen = AlertShare(len(window.alerts), int(np.sum(window.alerts)), low, high, band)
-        if seen.outside:
-            self.drifted.append(_alert_reason(seen))
-        return seen
+        alert_share = AlertShare(len(window.alerts), int(np.sum(window.alerts)), low, high, band)
+        if alert_share.outside:
+            self.drifted.append(_alert_reason(alert_share))
+        return alert_share
 
 
-def _shift_reason(seen: Shift) -> str:
+def _shift_reason(moved: Shift) -> str:
     return (
-        f"{seen.name} moved: PSI {seen.psi:.3f} (limit {seen.psi_limit:.2g}), "
-        f"distance {seen.distance:.2f} sd (limit {seen.distance_limit:.2g})"
+        f"{moved.name} moved: PSI {moved.psi:.3f} (limit {moved.psi_limit:.2g}), "
+        f"distance {moved.distance:.2f} sd (limit {moved.distance_limit:.2g})"
     )
 
 
-def _alert_reason(seen: AlertShare) -> str:
+def _alert_reason(alerts: AlertShare) -> str:
     return (
-        f"alerts are {seen.share:.2%} of {seen.rows} requests (interval {seen.low:.2%} to "
-        f"{seen.high:.2%}), outside their band of {seen.band.low:.2%} to {seen.band.high:.2%}"
+        f"alerts are {alerts.share:.2%} of {alerts.rows} requests (interval {alerts.low:.2%} to "
+        f"{alerts.high:.2%}), outside their band of {alerts.band.low:.2%} to {alerts.band.high:.2%}"
     )
 
 
@@ -339,7 +339,7 @@ def _judged(
 def _reasons(windows: Sequence[WindowVerdict]) -> list[str]:
     return [
         f"{datetime.fromtimestamp(w.start_ms / 1000, UTC):%Y-%m-%d %H:%M}"
-        f"{'' if w.health is Health.UNHEALTHY else ', cannot be told'}: " + "; ".join(w.reasons)
+        f"{'' if w.health is Health.UNHEALTHY else ', inconclusive'}: " + "; ".join(w.reasons)
         for w in windows
         if w.health is not Health.HEALTHY
     ]

@@ -20,7 +20,7 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.policies.watching import DriftPolicy
 from mlplatform.model.tensors.categories import Vocabularies
-from mlplatform.rollouts.drift.faults import ViewSeen
+from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.slices import slices, void_ids
 from mlplatform.rollouts.drift.verdict import Window
 
@@ -183,7 +183,7 @@ class _Parts:
             alerts=alerts if whole else alerts[scored],
             scored_units=units if whole else units[scored],
             gaps=gaps,
-            views={v: ViewSeen(self._newest.get(v), late_ms) for v, late_ms in late.items()},
+            views={v: ViewReading(self._newest.get(v), late_ms) for v, late_ms in late.items()},
             stale=self._stale,
         )
 

@@ -2,6 +2,7 @@
 
 A code is bound to the approver, the rollout, the digest of the evidence that was shown, and the
 answer; it ends after some minutes. It counts once, as a journal takes one answer to a question.
+Where an identity provider proved the approver, the code carries issuer and subject into the answer.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import hmac
 from dataclasses import dataclass
 from typing import Final
 
-from mlplatform.rollouts.journal.transitions import Answer
+import msgspec
+
+from mlplatform.rollouts.journal.transitions import Answer, ProvenIdentity
+from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Refused
 
 VALID_S: Final = 600
 """From when the evidence was shown until the answer: to read it again, and to type."""
 MAC_BYTES: Final = 15
-MOST_CHARACTERS: Final = 200
+MOST_CHARACTERS: Final = 2_000
+"""An issuer, a subject and the names of an account are the most of it; of a key's code, 130."""
 PROVIDER: Final = "provider"
 """In the place of a key's id, which is hexadecimal."""
 _WHO_AM_I: Final = b"mlplatform.approve"
@@ -39,14 +44,26 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Approver:
-    """Who answers, and by which key that was proven.
+    """Who answers, and by which key or account that was proven.
 
     Args:
         key_id: as `keys list` shows it; `PROVIDER`: an identity provider proved it.
+        identity: at the provider; None: a key.
     """
 
     name: str
     key_id: str
+    identity: ProvenIdentity | None = None
+
+    @classmethod
+    def by_provider(cls, name: str, identity: ProvenIdentity) -> Approver:
+        """Somebody whom an identity provider has proven."""
+        return cls(name, PROVIDER, identity)
+
+    @property
+    def proof(self) -> str:
+        """What proved it, in words."""
+        return f"key {self.key_id}" if self.identity is None else str(self.identity)
 
 
 def code(key: bytes, approver: Approver, question: Question, *, until_s: int) -> str:
@@ -55,9 +72,20 @@ def code(key: bytes, approver: Approver, question: Question, *, until_s: int) ->
     Args:
         key: of this installation.
         until_s: when it ends, epoch seconds.
+
+    Raises:
+        Refused: the names of the approver's account are too long for one.
     """
     mac = _mac(key, approver, question, until_s)
-    return f"{approver.name}:{approver.key_id}:{until_s}:{mac}"
+    made = f"{approver.name}:{approver.key_id}:{until_s}:{mac}"
+    if approver.identity is not None:
+        made += f":{_encoded(approver.identity)}"
+    if len(made) > MOST_CHARACTERS:
+        raise Refused(
+            f"a code of {approver.name} has {len(made)} characters, of {MOST_CHARACTERS} at most:"
+            " answer on the page itself"
+        )
+    return made
 
 
 def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Approver:
@@ -66,14 +94,15 @@ def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Appr
     Raises:
         Refused: it is none, has ended, or was given for another answer, rollout or evidence.
     """
-    given = text.strip()
-    parts = given.split(":")
-    if len(given) > MOST_CHARACTERS or not given.isascii() or len(parts) != _PARTS:
+    code = text.strip()
+    parts = code.split(":")
+    wanted = _PARTS + (parts[1:2] == [PROVIDER])
+    if len(code) > MOST_CHARACTERS or not code.isascii() or len(parts) != wanted:
         raise Refused(f"this is no code; {_HOW.format(question.rollout_id)}")
-    name, key_id, until, mac = parts
+    name, key_id, until, mac, *account = parts
     if not until.isdigit():
         raise Refused(f"this is no code; {_HOW.format(question.rollout_id)}")
-    found = Approver(name, key_id)
+    found = Approver(name, key_id, _decoded(account[0], question) if account else None)
     if not hmac.compare_digest(mac, _mac(key, found, question, int(until))):
         raise Refused(
             f"the code was not given for this answer of {name!a} to this evidence of"
@@ -86,22 +115,36 @@ def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Appr
     return found
 
 
-def named(text: str) -> str:
+def claimed_identity(text: str) -> str:
     """Whose a code says that it is, which proves nothing."""
     return text.strip().partition(":")[0]
 
 
 _PARTS: Final = 4
-_HOW: Final = "`mlplatform rollouts approve {} --code` gives one"
+_HOW: Final = "the page and `mlplatform rollouts approve {} --code` give one"
+
+
+def _encoded(identity: ProvenIdentity) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(identity)).decode().rstrip("=")
+
+
+def _decoded(text: str, question: Question) -> ProvenIdentity:
+    try:
+        padded = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        return msgspec.json.decode(padded, type=ProvenIdentity)
+    except (ValueError, *NOT_JSON) as error:
+        raise Refused(f"this is no code; {_HOW.format(question.rollout_id)}") from error
 
 
 def _mac(key: bytes, approver: Approver, question: Question, until_s: int) -> str:
     """Source: BLAKE2b keyed mode, RFC 7693; base 32, RFC 4648."""
     mac = hashlib.blake2b(key=key, digest_size=MAC_BYTES, person=_WHO_AM_I[:16])
-    fields = (
+    fields: tuple[str, ...] = (
         *(approver.name, approver.key_id, str(until_s)),
         *(question.rollout_id, question.evidence, question.answer),
     )
+    if approver.identity is not None:
+        fields += (_encoded(approver.identity),)
     for field in fields:
         mac.update(len(field.encode()).to_bytes(4, "big") + field.encode())
     return base64.b32encode(mac.digest()).decode()

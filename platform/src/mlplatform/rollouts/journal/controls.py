@@ -14,6 +14,7 @@ from mlplatform.rollouts.journal.transitions import (
     CanaryStepped,
     Confirmed,
     Promoted,
+    ProvenIdentity,
     ShadowStarted,
     Transition,
 )
@@ -21,13 +22,18 @@ from mlplatform.runtime.errors import Refused
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What every control carries: when it was, on both clocks, by whom, and why."""
+    """What every control carries: when it was, on both clocks, by whom, and why.
+
+    Args:
+        identity: of the actor, where an identity provider proved it; None: a key, or a command.
+    """
 
     model: str
     event_ms: int
     wall_ms: int
     actor: str
     reason: str
+    identity: ProvenIdentity | None = None
 
 
 class Killed(_Fact, frozen=True, tag="killed"):
@@ -92,7 +98,7 @@ def apply_control(state: ControlState, fact: Control) -> ControlState:
             assert_never(fact)
 
 
-def controlled(fact: Control, routes: Routes) -> Routes:
+def controlled_routes(fact: Control, routes: Routes) -> Routes:
     """The routes that follow from a control."""
     generation = routes.generation + 1
     match fact:

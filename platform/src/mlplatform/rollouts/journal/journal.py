@@ -125,7 +125,8 @@ class JournalFacts(Protocol):
         ...
 
     def last_position(self) -> int:
-        """Of the last row, whatever it holds; 0 while there is none. Cheap enough to ask often."""
+        """The position of the last row, whatever it holds; 0 while there is none. Cheap enough to
+        ask often."""
         ...
 
 

@@ -19,7 +19,7 @@ from mlplatform.rollouts.journal.controls import (
     fold_controls,
 )
 from mlplatform.rollouts.journal.journal import NOTHING, Fence, GatewayLease, JournalFact
-from mlplatform.rollouts.journal.state import RolloutState, apply, fold
+from mlplatform.rollouts.journal.state import RolloutState, admit, fold
 from mlplatform.rollouts.journal.transitions import Answered, Opened, Transition, decode, encode
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.clock import Clock, SystemClock
@@ -55,7 +55,7 @@ class SqlRollouts:
                 present = _routes_of(routes.model, db.rows(_ROUTES, model=routes.model))
                 check_may_move(transition, present, routes)
             before = _transitions(db, transition.rollout_id)
-            state = apply(fold(before) if before else None, transition)
+            state = admit(fold(before) if before else None, transition)
             _append(
                 db,
                 encode(transition).decode(),

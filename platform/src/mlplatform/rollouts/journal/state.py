@@ -9,13 +9,13 @@ from functools import lru_cache
 from typing import Literal, assert_never
 
 from mlplatform.model.routes import Arm
+from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.transitions import (
     Answered,
     ApprovalAsked,
     CanaryStepped,
     Confirmed,
     DeployRefused,
-    Evidence,
     Opened,
     Paused,
     Promoted,
@@ -66,7 +66,8 @@ class RolloutState:
 
     Args:
         validation: the version's gate report, as it was when the rollout was opened.
-        needs_approval: nothing but an approval leads on from shadow, or to a first champion.
+        needs_approval: nothing but an approval leads on from shadow, or to a first champion; False
+            too where an earlier release opened it, which did not record what model.yaml asked for.
         step: index into the policy's canary steps, in phase "canary".
         percent: of the newest canary step; 0 before the first.
         since_event_ms, since_wall_ms: when the phase, or the canary step, began.
@@ -91,7 +92,7 @@ class RolloutState:
     alert_low: float
     alert_high: float
     bootstrap: bool
-    validation: Evidence
+    validation: ValidationReport
     needs_approval: bool
     phase: Phase
     step: int | None
@@ -135,8 +136,25 @@ def fold(transitions: Iterable[Transition]) -> RolloutState:
     for transition in transitions:
         state = apply(state, transition)
     if state is None:
-        raise Refused("a rollout begins with somebody opening it")
+        raise Refused("the journal of this rollout lacks the transition that opened it")
     return state
+
+
+def admit(state: RolloutState | None, fact: Transition) -> RolloutState:
+    """The state after a transition that is new: it is held to what earlier releases did not ask.
+
+    Raises:
+        Refused: this transition can't follow that state, a person has no name, an author, by
+            whichever form of a name, approves, or nothing says whether an approval is required.
+    """
+    if isinstance(fact, Opened) and not fact.author.strip():
+        raise Refused(f"version {fact.challenger.version} has no author: nobody could approve it")
+    if isinstance(fact, Opened) and fact.approval is None:
+        raise Refused(f"{fact.rollout_id} does not say whether it needs an approval")
+    after = apply(state, fact)
+    if state is not None and isinstance(fact, Answered):
+        check_approver(state, fact.approver, fact.identity)
+    return after
 
 
 def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
@@ -227,8 +245,9 @@ def check_approver(
 
 
 def _check_answered(state: RolloutState, fact: Answered) -> None:
-    """As `check_approver`, for an answer in the journal. Of people with keys an earlier release
-    compared whole names alone, and its answers stand."""
+    """Checks as `check_approver` does an answer that the journal holds. Of people with keys an
+    earlier release compared whole names alone, and its answers stand; `admit` holds new ones to
+    it."""
     if fact.identity is not None:
         check_approver(state, fact.approver, fact.identity)
     else:
@@ -241,6 +260,8 @@ def _check_somebody_else(
     names: frozenset[str],
     appearances_of: Callable[[str], frozenset[str]],
 ) -> None:
+    if not approver.strip():
+        raise Refused("the approver has no name")
     if not approver.strip().isprintable():
         raise Refused(f"the approver's name has characters that can't be seen: {approver!a}")
     if names & appearances_of(state.author):
@@ -294,15 +315,15 @@ def _opened(fact: Opened) -> RolloutState:
     )
 
 
-Moving = (
+PhaseChange = (
     ShadowStarted | ApprovalAsked | CanaryStepped | Promoted | Confirmed | Superseded | RolledBack
 )
 
-Staying = Answered | DeployRefused | Paused | Resumed
+PhaseRemark = Answered | DeployRefused | Paused | Resumed
 """Facts that begin no phase."""
 
 
-def _phase(fact: Moving) -> Phase:
+def _phase(fact: PhaseChange) -> Phase:
     match fact:
         case ShadowStarted():
             return "shadow"
@@ -322,7 +343,7 @@ def _phase(fact: Moving) -> Phase:
             assert_never(fact)
 
 
-_FROM: dict[type[Moving | Staying], frozenset[Phase]] = {
+_FROM: dict[type[PhaseChange | PhaseRemark], frozenset[Phase]] = {
     Paused: RAMPING,
     Resumed: RAMPING,
     DeployRefused: frozenset({"deploying"}),
@@ -337,7 +358,7 @@ _FROM: dict[type[Moving | Staying], frozenset[Phase]] = {
 }
 
 
-def _check(state: RolloutState, fact: Moving | Staying) -> None:
+def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
     if state.model != fact.model or state.rollout_id != fact.rollout_id:
         raise Refused(f"a transition of {fact.rollout_id} can't follow {state.rollout_id}")
     if state.phase not in _FROM[type(fact)]:
@@ -348,14 +369,16 @@ def _check(state: RolloutState, fact: Moving | Staying) -> None:
         if fact.step != expected:
             raise Refused(f"rollout {state.rollout_id} would skip from {state.step} to {fact.step}")
         if fact.percent < state.percent:
-            falls = f"{fact.percent:g} % after {state.percent:g} %"
-            raise Refused(f"a canary of rollout {state.rollout_id} never falls: {falls} refused")
+            shares = f"{fact.percent:g} % can't follow {state.percent:g} %"
+            raise Refused(f"the canary of rollout {state.rollout_id} can only rise: {shares}")
     if isinstance(fact, Answered):
         _check_in_time(state, fact)
         if state.answer is not None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
         if fact.bound_to != state.asked:
-            raise Refused(f"the answer is bound to {fact.bound_to}, the question to {state.asked}")
+            raise Refused(
+                f"the answer is about evidence {fact.bound_to}; asked about is {state.asked}"
+            )
         _check_answered(state, fact)
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"
     unheard = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
@@ -383,7 +406,7 @@ def in_time_to_confirm(state: RolloutState, wall_ms: int) -> bool:
     return wall_ms - state.since_wall_ms < EMERGENCY_CONFIRM_H * 3_600_000
 
 
-def _check_paused(state: RolloutState, fact: Moving | Staying) -> None:
+def _check_paused(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
     paused = state.paused
     if isinstance(fact, Resumed) and paused is None:
         raise Refused(f"rollout {state.rollout_id} is not paused: there is nothing to resume")

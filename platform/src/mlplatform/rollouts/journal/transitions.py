@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from mlplatform.model.routes import Arm
+from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.runtime.canonical import digest
 
-Evidence = dict[str, Any]
+if TYPE_CHECKING:  # msgspec drops what a TypedDict does not name, and digests are of all of it
+    from mlplatform.rollouts.journal.evidence import Evidence
+else:
+    Evidence = dict[str, Any]
 Answer = Literal["approve", "reject"]
+
+
+class ProvenIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who somebody is at an identity provider, which has proven it.
+
+    Args:
+        issuer, subject: of the proof: together they name one account, for ever.
+        known_as: other names of that account there, by which a reader may know the person.
+    """
+
+    issuer: str
+    subject: str
+    known_as: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"subject {self.subject} of {self.issuer}"
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -20,6 +40,7 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
         event_ms, wall_ms: when it happened, on both clocks.
         actor: the pass or the person behind it.
         evidence: canonical JSON values: counts per arm, gate values, watermarks, log ranges.
+        identity: of the actor, where an identity provider proved it; None: a pass or a key.
     """
 
     rollout_id: str
@@ -29,6 +50,7 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     actor: str
     reason: str
     evidence: Evidence = {}
+    identity: ProvenIdentity | None = None
 
     @property
     def evidence_digest(self) -> str:
@@ -80,7 +102,8 @@ class Opened(_Fact, frozen=True, tag="opened"):
     Args:
         validation: the version's gate report as the registry kept it. Empty where an earlier
             release opened the rollout.
-        approval: what model.yaml asked for then; empty where an earlier release opened it.
+        approval: what model.yaml asked for then; None: an earlier release opened it, which did not
+            record that.
         plan: None where an earlier release opened it.
         emergency: it is promoted at once, and undone unless a second person confirms it in time.
     """
@@ -90,8 +113,8 @@ class Opened(_Fact, frozen=True, tag="opened"):
     alert_low: float
     alert_high: float
     bootstrap: bool
-    validation: Evidence = {}
-    approval: Literal["required", "none", ""] = ""
+    validation: ValidationReport = {}
+    approval: Literal["required", "none"] | None = None
     plan: RolloutPlan | None = None
     emergency: bool = False
 
@@ -110,33 +133,18 @@ class ApprovalAsked(_Fact, frozen=True, tag="approval-asked"):
     """A person is asked; the answer must name this transition's evidence digest."""
 
 
-class ProvenIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who somebody is at an identity provider, which has proven it.
-
-    Args:
-        issuer, subject: of the proof: together they name one account, for ever.
-        known_as: other names of that account there, by which a reader may know the person.
-    """
-
-    issuer: str
-    subject: str
-    known_as: tuple[str, ...] = ()
-
-
 class Answered(_Fact, frozen=True, tag="answered"):
     """A person's answer, journalled before anything follows from it.
 
     Args:
         bound_to: digest of the evidence that was shown.
         proven_by: how the platform knew the approver; empty where an earlier release took a name.
-        identity: of the approver, where an identity provider proved it; None: a key did.
     """
 
     answer: Answer
     approver: str
     bound_to: str
     proven_by: str = ""
-    identity: ProvenIdentity | None = None
 
 
 class Paused(_Fact, frozen=True, tag="paused"):

@@ -44,7 +44,7 @@ class KubernetesApi:
     def connect(
         cls, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None
     ) -> KubernetesApi:
-        """From a kubeconfig, or as the pod that this runs in.
+        """Connects by a kubeconfig, or as the pod that this runs in.
 
         Args:
             kubeconfig: a path; None means the service account where there is one, and else
@@ -225,7 +225,7 @@ class Resource:
     plural: str
 
     def path(self, namespace: str, name: str = "") -> str:
-        """Of the objects in a namespace, or of one of them."""
+        """The path of the objects in a namespace, or of one of them."""
         root = "/apis" if "/" in self.group_version else "/api"
         kind = f"{root}/{self.group_version}/namespaces/{namespace}/{self.plural}"
         return f"{kind}/{name}" if name else kind
@@ -267,17 +267,17 @@ def _problem(status: int, text: str, what: str) -> PlatformError:
     except ValueError:
         answer = {}
     message, reason = answer.get("message") or text.strip() or str(status), answer.get("reason")
-    said = f"{what}: {message}"
+    problem = f"{what}: {message}"
     match status:
         case 404:
-            return NotFound(said)
+            return NotFound(problem)
         case 409 if reason == "AlreadyExists":
-            return AlreadyThere(said)
+            return AlreadyThere(problem)
         case 409:
-            return Conflict(said)
+            return Conflict(problem)
         case 429:
-            return Unavailable(said)
+            return Unavailable(problem)
         case _ if status >= 500:
-            return Unavailable(said)
+            return Unavailable(problem)
         case _:
-            return Refused(said)
+            return Refused(problem)

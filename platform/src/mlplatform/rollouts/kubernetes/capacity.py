@@ -99,8 +99,8 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Fits:
-    """There is room.
+class FreeCapacity:
+    """Room for the pods.
 
     Args:
         preempting: pods of less priority that would have to go.
@@ -110,42 +110,44 @@ class Fits:
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
-    """There is not; the reason has the numbers."""
+class CapacityShortage:
+    """No room for the pods; `reason` says how much is missing."""
 
     reason: str
 
 
-def room_for(need: Need, nodes: Sequence[Node], quotas: Sequence[Quota]) -> Fits | Short:
+def room_for(
+    need: Need, nodes: Sequence[Node], quotas: Sequence[Quota]
+) -> FreeCapacity | CapacityShortage:
     """Whether the pods fit on the nodes as they are, and into the namespace's quotas.
 
     Nodes that an autoscaler could add are not counted: it may have none to add either.
     """
     over = within_quotas(need, quotas)
-    if isinstance(over, Short):
+    if isinstance(over, CapacityShortage):
         return over
     suited = [n for n in nodes if _suits(n, need)]
     free = sum(_fitting(need, _free(n)) for n in suited)
     if free >= need.pods:
-        return Fits()
+        return FreeCapacity()
     if need.preempts:
         evicted = _evictions(need, suited)
         if evicted is not None:
-            return Fits(preempting=evicted)
-    return Short(_numbers(need, suited, len(nodes), free))
+            return FreeCapacity(preempting=evicted)
+    return CapacityShortage(_numbers(need, suited, len(nodes), free))
 
 
-def within_quotas(need: Need, quotas: Sequence[Quota]) -> Fits | Short:
+def within_quotas(need: Need, quotas: Sequence[Quota]) -> FreeCapacity | CapacityShortage:
     """Whether the namespace's quotas leave room, wherever the pods would run."""
     counting = [q for q in quotas if all(s.holds(need.priority_class) for s in q.scopes)]
-    return next((s for q in counting if (s := _over(need, q)) is not None), Fits())
+    return next((s for q in counting if (s := _over(need, q)) is not None), FreeCapacity())
 
 
-def _over(need: Need, quota: Quota) -> Short | None:
+def _over(need: Need, quota: Quota) -> CapacityShortage | None:
     for name, hard in quota.hard.items():
         asked, used = _asked(need, name), quota.used.get(name, Decimal(0))
         if asked and used + asked > hard:
-            return Short(
+            return CapacityShortage(
                 f"{need.service} asks for {asked.normalize():f} {_plain(name)}; the quota "
                 f"{quota.name} allows {hard.normalize():f}, and {used.normalize():f} are used"
             )
@@ -153,7 +155,8 @@ def _over(need: Need, quota: Quota) -> Short | None:
 
 
 def _asked(need: Need, name: str) -> Decimal:
-    """Of what a quota calls so; limits and numbers of other objects are not foreseen."""
+    """How much of a quota's resource is asked for; numbers and limits of other objects are not
+    counted."""
     if name in ("pods", "count/pods"):
         return Decimal(need.pods)
     return need.amounts.get(_plain(name), Decimal(0)) * need.pods
@@ -211,7 +214,7 @@ def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
 
 
 def _holds_what_lacks(pod: PodRequest, need: Need, left: Amounts, pods: int) -> bool:
-    """Whether its going brings that many pods of the service nearer."""
+    """Whether evicting this pod frees a resource that those pods lack."""
     lacking = [n for n, asked in need.amounts.items() if left.get(n, Decimal(0)) < asked * pods]
     return any(pod.amounts.get(name, Decimal(0)) > 0 for name in lacking)
 

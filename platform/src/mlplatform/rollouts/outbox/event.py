@@ -79,7 +79,7 @@ APPROVED: Final = _rollout("approved", "A person approved a rollout")
 REJECTED: Final = _rollout("rejected", "A person rejected a rollout")
 CANARY: Final = _rollout("canary-stepped", "A challenger answers a share of the customers")
 PROMOTED: Final = _rollout(
-    "promoted-provisionally", "A challenger is champion until labels confirm it or not",
+    "promoted-provisionally", "A challenger became champion for now: labels will confirm it or not",
     "Watch it: until it is confirmed, `mlplatform rollouts rollback` takes it back at once.",
 )  # fmt: skip
 CONFIRMED: Final = _rollout("confirmed", "A promotion stands")
@@ -89,7 +89,7 @@ ROLLED_BACK: Final = _rollout(
     "Read why before another version of it is rolled out.",
 )  # fmt: skip
 PAUSED: Final = _rollout(
-    "paused", "A person has a rollout wait", "Resume or abort it once the reason is gone."
+    "paused", "A person paused a rollout", "Resume or abort it once the reason is gone."
 )
 RESUMED: Final = _rollout("resumed", "A rollout goes on")
 KILLED: Final = _model(
@@ -105,7 +105,7 @@ INCIDENT_OPENED: Final = _incident(
 INCIDENT_CLAIMED: Final = _incident("claimed", "A retrain works on an incident")
 INCIDENT_ANSWERED: Final = _incident(
     "answered", "A retrain has ended",
-    "Look at what it came to: a version that rolls out, or none, and then somebody must decide.",
+    "See how it ended: in a version, which rolls out, or in none; then a person has to decide.",
 )  # fmt: skip
 INCIDENT_CLOSED: Final = _incident("closed", "An incident is closed")
 TEST: Final = EventType(f"{PREFIX}.test", "A test of this receiver, by `mlplatform events test`")
@@ -144,7 +144,7 @@ class CloudEvent:
     data: Mapping[str, Any]
 
     def structured(self) -> dict[str, Any]:
-        """In structured mode. Source: CloudEvents 1.0.2, JSON event format, section 3."""
+        """The event in structured mode. Source: CloudEvents 1.0.2, JSON event format, section 3."""
         return {
             "specversion": "1.0",
             "id": self.id,
@@ -168,16 +168,19 @@ def event_of(fact: Fact, page: str, redacted: Callable[[str], str]) -> CloudEven
         redacted: takes personal values out of a text.
     """
     match fact:
-        case JournalFact(position, chain, told):
-            rollout = getattr(told, "rollout_id", None)
+        case JournalFact(position, chain, transition):
+            rollout = getattr(transition, "rollout_id", None)
             link = page if rollout is None else f"{page}/rollouts/{rollout}"
             return CloudEvent(
                 id=f"rollout-{position}-{chain[:DIGITS]}",
-                type=_type_of(told),
+                type=_type_of(transition),
                 source=page,
-                subject=rollout or told.model,
-                time_ms=told.wall_ms,
-                data={**_data(told.model, _reason(told), link, redacted), **_details(told)},
+                subject=rollout or transition.model,
+                time_ms=transition.wall_ms,
+                data={
+                    **_data(transition.model, _reason(transition), link, redacted),
+                    **_details(transition),
+                },
             )
         case IncidentFact(position, name, model, kind, champion, change):
             data = _data(model, change.note, f"{page}/incidents/{name}", redacted)
@@ -209,10 +212,10 @@ def _data(model: str, reason: str, link: str, redacted: Callable[[str], str]) ->
     return {"model": model, "reason": redacted(reason)[:MOST_REASON], "link": link}
 
 
-def _type_of(told: Transition | Control) -> EventType:
-    match told:
+def _type_of(transition: Transition | Control) -> EventType:
+    match transition:
         case Opened():
-            return EMERGENCY if told.emergency else OPENED
+            return EMERGENCY if transition.emergency else OPENED
         case Paused():
             return PAUSED
         case Resumed():
@@ -230,7 +233,7 @@ def _type_of(told: Transition | Control) -> EventType:
         case ApprovalAsked():
             return APPROVAL_ASKED
         case Answered():
-            return APPROVED if told.answer == "approve" else REJECTED
+            return APPROVED if transition.answer == "approve" else REJECTED
         case CanaryStepped():
             return CANARY
         case Promoted():
@@ -242,28 +245,30 @@ def _type_of(told: Transition | Control) -> EventType:
         case RolledBack():
             return ROLLED_BACK
         case _:
-            assert_never(told)
+            assert_never(transition)
 
 
-def _details(told: Transition | Control) -> dict[str, Any]:
-    match told:
+def _details(transition: Transition | Control) -> dict[str, Any]:
+    match transition:
         case Opened():
-            return {"challenger_version": told.challenger.version}
+            return {"challenger_version": transition.challenger.version}
         case ApprovalAsked():
-            return {"evidence_digest": told.evidence_digest}
+            return {"evidence_digest": transition.evidence_digest}
         case Answered():
-            return {"evidence_digest": told.bound_to}
+            return {"evidence_digest": transition.bound_to}
         case CanaryStepped():
-            return {"step": told.step, "percent": told.percent}
+            return {"step": transition.step, "percent": transition.percent}
         case _:
             return {}
 
 
-def _reason(told: Transition | Control) -> str:
+def _reason(transition: Transition | Control) -> str:
     """Empty where a person may have typed it, or is named in it: then it is no verdict's."""
     typed = Opened | Answered | Paused | Resumed | Killed | KillLifted | StopsCleared
-    if isinstance(told, typed):
+    if isinstance(transition, typed):
         return ""
-    moved = isinstance(told, CanaryStepped | Promoted | RolledBack)
-    is_verdict = not isinstance(told, typed) and bool({"verdict", "stopped"} & set(told.evidence))
-    return "" if moved and not is_verdict else told.reason
+    moved = isinstance(transition, CanaryStepped | Promoted | RolledBack)
+    is_verdict = not isinstance(transition, typed) and bool(
+        {"verdict", "stopped"} & set(transition.evidence)
+    )
+    return "" if moved and not is_verdict else transition.reason

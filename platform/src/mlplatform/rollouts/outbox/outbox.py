@@ -16,7 +16,7 @@ PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class OutboxFact:
     """A fact, and where a receiver stands once it is done with it."""
 
     fact: Fact
@@ -27,12 +27,12 @@ class Step:
 class Batch:
     """The next facts in order, and where a receiver stands once it is done with all of them."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[OutboxFact, ...]
     end: Position
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class Backlog:
     """What a receiver has not got.
 
     Args:
@@ -49,7 +49,7 @@ class Lag:
     """A receiver, and what waits for it."""
 
     progress: Progress
-    waiting: Waiting
+    waiting: Backlog
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,35 +69,35 @@ class Outbox:
         head = self.head()  # before the facts are read: none below it can come later
         if (head.rollouts, head.incidents) == (at.rollouts, at.incidents):
             return Batch((), at)
-        steps: list[Step] = []
-        told = self.rollouts.facts(at.rollouts, most)
-        for fact in told:
+        steps: list[OutboxFact] = []
+        facts = self.rollouts.facts(at.rollouts, most)
+        for fact in facts:
             at = replace(at, rollouts=fact.position)
-            steps.append(Step(fact, at))
-        if len(told) < most:  # what is left up to there holds no fact
+            steps.append(OutboxFact(fact, at))
+        if len(facts) < most:  # what is left up to there holds no fact
             at = replace(at, rollouts=max(at.rollouts, head.rollouts))
         for changed in self.incidents.facts(at.incidents, most):
             at = replace(at, incidents=changed.position)
-            steps.append(Step(changed, at))
+            steps.append(OutboxFact(changed, at))
         return Batch(tuple(steps), at)
 
-    def waiting(self, at: Position) -> Waiting:
+    def waiting(self, at: Position) -> Backlog:
         """What lies behind a position."""
         found = self.after(at, MOST_COUNTED).steps
-        return Waiting(len(found), min((happened_ms(s.fact) for s in found), default=None))
+        return Backlog(len(found), min((happened_ms(s.fact) for s in found), default=None))
 
     def lags(self) -> list[Lag]:
-        """Of the receivers that the file has."""
+        """The lags of the receivers in the file."""
         known = (one for one in self.positions.list() if one.declared)
         return [Lag(one, self.waiting(one.at)) for one in known]
 
     def before(self, wall_ms: int) -> Position:
         """Behind all that happened before a moment, in both journals."""
         at = Position(0, 0)
-        while told := self.rollouts.facts(at.rollouts, PAGE):
-            earlier = [fact.position for fact in told if happened_ms(fact) < wall_ms]
+        while facts := self.rollouts.facts(at.rollouts, PAGE):
+            earlier = [fact.position for fact in facts if happened_ms(fact) < wall_ms]
             at = replace(at, rollouts=max(earlier, default=at.rollouts))
-            if len(earlier) < len(told):
+            if len(earlier) < len(facts):
                 break
         while changed := self.incidents.facts(at.incidents, PAGE):
             earlier = [fact.position for fact in changed if happened_ms(fact) < wall_ms]

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.approval_codes import Question
+from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.journal import Passes, Rollouts
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
 from mlplatform.rollouts.journal.transitions import (
     Answered,
-    Evidence,
     Opened,
     ProvenIdentity,
     RolledBack,
@@ -42,7 +42,7 @@ class Candidate:
     author: str
     alert_low: float
     alert_high: float
-    validation: Evidence
+    validation: ValidationReport
 
 
 def open_rollout(
@@ -150,8 +150,13 @@ def record_approval(
         NotFound: no rollout has this id.
     """
     state = fold(rollouts.read(question.rollout_id))
-    given = state.answer
-    if given is not None and (given.answer, given.approver, given.bound_to, given.identity) == (
+    answer = state.answer
+    if answer is not None and (
+        answer.answer,
+        answer.approver,
+        answer.bound_to,
+        answer.identity,
+    ) == (
         question.answer,
         approver,
         question.evidence,
@@ -184,6 +189,7 @@ def roll_back(
     reason: str,
     clock: Clock,
     only: str | None = None,
+    identity: ProvenIdentity | None = None,
 ) -> RolloutState:
     """Take the traffic back at once: off the challenger, or to the champion's predecessor.
 
@@ -191,6 +197,7 @@ def roll_back(
 
     Args:
         only: the rollout that may be taken back; None: whichever has the traffic.
+        identity: of the actor, where an identity provider proved it.
 
     Raises:
         Refused: nothing is ramping, and the champion has no predecessor that is kept warm; or the
@@ -204,7 +211,9 @@ def roll_back(
         routes = rollouts.routes(model)
         state = _taken_back(states, routes)
         if only not in (None, state.rollout_id):
-            raise Refused(f"{only} has ended: {state.rollout_id} would be taken back")
+            raise Refused(
+                f"{only} has ended already; a roll back now takes {state.rollout_id} back: name it"
+            )
         return rollouts.commit(
             RolledBack(
                 rollout_id=state.rollout_id,
@@ -213,6 +222,7 @@ def roll_back(
                 wall_ms=clock.wall_ms(),
                 actor=actor,
                 reason=reason,
+                identity=identity,
             ),
             fence,
             rolled_back_routes(state, _seen(states, routes, state)),

@@ -12,44 +12,71 @@ from mlplatform.rollouts.journal.controls import (
     Killed,
     KillLifted,
     StopsCleared,
-    controlled,
+    controlled_routes,
 )
 from mlplatform.rollouts.journal.journal import Controls, Fence, Passes, Rollouts
 from mlplatform.rollouts.journal.state import RolloutState, fold
-from mlplatform.rollouts.journal.transitions import Paused, Resumed
+from mlplatform.rollouts.journal.transitions import Paused, ProvenIdentity, Resumed
 from mlplatform.rollouts.passes.commands import COMMAND_LEASE_TTL_S, roll_back
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Busy, Refused
 
 
-class Journal(Rollouts, Controls, Passes, Protocol):
+class ControlsJournal(Rollouts, Controls, Passes, Protocol):
     """All that a control reads and writes."""
 
 
-def kill(journal: Journal, model: str, *, actor: str, reason: str, clock: Clock) -> ControlState:
+def kill(
+    journal: ControlsJournal,
+    model: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+    identity: ProvenIdentity | None = None,
+) -> ControlState:
     """Ask no version of a model from now on: the fallback of its chain decides.
 
     Gateways follow within their poll. A pass that is running loses its lease.
+
+    Args:
+        identity: of the actor, where an identity provider proved it; as in all acts below.
 
     Raises:
         Refused: it is killed already, or has no champion that could be asked.
     """
     if journal.routes(model).champion is None:
-        raise Refused(f"{model} has no champion: no version of it is asked anyway")
-    return _control(journal, Killed, model, actor=actor, reason=reason, clock=clock)
+        raise Refused(f"{model} has no champion, so no version of it answers requests")
+    fact = _fact(Killed, model, clock, actor=actor, reason=reason, identity=identity)
+    return _control(journal, fact)
 
 
-def lift(journal: Journal, model: str, *, actor: str, reason: str, clock: Clock) -> ControlState:
+def lift(
+    journal: ControlsJournal,
+    model: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+    identity: ProvenIdentity | None = None,
+) -> ControlState:
     """Ask a killed model's versions again, as its routes say.
 
     Raises:
         Refused: it is not killed.
     """
-    return _control(journal, KillLifted, model, actor=actor, reason=reason, clock=clock)
+    fact = _fact(KillLifted, model, clock, actor=actor, reason=reason, identity=identity)
+    return _control(journal, fact)
 
 
 def clear_stops(
-    journal: Journal, model: str, *, actor: str, reason: str, clock: Clock
+    journal: ControlsJournal,
+    model: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+    identity: ProvenIdentity | None = None,
 ) -> ControlState:
     """Have every gateway ask again the versions that it stopped for the volume of their decisions.
 
@@ -59,11 +86,18 @@ def clear_stops(
     services = journal.routes(model).services
     if not any(services & lease.stopped.keys() for lease in journal.gateways(model)):
         raise Refused(f"no gateway has stopped a version of {model}: there is nothing to clear")
-    return _control(journal, StopsCleared, model, actor=actor, reason=reason, clock=clock)
+    fact = _fact(StopsCleared, model, clock, actor=actor, reason=reason, identity=identity)
+    return _control(journal, fact)
 
 
 def pause(
-    journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+    journal: ControlsJournal,
+    rollout_id: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+    identity: ProvenIdentity | None = None,
 ) -> RolloutState:
     """Have a rollout take no step forward until it is resumed; guardrails still take it back.
 
@@ -71,11 +105,19 @@ def pause(
         NotFound: no rollout has this id.
         Refused: it has ended, was promoted, or is paused already.
     """
-    return _of_rollout(journal, Paused, rollout_id, actor=actor, reason=reason, clock=clock)
+    return _of_rollout(
+        *(journal, Paused, rollout_id, clock), actor=actor, reason=reason, identity=identity
+    )
 
 
 def resume(
-    journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+    journal: ControlsJournal,
+    rollout_id: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+    identity: ProvenIdentity | None = None,
 ) -> RolloutState:
     """Let a paused rollout go on, with the time that its phase had left.
 
@@ -83,11 +125,19 @@ def resume(
         NotFound: no rollout has this id.
         Refused: it is not paused.
     """
-    return _of_rollout(journal, Resumed, rollout_id, actor=actor, reason=reason, clock=clock)
+    return _of_rollout(
+        *(journal, Resumed, rollout_id, clock), actor=actor, reason=reason, identity=identity
+    )
 
 
 def abort(
-    journal: Journal, rollout_id: str, *, actor: str, reason: str, clock: Clock
+    journal: ControlsJournal,
+    rollout_id: str,
+    *,
+    actor: str,
+    reason: str,
+    clock: Clock,
+    identity: ProvenIdentity | None = None,
 ) -> RolloutState:
     """End a rollout at once: its version answers nobody any more.
 
@@ -107,17 +157,19 @@ def abort(
         reason=f"aborted by {actor}: {reason}",
         clock=clock,
         only=rollout_id,
+        identity=identity,
     )
 
 
 def _of_rollout(
-    journal: Journal,
+    journal: ControlsJournal,
     kind: type[Paused | Resumed],
     rollout_id: str,
+    clock: Clock,
     *,
     actor: str,
     reason: str,
-    clock: Clock,
+    identity: ProvenIdentity | None,
 ) -> RolloutState:
     model = fold(journal.read(rollout_id)).model
     fact = kind(
@@ -127,13 +179,14 @@ def _of_rollout(
         wall_ms=clock.wall_ms(),
         actor=actor,
         reason=reason,
+        identity=identity,
     )
     with _lease(journal, model, f"{kind.__name__} by {actor}") as fence:
         return journal.commit(fact, fence)
 
 
 @contextmanager
-def _lease(journal: Journal, model: str, holder: str) -> Iterator[Fence]:
+def _lease(journal: ControlsJournal, model: str, holder: str) -> Iterator[Fence]:
     """The model's lease, taken from a pass that is running: it would act on what was before."""
     fence = journal.acquire(model, holder, COMMAND_LEASE_TTL_S, steal=True)
     if fence is None:
@@ -144,10 +197,25 @@ def _lease(journal: Journal, model: str, holder: str) -> Iterator[Fence]:
         journal.release(fence)
 
 
-def _control(
-    journal: Journal, kind: type[Control], model: str, *, actor: str, reason: str, clock: Clock
-) -> ControlState:
-    event_ms, wall_ms = clock.event_ms(), clock.wall_ms()
-    fact = kind(model=model, event_ms=event_ms, wall_ms=wall_ms, actor=actor, reason=reason)
+def _fact(
+    kind: type[Control],
+    model: str,
+    clock: Clock,
+    *,
+    actor: str,
+    reason: str,
+    identity: ProvenIdentity | None,
+) -> Control:
+    return kind(
+        model=model,
+        event_ms=clock.event_ms(),
+        wall_ms=clock.wall_ms(),
+        actor=actor,
+        reason=reason,
+        identity=identity,
+    )
+
+
+def _control(journal: ControlsJournal, fact: Control) -> ControlState:
     with _lease(journal, fact.model, f"{type(fact).__name__} by {fact.actor}") as fence:
-        return journal.control(fact, fence, controlled(fact, journal.routes(fact.model)))
+        return journal.control(fact, fence, controlled_routes(fact, journal.routes(fact.model)))

@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.journal import Fence
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.journal.transitions import (
@@ -21,14 +22,13 @@ from mlplatform.rollouts.journal.transitions import (
     CanaryStepped,
     Confirmed,
     DeployRefused,
-    Evidence,
     Promoted,
     RolledBack,
     ShadowStarted,
     Superseded,
     Transition,
 )
-from mlplatform.rollouts.passes.lease import held
+from mlplatform.rollouts.passes.lease import hold_lease
 from mlplatform.rollouts.passes.observe import observe
 from mlplatform.rollouts.passes.plan import (
     Advance,
@@ -51,7 +51,7 @@ from mlplatform.rollouts.passes.services import (
     refusal_of,
     service_changes,
 )
-from mlplatform.rollouts.passes.words import words
+from mlplatform.rollouts.passes.step_text import step_text
 from mlplatform.runtime.errors import Busy, Refused, StaleFence, Unavailable
 
 MAX_STEPS = 20
@@ -68,7 +68,7 @@ class PassReport:
         steps: what was carried out (in a dry run: what would be next), in words.
         waits: why nothing more was done, in words.
         arms: by arm, the counts that the present step was judged by; empty where nothing was.
-        looks: what was judged, in the pass's order.
+        judged_steps: what was judged, in the pass's order.
     """
 
     model: str
@@ -78,7 +78,7 @@ class PassReport:
     steps: tuple[str, ...]
     waits: tuple[str, ...]
     arms: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    looks: tuple[JudgedStep, ...] = ()
+    judged_steps: tuple[JudgedStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class JudgedStep:
 @dataclass(slots=True)
 class _PassNotes:
     arms: dict[str, dict[str, int]] = field(default_factory=dict)
-    looks: list[JudgedStep] = field(default_factory=list)
+    judged_steps: list[JudgedStep] = field(default_factory=list)
 
 
 def run_pass(
@@ -121,17 +121,17 @@ def run_pass(
     if fence is None:
         return _report(definition, ports, [], ["another pass holds the lease"], ran=False)
     steps: list[str] = []
-    seen = _PassNotes()
-    with held(ports.passes, fence, ttl_s):
+    notes = _PassNotes()
+    with hold_lease(ports.passes, fence, ttl_s):
         try:
-            waits = _steps(definition, ports, fence, steps, seen)
+            waits = _steps(definition, ports, fence, steps, notes)
             waits += follow_routes(ports, definition.name)
             waits += reconcile_services(definition, ports, steps)
             waits += _project(definition, ports)
         except StaleFence as stale:
             waits = [str(stale)]
     done = _report(definition, ports, steps, waits)
-    return dataclasses.replace(done, arms=seen.arms, looks=tuple(seen.looks))
+    return dataclasses.replace(done, arms=notes.arms, judged_steps=tuple(notes.judged_steps))
 
 
 def transition_of(
@@ -177,12 +177,12 @@ def _steps(
     ports: Ports,
     fence: Fence,
     steps: list[str],
-    seen: _PassNotes,
+    notes: _PassNotes,
 ) -> list[str]:
     refusals: dict[str, str] = {}
     for _ in range(MAX_STEPS):
-        seen.arms.clear()
-        due, waits = _due(definition, ports, seen, refusals)
+        notes.arms.clear()
+        due, waits = _due(definition, ports, notes, refusals)
         if due is None:
             return waits
         state, step, routes = due
@@ -190,14 +190,14 @@ def _steps(
         if refusal is not None:
             refusals[state.rollout_id] = refusal
             continue
-        steps.append(f"{state.rollout_id}: {words(step)}")
+        steps.append(f"{state.rollout_id}: {step_text(step)}")
     return [f"{MAX_STEPS} steps in one pass are enough"]
 
 
 def _due(
     definition: ModelDefinition,
     ports: Ports,
-    seen: _PassNotes,
+    notes: _PassNotes,
     refusals: Mapping[str, str],
 ) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
     """The first rollout with a step to take, or why each one waits.
@@ -211,8 +211,8 @@ def _due(
         found = observe(definition, ports, state, routes, refusals.get(state.rollout_id))
         if found.judgement is not None:
             judged = found.judgement.evidence
-            seen.arms.update(judged.get("arms", {}))
-            seen.looks.append(JudgedStep(state, ports.now().event_ms, judged))
+            notes.arms.update(judged.get("arms", {}))
+            notes.judged_steps.append(JudgedStep(state, ports.now().event_ms, judged))
         step = next_step(state, found, definition.rollout, ports.now())
         if not isinstance(step, Hold):
             return (state, step, routes), []
@@ -297,8 +297,8 @@ def _anchor(definition: ModelDefinition, ports: Ports) -> None:
 def _dry_run(definition: ModelDefinition, ports: Ports) -> PassReport:
     due, waits = _due(definition, ports, _PassNotes(), {})
     due_services = service_changes(definition, ports)
-    steps = [] if due is None else [f"{due[0].rollout_id}: {words(due[1])}"]
-    steps += [words(step) for step in due_services if not isinstance(step, Hold)]
+    steps = [] if due is None else [f"{due[0].rollout_id}: {step_text(due[1])}"]
+    steps += [step_text(step) for step in due_services if not isinstance(step, Hold)]
     waits += [step.reason for step in due_services if isinstance(step, Hold)]
     return dataclasses.replace(_report(definition, ports, steps, waits), dry_run=True)
 

@@ -17,7 +17,7 @@ MOST_JOINED: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class FreezePeriod:
     """A time in which nothing moves forward.
 
     Args:
@@ -34,7 +34,7 @@ class Frozen:
         return datetime.fromtimestamp(self.until_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def frozen_at(policy: FreezePolicy | None, at_ms: int) -> Frozen | None:
+def frozen_at(policy: FreezePolicy | None, at_ms: int) -> FreezePeriod | None:
     """The time without forward steps that a moment lies in; windows that touch are one."""
     if policy is None:
         return None
@@ -58,23 +58,23 @@ def frozen_ms(policy: FreezePolicy | None, from_ms: int, to_ms: int) -> int:
     )
 
 
-def _around(windows: Iterable[Frozen], at_ms: int) -> Frozen | None:
+def _around(windows: Iterable[FreezePeriod], at_ms: int) -> FreezePeriod | None:
     return next((f for f in _joined(windows) if f.from_ms <= at_ms < f.until_ms), None)
 
 
-def _joined(windows: Iterable[Frozen]) -> list[Frozen]:
+def _joined(windows: Iterable[FreezePeriod]) -> list[FreezePeriod]:
     """The same time as windows that neither touch nor overlap; the first one's reason holds."""
-    joined: list[Frozen] = []
+    joined: list[FreezePeriod] = []
     for frozen in sorted(windows, key=lambda f: (f.from_ms, -f.until_ms)):
         last = joined[-1] if joined else None
         if last is None or frozen.from_ms > last.until_ms:
             joined.append(frozen)
         elif frozen.until_ms > last.until_ms:
-            joined[-1] = Frozen(last.from_ms, frozen.until_ms, last.reason)
+            joined[-1] = FreezePeriod(last.from_ms, frozen.until_ms, last.reason)
     return joined
 
 
-def _windows(policy: FreezePolicy, from_ms: int, to_ms: int) -> Iterator[Frozen]:
+def _windows(policy: FreezePolicy, from_ms: int, to_ms: int) -> Iterator[FreezePeriod]:
     """All that touch a span of time."""
     zone = ZoneInfo(policy.time_zone)
     for window in policy.windows:
@@ -83,7 +83,7 @@ def _windows(policy: FreezePolicy, from_ms: int, to_ms: int) -> Iterator[Frozen]
             # out: the window is the longer of its two readings.
             began_ms, ended_ms = min(_readings_ms(start, zone)), max(_readings_ms(end, zone))
             if began_ms <= to_ms and from_ms <= ended_ms:
-                yield Frozen(began_ms, ended_ms, window.reason)
+                yield FreezePeriod(began_ms, ended_ms, window.reason)
 
 
 def _local(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.passes.observe import waited_ms
 from mlplatform.rollouts.verdicts.facts import (
     COLUMNS,
+    Integers,
     columns_of,
     excused_flags,
     failed_flags,
@@ -28,9 +29,6 @@ from mlplatform.rollouts.verdicts.traffic_profile import (
     TrafficProfile,
 )
 
-if TYPE_CHECKING:
-    pass
-
 SLICE_REQUESTS = 200_000
 """About how many are held in memory at a time."""
 MOST_REQUESTS = 2_000_000
@@ -40,6 +38,8 @@ STRETCH_H: Final = 1 / 20
 NEWEST_H: Final = 1 / 6
 PAYLOADS: Final = 20_000
 """Newest requests of which the draws of the exploration slice are read: payloads are large."""
+PACES: Final = 24
+"""Stretches of the last day, in each of which it is measured how fast event time goes."""
 LIVE: Final = (0.8, 1.25)
 """Hours of event time in one of wall time, between which the clocks are one."""
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
@@ -72,8 +72,8 @@ def read_profile(
 def _explored(
     log: DecisionLog, definition: ModelDefinition, hidden: HiddenRequests, newest: tuple[int, int]
 ) -> HiddenRequests:
-    """Those with the ones that were let through, and with which chance; of a slice that has
-    drawn nothing yet, as model.yaml declares it."""
+    """The hidden requests, with the ones that were let through, and with which chance; of a slice
+    that has drawn nothing yet, as model.yaml declares it."""
     assert definition.exploration is not None
     span = Span(
         model=definition.name, kinds=("decision",), from_ms=newest[0], to_ms=newest[1],
@@ -106,11 +106,40 @@ def _newest(log: DecisionLog, model: str, from_ms: int, now_ms: int) -> tuple[fl
         event_ms, recorded_ms = (c.to_numpy() for c in log.read(span).columns)
         if len(event_ms) < 2:
             continue
-        event_span, wall_span = (float(np.ptp(ms)) for ms in (event_ms, recorded_ms))
-        speed = event_span / wall_span if wall_span and event_span else 1.0
-        live = LIVE[0] <= speed <= LIVE[1]
-        return len(event_ms) * HOUR_MS / max(now_ms - start, 1), 1.0 if live else speed
+        rate_h = len(event_ms) * HOUR_MS / max(now_ms - start, 1)
+        speed = _pace(event_ms, recorded_ms) or 1.0
+        if not _is_live(speed):
+            speed = _usual_pace(log, model, (from_ms, now_ms), rate_h) or speed
+        return rate_h, 1.0 if _is_live(speed) else speed
     return 0.0, 1.0
+
+
+def _usual_pace(log: DecisionLog, model: str, days: tuple[int, int], rate_h: float) -> float | None:
+    """The median over the last day: what a pause of the machine has held up is recorded at once
+    after it, a hundred times as fast. None: too few requests say."""
+    from_ms, now_ms = max(days[0], days[1] - round(24 * HOUR_MS)), days[1]
+    long_ms = round(min(now_ms - from_ms, SLICE_REQUESTS / rate_h * HOUR_MS) / PACES)
+    found = []
+    for start in np.linspace(from_ms, now_ms - long_ms, PACES).astype(np.int64).tolist():
+        span = Span(
+            model=model, kinds=KINDS, from_ms=start, to_ms=start + long_ms,
+            columns=("event_ms", "recorded_ms"),
+        )  # fmt: skip
+        pace = _pace(*(c.to_numpy() for c in log.read(span).columns))
+        found += [] if pace is None else [pace]
+    return float(np.median(found)) if found else None
+
+
+def _pace(event_ms: Integers, recorded_ms: Integers) -> float | None:
+    """Hours of event time in one of wall time."""
+    if len(event_ms) < 2:
+        return None
+    event_span, wall_span = (float(np.ptp(ms)) for ms in (event_ms, recorded_ms))
+    return event_span / wall_span if wall_span and event_span else None
+
+
+def _is_live(speed: float) -> bool:
+    return LIVE[0] <= speed <= LIVE[1]
 
 
 def _stretches(from_ms: int, to_ms: int, rate_h: float) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def held(
+def hold_lease(
     passes: Passes, fence: Fence, ttl_s: float, *, longest_s: float = LONGEST_PASS_S
 ) -> Iterator[None]:
     """Renew the lease in the background until the block ends, then give it back.

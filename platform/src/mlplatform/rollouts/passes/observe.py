@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import msgspec
 
-from mlplatform.decisions.records.draws import logged_draws
-from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
+from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import segment_sources
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
+from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.journal.transitions import Evidence
+from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
+from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.plan import (
     DAY_MS,
     Observation,
@@ -27,29 +27,23 @@ from mlplatform.rollouts.passes.plan import (
     is_last_step,
 )
 from mlplatform.rollouts.passes.ports import Ports
-from mlplatform.rollouts.passes.raw_callers import unrouted
-from mlplatform.rollouts.passes.saved_counts import PORTION, count, up_to
+from mlplatform.rollouts.passes.raw_callers import unrouted_reason
 from mlplatform.rollouts.serving.plane import ServingPlane
 from mlplatform.rollouts.verdicts.basis import Basis, OutcomeBasis, outcome_gates, verdict
-from mlplatform.rollouts.verdicts.comparison import ALIKE, Prediction, SegmentStep
-from mlplatform.rollouts.verdicts.facts import COLUMNS, Role, Subject
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, Step
-from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcomes
+from mlplatform.rollouts.verdicts.comparison import SegmentStep, most_gates_of_a_phase
+from mlplatform.rollouts.verdicts.facts import Role, Subject
+from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources, StepPolicy
 from mlplatform.rollouts.verdicts.speed import IMMATERIAL_SHARE
-from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
+from mlplatform.rollouts.verdicts.verdict import ALIKE, Bound, Errors, Gate, Prediction
 from mlplatform.runtime.canonical import NOT_JSON, digest
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.storage.files import write_atomically
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-LOOK_EVERY_MS: Final = 3_600_000
+SLOW_GATES_EVERY_MS: Final = 3_600_000
 """Of event time, after which matured labels are asked again."""
-GATES_PER_PHASE = 6
-"""The most that one phase asks: failures, alerts, two quantiles of latency, split, recall; and one
-more for all segments together, where there are any."""
+GATES_PER_PHASE: Final = most_gates_of_a_phase()
+"""And one more for all segments together, where there are any."""
 GATES_PER_SEGMENT = 2
 SEGMENT_ALERTS = 30
 """Requests of a segment, with an alert of either version, that its own replay has to hold: of
@@ -116,7 +110,7 @@ def _judgement(
         code=code_version(),
     )
     judgement = verdict(basis, found.seen, found.complete, slow)
-    if judgement.verdict == "HEALTHY" and (problem := unrouted(ports, routes)):
+    if judgement.verdict == "HEALTHY" and (problem := unrouted_reason(ports, routes)):
         behind = dataclasses.replace(basis, unrouted=problem)
         return verdict(behind, found.seen, found.complete, slow)
     return judgement
@@ -156,7 +150,7 @@ def waited_ms(definition: ModelDefinition) -> float:
     return definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
 
 
-class _Look(msgspec.Struct, frozen=True):
+class _SlowGates(msgspec.Struct, frozen=True):
     """What matured labels said when that was last asked, and of what."""
 
     asked: str
@@ -173,8 +167,9 @@ def _slow_gates(
     """Both versions' scores of the shadow phase held to its labels.
 
     Read in the last canary step, where only proven harm counts, as not all labels have come; and
-    once the promotion could be confirmed. That reads the whole shadow phase, so it is done once in
-    a while of event time, in which labels come; what was said then holds until the next time.
+    once the promotion could be confirmed. That goes over all pairs of the shadow phase, so it is
+    done once in a while of event time, in which labels come; what was said then holds until the
+    next time. Of the log only what is new is read.
     """
     policy, now_ms = definition.rollout, ports.now().event_ms
     last_step = state.phase == "canary" and is_last_step(policy, state.percent)
@@ -184,13 +179,13 @@ def _slow_gates(
     path = ports.counted / definition.name / f"outcomes-{state.rollout_id}.json"
     asked = digest([state.phase, msgspec.to_builtins(policy)])
     with contextlib.suppress(FileNotFoundError, *NOT_JSON):
-        look = msgspec.json.decode(path.read_bytes(), type=_Look)
-        if look.asked == asked and 0 <= now_ms - look.basis.now_event_ms < LOOK_EVERY_MS:
-            return look.basis, look.gates
+        cached = msgspec.json.decode(path.read_bytes(), type=_SlowGates)
+        if cached.asked == asked and 0 <= now_ms - cached.basis.now_event_ms < SLOW_GATES_EVERY_MS:
+            return cached.basis, cached.gates
     marks = {mark.writer: mark.seq for mark in watermarks}
     basis = outcome_basis(definition, state, now_ms, marks, due=due)
-    gates = outcome_gates(basis, shadow_outcomes(ports.log, definition.name, basis))
-    write_atomically(path, msgspec.json.encode(_Look(asked, basis, gates)))
+    gates = outcome_gates(basis, shadow_outcomes(ports.counted, ports.log, definition.name, basis))
+    write_atomically(path, msgspec.json.encode(_SlowGates(asked, basis, gates)))
     return basis, gates
 
 
@@ -202,7 +197,8 @@ def outcome_basis(
     *,
     due: bool,
 ) -> OutcomeBasis:
-    """Of a rollout whose shadow phase has been judged, as model.yaml has it."""
+    """The basis of outcomes, for a rollout whose shadow phase has been judged, as model.yaml has
+    it."""
     policy = definition.rollout
     assert state.shadow_generation is not None
     return OutcomeBasis(
@@ -211,59 +207,14 @@ def outcome_basis(
         maturity_ms=definition.label.maturity_days * DAY_MS,
         now_event_ms=now_event_ms,
         marks=marks,
-        bound=Bound(policy.stop.recall, policy.confirm_recall_drop),
-        errors=gate_errors(policy),
+        bound=Bound(*policy.by_labels),
+        errors=outcome_errors(policy),
         capacity=definition.decision.alert_share,
         due=due,
         hides=definition.decision.hides_outcome,
         explores=definition.exploration is not None,
+        task=definition.task,
     )
-
-
-def shadow_outcomes(log: DecisionLog, model: str, basis: OutcomeBasis) -> Outcomes:
-    """What became of the requests that a version and its champion both scored in shadow."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    def read(**span: Any) -> pa.Table:
-        return up_to(log.read(Span(model=model, columns=COLUMNS, **span)), basis.marks)
-
-    pairs = read(kinds=("decision", "shadow"), generation=basis.generation)
-    decisions = pa.concat_tables([pairs, read(kinds=("void",))])
-    first_ms = pc.min(pairs.column("event_ms")).as_py()
-    labels = Span(model=model, kinds=("label",), from_ms=first_ms)
-    return outcomes(
-        decisions,
-        up_to(log.read(labels), basis.marks),
-        generation=basis.generation,
-        version=basis.version,
-        maturity_ms=basis.maturity_ms,
-        now_event_ms=basis.now_event_ms,
-        hides=basis.hides,
-        propensities=_propensities(log, model, basis) if basis.explores else None,
-    )
-
-
-def _propensities(log: DecisionLog, model: str, basis: OutcomeBasis) -> dict[str, float]:
-    """By decision of the shadow phase, the chance with which it was let through: payloads are read
-    a portion at a time, as they are by far the largest part of a record."""
-    found: dict[str, float] = {}
-    after: dict[str, int] = {}
-    while True:
-        rows = log.read(
-            Span(
-                model=model, kinds=("decision",), generation=basis.generation, after=dict(after),
-                limit=PORTION, columns=("writer", "seq", "decision_id", "payload"),
-            )
-        )  # fmt: skip
-        for decision_id, draw in logged_draws(up_to(rows, basis.marks)).items():
-            found[decision_id] = draw.propensity or 0.0
-        counts: Counter[str] = Counter()
-        for row in rows.select(["writer", "seq"]).to_pylist():  # of a writer in their order
-            after[row["writer"]] = row["seq"]
-            counts[row["writer"]] += 1
-        if max(counts.values(), default=0) < PORTION:
-            return found
 
 
 def gate_errors(policy: RolloutPolicy) -> Errors:
@@ -271,6 +222,13 @@ def gate_errors(policy: RolloutPolicy) -> Errors:
     gates = GATES_PER_PHASE + (policy.segments is not None)
     stop = policy.false_alarm_share / (gates * _phases(policy))
     return Errors(stop, policy.missed_harm_share)
+
+
+def outcome_errors(policy: RolloutPolicy) -> Errors:
+    """Errors of the gate on outcomes: one sample is read in several phases, by bounds that hold at
+    every look, so the parts that it has in all phases are one."""
+    errors = gate_errors(policy)
+    return Errors(errors.stop * _phases(policy), errors.missed)
 
 
 def segment_steps(
@@ -306,7 +264,7 @@ def _phases(policy: RolloutPolicy) -> int:
 
 def limits_of(
     definition: ModelDefinition, state: RolloutState, routes: Routes, *, pods: int = 1
-) -> Limits:
+) -> GateLimits:
     """What this rollout's version is held to in its present phase.
 
     Args:
@@ -326,7 +284,7 @@ def limits_of(
     return step_limits(
         policy,
         asked,
-        predicted(state.validation, routes),
+        prediction_of(state.validation, routes),
         pods=pods,
         of_segments=predicted_segments(state.validation, routes),
         immaterial_us=immaterial_us(definition),
@@ -334,7 +292,7 @@ def limits_of(
 
 
 def immaterial_us(definition: ModelDefinition) -> float:
-    """By how much latency may be higher without harm."""
+    """The amount by which latency may be higher without harm."""
     return 1000 * IMMATERIAL_SHARE * definition.latency_slo_ms
 
 
@@ -346,11 +304,11 @@ def step_limits(
     pods: int = 1,
     of_segments: Mapping[str, Prediction] | None = None,
     immaterial_us: float = 0.0,
-) -> Limits:
+) -> GateLimits:
     """What a version is held to in a step of the ramp, or as a provisional champion (None)."""
     step = None
     if asked is not None:
-        step = Step(
+        step = StepPolicy(
             stop=policy.stop,
             tolerance=asked.tolerance,
             errors=gate_errors(policy),
@@ -364,7 +322,7 @@ def step_limits(
             ),
             immaterial_us=immaterial_us,
         )
-    return Limits(
+    return GateLimits(
         error_share=policy.false_alarm_share / _phases(policy),
         failure_share=policy.failure_share_limit,
         guardrail_failures=policy.guardrail_minimum_failures,
@@ -372,30 +330,33 @@ def step_limits(
     )
 
 
-def predicted(validation: Evidence, routes: Routes) -> Prediction:
+def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
     """What validation saw of this pair of versions; where it met another champion, or none, the
     challenger is to raise as many alerts as this one does."""
     replayed, champion = validation.get("replayed"), routes.champion
     if not replayed or not replayed["payments"]:
         return ALIKE
+    met = champion is not None and validation.get("champion") == champion.bundle
+    if (flips := replayed.get("flips")) is not None:  # of classes
+        return Prediction(1.0, flips / replayed["payments"]) if met else ALIKE
     own, other, both = (replayed[k] for k in ("alerts", "champion_alerts", "both_alerts"))
     if not own:
         return ALIKE
     either, share = own + other - both, own / replayed["payments"]
-    met = champion is not None and validation.get("champion") == champion.bundle
     if not met or not other or not either:
         return dataclasses.replace(ALIKE, alert_share=share)
-    return Prediction(own / other, (either - both) / either, share)
+    return Prediction(own / other, (either - both) / either, share, requests=replayed["payments"])
 
 
-def predicted_segments(validation: Evidence, routes: Routes) -> dict[str, Prediction]:
-    """By name, of the segments whose replay says enough; none where it met another champion."""
-    whole = predicted(validation, routes)
+def predicted_segments(validation: ValidationReport, routes: Routes) -> dict[str, Prediction]:
+    """Predictions by name of the segments whose replay says enough; none where it met another
+    champion."""
+    whole = prediction_of(validation, routes)
     of_segments = (validation.get("replayed") or {}).get("segments") or {}
     if not whole.replayed:
         return {}
     found = {
-        name: predicted({**validation, "replayed": counts}, routes)
+        name: prediction_of({**validation, "replayed": counts}, routes)
         for name, counts in of_segments.items()
         if counts["alerts"] + counts["champion_alerts"] - counts["both_alerts"] >= SEGMENT_ALERTS
     }

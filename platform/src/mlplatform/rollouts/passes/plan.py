@@ -10,9 +10,9 @@ import msgspec
 
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy
 from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, in_time_to_confirm
-from mlplatform.rollouts.journal.transitions import Evidence
 from mlplatform.rollouts.passes.next_routes import following, promoted_routes, shadow_routes
 from mlplatform.rollouts.passes.waiting import reason_to_wait, stood_still
 from mlplatform.rollouts.serving.names import ServiceName
@@ -46,7 +46,7 @@ class Advance:
     step: int | None
     routes: Routes
     reason: str
-    evidence: Evidence = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Promote:
 
     routes: Routes
     reason: str
-    evidence: Evidence = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Confirm:
 
     routes: Routes | None
     reason: str
-    evidence: Evidence = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class RollBack:
 
     routes: Routes | None
     reason: str
-    evidence: Evidence = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,42 +150,53 @@ class Observation:
 _CHAMPION_FIRST = "the champion's service is missing and is started first"
 
 
-def next_step(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+def next_step(
+    state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now
+) -> Move:
     """The one next step of a rollout."""
-    back = _stopped_by_gateways(state, seen)
-    move = back or _planned(state, seen, policy, now)
-    why = reason_to_wait(state, seen.routes, policy, now.wall_ms)
+    back = _stopped_by_gateways(state, observation)
+    move = back or _planned(state, observation, policy, now)
+    why = reason_to_wait(state, observation.routes, policy, now.wall_ms)
     if why and not isinstance(move, RollBack | Supersede | Hold):
         return Hold(why)
     return move
 
 
-def _stopped_by_gateways(state: RolloutState, seen: Observation) -> RollBack | None:
+def _stopped_by_gateways(state: RolloutState, observation: Observation) -> RollBack | None:
     """A version that gateways had to stop, as it raised far more alerts than planned, goes back
     where there is somebody to answer in its place."""
     in_place = state.phase == "canary" or (
         state.phase == "promoted"
-        and seen.routes.champion == state.challenger
-        and seen.routes.previous is not None
+        and observation.routes.champion == state.challenger
+        and observation.routes.previous is not None
     )
-    if not seen.stopped or not in_place:
+    if not observation.stopped or not in_place:
         return None
-    said = "; ".join(f"{gateway}: it {why}" for gateway, why in sorted(seen.stopped.items()))
-    return _back(state, seen, f"stopped by gateways: {said}", {"stopped": dict(seen.stopped)})
+    reasons = "; ".join(
+        f"{gateway}: it {why}" for gateway, why in sorted(observation.stopped.items())
+    )
+    return _back(
+        state,
+        observation,
+        f"stopped by gateways: {reasons}",
+        {"stopped": dict(observation.stopped)},
+    )
 
 
-def _planned(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+def _planned(
+    state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now
+) -> Move:
     match state.phase:
         case "deploying":
-            return _deploying(state, seen, policy, now)
+            return _deploying(state, observation, policy, now)
         case "shadow":
-            return _shadow(state, seen, policy, now)
+            return _shadow(state, observation, policy, now)
         case "awaiting_approval":
-            return _awaiting_approval(state, seen, policy, now)
+            return _awaiting_approval(state, observation, policy, now)
         case "canary":
-            return _canary(state, seen, policy, now)
+            return _canary(state, observation, policy, now)
         case "promoted":
-            return _promoted(state, seen, policy, now)
+            return _promoted(state, observation, policy, now)
         case "confirmed" | "superseded" | "rolled_back":
             return Hold(f"finished: {state.phase}")
 
@@ -234,13 +245,15 @@ def confirmation_due_ms(state: RolloutState, policy: RolloutPolicy) -> int:
     return state.since_event_ms + policy.confirm_after_days * DAY_MS
 
 
-def rolled_back_routes(state: RolloutState, seen: Observation) -> Routes | None:
+def rolled_back_routes(state: RolloutState, observation: Observation) -> Routes | None:
     """The routes without this rollout's version; None where they never had it."""
-    routes = seen.routes
+    routes = observation.routes
     if state.phase == "promoted":
         if routes.champion != state.challenger or routes.previous is None:
             return None
-        spare = seen.last_confirmed if seen.last_confirmed != routes.previous else None
+        spare = (
+            observation.last_confirmed if observation.last_confirmed != routes.previous else None
+        )
         owner = state.displaced if routes.challenger is None else routes.rollout_id
         return following(routes, champion=routes.previous, previous=spare, rollout_id=owner)
     if routes.challenger != state.challenger:
@@ -248,21 +261,23 @@ def rolled_back_routes(state: RolloutState, seen: Observation) -> Routes | None:
     return following(
         routes,
         challenger=None,
-        previous=routes.previous if seen.champion_is_provisional else None,
+        previous=routes.previous if observation.champion_is_provisional else None,
         rollout_id=state.displaced,
         phase="steady",
         challenger_percent=0.0,
     )
 
 
-def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
-    service = seen.challenger
+def _deploying(
+    state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now
+) -> Move:
+    service = observation.challenger
     waited_ms = _waited(state, policy, now).wall_ms
     if not service.ready and waited_ms >= policy.deploy_wall_deadline_s * 1000:
-        return RollBack(None, f"not ready in time: {_unready(state, seen)}")
+        return RollBack(None, f"not ready in time: {_unready(state, observation)}")
     if service.refused:
         return Hold(f"{state.challenger.service} can't be started: {service.reason}")
-    if not service.deployed and not seen.champion_deployed:
+    if not service.deployed and not observation.champion_deployed:
         # The champion, which answers the customers, gets the room first.
         return Hold(_CHAMPION_FIRST)
     if not service.deployed:
@@ -272,87 +287,91 @@ def _deploying(state: RolloutState, seen: Observation, policy: RolloutPolicy, no
     if state.emergency:
         evidence = _validated(state) | {"emergency": True, "opened_by": state.opened_by}
         reason = f"emergency: promoted by {state.opened_by} alone, to be confirmed by another"
-        return Promote(promoted_routes(state, seen.routes), reason, evidence)
+        return Promote(promoted_routes(state, observation.routes), reason, evidence)
     if not state.bootstrap:
         reason = f"{state.challenger.service} is ready"
-        return Advance("shadow", None, shadow_routes(state, seen.routes), reason)
+        return Advance("shadow", None, shadow_routes(state, observation.routes), reason)
     evidence = _validated(state) | {"bootstrap": True}
     if not _needs_approval(state, policy):
-        return Promote(promoted_routes(state, seen.routes), "the first version", evidence)
+        return Promote(promoted_routes(state, observation.routes), "the first version", evidence)
     return AskApproval("the first version is ready; there is no champion to compare with", evidence)
 
 
 def _needs_approval(state: RolloutState, policy: RolloutPolicy) -> bool:
-    """As model.yaml says now, or said when the rollout was opened: neither is taken back by the
-    other."""
+    """Whether model.yaml asks now, or asked when the rollout was opened: neither is taken back by
+    the other."""
     return policy.approval == "required" or state.needs_approval
 
 
-def _unready(state: RolloutState, seen: Observation) -> str:
+def _unready(state: RolloutState, observation: Observation) -> str:
     """Why the service is not ready, by what this pass sees, or by an earlier refusal."""
-    service = seen.challenger
+    service = observation.challenger
     if service.deployed or service.refused:
         return service.reason
     if state.refused is not None:
         return state.refused
-    return service.reason if seen.champion_deployed else _CHAMPION_FIRST
+    return service.reason if observation.champion_deployed else _CHAMPION_FIRST
 
 
-def _shadow(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
-    held = _unless_healthy(state, seen, policy, now, policy.shadow.deadline_h)
+def _shadow(state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now) -> Move:
+    held = _unless_healthy(state, observation, policy, now, policy.shadow.deadline_h)
     if held is not None:
         return held
-    judgement = _judged(seen)
+    judgement = _judged(observation)
     evidence = _validated(state) | judgement.evidence
     if _needs_approval(state, policy):
         return AskApproval(f"shadow: {judgement.reason}", evidence)
-    return _canary_step(state, seen, policy, 0, f"shadow: {judgement.reason}", evidence)
+    return _canary_step(state, observation, policy, 0, f"shadow: {judgement.reason}", evidence)
 
 
 def _awaiting_approval(
-    state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now
+    state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now
 ) -> Move:
-    judgement = seen.judgement
+    judgement = observation.judgement
     if judgement is not None and judgement.verdict == "UNHEALTHY":
-        return _back(state, seen, judgement.reason, judgement.evidence)
+        return _back(state, observation, judgement.reason, judgement.evidence)
     answer = state.answer
     if answer is not None and answer.answer == "reject":
-        return _back(state, seen, f"rejected by {answer.approver}: {answer.reason}", {})
+        return _back(state, observation, f"rejected by {answer.approver}: {answer.reason}", {})
     deadline_h = policy.approval_deadline_h
     if answer is not None:
         answered = Now(answer.event_ms, answer.wall_ms)
         if late := _expired(_waited(state, policy, answered), deadline_h, deadline_h * 3600):
-            return _back(state, seen, f"{answer.approver} answered too late: after {late}", {})
+            return _back(
+                state, observation, f"{answer.approver} answered too late: after {late}", {}
+            )
         reason = f"approved by {answer.approver}: {answer.reason}"
         if state.bootstrap:
-            return Promote(promoted_routes(state, seen.routes), reason)
-        return _canary_step(state, seen, policy, 0, reason, {})
+            return Promote(promoted_routes(state, observation.routes), reason)
+        return _canary_step(state, observation, policy, 0, reason, {})
     expired = _expired(_waited(state, policy, now), deadline_h, deadline_h * 3600)
     if expired:
-        return _back(state, seen, f"nobody answered: {expired}", {})
+        return _back(state, observation, f"nobody answered: {expired}", {})
     return Hold(f"waits for an approval of evidence {state.asked}")
 
 
-def _canary(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
+def _canary(state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now) -> Move:
     here = canary_step(policy, state.percent)
-    held = _unless_healthy(state, seen, policy, now, here.deadline_h)
+    held = _unless_healthy(state, observation, policy, now, here.deadline_h)
     if held is not None:
         return held
-    judgement = _judged(seen)
+    judgement = _judged(observation)
     reason = f"canary {state.percent:g} %: {judgement.reason}"
     evidence = _identity(state) | judgement.evidence
     if not is_last_step(policy, state.percent):
-        return _canary_step(state, seen, policy, (state.step or 0) + 1, reason, evidence)
-    return Promote(promoted_routes(state, seen.routes), reason, evidence)
+        return _canary_step(state, observation, policy, (state.step or 0) + 1, reason, evidence)
+    return Promote(promoted_routes(state, observation.routes), reason, evidence)
 
 
-def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now) -> Move:
-    routes, judgement = seen.routes, seen.judgement
+def _promoted(
+    state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now
+) -> Move:
+    routes, judgement = observation.routes, observation.judgement
     if routes.champion != state.challenger:
-        if seen.champion_is_provisional:
+        if observation.champion_is_provisional:
             return Hold("superseded by a champion that is provisional itself")
         return Supersede("a later champion stands")
-    if undone := _undone(state, seen, now):
+    if undone := _undone(state, observation, now):
         return undone
     if judgement is not None and judgement.verdict == "UNHEALTHY":
         if routes.previous is None:
@@ -361,7 +380,7 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
             # What a challenger costs the machine may be what failed: first it, then the champion.
             ramping = routes.challenger.version
             return Hold(f"judged when version {ramping} has stopped ramping: {judgement.reason}")
-        return _back(state, seen, judgement.reason, judgement.evidence)
+        return _back(state, observation, judgement.reason, judgement.evidence)
     due_ms = confirmation_due_ms(state, policy)
     if now.event_ms < due_ms:
         return Hold(f"provisional until event time {due_ms}")
@@ -375,7 +394,7 @@ def _promoted(state: RolloutState, seen: Observation, policy: RolloutPolicy, now
     return Confirm(confirmed, reason, _identity(state) | judgement.evidence)
 
 
-def _undone(state: RolloutState, seen: Observation, now: Now) -> RollBack | Hold | None:
+def _undone(state: RolloutState, observation: Observation, now: Now) -> RollBack | Hold | None:
     """An emergency promotion that a second person rejects, or that nobody confirms in time, goes
     back to its predecessor, whatever else is ramping."""
     if not state.emergency:
@@ -387,29 +406,33 @@ def _undone(state: RolloutState, seen: Observation, now: Now) -> RollBack | Hold
         reason = f"nobody confirmed the emergency promotion within {EMERGENCY_CONFIRM_H} h"
     else:
         return None
-    if seen.routes.previous is None:
+    if observation.routes.previous is None:
         return Hold(f"no predecessor to go back to, though {reason}")
-    return _back(state, seen, reason, {})
+    return _back(state, observation, reason, {})
 
 
 def _unless_healthy(
-    state: RolloutState, seen: Observation, policy: RolloutPolicy, now: Now, deadline_h: float
+    state: RolloutState,
+    observation: Observation,
+    policy: RolloutPolicy,
+    now: Now,
+    deadline_h: float,
 ) -> Move | None:
-    judgement = _judged(seen)
+    judgement = _judged(observation)
     if judgement.verdict == "HEALTHY":
         return None
     if judgement.verdict == "UNHEALTHY":
-        return _back(state, seen, judgement.reason, judgement.evidence)
+        return _back(state, observation, judgement.reason, judgement.evidence)
     expired = _expired(_waited(state, policy, now), deadline_h, policy.step_wall_deadline_s)
     if expired:
         reason = f"inconclusive at its deadline ({expired}): {judgement.reason}"
-        return _back(state, seen, reason, judgement.evidence)
+        return _back(state, observation, reason, judgement.evidence)
     return Hold(judgement.reason)
 
 
-def _judged(seen: Observation) -> Judgement:
-    if seen.judgement is not None:
-        return seen.judgement
+def _judged(observation: Observation) -> Judgement:
+    if observation.judgement is not None:
+        return observation.judgement
     return Judgement("INCONCLUSIVE", ("nothing was read from the log",), {})
 
 
@@ -429,9 +452,11 @@ def _expired(waited: Now, event_h: float, wall_s: float) -> str:
     return ""
 
 
-def _back(state: RolloutState, seen: Observation, reason: str, evidence: Evidence) -> RollBack:
+def _back(
+    state: RolloutState, observation: Observation, reason: str, evidence: Evidence
+) -> RollBack:
     full = _identity(state) | evidence if evidence else {}
-    return RollBack(rolled_back_routes(state, seen), reason, full)
+    return RollBack(rolled_back_routes(state, observation), reason, full)
 
 
 def _identity(state: RolloutState) -> Evidence:
@@ -447,20 +472,20 @@ def _identity(state: RolloutState) -> Evidence:
 
 def _validated(state: RolloutState) -> Evidence:
     """What is known of a version before it met traffic: an approval is an answer to this too."""
-    plan = {} if state.plan is None else {"plan": msgspec.to_builtins(state.plan)}
-    return _identity(state) | {"validation": state.validation} | plan
+    found = _identity(state) | {"validation": state.validation}
+    return found if state.plan is None else found | {"plan": msgspec.to_builtins(state.plan)}
 
 
 def _canary_step(
     state: RolloutState,
-    seen: Observation,
+    observation: Observation,
     policy: RolloutPolicy,
     step: int,
     reason: str,
     evidence: Evidence,
 ) -> Advance:
     percent = next(c.percent for c in policy.canary if c.percent > state.percent)
-    routes = following(seen.routes, phase="canary", challenger_percent=percent)
+    routes = following(observation.routes, phase="canary", challenger_percent=percent)
     return Advance("canary", step, routes, reason, evidence)
 
 

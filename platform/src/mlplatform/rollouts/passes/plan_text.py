@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mlplatform.rollouts.journal.basis_evidence import PlanEvidence
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
 from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, GatePlan, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
@@ -162,16 +163,17 @@ def next_step(plan: RolloutPlan, percent: float) -> str:
 def step_sentence(plan: RolloutPlan, step: PlannedStep) -> str:
     """What a step takes, how sure it decides, and whom a bad challenger reaches."""
     name = "shadow" if step.percent is None else f"{step.percent:g} % of the customers"
-    said = (
+    sentence = (
         f"Planned for {name}, at {plan.requests_h:,.0f} requests/h: "
         f"{length(step.hours, step.deadline_h)} (deadline {step.deadline_h:g} h), decided by "
         f"{step.decides}; {_chance(step.passes)} of the challengers as good as the champion pass "
-        f"in time; one with {HARM:g} times the harm that stops reaches {step.exposed:,} customers."
+        f"in time; one that does {HARM:g} times the harm of a limit reaches {step.exposed:,} "
+        "customers before it is stopped."
     )
-    return f"{said} Opened despite its plan: {plan.despite}." if plan.despite else said
+    return f"{sentence} Opened despite its plan: {plan.despite}." if plan.despite else sentence
 
 
-def from_evidence(plan: dict[str, Any]) -> RolloutPlan:
+def from_evidence(plan: PlanEvidence) -> RolloutPlan:
     """The plan that evidence holds."""
     return msgspec.convert(plan, RolloutPlan)
 

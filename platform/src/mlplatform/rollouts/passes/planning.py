@@ -12,17 +12,18 @@ from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.rollout import CanaryStep, ShadowStep, Tolerance
 from mlplatform.model.routes import Routes
-from mlplatform.rollouts.journal.transitions import Evidence, PlannedStep, RolloutPlan
+from mlplatform.rollouts.journal.evidence import ValidationReport
+from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
 from mlplatform.rollouts.passes.history import read_profile
 from mlplatform.rollouts.passes.observe import (
-    gate_errors,
     immaterial_us,
-    predicted,
+    outcome_errors,
     predicted_segments,
+    prediction_of,
     step_limits,
 )
-from mlplatform.rollouts.verdicts.comparison import Prediction, SegmentStep
-from mlplatform.rollouts.verdicts.courses import Alerts
+from mlplatform.rollouts.verdicts.comparison import SegmentStep
+from mlplatform.rollouts.verdicts.judgement import ALONE
 from mlplatform.rollouts.verdicts.planner import (
     DECIDES,
     SURE,
@@ -32,8 +33,18 @@ from mlplatform.rollouts.verdicts.planner import (
     plan_confirmation,
     plan_stage,
 )
-from mlplatform.rollouts.verdicts.ramp import Plan, Refusal, Remedy, doubts, proposed, refusals
+from mlplatform.rollouts.verdicts.ramp import (
+    Plan,
+    Refusal,
+    Remedy,
+    doubts,
+    propose_stages,
+    refusals,
+    tails_not_asked,
+)
+from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
+from mlplatform.rollouts.verdicts.verdict import Prediction
 
 PLANNED_DAYS = 7.0
 LEAST_HOURS = 24
@@ -42,11 +53,11 @@ ALONE_UNKNOWN = 0.3
 """Of the positives, those that one version alone finds, where no replay has said."""
 
 
-def planned(
+def rollout_plan(
     definition: ModelDefinition,
     log: DecisionLog,
     routes: Routes,
-    validation: Evidence,
+    validation: ValidationReport,
     *,
     days: float,
     now_event_ms: int,
@@ -59,13 +70,15 @@ def planned(
     """
     if routes.champion is None:
         return "no plan: there is no champion to compare a first version with"
+    if (task := definition.task) != "binary":
+        return f"no plan: steps are planned by alerts, and a model whose task is {task} plans none"
     profile = read_profile(log, definition, days=days, now_event_ms=now_event_ms)
     if profile is None or profile.busy_hours < LEAST_HOURS:
         return f"no plan: fewer than {LEAST_HOURS} hours of traffic in the log"
     return plan_rollout(
         definition,
         profile,
-        predicted(validation, routes),
+        prediction_of(validation, routes),
         validation,
         predicted_segments(validation, routes),
     )
@@ -75,7 +88,7 @@ def plan_rollout(
     definition: ModelDefinition,
     profile: TrafficProfile,
     prediction: Prediction,
-    validation: Evidence,
+    validation: ValidationReport,
     of_segments: Mapping[str, Prediction] | None = None,
 ) -> Plan:
     """The plan at this traffic.
@@ -91,6 +104,7 @@ def plan_rollout(
     segments = segment_plans(profile, stages[0], validation, of_segments or {})
     refused = (*refused, *_segment_refusals(stages[0], segments))
     notes = (
+        *tails_not_asked(profile, stages),
         *_notes(definition, profile, prediction, expected, confirmation),
         *_segment_notes(stages[0], segments),
     )
@@ -101,17 +115,17 @@ def plan_rollout(
         confirmation=confirmation,
         refusals=refused,
         notes=(*doubts(steps, refused), *notes),
-        proposed=proposed(profile, stages, expected),
+        proposed=propose_stages(profile, stages, expected),
     )
 
 
 def segment_plans(
     profile: TrafficProfile,
     shadow: Stage,
-    validation: Evidence,
+    validation: ValidationReport,
     of_segments: Mapping[str, Prediction],
 ) -> dict[str, StagePlan]:
-    """Of each segment of which replay said enough, what shadow shows of its requests alone."""
+    """What shadow shows of each segment by itself, if replay had enough of its requests."""
     replayed = validation.get("replayed") or {}
     found = {}
     for segment in shadow.step.segments:
@@ -152,7 +166,7 @@ def _alone(shadow: Stage, segment: SegmentStep) -> Stage:
 
 
 def _segment_refusals(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[Refusal]:
-    """Of the segments that have to be shown, those that shadow is too short for."""
+    """The required segments that shadow is too short for."""
     for number, segment in enumerate(shadow.step.segments):
         plan = plans.get(segment.name)
         if plan is None or not segment.holds or plan.passes >= DECIDES:
@@ -169,11 +183,11 @@ def _segment_notes(shadow: Stage, plans: Mapping[str, StagePlan]) -> Iterator[st
     for segment in shadow.step.segments:
         plan, then = plans.get(segment.name), "shadow waits for it until its deadline"
         if not segment.holds:
-            then = "nothing waits for it"
+            then = "no step waits for it"
         if plan is None:
             yield (
-                f"segment {segment.name}: its replay holds too few alerts to plan it; while it is "
-                f"not shown, {then}"
+                f"segment {segment.name}: its replay holds too few alerts for a plan; until it is "
+                f"shown, {then}"
             )
             continue
         gates = [gate for gate in plan.gates if gate.gate != "failures"]
@@ -217,7 +231,7 @@ def stages_of(
 
 
 def expected_alerts(
-    profile: TrafficProfile, prediction: Prediction, validation: Evidence
+    profile: TrafficProfile, prediction: Prediction, validation: ValidationReport
 ) -> Alerts | None:
     """What a challenger's alerts will be, if it is as replay said; None: nothing is known."""
     champion = profile.alerts
@@ -228,7 +242,7 @@ def expected_alerts(
     apart = prediction.disagreement if prediction.replayed else ALONE_UNKNOWN
     return Alerts.predicted(
         own, champion, apart,
-        replayed=int(replayed.get("payments", 0)), told=prediction.alert_share,
+        replayed=int(replayed.get("payments", 0)), by_replay=prediction.alert_share,
     )  # fmt: skip
 
 
@@ -246,7 +260,7 @@ def _confirmation(
         shadow,
         limit=policy.stop.recall,
         tolerance=policy.confirm_recall_drop,
-        errors=gate_errors(policy),
+        errors=outcome_errors(policy),
         alone=prediction.disagreement if prediction.replayed else ALONE_UNKNOWN,
     )
 
@@ -258,6 +272,13 @@ def _notes(
     expected: Alerts | None,
     confirmation: Confirmation | None,
 ) -> Iterator[str]:
+    most = ALONE * definition.rollout.failure_share_limit
+    if profile.failed_apart > most:
+        yield (
+            f"the champion fails {100 * profile.failed_apart:.1f} % of its requests, outages apart;"
+            " a version as good as that passes its steps, and is taken back as champion, once more "
+            f"than {100 * most:g} % is proven (twice rollout.failure_share_limit)"
+        )
     if expected is None:
         yield "the champion has raised no alert: gates on alerts are not planned"
     if not prediction.replayed and definition.rollout.shadow.tolerance.disagreement is not None:
@@ -266,7 +287,7 @@ def _notes(
             "version is validated against the present champion"
         )
     if not profile.positives > 0:
-        yield "no label has told a positive: when a promotion can be confirmed is not planned"
+        yield "no label has named a positive yet: the plan can't say when a promotion is confirmed"
     elif confirmation is not None and confirmation.passes < SURE:
         wanted = "".join(f"; {way}" for way in _ways_to_confirm(profile, confirmation))
         yield (
@@ -288,7 +309,7 @@ def _ways_to_confirm(profile: TrafficProfile, found: Confirmation) -> Iterator[s
         yield f"exploration.share: {found.exploration:g} would do at this sample"
 
 
-def recorded(plan: Plan | str, despite: str = "") -> RolloutPlan:
+def recorded_plan(plan: Plan | str, despite: str = "") -> RolloutPlan:
     """What the journal keeps of a plan.
 
     Args:

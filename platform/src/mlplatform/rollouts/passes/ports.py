@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlplatform.decisions.records.port import DecisionLog
+from mlplatform.model.bundle import server_of
+from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.rollouts.journal.journal import Anchors, Passes, Rollouts
 from mlplatform.rollouts.passes.plan import Now
 from mlplatform.rollouts.serving.plane import ServingPlane
@@ -84,6 +86,8 @@ class Ports:
     """Whether models that ask for an autoscaler get one."""
     raw: RawRoutes | None = None
     """None: nobody calls predictors past the gateway."""
+    server_of: Callable[[Path], ModelServer | None] = server_of
+    """What answers for the bundle in a folder."""
     replicas: int | None = None
     """Pods of a version; None: as many as the model's tier asks for."""
 

@@ -30,9 +30,12 @@ def follow_routes(ports: Ports, model: str) -> list[str]:
     if ports.raw is None:
         return []
     try:
-        seen = _seen(ports, model)
+        observed = _observed(ports, model)
         step = next_write(
-            ports.rollouts.routes(model), seen, ports.raw.entrance, lambda name: _ready(ports, name)
+            ports.rollouts.routes(model),
+            observed,
+            ports.raw.entrance,
+            lambda name: _ready(ports, name),
         )
         match step:
             case Write():
@@ -54,18 +57,20 @@ def gateways(ports: Ports, model: str) -> list[GatewayLease]:
     found = ports.passes.gateways(model)
     if ports.raw is None or ports.rollouts.routes(model).champion is None:
         return found
-    applied = applied_generation(_seen(ports, model))
+    applied = applied_generation(_observed(ports, model))
     return [*found, GatewayLease(f"the HTTPRoute {route_name(model)}", applied)]
 
 
-def unrouted(ports: Ports, routes: Routes) -> str | None:
+def unrouted_reason(ports: Ports, routes: Routes) -> str | None:
     """Why raw callers are not routed by these routes; None: they are, or there are none."""
     if ports.raw is None:
         return None
-    seen = _seen(ports, routes.model)
-    if applied_generation(seen) == routes.generation:
+    observed = _observed(ports, routes.model)
+    if applied_generation(observed) == routes.generation:
         return None
-    problem = "there is none" if seen is None else seen.problem or f"is at {seen.generation}"
+    problem = (
+        "there is none" if observed is None else observed.problem or f"is at {observed.generation}"
+    )
     return (
         f"the HTTPRoute {route_name(routes.model)} does not follow generation "
         f"{routes.generation}: {problem}"
@@ -74,11 +79,11 @@ def unrouted(ports: Ports, routes: Routes) -> str | None:
 
 def lists(ports: Ports, model: str, service: str) -> bool:
     """Whether the HTTPRoute may still send requests to a service."""
-    seen = _seen(ports, model)
-    return seen is not None and service in seen.services
+    observed = _observed(ports, model)
+    return observed is not None and service in observed.services
 
 
-def _seen(ports: Ports, model: str) -> RouteObservation | None:
+def _observed(ports: Ports, model: str) -> RouteObservation | None:
     found = None if ports.raw is None else ports.raw.find(model)
     return None if found is None else read(found)
 

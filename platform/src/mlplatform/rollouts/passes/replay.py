@@ -12,8 +12,8 @@ import msgspec
 from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.passes.observe import shadow_outcomes
-from mlplatform.rollouts.passes.saved_counts import count
+from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
+from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.verdicts.basis import basis_of, outcome_gates, verdict
 from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.code_version import code_version
@@ -41,7 +41,7 @@ class ReplayedVerdict:
     notes: tuple[str, ...]
 
 
-def replayed(
+def replay_verdict(
     folder: Path, log: DecisionLog, fact: Transition, policy: RolloutPolicy
 ) -> ReplayedVerdict | None:
     """The verdict of a transition again; None for one that followed from no verdict.
@@ -71,7 +71,7 @@ def replayed(
         )
         slow: list[Gate] = []
         if basis.outcomes is not None:
-            outcomes = shadow_outcomes(log, fact.model, basis.outcomes)
+            outcomes = shadow_outcomes(folder, log, fact.model, basis.outcomes)
             slow = outcome_gates(basis.outcomes, outcomes)
     except Corrupt as error:
         return found(None, (f"the log can't be read: {error}",))

@@ -11,7 +11,7 @@ from mlplatform.model.routes import Arm
 from mlplatform.rollouts.passes.plan import Deploy, Hold, Retire, reconciled_services
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import gateways, lists
-from mlplatform.rollouts.passes.words import words
+from mlplatform.rollouts.passes.step_text import step_text
 from mlplatform.rollouts.serving.manifest import render
 from mlplatform.rollouts.serving.triton import lay_out, sweep
 from mlplatform.runtime.errors import Refused, StaleFence
@@ -36,9 +36,9 @@ def reconcile_services(definition: ModelDefinition, ports: Ports, steps: list[st
             case _:
                 assert_never(step)
         if refusal is None:
-            steps.append(words(step))
+            steps.append(step_text(step))
         else:
-            waits.append(f"can't {words(step)}: {refusal}")
+            waits.append(f"can't {step_text(step)}: {refusal}")
     if ports.repositories is not None:
         sweep(definition.name, ports.repositories, _wanted(definition.name, ports))
     return waits
@@ -64,7 +64,9 @@ def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
         Unavailable, Corrupt: its bundle can't be had.
     """
     folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
-    repositories = ports.repositories if definition.serving.runtime == "triton" else None
+    server = ports.server_of(folder)
+    is_triton = server is None and definition.serving.runtime == "triton"
+    repositories = ports.repositories if is_triton else None
     if repositories is not None:
         folder = lay_out(definition, arm.service, folder, repositories)
     manifest = render(
@@ -75,6 +77,7 @@ def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
         ports.replicas,
         scales=ports.scales,
         triton=repositories is not None,
+        server=server,
     )
     ports.plane.apply(manifest)
 

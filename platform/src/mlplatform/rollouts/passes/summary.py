@@ -7,26 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlplatform.learning.validation import report
+from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.passes.plan_text import from_evidence, next_step
+from mlplatform.rollouts.verdicts.comparison import GATES
 from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.text import markdown
 
-MARKS = {"HEALTHY": "✔ healthy", "UNHEALTHY": "✘ unhealthy", "INCONCLUSIVE": "? cannot be told"}
-TITLES = {
-    "guardrail": "guardrail",
-    "failures": "answers in time",
-    "answers": "answers that count",
-    "alerts": "share of alerts",
-    "split": "split of customers",
-    "sample": "enough traffic",
-    "log": "complete log",
-    "recall": "positives found",
-    "disagreement": "alerts of one arm alone",
-    "latency_p50": "usual latency",
-    "latency_p99": "slowest answers",
-    "utilisation": "load of all the traffic",
-    "copies": "copies answered",
-}
+MARKS = {"HEALTHY": "✔ healthy", "UNHEALTHY": "✘ unhealthy", "INCONCLUSIVE": "? inconclusive"}
+TITLES = {kind.name: kind.title for kind in GATES}
 ARM_COUNTS = (
     ("units", "customers"),
     ("requests", "requests"),
@@ -45,11 +33,11 @@ def title(gate: str) -> str:
 
 def mark(verdict: str, *, holds: bool = True) -> str:
     """A gate's verdict for people, and whether an inconclusive one holds the rollout."""
-    told = MARKS.get(verdict, verdict)
-    return told if holds or verdict != "INCONCLUSIVE" else f"{told}; nothing waits for it"
+    shown = MARKS.get(verdict, verdict)
+    return shown if holds or verdict != "INCONCLUSIVE" else f"{shown}; no step waits for it"
 
 
-def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
+def question(rollout_id: str, evidence: Evidence) -> str:
     """What an approval asks, what each answer does, and the evidence, in Markdown."""
     version, model = evidence.get("version"), evidence.get("model")
     approved, rejected = consequences(evidence)
@@ -64,7 +52,7 @@ def question(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     )
 
 
-def consequences(evidence: Mapping[str, Any]) -> tuple[str, str]:
+def consequences(evidence: Evidence) -> tuple[str, str]:
     """What an approval leads to, and what a rejection does, as clauses of plain text."""
     rejected = "it answers nobody, and its rollout ends"
     if evidence.get("emergency"):
@@ -78,17 +66,17 @@ def consequences(evidence: Mapping[str, Any]) -> tuple[str, str]:
     return approved, rejected
 
 
-def step_if_approved(evidence: Mapping[str, Any]) -> str:
+def step_if_approved(evidence: Evidence) -> str:
     """What the plan says of the next step; empty where nothing was planned."""
     if "plan" not in evidence or evidence.get("bootstrap"):
         return ""
     return next_step(from_evidence(evidence["plan"]), 0.0)
 
 
-def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
+def to_markdown(rollout_id: str, evidence: Evidence) -> str:
     """The evidence of a transition in Markdown: the version, each gate, the counts by arm."""
-    low, high = evidence.get("alert_band", (None, None))
-    expected = "" if low is None else f" It should raise an alert on {span(low, high)} of requests."
+    band = evidence.get("alert_band")
+    expected = "" if band is None else f" It should raise an alert on {span(*band)} of requests."
     lines = [
         f"Version {evidence.get('version')} was made by {markdown(str(evidence.get('author')))}."
         f"{expected} Rollout {markdown(rollout_id)}, bundle "
@@ -97,8 +85,8 @@ def to_markdown(rollout_id: str, evidence: Mapping[str, Any]) -> str:
     ]
     if "validation" in evidence:
         lines += ["### Before traffic: validation", "", *_validation(evidence["validation"]), ""]
-    if said := step_if_approved(evidence):
-        lines += ["### If approved: the next step", "", markdown(said), ""]
+    if sentence := step_if_approved(evidence):
+        lines += ["### If approved: the next step", "", markdown(sentence), ""]
     if "gates" in evidence:
         lines += ["### In traffic", "", _read(evidence), "", *_gates(evidence["gates"]), ""]
     if evidence.get("arms"):
@@ -112,7 +100,7 @@ def _validation(found: Mapping[str, Any]) -> list[str]:
     return [report.summary(found), "", *report.findings(found)]
 
 
-def _read(evidence: Mapping[str, Any]) -> str:
+def _read(evidence: Evidence) -> str:
     until_ms, records = evidence.get("until_event_ms"), evidence.get("records", 0)
     if until_ms is None:
         return "No record of the decision log could be counted."

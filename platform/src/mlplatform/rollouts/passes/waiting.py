@@ -22,7 +22,7 @@ def reason_to_wait(state: RolloutState, routes: Routes, policy: RolloutPolicy, w
 def stood_still(
     state: RolloutState, policy: RolloutPolicy, event_ms: int, wall_ms: int
 ) -> tuple[int, int]:
-    """For how long of a phase nothing could move forward, in event time and in wall time: what its
+    """The time of a phase in which nothing could move forward, event time and wall time: what its
     deadline does not count. A freeze is taken to be as long on either clock; what lies in a pause
     too counts once."""
     pauses = pauses_until(state, event_ms, wall_ms)

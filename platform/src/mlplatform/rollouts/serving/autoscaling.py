@@ -36,7 +36,8 @@ HOLD_ABOVE: Final = 0.4
 
 A pod less among three or more raises the load of the others by half at the most. Where two fifths
 of the target are not reached, the load is so low that this stays within the target; without such a
-band the number of pods swings for ever around it: tests/unit/rollouts/test_autoscaling.py has both.
+band the number of pods swings for ever around it: tests/unit/rollouts/serving/test_autoscaling.py
+has both.
 """
 
 _UP: Final = {
@@ -79,7 +80,7 @@ def scaled_object(manifest: Manifest, policy: ScalingPolicy, prometheus_url: str
             "pollingInterval": 15,
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": BEHAVIOR}},
             "triggers": [
-                _trigger(queued(name), policy.queued_requests, "AverageValue", prometheus_url),
+                _trigger(queue_query(name), policy.queued_requests, "AverageValue", prometheus_url),
                 _trigger(
                     latency_p99_ms(name, policy.latency_p99_ms),
                     policy.latency_p99_ms,
@@ -145,7 +146,7 @@ def _example(definition: ModelDefinition) -> str | None:
     )
 
 
-def queued(service: str) -> str:
+def queue_query(service: str) -> str:
     """PromQL: requests that wait in all predictors of the version; an absent metric is an error."""
     return f"sum({_of(signals.PREDICTOR_DEPTH.name, service)})"
 

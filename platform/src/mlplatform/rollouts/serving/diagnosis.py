@@ -30,7 +30,7 @@ GRACE_S: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ServiceFinding:
     """One reason for not being ready; `failed` where waiting alone will not mend it."""
 
     reason: str
@@ -57,78 +57,91 @@ def diagnose(
     return ServiceStatus(name, False, worst.reason, restarts, failed=worst.failed)
 
 
+def ready_pods(pods: Sequence[Object]) -> frozenset[tuple[str, int]]:
+    """Uid and restarts of each pod that answers; with another pair it has loaded its model anew."""
+    return frozenset(
+        (pod["metadata"]["uid"], sum(s["restartCount"] for s in _container_statuses(pod)))
+        for pod in pods
+        if _is_true(pod, "Ready")
+    )
+
+
 def _findings(
     service: Object, deployment: Object | None, pods: Sequence[Object]
-) -> Iterator[Finding]:
+) -> Iterator[ServiceFinding]:
     """Most telling first; none at all means ready."""
     if service["metadata"].get("deletionTimestamp"):
-        yield Finding("is being removed")
+        yield ServiceFinding("is being removed")
     model = _at(service, "status", "modelStatus") or {}
     if model.get("transitionStatus") in INVALID:
         info = model.get("lastFailureInfo", {})
-        yield Finding(f"KServe refuses it: {_words(info)}", failed=True)
+        yield ServiceFinding(f"KServe refuses it: {_words(info)}", failed=True)
     if deployment is None:
-        yield Finding(_unmade(service))
+        yield ServiceFinding(_unmade(service))
         return
     yield from _of_deployment(deployment)
     unready = [pod for pod in pods if not _is_true(pod, "Ready")]
     if not _available(deployment) or not _is_true(service, "Ready"):
         for pod in unready:
             yield from _of_pod(pod)
-        yield Finding(_short_of(service, deployment))
+        yield ServiceFinding(_short_of(service, deployment))
 
 
-def _of_deployment(deployment: Object) -> Iterator[Finding]:
+def _of_deployment(deployment: Object) -> Iterator[ServiceFinding]:
     for condition in _conditions(deployment):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            yield Finding(f"its pods are refused: {_words(condition)}", failed=True)
+            yield ServiceFinding(f"its pods are refused: {_words(condition)}", failed=True)
     for condition in _conditions(deployment):
         if condition.get("reason") == "ProgressDeadlineExceeded":
-            yield Finding("its pods were not ready within the deployment's deadline", failed=True)
+            yield ServiceFinding(
+                "its pods were not ready within the deployment's deadline", failed=True
+            )
 
 
-def _of_pod(pod: Object) -> Iterator[Finding]:
+def _of_pod(pod: Object) -> Iterator[ServiceFinding]:
     for condition in _conditions(pod):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            yield Finding(f"no node takes it: {_words(condition)}")
+            yield ServiceFinding(f"no node takes it: {_words(condition)}")
     statuses = [
         *_at_list(pod, "status", "initContainerStatuses"),
-        *_at_list(pod, "status", "containerStatuses"),
+        *_container_statuses(pod),
     ]
     for status in statuses:
         yield from _of_container(pod, status)
 
 
-def _of_container(pod: Object, status: Object) -> Iterator[Finding]:
+def _of_container(pod: Object, status: Object) -> Iterator[ServiceFinding]:
     if status.get("ready"):
         return
     waiting = _at(status, "state", "waiting") or {}
     why = waiting.get("reason", "")
     if why in UNPULLABLE:
-        yield Finding(f"image {status['image']} can't be had: {_words(waiting)}", failed=True)
+        yield ServiceFinding(
+            f"image {status['image']} can't be had: {_words(waiting)}", failed=True
+        )
     elif why in UNCREATABLE:
-        yield Finding(f"its container can't be made: {_words(waiting)}", failed=True)
+        yield ServiceFinding(f"its container can't be made: {_words(waiting)}", failed=True)
     ended = _at(status, "lastState", "terminated") or _at(status, "state", "terminated")
     if ended:
         # The first time it is started again at once: it may have been killed by chance.
-        yield Finding(_death(pod, status, ended), failed=why == "CrashLoopBackOff")
+        yield ServiceFinding(_death(pod, status, ended), failed=why == "CrashLoopBackOff")
     if why in {"ContainerCreating", "PodInitializing"}:
-        yield Finding("its container is being made")
+        yield ServiceFinding("its container is being made")
     if _at(status, "state", "running"):
         loading = not status.get("started") and status["restartCount"] == 0
-        yield Finding(
+        yield ServiceFinding(
             "loads its model" if loading else "runs, but gives no answer that it is ready"
         )
 
 
 def _death(pod: Object, status: Object, ended: Object) -> str:
     container = _container(pod, status["name"])
-    said = (ended.get("message") or "").strip()
+    message = (ended.get("message") or "").strip()
     if ended.get("reason") == "OOMKilled":
         limit = _at(container, "resources", "limits", "memory")
         return f"took more than its memory limit of {limit} and was killed"
-    if said:
-        return f"ended by itself: {said[-MESSAGE_CHARACTERS:]}"
+    if message:
+        return f"ended by itself: {message[-MESSAGE_CHARACTERS:]}"
     deadline_s = _load_deadline_s(container)
     if deadline_s is not None and deadline_s <= _lived_s(ended) <= deadline_s + GRACE_S:
         return f"was killed because it gave no answer within {deadline_s} s of its start"
@@ -152,8 +165,10 @@ def _lived_s(ended: Object) -> float:
 
 
 def _unmade(service: Object) -> str:
-    told = [_words(c) for c in _conditions(service) if c["status"] == "False" and c.get("message")]
-    return told[0] if told else "waits for the KServe controller to make its deployment"
+    problems = [
+        _words(c) for c in _conditions(service) if c["status"] == "False" and c.get("message")
+    ]
+    return problems[0] if problems else "waits for the KServe controller to make its deployment"
 
 
 def _short_of(service: Object, deployment: Object) -> str:
@@ -161,8 +176,10 @@ def _short_of(service: Object, deployment: Object) -> str:
     have = _at(deployment, "status", "availableReplicas") or 0
     if not _available(deployment):
         return f"{have} of {wanted} pods are available"
-    told = [_words(c) for c in _conditions(service) if c["status"] == "False" and c.get("message")]
-    return told[0] if told else "KServe does not call it ready yet"
+    problems = [
+        _words(c) for c in _conditions(service) if c["status"] == "False" and c.get("message")
+    ]
+    return problems[0] if problems else "KServe does not call it ready yet"
 
 
 def _available(deployment: Object) -> bool:
@@ -185,8 +202,11 @@ def _available(deployment: Object) -> bool:
 
 
 def _restarts(pod: Object) -> int:
-    statuses = _at_list(pod, "status", "containerStatuses")
-    return max((s["restartCount"] for s in statuses), default=0)
+    return max((s["restartCount"] for s in _container_statuses(pod)), default=0)
+
+
+def _container_statuses(pod: Object) -> list[Any]:
+    return _at_list(pod, "status", "containerStatuses")
 
 
 def _container(pod: Object, name: str) -> Object:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from functools import partial
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,13 +24,13 @@ from mlplatform.rollouts.kubernetes.api import (
     KubernetesApi,
     Object,
 )
-from mlplatform.rollouts.kubernetes.capacity import Short, room_for, within_quotas
+from mlplatform.rollouts.kubernetes.capacity import CapacityShortage, room_for, within_quotas
 from mlplatform.rollouts.serving import golden
 from mlplatform.rollouts.serving.autoscaling import asked_for
 from mlplatform.rollouts.serving.companions import autoscaler, disruption_budget
-from mlplatform.rollouts.serving.diagnosis import diagnose
+from mlplatform.rollouts.serving.diagnosis import diagnose, ready_pods
 from mlplatform.rollouts.serving.ignored import refuse_ignored
-from mlplatform.rollouts.serving.manifest import BUNDLE_LABEL, DIGEST_ANNOTATION, TRITON, read
+from mlplatform.rollouts.serving.manifest import BUNDLE_LABEL, DIGEST_ANNOTATION, RUNTIME, read
 from mlplatform.rollouts.serving.names import ServiceName, cluster_url
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.runtime.canonical import canonical_json
@@ -40,6 +41,22 @@ MANIFEST_DIGEST: Final = "mlplatform/manifest-digest"
 """Annotation: what was applied, before KServe's defaults. A name keeps one for ever."""
 SCHEMES: Final = frozenset({"s3", "gs", "pvc", "hdfs", "https", "oci"})
 OF_SERVICE: Final = "serving.kserve.io/inferenceservice"
+ASK_AGAIN_S: Final = 300.0
+"""Between two times that a server of somebody else's is asked its golden rows, with the same pods:
+it may load another artefact without a restart, of which the API server tells nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SelfTest:
+    """A service that scored its golden rows: of which uid, with which pods, and when."""
+
+    uid: str
+    pods: frozenset[tuple[str, int]]
+    at_s: float
+
+    def holds(self, uid: str, pods: frozenset[tuple[str, int]], now_s: float) -> bool:
+        """Whether it says something of these pods, of which some may have gone since."""
+        return uid == self.uid and pods <= self.pods and now_s - self.at_s < ASK_AGAIN_S
 
 
 class KServePlane:
@@ -54,8 +71,9 @@ class KServePlane:
             cluster's names.
         prometheus_url: where KEDA's operator reads the metrics of services that ask for an
             autoscaler; None: such services are refused.
-        bundles: the folder of bundles, whose golden rows services of Triton are asked; None: such
-            services are refused.
+        bundles: the folder of bundles, whose golden rows services of other servers are asked;
+            None: such services are refused.
+        now_s: a clock that never goes back.
     """
 
     def __init__(
@@ -67,6 +85,7 @@ class KServePlane:
         by_address: bool = False,
         prometheus_url: str | None = None,
         bundles: Path | None = None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._namespace = namespace
@@ -74,14 +93,15 @@ class KServePlane:
         self._by_address = by_address
         self._prometheus_url = prometheus_url
         self._bundles = bundles
-        self._scored: set[str] = set()
-        """Uids of Triton's services whose golden rows this plane has seen scored."""
+        self._now_s = now_s
+        self._scored: dict[str, _SelfTest] = {}
+        """Other servers' services by name, whose golden rows this plane has seen scored."""
 
     def apply(self, manifest: Manifest) -> None:
         name = _checked(manifest)
         self._check_autoscaler(manifest)
-        if self._bundles is None and _is_triton(manifest):
-            raise Refused(f"{name} runs on Triton, and its golden rows are not here")
+        if self._bundles is None and not _is_own(manifest):
+            raise Refused(f"{name} runs on another server, and its golden rows are not here")
         wanted = _signed(manifest)
         found = self._find(name)
         if found is None:
@@ -101,9 +121,9 @@ class KServePlane:
         deployment = self._api.find(DEPLOYMENTS.path(self._namespace, f"{name}-predictor"))
         pods = self._api.items(PODS.path(self._namespace), labelSelector=f"{OF_SERVICE}={name}")
         found = diagnose(name, service, deployment, pods)
-        if self._bundles is None or not _is_triton(service):
+        if self._bundles is None or _is_own(service):
             return found
-        return self._self_tested(found, service, self._bundles)
+        return self._self_tested(found, service, pods, self._bundles)
 
     def endpoint(self, name: str) -> str | None:
         if self._find(name) is None:
@@ -122,30 +142,35 @@ class KServePlane:
         )
         return sorted(s["metadata"]["name"] for s in found if not _leaving(s))
 
-    def _self_tested(self, found: ServiceStatus, service: Object, bundles: Path) -> ServiceStatus:
-        """Ready only once it scores its bundle's golden rows, which Triton itself is not asked."""
-        metadata = service["metadata"]
+    def _self_tested(
+        self, found: ServiceStatus, service: Object, pods: Sequence[Object], bundles: Path
+    ) -> ServiceStatus:
+        """Ready only once it scores its bundle's golden rows: other servers test nothing. It is
+        asked again once a pod is new or started again, and every ASK_AGAIN_S."""
+        name, metadata = found.name, service["metadata"]
+        uid, ready, now_s = metadata["uid"], ready_pods(pods), self._now_s()
+        scored = self._scored.get(name)
+        if found.ready and scored is not None and scored.holds(uid, ready, now_s):
+            return found
+        self._scored.pop(name, None)
         if not found.ready:
-            self._scored.discard(metadata["uid"])
-        elif metadata["uid"] not in self._scored:
-            url = self.endpoint(found.name)
-            if url is None:
-                return replace(found, ready=False, reason="it has no address yet")
-            digest = metadata["annotations"][DIGEST_ANNOTATION]
-            try:
-                bundle = load_bundle(bundles / digest, digest)
-                problem = golden.wrong(bundle, partial(golden.ask, url, found.name))
-            except (Corrupt, Unavailable) as error:
-                return replace(
-                    found, ready=False, reason=f"its golden rows can't be asked: {error}"
-                )
-            if problem:
-                return replace(found, ready=False, reason=problem, failed=True)
-            self._scored.add(metadata["uid"])
+            return found
+        url = self.endpoint(name)
+        if url is None:
+            return replace(found, ready=False, reason="it has no address yet")
+        digest = metadata["annotations"][DIGEST_ANNOTATION]
+        try:
+            problem = golden.problem_of(load_bundle(bundles / digest, digest), url, name)
+        except (Corrupt, Unavailable) as error:
+            return replace(found, ready=False, reason=f"its golden rows can't be asked: {error}")
+        if problem:
+            return replace(found, ready=False, reason=problem, failed=True)
+        self._scored[name] = _SelfTest(uid, ready, now_s)
         return found
 
     def _address(self, name: str) -> str | None:
-        """Of the Service that KServe has made by now; it keeps its address while it is there."""
+        """The address of the Service that KServe has made; it stays the same while the Service is
+        there."""
         made = self._api.find(SERVICES.path(self._namespace, f"{name}-predictor"))
         if made is None:
             return None
@@ -159,7 +184,7 @@ class KServePlane:
         return None if service is None or _leaving(service) else service
 
     def _check_autoscaler(self, manifest: Manifest) -> None:
-        """Without KEDA such a service would stay at one pod, whatever came."""
+        """Refuses a service that would stay at one pod without KEDA, whatever came."""
         if asked_for(manifest) is None:
             return
         name = manifest["metadata"]["name"]
@@ -176,8 +201,8 @@ class KServePlane:
             )
 
     def _check_room(self, manifest: Manifest) -> None:
-        """Of quotas, which grow by no autoscaler, and for services with GPUs of nodes, of which
-        there are few, and none comes quickly."""
+        """Checks room in quotas, which grow by no autoscaler, and for services with GPUs on nodes,
+        of which there are few, and none comes quickly."""
         predictor = manifest["spec"]["predictor"]
         asked = predictor["model"]["resources"]["requests"]
         quotas = supply.quotas(self._api, self._namespace)
@@ -187,7 +212,7 @@ class KServePlane:
             room = room_for(need, supply.nodes(self._api), quotas)
         else:
             room = within_quotas(supply.need_of(manifest, 0, preempts=False), quotas)
-        if isinstance(room, Short):
+        if isinstance(room, CapacityShortage):
             raise Refused(f"{room.reason}; nothing was changed")
 
     def _create(self, wanted: Object) -> Object:
@@ -222,7 +247,13 @@ class KServePlane:
 def _checked(manifest: Manifest) -> str:
     service = read(manifest)
     refuse_ignored(manifest)
-    if urlsplit(service.storage_uri).scheme not in SCHEMES:
+    scheme = urlsplit(service.storage_uri).scheme
+    if scheme not in SCHEMES and not service.is_own:
+        raise Refused(
+            f"{service.name} has nothing that {service.runtime} loads on a cluster: "
+            "serving.storage of model.yaml names it; nothing was changed"
+        )
+    if scheme not in SCHEMES:
         raise ConfigInvalid(
             "spec.predictor.model.storageUri",
             service.storage_uri,
@@ -242,8 +273,8 @@ def _digest(service: Object) -> object:
     return service["metadata"].get("annotations", {}).get(MANIFEST_DIGEST)
 
 
-def _is_triton(service: Manifest) -> bool:
-    return bool(service["spec"]["predictor"].get("model", {}).get("runtime") == TRITON)
+def _is_own(service: Manifest) -> bool:
+    return bool(service["spec"]["predictor"].get("model", {}).get("runtime") == RUNTIME)
 
 
 def _leaving(service: Object) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from mlplatform.rollouts.serving.manifest import RUNTIME, read
+from mlplatform.rollouts.serving.manifest import read
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json
@@ -36,6 +36,7 @@ class StatusFile(msgspec.Struct, frozen=True):
     port: int | None
     checked_at_ms: int
     host: str = "127.0.0.1"
+    failed: bool = False
 
 
 def wall_ms() -> int:
@@ -69,7 +70,9 @@ class StatusStore:
         if age_ms > STALE_MS:
             reason = f"the supervisor has said nothing about it for {age_ms // 1000} s"
             return ServiceStatus(name, False, reason, found.restarts, None)
-        return ServiceStatus(name, found.ready, found.reason, found.restarts, found.pid)
+        return ServiceStatus(
+            name, found.ready, found.reason, found.restarts, found.pid, found.failed
+        )
 
     def endpoint(self, name: str) -> str | None:
         """The base URL where it listens, or None while nobody knows."""
@@ -112,15 +115,17 @@ class LocalPlane:
     def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
         self._folder = folder
         self._desired = folder / "desired"
-        self._told = StatusStore(folder, now_ms)
+        self._statuses = StatusStore(folder, now_ms)
 
     def apply(self, manifest: Manifest) -> None:
         service = read(manifest)
-        if service.runtime != RUNTIME:
+        if service.is_own:
+            bundle_folder(service.storage_uri, self._folder)
+        elif service.address is None:
             raise Refused(
-                f"{service.name} asks for {service.runtime}, which runs on Kubernetes alone"
+                f"{service.name} asks for {service.runtime}, which runs on Kubernetes alone; for "
+                "one machine model.yaml names a server's address (serving.address)"
             )
-        bundle_folder(service.storage_uri, self._folder)
         path = self._desired / f"{service.name}.json"
         data = canonical_json(manifest)
         if not create_atomically(path, data) and not _is_same(path, manifest):
@@ -132,10 +137,10 @@ class LocalPlane:
     def status(self, name: str) -> ServiceStatus:
         if not self._path(name).is_file():
             raise NotFound(f"no service {name!r}; there are: {', '.join(self.names()) or 'none'}")
-        return self._told.status(name)
+        return self._statuses.status(name)
 
     def endpoint(self, name: str) -> str | None:
-        return self._told.endpoint(name) if self._path(name).is_file() else None
+        return self._statuses.endpoint(name) if self._path(name).is_file() else None
 
     def remove(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)

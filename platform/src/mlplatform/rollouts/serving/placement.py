@@ -28,7 +28,8 @@ _BESIDE_GPU: Final = {
 
 
 def priority_class(definition: ModelDefinition) -> str:
-    """Of a model's predictors: its team's own, where it has one, by which quotas know the team."""
+    """The priority class of a model's predictors: its team's own, if it has one, by which quotas
+    know it."""
     return PRODUCTION if definition.team is None else f"{PRODUCTION}-{definition.team}"
 
 

@@ -27,7 +27,7 @@ Object = dict[str, Any]
 
 
 def route_name(model: str) -> str:
-    """Of the HTTPRoute of a model's raw callers."""
+    """The name of the HTTPRoute of a model's raw callers."""
     return f"{dns_name(model)}-raw-callers"
 
 
@@ -118,7 +118,10 @@ def read(route: Object) -> RouteObservation:
 
 
 def next_write(
-    routes: Routes, seen: RouteObservation | None, entrance: Entrance, ready: Callable[[str], bool]
+    routes: Routes,
+    observed: RouteObservation | None,
+    entrance: Entrance,
+    ready: Callable[[str], bool],
 ) -> Write | Keep | Wait:
     """What to do about the route of raw callers, in the order that loses no request.
 
@@ -131,23 +134,27 @@ def next_write(
     wanted = render(routes, entrance)
     if wanted is None:
         return Keep()
-    if seen is not None and seen.generation > routes.generation:
+    if observed is not None and observed.generation > routes.generation:
         return Wait(
-            f"the HTTPRoute {route_name(routes.model)} is of generation {seen.generation}, "
+            f"the HTTPRoute {route_name(routes.model)} is of generation {observed.generation}, "
             f"the journal only at {routes.generation}"
         )
-    if seen is not None and seen.generation == routes.generation and seen.spec == wanted["spec"]:
+    if (
+        observed is not None
+        and observed.generation == routes.generation
+        and observed.spec == wanted["spec"]
+    ):
         return Keep()
-    known = frozenset() if seen is None else seen.services
+    known = frozenset() if observed is None else observed.services
     cold = sorted(s for s in set(_services(wanted["spec"])) - known if not ready(s))
     if cold:
         return Wait(f"raw callers are left where they are: {', '.join(cold)} is not ready")
-    return Write(wanted, None if seen is None else seen.version)
+    return Write(wanted, None if observed is None else observed.version)
 
 
-def applied_generation(seen: RouteObservation | None) -> int | None:
+def applied_generation(observed: RouteObservation | None) -> int | None:
     """The generation that raw callers are surely routed by; None: nobody can tell."""
-    return None if seen is None or seen.problem else seen.generation
+    return None if observed is None or observed.problem else observed.generation
 
 
 def _everybody(routes: Routes, champion: Arm) -> Object:
@@ -215,8 +222,8 @@ def _services(spec: Object) -> Iterator[str]:
             yield backend["name"].removesuffix("-predictor")
 
 
-def _copies(given: Object) -> bool:
-    return bool(given["type"] == "RequestMirror")
+def _copies(route_filter: Object) -> bool:
+    return bool(route_filter["type"] == "RequestMirror")
 
 
 def _problem(route: Object) -> str:
@@ -225,8 +232,8 @@ def _problem(route: Object) -> str:
     parents = route.get("status", {}).get("parents", [])
     wanted = route["spec"]["parentRefs"]
     for reference in wanted:
-        told = [p for p in parents if _same_parent(p["parentRef"], reference)]
-        conditions = {c["type"]: c for p in told for c in p.get("conditions", [])}
+        own = [p for p in parents if _same_parent(p["parentRef"], reference)]
+        conditions = {c["type"]: c for p in own for c in p.get("conditions", [])}
         for kind in ("Accepted", "ResolvedRefs"):
             condition = conditions.get(kind)
             if condition is None or condition.get("observedGeneration") != generation:
@@ -236,5 +243,5 @@ def _problem(route: Object) -> str:
     return ""
 
 
-def _same_parent(told: Object, wanted: Object) -> bool:
-    return all(told.get(key) == wanted.get(key) for key in ("name", "namespace"))
+def _same_parent(other: Object, wanted: Object) -> bool:
+    return all(other.get(key) == wanted.get(key) for key in ("name", "namespace"))

@@ -21,12 +21,14 @@ from mlplatform.model.bundle import (
     OUTPUT_NAME,
     BundleCorrupt,
     load_bundle,
-    open_as,
 )
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.weights.data_files import data_names
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.serving.placement import gpu_of
 from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.storage.readers import open_as
 
 CONFIG_FILE: Final = "config.pbtxt"
 VERSION: Final = 1
@@ -45,7 +47,7 @@ class Kind(enum.Enum):
     KIND_GPU = enum.auto()
 
 
-class Late(enum.Enum):
+class LatePolicy(enum.Enum):
     """What becomes of a request that waited too long."""
 
     REJECT = enum.auto()
@@ -82,7 +84,7 @@ def config(definition: ModelDefinition, service: str, width: int) -> str:
             "dynamic_batching": {
                 "max_queue_delay_microseconds": definition.serving.batch_delay_us,
                 "default_queue_policy": {
-                    "timeout_action": Late.REJECT,
+                    "timeout_action": LatePolicy.REJECT,
                     "default_timeout_microseconds": round(definition.deadline_ms * 1000),
                     "max_queue_size": definition.serving.queue_requests,
                 },
@@ -158,8 +160,12 @@ def lay_out(definition: ModelDefinition, service: str, bundle: Path, into: Path)
 
     Raises:
         BundleCorrupt: the bundle's model is no longer what its digest says.
+        Refused: it has weights in files beside its graph.
     """
     loaded = load_bundle(bundle)
+    if beside := data_names(loaded.files):
+        wanted = "serving.runtime: mlplatform for a model with weights beside its graph"
+        raise Refused(f"Triton is given one file, and {bundle.name} has {beside[0]}; {wanted}")
     content = (bundle / MODEL_FILE).read_bytes()
     if digest(content) != loaded.files[MODEL_FILE]:
         raise BundleCorrupt(f"{bundle / MODEL_FILE} was changed while it was read")

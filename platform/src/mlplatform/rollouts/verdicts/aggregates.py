@@ -1,6 +1,6 @@
 """What gates need of a generation, as exact integers that add up: in any order, in any portions.
 
-Requests are put into clusters: customers, a customer's days, moments. A `Portion` holds the
+Requests are put into clusters: customers, a customer's days, outage slices. A `Portion` holds the
 clusters of some requests, `totals` are sums over clusters, `Aggregates` is what is judged.
 """
 
@@ -13,20 +13,29 @@ from typing import Any, Final
 
 import numpy as np
 
-from mlplatform.rollouts.verdicts.clusters import Grouped, grouped
-from mlplatform.rollouts.verdicts.facts import Facts, Flags, Integers, Subject
+from mlplatform.rollouts.verdicts.clusters import KeyedCounts, grouped
+from mlplatform.rollouts.verdicts.facts import Flags, Integers, RecordFacts, Subject
 from mlplatform.rollouts.verdicts.latencies import Latencies, bins_of, latency_sums
-from mlplatform.rollouts.verdicts.statistics import ClusterSums, cluster_sums
+from mlplatform.rollouts.verdicts.statistics import (
+    ClusterSums,
+    RareEvents,
+    champion_events,
+    cluster_sums,
+    first_of_each,
+)
 from mlplatform.rollouts.verdicts.traffic import Traffic, traffic
 from mlplatform.runtime.canonical import digest
 
 DAY_MS = 86_400_000
-MOMENT_MS = 250
+OUTAGE_SLICE_MS = 250
 """Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
-customers at once: within a moment failures are one event, however many they are."""
+customers at once: within a slice failures are one event, however many they are."""
 MOST_OUTAGES = 2000
 """A generation is cut into at most this many stretches of wall time, whose length doubles as it
 grows: failures within one may be one outage, and count as one event."""
+LONG_OUTAGES = 125
+"""For proof it is also cut into at most this many. Soon after its start the others are short, and
+one outage would be the proof of many; few stretches leave too much open to show health by."""
 RATE_WINDOW_MS = 10_000
 COPY_WITHIN_MS = 30_000
 """Of wall time, within which a decision's copy is recorded, or never: a call has 5 seconds."""
@@ -55,71 +64,79 @@ class Portion:
     Args:
         customers: by unit, the columns above.
         days: by day and unit: the challenger's failures and requests, the champion's.
-        moments: by moment: the same, and either arm's failures whatever they are compared with.
+        moments: by outage slice: the same, and either arm's failures compared with or not.
         windows: by ten seconds: the champion's requests, and those of them without a copy.
-        answers: by arm, day, unit, moment and bin of latency: how many; none in shadow.
+        answers: by arm, day, unit, outage slice and bin of latency: how many; none in shadow.
         counts: of `ARM_COUNTS`, for one arm and the other, then of records.
         segments: by number of a segment and unit, the columns above.
     """
 
-    customers: Grouped
-    days: Grouped
-    moments: Grouped
-    windows: Grouped
-    answers: Grouped
+    customers: KeyedCounts
+    days: KeyedCounts
+    moments: KeyedCounts
+    windows: KeyedCounts
+    answers: KeyedCounts
     calls: Calls
     counts: Integers
     dropped: Mapping[str, int]
-    segments: Grouped
+    segments: KeyedCounts
 
 
-def portion(seen: Traffic, *, is_timed: bool, segments: int = 0) -> Portion:
+def portion(
+    traffic: Traffic, *, is_timed: bool, segments: int = 0, by_pair: bool = False
+) -> Portion:
     """The clusters of these requests.
 
     Args:
         is_timed: both arms' latencies can be compared.
         segments: how many are counted.
+        by_pair: pairs disagree by their classes or numbers, not by alerts.
     """
-    arms, asked = (seen.challenger, ~seen.challenger), ~seen.excused
-    missed = (seen.failed | seen.late) & asked
+    arms, asked = (traffic.challenger, ~traffic.challenger), ~traffic.excused
+    missed = (traffic.failed | traffic.late) & asked
     requests = [flag & arm for arm in arms for flag in (missed, asked)]
-    pairs = seen.paired & seen.challenger
-    own, other = seen.alert & pairs, seen.other_alert & pairs
-    every = np.ones(len(seen), dtype=bool)
-    of_arms = [f & arm for f in (asked, seen.scored, seen.alert, every) for arm in arms]
-    customers = _columns(*of_arms, own, pairs, other, pairs, own ^ other, own | other)
+    pairs = traffic.paired & traffic.challenger
+    own, other = traffic.alert & pairs, traffic.other_alert & pairs
+    alone, either = (traffic.flipped & pairs, pairs) if by_pair else (own ^ other, own | other)
+    every = np.ones(len(traffic), dtype=bool)
+    of_arms = [f & arm for f in (asked, traffic.scored, traffic.alert, every) for arm in arms]
+    customers = _columns(*of_arms, own, pairs, other, pairs, alone, either)
     return Portion(
-        customers=grouped([seen.unit], customers),
-        days=grouped([seen.event_ms // DAY_MS, seen.unit], _columns(*requests)),
+        customers=grouped([traffic.unit], customers),
+        days=grouped([traffic.event_ms // DAY_MS, traffic.unit], _columns(*requests)),
         moments=grouped(
-            [seen.recorded_ms // MOMENT_MS],
-            _columns(*requests, *(seen.failed & arm for arm in arms)),
+            [traffic.recorded_ms // OUTAGE_SLICE_MS],
+            _columns(*requests, *(traffic.failed & arm for arm in arms)),
         ),
-        windows=_windows(seen),
-        answers=_answers(seen, is_timed=is_timed),
-        calls=_calls(seen),
-        counts=_counts(seen, arms),
-        dropped=seen.dropped,
-        segments=_segments(seen, segments, in_pairs=not is_timed),
+        windows=_windows(traffic),
+        answers=_answers(traffic, is_timed=is_timed),
+        calls=_calls(traffic),
+        counts=_counts(traffic, arms),
+        dropped=traffic.dropped,
+        segments=_segments(traffic, segments, in_pairs=not is_timed),
     )
 
 
-def _segments(seen: Traffic, number: int, *, in_pairs: bool) -> Grouped:
+def _segments(traffic: Traffic, number: int, *, in_pairs: bool) -> KeyedCounts:
     """Alerts by segment and unit; a request that lies in several counts in each."""
-    mine, other = seen.challenger & seen.scored, ~seen.challenger & seen.scored
-    a, b, alone, either = seen.alert & mine, seen.alert & other, *np.zeros((2, len(seen)), bool)
+    mine, other = traffic.challenger & traffic.scored, ~traffic.challenger & traffic.scored
+    a, b, alone, either = (
+        traffic.alert & mine,
+        traffic.alert & other,
+        *np.zeros((2, len(traffic)), bool),
+    )
     if in_pairs:
-        mine = other = seen.paired & seen.challenger
-        a, b = seen.alert & mine, seen.other_alert & mine
+        mine = other = traffic.paired & traffic.challenger
+        a, b = traffic.alert & mine, traffic.other_alert & mine
         alone, either = a ^ b, a | b
     columns, counts = _columns(a, mine, b, other, alone, either), mine | other
-    inside = [np.flatnonzero(counts & (seen.segments >> n & 1 > 0)) for n in range(number)]
+    inside = [np.flatnonzero(counts & (traffic.segments >> n & 1 > 0)) for n in range(number)]
     rows = np.concatenate([*inside, np.zeros(0, dtype=np.int64)]).astype(np.int64)
     numbers = np.repeat(np.arange(number, dtype=np.int64), [len(rows) for rows in inside])
-    return grouped([numbers, seen.unit[rows]], columns[rows])
+    return grouped([numbers, traffic.unit[rows]], columns[rows])
 
 
-def segment_totals(found: Grouped, number: int) -> Integers:
+def segment_totals(found: KeyedCounts, number: int) -> Integers:
     """Sums over the customers of each segment; they add up."""
     parts = (found.counts[found.keys[0] == n] for n in range(number))
     return np.array([_segment_sums(counts) for counts in parts], dtype=np.int64)
@@ -135,37 +152,37 @@ def _columns(*flags: Flags) -> Integers:
     return np.stack(flags, axis=1).astype(np.int64)
 
 
-def _counts(seen: Traffic, arms: Sequence[Flags]) -> Integers:
-    flags = (~seen.excused, seen.failed, seen.excused, seen.scored, seen.alert,
-             seen.paired, seen.flipped)  # fmt: skip
+def _counts(traffic: Traffic, arms: Sequence[Flags]) -> Integers:
+    flags = (~traffic.excused, traffic.failed, traffic.excused, traffic.scored, traffic.alert,
+             traffic.paired, traffic.flipped)  # fmt: skip
     counts = [int((flag & arm).sum()) for arm in arms for flag in flags]
-    return np.array([*counts, len(seen)], dtype=np.int64)
+    return np.array([*counts, len(traffic)], dtype=np.int64)
 
 
-def _windows(seen: Traffic) -> Grouped:
-    decided, uncopied = seen.recorded_ms[~seen.challenger], seen.uncopied_ms
+def _windows(traffic: Traffic) -> KeyedCounts:
+    decided, uncopied = traffic.recorded_ms[~traffic.challenger], traffic.uncopied_ms
     counts = np.zeros((len(decided) + len(uncopied), 2), dtype=np.int64)
     counts[: len(decided), 0] = counts[len(decided) :, 1] = 1
     return grouped([np.concatenate((decided, uncopied)) // RATE_WINDOW_MS], counts)
 
 
-def _answers(seen: Traffic, *, is_timed: bool) -> Grouped:
-    timed = is_timed & (seen.latency_us >= 0) & ~seen.excused
+def _answers(traffic: Traffic, *, is_timed: bool) -> KeyedCounts:
+    timed = is_timed & (traffic.latency_us >= 0) & ~traffic.excused
     keys = (
-        np.where(seen.challenger, 0, 1),
-        seen.event_ms // DAY_MS,
-        seen.unit,
-        seen.recorded_ms // MOMENT_MS,
-        bins_of(seen.latency_us),
+        np.where(traffic.challenger, 0, 1),
+        traffic.event_ms // DAY_MS,
+        traffic.unit,
+        traffic.recorded_ms // OUTAGE_SLICE_MS,
+        bins_of(traffic.latency_us),
     )
     return grouped([key[timed] for key in keys], np.ones((int(timed.sum()), 1), dtype=np.int64))
 
 
-def _calls(seen: Traffic) -> dict[int, tuple[int, int, int]]:
-    """Of calls that carried copies and answered."""
-    carried = (seen.call >= 0) & (seen.latency_us >= 0) & ~seen.failed
-    _, first, rows = np.unique(seen.call[carried], return_index=True, return_counts=True)
-    latency_us, found = seen.latency_us[carried][first], {}
+def _calls(traffic: Traffic) -> dict[int, tuple[int, int, int]]:
+    """The latencies of calls that carried copies and were answered."""
+    carried = (traffic.call >= 0) & (traffic.latency_us >= 0) & ~traffic.failed
+    _, first, rows = np.unique(traffic.call[carried], return_index=True, return_counts=True)
+    latency_us, found = traffic.latency_us[carried][first], {}
     for size in np.unique(rows).tolist():
         # squares of microseconds do not fit into 64 bits once there are many
         took = latency_us[rows == size].tolist()
@@ -184,8 +201,8 @@ def calls_changed(calls: Calls, *, by: Calls, sign: int) -> dict[int, tuple[int,
 
 
 def customer_totals(counts: Integers) -> Integers:
-    """Of customers: whom each arm could answer, whose answers count, who appeared in each arm; the
-    sums of alerts between arms, of alerts in pairs, of alerts of one arm alone in pairs."""
+    """Customers whom each arm could answer, whose answers count, who appeared in each arm; the sums
+    of alerts between arms, of alerts in pairs, of alerts of one arm alone in pairs."""
     alerts = counts[:, [_ALERTS, _ANSWERS, _ALERTS + 1, _ANSWERS + 1]]
     one, either = counts[:, _EITHER].T
     alone = np.stack((one, either, 0 * one, either), axis=1)
@@ -194,27 +211,43 @@ def customer_totals(counts: Integers) -> Integers:
     return np.concatenate((present, *map(cluster_sums, views))).astype(np.int64)
 
 
-def moment_totals(counts: Integers) -> Integers:
-    """Of moments: how many each arm was asked in, and how many it failed in."""
+def day_totals(counts: Integers) -> Integers:
+    """Sums of customers' days, the days on which the challenger failed, and its requests up to the
+    first that it failed on each: as many as there are on average, in whatever order."""
+    failures, requests = counts[:, 0], counts[:, 1]
+    until_first = np.where(failures > 0, -(-(requests + 1) // (failures + 1)), requests)
+    return np.concatenate(
+        (cluster_sums(counts), [np.count_nonzero(failures), until_first.sum()])
+    ).astype(np.int64)
+
+
+def slice_totals(counts: Integers) -> Integers:
+    """The outage slices in which each arm was asked, and those in which it failed."""
     return np.asarray((counts[:, [1, 3, 4, 5]] > 0).sum(axis=0), dtype=np.int64)
 
 
+_SUMS: Final = 15
+"""Numbers of `cluster_sums`, with which the totals of customers' days begin."""
 TOTALS: Final[Mapping[str, Callable[[Integers], Integers]]] = {
     "customers": customer_totals,
-    "days": cluster_sums,
-    "moments": moment_totals,
+    "days": day_totals,
+    "moments": slice_totals,
 }
 """By clusters of a portion, their sums; they add up over clusters."""
 
 
-def outage_bits(moments: int) -> int:
-    """How many times a moment is doubled to give the length of an outage, out of `moments`."""
-    return max(-(-moments // MOST_OUTAGES) - 1, 0).bit_length()
+def outage_bits(slices: int, most: int = MOST_OUTAGES) -> int:
+    """How many times a slice is doubled to give the length of an outage, out of `slices`.
+
+    Args:
+        most: stretches that they are cut into.
+    """
+    return max(-(-slices // most) - 1, 0).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """From where to where records reach, those of voided decisions too.
+    """The span that records reach over, those of voided decisions too.
 
     Args:
         until_event_ms: the latest event time.
@@ -228,7 +261,7 @@ class Extent:
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, facts: Facts) -> Extent:
+    def of(cls, facts: RecordFacts) -> Extent:
         if not len(facts):
             return cls()
         recorded, event_ms = facts.rows["recorded_ms"], facts.rows["event_ms"]
@@ -254,8 +287,17 @@ class Extent:
 
     @property
     def outage_bits(self) -> int:
-        """How many times a moment is doubled to give the length of an outage."""
-        return outage_bits(self.last_ms // MOMENT_MS - self.first_ms // MOMENT_MS + 1)
+        """How many times a slice is doubled to give the length of an outage."""
+        return outage_bits(self._slices)
+
+    @property
+    def longer_bits(self) -> int:
+        """How many times that is doubled again to give the length of a long one."""
+        return outage_bits(self._slices, LONG_OUTAGES) - self.outage_bits
+
+    @property
+    def _slices(self) -> int:
+        return self.last_ms // OUTAGE_SLICE_MS - self.first_ms // OUTAGE_SLICE_MS + 1
 
     @property
     def copies_due(self) -> int:
@@ -269,7 +311,8 @@ class Aggregates:
 
     Args:
         totals: by the names in `TOTALS`, and "counts" of a portion; "segments" where there are any.
-        outages: stretches of wall time x (the challenger's failures and requests, the champion's).
+        outages, long_outages: stretches of wall time x (the challenger's failures and requests, the
+            champion's); the long ones are for proof alone.
         latencies: None in shadow.
         uncopied: champion's decisions of which there is no copy, though there was time for one.
         busiest: the champion's requests in the busiest ten seconds.
@@ -281,6 +324,7 @@ class Aggregates:
     extent: Extent
     totals: Mapping[str, Integers]
     outages: Integers
+    long_outages: Integers
     latencies: Latencies | None
     calls: Calls
     dropped: Mapping[str, int]
@@ -320,11 +364,12 @@ class Aggregates:
 
     @property
     def one_sided(self) -> ClusterSums:
-        """Alerts that one arm alone raised, among requests on which either did."""
+        """Alerts that one arm alone raised, among requests on which either did; of classes and
+        numbers, pairs that were decided otherwise."""
         return ClusterSums.of(self.totals["customers"][38:53])
 
     def segment(self, name: str) -> tuple[ClusterSums, ClusterSums]:
-        """Of one segment what `alerts` and `one_sided` are of all requests."""
+        """What one segment has as `alerts` and `one_sided` are for all requests."""
         vector = self.totals["segments"][self.segments.index(name)]
         return ClusterSums.of(vector[:15]), ClusterSums.of(vector[15:])
 
@@ -332,7 +377,19 @@ class Aggregates:
     def failures(self) -> list[ClusterSums]:
         """Requests not answered in time, by customer and day and by stretch of wall time."""
         by_time = ClusterSums.of(cluster_sums(self.outages))
-        return [ClusterSums.of(self.totals["days"]), by_time]
+        return [ClusterSums.of(self.totals["days"][:15]), by_time]
+
+    @property
+    def provable_failures(self) -> list[ClusterSums]:
+        """The same, and by long stretches of wall time: what one outage did proves little."""
+        return [*self.failures, ClusterSums.of(cluster_sums(self.long_outages))]
+
+    @property
+    def failure_events(self) -> tuple[list[RareEvents], RareEvents]:
+        """The challenger's failures that did not come of one another, by stretch of wall time and
+        by customer and day; and the champion's."""
+        days = RareEvents(*self.totals["days"][_SUMS:].tolist())
+        return [first_of_each(self.outages[:, :2]), days], champion_events(self.failures)
 
     def arm(self, name: str) -> dict[str, int]:
         """Counts alone: what goes into the journal."""
@@ -364,22 +421,28 @@ class Aggregates:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that was counted."""
-        return digest(self.plain())
+        """SHA-256 of what was counted, but for what follows from the same records and no verdict of
+        before 0.3.0 asked: those verdicts keep theirs."""
+        found = self.plain()
+        found["totals"]["days"] = found["totals"]["days"][:_SUMS]
+        return digest(found)
 
 
-def aggregates(facts: Facts, subject: Subject, voided: frozenset[str] = frozenset()) -> Aggregates:
+def aggregates(
+    facts: RecordFacts, subject: Subject, voided: frozenset[str] = frozenset()
+) -> Aggregates:
     """All of these records, counted at once."""
     kept = facts.without(set(voided))
     found = portion(
         traffic(kept, subject),
         is_timed=subject.role == "canary",
         segments=len(subject.segments),
+        by_pair=subject.scale.task != "binary",
     )
-    return counted(found, subject, Extent.of(facts))
+    return aggregates_of(found, subject, Extent.of(facts))
 
 
-def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
+def aggregates_of(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
     """What is judged of a generation, from all of it in one portion."""
     totals = {name: sums(getattr(found, name).counts) for name, sums in TOTALS.items()}
     if subject.segments:
@@ -387,9 +450,9 @@ def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
     pieces = outages(found.moments, extent.outage_bits)
     latencies = None
     if subject.role == "canary":
-        arm, day, unit, moment, bins = found.answers.keys
+        arm, day, unit, outage_slice, bins = found.answers.keys
         by_day = grouped([arm, day, unit, bins], found.answers.counts)
-        by_time = grouped([arm, moment >> extent.outage_bits, bins], found.answers.counts)
+        by_time = grouped([arm, outage_slice >> extent.outage_bits, bins], found.answers.counts)
         latencies = Latencies.of(latency_sums(by_day), by_time)
     uncopied = found.windows.counts[found.windows.keys[0] < extent.copies_due, 1]
     return Aggregates(
@@ -397,6 +460,7 @@ def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
         extent=extent,
         totals={**totals, "counts": found.counts},
         outages=pieces.counts,
+        long_outages=outages(pieces, extent.longer_bits).counts,
         latencies=latencies,
         calls=found.calls,
         dropped=found.dropped,
@@ -406,6 +470,6 @@ def counted(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
     )
 
 
-def outages(moments: Grouped, bits: int) -> Grouped:
-    """Moments of either arm's requests, as stretches of 2^bits of them."""
-    return grouped([moments.keys[0] >> bits], moments.counts[:, :4])
+def outages(slices: KeyedCounts, bits: int) -> KeyedCounts:
+    """Outage slices of either arm's requests, or stretches, as stretches of 2^bits of them."""
+    return grouped([slices.keys[0] >> bits], slices.counts[:, :4])

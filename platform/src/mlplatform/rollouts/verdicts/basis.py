@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
-from mlplatform.model.policies.decision_scale import EARLIER_HIDE
+from mlplatform.model.policies.decision_scale import EARLIER_HIDE, Task
 from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.facts import Subject
-from mlplatform.rollouts.verdicts.judgement import Judgement, Limits, Sources, judge
-from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate
+from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources, judge
+from mlplatform.rollouts.verdicts.outcomes import (
+    PAIR_GATES,
+    LabelledPairs,
+    Outcomes,
+    outcome_gate,
+)
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
 
 
@@ -29,6 +34,7 @@ class OutcomeBasis:
         due: the promotion could be confirmed. Before, only proven harm is reported.
         hides: decisions after which no label can come.
         explores: whether records may hold that such requests were let through.
+        task: of the model, which says what labels are.
     """
 
     generation: int
@@ -42,6 +48,7 @@ class OutcomeBasis:
     due: bool
     hides: tuple[str, ...] = EARLIER_HIDE
     explores: bool = False
+    task: Task = "binary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Basis:
     """
 
     subject: Subject
-    limits: Limits
+    limits: GateLimits
     sources: Sources
     line_ms: int | None
     outcomes: OutcomeBasis | None
@@ -86,7 +93,7 @@ def verdict(
     return Judgement(found.verdict, found.reasons, evidence)
 
 
-def basis_of(evidence: dict[str, Any]) -> Basis | None:
+def basis_of(evidence: Evidence) -> Basis | None:
     """The basis that evidence holds; None where an earlier release kept none.
 
     Raises:
@@ -96,9 +103,12 @@ def basis_of(evidence: dict[str, Any]) -> Basis | None:
     return None if kept is None else msgspec.convert(kept, Basis)
 
 
-def outcome_gates(basis: OutcomeBasis, outcomes: Outcomes) -> list[Gate]:
+def outcome_gates(basis: OutcomeBasis, outcomes: Outcomes | LabelledPairs) -> list[Gate]:
     """What matured labels say, where they say anything."""
     if not basis.due and outcomes.immature:
         return []
-    gate = outcome_gate(outcomes, basis.bound, basis.errors, capacity=basis.capacity)
+    if isinstance(outcomes, LabelledPairs):
+        gate = PAIR_GATES[basis.task](outcomes, basis.bound, basis.errors)
+    else:
+        gate = outcome_gate(outcomes, basis.bound, basis.errors, capacity=basis.capacity)
     return [gate] if basis.due or gate.verdict == "UNHEALTHY" else []

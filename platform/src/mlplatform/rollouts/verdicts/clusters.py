@@ -11,27 +11,36 @@ from mlplatform.rollouts.verdicts.facts import Integers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Grouped:
+class KeyedCounts:
     """Counts by key; keys are sorted and none is there twice."""
 
     keys: tuple[Integers, ...]
     counts: Integers
 
 
-def grouped(keys: Sequence[Integers], counts: Integers) -> Grouped:
+def grouped(keys: Sequence[Integers], counts: Integers) -> KeyedCounts:
     """Sums of the rows of counts that have one key."""
     if not len(counts):
-        return Grouped(tuple(keys), counts)
+        return KeyedCounts(tuple(keys), counts)
     order = np.lexsort(tuple(reversed(keys)))
     ordered = [key[order] for key in keys]
-    is_new = np.any([np.diff(key) != 0 for key in ordered], axis=0)
-    starts = np.concatenate(([0], np.flatnonzero(is_new) + 1))
-    return Grouped(tuple(k[starts] for k in ordered), np.add.reduceat(counts[order], starts))
+    starts = group_starts(ordered)
+    return KeyedCounts(tuple(k[starts] for k in ordered), np.add.reduceat(counts[order], starts))
 
 
-def changes(new: Grouped, old: Grouped) -> Grouped:
+def group_starts(keys: Sequence[Integers]) -> Integers:
+    """Where the rows of another key begin, of keys that are sorted."""
+    size = len(keys[0])
+    is_new = np.zeros(size, dtype=bool)
+    is_new[:1] = True
+    for key in keys:
+        is_new[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(is_new)
+
+
+def changes(new: KeyedCounts, old: KeyedCounts) -> KeyedCounts:
     """What is to be added to counts that hold the old ones, so that they hold the new ones."""
     keys = [np.concatenate(pair) for pair in zip(new.keys, old.keys, strict=True)]
     found = grouped(keys, np.concatenate((new.counts, -old.counts)))
     differs = found.counts.any(axis=1)
-    return Grouped(tuple(key[differs] for key in found.keys), found.counts[differs])
+    return KeyedCounts(tuple(key[differs] for key in found.keys), found.counts[differs])

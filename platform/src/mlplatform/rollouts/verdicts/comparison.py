@@ -12,21 +12,33 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final, get_args
 
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
 from mlplatform.model.policies.segments import SegmentLimits
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
+from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate
-from mlplatform.rollouts.verdicts.statistics import ClusterSums, share_difference
+from mlplatform.rollouts.verdicts.statistics import (
+    ClusterSums,
+    Difference,
+    design_effect,
+    proven_excess,
+    share_difference,
+)
 from mlplatform.rollouts.verdicts.verdict import (
+    PAIR_WORDS,
     Bound,
     Errors,
     Gate,
     Harm,
-    bounded,
+    Picture,
+    Prediction,
     difference_values,
+    harm_gate,
     in_percent,
     number_of,
     of_all,
@@ -39,31 +51,16 @@ from mlplatform.runtime.figures import percent
 STARVING = 5.0
 """A challenger that starves the champion of a machine makes both fail: failures beyond this many
 times the limit stop it, though the champion fails as often."""
+BY_EVENTS = 0.75
+"""Of the error of a stop by failures, the part of the proof by events. The other proof, by sums,
+finds what fails without a pause, and so counts as one event."""
+MAY_HAVE_LEFT, HAS_LEFT = 1.96, 3.29
+"""Standard errors between the champion's share of alerts and that which replay saw of it. Where
+both decide the same requests, the predicted share is an excuse from the first on: at one look one
+champion in 20 is as far off by chance. It shows health from the second on: one in 1000 at one look,
+2 % at any of 200, of which each has to come as close to the predicted share too."""
 UNCOPIED_SHARE = 0.1
 """Of the champion's decisions, those that may be without a copy: of which, nobody chose."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What replaying recent requests through both bundles predicted.
-
-    Args:
-        alert_ratio: the challenger's share of alerts over the champion's.
-        alert_share: the challenger's, of all requests; None: its report does not say.
-        replayed: whether both versions were; where not, the other numbers are those of arms that
-            decide alike, and a disagreement proves nothing.
-        disagreement: of the requests on which either arm raises an alert, the share on which only
-            one does.
-    """
-
-    alert_ratio: float
-    disagreement: float
-    alert_share: float | None = None
-    replayed: bool = True
-
-
-ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0, replayed=False)
-"""Where nothing was predicted for this pair of versions, they are to raise as many alerts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +81,21 @@ class SegmentStep:
     holds: bool
 
 
-def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
+def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
     """Requests that the challenger failed to answer in time, against the champion's.
 
-    Failures are clustered by customer and day, and by outage, whichever leaves more open. The
-    champion's are those of the time that a challenger is given: one pause of a machine is not the
-    failure of the arm that is waited for less.
+    Failures are clustered by customer and day, and by outage, whichever leaves more open; to be
+    proven, by longer outages too. The champion's are those of the time that a challenger is given:
+    one pause of a machine is not the failure of the arm that is waited for less.
     """
-    views = seen.failures
-    found = share_difference(views, stop_error=errors.stop, pass_error=errors.missed)
-    days = views[0]
-    alone = share_difference(views, stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
+    provable, days = counts.provable_failures, counts.failures[0]
+    by_sums = errors.stop * (1 - BY_EVENTS)
+    found, proven, alone = (
+        share_difference(views, stop_error=by_sums, pass_error=errors.missed, ratio=ratio)
+        for views, ratio in ((counts.failures, 1.0), (provable, 1.0), (provable, 0.0))
+    )
     if not found.trials or math.isnan(found.value):
-        reason = "Nothing can be told yet: both arms have to have had a request."
+        reason = "No verdict is possible yet: both arms have to have had a request."
         return Gate("failures", bound.verdict(math.nan, math.nan), reason, {})
     figures = (
         "Not answered in time: "
@@ -111,9 +110,12 @@ def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
         )
         values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
         return Gate("failures", "UNHEALTHY", reason, values)
+    by_events = proven_excess(*counts.failure_events, error_share=errors.stop * BY_EVENTS)
+    by_events = min(by_events, found.value)  # no more than was counted
+    stop_low = max(proven.stop_low, by_events) if by_events > 0 else proven.stop_low
     most, than = points(min(max(found.pass_high, 0.0), 1.0)), "of its requests in time"
     harm = Harm(
-        proven=f"It answers at least {points(found.stop_low)} fewer {than} than the champion",
+        proven=f"It answers at least {points(stop_low)} fewer {than} than the champion",
         excluded=(
             f"It answers no more than {most} fewer {than} than the champion"
             if found.pass_high > 0
@@ -121,11 +123,12 @@ def failure_gate(seen: Aggregates, bound: Bound, errors: Errors) -> Gate:
         ),
         still_open=f"It may answer up to {most} fewer {than} than the champion",
         figures=figures,
-        stop_low=found.stop_low,
+        stop_low=stop_low,
         pass_high=found.pass_high,
         unit=points,
+        counted=found.value,
     )
-    return bounded("failures", harm, bound, errors, difference_values(found))
+    return harm_gate("failures", harm, bound, errors, difference_values(found))
 
 
 def alert_gate(
@@ -136,21 +139,21 @@ def alert_gate(
     Both too many and too few are harm: people have no time for the first, and the others are missed
     positives. Expected are the champion's of the same window, by the predicted ratio,
     and the predicted share of all requests: traffic that moves moves the first with it, a champion
-    that drifts away leaves the second. Only what deviates from both is harm.
+    that drifts away leaves the second. Only what deviates from both is harm. On the same requests
+    the second is no excuse while the champion raises as many alerts as replay saw of it.
     """
-    deviations = [
-        found
-        for found in (
-            _deviation(view, errors, predicted.alert_ratio, None),
-            _deviation(view, errors, 0.0, predicted.alert_share),
-        )
-        if found is not None
-    ]
+    change = predicted.champion_change(view) if view.is_paired else math.inf
+    by_champion = _deviation(view, errors, bound, predicted, None)
+    by_share = _deviation(view, errors, bound, None, predicted.alert_share)
+    deviations, shown = (
+        [found for found in (by_champion, by_share if counts else None) if found is not None]
+        for counts in (by_champion is None or change > least for least in (MAY_HAVE_LEFT, HAS_LEFT))
+    )
     raised, answers = view.challenger_hits, view.challenger_trials
     theirs, others = view.champion_hits, view.champion_trials
     if not deviations:
         reason = (
-            "Nothing can be told yet: no alert is expected. "
+            "No verdict is possible yet: no alert is expected. "
             f"It flagged {of_all(raised, answers, 'requests')}; the champion flagged "
             f"{of_all(theirs, others, 'requests')}."
         )
@@ -158,7 +161,7 @@ def alert_gate(
     more = min(found.more for found in deviations)
     fewer = min(found.fewer for found in deviations)
     stop_low = max(more, fewer)
-    nearest = min(deviations, key=lambda found: found.left_open)
+    nearest = min(shown, key=lambda found: found.left_open)
     figures = (
         f"It flagged {of_all(raised, answers, 'requests')}; {percent(nearest.expected)} was "
         f"expected. The champion flagged {of_all(theirs, others, 'requests')}."
@@ -187,18 +190,19 @@ def alert_gate(
         figures=figures,
         stop_low=stop_low,
         pass_high=nearest.left_open,
+        counted=max(min(s * f.value for f in shown) for s in (1, -1)) if view.is_paired else 0.0,
         unit=lambda share: f"{in_percent(share)} above or below",
     )
-    return bounded(name, harm, bound, errors, values)
+    return harm_gate(name, harm, bound, errors, values)
 
 
 @dataclass(frozen=True, slots=True)
 class _Deviation:
-    """From one expectation, as a share of it.
+    """The deviation from one expectation, as a share of it.
 
     Args:
         more, fewer: that it deviates at least so far, to either side.
-        low, high: where it may lie.
+        low, high: where it may lie: exact at the tolerance, as the others are at the limit.
     """
 
     expected: float
@@ -214,25 +218,50 @@ class _Deviation:
 
 
 def _deviation(
-    view: ClusterSums, errors: Errors, ratio: float, share: float | None
+    view: ClusterSums,
+    errors: Errors,
+    bound: Bound,
+    predicted: Prediction | None,
+    share: float | None,
 ) -> _Deviation | None:
-    """From the champion's share times the ratio, or from a share; None where none is expected."""
+    """The deviation from the champion's share times the predicted ratio, or from a share; None
+    where none is expected. On the same requests what replay does not know of the ratio counts.
+
+    Where arms answer different customers, the champion's share is known no better than the
+    challenger's, and a deviation of so much is one from a multiple of that share: each bound has
+    the width of the multiple that it is held to. Pairs share what is not known of them.
+
+    Source: Fieller (1954), Some problems in interval estimation.
+    """
+    ratio = predicted.alert_ratio if predicted is not None else 0.0
     if share is None and not ratio:
         return None
-    found = share_difference(
-        [view], stop_error=errors.stop / 2, pass_error=errors.missed / 2, ratio=ratio
-    )
+    not_known = 0.0
+    if predicted is not None and view.is_paired:
+        not_known = predicted.ratio_variance * design_effect(view)  # replayed customers cluster too
+
+    def at(deviation: float) -> Difference:
+        multiple = 1.0 if view.is_paired else max(1 + deviation, 0.0)
+        return share_difference(
+            [view],
+            stop_error=errors.stop / 2,
+            pass_error=errors.missed / 2,
+            ratio=ratio * multiple,
+            ratio_variance=not_known,
+        )
+
+    found, limit, tolerance = at(0.0), bound.limit, bound.tolerance or bound.limit
     expected = found.expected if share is None else share
     if not expected > 0 or not found.trials:
         return None
-    moved = found.expected - expected
+    value = (found.challenger - expected) / expected
     return _Deviation(
         expected=expected,
-        value=(found.value + moved) / expected,
-        more=(found.stop_low + moved) / expected,
-        fewer=(-found.stop_high - moved) / expected,
-        low=(found.pass_low + moved) / expected,
-        high=(found.pass_high + moved) / expected,
+        value=value,
+        more=value - at(limit).stop_width / expected,
+        fewer=-value - at(-limit).stop_width / expected,
+        low=value - at(-tolerance).pass_width / expected,
+        high=value + at(tolerance).pass_width / expected,
     )
 
 
@@ -243,22 +272,26 @@ def disagreement_gate(
     predicted: Prediction,
     *,
     name: str = "disagreement",
+    task: Task = "binary",
 ) -> Gate:
-    """Of requests on which either arm raised an alert, those on which only one did, in shadow."""
+    """The share of requests with an alert of either arm on which only one arm raised it, in
+    shadow; of classes and numbers, the share of requests that both decided, each otherwise."""
+    pairs = PAIR_WORDS[task]
+    topic, trials = pairs.topic, pairs.trials
     if not predicted.replayed:
         reason = (
-            "Nothing can be told: this pair of versions was never replayed. "
+            "No verdict is possible: this pair of versions was never replayed. "
             "Validate the version again."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     only, either = view.challenger_hits, view.challenger_trials
     if not either:
-        reason = "Nothing can be told yet: no arm has flagged a request that both decided."
+        reason = f"No verdict is possible yet: {pairs.lacking}."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     found = share_difference([view], stop_error=errors.stop, pass_error=errors.missed, ratio=0.0)
     figures = (
-        f"One arm alone flagged {only:,} of the {either:,} requests that either flagged "
-        f"({percent(found.challenger)}); replay predicted {percent(predicted.disagreement)}."
+        f"{pairs.counted.format(only=only, either=either)} ({percent(found.challenger)}); "
+        f"replay predicted {percent(predicted.disagreement)}."
     )
     excess_low, excess_high = (
         found.stop_low - predicted.disagreement,
@@ -269,29 +302,29 @@ def disagreement_gate(
         "share": number_of(found.challenger - predicted.disagreement),
         "low": number_of(found.pass_low - predicted.disagreement),
         "high": number_of(excess_high),
-        "payments": either,
+        trials: either,
     }
     harm = Harm(
-        proven=f"The arms disagree on alerts by at least {points(excess_low)} more than predicted",
-        excluded=f"The arms disagree on alerts by no more than {most} more than predicted",
-        still_open=f"The arms may disagree on alerts by up to {most} more than predicted",
+        proven=f"The arms disagree on {topic} by at least {points(excess_low)} more than predicted",
+        excluded=f"The arms disagree on {topic} by no more than {most} more than predicted",
+        still_open=f"The arms may disagree on {topic} by up to {most} more than predicted",
         figures=figures,
         stop_low=excess_low,
         pass_high=excess_high,
         unit=points,
     )
-    return bounded(name, harm, bound, errors, values)
+    return harm_gate(name, harm, bound, errors, values)
 
 
 def segment_gates(
-    seen: Aggregates, asked: tuple[SegmentStep, ...], *, in_canary: bool
+    counts: Aggregates, asked: tuple[SegmentStep, ...], *, in_canary: bool
 ) -> Iterator[Gate]:
     """Each segment's requests by themselves: pair by pair in shadow, between arms in canary.
 
     A segment with few alerts shows nothing: it is reported, and never healthy.
     """
     for step in asked:
-        alerts, one_sided = seen.segment(step.name)
+        alerts, one_sided = counts.segment(step.name)
         bounds = [Bound(getattr(step.stop, n), getattr(step.tolerance, n))
                   for n in ("alerts", "disagreement")]  # fmt: skip
         found = [
@@ -309,9 +342,9 @@ def segment_gates(
             yield dataclasses.replace(gate, reason=reason, holds=step.holds)
 
 
-def copy_gate(seen: Aggregates) -> list[Gate]:
+def copy_gate(counts: Aggregates) -> list[Gate]:
     """Nothing is shown where too many requests were never put to the challenger."""
-    copies, missing = seen.count("requests"), seen.uncopied
+    copies, missing = counts.count("requests"), counts.uncopied
     if missing <= UNCOPIED_SHARE * (copies + missing):
         return []
     reason = (
@@ -322,46 +355,140 @@ def copy_gate(seen: Aggregates) -> list[Gate]:
     return [Gate("copies", "INCONCLUSIVE", reason, {"copies": copies, "missing": missing})]
 
 
-def comparisons(
-    seen: Aggregates,
-    stop: StopLimits,
-    tolerance: Tolerance,
-    errors: Errors,
-    *,
-    failure_share: float,
-    predicted: Prediction,
-    pods: int,
-    in_canary: bool,
-    segments: tuple[SegmentStep, ...] = (),
-    immaterial_us: float = 0.0,
-) -> list[Gate]:
-    """Every comparison that a step asks for.
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What a step asks of the gates that compare.
 
     Args:
+        failure_share: the limit of failures.
+        pods: of the challenger, once all of the traffic is its own.
+        segments: that are judged by themselves besides.
         immaterial_us: by how much latency may be higher without harm.
     """
-    failures = Bound(failure_share, tolerance.failures)
-    alerts = Bound(stop.alerts, tolerance.alerts)
-    found = [
-        failure_gate(seen, failures, errors),
-        alert_gate(seen.alerts, alerts, errors, predicted),
-        *segment_gates(seen, segments, in_canary=in_canary),
-    ]
-    if in_canary:
-        quantiles = ((0.5, stop.latency_p50, tolerance.latency_p50),
-                     (0.99, stop.latency_p99, tolerance.latency_p99))  # fmt: skip
-        return found + [
-            latency_gate(seen, q, Bound(s, t), errors, immaterial_us=immaterial_us)
-            for q, s, t in quantiles
-        ]
-    disagreement = Bound(stop.disagreement, tolerance.disagreement)
-    utilisation = Bound(stop.utilisation, stop.utilisation)
-    return [
-        *found,
-        disagreement_gate(seen.one_sided, disagreement, errors, predicted),
-        utilisation_gate(seen, utilisation, errors, pods),
-        *copy_gate(seen),
-    ]
+
+    stop: StopLimits
+    tolerance: Tolerance
+    errors: Errors
+    failure_share: float
+    predicted: Prediction
+    pods: int
+    segments: tuple[SegmentStep, ...] = ()
+    immaterial_us: float = 0.0
+
+
+def comparisons(counts: Aggregates, terms: Requirements, role: Role) -> list[Gate]:
+    """Every comparison that a step asks for, in the order of `GATES`."""
+    kinds = (kind for kind in GATES if role in kind.roles and kind.compare is not None)
+    return [gate for kind in kinds if kind.compare for gate in kind.compare(counts, terms)]
+
+
+def most_gates_of_a_phase() -> int:
+    """The number of gates among which the error of a phase is shared out."""
+    shared = [kind for kind in GATES if kind.shares_error]
+    return max(sum(role in kind.roles for kind in shared) for role in get_args(Role))
+
+
+@dataclass(frozen=True, slots=True)
+class GateKind:
+    """One question that is asked of a challenger: all that is not its statistic.
+
+    Args:
+        name: in evidence.
+        title: for people.
+        roles: of the challenger, in which it is asked.
+        shares_error: whether it can stop a challenger, and so takes part of the rollout's error.
+        picture: None: it has no interval.
+        compare: its gates; None: another module asks it (`judgement`, `outcomes`).
+    """
+
+    name: str
+    title: str
+    roles: tuple[Role, ...]
+    shares_error: bool = True
+    picture: Picture | None = None
+    compare: Callable[[Aggregates, Requirements], Iterable[Gate]] | None = None
+
+
+def _failures(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
+    yield failure_gate(counts, Bound(terms.failure_share, terms.tolerance.failures), terms.errors)
+
+
+def _alerts(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
+    if terms.stop.task != "binary":
+        return
+    bound = Bound(terms.stop.alerts, terms.tolerance.alerts)
+    yield alert_gate(counts.alerts, bound, terms.errors, terms.predicted)
+
+
+def _latency_p50(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
+    bound, more_us = Bound(terms.stop.latency_p50, terms.tolerance.latency_p50), terms.immaterial_us
+    yield latency_gate(counts, 0.5, bound, terms.errors, immaterial_us=more_us)
+
+
+def _latency_p99(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
+    bound, more_us = Bound(terms.stop.latency_p99, terms.tolerance.latency_p99), terms.immaterial_us
+    yield latency_gate(counts, 0.99, bound, terms.errors, immaterial_us=more_us)
+
+
+def _disagreement(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
+    bound = Bound(terms.stop.disagreement, terms.tolerance.disagreement)
+    view, task = counts.one_sided, terms.stop.task
+    yield disagreement_gate(view, bound, terms.errors, terms.predicted, task=task)
+
+
+def _utilisation(counts: Aggregates, terms: Requirements) -> Iterator[Gate]:
+    bound = Bound(terms.stop.utilisation, terms.stop.utilisation)
+    yield utilisation_gate(counts, bound, terms.errors, terms.pods)
+
+
+_FAILURES: Final = Picture(
+    axis="failures beyond the champion's", unit="points", harm="more", stops=True,
+    arms="requests not answered in time",
+)  # fmt: skip
+_OF_ARMS_US: Final = ("challenger_us", "champion_us")
+_OVER: Final = "answers over the allowed time, against the champion's"
+GATES: Final[tuple[GateKind, ...]] = (
+    GateKind("failures", "answers in time", ("shadow", "canary"),
+        picture=_FAILURES, compare=_failures),
+    GateKind("alerts", "share of alerts", ("shadow", "canary"), compare=_alerts,
+        picture=Picture("alerts against those expected", "percent", "either", stops=True,
+            arms="requests flagged")),
+    # Each has a part of one gate's error more, where segments are declared (`segment_steps`).
+    GateKind("segments", "segments", ("shadow",), shares_error=False,
+        compare=lambda counts, terms: segment_gates(counts, terms.segments, in_canary=False)),
+    GateKind("segments", "segments", ("canary",), shares_error=False,
+        compare=lambda counts, terms: segment_gates(counts, terms.segments, in_canary=True)),
+    GateKind("latency_p50", "usual latency", ("canary",), compare=_latency_p50,
+        picture=Picture(_OVER, "points", "slower", arms="usual latency (p50)",
+            of_arms=_OF_ARMS_US, arm_unit="ms")),
+    GateKind("latency_p99", "slowest answers", ("canary",), compare=_latency_p99,
+        picture=Picture(_OVER, "points", "slower", arms="slowest answers (p99)",
+            of_arms=_OF_ARMS_US, arm_unit="ms")),
+    GateKind("disagreement", "alerts of one arm alone", ("shadow",), compare=_disagreement,
+        picture=Picture("alerts of one arm alone, beyond those predicted", "points", "more",
+            stops=True)),
+    GateKind("utilisation", "load of all the traffic", ("shadow",), compare=_utilisation,
+        picture=Picture("of the time that it would be busy", "percent", "more")),
+    GateKind("copies", "copies answered", ("shadow",), shares_error=False,
+        compare=lambda counts, _: copy_gate(counts)),
+    GateKind("split", "split of customers", ("canary",)),
+    GateKind("recall", "positives found", ("shadow", "canary", "champion"),
+        picture=Picture("positives missed that the version before it found", "points", "fewer",
+            arms="positives found",
+            of_arms=("challenger_recall_value", "champion_recall_value"))),
+    # In place of recall where labels are numbers or classes, with its part of the error.
+    GateKind("error", "mean absolute error", ("shadow", "canary", "champion"), shares_error=False,
+        picture=Picture("mean absolute error beyond that of the version before it", "percent",
+            "more", stops=True)),
+    GateKind("accuracy", "right classes", ("shadow", "canary", "champion"), shares_error=False,
+        picture=Picture("wrong classes beyond those of the version before it", "points", "more",
+            stops=True, arms="wrong classes")),
+    GateKind("guardrail", "guardrail", ("champion",), shares_error=False, picture=_FAILURES),
+    GateKind("sample", "enough traffic", ("shadow", "canary"), shares_error=False),
+    GateKind("answers", "answers that count", ("shadow", "canary"), shares_error=False),
+    GateKind("log", "complete log", ("shadow", "canary", "champion"), shares_error=False),
+)  # fmt: skip
+"""All that a rollout is asked, in order. What a person reads and sees of a gate follows from it."""
 
 
 def _change(share: float) -> str:

@@ -33,10 +33,12 @@ def behind(
         for g in gateways
         if g.generation is None or g.generation < generation
     ]
-    return (*writers, *leases, *unlogged(watermarks, gateways))
+    return (*writers, *leases, *unlogged_gateways(watermarks, gateways))
 
 
-def unlogged(watermarks: Sequence[Watermark], gateways: Sequence[GatewayLease]) -> tuple[str, ...]:
+def unlogged_gateways(
+    watermarks: Sequence[Watermark], gateways: Sequence[GatewayLease]
+) -> tuple[str, ...]:
     """Gateways that answer and whose records are not in this log, because no living writer of it
     has their name, or theirs come from a log elsewhere and do not come any more; a gateway that has
     just ended is one of them until its lease is over."""

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DelayCurve:
-    """Of the requests of any age, how many have got a label of one type; one element per delay.
+    """How many requests of any age have got a label of one type; one element per delay.
 
     Args:
         delay_ms: at which labels came, rising.
@@ -29,7 +29,7 @@ class DelayCurve:
     longest_ms: int
 
     def share(self, age_ms: Integers) -> Floats:
-        """Of the labels that come within `longest_ms`, those that come within these ages (0-1)."""
+        """The share (0-1) of the labels within `longest_ms` that come within these ages."""
         if not len(self.hazard):
             return np.full(len(age_ms), math.nan)
         after = np.concatenate(([0.0], -np.expm1(-self.hazard)))
@@ -50,7 +50,7 @@ class DelayCurve:
 
 @dataclass(frozen=True, slots=True)
 class LabelsCome:
-    """Of the labels that come within `within_ms`, the share (0-1) that is expected to be here.
+    """The share (0-1) of the labels that come within `within_ms` that is expected to be here.
 
     Args:
         low, high: of a 95 % interval.
@@ -63,7 +63,7 @@ class LabelsCome:
 
 
 def labels_come(curve: DelayCurve, age_ms: Integers) -> LabelsCome | None:
-    """Of requests of these ages; None where no label has come that tells."""
+    """The share of labels expected for requests of these ages; None if no label has come yet."""
     if not len(curve.hazard) or not len(age_ms):
         return None
     share = float(curve.share(age_ms).mean())

@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mlplatform.decisions.records.logged_segments import LoggedSegments
 from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES
 from mlplatform.model.oip import OWN_FAILURES
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale
 from mlplatform.model.policies.segments import SegmentSource
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Role = Literal["shadow", "canary", "champion"]
 
@@ -42,6 +40,7 @@ ROW: Final = np.dtype(
         *((name, "<i8") for name in ("event_ms", "recorded_ms", "unit", "latency_us")),
         *((name, "u1") for name in ("flags", "decision", "lost")),
         ("segments", "<u4"),
+        ("number", "<f4"),
     ]
 )
 """What is kept of a record.
@@ -50,7 +49,8 @@ ROW: Final = np.dtype(
 did not give its answer; `excused`, the gateway had no room or time to ask it; `scored`, the answer
 counts for decision statistics (not degraded); `alert`, it was an alert. `latency_us` is -1 where
 none was recorded; `decision` a number for each; `lost` 1 + the index in `OWN_FAILURES` of why a
-copy was never sent; `segments` a bit for each segment that the decision lies in.
+copy was never sent; `segments` a bit for each segment that the decision lies in; `number` the score
+of a model of numbers, which is a float32.
 """
 _UNKNOWN_DECISION: Final = 255
 
@@ -75,12 +75,13 @@ class Subject:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the log, that have to be read: the payload is by far the largest part of a record."""
+        """The columns of the log that have to be read: the payload is by far the largest part of a
+        record."""
         return (*COLUMNS, "payload") if self.segments else COLUMNS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Facts:
+class RecordFacts:
     """Records in any order; one array element each.
 
     Args:
@@ -96,16 +97,16 @@ class Facts:
         return len(self.rows)
 
     def has(self, flag: int) -> Flags:
-        """Of each record, whether it has a flag."""
+        """Whether each record has a flag."""
         found: Flags = (self.rows["flags"] & flag) > 0
         return found
 
-    def of(self, chosen: Any) -> Facts:
+    def of(self, chosen: Any) -> RecordFacts:
         """Some of them, by flags or positions."""
-        return Facts(*(values[chosen] for values in self._arrays))
+        return RecordFacts(*(values[chosen] for values in self._arrays))
 
-    def without(self, decision_ids: set[str]) -> Facts:
-        """Those of other decisions."""
+    def without(self, decision_ids: set[str]) -> RecordFacts:
+        """The facts of other decisions."""
         if not decision_ids:
             return self
         return self.of(np.array([i not in decision_ids for i in self.decision_id], dtype=bool))
@@ -115,17 +116,17 @@ class Facts:
         return self.decision_id, self.writer, self.seq, self.rows
 
 
-def together(parts: Sequence[Facts]) -> Facts:
+def together(parts: Sequence[RecordFacts]) -> RecordFacts:
     """All of them; none where there are no parts."""
     nothing = np.zeros(0, dtype=object)
-    empty = Facts(nothing, nothing, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=ROW))
+    empty = RecordFacts(nothing, nothing, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=ROW))
     columns = zip(*(part._arrays for part in (empty, *parts)), strict=True)
-    return Facts(*(np.concatenate(values) for values in columns))
+    return RecordFacts(*(np.concatenate(values) for values in columns))
 
 
-def facts(table: pa.Table, subject: Subject) -> Facts:
-    """Of the records that count for a subject; inferences whose caller named the unit count as the
-    decisions that they are, but not in shadow, where raw callers' requests have no copies.
+def facts(table: pa.Table, subject: Subject) -> RecordFacts:
+    """Facts of the records that count for a subject; inferences whose caller named the unit count
+    as the decisions that they are, but not in shadow, where raw callers' requests have no copies.
 
     Whatever answered in an arm's place is that arm's failure, unless the gateway never got to ask
     the arm. A copy that timed out is the challenger's failure, as an answer would have been; one
@@ -170,10 +171,12 @@ def facts(table: pa.Table, subject: Subject) -> Facts:
     numbers = {name: number for number, name in enumerate(names)}
     rows["decision"] = [numbers.get(word, _UNKNOWN_DECISION) for word in columns["decision"]]
     rows["lost"] = lost
+    if subject.scale.number is not None:
+        rows["number"] = columns["score"]
     if subject.segments:
         chosen = np.flatnonzero(kept & ~copy)  # a copy lies where its decision does
         rows["segments"][chosen] = LoggedSegments(subject.segments).bits(table.take(chosen))
-    return Facts(columns["decision_id"], columns["writer"], columns["seq"], rows).of(kept)
+    return RecordFacts(columns["decision_id"], columns["writer"], columns["seq"], rows).of(kept)
 
 
 def columns_of(table: pa.Table) -> Columns:
@@ -183,8 +186,6 @@ def columns_of(table: pa.Table) -> Columns:
 
 
 def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    import pyarrow as pa
-
     values = table.column(name)
     match name:
         case "score":

@@ -23,7 +23,7 @@ MOST_ROUNDS = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PartlySeen:
+class PartialOutcomes:
     """Requests of which some outcomes are hidden; one array element per request.
 
     Args:
@@ -44,9 +44,9 @@ class PartlySeen:
     guess: Floats
     came: Floats
 
-    def of(self, kept: Flags) -> PartlySeen:
+    def of(self, kept: Flags) -> PartialOutcomes:
         """Some of them."""
-        return PartlySeen(
+        return PartialOutcomes(
             self.unit[kept], self.positive[kept], self.seen[kept], self.chance[kept],
             self.guess[kept], self.came[kept],
         )  # fmt: skip
@@ -71,7 +71,7 @@ class Metric:
     others: Floats
 
     def of(self, kept: Flags) -> Metric:
-        """Over some of the requests."""
+        """Sums over some of the requests."""
         return Metric(self.hits[kept], self.positives[kept], self.others[kept])
 
 
@@ -93,18 +93,18 @@ def recall_difference(mine: Flags, other: Flags) -> Metric:
     return Metric(hits, np.ones_like(hits), np.zeros_like(hits))
 
 
-Estimate = Callable[[PartlySeen], Floats]
+Estimate = Callable[[PartialOutcomes], Floats]
 
 
-def as_seen(requests: PartlySeen) -> Floats:
+def as_seen(requests: PartialOutcomes) -> Floats:
     """Positives that were seen, each for those of its age whose labels are yet to come, and none
     elsewhere: biased wherever anything was hidden."""
     found: Floats = requests.positive / requests.came
     return found
 
 
-def inverse_propensity(requests: PartlySeen) -> Floats:
-    """For each request what its outcome counts for: those that were drawn stand for the rest.
+def inverse_propensity(requests: PartialOutcomes) -> Floats:
+    """The weight of each request's outcome: those that were drawn stand for the rest.
 
     Source: Horvitz and Thompson (1952), A generalization of sampling without replacement.
     """
@@ -116,7 +116,7 @@ def inverse_propensity(requests: PartlySeen) -> Floats:
     return found
 
 
-def doubly_robust(requests: PartlySeen) -> Floats:
+def doubly_robust(requests: PartialOutcomes) -> Floats:
     """The guess for each request that a draw could hide, corrected by those that were drawn.
 
     Source: Robins, Rotnitzky and Zhao (1994), Estimation of regression coefficients when some
@@ -131,7 +131,7 @@ def doubly_robust(requests: PartlySeen) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class MetricBounds:
     """A metric and its bounds, each wrong with the error share that was asked for, ever.
 
     Args:
@@ -147,8 +147,11 @@ class Interval:
 
 
 def interval(
-    metric: Metric, requests: PartlySeen, error_share: float, estimate: Estimate = doubly_robust
-) -> Interval:
+    metric: Metric,
+    requests: PartialOutcomes,
+    error_share: float,
+    estimate: Estimate = doubly_robust,
+) -> MetricBounds:
     """What is known of the metric.
 
     Two pairs of bounds hold: one takes whatever was not seen as anything, the other lets draws
@@ -169,21 +172,21 @@ def interval(
     low, high = max(drawn.low, open_to_all.low), min(drawn.high, open_to_all.high)
     if not low <= high:
         return open_to_all
-    return Interval(drawn.value, low, high, drawn.lowest, drawn.highest)
+    return MetricBounds(drawn.value, low, high, drawn.lowest, drawn.highest)
 
 
 def _bounds(
-    metric: Metric, requests: PartlySeen, found: Floats, unknown: Flags, error_share: float
-) -> Interval:
+    metric: Metric, requests: PartialOutcomes, found: Floats, unknown: Flags, error_share: float
+) -> MetricBounds:
     """Args: found: what each request's outcome counts for. unknown: those that may be anything."""
-    below = _below(metric, found)
-    value = float(metric.hits @ found) / below if below > 0 else math.nan
+    value = _ratio(metric, found)
     ends = [_extreme(metric, found, unknown, value, sign) for sign in (-1.0, 1.0)]
     shares = [_ratio(metric, end) for end in ends]
     if not all(math.isfinite(share) for share in shares):
-        return Interval(value, math.nan, math.nan, math.nan, math.nan)
-    wide = max(_width(metric, requests, end, error_share) for end in ends)
-    return Interval(value, shares[0] - wide, shares[1] + wide, *shares)
+        return MetricBounds(value, math.nan, math.nan, math.nan, math.nan)
+    # each bound at the outcomes that are its own extreme: of others it need not hold
+    below, above = (_width(metric, requests, end, error_share) for end in ends)
+    return MetricBounds(value, shares[0] - below, shares[1] + above, *shares)
 
 
 def _below(metric: Metric, found: Floats) -> float:
@@ -212,7 +215,7 @@ def _extreme(metric: Metric, found: Floats, unknown: Flags, value: float, sign: 
     return filled
 
 
-def _width(metric: Metric, requests: PartlySeen, found: Floats, error_share: float) -> float:
+def _width(metric: Metric, requests: PartialOutcomes, found: Floats, error_share: float) -> float:
     """Half the width of one bound at these outcomes, clustered by unit."""
     below = _below(metric, found)
     share = float(metric.hits @ found) / below

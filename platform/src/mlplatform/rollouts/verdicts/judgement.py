@@ -13,18 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
+from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
-from mlplatform.rollouts.verdicts.comparison import Prediction, SegmentStep, comparisons
-from mlplatform.rollouts.verdicts.completeness import behind, unlogged
+from mlplatform.rollouts.verdicts.comparison import Requirements, SegmentStep, comparisons
+from mlplatform.rollouts.verdicts.completeness import behind, unlogged_gateways
+from mlplatform.rollouts.verdicts.facts import Role
 from mlplatform.rollouts.verdicts.statistics import sample_ratio_p_value, share_difference
 from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
+    Prediction,
     Verdict,
     difference_values,
     in_percent,
@@ -43,7 +45,7 @@ left may be unlike the others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepPolicy:
     """What a step of the ramp asks for.
 
     Args:
@@ -67,7 +69,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class GateLimits:
     """What a version is held to in its present phase.
 
     Args:
@@ -78,7 +80,7 @@ class Limits:
     error_share: float
     failure_share: float
     guardrail_failures: int
-    step: Step | None
+    step: StepPolicy | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Judgement:
 
     verdict: Verdict
     reasons: tuple[str, ...]
-    evidence: dict[str, Any]
+    evidence: Evidence
 
     @property
     def reason(self) -> str:
@@ -105,7 +107,7 @@ class Judgement:
 def judge(
     seen: Aggregates,
     complete: Aggregates,
-    limits: Limits,
+    limits: GateLimits,
     sources: Sources,
     slow_gates: Sequence[Gate] = (),
 ) -> Judgement:
@@ -129,8 +131,8 @@ def judge(
 def _compared(
     seen: Aggregates,
     complete: Aggregates,
-    limits: Limits,
-    step: Step,
+    limits: GateLimits,
+    step: StepPolicy,
     sources: Sources,
     slow_gates: Sequence[Gate],
 ) -> Judgement:
@@ -145,38 +147,38 @@ def _compared(
     return _when_complete([*gates, *_answers_gate(complete)], complete, sources)
 
 
-def _is_enough(found: Aggregates, step: Step) -> bool:
+def _is_enough(found: Aggregates, step: StepPolicy) -> bool:
     return found.count("units") >= step.units and found.count("requests") >= step.requests
 
 
-def _waited_for(seen: Aggregates, step: Step, sources: Sources) -> list[Gate]:
+def _waited_for(seen: Aggregates, step: StepPolicy, sources: Sources) -> list[Gate]:
     """Whose records a sample lacks that would be enough, or is never to get."""
     if not _is_enough(seen, step):
         # Records of a gateway whose log is not this one will never come.
-        return _incomplete(unlogged(sources.watermarks, sources.gateways))
+        return _incomplete(unlogged_gateways(sources.watermarks, sources.gateways))
     return _incomplete(_behind(seen, sources))
 
 
-def _comparisons(found: Aggregates, limits: Limits, step: Step) -> list[Gate]:
-    gates = comparisons(
-        found,
-        step.stop,
-        step.tolerance,
-        step.errors,
+def _comparisons(found: Aggregates, limits: GateLimits, step: StepPolicy) -> list[Gate]:
+    terms = Requirements(
+        stop=step.stop,
+        tolerance=step.tolerance,
+        errors=step.errors,
         failure_share=limits.failure_share,
         predicted=step.predicted,
         pods=step.pods,
-        in_canary=step.percent is not None,
         segments=step.segments,
         immaterial_us=step.immaterial_us,
     )
-    return [*gates, *_split_gate(found, step)]
+    role: Role = "shadow" if step.percent is None else "canary"
+    return [*comparisons(found, terms, role), *_split_gate(found, step)]
 
 
-def _failing(seen: Aggregates, limits: Limits) -> Gate | None:
+def _failing(seen: Aggregates, limits: GateLimits) -> Gate | None:
     """The guardrail, once failures prove too many."""
     error, allowed = limits.error_share, ALONE * limits.failure_share
-    found = share_difference(seen.failures, stop_error=error, pass_error=error, ratio=0.0)
+    views = seen.provable_failures
+    found = share_difference(views, stop_error=error, pass_error=error, ratio=0.0)
     failures = seen.count("failures")
     if failures < limits.guardrail_failures or not found.stop_low > allowed:
         return None
@@ -186,7 +188,7 @@ def _failing(seen: Aggregates, limits: Limits) -> Gate | None:
         f"({sure(error)}). "
         f"Not answered in time: {of_all(failures, counts['requests'], 'requests')}, of "
         f"{counts['units']:,} customers, in {counts['failed_moments']:,} of "
-        f"{counts['moments']:,} moments. The limit is {in_percent(allowed)}."
+        f"{counts['moments']:,} quarter seconds. The limit is {in_percent(allowed)}."
     )
     values = difference_values(found) | {"proven": number_of(found.stop_low)}
     return Gate("guardrail", "UNHEALTHY", reason, values)
@@ -194,7 +196,9 @@ def _failing(seen: Aggregates, limits: Limits) -> Gate | None:
 
 def _calm(found: Aggregates) -> Gate:
     if not found.count("requests"):
-        reason = f"Nothing can be told yet: it has had no request of generation {found.generation}."
+        reason = (
+            f"No verdict is possible yet: it has had no request of generation {found.generation}."
+        )
         return Gate("guardrail", "INCONCLUSIVE", reason, {})
     return Gate(
         "guardrail", "HEALTHY", "It is not proven to fail more requests than its limit.", {}
@@ -213,7 +217,7 @@ def _answers_gate(found: Aggregates) -> list[Gate]:
     return [Gate("answers", "INCONCLUSIVE", reason, {"counted": counted, "units": units})]
 
 
-def _split_gate(found: Aggregates, step: Step) -> list[Gate]:
+def _split_gate(found: Aggregates, step: StepPolicy) -> list[Gate]:
     if step.percent is None:
         return []
     mine, others = found.appeared
@@ -230,16 +234,16 @@ def _split_gate(found: Aggregates, step: Step) -> list[Gate]:
     if not math.isfinite(p_value):
         return [Gate("split", "INCONCLUSIVE", f"No customer has come yet. {figures}", values)]
     if p_value >= step.errors.stop:
-        reason = f"Customers are split as they were to be. {figures}"
+        reason = f"Customers are split as planned. {figures}"
         return [Gate("split", "HEALTHY", reason, values)]
     reason = (
-        f"Customers are not split as they were to be ({sure(step.errors.stop)}). {figures} "
+        f"Customers are not split as planned ({sure(step.errors.stop)}). {figures} "
         f"A fair split is so uneven in at most one of {1 / max(p_value, 1e-6):,.0f} rollouts."
     )
     return [Gate("split", "UNHEALTHY", reason, values)]
 
 
-def _too_few(found: Aggregates, step: Step) -> Gate:
+def _too_few(found: Aggregates, step: StepPolicy) -> Gate:
     units, requests = found.count("units"), found.count("requests")
     needed = [(units, step.units, "customers"), (requests, step.requests, "requests")]
     short = [(had, least, what) for had, least, what in needed if had < least]
@@ -270,7 +274,7 @@ def _judgement(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgem
     telling = [g for g in gates if g.verdict == verdict and (g.holds or verdict != "INCONCLUSIVE")]
     if verdict == "HEALTHY":
         telling += [g for g in gates if g.verdict == "INCONCLUSIVE"]
-    evidence: dict[str, Any] = {
+    evidence: Evidence = {
         "verdict": verdict,
         "generation": found.generation,
         "records": found.records,
@@ -286,8 +290,8 @@ def _judgement(gates: list[Gate], found: Aggregates, sources: Sources) -> Judgem
     return Judgement(verdict, tuple(g.reason for g in telling), evidence)
 
 
-def _plain(gate: Gate) -> dict[str, Any]:
-    found = {"verdict": gate.verdict, "reason": gate.reason, "values": gate.values}
+def _plain(gate: Gate) -> GateEvidence:
+    found: GateEvidence = {"verdict": gate.verdict, "reason": gate.reason, "values": gate.values}
     return found if gate.holds else found | {"holds": False}
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from mlplatform.rollouts.verdicts.clusters import Grouped
+from mlplatform.rollouts.verdicts.clusters import KeyedCounts, group_starts
 from mlplatform.rollouts.verdicts.facts import Integers
 from mlplatform.rollouts.verdicts.statistics import Clusters, ClusterSums
 
@@ -30,7 +30,7 @@ def bins_of(latency_us: Integers) -> Integers:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatencySums:
-    """Of answers by customer and day; the first index is the arm (challenger, champion).
+    """Sums over answers by customer and day; the first index is the arm (challenger, champion).
 
     A threshold at the lower edge of a bin has, as its sums of squares of slow answers, the sum of
     `squares` from that bin on, and as its sums of slow answers times answers that of `products`.
@@ -45,33 +45,56 @@ class LatencySums:
     trials: Integers
 
     def plus(self, other: LatencySums, sign: int = 1) -> LatencySums:
-        """With another's added, or taken away."""
+        """These with another's added, or taken away."""
         names = [field.name for field in dataclasses.fields(self)]
         return LatencySums(*(getattr(self, n) + sign * getattr(other, n) for n in names))
 
 
-def latency_sums(answers: Grouped) -> LatencySums:
-    """Of customers' days.
+@dataclass(frozen=True, slots=True, eq=False)
+class BinnedAnswers:
+    """How many answers of each cluster lie in which bin.
 
     Args:
-        answers: how many, at least 1, by arm, day, unit and bin.
+        arm: of each cluster.
+        starts: where each cluster begins in `bins` and `number`.
+        bins: ascending within a cluster.
+        number: of answers; 0 is no answer.
     """
-    found = LatencySums(*(np.zeros((2, n), dtype=np.int64) for n in (BINS, BINS, 2)))
-    (arm, day, unit, bins), number = answers.keys, answers.counts[:, 0]
-    if not len(number):
+
+    arm: Integers
+    starts: Integers
+    bins: Integers
+    number: Integers
+
+    def sums(self) -> LatencySums:
+        """What they add to the sums over clusters."""
+        found = LatencySums(*(np.zeros((2, n), dtype=np.int64) for n in (BINS, BINS, 2)))
+        number, starts = self.number, self.starts
+        if not len(number):
+            return found
+        lengths = np.diff(starts, append=len(number))
+        total = np.add.reduceat(number, starts)
+        before = np.cumsum(number) - number
+        slower = np.repeat(total + before[starts], lengths) - before
+        place = np.repeat(self.arm * BINS, lengths) + self.bins
+        # slower^2 - (slower - number)^2
+        np.add.at(found.squares.reshape(-1), place, number * (2 * slower - number))
+        np.add.at(found.products.reshape(-1), place, np.repeat(total, lengths) * number)
+        for arm in (0, 1):
+            of_arm = total[self.arm == arm]
+            found.trials[arm] = np.count_nonzero(of_arm), (of_arm**2).sum()
         return found
-    is_new = np.any([np.diff(key) != 0 for key in (arm, day, unit)], axis=0)
-    starts = np.concatenate(([0], np.flatnonzero(is_new) + 1))
-    lengths = np.diff(starts, append=len(number))
-    total = np.add.reduceat(number, starts)
-    before = np.cumsum(number) - number
-    slower = np.repeat(total + before[starts], lengths) - before
-    np.add.at(found.squares, (arm, bins), slower**2 - (slower - number) ** 2)
-    np.add.at(found.products, (arm, bins), np.repeat(total, lengths) * number)
-    for number_of_arm in (0, 1):
-        of_arm = total[arm[starts] == number_of_arm]
-        found.trials[number_of_arm] = len(of_arm), (of_arm**2).sum()
-    return found
+
+
+def latency_sums(answers: KeyedCounts) -> LatencySums:
+    """The sums over customers' days.
+
+    Args:
+        answers: how many, by arm, day, unit and bin.
+    """
+    arm, day, unit, bins = answers.keys
+    starts = group_starts((arm, day, unit))
+    return BinnedAnswers(arm[starts], starts, bins, answers.counts[:, 0]).sums()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,15 +108,15 @@ class Latencies:
     """
 
     days: LatencySums
-    outages: Grouped
+    outages: KeyedCounts
     answers: Integers
 
     @classmethod
-    def of(cls, days: LatencySums, outages: Grouped) -> Latencies:
-        """With the answers of all stretches of wall time."""
+    def of(cls, days: LatencySums, outages: KeyedCounts) -> Latencies:
+        """These with the answers of all stretches of wall time."""
         arm, _, bins = outages.keys
         answers = np.zeros((2, BINS), dtype=np.int64)
-        np.add.at(answers, (arm, bins), outages.counts[:, 0])
+        np.add.at(answers.reshape(-1), arm * BINS + bins, outages.counts[:, 0])
         return cls(days, outages, answers)
 
     def quantile(self, arm: int, share: float) -> int:
@@ -121,12 +144,18 @@ class Latencies:
         return [by_day, self._by_time(mine, other).sums()]
 
     def _by_time(self, mine: int, other: int) -> Clusters:
-        (arm, piece, bins), counts = self.outages.keys, self.outages.counts[:, 0]
-        pieces, number = np.unique(piece, return_inverse=True)
-
-        def per(of_arm: int, first: int) -> Integers:
-            chosen = (arm == of_arm) & (bins >= first)
-            sums = np.bincount(number[chosen], weights=counts[chosen], minlength=len(pieces))
-            return sums.astype(np.int64)  # exact: far below 2^53
-
-        return Clusters(per(0, mine), per(0, 0), per(1, other), per(1, 0))
+        """Sums of a stretch's bins are differences of running totals over all of them."""
+        arm, piece, bins = self.outages.keys
+        cut = int(arm.searchsorted(1))
+        arms = slice(0, cut), slice(cut, len(arm))
+        pieces = np.unique(np.concatenate([piece[a][group_starts([piece[a]])] for a in arms]))
+        columns = []
+        for own, first in zip(arms, (mine, other), strict=True):
+            place = (piece[own] - pieces[0]) * BINS + bins[own]
+            total = np.concatenate(([0], np.cumsum(self.outages.counts[own, 0])))
+            begins = (pieces - pieces[0]) * BINS
+            below, slow, all_ = (
+                total[place.searchsorted(begins + more)] for more in (0, first, BINS)
+            )
+            columns += [all_ - slow, all_ - below]
+        return Clusters(*columns)

@@ -8,43 +8,50 @@ has no outcome, unless it was let through to learn of it: what that leaves open 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.decisions.records.last_labels import dated_labels, in_order
-from mlplatform.model.policies.decision_scale import EARLIER_HIDE
-from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
-from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
+from mlplatform.rollouts.verdicts.clusters import grouped
+from mlplatform.rollouts.verdicts.delays import LabelsCome
+from mlplatform.rollouts.verdicts.facts import Flags
 from mlplatform.rollouts.verdicts.hidden import (
-    Interval,
-    PartlySeen,
+    MetricBounds,
+    PartialOutcomes,
     interval,
     precision,
     recall,
     recall_difference,
 )
+from mlplatform.rollouts.verdicts.statistics import (
+    ClusterSums,
+    cluster_sums,
+    rise_of_mean,
+    share_difference,
+)
 from mlplatform.rollouts.verdicts.verdict import (
     Bound,
     Errors,
     Gate,
+    Harm,
     Verdict,
+    difference_values,
+    harm_gate,
+    in_percent,
     number_of,
     points,
     sure,
 )
 from mlplatform.runtime.figures import percent, span
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from mlplatform.rollouts.verdicts.facts import Columns, Flags
-
 NAME = "recall"
+ACCURACY = "accuracy"
+ERROR = "error"
 POSITIVES = "frauds"
 LABELS = ("genuine", "fraud")
 """Of a gate's values, and of the labels 0 and 1 in them: journals hold these names."""
@@ -55,23 +62,28 @@ DAY_MS = 86_400_000
 class Outcomes:
     """Requests of one shadow generation that both arms scored.
 
+    Arrays may leave out requests that are known to be negative and that neither arm ranks among its
+    highest: of these the number is enough.
+
     Args:
         requests: positive by the last label that has arrived; what was stopped is not seen.
         challenger: its scores, one for each request; champion: likewise.
         immature: requests without a label that may still get one; they are left out of the arrays.
         silent: no label of any decision has arrived since the generation's last request.
         come: the labels of positives, and of negative requests where anybody says so.
+        others: requests that are in no array.
     """
 
-    requests: PartlySeen
+    requests: PartialOutcomes
     challenger: npt.NDArray[np.float64]
     champion: npt.NDArray[np.float64]
     immature: int
     silent: bool
     come: Mapping[str, LabelsCome]
+    others: int = 0
 
     def __len__(self) -> int:
-        return len(self.requests.unit)
+        return len(self.requests.unit) + self.others
 
     @property
     def hidden(self) -> int:
@@ -79,76 +91,101 @@ class Outcomes:
         return int((~self.requests.seen).sum())
 
 
-def outcomes(
-    decisions: pa.Table,
-    labels: pa.Table,
-    *,
-    generation: int,
-    version: int,
-    maturity_ms: int,
-    now_event_ms: int,
-    hides: Sequence[str] = EARLIER_HIDE,
-    propensities: Mapping[str, float] | None = None,
-) -> Outcomes:
-    """The pairs of a shadow generation joined to the labels that have arrived.
-
-    The last label of a decision counts; after `maturity_ms` no label means negative, but for a
-    request whose decision hides its outcome. Where one was drawn to be let through or not, those
-    let through stand for all that were drawn, and a label of one that was not says nothing.
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledPairs:
+    """Labelled requests of one shadow generation that both arms decided by class, or gave numbers
+    for.
 
     Args:
-        hides: decisions after which no positive label can come.
-        propensities: by decision, the chance with which such a request was let through.
+        challenger, champion, labels: classes or numbers, one element a request.
+        immature: requests without a label that may still get one.
+        silent: as of `Outcomes`.
     """
-    columns = _ordered(decisions, generation)
-    known = dated_labels(labels, until_ms=now_event_ms)
-    copied = (columns["kind"] == "shadow") & (columns["version"] == version)
-    copied &= np.isfinite(columns["score"])
-    copies = dict(zip(columns["decision_id"][copied], columns["score"][copied], strict=True))
-    decided = (columns["kind"] == "decision") & (columns["arm"] == "champion")
-    decided &= columns["has_unit"] & scored_flags(columns)
-    decided &= _in(columns["decision_id"], copies)
-    columns = {name: values[decided] for name, values in columns.items()}
-    ids, age_ms = columns["decision_id"], now_event_ms - columns["event_ms"]
-    chance = np.array([(propensities or {}).get(i, 0.0) for i in ids], dtype=np.float64)
-    hiding = np.isin(columns["decision"], list(hides))
-    labelled = _in(ids, known)
-    seen = ~hiding | (labelled & (chance == 0.0))
-    immature = seen & ~labelled & (age_ms < maturity_ms)
-    label = np.array([known[i][1] if i in known else -1 for i in ids], dtype=np.int64)
-    arrived = np.array([known[i][0] if i in known else -1 for i in ids], dtype=np.int64)
-    came, come = np.ones(len(ids)), dict[str, LabelsCome]()
-    for value, name in enumerate(LABELS):
-        delay_ms = np.where(label == value, np.maximum(arrived - columns["event_ms"], 0), -1)
-        curve = delay_curve(age_ms[seen], delay_ms[seen])
-        if (found := labels_come(curve, age_ms[seen & ~immature])) is not None:
-            come[name] = found
-            if value == 1:
-                share = curve.share(age_ms)
-                came = np.where(share > 0, share, 1.0)
-    kept = ~immature
-    champion = columns["score"][kept].astype(np.float64)
-    times = in_order(labels).column("event_ms").to_numpy()
-    last_ms = int(columns["event_ms"].max()) if len(ids) else 0
-    return Outcomes(
-        requests=PartlySeen(
-            unit=columns["unit"][kept],
-            positive=(seen & (label == 1))[kept],
-            seen=seen[kept],
-            chance=np.where(chance > 0.0, chance, seen)[kept],
-            guess=np.clip(champion, 0.0, 1.0),
-            came=came[kept],
-        ),
-        challenger=np.array([copies[i] for i in ids[kept]], dtype=np.float64),
-        champion=champion,
-        immature=int(immature.sum()),
-        silent=not ((times > last_ms) & (times <= now_event_ms)).any(),
-        come=come,
+
+    unit: npt.NDArray[np.int64]
+    challenger: npt.NDArray[Any]
+    champion: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+    immature: int
+    silent: bool
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+
+def accuracy_gate(seen: LabelledPairs, bound: Bound, errors: Errors) -> Gate:
+    """Whether the new version decides the right class less often than the one before it, on the
+    same labelled requests; inconclusive where `outcome_gate` is."""
+    if (lacking := _no_verdict(len(seen), seen.immature, is_silent=seen.silent)) is not None:
+        return dataclasses.replace(lacking, name=ACCURACY)
+    wrong = [np.asarray(arm != seen.labels) for arm in (seen.challenger, seen.champion)]
+    columns = np.stack((wrong[0], np.ones(len(seen)), wrong[1], np.ones(len(seen))), axis=1)
+    by_customer = grouped([seen.unit], columns.astype(np.int64)).counts
+    found = share_difference(
+        [ClusterSums.of(cluster_sums(by_customer))],
+        stop_error=errors.stop,
+        pass_error=errors.missed,
     )
+    most, than = points(min(max(found.pass_high, 0.0), 1.0)), "of the requests than the version"
+    mine, other = (int((~flags).sum()) for flags in wrong)
+    harm = Harm(
+        proven=f"It decides the right class for at least {points(found.stop_low)} fewer {than} "
+        "before it",
+        excluded=f"It decides the right class for no more than {most} fewer {than} before it",
+        still_open=f"It may decide the right class for up to {most} fewer {than} before it",
+        figures=(
+            f"Right: {mine:,} of {len(seen):,} labelled requests; the version before it {other:,}."
+        ),
+        stop_low=found.stop_low,
+        pass_high=found.pass_high,
+        unit=points,
+    )
+    values = difference_values(found) | {"right": mine, "champion_right": other}
+    return harm_gate(ACCURACY, harm, bound, errors, values)
+
+
+def error_gate(seen: LabelledPairs, bound: Bound, errors: Errors) -> Gate:
+    """Whether the numbers of the new version lie further from their labels than those of the one
+    before it, on the same labelled requests; inconclusive where `outcome_gate` is.
+
+    The harm is the rise of the mean absolute error, as a share of the one before it. No error is
+    taken to be larger than a customer's largest that was seen: what is rarer is not excluded.
+    """
+    if (lacking := _no_verdict(len(seen), seen.immature, is_silent=seen.silent)) is not None:
+        return dataclasses.replace(lacking, name=ERROR)
+    mine, other = (np.abs(arm - seen.labels) for arm in (seen.challenger, seen.champion))
+    if not other.any():
+        reason = "No verdict is possible: the version before it is right to the last digit."
+        return Gate(ERROR, "INCONCLUSIVE", reason, {"requests": len(seen)})
+    found = rise_of_mean(seen.unit, mine, other, stop_error=errors.stop, pass_error=errors.missed)
+    error, before = float(mine.mean()), float(other.mean())
+    most, than = in_percent(max(found.pass_high, 0.0)), "larger than that of the version before it"
+    shift = float((seen.challenger - seen.champion).mean())
+    harm = Harm(
+        proven=f"Its mean absolute error is at least {in_percent(found.stop_low)} {than}",
+        excluded=f"Its mean absolute error is no more than {most} {than}",
+        still_open=f"Its mean absolute error may be up to {most} {than}",
+        figures=(
+            f"Error: {error:.4g} on {len(seen):,} labelled requests; the version before it "
+            f"{before:.4g}. Its numbers are {shift:+.4g} off those on average."
+        ),
+        stop_low=found.stop_low,
+        pass_high=found.pass_high,
+        unit=in_percent,
+    )
+    more = {"error": number_of(error), "champion_error": number_of(before), "shift": shift}
+    return harm_gate(ERROR, harm, bound, errors, difference_values(found) | more)
+
+
+PAIR_GATES: Final[Mapping[str, Callable[[LabelledPairs, Bound, Errors], Gate]]] = {
+    "classes": accuracy_gate,
+    "real": error_gate,
+}
+"""By a model's task, what its labelled pairs are asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class ArmRecall:
     """What is known of one arm's recall and precision, each bound with the error of missed harm.
 
     Args:
@@ -156,8 +193,8 @@ class Arm:
     """
 
     caught: int
-    recall: Interval
-    precision: Interval
+    recall: MetricBounds
+    precision: MetricBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +209,10 @@ class Recall:
 
     positives: int
     alerts: int
-    challenger: Arm
-    champion: Arm
-    known: Interval
-    proven: Interval
+    challenger: ArmRecall
+    champion: ArmRecall
+    known: MetricBounds
+    proven: MetricBounds
 
 
 def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Recall:
@@ -188,8 +225,8 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
     mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))
     more = recall_difference(mine, other)
 
-    def arm(flagged: Flags) -> Arm:
-        return Arm(
+    def arm(flagged: Flags) -> ArmRecall:
+        return ArmRecall(
             int((requests.positive & flagged).sum()),
             interval(recall(flagged), requests, errors.missed),
             interval(precision(flagged), requests, errors.missed),
@@ -211,36 +248,45 @@ def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: floa
     Requests without a mature label are INCONCLUSIVE, and so is silence: where labels have stopped
     coming, none does not mean negative.
     """
-    if not len(seen) and not seen.immature:
-        return Gate(
-            NAME,
-            "INCONCLUSIVE",
-            "Nothing can be told: the log holds no request that both versions scored.",
-            {},
-        )
-    if seen.immature:
-        reason = (
-            "Nothing can be told yet: "
-            f"{seen.immature:,} requests of the shadow phase have no mature label."
-        )
-        return Gate(NAME, "INCONCLUSIVE", reason, {"immature": seen.immature})
-    if seen.silent:
-        reason = "Labels have stopped coming: none has arrived since the shadow phase."
-        return Gate(NAME, "INCONCLUSIVE", reason, {})
+    if (lacking := _no_verdict(len(seen), seen.immature, is_silent=seen.silent)) is not None:
+        return lacking
     found = recall_at_capacity(seen, capacity=capacity, errors=errors)
     worst, least = -found.known.low, -found.proven.high
-    verdict = bound.verdict(least, worst)
-    parts = (_said(verdict, least, worst, errors), _counted(seen, found), _asked(verdict, bound),
+    counted = -found.known.value
+    verdict = bound.verdict(least, worst, 0.0 if math.isnan(counted) else counted)
+    asked = _asked(verdict, bound, counted)
+    parts = (_result(verdict, least, worst, errors), _counted(seen, found), asked,
              *_unknown(seen, found), *_to_come(seen))  # fmt: skip
     return Gate(NAME, verdict, " ".join(filter(None, parts)), _values(seen, found, bound))
 
 
-def _said(verdict: Verdict, least: float, worst: float, errors: Errors) -> str:
+def _no_verdict(requests: int, immature: int, *, is_silent: bool) -> Gate | None:
+    """Why no verdict is possible by labels yet; None where one is."""
+    if not requests and not immature:
+        return Gate(
+            NAME,
+            "INCONCLUSIVE",
+            "No verdict is possible: the log holds no request that both versions scored.",
+            {},
+        )
+    if immature:
+        reason = (
+            "No verdict is possible yet: "
+            f"{immature:,} requests of the shadow phase have no mature label."
+        )
+        return Gate(NAME, "INCONCLUSIVE", reason, {"immature": immature})
+    if is_silent:
+        reason = "Labels have stopped coming: none has arrived since the shadow phase."
+        return Gate(NAME, "INCONCLUSIVE", reason, {})
+    return None
+
+
+def _result(verdict: Verdict, least: float, worst: float, errors: Errors) -> str:
     than = "of the positives than the version before it"
     if verdict == "UNHEALTHY":
         return f"It finds at least {points(least)} fewer {than} ({sure(errors.stop)})."
     if math.isnan(worst):
-        return "Nothing can be told of the positives that it finds."
+        return "Nothing is known of the positives that it finds."
     most = points(max(worst, 0.0))
     if verdict == "INCONCLUSIVE":
         return f"It may find up to {most} fewer {than} ({sure(errors.missed)})."
@@ -248,10 +294,13 @@ def _said(verdict: Verdict, least: float, worst: float, errors: Errors) -> str:
     return f"It finds {most} {than} ({sure(errors.missed)})."
 
 
-def _asked(verdict: Verdict, bound: Bound) -> str:
+def _asked(verdict: Verdict, bound: Bound, counted: float) -> str:
     if verdict == "UNHEALTHY":
         return f"The limit is {points(bound.limit)}."
-    return "" if bound.tolerance is None else f"Allowed: {points(bound.tolerance)}."
+    if bound.tolerance is None:
+        return ""
+    more = f" In what was counted it may be {points(bound.limit)}."
+    return f"Allowed: {points(bound.tolerance)}.{more if counted > bound.limit else ''}"
 
 
 def _counted(seen: Outcomes, found: Recall) -> str:
@@ -321,23 +370,7 @@ def _values(seen: Outcomes, found: Recall, bound: Bound) -> dict[str, float | in
     return values
 
 
-def _ordered(table: pa.Table, generation: int) -> Columns:
-    """The generation's records but for voided decisions', by (event_ms, writer, seq)."""
-    columns = columns_of(table)
-    voided = dict.fromkeys(columns["decision_id"][columns["kind"] == "void"])
-    kept = columns["generation"] == generation
-    if voided:
-        kept &= ~_in(columns["decision_id"], voided)
-    columns = {name: values[kept] for name, values in columns.items()}
-    order = np.lexsort((columns["seq"], columns["writer"].astype(str), columns["event_ms"]))
-    return {name: values[order] for name, values in columns.items()}
-
-
 def _highest(scores: npt.NDArray[np.float64], count: int) -> Flags:
     flags = np.zeros(len(scores), dtype=bool)
     flags[np.argsort(-scores, kind="stable")[:count]] = True
     return flags
-
-
-def _in(ids: npt.NDArray[Any], known: dict[str, Any]) -> Flags:
-    return np.array([i in known for i in ids], dtype=bool)

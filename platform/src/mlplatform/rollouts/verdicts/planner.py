@@ -1,7 +1,7 @@
 """What a rollout will take at the present traffic, step by step, and whether it can decide in time.
 
 A challenger as good as the champion, and for each gate one with twice the harm that stops, are
-played through a step by `courses`, against the very bounds that will judge them.
+played through a step by `simulated_paths`, against the very bounds that will judge them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,23 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.rollouts.verdicts import courses
-from mlplatform.rollouts.verdicts.courses import Alerts, Floats, LabelCourses, Looks, Sums
-from mlplatform.rollouts.verdicts.judgement import Step
+from mlplatform.rollouts.verdicts import simulated_paths
+from mlplatform.rollouts.verdicts.comparison import BY_EVENTS
+from mlplatform.rollouts.verdicts.judgement import StepPolicy
+from mlplatform.rollouts.verdicts.simulated_paths import (
+    Alerts,
+    AnalysisSchedule,
+    Floats,
+    LabelPaths,
+    Sums,
+)
 from mlplatform.rollouts.verdicts.speed import harmful_ratio
 from mlplatform.rollouts.verdicts.statistics import sequence_width
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Errors
 
 COURSES = 200
-LOOKS = 96
+ANALYSES = 96
 SEED = 65
 LONGEST = 8.0
 """Times the deadline: further ahead nothing is drawn."""
@@ -34,7 +41,7 @@ HARM = 2.0
 DECIDES = 0.5
 """A step that passes fewer challengers as good as the champion than this can't decide."""
 MOST_TELLING = 5_000
-"""Positives and stopped requests of one course that is drawn: of more, this many are."""
+"""Positives and stopped requests of one path that is drawn: of more, this many are."""
 SLICES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 SURE = 0.8
 """Of such challengers, those that a proposed change lets pass in time."""
@@ -56,11 +63,11 @@ class Stage:
     name: str
     deadline_h: float
     failure_share: float
-    step: Step
+    step: StepPolicy
 
     @property
     def share(self) -> float | None:
-        """Of customers (0-1); None in shadow."""
+        """The share of customers (0-1); None in shadow."""
         return None if self.step.percent is None else self.step.percent / 100
 
 
@@ -161,64 +168,66 @@ class Progress:
 
     @property
     def late_hours(self) -> float:
-        """Until `SURE` of them have passed."""
+        """The time until `SURE` of them have passed."""
         return float(np.quantile(self.ended, SURE, method="higher"))
 
 
 def progress(
     profile: TrafficProfile, stage: Stage, expected: Alerts | None, *, drawn: int = COURSES // 4
 ) -> Progress:
-    """Of a step, when it is passed and how surely, without what each gate needs.
+    """When a step is passed and how surely, without what each gate needs.
 
     Args:
         expected: of alerts; None: nothing is known of the challenger's, and gates on alerts are
             left out.
         drawn: challengers that are played.
     """
-    looks = _looks(profile, stage, drawn)
-    passed = [gate.passes(good=True) for gate in _gates(stage, looks, expected)]
-    return _progress(stage, looks, [_sampled(profile, stage, looks), *passed])
+    schedule = _schedule(profile, stage, drawn)
+    passed = [gate.passes(good=True) for gate in _gates(stage, schedule, expected)]
+    return _progress(stage, schedule, [_sampled(profile, stage, schedule), *passed])
 
 
 def plan_stage(
     profile: TrafficProfile, stage: Stage, expected: Alerts | None, *, drawn: int = COURSES
 ) -> StagePlan:
     """What a step takes at this traffic, and what each of its gates needs."""
-    looks = _looks(profile, stage, drawn)
-    gates = _gates(stage, looks, expected)
-    passed = {"sample": _sampled(profile, stage, looks)}
+    schedule = _schedule(profile, stage, drawn)
+    gates = _gates(stage, schedule, expected)
+    passed = {"sample": _sampled(profile, stage, schedule)}
     passed |= {gate.name: gate.passes(good=True) for gate in gates}
     every = list(passed.values())
-    hours = {name: _median(_first(flags, looks.hours)) for name, flags in passed.items()}
-    going = _progress(stage, looks, every)
+    hours = {name: _median(_first(flags, schedule.hours)) for name, flags in passed.items()}
+    going = _progress(stage, schedule, every)
     return StagePlan(
         key=stage.key,
         name=stage.name,
         percent=stage.step.percent,
         deadline_h=stage.deadline_h,
-        hours=_told(going.hours),
-        late_hours=_told(going.late_hours),
+        hours=_if_finite(going.hours),
+        late_hours=_if_finite(going.late_hours),
         passes=going.passes,
         decides=max(hours, key=lambda name: hours[name]),
         gates=tuple(
-            _gate_plan(stage, gate, looks, passed[gate.name], _all(every)) for gate in gates
+            _gate_plan(stage, gate, schedule, passed[gate.name], _all(every)) for gate in gates
         ),
     )
 
 
-def _progress(stage: Stage, looks: Looks, passed: Sequence[Flags]) -> Progress:
-    ended = _first(_all(passed), looks.hours)
+def _progress(stage: Stage, schedule: AnalysisSchedule, passed: Sequence[Flags]) -> Progress:
+    ended = _first(_all(passed), schedule.hours)
     return Progress(ended, float((ended <= stage.deadline_h * (1 + 1e-9)).mean()))
 
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """One gate's courses.
+    """One gate's paths.
 
     Args:
         counts: sums of a challenger, good or bad, held to the tolerance or to the limit; several
             where the nearest expectation counts.
         loss: share of the challenger's requests that goes wrong where it is bad.
+        is_counted: a step is not passed while more than the limit was counted.
+        by_events: where the bad one is proven to be by another proof.
     """
 
     name: str
@@ -229,6 +238,8 @@ class _Gate:
     loss: float
     absolute: bool = True
     two_sided: bool = False
+    is_counted: bool = False
+    by_events: Callable[[], Flags] | None = None
 
     def passes(self, *, good: bool) -> Flags:
         """Where no more than the tolerance is left open."""
@@ -236,80 +247,106 @@ class _Gate:
             shape = self.counts(good, False)[0].value.shape
             return np.ones(shape, dtype=bool)
         most = self.tolerance if self.absolute else 0.0
-        return _any([self._open(sums) <= most for sums in self.counts(good, True)])
+        every = self.counts(good, True)
+        passed = _any([self._open(sums) <= most for sums in every])
+        if not self.is_counted:
+            return passed
+        return passed & _any([self._size(sums) <= self.limit for sums in every])
 
     def stops(self) -> Flags:
         """Where more than the limit is proven of the bad challenger."""
         most = self.limit if self.absolute else 0.0
-        return _all([s.value - s.width(self.errors.stop) > most for s in self.counts(False, False)])
+        every = self.counts(False, False)
+        stopped = _all([s.value - s.width(self.errors.stop) > most for s in every])
+        return stopped if self.by_events is None else stopped | self.by_events()
+
+    def _size(self, sums: Sums) -> Floats:
+        return np.abs(sums.value) if self.two_sided else sums.value
 
     def _open(self, sums: Sums) -> Floats:
-        value = np.abs(sums.value) if self.two_sided else sums.value
-        return value + sums.width(self.errors.missed)
+        return self._size(sums) + sums.width(self.errors.missed)
 
 
-def _gates(stage: Stage, looks: Looks, expected: Alerts | None) -> list[_Gate]:
-    gates = [_failures(stage, looks)]
+def _gates(stage: Stage, schedule: AnalysisSchedule, expected: Alerts | None) -> list[_Gate]:
+    gates = [_failures(stage, schedule)]
     if expected is not None:
-        gates.append(_alert_gate(stage, looks, expected))
+        gates.append(_alert_gate(stage, schedule, expected))
     if stage.share is None:
         if expected is not None and stage.step.predicted.replayed:
-            gates.append(_disagreement(stage, looks, expected))
-    elif looks.profile.latency_us:
+            gates.append(_disagreement(stage, schedule, expected))
+    elif schedule.profile.latency_us:
         stop, tolerance = stage.step.stop, stage.step.tolerance
         gates += [
-            _speed(stage, looks, 0.5, stop.latency_p50, tolerance.latency_p50),
-            _speed(stage, looks, 0.99, stop.latency_p99, tolerance.latency_p99),
+            _speed(stage, schedule, 0.5, stop.latency_p50, tolerance.latency_p50),
+            _speed(stage, schedule, 0.99, stop.latency_p99, tolerance.latency_p99),
         ]
     return gates
 
 
-def _failures(stage: Stage, looks: Looks) -> _Gate:
+def _failures(stage: Stage, schedule: AnalysisSchedule) -> _Gate:
     more = HARM * stage.failure_share
 
-    def counts(good: bool, _: bool) -> tuple[Sums, ...]:
-        return (courses.failures(looks, more=0.0 if good else more),)
+    def counts(good: bool, is_shown: bool) -> tuple[Sums, ...]:
+        worse = 0.0 if good else more
+        return (simulated_paths.failures(schedule, more=worse, is_proof=not is_shown),)
 
+    step, limit = stage.step, stage.failure_share
+    errors = Errors(step.errors.stop * (1 - BY_EVENTS), step.errors.missed)
+
+    def by_events() -> Flags:
+        wanted = math.log(1 / (step.errors.stop * BY_EVENTS))
+        return simulated_paths.failure_evidence(schedule, more=more, limit=limit) >= wanted
+
+    gate = _Gate("failures", step.tolerance.failures, limit, errors, counts, more)
+    return replace(gate, is_counted=True, by_events=by_events)
+
+
+def _alert_gate(stage: Stage, schedule: AnalysisSchedule, expected: Alerts) -> _Gate:
     step = stage.step
+    more = HARM * step.stop.alerts
+    tolerance, limit, is_paired = step.tolerance.alerts, step.stop.alerts, stage.share is None
+
+    def counts(good: bool, is_shown: bool) -> tuple[Sums, ...]:
+        at = (tolerance or limit) if is_shown else limit
+        found = _alerts(schedule, expected, 0.0 if good else more, at)
+        if is_shown or not step.predicted.requests:  # a pass is held to what replay predicted
+            found = tuple(replace(sums, once=0.0) for sums in found)
+        # on the same requests, by the champion's: it is taken not to leave what replay saw of it
+        return found[:1] if is_paired else found
+
+    halves = Errors(step.errors.stop / 2, step.errors.missed / 2)  # both sides are harm
+    loss = more * expected.own
     return _Gate(
-        "failures", step.tolerance.failures, stage.failure_share, step.errors, counts, more
+        "alerts", tolerance, limit, halves, counts, loss, two_sided=True, is_counted=is_paired
     )
 
 
-def _alert_gate(stage: Stage, looks: Looks, expected: Alerts) -> _Gate:
-    step = stage.step
-    more = HARM * step.stop.alerts
-
-    def counts(good: bool, _: bool) -> tuple[Sums, ...]:
-        return _alerts(looks, expected, 0.0 if good else more)
-
-    halves = Errors(step.errors.stop / 2, step.errors.missed / 2)  # both sides are harm
-    tolerance, limit = step.tolerance.alerts, step.stop.alerts
-    loss = more * expected.own
-    return _Gate("alerts", tolerance, limit, halves, counts, loss, two_sided=True)
-
-
-def _disagreement(stage: Stage, looks: Looks, expected: Alerts) -> _Gate:
+def _disagreement(stage: Stage, schedule: AnalysisSchedule, expected: Alerts) -> _Gate:
     step = stage.step
     more = HARM * step.stop.disagreement
+    tolerance, limit = step.tolerance.disagreement, step.stop.disagreement
 
     def counts(good: bool, _: bool) -> tuple[Sums, ...]:
-        return (courses.disagreement(looks, expected, more=0.0 if good else more),)
+        return (simulated_paths.disagreement(schedule, expected, more=0.0 if good else more),)
 
-    tolerance, limit = step.tolerance.disagreement, step.stop.disagreement
     return _Gate("disagreement", tolerance, limit, step.errors, counts, more * expected.either)
 
 
-def _alerts(looks: Looks, expected: Alerts, more: float) -> tuple[Sums, ...]:
-    arms = courses.alert_pairs if looks.share is None else courses.alert_arms
-    told = courses.alerts_told(looks, expected, more=more)
-    return (arms(looks, expected, more=more), *([] if told is None else [told]))
+def _alerts(
+    schedule: AnalysisSchedule, expected: Alerts, more: float, at: float
+) -> tuple[Sums, ...]:
+    if schedule.share is None:
+        arms = simulated_paths.alert_pairs(schedule, expected, more=more)
+    else:
+        arms = simulated_paths.alert_arms(schedule, expected, more=more, at=at)
+    by_replay = simulated_paths.alerts_by_replay(schedule, expected, more=more)
+    return (arms, *([] if by_replay is None else [by_replay]))
 
 
 def _speed(
-    stage: Stage, looks: Looks, quantile: float, limit: float, tolerance: float | None
+    stage: Stage, schedule: AnalysisSchedule, quantile: float, limit: float, tolerance: float | None
 ) -> _Gate:
-    profile = looks.profile
+    profile = schedule.profile
     usual_us = max(profile.quantile_us(quantile), 1.0)
     immaterial_us = stage.step.immaterial_us
     limit = harmful_ratio(limit, usual_us, immaterial_us)
@@ -319,35 +356,39 @@ def _speed(
 
     def counts(good: bool, passing: bool) -> tuple[Sums, ...]:
         ratio = (tolerance or limit) if passing else limit
-        return (courses.latency(looks, quantile, ratio=ratio, slower=1.0 if good else slow),)
+        return (
+            simulated_paths.latency(schedule, quantile, ratio=ratio, slower=1.0 if good else slow),
+        )
 
     name = f"latency_p{100 * quantile:g}"
     return _Gate(name, tolerance, limit, stage.step.errors, counts, late, absolute=False)
 
 
-def _looks(profile: TrafficProfile, stage: Stage, drawn: int) -> Looks:
-    before = np.geomspace(SHORTEST * stage.deadline_h, stage.deadline_h, LOOKS)
-    after = np.geomspace(stage.deadline_h, LONGEST * stage.deadline_h, LOOKS // 4)[1:]
-    return Looks(profile, np.concatenate([before, after]), stage.share, drawn, SEED)
+def _schedule(profile: TrafficProfile, stage: Stage, drawn: int) -> AnalysisSchedule:
+    before = np.geomspace(SHORTEST * stage.deadline_h, stage.deadline_h, ANALYSES)
+    after = np.geomspace(stage.deadline_h, LONGEST * stage.deadline_h, ANALYSES // 4)[1:]
+    return AnalysisSchedule(profile, np.concatenate([before, after]), stage.share, drawn, SEED)
 
 
-def _sampled(profile: TrafficProfile, stage: Stage, looks: Looks) -> Flags:
+def _sampled(profile: TrafficProfile, stage: Stage, schedule: AnalysisSchedule) -> Flags:
     """Where the arm has had the customers and requests that the step wants at least."""
-    units = np.array([profile.seen(h, stage.share or 1.0) for h in looks.hours])
-    requests, _ = looks.trials()
+    units = np.array([profile.seen(h, stage.share or 1.0) for h in schedule.hours])
+    requests, _ = schedule.trials()
     return (units >= stage.step.units) & (requests >= stage.step.requests)
 
 
-def _gate_plan(stage: Stage, gate: _Gate, looks: Looks, passed: Flags, every: Flags) -> GatePlan:
-    profile, share = looks.profile, stage.share or 1.0
-    in_time = looks.hours <= stage.deadline_h * (1 + 1e-9)
-    reached = _first(passed, looks.hours)
-    hours = 0.0 if gate.tolerance is None else _told(_median(reached))
+def _gate_plan(
+    stage: Stage, gate: _Gate, schedule: AnalysisSchedule, passed: Flags, every: Flags
+) -> GatePlan:
+    profile, share = schedule.profile, stage.share or 1.0
+    in_time = schedule.hours <= stage.deadline_h * (1 + 1e-9)
+    reached = _first(passed, schedule.hours)
+    hours = 0.0 if gate.tolerance is None else _if_finite(_median(reached))
     needed = hours or 0.0
     requests = profile.requests_h * needed * share
-    stopped = _first(gate.stops()[:, in_time], looks.hours)
+    stopped = _first(gate.stops()[:, in_time], schedule.hours)
     # a bad challenger may pass as well: then the next step goes on with it
-    wrongly = _first((gate.passes(good=False) & every)[:, in_time], looks.hours)
+    wrongly = _first((gate.passes(good=False) & every)[:, in_time], schedule.hours)
     ended = np.minimum(np.minimum(stopped, wrongly), stage.deadline_h)
     answered = 0.0 if stage.share is None else profile.requests_h * share * float(ended.mean())
     met = [profile.seen(h, share) for h in ended] if stage.share is not None else [0.0]
@@ -360,7 +401,7 @@ def _gate_plan(stage: Stage, gate: _Gate, looks: Looks, passed: Flags, every: Fl
         customers=round(profile.seen(needed, share)),
         customer_days=round(profile.customer_days(needed, share)),
         positives=None if math.isnan(profile.positives) else round(requests * profile.positives),
-        passes=float((reached <= looks.hours[in_time][-1]).mean()),
+        passes=float((reached <= schedule.hours[in_time][-1]).mean()),
         stops=float((np.isfinite(stopped) & (stopped <= wrongly)).mean()),
         exposed_customers=round(float(np.mean(met))),
         exposed_requests=round(answered),
@@ -386,7 +427,7 @@ def plan_confirmation(
     if not profile.positives > 0 or shadow.hours is None:
         return None
     if profile.hidden is not None:
-        held = LabelCourses(
+        held = LabelPaths(
             profile.positives, profile.hidden, limit, tolerance, HARM * limit, errors, alone, SEED
         )
         return _partly_seen(held, round(profile.requests_h * shadow.hours))
@@ -412,7 +453,7 @@ def plan_confirmation(
     )
 
 
-def _partly_seen(held: LabelCourses, requests: int) -> Confirmation:
+def _partly_seen(held: LabelPaths, requests: int) -> Confirmation:
     """What the labels of `requests` requests will show, by the judge's own bounds."""
     hidden = held.hidden
     most = round(MOST_TELLING / (held.positives + hidden.share))
@@ -447,7 +488,7 @@ def _normal(z: float) -> float:
 
 
 def _first(flags: Flags, hours: Floats) -> Floats:
-    """Hours of the first look of each course at which it is so; endless where there is none."""
+    """Hours of the first look of each path at which it is so; endless where there is none."""
     return np.where(flags.any(axis=1), hours[flags.argmax(axis=1)], np.inf)
 
 
@@ -455,5 +496,5 @@ def _median(hours: Floats) -> float:
     return float(np.quantile(hours, 0.5, method="higher"))
 
 
-def _told(hours: float) -> float | None:
+def _if_finite(hours: float) -> float | None:
     return hours if math.isfinite(hours) else None

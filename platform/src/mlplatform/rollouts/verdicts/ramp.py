@@ -11,7 +11,6 @@ from typing import Final
 import msgspec
 
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
-from mlplatform.rollouts.verdicts.courses import Alerts
 from mlplatform.rollouts.verdicts.planner import (
     DECIDES,
     LONGEST,
@@ -21,6 +20,7 @@ from mlplatform.rollouts.verdicts.planner import (
     StagePlan,
     progress,
 )
+from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 
 DAY_H = 24.0
@@ -100,13 +100,13 @@ class Plan:
 
     @property
     def hours(self) -> float | None:
-        """Of shadow and canary together, without the wait for an approval; None: it never ends."""
+        """The hours of shadow and canary, without the wait for an approval; None: it never ends."""
         known = [step.hours for step in self.steps if step.hours is not None]
         return sum(known) if len(known) == len(self.steps) else None
 
     @property
     def stops(self) -> dict[str, float]:
-        """For each gate, the chance that some step stops a challenger with twice its limit."""
+        """The chance, by gate, that some step stops a challenger with twice its limit."""
         names = dict.fromkeys(gate.gate for step in self.steps for gate in step.gates)
         return {name: 1 - math.prod(self._missed(name)) for name in names}
 
@@ -136,7 +136,7 @@ def refusals(
 
 
 def doubts(plans: Sequence[StagePlan], refused: Sequence[Refusal]) -> Iterator[str]:
-    """Of steps that may decide in time, and may not, in sentences."""
+    """The steps that may or may not decide in time, in sentences."""
     named = {refusal.step.key for refusal in refused}
     for plan in plans:
         if plan.passes < SURE and plan.key not in named:
@@ -190,7 +190,7 @@ def _smaller_sample(profile: TrafficProfile, stage: Stage) -> Iterator[Remedy]:
         yield Remedy(f"{stage.key}.minimum_requests", step.requests, max(math.floor(requests), 1))
 
 
-def proposed(
+def propose_stages(
     profile: TrafficProfile, stages: tuple[Stage, ...], expected: Alerts | None
 ) -> tuple[Stage, ...]:
     """Canary steps of a day at the most: as strict as today's share can show, then the smallest
@@ -219,6 +219,8 @@ def _better(
         return stage
     factor = _first(STRICTER, lambda f: within_a_day(_stricter(stage, f)))
     stage = stage if factor is None else _stricter(stage, factor)
+    if profile.latency_us and within_a_day(tailed := _with_tail(stage)):
+        stage = tailed
     if keep_share:
         return stage
     today = stage.step.percent or 0.0
@@ -256,6 +258,37 @@ def _stricter(stage: Stage, factor: float) -> Stage:
         if (value := getattr(asked, name)) is not None
     }
     return _with_tolerance(stage, msgspec.structs.replace(asked, **changed))
+
+
+def _with_tail(stage: Stage) -> Stage:
+    """The step asking for the 99th percentile too: no more than what stops."""
+    asked, step = stage.step.tolerance, stage.step
+    if asked.latency_p99 is not None:
+        return stage
+    return _with_tolerance(stage, msgspec.structs.replace(asked, latency_p99=step.stop.latency_p99))
+
+
+def tails_not_asked(profile: TrafficProfile, stages: Sequence[Stage]) -> Iterator[str]:
+    """What it takes to ask for the 99th percentile where no canary step does, in a sentence."""
+    canary = [stage for stage in stages if stage.step.percent is not None]
+    if not profile.latency_us or any(s.step.tolerance.latency_p99 is not None for s in canary):
+        return
+    takes = []
+    for stage in canary:
+        alone = _with_tail(_with_tolerance(stage, Tolerance(failures=1.0)))
+        hours = progress(profile, alone, None).hours
+        answers = profile.requests_h * (stage.share or 1.0) * hours
+        takes.append(
+            f"{hours:.3g} h ({answers:,.0f} answers) in {stage.name}"
+            if math.isfinite(hours)
+            else f"more than {LONGEST * stage.deadline_h:g} h in {stage.name}"
+        )
+    if takes:
+        limit = canary[0].step.stop.latency_p99
+        yield (
+            "no canary step asks for latency_p99, so a challenger with slower slowest answers may "
+            f"pass; to show them within {limit:g} times the champion's takes {', '.join(takes)}"
+        )
 
 
 def _with_tolerance(stage: Stage, tolerance: Tolerance) -> Stage:

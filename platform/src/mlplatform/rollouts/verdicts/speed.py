@@ -12,8 +12,8 @@ from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
     Harm,
-    bounded,
     difference_values,
+    harm_gate,
     in_percent,
     number_of,
     sure,
@@ -30,8 +30,8 @@ share answers from colder caches, and of answers within a millisecond that alone
 
 
 def harmful_ratio(ratio: float, champion_us: float, immaterial_us: float) -> float:
-    """From how many times the champion's a latency does harm: the bound's, or more where that is
-    less than what is immaterial."""
+    """How many times the champion's a latency must be to do harm: the bound's, or more where that
+    is less than what is immaterial."""
     return max(ratio, 1 + immaterial_us / champion_us)
 
 
@@ -54,7 +54,7 @@ def latency_gate(
     """
     name, found = f"latency_p{100 * quantile:g}", seen.latencies
     if found is None or not found.answers.any(axis=1).all():
-        reason = "Nothing can be told yet: both arms have to have answered."
+        reason = "No verdict is possible yet: both arms have to have answered."
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {})
     own, theirs = found.quantile(0, quantile), found.quantile(1, quantile)
     own_us, theirs_us = float(EDGES[own]), max(float(EDGES[theirs]), 1.0)
@@ -153,7 +153,7 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
         pass_high=high,
         unit=in_percent,
     )
-    return bounded(name, harm, bound, errors, values)
+    return harm_gate(name, harm, bound, errors, values)
 
 
 def _row_seconds(calls: Calls) -> tuple[float, float]:
@@ -183,8 +183,8 @@ def _slope(calls: Calls) -> tuple[float, float]:
     slope = sum(centred[rows] * us for rows, (_, us, _) in calls.items()) / spread
     error = 0.0
     for rows, (n, us, squares) in calls.items():
-        told = mean_us + slope * centred[rows]
-        residuals = max(squares - 2 * told * us + n * told**2, 0.0)
+        fitted = mean_us + slope * centred[rows]
+        residuals = max(squares - 2 * fitted * us + n * fitted**2, 0.0)
         error += centred[rows] ** 2 * residuals / (1 - leverage[rows]) ** 2
     return slope / 1e6, math.sqrt(error) / spread / 1e6
 

@@ -55,9 +55,15 @@ class ClusterSums:
 
     @classmethod
     def of(cls, vector: Counts) -> ClusterSums:
-        """From its fifteen numbers, in the order of the fields."""
+        """The sums of fifteen numbers, in the order of the fields."""
         clusters, a, n, b, m, *products = vector.tolist()
         return cls(clusters, a, n, b, m, tuple(products))
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether both arms answered the same requests, as in shadow."""
+        nn, nm = self.products[4], self.products[6]
+        return 2 * nm > nn
 
 
 _PAIRS = np.triu_indices(4)
@@ -114,18 +120,40 @@ class Difference:
     def value(self) -> float:
         return self.challenger - self.expected
 
+    @property
+    def stop_width(self) -> float:
+        """Half of the distance between the bounds of that kind."""
+        return (self.stop_high - self.stop_low) / 2
+
+    @property
+    def pass_width(self) -> float:
+        return (self.pass_high - self.pass_low) / 2
+
 
 SHRINKAGE_HITS = 5
 """Hits that count for clusters in which all trials have one outcome, when the size of an event is
 estimated: of no hits at all nothing can be learned about how they cluster."""
 
 
+BY_ONE_SAMPLE = 4
+"""Noise that is drawn once and noise that is looked at for ever: the root of the sum of their
+squares is passed at some look up to 2.3 times as often as either, by simulation (errors of 0.05 to
+0.001); so each is given this part of the error."""
+
+
 def share_difference(
-    views: Sequence[ClusterSums], *, stop_error: float, pass_error: float, ratio: float = 1.0
+    views: Sequence[ClusterSums],
+    *,
+    stop_error: float,
+    pass_error: float,
+    ratio: float = 1.0,
+    ratio_variance: float = 0.0,
 ) -> Difference:
     """How much the challenger's share differs from `ratio` times the champion's.
 
     Args:
+        ratio_variance: of the ratio, as a share of it, where one sample has told it. It is for the
+            bounds of a stop alone: a pass is held to the ratio that was told, which people approve.
         views: the same trials, clustered in one way or another (by customer, by time): the view
             that leaves most open counts.
         stop_error, pass_error: chance that a bound of either kind is wrong, on one side, ever.
@@ -139,8 +167,14 @@ def share_difference(
         return Difference(nothing, nothing, nothing, nothing, nothing, nothing, nothing, mine)
     p, q = first.challenger_hits / mine, first.champion_hits / max(other, 1)
     known = [_information(view, ratio) for view in views]
-    stop = max(_width(v, size, stop_error) for v, size in known) / mine
-    wide = max(_width(v, size, pass_error) for v, size in known) / mine
+
+    def width(error_share: float, ratio_noise: float) -> float:
+        part = error_share / BY_ONE_SAMPLE if ratio_noise else error_share
+        widest = max(_width(v, size, part) for v, size in known) / mine
+        once = special.ndtri(part) * math.sqrt(ratio_noise) * ratio * q
+        return math.hypot(widest, once)
+
+    stop, wide = width(stop_error, ratio_variance), width(pass_error, 0.0)
     value = p - ratio * q
     return Difference(
         p, q, ratio * q,
@@ -148,8 +182,43 @@ def share_difference(
     )  # fmt: skip
 
 
+def rise_of_mean(
+    unit: npt.NDArray[np.int64],
+    mine: npt.NDArray[np.float64],
+    other: npt.NDArray[np.float64],
+    *,
+    stop_error: float,
+    pass_error: float,
+) -> Difference:
+    """The share by which the mean of one number a request lies above that of another, both of the
+    same requests, with bounds that hold at every look.
+
+    One event is as large as the most that one unit adds: the bounds stay wide while few units make
+    most of the difference.
+
+    Args:
+        unit: whose request it is. mine, other: 0 or more, other not 0 everywhere; both means are
+            given as shares of the other's.
+        stop_error, pass_error: as of `share_difference`.
+
+    Source: as `share_difference`.
+    """
+    requests, base = len(unit), float(other.mean())
+    value = float(mine.mean()) / base - 1
+    _, cluster = np.unique(unit, return_inverse=True)
+    sums = np.bincount(cluster, weights=(mine - (1 + value) * other) / base)
+    clusters = len(sums)
+    variance = float((sums**2).sum()) * clusters / max(clusters - 1, 1)
+    size = max(1.0, float(np.abs(sums).max()))
+    stop, wide = (_width(variance, size, e) / requests for e in (stop_error, pass_error))
+    return Difference(
+        1 + value, 1.0, 1.0,
+        value - stop, value + stop, value - wide, value + wide, requests,
+    )  # fmt: skip
+
+
 def _width(variance: float, size: float, error_share: float) -> float:
-    """In events of this size: clustered ones are fewer and larger."""
+    """The width in events of this size: clustered ones are fewer and larger."""
     return size * sequence_width(variance / size**2, error_share=error_share)
 
 
@@ -189,6 +258,150 @@ def event_size(
     estimated = np.minimum(np.maximum(effect, 1.0), alike)
     size = (hits * estimated + SHRINKAGE_HITS * alike) / (hits + SHRINKAGE_HITS)
     return np.maximum(size, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RareEvents:
+    """Hits that did not come of one another, and the trials in which one could have begun."""
+
+    hits: Numbers
+    trials: Numbers
+
+
+def first_of_each(stretches: Counts) -> RareEvents:
+    """The hits that begin something: in stretches before which trials had gone without one.
+
+    An outage is one event, however long it is: while it lasts, and until `CALM_TRIALS` trials have
+    gone well, nothing that follows counts.
+
+    Args:
+        stretches: hits and trials of stretches of time, in their order.
+    """
+    hits, trials = stretches[stretches[:, 1] > 0].T
+    before = trials.cumsum() - trials
+    ended = np.maximum.accumulate(np.where(hits > 0, before + trials, -CALM_TRIALS))
+    ended = np.concatenate([[-CALM_TRIALS], ended[:-1]])[: len(hits)]
+    fresh = before - ended >= CALM_TRIALS
+    return RareEvents(float((hits[fresh] > 0).sum()), float(trials[fresh].sum()))
+
+
+CALM_TRIALS = 5
+"""So many in a row without a hit end an outage: one that fails half of its requests goes on."""
+
+
+def change_of_champion(view: ClusterSums, share: float, trials: int) -> float:
+    """How far the champion's share of hits is from one in other trials, in standard errors.
+
+    Customers are clusters in both: of more trials, a customer has more.
+
+    Args:
+        share: of hits in those trials.
+    """
+    hits, seen = view.champion_hits, view.champion_trials
+    if not seen:
+        return 0.0
+    pooled = (hits + share * trials) / (seen + trials)
+    effect = design_effect(view)
+    elsewhere = 1 + (effect - 1) * trials / seen
+    variance = pooled * (1 - pooled) * (effect / seen + elsewhere / trials)
+    return (hits / seen - share) / math.sqrt(variance) if variance else 0.0
+
+
+def design_effect(view: ClusterSums) -> float:
+    """How many times the variance of independent trials that of the champion's hits is; 1 or more.
+
+    Source: Kish (1965), Survey sampling, section 8.2.
+    """
+    hits, seen = view.champion_hits, view.champion_trials
+    plain = hits * (1 - hits / seen) if seen else 0.0
+    return max(_champion_variance(view) / plain, 1.0) if plain else 1.0
+
+
+def champion_events(views: Sequence[ClusterSums]) -> RareEvents:
+    """The champion's hits as events of the size that the view leaves open which leaves most."""
+    hits, trials = views[0].champion_hits, views[0].champion_trials
+    size = max((_champion_size(view) for view in views if view.champion_trials), default=1.0)
+    return RareEvents(hits / size, trials / size)
+
+
+def _champion_size(view: ClusterSums) -> float:
+    b, m, mm = view.champion_hits, view.champion_trials, view.products[9]
+    plain = b * (1 - b / m) if view.clusters > 1 else 0.0
+    return float(event_size(_champion_variance(view), plain, hits=b, alike=mm / m))
+
+
+def _champion_variance(view: ClusterSums) -> float:
+    b, m, (bb, bm, mm) = view.champion_hits, view.champion_trials, view.products[7:]
+    return (m * m * bb - 2 * b * m * bm + b * b * mm) / (m * m)
+
+
+_RATIOS = np.concatenate([[1.0], np.geomspace(1.25, 40.0, 16)])
+"""Of the challenger's share to the most that is allowed: the mixture of what it may be."""
+_PARTS = np.array([0.0, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.0])
+"""Of a champion's share to one that it may have: the mixture of what it may be."""
+_SHARES = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 48)])
+
+
+def excess_evidence(
+    views: Sequence[RareEvents], champion: RareEvents, *, more: float
+) -> npt.NDArray[np.float64]:
+    """Logarithm of the evidence that the challenger's share exceeds the champion's by over `more`.
+
+    It is an e-process: where the challenger's share is no larger, it passes log(1 / error) at any
+    look, ever, with the chance `error` at most. A view's hits are 0 or 1 in a stretch of trials (a
+    customer's day, some time): of those it need only hold that more than a share of them is not to
+    be expected. The champion's share may be any: for each, the evidence against the challenger's is
+    added to that against the champion's, and the least counts. Arms may fail together; that arms
+    fail each when the other does not is taken to be chance. Views leave out what follows an event,
+    and the champion's events do not: where both fail at some hours and customers alone, the views
+    may tell of more than there is. So `failure_gate` takes no more for proven than was counted.
+
+    Args:
+        views: the challenger's events, by clusters of one kind or another: the least tells.
+        champion: its events, clustered ones counted as one.
+
+    Source: Robbins (1970) and Howard, Ramdas, McAuliffe and Sekhon (2021), section 4.2, mixtures
+    for sums of Poisson type; Ramdas, Grünwald, Vovk and Shafer (2023), Game-theoretic statistics,
+    for the least over a composite hypothesis.
+    """
+    beyond = np.minimum.reduce([_above(view, _SHARES[1:] + more) for view in views])
+    below = np.concatenate(
+        [np.zeros((*np.shape(champion.hits), 1)), _below(champion, _SHARES[1:-1])], axis=-1
+    )
+    # between two shares: the evidence against the challenger at the upper, the champion's at the
+    # lower one, so that no share in between has less
+    return np.asarray(np.minimum.reduce(beyond + below, axis=-1))
+
+
+def _above(seen: RareEvents, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Log of a mixture of likelihood ratios of shares above each of these."""
+    hits, trials = (np.asarray(x, dtype=float)[..., None, None] for x in (seen.hits, seen.trials))
+    logs = hits * np.log(_RATIOS) - trials * shares[:, None] * (_RATIOS - 1)
+    return np.asarray(special.logsumexp(logs, axis=-1) - math.log(len(_RATIOS)))
+
+
+def _below(seen: RareEvents, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The same of shares below each of these."""
+    hits, trials = (np.asarray(x, dtype=float)[..., None, None] for x in (seen.hits, seen.trials))
+    logs = special.xlogy(hits, _PARTS) + trials * shares[:, None] * (1 - _PARTS)
+    return np.asarray(special.logsumexp(logs, axis=-1) - math.log(len(_PARTS)))
+
+
+_HALVINGS = 14
+
+
+def proven_excess(
+    views: Sequence[RareEvents], champion: RareEvents, *, error_share: float
+) -> float:
+    """How much more of its trials than the champion's the challenger hits at least; 0: nothing."""
+    wanted, low, high = math.log(1 / error_share), 0.0, 1.0
+    if excess_evidence(views, champion, more=0.0) < wanted:
+        return 0.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        is_proven = excess_evidence(views, champion, more=middle) >= wanted
+        low, high = (middle, high) if is_proven else (low, middle)
+    return low
 
 
 def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float:

@@ -16,9 +16,9 @@ from mlplatform.rollouts.verdicts.facts import (
     EXCUSED,
     FAILED,
     SCORED,
-    Facts,
     Flags,
     Integers,
+    RecordFacts,
     Subject,
 )
 
@@ -39,7 +39,7 @@ class Traffic:
         scored: the answer counts for score and decision statistics (not degraded).
         alert: the decision was an alert.
         paired: the same request was decided by the other arm too.
-        flipped: that decision differs.
+        flipped: that decision differs; or its number, by more than the tolerance.
         other_alert: that decision was one.
         late: an answer, or a copy, for which a challenger's caller would not have waited.
         latency_us: how long the answer took, or the call that carried the copy; -1: not recorded.
@@ -72,7 +72,7 @@ class Traffic:
         return len(self.unit)
 
 
-def traffic(facts: Facts, subject: Subject) -> Traffic:
+def traffic(facts: RecordFacts, subject: Subject) -> Traffic:
     """The requests that these records are of.
 
     In shadow a copy that the challenger answered is compared with the champion's decision on the
@@ -82,7 +82,7 @@ def traffic(facts: Facts, subject: Subject) -> Traffic:
     predictor behind it, is given longer, and what it answers after that is late.
     """
     if subject.role == "shadow":
-        return _shadow(facts, subject.within_us)
+        return _shadow(facts, subject)
     found = _traffic(facts)
     if subject.role == "champion":
         return found
@@ -90,7 +90,7 @@ def traffic(facts: Facts, subject: Subject) -> Traffic:
     return dataclasses.replace(found, late=late)
 
 
-def _shadow(facts: Facts, within_us: float) -> Traffic:
+def _shadow(facts: RecordFacts, subject: Subject) -> Traffic:
     # two decisions under one id: the last counts
     facts = facts.of(np.lexsort((facts.seq, facts.writer.astype(str), facts.rows["event_ms"])))
     copy, scored, lost = facts.has(COPY), facts.has(SCORED), facts.rows["lost"]
@@ -104,7 +104,11 @@ def _shadow(facts: Facts, within_us: float) -> Traffic:
     segments = facts.rows["segments"].astype(np.int64)
     segments[answered] = segments[beside]
     paired[answered] = True
-    flipped[answered] = decision[answered] != decision[beside]
+    if (quantity := subject.scale.number) is not None:
+        number = facts.rows["number"].astype(np.float64)
+        flipped[answered] = np.abs(number[answered] - number[beside]) > quantity.tolerance
+    else:
+        flipped[answered] = decision[answered] != decision[beside]
     other_alert[answered] = alert[beside]
     copied = set(ids[copy])
     uncopied = np.array([i not in copied for i in ids[decided]], dtype=bool)
@@ -115,7 +119,7 @@ def _shadow(facts: Facts, within_us: float) -> Traffic:
         paired=paired[sent],
         flipped=flipped[sent],
         other_alert=other_alert[sent],
-        late=_late_copies(found, within_us),
+        late=_late_copies(found, subject.within_us),
         dropped={
             reason: int(count)
             for number, reason in enumerate(OWN_FAILURES, start=1)
@@ -132,7 +136,7 @@ def _late_copies(found: Traffic, within_us: float) -> Flags:
     return np.asarray(~found.failed & (found.latency_us > within_us * rows), dtype=bool)
 
 
-def _traffic(facts: Facts) -> Traffic:
+def _traffic(facts: RecordFacts) -> Traffic:
     nothing = np.zeros(len(facts), dtype=bool)
     return Traffic(
         event_ms=facts.rows["event_ms"],
@@ -153,14 +157,14 @@ def _traffic(facts: Facts) -> Traffic:
     )
 
 
-def calls(facts: Facts) -> list[tuple[str, int, int]]:
+def calls(facts: RecordFacts) -> list[tuple[str, int, int]]:
     """The call of each record: copies of one call have one writer, one time of recording and one
     latency."""
     recorded, latency = (facts.rows[name].tolist() for name in ("recorded_ms", "latency_us"))
     return list(zip(facts.writer, recorded, latency, strict=True))
 
 
-def _calls(facts: Facts) -> Integers:
+def _calls(facts: RecordFacts) -> Integers:
     found = np.full(len(facts), -1, dtype=np.int64)
     copies = facts.has(COPY)
     numbers: dict[tuple[str, int, int], int] = {}

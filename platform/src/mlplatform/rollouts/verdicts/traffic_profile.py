@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.rollouts.verdicts.aggregates import MOMENT_MS, outage_bits
+from mlplatform.rollouts.verdicts.aggregates import OUTAGE_SLICE_MS, outage_bits
 from mlplatform.rollouts.verdicts.facts import Flags, Integers
+from mlplatform.rollouts.verdicts.statistics import first_of_each
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,7 +41,7 @@ class HiddenRequests:
     chance: float = 0.0
 
     @property
-    def told(self) -> float:
+    def known_positive(self) -> float:
         """Share of all requests that are let through and turn out to be positive."""
         return self.share * self.drawn * self.chance * self.positive
 
@@ -59,6 +60,8 @@ class TrafficProfile:
         failed: share (0-1) of requests that the champion failed to answer in time.
         failed_together: failures that an average one has beside it in its outage, at all of the
             traffic, beyond those that chance puts there.
+        failed_apart: the same of requests before which `CALM_TRIALS` went well: an outage, however
+            long, is one failure.
         alerts: share (0-1) of scored answers with an alert.
         alert_repeat_h: other alerts an hour by the customer of an alert, beyond those that chance
             puts there.
@@ -85,6 +88,7 @@ class TrafficProfile:
     positives: float
     speed: float = 1.0
     hidden: HiddenRequests | None = None
+    failed_apart: float = 0.0
 
     def seen(self, hours: float, share: float = 1.0) -> float:
         """Customers who are expected to send a request within `hours`, among `share` of them."""
@@ -185,6 +189,8 @@ class ProfileBuilder:
     _units: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _counts: Integers = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
     _failures: _Pieces = field(default_factory=_Pieces)
+    _apart: float = 0.0
+    _calm: float = 0.0
     _slow: tuple[_Pieces, ...] = field(default_factory=lambda: tuple(_Pieces() for _ in QUANTILES))
     _scored: int = 0
     _alerts: int = 0
@@ -213,6 +219,7 @@ class ProfileBuilder:
             return
         pieces = seen.recorded_ms[own] // self._piece_ms()
         self._failures.add(pieces, seen.failed[own])
+        self._add_events(seen.recorded_ms[own], seen.failed[own])
         self._scored += int(seen.scored[own].sum())
         self._alerts += int((seen.alert & seen.scored)[own].sum())
         if seen.hiding is not None:
@@ -248,6 +255,7 @@ class ProfileBuilder:
             positives=math.nan if self._positives is None else self._positives / self._requests,
             speed=self.speed,
             hidden=self._hidden_requests(),
+            failed_apart=self._apart / self._calm if self._calm else self._failures.share,
         )
 
     def _hidden_requests(self) -> HiddenRequests | None:
@@ -257,7 +265,13 @@ class ProfileBuilder:
 
     def _piece_ms(self) -> int:
         span_ms = self.days * 24 * HOUR_MS / self.speed
-        return MOMENT_MS << outage_bits(int(span_ms) // MOMENT_MS + 1)
+        return OUTAGE_SLICE_MS << outage_bits(int(span_ms) // OUTAGE_SLICE_MS + 1)
+
+    def _add_events(self, recorded_ms: Integers, failed: Flags) -> None:
+        in_time = failed[np.argsort(recorded_ms, kind="stable")]
+        events = first_of_each(np.stack((in_time, np.ones_like(in_time)), axis=1).astype(np.int64))
+        self._apart += float(events.hits)
+        self._calm += float(events.trials)
 
     def _add_latency(self, pieces: Integers, latency_us: Integers) -> None:
         timed = latency_us > 0

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from mlplatform.rollouts.verdicts.statistics import Difference
+from mlplatform.rollouts.verdicts.statistics import ClusterSums, Difference, change_of_champion
 from mlplatform.runtime.figures import percent
 
 Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
 
 NEARLY_CERTAIN = 0.001
 """A smaller error is given as "more than 99.9 % certain": further digits tell a reader nothing."""
-LEAST_TOLD = 0.001
+LEAST_IN_TWO_PLACES = 0.001
 """A smaller share has more than two places after its point."""
 
 
@@ -35,8 +35,52 @@ class Gate:
     @property
     def headline(self) -> str:
         """The first sentence of the reason, which is the verdict in plain words."""
-        said = self.reason.partition(". ")[0].rstrip(".")
-        return f"{said[:1].upper()}{said[1:]}."
+        sentence = self.reason.partition(". ")[0].rstrip(".")
+        return f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """How a gate's interval is drawn over time, by names of the values in its evidence.
+
+    Args:
+        axis: what the picture's height is.
+        unit: of a harm.
+        harm: to which side it is: `more`; `either`; `fewer`, below `band_low`; `slower`, over the
+            allowed ratio.
+        stops: whether the value `stop` is a line beyond which the challenger is stopped.
+        arms: what the two arms' own numbers are; empty: they need no words.
+        of_arms: the values of challenger and champion.
+        arm_unit: theirs; `ms` of values in microseconds.
+    """
+
+    axis: str
+    unit: Literal["percent", "points"]
+    harm: Literal["more", "either", "fewer", "slower"]
+    stops: bool = False
+    arms: str = ""
+    of_arms: tuple[str, str] = ("challenger", "champion")
+    arm_unit: Literal["percent", "ms"] = "percent"
+
+
+@dataclass(frozen=True, slots=True)
+class PairWords:
+    """How pairs that the arms decided differently are told of, by a model's task."""
+
+    topic: str
+    trials: str
+    lacking: str
+    counted: str
+
+
+PAIR_WORDS: Final[Mapping[str, PairWords]] = {
+    "binary": PairWords("alerts", "payments", "no arm has flagged a request that both decided",
+        "One arm alone flagged {only:,} of the {either:,} requests that either flagged"),
+    "classes": PairWords("classes", "requests", "both arms have to have decided a request",
+        "They decided another class for {only:,} of {either:,} requests"),
+    "real": PairWords("numbers", "requests", "both arms have to have given a request a number",
+        "Their numbers lie further apart than the tolerance for {only:,} of {either:,} requests"),
+}  # fmt: skip
 
 
 def number_of(value: float) -> float | None:
@@ -68,13 +112,59 @@ class Bound:
     limit: float
     tolerance: float | None
 
-    def verdict(self, stop_low: float, pass_high: float) -> Verdict:
-        """Of harm that lies above `stop_low` and below `pass_high`; NaN proves nothing."""
+    def verdict(self, stop_low: float, pass_high: float, counted: float = 0.0) -> Verdict:
+        """The verdict on harm between `stop_low` and `pass_high`; NaN proves nothing.
+
+        Args:
+            counted: the harm by what was counted; beyond the limit, the step waits for more.
+        """
         if stop_low > self.limit:
             return "UNHEALTHY"
-        if self.tolerance is None or pass_high <= self.tolerance:
+        if self.tolerance is None or (pass_high <= self.tolerance and counted <= self.limit):
             return "HEALTHY"
         return "INCONCLUSIVE"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What replaying recent requests through both bundles predicted.
+
+    Args:
+        alert_ratio: the challenger's share of alerts over the champion's.
+        alert_share: the challenger's, of all requests; None: its report does not say.
+        replayed: whether both versions were; where not, the other numbers are those of arms that
+            decide alike, and a disagreement proves nothing.
+        disagreement: of the requests on which either arm raises an alert, the share on which only
+            one does.
+        requests: that both versions decided; 0: not known, and the other numbers are taken as
+            exact.
+    """
+
+    alert_ratio: float
+    disagreement: float
+    alert_share: float | None = None
+    replayed: bool = True
+    requests: int = 0
+
+    @property
+    def ratio_variance(self) -> float:
+        """The ratio's variance, as a share of it: few alerts of one arm alone tell it roughly."""
+        if not self.requests or not self.alert_share or not self.alert_ratio:
+            return 0.0
+        own, other = self.alert_share, self.alert_share / self.alert_ratio
+        both = (own + other) * (1 - self.disagreement) / (2 - self.disagreement)
+        return max(own + other - 2 * both, 0.0) / (own * other * self.requests)
+
+    def champion_change(self, view: ClusterSums) -> float:
+        """How far the champion's share of alerts is from that which replay saw of it, in standard
+        errors; endless: replay did not see it."""
+        if not self.requests or not self.alert_share or not self.alert_ratio:
+            return math.inf
+        return abs(change_of_champion(view, self.alert_share / self.alert_ratio, self.requests))
+
+
+ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0, replayed=False)
+"""Where nothing was predicted for this pair of versions, they are to raise as many alerts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +177,7 @@ class Harm:
         figures: what was counted, in sentences.
         stop_low, pass_high: the bounds; NaN where nothing can be said.
         unit: how a harm is written.
+        counted: the harm by what was counted, where a step is not passed beyond the limit.
     """
 
     proven: str
@@ -96,30 +187,33 @@ class Harm:
     stop_low: float
     pass_high: float
     unit: Callable[[float], str]
+    counted: float = 0.0
 
 
-def bounded(
+def harm_gate(
     name: str, harm: Harm, bound: Bound, errors: Errors, values: dict[str, float | int | None]
 ) -> Gate:
     """The gate on a harm: a sentence that is the verdict, one of figures, one of what is asked."""
-    verdict = bound.verdict(harm.stop_low, harm.pass_high)
+    verdict = bound.verdict(harm.stop_low, harm.pass_high, harm.counted)
     if verdict == "UNHEALTHY":
-        said = f"{harm.proven} ({sure(errors.stop)})."
+        sentence = f"{harm.proven} ({sure(errors.stop)})."
         asked = f"The limit is {harm.unit(bound.limit)}."
     elif bound.tolerance is None:
-        said = (
+        sentence = (
             "No harm beyond the limit is proven, and this step asks for no more. "
             f"{harm.still_open} ({sure(errors.missed)})."
         )
         asked = f"The limit is {harm.unit(bound.limit)}."
     else:
         shown = harm.excluded if verdict == "HEALTHY" else harm.still_open
-        said = f"{shown} ({sure(errors.missed)})."
+        sentence = f"{shown} ({sure(errors.missed)})."
         asked = f"Allowed: {harm.unit(bound.tolerance)}."
+        if harm.counted > bound.limit:
+            asked += f" In what was counted it may be {harm.unit(bound.limit)}."
     held_to = {
         "stop": bound.limit, "limit": bound.tolerance, "proven": number_of(harm.stop_low)
     }  # fmt: skip
-    return Gate(name, verdict, f"{said} {harm.figures} {asked}", values | held_to)
+    return Gate(name, verdict, f"{sentence} {harm.figures} {asked}", values | held_to)
 
 
 def difference_values(found: Difference) -> dict[str, float | int | None]:
@@ -154,7 +248,7 @@ def of_all(hits: int, trials: int, what: str) -> str:
     if not trials:
         return f"{hits:,} of {trials:,} {what}"
     share = hits / trials
-    few = 0 < share < LEAST_TOLD
+    few = 0 < share < LEAST_IN_TWO_PLACES
     return f"{hits:,} of {trials:,} {what} ({in_percent(share) if few else percent(share)})"
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.policies.decision_scale import DecisionScale
-from mlplatform.rollouts.verdicts.hidden import PartlySeen
+from mlplatform.rollouts.verdicts.hidden import PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors, number_of
 
@@ -93,7 +93,7 @@ class Segment(_Counts, frozen=True):
     flips: int
 
 
-class PositivesFound(_Counts, frozen=True):
+class PositiveCounts(_Counts, frozen=True):
     """What one bundle's own alerts find among requests of which the outcome is known.
 
     Args:
@@ -122,8 +122,8 @@ class LabelCounts(_Counts, frozen=True):
     immature: int
     hidden: int
     capacity: float
-    reference: PositivesFound
-    candidate: PositivesFound
+    reference: PositiveCounts
+    candidate: PositiveCounts
     more: float | None
     low: float | None
     high: float | None
@@ -213,7 +213,7 @@ def _known(requests: Requests, capacity: float) -> LabelCounts:
     mature = known | requests.hidden
     champion = requests.reference.score[mature]
     seen = Outcomes(
-        requests=PartlySeen(
+        requests=PartialOutcomes(
             unit=requests.unit[mature],
             positive=requests.outcome[mature] == POSITIVE,
             seen=known[mature],
@@ -231,7 +231,7 @@ def _known(requests: Requests, capacity: float) -> LabelCounts:
     recall = recall_at_capacity(seen, capacity=capacity, errors=errors)
     alerts = [arm.alert[known] for arm in (requests.reference, requests.candidate)]
     reference, candidate = (
-        PositivesFound(int(flags.sum()), int((flags & positive).sum()), caught)
+        PositiveCounts(int(flags.sum()), int((flags & positive).sum()), caught)
         for flags, caught in zip(
             alerts, (recall.champion.caught, recall.challenger.caught), strict=True
         )

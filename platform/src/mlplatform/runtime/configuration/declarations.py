@@ -66,7 +66,7 @@ class Group:
 
     title: str
     settings: tuple[Setting, ...]
-    said: str = ""
+    note: str = ""
 
 
 # A row is what it is of, and below it what it means.
@@ -102,7 +102,7 @@ GROUPS: Final = (
                 "processes of heavy jobs (fits, batch scoring) at a time; 0: each flow run's own"),
         Setting("KEY_FILE", kinds.SECRET_FILE, "", ("commands",),
                 "your key, for commands that ask who you are", place=None),
-    ), said=(
+    ), note=(
         "A home remembers the settings of its last start (`run/settings.json`): commands from any "
         "shell find the platform\nthat runs there, and the next start takes over ports, profile "
         "and clock where no variable is set. A variable that\nnames others than the running "
@@ -111,8 +111,6 @@ GROUPS: Final = (
     Group("Scoring and recording", (
         Setting("GATEWAYS", number(1, 64, "gateway processes"), "1", ("gateway", _UP),
                 "gateway processes that answer together on the gateway's port, about one a core"),
-        Setting("MAX_IN_FLIGHT", number(1, 100_000, "requests at a time"), "1024", ("gateway",),
-                "requests that one gateway process answers at a time"),
         Setting("DURABILITY", kinds.Durability, "process",
                 ("gateway", "log-replicator", "page", *_WORK),
                 "`disk`: an answer survives a power cut too"),
@@ -130,7 +128,7 @@ GROUPS: Final = (
         Setting("TRACE_SHARE", kinds.SHARE, "0.01", ("gateway", "worker"),
                 "share of ordinary requests (answered, not slow, not degraded) whose traces are "
                 "kept"),
-    ), said="`docs/signals.md` lists what is emitted."),
+    ), note="`docs/signals.md` lists what is emitted."),
     Group("Tokens of an OpenID Connect issuer", (
         Setting("OIDC_ISSUER", kinds.ISSUER, "", ("gateway",),
                 "the issuer, as it stands in the claim `iss`", place="oidc.url",
@@ -142,13 +140,11 @@ GROUPS: Final = (
         Setting("OIDC_JWKS_URL", kinds.ISSUER, "", ("gateway",),
                 "where its public keys are; empty: as its discovery document says",
                 place="oidc.jwks_url", needs=("OIDC_ISSUER",)),
-        Setting("OIDC_LEEWAY_S", number(0, 300, "seconds"), "30", ("gateway",),
-                "how far the issuer's clock and this one may differ", place="oidc.leeway_s"),
         Setting("OIDC_CLIENT_CLAIM", kinds.CLAIM, "client_id", ("gateway",),
                 "the claim that names the client", place="oidc.client_claim"),
         Setting("OIDC_SCOPES_CLAIM", kinds.CLAIM, "scope", ("gateway",),
                 "the claim that holds its scopes", place="oidc.scopes_claim"),
-    ), said=(
+    ), note=(
         "They are taken beside API keys once issuer and audience are set; `docs/security.md` "
         "says what a token must have."
     )),
@@ -176,7 +172,7 @@ GROUPS: Final = (
                 "the claim that lists a person's groups", place="identity_provider.groups_claim"),
         Setting("SIGN_IN_NAME_CLAIM", kinds.CLAIM, "preferred_username", ("page",),
                 "the claim that has a person's name", place="identity_provider.name_claim"),
-    ), said=(
+    ), note=(
         "People sign in there beside those with keys of this platform; `docs/security.md` says "
         "what a token must have and what the file of roles holds. Not set: keys alone."
     )),
@@ -226,7 +222,7 @@ GROUPS: Final = (
         Setting("ALERTMANAGER_URL", kinds.ISSUER, "", ("page",),
                 "the Alertmanager whose firing alerts the page shows; empty: it shows none",
                 place="servers.alertmanager"),
-    ), said=(
+    ), note=(
         "`docs/cluster.md` says when to use which. Left empty, each is in the home folder or on "
         "this machine."
     )),
@@ -264,5 +260,9 @@ GROUPS: Final = (
 SETTINGS: Final = tuple(s for group in GROUPS for s in group.settings)
 DEFAULTS: Final = {s.name: s.default for s in SETTINGS}
 """Name without `PREFIX` → default."""
+
+CONSTANTS: Final = {"MAX_IN_FLIGHT": "1024", "OIDC_LEEWAY_S": "30"}
+"""Settings of earlier releases → what they always are now. A variable that says so is no mistake:
+a supervisor of such a release, which runs, hands them down to children of this one."""
 
 PORTS: Final = tuple(s for s in SETTINGS if s.name.endswith("_PORT"))

@@ -17,7 +17,6 @@ class Issuer:
         url: exactly as it stands in the claim `iss`.
         audience: what must stand in the claim `aud`: the name of this API at the issuer.
         jwks_url: where its public keys are; empty: as its discovery document says.
-        leeway_s: how far the issuer's clock and ours may differ.
         client_claim: whose value is the client's name.
         scopes_claim: whose value is its scopes, as one text with spaces or as a list.
     """
@@ -25,7 +24,6 @@ class Issuer:
     url: str
     audience: str
     jwks_url: str = ""
-    leeway_s: int = int(DEFAULTS["OIDC_LEEWAY_S"])
     client_claim: str = DEFAULTS["OIDC_CLIENT_CLAIM"]
     scopes_claim: str = DEFAULTS["OIDC_SCOPES_CLAIM"]
 

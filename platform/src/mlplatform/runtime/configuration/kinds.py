@@ -23,7 +23,7 @@ Level = Literal["debug", "info", "warning"]
 
 
 class TrustworthyUrl(str):
-    """Of keys that are their owner's: see `is_trustworthy`."""
+    """A URL of keys that are their owner's: see `is_trustworthy`."""
 
     __slots__ = ()
 
@@ -92,16 +92,16 @@ def address(form: str) -> Any:
     return Annotated[str, Meta(description=form)]
 
 
-def parse(kind: Any, given: str) -> Any:
+def parse(kind: Any, text: str) -> Any:
     """The value of a text; paths become absolute.
 
     Raises:
         msgspec.ValidationError: it is none of that type.
     """
-    return msgspec.convert(given, kind, strict=False, dec_hook=_own)
+    return msgspec.convert(text, kind, strict=False, dec_hook=_own)
 
 
-def wanted(kind: Any) -> str:
+def kind_in_words(kind: Any) -> str:
     """What a text of that type is, in words."""
     if hasattr(kind, "__metadata__"):
         return str(kind.__metadata__[0].description)
@@ -121,15 +121,15 @@ def is_trustworthy(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
 
 
-def _own(kind: type, given: str) -> Any:
-    if kind is TrustworthyUrl and not is_trustworthy(given):
-        raise ValueError(given)
+def _own(kind: type, text: str) -> Any:
+    if kind is TrustworthyUrl and not is_trustworthy(text):
+        raise ValueError(text)
     if kind is Folders:
-        parts = given.split(os.pathsep)
+        parts = text.split(os.pathsep)
         if not all(part.strip() for part in parts):
-            raise ValueError(given)
+            raise ValueError(text)
         return Folders(dict.fromkeys(folder for part in parts for folder in _folders(part)))
-    return Path(given).absolute() if kind is Path else kind(given)
+    return Path(text).absolute() if kind is Path else kind(text)
 
 
 def _folders(part: str) -> tuple[Path, ...]:

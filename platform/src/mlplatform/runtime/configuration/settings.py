@@ -77,6 +77,10 @@ class Home:
         return self.root / "online.db"
 
     @property
+    def pushes_db(self) -> Path:
+        return self.root / "pushes.db"
+
+    @property
     def admission_db(self) -> Path:
         return self.root / "admission.db"
 
@@ -119,7 +123,7 @@ class Home:
         return self.root / "measured"
 
     @property
-    def looks(self) -> Path:
+    def interim_analyses(self) -> Path:
         """What passes saw of the gates, a file for each step of a rollout, for pictures."""
         return self.root / "looks"
 
@@ -252,7 +256,7 @@ class OnKServe:
     prometheus: str | None = None
 
     def storage_uri(self, folder: Path) -> str:
-        """Of a bundle's folder."""
+        """The address of a bundle's folder."""
         return f"{self.bundles}/{folder.name}"
 
 
@@ -297,8 +301,6 @@ class Settings:
     gateways: int = int(DEFAULTS["GATEWAYS"])
     durability: Durability = "process"
     spill_max_mib: int = int(DEFAULTS["SPILL_MAX_MIB"])
-    max_in_flight: int = int(DEFAULTS["MAX_IN_FLIGHT"])
-    """Requests that one gateway process answers at a time."""
     kafka: Brokers | None = None
     gateway_grpc_port: int = 0
     oidc: Issuer | None = None
@@ -325,7 +327,7 @@ class Settings:
 
     @property
     def gateway_grpc_target(self) -> str | None:
-        """As clients of gRPC take it; None where none listens."""
+        """The target that clients of gRPC take; None where none listens."""
         return f"127.0.0.1:{self.gateway_grpc_port}" if self.gateway_grpc_port else None
 
     @property
@@ -402,7 +404,7 @@ def home_of(environment: Mapping[str, str]) -> Home:
 
 
 def log_level(environment: Mapping[str, str]) -> Level:
-    """From which on a process writes lines, for one that needs no other setting.
+    """The level from which a process writes lines, for one that needs no other setting.
 
     Raises:
         ConfigInvalid: it is none.

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mlplatform.runtime.configuration import kinds
-from mlplatform.runtime.configuration.declarations import PREFIX, SETTINGS, Setting
+from mlplatform.runtime.configuration.declarations import CONSTANTS, PREFIX, SETTINGS, Setting
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.storage.addresses import without_secrets
 
@@ -44,19 +44,19 @@ def parse(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[ConfigIn
 
 
 def value(setting: Setting, environment: Mapping[str, str]) -> Any:
-    """Of one setting; None where it is empty and may be.
+    """The value of one setting; None if it is empty and may be.
 
     Raises:
         ConfigInvalid: names the variable, its value and what is wanted.
     """
-    given = environment.get(setting.variable, setting.default)
-    if given == setting.default == "":
+    text = environment.get(setting.variable, setting.default)
+    if text == setting.default == "":
         return None
     try:
-        return kinds.parse(setting.type, given)
+        return kinds.parse(setting.type, text)
     except (msgspec.ValidationError, UnicodeError):  # they may show the value, and say no more
-        wanted = kinds.wanted(setting.type)
-        raise ConfigInvalid(setting.variable, without_secrets(given), wanted) from None
+        wanted = kinds.kind_in_words(setting.type)
+        raise ConfigInvalid(setting.variable, without_secrets(text), wanted) from None
 
 
 def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
@@ -66,6 +66,11 @@ def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
     """
     for name in sorted(environment):
         if name.startswith(PREFIX) and not _known(name, environment[name]):
+            constant = CONSTANTS.get(name.removeprefix(PREFIX))
+            if constant is not None:
+                wanted = f"no such variable: it is {constant} in every installation; remove it"
+                yield ConfigInvalid("a variable of the environment", name, wanted)
+                continue
             settings = sorted(s.name for s in SETTINGS)
             near = difflib.get_close_matches(name.removeprefix(PREFIX), settings, n=1)
             wanted = f"{PREFIX}{near[0]}" if near else "a setting that docs/settings.md names"
@@ -81,16 +86,16 @@ def _lonely(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
         if environment.get(setting.variable) and not environment.get(PREFIX + other)
     }
     for name, setting in lacking.items():
-        wanted = f"{kinds.wanted(_BY_VARIABLE[name].type)}, as {setting.variable} is set"
+        wanted = f"{kinds.kind_in_words(_BY_VARIABLE[name].type)}, as {setting.variable} is set"
         yield ConfigInvalid(name, "", wanted)
 
 
 def _missing_in_cluster(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
-    """In a cluster no server is left out by oversight."""
+    """Servers that a cluster must name: none is left out by oversight."""
     if environment.get(f"{PREFIX}PROFILE") != "cluster":
         return
     lines = [
-        f"\n  {s.variable}: {kinds.wanted(s.type)} ({s.meaning})"
+        f"\n  {s.variable}: {kinds.kind_in_words(s.type)} ({s.meaning})"
         for s in SETTINGS
         if s.in_cluster and not environment.get(s.variable)
         if not s.unless or not environment.get(PREFIX + s.unless)
@@ -102,4 +107,7 @@ def _missing_in_cluster(environment: Mapping[str, str]) -> Iterator[ConfigInvali
 
 def _known(name: str, text: str) -> bool:
     ours = name in _BY_VARIABLE or name in HANDED_DOWN or OF_TESTS.fullmatch(name)
+    constant = CONSTANTS.get(name.removeprefix(PREFIX))
+    if constant is not None:
+        return text in ("", constant)
     return bool(ours or OF_SERVICES.fullmatch(name) or OF_A_PORT.fullmatch(text))

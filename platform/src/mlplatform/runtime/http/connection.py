@@ -51,7 +51,9 @@ _HOST: Final = re.compile(
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_TOLD: Final = frozenset(("too-many-connections", "slow-request", "slow-reader", "head-too-large"))
+_REPORTED: Final = frozenset(
+    ("too-many-connections", "slow-request", "slow-reader", "head-too-large")
+)
 """Ends that a person should know of; what is merely no HTTP is counted."""
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,7 @@ class Application(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class HttpLimits:
     """What connections may ask for.
 
     Args:
@@ -99,13 +101,13 @@ class Limits:
     body_bytes: int = MAX_BODY_BYTES
 
 
-class Shared:
+class ServerState:
     """What the connections of one server have in common."""
 
     def __init__(
         self,
         application: Application,
-        limits: Limits,
+        limits: HttpLimits,
         ended: EndedConnections | None = None,
     ) -> None:
         self.application = application
@@ -145,7 +147,7 @@ class Shared:
     def count_end(self, connection: Connection, reason: str) -> None:
         """A connection is ended for what it did."""
         self.application.ended(reason)
-        if self._ended is not None and reason in _TOLD and connection in self.open:
+        if self._ended is not None and reason in _REPORTED and connection in self.open:
             self._ended.count(reason, self.open.peer(connection))
 
     def close(self) -> None:
@@ -209,7 +211,7 @@ class Connection(asyncio.Protocol):
         "_url",
     )
 
-    def __init__(self, shared: Shared) -> None:
+    def __init__(self, shared: ServerState) -> None:
         self._shared = shared
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Request] = deque()
@@ -338,7 +340,7 @@ class Connection(asyncio.Protocol):
         path = self._shared.path(self._url) if method != "CONNECT" else self._url.decode()
         request = Request(method, path, headers, is_last=is_last, limit_bytes=limits.body_bytes)
         if self._is_stranger:
-            request.let_in = self._let_in
+            request.admit = self._admit
         self._discarded = 0
         length = headers.get(b"content-length", b"")
         if len(length) > 5 and int(length) > limits.body_bytes:
@@ -440,7 +442,7 @@ class Connection(asyncio.Protocol):
             self._since_s = time.monotonic()
 
     def _go_on(self) -> None:
-        """With the next request, the last word, or reading."""
+        """Goes on with the next request, the last word, or reading."""
         while self._queue and self._current is None and not self._is_write_paused:
             self._start(self._queue.popleft())
         if self._queue or self._is_closing:
@@ -535,8 +537,8 @@ class Connection(asyncio.Protocol):
         Source: RFC 9112 section 9.6.
         """
         self._is_closing = self._read_closed = True
-        has_said_all = self._is_last and not self._is_arriving and not self._is_paused
-        if self._is_heard_out or has_said_all:
+        has_sent_all = self._is_last and not self._is_arriving and not self._is_paused
+        if self._is_heard_out or has_sent_all:
             self._transport.close()
             return
         self._transport.write_eof()
@@ -629,7 +631,7 @@ class Connection(asyncio.Protocol):
             except httptools.HttpParserError as error:
                 self._stop(error)
 
-    def _let_in(self) -> None:
+    def _admit(self) -> None:
         self._is_stranger = not self._shared.open.admit(self)
 
     def _want(self) -> None:

@@ -16,21 +16,21 @@ class EndedConnections:
     """Counts connections that were ended, and keeps one refusal a minute that says how many.
 
     Args:
-        door: of which listener.
+        listener: its name.
         refusals: of the home; None: nothing is kept.
     """
 
     def __init__(
         self,
-        door: str,
+        listener: str,
         refusals: Refusals | None,
         *,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._door = door
+        self._listener = listener
         self._refusals = refusals
         self._clock_s = clock_s
-        self._told_s = float("-inf")
+        self._kept_s = float("-inf")
         self._reasons: Counter[str] = Counter()
         self._peers: Counter[str] = Counter()
 
@@ -41,9 +41,9 @@ class EndedConnections:
     def tell(self) -> None:
         """Keep what was counted, unless that was done less than a minute ago."""
         now_s = self._clock_s()
-        if not self._reasons or now_s - self._told_s < EVERY_S:
+        if not self._reasons or now_s - self._kept_s < EVERY_S:
             return
-        self._told_s = now_s
+        self._kept_s = now_s
         if self._refusals is not None:
             self._refusals.keep(self._refusal())
         self._reasons.clear()
@@ -55,7 +55,7 @@ class EndedConnections:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common())
         return Refusal(
             wall_ms=time.time_ns() // 1_000_000,
-            door=self._door,
+            door=self._listener,
             who=UNKNOWN if of_peer < total else peer,
             asked=f"connections: {total}",
             why=f"ended: {reasons}",

@@ -26,7 +26,7 @@ _ACCEPT: Final = {"accept": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Limits:
+class _FetchLimits:
     timeout_s: float
     most_bytes: int
 
@@ -41,7 +41,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class _InTime(io.RawIOBase):
     """What a socket receives until a moment and up to a size; its own timeout is for each read."""
 
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, limits: _Limits) -> None:
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, limits: _FetchLimits) -> None:
         self._sock = sock
         self._raw = raw
         self._limits = limits
@@ -69,14 +69,14 @@ class _InTime(io.RawIOBase):
 
 class _Response(HTTPResponse):
     def __init__(
-        self, limits: _Limits, sock: socket.socket, *arguments: Any, **options: Any
+        self, limits: _FetchLimits, sock: socket.socket, *arguments: Any, **options: Any
     ) -> None:
         super().__init__(sock, *arguments, **options)
         self.fp = io.BufferedReader(_InTime(sock, self.fp.detach(), limits))
 
 
 def _connection(
-    kind: type[HTTPConnection], limits: _Limits, host: str, **options: Any
+    kind: type[HTTPConnection], limits: _FetchLimits, host: str, **options: Any
 ) -> HTTPConnection:
     made = kind(host, **options)
     made.response_class = partial(_Response, limits)  # type: ignore[assignment]
@@ -84,7 +84,7 @@ def _connection(
 
 
 class _Plain(urllib.request.HTTPHandler):
-    def __init__(self, limits: _Limits) -> None:
+    def __init__(self, limits: _FetchLimits) -> None:
         super().__init__()
         self._limits = limits
 
@@ -94,7 +94,7 @@ class _Plain(urllib.request.HTTPHandler):
 
 
 class _Secure(urllib.request.HTTPSHandler):
-    def __init__(self, limits: _Limits) -> None:
+    def __init__(self, limits: _FetchLimits) -> None:
         super().__init__()
         self._limits = limits
 
@@ -114,7 +114,7 @@ def fetched(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
         Unavailable: there is none.
     """
     request = urllib.request.Request(url, headers=_ACCEPT)  # noqa: S310
-    return _body(request, _Limits(timeout_s, most_bytes))
+    return _body(request, _FetchLimits(timeout_s, most_bytes))
 
 
 def posted(
@@ -130,7 +130,7 @@ def posted(
     Raises:
         Unavailable: there is none, or the server failed or points elsewhere.
     """
-    limits = _Limits(timeout_s, most_bytes)
+    limits = _FetchLimits(timeout_s, most_bytes)
     request = urllib.request.Request(  # noqa: S310
         url, urlencode(form).encode("ascii"), {**_ACCEPT, **headers}
     )
@@ -143,7 +143,7 @@ def posted(
         return refusal.code, _read(refusal, url, limits)
 
 
-def _body(request: urllib.request.Request, limits: _Limits) -> bytes:
+def _body(request: urllib.request.Request, limits: _FetchLimits) -> bytes:
     url = request.full_url
     opener = urllib.request.build_opener(_NoRedirects, _Plain(limits), _Secure(limits))
     try:
@@ -153,7 +153,7 @@ def _body(request: urllib.request.Request, limits: _Limits) -> bytes:
     return _read(response, url, limits)
 
 
-def _read(response: Any, url: str, limits: _Limits) -> bytes:
+def _read(response: Any, url: str, limits: _FetchLimits) -> bytes:
     try:
         with response:
             body: bytes = response.read(limits.most_bytes + 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hmac
 import os
+import secrets
 import socket
 import threading
 from pathlib import Path
@@ -13,15 +15,56 @@ from typing import Final
 import msgspec
 
 from mlplatform.runtime.errors import ConfigInvalid
-from mlplatform.runtime.http.connection import Answer, Limits
+from mlplatform.runtime.http.connection import Answer, HttpLimits
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.messages import Refusal, Reply, Request, line
 from mlplatform.runtime.http.server import BACKLOG, Server
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry.prometheus import Registry
+from mlplatform.runtime.telemetry.refusals import Refusals
 
-LIMITS: Final = Limits(connections=256, strangers=64, body_bytes=1024)
+LIMITS: Final = HttpLimits(connections=256, strangers=64, body_bytes=1024)
 _TEXT: Final = (line(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
+
+
+def add_options(parser: argparse.ArgumentParser, *, must_be_read: bool) -> None:
+    """Adds where a process shows its metrics, and who may read them.
+
+    Args:
+        must_be_read: else the process may be started without a token, and nobody reads them.
+    """
+    parser.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
+    parser.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
+    parser.add_argument(
+        "--token-file", type=Path, required=must_be_read, help="holds the bearer token of /metrics"
+    )
+
+
+class MetricsListener:
+    """The metrics of one process, and the listener that shows them once the process works."""
+
+    def __init__(self, process: str, options: argparse.Namespace) -> None:
+        self.registry = Registry()
+        self._process = process
+        self._options = options
+
+    def begin(self, refusals: Refusals) -> None:
+        """Show the metrics from now on, and say where in the address file.
+
+        Args:
+            refusals: where connections are kept that were ended for what they did.
+
+        Raises:
+            ConfigInvalid: the token's file can't be read, or is empty.
+        """
+        options = self._options
+        token = read_token(options.token_file) if options.token_file else secrets.token_hex(16)
+        ended = EndedConnections(self._process, refusals)
+        port = listen(self.registry, token, port=options.port, host=options.host, ended=ended)
+        if options.address_file is not None:
+            address = {"port": port, "pid": os.getpid()}
+            write_atomically(options.address_file, msgspec.json.encode(address))
 
 
 def listen(
@@ -68,12 +111,6 @@ def read_token(path: Path) -> str:
         raise ConfigInvalid("--token-file", str(path), f"a file ({error.strerror})") from error
 
 
-def tell(address_file: Path, port: int) -> None:
-    """Say in a file where this process listens."""
-    address = {"port": port, "pid": os.getpid()}
-    write_atomically(address_file, msgspec.json.encode(address))
-
-
 class _Metrics:
     """An application that shows a registry."""
 
@@ -86,10 +123,10 @@ class _Metrics:
             return Reply(b"ok", _TEXT)
         if request.path != "/metrics":
             return Reply(b"", _TEXT, 404)
-        given = request.headers.get(b"authorization", b"")
-        if not hmac.compare_digest(given, self._authorization):
+        header = request.headers.get(b"authorization", b"")
+        if not hmac.compare_digest(header, self._authorization):
             return Reply(b"", _TEXT, 401)
-        request.let_in()
+        request.admit()
         if request.method not in ("GET", "HEAD"):
             return Reply(b"", (*_TEXT, line(b"allow", b"GET, HEAD")), 405)
         return self._shown()

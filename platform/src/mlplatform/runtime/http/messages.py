@@ -92,6 +92,7 @@ class Request:
         "_body",
         "_limit_bytes",
         "_waiter",
+        "admit",
         "headers",
         "is_answered",
         "is_broken",
@@ -99,7 +100,6 @@ class Request:
         "is_taken",
         "is_too_large",
         "is_whole",
-        "let_in",
         "method",
         "path",
         "task",
@@ -123,7 +123,7 @@ class Request:
         self.is_taken = self.is_answered = False  # by the application, or to be as its turn comes
         self.wanted: Callable[[], None] | None = None
         """Tells a sender that waits for it (Expect) that its body is wanted."""
-        self.let_in: Callable[[], object] = _nothing
+        self.admit: Callable[[], object] = _nothing
         """Tells the connection that the sender of this request has proven who it is."""
         self.task: asyncio.Task[None] | None = None
         self._limit_bytes = limit_bytes

@@ -35,13 +35,13 @@ class Peers:
     One question takes 13 microseconds, however many sockets there are. Source: sock_diag(7).
     """
 
-    def __init__(self, given: SubordinateIds | None = None) -> None:
-        self._given = given or SubordinateIds()
+    def __init__(self, subordinate_ids: SubordinateIds | None = None) -> None:
+        self._subordinate_ids = subordinate_ids or SubordinateIds()
         self._asked = 0
         self._kernel = _kernel()
 
     def of(self, local: Any, remote: Any) -> str:
-        """Of a TCP connection by its two ends, `(address, port, ...)` each."""
+        """The peer of a TCP connection, by its two ends, `(address, port, ...)` each."""
         if not isinstance(remote, tuple) or not isinstance(local, tuple):
             return f"uid {os.getuid()}"  # a socket in a folder that is ours alone
         address = str(remote[0])
@@ -52,11 +52,13 @@ class Peers:
         except (OSError, struct.error) as error:
             # A kernel that does not answer is not waited for at each connection.
             log.warning(
-                "users of this machine can't be told apart; all count as one peer: %s", error
+                "the users of connections are not known any more; this machine counts as"
+                " one peer: %s",
+                error,
             )
             self.close()
             return address
-        return address if uid is None else f"uid {self._given.owner(uid)}"
+        return address if uid is None else f"uid {self._subordinate_ids.owner(uid)}"
 
     def close(self) -> None:
         """Ask no more; peers are addresses from now on."""
@@ -86,7 +88,9 @@ def _kernel() -> socket.socket | None:
     try:
         made = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG)
     except (AttributeError, OSError) as error:
-        log.info("users of this machine can't be told apart by their connections: %s", error)
+        log.info(
+            "the users of connections are not known; this machine counts as one peer: %s", error
+        )
         return None
     made.settimeout(_ANSWER_S)
     return made

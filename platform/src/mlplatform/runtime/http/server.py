@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import signal
 import socket
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +12,9 @@ from typing import Final
 
 import uvloop
 
-from mlplatform.runtime.http.connection import Application, Connection, Limits, Shared
+from mlplatform.runtime.http.connection import Application, Connection, HttpLimits, ServerState
 from mlplatform.runtime.http.ended_connections import EndedConnections
-from mlplatform.runtime.processes import shutdown_signals
+from mlplatform.runtime.processes.shutdown_signals import called_at_signals
 
 BACKLOG: Final = 512
 OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
@@ -86,15 +84,15 @@ class Server:
         application: Application,
         sockets: Sequence[socket.socket],
         life: Life | None = None,
-        limits: Limits | None = None,
+        limits: HttpLimits | None = None,
         ended: EndedConnections | None = None,
     ) -> None:
         self._application = application
         self._sockets = sockets
         self._life = life or Life()
-        self._limits = limits or Limits()
+        self._limits = limits or HttpLimits()
         self._ended = ended
-        self._told_to_end = asyncio.Event()
+        self._ending = asyncio.Event()
         self._is_forced = False
         self.gave_up = False
         self._look_s = min(LOOK_S, self._limits.arrival_s / 4)
@@ -105,21 +103,17 @@ class Server:
 
     def end(self) -> None:
         """End the server; a second call ends it at once."""
-        self._is_forced = self._told_to_end.is_set()
-        self._told_to_end.set()
+        self._is_forced = self._ending.is_set()
+        self._ending.set()
 
     async def serve(self) -> None:
         """Returns when all is answered and stopped."""
+        with called_at_signals(self.end):
+            await self._serve()
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        signs = (
-            shutdown_signals.SIGNALS
-            if threading.current_thread() is threading.main_thread()
-            else ()
-        )
-        before = {sign: signal.getsignal(sign) for sign in signs}
-        for sign in signs:
-            loop.add_signal_handler(sign, self.end)
-        shared = Shared(self._application, _within_files(self._limits), self._ended)
+        shared = ServerState(self._application, _within_files(self._limits), self._ended)
         life = self._life
         await life.start()
         listening = [
@@ -127,7 +121,7 @@ class Server:
             for sock in self._sockets
         ]
         watching = asyncio.create_task(self._watch(shared))
-        await self._told_to_end.wait()
+        await self._ending.wait()
         life.begin_drain()
         shared.is_draining = True
         await self._unless_forced(time.monotonic() + life.linger_s, lambda: False)
@@ -140,19 +134,16 @@ class Server:
         shared.close()
         if not self._is_forced:
             await life.stop()
-        for sign, handler in before.items():
-            loop.remove_signal_handler(sign)
-            signal.signal(sign, handler)
 
     async def _unless_forced(self, until_s: float, is_done: Callable[[], bool]) -> None:
         while not (self._is_forced or is_done()) and time.monotonic() < until_s:
             await asyncio.sleep(0.01)
 
-    async def _watch(self, shared: Shared) -> None:
+    async def _watch(self, shared: ServerState) -> None:
         look_s = time.monotonic() + self._look_s
         while True:
             await asyncio.sleep(min(_TICK_S, self._look_s))
-            if not self._told_to_end.is_set() and not self._life.is_useful():
+            if not self._ending.is_set() and not self._life.is_useful():
                 self.gave_up = True
                 self.end()
             now_s = time.monotonic()
@@ -164,7 +155,7 @@ class Server:
                     self._ended.tell()
 
 
-def _within_files(limits: Limits) -> Limits:
+def _within_files(limits: HttpLimits) -> HttpLimits:
     """The limits, and their share of strangers, where there are few open files."""
     room = connections_within(limits.connections)
     strangers = max(limits.strangers * room // limits.connections, 1)

@@ -30,7 +30,7 @@ class SubordinateIds:
                 self._ranges, self._seen = _ranges(self._file.read_bytes()), seen
         except OSError:  # there are none, or nobody may know
             return uid
-        return next((owner for given, owner in self._ranges if uid in given), uid)
+        return next((owner for ids, owner in self._ranges if uid in ids), uid)
 
 
 def _ranges(data: bytes) -> tuple[tuple[range, int], ...]:

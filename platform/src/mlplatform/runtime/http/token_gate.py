@@ -23,7 +23,7 @@ class TokenGate:
 
     Args:
         name: what a browser calls the server where it asks.
-        let_in: called with each request of a caller that knows the token.
+        admit: called with each request of a caller that knows the token.
     """
 
     def __init__(
@@ -31,18 +31,18 @@ class TokenGate:
         application: Application,
         token: str,
         name: str,
-        let_in: Callable[[Scope], None] = lambda scope: None,
+        admit: Callable[[Scope], None] = lambda scope: None,
     ) -> None:
         self._application = application
         self._token = token.encode()
         self._name = name
-        self._let_in = let_in
+        self._admit = admit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS:
             await self._application(scope, receive, send)
         elif self.admits(scope):
-            self._let_in(scope)
+            self._admit(scope)
             await self._application(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})

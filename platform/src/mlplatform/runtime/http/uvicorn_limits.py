@@ -23,7 +23,7 @@ from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.open_connections import ConnectionLimits, OpenConnections
 from mlplatform.runtime.http.peers import Peers
 from mlplatform.runtime.http.server import connections_within
-from mlplatform.runtime.processes.inherited_socket import inherited
+from mlplatform.runtime.processes.inherited_socket import inherited_socket
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
 
@@ -36,7 +36,7 @@ MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 LOOK_S: Final = 1
 """How often connections are looked at; their limits are kept to this."""
 
-_SPARING: Final = RateLimitFilter()
+_RATE_LIMIT: Final = RateLimitFilter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,8 @@ class UvicornLimits:
 LIMITS: Final = UvicornLimits()
 
 
-class _Held(Protocol):
-    """A connection as its door sees it."""
+class _Connection(Protocol):
+    """A connection as its listener sees it."""
 
     transport: asyncio.Transport
     client: tuple[str, int] | None
@@ -76,7 +76,7 @@ class _Held(Protocol):
         ...
 
 
-class Door:
+class ListenerConnections:
     """One listener's connections: who is open, who was let in, who has to go.
 
     Args:
@@ -90,8 +90,10 @@ class Door:
         self.limits = limits
         room = connections_within(limits.connections)
         strangers = min(limits.strangers, max(room // 2, 1))
-        self._open: OpenConnections[_Held] = OpenConnections(ConnectionLimits(room, strangers))
-        self._by_client: dict[tuple[str, int], _Held] = {}
+        self._open: OpenConnections[_Connection] = OpenConnections(
+            ConnectionLimits(room, strangers)
+        )
+        self._by_client: dict[tuple[str, int], _Connection] = {}
         self._peers = Peers()
         self._ended = EndedConnections(name, refusals)
 
@@ -101,7 +103,7 @@ class Door:
         Headers of proxies are not taken: a connection's peer is the process that opened it.
         """
         # Lines that a stranger causes are let through once a second each.
-        logging.getLogger("uvicorn.error").addFilter(_SPARING)
+        logging.getLogger("uvicorn.error").addFilter(_RATE_LIMIT)
         return {
             "http": partial(LimitedHttp, self),
             "ws": partial(LimitedWebSocket, self),
@@ -114,14 +116,14 @@ class Door:
             "ws_per_message_deflate": False,  # what is sent is what is held
         }
 
-    def let_in(self, scope: MutableMapping[str, Any]) -> None:
+    def admit(self, scope: MutableMapping[str, Any]) -> None:
         """The sender of this ASGI request has proven who it is: its connection keeps its place."""
         client = scope.get("client")
         held = None if client is None else self._by_client.get(tuple(client))
         if held is not None:
             self._open.admit(held)
 
-    def is_let_in(self, held: _Held) -> bool:
+    def is_admitted(self, held: _Connection) -> bool:
         return self._open.is_admitted(held)
 
     async def look(self) -> None:
@@ -135,7 +137,7 @@ class Door:
                 self._end(held, reason)
         self._ended.tell()
 
-    def opened(self, held: _Held) -> None:
+    def opened(self, held: _Connection) -> None:
         if held.client is not None:
             self._by_client[held.client] = held
         info = held.transport.get_extra_info
@@ -144,24 +146,26 @@ class Door:
         if victim is not None:
             self._end(victim, "to make room")
 
-    def closed(self, held: _Held) -> None:
+    def closed(self, held: _Connection) -> None:
         self._open.remove(held)
         if held.client is not None and self._by_client.get(held.client) is held:
             del self._by_client[held.client]
 
-    def count(self, held: _Held, reason: str) -> None:
+    def count(self, held: _Connection, reason: str) -> None:
         """It ends itself."""
         self._ended.count(reason, self._open.peer(held))
 
-    def _end(self, held: _Held, reason: str) -> None:
+    def _end(self, held: _Connection, reason: str) -> None:
         if reason:
             self._ended.count(reason, self._open.peer(held))
         self.closed(held)
         held.transport.abort()
 
 
-def serve(application: Any, door: Door, *, host: str, port: int, stop_s: int) -> None:
-    """Serve an ASGI application within a door's limits, until SIGTERM or SIGINT.
+def serve(
+    application: Any, connections: ListenerConnections, *, host: str, port: int, stop_s: int
+) -> None:
+    """Serve an ASGI application within a listener's limits, until SIGTERM or SIGINT.
 
     It listens on the socket that a supervisor has handed down, else on host and port.
 
@@ -181,10 +185,10 @@ def serve(application: Any, door: Door, *, host: str, port: int, stop_s: int) ->
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=stop_s,
-            **door.options(),
+            **connections.options(),
         )
     )
-    handed_down = inherited()
+    handed_down = inherited_socket()
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=None if handed_down is None else [handed_down])
     if not server.started:
@@ -198,24 +202,24 @@ class _TooMuch(Exception):
 class LimitedHttp(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with bounded heads, pipelines and waits."""
 
-    def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connections: ListenerConnections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._door = door
+        self._connections = connections
         self._refused: tuple[int, str] | None = None
         self._is_arriving = True  # who connects is to say something
         self._has_begun = False  # a byte of it is here
         self._since_s = time.monotonic()
-        self._unread = _Unread()
+        self._unread = _UnreadOutput()
         self._bare_bytes = 0  # read in a row that neither began a request nor were its body
         self._has_progressed = False
         self._header_count = self._header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._door.opened(self)
+        self._connections.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.closed(self)
+        self._connections.closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -259,7 +263,7 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        self._door.closed(self)  # the other protocol opens it again
+        self._connections.closed(self)  # the other protocol opens it again
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
@@ -294,10 +298,10 @@ class LimitedHttp(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         self._refused = status, detail
-        self._door.count(self, "too large" if status == 431 else "too many requests at once")
+        self._connections.count(self, "too large" if status == 431 else "too many requests at once")
 
 
-class _Unread:
+class _UnreadOutput:
     """Since when a peer has left what it was sent unread."""
 
     def __init__(self) -> None:
@@ -319,22 +323,25 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
     Who was let in may be silent: uvicorn's pings end who is gone.
     """
 
-    def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connections: ListenerConnections, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._door = door
+        self._connections = connections
         self._since_s = time.monotonic()
-        self._unread = _Unread()
+        self._unread = _UnreadOutput()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._door.opened(cast(_Held, self))
+        self._connections.opened(cast(_Connection, self))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.closed(cast(_Held, self))
+        self._connections.closed(cast(_Connection, self))
         super().connection_lost(exc)
 
     def overdue(self, now_s: float, limit_s: float) -> str | None:
         if self._unread.lasts(self.transport, now_s) > limit_s:
             return "slow to read"
-        is_late = not self._door.is_let_in(cast(_Held, self)) and now_s - self._since_s > limit_s
+        is_late = (
+            not self._connections.is_admitted(cast(_Connection, self))
+            and now_s - self._since_s > limit_s
+        )
         return "slow to ask" if is_late else None

@@ -73,7 +73,7 @@ def tail(log: Path, since: int) -> bytes:
 
 def _killer(before: int | None, after: int | None) -> str:
     if before is None or after is None:
-        return "by a person, or by the kernel for memory, which does not tell here"
+        return "by a person, or by the kernel for want of memory; this machine does not say which"
     if after > before:
         return "out of memory; the kernel has killed for memory while it ran"
     return "not by the platform, and the kernel counts no kill for memory while it ran"

@@ -9,7 +9,7 @@ from typing import Final
 VARIABLE: Final = "MLPLATFORM_LISTEN_FD"
 
 
-def inherited() -> socket.socket | None:
+def inherited_socket() -> socket.socket | None:
     """The socket that the supervisor has handed down to this process; None without one."""
     text = os.environ.pop(VARIABLE, "")
     if not text.isdigit():

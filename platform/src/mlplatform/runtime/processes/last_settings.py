@@ -1,4 +1,4 @@
-"""With which settings the platform of a home was started last, so that any shell finds it."""
+"""The settings of the last start of a home's platform, so that any shell finds it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.runtime.configuration.declarations import PORTS, PREFIX, SETTINGS
+from mlplatform.runtime.configuration.declarations import CONSTANTS, PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.settings import Home, Settings, home_of, load
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.processes.records import read_supervisor
@@ -98,6 +98,8 @@ def _remembered(home: Home) -> dict[str, str]:
         raise _unusable(path, str(error)) from error
     if os.path.realpath(start.home) != os.path.realpath(home.root):
         return {}
+    for name in CONSTANTS:  # of a start by an earlier release
+        start.variables.pop(PREFIX + name, None)
     if strange := sorted(set(start.variables) - {s.variable for s in SETTINGS}):
         raise _unusable(path, f"it has {strange[0]}, which is no setting of this release")
     try:
@@ -117,9 +119,9 @@ def _content(path: Path) -> bytes | None:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _unusable(path, "it is no file")
+            raise _unusable(path, "it is not a plain file")
         if status.st_uid != os.geteuid():
-            raise _unusable(path, f"it is uid {status.st_uid}'s")
+            raise _unusable(path, f"it belongs to uid {status.st_uid}")
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise _unusable(path, f"others may write it (mode {stat.S_IMODE(status.st_mode):o})")
         text = os.read(descriptor, MOST_BYTES + 1)

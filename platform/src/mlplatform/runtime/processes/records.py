@@ -135,7 +135,7 @@ def read_processes(home: Home) -> list[ProcessRecord]:
 
 
 def descendants(roots: Iterable[int]) -> dict[int, tuple[ProcessId, ...]]:
-    """For each root pid the processes below it or in its process group, the root left out."""
+    """Processes below each root pid or in its process group, the root left out."""
     wanted = set(roots)
     owner: dict[int, int] = {}
     parents: dict[int, int] = {}

@@ -1,13 +1,14 @@
 """How a process of the platform is told to end: by SIGTERM or SIGINT, in one way for all of them.
 
 `process.start` works within `ended_by_signals`: until a process serves, a signal ends it as
-`sys.exit(0)` does. Then one that works in a loop of its own asks for `stopping_at_signals`; servers
-take signals over for as long as they serve, and give them back.
+`sys.exit(0)` does. Then it has one that works in steps look at `stopping_at_signals`; what runs on
+an event loop takes signals over for as long as it serves, by `called_at_signals`.
 """
 
 from __future__ import annotations
 
 import _thread
+import asyncio
 import faulthandler
 import logging
 import signal
@@ -28,8 +29,8 @@ _AGAIN_S: Final = 0.2
 _seen: Final[set[int]] = set()
 
 
-class _Ended(SystemExit):
-    """Raised by a signal, wherever the main thread is then."""
+class _SignalExit(SystemExit):
+    """A signal raises this, wherever the main thread is then."""
 
 
 def has_end_signal() -> bool:
@@ -39,7 +40,7 @@ def has_end_signal() -> bool:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within this a signal ends the process with status 0, wherever it is; for the main thread.
+    """A signal ends the process with status 0 within this, wherever it is; for the main thread.
 
     Python loses what a signal's handler raises in a finalizer, in a callback of a weak reference
     and where its compiler folds constants, and imports are full of these. A process that has not
@@ -50,7 +51,7 @@ def ended_by_signals() -> Iterator[None]:
 
     def end() -> NoReturn:
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
-        raise _Ended(0)
+        raise _SignalExit(0)
 
     def tell_again(number: int, frame: object) -> None:
         if _is_on_its_way(sys.exception()):
@@ -59,19 +60,23 @@ def ended_by_signals() -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
 
     def report(lost: sys.UnraisableHookArgs) -> None:
-        if not isinstance(lost.exc_value, _Ended):
+        if not isinstance(lost.exc_value, _SignalExit):
             before(lost)
 
     before, sys.unraisablehook = sys.unraisablehook, report
     signal.signal(signal.SIGALRM, tell_again)
-    act_at_signals(end)
+    _act_at_signals(end)
     try:
         yield
     except Exception as error:
         if not has_end_signal():
             raise
-        log.warning("told to end, it ends with %s: %s", type(error).__name__, error)
-        raise _Ended(0) from None
+        log.warning(
+            "an error came while the process was ending, which goes on: %s: %s",
+            type(error).__name__,
+            error,
+        )
+        raise _SignalExit(0) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = before
@@ -79,7 +84,7 @@ def ended_by_signals() -> Iterator[None]:
 
 def _is_on_its_way(handled: BaseException | None) -> bool:
     """Whether what is handled now, or what was handled as it was raised, is a signal's."""
-    while handled is not None and not isinstance(handled, _Ended):
+    while handled is not None and not isinstance(handled, _SignalExit):
         handled = handled.__context__
     return handled is not None
 
@@ -91,11 +96,27 @@ def stopping_at_signals() -> threading.Event:
     lock there.
     """
     stopping = threading.Event()
-    act_at_signals(lambda: _thread.start_new_thread(stopping.set, ()))
+    _act_at_signals(lambda: _thread.start_new_thread(stopping.set, ()))
     return stopping
 
 
-def act_at_signals(act: Callable[[], object]) -> None:
+@contextmanager
+def called_at_signals(act: Callable[[], object]) -> Iterator[None]:
+    """A signal has the running event loop call `act` within this; then what handled signals before
+    does again. It changes nothing in another thread than the main one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, before = asyncio.get_running_loop(), {n: signal.getsignal(n) for n in SIGNALS}
+    _act_at_signals(lambda: loop.call_soon_threadsafe(act))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _act_at_signals(act: Callable[[], object]) -> None:
     """Have a signal call this, in the main thread and between any two of its steps: no lock that
     this thread may hold is to be taken.
 
@@ -103,10 +124,10 @@ def act_at_signals(act: Callable[[], object]) -> None:
     threads was doing is in its log.
     """
 
-    def told(number: int, frame: object) -> None:
+    def on_signal(number: int, frame: object) -> None:
         _seen.add(number)
         faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=_STDERR)
         act()
 
     for number in SIGNALS:
-        signal.signal(number, told)
+        signal.signal(number, on_signal)

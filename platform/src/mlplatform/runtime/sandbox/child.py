@@ -16,33 +16,31 @@ import msgspec
 
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.sandbox import confinement, protocol
-from mlplatform.runtime.sandbox.limits import MIB, Limits
+from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
 from mlplatform.runtime.sandbox.protocol import Frame
 
-WORKS: Final = {
-    "onnx": "mlplatform.learning.onnx.onnx_work",
-    "parquet": "mlplatform.learning.features.parquet_work",
-    "probe": "mlplatform.runtime.sandbox.probe_work",
-}
-"""Modules with `prepare(files) -> answer`: what a child can be started for."""
 MOST_REQUEST_BYTES: Final = 512 * MIB
 
 Answer = Callable[[Frame], Frame]
+Prepare = Callable[[Sequence[int]], Answer]
+"""Makes the answer to requests about open files, before the child locks itself up."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """What a child is told on its command line.
 
     Args:
+        module, name: of the work's `Prepare`.
         channel: open file to be asked and to answer on.
         parent: read end of a pipe whose other end only the parent holds.
         files: open files of the work.
     """
 
-    work: str
+    module: str
+    name: str
     channel: int
     parent: int
-    limits: Limits
+    limits: ProcessLimits
     files: tuple[int, ...] = ()
 
 
@@ -51,7 +49,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         confinement.end_with(start.parent)
         found = confinement.hide_files()
-        answer: Answer = importlib.import_module(WORKS[start.work]).prepare(start.files)
+        prepare: Prepare = getattr(importlib.import_module(start.module), start.name)
+        answer = prepare(start.files)
         found += confinement.lock(start.limits)
     except Exception as error:  # noqa: BLE001 -- a process's edge; nothing from outside was read
         _send(start.channel, Frame({"refused": f"{type(error).__name__}: {error}"}))
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         _send(start.channel, _answered(answer, _next(start.channel), start.limits))
 
 
-def _answered(answer: Answer, frame: Frame, limits: Limits) -> Frame:
+def _answered(answer: Answer, frame: Frame, limits: ProcessLimits) -> Frame:
     """The answer, or why there is none; a process that takes too long is ended by the kernel."""
     signal.setitimer(signal.ITIMER_PROF, float(frame.body["cpu_s"]))
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.runtime.sandbox import kernel, landlock, seccomp
-from mlplatform.runtime.sandbox.limits import Limits, take_limits
+from mlplatform.runtime.sandbox.limits import ProcessLimits, take_limits
 
 _FIRST_TO_GO: Final = "1000"
 """Where the machine has no memory left, the kernel ends a confined process before any other."""
@@ -56,7 +56,7 @@ def hide_files() -> list[str]:
     return found
 
 
-def lock(limits: Limits) -> list[str]:
+def lock(limits: ProcessLimits) -> list[str]:
     """Take the limits and the filter of system calls; names what is in force.
 
     After this nothing can be imported, opened, started or connected to.

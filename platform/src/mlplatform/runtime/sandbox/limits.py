@@ -14,8 +14,8 @@ MIB: Final = 1024 * 1024
 _STATM: Final = Path("/proc/self/statm")
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one confined process, beyond what it had once its libraries were loaded.
+class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The limits of one confined process, beyond what it had once its libraries were loaded.
 
     Args:
         memory_bytes: that it may map.
@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: int
 
 
-def take_limits(limits: Limits) -> list[str]:
+def take_limits(limits: ProcessLimits) -> list[str]:
     """Bind this process to the limits, for good; names those that this system has."""
     hard = {
         "RLIMIT_CPU": limits.cpu_s,

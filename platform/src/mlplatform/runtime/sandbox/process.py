@@ -22,8 +22,8 @@ import msgspec
 
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.sandbox import protocol
-from mlplatform.runtime.sandbox.child import Start
-from mlplatform.runtime.sandbox.limits import MIB, Limits
+from mlplatform.runtime.sandbox.child import Prepare, Start
+from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
 from mlplatform.runtime.sandbox.protocol import Arrays, BrokenFrame, Frame
 
 START_S: Final = 120.0
@@ -48,20 +48,21 @@ class Sandbox:
     """A confined process for one kind of work; it ends with this object or with this process.
 
     Args:
-        work: a key of `child.WORKS`.
+        prepare: makes the answer to requests; a function of a module, which the child imports.
         files: descriptors that it may read; they stay the caller's to close.
 
     Raises:
         Unavailable: it does not start.
     """
 
-    def __init__(self, work: str, limits: Limits, files: Sequence[int] = ()) -> None:
+    def __init__(self, prepare: Prepare, limits: ProcessLimits, files: Sequence[int] = ()) -> None:
         self._limits = limits
         ours, theirs = socket.socketpair()
         watched, held = os.pipe()
         folder = tempfile.mkdtemp(prefix="mlplatform-sandbox-")
         start = Start(
-            work=work,
+            module=prepare.__module__,
+            name=prepare.__qualname__,
             channel=theirs.fileno(),
             parent=watched,
             limits=limits,

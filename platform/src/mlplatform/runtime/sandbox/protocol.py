@@ -75,7 +75,7 @@ def read(receive: Callable[[int], bytes | bytearray], most_bytes: int) -> Frame:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BrokenFrame("its head is not read") from error
     if len(head.arrays) > MOST_ARRAYS or any(min(a.shape, default=0) < 0 for a in head.arrays):
-        raise BrokenFrame("its arrays are too many, or less than empty")
+        raise BrokenFrame("it has too many arrays, or one of negative size")
     if any(len(a.shape) > MOST_RANK or max(a.shape, default=0) > most_bytes for a in head.arrays):
         raise BrokenFrame("its arrays have too many dimensions, or too long ones")
     if (total := sum(a.size for a in head.arrays)) > most_bytes:
@@ -83,9 +83,9 @@ def read(receive: Callable[[int], bytes | bytearray], most_bytes: int) -> Frame:
     return Frame(head.body, [_array(receive(a.size), a) for a in head.arrays])
 
 
-def _array(raw: bytes | bytearray, told: _Array) -> NDArray[Any]:
+def _array(raw: bytes | bytearray, header: _Array) -> NDArray[Any]:
     try:
-        return np.frombuffer(raw, np.dtype(told.kind)).reshape(told.shape)
+        return np.frombuffer(raw, np.dtype(header.kind)).reshape(header.shape)
     except ValueError as error:
         raise BrokenFrame("an array's shape is none") from error
 

@@ -50,7 +50,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("steps", ctypes.c_char_p))
 
 
-def known() -> bool:
+def has_calls() -> bool:
     """Whether there is a list of calls for this machine."""
     return kernel.machine() in _MACHINES
 
@@ -62,7 +62,7 @@ def confine() -> bool:
     Raises:
         OSError: the kernel has no filters, or does not take this one.
     """
-    if not known():
+    if not has_calls():
         return False
     audit, number, calls = _MACHINES[kernel.machine()]
     steps = program(audit, calls)

@@ -85,7 +85,7 @@ class Brokers:
 
 
 def postgres(variable: str, environment: Mapping[str, str]) -> Address | None:
-    """From `postgresql://user@host:5432/database?sslmode=verify-full&sslrootcert=FILE`.
+    """Parses `postgresql://user@host:5432/database?sslmode=verify-full&sslrootcert=FILE`.
 
     The modes are `verify-full`, which is the default, and `disable`, for a network that encrypts.
 
@@ -106,7 +106,7 @@ def postgres(variable: str, environment: Mapping[str, str]) -> Address | None:
 
 
 def redis(variable: str, environment: Mapping[str, str]) -> Address | None:
-    """From `rediss://user@host:6379/0?ssl_ca_certs=FILE`; `redis://` is without encryption.
+    """Parses `rediss://user@host:6379/0?ssl_ca_certs=FILE`; `redis://` is without encryption.
 
     Raises:
         ConfigInvalid: names the variable and what is wanted.
@@ -123,7 +123,7 @@ def redis(variable: str, environment: Mapping[str, str]) -> Address | None:
 
 
 def kafka(variable: str, environment: Mapping[str, str]) -> Brokers | None:
-    """From `kafka+ssl://user@host:9093,host:9093?ssl.ca.location=FILE`; `host:9092,host:9092` is
+    """Parses `kafka+ssl://user@host:9093,host:9093?ssl.ca.location=FILE`; `host:9092,host:9092` is
     without encryption, and so without a user.
 
     Raises:
@@ -145,7 +145,7 @@ def kafka(variable: str, environment: Mapping[str, str]) -> Brokers | None:
         raise ConfigInvalid(variable, text, f"host:port, or {KAFKA_SSL}")
     options = {name: values[-1] for name, values in parse_qs(query).items()}
     if unknown := set(options) - {"ssl.ca.location"}:
-        wanted = f"of the options only ssl.ca.location: not {unknown}"
+        wanted = f"no option but ssl.ca.location; it has {unknown}"
         raise ConfigInvalid(variable, f"{scheme}://{place}?…", wanted)
     if user and not file:
         raise ConfigInvalid(secret, file, f"the file of the password of {variable}'s user")
@@ -226,7 +226,7 @@ def _parts(
     if parts.scheme not in schemes or not parts.hostname or parts.fragment:
         raise ConfigInvalid(variable, url, f"{' or '.join(schemes)}://host:port/…")
     if unknown := set(options) - set(known):
-        raise ConfigInvalid(variable, url, f"of the options only {', '.join(known)}: not {unknown}")
+        raise ConfigInvalid(variable, url, f"no options but {', '.join(known)}; it has {unknown}")
     return parts, options
 
 

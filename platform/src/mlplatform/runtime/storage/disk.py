@@ -16,7 +16,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class DiskSpace:
     """The disk on which a folder is.
 
     Args:
@@ -47,14 +47,14 @@ class Room:
         )
 
 
-def room(folder: Path) -> Room:
+def disk_space(folder: Path) -> DiskSpace:
     """The room on a folder's disk now.
 
     Raises:
         OSError: the folder is not there.
     """
     found = shutil.disk_usage(folder)
-    return Room(found.free, found.total)
+    return DiskSpace(found.free, found.total)
 
 
 def says_full(error: BaseException | None) -> bool:

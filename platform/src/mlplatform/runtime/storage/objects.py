@@ -27,7 +27,7 @@ class Objects:
     """
 
     def __init__(self, uri: str) -> None:
-        import boto3
+        import boto3  # only where there is an object store
 
         parts = urlsplit(uri)
         self._uri, self._bucket = uri, parts.netloc
@@ -52,7 +52,7 @@ class Objects:
         return found
 
     def names(self) -> list[str]:
-        """Of every object, sorted."""
+        """The names of all objects, sorted."""
         return [one.name for one in self.listed()]
 
     @contextmanager
@@ -74,7 +74,7 @@ class Objects:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        from boto3.exceptions import S3UploadFailedError
+        from boto3.exceptions import S3UploadFailedError  # only where there is an object store
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

@@ -50,7 +50,7 @@ def open_plain(path: Path, rule: Rule) -> int:
         NotFound: there is nothing of that name that this user may read.
         InputInvalid: it is no plain file, of another owner, too large, or where none is opened.
     """
-    named = shown(path)
+    named = printable_name(path)
     try:
         file = path.parent.resolve(strict=True) / path.name
         if not rule.lets(file):
@@ -75,11 +75,11 @@ def read_plain(path: Path, rule: Rule) -> bytes:
     with os.fdopen(open_plain(path, rule), "rb") as file:
         content = file.read(rule.most_bytes + 1)
     if len(content) > rule.most_bytes:  # it has grown since `open_plain`
-        raise InputInvalid(shown(path), None, f"more than {rule.most_bytes} bytes")
+        raise InputInvalid(printable_name(path), None, f"more than {rule.most_bytes} bytes")
     return content
 
 
-def shown(path: Path) -> str:
+def printable_name(path: Path) -> str:
     """A file's name as text that a line or a record can hold."""
     name = ascii(path.name)[1:-1]
     return name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..."
@@ -94,7 +94,9 @@ def _check(descriptor: int, file: Path, named: str, rule: Rule) -> None:
         raise InputInvalid(named, None, "files of this folder are not taken from a person")
     if not rule.anyones:
         if found.st_nlink > 1 and not _is_below(place, rule.but):
-            raise InputInvalid(named, None, "it has another name too (a hard link); copy it")
+            raise InputInvalid(
+                named, None, "it is a hard link, which has another name too; copy the file"
+            )
         if found.st_uid not in (os.geteuid(), 0):
             raise InputInvalid(named, None, f"it is user {found.st_uid}'s; copy it as this user")
     if not 0 < found.st_size <= rule.most_bytes:

@@ -113,13 +113,15 @@ class PostgresDatabase:
         try:
             yield
         except DatabaseError as error:
-            said = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-            code = str(said.get("C", ""))
+            fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
+            code = str(fields.get("C", ""))
             if not code.startswith(_TRANSIENT):
                 raise
             if code.startswith(("08", "57P", "28")):
                 self._drop()
-            raise Unavailable(f"PostgreSQL at {self._address}: {said.get('M')} ({code})") from error
+            raise Unavailable(
+                f"PostgreSQL at {self._address}: {fields.get('M')} ({code})"
+            ) from error
         except (InterfaceError, OSError) as error:
             self._drop()
             raise Unavailable(f"PostgreSQL at {self._address}: {error}") from error
@@ -178,7 +180,7 @@ def _limits(answer_s: float) -> dict[str, str]:
 
 
 def tls_context(address: Address) -> ssl.SSLContext | bool:
-    """As pg8000 takes it: False for a connection that is not encrypted."""
+    """The value that pg8000 takes: False for a connection that is not encrypted."""
     if not address.tls:
         return False
     authority = None if address.authority is None else str(address.authority)

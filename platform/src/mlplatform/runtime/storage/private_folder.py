@@ -83,9 +83,9 @@ def check_content(root: Path, variable: str) -> None:
             raise ConfigInvalid(variable, str(path), "plain files and folders alone: remove it")
         if status.st_uid not in (_ROOT, os.geteuid()) or _is_open(status):
             wanted = (
-                f"what nobody but you may change; it belongs to uid {status.st_uid} with mode"
-                f" {stat.S_IMODE(status.st_mode):o}: make it yours, or take that from others"
-                f" (chmod -R go-w {root})"
+                f"a path that only you may change; it belongs to uid {status.st_uid} with mode"
+                f" {stat.S_IMODE(status.st_mode):o}: make it yours, or take the right to write"
+                f" from others (chmod -R go-w {root})"
             )
             raise ConfigInvalid(variable, str(path), wanted)
 
@@ -106,7 +106,7 @@ def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
     found = []
     for path, status in _within(root, frozenset(left_alone)):
         if status.st_uid != os.geteuid():
-            wanted = f"nothing of anybody but uid {os.geteuid()}; it is uid {status.st_uid}'s"
+            wanted = f"files of uid {os.geteuid()} alone; it belongs to uid {status.st_uid}"
             raise ConfigInvalid("the home folder", str(path), wanted)
         if not stat.S_ISLNK(status.st_mode) and stat.S_IMODE(status.st_mode) & OTHERS:
             path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
@@ -114,7 +114,9 @@ def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
     if found:
         named = ", ".join(str(path) for path in found[:_MOST_NAMED])
         more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
-        log.warning("others could read these, and can't any more: %s%s", named, more)
+        log.warning(
+            "other users could read these files; now only their owner can: %s%s", named, more
+        )
     return found
 
 
@@ -141,9 +143,9 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
     is_sticky = status.st_mode & stat.S_ISVTX
     if status.st_uid not in ours or (_is_open(status) and not is_sticky):
         wanted = (
-            f"a folder that nobody else may put another in the place of; {folder} belongs to uid"
-            f" {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}:"
-            f" name one in a folder of yours, or take that from others (chmod go-w {folder})"
+            f"a folder that nobody else can replace; {folder} belongs to uid"
+            f" {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}: name one in a folder of"
+            f" yours, or take the right to write from others (chmod go-w {folder})"
         )
         raise ConfigInvalid(variable, str(root), wanted)
 

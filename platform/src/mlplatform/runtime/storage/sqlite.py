@@ -28,6 +28,7 @@ def connect(
     threads: bool = False,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     shrinks: bool = False,
+    page_bytes: int | None = None,
 ) -> sqlite3.Connection:
     """A connection in autocommit mode; transactions are opened by `transaction`.
 
@@ -38,6 +39,7 @@ def connect(
         busy_timeout_ms: how long to wait for a lock once the connection is set up.
         threads: the caller guards the connection by a lock of its own.
         shrinks: a file that is made here can give its free pages back, by `shrink`.
+        page_bytes: of a file that is made here, a power of two; None: as SQLite has it.
 
     Raises:
         Refused: a newer release has written it.
@@ -49,6 +51,8 @@ def connect(
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=not threads
     )
+    if page_bytes is not None and is_new:  # before all else, too
+        db.execute(f"PRAGMA page_size={int(page_bytes)}")
     if shrinks and is_new:  # before all else; of another file it would only wait for its lock
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")
     db.execute("PRAGMA journal_mode=WAL")
@@ -86,10 +90,10 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def giving_way() -> Iterator[None]:
-    """A bite, and a rest of the same length after it.
+    """Runs a piece of work, then sleeps for as long as it took.
 
-    Who waits for the lock looks for it now and then: between two bites without a rest, hardly ever
-    at the moment at which it is free.
+    Who waits for the lock looks for it now and then: between two pieces of work without a sleep,
+    hardly ever at the moment at which it is free.
     """
     began_s = time.monotonic()
     yield
@@ -121,6 +125,13 @@ def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_P
     return True
 
 
+def write_anew(db: sqlite3.Connection) -> None:
+    """Write the file anew, so that what was deleted is in none of its pages; then the write-ahead
+    log is emptied, or overwritten once its readers have ended. Writers wait meanwhile."""
+    db.execute("VACUUM")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
 class SqliteDatabase:
     """`sql.Database` in one file; safe for threads and processes.
 
@@ -150,6 +161,10 @@ class SqliteDatabase:
         with self._lock, transaction(self._db) as db:
             yield _SqliteSession(db)
 
+    def write_anew(self) -> None:
+        with self._lock:
+            write_anew(self._db)
+
     def close(self) -> None:
         self._db.close()
 
@@ -165,7 +180,7 @@ class _SqliteSession:
         return self._db.execute(statement, values).rowcount
 
 
-class _Connected:
+class _OneConnection:
     """One connection, as `migrate` wants it."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -179,7 +194,7 @@ class _Connected:
 
 def _bring_up_to_date(db: sqlite3.Connection, path: Path, schema: Schema) -> None:
     try:
-        migrate(_Connected(db), schema, _version(db, schema.part))
+        migrate(_OneConnection(db), schema, _version(db, schema.part))
     except Refused as refusal:
         raise Refused(f"{path}: {refusal}") from None
 

@@ -53,7 +53,7 @@ class TraceContext:
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """On behalf of which decision a predictor is asked.
+    """The decision on whose behalf a predictor is asked.
 
     Args:
         trace: the caller's; None where the decision begins its own.
@@ -101,7 +101,7 @@ def step_place(step: str) -> int:
     return _STEPS[step]
 
 
-def begun() -> TraceContext:
+def new_trace() -> TraceContext:
     """A trace of a request whose caller names none, where several records must name it."""
     return TraceContext(secrets.token_hex(16), None, secrets.token_hex(8), False)
 

@@ -13,7 +13,7 @@ from mlplatform.runtime.telemetry.spans import Trace
 POLL_S: Final = 0.1
 MOST_A_SECOND: Final = 2_000
 """Items of one process. Building and encoding one takes the interpreter from the event loop for
-some 35 us. When every request is worth its spans, this many are enough to see why."""
+some 25 us. When every request is worth its spans, this many are enough to see why."""
 MOST_A_POLL: Final = int(MOST_A_SECOND * POLL_S)
 MAX_WAITING: Final = 6_144
 SPARE_WAITING: Final = 4_096

@@ -27,14 +27,14 @@ _LISTED: Final[tuple[Attribute, ...]] = (signals.RUN_ID, signals.RUN_TYPE)
 
 
 def install(sender: Sender) -> None:
-    """From now on spans of this process go there; they are sent at its end at the latest."""
+    """Sends spans of this process there from now on, at its end at the latest."""
     trace.set_tracer_provider(provider(sender))
 
 
 def provider(sender: Sender) -> TracerProvider:
     """Makes tracers whose spans go there."""
     made = TracerProvider()
-    made.add_span_processor(BatchSpanProcessor(_Listed(sender)))
+    made.add_span_processor(BatchSpanProcessor(_PlatformExporter(sender)))
     return made
 
 
@@ -47,10 +47,13 @@ def current_traceparent() -> str:
 
 def link_to(traceparent: str) -> None:
     """Link the span that this code runs in with the one that asked for it, if one did."""
-    told = trace_context({b"traceparent": traceparent.encode()})
-    if told is not None and told.parent_id is not None:
+    context = trace_context({b"traceparent": traceparent.encode()})
+    if context is not None and context.parent_id is not None:
         at = SpanContext(
-            int(told.trace_id, 16), int(told.parent_id, 16), True, TraceFlags(told.is_sampled)
+            int(context.trace_id, 16),
+            int(context.parent_id, 16),
+            True,
+            TraceFlags(context.is_sampled),
         )
         trace.get_current_span().add_link(at)
 
@@ -65,7 +68,7 @@ class CurrentTrace(logging.Filter):
         return True
 
 
-class _Listed(SpanExporter):
+class _PlatformExporter(SpanExporter):
     """Makes of the SDK's spans what the platform's own are."""
 
     def __init__(self, sender: Sender) -> None:
@@ -81,9 +84,9 @@ class _Listed(SpanExporter):
 
 def _trace(span: ReadableSpan) -> Trace:
     assert span.context is not None
-    parent, given = span.parent, span.attributes or {}
-    attributes: Attributes = {a: str(given[a.name]) for a in _LISTED if a.name in given}
-    is_task = given.get(signals.RUN_TYPE.name) == "task"
+    parent, found = span.parent, span.attributes or {}
+    attributes: Attributes = {a: str(found[a.name]) for a in _LISTED if a.name in found}
+    is_task = found.get(signals.RUN_TYPE.name) == "task"
     wall_ns = time.time_ns() - time.monotonic_ns()
     made = Span(
         signals.TASK_SPAN if is_task else signals.FLOW_SPAN,

@@ -11,7 +11,7 @@ from mlplatform.runtime.telemetry.prometheus import (
     Family,
     HistogramFamily,
     exemplar,
-    observed,
+    histogram_family,
 )
 from mlplatform.runtime.telemetry.signals import Metric
 
@@ -38,7 +38,7 @@ class Buckets:
         self.total += value
 
     def show(self, value: float, trace_id: str, wall_s: float) -> None:
-        """That there is a trace of a value that was counted; the latest of each bucket is kept."""
+        """Notes the trace of a value that was counted; the latest of each bucket is kept."""
         self.examples[bisect_left(self._bounds, value)] = value, trace_id, wall_s
 
 
@@ -71,7 +71,7 @@ class Histograms(Collector):
         return self._by_labels.setdefault(labels, Buckets(self._metric.buckets))
 
     def collect(self) -> Iterable[Family]:
-        family = observed(self._metric)
+        family = histogram_family(self._metric)
         for labels, buckets in self._by_labels.items():
             add_to(family, labels, self._metric.buckets, [buckets])
         yield family

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.runtime.telemetry import signals
-from mlplatform.runtime.telemetry.prometheus import Collector, Family, shown
+from mlplatform.runtime.telemetry.prometheus import Collector, Family, gauge_value
 
 ERROR: Final = 5
 """adjtimex's answer where nothing keeps the clock on time."""
@@ -51,12 +51,12 @@ def kernel_clock() -> KernelClock | None:
     """None where the kernel does not tell: on macOS, or in a sandbox that refuses."""
     if sys.platform != "linux":
         return None
-    told = _Timex()
-    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(told))
+    clock = _Timex()
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(clock))
     if state < 0:
         return None
-    unit_s = 1e-9 if told.status & STA_NANO else 1e-6
-    return KernelClock(told.offset * unit_s, state != ERROR)
+    unit_s = 1e-9 if clock.status & STA_NANO else 1e-6
+    return KernelClock(clock.offset * unit_s, state != ERROR)
 
 
 class ClockCollector(Collector):
@@ -64,5 +64,7 @@ class ClockCollector(Collector):
 
     def collect(self) -> Iterable[Family]:
         seen = kernel_clock()
-        yield shown(signals.CLOCK_OFFSET, None if seen is None else seen.offset_s)
-        yield shown(signals.CLOCK_SYNCHRONISED, None if seen is None else float(seen.synchronised))
+        yield gauge_value(signals.CLOCK_OFFSET, None if seen is None else seen.offset_s)
+        yield gauge_value(
+            signals.CLOCK_SYNCHRONISED, None if seen is None else float(seen.synchronised)
+        )

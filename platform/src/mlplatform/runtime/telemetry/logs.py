@@ -127,7 +127,7 @@ def configure(process: Process, fields: FieldPolicy, instance: str | None = None
 
 
 def set_level(level: str) -> None:
-    """From which level on the platform's own lines are written; others' from info on.
+    """Sets the level from which the platform's own lines are written; others' are from info on.
 
     Args:
         level: `debug`, `info` or `warning`.

@@ -75,7 +75,9 @@ class Registry:
         return openmetrics.generate_latest(self._registry)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def counted(metric: Metric, samples: Sequence[tuple[Sequence[str], float]]) -> CounterMetricFamily:
+def counter_family(
+    metric: Metric, samples: Sequence[tuple[Sequence[str], float]]
+) -> CounterMetricFamily:
     """A counter that somebody else counted: values by labels."""
     _check(metric, "counter")
     family = CounterMetricFamily(metric.name, metric.meaning, labels=metric.label_names)
@@ -94,13 +96,15 @@ def wants_openmetrics(accept: bytes) -> bool:
     return b"application/openmetrics-text" in accept
 
 
-def shown(metric: Metric, value: float | None) -> GaugeMetricFamily:
+def gauge_value(metric: Metric, value: float | None) -> GaugeMetricFamily:
     """A gauge without labels that somebody else keeps; None: it has no value now."""
     _check(metric, "gauge")
     return GaugeMetricFamily(metric.name, metric.meaning, value)
 
 
-def gauged(metric: Metric, samples: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
+def gauge_family(
+    metric: Metric, samples: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
     """A gauge that somebody else keeps: values by labels."""
     _check(metric, "gauge")
     family = GaugeMetricFamily(metric.name, metric.meaning, labels=metric.label_names)
@@ -109,7 +113,7 @@ def gauged(metric: Metric, samples: Iterable[tuple[Sequence[str], float]]) -> Ga
     return family
 
 
-def observed(metric: Metric) -> HistogramMetricFamily:
+def histogram_family(metric: Metric) -> HistogramMetricFamily:
     """An empty histogram that somebody else fills."""
     _check(metric, "histogram")
     return HistogramMetricFamily(metric.name, metric.meaning, labels=metric.label_names)

@@ -21,16 +21,16 @@ class RateLimitFilter(logging.Filter):
         super().__init__()
         self._clock_s = clock_s
         self._mutex = threading.Lock()
-        self._said: dict[str, tuple[float, int]] = {}
+        self._logged: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         now_s = self._clock_s()
         with self._mutex:
-            said_s, left_out = self._said.get(record.msg, (float("-inf"), 0))
-            if now_s - said_s < EVERY_S:
-                self._said[record.msg] = said_s, left_out + 1
+            logged_s, left_out = self._logged.get(record.msg, (float("-inf"), 0))
+            if now_s - logged_s < EVERY_S:
+                self._logged[record.msg] = logged_s, left_out + 1
                 return False
-            self._said[record.msg] = now_s, 0
+            self._logged[record.msg] = now_s, 0
         if left_out:
             record.msg = f"{record.msg} ({left_out} more like it since the last)"
         return True

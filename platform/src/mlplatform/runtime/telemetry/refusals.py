@@ -1,4 +1,4 @@
-"""What was refused at a door of the platform and a person should know of: a line and a file.
+"""What was refused at a surface of the platform and a person should know of: a line and a file.
 
 One line of JSON a refusal, appended by any process of the home; a full file becomes the old one, so
 that nobody fills the disk by asking. Callers who proved nothing have a file and a quota of their
@@ -25,17 +25,19 @@ from mlplatform.runtime.text import shown
 KEPT: Final = Retention(4 * MIB, 2)
 MOST_CHARACTERS: Final = 200
 """Of each field; what was asked comes from outside."""
+MOST_OF_A_PROOF: Final = 600
+"""A subject has 255 at most."""
 FILE: Final = "refusals.jsonl"
 STRANGERS: Final = "refusals-unknown.jsonl"
-"""Of callers who proved nothing, but at the doors of `TOLD_AT_ONCE`."""
+"""Of callers who proved nothing, but at the surfaces of `REPORTED_AT_ONCE`."""
 UNKNOWN: Final = "unknown"
-TOLD_AT_ONCE: Final = ("approval", "flow run")
-"""Doors at which a single refusal is an event: nobody comes to them by mistyping an address."""
+REPORTED_AT_ONCE: Final = ("approval", "flow run")
+"""Surfaces at which a single refusal is an event: nobody comes to them by mistyping an address."""
 DAY_MS: Final = 24 * 3600 * 1000
 AGAIN_S: Final = 60.0
 """The same refusal is kept once in so long by each process, so that repeats hide no other."""
 MOST_IN_A_WHILE: Final = 240
-"""Different ones of one identity at one door that a process keeps in so long."""
+"""Different ones of one identity at one surface that a process keeps in so long."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -50,6 +52,7 @@ class Refusal(msgspec.Struct, frozen=True):
         who: the proven identity; `unknown` where nobody was proven.
         asked: what was asked for, in a few words.
         why: the rule that refused it.
+        proof: the subject at an identity provider, and its issuer, where one proved the identity.
     """
 
     wall_ms: int
@@ -57,6 +60,7 @@ class Refusal(msgspec.Struct, frozen=True):
     who: str
     asked: str
     why: str
+    proof: str = ""
 
 
 class Refusals:
@@ -85,7 +89,7 @@ class Refusals:
             log.warning("refusals are not written to %s: %s", file, error.strerror)
 
     def since(self, wall_ms: int) -> Iterator[Refusal]:
-        """Those that are kept from then on, the oldest first."""
+        """The refusals that are kept from then on, the oldest first."""
         found = [
             refusal
             for name in (STRANGERS, FILE)
@@ -109,7 +113,7 @@ class Refusals:
 
 
 def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
-    """How many of them there were at each door."""
+    """How many of them there were at each surface."""
     found: dict[str, int] = {}
     for refusal in refusals:
         found[refusal.door] = found.get(refusal.door, 0) + 1
@@ -117,12 +121,12 @@ def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
 
 
 def of_the_last_day(home: Home) -> Mapping[str, int]:
-    """How many there were at each door of a home."""
+    """How many there were at each surface of a home."""
     return counts(Refusals(home.audit).since(time.time_ns() // 1_000_000 - DAY_MS))
 
 
 def _is_strangers(refusal: Refusal) -> bool:
-    return refusal.who == UNKNOWN and refusal.door not in TOLD_AT_ONCE
+    return refusal.who == UNKNOWN and refusal.door not in REPORTED_AT_ONCE
 
 
 def _append(file: Path, line: bytes) -> None:
@@ -150,10 +154,14 @@ def _lines(path: Path) -> list[bytes]:
 def _shortened(refusal: Refusal) -> Refusal:
     return Refusal(
         refusal.wall_ms,
-        *(_plain(text) for text in (refusal.door, refusal.who, refusal.asked, refusal.why)),
+        _plain(refusal.door),
+        _plain(refusal.who),
+        _plain(refusal.asked),
+        _plain(refusal.why),
+        _plain(refusal.proof, MOST_OF_A_PROOF),
     )
 
 
-def _plain(text: str) -> str:
-    plain = shown(text[:MOST_CHARACTERS])
-    return plain if len(text) <= MOST_CHARACTERS else f"{plain}…"
+def _plain(text: str, most: int = MOST_CHARACTERS) -> str:
+    plain = shown(text[:most])
+    return plain if len(text) <= most else f"{plain}…"

@@ -22,7 +22,8 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Of one process's file: a full one becomes .1, that one .2, and the last is gone.
+    """How many files one process keeps: a full one becomes .1, that one .2, and the last is
+    removed.
 
     Args:
         file_bytes: from which on a file is full.
@@ -63,7 +64,7 @@ def rotate(path: Path, retention: Retention) -> None:
 
 
 def rotate_in_place(path: Path, retention: Retention) -> None:
-    """As `rotate`, for a file that its writer keeps open (for appending): it is copied and emptied.
+    """Rotates a file that its writer keeps open (for appending): it is copied and emptied.
 
     What is written between the last look at it and its end, microseconds, is lost.
 

@@ -17,7 +17,7 @@ FILE: Final = "sign-ins.jsonl"
 log = logging.getLogger(__name__)
 
 
-class SignedInOrOut(msgspec.Struct, frozen=True):
+class SignInEvent(msgspec.Struct, frozen=True):
     """One sign-in, or sign-out.
 
     Args:
@@ -35,7 +35,7 @@ class SignedInOrOut(msgspec.Struct, frozen=True):
 
 
 class SignIns:
-    """Those of one home. Keeping one never fails: a disk may be full, a home read-only.
+    """The sign-ins of one home. Keeping one never fails: a disk may be full, a home read-only.
 
     Args:
         folder: `Home.audit`.
@@ -44,7 +44,7 @@ class SignIns:
     def __init__(self, folder: Path) -> None:
         self._file = folder / FILE
 
-    def keep(self, event: SignedInOrOut) -> None:
+    def keep(self, event: SignInEvent) -> None:
         """Write it to the log and to the file."""
         log.info("%s has signed %s from %s (%s)", event.name, event.what, event.peer, event.proof)
         try:

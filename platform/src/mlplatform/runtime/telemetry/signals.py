@@ -51,9 +51,12 @@ class Metric:
         return tuple(label.name for label in self.labels)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Attribute:
-    """An attribute of spans; `source` is the convention that it follows, or this platform."""
+    """An attribute of spans; `source` is the convention that it follows, or this platform.
+
+    Each is there once, so that it is found in a span by identity.
+    """
 
     name: str
     meaning: str
@@ -333,6 +336,19 @@ WORKER_LAG: Final = Metric(
     "mlplatform_worker_lag_messages", "gauge", "messages",
     "Messages that wait in this worker's partitions.", (MODEL,),
 )  # fmt: skip
+_OF_TOPIC: Final = (
+    MODEL, Label("view", bound="external views of the model that have a topic"),
+    Label("topic", bound="one of each such view"),
+    Label("partition", bound="partitions of the topic that this worker reads"),
+)  # fmt: skip
+STREAM_LAG: Final = Metric(
+    "mlplatform_feature_stream_lag_messages", "gauge", "messages",
+    "Values of a topic that the online store does not have yet.", _OF_TOPIC,
+)  # fmt: skip
+STREAM_BEHIND: Final = Metric(
+    "mlplatform_feature_stream_behind_seconds", "gauge", "seconds",
+    "Since when the oldest of those waits, at most; 0 where none does.", _OF_TOPIC,
+)  # fmt: skip
 WORKER_IN_WORK: Final = Metric(
     "mlplatform_worker_in_work_messages", "gauge", "messages",
     "Messages read and not committed.", (MODEL,),
@@ -472,7 +488,7 @@ REFUSALS: Final = _state(
     "refusals",
     "refusals",
     "What was refused in the last day and kept in `audit/`.",
-    Label("door", bound="listeners, and places that take something from people"),
+    Label("door", bound="surfaces: listeners, and commands that take something from people"),
 )
 _RECEIVER = Label("receiver", bound="receivers of the installation, at most 16")
 EVENTS_WAITING: Final = _state(
@@ -512,7 +528,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     ),
     "worker": (
         WORKER_MESSAGES, WORKER_GIVEN_UP, WORKER_RETRIES, WORKER_LAG, WORKER_IN_WORK, WORKER_BATCH,
-        WORKER_TRACES,
+        WORKER_TRACES, STREAM_LAG, STREAM_BEHIND,
     ),
     "exporter": (
         ROUTES_GENERATION, ROUTES_SHARE, MODEL_KILLED, EMERGENCY_UNCONFIRMED, ROLLOUT_PHASE,

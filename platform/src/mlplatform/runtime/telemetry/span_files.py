@@ -10,6 +10,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,7 @@ def _parts(trace: Trace, identity: ProcessIdentity, wall_ns: int) -> Iterator[di
     """A trace's spans by the process that they are of."""
     for of, spans in itertools.groupby(trace.spans, lambda span: span.of or identity):
         yield {
-            "resource": {"attributes": _attributes(resource_of(of))},
+            "resource": _resource(of),
             "scopeSpans": [{"scope": _SCOPE, "spans": [_span(trace, s, wall_ns) for s in spans]}],
         }
 
@@ -118,8 +119,10 @@ def _span(trace: Trace, span: Span, wall_ns: int) -> dict[str, Any]:
     return made
 
 
-def _attributes(named: dict[str, str]) -> list[dict[str, Any]]:
-    return [{"key": name, "value": _value(value)} for name, value in named.items()]
+@lru_cache(maxsize=256)  # of processes that spans are of: the same few again and again
+def _resource(of: ProcessIdentity) -> dict[str, Any]:
+    named = resource_of(of)
+    return {"attributes": [{"key": name, "value": _value(named[name])} for name in named]}
 
 
 def _value(value: Value) -> dict[str, Any]:
@@ -130,7 +133,7 @@ def _value(value: Value) -> dict[str, Any]:
     return {"doubleValue": value}
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class StoredSpan(msgspec.Struct, frozen=True, kw_only=True):
     """A span as it was read back.
 
     Args:
@@ -153,7 +156,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     links: tuple[tuple[str, str], ...]
 
 
-def find(folder: Path, wanted: Iterable[str]) -> Iterator[Kept]:
+def find(folder: Path, wanted: Iterable[str]) -> Iterator[StoredSpan]:
     """The spans on disk of every trace in whose line one of the texts stands: ids, in whole."""
     texts = [text.encode() for text in wanted]
     for path in sorted(folder.glob("*.jsonl*")):
@@ -166,7 +169,7 @@ def find(folder: Path, wanted: Iterable[str]) -> Iterator[Kept]:
 _NAMES: Final = {number: name for name, number in _KINDS.items()}
 
 
-def _read(line: bytes) -> Iterator[Kept]:
+def _read(line: bytes) -> Iterator[StoredSpan]:
     try:
         found = msgspec.json.decode(line)
     except NOT_JSON:
@@ -178,8 +181,8 @@ def _read(line: bytes) -> Iterator[Kept]:
                 yield _kept(span, resource)
 
 
-def _kept(span: dict[str, Any], resource: dict[str, Value]) -> Kept:
-    return Kept(
+def _kept(span: dict[str, Any], resource: dict[str, Value]) -> StoredSpan:
+    return StoredSpan(
         trace_id=span["traceId"],
         span_id=span["spanId"],
         parent_id=span.get("parentSpanId") or None,

@@ -66,7 +66,7 @@ class LineHandler(logging.StreamHandler[WholeLines]):
 
 
 class LineFileHandler(RotatingFileHandler):
-    """As its base, which prints a traceback for each line that a full disk refuses."""
+    """Its base prints a traceback for each line that a full disk refuses."""
 
     def __init__(self, path: Path, *, file_bytes: int, files: int) -> None:
         super().__init__(path, maxBytes=file_bytes, backupCount=files - 1, encoding="utf-8")

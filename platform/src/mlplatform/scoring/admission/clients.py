@@ -17,6 +17,7 @@ Operation = Literal[
     "read",
     "labels",
     "void",
+    "push",
     "any-client",
     "explain",
     "metrics",

@@ -12,7 +12,14 @@ from typing import Final, Protocol
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.clients import ANY, Client, Operation, RateLimit
 from mlplatform.scoring.admission.leases import Lease, Leases
-from mlplatform.scoring.admission.priorities import PRIORITIES, Priority, Room, Shed, entry, lowered
+from mlplatform.scoring.admission.priorities import (
+    PRIORITIES,
+    InFlightLimits,
+    Priority,
+    ShedRequest,
+    entry,
+    lowered,
+)
 
 _SCHEME: Final = b"bearer "
 PRIORITY_HEADER: Final = "X-Priority"
@@ -20,6 +27,9 @@ _PRIORITY: Final = b"x-priority"
 _BY_NAME: Final[Mapping[bytes, Priority]] = {name.encode(): name for name in PRIORITIES}
 UNMETERED: Final[frozenset[Operation]] = frozenset({"metrics"})
 """Who watches an overload must get in while it lasts."""
+
+ON_SOME: Final[frozenset[Operation]] = frozenset({"read", "score", "push"})
+"""What a path without a model is open to, for who may do it on any: the rest is checked later."""
 
 Outcome = str
 OutcomeCounter = Callable[[Outcome, str], None]
@@ -38,7 +48,7 @@ class Credentials(Protocol):
 
 
 @dataclass(slots=True)
-class Admitted:
+class AdmittedRequest:
     """A request that was let in, until `Gate.leave`."""
 
     client: Client
@@ -59,20 +69,20 @@ class Gate:
         self,
         credentials: Credentials,
         leases: Leases,
-        room: Room,
+        in_flight_limits: InFlightLimits,
         limits: Mapping[str, RateLimit | None],
         counted: OutcomeCounter,
     ) -> None:
         self._credentials = credentials
         self._leases = leases
-        self._room = room
+        self._in_flight_limits = in_flight_limits
         self._limits = limits
         self._counted = counted
         self.in_flight = 0
 
     async def admit(
         self, headers: Mapping[bytes, bytes], model: str | None, operation: Operation
-    ) -> Admitted:
+    ) -> AdmittedRequest:
         """Who asks, once the request is let in. Every admitted request must `leave`.
 
         Args:
@@ -84,8 +94,8 @@ class Gate:
         client = self._client(headers)
         self._check_scope(client, model, operation)
         if operation in UNMETERED:
-            return Admitted(client, client.priority)
-        admitted = Admitted(client, self._priority(client, headers))
+            return AdmittedRequest(client, client.priority)
+        admitted = AdmittedRequest(client, self._priority(client, headers))
         self._enter(admitted)
         limit = self._limits.get(model) if operation == "score" and model is not None else None
         if client.limit is not None or limit is not None:
@@ -97,13 +107,13 @@ class Gate:
         self._counted("admitted", admitted.priority)
         return admitted
 
-    def leave(self, admitted: Admitted) -> None:
+    def leave(self, admitted: AdmittedRequest) -> None:
         """The request is answered; a second time changes nothing."""
         if admitted.is_counted:
             admitted.is_counted = False
             self.in_flight -= 1
 
-    def charge(self, admitted: Admitted, more: int) -> None:
+    def charge(self, admitted: AdmittedRequest, more: int) -> None:
         """A batch costs a token an item. It is not refused for them, and owed by its client."""
         for lease in admitted.leases:
             self._leases.owe(lease, more)
@@ -121,7 +131,7 @@ class Gate:
         raise Problem(401, "unauthenticated", detail, field="Authorization")
 
     def _check_scope(self, client: Client, model: str | None, operation: Operation) -> None:
-        if model is None and operation in ("read", "score"):
+        if model is None and operation in ON_SOME:
             allowed = client.may_on_some(operation)
         else:
             allowed = client.may(ANY if model is None else model, operation)
@@ -141,9 +151,9 @@ class Gate:
             raise Problem(422, "invalid-header", detail, field=PRIORITY_HEADER)
         return lowered(client.priority, asked)
 
-    def _enter(self, admitted: Admitted) -> None:
-        verdict = entry(admitted.priority, self.in_flight, self._room)
-        if isinstance(verdict, Shed):
+    def _enter(self, admitted: AdmittedRequest) -> None:
+        verdict = entry(admitted.priority, self.in_flight, self._in_flight_limits)
+        if isinstance(verdict, ShedRequest):
             self._counted("shed", admitted.priority)
             detail = (
                 f"{self.in_flight} requests are being answered; {admitted.priority} ones are let "
@@ -154,7 +164,7 @@ class Gate:
         admitted.is_counted = True
 
     async def _take(
-        self, admitted: Admitted, model: str | None, model_limit: RateLimit | None
+        self, admitted: AdmittedRequest, model: str | None, model_limit: RateLimit | None
     ) -> None:
         """A token of the client and one of the model, or none of either."""
         wanted = (
@@ -173,7 +183,9 @@ class Gate:
                     raise self._limited(admitted, limit, name, wait_s)
             admitted.leases = (*admitted.leases, lease)
 
-    def _limited(self, admitted: Admitted, limit: RateLimit, name: str, wait_s: float) -> Problem:
+    def _limited(
+        self, admitted: AdmittedRequest, limit: RateLimit, name: str, wait_s: float
+    ) -> Problem:
         self._counted(name, admitted.priority)
         whose = admitted.client.name if name == "client-rate" else "this model"
         detail = f"{whose} may ask {limit.rate_per_s:g} times a second, {limit.burst} at once"

@@ -53,7 +53,7 @@ class Keyring:
         return self._clients.get(digest)
 
     def names(self) -> frozenset[str]:
-        """Of all clients with a live key."""
+        """The names of all clients with a live key."""
         return frozenset(client.name for client in self._clients.values())
 
     def poll(self) -> None:

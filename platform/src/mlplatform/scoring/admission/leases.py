@@ -56,21 +56,21 @@ class Lease:
 
     bucket: str
     limit: RateLimit
-    given_since_s: float
+    spent_since_s: float
     tokens: float = 0.0
     unpaid: float = 0.0
     waiting: int = 0
     refused_until_s: float = 0.0
     supplied_s: float | None = None
     used_s: float = 0.0
-    given: int = 0
-    given_per_s: float = 0.0
+    spent: int = 0
+    spent_per_s: float = 0.0
     block: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.block = block(self.limit)
 
-    def wanted(self) -> int:
+    def tokens_needed(self) -> int:
         return math.ceil(self.block - self.tokens + self.unpaid) + self.waiting
 
     def supply(self, taken: TokenGrant, now_s: float) -> None:
@@ -79,16 +79,16 @@ class Lease:
         self.unpaid = 0.0
         self.supplied_s = now_s
         self.refused_until_s = now_s + taken.retry_after_s if taken.retry_after_s else 0.0
-        self.given += taken.tokens
-        passed_s = now_s - self.given_since_s
+        self.spent += taken.tokens
+        passed_s = now_s - self.spent_since_s
         if passed_s >= RATE_WINDOW_S:
-            self.given_per_s = self.given / passed_s
-            self.given, self.given_since_s = 0, now_s
+            self.spent_per_s = self.spent / passed_s
+            self.spent, self.spent_since_s = 0, now_s
 
     def supply_alone(self, share: float, now_s: float) -> None:
         """Tokens without the store, for the time since there were some; at most a full block."""
         room = self.block - self.tokens
-        rate_per_s = max(self.given_per_s, self.limit.rate_per_s * share)
+        rate_per_s = max(self.spent_per_s, self.limit.rate_per_s * share)
         passed_s = math.inf if self.supplied_s is None else now_s - self.supplied_s
         tokens = max(min(rate_per_s * passed_s, room), 0.0)
         self.tokens += tokens
@@ -198,9 +198,9 @@ class Leases:
         low, self._low = self._low, {}
         waiters, self._next = self._next, None
         takes = [
-            Take(lease.bucket, lease.limit, lease.wanted())
+            Take(lease.bucket, lease.limit, lease.tokens_needed())
             for lease in low.values()
-            if now_s >= lease.refused_until_s and lease.wanted() > 0
+            if now_s >= lease.refused_until_s and lease.tokens_needed() > 0
         ]
         try:
             if takes and not await self._asked(takes):

@@ -40,7 +40,7 @@ class People:
 
 
 def people(keys: Iterable[Key], now_ms: int) -> People:
-    """Those whose keys are live now."""
+    """The people whose keys are live now."""
     known = directory(keys, now_ms)
     return People(lambda secret, hashed: known.get(hashed), lambda: now_ms / 1000)
 

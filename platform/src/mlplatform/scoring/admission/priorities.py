@@ -23,13 +23,21 @@ SHED_RETRY_S: Final[Mapping[Priority, int]] = {"critical": 1, "standard": 1, "ba
 """When to come back; background work later, so that its retries do not fill the room again."""
 
 
+MAX_IN_FLIGHT: Final = 1024
+"""Requests that one gateway process answers at a time. At 5 200 a second, the most that one was
+seen to answer (`docs/performance.md`), these are what came in the last 0.2 s; more in flight wait
+for a predictor that does not keep up, and more room would only have them wait longer. A bank that
+needs more has more gateways, each with this room.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Enter:
     """There is room."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shed:
+class ShedRequest:
     """There is none for this class.
 
     Args:
@@ -44,7 +52,7 @@ ENTER: Final = Enter()
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class InFlightLimits:
     """The most requests in flight up to which each class still gets in."""
 
     critical: int
@@ -61,15 +69,17 @@ class Room:
                 return self.background
 
 
-def room(max_in_flight: int) -> Room:
+def in_flight_limits(max_in_flight: int) -> InFlightLimits:
     """The ceilings where `max_in_flight` requests are answered at a time; each at least 1."""
-    return Room(**{name: max(int(max_in_flight * share), 1) for name, share in SHARES.items()})
+    return InFlightLimits(
+        **{name: max(int(max_in_flight * share), 1) for name, share in SHARES.items()}
+    )
 
 
-def entry(priority: Priority, in_flight: int, within: Room) -> Enter | Shed:
+def entry(priority: Priority, in_flight: int, within: InFlightLimits) -> Enter | ShedRequest:
     """Whether a request of this class gets in beside those that are in flight already."""
     ceiling = within.ceiling(priority)
-    return ENTER if in_flight < ceiling else Shed(ceiling, SHED_RETRY_S[priority])
+    return ENTER if in_flight < ceiling else ShedRequest(ceiling, SHED_RETRY_S[priority])
 
 
 def lowered(own: Priority, asked: Priority) -> Priority:

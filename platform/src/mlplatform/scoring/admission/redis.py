@@ -62,11 +62,11 @@ class RedisBuckets:
     def take(self, takes: Sequence[Take], now_ms: int) -> list[TokenGrant]:
         wishes = [w for t in takes for w in (repr(t.limit.rate_per_s), t.limit.burst, t.tokens)]
         with translated(self._address):
-            given = self._take(
+            taken = self._take(
                 keys=[f"{PREFIX}{take.bucket}" for take in takes],
                 args=[now_ms, FORGET_AFTER_MS, *wishes],
             )
         return [
             TokenGrant(take.bucket, int(tokens), float(wait_s))
-            for take, (tokens, wait_s) in zip(takes, given, strict=True)
+            for take, (tokens, wait_s) in zip(takes, taken, strict=True)
         ]

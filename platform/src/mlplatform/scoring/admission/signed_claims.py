@@ -15,6 +15,11 @@ import jwt
 
 from mlplatform.scoring.admission.jwks import VerifyKey
 
+LEEWAY_S: Final = 30
+"""How far an issuer's clock and this one may differ. Both are kept by NTP, to well below a second;
+a token lives for minutes, and more leeway would only prolong those that were stolen.
+"""
+
 
 class TokenRefused(Exception):
     """Why a token proves nobody, in one of the words of `WHY` or of who reads the claims."""
@@ -53,7 +58,6 @@ def claims(
     *,
     issuer: str,
     audience: str,
-    leeway_s: int,
     required: Sequence[str],
 ) -> dict[str, Any]:
     """The claims of a token that this key has signed, of this issuer, for this audience, now.
@@ -69,7 +73,7 @@ def claims(
             algorithms=list(key.algorithms),
             audience=audience,
             issuer=issuer,
-            leeway=leeway_s,
+            leeway=LEEWAY_S,
             options={"require": list(required)},
         )
     except jwt.PyJWTError as error:

@@ -122,12 +122,12 @@ def _take(db: sqlite3.Connection, take: Take, now_ms: int) -> TokenGrant:
         "SELECT tokens, at_ms FROM buckets WHERE bucket = ?", (take.bucket,)
     ).fetchone()
     level = Level(*row) if row else full(take.limit, now_ms)
-    left, given = take_tokens(level, take, now_ms)
+    left, taken = take_tokens(level, take, now_ms)
     stored = (take.bucket, left.tokens, left.at_ms)
     db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?)", stored)
-    return given
+    return taken
 
 
-def _read(db: sqlite3.Connection, where: str = "", *given: object) -> list[Key]:
-    rows = db.execute(f"SELECT {_COLUMNS} FROM keys {where} ORDER BY seq", given)
+def _read(db: sqlite3.Connection, where: str = "", *values: object) -> list[Key]:
+    rows = db.execute(f"SELECT {_COLUMNS} FROM keys {where} ORDER BY seq", values)
     return [key_of(*row) for row in rows]

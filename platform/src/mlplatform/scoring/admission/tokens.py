@@ -84,7 +84,7 @@ class Tokens:
             raise TokenRefused("unknown-key")
         self._keys.want()
         self._refused("keys-awaited")
-        detail = "the issuer's keys are being fetched"
+        detail = "the issuer's keys are being fetched: try again in a moment"
         raise Problem(503, "issuer-keys-awaited", detail, retry_after_s=1)
 
     def _claims(self, token: bytes, key: VerifyKey) -> dict[str, Any]:
@@ -93,7 +93,6 @@ class Tokens:
             key,
             issuer=self._issuer.url,
             audience=self._issuer.audience,
-            leeway_s=self._issuer.leeway_s,
             required=("exp", "iss", "aud"),
         )
 
@@ -103,7 +102,7 @@ class Tokens:
             client = CLIENT_PREFIX + check_client(name if isinstance(name, str) else "")
         except ConfigInvalid as error:
             raise TokenRefused("client-name") from error
-        until_s = float(claims["exp"]) + self._issuer.leeway_s
+        until_s = float(claims["exp"]) + signed_claims.LEEWAY_S
         found = scopes(claims.get(self._issuer.scopes_claim))
         return Client(client, found, "standard", None, until_s)
 

@@ -15,11 +15,12 @@ from mlplatform.runtime.telemetry.logs import SENT
 from mlplatform.runtime.telemetry.spans import Attributes
 from mlplatform.scoring.admission.clients import Operation
 from mlplatform.scoring.admission.gate import Gate
-from mlplatform.scoring.api import async_api, inference_api, probes, scoring_api
+from mlplatform.scoring.api import async_api, features_api, inference_api, probes, scoring_api
 from mlplatform.scoring.api.http import SHOWN, Endpoint, Request, problem_of
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
+from mlplatform.scoring.pushes.pushes import FeaturePushes
 from mlplatform.scoring.request.deferred import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.scoring import Scoring
@@ -48,6 +49,7 @@ class Gateway:
         labels: Labels,
         voids: Voids,
         deferral: AsyncAcceptor,
+        pushes: FeaturePushes,
         metrics: Metrics,
         traces: Traces | None,
         documents: Mapping[str, bytes],
@@ -64,6 +66,7 @@ class Gateway:
             **scoring_api.endpoints(models, labels, voids, gate),
             **async_api.endpoints(models, deferral),
             **inference_api.endpoints(models, health, gate),
+            **features_api.endpoints(pushes, gate),
         }
 
     async def answer(self, asked: messages.Request) -> Reply:
@@ -80,7 +83,7 @@ class Gateway:
         except Problem as problem:
             problem_name = problem.name
             body = endpoint.refusal(problem) if endpoint else self._refusal(request.path, problem)
-            reply = _told(problem, body)
+            reply = _problem_reply(problem, body)
         except Exception:
             trace_id = request.trace.trace_id if request.trace else None
             known = request.path if endpoint else UNKNOWN
@@ -88,7 +91,7 @@ class Gateway:
             log.exception("%s %s failed", request.method, known, extra=extra)
             fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
             problem_name = fault.name
-            reply = _told(fault, fault.body)
+            reply = _problem_reply(fault, fault.body)
         finally:
             if request.admitted is not None:
                 self._gate.leave(request.admitted)
@@ -110,7 +113,7 @@ class Gateway:
     def refusal(self, refused: Refusal) -> Reply:
         """What a connection says of its own."""
         problem = problem_of(refused)
-        return _told(problem, problem.body)
+        return _problem_reply(problem, problem.body)
 
     def ended(self, reason: str) -> None:
         """Count a connection that was ended."""
@@ -166,7 +169,7 @@ class Gateway:
         """Raises Problem: 401, 403, 422, 429, 503."""
         request.admitted = await self._gate.admit(request.headers, model, scope)
         request.client = request.admitted.client.name
-        request.asked.let_in()
+        request.asked.admit()
 
 
 def _complaints(models: Mapping[str, Scoring]) -> list[str]:
@@ -184,5 +187,5 @@ def _complaints(models: Mapping[str, Scoring]) -> list[str]:
     return [*(complaint for complaint in found if complaint is not None), *stopped, *killed]
 
 
-def _told(problem: Problem, body: bytes) -> Reply:
+def _problem_reply(problem: Problem, body: bytes) -> Reply:
     return Reply(body, [line(name, value) for name, value in problem.headers], problem.status)

@@ -9,7 +9,7 @@ import msgspec
 
 from mlplatform.runtime.http.messages import JSON, Reply, line
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.runtime.telemetry.context import begun
+from mlplatform.runtime.telemetry.context import new_trace
 from mlplatform.scoring.api.http import JSON_TYPE, Answerer, Endpoint, Request
 from mlplatform.scoring.api.scoring_api import REPLAYED, batch_answer, caller_of
 from mlplatform.scoring.api.shapes import SHAPES, Shape
@@ -50,11 +50,11 @@ def _accepting(
     async def accept(request: Request) -> Reply:
         caller = caller_of(scoring, request)
         asked = scoring.payloads.score(await request.body())
-        given = await deferral.accept(scoring, asked, caller)
-        decision_id = _pending.decode(given.body).decision_id
+        accepted = await deferral.accept(scoring, asked, caller)
+        decision_id = _pending.decode(accepted.body).decision_id
         location = line(b"location", f"{version.decisions}/{decision_id}".encode())
         headers = [JSON, location, _RETRY_AFTER]
-        return Reply(given.body, [*headers, REPLAYED] if given.replayed else headers, 202)
+        return Reply(accepted.body, [*headers, REPLAYED] if accepted.replayed else headers, 202)
 
     return _posting("score_async", name, accept)
 
@@ -63,7 +63,7 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
     shape = SHAPES[version.name]
 
     async def score_accepted(request: Request) -> Reply:
-        request.trace = request.trace or begun()
+        request.trace = request.trace or new_trace()
         caller = caller_of(scoring, request)
         batch = decoded_batch(await request.body())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Final, TypeVar
@@ -15,13 +17,13 @@ from google.protobuf.message import DecodeError, Message
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry import signals
-from mlplatform.runtime.telemetry.context import TraceContext, begun, trace_context
+from mlplatform.runtime.telemetry.context import TraceContext, new_trace, trace_context
 from mlplatform.runtime.telemetry.logs import SENT
 from mlplatform.runtime.telemetry.spans import Attributes
 from mlplatform.scoring.admission.clients import Operation
-from mlplatform.scoring.admission.gate import Admitted, Gate
+from mlplatform.scoring.admission.gate import AdmittedRequest, Gate
 from mlplatform.scoring.api.terms import terms
-from mlplatform.scoring.request.decision import Caller, Done
+from mlplatform.scoring.request.decision import Caller, RequestOutcome
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.spans import Traces
@@ -41,6 +43,10 @@ _CODES: Final = {
     503: grpc.StatusCode.UNAVAILABLE,
 }
 
+STREAM_S: Final = 10.0
+STREAM_MESSAGES: Final = 64
+"""How long a stream of requests is answered, and how many of them."""
+
 M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -54,16 +60,16 @@ class Call:
     headers: dict[bytes, bytes]
     started_s: float
     gate: Gate
-    let_in: Callable[[], None]
-    admitted: Admitted | None = None
-    finished: list[Done] | None = None
+    admit_peer: Callable[[], None]
+    admitted: AdmittedRequest | None = None
+    finished: list[RequestOutcome] | None = None
     model: str | None = None
 
-    async def admit(self, model: str | None, operation: Operation) -> Admitted:
+    async def admit(self, model: str | None, operation: Operation) -> AdmittedRequest:
         """Raises Problem: 401, 403, 422, 429, 503."""
         self.model = model
         self.admitted = await self.gate.admit(self.headers, model, operation)
-        self.let_in()
+        self.admit_peer()
         return self.admitted
 
     @cached_property
@@ -71,9 +77,10 @@ class Call:
         return trace_context(self.headers)
 
     def begin_trace(self) -> None:
-        """Where the caller names none: what follows has several records, which all name it."""
+        """Makes a trace if the caller names none, so that all records of the call name the same
+        one."""
         if self.trace is None:
-            self.trace = begun()
+            self.trace = new_trace()
 
     def caller(self, scoring: Scoring, client: str, key: str = "") -> Caller:
         """The terms of this call; a key in the message counts before one in the metadata."""
@@ -90,6 +97,7 @@ class Call:
 
 
 Answer = Callable[[bytes, Call], Awaitable[Message]]
+_Work = Callable[[Any, Context, Call], Awaitable[Message | None]]
 
 
 def handlers(
@@ -98,24 +106,63 @@ def handlers(
     gate: Gate,
     metrics: Metrics,
     traces: Traces | None,
-    let_in: Callable[[str], None],
+    admit: Callable[[str], None],
+    *,
+    streams: bool = False,
 ) -> grpc.GenericRpcHandler[Any, Any]:
     """The methods of a service. Messages are parsed here: gRPC itself would call one that can't
     be parsed the server's fault.
 
     Args:
-        let_in: gets the peer of each call that was admitted.
+        admit: gets the peer of each call that was admitted.
+        streams: each message of a stream of requests gets an answer, admitted by itself.
     """
+    kind = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
     return grpc.method_handlers_generic_handler(
         service,
         {
-            name: grpc.unary_unary_rpc_method_handler(
-                _guarded(f"grpc_{name}", answer, gate, metrics, traces, let_in),
+            name: kind(
+                _guarded(
+                    f"grpc_{name}",
+                    _answers_each(answer) if streams else _answers_one(answer),
+                    gate,
+                    metrics,
+                    traces,
+                    admit,
+                ),
                 response_serializer=lambda message: message.SerializeToString(),
             )
             for name, answer in answers.items()
         },
     )
+
+
+def _answers_one(answer: Answer) -> _Work:
+    async def work(request: bytes, context: Context, made: Call) -> Message:
+        return await answer(request, made)
+
+    return work
+
+
+def _answers_each(answer: Answer) -> _Work:
+    """Answers each message of a stream, up to a time and a number of messages: an open stream holds
+    a connection."""
+
+    async def work(requests: object, context: Context, made: Call) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STREAM_S):
+                for _ in range(STREAM_MESSAGES):
+                    request = await context.read()
+                    if not isinstance(request, bytes):  # grpc.aio.EOF, which its stubs lack
+                        return
+                    try:
+                        answered = await answer(request, made)
+                    finally:
+                        if made.admitted is not None:
+                            made.gate.leave(made.admitted)
+                    await context.write(answered)
+
+    return work
 
 
 def parsed(kind: type[M], request: bytes) -> M:
@@ -136,26 +183,28 @@ def model_of(models: Mapping[str, Scoring], name: str) -> Scoring:
 
 def _guarded(
     operation: str,
-    answer: Answer,
+    work: _Work,
     gate: Gate,
     metrics: Metrics,
     traces: Traces | None,
-    let_in: Callable[[str], None],
-) -> Callable[[bytes, Context], Awaitable[Message]]:
-    async def call(request: bytes, context: Context) -> Message:
+    admit: Callable[[str], None],
+) -> Callable[[Any, Context], Awaitable[Message | None]]:
+    async def call(request: Any, context: Context) -> Message | None:
         status = 200
         problem_name = ""
-        let_in_now = partial(let_in, context.peer())
-        made = Call(_headers(context), time.monotonic(), gate, let_in_now)
+        admit_peer = partial(admit, context.peer())
+        made = Call(_headers(context), time.monotonic(), gate, admit_peer)
         if traces is not None:
             made.finished = []
         try:
-            return await answer(request, made)
+            return await work(request, context, made)
         except Problem as problem:
             status, problem_name, refusal = problem.status, problem.name, problem
         except Exception:
             trace_id = made.trace.trace_id if made.trace else None
-            log.exception("%s failed", operation, extra={"trace_id": trace_id, SENT: request})
+            log.exception(
+                "%s failed", operation, extra={"trace_id": trace_id, SENT: _sent(request)}
+            )
             status, problem_name = 500, "internal"
             refusal = Problem(500, "internal", "this is the gateway's fault; its log says more")
         finally:
@@ -172,6 +221,11 @@ def _guarded(
         raise AssertionError("abort raises")
 
     return call
+
+
+def _sent(request: object) -> bytes:
+    """What a log line may say of a request; of a stream nothing."""
+    return request if isinstance(request, bytes) else b""
 
 
 def _ended(traces: Traces, operation: str, made: Call, status: int, problem: str) -> None:

@@ -12,7 +12,7 @@ from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.predictor.grpc_server import rows_of
 from mlplatform.scoring.predictor.protocol import DATATYPE, OUTPUT, RequestRefused, check_finite
 from mlplatform.scoring.protos import open_inference_pb2 as pb
-from mlplatform.scoring.request.raw_calls import PARAMETER, inferred, refused, width
+from mlplatform.scoring.request.raw_calls import PARAMETER, champion_of, inferred, problem_of
 from mlplatform.scoring.request.scoring import Scoring
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -52,21 +52,25 @@ def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
         admitted = await call.admit(asked.model_name, "score")
         scoring = model_of(models, asked.model_name)
         try:
-            rows = rows_of(asked, width(scoring))
+            champion = champion_of(scoring)
+            rows = rows_of(asked, len(champion.plan.names), champion.named)
             check_finite(rows)
         except RequestRefused as error:
-            raise refused(error) from error
+            raise problem_of(error) from error
         call.gate.charge(admitted, len(rows) - 1)
         caller = call.caller(scoring, admitted.client.name)
-        given = await inferred(scoring, rows, _assignment_key(asked), caller)
+        inferred_rows = await inferred(scoring, rows, _assignment_key(asked), caller)
         answer = pb.ModelInferResponse(
-            model_name=asked.model_name, model_version=given.version, id=asked.id
+            model_name=asked.model_name, model_version=inferred_rows.version, id=asked.id
         )
-        output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=[len(given.scores)])
+        shape = list(inferred_rows.scores.shape)
+        output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=shape)
         if asked.raw_input_contents:
-            answer.raw_output_contents.append(given.scores.astype("<f4", copy=False).tobytes())
+            answer.raw_output_contents.append(
+                inferred_rows.scores.astype("<f4", copy=False).tobytes()
+            )
         else:
-            output.contents.fp32_contents.extend(given.scores.tolist())
+            output.contents.fp32_contents.extend(inferred_rows.scores.ravel().tolist())
         return answer
 
     return {

@@ -17,8 +17,7 @@ from mlplatform.scoring.api.scoring_api import BATCH_CONCURRENCY
 from mlplatform.scoring.api.shapes import stored_answer
 from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.protos import scoring_pb2 as pb
-from mlplatform.scoring.request.answers import ScoreBody as Stored
-from mlplatform.scoring.request.answers import encode
+from mlplatform.scoring.request.answers import ScoreBody, encode
 from mlplatform.scoring.request.decision import Caller
 from mlplatform.scoring.request.payloads import MAX_ITEMS
 from mlplatform.scoring.request.scoring import Scoring
@@ -67,8 +66,8 @@ async def _scored(scoring: Scoring, asked: pb.ScoreRequest, caller: Caller) -> p
         kind = value.WhichOneof("kind")
         fields[name] = None if kind is None else getattr(value, kind)
     fields[EVENT_TIME] = asked.event_time_ms
-    given = await scoring.answer(scoring.payloads.score(encode(fields)), caller)
-    return _response(stored_answer(given.body), replayed=given.replayed)
+    response = await scoring.answer(scoring.payloads.score(encode(fields)), caller)
+    return _response(stored_answer(response.body), replayed=response.replayed)
 
 
 async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb.ScoreBatchResult:
@@ -89,14 +88,15 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
         return pb.ScoreBatchResult(answer=await _scored(scoring, asked, caller))
     except Problem as problem:
         d = problem.details
-        told = pb.Problem(
+        message = pb.Problem(
             type=d.type, title=d.title, status=d.status, detail=d.detail, field=d.field or ""
         )
-        return pb.ScoreBatchResult(problem=told)
+        return pb.ScoreBatchResult(problem=message)
 
 
-def _response(answer: Stored, *, replayed: bool) -> pb.ScoreResponse:
+def _response(answer: ScoreBody, *, replayed: bool) -> pb.ScoreResponse:
     gaps = answer.feature_gaps or FeatureGaps()
+    top = answer.top or ()
     return pb.ScoreResponse(
         decision_id=answer.decision_id,
         decision=answer.decision,
@@ -113,4 +113,5 @@ def _response(answer: Stored, *, replayed: bool) -> pb.ScoreResponse:
         missing_views=gaps.missing,
         stale_views=gaps.stale,
         unavailable_views=gaps.unavailable,
+        top=[pb.ClassProbability(class_name=c.class_, probability=c.probability) for c in top],
     )

@@ -1,18 +1,19 @@
-"""The gateway's gRPC listener: scoring, the Open Inference Protocol and health on one port."""
+"""The gateway's gRPC listener: scoring, the Open Inference Protocol, health and reflection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import grpc
 
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.http.ended_connections import EndedConnections
-from mlplatform.runtime.http.grpc_door import GrpcDoor
+from mlplatform.runtime.http.grpc_connections import GrpcConnections
 from mlplatform.runtime.http.messages import MAX_BODY_BYTES
 from mlplatform.scoring.admission.gate import Gate
-from mlplatform.scoring.api import grpc_health, grpc_inference, grpc_scoring
+from mlplatform.scoring.api import grpc_health, grpc_inference, grpc_reflection, grpc_scoring
 from mlplatform.scoring.api.grpc_calls import handlers
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.predictor.grpc_server import options
@@ -45,14 +46,16 @@ class GrpcListener:
     ) -> None:
         self._address = f"{host}:{port}"
         self._port = port
-        self._door = GrpcDoor(ended)
-        self._handlers = tuple(
-            handlers(service, answers, gate, metrics, traces, self._door.let_in)
-            for service, answers in (
-                (grpc_scoring.SERVICE, grpc_scoring.answers(models)),
-                (grpc_inference.SERVICE, grpc_inference.answers(models, health)),
-                (grpc_health.SERVICE, grpc_health.answers(health, SERVICES)),
-            )
+        self._connections = GrpcConnections(ended)
+        made = partial(
+            handlers, gate=gate, metrics=metrics, traces=traces, admit=self._connections.admit
+        )
+        reflected = grpc_reflection.answers((*SERVICES, grpc_health.SERVICE))
+        self._handlers = (
+            made(grpc_scoring.SERVICE, grpc_scoring.answers(models)),
+            made(grpc_inference.SERVICE, grpc_inference.answers(models, health)),
+            made(grpc_health.SERVICE, grpc_health.answers(health, SERVICES)),
+            *(made(service, reflected, streams=True) for service in grpc_reflection.SERVICES),
         )
         self._server: grpc.aio.Server | None = None
 
@@ -66,10 +69,10 @@ class GrpcListener:
             raise Busy(f"port {self._port} is taken (MLPLATFORM_GATEWAY_GRPC_PORT)") from error
         await server.start()
         self._server = server
-        self._door.start(self._port)
+        self._connections.start(self._port)
 
     async def stop(self) -> None:
         """Calls under way are finished, for a while."""
         if self._server is not None:
             await self._server.stop(DRAIN_S)
-        self._door.stop()
+        self._connections.stop()

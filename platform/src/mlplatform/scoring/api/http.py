@@ -14,8 +14,8 @@ from mlplatform.runtime.http.messages import Line, Refusal, Reply, line
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import TraceContext
 from mlplatform.scoring.admission.clients import Operation
-from mlplatform.scoring.admission.gate import Admitted
-from mlplatform.scoring.request.decision import Done
+from mlplatform.scoring.admission.gate import AdmittedRequest
+from mlplatform.scoring.request.decision import RequestOutcome
 
 SHOWN: Final = "/openapi.html shows what there is"
 """The way out of a path that leads nowhere."""
@@ -41,8 +41,8 @@ class Request(msgspec.Struct):
     started_s: float
     client: str = ""
     trace: TraceContext | None = None
-    admitted: Admitted | None = None
-    finished: list[Done] | None = None
+    admitted: AdmittedRequest | None = None
+    finished: list[RequestOutcome] | None = None
 
     async def body(self) -> bytes:
         """The whole body.
@@ -126,7 +126,7 @@ def reading(
 
     kind = line(b"content-type", content_type)
 
-    async def answer(request: Request) -> Reply:
+    async def show(request: Request) -> Reply:
         return Reply(body(), [kind])
 
-    return Endpoint(operation, ("GET", "HEAD"), answer, is_open, model=model, scope=scope)
+    return Endpoint(operation, ("GET", "HEAD"), show, is_open, model=model, scope=scope)

@@ -20,11 +20,10 @@ from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.predictor.protocol import (
     DATATYPE,
     HEADER_LENGTH,
-    INPUT,
     OUTPUT,
     RequestRefused,
-    answer,
     check_finite,
+    inference_response,
     parse,
 )
 from mlplatform.scoring.request.answers import encode
@@ -33,8 +32,9 @@ from mlplatform.scoring.request.raw_calls import (
     MAX_ROWS,
     PARAMETER,
     PLATFORM,
+    champion_of,
     inferred,
-    refused,
+    problem_of,
     width,
 )
 from mlplatform.scoring.request.scoring import Scoring
@@ -102,13 +102,14 @@ def metadata(scoring: Scoring) -> dict[str, Any]:
     Raises:
         Problem: 503, there is no champion.
     """
-    count, champion = width(scoring), scoring.live.current.champion
+    champion = champion_of(scoring)
+    columns = [champion.bundle.classes] if champion.bundle.classes else []
     return {
         "name": scoring.definition.name,
-        "versions": [champion.arm.bundle] if champion else [],
+        "versions": [champion.arm.bundle],
         "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": DATATYPE, "shape": [-1, count]}],
-        "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1]}],
+        "inputs": champion.named.described(),
+        "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1, *columns]}],
     }
 
 
@@ -146,21 +147,22 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
     length = request.headers.get(_LENGTH)
     text = None if length is None else length.decode("latin-1")
     try:
-        asked = parse(body, text, width(scoring))
+        champion = champion_of(scoring)
+        asked = parse(body, text, len(champion.plan.names), champion.named)
         check_finite(asked.rows)
     except RequestRefused as error:
-        raise refused(error) from error
+        raise problem_of(error) from error
     head = body if text is None else body[: int(text)]
     if len(asked.rows) <= MAX_ROWS:
         refuse_repeats(head)
     key = _parameters.decode(head).parameters.get(PARAMETER)
     assert request.admitted is not None
     gate.charge(request.admitted, len(asked.rows) - 1)
-    given = await inferred(scoring, asked.rows, key, caller)
-    content, size = answer(
-        given.scores,
+    inferred_rows = await inferred(scoring, asked.rows, key, caller)
+    content, size = inference_response(
+        inferred_rows.scores,
         model=scoring.definition.name,
-        version=given.version,
+        version=inferred_rows.version,
         request_id=asked.request_id,
         binary=asked.binary,
     )

@@ -13,23 +13,23 @@ import msgspec
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.runtime.http.problems import ProblemDetails
-from mlplatform.scoring.api import openapi_async, openapi_inference
+from mlplatform.scoring.api import features_api, openapi_async, openapi_inference
 from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
     READ_STATUSES,
     Json,
     announce,
-    asked,
     document,
     key_header,
-    listed,
-    opened,
+    list_schema,
+    open_path,
     post,
     priority_header,
     problems,
-    reading,
+    read_path,
     ref,
     replayed_header,
+    request_list,
     timeout_header,
     trace_header,
 )
@@ -37,10 +37,17 @@ from mlplatform.scoring.api.reference import examples
 from mlplatform.scoring.api.shapes import TYPES
 from mlplatform.scoring.api.versions import LATEST, VERSIONS, ApiVersion
 from mlplatform.scoring.arms.states import ModelState
+from mlplatform.scoring.labels.kinds import ITEMS, AnyLabel
 from mlplatform.scoring.request.answers import BatchResult, LabelsAnswer, ModelsAnswer, VoidAnswer
-from mlplatform.scoring.request.payloads import MAX_ITEMS, LabelItem, Payloads, VoidBody
+from mlplatform.scoring.request.payloads import (
+    MAX_ITEMS,
+    LabelItem,
+    Payloads,
+    VoidBody,
+)
 
 FOLDER: Final = "docs"
+NO_PUSHES: Final[features_api.Bodies] = {}
 
 _SCORE_STATUSES: Final = (*POST_STATUSES, 409)
 _CHANGES: Final = {
@@ -63,48 +70,67 @@ def render_files() -> dict[str, str]:
     return {f"{FOLDER}{path}": text for path, text in _rendered(definitions).items()}
 
 
-def documents(definitions: Sequence[ModelDefinition]) -> dict[str, bytes]:
-    """The path at which a gateway shows it → document; the latest has one without a version."""
-    rendered = {path: text.encode() for path, text in _rendered(definitions).items()}
+def documents(
+    definitions: Sequence[ModelDefinition], pushed: features_api.Bodies = NO_PUSHES
+) -> dict[str, bytes]:
+    """The path at which a gateway shows it → document; the latest has one without a version.
+
+    Args:
+        pushed: the external views whose values are taken.
+    """
+    rendered = {path: text.encode() for path, text in _rendered(definitions, pushed).items()}
     return {"/openapi.json": rendered[LATEST.document], **rendered}
 
 
-def _rendered(definitions: Sequence[ModelDefinition]) -> dict[str, str]:
+def _rendered(
+    definitions: Sequence[ModelDefinition], pushed: features_api.Bodies = NO_PUSHES
+) -> dict[str, str]:
     return {
-        **{version.document: render(definitions, version) for version in VERSIONS},
+        **{version.document: render(definitions, version, pushed) for version in VERSIONS},
         openapi_inference.PATH: openapi_inference.render(definitions),
     }
 
 
-def render(definitions: Sequence[ModelDefinition], version: ApiVersion = LATEST) -> str:
+def render(
+    definitions: Sequence[ModelDefinition],
+    version: ApiVersion = LATEST,
+    pushed: features_api.Bodies = NO_PUSHES,
+) -> str:
     """The document of one version of the scoring API for these models, as JSON text."""
+    pushed = pushed if version is LATEST else NO_PUSHES
     payloads = {d.name: Payloads(d) for d in definitions}
     answer = TYPES[version.name]
-    types: list[Any] = [answer, BatchResult, LabelItem, LabelsAnswer, ModelsAnswer, ModelState]
-    types += [VoidBody, VoidAnswer]
+    labels = {LabelItem.__name__: LabelItem} | {i.__name__: i for i in map(_label, definitions)}
+    types: list[Any] = [answer, BatchResult, *labels.values(), LabelsAnswer, ModelsAnswer]
+    types += [ModelState, VoidBody, VoidAnswer]
     if any(d.takes_async for d in definitions):
         types += openapi_async.TYPES_USED
+    types += features_api.types_used(pushed)
     types += [ProblemDetails, *(t for p in payloads.values() for t in (p.request, p.item))]
     _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     schemas["BatchResult"]["properties"]["answer"] = ref(answer.__name__)
     decisions = sorted({name for d in definitions for name in d.decision.outcomes})
     schemas[answer.__name__]["properties"]["decision"] = {"enum": decisions}
-    paths = _api_paths(version, definitions, payloads)
+    paths = _api_paths(version, definitions, payloads) | features_api.paths(pushed)
     announced = [name.decode().title() for name, _ in version.headers]
     announce(paths, announced)
     info = {
         "title": "Scoring API",
         "version": version.name.removeprefix("v"),
-        "description": _DESCRIPTION + examples.TOLD + _CHANGES[version.name],
+        "description": _DESCRIPTION + examples.PLACEHOLDERS + _CHANGES[version.name],
     }
     return document(info, {**paths, **_common_paths(version)}, dict(schemas), announced)
+
+
+def _label(definition: ModelDefinition) -> type[AnyLabel]:
+    return ITEMS[definition.task]
 
 
 def _api_paths(
     version: ApiVersion, definitions: Sequence[ModelDefinition], payloads: dict[str, Payloads]
 ) -> Json:
     summary = "Models and the routes that this gateway applies."
-    paths = {version.models: reading("list_models", summary, ref("ModelsAnswer"))}
+    paths = {version.models: read_path("list_models", summary, ref("ModelsAnswer"))}
     for definition in definitions:
         paths.update(_model_paths(version, definition, payloads[definition.name]))
         if definition.takes_async:
@@ -116,7 +142,7 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
     name, root = definition.name, f"{version.models}/{definition.name}"
     headers = [timeout_header(definition), priority_header(), trace_header()]
     return {
-        root: reading(
+        root: read_path(
             f"get_{name}", f"Routes of {name} as this gateway applies them.", ref("ModelState")
         ),
         f"{root}/score": post(
@@ -133,9 +159,9 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             f"score_{name}_batch",
             f"{definition.purpose} Up to {MAX_ITEMS} at once, each decided and recorded by itself.",
             parameters=headers,
-            body=asked("requests", payloads.item.__name__),
+            body=request_list("requests", payloads.item.__name__),
             example=examples.batch(definition),
-            answer=listed("results", "BatchResult"),
+            answer=list_schema("results", "BatchResult"),
             statuses=POST_STATUSES,
         ),
         f"{root}/labels": post(
@@ -145,8 +171,8 @@ def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Pay
             "label is sent; of several for one decision the latest counts. A decision of another "
             "client is an unknown one, unless the key's scope says any-client.",
             parameters=[priority_header()],
-            body=asked("labels", "LabelItem"),
-            example=examples.labels(),
+            body=request_list("labels", _label(definition).__name__),
+            example=examples.labels(definition),
             answer=ref("LabelsAnswer"),
             statuses=POST_STATUSES,
         ),
@@ -174,8 +200,8 @@ def _common_paths(version: ApiVersion) -> Json:
         },
     }
     return {
-        "/healthz": opened("healthz", "The process is alive and can record answers.", 503),
-        "/readyz": opened("readyz", "Routes are read and requests can be answered.", 503),
-        version.document: opened("openapi", "This document."),
+        "/healthz": open_path("healthz", "The process is alive and can record answers.", 503),
+        "/readyz": open_path("readyz", "Routes are read and requests can be answered.", 503),
+        version.document: open_path("openapi", "This document."),
         "/metrics": {"get": metrics},
     }

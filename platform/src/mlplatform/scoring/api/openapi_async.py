@@ -9,15 +9,15 @@ from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
     READ_STATUSES,
     Json,
-    asked,
     header_ref,
     key_header,
-    listed,
+    list_schema,
     post,
     priority_header,
     problems,
     ref,
     replayed_header,
+    request_list,
     success,
     timeout_header,
     trace_header,
@@ -33,7 +33,7 @@ TYPES_USED: Final[list[Any]] = [PendingAnswer, AcceptedRequest]
 
 
 def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) -> Json:
-    """Those of a model that takes such requests, and the one to poll at."""
+    """The paths of a model that takes such requests, and the one to poll at."""
     name, root = definition.name, f"{version.models}/{definition.name}"
     location = {
         "description": "Where to ask for the decision.",
@@ -58,8 +58,8 @@ def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) 
         "Decide accepted requests as the topic of requests holds them: for workers. Each is "
         "decided once for its id, however often it comes; what no gateway accepted is refused.",
         parameters=[timeout_header(definition), priority_header()],
-        body=asked("requests", "AcceptedRequest"),
-        answer=listed("results", "BatchResult"),
+        body=request_list("requests", "AcceptedRequest"),
+        answer=list_schema("results", "BatchResult"),
         statuses=POST_STATUSES,
     )
     return {
@@ -74,7 +74,7 @@ def _polling(version: ApiVersion) -> Json:
         "name": "decision_id",
         "in": "path",
         "required": True,
-        "description": "As `score:async` told it; no other client finds it.",
+        "description": "As `score:async` gave it; no other client finds it.",
         "schema": {"type": "string"},
     }
     pending = success(ref("PendingAnswer"), headers=header_ref("Retry-After"))

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from mlplatform.model.definition import ModelDefinition, dns_name
+from mlplatform.model.definition import ModelDefinition, dns_name, row_inputs
+from mlplatform.model.tensors.named_tensors import DATATYPES
 from mlplatform.runtime.http.problems import ProblemDetails
 from mlplatform.scoring.api.openapi_parts import (
     POST_STATUSES,
@@ -21,10 +22,10 @@ from mlplatform.scoring.api.openapi_parts import (
     Json,
     document,
     header,
-    opened,
+    open_path,
     priority_header,
     problems,
-    reading,
+    read_path,
     ref,
     success,
     timeout_header,
@@ -49,9 +50,9 @@ _DESCRIPTION: Final = (
 def render(definitions: Sequence[ModelDefinition]) -> str:
     """The document for these models, as JSON text."""
     paths = {
-        "/v2": reading("server_metadata", "Who answers.", ref("Server"), _FAULT),
-        "/v2/health/live": opened("server_live", "The process is alive.", 503, problem=_FAULT),
-        "/v2/health/ready": opened(
+        "/v2": read_path("server_metadata", "Who answers.", ref("Server"), _FAULT),
+        "/v2/health/live": open_path("server_live", "The process is alive.", 503, problem=_FAULT),
+        "/v2/health/ready": open_path(
             "server_ready", "Requests can be answered.", 503, problem=_FAULT
         ),
     }
@@ -64,8 +65,8 @@ def render(definitions: Sequence[ModelDefinition]) -> str:
 def _model_paths(definition: ModelDefinition) -> Json:
     name, root = definition.name, f"/v2/models/{definition.name}"
     return {
-        root: reading(f"{name}_metadata", f"What {name} takes and gives.", ref("Model"), _FAULT),
-        f"{root}/ready": reading(
+        root: read_path(f"{name}_metadata", f"What {name} takes and gives.", ref("Model"), _FAULT),
+        f"{root}/ready": read_path(
             f"{name}_ready", f"A version of {name} is promoted.", ref("Ready"), _FAULT
         ),
         f"{root}/infer": {"post": _infer(definition)},
@@ -147,7 +148,15 @@ def _request_schema(definition: ModelDefinition) -> Json:
         "items": {"anyOf": [_NUMBER, {"type": "array", "items": _NUMBER}]},
     }
     tensor["properties"]["parameters"] = {"type": "object"}
-    request = _object(inputs={"type": "array", "minItems": 1, "maxItems": 1, "items": tensor})
+    several, named = _named_tensors(definition)
+    request = _object(
+        inputs={
+            "anyOf": [
+                {"type": "array", "minItems": 1, "maxItems": 1, "items": tensor},
+                {"type": "array", "minItems": several, "maxItems": several, "items": named},
+            ]
+        }
+    )
     key = {
         "description": f"The {definition.assignment_unit} that the rows belong to; without it the "
         "champion answers, and no rollout counts the record.",
@@ -158,6 +167,28 @@ def _request_schema(definition: ModelDefinition) -> Json:
         "outputs": {"type": "array", "items": _object(name={"const": OUTPUT})},
     }
     return request
+
+
+def _named_tensors(definition: ModelDefinition) -> tuple[int, Json]:
+    """How many tensors may stand in the place of the one, and what each is."""
+    signature = definition.signature
+    rows = [one.name for one in row_inputs(definition.inputs)]
+    names = rows if signature is None else [tensor.name for tensor in signature.inputs]
+    tensor = _object(
+        name={"enum": names},
+        datatype={"enum": list(DATATYPES.values())},
+        shape={"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
+    )
+    tensor["description"] = (
+        "One for each input, or those of the model's signature, each once: as the model's metadata "
+        "says them."
+    )
+    tensor["properties"]["data"] = {
+        "type": "array",
+        "description": "The values row by row, flat or nested; null is a missing one.",
+    }
+    tensor["properties"]["parameters"] = {"type": "object"}
+    return len(names), tensor
 
 
 def _object(**properties: Any) -> Json:

@@ -25,8 +25,8 @@ SECURITY: Final[Json] = {
         "type": "http",
         "scheme": "bearer",
         "description": "An API key. Its scopes name models and operations: score, read, labels, "
-        "void, any-client, explain, metrics. Labels and voids are for decisions that the key's own "
-        "client asked for, unless a scope says any-client.",
+        "void, push, any-client, explain, metrics. Labels and voids are for decisions that the "
+        "key's own client asked for, unless a scope says any-client.",
     },
     "oidcToken": {
         "type": "http",
@@ -41,7 +41,7 @@ _REASONS: Final = {
     400: "The body is not JSON, or not the request that is wanted here.",
     401: "The API key is missing, wrong, expired or revoked.",
     403: "The scopes of the API key do not cover this operation on this model.",
-    404: "There is no such model, path or decision.",
+    404: "There is no such model, path, view or decision.",
     405: "Another method is wanted.",
     408: "The body did not arrive in time, or the connection ended before it did.",
     409: "A request with this Idempotency-Key is being answered.",
@@ -94,13 +94,13 @@ def document(info: Json, paths: Json, schemas: Json, announced: Sequence[str] = 
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def reading(operation: str, summary: str, schema: Json, problem: str = PROBLEM) -> Json:
+def read_path(operation: str, summary: str, schema: Json, problem: str = PROBLEM) -> Json:
     """A path that shows something to those who may read."""
     responses = {"200": success(schema), **problems(READ_STATUSES, problem)}
     return {"get": {"operationId": operation, "summary": summary, "responses": responses}}
 
 
-def opened(operation: str, summary: str, *statuses: int, problem: str = PROBLEM) -> Json:
+def open_path(operation: str, summary: str, *statuses: int, problem: str = PROBLEM) -> Json:
     """A path that shows something to anybody."""
     responses = {"200": success({"type": "object"}), **problems((405, *statuses), problem)}
     described = {"operationId": operation, "summary": summary, "security": []}
@@ -194,15 +194,15 @@ def post(
     }
 
 
-def listed(field: str, item: str) -> Json:
+def list_schema(field: str, item: str) -> Json:
     """An object whose one field has a list of these."""
     items = {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": ref(item)}
     return {"type": "object", "required": [field], "properties": {field: items}}
 
 
-def asked(field: str, item: str) -> Json:
-    """As `listed`, of a request, which has no other field."""
-    return {**listed(field, item), "additionalProperties": False}
+def request_list(field: str, item: str) -> Json:
+    """A request that holds such a list, and no other field."""
+    return {**list_schema(field, item), "additionalProperties": False}
 
 
 def key_header() -> Json:

@@ -18,7 +18,7 @@ from mlplatform.runtime.telemetry.prometheus import (
 from mlplatform.scoring.api.http import Endpoint, Request, reading
 from mlplatform.scoring.api.reference.page import Page, pages
 from mlplatform.scoring.arms.freshness import Freshness
-from mlplatform.scoring.request.metrics import ArmShown, Metrics
+from mlplatform.scoring.request.metrics import Metrics, RoutedArm
 from mlplatform.scoring.request.scoring import Scoring
 
 _encode = msgspec.json.Encoder().encode
@@ -118,7 +118,7 @@ def _fresh(models: Mapping[str, Scoring]) -> Mapping[str, Freshness]:
     return {name: scoring.freshness for name, scoring in models.items()}
 
 
-def _arms(models: Mapping[str, Scoring]) -> Iterable[ArmShown]:
+def _arms(models: Mapping[str, Scoring]) -> Iterable[RoutedArm]:
     for name, scoring in models.items():
         for service, target in scoring.live.current.targets.items():
-            yield ArmShown(name, service, target.breaker.state, target.stopped is not None)
+            yield RoutedArm(name, service, target.breaker.state, target.stopped is not None)

@@ -11,7 +11,7 @@ import msgspec
 
 from mlplatform.runtime.http.messages import JSON, Reply, line
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.runtime.telemetry.context import begun
+from mlplatform.runtime.telemetry.context import new_trace
 from mlplatform.scoring.admission.clients import Operation
 from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Answerer, Endpoint, Request, reading
@@ -83,11 +83,11 @@ def _of_model(
 
     async def score(request: Request) -> Reply:
         caller = caller_of(scoring, request)
-        given = await scoring.answer(scoring.payloads.score(await request.body()), caller)
-        return Reply(shape(given.body), [JSON, REPLAYED] if given.replayed else [JSON])
+        response = await scoring.answer(scoring.payloads.score(await request.body()), caller)
+        return Reply(shape(response.body), [JSON, REPLAYED] if response.replayed else [JSON])
 
     async def score_batch(request: Request) -> Reply:
-        request.trace = request.trace or begun()
+        request.trace = request.trace or new_trace()
         caller = caller_of(scoring, request)
         if caller.key is not None:
             detail = "in a batch every item has its own idempotency_key"
@@ -134,7 +134,7 @@ def _of_model(
 
 
 def caller_of(scoring: Scoring, request: Request) -> Caller:
-    """On what terms a request is to be answered.
+    """The terms on which a request is to be answered.
 
     Raises:
         Problem: 422 names the header.
@@ -162,9 +162,9 @@ async def batch_answer(batch: BatchBody, caller: Caller, item: Item, shape: Shap
         async with room:
             now_s = time.monotonic()
             try:
-                given = await item(bytes(raw), now_s, now_s + budget_s)
+                response = await item(bytes(raw), now_s, now_s + budget_s)
             except Problem as problem:
                 return BatchResult(problem=problem.details)
-            return BatchResult(answer=msgspec.Raw(shape(given.body)), replayed=given.replayed)
+            return BatchResult(answer=msgspec.Raw(shape(response.body)), replayed=response.replayed)
 
     return BatchAnswer(await asyncio.gather(*map(result, batch.requests)))

@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from mlplatform.learning.features.policy import FeatureGaps
+from mlplatform.model.policies.classes import ClassProbability
 from mlplatform.scoring.api.versions import VersionName
 from mlplatform.scoring.request.answers import AnsweredBy, ReasonInfo, ScoreBody, encode
 
@@ -43,11 +44,12 @@ class Degradation(msgspec.Struct, frozen=True):
 class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):
     """One decision.
 
-    `decision` is an outcome of the model. `score` is a probability, null where no model answered.
-    `model` is null for the safe default. `degraded` is null where everything was there that the
-    decision needs. `reasons` are for every alert, strongest first; `reasons_omitted` says why they
-    are missing. `feature_gaps` names the feature views without a valid row, by cause, also where
-    that is ordinary.
+    `decision` is an outcome of the model. `score` is a probability, or the number of a model of
+    numbers; null where no model answered. `model` is null for the safe default. `degraded` is null
+    where everything was there that the decision needs. `reasons` are for every alert, strongest
+    first; `reasons_omitted` says why they are missing. `feature_gaps` names the feature views
+    without a valid row, by cause, also where that is ordinary. `top` are the most probable classes
+    of a model of classes, the decided one first; other models have none.
     """
 
     decision_id: str
@@ -60,6 +62,7 @@ class AnswerV2(msgspec.Struct, frozen=True, kw_only=True):
     route: RouteInfo
     degraded: Degradation | None
     feature_gaps: FeatureGaps | None
+    top: list[ClassProbability] | msgspec.UnsetType = msgspec.UNSET
 
 
 stored_answer: Final = msgspec.json.Decoder(ScoreBody).decode
@@ -81,6 +84,7 @@ def second(answer: ScoreBody) -> AnswerV2:
         route=RouteInfo(answer.route, answer.generation),
         degraded=None if reason is None else Degradation(reason),
         feature_gaps=answer.feature_gaps,
+        top=answer.top,
     )
 
 

@@ -1,4 +1,4 @@
-"""On what terms a request is answered: deadline, idempotency key and trace, from its headers."""
+"""The terms on which a request is answered: deadline, idempotency key and trace, of its headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import TraceContext
-from mlplatform.scoring.request.decision import Caller, Done
+from mlplatform.scoring.request.decision import Caller, RequestOutcome
 from mlplatform.scoring.request.payloads import idempotency_key
 
 
@@ -18,7 +18,7 @@ def terms(
     started_s: float,
     deadline_ms: float,
     trace: TraceContext | None,
-    finished: list[Done] | None = None,
+    finished: list[RequestOutcome] | None = None,
 ) -> Caller:
     """The terms that these headers ask for.
 

@@ -94,7 +94,7 @@ class Exploration:
             return Draw(decided, 0.0, excluded=excluded)
         share = self._policy.share
         sent = [fields[name] for name in self._fields]
-        if not chosen(self._model, unit, sent, event_ms, share):
+        if not is_chosen(self._model, unit, sent, event_ms, share):
             return Draw(decided, share)
         self._spent += amount
         self._was_explored[unit] = None
@@ -114,7 +114,7 @@ class Exploration:
         return "sum" if self._spent + amount > self._maximum_sum else None
 
 
-def chosen(model: str, unit: int, sent: list[Any], event_ms: int, share: float) -> bool:
+def is_chosen(model: str, unit: int, sent: list[Any], event_ms: int, share: float) -> bool:
     """Whether the hash of a request falls into the slice.
 
     The same request sent again on that day is drawn alike: who tries again gains nothing.

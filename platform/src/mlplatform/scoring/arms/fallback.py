@@ -20,14 +20,14 @@ ModelStep = Literal["champion", "challenger", "previous"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FallbackStep:
     """One predictor to ask."""
 
     name: ModelStep
     arm: Arm
 
 
-def steps(routes: Routes, assignment: Assignment) -> tuple[Step, ...]:
+def steps(routes: Routes, assignment: Assignment) -> tuple[FallbackStep, ...]:
     """The predictors to ask, best first: the assigned arm, the champion, its predecessor.
 
     After the last come the small model and the rules of the champion's bundle, and after those the
@@ -38,10 +38,10 @@ def steps(routes: Routes, assignment: Assignment) -> tuple[Step, ...]:
         ("champion", routes.champion),
         ("previous", routes.previous),
     ]
-    found: dict[str, Step] = {}
+    found: dict[str, FallbackStep] = {}
     for name, arm in order:
         if arm is not None:
-            found.setdefault(arm.service, Step(name, arm))
+            found.setdefault(arm.service, FallbackStep(name, arm))
     return tuple(found.values())
 
 

@@ -118,6 +118,8 @@ class RouteFollower:
         targets = [t for model in self._models for t in model.current.targets.values()]
         for target in self._processes.replaced(targets):
             self._loop.call_soon_threadsafe(_renew, target)
+        for target in self._processes.broken(targets):
+            self._loop.call_soon_threadsafe(target.forget)
 
     def _newer(self, model: LiveModel, source: RouteSource) -> Live | None:
         """A generation that is not applied yet, its bundles loaded."""
@@ -128,7 +130,12 @@ class RouteFollower:
             return model.prepared(routes)
         except PlatformError as error:
             name, old = model.definition.name, model.current.routes.generation
-            log.error("%s stays on generation %d: %s", name, old, error)
+            log.error(
+                "%s keeps the routes of generation %d, as the new ones can't be applied: %s",
+                name,
+                old,
+                error,
+            )
             return None
 
     def _hand_over(self, live: Live) -> None:

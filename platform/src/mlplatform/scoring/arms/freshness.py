@@ -1,4 +1,4 @@
-"""Whether a model's features are as new as their views promise, judged with traffic and without."""
+"""Whether a model's features are as new as their views ask, judged with traffic and without."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from mlplatform.learning.features.online import OnlineFeatures
 from mlplatform.learning.features.policy import NOTHING_KNOWN, FeaturePolicies
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.scoring.arms.states import FeaturesState
 
 LOOK_S = 5.0
 """How often the store is asked for its newest rows."""
@@ -25,23 +24,6 @@ WINDOW_S = 60
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
-
-
-class FeaturesState(msgspec.Struct, frozen=True):
-    """How fresh a model's features are, as one gateway sees it.
-
-    `stale_views` are those whose newest snapshot is too old now, `unmade_views` those that no
-    snapshot is known of, `stale_share` is that of the last
-    minute's decisions which stale or unavailable features degraded (null without a decision), and
-    `stale_share_limit` the share that model.yaml allows. `store` is away while it does not answer.
-    """
-
-    healthy: bool
-    store: str
-    stale_views: list[str]
-    unmade_views: list[str]
-    stale_share: float | None
-    stale_share_limit: float
 
 
 class StaleShare:
@@ -68,7 +50,7 @@ class StaleShare:
         self._stale[place] += is_stale
 
     def share(self) -> float | None:
-        """Of the last minute; None where nothing was decided in it."""
+        """The share of the last minute's decisions without them; None if there was none."""
         since = int(self._clock_s()) - WINDOW_S
         places = [place for place, second in enumerate(self._seconds) if second > since]
         decisions = sum(self._decisions[place] for place in places)
@@ -126,12 +108,12 @@ class Freshness:
         )
 
     def stale_views(self) -> tuple[str, ...]:
-        """Of those that the champion reads."""
+        """The stale views among those that the champion reads."""
         policies = self._policies()
         return () if policies is None else policies.stale_at(self._now_ms(), self.newest)
 
     def unmade_views(self) -> tuple[str, ...]:
-        """Of those that the champion reads, the ones that the store holds no row of."""
+        """The views that the champion reads and the store holds no row of."""
         policies = self._policies()
         views = () if policies is None else policies.views
         return tuple(v.name for v in views if self.newest.get(v.name, LOST_MS) is None)

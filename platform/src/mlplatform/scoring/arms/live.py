@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ClassesDefinition, ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.oip import Codec
+from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.model.policies.decision_scale import CutOffs
 from mlplatform.model.policies.serving import ChainPolicy
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.model.scorecard import SmallScorer
+from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.windows.declaration import check_same
-from mlplatform.scoring.arms.fallback import Step, steps
-from mlplatform.scoring.arms.freshness import FeaturesState
+from mlplatform.rollouts.serving.named_codec import codec_of
+from mlplatform.scoring.arms.fallback import FallbackStep, steps
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row
 from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.arms.states import ArmState, ModelState
+from mlplatform.scoring.arms.states import ArmState, FeaturesState, ModelState
 from mlplatform.scoring.arms.volume import DecisionVolume, VolumeStop
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.cache import ScoreCache
-from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
+from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
 
-SHADOW_LIMITS = Limits(calls=2, rows=32, waiting=64)
+SHADOW_LIMITS = ClientLimits(calls=2, rows=32, waiting=64)
 LINGER_S = 15.0
 """How long the connections of an arm outlive its routes: requests under way still use them."""
 
@@ -38,9 +41,10 @@ class Target:
     """An arm, ready to be asked.
 
     Args:
-        cut_offs: the bundle's own, which every request needs.
+        cut_offs: the bundle's own, which every request needs; of classes their choice.
         reference: the ordinary value of each input, in order; NaN where missing is ordinary.
         shadow: a client of its own, so that copies share no queue with answers.
+        named: the tensors of which callers of the Open Inference Protocol may make rows.
         policies: what a missing or stale feature of this arm's inputs means.
         small: the bundle's small model; None for a bundle that has none.
         cache: scores of rows that were scored a moment ago; None unless model.yaml asks for it.
@@ -49,17 +53,20 @@ class Target:
 
     arm: Arm
     bundle: Bundle
-    cut_offs: CutOffs
+    cut_offs: CutOffs | ClassChoice
     plan: InputPlan
     reference: tuple[float, ...]
     predictor: Predictor
     shadow: Predictor
     breaker: Breaker
+    named: NamedTensors
     policies: FeaturePolicies
     small: SmallScorer | None = None
     cache: ScoreCache | None = None
     explainer: Explainer | None = None
     volume: DecisionVolume | None = None
+    top: int = 0
+    """Classes that an answer holds with their probabilities."""
 
     @property
     def stopped(self) -> VolumeStop | None:
@@ -68,9 +75,13 @@ class Target:
 
     def renew(self, now_s: float) -> None:
         """Another process answers for this arm: find it, and try it by the breaker's probes."""
+        self.forget()
+        self.breaker.renewed(now_s)
+
+    def forget(self) -> None:
+        """What listened for this arm does so no more, until the plane says where."""
         self.predictor.forget()
         self.shadow.forget()
-        self.breaker.renewed(now_s)
 
     def close(self) -> None:
         self.predictor.close()
@@ -94,7 +105,7 @@ class Live:
     bulkhead: Bulkhead
     safe: str
 
-    def order(self, assignment: Assignment) -> tuple[Step, ...]:
+    def order(self, assignment: Assignment) -> tuple[FallbackStep, ...]:
         """The predictors to ask for an assignment: the same for all of an arm, so made once."""
         found = self._orders.get(assignment.arm)
         if found is None:
@@ -108,12 +119,21 @@ class Live:
         return self.routes.phase != "canary"
 
     @cached_property
-    def _orders(self) -> dict[str, tuple[Step, ...]]:
+    def alike(self) -> frozenset[str]:
+        """Services whose rows have the inputs and the words of the champion's."""
+        if (champion := self.champion) is None:
+            return frozenset()
+        wanted = champion.plan.names, champion.bundle.vocabularies
+        found = self.targets.items()
+        return frozenset(s for s, t in found if (t.plan.names, t.bundle.vocabularies) == wanted)
+
+    @cached_property
+    def _orders(self) -> dict[str, tuple[FallbackStep, ...]]:
         return {}
 
     @property
     def policies(self) -> FeaturePolicies | None:
-        """Of what the champion reads; None where there is none."""
+        """The policies of what the champion reads; None if there is no champion."""
         return None if self.champion is None else self.champion.policies
 
     @property
@@ -130,7 +150,7 @@ class LiveModel:
         definition: ModelDefinition,
         views: tuple[FeatureView, ...],
         bundles: Path,
-        new_predictor: Callable[[str, Limits], Predictor],
+        new_predictor: Callable[[str, ClientLimits, Codec], Predictor],
     ) -> None:
         self.definition = definition
         self._bulkhead = Bulkhead(definition.chain.concurrent)
@@ -193,29 +213,42 @@ class LiveModel:
 
     def _target(self, arm: Arm) -> Target:
         definition = self.definition
-        bundle = load_bundle(self._bundles / arm.bundle, arm.bundle)
+        bundle = load_bundle(self._bundles / arm.bundle, arm.bundle, data=False)
         check_same(bundle.windows, definition.windows)
         plan = InputPlan(
             definition, self._views, bundle.inputs, bundle.defaults, bundle.vocabularies
         )
         cache = definition.cache
         chain, limit = definition.chain, definition.decision.limit
-        limits = Limits(retry_share=chain.retry_share, retry_burst=chain.retry_burst)
+        limits = ClientLimits(
+            retry_share=chain.retry_share,
+            retry_burst=chain.retry_burst,
+            numbers=max(1, bundle.classes),
+        )
+        codec = codec_of(bundle, arm.service)
         return Target(
             arm=arm,
             bundle=bundle,
-            cut_offs=bundle.cut_offs,
+            cut_offs=bundle.decider,
             plan=plan,
             reference=ordinary_row(bundle),
-            predictor=self._new_predictor(arm.service, limits),
-            shadow=self._new_predictor(arm.service, SHADOW_LIMITS),
+            predictor=self._new_predictor(arm.service, limits, codec),
+            shadow=self._new_predictor(
+                arm.service, replace(SHADOW_LIMITS, numbers=max(1, bundle.classes)), codec
+            ),
             breaker=Breaker(definition.breaker),
+            named=NamedTensors(bundle.input_names, bundle.vocabularies, bundle.signature),
             policies=FeaturePolicies(plan.sources, plan.features),
             small=SmallScorer.of(bundle),
             cache=ScoreCache(cache, len(plan.names)) if cache else None,
             explainer=explainer(bundle, self._bundles / arm.bundle),
             volume=DecisionVolume(limit, bundle.scale) if limit else None,
+            top=min(_top(definition), bundle.classes),
         )
+
+
+def _top(definition: ModelDefinition) -> int:
+    return definition.decision.top if isinstance(definition, ClassesDefinition) else 1
 
 
 def _state(live: Live, arm: Arm | None) -> ArmState | None:

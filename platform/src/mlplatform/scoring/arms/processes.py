@@ -24,7 +24,8 @@ class Processes:
         self._known: dict[str, Identity] = {}
 
     def replaced(self, targets: Iterable[Target]) -> list[Target]:
-        """Those that are ready in another process than when they were last, or for the first time.
+        """The targets that are ready in another process than when they were last, or for the first
+        time.
 
         One that is not ready, or of which nothing can be known, is not replaced yet. What is among
         the targets no more is forgotten.
@@ -34,6 +35,16 @@ class Processes:
         found = [asked[name] for name, now in ready.items() if self._known.get(name) != now]
         self._known = {n: now for n in asked if (now := ready.get(n) or self._known.get(n))}
         return found
+
+    def broken(self, targets: Iterable[Target]) -> list[Target]:
+        """The targets that waiting alone will not mend: what listens there is not their model."""
+        return [target for target in targets if self._is_broken(target.arm.service)]
+
+    def _is_broken(self, service: str) -> bool:
+        try:
+            return self._status(service).failed
+        except (PlatformError, OSError):
+            return False
 
     def _ready(self, service: str) -> Identity | None:
         try:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from mlplatform.model.bundle import CONTRIBUTIONS_NAME, EXPLAINER_FILE, INPUT_NAME, Bundle, Reason
 
 MOST = 3
@@ -73,9 +75,8 @@ def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
     """
     if EXPLAINER_FILE not in bundle.files:
         return None
-    import numpy as np
 
-    from mlplatform.scoring.predictor.model import RuntimeFailure, session
+    from mlplatform.scoring.predictor.model import RuntimeFailure, session  # imports ONNX Runtime
 
     run = session(folder / EXPLAINER_FILE).run
     attribution = bundle.attribution
@@ -86,7 +87,7 @@ def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
         except RuntimeFailure as error:
             raise NotExplained("invalid_output") from error
         values: list[float] = shares.astype(np.float64).tolist()
-        if not attribution.adds_up(attribution.base + math.fsum(values), raw):
+        if not attribution.adds_up(values, raw):
             raise NotExplained("not_additive")
         return values
 

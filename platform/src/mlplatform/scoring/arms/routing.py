@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.runtime.errors import NotFound
@@ -12,8 +13,7 @@ from mlplatform.runtime.errors import NotFound
 BUCKETS = 10_000  # hundredths of a percent
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(msgspec.Struct, frozen=True):
     """The arm of one assignment unit.
 
     Args:

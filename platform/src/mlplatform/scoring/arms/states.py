@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import msgspec
 
-from mlplatform.scoring.arms.freshness import FeaturesState
+
+class FeaturesState(msgspec.Struct, frozen=True):
+    """How fresh a model's features are, as one gateway sees it.
+
+    `stale_views` are those whose newest snapshot is too old now, `unmade_views` those that no
+    snapshot is known of, `stale_share` is that of the last
+    minute's decisions which stale or unavailable features degraded (null without a decision), and
+    `stale_share_limit` the share that model.yaml allows. `store` is away while it does not answer.
+    """
+
+    healthy: bool
+    store: str
+    stale_views: list[str]
+    unmade_views: list[str]
+    stale_share: float | None
+    stale_share_limit: float
 
 
 class ArmState(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from mlplatform.scoring.admission.gate import Credentials, Gate
 from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.admission.keyring import Keyring, ensure_first_key
 from mlplatform.scoring.admission.leases import Leases
-from mlplatform.scoring.admission.priorities import room
+from mlplatform.scoring.admission.priorities import MAX_IN_FLIGHT, in_flight_limits
 from mlplatform.scoring.admission.tokens import KeysAndTokens, Tokens
 from mlplatform.scoring.request.metrics import AdmissionMetrics
 
@@ -25,7 +25,7 @@ def now_ms() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class AdmissionServices:
     """The gate, and what works for it behind the requests."""
 
     gate: Gate
@@ -48,7 +48,7 @@ class Running:
 
 def compose(
     settings: Settings, definitions: Iterable[ModelDefinition], metrics: AdmissionMetrics
-) -> Running:
+) -> AdmissionServices:
     """Admission over the stores that the settings name; makes the first key at the first start.
 
     Raises:
@@ -69,5 +69,6 @@ def compose(
         tokens = Tokens(settings.oidc, issuer_keys, metrics.token_refused)
         credentials = KeysAndTokens(keyring, tokens)
     limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
-    gate = Gate(credentials, leases, room(settings.max_in_flight), limits, metrics.decided)
-    return Running(gate, keyring, leases, issuer_keys)
+    room = in_flight_limits(MAX_IN_FLIGHT)
+    gate = Gate(credentials, leases, room, limits, metrics.decided)
+    return AdmissionServices(gate, keyring, leases, issuer_keys)

@@ -14,6 +14,7 @@ from mlplatform.learning.features.windows.projector import ProjectorThread
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import load_definition, model_folder, readable_names
+from mlplatform.model.oip import Codec
 from mlplatform.rollouts.serving.local import StatusStore
 from mlplatform.rollouts.serving.names import cluster_url
 from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
@@ -35,16 +36,19 @@ from mlplatform.scoring.arms.live import LiveModel
 from mlplatform.scoring.arms.processes import Processes
 from mlplatform.scoring.arms.watermark import Watermark
 from mlplatform.scoring.gateway import admission
+from mlplatform.scoring.gateway.pushes import bodies, feature_pushes
+from mlplatform.scoring.labels.kinds import LabelKind
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
 from mlplatform.scoring.labels.voids import Voids
-from mlplatform.scoring.predictor_client.predictor import Limits, Predictor
+from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
+from mlplatform.scoring.pushes.pushes import FeaturePushes
 from mlplatform.scoring.request.deferred import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics, ModelMetrics
 from mlplatform.scoring.request.recording import KeptAnswers, Recorder
 from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.shadow import ShadowCopies
-from mlplatform.scoring.request.spans import Ended, Traces, build
+from mlplatform.scoring.request.spans import AnsweredRequest, Traces, build
 from mlplatform.scoring.request.times import EventTimes
 
 MAX_COMMIT = 256
@@ -68,7 +72,7 @@ class Composition:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shared:
+class _GatewayContext:
     """What all models of one gateway process have in common.
 
     Args:
@@ -115,17 +119,26 @@ def compose(
     ended = EndedConnections("gateway-grpc", Refusals(settings.home.audit))
     calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
     fresh = [scoring.freshness for scoring in models.values()]
-    life = _life(settings, shared, shadow, follower, admitting, spans, fresh)
+    pushes = feature_pushes(settings, definitions, shared.key, shared.clock.event_ms)
+    life = _life(settings, shared, shadow, follower, admitting, spans, fresh, pushes)
     start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
     app = Gateway(
         admitting.gate,
         models,
-        Labels(shared.recorder, shared.answers, shared.times, shared.clock, shared.ownership),
+        Labels(
+            shared.recorder,
+            shared.answers,
+            shared.times,
+            shared.clock,
+            shared.ownership,
+            {d.name: LabelKind.of(d) for d in definitions},
+        ),
         Voids(shared.recorder, shared.times, shared.clock, shared.ownership),
         AsyncAcceptor(models, shared.answers, shared.recorder, shared.clock, shared.key),
+        pushes,
         shared.metrics,
         traces,
-        openapi.documents(definitions),
+        openapi.documents(definitions, bodies(pushes)),
         lambda: shared.recorder.alive,
         lambda: follower.ready,
     )
@@ -133,7 +146,7 @@ def compose(
     return Composition(app, Life(start=start, stop=stop, is_useful=lambda: shared.recorder.alive))
 
 
-def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
+def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
     home, metrics = settings.home, Metrics(readable_names())
     windowed = [d for d in map(load_definition, readable_names()) if d.windows]
     log = backends.decision_log(settings, windowed, lock_wait_ms=LOG_LOCK_WAIT_MS)
@@ -151,7 +164,7 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _Shared:
     clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
     times = EventTimes(settings.clock, clock.event_ms)
     key = key_of(home)
-    return _Shared(
+    return _GatewayContext(
         name=name,
         settings=settings,
         supervised=supervised,
@@ -180,7 +193,7 @@ def _windows(
     return ProjectorThread(projector)
 
 
-def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended]:
+def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[AnsweredRequest]:
     """What keeps the spans of this process."""
     ends, sender = metrics.traces, backends.span_sender(settings, ProcessIdentity("gateway", name))
     return SpanExport(sender, build, lambda end, count: ends.labels(end).inc(count))
@@ -189,7 +202,7 @@ def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[Ended]
 def _traces(
     settings: Settings,
     definitions: Sequence[ModelDefinition],
-    spans: SpanExport[Ended],
+    spans: SpanExport[AnsweredRequest],
     metrics: Metrics,
 ) -> Traces:
     slo_s = {d.name: d.latency_slo_ms / 1000 for d in definitions}
@@ -220,7 +233,7 @@ def _recorder(name: str, log: SpillingLog, times: EventTimes, watermark: Waterma
     return Recorder(open_commit, watermark.advance)
 
 
-def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
+def _shadow(live: Mapping[str, LiveModel], shared: _GatewayContext) -> ShadowCopies:
     dropped = shared.metrics.shadow_dropped
     return ShadowCopies(
         shared.recorder,
@@ -230,7 +243,7 @@ def _shadow(live: Mapping[str, LiveModel], shared: _Shared) -> ShadowCopies:
     )
 
 
-def _live_model(model: str, shared: _Shared) -> LiveModel:
+def _live_model(model: str, shared: _GatewayContext) -> LiveModel:
     home, cluster = shared.settings.home, shared.settings.kserve
     endpoint: Callable[[str], str | None] = StatusStore(home.serving).endpoint
     if cluster is not None and not shared.supervised:
@@ -238,13 +251,13 @@ def _live_model(model: str, shared: _Shared) -> LiveModel:
         endpoint = partial(cluster_url, namespace=cluster.namespace)
     token = home.predictor_token.read_text if cluster is None else str
 
-    def new_predictor(service: str, limits: Limits) -> Predictor:
-        return Predictor(service, endpoint, token, limits)
+    def new_predictor(service: str, limits: ClientLimits, codec: Codec) -> Predictor:
+        return Predictor(service, endpoint, token, limits, codec)
 
     return LiveModel(load_definition(model), _views(model), home.bundles, new_predictor)
 
 
-def _scoring(live: LiveModel, shared: _Shared, shadow: ShadowCopies) -> Scoring:
+def _scoring(live: LiveModel, shared: _GatewayContext, shadow: ShadowCopies) -> Scoring:
     model = live.definition.name
     return Scoring(
         live,
@@ -277,7 +290,9 @@ def _views(model: str) -> tuple[FeatureView, ...]:
     return load_views(model_folder(model))
 
 
-def _follower(settings: Settings, live: Mapping[str, LiveModel], shared: _Shared) -> RouteFollower:
+def _follower(
+    settings: Settings, live: Mapping[str, LiveModel], shared: _GatewayContext
+) -> RouteFollower:
     generation = shared.metrics.generation
     return RouteFollower(
         shared.name,
@@ -293,12 +308,13 @@ Step = Callable[[], Awaitable[None]]
 
 def _life(
     settings: Settings,
-    shared: _Shared,
+    shared: _GatewayContext,
     shadow: ShadowCopies,
     follower: RouteFollower,
-    admitting: admission.Running,
-    spans: SpanExport[Ended],
+    admitting: admission.AdmissionServices,
+    spans: SpanExport[AnsweredRequest],
     fresh: Sequence[Freshness],
+    pushes: FeaturePushes,
 ) -> tuple[Step, Step]:
     """What runs when the server starts, and when it has finished its last request."""
 
@@ -313,11 +329,13 @@ def _life(
             shared.watermark.start()
         await asyncio.gather(*(freshness.start() for freshness in fresh))
         await follower.start()
+        await pushes.start()
 
     async def stop() -> None:
         await asyncio.gather(*(freshness.stop() for freshness in fresh))
         await shared.watermark.stop()
         await follower.stop()
+        await pushes.stop()
         await shadow.stop(within_s=SHADOW_DRAIN_S)
         await shared.recorder.stop()
         if shared.windows is not None:

@@ -15,7 +15,7 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.server import BACKLOG, Server
-from mlplatform.runtime.processes.inherited_socket import inherited
+from mlplatform.runtime.processes.inherited_socket import inherited_socket
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.gateway.composition import compose
@@ -53,9 +53,9 @@ def shared_listener(host: str, port: int) -> socket.socket:
     Raises:
         Busy: names the port that somebody else has.
     """
-    given = inherited()
-    if given is not None:
-        return given
+    handed_down = inherited_socket()
+    if handed_down is not None:
+        return handed_down
     try:
         return socket.create_server((host, port), backlog=BACKLOG)
     except OSError as error:

@@ -9,17 +9,17 @@ from typing import Any, Final
 
 import msgspec
 
-from mlplatform.decisions.records.port import Entry, Idempotency, Repeated
+from mlplatform.decisions.records.port import DuplicateKey, Entry, Idempotency, StoredAnswers
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.labels.kinds import AnyLabel, LabelKind
 from mlplatform.scoring.labels.ownership import Ownership
 from mlplatform.scoring.request.answers import LabelsAnswer
-from mlplatform.scoring.request.payloads import LabelItem, decoded_once, epoch_ms
+from mlplatform.scoring.request.payloads import decoded_once, epoch_ms
 from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.scoring.request.scoring import AnswerStore
 from mlplatform.scoring.request.times import EventTimes
 
 CHUNK = 50
@@ -33,22 +33,27 @@ class Labels:
     until its client sends the other label. Another label, or another time, is a new record:
     outcomes are corrected by sending the right one, back and forth. Only the client
     that asked for a decision labels it, or one whose scope says `any-client`.
+
+    Args:
+        kinds: of each model, what its labels may be.
     """
 
     def __init__(
         self,
         recorder: Recorder,
-        answers: AnswerStore,
+        answers: StoredAnswers,
         times: EventTimes,
         clock: Clock,
         ownership: Ownership,
+        kinds: Mapping[str, LabelKind],
     ) -> None:
         self._recorder = recorder
         self._answers = answers
         self._times = times
         self._clock = clock
         self._ownership = ownership
-        self._decoder = msgspec.json.Decoder(LabelItem)
+        self._kinds = kinds
+        self._decoders = {name: msgspec.json.Decoder(kind.item) for name, kind in kinds.items()}
 
     async def add(
         self,
@@ -77,15 +82,15 @@ class Labels:
             outcomes = await asyncio.gather(*map(self._recorder.append, entries))
         except LogUnavailable as error:
             raise log_unavailable() from error
-        stored = sum(not isinstance(outcome, Repeated) for outcome in outcomes)
+        stored = sum(not isinstance(outcome, DuplicateKey) for outcome in outcomes)
         return LabelsAnswer(stored, len(outcomes) - stored)
 
     async def _checked(
         self, model: str, client: Client, position: int, chunk: Sequence[msgspec.Raw]
     ) -> list[Entry]:
         """What is to be stored of a chunk that begins at this position of the list."""
-        found = [self._decoded(bytes(raw)) for raw in chunk]
-        named = [i.decision_id for i in found if isinstance(i, LabelItem) and i.decision_id]
+        found = [self._decoded(model, bytes(raw)) for raw in chunk]
+        named = [i.decision_id for i in found if not isinstance(i, Problem) and i.decision_id]
         own = await self._ownership.of(model, client, named, reviews=True)
         entries = []
         for number, item in enumerate(found, position):
@@ -95,15 +100,19 @@ class Labels:
                 raise problem.within(f"labels[{number}]") from problem
         return entries
 
-    def _decoded(self, raw: bytes) -> LabelItem | Problem:
+    def _decoded(self, model: str, raw: bytes) -> AnyLabel | Problem:
         try:
-            item: LabelItem = decoded_once(self._decoder, raw)
+            item: AnyLabel = decoded_once(self._decoders[model], raw)
         except Problem as problem:
             return problem
-        return item
+        return self._kinds[model].problem(item.label) or item
 
     async def _parse_label(
-        self, model: str, client: Client, item: LabelItem | Problem, own: Collection[str]
+        self,
+        model: str,
+        client: Client,
+        item: AnyLabel | Problem,
+        own: Collection[str],
     ) -> Entry:
         if isinstance(item, Problem):
             raise item
@@ -129,7 +138,7 @@ class Labels:
             raise Problem(422, "unknown-decision", detail, field="idempotency_key")
         return stored.decision_id
 
-    def _entry(self, model: str, client: str, item: LabelItem, decision_id: str) -> Entry:
+    def _entry(self, model: str, client: str, item: AnyLabel, decision_id: str) -> Entry:
         event_ms = self._times.now_ms()
         if item.event_time is not None:
             event_ms = epoch_ms(item.event_time)
@@ -140,22 +149,23 @@ class Labels:
             model=model,
             event_ms=event_ms,
             recorded_ms=self._clock.wall_ms(),
-            label=item.label,
             payload={"client": client},
         )
+        kind = self._kinds[model]
+        record = msgspec.structs.replace(record, **{kind.column: item.label})
         sent_ms = "" if item.event_time is None else str(event_ms)
         key = f"{decision_id}:{item.label}:{sent_ms}"
         # Names of clients hold no slash, so these keys meet no Idempotency-Key of a score request.
-        ends = (f"{decision_id}:{1 - item.label}:",)
+        ends = tuple(f"{decision_id}:{other}:" for other in kind.others(item.label))
         owner = f"{client}/labels"
-        promise = Idempotency(owner, key, _digest(key), b"{}", ends=ends, impersonal=True)
-        return Entry(record, promise)
+        idempotency = Idempotency(owner, key, _digest(key), b"{}", ends=ends, impersonal=True)
+        return Entry(record, idempotency)
 
 
 def _with(entry: Entry, beside: Mapping[str, Any]) -> Entry:
     record = entry.record
-    told = msgspec.structs.replace(record, payload={**record.payload, **beside})
-    return msgspec.structs.replace(entry, record=told)
+    added = msgspec.structs.replace(record, payload={**record.payload, **beside})
+    return msgspec.structs.replace(entry, record=added)
 
 
 def _digest(key: str) -> str:

@@ -15,7 +15,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusal
 from mlplatform.scoring.admission.clients import Client
-from mlplatform.scoring.request.decision_ids import belonging, is_known, made_ms
+from mlplatform.scoring.request.decision_ids import is_known, made_ms, ownership
 from mlplatform.scoring.request.recording import log_unavailable
 from mlplatform.scoring.request.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
 
@@ -48,7 +48,7 @@ class Ownership:
     async def of(
         self, model: str, client: Client, decision_ids: Sequence[str], *, reviews: bool = False
     ) -> frozenset[str]:
-        """Those of the ids that the client may speak for: its own, or all where it has the scope
+        """The ids that the client may speak for: its own, or all where it has the scope
         `any-client`.
 
         Args:
@@ -59,14 +59,14 @@ class Ownership:
         """
         if client.may(model, "any-client") or (reviews and client.may(model, "review")):
             return frozenset(i for i in decision_ids if is_known(model, i, self._key))
-        found = {i: belonging(model, client.name, i, self._key) for i in decision_ids}
+        found = {i: ownership(model, client.name, i, self._key) for i in decision_ids}
         unsaid = [i for i, whose in found.items() if whose == "unsaid"]
         recorded = await self._recorded(model, unsaid) if unsaid else {}
         return frozenset(
             i for i, whose in found.items() if whose == "own" or recorded.get(i) == client.name
         )
 
-    async def refused(self, door: str, model: str, client: Client, decision_id: str) -> Problem:
+    async def refused(self, surface: str, model: str, client: Client, decision_id: str) -> Problem:
         """The answer to a client for an id that is not its own; the kept refusal says more.
 
         It is the same for a decision that exists and for one that does not, after the same work:
@@ -75,7 +75,7 @@ class Ownership:
         exists = is_known(model, decision_id, self._key)
         why = f"another client's, and the key has no {model}:any-client" if exists else "unknown"
         asked = f"{model} decision {decision_id}"
-        refusal = Refusal(self._clock.wall_ms(), door, client.name, asked, why)
+        refusal = Refusal(self._clock.wall_ms(), surface, client.name, asked, why)
         await asyncio.to_thread(self._keep, refusal)
         detail = f"no decision {decision_id!r} was given to {client.name} for model {model!r}"
         return Problem(422, "unknown-decision", detail, field="decision_id")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from mlplatform.decisions.records.port import Entry, Idempotency, Outcome, Repeated, Unlogged
+from mlplatform.decisions.records.port import (
+    DuplicateKey,
+    Entry,
+    Idempotency,
+    Outcome,
+    UnloggedAnswer,
+)
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import InputInvalid
@@ -16,7 +22,7 @@ from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_u
 from mlplatform.scoring.request.times import EventTimes
 
 CLIENT = "/voids"
-"""Of the promise that a decision is void once. Names of clients hold no slash."""
+"""Of the claim that a decision is void once. Names of clients hold no slash."""
 
 
 class Voids:
@@ -46,9 +52,9 @@ class Voids:
             outcome: Outcome = await self._recorder.append(entry)
         except LogUnavailable as error:
             raise log_unavailable() from error
-        if isinstance(outcome, Unlogged):
+        if isinstance(outcome, UnloggedAnswer):
             raise log_unavailable()
-        return VoidAnswer(body.decision_id, repeated=isinstance(outcome, Repeated))
+        return VoidAnswer(body.decision_id, repeated=isinstance(outcome, DuplicateKey))
 
     def _entry(self, model: str, client: str, decision_id: str, reason: str) -> Entry:
         record = Record(

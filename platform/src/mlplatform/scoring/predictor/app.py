@@ -54,8 +54,8 @@ class RestApplication:
             header_length = self._read_head(request)
             if not request.is_whole:
                 return self._infer_later(request, header_length, start_s)
-            model, queue = self._predictor.served()
-            asked = protocol.parse(_body(request), header_length, model.width)
+            model, queue = self._predictor.model_and_queue()
+            asked = protocol.parse(_body(request), header_length, model.width, model.served.named)
             scored = queue.score_at_once(asked.rows)
             if scored is None:
                 return self._score_later(request, asked, start_s)
@@ -70,8 +70,8 @@ class RestApplication:
         """The reply to a request whose body is on its way."""
         try:
             await _arrival(request)
-            model, _ = self._predictor.served()
-            asked = protocol.parse(_body(request), header_length, model.width)
+            model, _ = self._predictor.model_and_queue()
+            asked = protocol.parse(_body(request), header_length, model.width, model.served.named)
         except RequestRefused as error:
             self._failed(request, error)
             return _refused(error)
@@ -80,7 +80,7 @@ class RestApplication:
     async def _score_later(self, request: Request, asked: Inference, start_s: float) -> Reply:
         """The reply of a model that is too slow for the event loop."""
         try:
-            _, queue = self._predictor.served()
+            _, queue = self._predictor.model_and_queue()
             return self._scores(asked, await queue.score(asked.rows), start_s)
         except RequestRefused as error:
             self._failed(request, error)
@@ -90,13 +90,13 @@ class RestApplication:
         """Count it, and if it is this predictor's doing, say so with the trace of the caller."""
         self._predictor.metrics.error("rest", error.status)
         if error.status >= 500:
-            told = trace_context(request.headers)
-            extra = {"trace_id": told.trace_id if told else None}
+            context = trace_context(request.headers)
+            extra = {"trace_id": context.trace_id if context else None}
             log.warning("an inference request got no scores: %s", error, extra=extra)
 
     def _scores(self, asked: Inference, scored: BatchScores, start_s: float) -> Reply:
-        model, _ = self._predictor.served()
-        body, head = protocol.answer(
+        model, _ = self._predictor.model_and_queue()
+        body, head = protocol.inference_response(
             scored.scores,
             model=self._predictor.name,
             version=model.served.digest,
@@ -120,7 +120,7 @@ class RestApplication:
         """
         headers = request.headers
         self._predictor.check_token(headers.get(b"authorization"))
-        request.let_in()
+        request.admit()
         if request.method != "POST":
             raise RequestRefused(405, f"{request.path} takes POST, not {request.method}")
         length = headers.get(_HEADER_LENGTH)
@@ -130,7 +130,7 @@ class RestApplication:
         path, method = request.path, request.method
         if path != "/v2/health/live":
             self._predictor.check_token(request.headers.get(b"authorization"))
-            request.let_in()
+            request.admit()
         path = self._unversioned(path)
         if path == self._infer_path:
             return self._infer(request)
@@ -182,14 +182,14 @@ class RestApplication:
         return Reply(protocol.encode(metadata))
 
     def _model_metadata(self) -> Reply:
-        model, _ = self._predictor.served()
-        tensor = {"datatype": protocol.DATATYPE}
+        model, _ = self._predictor.model_and_queue()
+        score = {"name": protocol.OUTPUT, "datatype": protocol.DATATYPE}
         metadata = {
             "name": self._predictor.name,
             "versions": [model.served.digest],
             "platform": PLATFORM,
-            "inputs": [{"name": protocol.INPUT, **tensor, "shape": [-1, model.width]}],
-            "outputs": [{"name": protocol.OUTPUT, **tensor, "shape": [-1]}],
+            "inputs": model.input_tensors,
+            "outputs": [{**score, "shape": model.output_shape}],
             "properties": {
                 "input_names": model.served.input_names,
                 "accelerator": model.accelerator,

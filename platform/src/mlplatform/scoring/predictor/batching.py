@@ -32,7 +32,7 @@ log.addFilter(RateLimitFilter())
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """What a queue may hold, and how long it may hold it back.
 
     Args:
@@ -60,7 +60,7 @@ class BatchScores:
     compute_s: float
 
 
-class _Waiting:
+class _QueuedRows:
     __slots__ = ("asked_s", "future", "rows")
 
     def __init__(self, rows: Floats, future: asyncio.Future[BatchScores], asked_s: float) -> None:
@@ -98,13 +98,13 @@ class ScoreQueue:
     batch to fill, because a timer of the event loop counts in milliseconds.
     """
 
-    def __init__(self, model: Model, metrics: Metrics, limits: Limits | None = None) -> None:
+    def __init__(self, model: Model, metrics: Metrics, limits: BatchLimits | None = None) -> None:
         self._model = model
         self._metrics = metrics
-        self._limits = limits or Limits()
+        self._limits = limits or BatchLimits()
         self._inline_rows = model.inline_rows
-        self._waiting: deque[_Waiting] = deque()
-        self._taken: Sequence[_Waiting] = ()
+        self._waiting: deque[_QueuedRows] = deque()
+        self._taken: Sequence[_QueuedRows] = ()
         self._arrived = threading.Condition(threading.Lock())
         self._loop: asyncio.AbstractEventLoop | None = None
         self.alive = True
@@ -130,8 +130,10 @@ class ScoreQueue:
         future: asyncio.Future[BatchScores] = asyncio.get_running_loop().create_future()
         with self._arrived:
             if not self.alive:
-                raise RequestRefused(503, "nothing is scored here any more", RETRY_AFTER_S)
-            self._waiting.append(_Waiting(rows, future, asked_s))
+                raise RequestRefused(
+                    503, "this predictor is stopping and scores nothing more", RETRY_AFTER_S
+                )
+            self._waiting.append(_QueuedRows(rows, future, asked_s))
             self._arrived.notify()
         return await future
 
@@ -190,7 +192,7 @@ class ScoreQueue:
             except RuntimeError:  # the event loop has ended: nobody waits any more
                 return
 
-    def _next_batch(self, last_end_s: float, last_requests: int) -> list[_Waiting]:
+    def _next_batch(self, last_end_s: float, last_requests: int) -> list[_QueuedRows]:
         with self._arrived:
             while not self._waiting:
                 self._arrived.wait()
@@ -210,7 +212,7 @@ class ScoreQueue:
     def _full(self) -> bool:
         return sum(len(waiting.rows) for waiting in self._waiting) >= self._limits.batch_rows
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_QueuedRows]:
         batch = [self._waiting.popleft()]
         rows = len(batch[0].rows)
         while self._waiting and rows + len(self._waiting[0].rows) <= self._limits.batch_rows:
@@ -218,7 +220,7 @@ class ScoreQueue:
             rows += len(batch[-1].rows)
         return batch
 
-    def _scored(self, batch: Sequence[_Waiting]) -> list[Outcome]:
+    def _scored(self, batch: Sequence[_QueuedRows]) -> list[Outcome]:
         parts = [waiting.rows for waiting in batch]
         start_s = time.perf_counter()
         try:
@@ -238,7 +240,7 @@ class ScoreQueue:
         return outcomes
 
 
-def _deliver(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+def _deliver(batch: Sequence[_QueuedRows], outcomes: Sequence[Outcome]) -> None:
     for waiting, outcome in zip(batch, outcomes, strict=True):
         if waiting.future.done():
             continue

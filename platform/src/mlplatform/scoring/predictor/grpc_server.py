@@ -13,7 +13,8 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from mlplatform.runtime.http.grpc_door import MAX_CONNECTIONS, GrpcDoor
+from mlplatform.model.tensors.named_tensors import NamedTensors, SentTensor, from_bytes
+from mlplatform.runtime.http.grpc_connections import MAX_CONNECTIONS, GrpcConnections
 from mlplatform.scoring.predictor.batching import BatchScores
 from mlplatform.scoring.predictor.model import Model
 from mlplatform.scoring.predictor.protocol import (
@@ -23,6 +24,8 @@ from mlplatform.scoring.predictor.protocol import (
     Floats,
     RequestRefused,
     check_tensor,
+    is_matrix,
+    rows_of_several,
     shaped,
 )
 from mlplatform.scoring.predictor.state import PLATFORM, PROTOCOL_VERSION, SERVER_NAME, Predictor
@@ -55,12 +58,12 @@ class InferenceService:
     parsed with INTERNAL, as if that were the server's fault.
 
     Args:
-        let_in: gets the peer of each call that knows the token.
+        admit: gets the peer of each call that knows the token.
     """
 
-    def __init__(self, predictor: Predictor, let_in: Callable[[str], None]) -> None:
+    def __init__(self, predictor: Predictor, admit: Callable[[str], None]) -> None:
         self._predictor = predictor
-        self._let_in = let_in
+        self._admit = admit
 
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """Every method of the service."""
@@ -88,7 +91,7 @@ class InferenceService:
             try:
                 if not is_open:
                     self._predictor.check_token(_authorization(context))
-                    self._let_in(context.peer())
+                    self._admit(context.peer())
                 return await answer(request)
             except RequestRefused as error:
                 code, trailers = _CODES[error.status], []
@@ -120,13 +123,13 @@ class InferenceService:
     async def _model_metadata(self, request: bytes) -> pb.ModelMetadataResponse:
         asked = _parsed(pb.ModelMetadataRequest, request)
         self._predictor.check_name(asked.name, asked.version)
-        model, _ = self._predictor.served()
+        model, _ = self._predictor.model_and_queue()
         tensor = pb.ModelMetadataResponse.TensorMetadata
         return pb.ModelMetadataResponse(
             name=self._predictor.name,
             versions=[model.served.digest],
             platform=PLATFORM,
-            inputs=[tensor(name=INPUT, datatype=DATATYPE, shape=[-1, model.width])],
+            inputs=[tensor(**described) for described in model.input_tensors],
             outputs=[tensor(name=OUTPUT, datatype=DATATYPE, shape=[-1])],
         )
 
@@ -144,8 +147,8 @@ class InferenceService:
     async def _scores(self, request: bytes) -> pb.ModelInferResponse:
         asked = _parsed(pb.ModelInferRequest, request)
         self._predictor.check_name(asked.model_name, asked.model_version)
-        model, queue = self._predictor.served()
-        rows = rows_of(asked, model.width)
+        model, queue = self._predictor.model_and_queue()
+        rows = rows_of(asked, model.width, model.served.named)
         scored = await queue.score(rows)
         return self._answer(asked, model, scored)
 
@@ -158,26 +161,30 @@ class InferenceService:
         )
         answer.parameters["queue_us"].int64_param = round(scored.queue_s * 1e6)
         answer.parameters["compute_us"].int64_param = round(scored.compute_s * 1e6)
-        output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=[len(scored.scores)])
+        output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=list(scored.scores.shape))
         if asked.raw_input_contents:
             answer.raw_output_contents.append(scored.scores.astype("<f4", copy=False).tobytes())
         else:
-            output.contents.fp32_contents.extend(scored.scores.tolist())
+            output.contents.fp32_contents.extend(scored.scores.ravel().tolist())
         return answer
 
 
-def rows_of(request: pb.ModelInferRequest, width: int) -> Floats:
+def rows_of(request: pb.ModelInferRequest, width: int, named: NamedTensors | None = None) -> Floats:
     """The rows [n, width] in a request.
+
+    Args:
+        named: the tensors that may stand in the place of the one of all inputs; None: none may.
 
     Raises:
         RequestRefused: 400, naming what is wrong.
     """
-    if len(request.inputs) != 1:
-        names = [tensor.name for tensor in request.inputs]
-        raise RequestRefused(400, f"inputs are {names}; the model takes one tensor, {INPUT!r}")
+    several = not is_matrix([tensor.name for tensor in request.inputs], named)
     for output in request.outputs:
         if output.name != OUTPUT:
             raise RequestRefused(400, f"no output {output.name!r}; the model gives {OUTPUT!r}")
+    if several:
+        assert named is not None
+        return rows_of_several(lambda: _sent(request), named)
     [tensor] = request.inputs
     check_tensor(tensor.name, tensor.datatype, tensor.shape, width)
     if request.raw_input_contents:
@@ -197,6 +204,39 @@ def _from_bytes(raw: Sequence[bytes], tensor: pb.ModelInferRequest.InferInputTen
     return np.frombuffer(raw[0], dtype="<f4")
 
 
+_CONTENTS: Final = {
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "INT64": "int64_contents",
+    "BOOL": "bool_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+def _sent(request: pb.ModelInferRequest) -> list[SentTensor]:
+    """Several tensors as they were sent: all in raw contents, or all in typed ones."""
+    raw = request.raw_input_contents
+    if raw:
+        if len(raw) != len(request.inputs) or any(t.HasField("contents") for t in request.inputs):
+            raise ValueError(f"{len(raw)} raw_input_contents; wanted: one for each input, alone")
+        return [
+            from_bytes(tensor.name, tensor.datatype, tensor.shape, memoryview(part))
+            for tensor, part in zip(request.inputs, raw, strict=True)
+        ]
+    return [_typed(tensor) for tensor in request.inputs]
+
+
+def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> SentTensor:
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        known = ", ".join(_CONTENTS)
+        raise ValueError(f"{tensor.name!r} has datatype {tensor.datatype!r}; {known}")
+    values: Sequence[Any] = getattr(tensor.contents, field)
+    if tensor.datatype == "BYTES":
+        values = [str(text, "utf-8") for text in values]  # what is no UTF-8 raises a ValueError
+    return SentTensor(tensor.name, tensor.datatype, tensor.shape, values)
+
+
 def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple[str, int], ...]:
     """What callers of a listener may take: gRPC itself sets no bounds but a message's."""
     return (
@@ -209,17 +249,19 @@ def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple
     )
 
 
-def server(predictor: Predictor, door: GrpcDoor, *, shares_port: bool = False) -> grpc.aio.Server:
+def server(
+    predictor: Predictor, connections: GrpcConnections, *, shares_port: bool = False
+) -> grpc.aio.Server:
     """A gRPC server for the predictor, without a port as yet.
 
     Args:
-        door: lets in callers that know the token.
+        connections: lets in callers that know the token.
         shares_port: with the socket by which a supervisor keeps it. Two servers on one port would
             share its calls without knowing.
     """
     size = predictor.max_body_bytes + MESSAGE_OVERHEAD_BYTES
     made = grpc.aio.server(options=options(size, shares_port=shares_port))
-    made.add_generic_rpc_handlers((InferenceService(predictor, door.let_in).handlers(),))
+    made.add_generic_rpc_handlers((InferenceService(predictor, connections.admit).handlers(),))
     return made
 
 

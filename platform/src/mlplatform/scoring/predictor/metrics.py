@@ -12,8 +12,8 @@ from mlplatform.runtime.telemetry.prometheus import (
     Collector,
     Family,
     Registry,
-    counted,
-    observed,
+    counter_family,
+    histogram_family,
 )
 from mlplatform.scoring.predictor.model import Model
 
@@ -50,18 +50,18 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Family]:
         """What is counted without prometheus_client, for its registry."""
         requests = []
-        latency = observed(signals.PREDICTOR_LATENCY)
+        latency = histogram_family(signals.PREDICTOR_LATENCY)
         for protocol, buckets in self._latency.items():
             labels = (self._service, protocol)
             requests.append((labels, sum(buckets.counts) + self._refused[protocol]))
             add_to(latency, labels, LATENCY_BUCKETS_S, [buckets])
-        batches = observed(signals.PREDICTOR_BATCH)
+        batches = histogram_family(signals.PREDICTOR_BATCH)
         writers = [self._loop_batches, self._thread_batches]
         add_to(batches, (self._service,), BATCH_BUCKETS_ROWS, writers)
-        yield from (counted(signals.PREDICTOR_REQUESTS, requests), latency, batches)
+        yield from (counter_family(signals.PREDICTOR_REQUESTS, requests), latency, batches)
 
     def loaded(self, model: Model, depth: Callable[[], float]) -> None:
-        """From now on there is a model, and a queue with a depth."""
+        """Counts a model from now on, and a queue with a depth."""
         for timing in model.timings:
             self._warm_up.labels(
                 self._service, str(timing.rows), model.mode, model.accelerator

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnxruntime
 
 from mlplatform.model.bundle import MODEL_FILE, load_bundle
+from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.model.tensors.signature import Tensors
+from mlplatform.model.weights.data_files import DataFile, data_of
+from mlplatform.model.weights.memory import needed_bytes, shortage
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, Refused
+from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.scoring.predictor import providers
-from mlplatform.scoring.predictor.protocol import INPUT, OUTPUT, Floats
+from mlplatform.scoring.predictor.protocol import DATATYPE, INPUT, OUTPUT, Floats
 from mlplatform.scoring.predictor.providers import Accelerator
 
 WARM_UP_ROWS: Final = (1, 2, 8, 32, 128, 512)
@@ -40,7 +44,7 @@ RuntimeFailure = (
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class PredictorBundle:
     """What the predictor needs of a bundle."""
 
     model: str
@@ -51,9 +55,13 @@ class Served:
     tolerance: float
     onnx_path: Path
     tensors: Tensors | None = None
+    named: NamedTensors | None = None
+    data: tuple[DataFile, ...] = ()
+    classes: int = 0
+    """How many probabilities a row gets; 0: one score."""
 
 
-Load = Callable[[Path], Served]
+Load = Callable[[Path], PredictorBundle]
 Score = Callable[[Floats], Floats]
 Mode = Literal["event_loop", "thread"]
 
@@ -74,7 +82,7 @@ class Model:
         timings: by rows, rising.
     """
 
-    served: Served
+    served: PredictorBundle
     score: Score
     timings: tuple[Timing, ...]
     accelerator: Accelerator = "cpu"
@@ -82,6 +90,19 @@ class Model:
     @property
     def width(self) -> int:
         return len(self.served.input_names)
+
+    @property
+    def output_shape(self) -> list[int]:
+        """The shape of its scores, as the protocol's metadata says it: -1 for the rows."""
+        classes = self.served.classes
+        return [-1, classes] if classes else [-1]
+
+    @property
+    def input_tensors(self) -> list[dict[str, Any]]:
+        """The tensors that it takes, as the protocol's metadata says them."""
+        if self.served.named is not None:
+            return self.served.named.described()
+        return [{"name": INPUT, "datatype": DATATYPE, "shape": [-1, self.width]}]
 
     @property
     def inline_rows(self) -> int:
@@ -94,14 +115,14 @@ class Model:
         return "event_loop" if self.inline_rows else "thread"
 
 
-def read_bundle(folder: Path) -> Served:
+def read_bundle(folder: Path) -> PredictorBundle:
     """What is served from a bundle folder; every digest in it is checked.
 
     Raises:
         BundleCorrupt: names the file that is missing or changed.
     """
     bundle = load_bundle(folder)
-    return Served(
+    return PredictorBundle(
         model=bundle.model,
         digest=bundle.digest,
         input_names=bundle.input_names,
@@ -110,6 +131,9 @@ def read_bundle(folder: Path) -> Served:
         tolerance=bundle.golden.tolerance,
         onnx_path=folder / MODEL_FILE,
         tensors=bundle.tensors,
+        named=NamedTensors(bundle.input_names, bundle.vocabularies, bundle.signature),
+        data=data_of(folder, bundle.files),
+        classes=bundle.classes,
     )
 
 
@@ -120,7 +144,7 @@ def load(
 
     Raises:
         Refused: the bundle is not the one that the service is named for, or the accelerator is not
-            one that this runtime has.
+            one that this runtime has; or its weights need more memory than there is.
         Corrupt: the bundle or its model is broken, or the golden rows score otherwise.
     """
     served = read(folder)
@@ -129,42 +153,64 @@ def load(
         raise Refused(
             f"service {name} is not for the bundle in {folder}: {served.model} {served.digest[:8]}"
         )
-    score = scorer(served.onnx_path, accelerator, served.tensors)
+    tensors, data, classes = served.tensors, served.data, served.classes
+    score = scorer(served.onnx_path, accelerator, tensors, data, classes=classes)
     timings = warm_up(score, len(served.input_names))
     self_test(score, served)
     return Model(served, score, timings, accelerator)
 
 
-def session(onnx_path: Path, accelerator: Accelerator = "cpu") -> onnxruntime.InferenceSession:
+def session(
+    onnx_path: Path, accelerator: Accelerator = "cpu", data: Sequence[DataFile] = ()
+) -> onnxruntime.InferenceSession:
     """An ONNX file loaded to run on one thread.
 
+    Args:
+        data: files with its weights beside it, digested by the caller. They are mapped: processes
+            that read the same file have it in memory once.
+
     Raises:
-        Refused: this runtime lacks the accelerator.
+        Refused: this runtime lacks the accelerator, or this machine the memory.
         Corrupt: ONNX Runtime does not take the file.
     """
+    if data:
+        needed = needed_bytes(onnx_path.stat().st_size, [file.size for file in data])
+        what = f"bundle {onnx_path.parent.name[:12]}"
+        if problem := shortage(
+            needed, memory_bytes(), what=what, whose="this machine or container"
+        ):
+            raise Refused(problem)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return providers.session(onnx_path, options, accelerator)
+        return providers.session(onnx_path, options, accelerator, has_data=bool(data))
     except RuntimeFailure as error:
         raise Corrupt(f"{onnx_path.name} can't be loaded on {accelerator}: {error}") from error
 
 
 def scorer(
-    onnx_path: Path, accelerator: Accelerator = "cpu", tensors: Tensors | None = None
+    onnx_path: Path,
+    accelerator: Accelerator = "cpu",
+    tensors: Tensors | None = None,
+    data: Sequence[DataFile] = (),
+    *,
+    classes: int = 0,
 ) -> Score:
-    """A function from rows [n, width] to raw scores [n], one ONNX Runtime call on one thread.
+    """A function from rows [n, width] to raw scores [n], or to probabilities [n, classes], one ONNX
+    Runtime call on one thread.
 
     Args:
         tensors: what the graph takes and gives; None for the rows as they are, and their scores.
+        data: as `session` takes them.
+        classes: how many probabilities a row gets; 0: one score.
 
     Raises:
-        Refused: this runtime lacks the accelerator.
+        Refused: this runtime lacks the accelerator, or this machine the memory.
         Corrupt: ONNX Runtime does not take the file, or its input or output is named otherwise.
     """
-    loaded = session(onnx_path, accelerator)
+    loaded = session(onnx_path, accelerator, data)
     if tensors is not None:
         return _of_tensors(loaded, tensors)
     inputs = [value.name for value in loaded.get_inputs()]
@@ -178,14 +224,18 @@ def scorer(
         result: Floats = loaded.run([OUTPUT], {INPUT: rows})[0]
         return result.reshape(len(rows))
 
-    return score
+    def probabilities(rows: Floats) -> Floats:
+        result: Floats = loaded.run([OUTPUT], {INPUT: rows})[0]
+        return result.reshape(len(rows), classes)
+
+    return probabilities if classes else score
 
 
 def _of_tensors(loaded: onnxruntime.InferenceSession, tensors: Tensors) -> Score:
     def score(rows: Floats) -> Floats:
-        given = loaded.run([tensors.output], tensors.feeds(rows))[0]
+        output = loaded.run([tensors.output], tensors.feeds(rows))[0]
         try:
-            scores = tensors.scores(given, len(rows))
+            scores = tensors.scores(output, len(rows))
         except ValueError as error:
             raise Corrupt(f"the model gives what its signature does not say: {error}") from error
         return np.ascontiguousarray(scores, dtype=np.float32)
@@ -205,7 +255,7 @@ def warm_up(score: Score, width: int) -> tuple[Timing, ...]:
     return tuple(timings)
 
 
-def self_test(score: Score, served: Served) -> None:
+def self_test(score: Score, served: PredictorBundle) -> None:
     """Scores the golden rows, in one batch and one by one.
 
     Raises:
@@ -216,10 +266,11 @@ def self_test(score: Score, served: Served) -> None:
     for scores in (batch, single):
         gap = np.abs(scores - served.golden_scores)
         if not (gap <= served.tolerance).all():
-            row = int(np.argmax(np.where(np.isfinite(gap), gap, np.inf)))
+            worst = int(np.argmax(np.where(np.isfinite(gap), gap, np.inf)))
+            row = worst // max(1, served.classes)
             raise Corrupt(
-                f"golden row {row} scores {scores[row]:.6g}; the bundle says "
-                f"{served.golden_scores[row]:.6g} within {served.tolerance:g}"
+                f"golden row {row} scores {scores.flat[worst]:.6g}; the bundle says "
+                f"{served.golden_scores.flat[worst]:.6g} within {served.tolerance:g}"
             )
 
 

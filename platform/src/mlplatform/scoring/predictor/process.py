@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mlplatform.scoring.predictor.server import Arguments, serve
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line, which the KServe runtime writes too."""
@@ -60,6 +62,4 @@ def _count_or_none(text: str) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Serves one bundle until told to stop."""
-    from mlplatform.scoring.predictor.server import Arguments, serve
-
     serve(Arguments(**vars(options)))

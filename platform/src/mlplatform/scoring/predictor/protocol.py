@@ -5,7 +5,7 @@ Source: KServe, "Open Inference Protocol (V2)", REST, and its binary tensor data
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,10 +13,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.model.tensors.named_tensors import (
+    MATRIX,
+    NamedTensors,
+    SentTensor,
+    from_bytes,
+    from_json,
+)
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import PlatformError
 
-INPUT: Final = "inputs"
+INPUT: Final = MATRIX
 OUTPUT: Final = "scores"
 DATATYPE: Final = "FP32"
 FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
@@ -45,6 +52,7 @@ class Inference:
 
 # JSON has no NaN: null is a missing value.
 _Number = float | None
+_Values = list[_Number | list[_Number]] | None
 
 
 class _InputTensor(msgspec.Struct):
@@ -52,7 +60,11 @@ class _InputTensor(msgspec.Struct):
     shape: list[int]
     datatype: str
     parameters: dict[str, Any] = {}
-    data: list[_Number | list[_Number]] | None = None
+    data: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def holds_json(self) -> bool:
+        return bool(self.data) and bytes(self.data) != b"null"
 
 
 class _OutputTensor(msgspec.Struct):
@@ -83,16 +95,20 @@ class _Answer(msgspec.Struct, omit_defaults=True):
 
 
 _decoder = msgspec.json.Decoder(_Request)
+_values = msgspec.json.Decoder(_Values)
 _encoder = msgspec.json.Encoder()
 
 
-def parse(body: bytes, header_length: str | None, width: int) -> Inference:
+def parse(
+    body: bytes, header_length: str | None, width: int, named: NamedTensors | None = None
+) -> Inference:
     """The inference that a request body asks for.
 
     Args:
         body: the JSON, followed by the tensors' bytes where they are sent as binary data.
         header_length: the value of Inference-Header-Content-Length, None where it is absent.
         width: number of inputs of the model.
+        named: the tensors that may stand in the place of the one of all inputs; None: none may.
 
     Raises:
         RequestRefused: 400, naming what is wrong.
@@ -102,22 +118,56 @@ def parse(body: bytes, header_length: str | None, width: int) -> Inference:
         request = _decoder.decode(head)
     except NOT_JSON as error:
         raise RequestRefused(400, f"the request is not an inference request: {error}") from error
-    if len(request.inputs) != 1:
-        names = [tensor.name for tensor in request.inputs]
+    inputs = request.inputs
+    if (len(inputs) == 1 and inputs[0].name == INPUT) or is_matrix(
+        [tensor.name for tensor in inputs], named
+    ):
+        rows = _rows(request.inputs[0], tail, width)
+    else:
+        assert named is not None
+        rows = rows_of_several(lambda: _sent(request.inputs, tail), named)
+    return Inference(request.id, rows, _wants_binary(request))
+
+
+def is_matrix(names: Sequence[str], named: NamedTensors | None) -> bool:
+    """Whether the tensors of a request are the one of all inputs, and not the several named ones.
+
+    Raises:
+        RequestRefused: 400, they are neither.
+    """
+    if names == [INPUT] or (named is None and len(names) == 1):
+        return True
+    if named is None or not names:
         raise RequestRefused(400, f"inputs are {names}; the model takes one tensor, {INPUT!r}")
-    return Inference(request.id, _rows(request.inputs[0], tail, width), _wants_binary(request))
+    try:
+        named.check_names(names)
+    except ValueError as error:
+        raise RequestRefused(400, str(error)) from error
+    return False
 
 
-def answer(
+def rows_of_several(sent: Callable[[], Sequence[SentTensor]], named: NamedTensors) -> Floats:
+    """The rows that named tensors hold together.
+
+    Raises:
+        RequestRefused: 400, naming what is wrong.
+    """
+    try:
+        return named.rows(sent())
+    except ValueError as error:
+        raise RequestRefused(400, str(error)) from error
+
+
+def inference_response(
     scores: Floats, *, model: str, version: str, request_id: str | None, binary: bool
 ) -> tuple[bytes, int | None]:
     """The answer's body, and the length of its JSON where bytes follow it.
 
     A score that is not a number is null in JSON.
     """
-    tensor = _AnswerTensor(OUTPUT, DATATYPE, [len(scores)])
+    tensor = _AnswerTensor(OUTPUT, DATATYPE, list(scores.shape))
     if not binary:
-        tensor.data = scores.tolist()
+        tensor.data = scores.ravel().tolist()
         return _encoder.encode(_Answer(model, version, [tensor], request_id)), None
     data = scores.astype("<f4", copy=False).tobytes()
     tensor.parameters = {"binary_data_size": len(data)}
@@ -202,7 +252,7 @@ def _rows(tensor: _InputTensor, tail: memoryview, width: int) -> Floats:
 
 
 def _from_bytes(tensor: _InputTensor, tail: memoryview, size: Any) -> Floats:
-    if tensor.data is not None:
+    if tensor.holds_json:
         raise RequestRefused(400, f"{INPUT!r} has both data and binary_data_size")
     if type(size) is not int or size != len(tail) or size % 4:
         raise RequestRefused(
@@ -212,15 +262,40 @@ def _from_bytes(tensor: _InputTensor, tail: memoryview, size: Any) -> Floats:
     return np.frombuffer(tail, dtype="<f4")
 
 
+def _sent(inputs: Sequence[_InputTensor], tail: memoryview) -> list[SentTensor]:
+    """Several tensors as they were sent; those in bytes follow the JSON in their order."""
+    found, at = [], 0
+    for tensor in inputs:
+        size = tensor.parameters.get("binary_data_size")
+        what = tensor.name, tensor.datatype, tensor.shape
+        if (size is None) != tensor.holds_json:
+            raise ValueError(f"{tensor.name!r} has to have either data or binary_data_size")
+        if tensor.holds_json:
+            found.append(from_json(*what, tensor.data))
+        elif type(size) is not int or not 0 <= size <= len(tail) - at:
+            left = len(tail) - at
+            raise ValueError(f"{tensor.name!r} has {size!r} bytes, of which {left} follow the JSON")
+        else:
+            found.append(from_bytes(*what, tail[at : at + size]))
+            at += size
+    if at != len(tail):
+        raise ValueError(f"{len(tail)} bytes follow the JSON; the tensors are {at} of them")
+    return found
+
+
 def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
-    if tensor.data is None:
+    try:
+        data = _values.decode(tensor.data) if tensor.data else None
+    except NOT_JSON as error:
+        raise RequestRefused(400, f"{INPUT!r} has data of no numbers: {error}") from error
+    if data is None:
         raise RequestRefused(400, f"{INPUT!r} has no data")
     if len(tail):
         raise RequestRefused(400, f"{len(tail)} bytes follow the JSON, but no tensor is binary")
-    if _is_flat_and_bounded(tensor.data):
-        return np.array(tensor.data, dtype=np.float32)
+    if _is_flat_and_bounded(data):
+        return np.array(data, dtype=np.float32)
     try:
-        wide = np.array(tensor.data, dtype=np.float64)
+        wide = np.array(data, dtype=np.float64)
     except (ValueError, TypeError) as error:
         raise RequestRefused(400, f"{INPUT!r} has rows of different lengths") from error
     if wide.ndim == 2 and list(wide.shape) != tensor.shape:

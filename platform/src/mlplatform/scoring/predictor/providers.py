@@ -1,4 +1,4 @@
-"""On what a model runs: ONNX Runtime's execution providers, by the names that model.yaml uses."""
+"""ONNX Runtime's execution providers, on which a model runs, by the names of model.yaml."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import onnxruntime
 
-from mlplatform.model.bundle import AS_ONNX, NO_OTHER_FILE
+from mlplatform.model.bundle import AS_ONNX, AS_THEY_ARE, NO_OTHER_FILE
 from mlplatform.runtime.errors import Refused
 
 Accelerator = Literal["cpu", "cuda", "tensorrt"]
@@ -20,7 +20,7 @@ _PROVIDERS: Final[dict[Accelerator, tuple[str, ...]]] = {
 }
 
 
-def missing(accelerator: Accelerator) -> str | None:
+def accelerator_problem(accelerator: Accelerator) -> str | None:
     """Why this runtime can't use the accelerator, or None where it can."""
     available = onnxruntime.get_available_providers()
     lacking = [name for name in _PROVIDERS[accelerator] if name not in available]
@@ -30,21 +30,27 @@ def missing(accelerator: Accelerator) -> str | None:
 
 
 def session(
-    onnx_path: Path, options: onnxruntime.SessionOptions, accelerator: Accelerator
+    onnx_path: Path,
+    options: onnxruntime.SessionOptions,
+    accelerator: Accelerator,
+    has_data: bool = False,
 ) -> onnxruntime.InferenceSession:
     """A session that runs the whole model on the accelerator, never part of it elsewhere.
 
     ONNX Runtime would warn and go on with the CPU, both for a provider that does not start and for
-    operators that it lacks; the promised latency would then be another one.
+    operators that it lacks; its latency would then be another one.
+
+    Args:
+        has_data: whether its weights lie in data files beside it, which are mapped.
 
     Raises:
         Refused: the runtime lacks the provider, or it does not start; names what is available.
         RuntimeFailure: the model can't be loaded, or has operators that the provider lacks.
     """
-    if (reason := missing(accelerator)) is not None:
+    if (reason := accelerator_problem(accelerator)) is not None:
         raise Refused(reason)
     wanted = _PROVIDERS[accelerator]
-    options.add_session_config_entry(*NO_OTHER_FILE)
+    options.add_session_config_entry(*(AS_THEY_ARE if has_data else NO_OTHER_FILE))
     options.add_session_config_entry(*AS_ONNX)
     if accelerator != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

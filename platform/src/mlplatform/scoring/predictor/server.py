@@ -18,13 +18,13 @@ import msgspec
 
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import PlatformError
-from mlplatform.runtime.http.connection import Limits as HttpLimits
-from mlplatform.runtime.http.grpc_door import GrpcDoor
+from mlplatform.runtime.http.connection import HttpLimits
+from mlplatform.runtime.http.grpc_connections import GrpcConnections
 from mlplatform.runtime.http.server import Life, Server
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.scoring.predictor import grpc_server
 from mlplatform.scoring.predictor.app import RestApplication
-from mlplatform.scoring.predictor.batching import SWITCH_INTERVAL_S, Limits
+from mlplatform.scoring.predictor.batching import SWITCH_INTERVAL_S, BatchLimits
 from mlplatform.scoring.predictor.model import RuntimeFailure, load
 from mlplatform.scoring.predictor.providers import Accelerator
 from mlplatform.scoring.predictor.state import Predictor
@@ -60,8 +60,8 @@ class Arguments:
     queue_limit: int = 256
 
     @property
-    def limits(self) -> Limits:
-        return Limits(self.queue_limit, self.batch_rows, self.batch_delay_us)
+    def limits(self) -> BatchLimits:
+        return BatchLimits(self.queue_limit, self.batch_rows, self.batch_delay_us)
 
 
 class Address(msgspec.Struct, omit_defaults=True):
@@ -83,7 +83,7 @@ def serve(arguments: Arguments) -> None:
     predictor = Predictor(arguments.model_name, token, arguments.limits)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     listener = listen(arguments)
-    serving = _Serving(predictor, arguments, listener)
+    serving = _PredictorLifecycle(predictor, arguments, listener)
     life = Life(
         serving.start,
         predictor.drain,
@@ -125,7 +125,7 @@ def _former(arguments: Arguments) -> Address | None:
     return None
 
 
-class _Serving:
+class _PredictorLifecycle:
     """What a predictor does around HTTP: an address file, gRPC, and a model to load."""
 
     def __init__(self, predictor: Predictor, arguments: Arguments, listener: socket.socket) -> None:
@@ -134,7 +134,7 @@ class _Serving:
         self._listener = listener
         self._loading: asyncio.Task[None] | None = None
         self._grpc: grpc.aio.Server | None = None
-        self._door = GrpcDoor()
+        self._connections = GrpcConnections()
         self.gave_up = False
 
     async def start(self) -> None:
@@ -148,14 +148,14 @@ class _Serving:
         # gRPC tells its clients to go and takes what they had sent by then: no call is lost.
         if self._grpc is not None:
             await self._grpc.stop(IN_FLIGHT_LIMIT_S)
-        self._door.stop()
+        self._connections.stop()
 
     async def _start_grpc(self) -> int | None:
         """The port where gRPC is answered, None where nobody asked for it."""
         if self._arguments.grpc_port is None:
             return None
         shared = _is_kept(self._arguments, self._arguments.grpc_port)
-        self._grpc = grpc_server.server(self._predictor, self._door, shares_port=shared)
+        self._grpc = grpc_server.server(self._predictor, self._connections, shares_port=shared)
         former = _former(self._arguments) if self._arguments.grpc_port == 0 else None
         port = self._arguments.grpc_port if former is None else former.grpc_port or 0
         host = self._arguments.host
@@ -166,7 +166,7 @@ class _Serving:
                 raise
             port = self._grpc.add_insecure_port(f"{host}:0")
         await self._grpc.start()
-        self._door.start(port)
+        self._connections.start(port)
         return port
 
     async def _load(self) -> None:

@@ -6,7 +6,7 @@ import hmac
 from typing import Final
 
 from mlplatform.rollouts.serving.names import ServiceName
-from mlplatform.scoring.predictor.batching import Limits, ScoreQueue
+from mlplatform.scoring.predictor.batching import BatchLimits, ScoreQueue
 from mlplatform.scoring.predictor.metrics import Metrics
 from mlplatform.scoring.predictor.model import Model
 from mlplatform.scoring.predictor.protocol import RequestRefused
@@ -31,7 +31,7 @@ class Predictor:
         self,
         name: str,
         token: str | None = None,
-        limits: Limits | None = None,
+        limits: BatchLimits | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self.name = name
@@ -41,12 +41,12 @@ class Predictor:
         self.max_body_bytes = max_body_bytes
         self.metrics = Metrics(name)
         self._authorization = None if token is None else f"Bearer {token}".encode()
-        self._limits = limits or Limits()
+        self._limits = limits or BatchLimits()
         self._served: tuple[Model, ScoreQueue] | None = None
         self._problem = "the model is being loaded"
 
     def serve(self, model: Model) -> None:
-        """From now on ready, with this model; called on the event loop."""
+        """Makes it ready with this model from now on; called on the event loop."""
         queue = ScoreQueue(model, self.metrics, self._limits)
         self._served = (model, queue)
         if len(self._names) > 1:  # a service's name has no `_`, and its model's may
@@ -58,7 +58,7 @@ class Predictor:
         self._problem = problem
 
     def drain(self) -> None:
-        """Not ready any more; requests are still answered."""
+        """Ends readiness; requests are still answered."""
         self.draining = True
         self._problem = "shutting down"
         self.metrics.ready.set(0)
@@ -72,7 +72,7 @@ class Predictor:
     def ready(self) -> bool:
         return self._served is not None and self.alive and not self.draining
 
-    def served(self) -> tuple[Model, ScoreQueue]:
+    def model_and_queue(self) -> tuple[Model, ScoreQueue]:
         """The model and its queue.
 
         Raises:

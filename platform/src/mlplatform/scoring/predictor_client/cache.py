@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from mlplatform.model.policies.serving import CachePolicy
 
+Raw = float | tuple[float, ...]
+"""One raw score, or the probabilities of all classes."""
+
 
 class ScoreCache:
     """Raw scores by the exact bytes of the row, of one bundle; the least recently used goes first.
@@ -24,13 +27,13 @@ class ScoreCache:
     def __init__(self, policy: CachePolicy, width: int) -> None:
         self._entries = policy.entries
         self._keep_s = policy.keep_s
-        self._kept: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+        self._kept: OrderedDict[bytes, tuple[Raw, float]] = OrderedDict()
         self._pack = struct.Struct(f"<{width}d").pack
 
     def key(self, row: Sequence[float]) -> bytes:
         return self._pack(*row)
 
-    def score(self, key: bytes, now_s: float) -> float | None:
+    def score(self, key: bytes, now_s: float) -> Raw | None:
         """The score that was kept for a row's key, unless it is too old."""
         found = self._kept.get(key)
         if found is None:
@@ -42,7 +45,7 @@ class ScoreCache:
         self._kept.move_to_end(key)
         return raw
 
-    def keep(self, key: bytes, raw: float, now_s: float) -> None:
+    def keep(self, key: bytes, raw: Raw, now_s: float) -> None:
         """Keep a score; the one that was used longest ago makes room."""
         kept = self._kept
         kept[key] = (raw, now_s)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import cast
 
 import httptools
 
 from mlplatform.model.oip import Reply
 
-MAX_REPLY_BYTES = 4 * 1024 * 1024
-
 
 class Connection(asyncio.Protocol):
     """Sends whole requests and gathers whole answers; `usable` until anything goes wrong.
 
     Our own because a general client costs more than half of a scoring request's processor time
-    (docs/performance.md); it speaks to our own predictors only.
+    (docs/performance.md). The server may be somebody else's: data that belongs to no call ends the
+    connection, so no call is answered by what was sent for another.
+
+    Source: RFC 9110, section 15.2 (interim answers).
     """
 
     def __init__(self, address: tuple[str, int]) -> None:
@@ -24,16 +26,20 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Reply] | None = None
-        self._reset()
+        self._begin(0)
 
-    async def call(self, request: bytes) -> Reply:
+    async def call(self, request: bytes, most_bytes: int) -> Reply:
         """The answer to a request.
 
+        Args:
+            most_bytes: that may come for it: interim answers, headers and body together.
+
         Raises:
-            ConnectionError: the connection broke, or what came is not HTTP.
+            ConnectionError: the connection broke, or what came is not HTTP, or too much.
         """
         if self._transport is None or not self.usable:
             raise ConnectionResetError("connection is closed")
+        self._begin(most_bytes)
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         try:
@@ -56,36 +62,51 @@ class Connection(asyncio.Protocol):
         self._fail(f"connection lost: {exc or 'closed by the predictor'}")
 
     def data_received(self, data: bytes) -> None:
+        if not self._is_asked:
+            self.close()
+            return
+        self._left_bytes -= len(data)
+        if self._left_bytes < 0:  # before anything is made of it
+            self._fail(f"answer is larger than {self._most_bytes} bytes with its headers")
+            self.close()
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"not HTTP: {error}")
+            self.close()
+
+    def on_message_begin(self) -> None:
+        if not self._is_asked:  # more than the answer came with it
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
 
     def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size > MAX_REPLY_BYTES:
-            self._fail(f"answer is larger than {MAX_REPLY_BYTES} bytes")
-            self.close()
-            return
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        reply = Reply(self._parser.get_status_code(), self._headers, b"".join(self._parts))
+        if not self._is_asked:
+            return
+        status = self._parser.get_status_code()
+        if status < HTTPStatus.OK:  # the answer follows
+            self._headers.clear()
+            return
         if not self._parser.should_keep_alive():
             self.close()
-        self._reset()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(reply)
+        assert self._waiter is not None
+        self._waiter.set_result(Reply(status, self._headers, b"".join(self._parts)))
 
-    def _reset(self) -> None:
+    @property
+    def _is_asked(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
+
+    def _begin(self, most_bytes: int) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
-        self._size = 0
+        self._most_bytes = self._left_bytes = most_bytes
 
     def _fail(self, problem: str) -> None:
         if self._waiter is not None and not self._waiter.done():

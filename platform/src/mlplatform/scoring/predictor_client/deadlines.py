@@ -8,7 +8,7 @@ from itertools import count
 from typing import Protocol
 
 
-class Expiring(Protocol):
+class SupportsExpiry(Protocol):
     """What has a deadline."""
 
     @property
@@ -25,12 +25,12 @@ class Deadlines:
     __slots__ = ("_due", "_heap", "_number", "_timer")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Expiring]] = []
+        self._heap: list[tuple[float, int, SupportsExpiry]] = []
         self._number = count()  # items due together expire in order, and are never compared
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
-    def add(self, loop: asyncio.AbstractEventLoop, deadline_s: float, one: Expiring) -> None:
+    def add(self, loop: asyncio.AbstractEventLoop, deadline_s: float, one: SupportsExpiry) -> None:
         """Call `one.expire` at a deadline on the loop's clock, unless it is over by then."""
         heapq.heappush(self._heap, (deadline_s, next(self._number), one))
         if self._timer is None or deadline_s < self._due:

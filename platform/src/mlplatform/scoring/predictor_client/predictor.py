@@ -20,12 +20,12 @@ from mlplatform.model.definition import CALL_ROWS
 from mlplatform.model.oip import (
     OWN_FAILURES,
     SERVER_TIMING,
+    Codec,
     FailureReason,
+    MatrixCodec,
     PredictionFailed,
     Reply,
     Scores,
-    infer_request,
-    scores,
 )
 from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.predictor_client.bulkhead import RetryBudget
@@ -36,7 +36,7 @@ Row = Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """What one predictor client may hold at a time.
 
     Args:
@@ -45,6 +45,7 @@ class Limits:
         waiting: groups of rows in the queue; one more is refused.
         retry_share, retry_burst: calls that may be repeated after a broken connection, as a share
             of all calls, and how many of them can be saved up.
+        numbers: that an answer holds for each row: as many as there are classes.
     """
 
     calls: int = 2
@@ -52,9 +53,10 @@ class Limits:
     waiting: int = 512
     retry_share: float = 0.1
     retry_burst: int = 10
+    numbers: int = 1
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ClientLimits()
 
 STALL_S = 0.005
 """A deadline that is noticed this much too late says that this process was held up, not the
@@ -68,17 +70,24 @@ CALL_GRACE_S = 0.01
 """How long a call outlives the rows in it before its connection is given up."""
 
 
+def by_row(values: Sequence[float], classes: int) -> Sequence[float | tuple[float, ...]]:
+    """Numbers of an answer, row by row: one of each, or a tuple of one for each class."""
+    if not classes:
+        return values
+    return [tuple(values[i : i + classes]) for i in range(0, len(values), classes)]
+
+
 class _Call:
     """A call that rows share. One of them tells how it ended: a call of fifty rows that is late
     is one late call, not fifty."""
 
-    __slots__ = ("is_told",)
+    __slots__ = ("is_reported",)
 
     def __init__(self) -> None:
-        self.is_told = False
+        self.is_reported = False
 
 
-class _Waiting:
+class _QueuedRows:
     """Rows of one caller that leave together, and the future that the caller waits for.
 
     Rows that are still in the queue at their deadline were in no call. What kept them there tells
@@ -123,16 +132,16 @@ class _Waiting:
             speaks = reason not in OWN_FAILURES and self._speaks()
             self.future.set_exception(PredictionFailed(reason, detail, speaks=speaks))
 
-    def answer(self, values: list[float], timing: bytes) -> None:
+    def resolve(self, values: list[float], timing: bytes) -> None:
         if not all(map(math.isfinite, values)):
             self.fail("invalid_output", f"scores are {values[:8]}")
         elif not self.future.done():
             self.future.set_result(Scores(values, timing, speaks=self._speaks()))
 
     def _speaks(self) -> bool:
-        if self.call is None or self.call.is_told:
+        if self.call is None or self.call.is_reported:
             return False
-        self.call.is_told = True
+        self.call.is_reported = True
         return True
 
 
@@ -143,6 +152,7 @@ class Predictor:
         service: its InferenceService name.
         endpoint: where it listens now ("http://host:port"), None while it does not.
         token: what it wants to hear.
+        codec: how it is asked; None: as the platform's own predictor is.
     """
 
     def __init__(
@@ -150,14 +160,16 @@ class Predictor:
         service: str,
         endpoint: Callable[[str], str | None],
         token: Callable[[], str],
-        limits: Limits = DEFAULT_LIMITS,
+        limits: ClientLimits = DEFAULT_LIMITS,
+        codec: Codec | None = None,
     ) -> None:
         self.service = service
+        self._codec = codec or MatrixCodec(service, limits.numbers)
         self._endpoint = endpoint
         self._token = token
         self._limits = limits
         self._retries = RetryBudget(limits.retry_share, limits.retry_burst)
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_QueuedRows] = deque()
         self._deadlines = Deadlines()
         self._idle: list[Connection] = []
         self._calls: set[asyncio.Task[None]] = set()
@@ -168,7 +180,7 @@ class Predictor:
     def predict(
         self, rows: Sequence[Row], deadline_s: float, origin: Origin | None = None
     ) -> asyncio.Future[Scores]:
-        """A future of one raw score a row.
+        """A future of one raw score a row, or of one for each class, row by row.
 
         It raises PredictionFailed.
 
@@ -178,7 +190,7 @@ class Predictor:
                 trace: there is one header.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(rows, deadline_s, loop.create_future(), origin)
+        waiting = _QueuedRows(rows, deadline_s, loop.create_future(), origin)
         if len(self._queue) >= self._limits.waiting:
             waiting.fail("queue_full", f"{self._limits.waiting} wait already")
             return waiting.future
@@ -218,7 +230,7 @@ class Predictor:
             call.add_done_callback(partial(self._sent, timer))
 
     def _give_up(
-        self, loop: asyncio.AbstractEventLoop, call: asyncio.Task[None], batch: list[_Waiting]
+        self, loop: asyncio.AbstractEventLoop, call: asyncio.Task[None], batch: list[_QueuedRows]
     ) -> None:
         """End a call, and its connection, when nobody waits for it any more."""
         if all(waiting.future.done() for waiting in batch):
@@ -231,8 +243,8 @@ class Predictor:
         self._calls.discard(call)
         self._flush()
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
+    def _next_batch(self) -> list[_QueuedRows]:
+        batch: list[_QueuedRows] = []
         rows = 0
         while self._queue and rows < self._limits.rows:
             if not self._queue[0].future.done():
@@ -243,14 +255,15 @@ class Predictor:
             self._queue.popleft()
         return batch
 
-    async def _send(self, batch: list[_Waiting]) -> None:
+    async def _send(self, batch: list[_QueuedRows]) -> None:
         rows = [row for waiting in batch for row in waiting.rows]
         until_s = max(waiting.deadline_s for waiting in batch)
         origin = batch[0].origin
         more = origin.header_lines if origin is not None else ""
         try:
             reply = await self._call(rows, until_s, more)
-            values = scores(reply, len(rows))
+            numbers = self._limits.numbers
+            values = self._codec.scores(reply, len(rows))
         except OSError as error:
             failure = PredictionFailed("unavailable", str(error))
         except PredictionFailed as error:
@@ -258,8 +271,9 @@ class Predictor:
         else:
             timing = reply.headers.get(SERVER_TIMING, b"")
             for waiting in batch:
-                waiting.answer(values[: len(waiting.rows)], timing)
-                del values[: len(waiting.rows)]
+                own = len(waiting.rows) * numbers
+                waiting.resolve(values[:own], timing)
+                del values[:own]
             return
         for waiting in batch:
             waiting.fail(failure.reason, failure.detail)
@@ -290,8 +304,8 @@ class Predictor:
     async def _ask(self, rows: Sequence[Row], more: str) -> Reply:
         connection = await self._connection()
         authority = f"{connection.address[0]}:{connection.address[1]}"
-        request = infer_request(self.service, authority, self._bearer, rows, more)
-        reply = await connection.call(request)
+        request = self._codec.request(authority, self._bearer, rows, more)
+        reply = await connection.call(request, self._codec.reply_bytes(len(rows)))
         if connection.address != self._address:  # `forget` was called during the call
             connection.close()
         elif connection.usable:

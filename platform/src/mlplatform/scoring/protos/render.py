@@ -26,7 +26,7 @@ def render_files(root: Path) -> dict[str, str]:
     Raises:
         PlatformError: protoc refuses a file.
     """
-    from grpc_tools import protoc
+    from grpc_tools import protoc  # only where files are generated
 
     sources = root / SOURCES
     found = sorted(path.relative_to(sources) for path in sources.rglob("*.proto"))

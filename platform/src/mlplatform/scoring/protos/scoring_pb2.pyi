@@ -46,8 +46,16 @@ class Reason(_message.Message):
     text: str
     def __init__(self, code: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
+class ClassProbability(_message.Message):
+    __slots__ = ("class_name", "probability")
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    class_name: str
+    probability: float
+    def __init__(self, class_name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+
 class ScoreResponse(_message.Message):
-    __slots__ = ("decision_id", "decision", "score", "reasons", "reasons_omitted", "answered_by", "model_version", "bundle", "route_arm", "generation", "degraded_reason", "replayed", "missing_views", "stale_views", "unavailable_views")
+    __slots__ = ("decision_id", "decision", "score", "reasons", "reasons_omitted", "answered_by", "model_version", "bundle", "route_arm", "generation", "degraded_reason", "replayed", "missing_views", "stale_views", "unavailable_views", "top")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     DECISION_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +71,7 @@ class ScoreResponse(_message.Message):
     MISSING_VIEWS_FIELD_NUMBER: _ClassVar[int]
     STALE_VIEWS_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_VIEWS_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     decision: str
     score: float
@@ -78,7 +87,8 @@ class ScoreResponse(_message.Message):
     missing_views: _containers.RepeatedScalarFieldContainer[str]
     stale_views: _containers.RepeatedScalarFieldContainer[str]
     unavailable_views: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, decision_id: _Optional[str] = ..., decision: _Optional[str] = ..., score: _Optional[float] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., reasons_omitted: _Optional[str] = ..., answered_by: _Optional[str] = ..., model_version: _Optional[int] = ..., bundle: _Optional[str] = ..., route_arm: _Optional[str] = ..., generation: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., replayed: _Optional[bool] = ..., missing_views: _Optional[_Iterable[str]] = ..., stale_views: _Optional[_Iterable[str]] = ..., unavailable_views: _Optional[_Iterable[str]] = ...) -> None: ...
+    top: _containers.RepeatedCompositeFieldContainer[ClassProbability]
+    def __init__(self, decision_id: _Optional[str] = ..., decision: _Optional[str] = ..., score: _Optional[float] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., reasons_omitted: _Optional[str] = ..., answered_by: _Optional[str] = ..., model_version: _Optional[int] = ..., bundle: _Optional[str] = ..., route_arm: _Optional[str] = ..., generation: _Optional[int] = ..., degraded_reason: _Optional[str] = ..., replayed: _Optional[bool] = ..., missing_views: _Optional[_Iterable[str]] = ..., stale_views: _Optional[_Iterable[str]] = ..., unavailable_views: _Optional[_Iterable[str]] = ..., top: _Optional[_Iterable[_Union[ClassProbability, _Mapping]]] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("type", "title", "status", "detail", "field")

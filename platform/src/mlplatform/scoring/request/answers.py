@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from mlplatform.learning.features.policy import FeatureGaps
+from mlplatform.model.policies.classes import ClassProbability
 from mlplatform.runtime.http.problems import ProblemDetails
 from mlplatform.scoring.arms.states import ModelState
 
@@ -28,6 +29,7 @@ class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
     they differ, `degraded` is true.
     `reasons_omitted` says why an alert comes without the reasons it should have.
     `feature_gaps` names the feature views that had no valid row, by cause; null where all had one.
+    `top` are the most probable classes of a model of classes, the decided one first.
     """
 
     decision: str
@@ -43,6 +45,7 @@ class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
     degraded_reason: str | None
     reasons_omitted: str | None
     feature_gaps: FeatureGaps | None = None
+    top: list[ClassProbability] | msgspec.UnsetType = msgspec.UNSET
 
 
 class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):

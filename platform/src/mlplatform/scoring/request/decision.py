@@ -19,7 +19,13 @@ from mlplatform.scoring.arms.exploration import Draw
 from mlplatform.scoring.arms.live import Live
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.request.answers import ScoreBody
-from mlplatform.scoring.request.prediction import Facts, Failure, Prediction, RawFacts, Verdict
+from mlplatform.scoring.request.prediction import (
+    Failure,
+    Prediction,
+    RawFacts,
+    RequestFacts,
+    Verdict,
+)
 
 UNLOGGED: Final = "unlogged"
 
@@ -40,7 +46,7 @@ class Caller(msgspec.Struct, frozen=True):
     deadline_s: float
     key: str | None = None
     trace_id: str | None = None
-    finished: list[Done] | None = None
+    finished: list[RequestOutcome] | None = None
     trace: TraceContext | None = None
     was_accepted: bool = False
 
@@ -59,7 +65,7 @@ class RoutedRequest(msgspec.Struct, frozen=True):
 
     decision_id: str
     live: Live
-    facts: Facts
+    facts: RequestFacts
     unit: int
     assignment: Assignment
     gaps: Gaps
@@ -103,7 +109,7 @@ class DecidedRequest(msgspec.Struct, frozen=True):
         return FEATURES if self.case.gaps.degraded else None
 
 
-class Finished(NamedTuple):
+class FinishedDecision(NamedTuple):
     """A decision, and from when to when it took until it was on record, on the monotonic clock.
 
     Args:
@@ -127,11 +133,11 @@ class AcceptedForLater(NamedTuple):
     recorded_s: float
 
 
-Done = Finished | AcceptedForLater
+RequestOutcome = FinishedDecision | AcceptedForLater
 """What a request has come to."""
 
 
-def answer(decided: DecidedRequest) -> ScoreBody:
+def score_body(decided: DecidedRequest) -> ScoreBody:
     """What the application gets."""
     case, verdict, arm = decided.case, decided.verdict, decided.arm
     return ScoreBody(
@@ -147,14 +153,15 @@ def answer(decided: DecidedRequest) -> ScoreBody:
         degraded=decided.degraded_reason is not None,
         degraded_reason=decided.degraded_reason,
         reasons_omitted=verdict.omitted,
-        feature_gaps=case.gaps.told,
+        feature_gaps=case.gaps.by_cause,
+        top=list(verdict.top) or msgspec.UNSET,
     )
 
 
 def unlogged_answer(decided: DecidedRequest) -> ScoreBody:
     """What the application gets where the decision has no record: a degraded answer."""
     reason = decided.degraded_reason or UNLOGGED
-    return msgspec.structs.replace(answer(decided), degraded=True, degraded_reason=reason)
+    return msgspec.structs.replace(score_body(decided), degraded=True, degraded_reason=reason)
 
 
 def record(decided: DecidedRequest, caller: Caller, *, recorded_ms: int, latency_us: int) -> Record:
@@ -211,11 +218,12 @@ def _payload(decided: DecidedRequest, caller: Caller) -> dict[str, Any]:
         "attribution": _attribution(verdict),
         "cached": verdict.cached or None,
         "missing_features": decided.case.gaps.features or None,
-        "feature_gaps": decided.case.gaps.told,
+        "feature_gaps": decided.case.gaps.by_cause,
         "failures": [[f.step, f.reason] for f in decided.failures] or None,
         "idempotency_key": caller.key,
         "trace_id": caller.trace_id,
         "windows_at": facts.features.position,
+        "top": [[one.class_, one.probability] for one in verdict.top] or None,
     }
     if (draw := decided.draw) is not None:
         optional |= {

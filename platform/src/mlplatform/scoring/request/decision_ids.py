@@ -14,7 +14,7 @@ _PURPOSE = b"decision-id"
 _ASKING = b"decision-asker"
 _OWNING: Final = b"decision-owner"
 
-Belonging = Literal["own", "foreign", "unsaid", "unknown"]
+IdOwnership = Literal["own", "foreign", "unsaid", "unknown"]
 """Of an id to a client; `unsaid`: it was given out before ids said to whom."""
 
 
@@ -28,7 +28,7 @@ def new_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
 
 
 def owned_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
-    """As above, of a decision that is to come: its client may poll for it.
+    """The same of a decision that is to come: its client may poll for it.
 
     So whether an id that no decision is stored under yet is this client's needs no look-up.
     """
@@ -50,7 +50,7 @@ def is_owned(model: str, client: str, decision_id: str, key: bytes) -> bool:
     return hmac.compare_digest(_hashed(client, key, _OWNING), _owner(decision_id))
 
 
-def belonging(model: str, client: str, decision_id: str, key: bytes) -> Belonging:
+def ownership(model: str, client: str, decision_id: str, key: bytes) -> IdOwnership:
     """Whose an id of this model is; what is foreign takes as long to tell as what is unknown."""
     known = is_known(model, decision_id, key)
     if len(decision_id) == _EARLIER:

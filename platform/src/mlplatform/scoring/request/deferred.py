@@ -9,7 +9,13 @@ from typing import Any
 
 import msgspec
 
-from mlplatform.decisions.records.port import Appended, Entry, Idempotency, Repeated, Spilled
+from mlplatform.decisions.records.port import (
+    AppendReceipt,
+    DuplicateKey,
+    Entry,
+    Idempotency,
+    SpillReceipt,
+)
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
@@ -25,7 +31,7 @@ from mlplatform.scoring.request.scoring import (
     Scoring,
     looked_up,
     promised_to,
-    replayed,
+    replay,
 )
 
 _PURPOSE = b"score-async"
@@ -64,22 +70,22 @@ class AsyncAcceptor:
             key = (caller.client, model, caller.key)
             stored = await looked_up(self._answers, key, caller.started_s, caller.deadline_s)
             if stored is not None:
-                return replayed(stored.answer, same_body=stored.is_of(digest))
+                return replay(stored.answer, same_body=stored.is_of(digest))
         scoring.check_accepts(request.event_ms)
         decision_id = owned_decision_id(model, caller.client, self._clock.wall_ms(), self._key)
         body = encode(PendingAnswer(decision_id))
-        promise = None
+        idempotency = None
         if caller.key is not None:
-            promise = Idempotency(
+            idempotency = Idempotency(
                 caller.client, caller.key, digest, body, scoring.keep_ms, impersonal=True
             )
         with scoring.times.answering(request.event_ms):
             record = self._record(scoring, decision_id, request, caller)
-            given = await self._recorded(Entry(record, promise), body, caller.deadline_s)
-        if caller.finished is not None and not given.replayed:
+            response = await self._recorded(Entry(record, idempotency), body, caller.deadline_s)
+        if caller.finished is not None and not response.replayed:
             now_s = time.monotonic()
             caller.finished.append(AcceptedForLater(decision_id, model, caller.started_s, now_s))
-        return given
+        return response
 
     async def stored(
         self, client: str, decision_id: str, started_s: float
@@ -133,9 +139,9 @@ class AsyncAcceptor:
         except LogUnavailable as error:
             raise log_unavailable() from error
         match outcome:
-            case Repeated():
-                return replayed(outcome.answer, same_body=outcome.same_body)
-            case Appended() | Spilled():
+            case DuplicateKey():
+                return replay(outcome.answer, same_body=outcome.same_body)
+            case AppendReceipt() | SpillReceipt():
                 return ScoreResponse(body, replayed=False)
             case _:  # what is on no record can be scored by nobody
                 raise log_unavailable()

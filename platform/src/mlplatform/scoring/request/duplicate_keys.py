@@ -30,7 +30,7 @@ def refuse_repeats(body: bytes) -> None:
 
 
 def refuse_repeats_of(name: str, body: bytes, items: Sequence[bytes]) -> None:
-    """Of a list, the only member of its object; `items` are what the list holds, as it was sent.
+    """Refuses repeats in a list, the only member of its object; `items` are its bytes as sent.
 
     Raises:
         Problem: 422, names the list.

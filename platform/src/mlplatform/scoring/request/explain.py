@@ -24,6 +24,8 @@ from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import Rule
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.categories import word_of
+from mlplatform.model.tensors.tokens import words_of
+from mlplatform.model.weights.data_files import data_of
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.scoring.arms.reasons import (
     MOST,
@@ -40,7 +42,7 @@ from mlplatform.scoring.request.prediction import (
     DEFAULT_REASON,
     KILLED_REASON,
     STALE_REASON,
-    ruled,
+    rule_decision,
 )
 
 SCORE_TOLERANCE = 1e-6
@@ -162,12 +164,17 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
     return Decider(
         bundle,
         plan,
-        scorer(folder / MODEL_FILE, tensors=bundle.tensors),
+        scorer(
+            folder / MODEL_FILE,
+            tensors=bundle.tensors,
+            data=data_of(folder, bundle.files),
+            classes=bundle.classes,
+        ),
         tree_shap(bundle, folder),
     )
 
 
-def explained(
+def explain_records(
     records: Sequence[Record], decider_of: Callable[[str, str], Decider]
 ) -> list[Explanation]:
     """The decision among the records of one decision id, then the shadow of it if there is one.
@@ -226,7 +233,7 @@ def _lost_reasons(record: Record, own: _Payload, decider_of: Callable[[str, str]
     """Whether the exploration slice gave a decision that has no reasons for one that has some."""
     if own.explored_instead_of is None or record.bundle is None:
         return False
-    alerts = decider_of(record.model, record.bundle).bundle.cut_offs.alerts
+    alerts = decider_of(record.model, record.bundle).bundle.decider.alerts
     return record.decision not in alerts
 
 
@@ -281,6 +288,8 @@ def _safe(model: str) -> Decision:
 
 def _by_model(decider: Decider, row: Row) -> _Again:
     bundle = decider.bundle
+    if bundle.classes:
+        return _by_class(decider, row)
     (raw,) = _scores(decider, [row])
     raw_without = _scores(decider, without_each(row, ordinary_row(bundle)))
     score = bundle.calibrate(raw)
@@ -295,6 +304,42 @@ def _by_model(decider: Decider, row: Row) -> _Again:
     codes = tuple(driver.reason.code for driver in found) if is_alert else ()
     outcome = Outcome(decision, score, raw, codes)
     return _Again(outcome, causes, method=bundle.attribution.method)
+
+
+def _by_class(decider: Decider, row: Row) -> _Again:
+    """The most probable class, and what its probability would be with each input as usual."""
+    bundle = decider.bundle
+    rows = [row, *without_each(row, ordinary_row(bundle))]
+    found = decider.score(np.array(rows, np.float32)).astype(np.float64)
+    if not np.isfinite(found).all():
+        raise Corrupt(f"the model of bundle {bundle.digest} gives what is no number")
+    place, method = int(found[0].argmax()), bundle.attribution.method
+    raw, others = float(found[0, place]), found[1:, place].tolist()
+    decision = bundle.scale.names[place]
+    drove = drivers(bundle, [raw - other for other in others])
+    then = dict(zip(bundle.input_names, zip(row, others, found[1:], strict=True), strict=True))
+    causes = tuple(
+        _class_cause(bundle, name, raw, *then[name]) for driver in drove for name in driver.inputs
+    )
+    is_alert = decision in bundle.choice.alerts
+    codes = tuple(driver.reason.code for driver in drove) if is_alert else ()
+    return _Again(Outcome(decision, raw, raw, codes), causes, method=method)
+
+
+def _class_cause(
+    bundle: Bundle, name: str, raw: float, value: float, then: float, probabilities: Any
+) -> InputCause:
+    reason = bundle.reasons[name]
+    return InputCause(
+        code=reason.code,
+        text=reason.analyst,
+        input=name,
+        value=_shown(bundle, name, _present(value)),
+        ordinary=_shown(bundle, name, bundle.reference[name]),
+        contribution=raw - then,
+        score_then=then,
+        decision_then=bundle.choice.outcome(probabilities.tolist()),
+    )
 
 
 def _contributions(
@@ -350,7 +395,7 @@ def _by_small_model(bundle: Bundle, row: Row) -> _Again:
 
 
 def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _Again:
-    decided = ruled(bundle, row)
+    decided = rule_decision(bundle, row)
     if decided is None:
         outcome = Outcome(safe, reasons=(DEFAULT_REASON.code,))
         return _Again(outcome, note="the rules abstain")
@@ -358,7 +403,7 @@ def _by_rules(bundle: Bundle, row: Row, safe: Decision) -> _Again:
     rules = {rule.code: rule for rule in bundle.rules}
     inputs = dict(zip(bundle.input_names, row, strict=True))
     causes = tuple(_rule_cause(rules[reason.code], inputs) for reason in reasons)
-    is_alert = decision in bundle.cut_offs.alerts
+    is_alert = decision in bundle.decider.alerts
     codes = tuple(reason.code for reason in reasons) if is_alert else ()
     return _Again(Outcome(decision, reasons=codes), causes)
 
@@ -407,7 +452,7 @@ def _present(value: float) -> float | None:
 
 
 def _shown(bundle: Bundle, name: str, value: float | None) -> float | str | None:
-    words = bundle.vocabularies.get(name)
+    words = words_of(name, bundle.vocabularies)
     return value if words is None else word_of(value, words)
 
 

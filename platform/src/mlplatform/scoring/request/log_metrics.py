@@ -8,7 +8,13 @@ from mlplatform.decisions.spill.writer import Counts
 from mlplatform.learning.features.windows.projector import Lag
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.telemetry import signals
-from mlplatform.runtime.telemetry.prometheus import Collector, Family, counted, gauged, shown
+from mlplatform.runtime.telemetry.prometheus import (
+    Collector,
+    Family,
+    counter_family,
+    gauge_family,
+    gauge_value,
+)
 
 
 class LogCollector(Collector):
@@ -21,9 +27,9 @@ class LogCollector(Collector):
         for name, metric in signals.LOG_COUNTS.items():
             value = getattr(self._counts, name)
             if metric.kind == "counter":
-                yield counted(metric, [((), value)])
+                yield counter_family(metric, [((), value)])
             else:
-                yield shown(metric, value)
+                yield gauge_value(metric, value)
 
 
 class WindowsCollector(Collector):
@@ -35,6 +41,6 @@ class WindowsCollector(Collector):
     def collect(self) -> Iterable[Family]:
         now_ms = SystemClock().wall_ms()
         lags = self.lags(now_ms)
-        yield gauged(signals.WINDOWS_LACK, [(of, lag.records) for of, lag in lags.items()])
+        yield gauge_family(signals.WINDOWS_LACK, [(of, lag.records) for of, lag in lags.items()])
         behind = [(of, lag.behind_s(now_ms)) for of, lag in lags.items()]
-        yield gauged(signals.WINDOWS_BEHIND, behind)
+        yield gauge_family(signals.WINDOWS_BEHIND, behind)

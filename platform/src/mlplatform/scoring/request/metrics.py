@@ -22,7 +22,7 @@ __all__ = ["AdmissionMetrics", "Metrics", "ModelMetrics"]
 NONE: Final[Mapping[str, Freshness]] = {}
 
 
-class ArmShown(NamedTuple):
+class RoutedArm(NamedTuple):
     """An arm that the routes name, as it is now."""
 
     model: str
@@ -72,7 +72,7 @@ class Metrics:
             self._registry.register(histograms)
 
     def show_trace(self, model: str, latency_s: float, trace_id: str) -> None:
-        """That a latency which was counted has a trace."""
+        """Notes the trace of a latency that was counted."""
         self.latency.of(model).show(latency_s, trace_id, time.time())
 
     def watch_log(self, counts: Counts) -> None:
@@ -96,7 +96,7 @@ class Metrics:
             self._bound[key] = counter
         counter.inc()
 
-    def text(self, arms: Iterable[ArmShown], fresh: Mapping[str, Freshness] = NONE) -> bytes:
+    def text(self, arms: Iterable[RoutedArm], fresh: Mapping[str, Freshness] = NONE) -> bytes:
         """All of it in Prometheus' text format.
 
         Args:
@@ -106,12 +106,12 @@ class Metrics:
         self._show(arms, fresh)
         return self._registry.text()
 
-    def open_text(self, arms: Iterable[ArmShown], fresh: Mapping[str, Freshness] = NONE) -> bytes:
-        """As `text`, in OpenMetrics' format, with exemplars."""
+    def open_text(self, arms: Iterable[RoutedArm], fresh: Mapping[str, Freshness] = NONE) -> bytes:
+        """The `text` in OpenMetrics' format, with exemplars."""
         self._show(arms, fresh)
         return self._registry.open_text()
 
-    def _show(self, arms: Iterable[ArmShown], fresh: Mapping[str, Freshness]) -> None:
+    def _show(self, arms: Iterable[RoutedArm], fresh: Mapping[str, Freshness]) -> None:
         self.breaker.clear()
         self.volume_stopped.clear()
         for arm in arms:

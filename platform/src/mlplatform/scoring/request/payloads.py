@@ -12,13 +12,13 @@ from msgspec import Meta
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField, dns_name
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.request.body_errors import unfit
 from mlplatform.scoring.request.duplicate_keys import (
     BACKSLASH,
     QUOTE,
     refuse_repeats,
     refuse_repeats_of,
 )
-from mlplatform.scoring.request.unfit import unfit
 
 BATCH_KEY = "idempotency_key"
 MAX_ITEMS = 1000
@@ -40,6 +40,26 @@ class LabelItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     decision_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     idempotency_key: Key | None = None
     event_time: EventTime | None = None
+
+
+class ClassLabelItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The class that one decision should have been, of a model of classes; named as of
+    `LabelItem`."""
+
+    label: Annotated[str, Meta(min_length=1, max_length=64)]
+    decision_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    idempotency_key: Key | None = None
+    event_time: EventTime | None = None
+
+
+class NumberLabelItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The number that one decision should have had, of a model of numbers, and when it was known;
+    named as of `LabelItem`."""
+
+    label: float
+    event_time: EventTime
+    decision_id: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    idempotency_key: Key | None = None
 
 
 class LabelsBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,7 +104,9 @@ class Payloads:
     def __init__(self, definition: ModelDefinition) -> None:
         self._protected = definition.protected
         fields: list[Any] = [
-            (name, _type(field) | None, None) if name in self._protected else (name, _type(field))
+            (name, field_type(field) | None, None)
+            if name in self._protected
+            else (name, field_type(field))
             for name, field in definition.request.items()
         ]
         shape: list[Any] = [*fields, (EVENT_TIME, EventTime)]
@@ -212,7 +234,8 @@ def _struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
     return msgspec.defstruct(title, fields, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
-def _type(field: RequestField) -> Any:
+def field_type(field: RequestField) -> Any:
+    """What msgspec decodes a field as."""
     match field.type:
         case "int64":
             low = -INT64 if field.minimum is None else int(field.minimum)

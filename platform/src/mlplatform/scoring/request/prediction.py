@@ -12,14 +12,16 @@ import msgspec
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
+from mlplatform.model.policies.classes import ClassChoice, ClassProbability
 from mlplatform.model.policies.decision_scale import Decision
 from mlplatform.model.rules import evaluate
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.arms.exploration import Draw, Exploration
-from mlplatform.scoring.arms.fallback import ModelStep, Step, step_until
+from mlplatform.scoring.arms.fallback import FallbackStep, ModelStep, step_until
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import MOST, NotExplained, drivers, without_each
+from mlplatform.scoring.predictor_client.cache import Raw
 from mlplatform.scoring.request.answers import AnsweredBy, ReasonInfo
 
 DEFAULT_REASON = ReasonInfo("NO_MODEL", "No model could be asked in time.")
@@ -28,7 +30,7 @@ KILLED_REASON = ReasonInfo("MODEL_OFF", "The model is switched off.")
 MINIMUM_BUDGET_S = 0.001
 
 
-class Facts(msgspec.Struct, frozen=True):
+class RequestFacts(msgspec.Struct, frozen=True):
     """What is known about one request.
 
     Args:
@@ -44,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True):
         return target.plan.row(self.fields, self.event_ms, self.features.values)
 
 
-class RawFacts(Facts, frozen=True):
+class RawFacts(RequestFacts, frozen=True):
     """Inputs that the caller made, in the champion's order."""
 
     inputs: tuple[float, ...] = ()
@@ -54,7 +56,8 @@ class RawFacts(Facts, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """The raw score of the step that answered; `cached` if it was kept from an equal row.
+    """The raw score of the step that answered, or its probabilities of all classes; `cached` if it
+    was kept from an equal row.
 
     Args:
         asked_s, answered_s: on the monotonic clock.
@@ -64,7 +67,7 @@ class Prediction(msgspec.Struct, frozen=True):
     step: ModelStep
     target: Target
     row: Sequence[float]
-    raw: float
+    raw: Raw
     cached: bool = False
     asked_s: float = 0.0
     answered_s: float = 0.0
@@ -87,6 +90,7 @@ class Verdict(msgspec.Struct, frozen=True):
         target: the arm whose bundle decided; None for the safe default.
         omitted: why reasons are missing that should be there.
         cached: the score is that of an equal row a moment ago.
+        top: of classes the most probable ones.
     """
 
     decision: Decision
@@ -97,10 +101,15 @@ class Verdict(msgspec.Struct, frozen=True):
     reasons: tuple[ReasonInfo, ...] = ()
     omitted: str | None = None
     cached: bool = False
+    top: tuple[ClassProbability, ...] = ()
 
 
 async def predicted(
-    live: Live, order: Sequence[Step], facts: Facts, until_s: float, origin: Origin | None = None
+    live: Live,
+    order: Sequence[FallbackStep],
+    facts: RequestFacts,
+    until_s: float,
+    origin: Origin | None = None,
 ) -> tuple[Prediction | None, list[Failure]]:
     """The score of the first step that gives one, and the failures of those before it."""
     if not live.bulkhead.enter():
@@ -112,7 +121,11 @@ async def predicted(
 
 
 async def _asked(
-    live: Live, order: Sequence[Step], facts: Facts, until_s: float, origin: Origin | None
+    live: Live,
+    order: Sequence[FallbackStep],
+    facts: RequestFacts,
+    until_s: float,
+    origin: Origin | None,
 ) -> tuple[Prediction | None, list[Failure]]:
     clock = time.monotonic
     failures: list[Failure] = []
@@ -140,7 +153,7 @@ async def _asked(
             origin = Origin(origin.decision_id, origin.trace, step.name)
         outcome = await _score(target, row, now_s, slice_until_s, origin)
         if isinstance(outcome, Scores):
-            (raw,) = outcome
+            raw = outcome[0] if len(outcome) == 1 else tuple(outcome)
             if cache is not None:
                 cache.keep(key, raw, now_s)
             found = Prediction(step.name, target, row, raw, False, now_s, clock(), outcome.timing)
@@ -174,9 +187,12 @@ async def _score(
 
 async def judged(prediction: Prediction, until_s: float) -> Verdict:
     """The decision for a score; an alert comes with reasons if the time allows."""
-    target = prediction.target
-    score, cut_offs = target.bundle.calibrate(prediction.raw), target.cut_offs
-    decision = cut_offs.one(score)
+    target, raw = prediction.target, prediction.raw
+    cut_offs = target.cut_offs
+    if isinstance(cut_offs, ClassChoice) or isinstance(raw, tuple):
+        return await _judged_class(prediction, target.bundle.choice, until_s)
+    score = target.bundle.calibrate(raw)
+    decision = cut_offs.outcome(score)
     reasons: tuple[ReasonInfo, ...] = ()
     omitted: str | None = None
     if decision in cut_offs.alerts:
@@ -185,7 +201,7 @@ async def judged(prediction: Prediction, until_s: float) -> Verdict:
         decision,
         prediction.step,
         target,
-        prediction.raw,
+        raw,
         score,
         reasons,
         omitted,
@@ -193,8 +209,22 @@ async def judged(prediction: Prediction, until_s: float) -> Verdict:
     )
 
 
-def explored(
-    exploration: Exploration, verdict: Verdict, facts: Facts, unit: int
+async def _judged_class(prediction: Prediction, choice: ClassChoice, until_s: float) -> Verdict:
+    """The most probable class, whose probability is the score."""
+    target, raw = prediction.target, prediction.raw
+    probabilities = raw if isinstance(raw, tuple) else (raw,)
+    top = choice.top(probabilities, max(1, target.top))
+    decision, score = top[0].class_, top[0].probability
+    reasons: tuple[ReasonInfo, ...] = ()
+    omitted: str | None = None
+    if decision in choice.alerts:
+        reasons, omitted = await _reasons(prediction, until_s)
+    step, cached = prediction.step, prediction.cached
+    return Verdict(decision, step, target, score, score, reasons, omitted, cached, top)
+
+
+def explore(
+    exploration: Exploration, verdict: Verdict, facts: RequestFacts, unit: int
 ) -> tuple[Verdict, Draw | None]:
     """A model's decision, or the one that stands in its place for a slice of requests.
 
@@ -213,7 +243,7 @@ def explored(
     return msgspec.structs.replace(verdict, decision=exploration.decision), draw
 
 
-def without_predictor(live: Live, facts: Facts, why: ReasonInfo = DEFAULT_REASON) -> Verdict:
+def without_predictor(live: Live, facts: RequestFacts, why: ReasonInfo = DEFAULT_REASON) -> Verdict:
     """What the champion's bundle says by itself: its small model, or its rules where that one
     knows too little or there is none, or the safe default where the rules abstain.
 
@@ -240,7 +270,7 @@ def without_model(
     """
     if small is not None and small.knows(row):
         return _by_small_model(bundle, small, row)
-    decided = ruled(bundle, row)
+    decided = rule_decision(bundle, row)
     if decided is None:
         return Verdict(safe, "default", None, reasons=(why,))
     decision, reasons = decided
@@ -248,7 +278,9 @@ def without_model(
     return Verdict(decision, "rules", None, reasons=reasons if is_alert else ())
 
 
-def ruled(bundle: Bundle, row: Sequence[float]) -> tuple[Decision, tuple[ReasonInfo, ...]] | None:
+def rule_decision(
+    bundle: Bundle, row: Sequence[float]
+) -> tuple[Decision, tuple[ReasonInfo, ...]] | None:
     """What the bundle's rules decide about a row of its inputs, and why; None: they abstain."""
     inputs = dict(zip(bundle.input_names, row, strict=True))
     outcome = evaluate(bundle.rules, inputs, bundle.scale)
@@ -284,7 +316,11 @@ async def _reasons(
 
 async def _contributions(prediction: Prediction, until_s: float) -> list[float]:
     target, raw = prediction.target, prediction.raw
-    if target.explainer is not None:
+    if target.explainer is not None and not isinstance(raw, tuple):
         return await target.explainer.explain(prediction.row, raw, until_s)
     rows = without_each(prediction.row, target.reference)
+    if isinstance(raw, tuple):  # of the class that was decided
+        place = target.bundle.choice.place(raw)
+        others = (await target.predictor.predict(rows, until_s))[place :: len(raw)]
+        return [raw[place] - other for other in others]
     return [raw - other for other in await target.predictor.predict(rows, until_s)]

@@ -15,6 +15,7 @@ import numpy as np
 from mlplatform.model.definition import REQUEST_UNIT
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import ModelStep
+from mlplatform.scoring.arms.live import Target
 from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
 from mlplatform.scoring.request.decision import Caller, DecidedRequest
 from mlplatform.scoring.request.payloads import INT64, MAX_TEXT
@@ -27,8 +28,9 @@ PLATFORM: Final = "mlplatform_gateway"
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
-    """The raw scores of the rows, in order, and the version that gave the last of them."""
+class RawScores:
+    """The raw scores of the rows, or their probabilities by class, in order, and the version that
+    gave the last of them."""
 
     scores: Floats
     version: str
@@ -36,7 +38,7 @@ class Inferred:
 
 async def inferred(
     scoring: Scoring, rows: Floats, assignment_key: Any | None, caller: Caller
-) -> Inferred:
+) -> RawScores:
     """Raw scores, each row decided and recorded by itself; they leave for the predictor together.
 
     Raises:
@@ -51,7 +53,7 @@ async def inferred(
     decided = await asyncio.gather(
         *(scoring.infer(row, value, caller) for row in rows.astype(np.float64).tolist())
     )
-    return Inferred(np.array([_raw(one) for one in decided], np.float32), _version(decided[-1]))
+    return RawScores(np.array([_raw(one) for one in decided], np.float32), _version(decided[-1]))
 
 
 def width(scoring: Scoring) -> int:
@@ -60,24 +62,33 @@ def width(scoring: Scoring) -> int:
     Raises:
         Problem: 503, there is none.
     """
+    return len(champion_of(scoring).plan.names)
+
+
+def champion_of(scoring: Scoring) -> Target:
+    """The arm whose inputs requests are in.
+
+    Raises:
+        Problem: 503, there is none.
+    """
     champion = scoring.live.current.champion
     if champion is None:
         detail = f"model {scoring.definition.name!r} has no promoted version yet"
         raise Problem(503, "no-champion", detail, retry_after_s=5)
-    return len(champion.plan.names)
+    return champion
 
 
-def refused(error: RequestRefused) -> Problem:
+def problem_of(error: RequestRefused) -> Problem:
     return Problem(error.status, "invalid-inference", str(error))
 
 
-def _raw(decided: DecidedRequest) -> float:
-    raw = decided.verdict.raw
+def _raw(decided: DecidedRequest) -> float | tuple[float, ...]:
+    raw, prediction = decided.verdict.raw, decided.prediction
     if raw is None or decided.verdict.answered_by not in MODEL_STEPS:
         # the small model's raw scores are on another scale
         detail = f"no predictor gave a score: {decided.degraded_reason}"
         raise Problem(503, "no-score", detail, retry_after_s=1)
-    return raw
+    return raw if prediction is None else prediction.raw
 
 
 def _version(decided: DecidedRequest) -> str:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from mlplatform.decisions.records.port import (
-    Appended,
+    AppendReceipt,
     Entry,
     Idempotency,
     Outcome,
-    Spilled,
-    Stored,
-    Unlogged,
-    Unrecorded,
+    RecordingFailure,
+    SpillReceipt,
+    StoredAnswer,
+    UnloggedAnswer,
 )
+from mlplatform.decisions.records.prepared import Key
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.predictor_client.deadlines import Deadlines
@@ -57,7 +58,7 @@ class LogUnavailable(Unavailable):
 
 def log_unavailable() -> Problem:
     """What a caller gets then: no answer is given without its record."""
-    detail = "the decision log does not answer, so nothing is given or taken; try again"
+    detail = "the decision log does not answer, so nothing is decided or stored; try again"
     return Problem(503, "log-unavailable", detail, retry_after_s=1)
 
 
@@ -115,15 +116,15 @@ class Recorder:
         except PlatformError as error:
             answer = None  # it holds the error, the error this frame: nobody would free the three
             raise LogUnavailable(str(error)) from error
-        if isinstance(outcome, Unrecorded):
+        if isinstance(outcome, RecordingFailure):
             raise LogUnavailable(outcome.reason)
-        if isinstance(outcome, Appended | Spilled | Unlogged):
+        if isinstance(outcome, AppendReceipt | SpillReceipt | UnloggedAnswer):
             self._advanced(entry.record.event_ms)
         return outcome
 
 
 class _Wait:
-    """For the confirmation of one record."""
+    """A wait for the confirmation of one record."""
 
     __slots__ = ("_answer", "_is_stalled", "_until_s")
 
@@ -151,11 +152,16 @@ class _Wait:
 class AnswerLookup(Protocol):
     """Answers that were recorded."""
 
-    def find(self, client: str, model: str, key: str) -> Stored | None: ...
+    def find(self, client: str, model: str, key: str) -> StoredAnswer | None: ...
+
+    def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]: ...
 
 
 class KeptAnswers:
     """Answers given under a key: those on record, and the last of those that are on none.
+
+    What one turn of the event loop looks up is one read of the log. Each read takes locks and hands
+    the interpreter to the commit thread, which costs more than to look for a key.
 
     An unlogged answer holds for retries that reach this process while it is among the last few
     thousand; more cannot be promised where nothing can be written.
@@ -163,27 +169,61 @@ class KeptAnswers:
 
     def __init__(self, recorded: AnswerLookup) -> None:
         self._recorded = recorded
-        self._unlogged: dict[tuple[str, str, str], Stored] = {}
+        self._unlogged: dict[Key, StoredAnswer] = {}
+        self._wanted: list[tuple[Key, asyncio.Future[StoredAnswer | None]]] = []
 
-    def find(self, client: str, model: str, key: str) -> Stored | None:
+    def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
         found = self._recorded.find(client, model, key)
         if found is None and self._unlogged:
             found = self._unlogged.get((client, model, key))
         return found
 
+    def look_up(self, key: Key) -> asyncio.Future[StoredAnswer | None]:
+        """`find`, together with what else this turn of the event loop looks up."""
+        loop = asyncio.get_running_loop()
+        if not self._wanted:
+            loop.call_soon(self._look_up)
+        answer: asyncio.Future[StoredAnswer | None] = loop.create_future()
+        self._wanted.append((key, answer))
+        return answer
+
+    def _look_up(self) -> None:
+        """A key that can't be read fails its own request, and none of those beside it."""
+        wanted, self._wanted = self._wanted, []
+        found: list[StoredAnswer | Exception | None]
+        try:
+            found = [*self._recorded.find_all([key for key, _ in wanted])]
+        except Exception as error:  # noqa: BLE001 -- it goes to the callers that wait
+            found = [error] if len(wanted) == 1 else [self._look_up_alone(key) for key, _ in wanted]
+        for (key, answer), one in zip(wanted, found, strict=True):
+            if answer.done():
+                continue
+            if isinstance(one, Exception):
+                answer.set_exception(one)
+            else:
+                answer.set_result(one or self._unlogged.get(key))
+
+    def _look_up_alone(self, key: Key) -> StoredAnswer | Exception | None:
+        try:
+            return self._recorded.find(*key)
+        except Exception as error:  # noqa: BLE001 -- it goes to the caller that waits
+            return error
+
     def keep_unlogged(self, entry: Entry, answer: bytes) -> None:
         """Keep the answer of an entry that was recorded nowhere, if it came with a key."""
-        given: Idempotency | None = entry.idempotency
-        if given is None:
+        idempotency: Idempotency | None = entry.idempotency
+        if idempotency is None:
             return
         record = entry.record
-        stored = Stored(answer, given.body_digest, record.decision_id)
-        self._unlogged[given.client, record.model, given.key] = stored
+        stored = StoredAnswer(answer, idempotency.body_digest, record.decision_id)
+        self._unlogged[idempotency.client, record.model, idempotency.key] = stored
         if len(self._unlogged) > UNLOGGED_KEPT:
             del self._unlogged[next(iter(self._unlogged))]
 
 
-async def found_in_time(find: Callable[[], Stored | None], until_s: float) -> Stored | None:
+async def found_in_time(
+    find: Callable[[], Awaitable[StoredAnswer | None]], until_s: float
+) -> StoredAnswer | None:
     """What a look-up finds, tried again while the log lets nobody read.
 
     A process that starts the log anew holds up readers for microseconds, or for some milliseconds
@@ -197,7 +237,7 @@ async def found_in_time(find: Callable[[], Stored | None], until_s: float) -> St
     """
     while True:
         try:
-            return find()
+            return await find()
         except PlatformError:
             if time.monotonic() + LOOK_AGAIN_S > until_s:
                 raise

@@ -8,20 +8,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
 from msgspec.structs import replace
 
 from mlplatform.decisions.records.port import (
+    DuplicateKey,
     Entry,
     Idempotency,
-    Repeated,
-    Stored,
-    StoredAnswers,
-    Unlogged,
+    StoredAnswer,
+    UnloggedAnswer,
 )
+from mlplatform.decisions.records.prepared import Key
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS, Gaps
@@ -42,10 +42,10 @@ from mlplatform.scoring.request.answers import encode
 from mlplatform.scoring.request.decision import (
     Caller,
     DecidedRequest,
-    Finished,
+    FinishedDecision,
     RoutedRequest,
-    answer,
     record,
+    score_body,
     unlogged_answer,
 )
 from mlplatform.scoring.request.decision_ids import made_ms, new_decision_id
@@ -55,16 +55,15 @@ from mlplatform.scoring.request.payloads import Payloads, ScoreRequest
 from mlplatform.scoring.request.prediction import (
     KILLED_REASON,
     STALE_REASON,
-    Facts,
     Failure,
     RawFacts,
-    explored,
+    RequestFacts,
+    explore,
     judged,
     predicted,
     without_predictor,
 )
 from mlplatform.scoring.request.recording import (
-    AnswerLookup,
     InFlight,
     LogUnavailable,
     Recorder,
@@ -85,22 +84,22 @@ LOOK_UP_SHARE = 0.4
 """Of the deadline, for a key that cannot be looked up at once: what is left is enough to decide."""
 
 
-class AnswerStore(StoredAnswers, Protocol):
+class AnswerStore(Protocol):
     """Answers given earlier; the part of the decision log that is read while answering."""
+
+    def look_up(self, key: Key) -> Awaitable[StoredAnswer | None]: ...
 
     def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreResponse:
+class ScoreResponse(msgspec.Struct, frozen=True):
     """An answer as bytes: fresh, or the stored one of an earlier request with the same key."""
 
     body: bytes
     replayed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ScoringInput:
+class ScoringInput(msgspec.Struct, frozen=True):
     """A request under its id.
 
     Args:
@@ -112,10 +111,9 @@ class ScoringInput:
     event_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class IdempotencyClaim:
-    """Under which key an answer is kept for retries; only a caller that waits for it gets one that
-    is on no record."""
+class IdempotencyClaim(msgspec.Struct, frozen=True):
+    """The key under which an answer is kept for retries; only a caller that waits for it gets one
+    that is on no record."""
 
     client: str
     key: str
@@ -179,7 +177,7 @@ class Scoring:
         with self._in_flight.claim(caller.client, caller.key):
             stored = await self._stored(caller.client, caller.key, caller)
             if stored is not None:
-                return replayed(stored.answer, same_body=stored.is_of(body_digest))
+                return replay(stored.answer, same_body=stored.is_of(body_digest))
             claim = IdempotencyClaim(caller.client, caller.key, body_digest)
             asked = self._asked(request, caller.client)
             return await self._answered(asked, caller, claim)
@@ -238,9 +236,8 @@ class Scoring:
         unit = pseudonym(decision_id if unit_value is None else unit_value, self._key)
         assignment = assign(live.routes, unit)
         has_unit = unit_value is not None
-        names = live.targets[assignment.target.service].plan.names
-        if not has_unit or names != champion.plan.names:
-            # inputs in the champion's order say nothing to a challenger that takes others
+        if not has_unit or assignment.target.service not in live.alike:
+            # inputs in the champion's order and words say nothing to a challenger of others
             has_unit = has_unit and assignment.arm == "champion"
             assignment = Assignment("champion", assignment.bucket, champion.arm, None)
         facts = RawFacts({}, event_ms, OnlineRow({}, {}), tuple(inputs))
@@ -262,10 +259,10 @@ class Scoring:
             raise Problem(422, "not-accepted", detail, field="mac")
         age_ms = self._clock.wall_ms() - made_ms(accepted.decision_id)
         if age_ms > self.keep_ms:  # its answer may have been given, and kept no longer
-            detail = f"{accepted.decision_id} was accepted {age_ms // HOUR_MS} h ago"
+            detail = f"{accepted.decision_id} was accepted {age_ms // HOUR_MS} h ago: too long"
             raise Problem(422, "expired", detail, field="decision_id")
         if accepted.request.keys() != self.definition.request.keys():
-            detail = f"accepted as {sorted(accepted.request)}; the model takes others by now"
+            detail = f"accepted with fields {sorted(accepted.request)}; the model has others now"
             raise Problem(422, "outdated", detail, field="request")
 
     def _new_id(self, client: str) -> str:
@@ -278,15 +275,15 @@ class Scoring:
         )
 
     async def _answered(
-        self, asked: ScoringInput, caller: Caller, promise: IdempotencyClaim | None
+        self, asked: ScoringInput, caller: Caller, claim: IdempotencyClaim | None
     ) -> ScoreResponse:
         with self.times.answering(asked.event_ms):
             decided = await self._decided(await self._case(asked, caller), caller)
-            given = await self._recorded(decided, caller, promise)
-        if not given.replayed:
+            response = await self._recorded(decided, caller, claim)
+        if not response.replayed:
             self._count(decided, caller)
             self._copy(decided.case)
-        return given
+        return response
 
     async def _case(self, asked: ScoringInput, caller: Caller) -> RoutedRequest:
         """The request, routed, with its features."""
@@ -305,7 +302,7 @@ class Scoring:
         read_s = (read_from_s, time.monotonic())
         if gaps.refused:
             raise features_missing(gaps)
-        facts = Facts(asked.fields, asked.event_ms, features)
+        facts = RequestFacts(asked.fields, asked.event_ms, features)
         return RoutedRequest(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
 
     async def _decided(self, case: RoutedRequest, caller: Caller) -> DecidedRequest:
@@ -321,8 +318,7 @@ class Scoring:
         until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
         order = live.order(case.assignment)
         if case.is_raw and live.champion is not None:
-            names = live.champion.plan.names
-            order = tuple(s for s in order if live.targets[s.arm.service].plan.names == names)
+            order = tuple(step for step in order if step.arm.service in live.alike)
         origin = Origin(case.decision_id, caller.trace)
         prediction, failures = await predicted(live, order, case.facts, until_s, origin)
         if prediction is None:
@@ -330,26 +326,24 @@ class Scoring:
         else:
             verdict = await judged(prediction, until_s)
             if self._exploration is not None and not (failures or case.gaps.degraded):
-                verdict, draw = explored(self._exploration, verdict, case.facts, case.unit)
+                verdict, draw = explore(self._exploration, verdict, case.facts, case.unit)
                 return DecidedRequest(case, verdict, (), prediction, time.monotonic(), draw)
         return DecidedRequest(case, verdict, tuple(failures), prediction, time.monotonic())
 
     async def _recorded(
-        self, decided: DecidedRequest, caller: Caller, promise: IdempotencyClaim | None
+        self, decided: DecidedRequest, caller: Caller, claim: IdempotencyClaim | None
     ) -> ScoreResponse:
         """The answer, after its record is durable; another one's, if that came first."""
-        body = encode(answer(decided))
+        body = encode(score_body(decided))
         latency_us = round((time.monotonic() - caller.started_s) * 1e6)
         entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
         kept = None
-        if promise is not None:
-            digest = promise.body_digest
-            kept = Idempotency(
-                promise.client, promise.key, digest, body, self.keep_ms, impersonal=True
-            )
-        given = Entry(entry, kept)
+        if claim is not None:
+            digest = claim.body_digest
+            kept = Idempotency(claim.client, claim.key, digest, body, self.keep_ms, impersonal=True)
+        item = Entry(entry, kept)
         try:
-            outcome = await self._recorder.append(given, caller.deadline_s)
+            outcome = await self._recorder.append(item, caller.deadline_s)
         except LogUnavailable as error:
             decision_id = decided.case.decision_id
             trace_id = caller.trace_id or trace_id_of(decision_id)
@@ -357,14 +351,14 @@ class Scoring:
             log.error("a decision was not recorded: %s", error, extra=extra)
             self._note(decided, caller, time.monotonic(), is_recorded=False)
             raise log_unavailable() from error
-        if isinstance(outcome, Repeated):
-            return replayed(outcome.answer, same_body=outcome.same_body)
-        if isinstance(outcome, Unlogged):
-            if promise is not None and not promise.may_be_unlogged:
+        if isinstance(outcome, DuplicateKey):
+            return replay(outcome.answer, same_body=outcome.same_body)
+        if isinstance(outcome, UnloggedAnswer):
+            if claim is not None and not claim.may_be_unlogged:
                 self._note(decided, caller, time.monotonic(), is_recorded=False)
                 raise log_unavailable()
             body = encode(unlogged_answer(decided))
-            self._answers.keep_unlogged(given, body)
+            self._answers.keep_unlogged(item, body)
         return ScoreResponse(body, replayed=False)
 
     def _copy(self, case: RoutedRequest) -> None:
@@ -380,9 +374,9 @@ class Scoring:
     def _count(self, decided: DecidedRequest, caller: Caller) -> None:
         now_s = time.monotonic()
         if not decided.case.is_raw:
-            told = decided.case.gaps.told
+            gaps = decided.case.gaps.by_cause
             self.freshness.decisions.count(
-                told is not None and bool(told.stale or told.unavailable)
+                gaps is not None and bool(gaps.stale or gaps.unavailable)
             )
         self._watch_volume(decided, now_s)
         self._metrics.decided(
@@ -412,7 +406,7 @@ class Scoring:
     def _note(
         decided: DecidedRequest, caller: Caller, now_s: float, *, is_recorded: bool = True
     ) -> None:
-        """For the request's trace, should it become one."""
+        """Notes it for the request's trace, should it become one."""
         if caller.finished is None:
             return
         accepted = None
@@ -420,10 +414,10 @@ class Scoring:
             decision_id = decided.case.decision_id
             trace_id = caller.trace_id or trace_id_of(decision_id)
             accepted = trace_id, derived_span_id(decision_id, ACCEPTED)
-        finished = Finished(decided, caller.started_s, now_s, is_recorded, accepted)
+        finished = FinishedDecision(decided, caller.started_s, now_s, is_recorded, accepted)
         caller.finished.append(finished)
 
-    async def _stored(self, client: str, key: str, caller: Caller) -> Stored | None:
+    async def _stored(self, client: str, key: str, caller: Caller) -> StoredAnswer | None:
         return await looked_up(
             self._answers, (client, self.definition.name, key), caller.started_s, caller.deadline_s
         )
@@ -455,8 +449,8 @@ class Scoring:
 
 
 async def looked_up(
-    answers: AnswerLookup, key: tuple[str, str, str], started_s: float, deadline_s: float
-) -> Stored | None:
+    answers: AnswerStore, key: Key, started_s: float, deadline_s: float
+) -> StoredAnswer | None:
     """What is kept under a client, model and key, looked for while there is time to decide after.
 
     Raises:
@@ -464,7 +458,7 @@ async def looked_up(
     """
     until_s = started_s + LOOK_UP_SHARE * (deadline_s - started_s)
     try:
-        return await found_in_time(lambda: answers.find(*key), until_s)
+        return await found_in_time(lambda: answers.look_up(key), until_s)
     except PlatformError as error:
         log.error("the decision log was not read: %s", error)
         raise log_unavailable() from error
@@ -478,7 +472,7 @@ def features_missing(gaps: Gaps) -> Problem:
     """
     name = gaps.refused[0]
     cause, _ = gaps.features[name]
-    detail = f"feature {name} is {cause}, and nothing is decided without it"
+    detail = f"feature {name} is {cause}, and model.yaml refuses to decide without it"
     return Problem(503, "features-missing", detail, retry_after_s=5)
 
 
@@ -488,7 +482,7 @@ def promised_to(client: str) -> str:
     return f"{client}/decisions"
 
 
-def replayed(answer: bytes, *, same_body: bool) -> ScoreResponse:
+def replay(answer: bytes, *, same_body: bool) -> ScoreResponse:
     """A stored answer again.
 
     Raises:

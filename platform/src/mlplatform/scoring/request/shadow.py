@@ -16,7 +16,9 @@ from mlplatform.model.routes import Routes
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.telemetry.context import Origin
 from mlplatform.scoring.arms.live import Target
-from mlplatform.scoring.request.prediction import Facts
+from mlplatform.scoring.predictor_client.cache import Raw
+from mlplatform.scoring.predictor_client.predictor import by_row
+from mlplatform.scoring.request.prediction import RequestFacts
 from mlplatform.scoring.request.recording import LogUnavailable, Recorder
 
 QUEUE_LENGTH = 4096
@@ -32,7 +34,7 @@ class ShadowCopy:
     """An answered request that the challenger shall see too."""
 
     decision_id: str
-    facts: Facts
+    facts: RequestFacts
     routes: Routes
     target: Target
     unit: int
@@ -138,10 +140,11 @@ class ShadowCopies:
         rows = [copy.facts.row(target) for copy in batch]
         started_ns = time.perf_counter_ns()
         deadline_s = time.monotonic() + TIMEOUT_S
-        raw: list[float | None]
+        raw: list[Raw | None]
         try:
             origin = Origin(batch[0].decision_id, None, "shadow")
-            raw, reason = list(await target.shadow.predict(rows, deadline_s, origin)), None
+            found = await target.shadow.predict(rows, deadline_s, origin)
+            raw, reason = list(by_row(found, target.bundle.classes)), None
         except PredictionFailed as failure:
             raw, reason = [None] * len(batch), failure.reason
         latency_us = (time.perf_counter_ns() - started_ns) // 1000
@@ -157,7 +160,7 @@ class ShadowCopies:
 
 
 def shadow_record(
-    copy: ShadowCopy, raw: float | None, reason: str | None, latency_us: int, recorded_ms: int
+    copy: ShadowCopy, raw: Raw | None, reason: str | None, latency_us: int, recorded_ms: int
 ) -> Record:
     """What the challenger would have decided, or why it did not.
 
@@ -165,7 +168,13 @@ def shadow_record(
         latency_us: of the call that carried this copy and perhaps others.
     """
     bundle = copy.target.bundle
-    score = None if raw is None else bundle.calibrate(raw)
+    if isinstance(raw, tuple):
+        score: float | None = max(raw)
+        decision: str | None = bundle.choice.outcome(raw)
+        raw = score
+    else:
+        score = None if raw is None else bundle.calibrate(raw)
+        decision = None if score is None else bundle.decide(score)
     return Record(
         kind="shadow",
         decision_id=copy.decision_id,
@@ -181,7 +190,7 @@ def shadow_record(
         version=copy.target.arm.version,
         bundle=copy.target.arm.bundle,
         score=score,
-        decision=None if score is None else bundle.decide(score),
+        decision=decision,
         degraded=reason is not None,
         degraded_reason=reason,
         latency_us=latency_us,

@@ -10,8 +10,9 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
+
+import msgspec
 
 from mlplatform.decisions.topics.messages import requests_topic
 from mlplatform.runtime.telemetry import signals
@@ -31,7 +32,7 @@ from mlplatform.runtime.telemetry.spans import (
     Trace,
     new_span_id,
 )
-from mlplatform.scoring.request.decision import AcceptedForLater, Done, Finished
+from mlplatform.scoring.request.decision import AcceptedForLater, FinishedDecision, RequestOutcome
 from mlplatform.scoring.request.prediction import Prediction
 
 KeptFor = Literal["error", "slow", "degraded", "canary", "caller", "share"]
@@ -43,8 +44,7 @@ MAX_DECISIONS: Final = 20
 _TIMINGS: Final = {b"queue": signals.QUEUE_MS, b"compute": signals.COMPUTE_MS}
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class AnsweredRequest(msgspec.Struct, frozen=True):
     """A request that is answered.
 
     Args:
@@ -59,7 +59,7 @@ class Ended:
     started_s: float
     ended_s: float
     is_error: bool
-    done: Sequence[Done]
+    done: Sequence[RequestOutcome]
     kept_for: KeptFor
 
     @property
@@ -73,7 +73,7 @@ class Ended:
 class Sink(Protocol):
     """Where requests go whose spans are wanted."""
 
-    def offer(self, item: Ended, *, is_spare: bool) -> None: ...
+    def offer(self, item: AnsweredRequest, *, is_spare: bool) -> None: ...
 
 
 class Traces:
@@ -105,7 +105,7 @@ class Traces:
         trace: TraceContext | None,
         started_s: float,
         status: int,
-        done: Sequence[Done],
+        done: Sequence[RequestOutcome],
         attributes: Callable[[], Attributes],
     ) -> bool:
         """Keep the request, if anything speaks for it; whether it was."""
@@ -113,17 +113,19 @@ class Traces:
         if kept_for is None:
             return False
         now_s, is_error, shown = time.monotonic(), status >= 500, _first_of(done)
-        ended = Ended(operation, attributes(), trace, started_s, now_s, is_error, shown, kept_for)
+        ended = AnsweredRequest(
+            operation, attributes(), trace, started_s, now_s, is_error, shown, kept_for
+        )
         self._sink.offer(ended, is_spare=kept_for in SPARE)
         trace_id = ended.trace_id
         for each in shown:
-            if isinstance(each, Finished) and trace_id is not None:
+            if isinstance(each, FinishedDecision) and trace_id is not None:
                 latency_s = each.recorded_s - each.started_s
                 self._shown(each.decided.case.live.routes.model, latency_s, trace_id)
         return True
 
     def _kept_for(
-        self, trace: TraceContext | None, status: int, done: Sequence[Done]
+        self, trace: TraceContext | None, status: int, done: Sequence[RequestOutcome]
     ) -> KeptFor | None:
         if status >= 500:
             return "error"
@@ -136,7 +138,7 @@ class Traces:
         return "share" if self._chance() < self._share else None
 
 
-def spoken_for(done: Done, slo_s: Mapping[str, float]) -> KeptFor | None:
+def spoken_for(done: RequestOutcome, slo_s: Mapping[str, float]) -> KeptFor | None:
     """Why this alone makes a request worth its spans, if it does."""
     if isinstance(done, AcceptedForLater):
         return None
@@ -151,7 +153,7 @@ def spoken_for(done: Done, slo_s: Mapping[str, float]) -> KeptFor | None:
     return "slow" if is_slow else None
 
 
-def build(ended: Ended) -> Trace:
+def build(ended: AnsweredRequest) -> Trace:
     """The spans of a request; the first is the request's own."""
     done, trace = ended.done, ended.trace
     parent_id = trace.parent_id if trace is not None else None
@@ -161,7 +163,7 @@ def build(ended: Ended) -> Trace:
         span_id = derived_span_id(_decision_id(ended.done[0])) if done else new_span_id()
     own = {**ended.attributes, signals.KEPT_FOR: ended.kept_for}
     spans: list[Span] = []
-    if len(done) == 1 and isinstance(done[0], Finished) and done[0].accepted is None:
+    if len(done) == 1 and isinstance(done[0], FinishedDecision) and done[0].accepted is None:
         own |= _decision_attributes(done[0])
         spans += _steps(done[0], span_id)
     else:
@@ -180,8 +182,8 @@ def build(ended: Ended) -> Trace:
     return Trace(trace_id, (request, *spans), parent_id is not None, ended.kept_for in SPARE)
 
 
-def _first_of(done: Sequence[Done]) -> Sequence[Done]:
-    """As many as a trace shows, those that something is wrong with before others.
+def _first_of(done: Sequence[RequestOutcome]) -> Sequence[RequestOutcome]:
+    """The spans that a trace shows, those that something is wrong with before others.
 
     The first stays the first: a trace that no caller began is named by it. A batch may hold a
     thousand, and this is on the event loop: they are looked at once, not sorted.
@@ -192,7 +194,7 @@ def _first_of(done: Sequence[Done]) -> Sequence[Done]:
     return [done[0], *heapq.nsmallest(MAX_DECISIONS - 1, others, key=_is_ordinary)]
 
 
-def _is_ordinary(done: Done) -> tuple[bool, float]:
+def _is_ordinary(done: RequestOutcome) -> tuple[bool, float]:
     if isinstance(done, AcceptedForLater):
         return True, 0.0
     is_wrong = not done.is_recorded or done.decided.degraded_reason is not None
@@ -200,11 +202,11 @@ def _is_ordinary(done: Done) -> tuple[bool, float]:
     return not (is_wrong or is_canary), done.started_s - done.recorded_s
 
 
-def _decision_id(done: Done) -> str:
+def _decision_id(done: RequestOutcome) -> str:
     return done.decision_id if isinstance(done, AcceptedForLater) else done.decided.case.decision_id
 
 
-def _model(done: Done) -> str:
+def _model(done: RequestOutcome) -> str:
     return done.model if isinstance(done, AcceptedForLater) else done.decided.case.live.routes.model
 
 
@@ -221,7 +223,7 @@ def _accepted(taken: AcceptedForLater, parent_id: str) -> list[Span]:
     return [Span(kind, name, span_id, parent_id, *at_s, attributes)]
 
 
-def _decision(finished: Finished, parent_id: str) -> list[Span]:
+def _decision(finished: FinishedDecision, parent_id: str) -> list[Span]:
     kind, span_id = signals.DECISION_SPAN, new_span_id()
     own = Span(
         kind,
@@ -237,7 +239,7 @@ def _decision(finished: Finished, parent_id: str) -> list[Span]:
     return [own, *_steps(finished, span_id)]
 
 
-def _decision_attributes(finished: Finished) -> Attributes:
+def _decision_attributes(finished: FinishedDecision) -> Attributes:
     decided = finished.decided
     routes, arm = decided.case.live.routes, decided.arm
     return {
@@ -251,7 +253,7 @@ def _decision_attributes(finished: Finished) -> Attributes:
     }
 
 
-def _steps(finished: Finished, parent_id: str) -> list[Span]:
+def _steps(finished: FinishedDecision, parent_id: str) -> list[Span]:
     """What a decision's time went into, in order."""
     decided, found = finished.decided, []
     features, predict, record = signals.FEATURES_SPAN, signals.PREDICT_SPAN, signals.RECORD_SPAN
@@ -282,14 +284,14 @@ def _prediction(decision_id: str, found: Prediction | None, parent_id: str) -> l
     span_id = derived_span_id(decision_id, step_place(found.step))
     name, at_s = kind.name.format(step=found.step), (found.asked_s, found.answered_s)
     spans = [Span(kind, name, span_id, parent_id, *at_s)]
-    told = timings(found.timing)
-    if told:
+    took_ms = timings(found.timing)
+    if took_ms:
         service, call_s = found.target.arm.service, found.answered_s - found.asked_s
-        took_s = min(sum(told.values()) / 1000, call_s)
+        took_s = min(sum(took_ms.values()) / 1000, call_s)
         start_s = found.asked_s + (call_s - took_s) / 2
         name, of = inner.name.format(service=service), ProcessIdentity(inner.of, service)
         at_s = start_s, start_s + took_s
-        spans.append(Span(inner, name, new_span_id(), span_id, *at_s, told, of=of))
+        spans.append(Span(inner, name, new_span_id(), span_id, *at_s, took_ms, of=of))
     return spans
 
 

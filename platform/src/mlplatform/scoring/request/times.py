@@ -48,8 +48,8 @@ class EventTimes:
         self._seen: deque[tuple[float, int]] = deque()
 
     def answering(self, event_ms: int) -> AbstractContextManager[None]:
-        """In force from a request's arrival until its record is durable."""
-        return _NOTHING if self._mode == "system" else _Answering(self._answering, event_ms)
+        """A context from a request's arrival until its record is durable."""
+        return _NOTHING if self._mode == "system" else _AnswerInProgress(self._answering, event_ms)
 
     def passed_ms(self) -> int | None:
         """The event time before which this process has no request left to record; None: unknown.
@@ -100,7 +100,7 @@ class EventTimes:
         raise Problem(422, "event-time", detail, field="event_time")
 
 
-class _Answering:
+class _AnswerInProgress:
     __slots__ = ("_all", "_event_ms")
 
     def __init__(self, everything: dict[int, int], event_ms: int) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlplatform.decisions.topics.messages import Message, Received, Subscription
+from mlplatform.decisions.topics.messages import Message, ReceivedMessage, Subscription
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.scoring.worker.messages import (
     Item,
@@ -50,7 +50,7 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DrainLimits:
     """How much is in work at once.
 
     Args:
@@ -81,7 +81,7 @@ class Worker:
         scorer: Scorer,
         names: Names,
         metrics: Metrics,
-        limits: Limits,
+        limits: DrainLimits,
         spans: Sink,
         trace_share: float,
     ) -> None:
@@ -138,7 +138,7 @@ class Worker:
                 self._spans.offer(FinishedBatch(batch, time.monotonic(), kept_for))
 
     def _drained(
-        self, found: Sequence[Received], stopping: threading.Event, batch: BatchSpan
+        self, found: Sequence[ReceivedMessage], stopping: threading.Event, batch: BatchSpan
     ) -> int:
         with self._metrics.in_work(len(found)):
             outcomes = self._scored(found, stopping, batch)
@@ -156,7 +156,7 @@ class Worker:
         return len(found)
 
     def _scored(
-        self, found: Sequence[Received], stopping: threading.Event, batch: BatchSpan
+        self, found: Sequence[ReceivedMessage], stopping: threading.Event, batch: BatchSpan
     ) -> list[ScoreReply | Poison]:
         outcomes: list[ScoreReply | Poison] = []
         items: list[Item] = []
@@ -185,9 +185,17 @@ class Worker:
         if isinstance(outcome, ScoreReply):
             return result(self._names, outcome)
         batch.is_error = True
-        told = context_of(outcome.message)
-        extra = {"trace_id": told.trace_id if told else batch.trace_id, "model": self._names.model}
-        log.warning("%s is poison: %s", outcome.message.place, outcome.reason, extra=extra)
+        context = context_of(outcome.message)
+        extra = {
+            "trace_id": context.trace_id if context else batch.trace_id,
+            "model": self._names.model,
+        }
+        log.warning(
+            "message %s can't be scored and becomes a dead letter: %s",
+            outcome.message.place,
+            outcome.reason,
+            extra=extra,
+        )
         return dead_letter(self._names, outcome)
 
     def _observe_lag(self) -> None:

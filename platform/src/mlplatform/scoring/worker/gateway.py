@@ -14,8 +14,7 @@ import msgspec
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.telemetry.spans import new_span_id
 from mlplatform.scoring.worker.messages import Item, Poison, ScoreReply
-from mlplatform.scoring.worker.spans import BatchSpan, outcome
-from mlplatform.scoring.worker.spans import Outcome as CallOutcome
+from mlplatform.scoring.worker.spans import BatchSpan, CallOutcome, outcome
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class GatewayScorer:
                 if delay_s == FIRST_DELAY_S:
                     log.warning("%d items wait for the gateway: %s", len(left), reason)
                 if stopping.wait(max(delay_s, asked_s)):
-                    raise Unavailable(f"told to stop while {len(left)} items wait: {reason}")
+                    raise Unavailable(f"asked to stop while {len(left)} items wait: {reason}")
                 delay_s = min(2 * delay_s, LONGEST_DELAY_S)
         return outcomes
 
@@ -131,13 +130,13 @@ class GatewayScorer:
     def _called(
         self, items: Sequence[Item], body: bytes, batch: BatchSpan
     ) -> tuple[int, bytes, float]:
-        """As `_post`, with a span."""
-        began_s, span_id, told = time.monotonic(), new_span_id(), CallOutcome(error="no-answer")
+        """The `_post`, with a span."""
+        began_s, span_id, result = time.monotonic(), new_span_id(), CallOutcome(error="no-answer")
         try:
             response, answer = self._post(items[0].is_accepted, body, batch.call(span_id))
-            told = outcome(response.status, response.headers["traceparent"])
+            result = outcome(response.status, response.headers["traceparent"])
         finally:
-            batch.called(span_id, (began_s, time.monotonic()), len(items), told)
+            batch.called(span_id, (began_s, time.monotonic()), len(items), result)
         return response.status, answer, _retry_after_s(response.headers["Retry-After"])
 
     def _post(

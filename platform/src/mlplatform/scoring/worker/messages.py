@@ -9,7 +9,7 @@ import msgspec
 from mlplatform.decisions.topics.messages import (
     TRACE_HEADER,
     Message,
-    Received,
+    ReceivedMessage,
     TopicSpec,
     requests_topic,
 )
@@ -64,7 +64,7 @@ class Item:
         is_accepted: a gateway accepted it earlier, and it is scored under the id it got there.
     """
 
-    message: Received
+    message: ReceivedMessage
     key: str
     body: bytes
     is_accepted: bool = False
@@ -87,12 +87,12 @@ class Poison:
         detail: a sentence for a person.
     """
 
-    message: Received
+    message: ReceivedMessage
     reason: str
     detail: str
 
 
-def item_of(message: Received) -> Item | Poison:
+def item_of(message: ReceivedMessage) -> Item | Poison:
     """The message as an item of a batch.
 
     Its key is the header's, else the body's, else the place of the message: a redelivery is always
@@ -127,6 +127,11 @@ def result(names: Names, answered: ScoreReply) -> Message:
 
 
 def dead_letter(names: Names, poison: Poison) -> Message:
+    """A request as it came, with what is wrong with it."""
+    return letter_of(names.dead_letters, poison)
+
+
+def letter_of(topic: str, poison: Poison) -> Message:
     """The message as it came, byte for byte, with where it lay and what is wrong with it."""
     message = poison.message
     headers = {
@@ -137,4 +142,4 @@ def dead_letter(names: Names, poison: Poison) -> Message:
         "dead-letter-partition": str(message.partition).encode(),
         "dead-letter-offset": str(message.offset).encode(),
     }
-    return Message(names.dead_letters, message.key, message.value, headers)
+    return Message(topic, message.key, message.value, headers)

@@ -13,22 +13,21 @@ from mlplatform.scoring.worker.messages import Poison, ScoreReply
 
 
 class Metrics:
-    """All metrics of one worker process."""
+    """All metrics of one worker process, in its registry."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, registry: Registry) -> None:
         self._model = model
-        self.registry = Registry()
-        self._messages = self.registry.counter(signals.WORKER_MESSAGES)
+        self._messages = registry.counter(signals.WORKER_MESSAGES)
         # from 0 on: a series that begins with its first message shows no increase by it, and the
         # first dead letter of a worker would alert nobody
         for outcome in signals.WORKER_MESSAGES.labels[1].values:
             self._messages.labels(model, outcome)
-        self._given_up = self.registry.counter(signals.WORKER_GIVEN_UP)
-        self._retries = self.registry.counter(signals.WORKER_RETRIES)
-        self._lag = self.registry.gauge(signals.WORKER_LAG).labels(model)
-        self._in_work = self.registry.gauge(signals.WORKER_IN_WORK).labels(model)
-        self._traces = self.registry.counter(signals.WORKER_TRACES)
-        self._batch = self.registry.histogram(signals.WORKER_BATCH).labels(model)
+        self._given_up = registry.counter(signals.WORKER_GIVEN_UP)
+        self._retries = registry.counter(signals.WORKER_RETRIES)
+        self._lag = registry.gauge(signals.WORKER_LAG).labels(model)
+        self._in_work = registry.gauge(signals.WORKER_IN_WORK).labels(model)
+        self._traces = registry.counter(signals.WORKER_TRACES)
+        self._batch = registry.histogram(signals.WORKER_BATCH).labels(model)
 
     def committed(self, outcomes: Sequence[ScoreReply | Poison], seconds: float) -> None:
         self._batch.observe(seconds)

@@ -11,16 +11,15 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Span, Watermark
-from mlplatform.decisions.records.record import SCALARS, Kind
+from mlplatform.decisions.records.record import LABEL_VALUES, SCALARS, Kind
 from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import TRACE_HEADER, Message, Progress, Topics, TopicSpec
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, Unavailable
-from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
 from mlplatform.runtime.telemetry.context import ACCEPTED, derived_span_id, parent, trace_id_of
+from mlplatform.scoring import backends
 from mlplatform.scoring.worker.messages import ACCEPTED_HEADER, Names
 
 BATCH = 1_000
@@ -30,14 +29,14 @@ BACK_OFF_S = 1.0
 log = logging.getLogger(__name__)
 
 
-class _Named(msgspec.Struct):
-    """Of an accepted request, what its message's header needs."""
+class _MessageHeader(msgspec.Struct):
+    """What the header of an accepted request's message needs."""
 
     trace_id: str | None = None
 
 
 _encode = msgspec.json.Encoder().encode
-_named = msgspec.json.Decoder(_Named).decode
+_named = msgspec.json.Decoder(_MessageHeader).decode
 _position = msgspec.json.Decoder(dict[str, int]).decode
 
 
@@ -105,7 +104,7 @@ def _accepted(row: Mapping[str, Any]) -> bytes:
 
 def _is_an_opinion(row: Mapping[str, Any]) -> bool:
     """A label without a value: one analyst has said it, and another has to confirm it."""
-    return row.get("kind") == "label" and row["label"] is None
+    return row.get("kind") == "label" and all(row[name] is None for name in LABEL_VALUES.values())
 
 
 def _place(row: Mapping[str, Any]) -> bytes:
@@ -154,8 +153,8 @@ class Outbox:
             progress = Progress(of.name, _encode(after))
             # of an accepted request whose payload was erased nothing is left to be asked
             left = (row for row in rows if row.get("payload", "") is not None)
-            said = [of.message(row) for row in left if not _is_an_opinion(row)]
-            self._topics.publish(said, progress)
+            messages = [of.message(row) for row in left if not _is_an_opinion(row)]
+            self._topics.publish(messages, progress)
         self._read_to = after
         return len(rows)
 
@@ -166,7 +165,8 @@ class Outbox:
     def _reached(
         self, before: Mapping[str, int], marks: Mapping[str, int], rows: Sequence[dict[str, Any]]
     ) -> dict[str, int]:
-        """Per writer how far the log is read: to its mark, unless the batch was full before."""
+        """The number up to which each writer's log is read: its mark, unless the batch was full
+        before."""
         last: dict[str, int] = {}
         counts: dict[str, int] = {}
         for row in rows:
@@ -197,7 +197,7 @@ def publish(model: str, settings: Settings, stopping: threading.Event) -> None:
     Raises:
         StaleFence: another process does.
     """
-    decisions = SqliteDecisionLog(settings.home.decisions)
+    decisions = backends.log_of(settings.home)
     topics = open_topics(settings, [topic_of(model), *Names(model).specs()])
     try:
         follow(
@@ -215,6 +215,6 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT."""
-    publish(load_definition(options.model).name, settings, stopping_at_signals())
+def run(options: argparse.Namespace, settings: Settings, stopping: threading.Event) -> None:
+    """Runs until `stopping` is set."""
+    publish(load_definition(options.model).name, settings, stopping)

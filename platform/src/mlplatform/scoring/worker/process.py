@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.topics.choice import open_topics
-from mlplatform.model.folders import load_definition
+from mlplatform.decisions.topics.messages import Topics
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.features.views import external, load_views
+from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.policies.serving import AsyncPolicy
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.http.listener import listen, read_token, tell
-from mlplatform.runtime.processes.shutdown_signals import stopping_at_signals
+from mlplatform.runtime.http.listener import MetricsListener, add_options
 from mlplatform.runtime.telemetry.export import SpanExport
+from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.spans import ProcessIdentity
 from mlplatform.scoring import backends
+from mlplatform.scoring.pushes.pushes import PushTarget
 from mlplatform.scoring.worker import outbox
-from mlplatform.scoring.worker.drain import Limits, Worker
+from mlplatform.scoring.worker.drain import DrainLimits, Worker
+from mlplatform.scoring.worker.feature_stream import (
+    FeatureStream,
+    group_of,
+    specs_of,
+    topic_of,
+)
 from mlplatform.scoring.worker.gateway import GatewayScorer
 from mlplatform.scoring.worker.messages import Names
 from mlplatform.scoring.worker.metrics import Metrics
 from mlplatform.scoring.worker.spans import build
+from mlplatform.scoring.worker.stream_lag import StreamLag, StreamLags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,10 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--name", default="worker-0", help="one process a name; it keeps partitions"
     )
     parser.add_argument("--key-file", type=Path, help="holds the API key to score with")
-    parser.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
-    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
-    parser.add_argument("--address-file", type=Path, help='gets {"port": ..., "pid": ...}')
-    parser.add_argument("--token-file", type=Path, help="holds the bearer token of /metrics")
+    add_options(parser, must_be_read=False)
     parser.add_argument("--batch", type=int, help="messages of a commit, instead of model.yaml's")
     parser.add_argument(
         "--outbox", action="store_true", help="publish the decision log too: one process a model"
@@ -45,68 +55,95 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def limits_of(policy: AsyncPolicy | None, batch: int | None) -> Limits:
+def limits_of(policy: AsyncPolicy | None, batch: int | None) -> DrainLimits:
     """How much is in work at once: as model.yaml says, unless the command line does."""
-    limits = Limits(policy.batch, policy.chunk, policy.connections) if policy else Limits()
-    return Limits(batch, limits.chunk, limits.connections) if batch else limits
+    limits = (
+        DrainLimits(policy.batch, policy.chunk, policy.connections) if policy else DrainLimits()
+    )
+    return DrainLimits(batch, limits.chunk, limits.connections) if batch else limits
 
 
-def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT; the batch in work is committed first."""
-    stopping = stopping_at_signals()
+def run(
+    options: argparse.Namespace,
+    settings: Settings,
+    stopping: threading.Event,
+    listener: MetricsListener,
+) -> None:
+    """Runs until `stopping` is set; the batch in work is committed first."""
     settings.home.create()  # in a pod it may be here before the gateway
     definition = load_definition(options.model)
     names = Names(definition.name)
-    metrics = Metrics(names.model)
+    metrics = Metrics(names.model, listener.registry)
     key_file = options.key_file or settings.home.api_key
     scorer = GatewayScorer(
         settings.gateway_url, names.model, lambda: key_file.read_text().strip(), metrics.retried
     )
-    topics = open_topics(settings, names.specs())
+    targets = _streamed(definition, settings)
+    read = [spec for target in targets for spec in specs_of(topic_of(target.view) or "")]
+    topics = open_topics(settings, [*names.specs(), *read])
     # before the outbox publishes: what a group has not read is kept for it
     subscription = topics.subscribe([names.requests], names.group, options.name)
-    _listen(options, metrics)
+    lags = StreamLags()
+    listener.registry.register(lags)
+    listener.begin(Refusals(settings.home.audit))
     limits = limits_of(definition.asynchronous, options.batch)
     sender = backends.span_sender(settings, ProcessIdentity("worker", options.name))
     spans = SpanExport(sender, build, metrics.traced)
     worker = Worker(subscription, scorer, names, metrics, limits, spans, settings.trace_share)
     spans.start()
     try:
-        if options.outbox:
-            with _outbox(names.model, settings, stopping):
-                worker.run(stopping)
-        else:
+        with ExitStack() as beside:
+            if options.outbox:
+                publish = partial(outbox.publish, names.model, settings, stopping)
+                beside.enter_context(_beside("outbox", publish, stopping))
+            for target in targets:
+                lag = StreamLag(target.model, target.view.name, SystemClock().wall_ms)
+                lags.add(lag)
+                stream = _stream(target, settings, topics, options.name, lag)
+                beside.enter_context(_beside("features", partial(stream.run, stopping), stopping))
             worker.run(stopping)
     finally:
         spans.stop()
         topics.close()
 
 
-def _listen(options: argparse.Namespace, metrics: Metrics) -> None:
-    token = read_token(options.token_file) if options.token_file else secrets.token_hex(16)
-    port = listen(metrics.registry, token.strip(), port=options.port, host=options.host)
-    if options.address_file is not None:
-        tell(options.address_file, port)
+def _streamed(definition: ModelDefinition, settings: Settings) -> list[PushTarget]:
+    """The model's views that have a topic."""
+    views = external(load_views(model_folder(definition.name)))
+    if not any(topic_of(view) for view in views):
+        return []
+    key = key_of(settings.home)
+    targets = backends.push_targets(settings, [definition], key)
+    return [target for target in targets if topic_of(target.view)]
+
+
+def _stream(
+    target: PushTarget, settings: Settings, topics: Topics, member: str, lag: StreamLag
+) -> FeatureStream:
+    group = group_of(target.model, target.view.name)
+    subscription = topics.subscribe([topic_of(target.view) or ""], group, member)
+    entry = backends.push_entry(settings, [target], SystemClock().event_ms)
+    return FeatureStream(subscription, target, entry, lag)
 
 
 @contextmanager
-def _outbox(model: str, settings: Settings, stopping: threading.Event) -> Iterator[None]:
-    """The outbox in a thread beside the worker; each ends when the other does.
+def _beside(name: str, work: Callable[[], None], stopping: threading.Event) -> Iterator[None]:
+    """Work in a thread beside the worker; each ends when the other does.
 
     Raises:
-        PlatformError: what ended the outbox.
+        PlatformError: what ended the work.
     """
     ended_by: list[Exception] = []
 
     def follow() -> None:
         try:
-            outbox.publish(model, settings, stopping)
+            work()
         except Exception as error:  # noqa: BLE001 -- raised in the main thread, which ends with it
             ended_by.append(error)
         finally:
             stopping.set()
 
-    thread = threading.Thread(target=follow, name="outbox")
+    thread = threading.Thread(target=follow, name=name)
     thread.start()
     try:
         yield

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from mlplatform.decisions.topics.messages import TRACE_HEADER, Received
+from mlplatform.decisions.topics.messages import TRACE_HEADER, ReceivedMessage
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.context import TraceContext, parent, trace_context
 from mlplatform.runtime.telemetry.spans import Attributes, Link, Span, Trace, new_span_id
@@ -43,18 +43,20 @@ class BatchSpan:
         """The traceparent of a call."""
         return parent(self.trace_id, span_id, self.is_sampled)
 
-    def called(self, span_id: str, at_s: tuple[float, float], items: int, told: Outcome) -> None:
+    def called(
+        self, span_id: str, at_s: tuple[float, float], items: int, result: CallOutcome
+    ) -> None:
         """A call is over."""
         kind = signals.ASK_SPAN
         about: Attributes = {
             signals.MESSAGES: items,
-            signals.HTTP_STATUS: told.status,
-            signals.ERROR_TYPE: told.error,
+            signals.HTTP_STATUS: result.status,
+            signals.ERROR_TYPE: result.error,
         }
-        is_error = told.error is not None
+        is_error = result.error is not None
         span = Span(kind, kind.name, span_id, self.span_id, *at_s, about, is_error)
         with self._mutex:
-            self.is_kept_there |= told.is_kept
+            self.is_kept_there |= result.is_kept
             if len(self.calls) < MAX_CALLS:
                 self.calls.append(span)
 
@@ -69,7 +71,7 @@ class BatchSpan:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CallOutcome:
     """What a call of the gateway came to.
 
     Args:
@@ -83,26 +85,26 @@ class Outcome:
     is_kept: bool = False
 
 
-def outcome(status: int, traceparent: str | None) -> Outcome:
-    """Of an answer, by its status and the traceparent in it."""
-    told = trace_context({b"traceparent": (traceparent or "").encode()})
-    is_kept = told is not None and told.is_sampled
-    return Outcome(status, None if status == 200 else f"status-{status}", is_kept)
+def outcome(status: int, traceparent: str | None) -> CallOutcome:
+    """The outcome of a call, by the answer's status and traceparent."""
+    context = trace_context({b"traceparent": (traceparent or "").encode()})
+    is_kept = context is not None and context.is_sampled
+    return CallOutcome(status, None if status == 200 else f"status-{status}", is_kept)
 
 
-def came_from(messages: Sequence[Received]) -> tuple[Link, ...]:
+def came_from(messages: Sequence[ReceivedMessage]) -> tuple[Link, ...]:
     """The spans that the messages name in their traceparent, the first of them."""
     found: list[Link] = []
     for message in messages:
-        told = context_of(message)
-        if told is not None and told.parent_id is not None:
-            found.append(Link(told.trace_id, told.parent_id))
+        context = context_of(message)
+        if context is not None and context.parent_id is not None:
+            found.append(Link(context.trace_id, context.parent_id))
             if len(found) == MAX_LINKS:
                 break
     return tuple(found)
 
 
-def context_of(message: Received) -> TraceContext | None:
+def context_of(message: ReceivedMessage) -> TraceContext | None:
     """Where a message says that it comes from."""
     header = message.headers.get(TRACE_HEADER)
     return None if header is None else trace_context({b"traceparent": header})

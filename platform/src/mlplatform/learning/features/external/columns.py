@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.learning.features.rows import is_missing, pseudonyms, saying, within_bounds
+from mlplatform.learning.features.rows import is_missing, pseudonyms, value_problem, within_bounds
 from mlplatform.model.definition import ModelDefinition, RequestField
 from mlplatform.model.features.views import FeatureView, ValueType
 from mlplatform.runtime.errors import InputInvalid
@@ -81,8 +81,11 @@ class ExternalColumns:
             source.available_time: "when they were known; not in the future",
         }
         return {
-            name: ([str(kind) for kind in _TAKEN[told]], meaning.get(name, "a feature, or none"))
-            for name, told in self.kinds.items()
+            name: (
+                [str(kind) for kind in _TAKEN[accepted]],
+                meaning.get(name, "a feature, or none"),
+            )
+            for name, accepted in self.kinds.items()
         }
 
     def found(self, types: Mapping[str, str], source: str) -> dict[str, pa.DataType]:
@@ -98,14 +101,16 @@ class ExternalColumns:
         wanted = {}
         self.check_names(types, source)
         for name, kind in self.kinds.items():
-            told = types[name]
+            actual = types[name]
             plain = (
-                f"{told.split(',')[0]}]" if told.startswith("timestamp[") and "," in told else told
+                f"{actual.split(',')[0]}]"
+                if actual.startswith("timestamp[") and "," in actual
+                else actual
             )
             taken = next((t for t in _TAKEN[kind] if str(t) == plain), None)
             if taken is None:
                 options = " or ".join(map(str, _TAKEN[kind]))
-                raise InputInvalid(source, None, f"column {name} is {told}; wanted: {options}")
+                raise InputInvalid(source, None, f"column {name} is {actual}; wanted: {options}")
             wanted[name] = taken
         return wanted
 
@@ -143,17 +148,21 @@ class ExternalColumns:
         Raises:
             InputInvalid: names the file, the first row that is wrong, and what is wanted.
         """
-        told = self.view.external
-        assert told is not None
+        external = self.view.external
+        assert external is not None
         key, checks = self._key(rows)
-        event_s, event_checks = _seconds(rows, told.event_time, up=False)
-        known_s, known_checks = _seconds(rows, told.available_time, up=True)
+        event_s, event_checks = _seconds(rows, external.event_time, up=False)
+        known_s, known_checks = _seconds(rows, external.available_time, up=True)
         checks += [*event_checks, *known_checks]
-        late = (event_s > known_s, f"{told.event_time} is after {told.available_time}", None)
+        late = (
+            event_s > known_s,
+            f"{external.event_time} is after {external.available_time}",
+            None,
+        )
         future = (
             known_s > -(-self.now_ms // 1000),
-            f"{told.available_time} is in the future: what is not known yet is no feature yet",
-            rows.column(told.available_time),
+            f"{external.available_time} is in the future: what is not known yet is no feature yet",
+            rows.column(external.available_time),
         )
         values = []
         for field in self.view.fields:
@@ -198,14 +207,14 @@ def _refuse(checks: list[_Check], source: str, first: int) -> None:
     if wrong:
         row, place = min(wrong)
         _, problem, values = checks[place]
-        told = problem if values is None else saying(problem, values[row])
-        raise InputInvalid(source, first + row, told)
+        problem_text = problem if values is None else value_problem(problem, values[row])
+        raise InputInvalid(source, first + row, problem_text)
 
 
 def _seconds(
     rows: pa.RecordBatch, name: str, *, up: bool
 ) -> tuple[NDArray[np.int64], list[_Check]]:
-    """Of the epoch; 0 where there is none, or none that a table of ours can have."""
+    """Seconds of the epoch; 0 if there is no time, or none that our tables can hold."""
     column = pa.chunked_array([rows.column(name)])
     unit = UNITS[column.type.unit]
     missing = is_missing(column)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,8 +15,8 @@ import pyarrow.parquet as pq
 
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import stored_rows
-from mlplatform.learning.features.external_parts import ExternalParts
-from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineFeatures
+from mlplatform.learning.features.external_parts import ExternalParts, PartNote
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineWriter
 from mlplatform.model.features.views import FeatureView, ValueType, quoted
 from mlplatform.runtime.errors import InputInvalid
 
@@ -28,7 +29,7 @@ GROUP_ROWS: Final = 65_536
 FILE, ROW = "file_", "row_"
 
 
-class Imported(msgspec.Struct, frozen=True):
+class ImportReport(msgspec.Struct, frozen=True):
     """What an import found and did.
 
     Args:
@@ -49,10 +50,10 @@ def import_table(
     columns: ExternalColumns,
     files: Sequence[Path],
     parts: ExternalParts,
-    online: OnlineFeatures | None,
+    online: OnlineWriter | None,
     clock_ms: Callable[[], int],
     progress: Callable[[str], None] = lambda text: None,
-) -> Imported:
+) -> ImportReport:
     """Take in the rows of some files that are not there yet, or none of them.
 
     A row is the same as another by key, event time and availability time: with the same values it
@@ -67,7 +68,7 @@ def import_table(
         InputInvalid: names the file, the row and what is wanted; nothing was taken in.
     """
     view = columns.view
-    with parts.building() as building, _database(building) as db:
+    with parts.building() as building, database(building) as db:
         resumed = 0 if online is None else _serve_missing(db, view, parts, online, clock_ms)
         draft = building / "rows.parquet"
         count = _collect(columns, files, draft, progress)
@@ -78,12 +79,45 @@ def import_table(
         _refuse_conflict(db, columns, files)
         new = _write_new(db, columns, building / "part.parquet")
         if not new or online is None:
-            return Imported(count, new, 0, resumed)
+            return ImportReport(count, new, 0, resumed)
         path = parts.add(building / "part.parquet")
         progress("serving")
         entities = _serve(db, view, path, online)
         parts.note(path, clock_ms())
-        return Imported(count, new, entities, resumed)
+        _renew_mark(view, parts, online)
+        return ImportReport(count, new, entities, resumed)
+
+
+def add_served(
+    columns: ExternalColumns,
+    batches: Iterable[pa.RecordBatch],
+    parts: ExternalParts,
+    note: PartNote,
+    online: OnlineWriter,
+) -> int:
+    """Add rows that the online store was given already as a part; how many were not there yet.
+
+    A store that was lost stays known as lost: it may have been given them before.
+
+    Args:
+        batches: of `columns.schema`, each at least one row.
+    """
+    with parts.building() as building, database(building) as db:
+        draft = building / "rows.parquet"
+        schema = columns.schema.append(pa.field(FILE, pa.int32())).append(pa.field(ROW, pa.int64()))
+        with pq.ParquetWriter(draft, schema, compression="zstd", compression_level=1) as writer:
+            for batch in batches:
+                nothing = [pa.nulls(batch.num_rows, kind) for kind in (pa.int32(), pa.int64())]
+                arrays = [*batch.columns, *nothing]
+                writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        _relations(db, columns, draft, parts.every())
+        new = _write_new(db, columns, building / "part.parquet")
+        if new:
+            is_whole = _is_whole(columns.view, parts, online)
+            parts.add(building / "part.parquet", note)
+            if is_whole:
+                _renew_mark(columns.view, parts, online)
+        return new
 
 
 def _collect(
@@ -104,7 +138,8 @@ def _collect(
 
 
 @contextmanager
-def _database(building: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def database(building: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory, which spills into that folder."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": THREADS,
         "memory_limit": MEMORY,
@@ -184,17 +219,17 @@ def _write_new(db: duckdb.DuckDBPyConnection, columns: ExternalColumns, path: Pa
 def serve_missing(
     view: FeatureView,
     parts: ExternalParts,
-    online: OnlineFeatures,
+    online: OnlineWriter,
     clock_ms: Callable[[], int],
 ) -> int:
     """Give the online store the parts that it does not have; how many they are.
 
-    A store that is new, or of a backup, knows of no row as new as those that were taken in: it is
+    A store that is new, or of a backup, does not have the mark that stands beside the parts: it is
     given every part again. An import that is at work does so itself, and is not waited for.
     """
     if not parts.every() or parts.is_importing():
         return 0
-    with parts.building() as building, _database(building) as db:
+    with parts.building() as building, database(building) as db:
         return _serve_missing(db, view, parts, online, clock_ms)
 
 
@@ -202,31 +237,43 @@ def _serve_missing(
     db: duckdb.DuckDBPyConnection,
     view: FeatureView,
     parts: ExternalParts,
-    online: OnlineFeatures,
+    online: OnlineWriter,
     clock_ms: Callable[[], int],
 ) -> int:
-    count, served = 0, [part.path for part in parts.served()]
-    if served and not parts.are_lost():
-        newest = f"max(epoch_ms({EVENT_TIMESTAMP}))"
-        rows = db.read_parquet([str(path) for path in served], union_by_name=True)
-        (taken_ms,) = rows.aggregate(newest).fetchall()[0]
-        there_ms = online.newest()[view.name]
-        if there_ms is None or there_ms < taken_ms:
-            parts.note_lost()  # the first batch alone may be as new: a kill must not pass for all
-    if served and parts.are_lost():
+    count = 0
+    if not _is_whole(view, parts, online):
+        served = [part.path for part in parts.served()]
+        begun = secrets.token_hex(16)  # beside the parts once all are served: a kill must not pass
+        online.set_mark(view.name, online.mark(view.name), begun)
         for path in served:
             _serve(db, view, path, online)
+        parts.note_mark(begun)
         count += len(served)
-        parts.note_found()
-    for path in parts.unserved():
+    unserved = parts.unserved()
+    for path in unserved:
         _serve(db, view, path, online)
         parts.note(path, clock_ms())
-        count += 1
-    return count
+    if unserved:
+        _renew_mark(view, parts, online)
+    return count + len(unserved)
+
+
+def _is_whole(view: FeatureView, parts: ExternalParts, online: OnlineWriter) -> bool:
+    """Whether the online store has had the rows of all parts that were served."""
+    mark = parts.mark()
+    return mark is not None and online.mark(view.name) == mark
+
+
+def _renew_mark(view: FeatureView, parts: ExternalParts, online: OnlineWriter) -> None:
+    """Give the online store another mark now that it has one more part, so that an older copy of it
+    is known. A store that was lost meanwhile gets none."""
+    mark = secrets.token_hex(16)
+    if online.set_mark(view.name, parts.mark(), mark):
+        parts.note_mark(mark)
 
 
 def _serve(
-    db: duckdb.DuckDBPyConnection, view: FeatureView, path: Path, online: OnlineFeatures
+    db: duckdb.DuckDBPyConnection, view: FeatureView, path: Path, online: OnlineWriter
 ) -> int:
     """Give the online store each entity's newest row of a part; how many are now its newest."""
     _declared(view, db.read_parquet(str(path))).create_view("part", replace=True)

@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.external_parts import ExternalParts, Part
+from mlplatform.learning.features.external_parts import TAKEN, ExternalParts, Part
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.model.features.views import FeatureView, quoted
 
@@ -40,34 +40,33 @@ def create_relations(
     The events are in a relation `events`, by the view's join key.
     """
     wanted = f"{_every(db, view, parts)} SEMI JOIN events USING ({quoted(view.join_key)})"
-    for name, counts in ((BEFORE, CREATED), (SINCE, f"greatest({CREATED}, taken_)")):
+    for name, counts in ((BEFORE, CREATED), (SINCE, f"greatest({CREATED}, {TAKEN})")):
         db.execute(f"CREATE VIEW {view.name}{name} AS {_newest(view, wanted, counts)}")
 
 
 def _every(db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]) -> str:
-    selects = []
-    for part in parts:
-        path = str(part.path).replace("'", "''")
-        selects.append(f"(SELECT *, epoch_ms({part.taken_ms}) AS taken_ FROM '{path}')")
-    rows = db.sql(" UNION ALL BY NAME ".join(selects))
+    rows = db.sql(" UNION ALL BY NAME ".join(f"({part.rows_sql})" for part in parts))
     lacking = [f for f in view.feature_names if f not in rows.columns]  # declared since then
     added = "".join(f", CAST(NULL AS DOUBLE) AS {quoted(name)}" for name in lacking)
     rows.project(f"*{added}").create_view(f"{view.name}every_")
     return f"SELECT * FROM {view.name}every_"
 
 
+# The order of what replaces what: event time, then availability; both are below 2**33 s, and
+# what was pushed has milliseconds of availability.
+RANK: Final = (
+    f"(CAST(epoch_ms({EVENT_TIMESTAMP}) AS HUGEINT) * {2**43}"
+    f" + CAST(epoch_ms({CREATED}) AS HUGEINT))"
+)
+
+
 def _newest(view: FeatureView, rows: str, counts: str) -> str:
     """Rows that nobody had a better one than when they came, and of one moment the best."""
     key = quoted(view.join_key)
-    # The order of what replaces what: event time, then availability; both are below 2**33 s.
-    rank = (
-        f"(CAST(epoch({EVENT_TIMESTAMP}) AS HUGEINT) * 8589934592"
-        f" + CAST(epoch({CREATED}) AS HUGEINT))"
-    )
     return (
         f"SELECT * FROM (SELECT *, max(rank_) OVER (PARTITION BY {key} ORDER BY {COUNTS}, rank_"
         " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best_"
-        f" FROM (SELECT *, {counts} AS {COUNTS}, {rank} AS rank_ FROM ({rows})))"
+        f" FROM (SELECT *, {counts} AS {COUNTS}, {RANK} AS rank_ FROM ({rows})))"
         " WHERE best_ IS NULL OR rank_ > best_"
         f" QUALIFY row_number() OVER (PARTITION BY {key}, {COUNTS} ORDER BY rank_ DESC) = 1"
     )
@@ -111,7 +110,7 @@ def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], 
 
 
 def newest_ms(parts: ExternalParts, event_ms: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each time, the latest event time of any row that counted then; `NEVER_MS` where none
+    """The latest event time of any row that counted at each time; `NEVER_MS` where none
     did."""
     served = parts.served()
     from_ms = served_from_ms(served)
@@ -128,13 +127,12 @@ def _steps(parts: Sequence[Part], *, is_taken: bool) -> _Steps:
     found: dict[int, int] = {}
     with duckdb.connect(":memory:", config={"threads": 2}) as db:
         for part in parts:
+            counts = f"greatest({CREATED}, {TAKEN})" if is_taken else CREATED
             rows = db.execute(
-                f"SELECT epoch_ms({CREATED}), max(epoch_ms({EVENT_TIMESTAMP}))"
-                " FROM read_parquet(?) GROUP BY 1",
-                [str(part.path)],
+                f"SELECT epoch_ms({counts}), max(epoch_ms({EVENT_TIMESTAMP}))"
+                f" FROM ({part.rows_sql}) GROUP BY 1"
             ).fetchall()
-            for known_ms, event_ms in rows:
-                counts_ms = max(known_ms, part.taken_ms) if is_taken else known_ms
+            for counts_ms, event_ms in rows:
                 found[counts_ms] = max(found.get(counts_ms, event_ms), event_ms)
     times = np.array(sorted(found), np.int64)
     newest = np.array([found[int(at)] for at in times], np.int64)

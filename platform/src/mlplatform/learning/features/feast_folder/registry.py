@@ -1,8 +1,8 @@
 """Feast's registry of a model as the bytes of its file, written without importing Feast.
 
 Source: Feast 0.67, protos/feast/core: Registry, Project, Entity, FeatureView, Feature, DataSource
-and DataFormat; numbers below are of their fields. `tests/contract/learning/test_feast_folder.py`
-reads it by Feast.
+and DataFormat; numbers below are of their fields.
+`tests/contract/learning/features/feast_folder/test_feast_folder.py` reads it by Feast.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def _feature(field: FeatureField) -> bytes:
         "column": field.column or "",
         "default": "" if field.default is None else repr(field.default),
     }
-    told = {name: value for name, value in tags.items() if value}
-    return b"".join((_text(1, field.name), _number(2, TYPES[field.dtype]), *_tags(3, told)))
+    filled = {name: value for name, value in tags.items() if value}
+    return b"".join((_text(1, field.name), _number(2, TYPES[field.dtype]), *_tags(3, filled)))
 
 
 def _external(view: FeatureView) -> dict[str, str]:

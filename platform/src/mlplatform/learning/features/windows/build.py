@@ -7,31 +7,29 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from mlplatform.decisions.records.port import DecisionLog, Span
-from mlplatform.decisions.records.projection import Committed
+from mlplatform.decisions.records.projection import ProjectedRecord
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.windows.redis import RedisWindows
 from mlplatform.learning.features.windows.sql import tiles_sql
 from mlplatform.learning.features.windows.state import (
     TABLES,
-    Registered,
+    NumberedSeries,
     add,
     behind,
     catch_up,
     register,
-    registered,
+    registered_series,
     stand_at,
     unpack,
 )
 from mlplatform.model.windows.tiles import Series, series_of
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.storage import sqlite
-
-if TYPE_CHECKING:
-    from mlplatform.learning.features.offline import OfflineTable
-    from mlplatform.learning.features.windows.redis import RedisWindows
 
 ALL: Final = -1
 """No limit, in SQLite."""
@@ -63,11 +61,11 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     ):
         with sqlite.transaction(db):
             _refuse_sealed(db, position)
-            old = registered(db).get(definition.name, [])
+            old = registered_series(db).get(definition.name, [])
             for writer, at, head in behind(db, definition.name):
                 kept = [one for one in old if one.series not in shared]
                 catch_up(db, definition.name, kept, writer, at, head, ALL)
-            new = [Registered(register(db, definition.name, one), one) for one in shared]
+            new = [NumberedSeries(register(db, definition.name, one), one) for one in shared]
             for place, (number, _) in enumerate(new):
                 db.execute("DELETE FROM window_tiles WHERE series = ?", (number,))
                 rows = made.execute(
@@ -102,7 +100,7 @@ def _log_position(log: DecisionLog) -> dict[str, int]:
 
 
 def _made(
-    offline: OfflineTable, shared: Sequence[Series], recorded: Iterable[Committed]
+    offline: OfflineTable, shared: Sequence[Series], recorded: Iterable[ProjectedRecord]
 ) -> sqlite3.Connection:
     """The tiles of series, under their places, in a database that lasts as long as its connection.
 
@@ -115,20 +113,29 @@ def _made(
             for place, series in enumerate(shared):
                 rows = ((place, key, tiles) for key, tiles in _history(offline, series))
                 made.executemany("INSERT INTO window_tiles VALUES (?, ?, ?)", rows)
-            add(made, offline.definition.name, [*starmap(Registered, enumerate(shared))], recorded)
+            add(
+                made,
+                offline.definition.name,
+                [*starmap(NumberedSeries, enumerate(shared))],
+                recorded,
+            )
     except BaseException:
         made.close()
         raise
     return made
 
 
-def _recorded(log: DecisionLog, model: str, position: Mapping[str, int]) -> Iterator[Committed]:
+def _recorded(
+    log: DecisionLog, model: str, position: Mapping[str, int]
+) -> Iterator[ProjectedRecord]:
     columns = ("writer", "seq", "event_ms", "payload")
     records = log.read(Span(model=model, kinds=("decision",), columns=columns))
     for batch in records.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             if row["seq"] <= position.get(row["writer"], 0):
-                yield Committed(row["seq"], "decision", model, row["event_ms"], row["payload"])
+                yield ProjectedRecord(
+                    row["seq"], "decision", model, row["event_ms"], row["payload"]
+                )
 
 
 def _refuse_sealed(db: sqlite3.Connection, position: Mapping[str, int]) -> None:

@@ -14,11 +14,11 @@ from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.windows.state import MOST_BEHIND, declaration, unpack
 from mlplatform.model.windows.declaration import Window, by_entity
 from mlplatform.model.windows.ratios import ratios_of
-from mlplatform.model.windows.tiles import Columns, Reader, Series, new_columns, series_of
+from mlplatform.model.windows.tiles import Columns, Series, SeriesReader, new_columns, series_of
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.wal_readers import WalReaders
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 LOOK_AGAIN_S: Final = 0.5
@@ -81,7 +81,7 @@ class WindowValues:
         )
         """Of each series."""
         self._none = [new_columns(series) for series in self.series]
-        self._readers = [Reader(series, of) for series, of in shared]
+        self._readers = [SeriesReader(series, of) for series, of in shared]
         self._sources = [(s.name, s.entity) for s in by_entity(windows, keys)]
         self._ratios = ratios_of(windows)
         self._names = [w.name for w in windows]
@@ -171,7 +171,7 @@ class WindowReads:
             self._db.close()
 
     def _connection(self) -> sqlite3.Connection:
-        """To the file that has the database's name now; a writer has set it up."""
+        """A connection to the file that has the database's name now; a writer has set it up."""
         now_s = time.monotonic()
         if self._db is None or now_s >= self._look_at_s:
             self._look_at_s = now_s + LOOK_AGAIN_S

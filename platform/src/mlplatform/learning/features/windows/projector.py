@@ -13,20 +13,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.records.projection import Committed, committed
+from mlplatform.decisions.records.projection import ProjectedRecord, committed
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.decisions.replication.copies import CopyReader
+from mlplatform.decisions.replication.copies import opened
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports the client of Redis
     from mlplatform.learning.features.windows.redis import Position, RedisWindows, State
 
 BATCH: Final = 64
@@ -34,7 +32,7 @@ BATCH: Final = 64
 AROUND_S: Final = 1.0
 LOOKED_MS: Final = 5_000
 """A projector that has not looked around for so long does not work."""
-TOLD_S: Final = 60.0
+REPORT_S: Final = 60.0
 """How often a state without requests is told that it is still wanted."""
 BACK_OFF_S: Final = 0.5
 CLOSE_S: Final = 3.0
@@ -95,7 +93,7 @@ class WindowProjector:
         self._stuck: set[tuple[RedisWindows, State, str]] = set()
         self._behind: set[str] = set()
         self._every_s = around_s
-        self._around_s = self._told_s = 0.0
+        self._around_s = self._reported_s = 0.0
         self._lags: Mapping[tuple[str, str], Lag] = {}
         self._looked_ms = 0
 
@@ -118,7 +116,8 @@ class WindowProjector:
         return bool(self._behind)
 
     def lags(self, now_ms: int) -> Mapping[tuple[str, str], Lag]:
-        """By model and writer, at the last look around; one that was long ago is behind since."""
+        """Lags by model and writer at the last look around; one that was long ago is behind
+        since."""
         looked_ms = self._looked_ms
         if now_ms - looked_ms < LOOKED_MS:
             return self._lags
@@ -146,11 +145,11 @@ class WindowProjector:
                 problem = "windows of %s are stale: run `mlplatform history windows %s`"
                 _logger.error(problem, store.model, store.model)
         self._states, self._stuck = found, set()
-        is_due = now_s - self._told_s >= TOLD_S
+        is_due = now_s - self._reported_s >= REPORT_S
         for writer, head in heads.items():
             self._bring_forward(writer, head, is_due=is_due)
         if is_due:
-            self._told_s = now_s
+            self._reported_s = now_s
         self._measure(heads)
 
     def _bring_forward(self, writer: str, head: int, *, is_due: bool = False) -> None:
@@ -186,13 +185,13 @@ class WindowProjector:
         self._states[place] = moved
         return moved.seqs.get(writer, 0) < reached
 
-    def _records(self, writer: str, after: int) -> list[Committed] | None:
+    def _records(self, writer: str, after: int) -> list[ProjectedRecord] | None:
         """The next ones; None where the log has them no longer."""
         rows = self._connection().execute(_RECORDS, (writer, after, BATCH)).fetchall()
         if rows and rows[0][0] == after + 1:
-            return [Committed(*row) for row in rows]
-        with closing(SqliteDecisionLog(self._folder)) as log:  # they were sealed meanwhile
-            copies = CopyReader(self._folder, log).copies(writer, after=after, limit=BATCH)
+            return [ProjectedRecord(*row) for row in rows]
+        with opened(self._folder) as reader:  # they were sealed meanwhile
+            copies = reader.copies(writer, after=after, limit=BATCH)
         if not copies or copies[0].seq != after + 1:
             return None
         return [committed(copy.row()) for copy in copies]

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from mlplatform.decisions.records.projection import Committed
+from mlplatform.decisions.records.projection import ProjectedRecord
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.windows.online import WindowValues
 from mlplatform.learning.features.windows.state import KEPT_MS, MOST_BEHIND, is_key, request_of
@@ -209,8 +209,8 @@ class RedisWindows:
         self._prefix = f"{{mlplatform:windows:{model}}}"
 
     def states(self) -> list[State]:
-        """Those that are followed, `own` too where it is built. One that nobody has declared for
-        `UNREAD_MS` is gone; one that is not understood, as a newer release's, waits for it."""
+        """The states that are followed, `own` too where it is built. One that nobody has declared
+        for `UNREAD_MS` is gone; one that is not understood, as a newer release's, waits for it."""
         with translated(self._address):
             listed: Any = self._redis.hgetall(f"{self._prefix}:states")
             names = [name.decode() for name in listed]
@@ -233,7 +233,12 @@ class RedisWindows:
             return _position(self._values([self._at(state.id)])[0])
 
     def advance(
-        self, state: State, before: Position, writer: str, records: Sequence[Committed], head: int
+        self,
+        state: State,
+        before: Position,
+        writer: str,
+        records: Sequence[ProjectedRecord],
+        head: int,
     ) -> Position | None:
         """Add the records that follow those that the state holds of their writer.
 
@@ -303,8 +308,9 @@ class RedisWindows:
         policy = memory.get("maxmemory_policy", _NO_EVICTION)
         if memory.get("maxmemory") and policy != _NO_EVICTION:
             raise Refused(
-                f"Redis at {self._address} has maxmemory-policy {policy}: where its memory is full,"
-                f" windows would lose records unseen; set maxmemory-policy {_NO_EVICTION}"
+                f"Redis at {self._address} has maxmemory-policy {policy}: with its memory full it"
+                " would drop parts of windows, and nothing would show it;"
+                f" set maxmemory-policy {_NO_EVICTION}"
             )
 
     def close(self) -> None:
@@ -335,7 +341,7 @@ class RedisWindows:
             self._redis.unlink(*batch)
 
     def _values(self, names: Sequence[str | bytes]) -> list[bytes | None]:
-        """Of one moment."""
+        """The values, all read at one time."""
         found: Any = self._redis.mget(names)
         return list(found)
 
@@ -412,16 +418,18 @@ def _position(text: bytes | None) -> Position | None:
         return None
     try:
         token, *lines = text.decode().split("\n")
-        told = {writer: (int(seq), int(head)) for writer, seq, head in map(str.split, lines)}
+        by_writer = {writer: (int(seq), int(head)) for writer, seq, head in map(str.split, lines)}
     except ValueError as error:
-        raise Unavailable(f"the position of windows is no position: {text[:80]!r}") from error
+        raise Unavailable(f"the stored position of windows is damaged: {text[:80]!r}") from error
     return Position(
-        token, {w: seq for w, (seq, _) in told.items()}, {w: head for w, (_, head) in told.items()}
+        token,
+        {w: seq for w, (seq, _) in by_writer.items()},
+        {w: head for w, (_, head) in by_writer.items()},
     )
 
 
 def _rows(
-    model: str, series: Sequence[Series], records: Sequence[Committed]
+    model: str, series: Sequence[Series], records: Sequence[ProjectedRecord]
 ) -> dict[tuple[int, Any], bytearray]:
     """The tiles that records make each for itself, by series and entity."""
     found: dict[tuple[int, Any], bytearray] = {}
@@ -462,7 +470,9 @@ def _packed(columns: Columns) -> bytes:
 
 def _unpacked(tiles: bytes, width: int) -> Columns:
     if not tiles or len(tiles) % (8 * width):
-        raise Unavailable(f"tiles of {len(tiles)} bytes, which are no {width} columns")
+        raise Unavailable(
+            f"stored tiles are damaged: {len(tiles)} bytes do not divide into {width} columns"
+        )
     flat = array("q", tiles)
     if sys.byteorder == "little":
         flat.byteswap()

@@ -24,12 +24,22 @@ from mlplatform.model.windows.declaration import Aggregate, Filter, Window, span
 from mlplatform.model.windows.distinct import ESTIMATES, WORD_BITS
 from mlplatform.model.windows.distinct import PLACES as BITMAP
 from mlplatform.model.windows.ratios import Ratio
-from mlplatform.model.windows.tiles import BITS, HALF, LARGEST, LOW, Series, Shared, late_tiles
+from mlplatform.model.windows.tiles import (
+    BITS,
+    HALF,
+    LARGEST,
+    LOW,
+    Series,
+    SeriesWindows,
+    late_tiles,
+)
 
 PLAIN: Final = {"_row": "row_", "_event_ms": "event_ms", "_rank": "rank", "_seen": "seen"}
 
 
-def windows_sql(shared: Shared, requests: str, wanted: str, ratios: Sequence[Ratio] = ()) -> str:
+def windows_sql(
+    shared: SeriesWindows, requests: str, wanted: str, ratios: Sequence[Ratio] = ()
+) -> str:
     """Rows of `_row` and every window, in no order, null where there is no value.
 
     Args:

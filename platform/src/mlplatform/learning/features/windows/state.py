@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from mlplatform.decisions.records.projection import Committed
+from mlplatform.decisions.records.projection import ProjectedRecord
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.windows.tiles import Columns, Series, fold, series_of
@@ -91,7 +91,7 @@ _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
 
 
-class Registered(NamedTuple):
+class NumberedSeries(NamedTuple):
     """A series under the number that its tiles are stored with."""
 
     number: int
@@ -129,19 +129,19 @@ def _little(column: array[int]) -> array[int]:
     return column
 
 
-def registered(db: sqlite3.Connection) -> dict[str, list[Registered]]:
+def registered_series(db: sqlite3.Connection) -> dict[str, list[NumberedSeries]]:
     """Every series by its model, in the order of their numbers.
 
     Raises:
         Unavailable: one is not understood, as a newer release's: nothing can follow it.
     """
-    found: dict[str, list[Registered]] = {}
+    found: dict[str, list[NumberedSeries]] = {}
     for number, model, text in db.execute("SELECT * FROM window_series ORDER BY id"):
         try:
             series = msgspec.json.decode(text, type=Series)
         except NOT_JSON as error:
             raise Unavailable(f"windows of {model}: series {number}: {error}") from error
-        found.setdefault(model, []).append(Registered(number, series))
+        found.setdefault(model, []).append(NumberedSeries(number, series))
     return found
 
 
@@ -163,7 +163,7 @@ def behind(db: sqlite3.Connection, model: str) -> list[tuple[str, int, int]]:
 
 
 def stand_at(
-    db: sqlite3.Connection, model: str, new: Sequence[Registered], position: Mapping[str, int]
+    db: sqlite3.Connection, model: str, new: Sequence[NumberedSeries], position: Mapping[str, int]
 ) -> None:
     """Bring series that hold the log up to a position to where the log is, and the model with them.
 
@@ -171,7 +171,7 @@ def stand_at(
     """
     for writer, head in db.execute("SELECT writer, seq FROM writers WHERE seq > 0").fetchall():
         rows = db.execute(_RECORDS, (writer, position.get(writer, 0), head, -1)).fetchall()
-        add(db, model, new, (Committed(*row) for row in rows))
+        add(db, model, new, (ProjectedRecord(*row) for row in rows))
         db.execute(_MOVE, (model, writer, head))
 
 
@@ -183,7 +183,7 @@ def begin(database: Path, definition: ModelDefinition, *, has_history: bool) -> 
     """
     shared = series_of(definition.windows, definition.entities)
     with closing(sqlite.connect(database, tables=TABLES)) as db, sqlite.transaction(db):
-        known = {declaration(one.series) for one in registered(db).get(definition.name, [])}
+        known = {declaration(one.series) for one in registered_series(db).get(definition.name, [])}
         if all(declaration(series) in known for series, _ in shared):
             return True
         (recorded,) = db.execute("SELECT count(*) FROM writers WHERE seq > 0").fetchone()
@@ -201,15 +201,15 @@ class WindowProjection:
 
     def __init__(self) -> None:
         self._known: tuple[int, int] = (0, 0)
-        self._series: Mapping[str, list[Registered]] = {}
+        self._series: Mapping[str, list[NumberedSeries]] = {}
         self._swept: tuple[int, Any] = (0, 0)
 
     def follow(
-        self, db: sqlite3.Connection, writer: str, before: int, records: Sequence[Committed]
+        self, db: sqlite3.Connection, writer: str, before: int, records: Sequence[ProjectedRecord]
     ) -> None:
         known = db.execute("SELECT count(*), coalesce(max(id), 0) FROM window_series").fetchone()
         if known != self._known:
-            self._series, self._known = registered(db), known
+            self._series, self._known = registered_series(db), known
         written = 0
         for model, series in self._series.items():
             try:
@@ -224,10 +224,10 @@ class WindowProjection:
     def _follow(
         db: sqlite3.Connection,
         model: str,
-        series: Sequence[Registered],
+        series: Sequence[NumberedSeries],
         writer: str,
         before: int,
-        records: Sequence[Committed],
+        records: Sequence[ProjectedRecord],
     ) -> int:
         written = 0
         for follower, position, head in behind(db, model):
@@ -269,7 +269,7 @@ def _is_over(tiles: bytes, width: int, first_kept: int) -> bool:
 def catch_up(
     db: sqlite3.Connection,
     model: str,
-    series: Sequence[Registered],
+    series: Sequence[NumberedSeries],
     writer: str,
     position: int,
     head: int,
@@ -286,14 +286,17 @@ def catch_up(
         problem = f"windows of {model} stand at record {position} of {writer}, which is sealed"
         raise Unavailable(f"{problem} to {sealed}; run `mlplatform history windows {model}`")
     rows = db.execute(_RECORDS, (writer, position, head, most)).fetchall()
-    records = [Committed(*row) for row in rows]
+    records = [ProjectedRecord(*row) for row in rows]
     written = add(db, model, series, records)
     db.execute(_MOVE, (model, writer, records[-1].seq if len(records) == most else head))
     return written
 
 
 def add(
-    db: sqlite3.Connection, model: str, series: Sequence[Registered], records: Iterable[Committed]
+    db: sqlite3.Connection,
+    model: str,
+    series: Sequence[NumberedSeries],
+    records: Iterable[ProjectedRecord],
 ) -> int:
     """Add the decisions among some records to the tiles of their entities, whose number it gives,
     counted by series."""

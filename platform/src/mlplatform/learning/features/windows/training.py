@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.learning.features.arrivals import OWN, ranked_sql
+from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import series_of
-
-if TYPE_CHECKING:
-    from mlplatform.learning.features.offline import OfflineTable
 
 THREADS: Final = 2
 

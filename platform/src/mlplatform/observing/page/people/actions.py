@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, cast
 
 from starlette.background import BackgroundTask
@@ -25,8 +26,8 @@ from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import READER, Reader, sees
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.people.sign_in import Show
-from mlplatform.observing.page.people.waiting import Waiting, waiting
-from mlplatform.observing.page.reading.rollouts import EvidenceShown, evidence
+from mlplatform.observing.page.people.waiting import WaitingRollout, waiting_rollout
+from mlplatform.observing.page.reading.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.reading.sources import Sources, translated
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
@@ -50,6 +51,8 @@ from mlplatform.runtime.telemetry.refusals import UNKNOWN
 log = logging.getLogger(__name__)
 
 MOST_SHOWN: Final = 64
+CODE: Final = "code"
+"""What the button of a form sends that asks for a code alone."""
 KINDS: Final[Mapping[str, tuple[Act, ...]]] = {"rollouts": acts.OF_ROLLOUT, "models": acts.OF_MODEL}
 
 
@@ -110,7 +113,7 @@ class Actions:
 
     # What other pages show.
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[WaitingRollout]:
         """Everything that waits for a person's answer, what ends first at the top.
 
         Raises:
@@ -125,7 +128,7 @@ class Actions:
             return []
         keys, now_ms = self._platform.keys.all_keys(), self._platform.clock.wall_ms()
         found = [
-            waiting(
+            waiting_rollout(
                 *(s, self._platform.definition(s.model).rollout, keys, now_ms),
                 () if self._provider is None else self._provider.groups_that_approve(s.model),
             )
@@ -164,29 +167,31 @@ class Actions:
         return await run_in_threadpool(self._carry_out, request, dict(fields), says_origin)
 
     def _ask(self, request: Request) -> Response:
-        def answer(reader: Reader, subject: Subject, act: Act) -> Response:
-            return self._form(reader, subject, act, told="", reason="", status=200)
+        def respond(reader: Reader, subject: Subject, act: Act) -> Response:
+            return self._form(reader, subject, act, problem="", reason="", status=200)
 
-        return self._answered(request, answer)
+        return self._answered(request, respond)
 
     def _carry_out(self, request: Request, fields: dict[str, str], says_origin: bool) -> Response:
-        def answer(reader: Reader, subject: Subject, act: Act) -> Response:
+        def respond(reader: Reader, subject: Subject, act: Act) -> Response:
             check_form(self._console.sessions, reader, subject, act, fields, says_origin)
+            if fields.get("as") == CODE and act in acts.ANSWERS:
+                return self._code(reader, subject, act, fields["seen"])
             try:
                 reason = REASON.checked("the reason", fields.get("reason", ""))
             except InputInvalid as error:
-                told = f"Nothing was done: {error}."
-                given = fields.get("reason", "")[: REASON.most]
-                return self._form(reader, subject, act, told=told, reason=given, status=400)
+                problem = f"Nothing was done: {error}."
+                entered = fields.get("reason", "")[: REASON.most]
+                return self._form(reader, subject, act, problem=problem, reason=entered, status=400)
             done, after = self._done(reader, subject, act, fields["seen"], reason)
             log.info("%s: %s of %s", reader.name, act, subject.name)
-            reader.session.told = done
+            reader.session.notice = done
             return RedirectResponse(subject.path, 303, background=after)
 
-        return self._answered(request, answer)
+        return self._answered(request, respond)
 
     def _answered(
-        self, request: Request, answer: Callable[[Reader, Subject, Act], Response]
+        self, request: Request, respond: Callable[[Reader, Subject, Act], Response]
     ) -> Response:
         """What a request is answered with; each refusal is kept with the name of the person."""
         kind, name = request.url.path.split("/")[1], request.path_params["name"]
@@ -203,13 +208,11 @@ class Actions:
                 raise WrongForm(403, "sign in as yourself: what people do is signed")
             self._check_right(reader, subject, act)
             with translated():
-                return answer(reader, subject, act)
+                return respond(reader, subject, act)
         except WrongForm as wrong:
             self._console.refuse(who, asked, str(wrong))
             return self._problem(wrong.status, str(wrong), back)
-        except Refused as refused:
-            if act not in acts.ANSWERS:  # those were kept where they were refused
-                self._console.refuse(who, asked, str(refused))
+        except Refused as refused:  # it was kept where it was refused
             return self._problem(CONFLICT, str(refused), back)
         except NotFound as missing:
             return self._problem(404, str(missing), "/")
@@ -220,18 +223,20 @@ class Actions:
 
     def _check_right(self, reader: Reader, subject: Subject, act: Act) -> None:
         if not acts.may(reader.client, act, subject.model):
-            wanted = acts.needed(act, subject.model)
+            wanted = acts.scope_of(act, subject.model)
             able = f"{acts.role_for(act)} of {subject.model} may {act.replace('-', ' ')}"
             raise WrongForm(403, f"{reader.lacks(wanted)}: {able}")
         if why := self._own(subject, act, reader):
             raise WrongForm(403, why)
 
     def _form(
-        self, reader: Reader, subject: Subject, act: Act, *, told: str, reason: str, status: int
+        self, reader: Reader, subject: Subject, act: Act, *, problem: str, reason: str, status: int
     ) -> Response:
         if act not in subject.offered:
             able = ", ".join(subject.offered) or "nothing"
-            raise WrongForm(CONFLICT, f"{subject.says}: what can be done now is {able}, not {act}")
+            raise WrongForm(
+                CONFLICT, f"{subject.says}, so {act} is not possible now; possible: {able}"
+            )
         seen = subject.seen(act)
         number = self._console.sessions.offer(reader.session, act, subject.name, seen)
         shown = _evidence(subject) if act in acts.ANSWERS else None
@@ -252,11 +257,24 @@ class Actions:
             token=reader.session.form_token,
             found=shown,
             next_step=summary.step_if_approved(shown.rest) if shown is not None else "",
-            told=told,
+            problem=problem,
             reason=reason,
             least=REASON.least,
             most=REASON.most,
         )
+
+    def _code(self, reader: Reader, subject: Subject, act: Act, seen: str) -> Response:
+        """A code that gives this answer of the reader's in Prefect's form or by the command."""
+        assert act == "approve" or act == "reject"
+        question = Question(subject.name, seen, act)
+        proof = _by_provider(reader)
+        entered, until_s = job.code_for(
+            self._platform, question, reader.approver, by_provider=proof
+        )
+        log.info("%s: a code to %s %s", reader.name, act, subject.name)
+        until = datetime.fromtimestamp(until_s, UTC).strftime("%H:%M:%S")
+        shown = {"act": act, "subject": subject, "code": entered, "until": until}
+        return self._show("people/code.html", 200, here=subject.kind, **shown)
 
     # The same functions as commands call.
 
@@ -264,32 +282,35 @@ class Actions:
         self, reader: Reader, subject: Subject, act: Act, seen: str, reason: str
     ) -> tuple[str, BackgroundTask | None]:
         """What was done, in words, and what follows once that is said."""
-        platform, actor = self._platform, reader.name
+        platform, actor, identity = self._platform, reader.name, reader.identity
         if act == "approve" or act == "reject":
             question = Question(subject.name, seen, act)
-            proven, by_provider = reader.approver, _by_provider(reader)
-            how = f"session of key {proven.key_id} on the page"
-            if by_provider is not None:
-                told = by_provider.identity
-                how = f"session of subject {told.subject} of {told.issuer} on the page"
+            proven, how = reader.approver, f"session of {reader.approver.proof} on the page"
             job.record_answer(
-                platform, question, proven, reason=reason, proven_by=how, by_provider=by_provider
+                *(platform, question, proven),
+                reason=reason,
+                proven_by=how,
+                by_provider=_by_provider(reader),
             )
             after = BackgroundTask(self._finish_form, question, proven, reason)
-            said = f"Your answer, {act}, stands in the journal. The next pass carries it out."
-            return said, after
+            notice = f"Your answer, {act}, stands in the journal. The next pass carries it out."
+            return notice, after
         if act == "roll-back":
             only = subject.name
-            job.take_back(platform, subject.model, actor=actor, reason=reason, only=only)
+            job.take_back(
+                *(platform, subject.model), actor=actor, reason=reason, only=only, identity=identity
+            )
             return f"{subject.name} is rolled back. Gateways follow within a second.", None
         if act == "pause" or act == "resume" or act == "abort":
             state = controls.control_rollout(
-                platform, subject.name, act, actor=actor, reason=reason
+                *(platform, subject.name, act), actor=actor, reason=reason, identity=identity
             )
             phase = state.phase.replace("_", " ")
             paused = ", paused" if state.paused is not None else ""
             return f"Done: {subject.name} is {phase}{paused}.", None
-        generation = controls.control_model(platform, subject.name, act, actor=actor, reason=reason)
+        generation = controls.control_model(
+            *(platform, subject.name, act), actor=actor, reason=reason, identity=identity
+        )
         return f"Done, from generation {generation} of the routes of {subject.name} on.", None
 
     def _finish_form(self, question: Question, proven: Approver, reason: str) -> None:
@@ -373,7 +394,7 @@ def _by_provider(reader: Reader) -> job.ByProvider | None:
     return job.ByProvider(identity, client)
 
 
-def _evidence(subject: Subject) -> EvidenceShown | None:
+def _evidence(subject: Subject) -> EvidenceDetail | None:
     """The evidence that a rollout's journal asked with last."""
     assert subject.state is not None
     for fact in reversed(subject.facts):

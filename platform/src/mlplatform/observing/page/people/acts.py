@@ -69,7 +69,7 @@ def may(client: Client | None, act: Act, model: str) -> bool:
     return client.may(model, "approve") if act in ANSWERS else client.may_stop(model)
 
 
-def needed(act: Act, model: str) -> str:
+def scope_of(act: Act, model: str) -> str:
     """The scope that an act takes, as `keys create` names it."""
     if act in ANSWERS:
         return f"{model}:approve"

@@ -48,7 +48,7 @@ class Attempt:
 
 
 class Attempts:
-    """Those of one page, in memory. Safe for threads.
+    """Attempts to sign in at one page, in memory. Safe for threads.
 
     Args:
         now_s: seconds that only grow.

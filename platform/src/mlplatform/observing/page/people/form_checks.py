@@ -46,5 +46,5 @@ def check_own(
         raise WrongForm(CONFLICT, "the form was sent before, or is too old: open it again")
     seen = fields.get("seen", "")
     if (offer.act, offer.about, offer.seen) != (act, about, seen):
-        raise WrongForm(403, "the form stands for something else than it says: open it again")
+        raise WrongForm(403, "the form was changed after the page made it: open it again")
     return seen

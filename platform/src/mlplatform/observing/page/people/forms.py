@@ -64,9 +64,9 @@ def says_its_origin(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
     That the origin is this server's own is looked at before (`runtime.http.cross_site_guard`).
     """
-    given = list(headers)
-    origins = [value for name, value in given if name == b"origin"]
-    sites = [value for name, value in given if name == b"sec-fetch-site"]
+    pairs = list(headers)
+    origins = [value for name, value in pairs if name == b"origin"]
+    sites = [value for name, value in pairs if name == b"sec-fetch-site"]
     return len(origins) == 1 and set(sites) <= {b"same-origin"}
 
 

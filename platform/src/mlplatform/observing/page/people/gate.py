@@ -27,7 +27,7 @@ from mlplatform.scoring.admission.keyring import Keyring
 from mlplatform.scoring.admission.people import People
 from mlplatform.scoring.admission.store import Keys
 
-DOOR: Final = "page"
+SURFACE: Final = "page"
 SIGN_IN: Final = "/sign-in"
 OPEN: Final = (SIGN_IN, AT_PROVIDER, RETURN, "/style.css", "/health")
 """What is answered to anybody; it holds nothing of this installation, but whose word it takes."""
@@ -70,9 +70,9 @@ class Identities:
         """
         if taken := self._taken(self._opened(), person):
             raise Refused(
-                f"{taken} has a key of this platform, and {person.client.name} of"
-                f" {person.identity.issuer} may be the same person: the file of roles has to say"
-                f" under people which name subject {person.identity.subject} has here"
+                f"the name {taken} has a key of this platform, and {person.client.name} of"
+                f" {person.identity.issuer} looks like the same person. Give subject"
+                f" {person.identity.subject} a name of its own, under people in the file of roles"
             )
 
     def live(self, session: Session) -> Client | None:
@@ -127,8 +127,11 @@ class Console:
     secure: bool = False
 
     def refuse(self, who: str, asked: str, why: str) -> None:
-        """Keep a refusal where a person finds it."""
-        self.refusals.keep(Refusal(time.time_ns() // 1_000_000, DOOR, who, asked, why))
+        """Keep a refusal where a person finds it, with the proof of who reads, if it is theirs."""
+        reader = READER.get()
+        is_proven = reader is not None and reader.identity is not None and reader.name == who
+        proof = str(reader.identity) if reader is not None and is_proven else ""
+        self.refusals.keep(Refusal(time.time_ns() // 1_000_000, SURFACE, who, asked, why, proof))
 
 
 class SessionGate:
@@ -136,7 +139,7 @@ class SessionGate:
 
     Args:
         by_token: knows who has the token, and refuses programs that have none.
-        let_in: called with each request of a session.
+        admit: called with each request of a session.
     """
 
     def __init__(
@@ -144,12 +147,12 @@ class SessionGate:
         application: Application,
         by_token: TokenGate,
         console: Console,
-        let_in: Callable[[Scope], None],
+        admit: Callable[[Scope], None],
     ) -> None:
         self._application = application
         self._by_token = by_token
         self._console = console
-        self._let_in = let_in
+        self._admit = admit
         self._peers = Peers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,11 +165,11 @@ class SessionGate:
         found = self._session(scope, peer)
         if isinstance(found, Reader):
             READER.set(found)
-            self._let_in(scope)
+            self._admit(scope)
             await self._application(scope, receive, send)
             return
         if is_known := self._by_token.admits(scope):
-            self._let_in(scope)
+            self._admit(scope)
         if is_known or scope["path"] in OPEN:
             await self._application(scope, receive, send)
             return
@@ -192,7 +195,7 @@ class SessionGate:
             self._console.sessions.end(found)
             what = "key" if found.person is None else "proof"
             return NoSession(found.name, f"the {what} of its session was revoked or has expired")
-        return Reader(found, client, _told(scope, found))
+        return Reader(found, client, _taken_notice(scope, found))
 
     @staticmethod
     def _to_tell(scope: Scope, found: NoSession | None, peer: str) -> str:
@@ -206,12 +209,12 @@ class SessionGate:
         return found.why if scope["method"] not in LOOKS or is_elsewhere else ""
 
 
-def _told(scope: Scope, session: Session) -> str:
+def _taken_notice(scope: Scope, session: Session) -> str:
     """What the last action came to, for the page that is shown next."""
     if scope["method"] != "GET" or scope["path"] in OPEN:
         return ""
-    told, session.told = session.told, ""
-    return told
+    notice, session.notice = session.notice, ""
+    return notice
 
 
 def _end(scope: Scope, name: str) -> object:

@@ -49,8 +49,8 @@ def check_answers(claims: Mapping[str, Any], client_id: str, nonce: str) -> None
     Raises:
         Refused: it answers another one, or was made for another client too.
     """
-    given = claims.get("nonce")
-    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), nonce.encode()):
+    claimed = claims.get("nonce")
+    if not isinstance(claimed, str) or not hmac.compare_digest(claimed.encode(), nonce.encode()):
         raise Refused("the token does not answer this sign-in: its nonce is another one")
     audience, party = claims.get("aud"), claims.get("azp", client_id)
     if audience not in (client_id, [client_id]) and "azp" not in claims:
@@ -59,7 +59,7 @@ def check_answers(claims: Mapping[str, Any], client_id: str, nonce: str) -> None
         raise Refused(f"the token was given to another client: its azp is not {client_id}")
 
 
-def person(claims: Mapping[str, Any], told: IdentityProvider, roles: Roles) -> Person:
+def person(claims: Mapping[str, Any], provider: IdentityProvider, roles: Roles) -> Person:
     """The person of verified claims.
 
     Raises:
@@ -72,25 +72,25 @@ def person(claims: Mapping[str, Any], told: IdentityProvider, roles: Roles) -> P
     name = roles.people.get(subject)
     is_mapped = name is not None
     if name is None:
-        name = _name(claims, told.name_claim, subject)
-    groups = _groups(claims, told.groups_claim)
+        name = _name(claims, provider.name_claim, subject)
+    groups = _groups(claims, provider.groups_claim)
     scopes = frozenset(s for group in groups for s in roles.groups.get(group, ()))
     if not scopes:
         known = sorted(roles.groups)
         more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
         raise Refused(
             f"no group of {name} has a role here; groups that have one:"
-            f" {', '.join(known[:MOST_NAMED])}{more}. Ask for one of them at {told.host}"
+            f" {', '.join(known[:MOST_NAMED])}{more}. Ask for one of them at {provider.host}"
         )
-    known_as = _known_as(claims, (told.name_claim, *_OTHER_NAMES))
+    known_as = _known_as(claims, (provider.name_claim, *_OTHER_NAMES))
     own = appearances(name, *known_as)
     if not is_mapped and (taken := alike(own, roles.people.values())):
         raise Refused(
-            f"the file of roles gives {taken} to another subject, and {name} may be the same"
-            f" person: it has to say under people which name subject {subject} has here"
+            f"the file of roles gives the name {taken} to another subject, and {name} looks like"
+            f" the same person. Give subject {subject} a name of its own there, under people"
         )
     client = Client(name, scopes, "standard", None, float(claims["exp"]))
-    identity = ProvenIdentity(issuer=str(told.url), subject=subject, known_as=known_as)
+    identity = ProvenIdentity(issuer=str(provider.url), subject=subject, known_as=known_as)
     return Person(client, identity, is_mapped)
 
 
@@ -104,10 +104,10 @@ def alike(own: frozenset[str], names: Iterable[str]) -> str:
 
 
 def _name(claims: Mapping[str, Any], claim: str, subject: str) -> str:
-    given = claims.get(claim)
-    name = given.strip().casefold() if isinstance(given, str) else ""
+    claimed = claims.get(claim)
+    name = claimed.strip().casefold() if isinstance(claimed, str) else ""
     if len(name) > MOST_OF_A_NAME or not _NAME.fullmatch(name):
-        shown = repr(given)[:MOST_OF_A_NAME] if given is not None else "not there"
+        shown = repr(claimed)[:MOST_OF_A_NAME] if claimed is not None else "not there"
         raise Refused(
             f"the claim {claim} is {shown}: a name here has letters from a to z, digits, '.', '_'"
             f" and '-', and may end in @ and a domain. MLPLATFORM_SIGN_IN_NAME_CLAIM names another"
@@ -117,8 +117,8 @@ def _name(claims: Mapping[str, Any], claim: str, subject: str) -> str:
 
 
 def _groups(claims: Mapping[str, Any], claim: str) -> tuple[str, ...]:
-    given = claims.get(claim)
-    listed = [given] if isinstance(given, str) else given
+    claimed = claims.get(claim)
+    listed = [claimed] if isinstance(claimed, str) else claimed
     if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
         raise Refused(
             f"the token has no claim {claim} that lists groups: let the provider put it into ID"
@@ -130,6 +130,6 @@ def _groups(claims: Mapping[str, Any], claim: str) -> tuple[str, ...]:
 
 
 def _known_as(claims: Mapping[str, Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    given = (claims.get(name) for name in names)
-    texts = (one.strip()[:MOST_OF_A_NAME] for one in given if isinstance(one, str))
+    claimed = (claims.get(name) for name in names)
+    texts = (one.strip()[:MOST_OF_A_NAME] for one in claimed if isinstance(one, str))
     return tuple(sorted({one for one in texts if one and one.isprintable()}))

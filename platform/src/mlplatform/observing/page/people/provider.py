@@ -34,7 +34,6 @@ ANSWER_S: Final = 5.0
 """For connecting, and again for an answer from its first byte to its last."""
 MOST_BYTES: Final = 256 * 1024
 MOST_TOKEN_BYTES: Final = 64 * 1024
-LEEWAY_S: Final = 30
 MIN_REFRESH_S: Final = 1.0
 """Between two fetches of keys: each takes a code that the provider gave a token for."""
 AT_PROVIDER: Final = "/sign-in/provider"
@@ -69,7 +68,7 @@ class _Error(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AuthorizationResponse:
     """What a browser brings back from the provider.
 
     Args:
@@ -91,8 +90,8 @@ class Provider:
             the cookie of a sign-in.
     """
 
-    def __init__(self, told: IdentityProvider, roles: Roles, page: str) -> None:
-        self.told = told
+    def __init__(self, settings: IdentityProvider, roles: Roles, page: str) -> None:
+        self.settings = settings
         self.begins_at = page + AT_PROVIDER
         self._roles = roles
         self._returns_to = page + RETURN
@@ -109,9 +108,9 @@ class Provider:
         found = self._discover()
         asked = {
             "response_type": "code",
-            "client_id": self.told.client_id,
+            "client_id": self.settings.client_id,
             "redirect_uri": self._returns_to,
-            "scope": self.told.scope,
+            "scope": self.settings.scope,
             "state": state,
             "nonce": attempt.nonce,
             "code_challenge": attempt.challenge,
@@ -127,9 +126,9 @@ class Provider:
         found = self._found
         if found is None or not is_trustworthy(found.end_session_endpoint):
             return ""
-        return f"{found.end_session_endpoint}?{urlencode({'client_id': self.told.client_id})}"
+        return f"{found.end_session_endpoint}?{urlencode({'client_id': self.settings.client_id})}"
 
-    def person(self, answer: Answer, attempt: Attempt) -> Person:
+    def person(self, answer: AuthorizationResponse, attempt: Attempt) -> Person:
         """Who has signed in there.
 
         Raises:
@@ -139,15 +138,15 @@ class Provider:
         """
         found = self._found or self._discover()
         wants_issuer = found.authorization_response_iss_parameter_supported
-        if (answer.issuer or wants_issuer) and answer.issuer != self.told.url:
-            raise Refused(f"the answer is not of {self.told.url}: its iss is another one")
+        if (answer.issuer or wants_issuer) and answer.issuer != self.settings.url:
+            raise Refused(f"the answer is not of {self.settings.url}: its iss is another one")
         if answer.error:
-            raise Refused(f"{self.told.host} refused: {_plain(answer.error)}")
+            raise Refused(f"{self.settings.host} refused: {_plain(answer.error)}")
         if not answer.code:
-            raise Refused(f"{self.told.host} gave no code")
+            raise Refused(f"{self.settings.host} gave no code")
         claims = self._claims(self._redeemed(found, answer.code, attempt), found)
-        check_answers(claims, self.told.client_id, attempt.nonce)
-        return person(claims, self.told, self._roles)
+        check_answers(claims, self.settings.client_id, attempt.nonce)
+        return person(claims, self.settings, self._roles)
 
     def groups_that_approve(self, model: str) -> tuple[str, ...]:
         """Groups of the provider whose people may approve rollouts of a model, in order."""
@@ -155,20 +154,22 @@ class Provider:
         return tuple(sorted(name for name, s in self._roles.groups.items() if s & wanted))
 
     def _discover(self) -> Metadata:
-        url = self.told.discovery_url
+        url = self.settings.discovery_url
         try:
             document = fetched(url, timeout_s=ANSWER_S, most_bytes=MOST_BYTES)
             found = msgspec.json.decode(document, type=Metadata)
         except NOT_JSON as error:
             raise Unavailable(f"there is no discovery document at {url}") from error
-        if found.issuer != self.told.url:
+        if found.issuer != self.settings.url:
             raise Unavailable(f"the discovery document at {url} is of {_plain(found.issuer)}")
         for endpoint in (found.authorization_endpoint, found.token_endpoint, found.jwks_uri):
             if not is_trustworthy(endpoint):
                 named = _plain(endpoint)
                 raise Unavailable(f"{url} names {named}, which is no https URL without a query")
         if "S256" not in found.code_challenge_methods_supported:
-            raise Unavailable(f"{url} knows no PKCE with S256, which every sign-in takes")
+            raise Unavailable(
+                f"{url} does not offer PKCE with S256, which every sign-in here needs"
+            )
         self._found = found
         return found
 
@@ -187,15 +188,15 @@ class Provider:
         try:
             if status == 200:
                 return msgspec.json.decode(body, type=_Tokens).id_token.encode()
-            told = msgspec.json.decode(body, type=_Error)
+            refusal = msgspec.json.decode(body, type=_Error)
         except NOT_JSON as error:
             raise Unavailable(f"{url} answers {status} without a token") from error
-        why = f"{told.error} {told.error_description}".strip()
-        raise Refused(f"{self.told.host} gives no token for this code: {_plain(why)}")
+        why = f"{refusal.error} {refusal.error_description}".strip()
+        raise Refused(f"{self.settings.host} gives no token for this code: {_plain(why)}")
 
     def _proof_of_client(self, found: Metadata) -> tuple[dict[str, str], dict[str, str]]:
         """Fields and headers that say which client asks."""
-        file, name = self.told.client_secret_file, self.told.client_id
+        file, name = self.settings.client_secret_file, self.settings.client_id
         if file is None:
             return {"client_id": name}, {}
         secret = read_token(file)
@@ -217,19 +218,20 @@ class Provider:
             return signed_claims.claims(
                 token,
                 key,
-                issuer=self.told.url,
-                audience=self.told.client_id,
-                leeway_s=LEEWAY_S,
+                issuer=self.settings.url,
+                audience=self.settings.client_id,
                 required=("exp", "iat", "iss", "aud", "sub", "nonce"),
             )
         except TokenRefused as refused:
-            raise Refused(f"the token of {self.told.host} proves nobody: {refused.why}") from None
+            raise Refused(
+                f"the token of {self.settings.host} proves nobody: {refused.why}"
+            ) from None
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise Refused(f"the token of {self.told.host} proves nobody: invalid") from error
+            raise Refused(f"the token of {self.settings.host} proves nobody: invalid") from error
 
     def _keys_of(self, found: Metadata) -> IssuerKeys:
         if found.jwks_uri not in self._keys:
-            issuer = Issuer(self.told.url, self.told.client_id, found.jwks_uri)
+            issuer = Issuer(self.settings.url, self.settings.client_id, found.jwks_uri)
             keys = IssuerKeys(issuer, lambda _: None, min_refresh_s=MIN_REFRESH_S)
             self._keys = {found.jwks_uri: keys}
         return self._keys[found.jwks_uri]

@@ -16,7 +16,12 @@ from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.attempts import LASTS_S, Attempt, Attempts
 from mlplatform.observing.page.people.gate import PEER, Console
 from mlplatform.observing.page.people.identity import Person
-from mlplatform.observing.page.people.provider import AT_PROVIDER, RETURN, Answer, Provider
+from mlplatform.observing.page.people.provider import (
+    AT_PROVIDER,
+    RETURN,
+    AuthorizationResponse,
+    Provider,
+)
 from mlplatform.observing.page.people.sign_in import SignIn
 from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
@@ -69,8 +74,8 @@ class ProviderSignIn:
         peer = request.scope[PEER]
         wait_s = self._sign_in.wrong.wait_s(peer)
         if wait_s > 0:
-            told = f"Too many sign-ins were wrong. Wait {math.ceil(wait_s)} seconds."
-            return self._refused("/", f"too many wrong sign-ins came from {peer}", told, 429)
+            problem = f"Too many sign-ins were wrong. Wait {math.ceil(wait_s)} seconds."
+            return self._refused("/", f"too many wrong sign-ins came from {peer}", problem, 429)
         try:
             state, answer = _brought_back(request)
         except InputInvalid as error:
@@ -98,19 +103,21 @@ class ProviderSignIn:
         begun = self._sign_in.begin(shown, person.client.name, b"", peer, person)
         return self._with_cookie(begun, "")
 
-    def _proven(self, answer: Answer, attempt: Attempt) -> Person:
+    def _proven(self, answer: AuthorizationResponse, attempt: Attempt) -> Person:
         person = self._provider.person(answer, attempt)
         self._console.identities.check_alone(person)
         return person
 
     def _unavailable(self, wanted: str, error: PlatformError) -> Response:
-        log.warning("nobody can sign in at %s: %s", self._provider.told.url, error)
-        told = f"{self._provider.told.host} cannot be asked now: {error}. A key still signs in."
-        return self._sign_in.refused_form(wanted, told, 503)
+        log.warning("nobody can sign in at %s: %s", self._provider.settings.url, error)
+        problem = (
+            f"{self._provider.settings.host} cannot be asked now: {error}. A key still signs in."
+        )
+        return self._sign_in.refused_form(wanted, problem, 503)
 
-    def _refused(self, wanted: str, why: str, told: str = "", status: int = 403) -> Response:
-        self._console.refuse(UNKNOWN, f"sign in at {self._provider.told.host}", why)
-        shown = told or f"You are not signed in: {why}."
+    def _refused(self, wanted: str, why: str, problem: str = "", status: int = 403) -> Response:
+        self._console.refuse(UNKNOWN, f"sign in at {self._provider.settings.host}", why)
+        shown = problem or f"You are not signed in: {why}."
         return self._sign_in.refused_form(wanted, shown, status)
 
     def _with_cookie(self, response: Response, value: str) -> Response:
@@ -121,18 +128,18 @@ class ProviderSignIn:
         return response
 
 
-def _brought_back(request: Request) -> tuple[str, Answer]:
+def _brought_back(request: Request) -> tuple[str, AuthorizationResponse]:
     """State and answer of the provider's redirect.
 
     Raises:
         InputInvalid: a parameter stands there twice, or is too long.
     """
-    given = request.query_params.multi_items()
-    found = dict(given)
-    if len(found) != len(given):
+    pairs = request.query_params.multi_items()
+    found = dict(pairs)
+    if len(found) != len(pairs):
         raise InputInvalid("the provider's answer", None, "it has a parameter twice")
     if any(len(value) > MOST_CHARACTERS for value in found.values()):
         raise InputInvalid("the provider's answer", None, f"longer than {MOST_CHARACTERS}")
     error = " ".join(found[key] for key in ("error", "error_description") if found.get(key))
-    answer = Answer(found.get("code", ""), found.get("iss"), error)
+    answer = AuthorizationResponse(found.get("code", ""), found.get("iss"), error)
     return found.get("state", ""), answer

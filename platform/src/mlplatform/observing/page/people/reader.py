@@ -8,7 +8,7 @@ from typing import Final
 
 from mlplatform.observing.page.people import acts
 from mlplatform.observing.page.people.sessions import Session
-from mlplatform.rollouts.journal.approval_codes import PROVIDER, Approver
+from mlplatform.rollouts.journal.approval_codes import Approver
 from mlplatform.rollouts.journal.transitions import ProvenIdentity
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.secrets import key_id
@@ -24,12 +24,12 @@ class Reader:
     Args:
         client: with the scopes of the person's key, or groups at the identity provider; None: the
             reader only knows the page's token.
-        told: the result of the last action, shown once.
+        notice: the result of the last action, shown once.
     """
 
     session: Session
     client: Client | None
-    told: str
+    notice: str
 
     @property
     def name(self) -> str:
@@ -43,18 +43,18 @@ class Reader:
     def approver(self) -> Approver:
         """This person as the journal names who answers."""
         if self.session.person is not None:
-            return Approver(self.name, PROVIDER)
+            return Approver.by_provider(self.name, self.session.person.identity)
         return Approver(self.name, key_id(self.session.key))
 
     def lacks(self, scope: str) -> str:
-        """That this person has no such scope, in words."""
+        """The sentence that this person has no such scope."""
         if self.identity is None:
             return f"the key of {self.name} has no scope {scope}"
         return f"no group of {self.name} at {self.identity.issuer} has scope {scope}"
 
     @property
     def identity(self) -> ProvenIdentity | None:
-        """At the identity provider; None: a key proved this person."""
+        """The person at the identity provider; None: a key proved this person."""
         person = self.session.person
         return None if person is None else person.identity
 

@@ -59,7 +59,7 @@ class Session:
         person: whom an identity provider proved; None: none did.
         peer: from where; nobody else's requests count.
         form_token: that every form of this session holds.
-        told: what the next page shows, once.
+        notice: what the next page shows, once.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Session:
     used_s: float
     form_token: str
     offers: dict[str, Offer] = field(default_factory=dict)
-    told: str = ""
+    notice: str = ""
     person: Person | None = None
 
     def is_form_of_its_own(self, token: str) -> bool:
@@ -174,10 +174,10 @@ class WrongSignIns:
     def wait_s(self, peer: str) -> float:
         """How long this peer has to wait; 0: not at all."""
         with self._lock:
-            given = self._wrong.get(peer)
-            if given is None or len(given) < WRONG:
+            times_s = self._wrong.get(peer)
+            if times_s is None or len(times_s) < WRONG:
                 return 0.0
-            return max(0.0, given[0] + WRONG_WITHIN_S - self._now_s())
+            return max(0.0, times_s[0] + WRONG_WITHIN_S - self._now_s())
 
     def count(self, peer: str) -> None:
         with self._lock:

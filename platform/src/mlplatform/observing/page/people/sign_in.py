@@ -22,7 +22,7 @@ from mlplatform.observing.page.people.reader import ONLY_LOOKS, READER
 from mlplatform.observing.page.people.sessions import LASTS_S, WrongSignIns
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
-from mlplatform.runtime.telemetry.sign_ins import SignedInOrOut
+from mlplatform.runtime.telemetry.sign_ins import SignInEvent
 from mlplatform.scoring.admission.clients import check_client
 from mlplatform.scoring.admission.secrets import PREFIX, digest, key_id
 
@@ -60,8 +60,8 @@ class SignIn:
     async def form(self, request: Request) -> Response:
         wanted = forms.own_path(request.query_params.get("next", "/"))
         ended = "Your session has ended. Nothing of your last request was done."
-        told = ended if "ended" in request.query_params else ""
-        return self._form(wanted, told, 200, is_out="out" in request.query_params)
+        notice = ended if "ended" in request.query_params else ""
+        return self._form(wanted, notice, 200, is_out="out" in request.query_params)
 
     async def sign_in(self, request: Request) -> Response:
         peer = request.scope[PEER]
@@ -70,8 +70,8 @@ class SignIn:
         wait_s = self.wrong.wait_s(peer)
         if wait_s > 0:
             why = f"too many wrong sign-ins came from {peer}"
-            told = f"Too many sign-ins were wrong. Wait {math.ceil(wait_s)} seconds."
-            return self._refused("/", "", why, 429, told)
+            problem = f"Too many sign-ins were wrong. Wait {math.ceil(wait_s)} seconds."
+            return self._refused("/", "", why, 429, problem)
         try:
             fields = await forms.read(request)
         except InputInvalid as error:
@@ -84,8 +84,8 @@ class SignIn:
             return self._form(wanted, f"Keys cannot be looked up now: {error}", 503)
         if found is None:
             self.wrong.count(peer)
-            told = "Nobody has this name and this key. `mlplatform keys list` shows the names."
-            return self._refused(wanted, name, "nobody has this name and key", 401, told)
+            problem = "Nobody has this name and this key. `mlplatform keys list` shows the names."
+            return self._refused(wanted, name, "nobody has this name and key", 401, problem)
         return self.begin(RedirectResponse(wanted, 303), *found, peer)
 
     def begin(
@@ -111,8 +111,8 @@ class SignIn:
         if not is_own or not forms.says_its_origin(request.scope["headers"]):
             why = "the form is not of this session's pages"
             self._console.refuse(reader.name, "sign out", why)
-            told = {"title": "Nothing was done", "detail": f"Your session goes on: {why}."}
-            return self.show("people/refused.html", 403, **told, back="/")
+            refusal = {"title": "Nothing was done", "detail": f"Your session goes on: {why}."}
+            return self.show("people/refused.html", 403, **refusal, back="/")
         session = reader.session
         self._console.sessions.end(session)
         self._keep("out", reader.name, _proof(session.key, session.person), session.peer)
@@ -126,24 +126,26 @@ class SignIn:
         found = self._console.identities.proven(name, secret)
         return None if found is None else (found.name, digest(secret))
 
-    def _refused(self, wanted: str, name: str, why: str, status: int, told: str = "") -> Response:
+    def _refused(
+        self, wanted: str, name: str, why: str, status: int, problem: str = ""
+    ) -> Response:
         as_whom = f" as {name}" if _can_be_a_name(name) else ""
         self._console.refuse(UNKNOWN, f"sign in{as_whom}", why)
-        return self._form(wanted, told or f"You are not signed in: {why}.", status)
+        return self._form(wanted, problem or f"You are not signed in: {why}.", status)
 
-    def refused_form(self, wanted: str, told: str, status: int) -> Response:
+    def refused_form(self, wanted: str, problem: str, status: int) -> Response:
         """The form again, with why nobody is signed in."""
-        return self._form(wanted, told, status)
+        return self._form(wanted, problem, status)
 
-    def _form(self, wanted: str, told: str, status: int, *, is_out: bool = False) -> Response:
+    def _form(self, wanted: str, problem: str, status: int, *, is_out: bool = False) -> Response:
         provider = self._provider
         return self.show(
             "people/sign_in.html",
             status,
             here="sign-in",
             wanted=wanted,
-            told=told,
-            host="" if provider is None else provider.told.host,
+            problem=problem,
+            host="" if provider is None else provider.settings.host,
             begin="" if provider is None else f"{provider.begins_at}?next={quote(wanted)}",
             is_out=is_out and provider is not None,
             out_there="" if provider is None else provider.sign_out_url(),
@@ -151,7 +153,7 @@ class SignIn:
 
     def _keep(self, what: Literal["in", "out"], name: str, proof: str, peer: str) -> None:
         wall_ms = time.time_ns() // 1_000_000
-        self._console.sign_ins.keep(SignedInOrOut(wall_ms, what, name, proof, peer))
+        self._console.sign_ins.keep(SignInEvent(wall_ms, what, name, proof, peer))
 
     def _with_cookie(self, response: Response, value: str) -> Response:
         line = forms.set_cookie(

@@ -17,7 +17,7 @@ MOST_NAMES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingRollout:
     """A rollout that waits for an answer.
 
     Args:
@@ -40,13 +40,13 @@ class Waiting:
     groups: tuple[str, ...] = ()
 
 
-def waiting(
+def waiting_rollout(
     state: RolloutState,
     policy: RolloutPolicy,
     keys: Iterable[Key],
     now_ms: int,
     groups: tuple[str, ...] = (),
-) -> Waiting | None:
+) -> WaitingRollout | None:
     """What a rollout waits for; None where it needs no answer of a person.
 
     Args:
@@ -55,7 +55,7 @@ def waiting(
     if not state.awaits_answer or state.answer is not None:
         return None
     names = may_answer(state, keys, now_ms)
-    return Waiting(
+    return WaitingRollout(
         rollout_id=state.rollout_id,
         model=state.model,
         version=state.challenger.version,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.observing.page.pictures import measures, scales
-from mlplatform.observing.page.pictures.measures import Arms, Measure, Measured
+from mlplatform.observing.page.pictures.measures import Arms, GateReading, Measure
 from mlplatform.observing.page.pictures.scales import Scale, Tick
-from mlplatform.operations.actions.looks import Look
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis
 from mlplatform.rollouts.passes.summary import MARKS, mark, title
 from mlplatform.rollouts.verdicts.verdict import Gate
 
@@ -38,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """In units of the view box, `WIDTH` by `HEIGHT`.
+    """A drawing in units of the view box, `WIDTH` by `HEIGHT`.
 
     Args:
         well: y and height of what is allowed; None: nothing is asked.
@@ -73,9 +73,9 @@ class GatePicture:
     Args:
         name: unique on the page, for titles of the picture.
         sentence: in plain words. reason: with the statistics.
-        said: the picture in words.
+        description: the picture in words.
         rows: of the newest looks: event time, value, interval, verdict.
-        looks: how many there are.
+        analyses: how many looks there are.
     """
 
     name: str
@@ -86,42 +86,46 @@ class GatePicture:
     reason: str
     axis: str
     drawing: Drawing | None
-    said: str
+    description: str
     arms: str
     bars: tuple[Bar, ...]
     rows: tuple[tuple[int, str, str, str], ...]
-    looks: int
+    analyses: int
     from_ms: int
     to_ms: int
 
 
-def gate_pictures(name: str, looks: Sequence[Look], begun_ms: int | None) -> list[GatePicture]:
+def gate_pictures(
+    name: str, analyses: Sequence[InterimAnalysis], begun_ms: int | None
+) -> list[GatePicture]:
     """A picture of each gate of the newest look, what stops the challenger first.
 
     Args:
         name: of the step, unique on the page.
-        looks: of one step, in their order; at least one.
+        analyses: of one step, in their order; at least one.
         begun_ms: event time at which the step began, if that is known.
     """
     order = {"UNHEALTHY": 0, "INCONCLUSIVE": 1}
-    newest = sorted(looks[-1].gates, key=lambda g: (order.get(g.verdict, 2), g.name))
-    return [_picture(name, gate, looks, begun_ms) for gate in newest]
+    newest = sorted(analyses[-1].gates, key=lambda g: (order.get(g.verdict, 2), g.name))
+    return [_picture(name, gate, analyses, begun_ms) for gate in newest]
 
 
-def _picture(step: str, gate: Gate, looks: Sequence[Look], begun_ms: int | None) -> GatePicture:
-    found = [(at.event_ms, g) for at in looks for g in at.gates if g.name == gate.name]
+def _picture(
+    step: str, gate: Gate, analyses: Sequence[InterimAnalysis], begun_ms: int | None
+) -> GatePicture:
+    found = [(at.event_ms, g) for at in analyses for g in at.gates if g.name == gate.name]
     measure = measures.measure(gate.name)
-    seen: list[tuple[int, Gate, Measured]] = []
+    seen: list[tuple[int, Gate, GateReading]] = []
     if measure is not None:
         seen = [(ms, g, measure.measured(g.values)) for ms, g in found]
         seen = [(ms, g, m) for ms, g, m in seen if m.value is not None]
     shown = bool(seen) and seen[-1][1] is gate
     first = min([found[0][0], *([] if begun_ms is None else [begun_ms])])
-    drawn = said = None
+    drawn = description = None
     arms = None if measure is None else measure.arms(gate.values)
     if measure is not None and shown:
         drawn = _drawing(measure, seen, gate, (first, found[-1][0]))
-        said = _said(measure, seen, gate)
+        description = _description(measure, seen, gate)
     return GatePicture(
         name=f"{step}-{gate.name}".replace(" ", "-"),
         title=title(gate.name),
@@ -131,11 +135,11 @@ def _picture(step: str, gate: Gate, looks: Sequence[Look], begun_ms: int | None)
         reason=gate.reason,
         axis="" if measure is None else measure.axis,
         drawing=drawn,
-        said=said or "",
+        description=description or "",
         arms="" if arms is None else arms.what,
         bars=() if arms is None else _bars(arms),
         rows=() if measure is None else _rows(measure, seen),
-        looks=len(seen),
+        analyses=len(seen),
         from_ms=first,
         to_ms=found[-1][0],
     )
@@ -143,7 +147,7 @@ def _picture(step: str, gate: Gate, looks: Sequence[Look], begun_ms: int | None)
 
 def _drawing(
     measure: Measure,
-    seen: Sequence[tuple[int, Gate, Measured]],
+    seen: Sequence[tuple[int, Gate, GateReading]],
     gate: Gate,
     span_ms: tuple[int, int],
 ) -> Drawing:
@@ -174,7 +178,7 @@ def _drawing(
     )
 
 
-def _height(limits: Sequence[float], seen: Sequence[Measured]) -> Scale:
+def _height(limits: Sequence[float], seen: Sequence[GateReading]) -> Scale:
     """So high that limits and the newest interval are seen, if that leaves the limits apart."""
     newest = seen[-1]
     size = max([abs(v) for v in limits if v] or [abs(newest.value or 0.0) * 2, 1e-3])
@@ -202,7 +206,9 @@ def _ticks(
     return scales.spread([Tick(y(v), measure.write(v)) for v in inside], LINE_APART)
 
 
-def _said(measure: Measure, seen: Sequence[tuple[int, Gate, Measured]], gate: Gate) -> str:
+def _description(
+    measure: Measure, seen: Sequence[tuple[int, Gate, GateReading]], gate: Gate
+) -> str:
     newest = seen[-1][2]
     parts = [f"{measure.axis}: {_value(measure, newest)}, between {_between(measure, newest)}"]
     allowed = measure.allowed(gate.values)
@@ -218,7 +224,7 @@ def _said(measure: Measure, seen: Sequence[tuple[int, Gate, Measured]], gate: Ga
 
 
 def _rows(
-    measure: Measure, seen: Sequence[tuple[int, Gate, Measured]]
+    measure: Measure, seen: Sequence[tuple[int, Gate, GateReading]]
 ) -> tuple[tuple[int, str, str, str], ...]:
     return tuple(
         (ms, _value(measure, m), _between(measure, m), MARKS.get(g.verdict, g.verdict))
@@ -226,11 +232,11 @@ def _rows(
     )
 
 
-def _value(measure: Measure, found: Measured) -> str:
+def _value(measure: Measure, found: GateReading) -> str:
     return "unknown" if found.value is None else measure.write(found.value)
 
 
-def _between(measure: Measure, found: Measured) -> str:
+def _between(measure: Measure, found: GateReading) -> str:
     low, high = (None if v is None else measure.write(v) for v in (found.low, found.high))
     return f"{low or 'unknown'} and {high or 'unknown'}"
 

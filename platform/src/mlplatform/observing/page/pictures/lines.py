@@ -16,7 +16,7 @@ Points = Sequence[tuple[int, float | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Line:
     """One line of a sparkline: the stretches between its gaps, and its newest point."""
 
     name: str
@@ -26,18 +26,18 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Spark:
-    """In units of the view box, `WIDTH` by `HEIGHT`.
+    """A line in units of the view box, `WIDTH` by `HEIGHT`.
 
     Args:
         band: between which values lie; empty: no interval is known.
         goal: y of it; None: there is none.
-        said: the picture in words.
+        description: the picture in words.
     """
 
-    courses: tuple[Course, ...]
+    lines: tuple[Line, ...]
     band: str
     goal: float | None
-    said: str
+    description: str
     width: float = WIDTH
     height: float = HEIGHT
     left: float = LEFT
@@ -67,15 +67,15 @@ def spark(
     upper = [(x(ms), y(high)) for ms, _, high in band]
     lower = [(x(ms), y(low)) for ms, low, _ in band]
     return Spark(
-        courses=tuple(_course(name, points, x, y) for name, points in lines),
+        lines=tuple(_line(name, points, x, y) for name, points in lines),
         band=scales.path([*upper, *reversed(lower)]) if len(band) > 1 else "",
         goal=None if goal is None else y(goal),
-        said="; ".join(_said(name, points, write) for name, points in lines)
+        description="; ".join(_description(name, points, write) for name, points in lines)
         + ("" if goal is None else f"; the goal is {write(goal)}"),
     )
 
 
-def _course(name: str, points: Points, x: scales.Scale, y: scales.Scale) -> Course:
+def _line(name: str, points: Points, x: scales.Scale, y: scales.Scale) -> Line:
     stretches: list[list[tuple[float, float]]] = [[]]
     for ms, value in points:
         if value is None:
@@ -84,10 +84,10 @@ def _course(name: str, points: Points, x: scales.Scale, y: scales.Scale) -> Cour
             stretches[-1].append((x(ms), y(value)))
     held = [s for s in stretches if s]
     drawn = tuple(scales.path(s if len(s) > 1 else [s[0], s[0]]) for s in held)
-    return Course(name, drawn, held[-1][-1] if held else None)
+    return Line(name, drawn, held[-1][-1] if held else None)
 
 
-def _said(name: str, points: Points, write: Write) -> str:
+def _description(name: str, points: Points, write: Write) -> str:
     values = [v for _, v in points if v is not None]
     if not values:
         return f"{name}: not measured"

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlplatform.observing.page.pictures.scales import Write, finite, percents, points
+from mlplatform.rollouts.verdicts.comparison import GATES
+from mlplatform.rollouts.verdicts.verdict import Picture
 
 Values = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class GateReading:
     """One look at a gate, in the unit of its picture; None is unknown.
 
     Args:
@@ -51,7 +53,7 @@ class Measure:
 
     axis: str
     write: Write
-    measured: Callable[[Values], Measured]
+    measured: Callable[[Values], GateReading]
     allowed: Callable[[Values], tuple[float | None, float | None] | None]
     stops: Callable[[Values], tuple[float, ...]]
     arms: Callable[[Values], Arms | None]
@@ -67,15 +69,15 @@ def measure(name: str) -> Measure | None:
     return _MEASURES.get(name.partition(" of ")[0])
 
 
-def _difference(values: Values) -> Measured:
-    return Measured(*(finite(values.get(key)) for key in ("share", "low", "high")))
+def _difference(values: Values) -> GateReading:
+    return GateReading(*(finite(values.get(key)) for key in ("share", "low", "high")))
 
 
-def _loss(values: Values) -> Measured:
+def _loss(values: Values) -> GateReading:
     """A difference in which less is harm, turned over."""
     found = _difference(values)
     turned = (None if v is None else -v for v in (found.value, found.high, found.low))
-    return Measured(*turned)
+    return GateReading(*turned)
 
 
 def _up_to(values: Values) -> tuple[float | None, float | None] | None:
@@ -110,9 +112,7 @@ def _nowhere(values: Values) -> tuple[float, ...]:
     return ()
 
 
-def _arms(what: str, write: Write, *keys: str) -> Callable[[Values], Arms | None]:
-    own, other = keys or ("challenger", "champion")
-
+def _arms(what: str, write: Write, own: str, other: str) -> Callable[[Values], Arms | None]:
     def found(values: Values) -> Arms | None:
         pair = [finite(values.get(key)) for key in (own, other)]
         return None if None in pair else Arms(what, pair[0], pair[1], write)  # type: ignore[arg-type]
@@ -120,63 +120,24 @@ def _arms(what: str, write: Write, *keys: str) -> Callable[[Values], Arms | None
     return found
 
 
-_failures: Final = Measure(
-    axis="failures beyond the champion's",
-    write=points,
-    measured=_difference,
-    allowed=_up_to,
-    stops=_stop,
-    arms=_arms("requests not answered in time", percents),
-)
+_ALLOWED: Final = {
+    "more": _up_to, "either": _either_way, "fewer": _up_to_band, "slower": _none_more,
+}  # fmt: skip
+_UNITS: Final[Mapping[str, Write]] = {"percent": percents, "points": points, "ms": milliseconds}
+
+
+def _made(picture: Picture) -> Measure:
+    stops = _stop_either_way if picture.harm == "either" else _stop
+    return Measure(
+        axis=picture.axis,
+        write=_UNITS[picture.unit],
+        measured=_loss if picture.harm == "fewer" else _difference,
+        allowed=_ALLOWED[picture.harm],
+        stops=stops if picture.stops else _nowhere,
+        arms=_arms(picture.arms, _UNITS[picture.arm_unit], *picture.of_arms),
+    )
+
+
 _MEASURES: Final[Mapping[str, Measure]] = {
-    "failures": _failures,
-    "guardrail": _failures,
-    "alerts": Measure(
-        axis="alerts against those expected",
-        write=percents,
-        measured=_difference,
-        allowed=_either_way,
-        stops=_stop_either_way,
-        arms=_arms("requests flagged", percents),
-    ),
-    "disagreement": Measure(
-        axis="alerts of one arm alone, beyond those predicted",
-        write=points,
-        measured=_difference,
-        allowed=_up_to,
-        stops=_stop,
-        arms=_arms("", percents),
-    ),
-    "utilisation": Measure(
-        axis="of the time that it would be busy",
-        write=percents,
-        measured=_difference,
-        allowed=_up_to,
-        stops=_nowhere,
-        arms=_arms("", percents),
-    ),
-    "latency_p50": Measure(
-        axis="answers over the allowed time, against the champion's",
-        write=points,
-        measured=_difference,
-        allowed=_none_more,
-        stops=_nowhere,
-        arms=_arms("usual latency (p50)", milliseconds, "challenger_us", "champion_us"),
-    ),
-    "latency_p99": Measure(
-        axis="answers over the allowed time, against the champion's",
-        write=points,
-        measured=_difference,
-        allowed=_none_more,
-        stops=_nowhere,
-        arms=_arms("slowest answers (p99)", milliseconds, "challenger_us", "champion_us"),
-    ),
-    "recall": Measure(
-        axis="positives missed that the version before it found",
-        write=points,
-        measured=_loss,
-        allowed=_up_to_band,
-        stops=_nowhere,
-        arms=_arms("positives found", percents, "challenger_recall_value", "champion_recall_value"),
-    ),
+    kind.name: _made(kind.picture) for kind in GATES if kind.picture is not None
 }

@@ -39,7 +39,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class RampStep:
     """A step to come, as the plan has it."""
 
     name: str
@@ -67,8 +67,8 @@ class Ramp:
     ticks: tuple[Tick, ...]
     names: tuple[Tick, ...]
     stages: tuple[Stage, ...]
-    planned: tuple[Planned, ...]
-    said: str
+    planned: tuple[RampStep, ...]
+    description: str
     from_ms: int
     to_ms: int
     width: float = WIDTH
@@ -114,7 +114,7 @@ def ramp(facts: Sequence[Transition], until_ms: int | None = None) -> Ramp | Non
         names=_names(planned, now_x),
         stages=tuple(stages),
         planned=planned,
-        said=_said(stages, planned, ended),
+        description=_description(stages, planned, ended),
         from_ms=first,
         to_ms=last,
     )
@@ -161,7 +161,7 @@ def _name(state: RolloutState) -> str:
     return PHASES.get(state.phase, state.phase.replace("_", " "))
 
 
-def _planned(state: RolloutState) -> tuple[Planned, ...]:
+def _planned(state: RolloutState) -> tuple[RampStep, ...]:
     """The plan's steps after the present one, and the promotion."""
     if state.plan is None or state.phase not in RAMPING:
         return ()
@@ -172,7 +172,7 @@ def _planned(state: RolloutState) -> tuple[Planned, ...]:
         if (s.percent or 0.0) > reached or (s.percent is None and not shadow_done)
     ]  # fmt: skip
     found = [
-        Planned(
+        RampStep(
             "shadow" if s.percent is None else f"canary {s.percent:g} %",
             s.percent or 0.0,
             length(s.hours, s.deadline_h),
@@ -181,11 +181,11 @@ def _planned(state: RolloutState) -> tuple[Planned, ...]:
         )
         for s in steps
     ]
-    return (*found, Planned("promoted", 100.0, "", 1.0, 0)) if state.plan.steps else ()
+    return (*found, RampStep("promoted", 100.0, "", 1.0, 0)) if state.plan.steps else ()
 
 
 def _ahead(
-    planned: Sequence[Planned], begun: tuple[float, float], y: scales.Scale
+    planned: Sequence[RampStep], begun: tuple[float, float], y: scales.Scale
 ) -> list[tuple[float, float]]:
     if not planned:
         return []
@@ -199,7 +199,7 @@ def _ahead(
     return points
 
 
-def _names(planned: Sequence[Planned], now_x: float) -> tuple[Tick, ...]:
+def _names(planned: Sequence[RampStep], now_x: float) -> tuple[Tick, ...]:
     if not planned:
         return ()
     wide = (RIGHT - now_x) / len(planned)
@@ -209,7 +209,7 @@ def _names(planned: Sequence[Planned], now_x: float) -> tuple[Tick, ...]:
     )
 
 
-def _said(stages: Sequence[Stage], planned: Sequence[Planned], ended: str) -> str:
+def _description(stages: Sequence[Stage], planned: Sequence[RampStep], ended: str) -> str:
     was = ", ".join(f"{s.name} at {s.share:g} % of the customers for {s.takes}" for s in stages)
     come = ", ".join(f"{s.name}" for s in planned)
     now = f". It is {ended.replace('_', ' ')}" if ended else ""

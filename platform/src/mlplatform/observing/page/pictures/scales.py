@@ -12,7 +12,7 @@ Write = Callable[[float], str]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to units of the view box; values beyond the ends lie on them.
+    """A scale from values to units of the view box; values beyond the ends lie on them.
 
     Args:
         first, last: values at the ends, first < last.

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlplatform.observing.page.pictures.gates import TONES, GatePicture, gate_pictures
-from mlplatform.operations.actions.looks import Course, Look, look
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis, StepHistory, analysis_of
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.summary import MARKS
 
 
 @dataclass(frozen=True, slots=True)
-class StepShown:
+class StepRow:
     """One step that was judged by its traffic.
 
     Args:
@@ -33,47 +33,47 @@ class StepShown:
 class _Step:
     name: str
     begun_ms: int | None
-    looks: list[Look]
-    ended_by: Look | None = None
+    analyses: list[InterimAnalysis]
+    ended_by: InterimAnalysis | None = None
 
 
-def steps(facts: Sequence[Transition], courses: Sequence[Course]) -> tuple[StepShown, ...]:
+def steps(facts: Sequence[Transition], histories: Sequence[StepHistory]) -> tuple[StepRow, ...]:
     """The steps of a rollout's journal, the newest first.
 
     Args:
-        courses: looks that led to no transition, as far as they are kept.
+        histories: looks that led to no transition, as far as they are kept.
     """
     found: dict[int, _Step] = {}
     state: RolloutState | None = None
     for fact in facts:
-        seen, before = look(fact.evidence, fact.event_ms), state
+        analysis, before = analysis_of(fact.evidence, fact.event_ms), state
         state = apply(before, fact)
-        if before is not None and seen is not None:
+        if before is not None and analysis is not None:
             name = _name(before.phase, before.percent if before.phase == "canary" else None)
             generation = int(fact.evidence.get("generation") or 0)
             step = found.setdefault(generation, _Step(name, before.since_event_ms, []))
-            step.looks.append(seen)
+            step.analyses.append(analysis)
             if (state.phase, state.percent) != (before.phase, before.percent):
-                step.ended_by = seen
-    for course in courses:
-        name = _name(course.phase, course.percent)
-        begun_ms = None if state is None or course.phase != state.phase else state.since_event_ms
-        step = found.setdefault(course.generation, _Step(name, begun_ms, []))
+                step.ended_by = analysis
+    for history in histories:
+        name = _name(history.phase, history.percent)
+        begun_ms = None if state is None or history.phase != state.phase else state.since_event_ms
+        step = found.setdefault(history.generation, _Step(name, begun_ms, []))
         # The journal's look comes last: it has the reasons.
-        step.looks = sorted([*course.looks, *step.looks], key=lambda at: at.event_ms)
-    newest_first = sorted((g for g in found if found[g].looks), reverse=True)
+        step.analyses = sorted([*history.analyses, *step.analyses], key=lambda at: at.event_ms)
+    newest_first = sorted((g for g in found if found[g].analyses), reverse=True)
     return tuple(_shown(generation, found[generation]) for generation in newest_first)
 
 
-def _shown(generation: int, step: _Step) -> StepShown:
-    told, key = step.ended_by or step.looks[-1], f"g{generation}"
-    return StepShown(
+def _shown(generation: int, step: _Step) -> StepRow:
+    last, key = step.ended_by or step.analyses[-1], f"g{generation}"
+    return StepRow(
         name=step.name,
         key=key,
-        mark=MARKS.get(told.verdict, told.verdict),
-        tone=TONES.get(told.verdict, ""),
-        records=told.records,
-        gates=tuple(gate_pictures(key, step.looks, step.begun_ms)),
+        mark=MARKS.get(last.verdict, last.verdict),
+        tone=TONES.get(last.verdict, ""),
+        records=last.records,
+        gates=tuple(gate_pictures(key, step.analyses, step.begun_ms)),
     )
 
 

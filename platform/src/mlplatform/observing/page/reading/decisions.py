@@ -24,7 +24,7 @@ def tone(scale: DecisionScale, decision: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordShown:
+class RecordDetail:
     """One record of a decision.
 
     Args:
@@ -62,7 +62,7 @@ class RecordShown:
     payload: Any
 
 
-def record(found: Mapping[str, Any], tone: Tone) -> RecordShown:
+def record(found: Mapping[str, Any], tone: Tone) -> RecordDetail:
     """A record of the log as the page shows it; nothing of it is left out.
 
     Args:
@@ -72,7 +72,7 @@ def record(found: Mapping[str, Any], tone: Tone) -> RecordShown:
     payload = found["payload"] if isinstance(found["payload"], Mapping) else {}
     fields = tuple((k, v) for k, v in found.items() if v is not None and k != "payload")
     decided = found["kind"] in ("decision", "inference")
-    return RecordShown(
+    return RecordDetail(
         kind=found["kind"],
         model=found["model"],
         fields=fields,
@@ -148,7 +148,7 @@ class Age:
 
 
 @dataclass(frozen=True, slots=True)
-class DecisionShown:
+class DecisionDetail:
     """One decision with everything on record of it.
 
     Args:
@@ -157,19 +157,19 @@ class DecisionShown:
         ages: of the decision's features, the oldest first.
     """
 
-    records: tuple[RecordShown, ...]
-    decided: RecordShown | None
+    records: tuple[RecordDetail, ...]
+    decided: RecordDetail | None
     answers: tuple[ArmDecision, ...]
     history: tuple[LaterRecord, ...]
     ages: tuple[Age, ...]
 
 
-def decision(records: Sequence[RecordShown]) -> DecisionShown:
+def decision(records: Sequence[RecordDetail]) -> DecisionDetail:
     """The records of one decision, in order of what they tell."""
     decided = [r for r in records if r.kind in ("decision", "inference")]
     copies = [r for r in records if r.kind == "shadow"]
     later = sorted((r for r in records if r.kind in _LATER), key=lambda r: r.event_ms)
-    return DecisionShown(
+    return DecisionDetail(
         records=tuple(records),
         decided=decided[0] if decided else None,
         answers=tuple(_answer(r) for r in (*decided, *copies)),
@@ -178,7 +178,7 @@ def decision(records: Sequence[RecordShown]) -> DecisionShown:
     )
 
 
-def _answer(found: RecordShown) -> ArmDecision:
+def _answer(found: RecordDetail) -> ArmDecision:
     arm = found.arm or "no arm"
     of = "challenger, a copy in shadow" if found.kind == "shadow" else arm
     if found.kind != "shadow" and found.answered_by not in (None, found.arm):
@@ -194,23 +194,26 @@ def _answer(found: RecordShown) -> ArmDecision:
     )
 
 
-def _label(found: RecordShown) -> str:
-    value = dict(found.fields).get("label")
-    said = opinion(found.payload) if isinstance(found.payload, Mapping) else None
-    by = "" if said is None else f", says {said.analyst}"
-    note = f": {said.note}" if said is not None and said.note else ""
+def _label(found: RecordDetail) -> str:
+    fields = dict(found.fields)
+    value, named = fields.get("label"), fields.get("decision") or fields.get("score")
+    stated = opinion(found.payload) if isinstance(found.payload, Mapping) else None
+    by = "" if stated is None else f", says {stated.analyst}"
+    note = f": {stated.note}" if stated is not None and stated.note else ""
     if value is not None:
         return f"label {value}: {_meant(value)}{by}{note}"
-    if said is None:
+    if named is not None:
+        return f"label {named}{by}{note}"
+    if stated is None:
         return "a label without a value"
-    return f"{_meant(said.outcome)}{by}, no label yet{note}"
+    return f"{_meant(stated.outcome)}{by}, no label yet{note}"
 
 
 def _meant(outcome: int) -> str:
     return "what the model looks for" if outcome else "not what it looks for"
 
 
-def _void(found: RecordShown) -> str:
+def _void(found: RecordDetail) -> str:
     why = found.payload.get("reason") if isinstance(found.payload, Mapping) else None
     return f"taken back: {why}" if why else "taken back"
 
@@ -218,7 +221,7 @@ def _void(found: RecordShown) -> str:
 _LATER = {"label": _label, "void": _void}
 
 
-def _ages(found: RecordShown) -> tuple[Age, ...]:
+def _ages(found: RecordDetail) -> tuple[Age, ...]:
     hours = {view: (found.event_ms - ms) / 3_600_000 for view, ms in found.feature_times}
     most = max([*hours.values(), 1e-9])
     ordered = sorted(hours, key=lambda view: -hours[view])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.slo.objectives import Objective, Objectives
 from mlplatform.operations.traffic.buckets import EDGES, SHADOW
-from mlplatform.operations.traffic.projection import TrafficRead
+from mlplatform.operations.traffic.projection import TrafficReport
 
 NO_DATA: Final = "no data"
 NEARLY: Final = 0.8
@@ -25,11 +25,11 @@ UNWRITTEN: Final = "The log does not know how long the writing took: Grafana sho
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetShown:
+class BudgetRow:
     """The spend of one error budget.
 
     Args:
-        objective: the promised share, in words. text: how much is spent, or that nothing is known.
+        objective: the share, in words. text: how much is spent, or that nothing is known.
         note: what was counted. tone: good, bad, or neither.
     """
 
@@ -41,16 +41,16 @@ class BudgetShown:
 
 
 @dataclass(frozen=True, slots=True)
-class BudgetsShown:
-    """Those of a model, over the window of slo.yaml."""
+class BudgetTable:
+    """The error budgets of a model, over the window of slo.yaml."""
 
     window_days: int
-    budgets: tuple[BudgetShown, ...]
+    budgets: tuple[BudgetRow, ...]
 
 
-def shown(
-    definition: ModelDefinition, objectives: Objectives, found: TrafficRead | None
-) -> BudgetsShown:
+def budget_table(
+    definition: ModelDefinition, objectives: Objectives, found: TrafficReport | None
+) -> BudgetTable:
     """The budgets of availability and latency.
 
     Args:
@@ -58,11 +58,11 @@ def shown(
     """
     tier = objectives.tiers[definition.tier]
     latency = _latency(tier.latency, float(definition.latency_slo_ms), found)
-    availability = BudgetShown(
+    availability = BudgetRow(
         "availability", f"{_share(tier.availability.objective)} of the requests are not answered"
         " 5xx", NO_DATA, UNCOUNTED, "",
     )  # fmt: skip
-    return BudgetsShown(objectives.window_days, (availability, latency))
+    return BudgetTable(objectives.window_days, (availability, latency))
 
 
 def slower(latency: npt.NDArray[np.int64], goal_ms: float) -> int:
@@ -85,14 +85,14 @@ def slower(latency: npt.NDArray[np.int64], goal_ms: float) -> int:
     )
 
 
-def _latency(objective: Objective, goal_ms: float, found: TrafficRead | None) -> BudgetShown:
-    promised = f"{_share(objective.objective)} of the decisions are durable within {goal_ms:g} ms"
+def _latency(objective: Objective, goal_ms: float, found: TrafficReport | None) -> BudgetRow:
+    sentence = f"{_share(objective.objective)} of the decisions are durable within {goal_ms:g} ms"
     timed = [] if found is None else [b for b in found.buckets if b.role != SHADOW]
     latency = sum((b.counts.latency for b in timed), np.zeros(len(EDGES) + 1, dtype=np.int64))
     total = int(latency.sum())
     if not total:
         why = "No answer was counted in this time."
-        return BudgetShown("latency", promised, NO_DATA, why, "")
+        return BudgetRow("latency", sentence, NO_DATA, why, "")
     bad = slower(latency, goal_ms)
     spent = bad / total / objective.budget
     note = (
@@ -100,7 +100,7 @@ def _latency(objective: Objective, goal_ms: float, found: TrafficRead | None) ->
         f"their record was written; {round(total * objective.budget):,} may "
         f"({_share(objective.budget)}). {UNWRITTEN}"
     )
-    return BudgetShown("latency", promised, spend(spent), note, tone(spent))
+    return BudgetRow("latency", sentence, spend(spent), note, tone(spent))
 
 
 def spend(spent: float) -> str:

@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Firing:
+class FiringAlert:
     """One alert.
 
     Args:
@@ -43,7 +43,7 @@ class Firing:
 
 
 @dataclass(frozen=True, slots=True)
-class AlertsShown:
+class AlertTable:
     """What fires, the most urgent first.
 
     Args:
@@ -51,7 +51,7 @@ class AlertsShown:
         watched: whether the alert that always fires is among them: alerts are evaluated.
     """
 
-    alerts: tuple[Firing, ...]
+    alerts: tuple[FiringAlert, ...]
     left_out: int
     watched: bool
 
@@ -64,7 +64,7 @@ class _Alert(msgspec.Struct):
     annotations: dict[str, str] = {}
 
 
-def firing(url: str, runbooks: str, hidden: Sequence[str]) -> AlertsShown:
+def firing_alerts(url: str, runbooks: str, hidden: Sequence[str]) -> AlertTable:
     """What fires and is neither silenced nor inhibited.
 
     Args:
@@ -78,7 +78,7 @@ def firing(url: str, runbooks: str, hidden: Sequence[str]) -> AlertsShown:
     return parse(body, runbooks, hidden)
 
 
-def parse(body: bytes, runbooks: str, hidden: Sequence[str]) -> AlertsShown:
+def parse(body: bytes, runbooks: str, hidden: Sequence[str]) -> AlertTable:
     """Alertmanager's answer, of which nothing is believed but its form.
 
     Raises:
@@ -90,15 +90,15 @@ def parse(body: bytes, runbooks: str, hidden: Sequence[str]) -> AlertsShown:
         raise Unavailable(f"Alertmanager's list of alerts can't be read: {error}") from error
     shown = [_shown(alert, runbooks) for alert in found]
     watched = any(one.name == WATCHDOG for one in shown)
-    seen = (one for one in shown if one.severity != HEARTBEAT and one.model not in hidden)
-    urgent = sorted(seen, key=_urgency)
-    return AlertsShown(tuple(urgent[:MOST_ROWS]), max(0, len(urgent) - MOST_ROWS), watched)
+    visible = (one for one in shown if one.severity != HEARTBEAT and one.model not in hidden)
+    urgent = sorted(visible, key=_urgency)
+    return AlertTable(tuple(urgent[:MOST_ROWS]), max(0, len(urgent) - MOST_ROWS), watched)
 
 
-def _shown(alert: _Alert, runbooks: str) -> Firing:
+def _shown(alert: _Alert, runbooks: str) -> FiringAlert:
     labels = alert.labels
     name = labels.get("alertname", "")
-    return Firing(
+    return FiringAlert(
         name=name[:MOST_TEXT],
         severity=labels.get("severity", "")[:MOST_TEXT],
         model=(labels.get("model") or labels.get("service", ""))[:MOST_TEXT],
@@ -122,5 +122,5 @@ def _milliseconds(text: str) -> int | None:
         return None
 
 
-def _urgency(one: Firing) -> tuple[int, int, str, str]:
+def _urgency(one: FiringAlert) -> tuple[int, int, str, str]:
     return _ORDER.get(one.severity, 2), one.since_ms or 0, one.name, one.model

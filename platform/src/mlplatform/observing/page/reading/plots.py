@@ -11,7 +11,7 @@ ROOM = 0.08
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class PlottedInterval:
     """What was measured, and what it is held to; all in one unit.
 
     Args:
@@ -35,7 +35,7 @@ class Plot:
         value, low, high: x of the dot and of the whisker's ends.
         well: x and width of what is allowed; None: that is not known.
         edges: x of the limits.
-        said: all of it in words, for readers who do not see it.
+        description: all of it in words, for readers who do not see it.
     """
 
     value: float | None
@@ -43,14 +43,14 @@ class Plot:
     high: float | None
     well: tuple[float, float] | None
     edges: tuple[float, ...]
-    said: str
+    description: str
     left: str
     right: str
     width: float = WIDTH
     height: float = HEIGHT
 
 
-def plot(shown: Interval, *, share: bool, from_zero: bool = False) -> Plot | None:
+def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plot | None:
     """The plot of an interval; None where there is nothing to draw, or nothing to hold it to.
 
     Args:
@@ -81,7 +81,9 @@ def plot(shown: Interval, *, share: bool, from_zero: bool = False) -> Plot | Non
         high=None if high is None else x(high),
         well=(from_x, round(to_x - from_x, 1)) if (least, most) != (None, None) else None,
         edges=tuple(x(v) for v in edges),
-        said="; ".join([*_measured(value, low, high, share), _wanted(least, most, edges, share)]),
+        description="; ".join(
+            [*_measured(value, low, high, share), _wanted(least, most, edges, share)]
+        ),
         left=_number(first, share=share),
         right=_number(last, share=share),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mlplatform.model.bundle import parse_reasons
-from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.definition import ModelDefinition, declared_names
 from mlplatform.model.folders import model_folder
 from mlplatform.model.rules import parse_rules
 from mlplatform.runtime.errors import PlatformError
@@ -24,7 +24,7 @@ def reason_words(definition: ModelDefinition) -> Mapping[str, str]:
     A decision of an earlier bundle may have a code that the folder has no more: it has no words.
     """
     folder = model_folder(definition.name)
-    inputs = tuple(one.name for one in definition.inputs)
+    inputs = declared_names(definition.inputs)
     found: dict[str, str] = {}
     with contextlib.suppress(OSError, PlatformError):
         path = folder / "reasons.yaml"

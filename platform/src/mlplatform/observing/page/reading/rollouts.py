@@ -10,9 +10,10 @@ from typing import Any
 from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
 from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
 from mlplatform.observing.page.pictures.ramp import Ramp, ramp
-from mlplatform.observing.page.pictures.steps import StepShown, steps
-from mlplatform.observing.page.reading.plots import Interval, Plot, plot
-from mlplatform.operations.actions.looks import Course
+from mlplatform.observing.page.pictures.steps import StepRow, steps
+from mlplatform.observing.page.reading.plots import Plot, PlottedInterval, plot
+from mlplatform.operations.actions.interim_analyses import StepHistory
+from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.state import RolloutState, apply
 from mlplatform.rollouts.journal.transitions import Transition
 from mlplatform.rollouts.passes.summary import ARM_COUNTS, MARKS, mark, title
@@ -27,13 +28,13 @@ TONES = {
     "rolled_back": "bad",
 }
 """How a verdict or a phase is coloured; others are neither good nor bad. Words say it too."""
-_SAID = frozenset({"Answered", "Paused", "Resumed"})
+_BY_PEOPLE = frozenset({"Answered", "Paused", "Resumed"})
 """Facts that a person said, which begin no phase."""
 _ORDER = {"UNHEALTHY": 0, "failed": 0, "INCONCLUSIVE": 1, "inconclusive": 1}
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class GateRow:
     """One gate: its verdict in words, why, and its plot where there is an interval to hold."""
 
     title: str
@@ -44,7 +45,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class EvidenceShown:
+class EvidenceDetail:
     """The evidence of one transition.
 
     Args:
@@ -62,15 +63,15 @@ class EvidenceShown:
     tone: str
     until_ms: int | None
     records: int | None
-    validation: tuple[Gate, ...]
-    gates: tuple[Gate, ...]
+    validation: tuple[GateRow, ...]
+    gates: tuple[GateRow, ...]
     arms: tuple[str, ...]
     counts: tuple[tuple[str, tuple[str, ...]], ...]
-    rest: Mapping[str, Any]
+    rest: Evidence
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseShown:
+class PhaseRow:
     """One line of the journal: what began, when on both clocks, who, why, and the evidence."""
 
     phase: str
@@ -79,11 +80,11 @@ class PhaseShown:
     wall_ms: int
     actor: str
     reason: str
-    evidence: EvidenceShown | None
+    evidence: EvidenceDetail | None
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutShown:
+class RolloutDetail:
     """One rollout with everything that happened to it, oldest first.
 
     Args:
@@ -93,17 +94,17 @@ class RolloutShown:
 
     state: RolloutState
     tone: str
-    phases: tuple[PhaseShown, ...]
-    validation: tuple[Gate, ...]
+    phases: tuple[PhaseRow, ...]
+    validation: tuple[GateRow, ...]
     ramp: Ramp | None
-    steps: tuple[StepShown, ...]
+    steps: tuple[StepRow, ...]
 
 
-def rollout(facts: Sequence[Transition], courses: Sequence[Course] = ()) -> RolloutShown:
+def rollout(facts: Sequence[Transition], histories: Sequence[StepHistory] = ()) -> RolloutDetail:
     """A rollout as its journal tells it.
 
     Args:
-        courses: the looks between its transitions.
+        histories: the looks between its transitions.
 
     Raises:
         Refused: the journal tells no rollout.
@@ -115,25 +116,25 @@ def rollout(facts: Sequence[Transition], courses: Sequence[Course] = ()) -> Roll
         lines.append(_line(state, fact))
     if state is None:
         raise ValueError("a rollout has at least one transition")
-    newest_ms = max((c.looks[-1].event_ms for c in courses if c.looks), default=None)
-    return RolloutShown(
+    newest_ms = max((c.analyses[-1].event_ms for c in histories if c.analyses), default=None)
+    return RolloutDetail(
         state,
         TONES.get(state.phase, ""),
         tuple(lines),
         validation_gates(state.validation),
         ramp(facts, newest_ms),
-        steps(facts, courses),
+        steps(facts, histories),
     )
 
 
-def evidence(fact: Transition) -> EvidenceShown | None:
+def evidence(fact: Transition) -> EvidenceDetail | None:
     """The evidence of a transition; None where it carries none."""
     found = fact.evidence
     if not found:
         return None
     verdict = str(found.get("verdict", ""))
     arms = _object(found.get("arms"))
-    return EvidenceShown(
+    return EvidenceDetail(
         digest=fact.evidence_digest,
         rollout_id=fact.rollout_id,
         model=fact.model,
@@ -151,25 +152,25 @@ def evidence(fact: Transition) -> EvidenceShown | None:
     )
 
 
-def validation_gates(report: Mapping[str, Any]) -> tuple[Gate, ...]:
+def validation_gates(report: Mapping[str, Any]) -> tuple[GateRow, ...]:
     """The gates before traffic, what stopped the candidate first."""
     found = sorted(report.get("gates", ()), key=lambda g: _ORDER.get(g["verdict"], 2))
     return tuple(_validation_gate(gate) for gate in found)
 
 
-def _line(state: RolloutState, fact: Transition) -> PhaseShown:
+def _line(state: RolloutState, fact: Transition) -> PhaseRow:
     kind = type(fact).__name__
     step = "" if state.step is None else f", step {state.step + 1}"
-    phase = kind.lower() if kind in _SAID else state.phase + step
+    phase = kind.lower() if kind in _BY_PEOPLE else state.phase + step
     shown = evidence(fact)
     tone = TONES.get(state.phase, "")
-    return PhaseShown(phase, tone, fact.event_ms, fact.wall_ms, fact.actor, fact.reason, shown)
+    return PhaseRow(phase, tone, fact.event_ms, fact.wall_ms, fact.actor, fact.reason, shown)
 
 
-def _gates(found: Mapping[str, Any]) -> tuple[Gate, ...]:
+def _gates(found: Mapping[str, Any]) -> tuple[GateRow, ...]:
     ordered = sorted(found.items(), key=lambda item: (_ORDER.get(item[1]["verdict"], 2), item[0]))
     return tuple(
-        Gate(
+        GateRow(
             title(name),
             mark(gate["verdict"], holds=gate.get("holds", True)),
             TONES.get(gate["verdict"], ""),
@@ -184,19 +185,19 @@ def _share_plot(values: Mapping[str, Any]) -> Plot | None:
     if "share" not in values:
         return None
     allowed = (values.get("band_low"), values.get("band_high", values.get("limit")))
-    shown = Interval(values["share"], values.get("low"), values.get("high"), allowed)
+    shown = PlottedInterval(values["share"], values.get("low"), values.get("high"), allowed)
     return plot(shown, share=True)
 
 
-def _validation_gate(gate: Mapping[str, Any]) -> Gate:
+def _validation_gate(gate: Mapping[str, Any]) -> GateRow:
     low, high = gate.get("interval") or (None, None)
     limit, observed = gate.get("limit"), gate.get("observed")
     drawn = None
     if low is not None and limit is not None and observed is not None:
         # A report holds a limit and does not say which side of it is well.
-        drawn = plot(Interval(observed, low, high, limit=limit), share=False)
+        drawn = plot(PlottedInterval(observed, low, high, limit=limit), share=False)
     verdict = gate["verdict"]
-    return Gate(
+    return GateRow(
         VALIDATION_TITLES.get(gate["name"], gate["name"]),
         VALIDATION_MARKS.get(verdict, verdict),
         TONES.get(verdict, ""),

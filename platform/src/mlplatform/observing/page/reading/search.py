@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import urlencode
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import Kind
 from mlplatform.runtime.errors import InputInvalid
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
 SHOWN: Final = (
@@ -49,7 +49,7 @@ _LARGEST: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SearchCursor:
     """Where a page of results ends: after this record, or before a time where the name is empty."""
 
     event_ms: int
@@ -74,14 +74,14 @@ class Query:
     outcome: str | None = None
     degraded: bool | None = None
     version: int | None = None
-    before: Place | None = None
+    before: SearchCursor | None = None
 
     @property
     def narrow(self) -> bool:
         """Whether it asks for more than the newest decisions."""
         return self != Query(before=self.before)
 
-    def link(self, before: Place | None = None) -> str:
+    def link(self, before: SearchCursor | None = None) -> str:
         """The path of this search, from a place on."""
         texts = {f.name: _text(getattr(self, f.name)) for f in fields(self) if f.name != "before"}
         if before is not None:
@@ -105,19 +105,19 @@ class SearchResult:
     """
 
     rows: tuple[Mapping[str, Any], ...]
-    older: Place | None = None
+    older: SearchCursor | None = None
     reached_ms: int | None = None
     read: int = 0
 
 
-def query(given: Mapping[str, str]) -> Query:
+def query(form: Mapping[str, str]) -> Query:
     """What a link or a form asks for; empty fields do not filter.
 
     Raises:
         InputInvalid: names the field, its value and what is wanted.
     """
     values: dict[str, Any] = {}
-    for name, text in given.items():
+    for name, text in form.items():
         parse = _FIELDS.get(name)
         if parse is None:
             wanted = f"one of {', '.join(_FIELDS)}"
@@ -178,14 +178,14 @@ def search(
             width *= WIDER if len(table) < MOST_OF_WINDOW // WIDER and has_time else 1
             if len(found) > rows:
                 last = found[rows - 1]
-                place = Place(last["event_ms"], last["writer"], last["seq"])
+                place = SearchCursor(last["event_ms"], last["writer"], last["seq"])
                 return SearchResult(tuple(found[:rows]), place, start, looked)
             if start <= floor:
                 return SearchResult(tuple(found), None, None, looked)
         if is_further and (looked >= MOST_READ or clock() - begun_s > budget_s):
             break
     reached = newest_ms + 1 if end is None else end
-    return SearchResult(tuple(found), Place(reached), reached, looked)
+    return SearchResult(tuple(found), SearchCursor(reached), reached, looked)
 
 
 def _longer_s(took_s: float, quickest_s: float) -> float:
@@ -215,8 +215,6 @@ def _matching(
     table: pa.Table, asked: Query, rows: int, columns: Sequence[str]
 ) -> list[Mapping[str, Any]]:
     """The newest rows that match."""
-    import pyarrow.compute as pc
-
     wanted = {
         "decision": asked.outcome,
         "version": asked.version,
@@ -236,14 +234,14 @@ def _matching(
 
 
 def _text(value: object) -> str:
-    """As a link or a form field holds it; times are epoch milliseconds in links."""
+    """The text of a link or a form field; times are epoch milliseconds in links."""
     if value is None:
         return ""
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _text_of(value: object) -> str:
-    return _place_text(value) if isinstance(value, Place) else _text(value)
+    return _place_text(value) if isinstance(value, SearchCursor) else _text(value)
 
 
 def _path(path: str, texts: Mapping[str, str]) -> str:
@@ -252,11 +250,11 @@ def _path(path: str, texts: Mapping[str, str]) -> str:
 
 
 def minute(ms: int | None) -> str:
-    """As a form's field for a time holds it."""
+    """The text of a form's field for a time."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime(_TIME)
 
 
-def _place_text(place: Place) -> str:
+def _place_text(place: SearchCursor) -> str:
     return f"{place.event_ms}:{place.writer}:{place.seq}" if place.writer else str(place.event_ms)
 
 
@@ -302,11 +300,11 @@ def _time(name: str, text: str) -> int:
     return value if value >= 0 else _refuse(name, text, "a time from 1970 on")
 
 
-def _place(name: str, text: str) -> Place:
+def _place(name: str, text: str) -> SearchCursor:
     at, writer, seq = [*text.split(":"), "", ""][:3]
     if text.count(":") not in (0, 2) or (writer and not _WRITER.fullmatch(writer)):
         _refuse(name, text, "a link of this page")
-    return Place(_time(name, at), writer, _count(name, seq) if writer else 0)
+    return SearchCursor(_time(name, at), writer, _count(name, seq) if writer else 0)
 
 
 _FIELDS: Final[Mapping[str, Callable[[str, str], Any]]] = {

@@ -23,22 +23,22 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page.reading import decisions, error_budget, firing
-from mlplatform.observing.page.reading.decisions import RecordShown
-from mlplatform.observing.page.reading.error_budget import BudgetsShown
+from mlplatform.observing.page.reading.decisions import RecordDetail
+from mlplatform.observing.page.reading.error_budget import BudgetTable
 from mlplatform.observing.page.reading.evidence_index import EvidenceIndex
-from mlplatform.observing.page.reading.firing import AlertsShown
+from mlplatform.observing.page.reading.firing import AlertTable
 from mlplatform.observing.page.reading.reason_words import reason_words
-from mlplatform.observing.page.reading.rollouts import EvidenceShown, evidence
+from mlplatform.observing.page.reading.rollouts import EvidenceDetail, evidence
 from mlplatform.observing.page.reading.search import BUDGET_S, SHOWN, Query, SearchResult, search
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
 from mlplatform.operations.actions import traffic
-from mlplatform.operations.actions.looks import Course, courses
+from mlplatform.operations.actions.interim_analyses import StepHistory, step_histories
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.reading import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
 from mlplatform.operations.traffic.buckets import DAY_MS
-from mlplatform.operations.traffic.projection import TrafficRead
+from mlplatform.operations.traffic.projection import TrafficReport
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.sql import SqlRollouts
@@ -48,7 +48,7 @@ from mlplatform.runtime.errors import ConfigInvalid, NotFound, Unavailable
 from mlplatform.runtime.telemetry.refusals import of_the_last_day
 from mlplatform.scoring import backends
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ MOST_ALERTING: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShown:
+class ModelRow:
     """A model, and where its traffic goes."""
 
     definition: ModelDefinition
@@ -93,15 +93,16 @@ class Sources:
         return every
 
     def processes(self) -> PlatformStatus | None:
-        """Of this machine's supervisor; None where the page runs elsewhere, and pods do."""
+        """The processes of this machine's supervisor; None if the page runs elsewhere, as pods
+        do."""
         settings = self.platform.settings
         return None if settings.servers.page else status(settings.home)
 
     def refused(self) -> Mapping[str, int]:
-        """How often each door refused somebody in the last day."""
+        """How often each surface refused somebody in the last day."""
         return of_the_last_day(self.platform.settings.home)
 
-    def alerts(self) -> AlertsShown | None:
+    def alerts(self) -> AlertTable | None:
         """What fires, as Alertmanager says; None where no setting names one.
 
         Raises:
@@ -112,9 +113,9 @@ class Sources:
             return None
         hidden = [name for name in model_names() if not self._sees(name)]
         with _turn(self._alerting, "others wait for Alertmanager's answer"):
-            return firing.firing(url, _objectives().runbooks, hidden)
+            return firing.firing_alerts(url, _objectives().runbooks, hidden)
 
-    def models(self) -> list[ModelShown]:
+    def models(self) -> list[ModelRow]:
         """Every model of this installation whose model.yaml can be read; the log tells of others.
 
         Raises:
@@ -122,18 +123,18 @@ class Sources:
         """
         return [self.model(name) for name in readable_names() if self._sees(name)]
 
-    def model(self, name: str) -> ModelShown:
+    def model(self, name: str) -> ModelRow:
         """A model and its routes.
 
         Raises:
             NotFound: there is no such model.
             Unavailable: the journal does not answer.
         """
-        self._check_seen(name)
+        self._check_visible(name)
         routes = self._of_journal(lambda journal: journal.routes(name), no_routes(name))
-        return ModelShown(load_definition(name), routes)
+        return ModelRow(load_definition(name), routes)
 
-    def traffic(self, model: str, back_ms: int) -> TrafficRead | None:
+    def traffic(self, model: str, back_ms: int) -> TrafficReport | None:
         """What passes have counted of a model's newest traffic; None before there is any.
 
         Raises:
@@ -141,16 +142,16 @@ class Sources:
         """
         return traffic.read(self.platform, model, back_ms)
 
-    def error_budgets(self, model: ModelDefinition) -> BudgetsShown:
+    def error_budgets(self, model: ModelDefinition) -> BudgetTable:
         """What a model has spent of its error budgets, as far as passes have counted.
 
         Raises:
             Unavailable: it can't be read now.
             ConfigInvalid: slo.yaml is wrong.
         """
-        promised = _objectives()
-        found = traffic.read(self.platform, model.name, promised.window_days * DAY_MS)
-        return error_budget.shown(model, promised, found)
+        objectives = _objectives()
+        found = traffic.read(self.platform, model.name, objectives.window_days * DAY_MS)
+        return error_budget.budget_table(model, objectives, found)
 
     def rollouts(self, model: str | None = None, *, skip: int = 0, most: int) -> list[RolloutState]:
         """A part of all rollouts, the newest first: the journals of these alone are read.
@@ -161,8 +162,8 @@ class Sources:
 
         def part(journal: SqlRollouts) -> list[RolloutState]:
             known = [(name, of) for name, of in journal.listed() if model is None or of == model]
-            seen = [name for name, of in known if self._sees(of)]
-            return [fold(journal.read(name)) for name in seen[skip : skip + most]]
+            visible = [name for name, of in known if self._sees(of)]
+            return [fold(journal.read(name)) for name in visible[skip : skip + most]]
 
         nothing: list[RolloutState] = []
         return self._of_journal(part, nothing)
@@ -183,12 +184,12 @@ class Sources:
             raise NotFound(f"no rollout {rollout_id!r}")
         return facts
 
-    def courses(self, opened: Transition) -> list[Course]:
+    def histories(self, opened: Transition) -> list[StepHistory]:
         """The looks at a rollout's steps that are kept, of whose journal this is one transition."""
-        folder = self.platform.settings.home.looks
-        return courses(folder, opened.model, opened.rollout_id)
+        folder = self.platform.settings.home.interim_analyses
+        return step_histories(folder, opened.model, opened.rollout_id)
 
-    def evidence(self, digest: str) -> EvidenceShown:
+    def evidence(self, digest: str) -> EvidenceDetail:
         """The evidence with this digest, of the newest transition that carries it.
 
         Raises:
@@ -229,7 +230,7 @@ class Sources:
             Unavailable: registry or journal do not answer.
             Corrupt: what is kept of it is damaged.
         """
-        self._check_seen(model)
+        self._check_visible(model)
         with translated(), self._opening:
             _ = self.platform.registry
             if backends.has_rollouts(self.platform.settings):
@@ -304,14 +305,14 @@ class Sources:
         if log is None:
             raise not_logged(decision_id)
         rows, bundles = logged_records(log, decision_id), self.platform.settings.home.bundles
-        self._check_record_seen(rows, decision_id)
+        self._check_record_visible(rows, decision_id)
         records = [msgspec.convert({**r, "payload": r["payload"] or {}}, Record) for r in rows]
         with _turn(self._explaining, "another decision is being explained"):
-            return explain.explained(
+            return explain.explain_records(
                 records, lambda model, digest: explain.load_decider(bundles, model, digest)
             )
 
-    def decision(self, decision_id: str) -> list[RecordShown]:
+    def decision(self, decision_id: str) -> list[RecordDetail]:
         """Every record of a decision.
 
         Raises:
@@ -321,7 +322,7 @@ class Sources:
         if log is None:
             raise not_logged(decision_id)
         rows = all_records(log, decision_id)
-        self._check_record_seen(rows, decision_id)
+        self._check_record_visible(rows, decision_id)
         return [decisions.record(found, self.tone) for found in rows]
 
     def reasons(self, model: str) -> Mapping[str, str]:
@@ -338,11 +339,11 @@ class Sources:
         except (NotFound, ConfigInvalid):
             return ""
 
-    def _check_seen(self, model: str) -> None:
+    def _check_visible(self, model: str) -> None:
         if model not in model_names() or not self._sees(model):
             raise NotFound(f"there is no model {model!r}")
 
-    def _check_record_seen(self, rows: Sequence[Mapping[str, Any]], decision_id: str) -> None:
+    def _check_record_visible(self, rows: Sequence[Mapping[str, Any]], decision_id: str) -> None:
         if not all(self._sees(row["model"]) for row in rows):
             raise not_logged(decision_id)
 

@@ -9,8 +9,8 @@ from typing import Final
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.actions.review import ReviewResult
-from mlplatform.operations.review.opinions import says, words
-from mlplatform.operations.review.queue import Place, Waiting
+from mlplatform.operations.review.opinions import Account, says, words
+from mlplatform.operations.review.queue import QueueCursor, QueuedDecision
 from mlplatform.runtime.errors import InputInvalid
 
 MOST_ID: Final = 64
@@ -46,7 +46,7 @@ class Row:
     Args:
         fields: of its request, those that model.yaml lets be shown.
         reasons: in words where the model's folder has them, else their codes.
-        said: by analysts, the oldest first.
+        opinions: by analysts, the oldest first.
         mine: whether who reads has said something of it.
     """
 
@@ -57,7 +57,7 @@ class Row:
     version: int | None
     fields: tuple[tuple[str, object], ...]
     reasons: tuple[str, ...]
-    said: tuple[PastOpinion, ...]
+    opinions: tuple[PastOpinion, ...]
     mine: bool
 
 
@@ -67,11 +67,18 @@ def choices(label: str) -> tuple[Choice, ...]:
     return tuple(Choice(word, says(value, label), str(value)) for word, value in known)
 
 
-def row(found: Waiting, label: str, reasons: Mapping[str, str], reader: str) -> Row:
+def row(
+    found: QueuedDecision,
+    label: str,
+    reasons: Mapping[str, str],
+    reader: str,
+    account: Account | None = None,
+) -> Row:
     """A decision of the queue as one person sees it.
 
     Args:
         reasons: code → words for analysts.
+        account: of the reader, where an identity provider proved it.
     """
     return Row(
         found.decision_id,
@@ -81,12 +88,12 @@ def row(found: Waiting, label: str, reasons: Mapping[str, str], reader: str) -> 
         found.version,
         found.shown.fields,
         tuple(reasons.get(code, code) for code in found.shown.reasons),
-        tuple(PastOpinion(o.analyst, says(o.outcome, label), o.note) for o in found.said),
-        any(o.analyst == reader for o in found.said),
+        tuple(PastOpinion(o.analyst, says(o.outcome, label), o.note) for o in found.opinions),
+        any(o.is_by(reader, account) for o in found.opinions),
     )
 
 
-def told(done: ReviewResult, definition: ModelDefinition) -> str:
+def result_sentence(done: ReviewResult, definition: ModelDefinition) -> str:
     """What became of an answer, in words."""
     what = says(done.outcome, definition.label.name)
     if done.is_label:
@@ -100,7 +107,7 @@ def told(done: ReviewResult, definition: ModelDefinition) -> str:
     return f"You say of {done.decision_id}: {what}. Another person has to confirm it."
 
 
-def place(text: str) -> Place | None:
+def place(text: str) -> QueueCursor | None:
     """Where a page of the queue begins, as a link says it; None for its beginning.
 
     Raises:
@@ -111,9 +118,9 @@ def place(text: str) -> Place | None:
     found = _PLACE.fullmatch(text)
     if found is None:
         raise InputInvalid("the link", None, f"after is {text[:MOST_ID]!a}, as no page here has it")
-    return Place(int(found[1]), found[2])
+    return QueueCursor(int(found[1]), found[2])
 
 
-def link(at: Place) -> str:
-    """As `place` reads it."""
+def link(at: QueueCursor) -> str:
+    """The text that `place` reads."""
     return f"{at.event_ms}:{at.decision_id}"

@@ -21,8 +21,8 @@ from mlplatform.observing.page.reading.reason_words import reason_words
 from mlplatform.observing.page.reading.sources import Sources
 from mlplatform.observing.page.review import shown
 from mlplatform.operations.actions import review as job
-from mlplatform.operations.review.opinions import disputed, outcome_of
-from mlplatform.operations.review.queue import Waiting
+from mlplatform.operations.review.opinions import Account, is_disputed, outcome_of
+from mlplatform.operations.review.queue import QueuedDecision
 from mlplatform.runtime.errors import (
     ConfigInvalid,
     Corrupt,
@@ -55,7 +55,7 @@ class Reviews:
         path = "/models/{name}/review"
         return [
             Route(path, self.look, methods=["GET"]),
-            Route(path, self.answer, methods=["POST"]),
+            Route(path, self.record, methods=["POST"]),
         ]
 
     def mine(self) -> list[tuple[str, int]]:
@@ -66,13 +66,13 @@ class Reviews:
         """
         names = [model.definition.name for model in self._sources.models()]
         able = [name for name in names if _may_answer(READER.get(), name)]
-        return [(name, job.waiting(self._sources.platform, name, 1).total) for name in able]
+        return [(name, job.review_queue(self._sources.platform, name, 1).total) for name in able]
 
     async def look(self, request: Request) -> Response:
         """A page of the queue, and the form about one decision for a person who may answer."""
         return await run_in_threadpool(self._look, request)
 
-    async def answer(self, request: Request) -> Response:
+    async def record(self, request: Request) -> Response:
         """What a form says of a decision; the log has it when this answers."""
         try:
             fields: Mapping[str, str] = await forms.read(request)
@@ -80,7 +80,7 @@ class Reviews:
             self._refuse(request.path_params["name"], str(error))
             return self._problem(400, str(error), "/")
         says_origin = forms.says_its_origin(request.scope["headers"])
-        return await run_in_threadpool(self._answer, request, fields, says_origin)
+        return await run_in_threadpool(self._record, request, fields, says_origin)
 
     def _look(self, request: Request) -> Response:
         name, query = request.path_params["name"], request.query_params
@@ -96,23 +96,28 @@ class Reviews:
             return self._problem(503, str(error), "/")
 
     def _queue(
-        self, definition: ModelDefinition, wanted: str, after: str, *, told: str = "",
+        self, definition: ModelDefinition, wanted: str, after: str, *, problem: str = "",
         note: str = "", status: int = 200,
     ) -> Response:  # fmt: skip
         platform, model, label = self._sources.platform, definition.name, definition.label
         reader, words = READER.get(), reason_words(definition)
         name = "" if reader is None else reader.name
+        account = _account(reader)
         may_answer = _may_answer(reader, model)
-        found = job.waiting(platform, model, ROWS, shown.place(after))
+        found = job.review_queue(platform, model, ROWS, shown.place(after))
         chosen = None
         if wanted:
             chosen = job.queued_decision(platform, model, wanted)
         elif may_answer and not after:
-            chosen = job.first(platform, model, name)
-        about = None if chosen is None else shown.row(chosen, label.name, words, name)
+            chosen = job.first(platform, model, name, account)
+        about = None
+        if chosen is not None:
+            about = shown.row(chosen, label.name, words, name, account)
         waits_for_others = about is not None and about.mine and label.review.four_eyes
-        is_told = waits_for_others and not (chosen is not None and disputed(chosen.said))
-        is_asked = chosen is not None and may_answer and not is_told
+        has_answered = waits_for_others and not (
+            chosen is not None and is_disputed(chosen.opinions)
+        )
+        is_asked = chosen is not None and may_answer and not has_answered
         return self._show(
             "review/queue.html",
             status,
@@ -121,32 +126,32 @@ class Reviews:
             outcomes=label.review.reviewed(definition.decision),
             four_eyes=label.review.four_eyes,
             days=label.review.days,
-            rows=[shown.row(one, label.name, words, name) for one in found.rows],
+            rows=[shown.row(one, label.name, words, name, account) for one in found.rows],
             total=found.total,
             complete=found.complete,
             after=after,
             newer=None if found.newer is None else shown.link(found.newer),
             about=about,
-            is_told=is_told,
+            has_answered=has_answered,
             gone=wanted if wanted and chosen is None else "",
             may_answer=may_answer,
             asks=self._offer(reader, chosen) if is_asked else None,
             choices=shown.choices(label.name),
-            told=told,
+            problem=problem,
             note=note,
             most=job.NOTE.most,
         )
 
-    def _offer(self, reader: Reader | None, chosen: Waiting | None) -> dict[str, str]:
+    def _offer(self, reader: Reader | None, chosen: QueuedDecision | None) -> dict[str, str]:
         """The hidden fields of a form about this decision, as what was said of it stands now."""
         assert reader is not None
         assert chosen is not None
-        seen = job.opinions_digest(chosen.said)
+        seen = job.opinions_digest(chosen.opinions)
         number = self._console.sessions.offer(reader.session, ACT, chosen.decision_id, seen)
         token = reader.session.form_token
         return {"token": token, "form": number, "seen": seen, "about": chosen.decision_id}
 
-    def _answer(self, request: Request, fields: Mapping[str, str], says_origin: bool) -> Response:
+    def _record(self, request: Request, fields: Mapping[str, str], says_origin: bool) -> Response:
         name, reader = request.path_params["name"], READER.get()
         back = f"/models/{name}/review"
         try:
@@ -186,12 +191,12 @@ class Reviews:
         except InputInvalid as error:
             short = note[: job.NOTE.most]
             text = f"Nothing was recorded: {error}."
-            return self._queue(definition, about, "", told=text, note=short, status=400)
+            return self._queue(definition, about, "", problem=text, note=short, status=400)
         done = job.record(
             self._sources.platform, definition.name, about, outcome,
-            analyst=reader.client, note=note, seen=seen,
+            analyst=reader.client, account=_account(reader), note=note, seen=seen,
         )  # fmt: skip
-        reader.session.told = shown.told(done, definition)
+        reader.session.notice = shown.result_sentence(done, definition)
         return RedirectResponse(back, 303)
 
     def _refuse(self, model: str, why: str) -> None:
@@ -203,6 +208,13 @@ class Reviews:
         title = "This is not yours to do" if status == 403 else "Nothing was recorded"
         detail = why[:1].upper() + why[1:] + ("" if why.endswith(".") else ".")
         return self._show("people/refused.html", status, title=title, detail=detail, back=back)
+
+
+def _account(reader: Reader | None) -> Account | None:
+    """The reader's account, where an identity provider proved it."""
+    if reader is None or reader.identity is None:
+        return None
+    return Account(reader.identity.issuer, reader.identity.subject)
 
 
 def _may_answer(reader: Reader | None, model: str) -> bool:

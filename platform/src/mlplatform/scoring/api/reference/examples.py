@@ -10,6 +10,7 @@ import math
 from typing import Any, Final
 
 from mlplatform.model.definition import EVENT_TIME, ModelDefinition, RequestField
+from mlplatform.scoring.pushes.rows import RowsBody
 
 Json = dict[str, Any]
 
@@ -17,7 +18,7 @@ NOW_MS: Final = 1_767_225_600_000
 """Stands for the present time, in milliseconds: 2026-01-01."""
 DECISION_ID: Final = "0" * 42
 """Stands for the id of a decision that was given to the caller."""
-TOLD: Final = (
+PLACEHOLDERS: Final = (
     f" In examples, `event_time` {NOW_MS} stands for now, in milliseconds, and the `decision_id` of"
     " zeros for one that a request of yours was answered with."
 )
@@ -35,12 +36,26 @@ def batch(definition: ModelDefinition) -> Json:
     return {"requests": [score(definition), score(definition)]}
 
 
-def labels() -> Json:
-    return {"labels": [{"decision_id": DECISION_ID, "label": 1}]}
+def labels(definition: ModelDefinition) -> Json:
+    label: Json = {"decision_id": DECISION_ID, "label": 1}
+    if definition.classes:
+        label |= {"label": definition.classes[0]}
+    if definition.decision.scale.number is not None:
+        label |= {"label": 12.5, "event_time": NOW_MS}
+    return {"labels": [label]}
 
 
 def void() -> Json:
     return {"decision_id": DECISION_ID, "reason": "sent twice"}
+
+
+def push(body: RowsBody) -> Json:
+    """A row with a value of every feature."""
+    view = body.view
+    assert view.external is not None
+    values = {"float64": _AMOUNT, "int64": _NUMBER, "bool": False}
+    row = {view.join_key: _value(body.field), view.external.event_time: NOW_MS}
+    return {"rows": [row | {field.name: values[field.dtype] for field in view.fields}]}
 
 
 def as_sent(text: str, *, now_ms: str, decision_id: str) -> str:

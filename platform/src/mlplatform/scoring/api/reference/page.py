@@ -103,12 +103,12 @@ def _callers(document: Json, *, sends: bool) -> str:
     """What proves who calls, and where the script takes the key from."""
     schemes = document["components"].get("securitySchemes", {})
     rows = ((code(name), prose(one.get("description", ""))) for name, one in schemes.items())
-    told = table("Either one, as Authorization: Bearer", ("credential", "what it is"), rows)
+    credentials = table("Either one, as Authorization: Bearer", ("credential", "what it is"), rows)
     field = (
         '<p class="key" hidden><label for="key">Key or token for what is sent from this page'
         '</label><input id="key" type="password" autocomplete="off" spellcheck="false"></p>'
     )
-    return f"<h2>Who calls</h2>{told}{field if sends else ''}"
+    return f"<h2>Who calls</h2>{credentials}{field if sends else ''}"
 
 
 def _contents(operations: Sequence[tuple[str, str, Json]]) -> str:

@@ -70,13 +70,13 @@ def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     Args:
         caption: empty where a heading above says it.
     """
-    told = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{c}</td>" for c in rest) + "</tr>"
         for first, *rest in rows
     )
-    return f"<table>{told}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _typed(schema: Schema) -> str:
@@ -94,7 +94,7 @@ def _typed(schema: Schema) -> str:
 
 
 def _bounded(schema: Schema) -> str:
-    found = [said.format(code(schema[key])) for key, said in _BOUNDS.items() if key in schema]
+    found = [form.format(code(schema[key])) for key, form in _BOUNDS.items() if key in schema]
     return "".join(f", {one}" for one in found)
 
 

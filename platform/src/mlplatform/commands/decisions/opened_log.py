@@ -1,0 +1,37 @@
+"""The home's decision log, opened for a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from mlplatform.commands.terminal.exit_codes import exit_code
+from mlplatform.commands.terminal.hints import print_with_hint
+from mlplatform.decisions.log.sqlite import SqliteDecisionLog
+from mlplatform.decisions.records.tables import DATABASE
+from mlplatform.runtime.configuration.settings import Settings
+from mlplatform.runtime.errors import NotFound, PlatformError
+from mlplatform.scoring import backends
+
+
+def open_log(settings: Settings) -> SqliteDecisionLog:
+    """
+    Raises:
+        NotFound: this home folder has no log.
+    """
+    if not (settings.home.decisions / DATABASE).is_file():
+        where = "set MLPLATFORM_HOME to the platform's home folder"
+        raise NotFound(f"no decision log in {settings.home.decisions}; {where}")
+    return backends.log_of(settings.home)
+
+
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """A context whose errors end the command, said with a hint."""
+    try:
+        yield
+    except PlatformError as error:
+        print_with_hint(error)
+        raise typer.Exit(exit_code(error)) from error

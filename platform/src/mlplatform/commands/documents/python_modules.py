@@ -1,0 +1,90 @@
+"""What one file of Python defines and imports, for a reader of its expressions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Module:
+    """What one file defines."""
+
+    def __init__(self, path: str, name: str, tree: ast.Module) -> None:
+        self.path, self.name, self.tree = path, name, tree
+        self._assigned: dict[Function, dict[str, list[ast.expr]]] = {}
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(ast.walk(self.tree))
+
+    @cached_property
+    def functions(self) -> dict[str, Function]:
+        nodes = (node for node in self.nodes if isinstance(node, Function))
+        return {node.name: node for node in nodes}
+
+    @cached_property
+    def classes(self) -> dict[str, ast.ClassDef]:
+        nodes = (node for node in self.nodes if isinstance(node, ast.ClassDef))
+        return {node.name: node for node in nodes}
+
+    @cached_property
+    def constants(self) -> dict[str, ast.expr]:
+        return {name: value for name, value in assignments(self.tree.body)}
+
+    def assigned(self, function: Function) -> dict[str, list[ast.expr]]:
+        """Name → all that a function gives it."""
+        if function not in self._assigned:
+            found = self._assigned.setdefault(function, {})
+            for name, value in assignments(ast.walk(function)):
+                found.setdefault(name, []).append(value)
+        return self._assigned[function]
+
+    @cached_property
+    def imports(self) -> dict[str, tuple[str, str]]:
+        """Name here → module and name there."""
+        found: dict[str, tuple[str, str]] = {}
+        for node in self.nodes:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    found[alias.asname or alias.name] = (node.module, alias.name)
+        return found
+
+    @cached_property
+    def owners(self) -> dict[ast.AST, Function | None]:
+        """Node → the innermost function that it stands in."""
+        found: dict[ast.AST, Function | None] = {}
+        waiting: list[tuple[ast.AST, Function | None]] = [(self.tree, None)]
+        while waiting:
+            node, owner = waiting.pop()
+            found[node] = owner
+            inner = node if isinstance(node, Function) else owner
+            waiting += ((below, inner) for below in ast.iter_child_nodes(node))
+        return found
+
+
+def assignments(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    for node in nodes:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                yield name, value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                yield name, value
+            case ast.NamedExpr(target=ast.Name(id=name), value=value):
+                yield name, value
+
+
+def parameters(function: Function) -> list[str]:
+    arguments = function.args
+    return [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
+def last_name(node: ast.expr | None) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+        case ast.Constant(value=str(name)):
+            return name
+    return ""

@@ -1,0 +1,49 @@
+"""Messages of embedded topics, emptied where they lie: offsets and readers stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.topics.local_group import translated
+from mlplatform.runtime.storage import sqlite
+
+PAGE: Final = 500
+_NEXT: Final = (
+    "SELECT rowid, value FROM messages WHERE topic = ? AND rowid > ? AND value <> x''"
+    " ORDER BY rowid LIMIT ?"
+)
+_EMPTY: Final = "UPDATE messages SET key = x'', value = x'', headers = x'7b7d' WHERE rowid = ?"
+
+
+def empty_messages(
+    path: Path, topic: str, is_about: Callable[[bytes], bool], *, dry_run: bool = False
+) -> int:
+    """Empty the messages of a topic that are about somebody; how many they were.
+
+    A group that has not read one yet finds it empty: no message it takes. Again changes nothing.
+
+    Args:
+        path: the database; where there is none, there are no messages.
+        is_about: of a message's value.
+        dry_run: count them and leave them.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    if not path.is_file():
+        return 0
+    count, after = 0, 0
+    with translated(), closing(sqlite.connect(path)) as db:
+        db.execute("PRAGMA secure_delete=ON")  # the old content is overwritten
+        while page := db.execute(_NEXT, (topic, after, PAGE)).fetchall():
+            found = [(rowid,) for rowid, value in page if is_about(value)]
+            if found and not dry_run:
+                with sqlite.transaction(db):
+                    db.executemany(_EMPTY, found)
+            count, after = count + len(found), page[-1][0]
+        if not dry_run:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return count

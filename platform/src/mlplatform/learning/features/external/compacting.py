@@ -1,0 +1,132 @@
+"""Parts of an external view made few and small: many merged into one, rows that have ended left
+out. What training joins and the online store holds stays the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import msgspec
+import pyarrow.parquet as pq
+
+from mlplatform.learning.features.external.importing import GROUP_ROWS, database
+from mlplatform.learning.features.external.joining import RANK
+from mlplatform.learning.features.external_parts import (
+    ExternalParts,
+    Part,
+    PartNote,
+    PushedBy,
+)
+from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
+from mlplatform.model.features.views import FeatureView, quoted
+
+SMALL_ROWS: Final = 4_000_000
+MOST_SMALL: Final = 16
+"""Parts of fewer rows; as many are merged into one."""
+DROPPED_SHARE: Final = 0.1
+"""Of all rows, that have ended before it is worth to write the others again."""
+READ_S: Final = 24 * 3600.0
+"""How long a reader of what was merged may take."""
+
+
+class CompactionResult(msgspec.Struct, frozen=True):
+    """What was done.
+
+    Args:
+        merged: parts that are one now.
+        dropped: rows that had ended.
+    """
+
+    merged: int = 0
+    dropped: int = 0
+
+
+def compact(view: FeatureView, parts: ExternalParts, *, horizon_ms: int | None) -> CompactionResult:
+    """Merge small parts, and leave out rows that no request since the horizon can read.
+
+    A row has ended where its values are older than the view's ttl at the horizon, and its entity
+    has a newer one. Killed at any point, the parts are as before or as after. An import that is at
+    work is not waited for.
+
+    Args:
+        horizon_ms: event time of the first request that training may join again, or later ones;
+            None: all rows stay.
+    """
+    if not parts.every() or parts.is_importing():
+        return CompactionResult()
+    with parts.building() as building, database(building) as db:
+        parts.remove_replaced(time.time() - READ_S)
+        served = parts.served()
+        if not served:
+            return CompactionResult()
+        ended = 0 if horizon_ms is None else _ended(db, view, served, horizon_ms)
+        total = sum(_rows(part) for part in served)
+        if ended and ended >= DROPPED_SHARE * total:
+            chosen = served
+        else:
+            chosen = [part for part in served if _rows(part) < SMALL_ROWS]
+            if len(chosen) < MOST_SMALL:
+                return CompactionResult()
+            ended = 0
+        draft = building / "part.parquet"
+        _write(db, view, "rows_" if ended else _union(chosen), draft, ended=bool(ended))
+        parts.add(draft, _note(parts, chosen))
+        return CompactionResult(len(chosen), ended)
+
+
+def _rows(part: Part) -> int:
+    return int(pq.read_metadata(part.path).num_rows)
+
+
+def _union(parts: Sequence[Part]) -> str:
+    return f"({' UNION ALL BY NAME '.join(f'({part.rows_sql})' for part in parts)})"
+
+
+def _ended(
+    db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part], horizon_ms: int
+) -> int:
+    """Make the view `rows_`, in which `ended_` says whether a row has; how many have."""
+    key = quoted(view.join_key)
+    last = f"epoch_ms({horizon_ms - view.ttl_ms})"
+    db.execute(
+        f"CREATE VIEW rows_ AS SELECT *, {EVENT_TIMESTAMP} < {last} AND {RANK} < max({RANK}) OVER"
+        f" (PARTITION BY {key}) AS ended_ FROM {_union(parts)}"
+    )
+    (count,) = db.execute("SELECT count(*) FROM rows_ WHERE ended_").fetchall()[0]
+    return int(count)
+
+
+def _write(
+    db: duckdb.DuckDBPyConnection, view: FeatureView, rows: str, path: Path, *, ended: bool
+) -> None:
+    order = quoted(view.join_key, EVENT_TIMESTAMP, CREATED)
+    chosen = "SELECT * EXCLUDE (ended_) FROM rows_ WHERE NOT ended_" if ended else f"FROM {rows}"
+    target = str(path).replace("'", "''")
+    db.execute(
+        f"COPY ({chosen} ORDER BY {order}) TO '{target}'"
+        f" (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {GROUP_ROWS})"
+    )
+
+
+def _note(parts: ExternalParts, chosen: Sequence[Part]) -> PartNote:
+    paths = {part.path for part in chosen}
+    notes = [note for path, note in parts.noted() if path in paths]
+    # with what they replaced in their time, which may not be removed yet
+    replaced = {path.stem for path in paths} | {name for note in notes for name in note.replaces}
+    pushed: dict[str, PushedBy] = {}
+    for client, one in (pair for note in notes for pair in note.pushed.items()):
+        before = pushed.get(client, PushedBy(0, 0, one.first_ms, one.last_ms))
+        pushed[client] = PushedBy(
+            pushes=before.pushes + one.pushes,
+            rows=before.rows + one.rows,
+            first_ms=min(before.first_ms, one.first_ms),
+            last_ms=max(before.last_ms, one.last_ms),
+        )
+    return PartNote(
+        taken_ms=min(note.taken_ms for note in notes),
+        pushed=pushed,
+        replaces=tuple(sorted(replaced)),
+    )

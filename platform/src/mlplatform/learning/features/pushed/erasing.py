@@ -1,0 +1,182 @@
+"""An entity's rows of an external view, taken out of every store that the platform has of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mlplatform.learning.features.external.importing import GROUP_ROWS
+from mlplatform.learning.features.external_parts import ExternalParts
+from mlplatform.learning.features.online import OnlineWriter
+from mlplatform.learning.features.pushed.journal import KeptPush, Pushes
+from mlplatform.learning.features.pushed.serving import serve
+from mlplatform.learning.features.pushed.sql import PAGE
+from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.storage.files import sync
+
+GIVEN_S: Final = 3.0
+"""For which a gateway that has just kept a push is left to serve it itself."""
+LOOKED_S: Final = 0.1
+PUTTING_S: Final = 1.0
+"""For which a gateway may still be putting rows that it has just read of the journal."""
+Keys = Set[int | str]
+IsAbout = Callable[[int | str], bool]
+"""Whether a stored key is about somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewStores:
+    """Where the rows of a model's view lie.
+
+    Args:
+        pushes: None: nothing was ever pushed here.
+    """
+
+    model: str
+    view: FeatureView
+    pushes: Pushes | None
+    parts: ExternalParts
+    online: OnlineWriter
+
+    def kept(self, keys: Keys, *, unserved: bool = False) -> Iterator[KeptPush]:
+        """Pushes in the journal that have rows of these entities."""
+        for kept in _pushes(self, unserved=unserved):
+            if any(row.key in keys for row in kept.push.rows):
+                yield kept
+
+
+class RowCounts(msgspec.Struct, frozen=True):
+    """How many rows of an entity there were.
+
+    Args:
+        journal: of pushes, which training's table has not taken yet.
+        table: of imports, and of pushes that it has taken.
+        online: the one that requests read, 0 or 1 of each entity.
+    """
+
+    journal: int = 0
+    table: int = 0
+    online: int = 0
+
+
+def known_keys(stores: ViewStores, is_about: IsAbout) -> set[int | str]:
+    """The stored keys that are about somebody, of all that journal and table have."""
+    found = {row.key for kept in _pushes(stores) for row in kept.push.rows if is_about(row.key)}
+    for path in stores.parts.files():
+        for batch in _batches(path, [stores.view.join_key]):
+            listed: list[Any] = batch.column(0).unique().to_pylist()
+            found |= {key for key in listed if is_about(key)}
+    return found
+
+
+def rows_of(stores: ViewStores, keys: Keys, at_ms: int) -> RowCounts:
+    """How many rows there are of these entities; nothing is written.
+
+    Args:
+        at_ms: event time; the online store's row counts however old it is.
+    """
+    pushed = sum(row.key in keys for kept in stores.kept(keys) for row in kept.push.rows)
+    table = sum(_count(stores.view, path, keys) for path in stores.parts.files())
+    return RowCounts(pushed, table, sum(_is_served(stores, key, at_ms) for key in keys))
+
+
+def erase_rows(stores: ViewStores, whose: Keys | IsAbout, clock_ms: Callable[[], int]) -> RowCounts:
+    """Take the rows of these entities out of journal, table and online store; how many they were.
+
+    Killed between any two steps, the next call does the rest. Imports and other readers of the
+    journal wait meanwhile; an import that is at work is waited for. All other rows stay as they
+    are, and so does when they count from. What comes later is not erased.
+
+    Args:
+        whose: their keys; where these are not known, those of `known_keys` once imports have ended.
+
+    Raises:
+        Unavailable: a store does not answer; call again.
+    """
+    view = stores.view
+    with stores.parts.building() as building:
+        keys = known_keys(stores, whose) if callable(whose) else whose
+        if not keys:
+            return RowCounts()
+        _serve_first(stores, keys, clock_ms)
+        online = stores.online.remove(view.name, keys)
+        pushes = stores.pushes
+        journal = 0 if pushes is None else pushes.erase(stores.model, view.name, keys)
+        table = sum(
+            _without(view, path, keys, building / path.name) for path in stores.parts.files()
+        )
+        # what a gateway had read of the journal just before, and gave to the store after
+        if pushes is not None:
+            time.sleep(PUTTING_S)
+        again = stores.online.remove(view.name, keys)
+    return RowCounts(journal, table, max(online, again))
+
+
+def _serve_first(stores: ViewStores, keys: Keys, clock_ms: Callable[[], int]) -> None:
+    """See to it that no gateway is about to serve such a row: a push that is served is not given to
+    the online store again, also where its client sends it again."""
+    until_s = time.monotonic() + GIVEN_S
+    while any(stores.kept(keys, unserved=True)) and time.monotonic() < until_s:
+        time.sleep(LOOKED_S)
+    for kept in stores.kept(keys, unserved=True):
+        assert stores.pushes is not None
+        serve(stores.pushes, stores.view, kept, stores.online, clock_ms)
+
+
+def _pushes(stores: ViewStores, *, unserved: bool = False) -> Iterator[KeptPush]:
+    after = 0
+    while stores.pushes is not None:
+        page = stores.pushes.waiting(
+            stores.model, stores.view.name, after=after, most=PAGE, unserved=unserved
+        )
+        if not page:
+            return
+        yield from page
+        after = page[-1].number
+
+
+def _is_served(stores: ViewStores, key: int | str, at_ms: int) -> bool:
+    found = stores.online.read({stores.view.entity: key}, at_ms)
+    return found.times[stores.view.name] is not None or stores.view.name in found.stale
+
+
+def _count(view: FeatureView, path: Path, keys: Keys) -> int:
+    return sum(int(pc.sum(_is_of(batch, view, keys)).as_py() or 0) for batch in _batches(path))
+
+
+def _without(view: FeatureView, path: Path, keys: Keys, draft: Path) -> int:
+    """Put a part without the rows of these entities in its place, by one rename: a reader that has
+    it open reads the old one to its end. How many the rows were; 0 leaves the part as it is."""
+    count = _count(view, path, keys)
+    if not count:
+        return 0
+    with pq.ParquetWriter(draft, pq.read_schema(path), compression="zstd") as writer:
+        for batch in _batches(path):
+            writer.write_batch(batch.filter(pc.invert(_is_of(batch, view, keys))))
+    sync(draft)
+    os.rename(draft, path)
+    sync(path.parent)
+    return count
+
+
+def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        return  # a part that was replaced long ago, and removed just now: another has its rows
+    with file:
+        yield from file.iter_batches(GROUP_ROWS, columns=columns)
+
+
+def _is_of(batch: pa.RecordBatch, view: FeatureView, keys: Collection[int | str]) -> pa.Array[Any]:
+    column = batch.column(view.join_key)
+    return pc.is_in(column, value_set=pa.array(list(keys), column.type))

@@ -1,0 +1,88 @@
+"""Which home has the tables of external views, where several homes share the stores behind them.
+
+Rows leave the shared journal once the table of one home has them, and the shared online store
+serves what one home imported: another home's training would lack both, and nothing would show it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from mlplatform.runtime.errors import Refused
+from mlplatform.runtime.storage.files import create_atomically
+
+FILE: Final = "tables.id"
+"""Beside the tables, so that a backup that is put back is the same home."""
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """A home that has the tables.
+
+    Args:
+        home: a random id.
+        place: host and folder, for people.
+        since_ms: wall time.
+    """
+
+    home: str
+    place: str
+    since_ms: int
+
+
+class SharedStore(Protocol):
+    """A store that homes may share.
+
+    Args:
+        place: where it is, for people.
+    """
+
+    @property
+    def place(self) -> str: ...
+
+    def hold(self, own: Holder, *, over: bool = False) -> Holder:
+        """Who has the tables; the caller from now on where nobody had.
+
+        Args:
+            over: take them from another home that has them.
+
+        Raises:
+            Unavailable: it does not answer.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+def home_id(offline: Path) -> str:
+    """The id of the home whose tables lie in that folder; made at first use."""
+    path = offline / FILE
+    if not path.exists():
+        create_atomically(path, secrets.token_hex(16).encode())
+    return path.read_text()
+
+
+def hold_tables(stores: Sequence[SharedStore], own: Holder, *, over: bool = False) -> None:
+    """Say at each store that this home has the tables; stores are closed.
+
+    Raises:
+        Refused: another home has them; names it.
+        Unavailable: a store does not answer.
+    """
+    for store in stores:
+        with closing(store):
+            holder = store.hold(own, over=over)
+        if holder.home != own.home:
+            since = datetime.fromtimestamp(holder.since_ms / 1000, UTC).date().isoformat()
+            raise Refused(
+                f"another home, {holder.place}, has the tables of external views at {store.place}"
+                f" since {since}: what it took in, training here would lack. Run this there, or"
+                " give this home servers of its own. If that home is lost, put its backup back, or"
+                " run `mlplatform features take-over`"
+            )

@@ -1,0 +1,124 @@
+"""Models of CatBoost as what training gives: raw scores or numbers, and the same as ONNX."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.boosted_trees import (
+    FittedTrees,
+    Split,
+    fit_on_one_thread,
+    float32_below,
+    tree_sum,
+)
+from mlplatform.learning.onnx.ensembles import Ensemble
+from mlplatform.model.bundle import Link
+from mlplatform.runtime.errors import ConfigInvalid
+
+Node = Mapping[str, Any]
+MODEL: Final = "model.json"
+LINKS: Final[Mapping[str, Link]] = {
+    "Logloss": "logistic",
+    "CrossEntropy": "logistic",
+    "RMSE": "identity",
+    "MAE": "identity",
+    "Quantile": "identity",
+    "Huber": "identity",
+}
+"""By loss, the link of the sum of trees."""
+NUMERIC: Final = "FloatFeature"
+_MISSING_LEFT: Final = {"AsIs": True, "AsFalse": True, "AsTrue": False}
+"""A value goes right where it is above a border; of AsIs no value was missing in training, and NaN
+is above none."""
+
+
+def fitted(
+    classifier: Any,
+    x: NDArray[np.float32],
+    y: NDArray[Any],
+    weights: NDArray[np.float64] | None = None,
+) -> FittedTrees:
+    """The classifier or regressor, fitted, whose ONNX form scores float32 rows as it does.
+
+    Nothing is written to the working folder, as CatBoost does by itself.
+
+    Args:
+        classifier: a CatBoostClassifier or CatBoostRegressor that is not fitted yet; without
+            `thread_count` it takes one thread.
+        weights: of the rows; None: all alike.
+
+    Raises:
+        ConfigInvalid: it is no sum over trees that ONNX can hold; names its parameter.
+    """
+    classifier.set_params(allow_writing_files=False)
+    fit_on_one_thread(classifier, x, y, weights, threads="thread_count")
+    with tempfile.TemporaryDirectory(prefix="catboost-") as folder:
+        file = Path(folder) / MODEL
+        classifier.save_model(str(file), format="json")
+        model = json.loads(file.read_text())
+    return FittedTrees(classifier, trees(model), x.shape[1])
+
+
+def trees(model: Mapping[str, Any]) -> Ensemble:
+    """The trees of a model as CatBoost saves it.
+
+    Source: CatBoost, the JSON format of models (save_model), and its tutorial "Apply model from
+    JSON": bit i of a leaf's place says whether the value of split i is above its border.
+
+    Raises:
+        ConfigInvalid: it is no sum over numeric trees of two classes or of a number; names the
+            parameter.
+    """
+    params, features = model["model_info"]["params"], model["features_info"]
+    loss = params["loss_function"]["type"]
+    if loss not in LINKS:
+        raise ConfigInvalid("CatBoostClassifier: loss_function", loss, " or ".join(LINKS))
+    for kind in ("categorical", "text", "embedding"):
+        if features.get(f"{kind}_features"):
+            wanted = "none: places are numbers"
+            raise ConfigInvalid(f"CatBoostClassifier: {kind} features", "some", wanted)
+    missing_left = {
+        feature["feature_index"]: _MISSING_LEFT[feature["nan_value_treatment"]]
+        for feature in features["float_features"]
+    }
+    scale, (bias,) = model["scale_and_bias"]  # may be written as whole numbers
+    roots = (
+        (_oblivious(tree["splits"], tree["leaf_values"]) for tree in model["oblivious_trees"])
+        if "oblivious_trees" in model
+        else model["trees"]
+    )
+
+    def read(node: Node) -> Split[Node] | float:
+        if "value" in node:
+            return float(node["value"] * scale)
+        split = node["split"]
+        if split["split_type"] != NUMERIC:
+            wanted = f"{NUMERIC}: places are numbers"
+            raise ConfigInvalid("CatBoostClassifier: split", split["split_type"], wanted)
+        return Split(
+            feature=split["float_feature_index"],
+            threshold=float32_below(split["border"]),
+            missing_left=missing_left[split["float_feature_index"]],
+            left=node["left"],
+            right=node["right"],
+        )
+
+    return tree_sum(roots, read, base=float(bias), link=LINKS[loss])
+
+
+def _oblivious(splits: Sequence[Node], values: Iterable[float]) -> Node:
+    """A tree whose nodes of one depth ask the same, as one with nodes of its own: the last split
+    is the highest bit of a leaf's place, and its root here."""
+    nodes: list[Node] = [{"value": value} for value in values]
+    for split in splits:
+        pairs = zip(nodes[::2], nodes[1::2], strict=True)
+        nodes = [{"split": split, "left": left, "right": right} for left, right in pairs]
+    (root,) = nodes
+    return root

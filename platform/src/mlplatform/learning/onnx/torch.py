@@ -1,0 +1,159 @@
+"""Modules of PyTorch as what training gives: raw scores, and the same as ONNX."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.onnx.sklearn import OPSET
+from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
+from mlplatform.runtime.errors import ConfigInvalid
+
+BATCH_ROWS: Final = 8192
+EXAMPLE_ROWS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Columns of a row, side by side, that are one tensor of the graph.
+
+    Args:
+        name: of the tensor, as the `signature` of model.yaml has it.
+        start, stop: positions of the columns.
+        dtype: of int64 a missing value is 0, as the platform fills such a tensor.
+    """
+
+    name: str
+    start: int
+    stop: int
+    dtype: Literal["float32", "int64"] = "float32"
+
+    def of(self, x: NDArray[np.float32]) -> NDArray[Any]:
+        columns = x[:, self.start : self.stop]
+        if self.dtype == "float32":
+            return np.ascontiguousarray(columns)
+        return np.nan_to_num(columns, nan=0.0).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedModule:
+    """A fitted module of two classes, whose score is the second one's probability, 0-1.
+
+    Args:
+        module: gives the log-odds of the second class, [n] or [n, 1].
+        blocks: what it takes, in the order of its arguments.
+        parameters: hyper-parameters, which MLflow shows of the run.
+    """
+
+    module: Any
+    blocks: tuple[Block, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """One raw score a row, by PyTorch itself, on one thread."""
+        torch = importlib.import_module("torch")
+        found = []
+        with _one_thread(torch), torch.inference_mode():
+            for start in range(0, len(x), BATCH_ROWS):
+                tensors = self._tensors(torch, x[start : start + BATCH_ROWS])
+                found.append(torch.sigmoid(self.module(*tensors).reshape(-1)).numpy())
+        return np.concatenate(found).astype(np.float64) if found else np.empty(0)
+
+    def onnx(self) -> bytes:
+        """The module with its blocks as inputs, [n, columns], and output "scores" float32 [n].
+
+        Raises:
+            ConfigInvalid: PyTorch has no ONNX for an operation of the module; names it.
+        """
+        torch = importlib.import_module("torch")
+        names = [block.name for block in self.blocks]
+        stop = max(block.stop for block in self.blocks)
+        tensors = self._tensors(torch, np.zeros((EXAMPLE_ROWS, stop), np.float32))
+        file = io.BytesIO()
+        try:
+            with _one_thread(torch), warnings.catch_warnings():
+                # it calls this exporter legacy; the other one takes a package more (onnxscript)
+                warnings.simplefilter("ignore", DeprecationWarning)
+                torch.onnx.export(
+                    _scorer(torch, self.module),
+                    tensors,
+                    file,
+                    input_names=names,
+                    output_names=[OUTPUT_NAME],
+                    dynamic_axes={name: {0: "n"} for name in (*names, OUTPUT_NAME)},
+                    opset_version=OPSET[""],
+                    dynamo=False,
+                )
+        except torch.onnx.errors.OnnxExporterError as error:
+            wanted = "operations that have an ONNX form of opset 17"
+            raise ConfigInvalid("training.py: module", str(error)[:500], wanted) from error
+        return file.getvalue()
+
+    def _tensors(self, torch: Any, x: NDArray[np.float32]) -> tuple[Any, ...]:
+        return tuple(torch.from_numpy(block.of(x)) for block in self.blocks)
+
+
+def fitted(
+    module: Any,
+    x: NDArray[np.float32],
+    *,
+    blocks: Sequence[Block] = (),
+    parameters: Mapping[str, Any] | None = None,
+) -> FittedModule:
+    """A module that is fitted, whose ONNX form scores float32 rows as it does.
+
+    Args:
+        module: takes rows float32 [n, inputs], NaN where a value is missing, or one tensor for
+            each block; gives the log-odds of the second class.
+        x: rows that it was fitted to.
+        blocks: of a model with a `signature` in model.yaml; none for the rows as they are.
+    """
+    module.eval()
+    taken = tuple(blocks) or (Block(INPUT_NAME, 0, x.shape[1]),)
+    return FittedModule(module, taken, dict(parameters or {}))
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """PyTorch draws in it from this seed, works on one thread, and refuses operations whose
+    result is another each time: the same rows and seed give the same module."""
+    torch = importlib.import_module("torch")
+    was = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with _one_thread(torch), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(was)
+
+
+@contextmanager
+def _one_thread(torch: Any) -> Iterator[None]:
+    """Threads of several processes would wait for each other beside a serving platform."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _scorer(torch: Any, module: Any) -> Any:
+    class Scorer(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *tensors: Any) -> Any:
+            return torch.sigmoid(self.module(*tensors).reshape(-1))
+
+    return Scorer().eval()

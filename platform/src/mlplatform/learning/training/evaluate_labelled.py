@@ -1,0 +1,141 @@
+"""Gathers what the gates of classes and of numbers look at: both models on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.training.evaluate import (
+    JudgingInputs,
+    Runnable,
+    data_evidence,
+    replay_evidence,
+    running_evidence,
+)
+from mlplatform.learning.training_sets.dataset import LabelledRows
+from mlplatform.learning.validation.class_gates import judge_classes
+from mlplatform.learning.validation.class_measures import class_measures, in_order_of
+from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.gates import SchemaEvidence
+from mlplatform.learning.validation.labelled_evidence import MINIMUM_LABELLED, LabelledEvidence
+from mlplatform.learning.validation.leakage import identifying_inputs
+from mlplatform.learning.validation.measures import Measure
+from mlplatform.learning.validation.number_gates import judge_numbers
+from mlplatform.learning.validation.number_measures import number_measures
+from mlplatform.learning.validation.replay import Recent
+from mlplatform.model.bundle import load_bundle
+from mlplatform.model.definition import ClassesDefinition, ModelDefinition, RealDefinition
+from mlplatform.model.policies.decision_scale import DecisionScale
+from mlplatform.runtime.errors import InputInvalid
+
+Compare = Callable[
+    [NDArray[np.float64], LabelledRows, NDArray[np.float64] | None], tuple[Measure, ...]
+]
+"""From the candidate's scores, the rows with their labels and the champion's scores to measures."""
+
+
+def judged_classes(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
+    """The report on a candidate of classes."""
+    assert isinstance(definition, ClassesDefinition)
+
+    def compare(
+        own: NDArray[np.float64], days: LabelledRows, other: NDArray[np.float64] | None
+    ) -> tuple[Measure, ...]:
+        unit = days.matrix.unit
+        return class_measures(own, days.y, unit, seed=inputs.seed, champion=other)
+
+    found = _gather(definition, inputs, compare)
+    return judge_classes(found, definition.gates, definition.training)
+
+
+def judged_numbers(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
+    """The report on a candidate that gives numbers."""
+    assert isinstance(definition, RealDefinition)
+    quantile, seed = definition.gates.quantile, inputs.seed
+
+    def compare(
+        own: NDArray[np.float64], days: LabelledRows, other: NDArray[np.float64] | None
+    ) -> tuple[Measure, ...]:
+        unit = days.matrix.unit
+        return number_measures(own, days.y, unit, quantile=quantile, seed=seed, champion=other)
+
+    found = _gather(definition, inputs, compare)
+    return judge_numbers(
+        found, definition.gates, definition.training, definition.decision.number.unit
+    )
+
+
+def _gather(
+    definition: ModelDefinition, inputs: JudgingInputs, compare: Compare
+) -> LabelledEvidence:
+    """What running both bundles showed; the candidate's folder is read back and checked first."""
+    candidate, dataset, champion = inputs.candidate, inputs.dataset, inputs.champion
+    written = load_bundle(candidate.folder, candidate.bundle.digest)
+    challenger = Runnable(written, candidate.model)
+    days = dataset.holdout.share(candidate.customers).known
+    replayed = (inputs.recent or Recent(dataset.holdout.matrix, "held-out days")).share(
+        candidate.customers
+    )
+    own = written.calibrate_many(challenger.raw(days))
+    other = None if champion is None else beside(champion, days, written.scale)
+    taught, names = dataset.rows.known, definition.classes
+    counts = np.bincount(taught.y, minlength=len(names)).tolist() if names else []
+    fitting = dataset.by(written.vocabularies).fitting.known
+    identifiers, growing = identifying_inputs(definition, written.input_names, fitting)
+    data = replace(data_evidence(definition, dataset), positives=len(taught))
+    return LabelledEvidence(
+        model=definition.name,
+        bundle=written.digest,
+        champion=champion.bundle.digest if champion else None,
+        data=data,
+        schema=SchemaEvidence(
+            candidate=written.inputs,
+            champion=champion.bundle.inputs if champion else None,
+            declared=definition.inputs,
+        ),
+        running=running_evidence(challenger, candidate, days, inputs.seed),
+        replay=replay_evidence(definition, challenger, champion, replayed),
+        labelled=len(days),
+        of_class=dict(zip(names, counts, strict=True)),
+        identifiers=identifiers,
+        growing=growing,
+        measures=compare(own, days, other),
+        unseen=_unseen(compare, champion, days, own, other),
+        skew=inputs.skew,
+    )
+
+
+def beside(
+    champion: Runnable, days: LabelledRows, scale: DecisionScale
+) -> NDArray[np.float64] | None:
+    """The champion's probabilities in this order of classes, or its numbers in this unit; None
+    where it gives none any more."""
+    own = champion.bundle.scale
+    unit = None if scale.number is None else scale.number.unit
+    if own.task != scale.task or (own.number is not None and own.number.unit != unit):
+        return None
+    try:
+        found = champion.bundle.calibrate_many(champion.raw(days))
+    except InputInvalid:  # an input of the champion that nobody computes any more
+        return None
+    return found if unit is not None else in_order_of(found, own.names, scale.names)
+
+
+def _unseen(
+    compare: Compare,
+    champion: Runnable | None,
+    days: LabelledRows,
+    own: NDArray[np.float64],
+    other: NDArray[np.float64] | None,
+) -> tuple[Measure, ...]:
+    """Measures on the days that the champion was not fitted to."""
+    if champion is None or other is None:
+        return ()
+    first = days.before(champion.bundle.data.holdout_from_ms)
+    if len(days) - first < MINIMUM_LABELLED:
+        return ()
+    later = slice(first, None)
+    return compare(own[later], days.rows(later), other[later])

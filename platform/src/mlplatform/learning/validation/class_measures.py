@@ -1,0 +1,85 @@
+"""What is asked of a model of classes: right ones, of all and of each, and probability."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.learning.validation.measures import SMALLEST, Measure, resampled
+from mlplatform.learning.validation.statistics import Floats, Integers
+
+TOP: Final = 3
+CLASS_NAMES: Final = ("accuracy", "macro_f1", "log_loss", "top_3_accuracy")
+
+
+def class_measures(
+    probabilities: Floats,
+    y: Integers,
+    unit: Integers,
+    *,
+    seed: int,
+    champion: Floats | None = None,
+) -> tuple[Measure, ...]:
+    """Accuracy, macro F1, log loss and accuracy of the three most probable classes, of
+    probabilities [n, classes] and the places of the right classes [n].
+
+    Whole units are drawn with replacement, the same ones for both models (bootstrap percentiles).
+    Macro F1 is the mean over the classes that a request has or is decided as. There are
+    none without rows, or where a probability is NaN.
+
+    Sources: Opitz and Burst, Macro F1 and Macro F1 (2019), for the mean of the classes' F1; Field
+    and Welsh (JRSS B, 2007) for the intervals.
+
+    Args:
+        champion: its probabilities on the same rows, in the same order of classes.
+    """
+    both = [probabilities] if champion is None else [probabilities, champion]
+    if len(y) == 0 or any(bool(np.isnan(p).any()) for p in both):
+        return ()
+    position = np.unique(unit, return_inverse=True)[1]
+    models = [_Model(p, y, position) for p in both]
+    return resampled(CLASS_NAMES, models, units=int(position.max()) + 1, seed=seed)
+
+
+def in_order_of(
+    probabilities: Floats, names: tuple[str, ...], wanted: tuple[str, ...]
+) -> NDArray[np.float64]:
+    """Probabilities [n, names] in another order of classes; 0 for a class that these lack."""
+    places = {name: place for place, name in enumerate(names)}
+    found = np.zeros((len(probabilities), len(wanted)))
+    for place, name in enumerate(wanted):
+        if name in places:
+            found[:, place] = probabilities[:, places[name]]
+    return found
+
+
+class _Model:
+    """One model's answers, summed by unit, ready to be measured under many weightings."""
+
+    def __init__(self, probabilities: Floats, y: Integers, position: NDArray[np.intp]) -> None:
+        rows, classes = probabilities.shape
+        decided = probabilities.argmax(axis=1)
+        own = np.clip(probabilities[np.arange(rows), y], SMALLEST, 1.0)
+        rank = (probabilities > probabilities[np.arange(rows), y][:, None]).sum(axis=1)
+        sums = (decided == y, -np.log(own), rank < TOP, np.ones(rows))
+        self._sums = np.array([np.bincount(position, found) for found in sums])
+        units = self._sums.shape[1]
+
+        def by_class(places: NDArray[Any]) -> NDArray[np.float64]:
+            cells = np.zeros((units, classes))
+            np.add.at(cells, (position[: len(places)], places), 1.0)
+            return cells
+
+        right = decided == y
+        hits = np.zeros((units, classes))
+        np.add.at(hits, (position[right], y[right]), 1.0)
+        self._hits, self._both = hits, by_class(decided) + by_class(y)
+
+    def values(self, times: Floats) -> list[float]:
+        """The measures in the order of `CLASS_NAMES`, each unit counted so many times."""
+        right, loss, near, rows = self._sums @ times
+        hits, both = times @ self._hits, times @ self._both
+        f1 = 2 * hits[both > 0] / both[both > 0]
+        return [right / rows, float(f1.mean()), loss / rows, near / rows]

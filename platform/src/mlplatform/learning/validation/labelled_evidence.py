@@ -1,0 +1,84 @@
+"""What a candidate of classes or of numbers is judged by: requests whose label is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.learning.validation.gate_report import GateReport
+from mlplatform.learning.validation.gate_result import GateResult
+from mlplatform.learning.validation.gates import (
+    DataEvidence,
+    ModelEvidence,
+    ReplayEvidence,
+    SchemaEvidence,
+)
+from mlplatform.learning.validation.measures import Measure
+
+MINIMUM_LABELLED: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledEvidence:
+    """Everything that the gates of classes and of numbers look at.
+
+    Args:
+        labelled: held-out requests whose class or number is known.
+        of_class: class → labelled requests of the window; none of numbers.
+        identifiers, growing: inputs that say whose or which request a row is, or that rise or fall
+            with event time.
+        measures: on the held-out days, beside the champion's on the same rows. Nothing is learned
+            of these days.
+        unseen: the same of the days that the champion was not fitted to; empty: there are too few.
+    """
+
+    model: str
+    bundle: str
+    champion: str | None
+    data: DataEvidence
+    schema: SchemaEvidence
+    running: ModelEvidence
+    replay: ReplayEvidence
+    labelled: int
+    of_class: Mapping[str, int]
+    identifiers: tuple[str, ...]
+    growing: tuple[str, ...]
+    measures: tuple[Measure, ...]
+    unseen: tuple[Measure, ...]
+    skew: SkewReport | None = None
+
+    def measure(self, name: str) -> Measure | None:
+        """None where nothing could be measured."""
+        return next((m for m in self.measures if m.name == name), None)
+
+    def report(self, results: tuple[GateResult, ...]) -> GateReport:
+        """The report of what the gates say of this."""
+        return GateReport(
+            self.model, self.bundle, self.champion, results, self.replay.counts, self.measures
+        )
+
+
+def judge_leaks(evidence: LabelledEvidence) -> GateResult:
+    """No input says whose request it is, or grows with time."""
+    problems = [f"{n} says whose or which request a row is" for n in evidence.identifiers]
+    problems += [f"{n} grows with time" for n in evidence.growing]
+    if problems:
+        reason = f"{'; '.join(problems)}: take it out of the inputs"
+        return GateResult("leakage", "failed", float(len(problems)), 0.0, reason)
+    reason = "no input says whose or which request a row is, or grows with time"
+    return GateResult("leakage", "passed", 0.0, 0.0, reason)
+
+
+def undecided_reason(evidence: LabelledEvidence, name: str) -> str | None:
+    """Why no verdict is possible; None where one is."""
+    if evidence.labelled < MINIMUM_LABELLED:
+        return (
+            f"only {evidence.labelled:,} labelled requests to judge by (at least "
+            f"{MINIMUM_LABELLED:,} wanted)"
+        )
+    found = evidence.measure(name)
+    if found is None or (evidence.champion is not None and found.difference is None):
+        return "the scores of one of the two versions could not be measured"
+    return None

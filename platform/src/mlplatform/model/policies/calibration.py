@@ -1,0 +1,60 @@
+"""A table, carried by a bundle, from raw scores to probabilities."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from mlplatform.model.policies.decision_scale import DecisionScale
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Raw score to probability, linear between knots and flat beyond them; both rise."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def probability(self, raw: float) -> float:
+        """The probability for one raw score.
+
+        Raises:
+            ValueError: the raw score is NaN or infinite.
+        """
+        if not math.isfinite(raw):
+            raise ValueError(f"raw score is {raw}")
+        x, y = self.x, self.y
+        i = bisect_right(x, raw)
+        if i == 0:
+            return y[0]
+        if i == len(x):
+            return y[-1]
+        left = y[i - 1]
+        return left + (y[i] - left) * (raw - x[i - 1]) / (x[i] - x[i - 1])
+
+    def probabilities(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Probabilities for an array of raw scores; NaN where a raw score is not finite."""
+        raw = np.asarray(raw, np.float64)
+        return np.where(np.isfinite(raw), np.interp(raw, self.x, self.y), np.nan)
+
+
+UNCHANGED: Final = Calibration(x=(0.0, 1.0), y=(0.0, 1.0))
+"""Of probabilities as the graph gives them, which classes have."""
+
+
+class ScoreMap(NamedTuple):
+    """The way from raw scores to those that decide: of one, and of an array."""
+
+    one: Callable[[float], float]
+    many: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+
+
+def score_map(scale: DecisionScale, calibration: Calibration) -> ScoreMap:
+    """The way by a calibration, or, where the scores of a scale are numbers, by their range."""
+    if (number := scale.number) is not None:
+        return ScoreMap(number.held, number.held_many)
+    return ScoreMap(calibration.probability, calibration.probabilities)

@@ -1,0 +1,186 @@
+"""Models whose outcomes are classes: what model.yaml declares of one, and how one is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from mlplatform.model.policies.decision_scale import (
+    Decision,
+    DecisionPolicy,
+    DecisionScale,
+    ThresholdPolicy,
+)
+from mlplatform.model.policies.neutral import NeutralGates, NeutralStop, NeutralTraining
+from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.model.policies.values import Count, Positive, Share
+
+MOST_CLASSES: Final = 100
+MOST_TOP: Final = 5
+"""Classes of an answer, and of its record, with their probabilities."""
+
+
+class ClassProbability(msgspec.Struct, frozen=True):
+    """One class and its probability, 0 to 1."""
+
+    class_: str = msgspec.field(name="class")
+    probability: float
+
+
+class ClassChoice:
+    """The way from probabilities by class to the most probable one; of equals the first.
+
+    Attributes:
+        alerts: the classes that are alerts.
+    """
+
+    __slots__ = ("_scale", "alerts")
+
+    def __init__(self, scale: DecisionScale) -> None:
+        self._scale, self.alerts = scale, frozenset(scale.alerts)
+
+    def outcome(self, probabilities: Sequence[float]) -> Decision:
+        """The class that is decided."""
+        return self._scale.names[self.place(probabilities)]
+
+    def place(self, probabilities: Sequence[float]) -> int:
+        """Its place among the classes."""
+        return max(range(len(probabilities)), key=probabilities.__getitem__)
+
+    def top(self, probabilities: Sequence[float], count: int) -> tuple[ClassProbability, ...]:
+        """The most probable classes, the first one first; of equals in the order of the classes."""
+        order = sorted(range(len(probabilities)), key=lambda place: -probabilities[place])
+        names = self._scale.names
+        return tuple(ClassProbability(names[i], probabilities[i]) for i in order[:count])
+
+    def places(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The places, from 0 and in int8, of the classes decided for rows [n, classes]."""
+        if not len(probabilities):
+            return np.zeros(0, np.int8)
+        places: np.ndarray[Any, Any] = probabilities.argmax(axis=1).astype(np.int8)
+        return places
+
+    def alerting(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Which rows get an alert."""
+        return self._scale.alerting(self.places(probabilities))
+
+    def certainty(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The one score of each row that records keep: the decided class' probability."""
+        return probabilities.max(axis=1) if len(probabilities) else np.zeros(0)
+
+
+class ClassDecision(DecisionPolicy, frozen=True, kw_only=True):
+    """What a model of classes decides: the most probable one.
+
+    Args:
+        outcomes: the classes, in the order of the graph's probabilities.
+        alerts: those that people look at; any of them, or none.
+        safe: given when nothing can decide.
+        top: how many classes an answer holds, with their probabilities.
+    """
+
+    by_class: ClassVar[bool] = True
+
+    outcomes: Annotated[tuple[Decision, ...], Meta(min_length=2, max_length=MOST_CLASSES)]
+    safe: Decision
+    alerts: tuple[Decision, ...] = ()
+    hides_outcome: tuple[Decision, ...] = ()
+    thresholds: ThresholdPolicy = ThresholdPolicy()
+    top: Annotated[int, Meta(ge=1, le=MOST_TOP)] = 3
+
+    @property
+    def alert_share(self) -> float:
+        """None are planned."""
+        return 0.0
+
+
+class ClassGates(NeutralGates, frozen=True, kw_only=True):
+    """What a candidate of classes is held to before it is a version.
+
+    Args:
+        accuracy_drop: share of right classes that it may lose to the champion, by the low end.
+        accuracy_loss: a loss that is proven to be larger, by the high end, is refused.
+        minimum_accuracy: of a first version, by the low end.
+        macro_f1_drop, minimum_macro_f1: likewise, of the mean F1 of all classes.
+        log_loss_rise: that the high end of the difference to the champion may reach.
+        calibration_error: of the decided class' probability.
+    """
+
+    accuracy_drop: Share
+    minimum_accuracy: Share
+    macro_f1_drop: Share
+    minimum_macro_f1: Share
+    log_loss_rise: Positive
+    accuracy_loss: Share = 0.01
+
+
+class ClassTraining(NeutralTraining, frozen=True, kw_only=True):
+    """What a model of classes learns from.
+
+    Args:
+        minimum_per_class: labelled requests of each class in the window.
+    """
+
+    minimum_per_class: Count
+
+
+class ClassStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
+    """A challenger of classes of which more than this is proven is stopped, at any step.
+
+    Args:
+        disagreement: share of requests for which it decides another class than the champion,
+            beyond what was predicted.
+        accuracy: share of labelled requests for which it decides wrongly and the champion does not,
+            beyond the reverse.
+    """
+
+    accuracy: Share
+
+
+class ClassRollout(RolloutPolicy, frozen=True, kw_only=True):
+    """How a challenger of classes goes on, and what stops it."""
+
+    stop: ClassStop
+
+
+_NO_SCORE: Final = "each outcome is a class, not a range of one score"
+_NO_ALERTS: Final = "the platform plans no share of alerts for classes"
+_NO_SMALL: Final = "the small model is a scorecard of two outcomes"
+NOT_OF_CLASSES: Final[Mapping[str, str]] = {
+    "decision.thresholds": _NO_SCORE,
+    "decision.capacity": _NO_ALERTS,
+    "decision.limit": _NO_ALERTS,
+    "decision.hides_outcome": "a class stops no request",
+    "exploration": "no class hides its outcome, so there is nothing to let through",
+    "label.review": "analysts answer yes or no, not by a class",
+    "training.minimum_positives": "a label is a class: minimum_per_class says how many of each",
+    "training.small_model": _NO_SMALL,
+    "training.hidden_outcomes": "no class hides its outcome",
+    "training.pseudo_label_precision": "no class hides its outcome",
+    "training.search": "trials are measured by one score of two outcomes",
+    "gates.average_precision_drop": "accuracy_drop and macro_f1_drop compare classes",
+    "gates.average_precision_loss": "accuracy_loss compares classes",
+    "gates.minimum_average_precision": "minimum_accuracy and minimum_macro_f1 stand for it",
+    "gates.single_input_average_precision": "it measures one score of two outcomes",
+    "gates.small_model_lift": _NO_SMALL,
+    "gates.alert_share_minimum": _NO_ALERTS,
+    "gates.alert_share_maximum": _NO_ALERTS,
+    "gates.alert_band_factor": _NO_ALERTS,
+    "gates.fairness": "it compares outcomes in their order, and classes have none",
+    "protected": "groups are compared by outcomes in their order, and classes have none",
+    "rollout.stop.alerts": _NO_ALERTS,
+    "rollout.stop.recall": "accuracy compares classes",
+    "rollout.stop.error": "accuracy compares classes",
+    "rollout.confirm_recall_drop": "confirm_accuracy_drop compares classes",
+    "rollout.confirm_error_rise": "confirm_accuracy_drop compares classes",
+    "rollout.segments": "segments compare alerts",
+    "rollout.shadow.tolerance.alerts": _NO_ALERTS,
+    "rollout.canary.*.tolerance.alerts": _NO_ALERTS,
+    "drift.segments": "segments watch recall and precision of alerts",
+    "drift.calibration_drift": "accuracy is watched alone",
+}
+"""Keys of model.yaml that a model of classes does not have, and why."""

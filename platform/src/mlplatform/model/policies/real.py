@@ -1,0 +1,167 @@
+"""Models whose labels are numbers: what model.yaml declares of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from mlplatform.model.policies.decision_scale import (
+    MOST_DECISIONS,
+    Decision,
+    DecisionPolicy,
+    DecisionScale,
+    PartShare,
+    Quantity,
+    ThresholdPolicy,
+)
+from mlplatform.model.policies.neutral import NeutralGates, NeutralStop, NeutralTraining
+from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.model.policies.values import Count, Positive, Share
+
+NO_DECISION: Final = "none"
+"""The one outcome of a model that gives its number and nothing else."""
+
+
+class NumberThresholds(ThresholdPolicy, frozen=True):
+    """The number from which on each outcome but the first is given.
+
+    Args:
+        scores: the numbers, in the model's unit, which rise.
+    """
+
+    scores: dict[Decision, float] | None = None
+
+
+class RealDecision(DecisionPolicy, frozen=True, kw_only=True):
+    """The number that the model gives, and the outcomes that follow from it, if any do.
+
+    Args:
+        outcomes: from the lowest number to the highest; left out: the number is all there is.
+        alerts: the last of them, or none.
+        safe: given, without a number, when nothing can decide.
+    """
+
+    number: Quantity
+    outcomes: Annotated[tuple[Decision, ...], Meta(min_length=1, max_length=MOST_DECISIONS)] = (
+        NO_DECISION,
+    )
+    safe: Decision = NO_DECISION
+    alerts: tuple[Decision, ...] = ()
+    hides_outcome: tuple[Decision, ...] = ()
+    thresholds: NumberThresholds = NumberThresholds()
+
+    @property
+    def scale(self) -> DecisionScale:
+        """The outcomes and alerts, as a bundle carries them, and what the number is."""
+        return DecisionScale(self.outcomes, self.alerts, number=self.number)
+
+    @property
+    def alert_share(self) -> float:
+        """None are planned."""
+        return 0.0
+
+
+class RealGates(NeutralGates, frozen=True, kw_only=True):
+    """What a candidate that gives numbers is held to before it is a version.
+
+    Rises are shares of the champion's own, on the same requests.
+
+    Args:
+        mae_rise: of the mean absolute error, that the high end of the interval may reach.
+        mae_loss: a rise that is proven to be larger, by the low end, is refused.
+        maximum_mae: of a first version, in the number's unit, by the high end.
+        rmse_rise: as `mae_rise`, of the root mean square error.
+        maximum_bias: of the mean of numbers less labels, in the unit, to either side; one that is
+            proven to be larger is refused.
+        quantile: of the labels, that the quantile loss is of.
+        quantile_loss_rise: as `mae_rise`, of the quantile loss.
+        onnx_difference: between both forms of a model, as a share of the number, or of what numbers
+            usually are.
+        decision_flip_share: share of requests whose number moves by more than the tolerance.
+    """
+
+    mae_rise: Share
+    maximum_mae: Positive
+    rmse_rise: Share
+    maximum_bias: Positive
+    quantile_loss_rise: Share
+    quantile: PartShare = 0.5
+    mae_loss: Share = 0.01
+    calibration_error: Share = 1.0
+
+
+class RealTraining(NeutralTraining, frozen=True, kw_only=True):
+    """What a model of numbers learns from.
+
+    Args:
+        minimum_labelled: requests of the window whose number is known.
+    """
+
+    minimum_labelled: Count
+
+
+class RealStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
+    """A challenger of numbers of which more than this is proven is stopped, at any step.
+
+    Args:
+        disagreement: share of requests whose number lies further than the tolerance from the
+            champion's, beyond what was predicted.
+        error: rise of the mean absolute error on labelled requests, as a share of the champion's on
+            the same ones.
+    """
+
+    error: Positive
+
+
+class RealRollout(RolloutPolicy, frozen=True, kw_only=True):
+    """How a challenger of numbers goes on, and what stops it."""
+
+    stop: RealStop
+
+
+_NO_PROBABILITY: Final = "a number is no probability"
+_NO_ALERTS: Final = "the platform plans no share of alerts for numbers"
+_NO_SMALL: Final = "the small model is a scorecard of two outcomes"
+_BY_NUMBER: Final = "thresholds.scores says from which number on each outcome is given"
+_UNKNOWN: Final = "a request without a label is unknown, whatever was decided"
+_BY_ERROR: Final = "mae_rise, rmse_rise and quantile_loss_rise compare numbers"
+NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
+    "decision.thresholds.shares": _BY_NUMBER,
+    "decision.thresholds.costs": _BY_NUMBER,
+    "decision.thresholds.currency": _BY_NUMBER,
+    "decision.capacity": _NO_ALERTS,
+    "decision.limit": _NO_ALERTS,
+    "decision.hides_outcome": _UNKNOWN,
+    "exploration": "no outcome is hidden, so there is nothing to let through",
+    "label.review": "analysts answer yes or no, not by a number",
+    "training.minimum_positives": "a label is a number: minimum_labelled says how many of them",
+    "training.small_model": _NO_SMALL,
+    "training.hidden_outcomes": _UNKNOWN,
+    "training.pseudo_label_precision": _UNKNOWN,
+    "training.search": "trials are measured by one score of two outcomes",
+    "training.folds": "folds in time are judged by measures of which more is better",
+    "gates.average_precision_drop": _BY_ERROR,
+    "gates.average_precision_loss": "mae_loss compares numbers",
+    "gates.minimum_average_precision": "maximum_mae stands for it",
+    "gates.single_input_average_precision": "it measures one score of two outcomes",
+    "gates.small_model_lift": _NO_SMALL,
+    "gates.calibration_error": f"{_NO_PROBABILITY}: maximum_bias bounds its mean error",
+    "gates.alert_share_minimum": _NO_ALERTS,
+    "gates.alert_share_maximum": _NO_ALERTS,
+    "gates.alert_band_factor": _NO_ALERTS,
+    "gates.fairness": "it compares shares of outcomes, by labels of 0 and 1",
+    "protected": "groups are compared by shares of outcomes and labels of 0 and 1",
+    "rollout.stop.alerts": _NO_ALERTS,
+    "rollout.stop.recall": "error compares numbers",
+    "rollout.stop.accuracy": "error compares numbers",
+    "rollout.confirm_recall_drop": "confirm_error_rise compares numbers",
+    "rollout.confirm_accuracy_drop": "confirm_error_rise compares numbers",
+    "rollout.segments": "segments compare alerts",
+    "rollout.shadow.tolerance.alerts": _NO_ALERTS,
+    "rollout.canary.*.tolerance.alerts": _NO_ALERTS,
+    "drift.segments": "segments watch recall and precision of alerts",
+    "drift.calibration_drift": _NO_PROBABILITY,
+}
+"""Keys of model.yaml that a model of numbers does not have, and why."""

@@ -1,0 +1,262 @@
+"""Rows of inputs from several named tensors: those of a bundle's signature, or one for each input.
+
+A row stays float32 on the way to a graph. What arrives here as numbers, words or truth values is
+put into its columns: a word by its place in the vocabulary, null and NaN as a missing value.
+
+Source: KServe, Open Inference Protocol v2, tensor data types.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mlplatform.model.tensors.categories import Places, Vocabularies, place, places
+from mlplatform.model.tensors.signature import DType, Signature
+from mlplatform.model.tensors.tokens import words_of
+
+MATRIX: Final = "inputs"
+"""The name of the one tensor of all inputs, by which gateways ask."""
+DATATYPES: Final[Mapping[DType, str]] = {
+    "float32": "FP32",
+    "float64": "FP64",
+    "int64": "INT64",
+    "bool": "BOOL",
+    "string": "BYTES",
+}
+NUMBERS: Final = ("FP32", "FP64", "INT64", "BOOL")
+WHOLE_MOST: Final = 2**24
+"""Beyond it float32, which a row is, does not hold every whole number."""
+
+_NUMPY: Final = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
+_Number = float | None
+_Text = str | None
+_Truth = bool | None
+_Whole = int | None
+_DECODERS: Final[Mapping[str, msgspec.json.Decoder[list[Any]]]] = {
+    "FP32": msgspec.json.Decoder(list[_Number | list[_Number]]),
+    "FP64": msgspec.json.Decoder(list[_Number | list[_Number]]),
+    "INT64": msgspec.json.Decoder(list[_Whole | list[_Whole]]),
+    "BOOL": msgspec.json.Decoder(list[_Truth | list[_Truth]]),
+    "BYTES": msgspec.json.Decoder(list[_Text | list[_Text]]),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SentTensor:
+    """One tensor of a request.
+
+    Args:
+        values: in row-major order; None is a missing one.
+    """
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where a tensor's values go.
+
+    Args:
+        tails: the shapes that it may have behind the number of rows.
+        words: of each column the places of its words; None for numbers.
+    """
+
+    datatypes: tuple[str, ...]
+    tails: tuple[tuple[int, ...], ...]
+    columns: tuple[int, ...]
+    words: tuple[Places | None, ...]
+
+
+class NamedTensors:
+    """The tensors of which rows of a bundle's inputs can be made.
+
+    A signature one of whose tensors bears the name of the matrix counts for nothing here.
+
+    Args:
+        names: of the inputs, in the order of rows.
+    """
+
+    def __init__(
+        self, names: Sequence[str], vocabularies: Vocabularies, signature: Signature | None
+    ) -> None:
+        self._width = len(names)
+        self.signature = _usable(signature)
+        by_input = {
+            name: None if (words := words_of(name, vocabularies)) is None else places(words)
+            for name in names
+        }
+        at = {name: column for column, name in enumerate(names)}
+        if self.signature is None:
+            self._slots = {
+                name: _Slot(
+                    NUMBERS if words is None else (*NUMBERS, "BYTES"),
+                    ((), (1,)),
+                    (at[name],),
+                    (words,),
+                )
+                for name, words in by_input.items()
+            }
+        else:
+            self._slots = {
+                tensor.name: _Slot(
+                    (DATATYPES[tensor.dtype],),
+                    (tuple(size for size in tensor.shape if size != "n"),),
+                    tuple(at[name] for name in tensor.of),
+                    tuple(by_input[name] for name in tensor.of),
+                )
+                for tensor in self.signature.inputs
+            }
+
+    def described(self) -> list[dict[str, Any]]:
+        """The tensors as the protocol's metadata says them: those of the signature, or the matrix
+        of all inputs."""
+        if self.signature is None:
+            return [{"name": MATRIX, "datatype": "FP32", "shape": [-1, self._width]}]
+        return [
+            {"name": name, "datatype": slot.datatypes[0], "shape": [-1, *slot.tails[0]]}
+            for name, slot in self._slots.items()
+        ]
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Whether tensors of these names make rows: before any of them is decoded.
+
+        Raises:
+            ValueError: naming what is missing or unknown.
+        """
+        if len(names) != len(self._slots) or set(names) != self._slots.keys():
+            raise ValueError(self._other_names(set(names)))
+
+    def rows(self, sent: Sequence[SentTensor]) -> NDArray[np.float32]:
+        """The rows [n, inputs] that the tensors hold together.
+
+        Raises:
+            ValueError: naming what is missing, unknown or wrong.
+        """
+        self.check_names([tensor.name for tensor in sent])
+        count = sent[0].shape[0] if sent[0].shape else 0
+        columns: list[Sequence[float]] = [()] * self._width
+        for tensor in sent:
+            slot = self._slots[tensor.name]
+            _check(tensor, slot, count)
+            for place_in_row, (column, known) in enumerate(
+                zip(slot.columns, slot.words, strict=True)
+            ):
+                values = tensor.values[place_in_row :: len(slot.columns)]
+                columns[column] = _numbers(tensor, values, known)
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(np.array(columns, np.float64).T, np.float32)
+        if np.isinf(rows).any():
+            raise ValueError("a value is too large for FP32, in which rows are")
+        return rows
+
+    def _other_names(self, names: set[str]) -> str:
+        wanted = ", ".join(self._slots)
+        lacking = [name for name in self._slots if name not in names]
+        strange = [name[:64] for name in nsmallest(16, names - self._slots.keys())]
+        parts = (("lack", lacking), ("hold", strange))
+        wrong = " and ".join(f"{verb} {which}" for verb, which in parts if which)
+        wrong = wrong or "repeat a name"
+        return (
+            f"inputs {wrong}; the model takes one tensor, {MATRIX!r}, or all of these: {wanted}"
+        )[:1000]
+
+
+def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) -> SentTensor:
+    """A tensor whose values are JSON, flat or nested by row.
+
+    Raises:
+        ValueError: they are of another kind than the datatype, or nested otherwise.
+    """
+    decoder = _DECODERS.get(datatype)
+    if decoder is None:
+        raise ValueError(f"{name!r} has datatype {datatype!r}; {', '.join(_DECODERS)}")
+    try:
+        values = decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{name!r} holds no {datatype}: {error}") from error
+    nested = [row for row in values if isinstance(row, list)]
+    if nested and (
+        len(nested) != len(values)
+        or len(shape) != 2
+        or shape[0] != len(values)
+        or any(len(row) != shape[1] for row in nested)
+    ):
+        raise ValueError(f"{name!r} is nested otherwise than its shape {list(shape)} says")
+    return SentTensor(name, datatype, shape, [v for row in nested for v in row] or values)
+
+
+def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: memoryview) -> SentTensor:
+    """A tensor whose values are bytes, little-endian; texts each after its length in 4 bytes.
+
+    Raises:
+        ValueError: they are no values of the datatype.
+    """
+    if datatype == "BYTES":
+        return SentTensor(name, datatype, shape, _texts(name, raw))
+    if datatype not in _NUMPY:
+        raise ValueError(f"{name!r} has datatype {datatype!r}; {', '.join(_DECODERS)}")
+    kind = np.dtype(_NUMPY[datatype])
+    if len(raw) % kind.itemsize:
+        problem = f"{len(raw)} bytes, not {kind.itemsize} to a value"
+        raise ValueError(f"{name!r} has {problem}")
+    return SentTensor(name, datatype, shape, np.frombuffer(raw, kind).tolist())
+
+
+def _usable(signature: Signature | None) -> Signature | None:
+    if signature is None or any(tensor.name == MATRIX for tensor in signature.inputs):
+        return None
+    return signature
+
+
+def _check(tensor: SentTensor, slot: _Slot, count: int) -> None:
+    name, tail = tensor.name, tuple(tensor.shape[1:])
+    if tensor.datatype not in slot.datatypes:
+        wanted = ", ".join(slot.datatypes)
+        raise ValueError(f"{name!r} has datatype {tensor.datatype!r}; wanted: {wanted}")
+    shape = list(tensor.shape)
+    if count < 1 or not shape or shape[0] != count or tail not in slot.tails:
+        wanted = " or ".join(str(["n", *map(str, one)]) for one in slot.tails).replace("'", "")
+        detail = f"{name!r} has shape {shape}; wanted: {wanted}, n the same for all and at least 1"
+        raise ValueError(detail)
+    if len(tensor.values) != count * len(slot.columns):
+        needed = count * len(slot.columns)
+        detail = f"{name!r} holds {len(tensor.values)} values; shape {shape} needs {needed}"
+        raise ValueError(detail)
+
+
+def _numbers(tensor: SentTensor, values: Sequence[Any], known: Places | None) -> list[float]:
+    """One column of a row's numbers; words by their places."""
+    if tensor.datatype == "BYTES":
+        assert known is not None  # texts are taken where there are words alone
+        return [place(text, known) for text in values]
+    if tensor.datatype == "INT64":
+        if any(abs(value) > WHOLE_MOST for value in values if value is not None):
+            raise ValueError(f"{tensor.name!r} has a whole number beyond ±{WHOLE_MOST}")
+        if known is not None:  # place 0, as graphs are given it, is a missing word
+            return [value or math.nan for value in values]
+    return [math.nan if value is None else value for value in values]
+
+
+def _texts(name: str, raw: memoryview) -> list[str]:
+    found, at = [], 0
+    while at < len(raw):
+        size, begin = int.from_bytes(raw[at : at + 4], "little"), at + 4
+        at = begin + size
+        if begin > len(raw) or at > len(raw):
+            raise ValueError(f"{name!r} ends within a text")
+        try:
+            found.append(str(raw[begin:at], "utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name!r} holds what is no UTF-8") from error
+    return found

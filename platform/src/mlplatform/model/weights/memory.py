@@ -1,0 +1,59 @@
+"""How much memory a model takes once it is loaded, told from the sizes of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from mlplatform.model.weights.data_files import data_names
+
+MIB: Final = 1024 * 1024
+BASE_BYTES: Final = 192 * MIB
+"""A predictor without a model, its libraries and its buffers."""
+OF_GRAPH: Final = 3
+"""A graph is held as bytes, parsed, and as what runs, for a while all at once."""
+OF_DATA: Final = 1.05
+"""Data files are mapped as they are; sums of a row and what a page rounds up come on top."""
+
+
+def needed_bytes(graph_bytes: int, data_bytes: Iterable[int]) -> int:
+    """Memory of a process that serves a model on a CPU, with all of its weights.
+
+    Args:
+        graph_bytes: size of the ONNX file.
+        data_bytes: sizes of the data files beside it.
+    """
+    return BASE_BYTES + OF_GRAPH * graph_bytes + round(OF_DATA * sum(data_bytes))
+
+
+def needed_mib(graph_bytes: int, data_bytes: Iterable[int]) -> int:
+    """The same in MiB, rounded up."""
+    return -(-needed_bytes(graph_bytes, data_bytes) // MIB)
+
+
+def folder_needs_mib(folder: Path) -> int | None:
+    """The same of a bundle's folder, or of a model's with a ready ONNX file; None without one.
+
+    Files of a model's folder that no graph names count too: more is told then, never less.
+    """
+    graph = folder / "model.onnx"
+    if not graph.is_file():
+        return None
+    beside = data_names(f.name for f in folder.iterdir() if f.is_file())
+    sizes = [(folder / name).stat().st_size for name in beside]
+    return needed_mib(graph.stat().st_size, sizes)
+
+
+def shortage(needed: int, present: int, *, what: str, whose: str) -> str:
+    """A sentence that a model does not fit; empty where it does.
+
+    Args:
+        needed: bytes that it takes.
+        present: bytes that there are.
+        what: is loaded, as the subject of the sentence.
+        whose: the memory is.
+    """
+    if needed <= present:
+        return ""
+    return f"{what} needs {-(-needed // MIB):,} MiB of memory; {whose} has {present // MIB:,} MiB"

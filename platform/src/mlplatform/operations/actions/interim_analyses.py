@@ -1,0 +1,129 @@
+"""What passes saw at each look at a rollout's step: the history of its gates, for people.
+
+The journal holds the evidence of the steps that were taken; these files hold the looks in between,
+thinned out with time. Nothing is decided from them, and they may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from mlplatform.rollouts.journal.evidence import Evidence
+from mlplatform.rollouts.verdicts.verdict import Gate
+from mlplatform.runtime.storage.struct_files import read_struct, write_struct
+
+MOST_ANALYSES: Final = 64
+"""Of one step; with more, every second is left out, but for the first and the last."""
+MOST_FILES: Final = 256
+"""Of one model, the newest; each is of one step of a rollout."""
+
+
+class InterimAnalysis(msgspec.Struct, frozen=True):
+    """The gates of a step as one pass judged them.
+
+    Args:
+        event_ms: event time of the look. records: of the decision log, that it counted.
+        gates: each with its numbers; the reasons are those of the newest look alone.
+    """
+
+    event_ms: int
+    verdict: str
+    records: int
+    gates: tuple[Gate, ...]
+
+
+class StepHistory(msgspec.Struct, frozen=True):
+    """The looks at one step of a rollout, in their order.
+
+    Args:
+        percent: of the customers; None in shadow, and as champion.
+        analyses: the looks; `looks` in the files. arms: what the newest look counted, by arm.
+    """
+
+    rollout_id: str
+    generation: int
+    phase: str
+    percent: float | None
+    analyses: tuple[InterimAnalysis, ...] = msgspec.field(name="looks")
+    arms: Mapping[str, Mapping[str, Any]] = {}
+
+
+def analysis_of(evidence: Evidence, event_ms: int) -> InterimAnalysis | None:
+    """The look that evidence is of; None where no traffic was judged."""
+    gates = evidence.get("gates")
+    if not isinstance(gates, Mapping) or "verdict" not in evidence:
+        return None
+    found = tuple(
+        Gate(
+            name=str(name),
+            verdict=gate["verdict"],
+            reason=str(gate["reason"]),
+            values=dict(gate.get("values") or {}),
+            holds=bool(gate.get("holds", True)),
+        )
+        for name, gate in gates.items()
+    )
+    return InterimAnalysis(
+        event_ms, str(evidence["verdict"]), int(evidence.get("records") or 0), found
+    )
+
+
+def thinned(analyses: Sequence[InterimAnalysis]) -> tuple[InterimAnalysis, ...]:
+    """At most `MOST_ANALYSES`, the first and the last of them among them."""
+    kept = tuple(analyses)
+    while len(kept) > MOST_ANALYSES:
+        kept = (*kept[:-1:2], kept[-1])
+    return kept
+
+
+def followed_by(history: StepHistory, newest: InterimAnalysis) -> StepHistory:
+    """The history with one look more; one that saw no new record replaces the look before it."""
+    earlier = history.analyses
+    if earlier and (earlier[-1].records, earlier[-1].verdict) == (newest.records, newest.verdict):
+        earlier = earlier[:-1]
+    bare = (msgspec.structs.replace(one, gates=tuple(map(_bare, one.gates))) for one in earlier)
+    return msgspec.structs.replace(history, analyses=thinned([*bare, newest]))
+
+
+def keep(folder: Path, model: str, history: StepHistory) -> None:
+    """The history with the looks of this one, in the model's files below the folder."""
+    path = _file(folder / model, history.rollout_id, history.generation)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    before = read_struct(path, StepHistory)
+    if before is None:
+        _forget_oldest(path.parent)
+        before = msgspec.structs.replace(history, analyses=())
+    for newest in history.analyses:
+        before = followed_by(before, newest)
+    kept = msgspec.structs.replace(before, arms=history.arms, phase=history.phase)
+    write_struct(path, kept)
+
+
+def step_histories(folder: Path, model: str, rollout_id: str) -> list[StepHistory]:
+    """What is kept of a rollout's steps, by generation.
+
+    Raises:
+        Corrupt: a file is not what `keep` writes.
+    """
+    names = (p.name for p in (folder / model).glob("*.json"))
+    of_it = [name for name in names if name.rpartition("@")[0] == rollout_id]
+    found = (read_struct(folder / model / name, StepHistory) for name in of_it)
+    return sorted((c for c in found if c is not None), key=lambda c: c.generation)
+
+
+def _bare(gate: Gate) -> Gate:
+    return Gate(gate.name, gate.verdict, "", gate.values, gate.holds)
+
+
+def _forget_oldest(folder: Path) -> None:
+    files = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime)
+    for old in files[: max(len(files) + 1 - MOST_FILES, 0)]:
+        old.unlink(missing_ok=True)
+
+
+def _file(folder: Path, rollout_id: str, generation: int) -> Path:
+    return folder / f"{rollout_id}@{generation}.json"

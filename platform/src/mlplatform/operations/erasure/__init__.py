@@ -1,0 +1,1 @@
+"""A person's rows of features, taken out of every place that the platform has of them."""

@@ -1,0 +1,310 @@
+"""An entity's rows of external views over all models: what there is, what goes, what stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.decisions.topics.local_erasing import empty_messages
+from mlplatform.learning.features.pushed.erasing import (
+    IsAbout,
+    Keys,
+    RowCounts,
+    ViewStores,
+    erase_rows,
+    known_keys,
+    rows_of,
+)
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.features.views import FeatureView, external
+from mlplatform.model.folders import model_names
+from mlplatform.operations.wiring import Platform
+from mlplatform.runtime.canonical import NOT_JSON
+from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.scoring import backends
+from mlplatform.scoring.worker.feature_stream import letters_of, topic_of
+
+MOST_DIGITS: Final = 20
+"""Of a key, with its sign."""
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""Others than the key may be no values: that is why they are dead letters."""
+
+
+class PlaceCount(msgspec.Struct, frozen=True):
+    """How many rows of an entity one place had.
+
+    Args:
+        place: "journal of pushes", "table", "online store", or "topic NAME".
+    """
+
+    model: str
+    view: str
+    place: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Whose rows are meant, of one model.
+
+    Args:
+        field: of the request, which holds its key.
+        unit: the keyed hash of the key.
+        key: as a request holds it; None: it is known by its hash alone.
+    """
+
+    model: str
+    field: str
+    unit: int
+    key: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEntities:
+    """Somebody as each model has them.
+
+    Args:
+        unread: sentences about models that cannot be read now.
+    """
+
+    entities: Sequence[Entity]
+    unread: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundViews:
+    """The external views that may have rows of somebody.
+
+    Args:
+        views: with the entity as their model has it.
+        unread: sentences about folders that are not looked into.
+    """
+
+    views: Sequence[tuple[Entity, FeatureView]]
+    unread: Sequence[str]
+
+    @property
+    def by_model(self) -> dict[str, list[str]]:
+        """Model → names of its views."""
+        found: dict[str, list[str]] = {}
+        for entity, view in self.views:
+            found.setdefault(entity.model, []).append(view.name)
+        return found
+
+
+def entities_of_unit(platform: Platform, unit: int, model: str | None) -> FoundEntities:
+    """The assignment unit of each model, where it is a field of the request."""
+    definitions, unread = _definitions(platform, model)
+    return FoundEntities(
+        [
+            Entity(name, one.assignment_unit, unit)
+            for name, one in definitions.items()
+            if one.assignment_unit in one.request
+        ],
+        unread,
+    )
+
+
+def entities_named(platform: Platform, named: str, model: str | None) -> FoundEntities:
+    """The entity of that name in each model that has it.
+
+    Args:
+        named: as `customer=4711`.
+
+    Raises:
+        ConfigInvalid: it is no name and key, the key is of another type, or no model has such an
+            entity.
+    """
+    name, separator, text = named.partition("=")
+    if not separator or not name or not text:
+        raise ConfigInvalid("--entity", name, "NAME=KEY, for example customer=4711")
+    definitions, unread = _definitions(platform, model)
+    there = {known for one in definitions.values() for known in one.entities}
+    if name not in there:
+        raise ConfigInvalid("--entity", name, f"one of {', '.join(sorted(there)) or 'none'}")
+    found, secret = [], platform.pseudonym_key()
+    for of, definition in definitions.items():
+        if name in definition.entities:
+            field = definition.entities[name]
+            key = _key_of(text, definition.request[field].type, f"as {field} of {of} is")
+            found.append(Entity(of, field, pseudonym(key, secret), key))
+    return FoundEntities(found, unread)
+
+
+def _key_of(text: str, kind: str, why: str) -> int | str:
+    """A key as a request has it; it stands in no message."""
+    if kind != "int64":
+        return text
+    is_whole = text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= MOST_DIGITS
+    if not is_whole:
+        raise ConfigInvalid("--entity", "a key that is no whole number", f"a whole number, {why}")
+    return int(text)
+
+
+def views_of(platform: Platform, found: FoundEntities) -> FoundViews:
+    """The external views whose key these entities are."""
+    views, unread = list[tuple[Entity, FeatureView]](), list(found.unread)
+    for entity in found.entities:
+        declared = external(platform.views(entity.model))
+        views += [(entity, view) for view in declared if view.join_key == entity.field]
+        folder = platform.settings.home.offline(entity.model) / "external"
+        known = {view.name for view in declared}
+        unread += [
+            f"{one}: rows of a view that {entity.model} does not declare any more; remove it"
+            for one in sorted(folder.glob("*"))
+            if one.name not in known
+        ]
+    models = set(model_names())
+    unread += [
+        f"{one}: of a model that has no folder any more; put its folder back, or remove it"
+        for one in sorted((platform.settings.home.root / "offline").glob("*"))
+        if one.name not in models and (one / "external").is_dir()
+    ]
+    return FoundViews(views, unread)
+
+
+def count_rows(platform: Platform, found: FoundViews) -> list[PlaceCount]:
+    """How many rows each place has; nothing is written."""
+    counted: list[PlaceCount] = []
+    for entity, view in found.views:
+        counted += _letters(platform, entity, view, dry_run=True)
+        with _stores(platform, entity, view) as stores:
+            whose = _whose(platform, entity)
+            keys = known_keys(stores, whose) if callable(whose) else whose
+            at_ms = platform.clock.event_ms()
+            counted += _places(entity, view, rows_of(stores, keys, at_ms))
+    return counted
+
+
+def erase_feature_rows(platform: Platform, found: FoundViews) -> list[PlaceCount]:
+    """Take all these rows out, and say how many went from each place.
+
+    Killed anywhere, the next call does the rest.
+
+    Raises:
+        Unavailable: a store does not answer; call again.
+    """
+    erased: list[PlaceCount] = []
+    for entity, view in found.views:
+        # first: what nobody has read yet would come after the rest
+        erased += _letters(platform, entity, view, dry_run=False)
+        with _stores(platform, entity, view) as stores:
+            gone = erase_rows(stores, _whose(platform, entity), platform.clock.event_ms)
+            erased += _places(entity, view, gone)
+    return erased
+
+
+def not_reached(platform: Platform, found: FoundViews) -> list[str]:
+    """Places outside of the platform that may have such rows, and what to do about them."""
+    settings, sentences = platform.settings, list(found.unread)
+    for entity, view in found.views:
+        assert view.external is not None
+        named = f"{entity.model}/{view.name}"
+        sentences.append(
+            f"the table behind {named} (ask {view.external.owner}): take the rows out there first;"
+            " an import or push brings them back"
+        )
+        topic = topic_of(view)
+        if topic is not None and settings.kafka:
+            sentences.append(
+                f"Kafka, topics {topic} and {letters_of(topic)}: messages stay for their retention"
+                " (dead letters 14 days); kafka-delete-records.sh removes a partition's up to an"
+                " offset"
+            )
+        elif topic is not None:
+            sentences.append(
+                f"dead letters of {topic} that are no JSON object, or have no key in"
+                f" {view.join_key}: nobody can tell whose they are; they go after 14 days"
+            )
+    if found.views and settings.postgres is not None:
+        sentences.append(
+            "PostgreSQL: `VACUUM FULL pushes` removes old versions of rows; its archives of changes"
+            " and copies go by their own rules"
+        )
+    if found.views and settings.redis is not None:
+        sentences.append("Redis: its snapshot and append-only file, until it writes them anew")
+    if found.views and (settings.postgres is not None or settings.redis is not None):
+        sentences.append("other homes at these servers: tables that they took; run it there too")
+    copies = sorted(settings.home.staging.glob("features-*"))
+    sentences += [f"{one}: a copy of an import that was killed; remove it" for one in copies]
+    return sentences
+
+
+def _definitions(
+    platform: Platform, model: str | None
+) -> tuple[dict[str, ModelDefinition], list[str]]:
+    """Definitions of one model, or of all that can be read, and why others cannot."""
+    if model is not None:
+        return {model: platform.definition(model)}, []
+    found, unread = {}, []
+    for name in model_names():
+        try:
+            platform.views(name)
+            found[name] = platform.definition(name)
+        except (ConfigInvalid, OSError) as error:
+            unread.append(f"rows of {name}, which cannot be read: {error}; then erase again")
+    return found, unread
+
+
+def _whose(platform: Platform, entity: Entity) -> Keys | IsAbout:
+    """The entity's key as its rows have it, or how to know it among theirs."""
+    if platform.definition(entity.model).request[entity.field].pseudonymous:
+        return {entity.unit}
+    if entity.key is not None:
+        return {entity.key}
+    secret = platform.pseudonym_key()
+    return lambda key: pseudonym(key, secret) == entity.unit
+
+
+@contextmanager
+def _stores(platform: Platform, entity: Entity, view: FeatureView) -> Iterator[ViewStores]:
+    settings = platform.settings
+    pushes = platform.pushes if backends.has_pushes(settings) else None
+    online = backends.online(settings, entity.model, [view])
+    parts = platform.offline(entity.model).external(view.name)
+    try:
+        yield ViewStores(entity.model, view, pushes, parts, online)
+    finally:
+        online.close()
+
+
+def _letters(
+    platform: Platform, entity: Entity, view: FeatureView, *, dry_run: bool
+) -> Iterator[PlaceCount]:
+    """Embedded topics, which hold keys as they were sent."""
+    topic = topic_of(view)
+    if topic is None or platform.settings.kafka:
+        return
+    is_about = _is_about(entity, platform.pseudonym_key())
+    path = platform.settings.home.topics_db
+    for name in (topic, letters_of(topic)):
+        count = empty_messages(path, name, is_about, dry_run=dry_run)
+        yield PlaceCount(entity.model, view.name, f"topic {name}", count)
+
+
+def _is_about(entity: Entity, secret: bytes) -> Callable[[bytes], bool]:
+    def is_about(value: bytes) -> bool:
+        try:
+            raw = _fields(value).get(entity.field)
+            key = None if raw is None else msgspec.json.decode(raw)
+        except NOT_JSON:
+            return False
+        if isinstance(key, float) and key.is_integer():  # 4711.0
+            key = int(key)
+        return key is not None and pseudonym(key, secret) == entity.unit
+
+    return is_about
+
+
+def _places(entity: Entity, view: FeatureView, counts: RowCounts) -> list[PlaceCount]:
+    named: Mapping[str, int] = {
+        "journal of pushes": counts.journal,
+        "table": counts.table,
+        "online store": counts.online,
+    }
+    return [PlaceCount(entity.model, view.name, place, n) for place, n in named.items()]

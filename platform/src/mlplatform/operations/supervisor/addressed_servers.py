@@ -1,0 +1,114 @@
+"""Model servers that run elsewhere and are not the platform's: asked whether they are the models of
+their versions, and followed as long as a manifest names them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from mlplatform.model.bundle import load_bundle
+from mlplatform.rollouts.serving.golden import WITHIN_S, problem_of
+from mlplatform.rollouts.serving.local import StatusFile, wall_ms
+from mlplatform.rollouts.serving.manifest import Service
+from mlplatform.runtime.errors import PlatformError
+
+ASK_S: Final = 10.0
+"""Between two times: somebody else may put another model there at any moment."""
+ASK_UNREADY_S: Final = 1.0
+READY: Final = ("", False)
+
+log = logging.getLogger(__name__)
+
+
+class AddressedServer:
+    """One service whose server has an address.
+
+    It is ready while the server scores the golden rows as the bundle says. Otherwise gateways are
+    told of no port.
+
+    Args:
+        service: with an address.
+        folder: of its bundle.
+        say: writes a status down.
+    """
+
+    def __init__(self, service: Service, folder: Path, say: Callable[[StatusFile], None]) -> None:
+        assert service.address is not None
+        self._service = service
+        self._url = service.address
+        self._folder = folder
+        self._say = say
+        self._reason = "has not been asked yet"
+        self._previous = ""  # what the thread found, before the loop learns it
+        self._failed = False
+        self._renewals = 0
+        self._answer_until_s = math.inf
+        self._stopping = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        # Nothing waits for such a thread: a slow server delays no end of a platform.
+        threading.Thread(target=self._follow, name=service.name, daemon=True).start()
+
+    def write(self) -> None:
+        """Say again how it does. It is not ready while nobody has answered in time."""
+        if time.monotonic() > self._answer_until_s:  # a name server can hold a question longer
+            self._reason, self._failed = f"has not answered within {WITHIN_S:g} s", False
+        url, is_ready = urlsplit(self._url), not self._reason
+        self._say(
+            StatusFile(
+                self._service.name,
+                is_ready,
+                self._reason,
+                self._renewals,
+                None,
+                url.port if is_ready else None,
+                wall_ms(),
+                host=url.hostname or "",
+                failed=self._failed,
+            )
+        )
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _follow(self) -> None:
+        while not self._stopping.is_set():
+            found = self._found()
+            self._previous = found[0]
+            self._answer_until_s = math.inf
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and so does this process
+                self._loop.call_soon_threadsafe(self._learn, *found)
+            self._stopping.wait(ASK_S if found == READY else ASK_UNREADY_S)
+
+    def _learn(self, reason: str, failed: bool) -> None:
+        if self._stopping.is_set() or (reason, failed) == (self._reason, self._failed):
+            return
+        log.info("%s: %s", self._service.name, reason or "scores its golden rows")
+        # A gateway takes what is ready again for another process, and tries it by probes.
+        self._renewals += not reason
+        self._reason, self._failed = reason, failed
+        self.write()
+
+    def _found(self) -> tuple[str, bool]:
+        """Why it is not ready, and whether waiting alone will not mend it."""
+        name = self._service.name
+        try:
+            bundle = load_bundle(self._folder, self._service.digest, data=False)
+            self._answer_until_s = time.monotonic() + WITHIN_S
+            problem = problem_of(bundle, self._url, name)
+        except (PlatformError, OSError) as error:
+            return f"its golden rows can't be asked: {error}", False
+        except Exception as error:
+            # What a stranger answers must not end the supervisor's watch over it.
+            reason = f"its golden rows can't be asked: {error}"
+            if reason != self._previous:  # once, however often it is asked
+                log.exception("%s can't be asked", name)
+            return reason, False
+        return problem, bool(problem)

@@ -1,0 +1,82 @@
+"""A table of features as files that are here, wherever a person says that it lies."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, assert_never
+
+import pyarrow as pa
+
+from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.operations.tables.locations import Bucket, Input, Table
+from mlplatform.operations.tables.postgres_table import ColumnSelection, arrow_types, export_columns
+from mlplatform.operations.tables.sources import BucketFiles
+from mlplatform.runtime.errors import InputInvalid
+
+MOST_BYTES: Final = 8 * 1024**3
+"""Of a bucket's objects together: they lie on the disk of the home folder, which records need too.
+"""
+
+
+@contextmanager
+def local_input(
+    source: Input, columns: ExternalColumns, staging: Path, progress: Callable[[str], None]
+) -> Iterator[Path]:
+    """A context with a local file or folder of a view's table.
+
+    Args:
+        staging: a folder below which what lies elsewhere is copied meanwhile.
+
+    Raises:
+        NotFound: there is no such table.
+        InputInvalid: a table lacks a column or has it of another type; or it is too large.
+        Refused: an object was changed meanwhile.
+        Unavailable: its server does not answer.
+    """
+    if isinstance(source, Path):
+        yield source
+        return
+    folder = staging / f"features-{uuid.uuid4().hex}"
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        match source:
+            case Table():
+                progress("copying the table")
+                path = folder / f"{source.name}.parquet"
+                export_columns(source, lambda kinds: _chosen(columns, kinds, source.name), path)
+                yield path
+            case Bucket():
+                yield _copied(source, folder, progress)
+            case _:
+                assert_never(source)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _chosen(columns: ExternalColumns, kinds: Mapping[str, str], source: str) -> ColumnSelection:
+    """The view's columns, sorted so that a row's number in a message is the same next time."""
+    columns.found(arrow_types(kinds, pa.bool_()), source)
+    wanted = list(columns.kinds)
+    truths = [name for name in wanted if kinds[name] == "boolean"]
+    return ColumnSelection(wanted, wanted, truths)
+
+
+def _copied(bucket: Bucket, folder: Path, progress: Callable[[str], None]) -> Path:
+    incoming, files = folder / "incoming", folder / "files"
+    incoming.mkdir()
+    files.mkdir()
+    source = BucketFiles(bucket, incoming)
+    total = sum(file.size_bytes for file in source.files)
+    if total > MOST_BYTES:
+        problem = f"{total} bytes in all; wanted: {MOST_BYTES} or fewer, a part at a time"
+        raise InputInvalid(bucket.uri, None, problem)
+    for number, file in enumerate(source.files):
+        progress(f"copying {file.name}")
+        with source.here(number) as path:
+            # A folder's files are read by name, and messages name them.
+            path.rename(files / f"{number:05d}.{file.name.rsplit('/', 1)[-1]}")
+    return files

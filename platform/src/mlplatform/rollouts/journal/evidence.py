@@ -1,0 +1,74 @@
+"""What the evidence of transitions holds, by name; the journal keeps it as canonical JSON.
+
+Evidence of an earlier release may lack any of it, and may hold what no release writes any more. Its
+digest is of all that was written, so rows are decoded as they stand, and these types are for those
+who write and read it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from mlplatform.rollouts.journal.basis_evidence import BasisEvidence, PlanEvidence
+
+ValidationReport = dict[str, Any]
+"""As `learning.validation.report.to_dict` gives it: the journal only keeps it."""
+
+Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
+
+
+class GateEvidence(TypedDict):
+    """A gate's answer.
+
+    Args:
+        holds: false where the rollout does not wait for it.
+    """
+
+    verdict: Verdict
+    reason: str
+    values: dict[str, float | int | None]
+    holds: NotRequired[bool]
+
+
+class Evidence(TypedDict, total=False):
+    """What a transition was taken by: who was judged, what was counted, and what that says.
+
+    Args:
+        model, rollout_id, version, bundle, author, alert_band: of the challenger.
+        validation, plan: what was known of it before it met traffic.
+        bootstrap: there is no champion to compare with.
+        emergency, opened_by: it is promoted at once, as this person asks.
+        stopped: by gateway, why it asks the version no more.
+        arms: counts of either arm, by name. dropped: copies that were never sent, by reason.
+        gates: by name, in the order in which they were asked.
+        log: by writer, the first and the last number of what was counted.
+        position: by writer, up to which number the log was read.
+        counted: SHA-256 of everything that was counted.
+        watermarks: by writer, number and event time.
+        basis: what the verdict follows from besides the log.
+    """
+
+    model: str
+    rollout_id: str
+    version: int
+    bundle: str
+    author: str
+    alert_band: list[float]
+    validation: ValidationReport
+    plan: PlanEvidence
+    bootstrap: bool
+    emergency: bool
+    opened_by: str
+    stopped: dict[str, str]
+    verdict: Verdict
+    generation: int
+    records: int
+    until_event_ms: int | None
+    arms: dict[str, dict[str, int]]
+    dropped: dict[str, int]
+    gates: dict[str, GateEvidence]
+    log: dict[str, list[int]]
+    position: dict[str, int]
+    counted: str
+    watermarks: dict[str, list[int | None]]
+    basis: BasisEvidence

@@ -1,0 +1,128 @@
+"""The labels of a shadow phase, kept in a file: a pass adds what is new in the log.
+
+The file follows from the log and may be deleted at any time; then all is read again, in portions.
+A portion is one transaction, so that a pass that is killed leaves the file as it was before or
+after it. It stands for the records up to a number of each writer, and for one event time; asked for
+less of either, it is made again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from mlplatform.decisions.records.last_labels import label_columns
+from mlplatform.decisions.records.port import DecisionLog, Span
+from mlplatform.rollouts.kept import pairs
+from mlplatform.rollouts.kept.files import alone, file_of, with_file
+from mlplatform.rollouts.kept.pair_outcomes import labelled_pairs_of, outcomes_of
+from mlplatform.rollouts.kept.portions import PORTION, common_positions, next_portion, up_to
+from mlplatform.rollouts.verdicts.basis import OutcomeBasis
+from mlplatform.rollouts.verdicts.facts import COLUMNS
+from mlplatform.rollouts.verdicts.outcomes import LabelledPairs, Outcomes
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.storage import sqlite
+
+FORMAT: Final = 1
+"""Of what is kept, and how: another number starts new files."""
+
+
+def shadow_outcomes(
+    folder: Path, log: DecisionLog, model: str, basis: OutcomeBasis, *, portion: int = PORTION
+) -> Outcomes | LabelledPairs:
+    """What became of the requests that a version and its champion both scored in shadow.
+
+    Only those records and labels are read that were not before.
+
+    Args:
+        folder: holds the files, one for each model and generation; made at first use.
+
+    Raises:
+        Unavailable: the log or the file can't be read or written now.
+    """
+    identity = digest([FORMAT, basis.version, basis.hides, basis.explores, basis.task])[:8]
+    with alone(folder / model):
+        return with_file(
+            file_of(folder / model, "pairs", basis.generation, identity),
+            pairs.TABLES,
+            fits=partial(_fits, basis=basis),
+            work=partial(_read, log=log, model=model, basis=basis, portion=portion),
+        )
+
+
+def _fits(db: sqlite3.Connection, basis: OutcomeBasis) -> bool:
+    state = pairs.load(db)
+    return state.now_ms <= basis.now_event_ms and all(
+        seq <= basis.marks.get(writer, 0) for writer, seq in state.position.items()
+    )
+
+
+def _read(
+    db: sqlite3.Connection, log: DecisionLog, model: str, basis: OutcomeBasis, portion: int
+) -> Outcomes | LabelledPairs:
+    state = pairs.load(db)
+    with sqlite.transaction(db):
+        pairs.pass_time(db, state, basis)
+        pairs.save(db, state)
+    while _add_records(db, log, model, basis, portion):
+        pass
+    while _add_labels(db, log, model, basis, portion):
+        pass
+    made = outcomes_of if basis.task == "binary" else labelled_pairs_of
+    return made(
+        partial(pairs.read_pairs, db),
+        pairs.load(db).writers,
+        basis,
+        partial(pairs.is_labelled_after, db, until_ms=basis.now_event_ms),
+    )
+
+
+def _add_records(
+    db: sqlite3.Connection, log: DecisionLog, model: str, basis: OutcomeBasis, portion: int
+) -> bool:
+    """Keep the next records and voids; whether there may be more."""
+    with sqlite.transaction(db):
+        state = pairs.load(db)
+        if state.position == basis.marks:
+            return False
+        columns = (*COLUMNS, "payload") if basis.explores else COLUMNS
+        records, full = next_portion(
+            log,
+            Span(
+                model=model, kinds=("decision", "shadow"), generation=basis.generation,
+                after=state.position, limit=portion, columns=columns,
+            ),
+        )  # fmt: skip
+        named = ("writer", "seq", "decision_id")
+        voids, voids_full = next_portion(
+            log,
+            Span(model=model, kinds=("void",), after=state.position, limit=portion, columns=named),
+        )
+        state.position = common_positions(basis.marks, full, voids_full)
+        voided = {str(i) for i in up_to(voids, state.position)["decision_id"].to_pylist()}
+        pairs.add_records(db, state, up_to(records, state.position), voided, basis)
+        pairs.save(db, state)
+    return bool(full or voids_full)
+
+
+def _add_labels(
+    db: sqlite3.Connection, log: DecisionLog, model: str, basis: OutcomeBasis, portion: int
+) -> bool:
+    """Keep the next labels; whether there may be more."""
+    with sqlite.transaction(db):
+        state = pairs.load(db)
+        if state.first_ms is None or state.labels == basis.marks:
+            return False
+        labels, full = next_portion(
+            log,
+            Span(
+                model=model, kinds=("label",), from_ms=state.first_ms, after=state.labels,
+                limit=portion, columns=("writer", *label_columns(basis.task)),
+            ),
+        )  # fmt: skip
+        state.labels = common_positions(basis.marks, full)
+        pairs.add_labels(db, state, up_to(labels, state.labels), basis)
+        pairs.save(db, state)
+    return bool(full)

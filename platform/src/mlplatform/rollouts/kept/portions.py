@@ -1,0 +1,48 @@
+"""The next records of a decision log, as many at a time as fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from mlplatform.decisions.records.port import DecisionLog, Span
+
+PORTION: Final = 20_000
+"""Records of each writer that are counted in one transaction."""
+
+
+def next_portion(log: DecisionLog, span: Span) -> tuple[pa.Table, dict[str, int]]:
+    """Records after the span's position; the last number of each writer that may have more.
+
+    Args:
+        span: with `after` and `limit`; its columns hold writer and seq.
+    """
+    table = log.read(span)
+    pa.default_memory_pool().release_unused()  # the system's pool keeps it all until then
+    full: dict[str, int] = {}
+    assert span.limit is not None
+    if len(table) >= span.limit:
+        groups = table.select(["writer", "seq"]).group_by("writer", use_threads=False)
+        for row in groups.aggregate([("seq", "max"), ("seq", "count")]).to_pylist():
+            if row["seq_count"] >= span.limit:
+                full[row["writer"]] = row["seq_max"]
+    return table, full
+
+
+def common_positions(marks: Mapping[str, int], *full: Mapping[str, int]) -> dict[str, int]:
+    """Up to where several reads have come: where one of them may have more, to its last number."""
+    return {
+        writer: min(seq, *(found.get(writer, seq) for found in full))
+        for writer, seq in marks.items()
+    }
+
+
+def up_to(table: pa.Table, marks: Mapping[str, int]) -> pa.Table:
+    """A mark is older than the records, and nothing after it was read by every read."""
+    if not len(table):
+        return table
+    last = np.array([marks.get(str(w), 0) for w in table.column("writer").to_pylist()])
+    return table.filter(pa.array(table.column("seq").to_numpy() <= last))

@@ -1,0 +1,223 @@
+"""What was counted of a generation, kept in a file: a pass adds what is new in the log.
+
+The file follows from the log and may be deleted at any time; then everything is counted again, in
+portions. A portion is one transaction, so that a pass that is killed leaves the file as it was
+before or after it. Of passes and looks that run at once one counts, and the others wait.
+
+Records that nobody can add to any more are counted for good, up to a line in event time. Those
+after it wait in the file, and are counted in a transaction that is rolled back.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
+from mlplatform.decisions.records.record import Kind
+from mlplatform.model.policies.decision_scale import EARLIER
+from mlplatform.rollouts.kept.files import alone, file_of, with_file
+from mlplatform.rollouts.kept.portions import PORTION, common_positions, next_portion, up_to
+from mlplatform.rollouts.passes import counting
+from mlplatform.rollouts.passes.counting import State
+from mlplatform.rollouts.verdicts.aggregates import Aggregates
+from mlplatform.rollouts.verdicts.completeness import complete_until_ms
+from mlplatform.rollouts.verdicts.facts import Subject, facts
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.storage import sqlite
+
+FORMAT = 4
+"""Of what is counted, and how: another number starts new files."""
+CACHE_KIB = 16_384
+"""Of pages in memory. A pass changes some thousand rows of a file that may be gigabytes."""
+MOST_WAITING = 100_000
+"""Records after the line that each pass counts again. Where a writer stands still for longer, the
+line passes it, and health is not shown before that writer has passed the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """What is in the log.
+
+    Args:
+        seen: everything.
+        complete: what nobody can add to any more; `seen` itself where that is everything.
+        line_ms: event time up to which that is.
+        watermarks: up to which the log was read.
+    """
+
+    seen: Aggregates
+    complete: Aggregates
+    line_ms: int
+    watermarks: tuple[Watermark, ...]
+
+
+def count(
+    folder: Path,
+    log: DecisionLog,
+    model: str,
+    subject: Subject,
+    watermarks: Sequence[Watermark] | None = None,
+    *,
+    line_ms: int | None = None,
+    portion: int = PORTION,
+) -> LogCounts:
+    """A generation's records, of which only those are read that were not counted before.
+
+    Args:
+        folder: holds the files, one for each model, role and generation; made at first use.
+        watermarks: of an earlier count, to have it again; None: those of now. They are read before
+            the records: whatever they cover is in the log then.
+        line_ms: of an earlier count, to have it again; None: as the watermarks say.
+
+    Raises:
+        Unavailable: the log or the file can't be read or written now.
+    """
+    with alone(folder / model):
+        marks = tuple(log.watermarks() if watermarks is None else watermarks)
+        return _counted(_path(folder, model, subject), log, model, subject, marks, line_ms, portion)
+
+
+def _counted(
+    path: Path,
+    log: DecisionLog,
+    model: str,
+    subject: Subject,
+    watermarks: tuple[Watermark, ...],
+    line_ms: int | None,
+    portion: int,
+) -> LogCounts:
+    def fits(db: sqlite3.Connection) -> bool:
+        return not _is_of_another_log(counting.load(db), watermarks)
+
+    def work(db: sqlite3.Connection) -> LogCounts:
+        db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        return _Counter(db, log, model, subject, watermarks, portion, line_ms).counted()
+
+    return with_file(path, counting.TABLES, fits=fits, work=work)
+
+
+def _path(folder: Path, model: str, subject: Subject) -> Path:
+    """The subject's file; those of earlier generations in its role are deleted."""
+    within = subject.within_us if math.isfinite(subject.within_us) else None
+    segments = msgspec.to_builtins(subject.segments)
+    identified: list[object] = [FORMAT, subject.role, subject.version, within, segments]
+    if subject.scale != EARLIER:  # else it is counted as before there were others
+        identified += [subject.scale.names, subject.scale.alerts]
+        identified += ["by class"] * subject.scale.by_class
+        if subject.scale.number is not None:
+            identified.append(subject.scale.number.tolerance)
+    return file_of(folder / model, subject.role, subject.generation, digest(identified)[:8])
+
+
+def _is_of_another_log(state: State, watermarks: Sequence[Watermark]) -> bool:
+    """A log that was put back is read from its beginning."""
+    there = {mark.writer: mark.seq for mark in watermarks}
+    return any(there.get(writer, 0) < seq for writer, seq in state.position.items())
+
+
+class _Counter:
+    def __init__(
+        self,
+        db: sqlite3.Connection,
+        log: DecisionLog,
+        model: str,
+        subject: Subject,
+        watermarks: tuple[Watermark, ...],
+        portion: int,
+        line_ms: int | None,
+    ) -> None:
+        self._db = db
+        self._log = log
+        self._model = model
+        self._subject = subject
+        self._watermarks = watermarks
+        self._marks = {mark.writer: mark.seq for mark in watermarks}
+        self._complete_ms = complete_until_ms(watermarks)
+        self._line_ms = line_ms
+        self._portion = portion
+
+    def counted(self) -> LogCounts:
+        while self._add():
+            pass
+        self._settle()
+        state = counting.load(self._db)
+        complete = counting.aggregates_of(self._db, state, self._subject)
+        seen = self._with_waiting() or complete
+        return LogCounts(seen, complete, state.line_ms, self._watermarks)
+
+    def _add(self) -> bool:
+        """Count the next records; whether there may be more."""
+        with sqlite.transaction(self._db):
+            state = counting.load(self._db)
+            if state.position == self._marks:
+                return False
+            line = self._line(state)
+            kinds: tuple[Kind, ...] = ("decision", "shadow", "inference")
+            generation = self._subject.generation
+            records, full = self._read(state, kinds, generation)
+            voids, voids_full = self._read(state, ("void",), None)
+            position = common_positions(self._marks, full, voids_full)
+            found = facts(up_to(records, position), self._subject)
+            waits = found.rows["event_ms"] > line
+            voided = {str(i) for i in up_to(voids, position)["decision_id"].to_pylist()}
+            counting.wait(self._db, found.of(waits))
+            counting.add_records(self._db, state, self._subject, found.of(~waits), voided)
+            state.position = position
+            counting.save(self._db, state)
+        return bool(full or voids_full)
+
+    def _line(self, state: State) -> float:
+        """Everything is complete where no writer has said where it is: `behind` reports that."""
+        if self._line_ms is not None:
+            return self._line_ms
+        return math.inf if self._complete_ms is None else max(self._complete_ms, state.line_ms)
+
+    def _read(
+        self, state: State, kinds: tuple[Kind, ...], generation: int | None
+    ) -> tuple[pa.Table, dict[str, int]]:
+        """Records after the position; the last number of each writer that may have more."""
+        span = Span(
+            model=self._model,
+            kinds=kinds,
+            generation=generation,
+            after=state.position,
+            limit=self._portion,
+            columns=self._subject.columns,
+        )
+        return next_portion(self._log, span)
+
+    def _settle(self) -> None:
+        """Count what has waited for the line, and pass a writer that stands still for too long."""
+        with sqlite.transaction(self._db):
+            state = counting.load(self._db)
+            line = self._line(state)
+            if (
+                self._line_ms is None
+                and counting.waiting_records(self._db, after_ms=line) > MOST_WAITING
+            ):
+                line = math.inf
+            while len(due := counting.due(self._db, line, self._portion)):
+                counting.add_records(self._db, state, self._subject, due, set())
+            latest = state.extent.until_event_ms or 0
+            state.line_ms = max(state.line_ms, latest if math.isinf(line) else int(line))
+            counting.save(self._db, state)
+
+    def _with_waiting(self) -> Aggregates | None:
+        """The counts with what is after the line; None where nothing is."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            state = counting.load(self._db)
+            if not counting.waiting_records(self._db, after_ms=-math.inf):
+                return None
+            while len(due := counting.due(self._db, math.inf, self._portion)):
+                counting.add_records(self._db, state, self._subject, due, set())
+            return counting.aggregates_of(self._db, state, self._subject)
+        finally:
+            self._db.rollback()

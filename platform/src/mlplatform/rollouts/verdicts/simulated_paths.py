@@ -1,0 +1,498 @@
+"""How a gate's bounds may go as a step's traffic comes: paths drawn from a traffic profile.
+
+Each path holds the counts that the gate would read at each look, drawn for a challenger of a
+known truth; the bounds on them are those of the judge (`event_size`, `sequence_width`). Hits that
+come together (an outage, a customer) are drawn together, as often as the profile says.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from mlplatform.rollouts.verdicts.aggregates import (
+    LONG_OUTAGES,
+    MOST_OUTAGES,
+    OUTAGE_SLICE_MS,
+)
+from mlplatform.rollouts.verdicts.hidden import (
+    Metric,
+    MetricBounds,
+    PartialOutcomes,
+    interval,
+    recall_difference,
+)
+from mlplatform.rollouts.verdicts.statistics import (
+    CALM_TRIALS,
+    RareEvents,
+    event_size,
+    excess_evidence,
+    sequence_width,
+)
+from mlplatform.rollouts.verdicts.traffic_profile import (
+    HOUR_MS,
+    QUANTILES,
+    HiddenRequests,
+    TrafficProfile,
+)
+from mlplatform.rollouts.verdicts.verdict import Errors
+
+Floats = npt.NDArray[np.float64]
+
+FEW_HITS = 0.2
+"""A smaller share of hits comes as rare events do, one larger varies to both sides alike."""
+ALONE = 0.05
+"""Of fewer hits beside each one, none are drawn together."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sums:
+    """What a gate reads, by path and look.
+
+    Args:
+        difference: the challenger's hits less the expected ones.
+        scale: what difference and width are given as a share of.
+        hits: of both arms, as the judge counts them.
+        plain: variance of the difference, were all trials independent.
+        views: variance of the difference, and hits of one event at most, by clusters of a kind.
+        shift: of that difference, caused by the expectation.
+        once: its standard deviation, where the bound counts it.
+    """
+
+    difference: Floats
+    scale: Floats
+    hits: Floats
+    plain: Floats
+    views: tuple[tuple[Floats, Floats], ...]
+    shift: Floats
+    once: float = 0.0
+
+    @property
+    def value(self) -> Floats:
+        return self.difference / np.maximum(self.scale, 1e-9) + self.shift
+
+    def width(self, error_share: float) -> Floats:
+        """Width of a one-sided bound at this error rate; infinite if nothing is expected."""
+        widths = [self._width(variance, alike, error_share) for variance, alike in self.views]
+        widest = np.maximum.reduce(widths) / np.maximum(self.scale, 1e-9)
+        widest = np.hypot(widest, special.ndtri(error_share) * self.once)
+        return np.where(self.scale > 0, widest, np.inf)
+
+    def _width(self, variance: Floats, alike: Floats, error_share: float) -> Floats:
+        size = event_size(variance, self.plain, hits=self.hits, alike=alike)
+        return np.asarray(size * _widths(variance / size**2, error_share))
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisSchedule:
+    """When a step is looked at, and by how much traffic.
+
+    Args:
+        hours: of each look, ascending.
+        share: of customers in the challenger's arm (0-1); None in shadow, where both arms decide
+            everything.
+        paths: how many are drawn.
+    """
+
+    profile: TrafficProfile
+    hours: Floats
+    share: float | None
+    paths: int
+    seed: int
+
+    def rng(self, gate: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *gate.encode()])
+
+    def trials(self) -> tuple[Floats, Floats]:
+        """Requests of the challenger and of the champion at each look."""
+        every = np.tile(self.profile.requests_h * self.hours, (self.paths, 1))
+        if self.share is None:
+            return every, every
+        part, _ = self.arm()
+        return every * part, every * (1 - part)
+
+    def arm(self) -> tuple[Floats, Floats]:
+        """Customers drawn into the challenger's arm: their share of the requests, and other
+        requests an hour by the customer of one. A few customers make most requests."""
+        people, rates = np.array(self.profile.customers).T
+        repeat = np.full((self.paths, 1), self.profile.repeat_h)
+        if self.share is None:
+            return np.ones_like(repeat), repeat
+        everyone = np.maximum(np.rint(people), 1).astype(np.int64)
+        drawn = self.rng("customers").binomial(everyone, self.share, (self.paths, len(people)))
+        mine_h = np.maximum(drawn @ rates, self.share / 5 * (everyone @ rates))
+        alike = (drawn @ rates**2) / mine_h / (everyone @ rates**2 / (everyone @ rates))
+        part = np.minimum(mine_h / (everyone @ rates), 1 - (1 - self.share) / 5)
+        return part[:, None], repeat * alike[:, None]
+
+    def together(self, full: float) -> tuple[float, float]:
+        """Hits beside each hit, in the challenger's arm and in the champion's."""
+        if self.share is None:
+            return full, full
+        return full * self.share, full * (1 - self.share)
+
+    def alike_in_time(self, trials: Floats, most: int = MOST_OUTAGES) -> Floats:
+        """Trials in one of at most so many stretches of time: failures in it may be one outage."""
+        wall_ms = self.hours / self.profile.speed * HOUR_MS
+        slices = np.maximum(wall_ms / OUTAGE_SLICE_MS, 1.0)
+        pieces = slices / 2 ** np.ceil(np.log2(np.maximum(slices / most, 1.0)))
+        return np.asarray(1 + trials / np.maximum(pieces, 1.0))
+
+    def alike_by_day(self) -> Floats:
+        """Requests of a customer on a day."""
+        return 1 + self.arm()[1] * np.minimum(self.hours, 24.0)
+
+    def alike_by_customer(self) -> Floats:
+        """Requests of a customer."""
+        return 1 + self.arm()[1] * self.hours
+
+
+def failures(schedule: AnalysisSchedule, *, more: float, is_proof: bool = False) -> Sums:
+    """Failures of both arms, of a challenger that fails this share of requests more.
+
+    Args:
+        is_proof: that it fails more is to be proven, by long stretches of time too.
+    """
+    rng, profile = schedule.rng("failures"), schedule.profile
+    mine, other = schedule.trials()
+    here, there = schedule.together(profile.failed_together)
+    a, a_squares = _hits(rng, mine, profile.failed, here)
+    b, b_squares = _hits(rng, other, profile.failed, there)
+    if more:
+        added = _hits(schedule.rng("more failures"), mine, more, 0.0)[0]
+        a, a_squares = a + added, a_squares + added
+    found = _arms(schedule, (a, a_squares, mine), (b, b_squares, other))
+    if not is_proof:
+        return found
+    by_time = (found.views[0][0], schedule.alike_in_time(mine, LONG_OUTAGES))
+    return replace(found, views=(*found.views, by_time))
+
+
+_LATEST, _EVERY = 72, 2
+"""Of the looks, those at which evidence by events is read."""
+
+
+def failure_evidence(schedule: AnalysisSchedule, *, more: float, limit: float) -> Floats:
+    """The judge's evidence, by path and look, that a challenger that fails this share of requests
+    more fails over `limit` more; none at looks that are not read."""
+    rng, profile = schedule.rng("failures"), schedule.profile
+    mine, other = schedule.trials()
+    here, there = schedule.together(profile.failed_together)
+    a, _ = _hits(rng, mine, profile.failed, here)
+    b, b_squares = _hits(rng, other, profile.failed, there)
+    added = _hits(schedule.rng("more failures"), mine, more, 0.0)[0]
+    calm = (1 - profile.failed - more) ** CALM_TRIALS
+    q = np.clip(b / np.maximum(other, 1), 0, 1)
+    sizes = [
+        event_size(b_squares, other * q * (1 - q), hits=b, alike=alike)
+        for alike in (schedule.alike_in_time(other), schedule.alike_by_day())
+    ]
+    size = np.maximum.reduce(np.broadcast_arrays(*sizes))
+    found, last = np.full(mine.shape, -np.inf), len(schedule.hours)
+    read = slice(max(last - _LATEST, 0), last, _EVERY)
+    at = (slice(None), read)
+    challenger = RareEvents((a / (1 + here) + added)[at] * calm, mine[at] * calm)
+    champion = RareEvents((b / size)[at], (other / size)[at])
+    found[at] = excess_evidence([challenger], champion, more=limit)
+    return found
+
+
+def latency(
+    schedule: AnalysisSchedule, quantile: float, *, ratio: float, slower: float = 1.0
+) -> Sums:
+    """Answers above the champion's quantile times the ratio, of a challenger that many times
+    slower, less the champion's above its quantile."""
+    rng, profile = schedule.rng(f"latency {quantile}"), schedule.profile
+    mine, other = schedule.trials()
+    together = profile.slow_together[QUANTILES.index(quantile)]
+    here, there = schedule.together(together)
+    share = profile.slower(ratio / slower * profile.quantile_us(quantile))
+    a, a_squares = _hits(rng, mine, share, here)
+    b, b_squares = _hits(rng, other, 1 - quantile, there)
+    return _arms(schedule, (a, a_squares, mine), (b, b_squares, other))
+
+
+def _arms(
+    schedule: AnalysisSchedule,
+    mine: tuple[Floats, Floats, Floats],
+    other: tuple[Floats, Floats, Floats],
+) -> Sums:
+    """A comparison of shares, clustered by outage and by customer and day."""
+    a, a_squares, n = mine
+    b, b_squares, m = other
+    weight = n / np.maximum(m, 1)
+    p, q = np.clip(a / n, 0, 1), np.clip(b / np.maximum(m, 1), 0, 1)
+    plain = n * p * (1 - p) + weight**2 * m * q * (1 - q)
+    in_time = a_squares + weight**2 * b_squares
+    views = ((in_time, schedule.alike_in_time(n)), (plain, schedule.alike_by_day()))
+    compared = np.where(m > 0, n, 0.0)  # where the champion has nobody, nothing is shown
+    return Sums(a - weight * b, compared, a + weight * b, plain, views, np.zeros((len(n), 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """What is expected of a challenger's alerts, as shares of all requests.
+
+    Args:
+        own, champion: with an alert of either arm. both: of both arms.
+        replayed: requests of the replay that said so; 0: none was made.
+        by_replay: the share of alerts that the replay predicted; None: it predicted none.
+    """
+
+    own: float
+    champion: float
+    both: float
+    replayed: int
+    by_replay: float | None
+
+    @classmethod
+    def predicted(
+        cls,
+        own: float,
+        champion: float,
+        disagreement: float,
+        *,
+        replayed: int,
+        by_replay: float | None,
+    ) -> Alerts:
+        """Alerts by the share of requests with one of either arm on which only one raised it."""
+        both = (own + champion) * (1 - disagreement) / (2 - disagreement)
+        return cls(own, champion, min(both, own, champion), replayed, by_replay)
+
+    @property
+    def either(self) -> float:
+        return self.own + self.champion - self.both
+
+    @property
+    def ratio(self) -> float:
+        return self.own / self.champion
+
+    @property
+    def disagreement(self) -> float:
+        return 1 - self.both / self.either
+
+
+def alert_pairs(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums:
+    """Alerts of both arms on the same requests, as a share of those expected, of a challenger that
+    raises this share of them more."""
+    rng = schedule.rng("alerts")
+    n, _ = schedule.trials()
+    ratio = expected.ratio
+    own = _hits(rng, n, expected.own - expected.both, 0.0)[0]
+    other = _hits(rng, n, expected.champion - expected.both, 0.0)[0]
+    both = _hits(rng, n, expected.both, 0.0)[0]
+    own = own + _hits(schedule.rng("more alerts"), n, more * expected.own, 0.0)[0]
+    a, b = own + both, other + both
+    variance = own + ratio**2 * other + (1 - ratio) ** 2 * both
+    alone = expected.own + expected.champion - 2 * expected.both
+    return Sums(
+        difference=a - ratio * b,
+        scale=ratio * b,
+        hits=a + ratio * b,
+        plain=a + ratio**2 * b,
+        views=((variance, schedule.alike_by_customer()),),
+        shift=_replayed(schedule, alone, expected),
+        once=_deviation(alone / expected.own**2, expected.replayed),
+    )
+
+
+def alert_arms(schedule: AnalysisSchedule, expected: Alerts, *, more: float, at: float) -> Sums:
+    """Alerts of both arms on requests of different customers, as a share of those expected.
+
+    Args:
+        at: the deviation that bounds are held to.
+    """
+    mine, other = schedule.trials()
+    a, a_variance = _customers_alerts(schedule, "own", mine, expected.own * (1 + more))
+    b, b_variance = _customers_alerts(schedule, "champion's", other, expected.champion)
+    weight = expected.ratio * mine / np.maximum(other, 1)
+    multiple = weight * (1 + at)
+    alone = expected.own + expected.champion - 2 * expected.both
+    return Sums(
+        difference=a - weight * b,
+        scale=weight * b,
+        hits=a + multiple * b,
+        plain=a + multiple**2 * b,
+        views=((a_variance + multiple**2 * b_variance, schedule.alike_by_customer()),),
+        shift=_replayed(schedule, alone, expected),
+    )
+
+
+def alerts_by_replay(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums | None:
+    """Alerts as a share of those that the replay said; None: it said none."""
+    if expected.by_replay is None:
+        return None
+    mine, _ = schedule.trials()
+    a, variance = _customers_alerts(schedule, "own", mine, expected.own * (1 + more))
+    expected_alerts = expected.by_replay * mine
+    views = ((variance, schedule.alike_by_customer()),)
+    shift = _replayed(schedule, expected.own, expected)
+    return Sums(a - expected_alerts, expected_alerts, a, a, views, shift)
+
+
+def disagreement(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums:
+    """Requests with an alert of one arm alone, of those with an alert of either."""
+    rng = schedule.rng("disagreement")
+    n, _ = schedule.trials()
+    share = min(expected.disagreement + more, 1.0)
+    only = _hits(rng, n, expected.either * share, 0.0)[0]
+    trials = only + _hits(rng, n, expected.either * (1 - share), 0.0)[0]
+    p = only / np.maximum(trials, 1)
+    plain = trials * p * (1 - p)
+    profile = schedule.profile
+    beside_h = profile.alert_repeat_h + expected.either * profile.repeat_h
+    shift = _shift(schedule, expected.disagreement * (1 - expected.disagreement),
+                   expected.replayed * expected.either)  # fmt: skip
+    return Sums(
+        difference=only - expected.disagreement * trials,
+        scale=trials,
+        hits=only,
+        plain=plain,
+        views=((plain, np.tile(1 + beside_h * schedule.hours, (schedule.paths, 1))),),
+        shift=shift,
+    )
+
+
+def _customers_alerts(
+    schedule: AnalysisSchedule, arm: str, trials: Floats, share: float
+) -> tuple[Floats, Floats]:
+    """Alerts, and their variance: some customers have more of them, at all looks."""
+    rng, beside_h = schedule.rng(f"{arm} alerts"), schedule.profile.alert_repeat_h
+    alerts_h = np.maximum(trials[:, -1:] / schedule.hours[-1] * share, 1e-12)
+    level = rng.normal(1.0, np.sqrt(np.minimum(beside_h / alerts_h, 0.25)), (len(trials), 1))
+    hits = _hits(rng, trials * np.maximum(level, 0.0), share, 0.0)[0]
+    return hits, hits * (1 + beside_h * schedule.hours)
+
+
+def _replayed(schedule: AnalysisSchedule, varied: float, expected: Alerts) -> Floats:
+    """What the replay's own sampling error brings, as a share of the alerts expected."""
+    return _shift(schedule, varied / expected.own**2, expected.replayed)
+
+
+def _shift(schedule: AnalysisSchedule, variance: float, trials: float) -> Floats:
+    spread = _deviation(variance, trials)
+    return schedule.rng("replay").normal(0.0, spread, (schedule.paths, 1))
+
+
+def _deviation(variance: float, trials: float) -> float:
+    return math.sqrt(variance / trials) if trials else 0.0
+
+
+def _hits(
+    rng: np.random.Generator, trials: Floats, share: float, together: float
+) -> tuple[Floats, Floats]:
+    """Hits up to each look, and the sum of their events' squares (their variance).
+
+    Args:
+        together: hits that one has beside it, in its event.
+    """
+    expected = share * np.diff(trials, axis=1, prepend=0.0)
+    if share > FEW_HITS:
+        effect = (1 - share) * (1 + together)
+        drawn = rng.normal(expected, np.sqrt(effect * expected)).cumsum(axis=1)
+        return np.maximum(drawn, 0.0), effect * share * trials
+    if together < ALONE:
+        alone = rng.poisson(expected).cumsum(axis=1).astype(float)
+        return alone, (1 - share) * alone
+    events = rng.poisson(expected / together)
+    drawn = rng.poisson(together * events).astype(float)
+    squares = drawn + drawn * np.maximum(drawn - 1, 0) / np.maximum(events, 1)
+    return drawn.cumsum(axis=1), squares.cumsum(axis=1)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(error_share: float) -> tuple[Floats, Floats]:
+    variances = np.concatenate([[0.0], np.geomspace(1e-3, 1e12, 600)])
+    return variances, np.array([sequence_width(v, error_share=error_share) for v in variances])
+
+
+def _widths(variances: Floats, error_share: float) -> Floats:
+    """The judge's widths, read between the lines of a table."""
+    known, widths = _table(error_share)
+    return np.interp(variances, known, widths)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPaths:
+    """What labels may come to say of a shadow phase some of whose requests are stopped.
+
+    Args:
+        positives: share of requests that labels tell to be positive, those let through among them.
+        limit, tolerance: positives found less than the champion, as a share of all positives.
+        worse: the same of the bad challenger.
+        alone: share of the positives that one version alone finds, at equal recall.
+    """
+
+    positives: float
+    hidden: HiddenRequests
+    limit: float
+    tolerance: float
+    worse: float
+    errors: Errors
+    alone: float
+    seed: int
+
+    def passes(self, requests: int, drawn: int) -> float:
+        """Chance that a version which finds as many positives is shown to."""
+        return self._chance(requests, 0.0, self.errors.missed, drawn, self._is_shown)
+
+    def stops(self, requests: int, drawn: int) -> float:
+        """Chance that the bad one is stopped."""
+        return self._chance(requests, self.worse, self.errors.stop, drawn, self._is_proven)
+
+    def _is_shown(self, found: MetricBounds) -> bool:
+        return -found.low <= self.tolerance
+
+    def _is_proven(self, found: MetricBounds) -> bool:
+        return -found.high > self.limit
+
+    def _chance(
+        self,
+        requests: int,
+        worse: float,
+        error: float,
+        drawn: int,
+        is_met: Callable[[MetricBounds], bool],
+    ) -> float:
+        rng = np.random.default_rng(self.seed)
+        found = (interval(*self._path(rng, requests, worse), error) for _ in range(drawn))
+        return float(np.mean([is_met(one) for one in found]))
+
+    def _path(
+        self, rng: np.random.Generator, requests: int, worse: float
+    ) -> tuple[Metric, PartialOutcomes]:
+        """Positives that are seen, and all that the champion stops; each is of its own customer.
+
+        What it stops, the champion has ranked high: a challenger as good finds as many of the
+        other positives more than the champion as it finds fewer of these.
+        """
+        hidden, apart = self.hidden, max(self.alone, worse)
+        others = max(self.positives - hidden.known_positive, 0.0)
+        share = others / max(others + hidden.share * hidden.positive, 1e-12)
+        found = min((apart - worse) / 2, share * (1 - worse) / (1 + share))
+        plain = rng.poisson(requests * others)
+        stopped = rng.poisson(requests * hidden.share)
+        kind = rng.random(plain + stopped)
+        is_stopped = np.arange(len(kind)) >= plain
+        mine_alone = (kind < found / max(share, 1e-12)) & ~is_stopped
+        other_alone = kind >= 1 - (found + worse)
+        chance = np.where(is_stopped, 0.0, 1.0)
+        chance[is_stopped & (rng.random(len(kind)) < hidden.drawn)] = hidden.chance
+        seen = rng.random(len(kind)) < chance
+        positive = seen & (~is_stopped | (rng.random(len(kind)) < hidden.positive))
+        metric = recall_difference(~other_alone, ~mine_alone)
+        outcomes = PartialOutcomes(
+            unit=np.arange(len(kind)),
+            positive=positive,
+            seen=seen,
+            chance=chance,
+            guess=np.where(is_stopped, hidden.positive, 1.0),
+            came=np.ones(len(kind)),
+        )
+        return metric, outcomes

@@ -1,0 +1,59 @@
+"""How much memory this machine, or the container that this process runs in, has."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_OWN_CGROUP: Final = Path("/proc/self/cgroup")
+
+
+def memory_bytes() -> int:
+    """All memory: the machine's, or the limit of this process's control group if that is less.
+
+    The tighter of limits of the groups above counts.
+    """
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _groups())])
+
+
+def free_memory_bytes() -> int:
+    """Memory that this process can get without taking it from another one; caches of files count as
+    free.
+
+    Within a control group, its limit less what it holds that is no cache.
+    """
+    rooms = [max(0, limit - held) for limit, held in _groups()]
+    return min([psutil.virtual_memory().available, *rooms])
+
+
+def _groups() -> list[tuple[int, int]]:
+    """Control groups of this process that have a limit: the limit, and what is held of it."""
+    found = []
+    with suppress(OSError, ValueError):
+        for line in _OWN_CGROUP.read_text().splitlines():
+            if line.startswith("0::/"):
+                own = _CGROUPS / line.removeprefix("0::/")
+                for folder in (own, *own.parents):
+                    if not folder.is_relative_to(_CGROUPS):
+                        break
+                    if (limit := _limit(folder / "memory.max")) is not None:
+                        found.append((limit, _held(folder / "memory.stat")))
+    return found
+
+
+def _limit(file: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        return int(file.read_text())  # "max" is none
+    return None
+
+
+def _held(file: Path) -> int:
+    """Memory of a group that is no cache of files."""
+    with suppress(OSError, ValueError):
+        stats = dict(line.split() for line in file.read_text().splitlines())
+        return int(stats["anon"]) + int(stats.get("kernel", 0))
+    return 0

@@ -1,0 +1,258 @@
+"""Taking pushed values in: durable, then served, then answered."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from mlplatform.learning.features.online import OnlineWriter
+from mlplatform.learning.features.pushed.journal import (
+    KeptPush,
+    Push,
+    PushedRow,
+    Pushes,
+    ReusedKey,
+)
+from mlplatform.learning.features.pushed.serving import serve
+from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.scoring.pushes.rows import RowsBody
+
+MOST_WAITING: Final = 64
+"""Pushes of one process; more are refused, and sent again by their clients."""
+MOST_BEHIND: Final = 100
+"""Of what the online store lacks, given to it before the next push."""
+AGAIN_S: Final = 0.2
+"""Between two such times, in which pushes that wait are taken."""
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+class PushAnswer(msgspec.Struct, frozen=True):
+    """The rows are durable, and what requests read from now on.
+
+    `available_time` is the time of their arrival, in milliseconds since 1970, or when the online
+    store had them, if that was more than a second later: training joins them to what was asked
+    since then.
+    """
+
+    view: str
+    rows: int
+    available_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushTarget:
+    """An external view of one model, and what takes its rows."""
+
+    model: str
+    view: FeatureView
+    body: RowsBody
+    online: OnlineWriter
+
+
+class PushEntry:
+    """The one way of pushed rows from the journal into online stores; for one thread.
+
+    Args:
+        targets: all views that are pushed here.
+        journal: opened at its first use.
+        event_ms: the clock.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[PushTarget],
+        journal: Callable[[], Pushes],
+        event_ms: Callable[[], int],
+    ) -> None:
+        self._targets, self._open = targets, journal
+        self._journal: Pushes | None = None
+        self.event_ms = event_ms
+        self._is_behind = True
+
+    @property
+    def journal(self) -> Pushes:
+        """
+        Raises:
+            Unavailable: it can't be opened.
+        """
+        if self._journal is None:
+            self._journal = self._open()
+        return self._journal
+
+    def serve(self, target: PushTarget, kept: KeptPush) -> KeptPush:
+        """Give a push to the online store, after what it lacks of earlier ones.
+
+        Raises:
+            Unavailable: the store does not take it now; a later call does it.
+        """
+        if self._is_behind:
+            self.catch_up()
+        try:
+            return serve(self.journal, target.view, kept, target.online, self.event_ms)
+        except (PlatformError, sqlite3.Error) as error:
+            self._is_behind = True
+            raise Unavailable(str(error)) from error
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether pushes may be kept that the online store does not have."""
+        return self._is_behind
+
+    def catch_up(self) -> None:
+        """Serve the oldest of what was kept and not served; what fails is left for the next."""
+        try:
+            self._is_behind = any([self._served_some(target) for target in self._targets])
+        except Unavailable as error:
+            log.error("pushes that are kept are not served yet: %s", error)
+
+    def serve_all(self) -> None:
+        """Serve all that was kept and not served.
+
+        Raises:
+            Unavailable: a store does not take it now; a later call does the rest.
+        """
+        self._is_behind = True
+        for target in self._targets:
+            while self._served_some(target):
+                pass
+        self._is_behind = False
+
+    def _served_some(self, target: PushTarget) -> bool:
+        """Serve the oldest that are not; whether there may be more."""
+        try:
+            kept = self.journal.waiting(
+                target.model, target.view.name, most=MOST_BEHIND, unserved=True
+            )
+            for push in kept:
+                serve(self.journal, target.view, push, target.online, self.event_ms)
+        except (PlatformError, sqlite3.Error) as error:
+            raise Unavailable(str(error)) from error
+        return len(kept) == MOST_BEHIND
+
+    def close(self) -> None:
+        for target in self._targets:
+            target.online.close()
+        if self._journal is not None:
+            self._journal.close()
+
+
+@dataclass(frozen=True, slots=True)
+class PushResponse:
+    """An answer, and whether it is that of an earlier push with the same key."""
+
+    answer: PushAnswer
+    replayed: bool
+
+
+class FeaturePushes:
+    """Takes pushes in, one after the other by a thread of its own: no other request waits.
+
+    Args:
+        targets: view → the models that have it; each takes every push of it.
+        entry: of these; used by the thread alone.
+    """
+
+    def __init__(self, targets: Mapping[str, Sequence[PushTarget]], entry: PushEntry) -> None:
+        self.targets = targets
+        self._entry = entry
+        self._thread = ThreadPoolExecutor(1, "pushes")
+        self._waiting = 0
+        self._following: asyncio.Task[None] | None = None
+
+    async def push(
+        self, view: str, client: str, idempotency: str | None, body: bytes
+    ) -> PushResponse:
+        """Take the rows of a body in, for every model that has the view, or for none.
+
+        Raises:
+            Problem: 400 or 422 names what is wrong; 503: sent again with the same key, it is taken
+                once.
+        """
+        if self._waiting >= MOST_WAITING:
+            detail = f"{MOST_WAITING} pushes are being taken in; send it again"
+            raise Problem(503, "overloaded", detail, retry_after_s=1)
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(
+                self._thread, self._taken, view, client, idempotency, body
+            )
+        finally:
+            self._waiting -= 1
+
+    async def start(self) -> None:
+        """Give the online store what an earlier process took and did not serve: the oldest now, the
+        rest, and what it refuses later, between pushes."""
+        if self.targets:
+            await self._catch_up()
+            self._following = asyncio.create_task(self._follow())
+
+    async def _catch_up(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._entry.catch_up)
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            if self._entry.is_behind:
+                await self._catch_up()
+
+    async def stop(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+        await asyncio.to_thread(self._thread.shutdown)
+        self._entry.close()
+
+    def _taken(self, view: str, client: str, idempotency: str | None, body: bytes) -> PushResponse:
+        targets, now_ms = self.targets[view], self._entry.event_ms()
+        pushes = [
+            push_of(target, client, idempotency, target.body.rows(body, now_ms))
+            for target in targets
+        ]
+        try:
+            added = self._entry.journal.add(pushes, now_ms)
+        except PlatformError as error:
+            log.error("a push to %s was not taken: %s", view, error)
+            detail = "the journal of pushes does not answer, so nothing was taken; send it again"
+            raise Problem(503, "unavailable", detail, retry_after_s=1) from error
+        if isinstance(added, ReusedKey):
+            detail = "this Idempotency-Key was used with other rows; a new push takes a new key"
+            raise Problem(422, "idempotency-key-reused", detail, field="Idempotency-Key")
+        available_ms = 0
+        try:
+            for target, push, one in zip(targets, pushes, added, strict=True):
+                kept = KeptPush(one.number, push, one.arrived_ms, one.served_ms)
+                if kept.served_ms is None:
+                    kept = self._entry.serve(target, kept)
+                available_ms = max(available_ms, kept.counts_ms)
+        except Unavailable as error:
+            log.error("a push to %s is kept and not served: %s", view, error)
+            detail = (
+                "the rows are kept, and the online store does not take them now; send them again"
+                " with the same Idempotency-Key"
+            )
+            raise Problem(503, "unavailable", detail, retry_after_s=1) from error
+        answer = PushAnswer(view, len(pushes[0].rows), available_ms)
+        return PushResponse(answer, replayed=not any(one.is_new for one in added))
+
+
+def push_of(
+    target: PushTarget, client: str, idempotency: str | None, rows: tuple[PushedRow, ...]
+) -> Push:
+    """The rows as a push of that client."""
+    names = target.view.feature_names
+    content = msgspec.json.encode((names, [(row.key, row.event_s, row.values) for row in rows]))
+    digest = hashlib.sha256(content).hexdigest()
+    return Push(target.model, target.view.name, client, idempotency, digest, names, rows)

@@ -1,0 +1,131 @@
+"""The rows of one external view as an application sends them; errors name the row and field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.learning.features.pushed.journal import PushedRow
+from mlplatform.model.definition import RequestField, dns_name
+from mlplatform.model.features.views import FeatureView, ValueType
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.request.payloads import (
+    MAX_ITEMS,
+    EventTime,
+    decoded_once,
+    epoch_ms,
+    field_type,
+)
+
+MOST_WHOLE: Final = 2**53
+"""Whole numbers up to it are the same as floats, which is what a model reads."""
+SKEW_S: Final = 30
+"""By which the clocks of a topic's producers may be ahead, as those of token issuers."""
+_VALUES: Final[Mapping[ValueType, Any]] = {
+    "float64": float | None,
+    "int64": Annotated[int, Meta(ge=-MOST_WHOLE, le=MOST_WHOLE)] | None,
+    "bool": bool | None,
+}
+
+
+class RowsBody:
+    """Parses the bodies of pushes to one view.
+
+    `types` are a row, and the body with its rows.
+
+    Args:
+        model: names the types in documents, with the view.
+        field: of the request, whose value is the key.
+        pseudonym_key: of keys that are stored as pseudonyms alone.
+    """
+
+    def __init__(
+        self, model: str, view: FeatureView, field: RequestField, pseudonym_key: bytes
+    ) -> None:
+        assert view.external is not None
+        self._pseudonym_key = pseudonym_key
+        self._event_time = view.external.event_time
+        self._allowed = None if field.values is None else frozenset(field.values)
+        title = "".join(p.capitalize() for p in dns_name(f"{model}-{view.name}").split("-"))
+        columns: list[Any] = [
+            (view.join_key, field_type(field)),
+            (self._event_time, EventTime),
+            *((f.name, _VALUES[f.dtype]) for f in view.fields),
+        ]
+        row: Any = msgspec.defstruct(
+            f"{title}Row", columns, frozen=True, kw_only=True, forbid_unknown_fields=True
+        )
+        rows: Any = Annotated[list[row], Meta(min_length=1, max_length=MAX_ITEMS)]
+        body = msgspec.defstruct(
+            f"{title}Push", [("rows", rows)], frozen=True, forbid_unknown_fields=True
+        )
+        self.types: tuple[type[msgspec.Struct], type[msgspec.Struct]] = (row, body)
+        self.field, self.view, self.owner = field, view, view.external.owner
+        self._row_decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
+
+    def rows(self, body: bytes, now_ms: int) -> tuple[PushedRow, ...]:
+        """The rows of a body, with their keys as they are stored.
+
+        Args:
+            now_ms: event time; no row may hold from later on.
+
+        Raises:
+            Problem: 400 for what is not JSON, 422 names the row and field that is wrong.
+        """
+        sent = decoded_once(self._decoder, body).rows
+        found: dict[tuple[int | str, int], PushedRow] = {}
+        for number, row in enumerate(sent):
+            try:
+                stored = self._stored(row, now_ms)
+                if (stored.key, stored.event_s) in found:
+                    name, time = self.view.join_key, self._event_time
+                    detail = f"{name} and {time} (in whole seconds) are those of an earlier row"
+                    raise Problem(422, "invalid-field", detail, field=name)
+            except Problem as problem:
+                raise problem.within(f"rows[{number}]") from problem
+            found[stored.key, stored.event_s] = stored
+        return tuple(found.values())
+
+    def row(self, text: bytes, now_ms: int) -> PushedRow:
+        """The row of a message, which holds from now on where its event time is up to `SKEW_S`
+        later: nobody is there to send it again.
+
+        Raises:
+            Problem: as of `rows`.
+        """
+        return self._stored(decoded_once(self._row_decoder, text), now_ms, SKEW_S)
+
+    def _stored(self, row: Any, now_ms: int, skew_s: int = 0) -> PushedRow:
+        key, name = getattr(row, self.view.join_key), self.view.join_key
+        if key == "":
+            raise Problem(422, "invalid-field", f"{name} must not be empty", field=name)
+        if self._allowed is not None and key not in self._allowed:
+            detail = f"{name} must be one that model.yaml lists"
+            raise Problem(422, "invalid-field", detail, field=name)
+        event_s = self._event_s(getattr(row, self._event_time), now_ms, skew_s)
+        values = tuple(
+            None if (value := getattr(row, field)) is None else float(value)
+            for field in self.view.feature_names
+        )
+        stored = pseudonym(key, self._pseudonym_key) if self.field.pseudonymous else key
+        return PushedRow(stored, event_s, values)
+
+    def _event_s(self, value: Any, now_ms: int, skew_s: int) -> int:
+        name = self._event_time
+        try:
+            event_s = epoch_ms(value) // 1000
+        except Problem as problem:
+            detail = f"{name} must be from 1970 to now, in UTC"
+            raise Problem(422, "invalid-field", detail, field=name) from problem
+        if event_s > now_ms // 1000 + skew_s:
+            detail = (
+                f"{name} is {event_s - now_ms // 1000} s after the clock: values that do not hold"
+                " yet are no features yet"
+            )
+            raise Problem(422, "event-time", detail, field=name)
+        return min(event_s, now_ms // 1000)

@@ -1,0 +1,200 @@
+"""Messages of a topic as rows of an external view, taken as pushes are."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from mlplatform.decisions.topics.messages import (
+    Message,
+    ReceivedMessage,
+    Subscription,
+    TopicPartition,
+    TopicSpec,
+)
+from mlplatform.learning.features.pushed.journal import Place, PushedRow
+from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.errors import StaleFence, Unavailable
+from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
+from mlplatform.scoring.pushes.pushes import PushEntry, PushTarget, push_of
+from mlplatform.scoring.worker.drain import BACK_OFF_S, LAG_S, MAX_FENCED, WAIT_S
+from mlplatform.scoring.worker.messages import DEAD_LETTER_KEEP_MS, Poison, letter_of
+from mlplatform.scoring.worker.stream_lag import StreamLag
+
+BATCH: Final = 1_000
+MOST_BYTES: Final = 64 * 1024
+"""Of one row."""
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
+
+
+def topic_of(view: FeatureView) -> str | None:
+    """The topic of a view; None of one that has none."""
+    return None if view.external is None else view.external.topic
+
+
+def letters_of(topic: str) -> str:
+    """The topic of its dead letters."""
+    return f"{topic}.dead-letters"
+
+
+def group_of(model: str, view: str) -> str:
+    """Who reads a view's topic, whichever process it is."""
+    return f"{model}.features.{view}"
+
+
+def specs_of(topic: str) -> list[TopicSpec]:
+    """The topic and that of its dead letters, as they are made where nobody has."""
+    letters = TopicSpec(letters_of(topic), partitions=1, retention_ms=DEAD_LETTER_KEEP_MS)
+    return [TopicSpec(topic), letters]
+
+
+class FeatureStream:
+    """Reads a view's topic: a batch is durable and served before it counts as read, and is known
+    again by the places of its messages. Killed anywhere, no value is lost or counts twice.
+
+    Args:
+        entry: of the target alone.
+        lag: is told how far this reader is.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        target: PushTarget,
+        entry: PushEntry,
+        lag: StreamLag,
+    ) -> None:
+        self._subscription, self._target, self._entry = subscription, target, entry
+        self._lag, self._counted_s, self._watched_s = lag, 0.0, 0.0
+        self._client = f"topic:{topic_of(target.view)}"
+        self._fenced = 0
+
+    def run(self, stopping: threading.Event) -> None:
+        """Runs until `stopping` is set; the batch in work is committed first.
+
+        Raises:
+            StaleFence: another process reads under this name.
+        """
+        try:
+            self._entry.catch_up()
+            while not stopping.is_set():
+                try:
+                    self.step()
+                except Unavailable as error:
+                    log.warning("rows of %s are read again: %s", self._client, error)
+                    self._subscription.rewind()
+                    stopping.wait(BACK_OFF_S)
+        finally:
+            self._subscription.close()
+            self._entry.close()
+
+    def step(self) -> int:
+        """One batch; the number of its messages.
+
+        Raises:
+            Unavailable: a store or the topics do not answer; nothing counts as read.
+        """
+        self._count_lag()
+        found = self._subscription.consume(BATCH, WAIT_S)
+        self._lag.delivered(found)
+        if not found:
+            self._watch_ids()
+            self._entry.catch_up()
+            return 0
+        ids = self._subscription.topic_ids()
+        if self._made_anew({(m.topic, m.partition): _place(m, ids) for m in reversed(found)}):
+            return 0
+        rows: list[PushedRow] = []
+        places: list[Place] = []
+        letters: list[Message] = []
+        now_ms = self._entry.event_ms()
+        for message in found:
+            row = self._row(message, now_ms)
+            if isinstance(row, Poison):
+                log.warning("%s is a dead letter: %s", message.place, row.reason)
+                letters.append(letter_of(letters_of(message.topic), row))
+            else:
+                rows.append(row)
+                places.append(_place(message, ids))
+        self._take(rows, places, now_ms)
+        self._commit(letters)
+        return len(found)
+
+    def _made_anew(self, first: Mapping[TopicPartition, Place]) -> bool:
+        """Whether a partition is of a topic that was made anew since it was read: then it is read
+        from its beginning, and what was found is not taken. Offsets come before the journal's note:
+        killed in between, it is done again.
+
+        Args:
+            first: the first message that was found of each partition.
+        """
+        model, view = self._target.model, self._target.view.name
+        known = self._entry.journal.topics_read(model, view)
+        anew = [
+            place for place, now in first.items()
+            if now.topic_id and known.get(place, "") not in ("", now.topic_id)
+        ]  # fmt: skip
+        if anew:
+            named = ", ".join(f"{topic}-{partition}" for topic, partition in sorted(anew))
+            log.warning("%s: the topic was made anew; it is read from its beginning", named)
+            self._subscription.restart(anew)
+        if any(known.get(place) != now.topic_id for place, now in first.items()):
+            self._entry.journal.begin_reading(model, view, list(first.values()))
+        return bool(anew)
+
+    def _watch_ids(self) -> None:
+        """Restarts partitions that were read whole and are of a topic that was made anew: with as
+        many messages as before nothing of it is ever delivered."""
+        if time.monotonic() < self._watched_s:
+            return
+        self._watched_s = time.monotonic() + LAG_S
+        read = [(one.topic, one.partition) for one in self._subscription.lags() if not one.messages]
+        if not read:
+            return
+        ids = self._subscription.topic_ids()
+        known = self._entry.journal.topics_read(self._target.model, self._target.view.name)
+        self._made_anew({
+            part: Place(*part, 0, 0, ids.get(part[0], "")) for part in read if known.get(part)
+        })  # fmt: skip
+
+    def _row(self, message: ReceivedMessage, now_ms: int) -> PushedRow | Poison:
+        if len(message.value) > MOST_BYTES:
+            return Poison(message, "too-large", f"more than {MOST_BYTES} bytes")
+        try:
+            return self._target.body.row(message.value, now_ms)
+        except Problem as problem:
+            return Poison(message, problem.name, str(problem))
+
+    def _take(self, rows: Sequence[PushedRow], places: Sequence[Place], now_ms: int) -> None:
+        if not rows:
+            return
+        push = push_of(self._target, self._client, None, tuple(rows))
+        self._entry.journal.add_read(push, places, now_ms)
+        self._entry.serve_all()  # with rows that were kept before, by a process that has died too
+
+    def _commit(self, letters: Sequence[Message]) -> None:
+        try:
+            self._subscription.commit(letters)
+        except StaleFence:
+            self._fenced += 1
+            if self._fenced >= MAX_FENCED:
+                raise
+            return
+        self._fenced = 0
+        self._lag.committed()
+
+    def _count_lag(self) -> None:
+        if time.monotonic() >= self._counted_s:
+            self._counted_s = time.monotonic() + LAG_S
+            self._lag.counted(self._subscription.lags())
+
+
+def _place(message: ReceivedMessage, ids: Mapping[str, str]) -> Place:
+    of = ids.get(message.topic, "")
+    return Place(message.topic, message.partition, message.offset, message.published_ms, of)

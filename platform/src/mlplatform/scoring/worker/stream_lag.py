@@ -1,0 +1,125 @@
+"""How far the readers of feature topics are behind, partition by partition."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from mlplatform.decisions.topics.messages import PartitionLag, ReceivedMessage, TopicPartition
+from mlplatform.runtime.telemetry import signals
+from mlplatform.runtime.telemetry.prometheus import Collector, Family, gauge_family
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What one partition lacks.
+
+    Args:
+        messages: that the online store does not have.
+        seconds: since when the oldest of them waits, at most.
+    """
+
+    topic: str
+    partition: int
+    messages: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Partition:
+    """What is known of a partition; times are of the wall, in milliseconds.
+
+    Args:
+        messages: behind, when that was last counted.
+        waiting: delivered and not committed.
+        oldest_ms: when the first of those was published.
+        reached_ms: all that was published by then was read, as far as is known.
+    """
+
+    reached_ms: int
+    messages: int = 0
+    waiting: int = 0
+    oldest_ms: int | None = None
+    newest_ms: int = 0
+
+
+class StreamLag:
+    """How far one reader is behind; safe for threads.
+
+    Args:
+        wall_ms: the clock by which topics date their messages.
+    """
+
+    def __init__(self, model: str, view: str, wall_ms: Callable[[], int]) -> None:
+        self.labels = (model, view)
+        self._wall_ms = wall_ms
+        self._lock = threading.Lock()
+        self._known: dict[TopicPartition, _Partition] = {}
+
+    def delivered(self, messages: Sequence[ReceivedMessage]) -> None:
+        """These were read, and may have been before."""
+        now_ms = self._wall_ms()
+        with self._lock:
+            for partition in self._known.values():
+                partition.waiting = 0  # what is not committed is delivered again
+            for message in messages:
+                place = (message.topic, message.partition)
+                known = self._known.setdefault(place, _Partition(now_ms))
+                known.waiting += 1
+                known.newest_ms = max(known.newest_ms, message.published_ms)
+                if known.oldest_ms is None or message.published_ms < known.oldest_ms:
+                    known.oldest_ms = message.published_ms
+
+    def committed(self) -> None:
+        """What was delivered counts as read."""
+        with self._lock:
+            for known in self._known.values():
+                known.messages = max(0, known.messages - known.waiting)
+                if known.waiting:
+                    known.reached_ms = known.newest_ms
+                known.waiting, known.oldest_ms = 0, None
+
+    def counted(self, lags: Sequence[PartitionLag]) -> None:
+        """What the topics say of this reader's partitions; others are not its own any more."""
+        now_ms = self._wall_ms()
+        with self._lock:
+            before, self._known = self._known, {}
+            for lag in lags:
+                place = (lag.topic, lag.partition)
+                known = before.get(place) or _Partition(now_ms)
+                known.messages = lag.messages
+                if lag.messages == 0:
+                    known.reached_ms = now_ms
+                self._known[place] = known
+
+    def behind(self) -> list[Behind]:
+        """Each partition, now."""
+        now_ms = self._wall_ms()
+        with self._lock:
+            found = []
+            for (topic, partition), known in sorted(self._known.items()):
+                messages = max(known.messages, known.waiting)
+                since_ms = known.reached_ms if known.oldest_ms is None else known.oldest_ms
+                seconds = max(0.0, (now_ms - since_ms) / 1000) if messages else 0.0
+                found.append(Behind(topic, partition, messages, seconds))
+            return found
+
+
+class StreamLags(Collector):
+    """`mlplatform_feature_stream_*` of the readers of one process."""
+
+    def __init__(self) -> None:
+        self._readers: list[StreamLag] = []
+
+    def add(self, reader: StreamLag) -> None:
+        self._readers.append(reader)
+
+    def collect(self) -> Iterable[Family]:
+        found = [
+            ((*reader.labels, one.topic, str(one.partition)), one)
+            for reader in list(self._readers)
+            for one in reader.behind()
+        ]
+        yield gauge_family(signals.STREAM_LAG, [(of, one.messages) for of, one in found])
+        yield gauge_family(signals.STREAM_BEHIND, [(of, one.seconds) for of, one in found])

@@ -1,0 +1,60 @@
+"""The model of merchants' categories of `teams/`: from a made-up history to a passed report."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from tests.support.team_folder import command, team_folder
+
+from mlplatform.learning.registry.pyfunc import BundleModel
+from mlplatform.learning.training import retrain
+from mlplatform.operations.actions import batch, fitting, training
+from mlplatform.operations.wiring import Platform
+from mlplatform.runtime.configuration.settings import load
+
+pytestmark = pytest.mark.slow
+
+NAME = "merchant-category"
+MODELS = Path(__file__).parents[4] / "teams" / "payments-data"
+DAY_MS = 86_400_000
+
+
+def test_it_is_generated_fitted_validated_loaded_and_scores_a_batch(tmp_path: Path) -> None:
+    with team_folder(MODELS, tmp_path / "var", NAME):
+        command("history", "generate", NAME, "--seed", "3")
+        platform = Platform(load(os.environ))
+        now_ms = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
+        prepared = training.prepare_training(platform, NAME, now_ms)
+        made = fitting.fit(platform, prepared.dataset, prepared.recent, lambda status: None)
+        folder = training.load_folder(NAME)
+        report = retrain.validate(
+            folder, made, prepared.dataset, champion=None, recent=prepared.recent
+        )
+        assert report.reasons == ()
+        values = {m.name: m.candidate.value for m in report.measures}
+        assert values["accuracy"] > 0.8
+        assert values["top_3_accuracy"] > values["accuracy"]
+        frame = pd.DataFrame(
+            {"merchant": ["fuel-03", "taxi-01", "unheard of"], "amount": [60.0, 15.0, np.nan]}
+        ).assign(hour=[9.0, 23.0, 12.0])
+        told = BundleModel(made.folder).predict(frame)
+        assert told["decision"].tolist()[:2] == ["fuel", "taxi"]
+        assert (told["score"] == told["raw_score"]).all()
+        to_ms = prepared.dataset.window.to_ms
+        asked = batch.Batch(
+            "a-day", NAME, 1, made.bundle.digest, to_ms - DAY_MS, to_ms, deadline_s=120
+        )
+        written = batch.score(platform, asked, batch.prepare(platform, asked), lambda status: None)
+        rows = pq.read_table(next(iter(sorted(written.glob("*.parquet")))))
+        assert set(rows.column("decision").to_pylist()) <= set(folder.definition.classes)
+        assert rows.column("score").to_numpy().min() > 1 / 20 - 1e-6
+
+
+def test_nothing_is_wrong_with_its_folder() -> None:
+    assert "nothing is wrong" in command("check-model", str(MODELS / NAME))

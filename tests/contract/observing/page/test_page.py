@@ -1,0 +1,296 @@
+"""A page process on a home folder: who gets in, what it shows, and what it never does."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import cast
+
+import httpx
+import pytest
+
+from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.observing.page.app import application
+from mlplatform.observing.page.people.gate import Console
+from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.drift.incidents import IncidentFinding
+from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.runtime.configuration.settings import Home, load
+from mlplatform.runtime.errors import ConfigInvalid
+from support.home_world import HomeWorld
+from support.page_process import TOKEN, PageProcess
+
+pytestmark = pytest.mark.slow
+VOID = {"meta", "link", "br", "rect", "line", "circle", "path", "polyline", "polygon", "input"}
+HOSTILE = "<script>alert(1)</script>"
+PAGES = [
+    "/",
+    "/models/fraud",
+    "/models/fraud/review",
+    "/system",
+    "/rollouts",
+    "/rollouts/fraud-v1-1",
+    "/incidents",
+    "/incidents/fraud-drift-1",
+    "/decisions",
+    "/decisions/d1",
+]
+
+
+class MarkupChecker(HTMLParser):
+    """Every element that is opened is closed, in order; ids are unique; no script, no style."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "style", "iframe")
+        if tag == "form":
+            assert dict(attrs)["method"] == "post"
+            assert str(dict(attrs)["action"]).startswith("/")
+        assert not [name for name, _ in attrs if name == "style" or name.startswith("on")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageProcess]:
+    world = HomeWorld(tmp_path_factory.mktemp("home") / "home")
+    world.fill()
+    world.decide(60)
+    incidents = SqliteIncidents(world.home.rollouts_db)
+    incidents.open(IncidentFinding("fraud", "drift", 1, 1, 1, {"reasons": [HOSTILE]}), now_ms=1)
+    (world.home.root / "run" / "mlflow.token").unlink()
+    process = PageProcess(world.home)
+    yield process
+    process.close()
+    world.close()
+
+
+def test_nobody_gets_in_without_the_token(page: PageProcess) -> None:
+    for path in [*PAGES, "/nothing"]:
+        refused = page.get(path, auth=None)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic ")
+        assert "fraud" not in refused.text
+    assert page.get("/", auth=("anybody", "another")).status_code == 401
+    assert page.get("/", auth=None, headers={"Authorization": "Basic !"}).status_code == 401
+    assert page.get("/", auth=None, headers={"Authorization": f"Bearer {TOKEN}"}).is_success
+
+
+def test_a_name_made_to_mean_this_machine_is_refused(page: PageProcess) -> None:
+    assert page.get("/", headers={"Host": f"evil.example:{page.port}"}).status_code == 403
+    assert page.get("/", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert page.get("/", headers={"Host": f"localhost:{page.port}"}).is_success
+
+
+def test_beside_pods_it_answers_to_its_services_name_alone(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    process = PageProcess(home, MLPLATFORM_PAGE_URL="http://page.mlplatform:8090")
+    try:
+        shown = process.get("/")
+        assert (shown.status_code, "They are pods" in shown.text) == (200, True)
+        assert "127.0.0.1" not in shown.text
+        for name in (f"127.0.0.1:{process.port}", "page.mlplatform", "evil.example"):
+            assert process.get("/health", headers={"Host": name}).status_code == 403
+        assert process.get("/", auth=("anybody", "")).status_code == 401
+    finally:
+        process.close()
+
+
+def test_a_password_that_is_empty_opens_no_page() -> None:
+    with pytest.raises(ConfigInvalid, match="token of the page"):
+        application(
+            Sources(Platform(load({}))),
+            token="",
+            hosts=[],
+            links={},
+            console=cast(Console, None),
+        )
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_answers_in_well_formed_html_that_runs_nothing(
+    page: PageProcess, path: str
+) -> None:
+    answer = page.get(path)
+    assert answer.status_code == 200
+    MarkupChecker(answer.text)
+    assert HOSTILE not in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "script" not in policy
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["referrer-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/models/none",
+        "/models/none/versions/1",
+        "/models/fraud/versions/one",
+        "/models/fraud/versions/-1",
+        "/rollouts/none",
+        "/rollouts/%3Cscript%3Ealert(1)%3C/script%3E",
+        "/incidents/none",
+        "/decisions/none",
+        "/evidence/none",
+        "/?period=year",
+        "/models/fraud?period=",
+        "/rollouts?from=-1",
+        "/rollouts?from=99999999999999999999",
+    ],
+)
+def test_what_is_not_there_is_said_on_a_page(page: PageProcess, path: str) -> None:
+    answer = page.get(path)
+    assert answer.status_code == 404
+    MarkupChecker(answer.text)
+    assert "There is nothing of that name here" in answer.text
+    assert "Traceback" not in answer.text
+    assert "<script" not in answer.text
+
+
+def test_nothing_can_be_written_through_it(page: PageProcess) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        answer = httpx.request(method, f"{page.url}/rollouts", auth=("x", TOKEN))
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "GET, HEAD"
+    assert httpx.head(f"{page.url}/", auth=("x", TOKEN)).text == ""
+
+
+def test_a_registry_that_is_away_is_said_beside_the_rest(page: PageProcess) -> None:
+    text = page.get("/models/fraud").text
+    assert "This cannot be read now: the platform has not started MLflow" in text
+    assert "fraud-v1-1" in text
+
+
+def test_a_card_without_the_registry_says_so(page: PageProcess) -> None:
+    answer = page.get("/models/fraud/versions/1")
+    assert answer.status_code == 503
+    MarkupChecker(answer.text)
+    assert "the platform has not started MLflow" in answer.text
+
+
+def test_older_links_lead_through_all_decisions(page: PageProcess) -> None:
+    path: str | None = "/decisions"
+    seen: list[str] = []
+    for _ in range(9):
+        if path is None:
+            break
+        text = page.get(path).text
+        seen += re.findall(r'href="/decisions/(d\d+)"', text)
+        found = re.search(r'class="older"><a href="([^"]+)"', text)
+        path = html.unescape(found.group(1)) if found else None
+    assert path is None
+    assert seen[:2] == ["d68", "d67"]
+    assert len(seen) == len(set(seen)) == 68
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "until=x",
+        "from_ms=yesterday",
+        "outcome=Maybe",
+        "degraded=1",
+        "version=v1",
+        "unit=1e3",
+        "before=1:a",
+        "from_ms=5&to_ms=5",
+        "model=<script>",
+    ],
+)
+def test_a_search_that_cannot_be_read_names_the_field_and_what_is_wanted(
+    page: PageProcess, asked: str
+) -> None:
+    answer = page.get(f"/decisions?{asked}")
+    assert answer.status_code == 400
+    MarkupChecker(answer.text)
+    assert asked.partition("=")[0] in answer.text or "to_ms" in answer.text
+    assert "<script" not in answer.text
+
+
+def test_a_form_becomes_a_link_without_the_customer(page: PageProcess) -> None:
+    def post(**form: str) -> httpx.Response:
+        return httpx.post(f"{page.url}/decisions", data=form, auth=("x", TOKEN), timeout=60.0)
+
+    key = (page.home.pseudonym_key).read_bytes()
+    asked = post(customer=" 4711 ", outcome="decline", from_ms="2026-01-02T03:04", model="")
+    assert asked.status_code == 303
+    where = asked.headers["location"]
+    assert "4711" not in where.replace(str(pseudonym("4711", key)), "")
+    assert f"unit={pseudonym('4711', key)}" in where
+    assert "outcome=decline" in where
+    assert page.get(where).status_code == 200
+    assert post(decision_id="d1").headers["location"] == "/decisions/d1"
+    assert post(decision_id="../x").headers["location"] == "/decisions/..%2Fx"
+    assert post(version="many").status_code == 400
+    assert post(outcome="x" * 20_000).status_code == 400
+    assert "4711" not in page.log.read_text()
+
+
+def test_a_form_of_another_site_and_one_without_the_token_are_refused(page: PageProcess) -> None:
+    url = f"{page.url}/decisions"
+    foreign = {"Origin": "http://evil.example"}
+    assert httpx.post(url, data={}, auth=("x", TOKEN), headers=foreign).status_code == 403
+    assert httpx.post(url, data={}).status_code == 401
+
+
+def test_what_drove_a_decision_is_told_once_it_is_asked_for(page: PageProcess) -> None:
+    text = page.get("/decisions/d1?why=yes", timeout=120.0).text
+    MarkupChecker(text)
+    assert "<h2>What drove it</h2>" in text
+
+
+def test_the_list_says_nothing_of_whom_a_decision_was_about(page: PageProcess) -> None:
+    assert "amount" not in page.get("/decisions").text
+    assert "amount" in page.get("/decisions/d1").text
+
+
+def test_a_search_is_a_file_for_who_may_search(page: PageProcess) -> None:
+    assert page.get("/decisions.csv", auth=None).status_code == 401
+    file = page.get("/decisions.csv?model=fraud")
+    assert (file.status_code, file.headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert file.headers["content-disposition"] == 'attachment; filename="decisions.csv"'
+    assert file.headers["cache-control"] == "no-store"
+    head, *rows = file.text.splitlines()
+    assert "amount" not in head
+    assert any(row.startswith("d1,fraud,") for row in rows)
+    assert page.get("/decisions.csv?customer=7").status_code == 400
+
+
+def test_a_home_folder_where_nothing_ran_yet_is_shown_and_left_as_it_is(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    process = PageProcess(home)
+    try:
+        for path in ("/", "/models/fraud", "/rollouts", "/incidents", "/decisions"):
+            assert process.get(path).status_code == 200
+        assert process.get("/rollouts/none").status_code == 404
+        assert process.get("/decisions/none").status_code == 404
+        assert not home.rollouts_db.exists()
+        assert not (home.decisions / "decisions.db").exists()
+        home.rollouts_db.write_bytes(b"this is no database" * 100)
+        answer = process.get("/rollouts")
+        assert answer.status_code in (500, 503)
+        assert "Traceback" not in answer.text
+        assert "cannot be read now" in answer.text or "damaged" in answer.text
+        assert process.get("/").status_code == 200
+    finally:
+        process.close()

@@ -1,0 +1,242 @@
+"""A folder around a ready ONNX file: written from its graph, checked by its golden set."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from tests.support.foreign_onnx import CHANNELS, golden_rows, skl2onnx_classifier
+from typer.testing import CliRunner, Result
+
+from mlplatform import commands
+from mlplatform.learning.features.history_files import columns_of
+from mlplatform.model.folders import parse
+from mlplatform.operations.actions import training
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
+
+NAME = "limits"
+
+
+def asked(*words: str) -> Result:
+    return CliRunner().invoke(commands.app, words)
+
+
+def problems(folder: Path) -> list[str]:
+    found: list[str] = json.loads(asked("check-model", str(folder), "--json").output)["problems"]
+    return found
+
+
+def change(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after, 1))
+
+
+def scaffolded(root: Path, content: bytes) -> Result:
+    (root / "given.onnx").write_bytes(content)
+    given = ("--template", "onnx", "--file", str(root / "given.onnx"), "--into", str(root))
+    return asked("new-model", NAME, *given)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("written")
+    assert scaffolded(root, skl2onnx_classifier()).exit_code == 0
+    return root / NAME
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / NAME))
+
+
+def completed(folder: Path) -> None:
+    change(folder / "model.yaml", "channel: []", f"channel: [{', '.join(CHANNELS)}]")
+    (folder / "golden.json").write_text(json.dumps(golden_rows()))
+
+
+def test_a_folder_says_what_the_graph_takes_and_what_is_still_missing(folder: Path) -> None:
+    definition = parse((folder / "model.yaml").read_text(), "model.yaml")
+    assert [(i.name, i.kind) for i in definition.inputs] == [
+        ("channel", "category"),
+        ("amount", "field"),
+        ("visits", "field"),
+    ]
+    assert definition.signature is not None
+    assert [(t.name, t.dtype) for t in definition.signature.inputs] == [
+        ("channel", "string"),
+        ("amount", "float32"),
+        ("visits", "int64"),
+    ]
+    score = definition.signature.score
+    assert (score.output, score.column) == ("probabilities", 1)
+    assert any("golden.json" in told and "0 rows" in told for told in problems(folder))
+    (folder / "golden.json").write_text(json.dumps(golden_rows()))
+    assert any("the words of channel" in told for told in problems(folder))
+    completed(folder)
+    assert problems(folder) == []
+
+
+def test_a_golden_row_that_scores_otherwise_is_told_with_both_scores(folder: Path) -> None:
+    completed(folder)
+    rows = golden_rows()
+    rows[2]["score"] = 0.999
+    (folder / "golden.json").write_text(json.dumps(rows))
+    (only,) = problems(folder)
+    assert "row 2 scores" in only
+    assert "expected is 0.999" in only
+
+
+def test_a_score_that_is_no_number_is_told_with_the_way_out(folder: Path) -> None:
+    completed(folder)
+    change(folder / "model.yaml", ", missing: 0}", "}")
+    (only,) = problems(folder)
+    assert "wanted: a finite number" in only
+    assert "signature.inputs.N.missing" in only
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"inputs": {"amount": 1, "visits": 1}, "score": 0.1}], "0.inputs"),
+        (
+            [{"inputs": {"amount": 1, "visits": 1, "channel": 3}, "score": 0.1}],
+            "0.inputs.channel is 3.0; wanted: a text",
+        ),
+        (
+            [{"inputs": {"amount": "x", "visits": 1, "channel": "web"}, "score": 0.1}],
+            "0.inputs.amount is 'x'; wanted: a number",
+        ),
+        ([{"inputs": {}, "score": 2}], "golden.json"),
+        ("none", "golden.json"),
+    ],
+    ids=["an input less", "a number as a text", "a text as a number", "a score of 2", "no rows"],
+)
+def test_a_golden_set_that_is_none_is_told(folder: Path, rows: object, told: str) -> None:
+    completed(folder)
+    (folder / "golden.json").write_text(json.dumps(rows))
+    assert any(told in problem for problem in problems(folder))
+
+
+def test_there_is_nothing_to_train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLPLATFORM_MODELS", f"examples:{folder.parent}")
+    with pytest.raises(Refused, match=f"nothing to train.*mlplatform validate {NAME}"):
+        training.check_trains(NAME)
+    training.check_trains("fraud")
+
+
+def graph(name: str, kind: int, shape: list[int | None], op: str = "Identity") -> bytes:
+    nodes = [helper.make_node(op, [name], ["out"])]
+    values = [helper.make_tensor_value_info(n, kind, shape) for n in (name, "out")]
+    made = helper.make_graph(nodes, "given", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"no model", "not ONNX"),
+        (graph("x", TensorProto.FLOAT, [None, 2], "NonZero"), "operator 'NonZero'"),
+        (graph("x", TensorProto.FLOAT, [1, 2]), "wanted: rows"),
+        (graph("x", TensorProto.FLOAT, [None, None]), "of None columns"),
+        (graph("x", TensorProto.INT64, [None, 2]), "gives no float"),
+        (graph("a\x1b", TensorProto.FLOAT, [None, 2]), "a name that can be written"),
+    ],
+    ids=["no file of ONNX", "a missing operator", "one row", "open columns", "no score", "a name"],
+)
+def test_a_file_that_is_not_taken_leaves_no_folder(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    done = scaffolded(tmp_path, content)
+    assert isinstance(done.exception, InputInvalid)
+    assert told in str(done.exception)
+    assert not (tmp_path / NAME).exists()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "field"),
+    [
+        ("on", "input_on"),
+        ("Null", "input_null"),
+        ("customer_id", "input_customer_id"),
+        ("event_time", "input_event_time"),
+        ("label", "input_label"),
+        ("@NAME@", "name"),
+        ("it's: {x}", "it_s_x"),
+    ],
+)
+def test_whatever_a_graph_calls_its_tensors_the_folder_can_be_read(
+    tmp_path: Path, tensor: str, field: str
+) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [tensor], ["given"])],
+        "one column",
+        [value(tensor, TensorProto.FLOAT, [None, 1])],
+        [value("given", TensorProto.FLOAT, [None, 1])],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    assert scaffolded(tmp_path, model.SerializeToString()).exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert definition.signature is not None
+    assert [(t.name, t.of) for t in definition.signature.inputs] == [(tensor, (field,))]
+
+
+def test_a_matrix_of_floats_and_its_scores_need_no_signature(tmp_path: Path) -> None:
+    node = helper.make_node("ReduceMean", ["inputs"], ["scores"], axes=[1], keepdims=0)
+    taken = helper.make_tensor_value_info("inputs", TensorProto.FLOAT, [None, 2])
+    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None])
+    made = helper.make_graph([node], "plain", [taken], [given])
+    opsets = [helper.make_opsetid("", 17)]
+    content = helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+    assert scaffolded(tmp_path, content).exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert definition.signature is None
+    assert [i.name for i in definition.inputs] == ["inputs_0", "inputs_1"]
+
+
+def one_column(name: str, kind: int) -> bytes:
+    nodes = [
+        helper.make_node("Cast", [name], ["number"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["number"], ["scores"], axes=[1], keepdims=0),
+    ]
+    taken = helper.make_tensor_value_info(name, kind, [None, 1])
+    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, [None])
+    made = helper.make_graph(nodes, "given", [taken], [given])
+    opsets = [helper.make_opsetid("", 17)]
+    return helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString()
+
+
+def test_a_history_of_yes_and_no_can_be_imported(tmp_path: Path) -> None:
+    assert scaffolded(tmp_path, one_column("flag", TensorProto.BOOL)).exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert "flag" in [column.name for column in columns_of(definition)]
+    rows = [{"inputs": {"flag": True}, "score": 1.0}, {"inputs": {"flag": 0}, "score": 0.0}]
+    (tmp_path / NAME / "golden.json").write_text(json.dumps(rows))
+    assert problems(tmp_path / NAME) == []
+
+
+@pytest.mark.parametrize("name", ["on", "No", "label", "decision", "customer_id", "event_time"])
+def test_a_tensor_may_have_a_name_that_no_field_can_have(tmp_path: Path, name: str) -> None:
+    assert scaffolded(tmp_path, one_column(name, TensorProto.INT64)).exit_code == 0
+    definition = parse((tmp_path / NAME / "model.yaml").read_text(), "model.yaml")
+    assert [i.name for i in definition.inputs] == [f"input_{name.lower()}"]
+    assert definition.signature is not None
+    assert [t.name for t in definition.signature.inputs] == [name]
+
+
+@pytest.mark.parametrize("words", [("--template", "onnx"), ("--file", "x.onnx")])
+def test_a_file_and_its_template_go_together(tmp_path: Path, words: tuple[str, str]) -> None:
+    done = asked("new-model", NAME, "--into", str(tmp_path), *words)
+    assert isinstance(done.exception, ConfigInvalid)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_golden_rows_are_those_of_the_exporter() -> None:
+    assert np.ptp([row["score"] for row in golden_rows()]) > 0.2

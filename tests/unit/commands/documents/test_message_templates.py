@@ -1,0 +1,61 @@
+"""Messages are read out of code, whatever way they are made."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from mlplatform.commands.documents.message_templates import Catalogue
+
+ERRORS = '''
+class Gone(Exception):
+    """Nothing is here."""
+
+class Wrong(Gone):
+    def __init__(self, key, value, wanted):
+        super().__init__(f"{key} is {value!r}; wanted: {wanted}")
+
+WANTED = "a port, " + "1 to 65535"
+'''
+
+
+def messages(code: str) -> list[tuple[str, str]]:
+    """Names and texts that a module has beside one of errors."""
+    head = "import logging\nfrom own.errors import WANTED, Gone, Wrong\n"
+    files = {
+        "errors.py": ("own.errors", ERRORS),
+        "module.py": ("own.module", head + textwrap.dedent(code)),
+    }
+    return [(m.name, m.text) for m in Catalogue(files).messages() if m.module == "module.py"]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ('raise Gone("it is gone")', [("Gone", "it is gone")]),
+        ('raise Gone(f"no {self._kind_name}, of {len(rows)} rows")',
+         [("Gone", "no ‹kind name›, of 3 rows")]),
+        ('raise Wrong("port", 80, WANTED)',
+         [("Wrong", "port is '80'; wanted: a port, 1 to 65535")]),
+        ('def f(port):\n  why = f"{port:,} is no {port:.1%}"\n  raise Gone(why) from None',
+         [("Gone", "12 is no 12.5%")]),
+        ('def _gone(what):\n  return Gone(f"{what} is gone")\nraise _gone("a log")',
+         [("Gone", "‹what› is gone")]),
+        ('def _gone(what) -> Gone:\n  return Gone(f"{what} is gone")\nraise _gone("a log")',
+         [("Gone", "a log is gone"), ("Gone", "‹what› is gone")]),
+        ('raise Gone("a day is left" if one else "more days are left")',
+         [("Gone", "a day is left"), ("Gone", "more days are left")]),
+        ('log.warning("%s: %d", name, len(all))\n', []),
+        ('log.warning("kept %s of %d", name, len(all))\n', [("warning", "kept ‹name› of 3")]),
+        ('LIMIT = 2 * 1024\nraise Gone(f"more than {LIMIT} bytes")',
+         [("Gone", "more than 2048 bytes")]),
+        ('raise Gone(str(error))', []),
+        ('print(f"a sentence of {name} for people")', [("", "a sentence of ‹name› for people")]),
+        ('"""A sentence about this module."""\nsql = "SELECT all of the rows"', []),
+    ],
+)  # fmt: skip
+def test_a_message_has_names_and_examples_where_values_stand(
+    code: str, expected: list[tuple[str, str]]
+) -> None:
+    assert messages(code) == expected

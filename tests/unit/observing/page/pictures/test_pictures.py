@@ -1,0 +1,204 @@
+"""What the page draws: every mark lies in its picture, and a sentence says what it shows."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlplatform.observing.page.pictures import gates, measures, ramp
+from mlplatform.observing.page.pictures.gates import GatePicture, gate_pictures
+from mlplatform.observing.page.reading import rollouts
+from mlplatform.observing.page.rendering import render, templates
+from mlplatform.operations.actions import interim_analyses
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.passes.summary import MARKS, TITLES, to_markdown
+from mlplatform.rollouts.verdicts.verdict import Gate
+from support.judged_rollout import JudgedRollout
+
+NUMBERS = st.none() | st.floats(-1e9, 1e9) | st.sampled_from([float("nan"), float("inf")])
+KEYS = (
+    *("share", "low", "high", "limit", "stop", "proven", "band_low", "ratio", "limit_ratio"),
+    *("tolerance_ratio", "challenger", "champion", "frauds", "caught", "units"),
+)
+VERDICTS = ("HEALTHY", "UNHEALTHY", "INCONCLUSIVE")
+
+
+@functools.cache
+def world() -> tuple[JudgedRollout, tuple[Transition, ...]]:
+    made = JudgedRollout()
+    return made, tuple(made.facts)
+
+
+def look(gate: Gate, event_ms: int = 1) -> InterimAnalysis:
+    return InterimAnalysis(event_ms, gate.verdict, 5, (gate,))
+
+
+def pictured(*found: Gate) -> GatePicture:
+    return gate_pictures("s", [look(g, n) for n, g in enumerate(found)], None)[0]
+
+
+def failures(verdict: Any, low: float, high: float, limit: float | None = 0.02) -> Gate:
+    values = {"share": (low + high) / 2, "low": low, "high": high, "limit": limit, "stop": 0.005,
+              "proven": low, "challenger": 0.04, "champion": 0.01}  # fmt: skip
+    return Gate("failures", verdict, "the statistics", values)
+
+
+VALUES = st.dictionaries(st.sampled_from(KEYS), NUMBERS)
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(sorted(TITLES)),
+    st.sampled_from(VERDICTS),
+    st.lists(VALUES, min_size=1, max_size=3),
+)
+def test_every_mark_of_a_gate_lies_in_its_picture(
+    name: str, verdict: Any, analyses: list[dict[str, Any]]
+) -> None:
+    drawn = pictured(*(Gate(name, verdict, "why", values) for values in analyses))
+    assert drawn.sentence
+    if (d := drawn.drawing) is not None:
+        xs = [d.last[0]]
+        ys = [*d.last[1:], *d.stops, *(t.at for t in d.ticks)]
+        for x, y in re.findall(r"([-\d.e+]+),([-\d.e+]+)", f"{d.band} {d.line}"):
+            xs.append(float(x))
+            ys.append(float(y))
+        assert all(0 <= x <= gates.WIDTH for x in xs)
+        assert all(0 <= y <= gates.HEIGHT for y in ys)
+        assert d.well is None or (d.well[1] >= -0.1 and 0 <= d.well[0] <= gates.HEIGHT)
+
+
+def test_a_gate_is_told_in_the_first_sentence_of_its_reason() -> None:
+    said = (
+        "Its alerts are 1.5 times those expected (95 % certain). It flagged 5 of 400. Allowed: 2."
+    )
+    shown = pictured(Gate("alerts", "UNHEALTHY", said, {}))
+    assert (shown.sentence, shown.reason) == (said.partition(" It")[0], said)
+    assert pictured(Gate("log", "INCONCLUSIVE", "gateway-1 is behind", {})).sentence == (
+        "Gateway-1 is behind."
+    )
+
+
+def test_a_segments_gate_has_the_picture_of_all_requests_gate() -> None:
+    assert measures.measure("alerts of weekend") is measures.measure("alerts") is not None
+    assert measures.measure("split") is None
+    of_all = failures("HEALTHY", -0.004, 0.004)
+    alerts = Gate("alerts of weekend", "HEALTHY", "So it is. Allowed: 2.", of_all.values)
+    shown = pictured(alerts)
+    assert shown.title == "share of alerts, segment weekend"
+    assert shown.drawing is not None
+    macros: Any = templates().get_template("pictures.html").module
+    page = macros.gate(shown)
+    assert 'aria-labelledby="s-alerts-of-weekend-title s-alerts-of-weekend-description"' in page
+    assert "<p>So it is. Allowed: 2.</p>" in page, "a reason is sentences already"
+
+
+def test_what_nothing_waits_for_is_told_so() -> None:
+    gate = {"verdict": "INCONCLUSIVE", "reason": "No verdict is possible yet."}
+    told = {}
+    for name, more in (("alerts", {}), ("alerts of weekend", {"holds": False})):
+        evidence = {"verdict": "HEALTHY", "gates": {name: gate | more}}
+        seen = interim_analyses.analysis_of(evidence, 1)
+        assert seen is not None
+        (shown,) = gate_pictures("s", [seen], None)
+        told[name] = shown.mark
+        (line,) = [x for x in to_markdown("r", evidence).splitlines() if x.startswith("- ?")]
+        assert line.startswith(f"- {shown.mark}: **{shown.title}**.")
+    assert told == {
+        "alerts": "? inconclusive",
+        "alerts of weekend": "? inconclusive; no step waits for it",
+    }
+
+
+def test_an_interval_narrows_from_look_to_look_towards_what_is_allowed() -> None:
+    drawn = pictured(failures("INCONCLUSIVE", -0.02, 0.03), failures("HEALTHY", -0.004, 0.004))
+    d = drawn.drawing
+    assert d is not None
+    assert d.well is not None
+    assert d.well[0] <= d.last[3], "the interval's upper end lies in what is allowed"
+    assert (d.shape, drawn.mark, drawn.analyses) == ("dot", "✔ healthy", 2)
+    assert "2 looks, the first between -2 points and 3 points" in drawn.description
+    assert [(b.name, b.width, b.text) for b in drawn.bars] == [
+        ("challenger", 100.0, "4 %"), ("champion", 25.0, "1 %"),
+    ]  # fmt: skip
+
+
+def test_an_interval_far_beyond_the_limits_is_cut_and_leaves_the_limits_apart() -> None:
+    d = pictured(failures("INCONCLUSIVE", 0.0, 0.9)).drawing
+    assert d is not None
+    assert d.cut
+    assert d.well is not None
+    assert d.zero is not None
+    assert d.zero - d.well[0] > gates.LINE_APART
+
+
+def test_a_verdict_is_told_by_shape_and_text_not_by_colour_alone() -> None:
+    seen = {v: pictured(failures(v, 0.1, 0.2)) for v in VERDICTS}
+    drawings = [g.drawing for g in seen.values()]
+    assert len({d.shape for d in drawings if d is not None}) == 3
+    assert len({g.mark for g in seen.values()}) == 3
+
+
+def test_a_rollout_shows_each_step_with_the_looks_between_its_transitions() -> None:
+    made, facts = world()
+    alone = rollouts.rollout(facts)
+    assert [(s.name, {g.analyses for g in s.gates} - {0}) for s in alone.steps] == [
+        ("shadow, copies of every request", {1})
+    ]
+    shown = rollouts.rollout(facts, made.histories)
+    assert [s.name for s in shown.steps] == [
+        "canary, 5 % of the customers", "shadow, copies of every request",
+    ]  # fmt: skip
+    assert max(g.analyses for g in shown.steps[0].gates) == 3
+    assert shown.steps[0].tone == "bad"
+    assert shown.steps[0].gates[0].title == "answers in time"
+    page = render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=())
+    assert "fewer of its requests in time than the champion" in page
+    assert page.count("<svg") == page.count("</svg>")
+    for svg in re.findall(r"<svg [^>]*>", page):
+        assert 'role="img"' in svg or "aria-hidden" in svg
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for named in re.findall(r'aria-labelledby="([^"]+)"', page):
+        assert set(named.split()) <= set(ids)
+
+
+def test_a_step_that_is_over_is_told_by_the_verdict_that_ended_it() -> None:
+    made, facts = world()
+    shadow, *others = made.histories
+    asked = next(f for f in facts if f.evidence)
+    late = InterimAnalysis(asked.event_ms + 60_000, "UNHEALTHY", 9, shadow.analyses[-1].gates)
+    later = msgspec.structs.replace(shadow, analyses=(*shadow.analyses, late))
+    over = rollouts.rollout(facts, [later, *others]).steps[-1]
+    assert over.mark == MARKS[asked.evidence["verdict"]] != MARKS[late.verdict]
+    assert over.records == asked.evidence["records"]
+
+
+def test_a_ramp_shows_what_was_and_what_is_to_come() -> None:
+    _, facts = world()
+    shown = ramp.ramp(facts)
+    assert shown is not None
+    assert [(s.name, s.share) for s in shown.stages] == [
+        ("deploying", 0.0), ("shadow", 0.0), ("approval", 0.0), ("canary 5 %", 5.0),
+    ]  # fmt: skip
+    assert [(p.name, p.share) for p in shown.planned] == [
+        ("canary 25 %", 25.0), ("canary 50 %", 50.0), ("promoted", 100.0),
+    ]  # fmt: skip
+    assert shown.to_come
+    assert "canary 5 % at 5 % of the customers" in shown.description
+    ended = ramp.ramp(JudgedRollout(1, 400).stopped())
+    assert ended is not None
+    assert (ended.end, ended.planned, ended.stages[-1].share) == ("rolled_back", (), 0.0)
+    assert ended.stages[-2].exposed == 20, "customers of the canary, counted by its evidence"
+
+
+def test_a_ramp_of_no_time_at_all_is_drawn() -> None:
+    shown = ramp.ramp(world()[1][:1])
+    assert shown is not None
+    assert shown.stages[0].name == "deploying"

@@ -1,0 +1,66 @@
+"""The spend of an error budget is the bad answers of those that slo.yaml lets be bad."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.observing.page.test_traffic import NEWEST_MS, counts, read
+
+from mlplatform.observing.page.reading import error_budget
+from mlplatform.observing.page.reading.error_budget import BudgetRow
+from mlplatform.observing.slo import objectives
+from mlplatform.operations.traffic.buckets import BINS, EDGES
+from mlplatform.operations.traffic.projection import Bucket, TrafficReport
+from rollout_world import fraud
+
+
+def budgets(found: TrafficReport | None) -> dict[str, BudgetRow]:
+    shown = error_budget.budget_table(fraud(), objectives.load(objectives.SHIPPED), found)
+    assert shown.window_days == 30
+    return {one.name: one for one in shown.budgets}
+
+
+def test_the_spend_of_latency_is_of_all_answers_but_copies() -> None:
+    goal_us = 1000 * int(fraud().latency_slo_ms)
+    slow = counts(30, took_us=2 * goal_us)
+    found = read([
+        Bucket(NEWEST_MS, "champion", 1, counts(9_000)), Bucket(NEWEST_MS, "challenger", 2, slow),
+        Bucket(NEWEST_MS, "unassigned", 1, counts(970)), Bucket(NEWEST_MS, "shadow", 2, slow),
+    ])  # fmt: skip
+    one = budgets(found)["latency"]
+    assert (one.text, one.tone) == ("30 % spent", "good")
+    assert one.objective == "99 % of the decisions are durable within 10 ms"
+    assert one.note == (
+        "30 of 10,000 (0.3 %) took longer than 10 ms before their record was written; 100 may "
+        "(1 %). The log does not know how long the writing took: Grafana shows it with that."
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "text", "tone"),
+    [(0, "0 % spent", "good"), (90, "90 % spent", "bad"), (250, "spent 2.5 times over", "bad")],
+)
+def test_a_spend_that_is_nearly_or_more_than_the_budget_is_bad(
+    bad: int, text: str, tone: str
+) -> None:
+    latency = counts(10_000 - bad).plus(counts(bad, took_us=1_000_000))
+    one = budgets(read([Bucket(NEWEST_MS, "champion", 1, latency)]))["latency"]
+    assert (one.text, one.tone) == (text, tone)
+
+
+@pytest.mark.parametrize("found", [None, read([])])
+def test_what_was_not_counted_is_no_data(found: TrafficReport | None) -> None:
+    assert {one.text for one in budgets(found).values()} == {"no data"}
+    assert "5xx leaves no record" in budgets(found)["availability"].note
+
+
+@given(st.lists(st.integers(1, 30_000_000), min_size=1, max_size=50), st.floats(0.01, 30_000))
+def test_answers_that_are_no_bin_away_from_the_goal_alone_may_be_counted_wrongly(
+    took_us: list[int], goal_ms: float
+) -> None:
+    places = np.searchsorted(EDGES, took_us, side="right")
+    found = error_budget.slower(np.bincount(places, minlength=BINS), goal_ms)
+    goal = np.searchsorted(EDGES, 1000 * goal_ms, side="right")
+    assert int((places > goal).sum()) <= found <= int((places >= goal).sum())

@@ -1,0 +1,239 @@
+"""A search for decisions: it finds each match once, in order, and its work is bounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlplatform.decisions.records.port import Span
+from mlplatform.observing.page.reading import search
+from mlplatform.observing.page.reading.search import Query, SearchCursor
+from mlplatform.runtime.errors import InputInvalid
+from rollout_world import table
+
+DAY_MS = 86_400_000
+
+
+@dataclass
+class Log:
+    """Records by time, and what was asked of them."""
+
+    records: pa.Table
+    spans: list[Span] = field(default_factory=list)
+
+    def read(self, span: Span) -> pa.Table:
+        self.spans.append(span)
+        found, ms = self.records, self.records.column("event_ms")
+        chosen = pc.greater_equal(ms, span.from_ms)
+        if span.to_ms is not None:
+            chosen = pc.and_(chosen, pc.less(ms, span.to_ms))
+        found = found.filter(chosen)
+        if span.unit is not None:
+            found = found.filter(pc.equal(found["unit"], span.unit))
+        if span.limit is not None:
+            parts = [found.filter(pc.equal(found["writer"], w)) for w in ("a", "b")]
+            found = pa.concat_tables([part.slice(0, span.limit) for part in parts])
+        return found.select(span.columns)
+
+
+def log(*rows: dict[str, Any]) -> Log:
+    return Log(table([{"writer": "a", "decision": "approve", **row} for row in rows]))
+
+
+def everything(found: Log, asked: Query, rows: int) -> list[tuple[str, int]]:
+    """Every match, over all pages."""
+    newest = max(found.records.column("event_ms").to_pylist(), default=0)
+    seen: list[tuple[str, int]] = []
+    for _ in range(200):
+        page = search.search(found.read, asked, newest, rows, clock=lambda: 0.0)
+        assert len(page.rows) <= rows
+        seen += [(row["writer"], row["seq"]) for row in page.rows]
+        if page.older is None:
+            return seen
+        link = asked.link(page.older)
+        again = search.query(dict(parse_qsl(urlsplit(link).query)))
+        assert again == Query(**{**plain(asked), "before": page.older})
+        asked = again
+    raise AssertionError("no end")
+
+
+def plain(asked: Query) -> dict[str, Any]:
+    return {name: getattr(asked, name) for name in Query.__slots__}
+
+
+RECORDS = st.lists(
+    st.tuples(
+        st.sampled_from("ab"),
+        st.integers(0, 20) | st.integers(0, 40 * DAY_MS),
+        st.sampled_from(["approve", "review", None]),
+        st.booleans(),
+        st.sampled_from([1, 2, None]),
+        st.sampled_from([7, -8]),
+    ),
+    max_size=25,
+)
+QUERIES = st.builds(
+    Query,
+    unit=st.none() | st.sampled_from([7, -8]),
+    outcome=st.none() | st.just("review"),
+    degraded=st.none() | st.booleans(),
+    version=st.none() | st.just(2),
+    from_ms=st.none() | st.integers(0, 20),
+    to_ms=st.none() | st.integers(21, 40 * DAY_MS),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(RECORDS, QUERIES, st.integers(1, 9))
+def test_every_match_is_found_once_the_newest_first(
+    drawn: list[tuple[Any, ...]], asked: Query, rows: int
+) -> None:
+    numbers: dict[str, int] = {}
+    records, wanted = [], []
+    for writer, event_ms, decision, degraded, version, unit in drawn:
+        numbers[writer] = seq = numbers.get(writer, 0) + 1
+        records.append({"writer": writer, "seq": seq, "event_ms": event_ms, "decision": decision,
+                        "degraded": degraded, "version": version, "unit": unit})  # fmt: skip
+        matches = (
+            asked.unit in (None, unit)
+            and asked.outcome in (None, decision)
+            and asked.degraded in (None, degraded)
+            and asked.version in (None, version)
+            and (asked.from_ms or 0) <= event_ms < (asked.to_ms or 2**62)
+        )
+        if matches:
+            wanted.append((event_ms, writer, seq))
+    expected = [(writer, seq) for _, writer, seq in sorted(wanted, reverse=True)]
+    assert everything(log(*records), asked, rows) == expected
+
+
+def test_a_crowded_stretch_is_cut_and_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MOST_OF_WINDOW", 50)
+    monkeypatch.setattr(search, "MOST_READ", 400)
+    rows = [{"seq": n, "event_ms": 600_000_000 + 100 * n, "version": 3} for n in range(1, 2001)]
+    found = log(*rows, {"seq": 2001, "event_ms": 1, "version": 7})
+    page = search.search(found.read, Query(version=7), 600_200_000, 5)
+    assert page.rows == ()
+    assert page.older is not None
+    assert page.reached_ms == page.older.event_ms
+    assert page.read < 400 + 50
+    assert everything(found, Query(version=7), 5) == [("a", 2001)]
+
+
+@pytest.mark.parametrize("asked", [Query(unit=7), Query(outcome="review")])
+def test_a_slow_log_is_looked_through_over_more_pages(asked: Query) -> None:
+    rows = [{"seq": n, "event_ms": DAY_MS * n, "unit": 3} for n in range(1, 31)]
+    found = log(*rows, {"seq": 31, "event_ms": 1, "unit": 7, "decision": "review"})
+    now_s = [0.0]
+
+    def read(span: Span) -> pa.Table:
+        now_s[0] += 0.1
+        return found.read(span)
+
+    page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.15, clock=lambda: now_s[0])
+    assert (len(found.spans), page.rows) == (2, ())
+    assert page.older is not None
+    assert page.reached_ms == page.older.event_ms
+    assert everything(found, asked, 5) == [("a", 31)]
+
+
+def test_a_log_whose_reads_take_long_whatever_they_find_is_looked_through_by_days() -> None:
+    found = log({"seq": 1, "event_ms": 30 * DAY_MS})
+    now_s = [0.0]
+
+    def read(span: Span) -> pa.Table:
+        now_s[0] += 0.03
+        return found.read(span)
+
+    asked = Query(outcome="review")
+    page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
+    assert page.reached_ms is not None
+    assert page.reached_ms < 29 * DAY_MS
+    assert now_s[0] < 0.3
+
+
+def test_a_log_whose_reads_take_longer_by_their_length_ends_soon_after_its_time() -> None:
+    found = log({"seq": 1, "event_ms": 30 * DAY_MS})
+    now_s = [0.0]
+
+    def read(span: Span) -> pa.Table:
+        assert span.from_ms is not None
+        now_s[0] += ((span.to_ms or 30 * DAY_MS + 1) - span.from_ms) / search.FIRST_WIDTH_MS * 0.01
+        return found.read(span)
+
+    asked = Query(outcome="review")
+    page = search.search(read, asked, 30 * DAY_MS, 5, budget_s=0.2, clock=lambda: now_s[0])
+    assert page.older is not None
+    assert now_s[0] < 0.4
+
+
+def test_each_page_of_a_slow_and_crowded_log_reaches_further_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "MOST_OF_WINDOW", 50)
+    found = log(*({"seq": n, "event_ms": 100 * n} for n in range(1, 2001)))
+    now_s, asked = [0.0], Query(version=7)
+
+    def read(span: Span) -> pa.Table:
+        now_s[0] += 1.0
+        return found.read(span)
+
+    reached = [200_001]
+    for _ in range(3):
+        page = search.search(read, asked, 200_000, 5, budget_s=0.2, clock=lambda: now_s[0])
+        assert page.reached_ms is not None
+        reached.append(page.reached_ms)
+        asked = Query(version=7, before=page.older)
+    assert reached == sorted(set(reached), reverse=True)
+
+
+def test_a_customers_search_is_given_to_the_log() -> None:
+    found = log(*({"seq": n, "event_ms": 1000 * n, "unit": n % 50} for n in range(1, 3000)))
+    page = search.search(found.read, Query(unit=7), 3_000_000, 5)
+    assert {span.unit for span in found.spans} == {7}
+    assert page.read < 100
+
+
+def test_the_newest_page_of_a_long_log_reads_little() -> None:
+    found = log(*({"seq": n, "event_ms": 40 * DAY_MS + 1000 * n} for n in range(1, 3000)))
+    page = search.search(found.read, Query(), 40 * DAY_MS + 3_000_000, 50)
+    assert [row["seq"] for row in page.rows[:2]] == [2999, 2998]
+    assert page.read < 1000
+    assert all("unit" not in row for row in page.rows)
+
+
+def test_a_range_of_time_is_all_that_is_read() -> None:
+    found = log(*({"seq": n, "event_ms": n * DAY_MS} for n in range(1, 30)))
+    asked = Query(from_ms=3 * DAY_MS, to_ms=5 * DAY_MS)
+    page = search.search(found.read, asked, 30 * DAY_MS, 50)
+    assert [row["seq"] for row in page.rows] == [4, 3]
+    assert all(span.from_ms is not None and span.from_ms >= 3 * DAY_MS for span in found.spans)
+    assert all(span.to_ms is not None and span.to_ms <= 5 * DAY_MS for span in found.spans)
+
+
+def test_a_form_and_its_link_ask_for_the_same() -> None:
+    asked = search.query({"from_ms": "2026-11-28T09:30", "outcome": "", "degraded": "no",
+                          "version": "3", "model": "fraud"})  # fmt: skip
+    assert asked == Query(model="fraud", from_ms=1_795_858_200_000, degraded=False, version=3)
+    assert search.minute(asked.from_ms) == "2026-11-28T09:30"
+    assert asked.link().startswith("/decisions?model=fraud&from_ms=1795858200000")
+    assert Query().link() == "/decisions"
+    assert not Query(before=SearchCursor(4)).narrow
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"a": "1"}, {"version": "-1"}, {"unit": "²"}, {"unit": str(2**63)}, {"before": "1:"},
+     {"before": "1:a b:2"}, {"before": "-1"}, {"from_ms": "9"*30}, {"model": "../x"},
+     {"from_ms": "2026-13-01T00:00"}, {"from_ms": "1969-12-31T23:59"}, {"to_ms": "9" * 18}],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_by_its_field(given: dict[str, str]) -> None:
+    with pytest.raises(InputInvalid, match=next(iter(given))):
+        search.query(given)

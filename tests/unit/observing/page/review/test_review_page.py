@@ -1,0 +1,302 @@
+"""The review page: who is asked about what, by which keys, and whose forms count."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from mlplatform.observing.page.app import application
+from mlplatform.observing.page.people.gate import Console, Identities
+from mlplatform.observing.page.people.sessions import Sessions
+from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.observing.page.review import shown
+from mlplatform.operations.actions import review as job
+from mlplatform.operations.review.queue import QueueCursor
+from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.telemetry.refusals import Refusals
+from mlplatform.runtime.telemetry.sign_ins import SignIns
+from mlplatform.scoring.admission.clients import parse_scope
+from mlplatform.scoring.admission.keyring import create_key
+from mlplatform.scoring.admission.sqlite import SqliteAdmission
+from support.page_visitor import hidden
+from support.review_world import World, person
+
+ORIGIN = "http://127.0.0.1:8090"
+PATH = "/models/fraud/review"
+SCOPES = {"ana": "fraud:review", "bo": "fraud:review", "vera": "fraud:view", "cy": "other:review"}
+
+
+class Page:
+    """The page of a home in this process."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.store = SqliteAdmission(world.home.admission_db)
+        self.keys = {name: self._key(name, scope) for name, scope in SCOPES.items()}
+        self.identities = Identities(lambda: self.store, world.platform.clock.wall_ms)
+        refusals, sign_ins = Refusals(world.home.audit), SignIns(world.home.audit)
+        self.application = application(
+            Sources(world.platform),
+            token="the token",
+            hosts=["127.0.0.1:8090"],
+            links={},
+            console=Console(self.identities, Sessions(), refusals, "session", sign_ins),
+        )
+
+    def _key(self, name: str, scope: str) -> str:
+        scopes = frozenset({parse_scope(scope)})
+        made = create_key(self.store, name, scopes, priority="standard", limit=None, now_ms=1)
+        return made[1]
+
+    @asynccontextmanager
+    async def browser(self, name: str) -> AsyncIterator[httpx.AsyncClient]:
+        """A browser in which somebody has signed in."""
+        transport = httpx.ASGITransport(app=cast(Any, self.application), client=("10.0.0.1", 1))
+        headers = {"Accept": "text/html", "Origin": ORIGIN}
+        given = {"name": name, "key": self.keys[name]}
+        async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers) as made:
+            assert (await made.post("/sign-in", data=given)).status_code == 303
+            yield made
+
+    def close(self) -> None:
+        self.identities.close()
+        self.store.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path / "home")
+    yield made
+    made.log.close()
+
+
+@pytest.fixture
+def page(world: World) -> Iterator[Page]:
+    made = Page(world)
+    yield made
+    made.close()
+
+
+async def send(browser: httpx.AsyncClient, outcome: str, **more: str) -> httpx.Response:
+    """Open the queue and answer what it asks."""
+    text = (await browser.get(PATH)).text
+    return await browser.post(PATH, data={**hidden(text, PATH), "outcome": outcome, **more})
+
+
+async def test_an_analyst_answers_one_decision_after_the_other(page: Page, world: World) -> None:
+    names = [world.decide("decline"), world.decide(), world.decide()]
+    world.waiting()
+    async with page.browser("ana") as browser:
+        first = (await browser.get(PATH)).text
+        assert "Signed in as <b>ana</b>, analyst" in first
+        assert "3 decisions wait for a person: review or decline" in first
+        assert 'accesskey="1"' in first
+        assert 'accesskey="0"' in first
+        assert "Amount of the payment" in first, "reasons in an analyst's words"
+        assert "12.5" in first
+        assert "customer id" not in first, "model.yaml does not let it be shown"
+        for name, outcome in zip(names, ("fraud", "not-fraud", "1"), strict=True):
+            answer = await send(browser, outcome, note="looked at")
+            assert (answer.status_code, answer.headers["location"]) == (303, PATH)
+            told = (await browser.get(PATH)).text
+            assert f"{name} is labelled: {'not ' if outcome == 'not-fraud' else ''}fraud." in told
+        assert "Nothing waits for your word." in told
+    assert world.labels() == dict(zip(names, (1, 0, 1), strict=True))
+    assert all(held["client"] == "ana" for name in names for held in world.held(name))
+
+
+async def test_two_people_answer_where_two_are_asked(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    world.waiting()
+    async with page.browser("ana") as ana, page.browser("bo") as bo:
+        stale = hidden((await bo.get(PATH)).text, PATH)
+        await send(ana, "fraud", note="<b>seen</b> before")
+        told = (await ana.get(PATH)).text
+        assert "Another person has to confirm it." in told
+        assert "Nothing waits for your word." in told
+        again = (await ana.get(f"{PATH}?look={name}")).text
+        assert "another person has to say the same" in again
+        assert 'name="outcome"' not in again
+        late = await bo.post(PATH, data={**stale, "outcome": "not-fraud"})
+        assert late.status_code == 409
+        assert "since this decision was shown" in late.text
+        asked = (await bo.get(PATH)).text
+        assert "&lt;b&gt;seen&lt;/b&gt; before" in asked
+        await send(bo, "fraud")
+        assert "as ana said before" in (await bo.get(PATH)).text
+        history = (await bo.get(f"/decisions/{name}")).text
+        assert "says ana, no label yet" in history
+        assert "label 1: what the model looks for, says bo" in history
+    assert world.labels() == {name: 1}
+
+
+async def test_who_is_contradicted_may_say_something_else(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask_two(monkeypatch)
+    name = world.decide()
+    world.waiting()
+    async with page.browser("ana") as ana, page.browser("bo") as bo:
+        await send(ana, "fraud")
+        await send(bo, "not-fraud")
+        path = f"{PATH}?look={name}"
+        again = (await ana.get(path)).text
+        assert "bo says" in again
+        answer = await ana.post(PATH, data={**hidden(again, PATH), "outcome": "not-fraud"})
+        assert answer.status_code == 303
+    assert world.labels() == {name: 0}
+
+
+async def test_a_word_of_when_two_were_asked_holds_nobody_up_where_one_is_enough(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = world.decide()
+    world.waiting()
+    with monkeypatch.context() as two:
+        world.ask_two(two)
+        await asyncio.to_thread(world.say, name, person("ana"))
+    async with page.browser("ana") as ana:
+        assert "another person has to say the same" not in (await ana.get(PATH)).text
+        assert (await send(ana, "fraud")).status_code == 303
+    assert world.labels() == {name: 1}
+
+
+@pytest.mark.parametrize("name", ["vera", "cy"])
+async def test_who_has_no_scope_sees_no_form_and_a_forged_one_is_refused_and_kept(
+    page: Page, world: World, name: str
+) -> None:
+    of = world.decide()
+    world.waiting()
+    async with page.browser(name) as browser:
+        text = (await browser.get(f"{PATH}?look={of}")).text
+        assert of in text
+        assert 'name="outcome"' not in text
+        token = hidden(text, "/sign-out")["token"]
+        forged = {"token": token, "form": "x", "seen": "opinions 0", "about": of, "outcome": "1"}
+        answer = await browser.post(PATH, data=forged)
+        assert answer.status_code == 403
+        assert "has no scope fraud:review" in answer.text
+    why = f"the key of {name} has no scope fraud:review: an analyst of fraud may answer"
+    assert world.refused(name) == [why]
+    assert world.labels() == {}
+
+
+async def test_a_form_counts_once_of_its_session_and_about_its_decision(
+    page: Page, world: World
+) -> None:
+    first, second = world.decide(), world.decide()
+    world.waiting()
+    async with page.browser("ana") as ana, page.browser("bo") as bo:
+        form = {**hidden((await ana.get(PATH)).text, PATH), "outcome": "fraud"}
+        others = hidden((await bo.get(PATH)).text, PATH)
+        wrong = [
+            ({**form, "token": others["token"]}, 403),
+            ({**form, "form": others["form"]}, 409),
+            ({**form, "about": second}, 403),
+        ]
+        for fields, status in wrong:
+            assert (await ana.post(PATH, data=fields)).status_code == status
+        form = {**hidden((await ana.get(PATH)).text, PATH), "outcome": "fraud"}
+        elsewhere = {"Origin": "http://evil.example"}
+        assert (await ana.post(PATH, data=form, headers=elsewhere)).status_code == 403
+        assert world.labels() == {}
+        assert (await ana.post(PATH, data=form)).status_code == 303
+        assert (await ana.post(PATH, data=form)).status_code == 409
+    assert world.labels() == {first: 1}
+
+
+async def test_a_wrong_answer_is_told_beside_its_form_and_records_nothing(
+    page: Page, world: World
+) -> None:
+    world.decide()
+    world.waiting()
+    async with page.browser("ana") as browser:
+        for fields, why in (
+            ({"outcome": "maybe"}, "wanted: fraud, not-fraud, 1, 0"),
+            ({"outcome": "fraud", "note": "y" * 501}, "wanted: 0 to 500"),
+            ({"outcome": "fraud", "note": "a\u202eb"}, "an invisible character"),
+        ):
+            answer = await send(browser, **fields)
+            assert answer.status_code == 400
+            assert "Nothing was recorded" in answer.text
+            assert why in answer.text
+            assert 'name="outcome"' in answer.text, "another try is at hand"
+        assert (await browser.post(PATH, content=b"{}")).status_code == 400
+    assert world.labels() == {}
+
+
+async def test_what_was_labelled_meanwhile_is_told_and_leaves_the_queue(
+    page: Page, world: World
+) -> None:
+    name = world.decide()
+    world.waiting()
+    async with page.browser("ana") as ana, page.browser("bo") as bo:
+        form = {**hidden((await ana.get(PATH)).text, PATH), "outcome": "fraud"}
+        await send(bo, "not-fraud")
+        late = await ana.post(PATH, data=form)
+        assert late.status_code == 409
+        assert "has a label by now" in late.text
+        assert (
+            f"Decision {name} does not wait any more" in (await ana.get(f"{PATH}?look={name}")).text
+        )
+    assert world.labels() == {name: 0}
+
+
+async def test_pages_of_a_long_queue_follow_each_other(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlplatform.observing.page.review.views.ROWS", 2)
+    names = [world.decide() for _ in range(5)]
+    world.waiting()
+    found: list[str] = []
+    async with page.browser("vera") as browser:
+        path: str | None = PATH
+        while path is not None:
+            text = (await browser.get(path)).text
+            found += re.findall(r"\?look=([0-9a-f]+)", text)
+            newer = re.search(rf'href="({PATH}\?after=[^"]*)"', text)
+            path = None if newer is None else newer[1]
+        assert (await browser.get(f"{PATH}?after=x")).status_code == 400
+        assert (await browser.get("/models/none/review")).status_code == 404
+    assert found == names
+
+
+async def test_a_later_page_does_not_say_that_nothing_waits(page: Page, world: World) -> None:
+    name = world.decide()
+    world.waiting()
+    async with page.browser("ana") as browser:
+        text = (await browser.get(f"{PATH}?after=1:d")).text
+    assert name in text
+    assert "Nothing waits for your word." not in text
+
+
+async def test_a_version_too_long_to_be_a_number_is_not_found(page: Page) -> None:
+    async with page.browser("vera") as browser:
+        for version in ("9" * 5000, "0", "\N{SUPERSCRIPT TWO}"):
+            found = await browser.get(f"/models/fraud/versions/{version}")
+            assert found.status_code == 404
+
+
+def test_a_link_of_the_queue_comes_back() -> None:
+    at = QueueCursor(12, "d:1")
+    assert shown.place(shown.link(at)) == at
+    assert shown.place("") is None
+    for text in ("x", "1", "-1:d", "1:" + "d" * 65, "1:a b", "1:"):
+        with pytest.raises(InputInvalid):
+            shown.place(text)
+
+
+def test_what_became_of_an_answer_is_told(world: World) -> None:
+    definition = world.platform.definition("fraud")
+    done = job.ReviewResult("d1", "fraud", 0, False, differs=True)
+    assert "one more person has to look at it" in shown.result_sentence(done, definition)

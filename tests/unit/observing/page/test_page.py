@@ -1,0 +1,402 @@
+"""What the page makes of the platform's values: nothing is lost, and nothing of it is markup."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlplatform.learning.registry.versions import Version, VersionFacts
+from mlplatform.model.folders import model_folder
+from mlplatform.model.policies.decision_scale import EARLIER
+from mlplatform.model.routes import Arm, no_routes
+from mlplatform.observing.page import causes, incidents
+from mlplatform.observing.page.reading import decisions, rollouts
+from mlplatform.observing.page.reading import reason_words as words
+from mlplatform.observing.page.reading.plots import WIDTH, PlottedInterval, plot
+from mlplatform.observing.page.reading.sources import ModelRow
+from mlplatform.observing.page.rendering import coded, render
+from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
+from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
+from mlplatform.rollouts.journal.transitions import Opened, RolledBack, ShadowStarted, Transition
+from mlplatform.scoring.request.explain import Explanation, InputCause, Outcome, RuleCause
+from rollout_world import fraud, gate_report
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=y>\"'&{{ 7*7 }}"
+FACTS: dict[str, Any] = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 2}
+VALUES = {"share": 0.27, "low": 0.08, "high": 0.54, "limit": 0.01}
+
+
+def decided(name: str, *records: decisions.RecordDetail) -> str:
+    shown = decisions.decision(records)
+    return render("decision.html", here="", name=name, shown=shown, reasons={}, why=None)
+
+
+def recorded(found: dict[str, Any]) -> decisions.RecordDetail:
+    return decisions.record(found, lambda model, decision: decisions.tone(EARLIER, decision))
+
+
+def test_what_is_no_alert_is_good_and_the_strongest_alert_is_bad() -> None:
+    tones = [decisions.tone(EARLIER, word) for word in (*EARLIER.names, "refuse", None)]
+    assert tones == ["good", "", "bad", "", ""]
+
+
+def journal(text: str) -> list[Transition]:
+    gate = {"verdict": "UNHEALTHY", "reason": text, "values": VALUES}
+    evidence = {
+        "verdict": "UNHEALTHY",
+        "author": text,
+        "version": 2,
+        "records": 5,
+        "until_event_ms": 0,
+        "gates": {"failures": gate, text: gate},
+        "arms": {"challenger": {"requests": 252, "units": 200, "flips": 0, "pairs": 0}},
+    }
+    return [
+        Opened(
+            **FACTS,
+            actor=text,
+            reason=text,
+            challenger=Arm(2, "b" * 64, "fraud-v2-b"),
+            author=text,
+            alert_low=0.0,
+            alert_high=0.05,
+            bootstrap=False,
+            approval="none",
+            validation=gate_report("b" * 64),
+        ),
+        ShadowStarted(**FACTS, actor="pass", reason="ready", displaced=None),
+        RolledBack(**FACTS, actor="pass", reason=text, evidence=evidence),
+    ]
+
+
+def test_a_rollout_shows_every_phase_with_its_evidence() -> None:
+    shown = rollouts.rollout(journal("too many failures"))
+    assert [line.phase for line in shown.phases] == ["deploying", "shadow", "rolled_back"]
+    assert shown.tone == "bad"
+    found = shown.phases[-1].evidence
+    assert found is not None
+    assert found.digest == journal("too many failures")[-1].evidence_digest
+    gate = found.gates[0]
+    assert gate.plot is not None
+    assert gate.plot.description == "27.00 %; interval 8.00 % to 54.00 %; at most 1.00 % allowed"
+    assert dict(found.counts)["requests"] == ("252",)
+    assert dict(found.counts)["decisions unlike the champion's"] == ("not compared",)
+    assert len(shown.validation) == 2
+
+
+def test_what_people_write_is_text_on_every_page() -> None:
+    shown = rollouts.rollout(journal(HOSTILE))
+    found = shown.phases[-1].evidence
+    assert found is not None
+    change = Change(1, 1, "open", 0, HOSTILE, HOSTILE)
+    finding = IncidentFinding("fraud", "drift", 1, 1, 1, {"reasons": [HOSTILE]})
+    incident = Incident(HOSTILE, finding, "open", 0, None, 0, None, (change,))
+    record = recorded(
+        RECORD | {"payload": {"features": {HOSTILE: HOSTILE}, "request": {HOSTILE: HOSTILE}}}
+    )
+    pages = [
+        render("rollout.html", here="rollouts", shown=shown, waiting=[], buttons=()),
+        render("evidence.html", here="rollouts", found=found),
+        render("rollouts.html", here="", rollouts=[shown.state], older=None, tones={}),
+        render("incident.html", here="", shown=incidents.incident(incident, 0)),
+        render("incidents.html", here="", incidents=[incident], older=None),
+        decided(HOSTILE, record),
+        render("problem.html", here="", status=404, title="none", detail=HOSTILE, back="rollouts"),
+    ]
+    for page in pages:
+        assert "<script" not in page
+        assert "<img" not in page
+        assert "&lt;script&gt;" in page
+
+
+def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compared() -> None:
+    asked = {"amount": 380.58, "terminal_id": 448}
+    row = RECORD | {"score": 9.295e-05, "payload": {"request": asked, "reasons": ["AMOUNT"]}}
+    shown = decided("d1", recorded(row))
+    assert '<dt>amount</dt><dd class="n">380.58</dd>' in shown
+    assert "score 0.0001" in shown
+    assert "mlplatform log explain d1" in shown
+    rows_of_a_raw_call = RECORD | {"payload": {"request": [[1.0, 2.0]]}}
+    assert recorded(rows_of_a_raw_call).request == ()
+
+
+def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_features_were() -> None:
+    hour_ms = 3_600_000
+    times = {"customer_stats": 2 * hour_ms, "terminal_stats": 4 * hour_ms, "other": None}
+    own = RECORD | {"event_ms": 5 * hour_ms, "answered_by": "rules", "degraded_reason": "deadline",
+                    "payload": {"feature_times": times}}  # fmt: skip
+    copy = RECORD | {"kind": "shadow", "version": 2, "decision": "decline", "score": 0.9}
+    label = RECORD | {"kind": "label", "event_ms": 9 * hour_ms, "label": 1, "decision": None}
+    void = label | {"kind": "void", "event_ms": 8 * hour_ms, "payload": {"reason": "sent twice"}}
+    records = [recorded(r) for r in (label, copy, own, void)]
+    shown = decisions.decision(records)
+    assert [(a.of, a.version, a.decision) for a in shown.answers] == [
+        ("champion, answered by rules", 1, "approve"),
+        ("challenger, a copy in shadow", 2, "decline"),
+    ]
+    assert [told.text for told in shown.history] == [
+        "taken back: sent twice", "label 1: what the model looks for",
+    ]  # fmt: skip
+    assert [(a.view, a.hours, a.width) for a in shown.ages] == [
+        ("customer_stats", 3.0, 100.0), ("terminal_stats", 1.0, pytest.approx(33.3)),
+    ]  # fmt: skip
+    page = decided("d1", *records)
+    assert "3.0 h" in page
+    assert 'href="/decisions/d1?why=yes"' in page
+
+
+def test_what_drove_a_decision_is_drawn_by_its_size() -> None:
+    found = Explanation(
+        kind="decision", decision_id="d1", model="fraud", event_ms=1, answered_by="champion",
+        version=1, bundle="b", degraded_reason=None, logged=Outcome("decline", 0.9),
+        again=Outcome("decline", 0.9), method="tree_shap",
+        causes=(
+            InputCause("AMOUNT", HOSTILE, "amount", 380.0, 12.0, 2.0, 0.1, "approve"),
+            InputCause("COUNT", "many payments", "count", None, 1.0, 0.5, 0.7, "review"),
+            InputCause("CHANNEL", "the channel", "channel", "phone", "web", 0.2, 0.8, "decline"),
+            RuleCause("RULE", "a rule", {"amount": 1.0}),
+        ),
+    )  # fmt: skip
+    (why,) = causes.explanation_details([found])
+    assert [(b.width, b.contribution, b.value) for b in why.bars] == [
+        (100.0, "+2.000", "380"), (25.0, "+0.500", "missing"), (10.0, "+0.200", "phone"),
+        (0.0, "a rule", ""),
+    ]  # fmt: skip
+    shown = decisions.decision([recorded(RECORD)])
+    page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=[why])
+    assert "the same, computed again" in page
+    assert "<script" not in page
+
+
+def test_a_decision_names_the_views_that_were_stale() -> None:
+    gaps = {"stale": ["customer_stats", "terminal_stats"]}
+    row = RECORD | {"payload": {"feature_gaps": gaps}}
+    shown = decided("d1", recorded(row))
+    assert "<dt>features stale</dt><dd>customer_stats, terminal_stats</dd>" in shown
+
+
+@given(
+    st.tuples(*[st.none() | st.floats(allow_nan=True, allow_infinity=True, width=32)] * 6),
+    st.booleans(),
+)
+def test_every_mark_of_a_plot_lies_in_it(values: tuple[float | None, ...], share: bool) -> None:
+    value, low, high, least, most, limit = values
+    drawn = plot(PlottedInterval(value, low, high, (least, most), limit), share=share)
+    if drawn is not None:
+        marks = [drawn.value, drawn.low, drawn.high, *drawn.edges]
+        assert all(0 <= x <= WIDTH for x in marks if x is not None)
+
+
+def test_a_plot_without_a_limit_or_a_value_is_none() -> None:
+    assert plot(PlottedInterval(0.5, 0.4, 0.6), share=True) is None
+    assert plot(PlottedInterval(float("nan"), None, None, (None, 0.1)), share=True) is None
+
+
+def test_an_incident_shows_the_feature_that_moved_furthest_first() -> None:
+    moved = {"psi": 0.4, "psi_limit": 0.2, "distance": 1.0, "distance_limit": 0.15}
+    shifts = {
+        "calm": moved | {"distance": 0.01, "missing_share": 0.0, "drifted": False},
+        "amount": moved | {"missing_share": 0.1, "drifted": True},
+    }
+    alerts = {"share": 0.09, "low": 0.08, "high": 0.1, "band": [0.0, 0.03], "outside": True}
+    window = {
+        "start_ms": 0,
+        "end_ms": 1,
+        "rows": 5,
+        "health": "UNHEALTHY",
+        "reasons": ["amount moved"],
+        "shifts": shifts,
+        "alert_share": alerts,
+    }
+    finding = IncidentFinding(
+        "fraud", "drift", 1, 1, 1, {"reasons": ["moved"], "windows": [window]}
+    )
+    change = Change(1, 1, "open", 0, None, "drift")
+    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)), 0)
+    assert [f.name for f in shown.features] == ["amount", "calm"]
+    assert shown.windows[0].health == "drifted"
+    assert shown.windows[0].alerts is not None
+    assert "allowed 0.00 % to 3.00 %" in shown.windows[0].alerts.description
+    assert incidents.incident(replace(shown.incident), 0).reasons == ("moved",)
+    assert shown.cause == "Moved furthest: amount, by 1.00 standard deviations (0.15 allowed)"
+
+
+UNTIL_MS = 1_000
+
+
+def incident_of(kind: str, state: State, evidence: dict[str, Any], answer: int | None) -> Incident:
+    change = Change(1, 1, state, 0, None, kind)
+    finding = IncidentFinding("fraud", kind, 1, 1, 1, evidence)
+    return Incident("i", finding, state, 1, None, UNTIL_MS, answer, (change,))
+
+
+WORSE = {"recall": {"since_ms": 0, "now": 0.2, "before": 0.5, "worse": True},
+         "precision": {"since_ms": 0, "now": 0.6, "before": 0.6, "worse": False}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "answer", "cause", "advice", "has_command"),
+    [
+        ("drift", "open", None, "", "A retrain starts by itself", True),
+        ("drift", "claimed", None, "", "A retrain is under way", False),
+        ("drift", "answered", 4, "", "The rollout of version 4 decides", False),
+        ("drift", "answered", None, "", "The retrain made no version", True),
+        ("drift", "closed", None, "", "Nothing is left to do", False),
+        ("performance", "open", None,
+         "recall is 20.0 %; it was 50.0 % in the champion's first days", "A retrain starts", True),
+        ("data fault", "open", None, "amount is missing", "Mend the source of the data", False),
+    ],
+)  # fmt: skip
+def test_an_incident_names_its_cause_and_what_to_do(
+    kind: str, state: State, answer: int | None, cause: str, advice: str, has_command: bool
+) -> None:
+    evidence = {"reasons": ["amount is missing"], "performance": {"metrics": WORSE}}
+    found = incidents.incident(incident_of(kind, state, evidence, answer), UNTIL_MS - 1)
+    assert found.cause == cause
+    assert found.advice.startswith(advice)
+    assert ("mlplatform retrain fraud" in found.command) == has_command
+    page = render("incident.html", here="", shown=found)
+    assert cause in html.unescape(page)
+    assert ("By command" in page) == has_command
+
+
+@pytest.mark.parametrize(
+    ("claim", "now_ms", "advice", "has_command"),
+    [
+        (MAX_CLAIMS, UNTIL_MS - 1, "A retrain is under way", False),
+        (MAX_CLAIMS - 1, UNTIL_MS, "The last retrain came to no end: the next drift check", False),
+        (MAX_CLAIMS, UNTIL_MS, "3 retrains were started, none came to an end", True),
+    ],
+)
+def test_an_incident_says_where_no_retrain_goes_on_any_more(
+    claim: int, now_ms: int, advice: str, has_command: bool
+) -> None:
+    claimed = replace(incident_of("drift", "claimed", {}, None), claim=claim)
+    found = incidents.incident(claimed, now_ms)
+    assert found.advice.startswith(advice)
+    assert ("mlplatform retrain fraud" in found.command) == has_command
+
+
+def test_a_decision_says_first_what_was_decided_when_and_why() -> None:
+    row = RECORD | {"event_ms": 1_000, "payload": {"reasons": ["AMOUNT", "GONE"]}}
+    shown = decisions.decision([recorded(row)])
+    known = {"AMOUNT": "Amount of the payment"}
+    page = render("decision.html", here="", name="d1", shown=shown, reasons=known, why=None)
+    lead = re.sub(r"<[^>]+>", "", page.partition('<p class="lead">')[2].partition("</p>")[0])
+    assert lead == (
+        "fraud decided approve at 1970-01-01 00:00:01 UTC (event time), by a score of 0.1000 of"
+        " version 1. Why: Amount of the payment; GONE."
+    )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("not started: `mlplatform up`", "not started: <code>mlplatform up</code>"),
+        ("`<b>` & `c`", "<code>&lt;b&gt;</code> &amp; <code>c</code>"),
+        ("a lone ` stays <i>", "a lone ` stays &lt;i&gt;"),
+    ],
+)
+def test_commands_in_a_sentence_look_like_commands(sentence: str, shown: str) -> None:
+    assert coded(sentence) == shown
+
+
+def test_an_incident_shows_what_matured_labels_say_of_each_metric() -> None:
+    metric = {"since_ms": 0, "before": 0.5, "low": 0.4, "high": None, "hits": 20, "base": 100.0}
+    metrics = {
+        "recall": metric | {"now": 0.2, "worse": True},
+        "calibration": metric
+        | {"now": 1.1, "before": 1.0, "low": -0.2, "high": 2.2, "worse": False},
+    }
+    finding = IncidentFinding(
+        "fraud", "performance", 1, 0, 1, {"performance": {"metrics": metrics}}
+    )
+    change = Change(1, 1, "open", 0, None, "performance")
+    shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)), 0)
+    assert [(m.name, m.worse, m.is_share) for m in shown.metrics] == [
+        ("recall", True, True),
+        ("calibration", False, False),
+    ]
+    page = render("incident.html", here="", shown=shown)
+    assert "Matured labels" in page
+    assert "20.00 %" in page
+    assert "1.00 times" in page
+
+
+RECORD: dict[str, Any] = {
+    "writer": "gateway-0", "seq": 1, "kind": "decision", "decision_id": "d1", "model": "fraud",
+    "event_ms": 1, "recorded_ms": 1, "generation": 1, "rollout_id": None, "arm": "champion",
+    "answered_by": "champion", "unit": 7, "bucket": 1, "version": 1, "bundle": "b", "score": 0.1,
+    "decision": "approve", "degraded": False, "degraded_reason": None, "latency_us": 9,
+    "label": None, "payload": {},
+}  # fmt: skip
+
+
+def test_a_decision_names_the_trace_it_was_made_in() -> None:
+    assert recorded(RECORD).trace_id == "d1"
+    assert recorded(RECORD | {"payload": {"trace_id": "t"}}).trace_id == "t"
+    assert recorded(RECORD | {"kind": "label", "decision": None}).trace_id is None
+
+
+def test_a_model_shows_what_the_registry_holds_of_its_versions() -> None:
+    facts = VersionFacts(
+        bundle="b" * 64,
+        data_from_ms=0,
+        data_to_ms=1,
+        data_digest="d",
+        code_version=HOSTILE,
+        metrics={},
+        report={},
+        author=HOSTILE,
+        validated=True,
+        alert_low=0.0,
+        alert_high=0.03,
+        seed=1,
+    )
+    text = render(
+        "model.html",
+        buttons=(),
+        budgets="away",
+        here="",
+        model=ModelRow(fraud(), no_routes("fraud")),
+        traffic=None,
+        versions=[Version("fraud", 7, "b" * 64, "run", 0, facts)],
+        rollouts=[],
+        tones={},
+    )
+    assert "v7" in text
+    assert "0.00 % to 3.00 %" in text
+    assert "<script" not in text
+
+
+def test_the_process_carries_nothing_heavy() -> None:
+    code = "import sys, mlplatform.observing.page.app; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    heavy = {"matplotlib", "pandas", "mlflow", "prefect", "evidently", "sklearn", "onnxruntime"}
+    assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_words_of_reasons_are_those_of_the_files_as_they_are_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("reasons.yaml", "rules.yaml"):
+        shutil.copy(model_folder("fraud") / name, tmp_path)
+    monkeypatch.setattr(words, "model_folder", lambda name: tmp_path)
+    found = words.reason_words(fraud())
+    assert found["AMOUNT"] == "Amount of the payment"
+    assert found["RULE_HIGH_AMOUNT"] == "The amount is very high"
+    reasons = tmp_path / "reasons.yaml"
+    reasons.write_text(reasons.read_text().replace("Amount of the payment", "Sum of the payment"))
+    assert words.reason_words(fraud())["AMOUNT"] == "Sum of the payment"
+    reasons.write_text("none")
+    assert words.reason_words(fraud()).keys() == {c for c in found if c.startswith("RULE_")}

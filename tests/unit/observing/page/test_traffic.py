@@ -1,0 +1,138 @@
+"""What the overview makes of counted traffic: the newest numbers, each with its course."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlplatform.model.routes import no_routes
+from mlplatform.observing.page import traffic
+from mlplatform.observing.page.pictures.lines import HEIGHT, WIDTH, spark
+from mlplatform.observing.page.pictures.scales import percents
+from mlplatform.observing.page.reading.sources import ModelRow
+from mlplatform.observing.page.rendering import render
+from mlplatform.observing.page.traffic import Metric, TrafficDetail
+from mlplatform.operations.actions.traffic import AGES, CHECK
+from mlplatform.operations.traffic.buckets import BINS, DAY_MS, EDGES, HOUR_MS, Counts
+from mlplatform.operations.traffic.projection import Bucket, TrafficReport
+from rollout_world import fraud
+
+NEWEST_MS = 20_000 * DAY_MS + 7 * HOUR_MS
+
+
+def counts(requests: int, *, degraded: int = 0, alerts: int = 0, took_us: int = 4000) -> Counts:
+    latency = np.zeros(BINS, dtype=np.int64)
+    latency[np.searchsorted(EDGES, took_us, side="right")] = requests
+    return Counts(requests, degraded, alerts, latency)
+
+
+def read(buckets: list[Bucket], **samples: Any) -> TrafficReport:
+    found = {of: tuple(values) for of, values in samples.items()}
+    return TrafficReport(300_000, NEWEST_MS, {}, tuple(buckets), found)
+
+
+def day() -> TrafficReport:
+    """A busy day: 10 requests/s, and a challenger that is asked a fifth of them, slowly."""
+    buckets = []
+    for start_ms in range(NEWEST_MS - DAY_MS, NEWEST_MS + 1, 300_000):
+        buckets.append(Bucket(start_ms, "champion", 1, counts(2400, degraded=24, alerts=48)))
+        slow = counts(600, alerts=30, took_us=20_000)
+        buckets.append(Bucket(start_ms, "challenger", 2, slow))
+    checked = [(NEWEST_MS - hours * HOUR_MS, CHECKED_BODY) for hours in (20, 10, 0)]
+    ages = [(NEWEST_MS, {"customer_stats": 3 * HOUR_MS, "terminal_stats": 50 * HOUR_MS})]
+    return read(buckets, **{CHECK: checked, AGES: ages})
+
+
+CHECKED_BODY: dict[str, Any] = {
+    "at_ms": 1,
+    "verdict": "steady",
+    "inputs": {
+        "amount": {"psi": 0.05, "psi_limit": 0.2, "distance": 0.03, "distance_limit": 0.15,
+                   "missing_share": 0.0},
+        "count": {"psi": 0.1, "psi_limit": 0.2, "distance": 0.0, "distance_limit": 0.15,
+                  "missing_share": 0.0},
+    },
+    "outcomes": {"matured": 900, "positives": 80, "alerts": 100, "hits": 60, "late": 0,
+                 "newest_label_ms": 1},
+}  # fmt: skip
+
+
+def metrics(found: TrafficReport, period: str = "day") -> dict[str, Metric]:
+    shown = traffic.traffic_detail(fraud(), found, period)
+    assert shown is not None
+    return {metric.key: metric for metric in shown.metrics}
+
+
+def test_the_newest_numbers_are_those_of_the_traffic() -> None:
+    found = metrics(day())
+    assert {key: metric.text for key, metric in found.items()} == {
+        "rate": "10", "p50": "4.0 ms", "p99": "4.0 ms", "alerts": "2 %", "degraded": "0.8 %",
+        "precision": "60 %", "recall": "75 %", "drift": "steady", "ages": "2.1 d",
+    } | {key: found[key].text for key in ("p50", "p99")}  # fmt: skip
+    assert float(found["p50"].text.split()[0]) == pytest.approx(4.0, rel=0.09)
+    assert found["p99"].tone == "good"
+    assert found["p99"].note.startswith("goal 10.0 ms: met; challenger ")
+    assert found["alerts"].note == "challenger 5 %"
+    assert found["recall"].note == "65 % to 83 % with 95 %: 60 of 80"
+    assert found["drift"].note == "count is at 50 % of what is allowed"
+    assert found["ages"].note == "customer_stats 3.0 h, terminal_stats 2.1 d"
+
+
+def test_a_point_that_has_hardly_begun_is_told_with_the_one_before() -> None:
+    before = Bucket(NEWEST_MS - 300_000, "champion", 1, counts(1800))
+    found = metrics(read([before, Bucket(NEWEST_MS, "champion", 1, counts(1, degraded=1))]))
+    assert found["degraded"].text == "0.056 %"
+    assert found["rate"].text == "0.86", "1,801 requests in 35 minutes"
+
+
+def test_a_goal_that_is_missed_is_told() -> None:
+    slow = read([Bucket(NEWEST_MS - 300_000, "champion", 1, counts(9, took_us=30_000))])
+    assert metrics(slow)["p99"].tone == "bad"
+    assert "missed" in metrics(slow)["p99"].note
+
+
+@pytest.mark.parametrize("period", traffic.PERIODS)
+def test_every_line_lies_in_its_picture_and_gaps_stay_gaps(period: str) -> None:
+    back_ms, point_ms = traffic.PERIODS[period]
+    starts = [NEWEST_MS - back_ms, NEWEST_MS - 4 * point_ms, NEWEST_MS]
+    found = metrics(read([Bucket(s, "champion", 1, counts(5)) for s in starts]), period)
+    drawn = found["p50"].spark
+    assert drawn is not None
+    assert len(drawn.lines[0].stretches) == 3
+    for stretch in drawn.lines[0].stretches:
+        for point in stretch.split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= WIDTH
+            assert 0 <= y <= HEIGHT
+
+
+def test_what_nobody_measured_is_said() -> None:
+    empty = metrics(read([]))
+    assert empty["recall"].text == "not known yet"
+    assert empty["drift"].text == "not checked yet"
+    assert empty["p50"].text == "nothing asked"
+    assert empty["rate"].text == "0"
+    assert spark([("all", [(1, None)])], percents, (0, 1)) is None
+    assert traffic.traffic_detail(fraud(), None, "day") is None
+
+
+@pytest.mark.parametrize(("hits", "trials"), [(0, 10), (10, 10), (1, 3)])
+def test_an_interval_holds_its_share_and_stays_a_share(hits: int, trials: int) -> None:
+    low, high = traffic.share_interval(hits, trials)
+    assert 0 <= low <= hits / trials <= high <= 1
+
+
+def page(shown: TrafficDetail | None) -> str:
+    model = ModelRow(fraud(), no_routes("fraud"))
+    return render("model.html", here="", model=model, traffic=shown, versions=[], rollouts=[],
+                  buttons=(), budgets="away", tones={})  # fmt: skip
+
+
+def test_the_page_has_each_number_with_its_picture_and_a_table() -> None:
+    text = page(traffic.traffic_detail(fraud(), day(), "day"))
+    assert text.count('<svg class="spark"') == 9
+    assert text.count("<tr><td") == traffic.TABLE_ROWS
+    assert 'href="/models/fraud?period=week"' in text
+    assert "Nothing has been counted yet" in page(None)

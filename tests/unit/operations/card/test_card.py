@@ -1,0 +1,438 @@
+"""A model card tells what is on record, and says of everything else that it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from mlplatform.learning.registry.versions import Version
+from mlplatform.model.definition import InputSpec
+from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.training import ExplorationPolicy
+from mlplatform.model.routes import no_routes
+from mlplatform.model.windows.declaration import Aggregate, Filter, Window
+from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
+from mlplatform.operations.card.making import VersionRecords, card
+from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
+from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
+from mlplatform.runtime.errors import Corrupt
+from support.carded_version import DAY_MS, promoted_journal, recorded, tenure, version
+from support.class_model import class_definition, real_definition
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> VersionRecords:
+    return recorded(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+def bare(known: VersionRecords, **facts: Any) -> VersionRecords:
+    """The same version with nothing on record but that it was registered."""
+    changed = msgspec.structs.replace(known.version.facts, report={}, folder="", **facts)
+    return dataclasses.replace(
+        known,
+        version=dataclasses.replace(known.version, facts=changed),
+        bundle=None,
+        routes=no_routes("fraud"),
+        journals=(),
+        incidents=(),
+        tenure=None,
+    )
+
+
+def told(card_of: Card, title: str) -> Section:
+    return next(section for section in sections(card_of) if section.title == title)
+
+
+def words(section: Section) -> str:
+    cells = [cell for t in section.tables for row in (t.head, *t.rows) for cell in row]
+    fields = [text for field in section.fields for text in field]
+    return "\n".join([*fields, *section.lines, *(t.caption for t in section.tables), *cells])
+
+
+def test_it_is_one_value_that_json_holds(known: VersionRecords) -> None:
+    made = card(known)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
+    assert card(known) == made
+
+
+SHARE = {"value": 0.2, "low": 0.1, "high": 0.3}
+FAIR = {
+    "adverse": ["decline"],
+    "rows": 300,
+    "ratio_level": 0.9,
+    "attributes": [
+        {
+            "attribute": "sex",
+            "reference": "female",
+            "unknown": 20,
+            "groups": [
+                {
+                    "group": group,
+                    "rows": rows,
+                    "units": rows,
+                    "known": rows,
+                    "positives": 9,
+                    "adverse_share": SHARE,
+                    "true_positive_rate": SHARE,
+                    "false_positive_rate": SHARE,
+                    "observed": SHARE,
+                    "calibration_gap": SHARE,
+                    "mean_score": 0.2,
+                    "favourable_ratio": favourable,
+                    "adverse_share_ratio": ratio,
+                    "false_positive_ratio": ratio,
+                }
+                for group, rows, favourable, ratio in (
+                    ("female", 260, 1.0, None),
+                    ("male", 20, 0.7, {"value": 1.4, "low": None, "high": None}),
+                )
+            ],
+        }
+    ],
+}
+MEASURES = [
+    {
+        "name": "auc",
+        "candidate": {"value": 0.78, "low": 0.76, "high": 0.8},
+        "champion": {"value": 0.77, "low": 0.75, "high": 0.79},
+        "difference": {"value": 0.01, "low": 0.002, "high": 0.018},
+    }
+]
+
+
+def test_measures_and_protected_groups_stand_beside_what_they_do_not_show(
+    known: VersionRecords,
+) -> None:
+    report = {**known.version.facts.report, "measures": MEASURES, "fairness": FAIR}
+    facts = msgspec.structs.replace(known.version.facts, report=report)
+    version = dataclasses.replace(known.version, facts=facts)
+    made = card(dataclasses.replace(known, version=version))
+    assert "+0.010 (+0.002 to +0.018)" in words(told(made, "On held-out requests"))
+    groups = words(told(made, "Protected attributes"))
+    assert "1.400 (too few for an interval)" in groups
+    assert "0.70 (under four fifths)" in groups
+    assert "The sex of 20 of the requests is not known." in groups
+    assert any("too few requests of male" in limit for limit in made.limits)
+    without = card(known)
+    assert "no groups were compared" in words(told(without, "Protected attributes"))
+
+
+def test_it_says_who_answers_and_how_an_approver_was_known(known: VersionRecords) -> None:
+    made = card(known)
+    (approval,) = made.approvals
+    assert (approval.approver, approval.answer) == ("ben", "approve")
+    assert approval.proven_by == "code of key 12ab"
+    assert approval.bound_to == known.journals[0][2].evidence_digest
+    assert (made.identity.author, made.identity.place) == ("ana", "champion")
+    assert "code of key 12ab" in words(told(made, "Who answers for it"))
+
+
+def test_outcomes_have_their_thresholds_and_planned_shares(known: VersionRecords) -> None:
+    found = [(o.name, o.from_score, o.share) for o in card(known).deciding.outcomes]
+    assert found == [
+        ("approve", None, pytest.approx(0.987)),
+        ("review", 0.5, 0.01),
+        ("decline", 0.9, 0.003),
+    ]
+
+
+def test_numbers_are_shown_with_their_unit_and_moved_ones_are_counted(
+    known: VersionRecords,
+) -> None:
+    definition = real_definition()
+    gate = {"name": "mae", "verdict": "passed", "observed": -0.4, "limit": 0.6,
+            "interval": [-0.9, 0.1], "reason": "as near as the champion"}  # fmt: skip
+    counts = {"payments": 900, "alerts": 0, "champion_alerts": 0, "both_alerts": 0, "flips": 12}
+    facts = msgspec.structs.replace(
+        known.version.facts, report={"champion": "c", "gates": [gate], "replayed": counts}
+    )
+    plain = dataclasses.replace(bare(known), definition=definition)
+    made = card(dataclasses.replace(plain, version=dataclasses.replace(plain.version, facts=facts)))
+    held_out = words(told(made, "On held-out requests"))
+    assert "900 requests: 12 whose number moved by more than the tolerance" in held_out
+    assert "mean absolute error, less the champion's" in held_out
+    purpose = told(made, "What it decides, and for what")
+    gives = dict(purpose.fields)["gives"]
+    assert gives == "0 or more and 100000 or less, in EUR; up to 20 apart they count as one"
+    (table,) = purpose.tables
+    assert table.caption == "Outcomes, from the lowest number to the highest"
+    assert table.rows[0][1] == "the lowest"
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
+
+
+def test_classes_have_no_scores_and_no_outcome_without_a_label(known: VersionRecords) -> None:
+    definition = class_definition()
+    gate = {"name": "accuracy", "verdict": "passed", "observed": 0.01, "limit": -0.02,
+            "interval": [-0.01, 0.03], "reason": "as right as the champion"}  # fmt: skip
+    counts = {"payments": 900, "alerts": 0, "champion_alerts": 0, "both_alerts": 0, "flips": 12}
+    facts = msgspec.structs.replace(
+        known.version.facts, report={"champion": "c", "gates": [gate], "replayed": counts}
+    )
+    plain = dataclasses.replace(bare(known), definition=definition)
+    made = card(dataclasses.replace(plain, version=dataclasses.replace(plain.version, facts=facts)))
+    held_out = words(told(made, "On held-out requests"))
+    assert "900 requests: 12 of another class" in held_out
+    assert "accuracy, less the champion's" in held_out
+    (table,) = told(made, "What it decides, and for what").tables
+    assert table.caption == "Classes, of which the most probable one is decided"
+    assert [row[0] for row in table.rows] == list(definition.classes)
+    assert table.head == ("class", "alert")
+    days = definition.label.maturity_days
+    label = dict(told(made, "Labels and hidden outcomes").fields)["mature after"]
+    assert label == f"{days} days; then none is unknown"
+    unknown = f"A request without a label counts as unknown after {days} days:"
+    assert any(limit.startswith(unknown) for limit in made.limits)
+    assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
+
+
+def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(
+    known: VersionRecords,
+) -> None:
+    found = {i.name: i for i in card(known).inputs}
+    assert list(found) == [i.name for i in known.definition.inputs]
+    assert "refused" in found["amount"].missing
+    assert found["amount"].stale is None
+    assert found["hour"].missing == "never: each request has a time"
+    risk = found["terminal_risk_7d"]
+    assert "share of requests labelled positive over 7 days" in risk.made_of
+    assert "the answer names the view" in risk.missing
+    assert risk.stale is not None
+    assert "no model is asked" in risk.stale
+    assert "divisor" in found["amount_to_mean_30d"].missing
+
+
+def test_a_window_of_every_aggregate_is_told_in_words(known: VersionRecords) -> None:
+    small = Filter(field="amount", op="<", value=5)
+    same: dict[str, Any] = {"entity": "customer", "window": "1h", "resolution": "1m"}
+    windows = (
+        Window(name="small", aggregate="share", matching=small, **same),
+        Window(name="pace", aggregate="rate", per="1d", **same),
+        Window(name="shops", aggregate="distinct", of="terminal_id", **same),
+        Window(name="burst", entity="customer", aggregate="ratio", of="pace", to="shops"),
+    )
+    inputs = tuple(InputSpec(name=w.name, kind="window", of="customer") for w in windows)
+    definition = msgspec.structs.replace(known.definition, windows=windows, inputs=inputs)
+
+    assert [i.made_of for i in card_inputs(definition, (), None)] == [
+        "share of requests that match amount < 5 over 1h by customer",
+        "number of requests in 1d over 1h by customer",
+        "estimated number of distinct values of terminal_id over 1h by customer",
+        "pace divided by shops, by customer",
+    ]
+    assert {*get_args(Aggregate)} - {"ratio"} < {*AGGREGATES}
+
+
+def test_inputs_whose_features_are_declared_no_more_are_told(known: VersionRecords) -> None:
+    found = {i.name: i for i in card_inputs(known.definition, (), None)}
+    assert "declares no more" in found["terminal_risk_7d"].made_of
+    assert "not recorded" in found["terminal_risk_7d"].missing
+
+
+def test_measures_have_their_interval_and_what_they_were_held_against(
+    known: VersionRecords,
+) -> None:
+    made = card(known)
+    quality, latency = made.validation.gates
+    assert (quality.observed, quality.low, quality.high) == (0.612, 0.55, 0.67)
+    assert (latency.low, latency.high) == (None, None)
+    (table,) = told(made, "On held-out requests").tables
+    assert table.rows == (
+        ("average precision, less the champion's", "0.612", "0.55 to 0.67", "0.1"),
+    )
+
+
+def test_a_champion_of_a_model_that_is_switched_off_is_said_to_answer_nobody(
+    known: VersionRecords,
+) -> None:
+    off = dataclasses.replace(known, routes=dataclasses.replace(known.routes, killed=True))
+    assert card(off).identity.place == "champion; the model is switched off, and answers nobody"
+
+
+def test_a_rollout_tells_each_step_with_the_headline_of_each_gate(known: VersionRecords) -> None:
+    (rollout,) = card(known).rollouts
+    assert [step.what for step in rollout.steps] == [
+        "opened", "shadow began", "an approval was asked for", "ben answered: approve",
+        "canary of 5 % began", "promoted, provisionally", "confirmed",
+    ]  # fmt: skip
+    assert (rollout.promoted_ms, rollout.ended_ms) == (36 * DAY_MS, 43 * DAY_MS)
+    (gate,) = rollout.steps[-1].gates
+    assert gate.headline == "It finds no more than 2 points fewer of the frauds (95 % certain)."
+
+
+def test_matured_performance_has_its_intervals(known: VersionRecords) -> None:
+    made = card(known)
+    shown = words(told(made, "Matured performance"))
+    assert "41.00 % to 77.00 %" in shown
+    assert "0.60 to 1.30 times what the scores said" in shown
+    assert made.pairs is not None
+    assert [(k.name, k.value, k.low) for k in made.pairs.champion] == [
+        ("recall", 0.61, 0.5),
+        ("precision", 0.61, 0.5),
+    ]
+
+
+def test_labels_say_when_they_come_and_what_declines_hide(known: VersionRecords) -> None:
+    labels = card(known).labels
+    assert (labels.maturity_days, labels.hides, labels.come_share) == (3, ("decline",), 0.97)
+    shown = words(told(card(known), "Labels and hidden outcomes"))
+    assert "97.00 % of those that come within 3 days were there" in shown
+
+
+def test_what_is_not_on_record_is_said_to_be_so_everywhere(known: VersionRecords) -> None:
+    made = card(bare(known))
+    shown = {section.title: words(section) for section in sections(made)}
+    for title in (
+        "Who answers for it", "Data", "Labels and hidden outcomes", "On held-out requests",
+        "Gates of validation", "Rollouts", "Matured performance", "Explanations of its decisions",
+    ):  # fmt: skip
+        assert NOT_RECORDED in shown[title], title
+    assert "None is on record" in shown["Incidents"]
+    assert [o.from_score for o in made.deciding.outcomes] == [None, None, None]
+    assert made.identity.place == "answers nobody"
+    limits = "\n".join(made.limits)
+    for said in (
+        "What the model itself was fitted to is not recorded",
+        "bundle is not on this machine",
+        "No gate report is recorded",
+        "It was never rolled out",
+        "It was never champion",
+        "No labels of requests that it and its champion both scored",
+        "How it treats groups of customers of any kind is not recorded",
+    ):
+        assert said in limits, said
+
+
+def test_a_card_claims_no_more_of_a_model_s_making_than_is_on_record(known: VersionRecords) -> None:
+    def limits_of(**changes: Any) -> str:
+        return "\n".join(card(dataclasses.replace(known, **changes)).limits)
+
+    brought = msgspec.structs.replace(known.version.facts, folder="")
+    of_old = dataclasses.replace(known.version, facts=brought)
+    assert known.bundle is not None
+    bundle = msgspec.structs.replace(known.bundle, origin="a vendor", folder="")
+    assert "It has learned from no request after" in limits_of()
+    foreign = limits_of(version=of_old, bundle=bundle)
+    assert "it was brought from outside" in foreign
+    assert "It has learned from no request after" not in foreign
+    assert "Its calibration and thresholds have learned from no request after" in foreign
+    for of in (known.version, of_old):  # a ready model has a folder; earlier releases kept none
+        absent = limits_of(version=of, bundle=None)
+        assert "it was brought from outside" not in absent
+        assert "It has learned from no request after" not in absent
+
+
+def test_limits_of_a_confirmed_champion(known: VersionRecords) -> None:
+    limits = "\n".join(card(known).limits)
+    for said in (
+        "After decline no outcome can become known",
+        "how many of them were stopped wrongly can't be known",
+        "Of 12 requests that were stopped while it was champion nothing is known",
+        "of 7 requests that both scored and that were stopped nothing is known",
+        "Matured days: labels have stopped coming.",
+        "share of alerts: not shown. It may raise up to 0.4 points more alerts (95 % certain).",
+        "Incident fraud-drift-1 (drift) is open",
+        "Its reasons do not add up to the score",
+    ):
+        assert said in limits, said
+    for silent in ("not on this machine", "never", "nobody's approval", "has changed since"):
+        assert silent not in limits, silent
+
+
+def test_limits_follow_what_is_on_record(known: VersionRecords) -> None:
+    explored = ExplorationPolicy(
+        share=0.02, decision="review", amount="amount", maximum_amount=200.0, maximum_sum=2000.0
+    )
+    definition = msgspec.structs.replace(known.definition, exploration=explored)
+    first = msgspec.structs.replace(
+        known.version.facts, report=known.version.facts.report | {"champion": None}
+    )
+    changed = dataclasses.replace(
+        known,
+        definition=definition,
+        folder="0" * 64,
+        version=dataclasses.replace(known.version, facts=first),
+        tenure=None,
+    )
+    limits = "\n".join(card(changed).limits)
+    assert "follows from the share that is let through" in limits
+    assert "stopped wrongly" not in limits
+    assert "The model's folder has changed since this version was fitted" in limits
+    assert "validated without a champion to compare with" in limits
+    assert "No drift check has kept what matured labels say" in limits
+
+
+def test_a_harm_that_stopped_it_and_an_approver_without_proof_are_limits(
+    known: VersionRecords,
+) -> None:
+    facts = promoted_journal(known.version.digest)[:5]
+    answer = facts[3]
+    assert isinstance(answer, Answered)
+    facts[3] = msgspec.structs.replace(answer, proven_by="")
+    gate = {"verdict": "UNHEALTHY", "reason": "At least 3 points more fail. Figures.", "values": {}}
+    evidence = {"verdict": "UNHEALTHY", "records": 9, "gates": {"failures": gate}}
+    shared = {"rollout_id": "fraud-v2-1", "model": "fraud", "event_ms": 1, "wall_ms": 1}
+    facts.append(RolledBack(**shared, actor="pass", reason="harm", evidence=evidence))
+    made = card(dataclasses.replace(known, journals=(facts,), tenure=None))
+    limits = "\n".join(made.limits)
+    assert "answers in time: a harm is proven. At least 3 points more fail." in limits
+    assert "how ben was known to be that person is not recorded" in limits
+    assert "It was never champion" in limits
+    assert made.approvals[0].proven_by is None
+    assert f"ben\napprove\n{NOT_RECORDED}" in words(told(made, "Who answers for it"))
+
+
+def test_a_rollout_of_an_earlier_release_records_less(known: VersionRecords) -> None:
+    opened = promoted_journal(known.version.digest)[0]
+    assert isinstance(opened, Opened)
+    earlier = msgspec.structs.replace(opened, plan=None, approval=None, actor="")
+    made = card(dataclasses.replace(known, journals=([earlier],), tenure=None))
+    (rollout,) = made.rollouts
+    assert (rollout.approval, rollout.planned) == (None, None)
+    shown = words(told(made, "Rollout fraud-v2-1"))
+    assert shown.count(NOT_RECORDED) == 3
+    assert "whether one was required is not recorded" in "\n".join(made.limits)
+
+
+def test_another_version_s_incident_is_not_its_own(known: VersionRecords) -> None:
+    other = dataclasses.replace(known, version=version(known.version.digest, 3))
+    assert card(other).incidents == ()
+    (incident,) = known.incidents
+    answered = dataclasses.replace(incident, answer=3, state="answered")
+    (noted,) = card(dataclasses.replace(other, incidents=(answered,))).incidents
+    assert noted.relation == "this version answers it"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{"gates": "none"}, {"gates": [{"name": 1}]}, {"gates": [3]}, {"replayed": "x"}],
+    ids=["a text for gates", "a gate without a verdict", "a number for a gate", "no counts"],
+)
+def test_a_report_that_is_none_is_damage_and_not_silence(
+    known: VersionRecords, report: dict[str, Any]
+) -> None:
+    changed: Version = version(known.version.digest, report=report)
+    with pytest.raises(Corrupt, match="gate report of version 2 of fraud"):
+        card(dataclasses.replace(known, version=changed))
+
+
+def test_a_stretch_without_a_label_is_told_as_not_known(known: VersionRecords) -> None:
+    nothing = dataclasses.replace(tenure(), stretches=())
+    made = card(dataclasses.replace(known, tenure=nothing))
+    assert f"As champion: {NOT_RECORDED}." in words(told(made, "Matured performance"))
+    assert "No day of it as champion has all of its labels yet" in "\n".join(made.limits)
+
+
+def test_every_table_is_as_wide_as_its_head(known: VersionRecords, tmp_path: Path) -> None:
+    for each in (
+        known,
+        bare(known),
+        dataclasses.replace(known, definition=load_definition("fraud")),
+    ):
+        tables = [t for section in sections(card(each)) for t in section.tables]
+        assert tables
+        assert all(len(row) == len(t.head) for t in tables for row in t.rows)

@@ -1,0 +1,83 @@
+"""Nobody else listens where a process of the platform is asked with a token."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from mlplatform.operations.supervisor.listeners import Listeners
+from mlplatform.operations.supervisor.platform import children
+from mlplatform.operations.supervisor.spec import HttpCheck
+from mlplatform.runtime.configuration.settings import load
+from mlplatform.runtime.errors import Busy
+from support.ports import free_ports
+
+FIXED = ("GATEWAY", "PREFECT", "MLFLOW", "PAGE")
+
+
+def test_the_supervisor_listens_on_every_fixed_port_before_a_child_starts(tmp_path: Path) -> None:
+    """A child that listened for itself would leave its port to anybody until then, and the token
+    of its check to who took it."""
+    ports = dict(zip(FIXED, free_ports(len(FIXED)), strict=True))
+    given = {f"MLPLATFORM_{name}_PORT": str(port) for name, port in ports.items()}
+    specs = children(load({"MLPLATFORM_HOME": str(tmp_path / "home"), **given}))
+    asked = [s for s in specs if isinstance(s.check, HttpCheck) and s.check.port is not None]
+    assert {s.check.port for s in asked} == {s.shared_port for s in asked}  # type: ignore[union-attr]
+    listeners = Listeners(specs)
+    try:
+        for port in ports.values():
+            with pytest.raises(OSError, match="in use"):
+                socket.create_server(("127.0.0.1", port))
+        assert all(listeners.of(spec) is not None for spec in asked)
+    finally:
+        listeners.close()
+
+
+def test_nobody_else_listens_for_grpc_while_no_gateway_does(tmp_path: Path) -> None:
+    """Callers would send their keys there, and no gateway would start as long as they do."""
+    (port,) = free_ports(1)
+    given = {"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_GATEWAY_GRPC_PORT": str(port)}
+    moved = {
+        f"MLPLATFORM_{name}_PORT": str(p) for name, p in zip(FIXED, free_ports(4), strict=True)
+    }
+    gateways = [s for s in children(load(given | moved)) if s.name.startswith("gateway-")]
+    listeners = Listeners([*gateways, *gateways])
+    try:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        socket.create_server(("127.0.0.1", port), reuse_port=True).close()  # as gRPC does
+    finally:
+        listeners.close()
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(Busy, match="GRPC_PORT"):
+        Listeners(gateways)
+
+
+def test_nobody_else_answers_a_browser_that_asks_for_localhost(tmp_path: Path) -> None:
+    """It asks `::1` first, and a page of somebody else's there is of the same origin."""
+    (port,) = free_ports(1)
+    given = {"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_PAGE_PORT": str(port)}
+    (page,) = (spec for spec in children(load(given)) if spec.name == "page")
+    listeners = Listeners([page])
+    try:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("::1", port), family=socket.AF_INET6)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("::1", port))
+    finally:
+        listeners.close()
+    socket.create_server(("::1", port), family=socket.AF_INET6).close()
+
+
+def test_who_listens_there_before_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        given = {"MLPLATFORM_HOME": str(tmp_path / "home"), "MLPLATFORM_PAGE_PORT": str(port)}
+        (page,) = (spec for spec in children(load(given)) if spec.name == "page")
+        Listeners([page]).close()
+    assert f"another program listens at [::1]:{port}, beside page" in caplog.text

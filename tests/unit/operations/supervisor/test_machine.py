@@ -1,0 +1,178 @@
+"""`mlplatform doctor` names what is lacking, and each finding ends in what mends it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mlplatform import commands
+from mlplatform.operations import wiring
+from mlplatform.operations.supervisor import machine_facts
+from mlplatform.operations.supervisor.machine import Holder, HomeFacts, MachineFacts, Port, check
+from mlplatform.runtime.configuration.settings import Home, load
+from mlplatform.runtime.storage.disk import DiskSpace
+
+HOME = Path("/home/ana/var")
+FINE = MachineFacts(
+    python=(3, 11, 7),
+    cores=2,
+    memory_gb=8.0,
+    disk=DiskSpace(50_000_000_000, 100_000_000_000),
+    uid=1000,
+    offset_s=0.01,
+    synchronised=True,
+    locked={},
+    settings="",
+    models="",
+    left_out=(),
+    home=HomeFacts(HOME, 1000),
+    ports=(Port("MLPLATFORM_GATEWAY_PORT", 8080, None, 0),),
+    running="ready",
+    silent={},
+)
+
+
+def held(pid: int | None, name: str, home: Path | None) -> tuple[Port, ...]:
+    return (Port("MLPLATFORM_GATEWAY_PORT", 8080, Holder(pid, name, home), 9080),)
+
+
+def test_where_nothing_is_lacking_nothing_is_to_do() -> None:
+    assert {(finding.state, finding.do) for finding in check(FINE)} == {("ok", "")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "seen", "do"),
+    [
+        ({"python": (3, 9, 2)}, "lacking", "3.9.2", "make setup PYTHON=python3.11"),
+        ({"cores": 1}, "optional", "1; wanted: 2", "use a machine"),
+        ({"memory_gb": 1.2}, "lacking", "1.2 GB are available; wanted: 4 GB", "end other programs"),
+        (
+            {"disk": DiskSpace(10**9, 10**11)},
+            "lacking",
+            "1.0 GB are free; wanted: 2 GB, and 5% of the disk",
+            "MLPLATFORM_HOME=FOLDER mlplatform up",
+        ),
+        ({"synchronised": False}, "optional", "nothing keeps it on time", "timedatectl set-ntp"),
+        ({"synchronised": None}, "unknown", "the kernel does not say", "date -u"),
+        ({"offset_s": -2.5}, "lacking", "-2.500 s off", "timedatectl timesync-status"),
+        ({"locked": {"numpy": ("2", "1")}}, "lacking", "numpy is 1; wanted: 2", "make setup"),
+        ({"locked": {"numpy": ("2.4", None)}}, "lacking", "numpy is missing", "make setup"),
+        ({"locked": None}, "unknown", "no lock is here", "requirements"),
+        ({"settings": "X is 1; wanted: 2"}, "lacking", "X is 1; wanted: 2", "docs/settings.md"),
+        ({"models": "M is '/x'; wanted: folders"}, "lacking", "M is '/x'", "correct MLPLATFORM_"),
+        ({"left_out": ("fraud",)}, "optional", "no folder of fraud", "is `examples`"),
+        ({"home": HomeFacts(HOME, 7)}, "lacking", "belongs to uid 7, not to 1000", "chown -R 1000"),
+        ({"home": HomeFacts(HOME, 1000, (HOME / "a",))}, "lacking", "others", "chmod -R go= /home"),
+        (
+            {"ports": held(77, "nginx", None)},
+            "lacking",
+            "is held by process 77 (nginx)",
+            "MLPLATFORM_GATEWAY_PORT=9080 mlplatform up, or end that process (kill 77)",
+        ),
+        ({"ports": held(None, "", None)}, "lacking", "another user's", "=9080 mlplatform up"),
+        (
+            {"ports": held(77, "python", Path("/b"))},
+            "lacking",
+            "is held by the platform of /b",
+            "MLPLATFORM_HOME=/b mlplatform down",
+        ),
+        ({"running": "stopped"}, "optional", f"none runs in {HOME}", "mlplatform up"),
+        ({"silent": {"mlflow": "no answer"}}, "lacking", "mlflow: no answer", "mlplatform status"),
+        ({"running": "starting"}, "lacking", "is starting", "mlplatform status"),
+    ],
+)  # fmt: skip
+def test_each_finding_ends_in_what_mends_it(
+    changes: dict[str, Any], state: str, seen: str, do: str
+) -> None:
+    found = [f for f in check(dataclasses.replace(FINE, **changes)) if f.state != "ok"]
+    assert [f.state for f in found] == [state]
+    assert seen in found[0].seen
+    assert do in found[0].do
+
+
+def test_the_home_of_the_platform_may_hold_its_ports() -> None:
+    found = check(dataclasses.replace(FINE, ports=held(5, "python", HOME)))
+    assert all(finding.state == "ok" for finding in found)
+
+
+def test_a_held_port_is_found_with_its_holder_and_a_free_one(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        settings = load({"MLPLATFORM_HOME": str(tmp_path), "MLPLATFORM_PAGE_PORT": str(port)})
+        facts = machine_facts.read(settings.home, settings)
+    (page,) = (p for p in facts.ports if p.variable == "MLPLATFORM_PAGE_PORT")
+    assert page.holder is not None
+    assert page.holder.pid == os.getpid()
+    assert page.other != port
+    assert facts.running == "stopped"
+
+
+def test_a_port_of_another_homes_platform_is_told_by_that_home(tmp_path: Path) -> None:
+    program = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 0));"
+        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, "mlplatform"],
+        env={**os.environ, "MLPLATFORM_HOME": str(tmp_path / "other")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        holder = machine_facts._holder(port, Home(tmp_path / "home"))
+        assert (holder.pid, holder.home) == (other.pid, tmp_path / "other")
+    finally:
+        other.communicate()
+
+
+def test_what_differs_from_the_lock_is_found(tmp_path: Path) -> None:
+    lock = tmp_path / "flows.txt"
+    lock.write_text(
+        "pytest==0.0.1 \\\n    --hash=sha256:00\nno-such-thing==1.0 \\\n"
+        "not-here==1.0 ; sys_platform == 'nowhere' \\\n    --hash=sha256:00\n"
+    )
+    found = machine_facts._differing(lock)
+    assert found is not None
+    assert found["pytest"][0] == "0.0.1"
+    assert found["no-such-thing"] == ("1.0", None)
+    assert "not-here" not in found
+    assert machine_facts._differing(tmp_path / "none") is None
+
+
+def test_a_model_of_the_home_that_no_folder_is_named_for_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home")
+    assert machine_facts.left_out(home) == ()
+    for name in ("fraud", "limits"):
+        home.offline(name).mkdir(parents=True)
+    assert machine_facts.left_out(home) == ("limits",)
+    (tmp_path / "none").mkdir()
+    monkeypatch.setenv("MLPLATFORM_MODELS", str(tmp_path / "none"))
+    assert machine_facts.left_out(home) == ("fraud", "limits")
+    assert "wanted: a folder with a model's folder in it" in machine_facts._models()
+
+
+def test_doctor_tells_also_where_the_settings_can_not_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLPLATFORM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLPLATFORM_PAGE_PORT", "many")
+    wiring.settings.cache_clear()
+    result = CliRunner().invoke(commands.app, ["doctor", "--json"])
+    wiring.settings.cache_clear()
+    assert result.exit_code == 1
+    found = {finding["what"]: finding for finding in json.loads(result.stdout)}
+    assert found["settings"]["seen"] == "MLPLATFORM_PAGE_PORT is 'many'; wanted: a port, 1 to 65535"
+    assert not (tmp_path / "home").exists()

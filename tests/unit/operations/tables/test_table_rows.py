@@ -1,0 +1,137 @@
+"""Rows of a table as requests: what a gateway takes without, a table may lack too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import yaml
+from tests.support import external_world, table_world
+from tests.support.external_world import BUREAU, DAY_S, T_S
+
+from mlplatform.learning.features.external.columns import ExternalColumns
+from mlplatform.learning.features.external.importing import import_table
+from mlplatform.learning.features.feast_sqlite import FeastSqlite
+from mlplatform.learning.features.offline import OfflineTable
+from mlplatform.learning.features.policy import FeaturePolicies
+from mlplatform.learning.features.rows import history_schema
+from mlplatform.model.bundle import load_bundle
+from mlplatform.model.definition import InputSpec, ModelDefinition
+from mlplatform.model.folders import load_definition, model_folder, parse
+from mlplatform.model.windows.declaration import Window
+from mlplatform.operations.tables.columns import matched_columns
+from mlplatform.operations.tables.request_rows import requests_of
+from mlplatform.operations.tables.row_features import RowFeatures
+
+KEY = b"k" * 32
+
+
+def definition() -> ModelDefinition:
+    found: dict[str, Any] = yaml.safe_load((model_folder("fraud") / "model.yaml").read_text())
+    found["request"]["sex"] = {"type": "string", "values": ["f", "m"]}
+    found["protected"] = ["sex"]
+    return parse(yaml.safe_dump(found), "model.yaml")
+
+
+DEFINITION = definition()
+ROWS = {
+    "request_id": ["a", "b", "c"],
+    "customer_id": [1, 2, 3],
+    "terminal_id": [1, 1, 1],
+    "amount": [1.0, 2.0, 3.0],
+}
+
+
+def table(**columns: Any) -> pa.Table:
+    return pa.table({**ROWS, **columns})
+
+
+def test_a_protected_attribute_may_be_unknown_and_is_checked_where_it_is_known() -> None:
+    given = table(sex=["f", None, "x"])
+    found = requests_of(given, {}, DEFINITION, as_of_ms=1, key=KEY)
+    assert found.problems == {2: "sex is none of request.sex.values: 'x'"}
+    assert found.table.column("sex").to_pylist() == ["f", None]
+
+
+def test_a_table_without_a_protected_attribute_is_taken() -> None:
+    kinds = {field.name: str(field.type) for field in table().schema}
+    assert "sex" not in matched_columns(DEFINITION, kinds, {}, "a.parquet", is_text=False)
+    found = requests_of(table(), {}, DEFINITION, as_of_ms=1, key=KEY)
+    assert found.problems == {}
+    assert found.table.column("sex").null_count == 3
+
+
+def test_a_customers_id_stands_in_no_problem() -> None:
+    given = table(customer_id=[1, -893704, None])
+    found = requests_of(given, {}, DEFINITION, as_of_ms=1, key=KEY)
+    assert found.problems == {1: "customer_id is less than 0", 2: "customer_id is missing"}
+
+
+def test_windows_of_a_first_request_are_missing_and_of_an_unknown_request_stale(
+    tmp_path: Path,
+) -> None:
+    mean = Window(
+        name="mean_1h", entity="customer", aggregate="mean", of="amount", window="1h",
+        resolution="1m",
+    )  # fmt: skip
+    fraud = msgspec.structs.replace(load_definition("fraud"), windows=(mean,))
+    history = [
+        {"request_id": name, "event_time": minute * 60_000_000, "customer_id": 1, "terminal_id": 1,
+         "amount": 9.0, "label": None, "label_time": None}
+        for name, minute in (("first", 0), ("second", 1))
+    ]  # fmt: skip
+    offline = OfflineTable(tmp_path / "offline", fraud)
+    offline.import_history(pa.Table.from_pylist(history, schema=history_schema(fraud)), KEY)
+    written = load_bundle(tmp_path / table_world.bundle(tmp_path))
+    inputs = (InputSpec(name="mean_1h", kind="window", of="customer"),)
+    bundle = msgspec.structs.replace(written, inputs=inputs, windows=(mean,))
+
+    known = offline.requests().order("event_time").to_arrow_table()
+    other = pa.array(["first", "other"])
+    for rows, expected in (
+        (known, [(("missing",), False), ((), False)]),
+        (known.set_column(0, "request_id", other), [(("missing",), False), (("stale",), True)]),
+    ):
+        found = RowFeatures(fraud, (), bundle, offline).inputs(rows)
+        causes = [found.gaps[kind] for kind in found.kinds]
+        assert [
+            (tuple(cause for cause, _ in gaps.features.values()), gaps.withheld) for gaps in causes
+        ] == expected
+
+
+def test_a_row_of_an_imported_table_without_values_is_no_gap_as_to_a_gateway(
+    tmp_path: Path,
+) -> None:
+    fraud, now_ms = load_definition("fraud"), (T_S + DAY_S) * 1000
+    offline = OfflineTable(tmp_path / "offline", fraud)
+    path = external_world.written(
+        tmp_path / "bureau.parquet", external_world.table([(1, 0, 0, None), (2, 0, 0, 7.0)])
+    )
+    columns = ExternalColumns.of(BUREAU, fraud, KEY, now_ms)
+    store = FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU])
+    import_table(columns, [path], offline.external("bureau"), store, lambda: now_ms)
+    rows = external_world.table([(key, DAY_S, DAY_S, None) for key in (1, 2, 3)])
+    (batch,) = rows.to_batches()
+    keys = columns.stored(batch, "", 0).column("customer_id")
+    requests = pa.table(
+        {
+            "request_id": ["a", "b", "c"],
+            "event_time": rows.column("as_of"),
+            "customer_id": keys,
+            "terminal_id": [1, 1, 1],
+            "amount": [9.0, 9.0, 9.0],
+        }
+    )
+    written = load_bundle(tmp_path / table_world.bundle(tmp_path))
+    inputs = (InputSpec(name="bureau_score", kind="view", of="bureau"),)
+    bundle = msgspec.structs.replace(written, inputs=inputs)
+
+    policies = FeaturePolicies([BUREAU], ["bureau_score"])
+    read = [store.read({"customer": key}, now_ms) for key in keys.to_pylist()]
+    served = [policies.gaps(row, now_ms, store.newest()) for row in read]
+    store.close()
+    found = RowFeatures(fraud, (BUREAU,), bundle, offline).inputs(requests)
+    assert [found.gaps[kind] for kind in found.kinds] == served
+    assert [gaps.by_cause is None for gaps in served] == [True, True, False]
