@@ -107,7 +107,7 @@ def test_a_job_that_is_submitted_again_is_adopted_and_another_one_refused(world:
     world.jobs.submit(job)
     assert world.api.get(path)["metadata"]["uid"] == made
     other = Job(job.name, job.work, job.model, job.inputs, job.items[:1], job.deadline_s)
-    with pytest.raises(Refused, match="used once"):
+    with pytest.raises(Refused, match="a name of its own"):
         world.jobs.submit(other)
     world.jobs.cancel(job.name)
 
