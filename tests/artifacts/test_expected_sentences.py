@@ -1,6 +1,6 @@
 """Sentences that tests of other legs expect: `make test` runs none of them, and reads them here.
 
-Three submissions failed on a test that expected a reworded sentence of a real broker, of Argo or of
+CI failed twice on a test that expected a reworded sentence of a real broker, of Argo or of
 Terraform's plan, and that only ran on CI.
 """
 

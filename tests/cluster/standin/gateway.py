@@ -64,13 +64,20 @@ class Translator:
         self._written: dict[str, str] = {}
 
     def write(self, routes: list[Object], where: dict[str, set[envoy.Address]]) -> bool:
-        """Whether Envoy routes by these by now. Backends come before the routes that use them."""
+        """Whether Envoy routes by these by now.
+
+        Backends come before the routes that use them, and so do their endpoints: a service that
+        was ready for an earlier route would else get requests of this one.
+        """
         for name, addresses in where.items():
             self._put(f"endpoints-{name}.json", envoy.endpoints(name, addresses))
         text = json.dumps([(_key(r), r["metadata"]["generation"]) for r in routes])
         kept = set(where) | self._clusters()
         self._put("clusters.json", envoy.clusters(kept, self._folder, json.dumps(sorted(kept))))
         if not set(where) <= self._clusters():
+            return False
+        hosts = _hosts()
+        if any(hosts.get(name, set()) != addresses for name, addresses in where.items()):
             return False
         self._put("routes.json", envoy.routes(routes, text))
         return _said("dynamic_route_configs", "version_info") == {text}
@@ -92,12 +99,24 @@ class Translator:
 
 def _said(resource: str, *keys: str) -> set[str]:
     """Values of this kind in what Envoy says of itself."""
-    url = f"http://127.0.0.1:{ADMIN_PORT}/config_dump?resource={resource}"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        found: list[Any] = json.load(answer).get("configs", [])
+    found: list[Any] = _admin(f"config_dump?resource={resource}").get("configs", [])
     for key in keys:
         found = [item[key] for item in found if key in item]
     return set(found)
+
+
+def _hosts() -> dict[str, set[envoy.Address]]:
+    """Where Envoy reaches each of its backends now."""
+    found: dict[str, set[envoy.Address]] = {}
+    for each in _admin("clusters?format=json").get("cluster_statuses", []):
+        places = [h["address"]["socket_address"] for h in each.get("host_statuses", [])]
+        found[each["name"]] = {(p["address"], p["port_value"]) for p in places}
+    return found
+
+
+def _admin(path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{ADMIN_PORT}/{path}", timeout=5) as answer:
+        return json.load(answer)
 
 
 def _is_ours(route: Object) -> bool:
