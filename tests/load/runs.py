@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,7 @@ def plan(
         "warm_up_s": load.warm_up_s,
         "users": load.users,
         "model": model.name,
+        "run": uuid.uuid4().hex,
         "urls": list(load.urls),
         "key_file": str(load.key_file.absolute()),
         "rows_file": str(folder / "rows.json"),

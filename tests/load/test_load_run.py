@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from tests.load import k6, profiles, runs
 from tests.load.objectives import SURFACES, Surface
 from tests.load.report import Report, Status, lines
 
+from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
 from mlplatform.observing.slo import objectives as slo
 from support.scoring_world import MODEL, ScoringWorld
@@ -58,15 +61,21 @@ def loaded(world: ScoringWorld, surface: Surface, key: str | None = None) -> Rep
     return runs.run(load, load_definition(MODEL), slo.load(slo.SHIPPED), k6.build())
 
 
+def kept_keys(world: ScoringWorld) -> int:
+    with contextlib.closing(sqlite3.connect(world.home.decisions / DATABASE)) as db:
+        return int(db.execute("SELECT count(*) FROM kept_keys").fetchone()[0])
+
+
 @pytest.mark.parametrize("surface", SURFACES)
 def test_every_due_request_is_counted_and_recorded(world: ScoringWorld, surface: Surface) -> None:
-    before = len(world.records("decision"))
+    before, keys_before = len(world.records("decision")), kept_keys(world)
     found = loaded(world, surface)
     items = ITEMS if surface == "batch" else 1
     sent = round(RATE_PER_S * (SECONDS + 1.0))
     assert found.requests + found.dropped == pytest.approx(RATE_PER_S * SECONDS, abs=2)
     assert found.lost == 0
     recorded = len(world.records("decision")) - before
+    assert kept_keys(world) - keys_before >= recorded  # each with a key of its own, as clients send
     assert found.latency_ms["med"] >= found.duration_ms["med"]
     counted = {outcome.name: outcome for outcome in found.outcomes}
     taken = counted["availability"].good  # a busy machine's gateway may refuse some, as late

@@ -2,7 +2,7 @@
 import http from 'k6/http';
 import { sleep } from 'k6';
 import { Trend } from 'k6/metrics';
-import { begin, count, json, params, plan, rate, row, url } from './platform.js';
+import { begin, count, json, key, params, plan, rate, row, url } from './platform.js';
 export { handleSummary, options } from './platform.js';
 
 const answered = new Trend('answered_ms', true);
@@ -11,7 +11,7 @@ export default function () {
   const { counts, late_ms } = begin();
   const path = `/api/v2/models/${plan.model}/score:async`;
   const began = Date.now();
-  const taken = http.post(url(path), JSON.stringify(row()), params('async'));
+  const taken = http.post(url(path), JSON.stringify(row()), params('async', { 'Idempotency-Key': key() }));
   if (counts) count(taken, late_ms, []);
   if (taken.status !== 202) return;
   const poll = url(`/api/v2/decisions/${encodeURIComponent(json(taken)?.decision_id)}`);

@@ -58,7 +58,13 @@ export function begin() {
 }
 
 export const url = (path) => plan.urls[exec.scenario.iterationInTest % plan.urls.length] + path;
-export const params = (name) => ({ headers, tags: { name }, timeout: `${plan.timeout_s}s` });
+
+// Of one decision, as the client library gives each: nothing that this test sends is answered twice.
+export const key = (offset = 0) => `${plan.run}-${exec.scenario.iterationInTest}-${offset}`;
+
+export function params(name, own = {}) {
+  return { headers: { ...headers, ...own }, tags: { name }, timeout: `${plan.timeout_s}s` };
+}
 
 export function row(offset = 0) {
   const chosen = rows[(exec.scenario.iterationInTest * plan.items + offset) % rows.length];
