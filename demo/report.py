@@ -203,7 +203,7 @@ def problems_of(
 
 def _verified(platform: Platform) -> tuple[int, list[str]]:
     """How many records the log has, and what is wrong with it and with the journal."""
-    checked = platform.log.verify(platform.rollouts.anchored())
+    checked = platform.log.verify(platform.rollouts.last_anchor())
     return checked.records, [*checked.findings, *platform.rollouts.verify()]
 
 

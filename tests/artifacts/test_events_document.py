@@ -40,7 +40,7 @@ def test_the_example_is_an_event_of_the_code() -> None:
         reason=shown["data"]["reason"],
     )
     made = event_of(JournalFact(17, "5d2c0a4be81f93d7" + "0" * 48, fact), shown["source"], str)
-    expected = made.structured()
+    expected = made.to_structured()
     for found in (shown, expected):
         del found["data"]["evidence_digest"]
     assert shown == expected

@@ -136,7 +136,7 @@ def alone() -> dict[str, float]:
     def end(traces: Traces) -> Callable[[], None]:
         def ended() -> None:
             one = [given]
-            traces.ended("score", None, given.started_s, 200, one, lambda: attributes)
+            traces.end("score", None, given.started_s, 200, one, lambda: attributes)
 
         return ended
 

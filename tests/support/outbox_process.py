@@ -46,7 +46,7 @@ def main() -> None:
     elif place:
         local.insert = ending_with(local.insert, die)
     else:
-        kafka_transactions._committed = lambda producer: (producer.flush(), die())  # type: ignore[assignment]
+        kafka_transactions._commit = lambda producer: (producer.flush(), die())  # type: ignore[assignment]
     outbox.step()
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     if place:
         local.insert = moments.around(local.insert)
     else:
-        kafka_transactions._committed = moments.around(kafka_transactions._committed)
+        kafka_transactions._commit = moments.around(kafka_transactions._commit)
     if role == "publisher":
         publish(Path(folder), name, topics, names, moments)
     else:

@@ -124,7 +124,7 @@ def opened(request: pytest.FixtureRequest, of_today: Path, tmp_path: Path) -> It
 
 
 def test_it_is_whole_and_holds_what_it_held(opened: OpenedHome) -> None:
-    report = opened.log.verify(opened.rollouts.anchored())
+    report = opened.log.verify(opened.rollouts.last_anchor())
     assert (report.findings, report.records, report.spilled) == ((), RECORDED, SPILLED)
     assert opened.rollouts.verify() == ()
     routes = opened.rollouts.routes(MODEL)
@@ -137,7 +137,7 @@ def test_it_is_whole_and_holds_what_it_held(opened: OpenedHome) -> None:
 
 def test_what_was_spilled_comes_into_the_log(opened: OpenedHome) -> None:
     opened.catch_up()
-    report = opened.log.verify(opened.rollouts.anchored())
+    report = opened.log.verify(opened.rollouts.last_anchor())
     assert (report.findings, report.records, report.spilled) == ((), RECORDED + SPILLED, 0)
 
 
@@ -178,7 +178,7 @@ def test_its_canary_goes_on_to_a_promotion(opened: OpenedHome, tmp_path: Path) -
     world.plane.manifests = {arm(1).service: {}, arm(2).service: {}}
     opened.catch_up()
     world.settle()
-    before = opened.rollouts.anchored()
+    before = opened.rollouts.last_anchor()
     while world.state(SECOND).phase == "canary":
         world.pass_time()
         generation = world.generation()
@@ -191,7 +191,7 @@ def test_its_canary_goes_on_to_a_promotion(opened: OpenedHome, tmp_path: Path) -
     world.settle()
     assert world.state(SECOND).phase == "promoted", world.state(SECOND).reason
     assert opened.rollouts.routes(MODEL).champion == arm(2)
-    after = opened.rollouts.anchored()
+    after = opened.rollouts.last_anchor()
     assert before is not None
     assert after is not None
     assert after.count > before.count

@@ -56,7 +56,7 @@ def _journal(chosen: Settings) -> log.JournalAnchor | None:
     if not backends.has_rollouts(chosen):
         return None
     with closing(backends.rollouts(chosen)) as rollouts:
-        return log.JournalAnchor(rollouts.anchored(), rollouts.verify())
+        return log.JournalAnchor(rollouts.last_anchor(), rollouts.verify())
 
 
 SETTINGS = """Settings are environment variables: `mlplatform settings` lists them, as does

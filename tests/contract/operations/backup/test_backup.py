@@ -105,7 +105,7 @@ def test_a_restored_log_is_written_on_where_it_ended(
     again = HomeWorld(empty.root)
     again.number = world.number
     again.decide(1)
-    assert again.log.verify(again.rollouts.anchored()).findings == ()
+    assert again.log.verify(again.rollouts.last_anchor()).findings == ()
     assert max(row["seq"] for row in records(empty)) == 9
     again.close()
 
@@ -383,7 +383,7 @@ def test_a_backup_of_a_newer_release_is_refused(
 ) -> None:
     with snapshots.database_snapshot(world.home.rollouts_db):
         pass
-    with world.rollouts._database.writing() as session:
+    with world.rollouts._database.write_transaction() as session:
         session.change("UPDATE schema_versions SET version = 99")
     taken(world, target)
     with pytest.raises(Refused, match=r"rollouts in rollouts\.db is at schema version 99"):

@@ -293,7 +293,7 @@ def _of_the_first_release(where: Path | Address) -> Database:
 
 def test_changes_of_an_earlier_release_are_numbered_by_their_time(where: Path | Address) -> None:
     earlier = _of_the_first_release(where)
-    with earlier.writing() as db:
+    with earlier.write_transaction() as db:
         for name in ("b", "a"):
             db.change(
                 "INSERT INTO incidents (id, model, kind, opened_ms, changed_ms, champion, evidence,"

@@ -281,13 +281,13 @@ def test_gateways_count_while_they_live(rollouts: SqlRollouts, clock: StoppedClo
 
 
 def test_the_last_anchor_is_kept(rollouts: SqlRollouts) -> None:
-    assert rollouts.anchored() is None
+    assert rollouts.last_anchor() is None
     head = ManifestHead(1, "aa", {"gateway-1": WriterHead(9, "bb")})
     for _ in range(2):
         rollouts.anchor(head)
     later = dataclasses.replace(head, count=2)
     rollouts.anchor(later)
-    assert rollouts.anchored() == later
+    assert rollouts.last_anchor() == later
     assert rollouts.verify() == ()
 
 

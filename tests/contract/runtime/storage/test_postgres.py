@@ -124,7 +124,7 @@ def test_an_outage_inside_a_transaction_leaves_nothing_of_it(
     database = PostgresDatabase(behind(proxy, address), schema, answer_s=ANSWER_S)
 
     def broken() -> None:
-        with database.writing() as session:
+        with database.write_transaction() as session:
             session.change("INSERT INTO things VALUES ('half')")
             proxy.hang()
             session.change("INSERT INTO things VALUES ('whole')")
@@ -133,7 +133,7 @@ def test_an_outage_inside_a_transaction_leaves_nothing_of_it(
     proxy.refuse()
     proxy.forward()
     assert database.rows("SELECT name FROM things") == []
-    with database.writing() as session:
+    with database.write_transaction() as session:
         session.change("INSERT INTO things VALUES ('next')")
     assert postgres.run("SELECT name FROM things", address) == [["next"]]
     database.close()
@@ -143,11 +143,11 @@ def test_an_outage_inside_a_transaction_leaves_nothing_of_it(
 def test_who_waits_too_long_for_a_turn_is_told_and_may_ask_again(address: Address) -> None:
     schema = Schema("things", (("CREATE TABLE things (name TEXT)",),))
     slow, other = (PostgresDatabase(address, schema, answer_s=s) for s in (10.0, ANSWER_S))
-    with slow.writing() as session:
+    with slow.write_transaction() as session:
         session.change("INSERT INTO things VALUES ('first')")
-        unavailable_within(ANSWER_S, lambda: other.writing().__enter__())
+        unavailable_within(ANSWER_S, lambda: other.write_transaction().__enter__())
         assert other.rows("SELECT name FROM things") == []
-    with other.writing() as session:
+    with other.write_transaction() as session:
         session.change("INSERT INTO things VALUES ('second')")
     assert [r[0] for r in other.rows("SELECT name FROM things")] == ["first", "second"]
     for database in (slow, other):
@@ -161,7 +161,7 @@ def test_writers_at_once_take_turns(address: Address) -> None:
     def add() -> None:
         database = PostgresDatabase(address, schema)
         for _ in range(20):
-            with database.writing() as session:
+            with database.write_transaction() as session:
                 ((present,),) = session.rows("SELECT n FROM count")
                 session.change("UPDATE count SET n = :n", n=present + 1)
         database.close()
@@ -231,11 +231,13 @@ COLOURS = ("ALTER TABLE things ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'",)
 def test_a_schema_goes_forward_in_place_and_never_back(address: Address) -> None:
     before, after = Schema("things", (THINGS,)), Schema("things", (THINGS, COLOURS))
     old = PostgresDatabase(address, before)
-    with old.writing() as session:
+    with old.write_transaction() as session:
         session.change("INSERT INTO things VALUES ('chair')")
     new = PostgresDatabase(address, after)
     assert [list(row) for row in new.rows("SELECT * FROM things")] == [["chair", "grey"]]
-    with old.writing() as session:  # the release before goes on while the next one is there
+    with (
+        old.write_transaction() as session
+    ):  # the release before goes on while the next one is there
         session.change("INSERT INTO things (name) VALUES ('table')")
     with pytest.raises(Refused, match="newer release"):
         PostgresDatabase(address, before)

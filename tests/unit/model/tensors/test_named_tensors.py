@@ -79,7 +79,7 @@ def test_the_signatures_tensors_are_those_that_the_graph_gets(rows: list[Any]) -
     wide = np.array([[a, place(w), v, n] for a, w, v, n in rows], np.float32)
     fed = Tensors(SIGNATURE, NAMES, WORDS).feeds(wide)
     named = NamedTensors(NAMES, WORDS, SIGNATURE)
-    kinds = {tensor["name"]: tensor["datatype"] for tensor in named.described()}
+    kinds = {tensor["name"]: tensor["datatype"] for tensor in named.describe()}
     sent = [
         SentTensor(name, kinds[name], values.shape, values.ravel().tolist())
         for name, values in fed.items()
@@ -87,7 +87,7 @@ def test_the_signatures_tensors_are_those_that_the_graph_gets(rows: list[Any]) -
 
     again = Tensors(SIGNATURE, NAMES, WORDS).feeds(named.rows(sent))
 
-    assert named.described()[2] == {"name": "whole", "datatype": "INT64", "shape": [-1, 2]}
+    assert named.describe()[2] == {"name": "whole", "datatype": "INT64", "shape": [-1, 2]}
     for name, values in fed.items():
         np.testing.assert_array_equal(again[name], values)
 
@@ -105,7 +105,7 @@ def test_a_signature_with_a_tensor_of_the_matrixs_name_is_asked_by_columns() -> 
         SIGNATURE, inputs=(msgspec.structs.replace(SIGNATURE.inputs[0], name="inputs"),)
     )
     found = NamedTensors(NAMES, WORDS, named)
-    assert found.described() == [{"name": "inputs", "datatype": "FP32", "shape": [-1, 4]}]
+    assert found.describe() == [{"name": "inputs", "datatype": "FP32", "shape": [-1, 4]}]
 
 
 GOOD = {

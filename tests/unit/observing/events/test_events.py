@@ -92,7 +92,7 @@ def test_every_fact_has_a_type_of_its_own_and_every_type_a_fact() -> None:
 
 
 def test_an_event_is_a_cloud_event_that_leads_to_the_page() -> None:
-    found = told(made(CanaryStepped)).structured()
+    found = told(made(CanaryStepped)).to_structured()
     assert found == {
         "specversion": "1.0",
         "id": "rollout-17-5d2c0a4be81f93d7",
@@ -116,7 +116,7 @@ def test_an_event_is_a_cloud_event_that_leads_to_the_page() -> None:
 
 def test_an_approval_is_asked_with_what_to_do_and_what_it_is_bound_to() -> None:
     asked = told(made(ApprovalAsked))
-    assert "approve or reject" in asked.structured()["data"]["action"]
+    assert "approve or reject" in asked.to_structured()["data"]["action"]
     assert asked.data["evidence_digest"] == made(ApprovalAsked).evidence_digest
 
 
@@ -141,7 +141,7 @@ def test_an_approval_is_asked_with_what_to_do_and_what_it_is_bound_to() -> None:
     ],
 )
 def test_what_people_typed_and_their_names_are_at_the_page_alone(transition: Transition) -> None:
-    text = json.dumps(told(transition).structured())
+    text = json.dumps(told(transition).to_structured())
     for personal in ("Eve", "4711", '"ann"', '"bo"', '"cy"', "pass 7"):
         assert personal not in text
 
@@ -225,7 +225,7 @@ def test_a_webhook_s_body_is_signed_by_both_secrets_while_one_is_changed(tmp_pat
     new = f"whsec_{base64.b64encode(b'n' * 32).decode()}"
     event = told(made(RolledBack))
     sent = message(webhook(tmp_path, SECRET, new), event, 1_790_000_000)
-    assert json.loads(sent.body) == event.structured()
+    assert json.loads(sent.body) == event.to_structured()
     assert sent.headers["content-type"] == "application/cloudevents+json; charset=utf-8"
     assert sent.headers["webhook-id"] == event.id
     signed = b".".join((event.id.encode(), b"1790000000", sent.body))

@@ -14,10 +14,10 @@ def test_a_file_that_changed_is_not_run(tmp_path: Path) -> None:
     file = tmp_path / "retrain.py"
     file.write_text("flow = 1")
     pin = Pin.of(f"{file}:retrain")
-    assert pin.checked() == f"{file}:retrain"
+    assert pin.checked_entrypoint() == f"{file}:retrain"
     file.write_text("flow = 2")
     with pytest.raises(Refused, match=r"retrain\.py has changed"):
-        pin.checked()
+        pin.checked_entrypoint()
 
 
 def test_only_flows_of_the_platform_have_a_pin(tmp_path: Path) -> None:

@@ -136,9 +136,9 @@ def test_a_model_without_a_champion_can_not_be_killed(tmp_path: Path) -> None:
 
 
 def test_controls_stand_in_the_journal_beside_its_anchors(world: World) -> None:
-    anchored = world.rollouts.anchored()
+    anchored = world.rollouts.last_anchor()
     killed(world)
-    assert world.rollouts.anchored() == anchored
+    assert world.rollouts.last_anchor() == anchored
     (fact,) = world.rollouts.controls("fraud")
     assert isinstance(fact, Killed)
     assert (fact.actor, fact.reason) == ("ana", "whole countries declined")

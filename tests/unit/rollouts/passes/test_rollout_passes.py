@@ -235,7 +235,7 @@ class World:
             "services": self.plane.names(),
             "aliases": self.versions.aliases,
             "asked": sorted(self.approvals.asked),
-            "anchor": plain(self.rollouts.anchored()),
+            "anchor": plain(self.rollouts.last_anchor()),
             "verify": self.rollouts.verify(),
             "raw callers": self.raw.in_force,
         }
@@ -573,7 +573,7 @@ def test_a_challenger_without_room_leaves_the_rest_of_the_pass_to_be_done(tmp_pa
     numbers = f"{arm(2).service} needs 1 GPU; 1 of 1 are taken"
     assert f"{second}: {arm(2).service} can't be started: {numbers}" in report.waits
     assert world.state(second).reason == numbers
-    assert world.rollouts.anchored() is not None
+    assert world.rollouts.last_anchor() is not None
     before = world.outcome()
     assert world.settle().steps == ()
     assert world.outcome() == before
@@ -767,7 +767,7 @@ def test_a_pass_reads_the_real_decision_log_and_anchors_it(tmp_path: Path) -> No
         shutil.rmtree(tmp_path / "counted")  # of the other log
         world.settle()
         assert world.state(second).phase == "awaiting_approval"
-        anchor = world.rollouts.anchored()
+        anchor = world.rollouts.last_anchor()
         assert anchor is not None
         assert log.verify(anchor).ok
         later = entries[0].record
@@ -1020,4 +1020,4 @@ def test_a_registry_that_sets_no_alias_delays_nothing_else(
     report = world.run()
     assert world.state(first).phase == "promoted"
     assert f"for a later pass: {error}" in report.waits
-    assert world.rollouts.anchored() is not None
+    assert world.rollouts.last_anchor() is not None

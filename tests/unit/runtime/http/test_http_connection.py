@@ -96,7 +96,7 @@ class Echo:
     def refusal(self, refused: Refusal) -> Reply:
         return Reply(refused.name.encode(), (JSON,), refused.status)
 
-    def ended(self, reason: str) -> None:
+    def on_ended(self, reason: str) -> None:
         self.ends.append(reason)
 
     def _later(self, request: Request) -> Coroutine[Any, Any, Reply]:

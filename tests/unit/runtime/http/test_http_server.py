@@ -44,7 +44,7 @@ class Slow:
     def refusal(self, refused: Refusal) -> Reply:
         return Reply(json.dumps({"type": refused.name}).encode(), status=refused.status)
 
-    def ended(self, reason: str) -> None:
+    def on_ended(self, reason: str) -> None:
         self.ends.append(reason)
 
 

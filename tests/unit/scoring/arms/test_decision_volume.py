@@ -207,12 +207,14 @@ def stop(model: LiveModel) -> str:
 def test_new_routes_keep_a_stop_and_a_person_clears_it(model: LiveModel) -> None:
     service = stop(model)
     model.apply(model.prepared(replace(model.current.routes, generation=2)))
-    assert list(model.stopped()) == [service]
+    assert list(model.stop_reasons()) == [service]
     model.apply(model.prepared(replace(model.current.routes, generation=3, cleared=3)))
-    assert model.stopped() == {}
+    assert model.stop_reasons() == {}
     stop(model)
     model.apply(model.prepared(replace(model.current.routes, generation=4)))
-    assert list(model.stopped()) == [service], "an earlier clearing clears nothing that came later"
+    assert list(model.stop_reasons()) == [service], (
+        "an earlier clearing clears nothing that came later"
+    )
 
 
 async def test_a_gateway_says_at_once_what_it_stopped(model: LiveModel) -> None:

@@ -28,10 +28,10 @@ def told(breaker: Breaker, outcomes: str, at_s: float = 0.0) -> Breaker:
     """The breaker after calls asked at one time: g for good, s for slow, f for failed."""
     for outcome in outcomes:
         if outcome == "f":
-            breaker.failed(at_s, at_s)
+            breaker.record_failure(at_s, at_s)
         else:
             took_s = SLOW_S if outcome == "s" else QUICK_S
-            breaker.answered(at_s, at_s + took_s, SLICE_S)
+            breaker.record_answer(at_s, at_s + took_s, SLICE_S)
     return breaker
 
 
@@ -73,7 +73,7 @@ def test_what_calls_make_of_a_closed_breaker(outcomes: str, state: str) -> None:
 def test_slow_is_over_the_limit_or_the_slice(took_s: float, slice_s: float, slow: bool) -> None:
     breaker = Breaker(POLICY)
     for _ in range(POLICY.minimum_calls):
-        breaker.answered(0.0, took_s, slice_s)
+        breaker.record_answer(0.0, took_s, slice_s)
     assert breaker.state == ("open" if slow else "closed")
 
 
@@ -118,9 +118,9 @@ def test_a_probe_that_was_withdrawn_is_given_to_another() -> None:
 def test_calls_asked_before_it_opened_are_no_probes() -> None:
     breaker = opened()
     assert breaker.allows(30.0)
-    breaker.answered(-1.0, 30.0, SLICE_S)
-    breaker.answered(-1.0, 30.0, SLICE_S)
-    breaker.failed(-1.0, 30.0)
+    breaker.record_answer(-1.0, 30.0, SLICE_S)
+    breaker.record_answer(-1.0, 30.0, SLICE_S)
+    breaker.record_failure(-1.0, 30.0)
     assert breaker.state == "half_open"
 
 
@@ -129,21 +129,21 @@ def test_calls_asked_before_it_closed_say_nothing_about_now() -> None:
     assert breaker.allows(30.0)
     told(breaker, "gg", 30.0)
     for _ in range(10):
-        breaker.failed(29.0, 31.0)
+        breaker.record_failure(29.0, 31.0)
     assert breaker.state == "closed"
 
 
 def test_another_process_gets_its_probes_at_once() -> None:
     breaker = opened()
     assert not breaker.allows(1.0)
-    breaker.renewed(1.0)
+    breaker.on_new_process(1.0)
     assert [breaker.allows(1.0) for _ in range(3)] == [True, True, False]
     assert told(breaker, "gg", 1.0).state == "closed"
 
 
 def test_a_bad_probe_of_another_process_opens_it_for_the_whole_while() -> None:
     breaker = opened()
-    breaker.renewed(1.0)
+    breaker.on_new_process(1.0)
     assert breaker.allows(1.0)
     assert told(breaker, "f", 1.0).state == "open"
     assert not breaker.allows(30.9)
@@ -152,11 +152,11 @@ def test_a_bad_probe_of_another_process_opens_it_for_the_whole_while() -> None:
 
 def test_what_was_asked_of_the_process_before_counts_for_no_other() -> None:
     breaker = told(Breaker(POLICY), "fff")
-    breaker.renewed(1.0)
+    breaker.on_new_process(1.0)
     told(breaker, "ffff", 0.5)
     assert told(breaker, "fff", 1.0).state == "closed"
     breaker = opened()
-    breaker.renewed(1.0)
+    breaker.on_new_process(1.0)
     told(breaker, "fgg", 0.5)
     assert breaker.state == "half_open"
 
@@ -196,20 +196,20 @@ class BreakerMachine(RuleBasedStateMachine):
             return
         asked_s = self.under_way.pop() if newest else self.under_way.popleft()
         if outcome == "f":
-            self.breaker.failed(asked_s, self.now_s)
+            self.breaker.record_failure(asked_s, self.now_s)
         elif outcome == "w":
             self.breaker.withdrawn(asked_s)
         else:
             # Told by the slice, so that the machine's own clock need not match.
             took_s = self.now_s - asked_s
             outcome = "s" if took_s > 0.2 else "g"
-            self.breaker.answered(asked_s, self.now_s, SLICE_S)
+            self.breaker.record_answer(asked_s, self.now_s, SLICE_S)
         if asked_s >= self.since_s:
             self.expect(outcome)
 
     @rule()
     def renew(self) -> None:
-        self.breaker.renewed(self.now_s)
+        self.breaker.on_new_process(self.now_s)
         self.become("closed" if self.state == "closed" else "half_open")
 
     def expect(self, outcome: str) -> None:
@@ -242,7 +242,7 @@ class BreakerMachine(RuleBasedStateMachine):
         self.now_s += POLICY.open_s + 1e-6  # the sum of two floats may fall short
         while self.breaker.state != "closed":
             assert self.breaker.allows(self.now_s)
-            self.breaker.answered(self.now_s, self.now_s, SLICE_S)
+            self.breaker.record_answer(self.now_s, self.now_s, SLICE_S)
 
 
 TestBreakerMachine = BreakerMachine.TestCase

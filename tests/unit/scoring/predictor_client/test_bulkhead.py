@@ -30,7 +30,7 @@ def test_one_more_than_the_limit_is_refused_until_somebody_leaves() -> None:
 def test_repeats_never_exceed_what_was_saved_and_the_share_of_calls(asked: list[bool]) -> None:
     budget, repeats = RetryBudget(0.1, 3), 0
     for calls, wants_repeat in enumerate(asked, start=1):
-        budget.called()
+        budget.record_call()
         repeats += wants_repeat and budget.may_repeat()
         assert repeats <= 3 + 0.1 * calls + 1e-9
 
@@ -39,7 +39,7 @@ def test_a_predictor_that_always_breaks_gets_a_tenth_more_load() -> None:
     budget = RetryBudget(0.1, 10)
     repeats = 0
     for _ in range(1000):
-        budget.called()
+        budget.record_call()
         repeats += budget.may_repeat()
     assert 99 <= repeats <= 110
 

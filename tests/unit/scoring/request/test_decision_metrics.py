@@ -56,7 +56,7 @@ def counted(*decisions: DecidedRequest) -> GatewayMetrics:
     metrics = Metrics([MODEL])
     of_model = ModelMetrics(metrics, MODEL, EARLIER.alerts)
     for decision in decisions:
-        of_model.decided(decision, latency_s=0.001, late=False)
+        of_model.count_decision(decision, latency_s=0.001, late=False)
     return GatewayMetrics(metrics)
 
 
@@ -92,6 +92,6 @@ def test_a_feature_that_is_not_there_is_counted_with_its_cause() -> None:
 def test_models_that_callers_make_up_are_counted_as_none() -> None:
     metrics = Metrics([MODEL])
     for name in (MODEL, "made-up", "other", None):
-        metrics.answered("grpc_Score", 404, name)
+        metrics.count_answer("grpc_Score", 404, name)
     shown = {s.labels["model"]: s.value for s in GatewayMetrics(metrics).series("requests_total")}
     assert shown == {MODEL: 1, "": 3}

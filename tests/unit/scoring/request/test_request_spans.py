@@ -51,7 +51,7 @@ def test_a_request_without_a_decision_is_kept(
 ) -> None:
     kept = KeptRequests()
     traces = Traces(kept, {}, 0.1, chance=lambda: chance)
-    traces.ended("models", trace, time.monotonic(), status, (), lambda: {})
+    traces.end("models", trace, time.monotonic(), status, (), lambda: {})
     assert [each.kept_for for each in kept] == ([] if kept_for is None else [kept_for])
 
 
@@ -60,7 +60,7 @@ def test_what_is_kept_of_a_large_batch_is_what_a_trace_shows() -> None:
         KeptRequests(),
         [AcceptedForLater(f"{number:032x}", "fraud", 0.0, 0.1) for number in range(1000)],
     )
-    Traces(kept, {}, 1.0).ended("batch", None, time.monotonic(), 200, batch, lambda: {})
+    Traces(kept, {}, 1.0).end("batch", None, time.monotonic(), 200, batch, lambda: {})
     (ended,) = kept
     assert len(ended.done) == MAX_DECISIONS
     assert ended.done[0] is batch[0]
@@ -113,14 +113,14 @@ def test_attributes_are_made_for_kept_requests_only() -> None:
     def attributes() -> dict[signals.Attribute, str]:
         raise AssertionError("nobody wants them")
 
-    Traces(KeptRequests(), {}, 0.0).ended("models", None, 0.0, 200, (), attributes)
+    Traces(KeptRequests(), {}, 0.0).end("models", None, 0.0, 200, (), attributes)
 
 
 def test_a_trace_that_begins_here_without_a_decision_has_an_id_of_its_own() -> None:
     kept = KeptRequests()
     traces = Traces(kept, {}, 1.0)
     for _ in range(2):
-        traces.ended("models", None, time.monotonic(), 200, (), lambda: {})
+        traces.end("models", None, time.monotonic(), 200, (), lambda: {})
     first, second = map(build, kept)
     assert first.trace_id != second.trace_id
     assert len(first.trace_id) == 32

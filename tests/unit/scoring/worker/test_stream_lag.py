@@ -15,10 +15,10 @@ class World:
         self.lag = StreamLag("fraud", "bureau", lambda: self.now_ms)
 
     def count(self, **messages: int) -> None:
-        self.lag.counted([PartitionLag("bank", int(p[1:]), n) for p, n in messages.items()])
+        self.lag.on_counted([PartitionLag("bank", int(p[1:]), n) for p, n in messages.items()])
 
     def deliver(self, *published_ms: int, partition: int = 0) -> None:
-        self.lag.delivered(
+        self.lag.on_delivered(
             [ReceivedMessage("bank", partition, 0, b"", b"", {}, one) for one in published_ms]
         )
 
@@ -33,7 +33,7 @@ def test_a_message_that_is_delivered_and_not_served_waits_since_it_was_published
     world.now_ms += 60_000
     world.deliver(T_MS - 40_000)  # again, as the store is away
     assert world.behind() == {0: (1, 100.0)}
-    world.lag.committed()
+    world.lag.on_committed()
     assert world.behind() == {0: (0, 0.0)}
 
 
@@ -50,7 +50,7 @@ def test_of_a_backlog_what_comes_next_is_as_old_as_what_was_read_last() -> None:
     world = World()
     world.count(p0=5_000)
     world.deliver(*range(T_MS - 90_000, T_MS - 89_000))
-    world.lag.committed()
+    world.lag.on_committed()
     messages, seconds = world.behind()[0]
     assert (messages, round(seconds)) == (4_000, 89)
 

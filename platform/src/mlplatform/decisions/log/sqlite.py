@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -132,7 +132,7 @@ class SqliteDecisionLog:
         self._wall_ms = wall_ms
         self._segment_rows = segment_rows
         self._translation = Translation(self._path)
-        with self._translated():
+        with self._translation:
             self._db = sqlite.connect(
                 self._path,
                 schema=tables.SCHEMA,
@@ -199,7 +199,7 @@ class SqliteDecisionLog:
 
     def spill_mark(self, spill: str) -> int | None:
         """Up to which of its bytes a spill is in the log; None if nothing of it is."""
-        with self._lookups_lock, self._translated():
+        with self._lookups_lock, self._translation:
             return tables.spill_mark(self._lookups, spill)
 
     def forget_spill(self, spill: str) -> None:
@@ -210,13 +210,13 @@ class SqliteDecisionLog:
     def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
         """The answer given under a key, while it is kept, as claimed or a little longer."""
         self._check_readers()
-        with self._lookups_lock, self._translated():
+        with self._lookups_lock, self._translation:
             return kept_keys.find(self._lookups, (client, model, key), earlier=self._earlier)
 
     def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
         """`find` of each of some keys: one read of the log."""
         self._check_readers()
-        with self._lookups_lock, self._translated():
+        with self._lookups_lock, self._translation:
             return kept_keys.find_all(self._lookups, keys, earlier=self._earlier)
 
     def _check_readers(self) -> None:
@@ -232,12 +232,12 @@ class SqliteDecisionLog:
 
     def read(self, span: Span) -> pa.Table:
         """The records of the span, by writer and number, with the span's columns."""
-        with self._translated(), closing(self._connection()) as db:
+        with self._translation, closing(self._connection()) as db:
             return reader.read(db, self._folder, span)
 
     def seal(self) -> ManifestHead:
         """Move what has piled up into immutable segments; the head is for anchoring elsewhere."""
-        with self._translated(), seal.lock(self._folder), closing(self._connection()) as db:
+        with self._translation, seal.lock(self._folder), closing(self._connection()) as db:
             limits = seal.SealLimits(*self._segment_rows)
             for _ in seal.steps(db, self._folder, limits, now_ms=self._wall_ms()):
                 pass
@@ -258,7 +258,7 @@ class SqliteDecisionLog:
         """
         spilled = self.backlogs()
         since = verified.last(self._folder) if new_only else None
-        with self._translated(), closing(self._connection()) as db:
+        with self._translation, closing(self._connection()) as db:
             found = verify.verify(
                 db, self._folder, anchor, since=since or verify.NOTHING, cores=cores
             )
@@ -273,7 +273,7 @@ class SqliteDecisionLog:
     def watermarks(self) -> list[Watermark]:
         """One per writer, by name."""
         spilled = self.backlogs()  # first: what is moved into the log later is read from there
-        with self._lookups_lock, self._translated():
+        with self._lookups_lock, self._translation:
             rows, elsewhere = (
                 tables.writers(self._lookups),
                 tables.replicated_writers(self._lookups),
@@ -291,17 +291,17 @@ class SqliteDecisionLog:
         """What each writer has spilled that is not in the log yet."""
         if not self.spills.is_dir():
             return []
-        with self._translated(), closing(self._connection()) as db:
+        with self._translation, closing(self._connection()) as db:
             return spill_backlogs(db, self.spills)
 
     def spilled_records(self, decision_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Writer and fields of every record of a decision that is spilled."""
-        with self._translated(), closing(self._connection()) as db:
+        with self._translation, closing(self._connection()) as db:
             return list(records_of(db, self.spills, decision_id))
 
     def latest_event_ms(self) -> int | None:
         """The largest event time that any writer has reached."""
-        with self._lookups_lock, self._translated():
+        with self._lookups_lock, self._translation:
             row = self._lookups.execute("SELECT max(event_ms) FROM writers").fetchone()
         latest: int | None = row[0]
         return latest
@@ -331,7 +331,7 @@ class SqliteDecisionLog:
 
     def checkpoint(self) -> None:
         """Move what can be moved from the write-ahead log into the database, blocking nobody."""
-        with self._translated(), closing(self._connection()) as db:
+        with self._translation, closing(self._connection()) as db:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
@@ -440,7 +440,7 @@ class SqliteDecisionLog:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._translated():
+        with self._translation:
             try:
                 with sqlite.transaction(self._db):
                     yield
@@ -449,9 +449,6 @@ class SqliteDecisionLog:
             except BaseException:
                 self._keys.forget()
                 raise
-
-    def _translated(self) -> AbstractContextManager[None]:
-        return self._translation
 
 
 @contextmanager

@@ -250,7 +250,7 @@ class SpillFile:
         self.path.rename(path)
         self.path = path
 
-    def moved(self, count: int, end: int) -> None:
+    def advance(self, count: int, end: int) -> None:
         """Notes that so many frames, up to here, are in the log now."""
         self.start = end
         self.records -= count

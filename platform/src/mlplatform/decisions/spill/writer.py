@@ -341,7 +341,7 @@ class SpillingLog:
     def _append_to_spill(self, parts: Sequence[bytes]) -> None:
         policy, file = self._policy, self._file
         if file is None:
-            file = self._created()
+            file = self._create_file()
         try:
             file.append(parts, maximum_bytes=policy.maximum_bytes, durable=policy.durable)
         except SpillFull:
@@ -353,7 +353,7 @@ class SpillingLog:
             self._file, self._marked = file, True
         self._weigh(file)
 
-    def _created(self) -> SpillFile:
+    def _create_file(self) -> SpillFile:
         for _ in range(CREATE_TRIES - 1):
             try:
                 return SpillFile.create(self._path, durable=self._policy.durable)
@@ -373,7 +373,7 @@ class SpillingLog:
             self._committed(len(frames))
         with self._mutex:
             if frames:
-                file.moved(len(frames), frames[-1].end)
+                file.advance(len(frames), frames[-1].end)
             self.counts.written += len(frames)
             self.counts.conflicts += conflicts
             self._weigh(file)
@@ -399,7 +399,7 @@ class SpillingLog:
         with self._mutex:
             if mark is not None:
                 before = file.records
-                file.moved(sum(1 for _ in file.between(mark)), mark)
+                file.advance(sum(1 for _ in file.between(mark)), mark)
                 if self._moved_itself:
                     self.counts.written += before - file.records
                 else:

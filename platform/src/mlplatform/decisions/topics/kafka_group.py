@@ -67,9 +67,9 @@ class KafkaSubscription:
         with translated():
             self._consumer.subscribe(
                 list(topics),
-                on_assign=self._assigned,
-                on_revoke=self._revoked,
-                on_lost=self._revoked,
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_revoke,
             )
 
     def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
@@ -159,11 +159,11 @@ class KafkaSubscription:
         offsets = [TopicPartition(*place, offset) for place, offset in self._next.items()]
         if offsets:
             metadata = self._consumer.consumer_group_metadata()
-            self._watched(
+            self._send_in_thread(
                 lambda: self._producer.send_offsets_to_transaction(offsets, metadata, TIMEOUT_S)
             )
 
-    def _watched(self, send: Callable[[], None]) -> None:
+    def _send_in_thread(self, send: Callable[[], None]) -> None:
         """Do it in a thread that is given up where it hangs, and with it this subscription.
 
         Killed at this moment, a broker may keep the client waiting for ever, timeout or not.
@@ -229,14 +229,14 @@ class KafkaSubscription:
                 (self._consumer.pause if wanted else self._consumer.resume)(mine)
         self._is_paused = wanted
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log.info("reads %s", [f"{p.topic}-{p.partition}" for p in partitions])
         self._ends = {}
         if self._is_paused:
             consumer.assign(partitions)
             consumer.pause(partitions)
 
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._is_stale |= bool(self._next)
         self._starts, self._next, self._ends = {}, {}, {}
 

@@ -63,7 +63,7 @@ def in_transaction(
         for message in messages:
             produce(producer, message, lambda e, _: errors.append(e) if e else None)
         offsets()
-        _committed(producer)
+        _commit(producer)
     except KafkaException as error:
         raise _given_up(producer, errors[0] if errors else error.args[0]) from error
     except NotFound:
@@ -127,7 +127,7 @@ _FENCING: Final = frozenset(
 )
 
 
-def _committed(producer: Producer) -> None:
+def _commit(producer: Producer) -> None:
     from confluent_kafka import KafkaException
 
     for attempt in range(3):

@@ -59,7 +59,7 @@ class LocalSubscription:
         self._is_stale = False
         self._beat_s = 0.0
         self._turn = 0
-        self._life = self._joined()
+        self._life = self._join()
 
     def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
         """At most `limit` messages; the partitions take turns at being first."""
@@ -141,7 +141,7 @@ class LocalSubscription:
                 )
             self._db.close()
 
-    def _joined(self) -> int:
+    def _join(self) -> int:
         with translated(), sqlite.transaction(self._db):
             marks = ",".join("?" * len(self._topics))
             self._db.execute(

@@ -76,7 +76,7 @@ class ExternalParts:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def served(self) -> list[Part]:
+    def served_parts(self) -> list[Part]:
         """The parts that the online store has had, in their order.
 
         Raises:
@@ -114,7 +114,7 @@ class ExternalParts:
         """All parts, those that others replace and that are not removed yet among them."""
         return sorted(self.folder.glob(f"{_NUMBER}.parquet"))
 
-    def unserved(self) -> list[Path]:
+    def unserved_parts(self) -> list[Path]:
         """What a killed import left before the online store had all of it."""
         return [path for path in self.every() if self._note(path) is None]
 
@@ -141,9 +141,9 @@ class ExternalParts:
         Raises:
             Corrupt: one is none.
         """
-        return [note for _, note in self.noted()]
+        return [note for _, note in self.parts_and_notes()]
 
-    def noted(self) -> list[tuple[Path, PartNote]]:
+    def parts_and_notes(self) -> list[tuple[Path, PartNote]]:
         """The same, each with its part."""
         every = self.every()
         return [(path, note) for path in every if (note := self._note(path)) is not None]

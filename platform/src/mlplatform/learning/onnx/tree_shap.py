@@ -152,7 +152,7 @@ class _Graph:
             path = [leaf.path[j] for size, g in groups.items() for j in range(size) for leaf in g]
             self._met(path)
             self._each_group(groups)
-            self._summed([i.feature for i in path])
+            self._sum_by_input([i.feature for i in path])
         else:
             self._table("nothing", np.zeros(self._inputs, np.float32))
             self._node("Identity", "nothing", CONTRIBUTIONS_NAME)
@@ -232,7 +232,7 @@ class _Graph:
             name, left = (f"{name}_p", half + 1) if left % 2 else (f"{name}_", half)
         return name
 
-    def _summed(self, features: Sequence[int]) -> None:
+    def _sum_by_input(self, features: Sequence[int]) -> None:
         """Shares added up by input."""
         by_feature = np.argsort(features, kind="stable")
         counts = np.bincount(features, minlength=self._inputs)

@@ -98,7 +98,7 @@ class _TrialRun:
             x = fold.tested.matrix.columns(self.search.names)
 
             def judge(step: int, scores: NDArray[np.float64], number: int = number) -> None:
-                self._reported(number, step, scores)
+                self._report(number, step, scores)
 
             context = FitContext(self.suggested.parameters, x.copy(), judge)
             score = self.search.fit(fold.fitted, context)
@@ -108,7 +108,7 @@ class _TrialRun:
                 self._went_on((number + 1) * STEPS - 1, self.values)
         return math.fsum(self.values) / len(self.values)
 
-    def _reported(self, number: int, step: int, scores: NDArray[np.float64]) -> None:
+    def _report(self, number: int, step: int, scores: NDArray[np.float64]) -> None:
         at = number * STEPS + step
         if not 0 <= step < STEPS - 1 or (self.steps and self.steps[-1][0] >= at):
             problem = f"is {step}; wanted: 0 to {STEPS - 2}, more than the one before"

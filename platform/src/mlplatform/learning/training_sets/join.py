@@ -18,7 +18,7 @@ from mlplatform.learning.features.external import joining
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
-from mlplatform.model.features.views import FeatureView, quoted, request_views
+from mlplatform.model.features.views import FeatureView, quote, request_views
 from mlplatform.runtime.errors import InputInvalid
 
 THREADS = 2
@@ -61,7 +61,7 @@ def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Ta
         served: dict[str, int] = {}
         for view in views:
             if view.external is not None:
-                parts = offline.external(view.name).served()
+                parts = offline.external(view.name).served_parts()
                 if (from_ms := joining.served_from_ms(parts)) is not None:
                     joining.create_relations(db, view, parts)
                     served[view.name] = from_ms
@@ -80,9 +80,7 @@ def _rows(
     """All snapshots of a view, null where one was made before a feature was declared."""
     rows = db.read_parquet(list(paths), union_by_name=True)
     lacking = [name for name in view.feature_names if name not in rows.columns]
-    return rows.project(
-        ", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {quoted(n)}" for n in lacking)])
-    )
+    return rows.project(", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {quote(n)}" for n in lacking)]))
 
 
 def _no_rows(view: FeatureView) -> pa.Table:
@@ -125,7 +123,7 @@ def _join_sql(
         if view.external is None:
             features += [
                 f"CASE WHEN {view.name}_.{EVENT_TIMESTAMP} >= {oldest}"
-                f" THEN {view.name}_.{quoted(name)} END AS {quoted(name)}"
+                f" THEN {view.name}_.{quote(name)} END AS {quote(name)}"
                 for name in view.feature_names
             ]
             joins.append(
@@ -137,7 +135,7 @@ def _join_sql(
             joins += more
             features += values
         else:
-            features += [f"CAST(NULL AS DOUBLE) AS {quoted(n)}" for n in view.feature_names]
+            features += [f"CAST(NULL AS DOUBLE) AS {quote(n)}" for n in view.feature_names]
             features.append(f"FALSE AS {joining.row_name(view.name)}")
     return (
         f"SELECT {', '.join([*kept, *features])}"

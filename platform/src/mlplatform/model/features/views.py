@@ -139,7 +139,7 @@ class FeatureFile(_Strict, frozen=True):
     purposes: tuple[str, ...] = ()
 
 
-def quoted(*names: str) -> str:
+def quote(*names: str) -> str:
     """Names as SQL takes them whatever they are, such as `limit`; none has a quotation mark."""
     return ", ".join(f'"{name}"' for name in names)
 

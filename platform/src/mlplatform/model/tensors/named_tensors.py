@@ -118,7 +118,7 @@ class NamedTensors:
                 for tensor in self.signature.inputs
             }
 
-    def described(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         """The tensors as the protocol's metadata says them: those of the signature, or the matrix
         of all inputs."""
         if self.signature is None:

@@ -22,7 +22,7 @@ _OWN = f'service="{MODEL}"'
 
 
 def dashboard(objectives: Objectives) -> Dashboard:
-    rows = (_objectives(objectives), _answers(), _time(), _lacking(), _predictors(), _traces())
+    rows = (_objectives(objectives), _answers(), _time(), _gaps(), _predictors(), _traces())
     return Dashboard(
         "model", "mlplatform: model",
         "One model's objectives, answers, latency and predictors, with the traces and lines that "
@@ -102,7 +102,7 @@ def _time() -> Row:
     ))  # fmt: skip
 
 
-def _lacking() -> Row:
+def _gaps() -> Row:
     return Row("What answers lacked", (
         Panel(
             "stacked", "Degraded decisions", "Made without all that should be there, and why.",

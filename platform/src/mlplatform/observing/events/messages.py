@@ -38,7 +38,7 @@ def message(receiver: Receiver, event: CloudEvent, now_s: int) -> Message:
     if receiver.kind == "slack":
         body = canonical_json(slack(event))
         return Message({"content-type": JSON, "user-agent": AGENT}, body)
-    body = canonical_json(event.structured())
+    body = canonical_json(event.to_structured())
     secrets = [signature.secret(file) for file in receiver.secret_files]
     signed = signature.signed(secrets, event.id, now_s, body)
     return Message({"content-type": CLOUD_EVENT, "user-agent": AGENT, **signed}, body)

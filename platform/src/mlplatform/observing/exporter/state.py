@@ -109,7 +109,7 @@ class StateCollector(Collector):
             yield "measured", partial(self._checked, model)
         yield "log", self._log
         yield "disk", self._disk
-        yield "refusals", self._refused
+        yield "refusals", self._refusal_counts
         yield "events", self._events
 
     def _found(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
@@ -216,7 +216,7 @@ class StateCollector(Collector):
         yield signals.HOME_FREE, [((), found.free_bytes)]
         yield signals.HOME_SIZE, [((), found.size_bytes)]
 
-    def _refused(self) -> Iterator[Read]:
+    def _refusal_counts(self) -> Iterator[Read]:
         since_ms = self._clock.wall_ms() - refusals.DAY_MS
         found = refusals.counts(self._refusals.since(since_ms))
         yield signals.REFUSALS, [((surface,), count) for surface, count in sorted(found.items())]

@@ -151,10 +151,10 @@ class Pages:
         return render(
             "overview.html",
             here="overview",
-            waiting=_or_why(self._actions.waiting),
+            waiting=_or_why(self._actions.waiting_rollouts),
             reviews=_or_why(self._reviews.mine),
             status=self._sources.processes(),
-            refused=self._sources.refused(),
+            refused=self._sources.refusal_counts(),
             models=models,
             traffic={m.definition.name: self._traffic(m, period) for m in each},
             budgets={m.definition.name: self._budgets(m) for m in each},
@@ -219,7 +219,9 @@ class Pages:
         name = request.path_params["name"]
         facts = self._sources.rollout(name)
         shown = rollouts.rollout(facts, self._sources.histories(facts[0]))
-        waiting = _or_why(lambda: [w for w in self._actions.waiting() if w.rollout_id == name])
+        waiting = _or_why(
+            lambda: [w for w in self._actions.waiting_rollouts() if w.rollout_id == name]
+        )
         buttons = self._actions.buttons("rollouts", name)
         return render(
             "rollout.html", here="rollouts", shown=shown, waiting=waiting, buttons=buttons

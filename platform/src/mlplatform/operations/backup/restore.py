@@ -224,7 +224,7 @@ def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str
     findings: tuple[str, ...] = ()
     if home.rollouts_db.exists():
         rollouts = backends.journal_of(home)
-        anchor, findings = rollouts.anchored(), rollouts.verify()
+        anchor, findings = rollouts.last_anchor(), rollouts.verify()
         rollouts.close()
     log = backends.log_of(home)
     report = log.verify(anchor)

@@ -152,14 +152,14 @@ class _BackupRun:
         page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
         done = 0
 
-        def copied(status: int, remaining: int, total: int) -> None:
+        def on_copied(status: int, remaining: int, total: int) -> None:
             nonlocal done
             self._progress(name, (total - remaining - done) * page_bytes)
             done = total - remaining
 
         def make(path: Path) -> None:
             with closing(sqlite3.connect(path)) as copy:
-                db.backup(copy, pages=PAGES, progress=copied, sleep=0)
+                db.backup(copy, pages=PAGES, progress=on_copied, sleep=0)
 
         self._schemas[name] = schemas(db)
         self._files.append(self._writer.made(name, make))

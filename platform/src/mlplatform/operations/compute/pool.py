@@ -71,7 +71,7 @@ class _PoolJob:
     def finished_count(self) -> int:
         return sum((self.folder / OUTPUTS / i / RESULT).exists() for i in self.job.items)
 
-    def waiting(self) -> Iterator[str]:
+    def waiting_items(self) -> Iterator[str]:
         """Items that are neither done nor in work."""
         busy = {item.name for item in self.items}
         for name in self.job.items:
@@ -174,7 +174,7 @@ class Pool:
         return sorted(self._running.values(), key=lambda r: (r.job.submitted_ms, r.folder.name))
 
     def _start_items(self, running: _PoolJob) -> None:
-        for name in running.waiting():
+        for name in running.waiting_items():
             if sum(len(r.items) for r in self._running.values()) >= self._slots:
                 return
             kills = endings.memory_kills()

@@ -57,7 +57,7 @@ def execute(pin: Pin) -> None:
     Raises:
         Refused: its file has changed.
     """
-    os.environ[pins.ENTRYPOINT] = pin.checked()
+    os.environ[pins.ENTRYPOINT] = pin.checked_entrypoint()
     sys.argv = [ENGINE]
     sys.modules.pop(ENGINE, None)
     runpy.run_module(ENGINE, run_name="__main__")

@@ -36,7 +36,7 @@ class Pin:
         file = Path(path).absolute()
         return cls(file, function, _digest(file))
 
-    def checked(self) -> str:
+    def checked_entrypoint(self) -> str:
         """The entrypoint, for Prefect's engine.
 
         Raises:

@@ -154,7 +154,7 @@ class PrefectGate:
         """What is sent to a socket, until the key that opened it is revoked or expires."""
         proven_s, is_over = time.monotonic(), False
 
-        async def guarded(message: Any) -> None:
+        async def send_guarded(message: Any) -> None:
             nonlocal proven_s, is_over
             if not is_over and time.monotonic() - proven_s >= PROVEN_FOR_S:
                 is_over = self._identity(credentials) is None
@@ -164,7 +164,7 @@ class PrefectGate:
             if not is_over:
                 await send(message)
 
-        return guarded
+        return send_guarded
 
     async def _by_first_message(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A socket of Prefect's own client, whose first message has its token: until it is the
@@ -174,7 +174,7 @@ class PrefectGate:
         """
         is_proven = False
 
-        async def checked() -> Any:
+        async def receive_checked() -> Any:
             nonlocal is_proven
             message = await receive()
             if is_proven or message["type"] != "websocket.receive":
@@ -188,12 +188,12 @@ class PrefectGate:
             await send({"type": "websocket.close", "code": 1008})
             return {"type": "websocket.disconnect", "code": 1008}
 
-        async def guarded(message: Any) -> None:
+        async def send_guarded(message: Any) -> None:
             if is_proven or message["type"] in ("websocket.accept", "websocket.close"):
                 with contextlib.suppress(RuntimeError):  # it was closed by us
                     await send(message)
 
-        await self._application(scope, checked, guarded)
+        await self._application(scope, receive_checked, send_guarded)
 
     async def _person(
         self, person: Operator | Client, scope: Scope, receive: Receive, send: Send, method: str

@@ -119,7 +119,7 @@ class Supervisor:
         parent_pipe = ParentDeathPipe()
         predictors = self._predictors(parent_pipe)
         children = [
-            Child(spec, self._home, parent_pipe, self._changed, listeners.of(spec))
+            Child(spec, self._home, parent_pipe, self._report_change, listeners.of(spec))
             for spec in self._specs
         ]
         kept = [asyncio.create_task(child.keep()) for child in children]
@@ -149,7 +149,7 @@ class Supervisor:
 
     def _predictors(self, parent_pipe: ParentDeathPipe) -> PredictorProcesses | ClusterStatusMirror:
         if self._elsewhere is None:
-            return PredictorProcesses(self._home, parent_pipe, self._changed, self._files)
+            return PredictorProcesses(self._home, parent_pipe, self._report_change, self._files)
         return ClusterStatusMirror(self._home, self._elsewhere)
 
     async def _until_stopping(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -199,7 +199,7 @@ class Supervisor:
         self._write_state("ready")
         self._on_ready()
 
-    def _changed(self, child: Child) -> None:
+    def _report_change(self, child: Child) -> None:
         log.info("%s is %s", child.spec.name, f"{child.state}: {child.reason}".rstrip(": "))
         try:
             self._on_change(Change(child.spec.name, child.state, child.reason))

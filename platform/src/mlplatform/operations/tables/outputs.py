@@ -130,7 +130,7 @@ class _BucketResults:
         self._objects, self.drafts = Objects(bucket.uri), drafts
 
     def sizes(self) -> dict[str, int]:
-        return {one.name: one.size_bytes for one in self._objects.listed()}
+        return {one.name: one.size_bytes for one in self._objects.list_objects()}
 
     def read(self, name: str) -> bytes:
         with self._objects.open(name) as file:

@@ -112,7 +112,7 @@ class BucketFiles:
 
     def __init__(self, bucket: Bucket, staging: Path) -> None:
         self._objects, self._staging = Objects(bucket.uri), staging
-        found = [one for one in self._objects.listed() if is_table(one.name)]
+        found = [one for one in self._objects.list_objects() if is_table(one.name)]
         _check_count(len(found), bucket.uri)
         for one in found:
             if one.size_bytes > MOST_FILE_BYTES:
@@ -128,7 +128,7 @@ class BucketFiles:
     def here(self, number: int) -> Iterator[Path]:
         name = self.files[number].name
         path = self._staging / f"{number:05d}{PARQUET if name.endswith(PARQUET) else CSV}"
-        listed = {one.name: one.tag for one in self._objects.listed()}
+        listed = {one.name: one.tag for one in self._objects.list_objects()}
         if listed.get(name) != self._tags[number]:
             raise _changed(name)
         with self._objects.open(name, self._tags[number]) as source, path.open("wb") as target:

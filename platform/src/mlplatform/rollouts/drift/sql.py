@@ -34,7 +34,7 @@ class SqlIncidents:
         self._database = database
 
     def open(self, found: IncidentFinding, *, now_ms: int) -> Incident:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             rows = db.rows(
                 "SELECT id FROM incidents WHERE model = :model AND kind = :kind"
                 " AND state <> 'closed'",
@@ -48,7 +48,7 @@ class SqlIncidents:
             return _read(db, name)
 
     def claim(self, incident: str, holder: str, *, until_ms: int, now_ms: int) -> ClaimOutcome:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             swapped = db.change(
                 "UPDATE incidents SET state = 'claimed', claim = claim + 1, holder = :holder,"
                 " until_ms = :until_ms WHERE id = :incident"
@@ -67,7 +67,7 @@ class SqlIncidents:
             return FinishedIncident(now.state)
 
     def prolong(self, incident: str, claim: int, *, until_ms: int) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             _require_claim(_read(db, incident), claim)
             db.change(
                 "UPDATE incidents SET until_ms = :until_ms WHERE id = :incident",
@@ -78,7 +78,7 @@ class SqlIncidents:
     def answer(
         self, incident: str, claim: int, *, version: int | None, note: str, now_ms: int
     ) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             now = _read(db, incident)
             if (now.state, now.claim, now.answer) == ("answered", claim, version):
                 return
@@ -93,7 +93,7 @@ class SqlIncidents:
     def close(
         self, incident: str, resolution: str, *, now_ms: int, ended_ms: int | None = None
     ) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             if _read(db, incident).state == "closed":
                 return
             db.change("UPDATE incidents SET state = 'closed' WHERE id = :id", id=incident)
@@ -128,12 +128,12 @@ class SqlIncidents:
         return int(self._database.rows(query)[0][0])
 
     def note(self, incident: str, note: str, *, now_ms: int) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             if _read(db, incident).note != note:
                 _journal(db, incident, now_ms, note)
 
     def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
-        with self._database.reading() as db:  # an incident and its journal of one moment
+        with self._database.read_transaction() as db:  # an incident and its journal of one moment
             rows = db.rows(
                 "SELECT id FROM incidents WHERE (CAST(:model AS TEXT) IS NULL OR model = :model)"
                 f" AND (:closed = 1 OR state <> 'closed') ORDER BY {self.order}",

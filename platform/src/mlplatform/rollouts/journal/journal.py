@@ -165,7 +165,7 @@ class Anchors(Protocol):
         """Append a head unless it is the last one."""
         ...
 
-    def anchored(self) -> ManifestHead | None:
+    def last_anchor(self) -> ManifestHead | None:
         """The last head."""
         ...
 

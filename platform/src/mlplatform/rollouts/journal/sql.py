@@ -49,7 +49,7 @@ class SqlRollouts:
     def commit(
         self, transition: Transition, fence: Fence | None, routes: Routes | None = None
     ) -> RolloutState:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             self._check_fence(db, transition, fence)
             if routes is not None:
                 present = _routes_of(routes.model, db.rows(_ROUTES, model=routes.model))
@@ -70,7 +70,7 @@ class SqlRollouts:
         return state
 
     def control(self, fact: Control, fence: Fence, routes: Routes) -> ControlState:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             if fence.model != fact.model or not self._renewed(db, fence):
                 raise StaleFence(f"{fence.holder} has no lease of {fact.model}")
             state = apply_control(fold_controls(_controls(db, fact.model)), fact)
@@ -80,11 +80,11 @@ class SqlRollouts:
         return state
 
     def controls(self, model: str) -> tuple[Control, ...]:
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return _controls(db, model)
 
     def read(self, rollout_id: str) -> tuple[Transition, ...]:
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             found = _transitions(db, rollout_id)
         if not found:
             raise NotFound(
@@ -93,7 +93,7 @@ class SqlRollouts:
         return found
 
     def active(self, model: str | None = None, *, finished: bool = False) -> list[RolloutState]:
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             rows = db.rows(
                 "SELECT rollout_id FROM rollouts WHERE (CAST(:model AS TEXT) IS NULL"
                 " OR model = :model) AND finished <= :most ORDER BY opened",
@@ -102,7 +102,7 @@ class SqlRollouts:
             )
             return [fold(_transitions(db, rollout_id)) for (rollout_id,) in rows]
 
-    def listed(self) -> list[tuple[str, str]]:
+    def list_rollouts(self) -> list[tuple[str, str]]:
         """Id and model of every rollout, the newest first: nothing of its journal is read."""
         rows = self._database.rows("SELECT rollout_id, model FROM rollouts ORDER BY opened DESC")
         return [(rollout_id, model) for rollout_id, model in rows]
@@ -132,7 +132,7 @@ class SqlRollouts:
         ttl_s: float,
         stopped: Mapping[str, str] = NOTHING,
     ) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             db.change(
                 "INSERT INTO gateways VALUES (:gateway, :generations, :expires_ms)"
                 " ON CONFLICT (gateway) DO UPDATE SET generations = excluded.generations,"
@@ -152,7 +152,7 @@ class SqlRollouts:
         self, model: str, holder: str, ttl_s: float, *, steal: bool = False
     ) -> Fence | None:
         now_ms, ttl_ms = self._clock.wall_ms(), int(ttl_s * 1000)
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             rows = db.rows(
                 "SELECT token, holder, expires_ms FROM passes WHERE model = :model", model=model
             )
@@ -173,11 +173,11 @@ class SqlRollouts:
         return Fence(model, token + 1, holder)
 
     def renew(self, fence: Fence) -> bool:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             return self._renewed(db, fence)
 
     def release(self, fence: Fence) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             db.change(
                 "UPDATE passes SET holder = NULL, expires_ms = 0"
                 " WHERE model = :model AND token = :token",
@@ -197,16 +197,16 @@ class SqlRollouts:
 
     def anchor(self, head: ManifestHead) -> None:
         body = msgspec.json.encode(head, order="sorted").decode()
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             if _last_anchor(db.rows(LAST_ANCHOR)) != body:
                 _append(db, body)
 
-    def anchored(self) -> ManifestHead | None:
+    def last_anchor(self) -> ManifestHead | None:
         body = _last_anchor(self._database.rows(LAST_ANCHOR))
         return None if body is None else msgspec.json.decode(body, type=ManifestHead)
 
     def verify(self) -> tuple[str, ...]:
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return tuple(_chain_findings(db) or _projection_findings(db))
 
     def _check_fence(self, db: Session, transition: Transition, fence: Fence | None) -> None:

@@ -143,7 +143,7 @@ class CloudEvent:
     time_ms: int
     data: Mapping[str, Any]
 
-    def structured(self) -> dict[str, Any]:
+    def to_structured(self) -> dict[str, Any]:
         """The event in structured mode. Source: CloudEvents 1.0.2, JSON event format, section 3."""
         return {
             "specversion": "1.0",

@@ -22,7 +22,7 @@ class SqlPositions:
         self._database.close()
 
     def declare(self, receivers: Iterable[str], start: Position) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             db.change("UPDATE receivers SET declared = 0")
             for receiver in receivers:
                 db.change(
@@ -35,7 +35,7 @@ class SqlPositions:
                 )
 
     def take(self, receiver: str, holder: str, *, until_ms: int, now_ms: int) -> Claim | None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             taken = db.change(
                 "UPDATE receivers SET token = token + 1, holder = CAST(:holder AS TEXT),"
                 " until_ms = :until_ms WHERE receiver = :receiver AND stopped = ''"
@@ -50,7 +50,7 @@ class SqlPositions:
 
     def record(self, claim: Claim, at: Position, attempt: Attempt | None, *, until_ms: int) -> None:
         failure = "" if attempt is None else attempt.failure
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             changed = db.change(
                 "UPDATE receivers SET rollouts = :rollouts, incidents = :incidents,"
                 " until_ms = :until_ms, delivered = delivered + CAST(:taken AS BIGINT),"
@@ -73,7 +73,7 @@ class SqlPositions:
             raise StaleFence(f"receiver {claim.receiver} was taken over, or moved")
 
     def move(self, receiver: str, at: Position | None) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             found = _progress(db, receiver)
             to = at or found.at
             db.change(

@@ -98,7 +98,7 @@ def _counted(
 
     def work(db: sqlite3.Connection) -> LogCounts:
         db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-        return _Counter(db, log, model, subject, watermarks, portion, line_ms).counted()
+        return _Counter(db, log, model, subject, watermarks, portion, line_ms).count()
 
     return with_file(path, counting.TABLES, fits=fits, work=work)
 
@@ -143,7 +143,7 @@ class _Counter:
         self._line_ms = line_ms
         self._portion = portion
 
-    def counted(self) -> LogCounts:
+    def count(self) -> LogCounts:
         while self._add():
             pass
         self._settle()

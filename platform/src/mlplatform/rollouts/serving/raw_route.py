@@ -159,7 +159,7 @@ def applied_generation(observed: RouteObservation | None) -> int | None:
 
 def _everybody(routes: Routes, champion: Arm) -> Object:
     shadow = routes.challenger if routes.phase == "shadow" else None
-    filters = [_unmarked()] if shadow is None else [_marked(champion), _mirror(shadow)]
+    filters = [_without_mark()] if shadow is None else [_marked(champion), _mirror(shadow)]
     return {
         "matches": [_match(routes.model)],
         "filters": filters,
@@ -209,7 +209,7 @@ def _marked(arm: Arm) -> Object:
     return {"type": "RequestHeaderModifier", "requestHeaderModifier": modifier}
 
 
-def _unmarked() -> Object:
+def _without_mark() -> Object:
     return {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [ANSWERED_BY]}}
 
 

@@ -76,7 +76,7 @@ class Application(Protocol):
         """How this application words what a connection turns down."""
         ...
 
-    def ended(self, reason: str) -> None:
+    def on_ended(self, reason: str) -> None:
         """A connection was ended for a reason."""
         ...
 
@@ -130,7 +130,7 @@ class ServerState:
         """Whether anybody waits for an answer, or has not got all of one."""
         return bool(self.answering) or any(one.owes_answer for one in self.connections)
 
-    def opened(self, connection: Connection, transport: asyncio.BaseTransport) -> None:
+    def on_opened(self, connection: Connection, transport: asyncio.BaseTransport) -> None:
         """Count one more, and end another where it must."""
         self.connections.add(connection)
         info = transport.get_extra_info
@@ -140,13 +140,13 @@ class ServerState:
             victim.make_room()
             self.open.remove(victim)
 
-    def closed(self, connection: Connection) -> None:
+    def on_closed(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.open.remove(connection)
 
     def count_end(self, connection: Connection, reason: str) -> None:
         """A connection is ended for what it did."""
-        self.application.ended(reason)
+        self.application.on_ended(reason)
         if self._ended is not None and reason in _REPORTED and connection in self.open:
             self._ended.count(reason, self.open.peer(connection))
 
@@ -247,10 +247,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._shared.opened(self, transport)
+        self._shared.on_opened(self, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._shared.closed(self)
+        self._shared.on_closed(self)
         self._read_closed = self._is_closing = True
         self._queue.clear()
         if self._incoming is not None:
@@ -292,7 +292,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._stop(error)
         if self._is_arriving:
-            self._arriving(was_arriving)
+            self._on_partial_request(was_arriving)
 
     # what the parser tells
 
@@ -553,7 +553,7 @@ class Connection(asyncio.Protocol):
 
     # details
 
-    def _arriving(self, was_arriving: bool) -> None:
+    def _on_partial_request(self, was_arriving: bool) -> None:
         """A request has not come whole: look at its head, or give it to the application so."""
         if not was_arriving:
             self._since_s = time.monotonic()

@@ -134,7 +134,7 @@ class _Metrics:
     def refusal(self, refused: Refusal) -> Reply:
         return Reply(str(refused).encode(), _TEXT, refused.status)
 
-    def ended(self, reason: str) -> None:
+    def on_ended(self, reason: str) -> None:
         """Does nothing: only the caller is informed."""
 
     async def _shown(self) -> Reply:

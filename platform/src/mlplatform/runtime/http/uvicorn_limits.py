@@ -137,7 +137,7 @@ class ListenerConnections:
                 self._end(held, reason)
         self._ended.tell()
 
-    def opened(self, held: _Connection) -> None:
+    def on_opened(self, held: _Connection) -> None:
         if held.client is not None:
             self._by_client[held.client] = held
         info = held.transport.get_extra_info
@@ -146,7 +146,7 @@ class ListenerConnections:
         if victim is not None:
             self._end(victim, "to make room")
 
-    def closed(self, held: _Connection) -> None:
+    def on_closed(self, held: _Connection) -> None:
         self._open.remove(held)
         if held.client is not None and self._by_client.get(held.client) is held:
             del self._by_client[held.client]
@@ -158,7 +158,7 @@ class ListenerConnections:
     def _end(self, held: _Connection, reason: str) -> None:
         if reason:
             self._ended.count(reason, self._open.peer(held))
-        self.closed(held)
+        self.on_closed(held)
         held.transport.abort()
 
 
@@ -216,10 +216,10 @@ class LimitedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._connections.opened(self)
+        self._connections.on_opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.closed(self)
+        self._connections.on_closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -263,7 +263,7 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        self._connections.closed(self)  # the other protocol opens it again
+        self._connections.on_closed(self)  # the other protocol opens it again
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
@@ -331,10 +331,10 @@ class LimitedWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._connections.opened(cast(_Connection, self))
+        self._connections.on_opened(cast(_Connection, self))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.closed(cast(_Connection, self))
+        self._connections.on_closed(cast(_Connection, self))
         super().connection_lost(exc)
 
     def overdue(self, now_s: float, limit_s: float) -> str | None:

@@ -34,7 +34,7 @@ class Objects:
         self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         self._s3: Any = boto3.client("s3")
 
-    def listed(self) -> list[StoredObject]:
+    def list_objects(self) -> list[StoredObject]:
         """Every object, sorted by name."""
         with self._translated():
             pages = self._s3.get_paginator("list_objects_v2").paginate(
@@ -53,7 +53,7 @@ class Objects:
 
     def names(self) -> list[str]:
         """The names of all objects, sorted."""
-        return [one.name for one in self.listed()]
+        return [one.name for one in self.list_objects()]
 
     @contextmanager
     def open(self, name: str, tag: str | None = None) -> Iterator[IO[bytes]]:

@@ -56,21 +56,21 @@ class PostgresDatabase:
 
     def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
         with self._lock, self._translated():
-            first = self._connected()
+            first = self._connect()
             try:
                 return _Session(first).rows(statement, **values)
             except (InterfaceError, OSError):
                 # It may have broken long ago; a query can be asked again.
                 self._drop()
-            return _Session(self._connected()).rows(statement, **values)
+            return _Session(self._connect()).rows(statement, **values)
 
     @contextmanager
-    def reading(self) -> Iterator[Session]:
+    def read_transaction(self) -> Iterator[Session]:
         with self._in("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY") as session:
             yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def write_transaction(self) -> Iterator[Session]:
         with self._in("BEGIN") as session:
             session.rows("SELECT pg_advisory_xact_lock(:turn)", turn=self._turn)
             yield session
@@ -91,13 +91,13 @@ class PostgresDatabase:
             session.change("COMMIT")
 
     def _begun(self, begin: str) -> Session:
-        session = _Session(self._connected())
+        session = _Session(self._connect())
         try:
             session.change(begin)
         except (InterfaceError, OSError):
             # It may have broken long ago, and nothing was asked of it yet.
             self._drop()
-            session = _Session(self._connected())
+            session = _Session(self._connect())
             session.change(begin)
         return session
 
@@ -126,7 +126,7 @@ class PostgresDatabase:
             self._drop()
             raise Unavailable(f"PostgreSQL at {self._address}: {error}") from error
 
-    def _connected(self) -> pg8000.native.Connection:
+    def _connect(self) -> pg8000.native.Connection:
         if self._connection is None:
             address = self._address
             self._connection = pg8000.native.Connection(

@@ -33,7 +33,7 @@ class Session(Protocol):
 class Writable(Protocol):
     """Whatever takes transactions."""
 
-    def writing(self) -> AbstractContextManager[Session]:
+    def write_transaction(self) -> AbstractContextManager[Session]:
         """A transaction that no other writer of the same part runs beside: it waits for its turn.
 
         Committed at the end of the block, rolled back where the block raises.
@@ -48,7 +48,7 @@ class Database(Writable, Protocol):
         """What one query finds, outside of any transaction."""
         ...
 
-    def reading(self) -> AbstractContextManager[Session]:
+    def read_transaction(self) -> AbstractContextManager[Session]:
         """Several queries that see the state of one moment."""
         ...
 
@@ -84,7 +84,7 @@ def migrate(database: Writable, schema: Schema, present: int) -> None:
         Refused: a newer release has written it.
     """
     if present < schema.version:
-        with database.writing() as session:
+        with database.write_transaction() as session:
             session.change(_VERSIONS)
             present = _version(session, schema.part)
             for step in schema.steps[present:]:

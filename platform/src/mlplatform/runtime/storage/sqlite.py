@@ -148,7 +148,7 @@ class SqliteDatabase:
             return self._db.execute(statement, values).fetchall()
 
     @contextmanager
-    def reading(self) -> Iterator[Session]:
+    def read_transaction(self) -> Iterator[Session]:
         with self._lock:
             self._db.execute("BEGIN")
             try:
@@ -157,7 +157,7 @@ class SqliteDatabase:
                 self._db.execute("ROLLBACK")
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def write_transaction(self) -> Iterator[Session]:
         with self._lock, transaction(self._db) as db:
             yield _SqliteSession(db)
 
@@ -187,7 +187,7 @@ class _OneConnection:
         self._db = db
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def write_transaction(self) -> Iterator[Session]:
         with transaction(self._db) as db:
             yield _SqliteSession(db)
 

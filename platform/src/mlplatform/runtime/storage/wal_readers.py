@@ -47,10 +47,10 @@ class WalReaders:
         return bool(struct.unpack(_FLOCK, found)[_TYPE] != fcntl.F_UNLCK)
 
 
-def _wanted() -> bytes:
+def _lock_request() -> bytes:
     if _IS_LINUX:
         return struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, READ_MARKS_AT, READ_MARKS, 0)
     return struct.pack(_FLOCK, READ_MARKS_AT, READ_MARKS, 0, fcntl.F_RDLCK, os.SEEK_SET)
 
 
-_WANTED = _wanted()
+_WANTED = _lock_request()

@@ -96,7 +96,7 @@ class IssuerKeys:
         Raises:
             Unavailable: the issuer does not answer, or with something else.
         """
-        document = self._fetch(self._issuer.jwks_url or self._discovered())
+        document = self._fetch(self._issuer.jwks_url or self._discover())
         if document != self._document:
             # One reference is replaced: the event loop sees the old mapping or the new one.
             self.current = verify_keys(document)
@@ -130,7 +130,7 @@ class IssuerKeys:
             if succeeded:
                 self._wanted.wait(REFRESH_S - self._min_refresh_s)
 
-    def _discovered(self) -> str:
+    def _discover(self) -> str:
         url = self._issuer.discovery_url
         try:
             found = msgspec.json.decode(self._fetch(url), type=dict[str, Any])

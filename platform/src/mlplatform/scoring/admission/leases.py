@@ -217,11 +217,11 @@ class Leases:
             return False  # the one before still waits
         call = asyncio.get_running_loop().run_in_executor(self._thread, self._take, takes)
         self._call = call
-        call.add_done_callback(self._answered)
+        call.add_done_callback(self._on_grants)
         await asyncio.wait((call,), timeout=PATIENCE_S)
         return call.done() and not call.cancelled() and call.exception() is None
 
-    def _answered(self, call: asyncio.Future[list[TokenGrant]]) -> None:
+    def _on_grants(self, call: asyncio.Future[list[TokenGrant]]) -> None:
         self._call = None
         if call.cancelled():
             return

@@ -41,16 +41,16 @@ class PostgresKeys:
     def add(self, added: Key) -> None:
         values = dict(zip(COLUMNS, row(added), strict=True))
         names = ", ".join(f":{name}" for name in COLUMNS)
-        with self._database.writing() as session:
+        with self._database.write_transaction() as session:
             if not session.change(
                 f"INSERT INTO keys ({', '.join(COLUMNS)}) VALUES ({names}) ON CONFLICT DO NOTHING",
                 **values,
             ):
                 raise Refused(f"a key {added.id} is there already")
-            _changed(session)
+            _raise_version(session)
 
     def revoke(self, name: str, now_ms: int) -> list[Key]:
-        with self._database.writing() as session:
+        with self._database.write_transaction() as session:
             rows = session.rows(
                 f"{_ALL} WHERE id = :name OR client = :name ORDER BY seq", name=name
             )
@@ -64,7 +64,7 @@ class PostgresKeys:
                 now_ms=now_ms,
                 name=name,
             )
-            _changed(session)
+            _raise_version(session)
         return [found for found in (key(*r) for r in rows) if found.is_live(now_ms)]
 
     def all_keys(self) -> list[Key]:
@@ -74,5 +74,5 @@ class PostgresKeys:
         return int(self._database.rows("SELECT version FROM keys_version")[0][0])
 
 
-def _changed(session: Session) -> None:
+def _raise_version(session: Session) -> None:
     session.change("UPDATE keys_version SET version = version + 1")

@@ -96,15 +96,15 @@ class Gateway:
             if request.admitted is not None:
                 self._gate.leave(request.admitted)
         if endpoint is None:
-            self._metrics.answered(UNKNOWN, reply.status, None)
+            self._metrics.count_answer(UNKNOWN, reply.status, None)
         else:
-            self._metrics.answered(endpoint.operation, reply.status, endpoint.model)
+            self._metrics.count_answer(endpoint.operation, reply.status, endpoint.model)
             if endpoint.headers:
                 reply.headers = [*reply.headers, *endpoint.headers]
         trace = request.trace
         is_kept = trace is not None and trace.is_sampled
         if self._traces is not None:
-            is_kept = self._ended(self._traces, request, endpoint, reply.status, problem_name)
+            is_kept = self._end_trace(self._traces, request, endpoint, reply.status, problem_name)
         if trace is not None:
             traced = (line(name, value) for name, value in trace.headers(is_kept=is_kept))
             reply.headers = [*reply.headers, *traced]
@@ -115,11 +115,11 @@ class Gateway:
         problem = problem_of(refused)
         return _problem_reply(problem, problem.body)
 
-    def ended(self, reason: str) -> None:
+    def on_ended(self, reason: str) -> None:
         """Count a connection that was ended."""
         self._metrics.admission.connection_refused(reason)
 
-    def _ended(
+    def _end_trace(
         self,
         traces: Traces,
         request: Request,
@@ -136,7 +136,7 @@ class Gateway:
             }
 
         operation, done = endpoint.operation if endpoint else UNKNOWN, request.finished or ()
-        return traces.ended(operation, request.trace, request.started_s, status, done, attributes)
+        return traces.end(operation, request.trace, request.started_s, status, done, attributes)
 
     def _route(self, path: str) -> str:
         return path if path in self._endpoints else f"{path.rpartition('/')[0]}/*"
@@ -177,7 +177,7 @@ def _complaints(models: Mapping[str, Scoring]) -> list[str]:
     stopped = [
         f"{service} is no longer asked: its bundle {why}"
         for scoring in models.values()
-        for service, why in scoring.live.stopped().items()
+        for service, why in scoring.live.stop_reasons().items()
     ]
     killed = [
         f"{name} is switched off by a person: no version of it is asked"

@@ -210,9 +210,9 @@ def _guarded(
         finally:
             if made.admitted is not None:
                 gate.leave(made.admitted)
-            metrics.answered(operation, status, made.model)
+            metrics.count_answer(operation, status, made.model)
             if traces is not None:
-                _ended(traces, operation, made, status, problem_name)
+                _end_trace(traces, operation, made, status, problem_name)
         trailers: list[tuple[str, str | bytes]] = [(PROBLEM, refusal.body)]
         if refusal.retry_after_s is not None:
             trailers.append(("retry-after", str(refusal.retry_after_s)))
@@ -228,14 +228,14 @@ def _sent(request: object) -> bytes:
     return request if isinstance(request, bytes) else b""
 
 
-def _ended(traces: Traces, operation: str, made: Call, status: int, problem: str) -> None:
+def _end_trace(traces: Traces, operation: str, made: Call, status: int, problem: str) -> None:
     def attributes() -> Attributes:
         return {
             signals.RPC_SYSTEM: "grpc",
             signals.ERROR_TYPE: problem if status >= 500 else None,
         }
 
-    traces.ended(operation, made.trace, made.started_s, status, made.finished or (), attributes)
+    traces.end(operation, made.trace, made.started_s, status, made.finished or (), attributes)
 
 
 def _headers(context: Context) -> dict[bytes, bytes]:

@@ -108,7 +108,7 @@ def metadata(scoring: Scoring) -> dict[str, Any]:
         "name": scoring.definition.name,
         "versions": [champion.arm.bundle],
         "platform": PLATFORM,
-        "inputs": champion.named.described(),
+        "inputs": champion.named.describe(),
         "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1, *columns]}],
     }
 
@@ -123,12 +123,12 @@ def _of_model(root: str, scoring: Scoring, gate: Gate) -> dict[str, Endpoint]:
     async def infer(request: Request) -> Reply:
         return await _infer(scoring, request, gate)
 
-    def described() -> bytes:
+    def describe() -> bytes:
         return bytes(encode(metadata(scoring)))
 
     asked = Endpoint("infer", ("POST",), infer, takes=_MEDIA_TYPES, model=name, scope="score")
     return {
-        root: _reading("model", described, is_open=False, model=name),
+        root: _reading("model", describe, is_open=False, model=name),
         f"{root}/ready": _reading("model_ready", ready, is_open=False, model=name),
         f"{root}/infer": dataclasses.replace(asked, refusal=refusal),
     }

@@ -105,7 +105,7 @@ class RouteFollower:
         changed = [live for model in self._models if (live := self._newer(model, source))]
         for live in changed:
             self._hand_over(live)
-        stopped = {name: why for m in self._models for name, why in m.stopped().items()}
+        stopped = {name: why for m in self._models for name, why in m.stop_reasons().items()}
         news = changed or stopped != self._reported_stopped
         if news or time.monotonic() - self._reported_s >= LEASE_S:
             generations = {m.definition.name: m.current.routes.generation for m in self._models}

@@ -76,7 +76,7 @@ class Target:
     def renew(self, now_s: float) -> None:
         """Another process answers for this arm: find it, and try it by the breaker's probes."""
         self.forget()
-        self.breaker.renewed(now_s)
+        self.breaker.on_new_process(now_s)
 
     def forget(self) -> None:
         """What listened for this arm does so no more, until the plane says where."""
@@ -185,7 +185,7 @@ class LiveModel:
         self.current = live
         return tuple(gone)
 
-    def stopped(self) -> dict[str, str]:
+    def stop_reasons(self) -> dict[str, str]:
         """Service → why its arm is no longer asked here, by what its bundle decided."""
         targets = self.current.targets
         return {name: t.stopped.reason for name, t in targets.items() if t.stopped is not None}

@@ -70,5 +70,5 @@ def compose(
         credentials = KeysAndTokens(keyring, tokens)
     limits = {d.name: rate_limit(d.admission.rate_per_s, d.admission.burst) for d in definitions}
     room = in_flight_limits(MAX_IN_FLIGHT)
-    gate = Gate(credentials, leases, room, limits, metrics.decided)
+    gate = Gate(credentials, leases, room, limits, metrics.count_request)
     return AdmissionServices(gate, keyring, leases, issuer_keys)

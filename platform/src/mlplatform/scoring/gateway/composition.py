@@ -153,12 +153,12 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
     backends.begin_windows(settings, windowed)
     windows = _windows(settings, name, windowed, metrics)
 
-    def committed(count: int) -> None:
+    def on_committed(count: int) -> None:
         metrics.commit_records.observe(count)
         if windows is not None:
             windows.wake()
 
-    spilling = SpillingLog(log, name, spill_policy(settings), committed)
+    spilling = SpillingLog(log, name, spill_policy(settings), on_committed)
     metrics.watch_log(spilling.counts)
     watermark = Watermark(log.latest_event_ms)
     clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()

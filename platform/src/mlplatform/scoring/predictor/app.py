@@ -45,7 +45,7 @@ class RestApplication:
         """What a connection turns down, as the protocol's error object."""
         return _refused(RequestRefused(refused.status, refused.detail, refused.retry_after_s))
 
-    def ended(self, reason: str) -> None:
+    def on_ended(self, reason: str) -> None:
         """Does nothing: a predictor's callers are few, and known."""
 
     def _infer(self, request: Request) -> Answer:
@@ -61,7 +61,7 @@ class RestApplication:
                 return self._score_later(request, asked, start_s)
             return self._scores(asked, scored, start_s)
         except RequestRefused as error:
-            self._failed(request, error)
+            self._on_failure(request, error)
             raise
 
     async def _infer_later(
@@ -73,7 +73,7 @@ class RestApplication:
             model, _ = self._predictor.model_and_queue()
             asked = protocol.parse(_body(request), header_length, model.width, model.served.named)
         except RequestRefused as error:
-            self._failed(request, error)
+            self._on_failure(request, error)
             return _refused(error)
         return await self._score_later(request, asked, start_s)
 
@@ -83,10 +83,10 @@ class RestApplication:
             _, queue = self._predictor.model_and_queue()
             return self._scores(asked, await queue.score(asked.rows), start_s)
         except RequestRefused as error:
-            self._failed(request, error)
+            self._on_failure(request, error)
             return _refused(error)
 
-    def _failed(self, request: Request, error: RequestRefused) -> None:
+    def _on_failure(self, request: Request, error: RequestRefused) -> None:
         """Count it, and if it is this predictor's doing, say so with the trace of the caller."""
         self._predictor.metrics.error("rest", error.status)
         if error.status >= 500:

@@ -60,7 +60,7 @@ class Metrics(Collector):
         add_to(batches, (self._service,), BATCH_BUCKETS_ROWS, writers)
         yield from (counter_family(signals.PREDICTOR_REQUESTS, requests), latency, batches)
 
-    def loaded(self, model: Model, depth: Callable[[], float]) -> None:
+    def on_loaded(self, model: Model, depth: Callable[[], float]) -> None:
         """Counts a model from now on, and a queue with a depth."""
         for timing in model.timings:
             self._warm_up.labels(

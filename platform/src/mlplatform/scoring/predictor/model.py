@@ -101,7 +101,7 @@ class Model:
     def input_tensors(self) -> list[dict[str, Any]]:
         """The tensors that it takes, as the protocol's metadata says them."""
         if self.served.named is not None:
-            return self.served.named.described()
+            return self.served.named.describe()
         return [{"name": INPUT, "datatype": DATATYPE, "shape": [-1, self.width]}]
 
     @property

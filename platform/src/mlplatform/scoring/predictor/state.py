@@ -51,7 +51,7 @@ class Predictor:
         self._served = (model, queue)
         if len(self._names) > 1:  # a service's name has no `_`, and its model's may
             self._names.add(model.served.model)
-        self.metrics.loaded(model, queue.depth)
+        self.metrics.on_loaded(model, queue.depth)
 
     def fail(self, problem: str) -> None:
         """Never becomes ready, and says why when it is asked."""

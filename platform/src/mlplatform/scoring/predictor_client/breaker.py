@@ -57,7 +57,7 @@ class Breaker:
             return True
         return False
 
-    def answered(self, asked_s: float, now_s: float, slice_s: float) -> None:
+    def record_answer(self, asked_s: float, now_s: float, slice_s: float) -> None:
         """Record a call that answered; it was slow beyond its slice or the policy's `slow_ms`.
 
         Args:
@@ -75,7 +75,7 @@ class Breaker:
             if self._successes >= self._policy.half_open_probes:
                 self._become("closed", now_s)
 
-    def failed(self, asked_s: float, now_s: float) -> None:
+    def record_failure(self, asked_s: float, now_s: float) -> None:
         """Record a call without a usable answer in its slice; one failed probe opens it again."""
         if asked_s < self._since_s or self.state == "open":
             return
@@ -89,7 +89,7 @@ class Breaker:
         if self.state == "half_open" and asked_s >= self._since_s and self._probes > 0:
             self._probes -= 1
 
-    def renewed(self, now_s: float) -> None:
+    def on_new_process(self, now_s: float) -> None:
         """Another process stands behind the service from now on: what the calls before said was
         not about it. It gets its probes at once, unless it is trusted already."""
         self._become("closed" if self.state == "closed" else "half_open", now_s)

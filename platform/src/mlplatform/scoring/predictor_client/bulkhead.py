@@ -46,7 +46,7 @@ class RetryBudget:
         self._burst = float(burst)
         self._tokens = float(burst)
 
-    def called(self) -> None:
+    def record_call(self) -> None:
         """A first call was made."""
         self._tokens = min(self._burst, self._tokens + self._share)
 

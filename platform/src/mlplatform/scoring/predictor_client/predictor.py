@@ -227,7 +227,7 @@ class Predictor:
             self._calls.add(call)
             until_s = max(waiting.deadline_s for waiting in batch) + CALL_GRACE_S
             timer = loop.call_at(until_s, self._give_up, loop, call, batch)
-            call.add_done_callback(partial(self._sent, timer))
+            call.add_done_callback(partial(self._on_sent, timer))
 
     def _give_up(
         self, loop: asyncio.AbstractEventLoop, call: asyncio.Task[None], batch: list[_QueuedRows]
@@ -238,7 +238,7 @@ class Predictor:
         else:
             loop.call_later(CALL_GRACE_S, self._give_up, loop, call, batch)
 
-    def _sent(self, timer: asyncio.TimerHandle, call: asyncio.Task[None]) -> None:
+    def _on_sent(self, timer: asyncio.TimerHandle, call: asyncio.Task[None]) -> None:
         timer.cancel()
         self._calls.discard(call)
         self._flush()
@@ -286,7 +286,7 @@ class Predictor:
         it happens within the retry budget and while somebody can still use the answer. What a
         predictor did say (an error, a wrong shape, NaN) it would say again.
         """
-        self._retries.called()
+        self._retries.record_call()
         try:
             reply = await self._ask(rows, more)
             if reply.status != HTTPStatus.UNAUTHORIZED or not self._may_repeat(until_s):

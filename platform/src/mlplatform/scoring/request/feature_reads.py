@@ -102,7 +102,7 @@ class FeatureReads:
         self._waiting += 1
         reading = self._thread.submit(self._timed, keys, event_ms)
         loop = asyncio.get_running_loop()
-        reading.add_done_callback(lambda done: _tell(loop, self._finished, done))
+        reading.add_done_callback(lambda done: _tell(loop, self._on_finished, done))
         try:
             async with asyncio.timeout(wait_s):
                 row, _ = await asyncio.wrap_future(reading)
@@ -130,7 +130,7 @@ class FeatureReads:
         row = self._features.read(keys, event_ms)
         return row, time.perf_counter() - began_s
 
-    def _finished(self, reading: Reading) -> None:
+    def _on_finished(self, reading: Reading) -> None:
         """A read by the thread is over, also one that nobody waits for any more."""
         self._waiting -= 1
         if self._is_remote:

@@ -83,7 +83,7 @@ class Metrics:
         """Show how far windows on a server are behind."""
         self._windows.lags = lags
 
-    def answered(self, operation: str, status: int, model: str | None) -> None:
+    def count_answer(self, operation: str, status: int, model: str | None) -> None:
         """Count an HTTP request or a gRPC call.
 
         Args:
@@ -135,7 +135,7 @@ class AdmissionMetrics:
         self._key_fetches = registry.counter(signals.KEY_FETCHES)
         self._bound: dict[tuple[str, str], Any] = {}
 
-    def decided(self, outcome: str, priority: str) -> None:
+    def count_request(self, outcome: str, priority: str) -> None:
         """Count a request; `priority` is empty for callers that nobody knows."""
         counter = self._bound.get((outcome, priority))
         if counter is None:
@@ -170,7 +170,7 @@ class ModelMetrics:
         self._scores = {arm: metrics.scores.of(model, arm).observe for arm in signals.ARM.values}
         self._ages: dict[str, Callable[[float], None]] = {}
 
-    def decided(self, decided: DecidedRequest, *, latency_s: float, late: bool) -> None:
+    def count_decision(self, decided: DecidedRequest, *, latency_s: float, late: bool) -> None:
         """Count a decision that was recorded."""
         verdict = decided.verdict
         key = (verdict.answered_by, verdict.decision)
@@ -188,15 +188,15 @@ class ModelMetrics:
             self._metrics.degraded.labels(self._model, decided.degraded_reason).inc()
         elif verdict.score is not None:
             self._scores[case.assignment.arm](verdict.score)
-        self._aged(case.facts.event_ms, case.facts.features.times)
+        self._observe_ages(case.facts.event_ms, case.facts.features.times)
         if case.gaps.features:
-            self._missed(case.gaps)
+            self._count_missing(case.gaps)
         if verdict.omitted is not None:
             self._metrics.reasons_omitted.labels(self._model, verdict.omitted).inc()
         for failure in decided.failures:
             self._metrics.step_failures.labels(self._model, failure.step, failure.reason).inc()
 
-    def _aged(self, event_ms: int, times: Mapping[str, int | None]) -> None:
+    def _observe_ages(self, event_ms: int, times: Mapping[str, int | None]) -> None:
         for view, time_ms in times.items():
             if time_ms is not None:
                 observe = self._ages.get(view)
@@ -206,6 +206,6 @@ class ModelMetrics:
                 # a request that comes late may meet features of after it
                 observe(max(event_ms - time_ms, 0) / 1000)
 
-    def _missed(self, gaps: Gaps) -> None:
+    def _count_missing(self, gaps: Gaps) -> None:
         for feature, (cause, _) in gaps.features.items():
             self._metrics.features_missing.labels(self._model, feature, cause).inc()

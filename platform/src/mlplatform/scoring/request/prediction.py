@@ -171,7 +171,7 @@ async def _score(
         found = await target.predictor.predict((row,), until_s, origin)
     except PredictionFailed as failure:
         if failure.speaks:
-            breaker.failed(asked_s, time.monotonic())
+            breaker.record_failure(asked_s, time.monotonic())
         else:
             breaker.withdrawn(asked_s)
         return failure.reason
@@ -179,7 +179,7 @@ async def _score(
         breaker.withdrawn(asked_s)
         raise
     if found.speaks:
-        breaker.answered(asked_s, time.monotonic(), until_s - asked_s)
+        breaker.record_answer(asked_s, time.monotonic(), until_s - asked_s)
     else:
         breaker.withdrawn(asked_s)
     return found

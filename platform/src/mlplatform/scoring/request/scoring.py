@@ -379,7 +379,7 @@ class Scoring:
                 gaps is not None and bool(gaps.stale or gaps.unavailable)
             )
         self._watch_volume(decided, now_s)
-        self._metrics.decided(
+        self._metrics.count_decision(
             decided, latency_s=now_s - caller.started_s, late=now_s > caller.deadline_s
         )
         self._note(decided, caller, now_s)

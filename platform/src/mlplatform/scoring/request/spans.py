@@ -99,7 +99,7 @@ class Traces:
         self._shown = shown
         self._chance = chance
 
-    def ended(
+    def end(
         self,
         operation: str,
         trace: TraceContext | None,

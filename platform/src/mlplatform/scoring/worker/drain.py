@@ -152,7 +152,7 @@ class Worker:
                     raise
                 return 0
         self._fenced = 0
-        self._metrics.committed(outcomes, time.monotonic() - batch.started_s)
+        self._metrics.count_batch(outcomes, time.monotonic() - batch.started_s)
         return len(found)
 
     def _scored(

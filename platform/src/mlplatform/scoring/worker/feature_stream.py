@@ -102,7 +102,7 @@ class FeatureStream:
         """
         self._count_lag()
         found = self._subscription.consume(BATCH, WAIT_S)
-        self._lag.delivered(found)
+        self._lag.on_delivered(found)
         if not found:
             self._watch_ids()
             self._entry.catch_up()
@@ -187,12 +187,12 @@ class FeatureStream:
                 raise
             return
         self._fenced = 0
-        self._lag.committed()
+        self._lag.on_committed()
 
     def _count_lag(self) -> None:
         if time.monotonic() >= self._counted_s:
             self._counted_s = time.monotonic() + LAG_S
-            self._lag.counted(self._subscription.lags())
+            self._lag.on_counted(self._subscription.lags())
 
 
 def _place(message: ReceivedMessage, ids: Mapping[str, str]) -> Place:

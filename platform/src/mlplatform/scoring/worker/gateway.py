@@ -136,7 +136,7 @@ class GatewayScorer:
             response, answer = self._post(items[0].is_accepted, body, batch.call(span_id))
             result = outcome(response.status, response.headers["traceparent"])
         finally:
-            batch.called(span_id, (began_s, time.monotonic()), len(items), result)
+            batch.record_call(span_id, (began_s, time.monotonic()), len(items), result)
         return response.status, answer, _retry_after_s(response.headers["Retry-After"])
 
     def _post(

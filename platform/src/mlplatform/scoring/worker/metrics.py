@@ -29,7 +29,7 @@ class Metrics:
         self._traces = registry.counter(signals.WORKER_TRACES)
         self._batch = registry.histogram(signals.WORKER_BATCH).labels(model)
 
-    def committed(self, outcomes: Sequence[ScoreReply | Poison], seconds: float) -> None:
+    def count_batch(self, outcomes: Sequence[ScoreReply | Poison], seconds: float) -> None:
         self._batch.observe(seconds)
         tally = Tally("scored" if isinstance(o, ScoreReply) else "dead_letter" for o in outcomes)
         for outcome, count in tally.items():
@@ -38,10 +38,10 @@ class Metrics:
     def given_up(self, reason: str) -> None:
         self._given_up.labels(self._model, reason).inc()
 
-    def retried(self, reason: str) -> None:
+    def count_retry(self, reason: str) -> None:
         self._retries.labels(self._model, reason).inc()
 
-    def traced(self, outcome: Outcome, batches: int) -> None:
+    def count_traces(self, outcome: Outcome, batches: int) -> None:
         self._traces.labels(outcome).inc(batches)
 
     def lag(self, messages: int) -> None:

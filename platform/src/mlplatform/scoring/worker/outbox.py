@@ -126,7 +126,7 @@ class Outbox:
         self._topics = topics
         self._projection = projection
         self._batch = batch
-        self._read_to: dict[str, int] | None = self._published()
+        self._read_to: dict[str, int] | None = self._published_offsets()
 
     def step(self) -> int:
         """The number of records published; 0 once there is nothing more.
@@ -138,7 +138,7 @@ class Outbox:
         """
         marks = {mark.writer: mark.seq for mark in self._log.watermarks()}
         if self._read_to is None:
-            self._read_to = self._published()
+            self._read_to = self._published_offsets()
         before = self._read_to
         if all(before.get(writer, 0) >= seq for writer, seq in marks.items()):
             return 0
@@ -158,7 +158,7 @@ class Outbox:
         self._read_to = after
         return len(rows)
 
-    def _published(self) -> dict[str, int]:
+    def _published_offsets(self) -> dict[str, int]:
         value = self._topics.progress(self._projection.name)
         return {} if value is None else _position(value)
 

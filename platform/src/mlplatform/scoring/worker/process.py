@@ -76,7 +76,7 @@ def run(
     metrics = Metrics(names.model, listener.registry)
     key_file = options.key_file or settings.home.api_key
     scorer = GatewayScorer(
-        settings.gateway_url, names.model, lambda: key_file.read_text().strip(), metrics.retried
+        settings.gateway_url, names.model, lambda: key_file.read_text().strip(), metrics.count_retry
     )
     targets = _streamed(definition, settings)
     read = [spec for target in targets for spec in specs_of(topic_of(target.view) or "")]
@@ -88,7 +88,7 @@ def run(
     listener.begin(Refusals(settings.home.audit))
     limits = limits_of(definition.asynchronous, options.batch)
     sender = backends.span_sender(settings, ProcessIdentity("worker", options.name))
-    spans = SpanExport(sender, build, metrics.traced)
+    spans = SpanExport(sender, build, metrics.count_traces)
     worker = Worker(subscription, scorer, names, metrics, limits, spans, settings.trace_share)
     spans.start()
     try:

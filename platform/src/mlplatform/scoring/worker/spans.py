@@ -43,7 +43,7 @@ class BatchSpan:
         """The traceparent of a call."""
         return parent(self.trace_id, span_id, self.is_sampled)
 
-    def called(
+    def record_call(
         self, span_id: str, at_s: tuple[float, float], items: int, result: CallOutcome
     ) -> None:
         """A call is over."""

@@ -57,7 +57,7 @@ class StreamLag:
         self._lock = threading.Lock()
         self._known: dict[TopicPartition, _Partition] = {}
 
-    def delivered(self, messages: Sequence[ReceivedMessage]) -> None:
+    def on_delivered(self, messages: Sequence[ReceivedMessage]) -> None:
         """These were read, and may have been before."""
         now_ms = self._wall_ms()
         with self._lock:
@@ -71,7 +71,7 @@ class StreamLag:
                 if known.oldest_ms is None or message.published_ms < known.oldest_ms:
                     known.oldest_ms = message.published_ms
 
-    def committed(self) -> None:
+    def on_committed(self) -> None:
         """What was delivered counts as read."""
         with self._lock:
             for known in self._known.values():
@@ -80,7 +80,7 @@ class StreamLag:
                     known.reached_ms = known.newest_ms
                 known.waiting, known.oldest_ms = 0, None
 
-    def counted(self, lags: Sequence[PartitionLag]) -> None:
+    def on_counted(self, lags: Sequence[PartitionLag]) -> None:
         """What the topics say of this reader's partitions; others are not its own any more."""
         now_ms = self._wall_ms()
         with self._lock:

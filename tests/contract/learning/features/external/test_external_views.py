@@ -200,7 +200,7 @@ def test_a_lost_online_store_has_the_table_again_after_the_daily_run(home: Path)
     command("features", "import", NAME, "bureau", str(path))
     for file in platform.settings.home.online_db.parent.glob("online.db*"):
         file.unlink()
-    parts = len(platform.offline(NAME).external("bureau").served())
+    parts = len(platform.offline(NAME).external("bureau").served_parts())
     assert materialize(platform, NAME)["bureau"] == parts
     key = pseudonym(7, platform.pseudonym_key())
     read = platform.online(NAME).read({"customer": key}, (T_S + 7 * DAY_S) * 1000)

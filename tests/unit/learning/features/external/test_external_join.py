@@ -91,7 +91,7 @@ def test_training_joins_what_serving_read_in_any_order_of_arrival(
         if again:
             world.take([(*row, taken[row]) for row in again])
         world.now_s += draw.choice([0, 1, DAY_S // 3])
-        if not world.offline.external("bureau").served():
+        if not world.offline.external("bureau").served_parts():
             continue
         for key in range(5):
             asked.append((key, world.now_s))

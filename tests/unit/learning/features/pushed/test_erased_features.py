@@ -145,9 +145,9 @@ def test_each_place_is_counted_and_other_rows_keep_their_place(tmp_path: Path) -
     key = world.stored_key(ERASED)
     there = RowCounts(journal=3, table=3 + 3 + 1 + 1, online=1)
     assert rows_of(stores_of(world), {key}, world.clock_ms()) == there
-    notes, others = parts_of(world).noted(), other_rows(world)
+    notes, others = parts_of(world).parts_and_notes(), other_rows(world)
     assert erase_rows(stores_of(world), {key}, world.clock_ms) == there
-    assert parts_of(world).noted() == notes
+    assert parts_of(world).parts_and_notes() == notes
     assert other_rows(world) == others
     assert known_keys(stores_of(world), lambda _: True) == {world.stored_key(OTHER)}
 

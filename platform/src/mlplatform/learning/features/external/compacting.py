@@ -21,7 +21,7 @@ from mlplatform.learning.features.external_parts import (
     PushedBy,
 )
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.features.views import FeatureView, quoted
+from mlplatform.model.features.views import FeatureView, quote
 
 SMALL_ROWS: Final = 4_000_000
 MOST_SMALL: Final = 16
@@ -59,7 +59,7 @@ def compact(view: FeatureView, parts: ExternalParts, *, horizon_ms: int | None) 
         return CompactionResult()
     with parts.building() as building, database(building) as db:
         parts.remove_replaced(time.time() - READ_S)
-        served = parts.served()
+        served = parts.served_parts()
         if not served:
             return CompactionResult()
         ended = 0 if horizon_ms is None else _ended(db, view, served, horizon_ms)
@@ -89,7 +89,7 @@ def _ended(
     db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part], horizon_ms: int
 ) -> int:
     """Make the view `rows_`, in which `ended_` says whether a row has; how many have."""
-    key = quoted(view.join_key)
+    key = quote(view.join_key)
     last = f"epoch_ms({horizon_ms - view.ttl_ms})"
     db.execute(
         f"CREATE VIEW rows_ AS SELECT *, {EVENT_TIMESTAMP} < {last} AND {RANK} < max({RANK}) OVER"
@@ -102,7 +102,7 @@ def _ended(
 def _write(
     db: duckdb.DuckDBPyConnection, view: FeatureView, rows: str, path: Path, *, ended: bool
 ) -> None:
-    order = quoted(view.join_key, EVENT_TIMESTAMP, CREATED)
+    order = quote(view.join_key, EVENT_TIMESTAMP, CREATED)
     chosen = "SELECT * EXCLUDE (ended_) FROM rows_ WHERE NOT ended_" if ended else f"FROM {rows}"
     target = str(path).replace("'", "''")
     db.execute(
@@ -113,7 +113,7 @@ def _write(
 
 def _note(parts: ExternalParts, chosen: Sequence[Part]) -> PartNote:
     paths = {part.path for part in chosen}
-    notes = [note for path, note in parts.noted() if path in paths]
+    notes = [note for path, note in parts.parts_and_notes() if path in paths]
     # with what they replaced in their time, which may not be removed yet
     replaced = {path.stem for path in paths} | {name for note in notes for name in note.replaces}
     pushed: dict[str, PushedBy] = {}

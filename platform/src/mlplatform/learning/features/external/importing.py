@@ -17,7 +17,7 @@ from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import stored_rows
 from mlplatform.learning.features.external_parts import ExternalParts, PartNote
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP, OnlineWriter
-from mlplatform.model.features.views import FeatureView, ValueType, quoted
+from mlplatform.model.features.views import FeatureView, ValueType, quote
 from mlplatform.runtime.errors import InputInvalid
 
 MEMORY: Final = "512MB"
@@ -154,7 +154,7 @@ def _relations(
     db: duckdb.DuckDBPyConnection, columns: ExternalColumns, draft: Path, there: Sequence[Path]
 ) -> None:
     """Views `draft`, and `known`: of the rows that are there, those that the draft has too."""
-    key, names = _key(columns.view), quoted(*columns.schema.names)
+    key, names = _key(columns.view), quote(*columns.schema.names)
     db.read_parquet(str(draft)).create_view("draft")
     rows = (
         db.read_parquet([str(path) for path in there], union_by_name=True)
@@ -171,7 +171,7 @@ _SQL: Final[Mapping[ValueType, str]] = {"float64": "DOUBLE", "int64": "BIGINT", 
 def _declared(view: FeatureView, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """Stored rows, null where they were taken in before a feature was declared."""
     lacking = [field for field in view.fields if field.name not in rows.columns]
-    nulls = (f", CAST(NULL AS {_SQL[field.dtype]}) AS {quoted(field.name)}" for field in lacking)
+    nulls = (f", CAST(NULL AS {_SQL[field.dtype]}) AS {quote(field.name)}" for field in lacking)
     return rows.project("*" + "".join(nulls))
 
 
@@ -181,7 +181,7 @@ def _refuse_conflict(
     """Refuse a row that differs from one of the same key and times, here or among those that are
     there."""
     key = _key(columns.view)
-    values = f"row({quoted(*columns.view.feature_names)})"
+    values = f"row({quote(*columns.view.feature_names)})"
     found = db.execute(
         f"SELECT arg_max({FILE}, ({FILE}, {ROW})), arg_max({ROW}, ({FILE}, {ROW})), min({FILE}) < 0"
         f" FROM (SELECT {key}, {values} AS values_, {FILE}, {ROW} FROM draft UNION ALL"
@@ -204,7 +204,7 @@ def _refuse_conflict(
 
 def _write_new(db: duckdb.DuckDBPyConnection, columns: ExternalColumns, path: Path) -> int:
     """Write the draft's rows that are not there, each once and in order; how many they are."""
-    key, names = _key(columns.view), quoted(*columns.schema.names)
+    key, names = _key(columns.view), quote(*columns.schema.names)
     rows = db.sql(
         f"SELECT DISTINCT {names} FROM draft ANTI JOIN known USING ({key}) ORDER BY {key}"
     ).to_arrow_reader(GROUP_ROWS)
@@ -242,14 +242,14 @@ def _serve_missing(
 ) -> int:
     count = 0
     if not _is_whole(view, parts, online):
-        served = [part.path for part in parts.served()]
+        served = [part.path for part in parts.served_parts()]
         begun = secrets.token_hex(16)  # beside the parts once all are served: a kill must not pass
         online.set_mark(view.name, online.mark(view.name), begun)
         for path in served:
             _serve(db, view, path, online)
         parts.note_mark(begun)
         count += len(served)
-    unserved = parts.unserved()
+    unserved = parts.unserved_parts()
     for path in unserved:
         _serve(db, view, path, online)
         parts.note(path, clock_ms())
@@ -279,10 +279,10 @@ def _serve(
     _declared(view, db.read_parquet(str(path))).create_view("part", replace=True)
     rows = db.sql(
         f"SELECT * FROM part QUALIFY row_number() OVER (PARTITION BY"
-        f" {quoted(view.join_key)} ORDER BY {EVENT_TIMESTAMP} DESC, {CREATED} DESC) = 1"
+        f" {quote(view.join_key)} ORDER BY {EVENT_TIMESTAMP} DESC, {CREATED} DESC) = 1"
     ).to_arrow_reader(SERVED_ROWS)
     return sum(online.write(view.name, pa.Table.from_batches([batch])) for batch in rows)
 
 
 def _key(view: FeatureView) -> str:
-    return quoted(view.join_key, EVENT_TIMESTAMP, CREATED)
+    return quote(view.join_key, EVENT_TIMESTAMP, CREATED)

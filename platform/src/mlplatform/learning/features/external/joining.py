@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.features.external_parts import TAKEN, ExternalParts, Part
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
-from mlplatform.model.features.views import FeatureView, quoted
+from mlplatform.model.features.views import FeatureView, quote
 
 NEVER_MS: Final = -(2**62)
 COUNTS: Final = "counts_"
@@ -39,7 +39,7 @@ def create_relations(
 
     The events are in a relation `events`, by the view's join key.
     """
-    wanted = f"{_every(db, view, parts)} SEMI JOIN events USING ({quoted(view.join_key)})"
+    wanted = f"{_every(db, view, parts)} SEMI JOIN events USING ({quote(view.join_key)})"
     for name, counts in ((BEFORE, CREATED), (SINCE, f"greatest({CREATED}, {TAKEN})")):
         db.execute(f"CREATE VIEW {view.name}{name} AS {_newest(view, wanted, counts)}")
 
@@ -47,7 +47,7 @@ def create_relations(
 def _every(db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]) -> str:
     rows = db.sql(" UNION ALL BY NAME ".join(f"({part.rows_sql})" for part in parts))
     lacking = [f for f in view.feature_names if f not in rows.columns]  # declared since then
-    added = "".join(f", CAST(NULL AS DOUBLE) AS {quoted(name)}" for name in lacking)
+    added = "".join(f", CAST(NULL AS DOUBLE) AS {quote(name)}" for name in lacking)
     rows.project(f"*{added}").create_view(f"{view.name}every_")
     return f"SELECT * FROM {view.name}every_"
 
@@ -62,7 +62,7 @@ RANK: Final = (
 
 def _newest(view: FeatureView, rows: str, counts: str) -> str:
     """Rows that nobody had a better one than when they came, and of one moment the best."""
-    key = quoted(view.join_key)
+    key = quote(view.join_key)
     return (
         f"SELECT * FROM (SELECT *, max(rank_) OVER (PARTITION BY {key} ORDER BY {COUNTS}, rank_"
         " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best_"
@@ -85,7 +85,7 @@ def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], 
         from_ms: since when the view is served.
         ttl_sql: `events_.event_time` less the view's ttl.
     """
-    key = quoted(view.join_key)
+    key = quote(view.join_key)
     joins = [
         f"ASOF LEFT JOIN {view.name}{name} ON events_.{key} ="
         f" {view.name}{name}.{key} AND events_.event_time >= {view.name}{name}.{COUNTS}"
@@ -94,12 +94,12 @@ def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], 
 
     def valid(name: str, feature: str) -> str:
         relation = f"{view.name}{name}"
-        value = f"{relation}.{quoted(feature)}"
+        value = f"{relation}.{quote(feature)}"
         return f"CASE WHEN {relation}.{EVENT_TIMESTAMP} >= {ttl_sql} THEN {value} END"
 
     features = [
         f"CASE WHEN events_.event_time < epoch_ms({from_ms}) THEN {valid(BEFORE, name)}"
-        f" ELSE {valid(SINCE, name)} END AS {quoted(name)}"
+        f" ELSE {valid(SINCE, name)} END AS {quote(name)}"
         for name in view.feature_names
     ]
     start = f"CASE WHEN events_.event_time < epoch_ms({from_ms})"
@@ -112,7 +112,7 @@ def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], 
 def newest_ms(parts: ExternalParts, event_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """The latest event time of any row that counted at each time; `NEVER_MS` where none
     did."""
-    served = parts.served()
+    served = parts.served_parts()
     from_ms = served_from_ms(served)
     if from_ms is None:
         return np.full(len(event_ms), NEVER_MS)

@@ -42,7 +42,7 @@ class PostgresPushes(SqlPushes):
         change = (
             "UPDATE SET home = excluded.home, place = excluded.place, since_ms = excluded.since_ms"
         )
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             db.change(
                 "INSERT INTO table_holder (one, home, place, since_ms)"
                 " VALUES (1, :home, :place, :since_ms)"

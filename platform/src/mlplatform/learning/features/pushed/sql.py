@@ -62,7 +62,7 @@ class SqlPushes:
 
     def add(self, pushes: Sequence[Push], now_ms: int) -> Sequence[DurablePush] | ReusedKey:
         contents = [_content(push) for push in pushes]
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             found = [_known(db, push) for push in pushes]
             if any(isinstance(one, ReusedKey) for one in found):
                 return ReusedKey()
@@ -72,7 +72,7 @@ class SqlPushes:
             ]
 
     def add_read(self, push: Push, places: Sequence[Place], now_ms: int) -> KeptPush | None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             marks = _marks(db, push.model, push.view)
             found: dict[tuple[int | str, int], PushedRow] = {}
             reached = dict(marks)
@@ -95,7 +95,7 @@ class SqlPushes:
         return KeptPush(added.number, own, added.arrived_ms, None)
 
     def begin_reading(self, model: str, view: str, places: Sequence[Place]) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             marks, changed = _marks(db, model, view), dict[tuple[str, int], _Mark]()
             for place in places:
                 mark = marks.get((place.topic, place.partition))
@@ -106,11 +106,11 @@ class SqlPushes:
             _mark(db, model, view, changed)
 
     def topics_read(self, model: str, view: str) -> Mapping[tuple[str, int], str]:
-        with self._database.reading() as db:
+        with self._database.read_transaction() as db:
             return {part: mark.topic_id for part, mark in _marks(db, model, view).items()}
 
     def mark_served(self, number: int, at_ms: int) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             db.change(
                 f"UPDATE pushes SET served_ms = :at_ms WHERE number = :number AND {UNSERVED}",
                 at_ms=at_ms,
@@ -141,7 +141,7 @@ class SqlPushes:
         return 0 if number is None else int(number)
 
     def mark_taken(self, model: str, view: str, numbers: Sequence[int], now_ms: int) -> None:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             for number in numbers:
                 db.change(
                     "UPDATE pushes SET content = NULL, names = NULL WHERE number = :number",
@@ -167,7 +167,7 @@ class SqlPushes:
         return count
 
     def _erased(self, number: int, keys: Set[int | str]) -> int:
-        with self._database.writing() as db:
+        with self._database.write_transaction() as db:
             found = db.rows(
                 "SELECT content FROM pushes WHERE number = :number AND content IS NOT NULL",
                 number=number,

@@ -98,7 +98,7 @@ class Actions:
         provider: Provider | None = None,
     ) -> None:
         self._platform = platform
-        self._sources = sources.unrestricted()
+        self._sources = sources.without_restriction()
         self._console = console
         self._show = show
         self._provider = provider
@@ -113,7 +113,7 @@ class Actions:
 
     # What other pages show.
 
-    def waiting(self) -> list[WaitingRollout]:
+    def waiting_rollouts(self) -> list[WaitingRollout]:
         """Everything that waits for a person's answer, what ends first at the top.
 
         Raises:

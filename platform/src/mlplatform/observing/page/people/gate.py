@@ -58,7 +58,7 @@ class Identities:
         Raises:
             Unavailable: the store does not answer.
         """
-        return People(self._opened().client, self._now_s).proven(name, secret)
+        return People(self._open_keyring().client, self._now_s).proven(name, secret)
 
     def check_alone(self, person: Person) -> None:
         """Raises where a client with a key here has a name that a reader takes for one of a
@@ -68,7 +68,7 @@ class Identities:
             Refused: says what to write into the file.
             Unavailable: the store does not answer.
         """
-        if taken := self._taken(self._opened(), person):
+        if taken := self._taken(self._open_keyring(), person):
             raise Refused(
                 f"the name {taken} has a key of this platform, and {person.client.name} of"
                 f" {person.identity.issuer} looks like the same person. Give subject"
@@ -86,7 +86,7 @@ class Identities:
             return None
         return found if found is not None and found.until_s > self._now_s() else None
 
-    def _opened(self) -> Keyring:
+    def _open_keyring(self) -> Keyring:
         with self._opening:
             if self._keyring is None:
                 keyring = Keyring(self._store(), self._now_ms, lambda: None)

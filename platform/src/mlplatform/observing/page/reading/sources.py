@@ -86,7 +86,7 @@ class Sources:
         self._alerting = threading.Semaphore(MOST_ALERTING)
         self._evidence = EvidenceIndex()
 
-    def unrestricted(self) -> Sources:
+    def without_restriction(self) -> Sources:
         """The same of every model, for what asks by itself what a reader may do."""
         every = copy.copy(self)  # with the same locks
         every._sees = lambda model: True
@@ -98,7 +98,7 @@ class Sources:
         settings = self.platform.settings
         return None if settings.servers.page else status(settings.home)
 
-    def refused(self) -> Mapping[str, int]:
+    def refusal_counts(self) -> Mapping[str, int]:
         """How often each surface refused somebody in the last day."""
         return of_the_last_day(self.platform.settings.home)
 
@@ -161,7 +161,9 @@ class Sources:
         """
 
         def part(journal: SqlRollouts) -> list[RolloutState]:
-            known = [(name, of) for name, of in journal.listed() if model is None or of == model]
+            known = [
+                (name, of) for name, of in journal.list_rollouts() if model is None or of == model
+            ]
             visible = [name for name, of in known if self._sees(of)]
             return [fold(journal.read(name)) for name in visible[skip : skip + most]]
 
