@@ -23,7 +23,7 @@ from typing import Any, Final
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.port import KEEP_MS, Entry, Idempotency
-from mlplatform.decisions.records.prepared import StorableRecord, prepared
+from mlplatform.decisions.records.prepared_record import StorableRecord, prepared
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.storage import sqlite
 

@@ -25,7 +25,7 @@ from unittest.mock import patch
 import msgspec
 from tests.bench import scale
 
-from mlplatform.decisions.log import erasing, merging, retention, retention_acts, seal, segments
+from mlplatform.decisions.log import compaction, erasure, retention, retention_acts, seal, segments
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE
@@ -99,8 +99,8 @@ def bites(log: SqliteDecisionLog, folder: Path) -> list[dict[str, float]]:
     """Of each seal that takes some of it out."""
     found = []
     with closing(sqlite.connect(folder / DATABASE)) as db, seal.lock(folder):
-        while erasing.pending_erasures(db, folder) is not None:
-            took, _ = timed(lambda: [*erasing.steps(db, folder, merging.MOST_RECORDS)])
+        while erasure.pending_erasures(db, folder) is not None:
+            took, _ = timed(lambda: [*erasure.steps(db, folder, compaction.MOST_RECORDS)])
             found.append(took)
     return found
 

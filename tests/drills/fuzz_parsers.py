@@ -28,7 +28,7 @@ from tests.drills.fuzz_mutations import near, near_text, values
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
-from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.replication import messages as replication_messages
 from mlplatform.decisions.spill import files

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Idempotency
-from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.spill import files

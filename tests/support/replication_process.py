@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.replication import appending as replication_module
-from mlplatform.decisions.replication.appending import ReplicaLog
+from mlplatform.decisions.replication import replica_log as replication_module
 from mlplatform.decisions.replication.copies import CopyReader
 from mlplatform.decisions.replication.messages import Names
 from mlplatform.decisions.replication.publisher import Publisher
+from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.decisions.replication.replicator import Replicator
 from mlplatform.decisions.topics import kafka_transactions, local
 from mlplatform.decisions.topics.kafka import KafkaTopics

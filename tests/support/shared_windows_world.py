@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.record import Record
-from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.replication.copies import CopyReader
+from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.windows import projector as projector_module
 from mlplatform.learning.features.windows.build import build_shared

@@ -28,8 +28,8 @@ from mlplatform.commands.terminal.output import (
 from mlplatform.decisions.log.lookup import all_records, erased_by, logged_records
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport, Watermark
 from mlplatform.decisions.records.record import trace_of
-from mlplatform.decisions.replication.appending import ReplicaLog
-from mlplatform.decisions.spill.reading import SpillBacklog
+from mlplatform.decisions.replication.replica_log import ReplicaLog
+from mlplatform.decisions.spill.backlog import SpillBacklog
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.processes.last_settings import command_settings

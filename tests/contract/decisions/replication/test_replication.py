@@ -19,11 +19,11 @@ from mlplatform.decisions.log.pruning import prune
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Span, Watermark
 from mlplatform.decisions.records.record import Record
-from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.replication.continuation import Divergence, Gap
 from mlplatform.decisions.replication.copies import CopyReader, ReplicaOffset, ReplicatedRecord
 from mlplatform.decisions.replication.messages import Names
 from mlplatform.decisions.replication.publisher import Publisher
+from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.decisions.replication.replicator import Replicator
 from mlplatform.decisions.topics.messages import Topics
 from mlplatform.rollouts.verdicts.completeness import behind

@@ -35,7 +35,7 @@ from mlplatform.decisions.records.port import (
     StoredAnswer,
     UnloggedAnswer,
 )
-from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.spill import files, writer
 from mlplatform.decisions.spill.files import SpillFile, SpillFull

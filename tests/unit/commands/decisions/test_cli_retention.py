@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mlplatform import commands
-from mlplatform.decisions.log import erasing, seal
+from mlplatform.decisions.log import erasure, seal
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.folders import load_definition, model_names
@@ -83,7 +83,7 @@ def test_a_dry_run_says_how_much_would_go_and_nothing_does(
     assert "Nothing went." in RUN(commands.app, ["log", "retention", "--dry-run"], env=WIDE).stdout
     platform.log.seal()
     assert platform.log.verify().erased == 0
-    assert erasing.rules_of(platform.settings.home.decisions, "fraud") == []
+    assert erasure.rules_of(platform.settings.home.decisions, "fraud") == []
 
 
 def test_what_is_due_goes_and_is_told_wherever_it_is_missed(platform: wiring.Platform) -> None:
@@ -114,12 +114,12 @@ def test_a_pass_puts_on_record_what_the_next_seal_takes_out(
     monkeypatch.setattr(rollouts.execute, "run_pass", lambda *_, **__: report)
     monkeypatch.setattr(wiring.Platform, "ports", lambda *_: None)
     rollouts.rollout_pass(platform, "fraud")
-    (rule,) = erasing.rules_of(platform.settings.home.decisions, "fraud")
+    (rule,) = erasure.rules_of(platform.settings.home.decisions, "fraud")
     assert (rule.model, rule.retention.payloads) == ("fraud", 20)
     assert platform.log.verify().erased == 0
     platform.log.seal()
     rollouts.rollout_pass(platform, "fraud")
-    assert len(erasing.rules_of(platform.settings.home.decisions, "fraud")) == 1
+    assert len(erasure.rules_of(platform.settings.home.decisions, "fraud")) == 1
     assert platform.log.verify().erased == 20
 
 

@@ -15,18 +15,18 @@ import pytest
 from typer.testing import CliRunner
 
 from mlplatform.commands.log import app
-from mlplatform.decisions.log import erasing, seal, sealed, segments
+from mlplatform.decisions.log import erasure, seal, sealed_files, segments
 from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.lookup import erased_by, logged_records
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.erasures import Erasure, erasure_of, erasure_record
 from mlplatform.decisions.records.port import Entry, Idempotency, Span
-from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.record import COLUMNS, SCALARS, Kind, Record
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.replication.continuation import Gap
 from mlplatform.decisions.replication.copies import CopyReader
+from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.decisions.spill.files import SpillFile, framed, spill_path
 from mlplatform.operations.review.queue import file_of as queue_file
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
@@ -114,8 +114,8 @@ def assert_erased(folder: Path, log: SqliteDecisionLog, before: list[dict[str, A
     for path in folder.rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        listed = {file.path(folder) for file in sealed.present(db)}
-        assert erasing.pending_erasures(db, folder) is None
+        listed = {file.path(folder) for file in sealed_files.present(db)}
+        assert erasure.pending_erasures(db, folder) is None
     assert {*folder.glob("segments/*/*"), *folder.glob("segments/*.*")} - {
         *folder.glob("segments/catalogue*")
     } <= listed
@@ -167,14 +167,14 @@ def test_an_erasure_is_safe_to_kill_at_every_step(tmp_path: Path, made: Path) ->
     on_record = tmp_path / "on record"
     with closing(copied(made, on_record)) as log, pytest.MonkeyPatch.context() as patch:
         before = rows(log)
-        patch.setattr(erasing, "steps", lambda *_: iter(()))
+        patch.setattr(erasure, "steps", lambda *_: iter(()))
         assert not erase(log, on_record, ASKED, now_ms=9_000).is_done
         assert log.verify().findings == ()
     for count in itertools.count():
         folder = tmp_path / str(count)
         with closing(copied(on_record, folder)) as log:
             with closing(sqlite.connect(folder / DATABASE)) as db:
-                work = erasing.steps(db, folder)
+                work = erasure.steps(db, folder)
                 done = list(itertools.islice(work, count))
                 work.close()
             scalars = [{k: row[k] for k in SCALARS} for row in without_erasures(log)]
@@ -233,7 +233,7 @@ def test_of_one_model_alone(folder: Path) -> None:
 def test_files_that_are_read_are_waited_for(folder: Path, log: SqliteDecisionLog) -> None:
     """The act says that it is not done, and the next seal ends it."""
     before = rows(log)
-    with sealed.hold_files(folder):
+    with sealed_files.hold_files(folder):
         assert not erase(log, folder, ASKED, now_ms=9_000).is_done
     log.seal()
     assert_erased(folder, log, before)
@@ -243,7 +243,7 @@ def test_a_long_read_of_the_database_is_waited_for(
     folder: Path, log: SqliteDecisionLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is not written anew while the write-ahead log would keep it all."""
-    monkeypatch.setattr(erasing, "_CHECKPOINT_WAIT_MS", 1)
+    monkeypatch.setattr(erasure, "_CHECKPOINT_WAIT_MS", 1)
     before = rows(log)
     with closing(sqlite3.connect(folder / DATABASE, isolation_level=None)) as reading:
         reading.execute("BEGIN")
@@ -256,13 +256,13 @@ def test_a_long_read_of_the_database_is_waited_for(
 
 def test_a_damaged_file_holds_up_what_is_in_it_alone(folder: Path, log: SqliteDecisionLog) -> None:
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        path = next(file.path(folder) for file in sealed.present(db) if file.first <= 3)
+        path = next(file.path(folder) for file in sealed_files.present(db) if file.first <= 3)
     good = path.read_bytes()
     path.write_bytes(good[:-9] + b"x" + good[-8:])
     one = ErasureRequest("a1", "Ann", "why", decision_id=f"{45:032x}0123456789")
     assert erase(log, folder, one, now_ms=9_000).is_done
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        reached = erasing.pending_erasures(db, folder)
+        reached = erasure.pending_erasures(db, folder)
     assert reached is None
     with pytest.raises(Corrupt, match="log verify"):
         erase(log, folder, ASKED, now_ms=9_000)
@@ -325,7 +325,7 @@ def test_an_erasure_reaches_the_log_that_gathers(tmp_path: Path) -> None:
         ]  # fmt: skip
         assert replica.verify().findings == ()
         with closing(sqlite.connect(home / DATABASE)) as db:
-            assert erasing.pending_erasures(db, home) is None
+            assert erasure.pending_erasures(db, home) is None
         into.close()
 
 
@@ -335,7 +335,7 @@ def test_an_erasure_waits_for_records_that_come_later_with_their_payload(tmp_pat
         log.append("erasure-x", [erasure_record("d", "fraud", act, event_ms=1, recorded_ms=1)])
         log.append("gw", [entry(1)])
         with closing(sqlite.connect(tmp_path / DATABASE)) as db:
-            assert list(erasing.steps(db, tmp_path)) == []
+            assert list(erasure.steps(db, tmp_path)) == []
         log.append("gw", [entry(3)])
         log.seal()
         assert [row["payload"] is None for row in without_erasures(log)] == [False, True]

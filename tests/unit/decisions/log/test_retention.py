@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.decisions.log import erasing, retention_acts, sealed
+from mlplatform.decisions.log import erasure, retention_acts, sealed_files
 from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.lookup import erased_by, logged_records
 from mlplatform.decisions.log.retention import (
@@ -36,9 +36,9 @@ from mlplatform.decisions.records.retention import (
     retention_record,
 )
 from mlplatform.decisions.records.tables import DATABASE
-from mlplatform.decisions.replication.appending import ReplicaLog
 from mlplatform.decisions.replication.continuation import Gap
 from mlplatform.decisions.replication.copies import CopyReader
+from mlplatform.decisions.replication.replica_log import ReplicaLog
 from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.storage import sqlite
 
@@ -137,8 +137,8 @@ def assert_expired(
         for day in gone:
             assert f'{SECRET} fraud {day}"'.encode() not in data, path
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        assert erasing.pending_erasures(db, folder) is None
-        listed = {file.path(folder) for file in sealed.present(db)}
+        assert erasure.pending_erasures(db, folder) is None
+        listed = {file.path(folder) for file in sealed_files.present(db)}
     assert {path for path in folder.rglob("*.parquet")} == listed
     report = log.verify()
     assert (report.findings, report.erased) == ((), sum(goes))
@@ -263,12 +263,12 @@ def test_an_act_is_one_record_and_the_next_one_begins_after_it(
     expire(log, folder, days=70)
     log.seal()
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        first = {file.name: file.sha256 for file in sealed.present(db)}
+        first = {file.name: file.sha256 for file in sealed_files.present(db)}
     assert expire(log, folder, days=DAYS).rests_until_ms == WALL_MS + DAY_MS
     assert expire(log, folder, days=DAYS, wall_ms=WALL_MS + DAY_MS).payloads == 5
     log.seal()
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        changed = {file.name for file in sealed.present(db)} - {*first}
+        changed = {file.name for file in sealed_files.present(db)} - {*first}
     assert len(changed) == 1
     acts = log.read(Span(kinds=("retention",), columns=("decision_id", "model"))).to_pylist()
     assert [act["model"] for act in acts] == ["fraud", "fraud"]
@@ -302,7 +302,7 @@ def test_retention_is_safe_to_kill_at_every_step(tmp_path: Path, made: Path) -> 
         folder = tmp_path / str(count)
         with closing(copied(on_record, folder)) as log:
             with closing(sqlite.connect(folder / DATABASE)) as db:
-                work = erasing.steps(db, folder)
+                work = erasure.steps(db, folder)
                 done = list(itertools.islice(work, count))
                 work.close()
             scalars = [{k: row[k] for k in SCALARS} for row in rows(log)]
@@ -323,9 +323,9 @@ def test_a_seal_writes_so_many_records_again_and_the_next_one_goes_on(
     seals = 0
     while True:
         with closing(sqlite.connect(folder / DATABASE)) as db:
-            if erasing.pending_erasures(db, folder) is None:
+            if erasure.pending_erasures(db, folder) is None:
                 break
-            done = [*erasing.steps(db, folder, most_records=1)]
+            done = [*erasure.steps(db, folder, most_records=1)]
         assert done.count("file without payloads listed") <= 1
         seals += 1
     assert seals > 2
@@ -338,7 +338,7 @@ def test_an_erasure_that_comes_meanwhile_reaches_files_that_are_done(
 ) -> None:
     expire(log, folder)
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        assert [*erasing.steps(db, folder, most_records=1)]
+        assert [*erasure.steps(db, folder, most_records=1)]
     one = f"{99:032x}credit"
     asked = ErasureRequest("a1", "Ann Lee", "request 4711", decision_id=one)
     assert erase(log, folder, asked, now_ms=WALL_MS).is_done
@@ -391,12 +391,12 @@ def test_the_wall_clock_alone_takes_nothing(folder: Path, log: SqliteDecisionLog
 
 def test_a_damaged_file_stays_and_the_others_go(folder: Path, log: SqliteDecisionLog) -> None:
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        path = next(file.path(folder) for file in sealed.present(db) if file.first == 11)
+        path = next(file.path(folder) for file in sealed_files.present(db) if file.first == 11)
     path.write_bytes(b"PAR1")
     assert expire(log, folder).payloads > 0
     log.seal()
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        assert erasing.pending_erasures(db, folder) is None
+        assert erasure.pending_erasures(db, folder) is None
     assert path.read_bytes() == b"PAR1"
 
 
@@ -418,7 +418,7 @@ def test_nothing_is_recorded_while_another_process_seals(
 
     with seal.lock(folder), pytest.raises(Busy):
         expire(log, folder)
-    assert erasing.rules_of(folder, "fraud") == []
+    assert erasure.rules_of(folder, "fraud") == []
 
 
 def test_a_log_that_gathers_takes_expired_records_with_their_rule(tmp_path: Path) -> None:
@@ -448,7 +448,7 @@ def test_a_rule_waits_for_records_that_come_later_with_their_payload(tmp_path: P
         log.append("erasure-x", [retention_record("fraud", said, event_ms=1, recorded_ms=1)])
         log.append("gw", [entry(1)])
         with closing(sqlite.connect(tmp_path / DATABASE)) as db:
-            assert list(erasing.steps(db, tmp_path)) == []
+            assert list(erasure.steps(db, tmp_path)) == []
         log.append("gw", [entry(2)])
         log.seal()
         assert days_without(log) == [1, 2]
@@ -468,7 +468,7 @@ def test_a_long_read_of_the_database_is_waited_for(folder: Path, log: SqliteDeci
         reading.execute("SELECT count(*) FROM records").fetchone()
         log.seal()
         with closing(sqlite.connect(folder / DATABASE)) as db:
-            assert erasing.pending_erasures(db, folder) is not None
+            assert erasure.pending_erasures(db, folder) is not None
         reading.execute("COMMIT")
     log.seal()
     assert_expired(folder, log, before, {1, 2, 3, 4, 5, *range(7, 36, 2)})

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.log import (
     catalogue,
+    compaction,
     file_checks,
-    merging,
     reader,
     seal,
-    sealed,
+    sealed_files,
     segments,
 )
 from mlplatform.decisions.log.file_checks import FileCheck, FileFinding
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import COLUMNS, Record
@@ -75,7 +75,7 @@ def in_segments(log: SqliteDecisionLog, folder: Path, count: int, rows: int = 2)
 
 def files(folder: Path) -> list[SealedFile]:
     with closing(sqlite.connect(folder / DATABASE)) as db:
-        return sealed.present(db)
+        return sealed_files.present(db)
 
 
 def on_disk(folder: Path) -> set[Path]:
@@ -103,7 +103,7 @@ def adjacent(sizes: list[int]) -> list[SealedFile]:
 @given(st.lists(st.integers(1, 120), max_size=60))
 def test_what_is_merged_is_adjacent_and_no_larger_than_allowed(sizes: list[int]) -> None:
     """No file is in two groups, and a file that is large already is in none."""
-    found = list(merging.groups(adjacent(sizes), 100))
+    found = list(compaction.groups(adjacent(sizes), 100))
     names = [file.file for group in found for file in group]
     assert len(names) == len(set(names))
     for group in found:
@@ -120,7 +120,7 @@ def test_a_merged_file_spans_a_month_at_most() -> None:
         replace(file, from_ms=10 * day_ms * n, to_ms=10 * day_ms * (n + 1))
         for n, file in enumerate(adjacent([5] * 12))
     ]
-    found = [[file.first for file in group] for group in merging.groups(files, 100)]
+    found = [[file.first for file in group] for group in compaction.groups(files, 100)]
     assert found == [[1, 6, 11], [16, 21, 26], [31, 36, 41]]
 
 
@@ -129,7 +129,7 @@ def test_a_merged_file_spans_a_month_at_most() -> None:
 def test_merging_ends_and_leaves_few_small_files_side_by_side(sizes: list[int]) -> None:
     """Merged again and again, it comes to rest, with less than eight small neighbours."""
     for _ in range(60):
-        groups = list(merging.groups(adjacent(sizes), 100))
+        groups = list(compaction.groups(adjacent(sizes), 100))
         if not groups:
             break
         by_start = {group[0].file: group for group in groups}
@@ -181,7 +181,7 @@ def test_merging_is_safe_to_kill_at_every_step(tmp_path: Path) -> None:
             log.seal()
             assert log.read(EVERYTHING).equals(wanted)
             assert on_disk(folder) == {file.path(folder) for file in files(folder)}
-            assert not sealed.is_unfinished(folder)
+            assert not sealed_files.is_unfinished(folder)
             assert len(opened(folder, Span(kinds=("void",)))) == 1
             names.add(tuple(sorted(file.name for file in files(folder))))
         if len(done) < steps:
@@ -194,7 +194,7 @@ def test_files_that_are_read_stay_until_they_are_not(folder: Path, log: SqliteDe
     """What was listed is there to its reader, and goes at the next seal."""
     in_segments(log, folder, 20)
     before = on_disk(folder)
-    with sealed.hold_files(folder):
+    with sealed_files.hold_files(folder):
         log.seal()
         assert before < on_disk(folder)
     log.seal()
@@ -213,7 +213,7 @@ def test_the_list_is_on_disk_before_what_it_replaced_goes(
         assert parts <= on_disk(folder)
         synced.append(path)
 
-    monkeypatch.setattr(sealed, "sync", sync)
+    monkeypatch.setattr(sealed_files, "sync", sync)
     log.seal()
     assert synced == [folder / f"{DATABASE}-wal"]
     assert not parts & on_disk(folder)
@@ -396,7 +396,7 @@ def test_a_log_of_before_there_were_merged_files_goes_on(
         db.execute("DROP TRIGGER sealed_files")
         db.execute("DROP TABLE files")
         db.execute("UPDATE schema_versions SET version = 3 WHERE part = 'decisions'")
-        assert len(sealed.names(db)) == 5
+        assert len(sealed_files.names(db)) == 5
     with closing(SqliteDecisionLog(folder, segment_rows=(1, 20))) as again:
         assert again.read(EVERYTHING).equals(wanted)
         again.seal()

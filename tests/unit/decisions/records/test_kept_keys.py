@@ -27,7 +27,7 @@ from mlplatform.decisions.records.port import (
     Span,
     StoredAnswer,
 )
-from mlplatform.decisions.records.prepared import prepared
+from mlplatform.decisions.records.prepared_record import prepared
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.records.tables import DATABASE, SCHEMA
 from mlplatform.runtime.errors import Unavailable

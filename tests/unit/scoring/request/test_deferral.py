@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from mlplatform.decisions.records.port import AppendReceipt, Entry, Outcome, StoredAnswer
-from mlplatform.decisions.records.prepared import Key
+from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.http.problems import Problem

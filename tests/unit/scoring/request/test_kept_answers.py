@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from mlplatform.decisions.records.port import Entry, Idempotency, StoredAnswer
-from mlplatform.decisions.records.prepared import Key
+from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.scoring.request import recording

@@ -31,7 +31,7 @@ from mlplatform.decisions.log.erasure_acts import (
 )
 from mlplatform.decisions.log.erasure_acts import erase as erased_act
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
-from mlplatform.decisions.spill.reading import damaged_spills
+from mlplatform.decisions.spill.backlog import damaged_spills
 from mlplatform.operations import wiring
 from mlplatform.operations.erasure.feature_rows import (
     FoundViews,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlplatform.decisions.log.sealed import FIELDS, SealedFile, present
+from mlplatform.decisions.log.sealed_files import FIELDS, SealedFile, present
 from mlplatform.decisions.log.segments import SEGMENTS
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import KINDS

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from mlplatform.decisions.log import erasing, seal
+from mlplatform.decisions.log import erasure, seal
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_record
@@ -19,7 +19,7 @@ from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import KINDS
 from mlplatform.decisions.records.retention import KEPT_KINDS, AbsentPayload
 from mlplatform.decisions.records.sqlite_errors import Translation
-from mlplatform.decisions.spill.reading import spilled_records
+from mlplatform.decisions.spill.backlog import spilled_records
 from mlplatform.runtime.errors import Busy, Corrupt, InputInvalid
 from mlplatform.runtime.storage import sqlite
 
@@ -100,9 +100,9 @@ def erase(
         if found:
             _record(log, folder, asked, found, now_ms)
     with _locked(folder), Translation(path), closing(sqlite.connect(path)) as db:
-        for _ in erasing.steps(db, folder):
+        for _ in erasure.steps(db, folder):
             pass
-        left = erasing.pending_erasures(db, folder)
+        left = erasure.pending_erasures(db, folder)
         is_replicated = bool(tables.replicated_writers(db))
     return ErasureResult(
         asked.act,
@@ -202,12 +202,12 @@ def _found(
     log: SqliteDecisionLog, folder: Path, asked: ErasureRequest
 ) -> tuple[list[dict[str, Any]], int]:
     """The records that the act is about, and how many more an earlier one has named."""
-    before = erasing.on_record(folder)
+    before = erasure.on_record(folder)
     columns = ("writer", "seq", "decision_id", "kind", "model", "event_ms")
     try:
         rows = [r for span in _spans(log, asked, columns) for r in log.read(span).to_pylist()]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise Corrupt(f"a sealed file of {folder} cannot be read; {erasing.CHECK}") from error
+        raise Corrupt(f"a sealed file of {folder} cannot be read; {erasure.CHECK}") from error
     new = [row for row in rows if not before.covers(row["writer"], _place(row))]
     new.sort(key=lambda row: (row["decision_id"], row["writer"], row["seq"]))
     return new, len(rows) - len(new)

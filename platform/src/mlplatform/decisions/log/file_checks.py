@@ -12,7 +12,7 @@ from typing import Final
 
 from mlplatform.decisions.log import catalogue, segments
 from mlplatform.decisions.log.chains import Chain
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.records.retention import AbsentPayload, ExpiredRange
 
 _A_CORE: Final = 4

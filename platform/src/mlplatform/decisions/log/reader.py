@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlplatform.decisions.log import catalogue, sealed
+from mlplatform.decisions.log import catalogue, sealed_files
 from mlplatform.decisions.log.by_ids import by_ids, has_ids
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.segments import stored_schema
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Span
@@ -32,7 +32,7 @@ def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
     _check(span)
     schema = arrow_schema(span.columns)
     catalogue.attach(db, folder)
-    with sealed.hold_files(folder):
+    with sealed_files.hold_files(folder):
         files, rows = _one_moment(db, span, schema)
         parts = []
         for writer in sorted({*files, *rows}):

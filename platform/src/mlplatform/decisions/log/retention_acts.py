@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mlplatform.decisions.log import catalogue, erasing, seal, sealed
+from mlplatform.decisions.log import catalogue, erasure, seal, sealed_files
 from mlplatform.decisions.log.erasure_acts import own_writer
 from mlplatform.decisions.log.retention import (
     DuePayloads,
@@ -22,7 +22,7 @@ from mlplatform.decisions.log.retention import (
     reached_ms,
     rests_until_ms,
 )
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import DAY_MS, Span
@@ -69,8 +69,8 @@ def due(
         return None
     before_ms = now_ms - payload_days * DAY_MS
     path = folder / tables.DATABASE
-    with Translation(path), closing(sqlite.connect(path)) as db, sealed.hold_files(folder):
-        rules = erasing.rules_of(folder, model)
+    with Translation(path), closing(sqlite.connect(path)) as db, sealed_files.hold_files(folder):
+        rules = erasure.rules_of(folder, model)
         held = list(_held(db, folder, model, rules, before_ms))
     return due_payloads(held, rules, payload_days=payload_days, now_ms=now_ms, wall_ms=wall_ms)
 
@@ -118,7 +118,7 @@ def is_resting(folder: Path, model: str, *, wall_ms: int) -> bool:
         Unavailable, Corrupt: as `due`.
     """
     with Translation(folder / tables.DATABASE):
-        return rests_until_ms(erasing.rules_of(folder, model), wall_ms) is not None
+        return rests_until_ms(erasure.rules_of(folder, model), wall_ms) is not None
 
 
 def carry_out(folder: Path) -> bool:
@@ -129,9 +129,9 @@ def carry_out(folder: Path) -> bool:
     """
     path = folder / tables.DATABASE
     with seal.lock(folder), Translation(path), closing(sqlite.connect(path)) as db:
-        for _ in erasing.steps(db, folder):
+        for _ in erasure.steps(db, folder):
             pass
-        return erasing.pending_erasures(db, folder) is None
+        return erasure.pending_erasures(db, folder) is None
 
 
 def _held(
@@ -170,7 +170,7 @@ def _of_file(folder: Path, file: SealedFile, model: str, before_ms: int) -> Held
         with pq.ParquetFile(file.path(folder)) as opened:
             table = opened.read(list(_READ))
     except (pa.ArrowException, OSError, ValueError) as error:
-        _logger.error("payloads of %s stay; %s: %s", file.name, erasing.CHECK, error)
+        _logger.error("payloads of %s stay; %s: %s", file.name, erasure.CHECK, error)
         to_ms = max(file.to_ms, before_ms)
         return HeldPayloads(file.writer, file.first, file.last, 0, file.from_ms, to_ms)
     own = (pc.field("model") == model) & ~pc.field("kind").isin(list(KEPT_KINDS))

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from mlplatform.decisions.log import catalogue, erasing, merging, sealed, segments
+from mlplatform.decisions.log import catalogue, compaction, erasure, sealed_files, segments
 from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.runtime.errors import Busy, Corrupt
@@ -66,12 +66,12 @@ def steps(
         Corrupt: a record to be sealed is not what its digest says.
     """
     try:
-        yield from erasing.steps(db, folder, merging.MOST_RECORDS)
+        yield from erasure.steps(db, folder, compaction.MOST_RECORDS)
     except (Corrupt, sqlite3.OperationalError) as error:  # sealing goes on all the same
         _logger.error("payloads of %s are not erased yet: %s", folder, error)
-    if not catalogue.exists(folder) or sealed.is_unfinished(folder):
-        sealed.begin(folder)
-        sealed.sweep(db, folder)
+    if not catalogue.exists(folder) or sealed_files.is_unfinished(folder):
+        sealed_files.begin(folder)
+        sealed_files.sweep(db, folder)
         yield "files swept"
     for name, last in tables.sealed_numbers(db).items():
         yield from _delete_rows(db, name, last)
@@ -81,7 +81,7 @@ def steps(
         if writer.writer in pruned:  # sealed in the log that has them from here
             continue
         yield from _seal_writer(db, folder, writer, limits)
-    if sealed.is_unfinished(folder):
+    if sealed_files.is_unfinished(folder):
         yield from _tidy(db, folder, limits)
     has_more = True
     while has_more:
@@ -94,15 +94,15 @@ def steps(
 def _tidy(db: sqlite3.Connection, folder: Path, limits: SealLimits) -> Iterator[str]:
     """Merge small files, say in the catalogue what each holds, and remove the replaced ones."""
     records, is_done = 0, True
-    by_writer = groupby(sealed.present(db), key=lambda file: file.writer)
+    by_writer = groupby(sealed_files.present(db), key=lambda file: file.writer)
     for parts in (
-        g for _, files in by_writer for g in merging.groups([*files], limits.maximum_rows)
+        g for _, files in by_writer for g in compaction.groups([*files], limits.maximum_rows)
     ):
-        is_done = records < merging.MOST_RECORDS
+        is_done = records < compaction.MOST_RECORDS
         if not is_done:
             break
         records += sum(part.rows for part in parts)
-        yield from merging.merge(db, folder, parts)
+        yield from compaction.merge(db, folder, parts)
     try:
         yield from catalogue.renew(db, folder, _CATALOGUED_FILES)
         is_done &= catalogue.is_whole(db, folder)
@@ -112,10 +112,10 @@ def _tidy(db: sqlite3.Connection, folder: Path, limits: SealLimits) -> Iterator[
         _logger.warning("the catalogue of %s was damaged and is made again: %s", folder, error)
         catalogue.discard(folder)
         return
-    is_done &= sealed.sweep(db, folder)
+    is_done &= sealed_files.sweep(db, folder)
     yield "replaced files swept"
     if is_done:
-        sealed.finish(folder)
+        sealed_files.finish(folder)
 
 
 def _seal_writer(
@@ -127,7 +127,7 @@ def _seal_writer(
         count = min(writer.seq - chain.seq, limits.maximum_rows)
         rows = tables.unsealed_rows(db, name, after=chain.seq, limit=count)
         _check(chain, rows, count, writer)
-        sealed.begin(folder)
+        sealed_files.begin(folder)
         path = segments.path_of(folder, name, rows)
         draft = path.with_suffix(".tmp")
         sha256 = segments.write(draft, rows)

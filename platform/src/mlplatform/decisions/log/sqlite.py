@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from mlplatform.decisions.log import reader, seal, verified, verify
+from mlplatform.decisions.log import reader, seal, verified_head, verify
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.port import (
     AppendReceipt,
@@ -28,12 +28,12 @@ from mlplatform.decisions.records.port import (
     VerifyReport,
     Watermark,
 )
-from mlplatform.decisions.records.prepared import Key, StorableRecord, prepared
+from mlplatform.decisions.records.prepared_record import Key, StorableRecord, prepared
 from mlplatform.decisions.records.projection import Projection, committed
 from mlplatform.decisions.records.record import GENESIS, Record, link, record_digest
 from mlplatform.decisions.records.sqlite_errors import Translation
 from mlplatform.decisions.spill import files
-from mlplatform.decisions.spill.reading import (
+from mlplatform.decisions.spill.backlog import (
     SpillBacklog,
     damaged_spills,
     lowered,
@@ -257,13 +257,13 @@ class SqliteDecisionLog:
             cores: processes that check segments.
         """
         spilled = self.backlogs()
-        since = verified.last(self._folder) if new_only else None
+        since = verified_head.last(self._folder) if new_only else None
         with self._translation, closing(self._connection()) as db:
             found = verify.verify(
                 db, self._folder, anchor, since=since or verify.NOTHING, cores=cores
             )
         if found.report.ok:
-            verified.remember(self._folder, found.head)
+            verified_head.remember(self._folder, found.head)
         return replace(
             found.report,
             findings=found.report.findings + tuple(damaged_spills(self.spills)),

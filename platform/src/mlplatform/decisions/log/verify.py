@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.log import catalogue, erasing, file_checks, sealed, segments
+from mlplatform.decisions.log import catalogue, erasure, file_checks, sealed_files, segments
 from mlplatform.decisions.log.chains import Chain
 from mlplatform.decisions.log.file_checks import FileCheck
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.segments import Segment
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import ManifestHead, VerifyReport
@@ -58,7 +58,7 @@ def verify(
     db.text_factory = lambda data: data.decode("utf-8", "replace")
     walk = _Walk(db, folder, anchor, since)
     findings: list[str] = []
-    with sealed.hold_files(folder):
+    with sealed_files.hold_files(folder):
         try:
             db.execute("BEGIN")
             walk.look()
@@ -72,7 +72,7 @@ def verify(
         findings.extend(islice(walk.findings(cores), _FINDINGS))
     if walk.misled:
         catalogue.forget(folder, walk.misled)
-        sealed.begin(folder)
+        sealed_files.begin(folder)
     if len(findings) == _FINDINGS:
         findings.append("the check stopped here: there may be more findings")
     report = VerifyReport(
@@ -129,7 +129,7 @@ class _Walk:
             self.first += _database(self.db)
         # of ranges alone, so that what they cover is counted and not collected
         with suppress(sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
-            self.expired = erasing.ranges_to_expire(self.folder)
+            self.expired = erasure.ranges_to_expire(self.folder)
         before = segments.manifest(self.db, after=self.since.count - 1, limit=1)
         self.manifest = segments.manifest(self.db, after=self.since.count)
         self.head = tables.head(self.db)
@@ -142,7 +142,7 @@ class _Walk:
             one = self.writers[name] = _Writer(self._chain(name, *start))
             one.ends = {start[0]: start[1]}
             one.ends |= {s.last: s.chain for s in self.manifest if s.writer == name}
-            one.files = sealed.present(self.db, "writer = ? AND last > ?", name, start[0])
+            one.files = sealed_files.present(self.db, "writer = ? AND last > ?", name, start[0])
             last = max(one.ends)
             one.chain.jump(last, one.ends[last])
             seq, there = pruned.get(name, (0, GENESIS))
@@ -198,7 +198,7 @@ class _Walk:
     def _is_listed(self, file: SealedFile) -> bool:
         """Still: one that was merged while it was checked has left the catalogue after the list."""
         try:
-            return bool(sealed.present(self.db, "file = ?", file.file))
+            return bool(sealed_files.present(self.db, "file = ?", file.file))
         except sqlite3.DatabaseError:  # damaged: what was found counts
             return True
 
@@ -254,11 +254,11 @@ class _Walk:
                 return
 
 
-def _on_record(folder: Path) -> erasing.OnRecord:
+def _on_record(folder: Path) -> erasure.OnRecord:
     try:
-        return erasing.on_record(folder)
+        return erasure.on_record(folder)
     except (sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
-        return erasing.OnRecord({}, {})
+        return erasure.OnRecord({}, {})
 
 
 def _database(db: sqlite3.Connection) -> Iterator[str]:

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Final, NamedTuple
 
 from mlplatform.decisions.records.port import DAY_MS, StoredAnswer, shortened
-from mlplatform.decisions.records.prepared import Key, StorableRecord
+from mlplatform.decisions.records.prepared_record import Key, StorableRecord
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.batches import chunks, inserting
 

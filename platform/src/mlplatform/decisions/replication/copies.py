@@ -15,15 +15,15 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from mlplatform.decisions.log import sealed, segments
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log import sealed_files, segments
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.decisions.records.record import COLUMNS, GENESIS, REQUIRED, SCALARS
 from mlplatform.decisions.records.retention import AbsentPayload
 from mlplatform.decisions.records.sqlite_errors import Translation
-from mlplatform.decisions.spill.reading import lowered
+from mlplatform.decisions.spill.backlog import lowered
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.storage import sqlite
@@ -180,8 +180,8 @@ class CopyReader:
     def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
         """The first records of a writer with larger numbers: one at least if there are any, and at
         most `limit`."""
-        with sealed.hold_files(self._folder), self._snapshot() as db:
-            files = sealed.present(db, "writer = ? AND last > ?", writer, after, limit=1)
+        with sealed_files.hold_files(self._folder), self._snapshot() as db:
+            files = sealed_files.present(db, "writer = ? AND last > ?", writer, after, limit=1)
             if files:
                 rows = self._from_file(files[0], after)
                 return [_copy(row) for row in rows[:limit]]

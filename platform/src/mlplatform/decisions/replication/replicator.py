@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from mlplatform.decisions.replication.appending import ReplicaLog, ReplicaPosition
 from mlplatform.decisions.replication.continuation import Divergence, Gap
 from mlplatform.decisions.replication.copies import Item, decoded
 from mlplatform.decisions.replication.messages import ConfirmedOffset, Names, confirmation
 from mlplatform.decisions.replication.process import BACK_OFF_S, require_brokers
+from mlplatform.decisions.replication.replica_log import ReplicaLog, ReplicaPosition
 from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import Message, ReceivedMessage, Subscription
 from mlplatform.runtime.configuration.settings import Settings

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.decisions.records.prepared import StorableRecord
+from mlplatform.decisions.records.prepared_record import StorableRecord
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Busy, Unavailable
 from mlplatform.runtime.storage.files import sync

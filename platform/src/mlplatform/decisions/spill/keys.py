@@ -11,7 +11,7 @@ from typing import Final
 
 from mlplatform.decisions.records.kept_keys import key_digest
 from mlplatform.decisions.records.port import StoredAnswer
-from mlplatform.decisions.records.prepared import Key, StorableRecord
+from mlplatform.decisions.records.prepared_record import Key, StorableRecord
 from mlplatform.decisions.spill import files
 
 SETTLED_NS: Final = 50_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mlplatform.decisions.records.port import StoredAnswer
-from mlplatform.decisions.records.prepared import Key, StorableRecord
+from mlplatform.decisions.records.prepared_record import Key, StorableRecord
 from mlplatform.decisions.records.record import Record, stored_form
 
 KEY_ANSWERED_ELSEWHERE = "key-answered-elsewhere"

@@ -22,7 +22,12 @@ from mlplatform.decisions.records.port import (
     StoredAnswers,
     UnloggedAnswer,
 )
-from mlplatform.decisions.records.prepared import Key, StorableRecord, check_storable, prepared
+from mlplatform.decisions.records.prepared_record import (
+    Key,
+    StorableRecord,
+    check_storable,
+    prepared,
+)
 from mlplatform.decisions.spill import files
 from mlplatform.decisions.spill.files import SpillFile, SpillFull
 from mlplatform.decisions.spill.key_locks import KeyLocks

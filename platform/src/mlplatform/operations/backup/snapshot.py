@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from mlplatform.decisions.log import sealed
+from mlplatform.decisions.log import sealed_files
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import ManifestHead
 from mlplatform.decisions.spill import files
@@ -150,7 +150,7 @@ def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Snapshot 
     server = None if postgres is None else holding.enter_context(servers.hold_database(postgres))
     before = _open_spills(root, holding)
     if (root / LOG).exists():
-        holding.enter_context(sealed.hold_files((root / LOG).parent))
+        holding.enter_context(sealed_files.hold_files((root / LOG).parent))
     hold(LOG)
     spills = _open_spills(root, holding, before)
     source: _ReadTransaction | None = server or (
@@ -163,7 +163,7 @@ def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Snapshot 
     return Snapshot(
         held=held,
         offline=offline,
-        segments=() if log is None else sealed.names(log),
+        segments=() if log is None else sealed_files.names(log),
         spills=tuple(_spills(root, spills)),
         head=None if log is None else tables.head(log),
         journal=journal,

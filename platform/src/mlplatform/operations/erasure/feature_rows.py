@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.decisions.topics.local_erasing import empty_messages
+from mlplatform.decisions.topics.local_erasure import empty_messages
 from mlplatform.learning.features.pushed.erasing import (
     IsAbout,
     Keys,

@@ -18,7 +18,7 @@ from mlplatform.decisions.records.port import (
     StoredAnswer,
     UnloggedAnswer,
 )
-from mlplatform.decisions.records.prepared import Key
+from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.predictor_client.deadlines import Deadlines

@@ -21,7 +21,7 @@ from mlplatform.decisions.records.port import (
     StoredAnswer,
     UnloggedAnswer,
 )
-from mlplatform.decisions.records.prepared import Key
+from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
 from mlplatform.learning.features.policy import NO_GAPS, Gaps

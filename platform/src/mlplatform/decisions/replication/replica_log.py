@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform.decisions.log import erasing, sealed, segments
+from mlplatform.decisions.log import erasure, sealed_files, segments
 from mlplatform.decisions.log.sqlite import LIVE_WITHIN_MS
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.record import GENESIS
@@ -197,7 +197,7 @@ class ReplicaLog:
         came = [i for i in items if isinstance(i, ReplicatedRecord) and i.payload is None]
         if not came:
             return frozenset()
-        found = erasing.on_record(self._folder)
+        found = erasure.on_record(self._folder)
         return {i.seq for i in came if found.covers(writer, i.without_payload())}
 
     def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, RecordIdentity]:
@@ -211,13 +211,13 @@ class ReplicaLog:
         ).fetchall()
         known = {seq: RecordIdentity(digest, chain) for seq, digest, chain in rows}
         within = "writer = ? AND first <= ? AND last >= ?"
-        for file in sealed.present(self._db, within, writer, last, first):
+        for file in sealed_files.present(self._db, within, writer, last, first):
             known |= _places(file.path(self._folder), first, last)
         return known
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
-        with sealed.hold_files(self._folder):
+        with sealed_files.hold_files(self._folder):
             self._db.execute("BEGIN")
             try:
                 yield

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mlplatform.decisions.records import tables
 from mlplatform.decisions.records.port import Watermark
-from mlplatform.decisions.records.prepared import StorableRecord
+from mlplatform.decisions.records.prepared_record import StorableRecord
 from mlplatform.decisions.records.record import SCALARS
 from mlplatform.decisions.spill import files
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mlplatform.decisions.log import sealed, segments
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log import sealed_files, segments
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.runtime.errors import Corrupt
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.files import sync
@@ -53,7 +53,7 @@ def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> 
     """
     try:
         table = records_of(folder, parts)
-        path = sealed.merged(parts).path(folder)
+        path = sealed_files.merged(parts).path(folder)
         draft = path.with_suffix(".tmp")
         sha256 = segments.write_table(draft, table)
         yield "merged draft written"
@@ -66,7 +66,7 @@ def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> 
     sync(path.parent)
     yield "merged file in place"
     with sqlite.transaction(db):
-        sealed.replace(db, parts, sha256)
+        sealed_files.replace(db, parts, sha256)
     yield "merged file listed"
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mlplatform.decisions.log import catalogue, merging, reader, sealed, segments
-from mlplatform.decisions.log.sealed import SealedFile
+from mlplatform.decisions.log import catalogue, compaction, reader, sealed_files, segments
+from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.records import kept_keys, tables
 from mlplatform.decisions.records.erasures import WRITERS, Erasure, erasure_of, numbers_of
 from mlplatform.decisions.records.port import Span
@@ -208,9 +208,9 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     todo = pending_erasures(db, folder)
     if todo is None:
         return
-    sealed.begin(folder)
+    sealed_files.begin(folder)
     is_done = yield from _files(db, folder, todo, most_records)
-    if not sealed.sweep(db, folder):
+    if not sealed_files.sweep(db, folder):
         _logger.warning("payloads are not erased yet: files of %s are being read", folder)
         return
     yield "files with erased payloads removed"
@@ -266,7 +266,7 @@ def _files(
     """Write again the files that hold any of it; whether no file is left."""
     is_done, written = True, 0
     done, holding = _files_done(db, todo), _holding(folder, todo)
-    for file in sealed.present(db):
+    for file in sealed_files.present(db):
         numbers, ranges = todo.within(file)
         ranges = [one for one in ranges if file.file in holding[one.model]]
         if file.file in done or not (numbers or ranges):
@@ -306,12 +306,12 @@ def _rewrite(
     work: str,
 ) -> Iterator[str]:
     """Put a file without these payloads in the place of one; all else of it stays as it is."""
-    table = merging.records_of(folder, [file])
+    table = compaction.records_of(folder, [file])
     without = _without(table, numbers, ranges)
     if without is None:
         db.execute("INSERT OR IGNORE INTO erased_files VALUES (?, ?)", (file.file, work))
         return
-    path = sealed.merged([file]).path(folder)
+    path = sealed_files.merged([file]).path(folder)
     draft = path.with_suffix(".tmp")
     sha256 = segments.write_table(draft, without)
     yield "draft without payloads written"
@@ -321,7 +321,7 @@ def _rewrite(
     sync(path.parent)
     yield "file without payloads in place"
     with sqlite.transaction(db):
-        number = sealed.replace(db, [file], sha256)
+        number = sealed_files.replace(db, [file], sha256)
         db.execute("INSERT INTO erased_files VALUES (?, ?)", (number, work))
     yield "file without payloads listed"
 
