@@ -7,8 +7,8 @@ from typing import Any
 
 from mlplatform.operations.actions import verdicts
 from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
 from mlplatform.rollouts.passes.observe import outcome_basis
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors

@@ -11,7 +11,7 @@ import yaml
 
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.model.policies.model_server import ModelServer
-from mlplatform.rollouts.serving.ignored import refuse_ignored
+from mlplatform.rollouts.serving.ignored_fields import refuse_ignored
 from mlplatform.rollouts.serving.manifest import (
     MODEL_FORMAT,
     RUNTIME,

@@ -26,11 +26,11 @@ from mlplatform.learning.training_sets.dataset import Matrix
 from mlplatform.learning.validation.replay import Recent, predicted_band
 from mlplatform.model import profile as profiles
 from mlplatform.model.folders import load_definition
-from mlplatform.model.policies.watching import DriftPolicy
+from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.model.rhythm import SCORE, Rhythm, rhythm
 from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.health import Health
-from mlplatform.rollouts.drift.matured import ScoredRequests, matured_day
+from mlplatform.rollouts.drift.matured_outcomes import ScoredRequests, matured_day
 from mlplatform.rollouts.drift.performance import (
     MOST_REFERENCE_DAYS,
     RECENT_DAYS,

@@ -33,7 +33,7 @@ from tests.bench.drift_streams import (
 
 from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.incidents import FAULT, KINDS, Change, Incident
-from mlplatform.rollouts.drift.matured import ScoredRequests, matured_day
+from mlplatform.rollouts.drift.matured_outcomes import ScoredRequests, matured_day
 from mlplatform.rollouts.drift.performance import (
     MOST_REFERENCE_DAYS,
     RECENT_DAYS,

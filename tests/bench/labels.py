@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.rollouts.verdicts.delays import delay_curve
-from mlplatform.rollouts.verdicts.hidden import (
+from mlplatform.rollouts.verdicts.hidden_outcomes import (
     Metric,
     MetricBounds,
     PartialOutcomes,

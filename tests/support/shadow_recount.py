@@ -17,7 +17,7 @@ from mlplatform.decisions.records.record import LABEL_VALUES
 from mlplatform.model.policies.decision_scale import EARLIER_HIDE, Task
 from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import Columns, Flags, columns_of, scored_flags
-from mlplatform.rollouts.verdicts.hidden import PartialOutcomes
+from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import LABELS, LabelledPairs, Outcomes
 
 

@@ -26,7 +26,7 @@ from mlplatform.commands.terminal.output import (
 )
 from mlplatform.model.features.views import external
 from mlplatform.model.folders import model_names, readable_names
-from mlplatform.model.personal import personal_fields
+from mlplatform.model.personal_fields import personal_fields
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.machine import LEFT_OUT, NAME_THEM

@@ -15,6 +15,7 @@ from mlplatform.model.policies.classes import (
     ClassTraining,
 )
 from mlplatform.model.policies.decision_scale import DecisionPolicy, ReviewPolicy, Task
+from mlplatform.model.policies.monitoring import DriftPolicy, RetentionPolicy
 from mlplatform.model.policies.real import RealDecision, RealGates, RealRollout, RealTraining
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.serving import (
@@ -33,7 +34,6 @@ from mlplatform.model.policies.training import (
     TrainingPolicy,
 )
 from mlplatform.model.policies.values import Count, FieldName, Name, Section, Team, Text, Words
-from mlplatform.model.policies.watching import DriftPolicy, RetentionPolicy
 from mlplatform.model.tensors.categories import Vocabularies, vocabulary_problems
 from mlplatform.model.tensors.signature import Signature
 from mlplatform.model.tensors.tokens import Tokens, column_name, text_of, token_problems

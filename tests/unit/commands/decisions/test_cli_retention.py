@@ -16,7 +16,7 @@ from mlplatform.decisions.log import erasure, seal
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.folders import load_definition, model_names
-from mlplatform.model.policies.watching import RetentionPolicy
+from mlplatform.model.policies.monitoring import RetentionPolicy
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import rollouts
 from mlplatform.operations.actions.retention import expire_with_a_pass

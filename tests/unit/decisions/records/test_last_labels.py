@@ -21,7 +21,7 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.operations.actions.logged_requests import LoggedRequests
 from mlplatform.operations.actions.outcomes import read_outcomes
-from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
+from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
 from mlplatform.rollouts.verdicts.outcomes import Outcomes
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors

@@ -10,7 +10,7 @@ from tests.support.class_model import class_definition
 from tests.support.list_log import ListLog
 
 from mlplatform.decisions.records.record import Record
-from mlplatform.rollouts.drift import matured
+from mlplatform.rollouts.drift import matured_outcomes
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.performance import MaturedDays, performance_verdict
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
@@ -44,7 +44,7 @@ def read(shares: Sequence[float]) -> MaturedDays:
     records = [record for number, right in enumerate(shares) for record in day(number, right)]
     plan = drift_plan(DEFINITION, (), DEFINITION.inputs, set())
     now_ms = (len(shares) + 2) * DAY_MS
-    return matured.read_matured(
+    return matured_outcomes.read_matured(
         ListLog(records),
         DEFINITION,
         plan,

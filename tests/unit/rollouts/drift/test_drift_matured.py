@@ -13,8 +13,8 @@ from tests.unit.rollouts.drift.test_drift_windows import DAY_MS, HOUR_MS, ListLo
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.policies.watching import Segment
-from mlplatform.rollouts.drift import matured, slices
+from mlplatform.model.policies.monitoring import Segment
+from mlplatform.rollouts.drift import matured_outcomes, slices
 from mlplatform.rollouts.drift.performance import MaturedDays
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
 
@@ -61,7 +61,7 @@ def read(
     plan = drift_plan(definition, VIEWS, FRAUD.inputs, {s.input for s in segments})
     tenure = ChampionTenure(1, since_day * DAY_MS)
     log = ListLog(records)
-    return matured.read_matured(log, definition, plan, tenure, now_day * DAY_MS, faulty)  # type: ignore[arg-type]
+    return matured_outcomes.read_matured(log, definition, plan, tenure, now_day * DAY_MS, faulty)  # type: ignore[arg-type]
 
 
 def ten(day: int, **changes: Any) -> list[Record]:

@@ -10,7 +10,7 @@ import pytest
 
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift.health import Health
-from mlplatform.rollouts.drift.matured import ScoredRequests, matured_day
+from mlplatform.rollouts.drift.matured_outcomes import ScoredRequests, matured_day
 from mlplatform.rollouts.drift.performance import (
     LEAST_REFERENCE_DAYS,
     MaturedDay,

@@ -19,7 +19,7 @@ from scipy import stats
 
 from mlplatform.model import profile as profiles
 from mlplatform.model.folders import load_definition
-from mlplatform.model.policies.watching import DriftPolicy
+from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.model.rhythm import Rhythm, rhythm
 from mlplatform.rollouts.drift import measures
 from mlplatform.rollouts.drift import verdict as verdicts

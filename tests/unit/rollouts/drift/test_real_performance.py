@@ -10,7 +10,7 @@ from tests.support.class_model import real_definition
 from tests.support.list_log import ListLog
 
 from mlplatform.decisions.records.record import Record
-from mlplatform.rollouts.drift import matured, performance
+from mlplatform.rollouts.drift import matured_outcomes, performance
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.performance import MaturedDays, performance_verdict
 from mlplatform.rollouts.drift.tenure import matured_metric
@@ -45,7 +45,7 @@ def read(errors: Sequence[float], seed: int = 0) -> MaturedDays:
     records = [r for number, error in enumerate(errors) for r in day(number, error, seed)]
     plan = drift_plan(DEFINITION, (), DEFINITION.inputs, set())
     now_ms = (len(errors) + 2) * DAY_MS
-    return matured.read_matured(
+    return matured_outcomes.read_matured(
         ListLog(records),
         DEFINITION,
         plan,

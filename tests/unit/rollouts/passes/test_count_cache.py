@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.model.policies.segments import SegmentSource
-from mlplatform.rollouts.passes import count_cache, counting
+from mlplatform.rollouts.passes import count_cache, count_store
 from mlplatform.rollouts.passes.count_cache import LogCounts, count
 from mlplatform.rollouts.verdicts.aggregates import Aggregates, aggregates
 from mlplatform.rollouts.verdicts.facts import Role, Subject, facts
@@ -38,7 +38,7 @@ WITHIN_US = 1000.0
 def _few_clusters_at_once() -> Iterator[None]:
     """Latencies of a portion lie in several groups of clusters."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counting, "CLUSTERS_AT_ONCE", 2)
+        patch.setattr(count_store, "CLUSTERS_AT_ONCE", 2)
         yield
 
 

@@ -34,7 +34,7 @@ from mlplatform.rollouts.journal.state import Pause, RolloutState, fold
 from mlplatform.rollouts.journal.transitions import CanaryStepped, Paused
 from mlplatform.rollouts.passes.controls import abort, clear_stops, kill, lift, pause, resume
 from mlplatform.rollouts.passes.freeze import FreezePeriod, frozen_at
-from mlplatform.rollouts.passes.waiting import running_since_wall_ms, stood_still
+from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms, stood_still
 from mlplatform.runtime.errors import NotFound, Refused, StaleFence
 from rollout_world import arm, canary_rows, shadow_rows
 

@@ -23,7 +23,7 @@ from mlplatform.rollouts.serving.autoscaling import (
     scaled_object,
 )
 from mlplatform.rollouts.serving.companions import autoscaler
-from mlplatform.rollouts.serving.ignored import AUTOSCALER, refuse_ignored
+from mlplatform.rollouts.serving.ignored_fields import AUTOSCALER, refuse_ignored
 from mlplatform.rollouts.serving.manifest import LATENCY_ANNOTATION, QUEUED_ANNOTATION, render
 from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.telemetry import signals

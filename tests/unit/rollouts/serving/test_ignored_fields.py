@@ -9,7 +9,7 @@ import pytest
 
 from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.serving.companions import disruption_budget
-from mlplatform.rollouts.serving.ignored import refuse_ignored
+from mlplatform.rollouts.serving.ignored_fields import refuse_ignored
 from mlplatform.rollouts.serving.manifest import render
 from mlplatform.runtime.errors import Refused
 

@@ -18,7 +18,7 @@ from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts import comparison, judgement
 from mlplatform.rollouts.verdicts.comparison import SegmentStep
 from mlplatform.rollouts.verdicts.delays import LabelsCome
-from mlplatform.rollouts.verdicts.hidden import PartialOutcomes
+from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Sources
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, outcome_gate
 from mlplatform.rollouts.verdicts.speed import latency_gate, utilisation_gate

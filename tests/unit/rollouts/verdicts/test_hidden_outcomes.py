@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.rollouts.verdicts.delays import delay_curve, labels_come
-from mlplatform.rollouts.verdicts.hidden import (
+from mlplatform.rollouts.verdicts.hidden_outcomes import (
     Estimate,
     PartialOutcomes,
     as_seen,

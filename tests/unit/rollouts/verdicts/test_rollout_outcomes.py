@@ -14,9 +14,9 @@ import pytest
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import Record
-from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
+from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
-from mlplatform.rollouts.verdicts.hidden import PartialOutcomes
+from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import (
     Outcomes,
     outcome_gate,

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import msgspec
 
 from mlplatform.model.features.transforms import HOUR_MS
-from mlplatform.model.windows import distinct
+from mlplatform.model.windows import distinct_count
 from mlplatform.model.windows.declaration import OF_VALUES, Aggregate, Filter, Window, span_ms
 
 LATE_MS: Final = HOUR_MS
@@ -278,9 +278,9 @@ def request_tile(
 
 def _bitmap(value: object) -> list[int]:
     """The words of `BITS` for one value; none is set where there is none."""
-    words, place = [0] * distinct.WORDS, distinct.place(value)
+    words, place = [0] * distinct_count.WORDS, distinct_count.place(value)
     if place is not None:
-        words[place // distinct.WORD_BITS] = 1 << place % distinct.WORD_BITS
+        words[place // distinct_count.WORD_BITS] = 1 << place % distinct_count.WORD_BITS
     return words
 
 
@@ -396,7 +396,7 @@ class SeriesReader:
     def _distinct(self, columns: Columns, part: slice) -> float:
         words = (columns[self._place[name]][part] for name in BITS)
         taken = sum(functools.reduce(operator.or_, word, 0).bit_count() for word in words)
-        return float(distinct.ESTIMATES[taken])
+        return float(distinct_count.ESTIMATES[taken])
 
 
 def _float(whole: int) -> float:

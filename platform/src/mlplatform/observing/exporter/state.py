@@ -19,7 +19,7 @@ from mlplatform.operations.actions.last_results import ArmCounts, Check, Outcome
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.outbox.outbox import Lag
-from mlplatform.rollouts.passes.waiting import running_since_wall_ms
+from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError, Unavailable

@@ -26,7 +26,7 @@ from mlplatform.decisions.records.record import Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.operations.review.opinions import Account, Opinion, opinion
 from mlplatform.operations.traffic.projection import LogReader, read_positions
-from mlplatform.rollouts.kept.portions import up_to
+from mlplatform.rollouts.cache.portions import up_to
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite

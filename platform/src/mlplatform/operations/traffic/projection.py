@@ -22,7 +22,7 @@ import pyarrow as pa
 from mlplatform.decisions.records.port import Span, Watermark
 from mlplatform.operations.traffic import buckets
 from mlplatform.operations.traffic.buckets import Counts, Key
-from mlplatform.rollouts.kept.portions import up_to
+from mlplatform.rollouts.cache.portions import up_to
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import special
 
-from mlplatform.model.policies.watching import DriftPolicy
+from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.model.profile import Column, Floats, bin_counts, distance, finite, share_psi
 from mlplatform.model.rhythm import Rhythm
 from mlplatform.runtime.intervals import exact_share

@@ -12,7 +12,7 @@ from mlplatform.model.profile import Profile
 from mlplatform.model.rhythm import Rhythm
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.incidents import FAULT, Incident
-from mlplatform.rollouts.drift.matured import read_matured
+from mlplatform.rollouts.drift.matured_outcomes import read_matured
 from mlplatform.rollouts.drift.performance import MaturedDays, performance_verdict
 from mlplatform.rollouts.drift.plan import IncidentStatus, Observation
 from mlplatform.rollouts.drift.ports import DriftPorts

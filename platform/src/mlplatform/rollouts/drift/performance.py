@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.model.policies.watching import DriftPolicy
+from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.verdicts.statistics import sequence_width
 

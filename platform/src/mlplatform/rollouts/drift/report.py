@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.model.policies.watching import DriftPolicy
+from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.model.profile import Column, Profile
 from mlplatform.rollouts.drift.performance import NOT_JUDGED, PerformanceVerdict
 from mlplatform.rollouts.drift.verdict import Window, WindowVerdict

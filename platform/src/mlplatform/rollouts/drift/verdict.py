@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.model.policies.watching import DriftPolicy
+from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.model.profile import Column, Floats, Profile
 from mlplatform.model.rhythm import SCORE, Rhythm, Rhythms, expected_column, weekday_of
 from mlplatform.rollouts.drift.faults import (

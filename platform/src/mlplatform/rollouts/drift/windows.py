@@ -18,7 +18,7 @@ from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
-from mlplatform.model.policies.watching import DriftPolicy
+from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.faults import ViewReading
 from mlplatform.rollouts.drift.slices import slices, void_ids

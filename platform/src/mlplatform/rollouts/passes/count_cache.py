@@ -22,10 +22,10 @@ import pyarrow as pa
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
 from mlplatform.decisions.records.record import Kind
 from mlplatform.model.policies.decision_scale import EARLIER
-from mlplatform.rollouts.kept.files import alone, file_of, with_file
-from mlplatform.rollouts.kept.portions import PORTION, common_positions, next_portion, up_to
-from mlplatform.rollouts.passes import counting
-from mlplatform.rollouts.passes.counting import State
+from mlplatform.rollouts.cache.files import alone, file_of, with_file
+from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
+from mlplatform.rollouts.passes import count_store
+from mlplatform.rollouts.passes.count_store import State
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
 from mlplatform.rollouts.verdicts.completeness import complete_until_ms
 from mlplatform.rollouts.verdicts.facts import Subject, facts
@@ -94,13 +94,13 @@ def _counted(
     portion: int,
 ) -> LogCounts:
     def fits(db: sqlite3.Connection) -> bool:
-        return not _is_of_another_log(counting.load(db), watermarks)
+        return not _is_of_another_log(count_store.load(db), watermarks)
 
     def work(db: sqlite3.Connection) -> LogCounts:
         db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         return _Counter(db, log, model, subject, watermarks, portion, line_ms).count()
 
-    return with_file(path, counting.TABLES, fits=fits, work=work)
+    return with_file(path, count_store.TABLES, fits=fits, work=work)
 
 
 def _path(folder: Path, model: str, subject: Subject) -> Path:
@@ -147,15 +147,15 @@ class _Counter:
         while self._add():
             pass
         self._settle()
-        state = counting.load(self._db)
-        complete = counting.aggregates_of(self._db, state, self._subject)
+        state = count_store.load(self._db)
+        complete = count_store.aggregates_of(self._db, state, self._subject)
         seen = self._with_waiting() or complete
         return LogCounts(seen, complete, state.line_ms, self._watermarks)
 
     def _add(self) -> bool:
         """Count the next records; whether there may be more."""
         with sqlite.transaction(self._db):
-            state = counting.load(self._db)
+            state = count_store.load(self._db)
             if state.position == self._marks:
                 return False
             line = self._line(state)
@@ -167,10 +167,10 @@ class _Counter:
             found = facts(up_to(records, position), self._subject)
             waits = found.rows["event_ms"] > line
             voided = {str(i) for i in up_to(voids, position)["decision_id"].to_pylist()}
-            counting.wait(self._db, found.of(waits))
-            counting.add_records(self._db, state, self._subject, found.of(~waits), voided)
+            count_store.wait(self._db, found.of(waits))
+            count_store.add_records(self._db, state, self._subject, found.of(~waits), voided)
             state.position = position
-            counting.save(self._db, state)
+            count_store.save(self._db, state)
         return bool(full or voids_full)
 
     def _line(self, state: State) -> float:
@@ -196,28 +196,28 @@ class _Counter:
     def _settle(self) -> None:
         """Count what has waited for the line, and pass a writer that stands still for too long."""
         with sqlite.transaction(self._db):
-            state = counting.load(self._db)
+            state = count_store.load(self._db)
             line = self._line(state)
             if (
                 self._line_ms is None
-                and counting.waiting_records(self._db, after_ms=line) > MOST_WAITING
+                and count_store.waiting_records(self._db, after_ms=line) > MOST_WAITING
             ):
                 line = math.inf
-            while len(due := counting.due(self._db, line, self._portion)):
-                counting.add_records(self._db, state, self._subject, due, set())
+            while len(due := count_store.due(self._db, line, self._portion)):
+                count_store.add_records(self._db, state, self._subject, due, set())
             latest = state.extent.until_event_ms or 0
             state.line_ms = max(state.line_ms, latest if math.isinf(line) else int(line))
-            counting.save(self._db, state)
+            count_store.save(self._db, state)
 
     def _with_waiting(self) -> Aggregates | None:
         """The counts with what is after the line; None where nothing is."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            state = counting.load(self._db)
-            if not counting.waiting_records(self._db, after_ms=-math.inf):
+            state = count_store.load(self._db)
+            if not count_store.waiting_records(self._db, after_ms=-math.inf):
                 return None
-            while len(due := counting.due(self._db, math.inf, self._portion)):
-                counting.add_records(self._db, state, self._subject, due, set())
-            return counting.aggregates_of(self._db, state, self._subject)
+            while len(due := count_store.due(self._db, math.inf, self._portion)):
+                count_store.add_records(self._db, state, self._subject, due, set())
+            return count_store.aggregates_of(self._db, state, self._subject)
         finally:
             self._db.rollback()

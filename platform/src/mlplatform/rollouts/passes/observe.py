@@ -14,9 +14,9 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import segment_sources
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
+from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.plan import (
     DAY_MS,

@@ -11,8 +11,8 @@ import msgspec
 
 from mlplatform.decisions.records.port import DecisionLog
 from mlplatform.model.policies.rollout import RolloutPolicy
+from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.journal.transitions import Transition
-from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.verdicts.basis import basis_of, outcome_gates, verdict
 from mlplatform.rollouts.verdicts.verdict import Gate

@@ -29,7 +29,7 @@ from mlplatform.rollouts.serving import golden
 from mlplatform.rollouts.serving.autoscaling import asked_for
 from mlplatform.rollouts.serving.companions import autoscaler, disruption_budget
 from mlplatform.rollouts.serving.diagnosis import diagnose, ready_pods
-from mlplatform.rollouts.serving.ignored import refuse_ignored
+from mlplatform.rollouts.serving.ignored_fields import refuse_ignored
 from mlplatform.rollouts.serving.manifest import BUNDLE_LABEL, DIGEST_ANNOTATION, RUNTIME, read
 from mlplatform.rollouts.serving.names import ServiceName, cluster_url
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus

@@ -12,7 +12,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.model.policies.serving import ADDRESS, RUNTIME_NAME, ScalingPolicy, is_address
-from mlplatform.rollouts.serving.ignored import AUTOSCALER
+from mlplatform.rollouts.serving.ignored_fields import AUTOSCALER
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.serving.placement import placement, resources
 from mlplatform.rollouts.serving.plane import Manifest

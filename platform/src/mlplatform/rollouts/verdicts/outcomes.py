@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mlplatform.rollouts.verdicts.clusters import grouped
 from mlplatform.rollouts.verdicts.delays import LabelsCome
 from mlplatform.rollouts.verdicts.facts import Flags
-from mlplatform.rollouts.verdicts.hidden import (
+from mlplatform.rollouts.verdicts.hidden_outcomes import (
     MetricBounds,
     PartialOutcomes,
     interval,

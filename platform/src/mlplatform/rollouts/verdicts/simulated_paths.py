@@ -21,7 +21,7 @@ from mlplatform.rollouts.verdicts.aggregates import (
     MOST_OUTAGES,
     OUTAGE_SLICE_MS,
 )
-from mlplatform.rollouts.verdicts.hidden import (
+from mlplatform.rollouts.verdicts.hidden_outcomes import (
     Metric,
     MetricBounds,
     PartialOutcomes,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.policies.decision_scale import DecisionScale
-from mlplatform.rollouts.verdicts.hidden import PartialOutcomes
+from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import Outcomes, recall_at_capacity
 from mlplatform.rollouts.verdicts.verdict import Errors, number_of
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.features.windows.online import WindowValues
 from mlplatform.learning.features.windows.sql import tiles_sql, windows_sql
-from mlplatform.model.windows import distinct
+from mlplatform.model.windows import distinct_count
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window, span_ms
+from mlplatform.model.windows.distinct_count import ESTIMATES
 from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import LATE_MS, Series, fold, new_columns, series_of
 
@@ -167,7 +168,7 @@ def truth(
             return sum(x for _, x in cents) / 100
         case "distinct":
             values = {one[window.of or ""] for one in inside} - {"", None}
-            return float(distinct.ESTIMATES[len({distinct.place(value) for value in values})])
+            return float(ESTIMATES[len({distinct_count.place(value) for value in values})])
         case _ if not inside:
             return None
         case "share":
@@ -266,15 +267,15 @@ def test_the_number_of_distinct_values_has_the_error_that_is_told(values: int, m
     """The root of the mean square over 400 sets of texts."""
     errors = []
     for turn in range(400):
-        places = {distinct.place(f"{turn}-{number}") for number in range(values)}
-        errors.append(distinct.ESTIMATES[len(places)] / values - 1)
+        places = {distinct_count.place(f"{turn}-{number}") for number in range(values)}
+        errors.append(ESTIMATES[len(places)] / values - 1)
     assert math.sqrt(sum(e * e for e in errors) / len(errors)) < most
     assert abs(sum(errors) / len(errors)) < most / 3
 
 
 def test_the_bitmap_is_full_at_its_last_estimate() -> None:
-    assert (distinct.ESTIMATES[0], distinct.ESTIMATES[1], distinct.ESTIMATES[-1]) == (0, 1, 1568)
-    assert list(distinct.ESTIMATES) == sorted(set(distinct.ESTIMATES))
+    assert (ESTIMATES[0], ESTIMATES[1], ESTIMATES[-1]) == (0, 1, 1568)
+    assert list(ESTIMATES) == sorted(set(ESTIMATES))
 
 
 def test_windows_that_share_requests_share_tiles_whatever_they_ask() -> None:

@@ -21,8 +21,8 @@ from typing import Final
 
 from mlplatform.learning.features.arrivals import OWN
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window, span_ms
-from mlplatform.model.windows.distinct import ESTIMATES, WORD_BITS
-from mlplatform.model.windows.distinct import PLACES as BITMAP
+from mlplatform.model.windows.distinct_count import ESTIMATES, WORD_BITS
+from mlplatform.model.windows.distinct_count import PLACES as BITMAP
 from mlplatform.model.windows.ratios import Ratio
 from mlplatform.model.windows.tiles import (
     BITS,

@@ -9,7 +9,7 @@ from typing import Final
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.observing.page.people.acts import own
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState
-from mlplatform.rollouts.passes.waiting import running_since_wall_ms
+from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms
 from mlplatform.scoring.admission.clients import Key, directory
 
 HOUR_MS: Final = 3_600_000

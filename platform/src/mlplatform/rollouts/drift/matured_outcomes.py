@@ -17,8 +17,8 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import LABEL_VALUES, Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.policies.monitoring import Segment
 from mlplatform.model.policies.segments import band
-from mlplatform.model.policies.watching import Segment
 from mlplatform.model.profile import Floats
 from mlplatform.rollouts.drift.performance import (
     ACCURACY,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tests.unit.rollouts.passes.test_count_cache import Log
 
 from mlplatform.decisions.records.port import Span
-from mlplatform.rollouts.kept import pair_cache, pairs
-from mlplatform.rollouts.kept.pair_cache import shadow_outcomes
+from mlplatform.rollouts.cache import pair_cache, pairs
+from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis, outcome_gates
 from mlplatform.rollouts.verdicts.outcomes import (
     LabelledPairs,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.rollouts.kept.pairs import COPY_RIGHT, HIDES, NO_LABEL, PAIR, RIGHT, Pairs
+from mlplatform.rollouts.cache.pairs import COPY_RIGHT, HIDES, NO_LABEL, PAIR, RIGHT, Pairs
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
 from mlplatform.rollouts.verdicts.delays import DelayCurve, LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import Flags, Integers
-from mlplatform.rollouts.verdicts.hidden import PartialOutcomes
+from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import LABELS, LabelledPairs, Outcomes
 
 Reading = Callable[[], Iterable[Pairs]]

@@ -15,10 +15,10 @@ from typing import Final
 
 from mlplatform.decisions.records.last_labels import label_columns
 from mlplatform.decisions.records.port import DecisionLog, Span
-from mlplatform.rollouts.kept import pairs
-from mlplatform.rollouts.kept.files import alone, file_of, with_file
-from mlplatform.rollouts.kept.pair_outcomes import labelled_pairs_of, outcomes_of
-from mlplatform.rollouts.kept.portions import PORTION, common_positions, next_portion, up_to
+from mlplatform.rollouts.cache import pairs
+from mlplatform.rollouts.cache.files import alone, file_of, with_file
+from mlplatform.rollouts.cache.pair_outcomes import labelled_pairs_of, outcomes_of
+from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
 from mlplatform.rollouts.verdicts.facts import COLUMNS
 from mlplatform.rollouts.verdicts.outcomes import LabelledPairs, Outcomes
