@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mlplatform.observing.events.addresses import refusal
-from mlplatform.observing.events.sending import SEND_S
+from mlplatform.observing.events.sender import SEND_S
 from mlplatform.process import ENTRIES
 from mlplatform.runtime.configuration import settings
 from support.kustomized import MANIFESTS, has_kubectl, installation

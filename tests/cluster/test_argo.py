@@ -24,8 +24,8 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.training import GpuPolicy
 from mlplatform.operations.compute.argo import POOLS, WORKFLOWS, ArgoJobs
 from mlplatform.operations.compute.artifacts import Artifacts
+from mlplatform.operations.compute.job_run import run
 from mlplatform.operations.compute.jobs import ITEMS, SHARED, Job, JobStatus
-from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.templates import template
 from mlplatform.rollouts.kubernetes.api import PODS, KubernetesApi, Object, Resource
 from mlplatform.runtime.code_version import code_version

@@ -36,7 +36,7 @@ from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.messages import Message, ReceivedMessage, TopicSpec
 from mlplatform.model import bundle, folders, oip, rules
 from mlplatform.model.policies.decision_scale import EARLIER
-from mlplatform.observing.page.reading import search as page
+from mlplatform.observing.page.queries import search as page
 from mlplatform.rollouts.serving import local
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime import canonical
@@ -57,7 +57,7 @@ from mlplatform.scoring.admission import clients, jwks
 from mlplatform.scoring.admission.tokens import Tokens
 from mlplatform.scoring.predictor import protocol
 from mlplatform.scoring.predictor.protocol import RequestRefused
-from mlplatform.scoring.request import accepted, decision_ids, payloads
+from mlplatform.scoring.request import accepted_request, decision_ids, payloads
 from mlplatform.scoring.worker import messages
 from support.inference_tensors import NAMED, SERVER, columns
 from support.issuer import LocalIssuer, jwk, rsa_key
@@ -263,15 +263,21 @@ def _labels(body: bytes) -> None:
 
 
 def _accepted() -> list[bytes]:
-    one = accepted.AcceptedRequest(
+    one = accepted_request.AcceptedRequest(
         decision_id="d", client="shop", event_ms=1, request={"amount": 1.0}, trace_id=None
     )
-    return [msgspec.json.encode(accepted.sealed("fraud", one, KEY)), msgspec.json.encode(one)]
+    return [
+        msgspec.json.encode(accepted_request.sealed("fraud", one, KEY)),
+        msgspec.json.encode(one),
+    ]
 
 
 def _genuine(data: bytes) -> None:
-    one = payloads.decoded(msgspec.json.Decoder(accepted.AcceptedRequest), data)
-    if accepted.is_genuine("fraud", one, KEY) and msgspec.json.encode(one) != _accepted()[0]:
+    one = payloads.decoded(msgspec.json.Decoder(accepted_request.AcceptedRequest), data)
+    if (
+        accepted_request.is_genuine("fraud", one, KEY)
+        and msgspec.json.encode(one) != _accepted()[0]
+    ):
         raise AssertionError("a forged request is genuine")
 
 

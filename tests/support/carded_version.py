@@ -12,7 +12,7 @@ from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.routes import Arm, Routes
-from mlplatform.operations.card.making import VersionRecords
+from mlplatform.operations.card.assembly import VersionRecords
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding
 from mlplatform.rollouts.drift.tenure import MaturedMetric, MaturedStretch, MaturedTenure
 from mlplatform.rollouts.journal.transitions import (

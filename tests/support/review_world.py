@@ -14,7 +14,7 @@ from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
 from mlplatform.decisions.records.port import Entry, Span
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.observing.page.reading import sources
+from mlplatform.observing.page.queries import sources
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.wiring import Platform

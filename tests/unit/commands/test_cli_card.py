@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from mlplatform import commands as command_line
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.bundle import Bundle
-from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.rendering import render
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import tenures
+from mlplatform.operations.card.assembly import card
 from mlplatform.operations.card.card import Card
-from mlplatform.operations.card.making import card
 from mlplatform.operations.card.sections import sections
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.configuration.settings import load

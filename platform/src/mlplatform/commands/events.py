@@ -13,7 +13,7 @@ import typer
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
 from mlplatform.observing.events import signature
 from mlplatform.observing.events.receivers import Receiver, declared_receivers, host, receiver_named
-from mlplatform.observing.events.sending import DeliverySuccess, HttpSender
+from mlplatform.observing.events.sender import DeliverySuccess, HttpSender
 from mlplatform.operations import wiring
 from mlplatform.rollouts.outbox.event import event_of_test, rfc3339
 from mlplatform.rollouts.outbox.outbox import Lag, Outbox

@@ -22,7 +22,7 @@ import pytest
 
 from mlplatform.observing.events.delivery import Delivery, DeliveryPorts
 from mlplatform.observing.events.receivers import NAMES, Receiver
-from mlplatform.observing.events.sending import (
+from mlplatform.observing.events.sender import (
     DeliveryFailure,
     DeliverySuccess,
     GoneReceiver,

@@ -15,7 +15,7 @@ import pytest
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people.gate import Console
-from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents

@@ -17,10 +17,10 @@ from tests.support.jobs_world import at_work, ended, expected_scores, pool, scor
 
 from mlplatform.operations.compute.argo import ArgoJobs, workflow
 from mlplatform.operations.compute.artifacts import Artifacts
+from mlplatform.operations.compute.job_run import run
 from mlplatform.operations.compute.jobs import Jobs, JobStatus
 from mlplatform.operations.compute.local import NO_POOL, LocalJobs
 from mlplatform.operations.compute.private_pool import PrivatePool
-from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.scoring import SCORES
 from mlplatform.rollouts.kubernetes.api import KubernetesApi
 from mlplatform.runtime.errors import JobFailed, NotFound, Refused, Unavailable

@@ -21,7 +21,7 @@ from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.messages import escaped, message, slack
 from mlplatform.observing.events.receivers import NAMES, Receiver, parse
 from mlplatform.observing.events.retries import LONGEST_ASKED_S, LONGEST_S, asked_s, delay_s
-from mlplatform.observing.events.sending import DeliveryFailure, HttpSender
+from mlplatform.observing.events.sender import DeliveryFailure, HttpSender
 from mlplatform.rollouts.drift.incidents import Change, IncidentFact
 from mlplatform.rollouts.journal import controls, transitions
 from mlplatform.rollouts.journal.journal import JournalFact

@@ -20,10 +20,10 @@ from mlplatform.model.folders import model_folder
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm, no_routes
 from mlplatform.observing.page import causes, incidents
-from mlplatform.observing.page.reading import decisions, rollouts
-from mlplatform.observing.page.reading import reason_words as words
-from mlplatform.observing.page.reading.plots import WIDTH, PlottedInterval, plot
-from mlplatform.observing.page.reading.sources import ModelRow
+from mlplatform.observing.page.queries import decisions, rollouts
+from mlplatform.observing.page.queries import reason_words as words
+from mlplatform.observing.page.queries.plots import WIDTH, PlottedInterval, plot
+from mlplatform.observing.page.queries.sources import ModelRow
 from mlplatform.observing.page.rendering import coded, render
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding, State
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS

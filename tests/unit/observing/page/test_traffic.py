@@ -11,7 +11,7 @@ from mlplatform.model.routes import no_routes
 from mlplatform.observing.page import traffic
 from mlplatform.observing.page.pictures.lines import HEIGHT, WIDTH, spark
 from mlplatform.observing.page.pictures.scales import percents
-from mlplatform.observing.page.reading.sources import ModelRow
+from mlplatform.observing.page.queries.sources import ModelRow
 from mlplatform.observing.page.rendering import render
 from mlplatform.observing.page.traffic import Metric, TrafficDetail
 from mlplatform.operations.actions.traffic import AGES, CHECK

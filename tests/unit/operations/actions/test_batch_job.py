@@ -91,7 +91,7 @@ def test_results_that_were_changed_on_the_way_are_refused(
     job = batch.prepare(platform, asked)
 
     def tampered(*given: object) -> Path:
-        from mlplatform.operations.compute.running import run
+        from mlplatform.operations.compute.job_run import run
 
         outputs = run(*given)  # type: ignore[arg-type]
         with (outputs / DAYS[0] / SCORES).open("ab") as file:

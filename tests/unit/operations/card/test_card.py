@@ -15,9 +15,9 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
+from mlplatform.operations.card.assembly import VersionRecords, card
 from mlplatform.operations.card.card import Card
 from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
-from mlplatform.operations.card.making import VersionRecords, card
 from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
 from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
 from mlplatform.runtime.errors import Corrupt

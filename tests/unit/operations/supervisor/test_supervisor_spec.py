@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.folders import load_definition, model_names
-from mlplatform.observing.events.sending import SEND_S
+from mlplatform.observing.events.sender import SEND_S
 from mlplatform.operations.supervisor.mlflow_server import environment
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.spec import (

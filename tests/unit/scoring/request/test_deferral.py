@@ -18,7 +18,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.request import recording
 from mlplatform.scoring.request.decision import Caller
 from mlplatform.scoring.request.decision_ids import owned_decision_id
-from mlplatform.scoring.request.deferred import AsyncAcceptor
+from mlplatform.scoring.request.deferred_requests import AsyncAcceptor
 from mlplatform.scoring.request.payloads import ScoreRequest
 from mlplatform.scoring.request.recording import Recorder
 from mlplatform.scoring.request.scoring import Scoring

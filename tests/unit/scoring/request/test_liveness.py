@@ -26,7 +26,7 @@ from mlplatform.scoring.api.app import Gateway
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.pushes.pushes import FeaturePushes
-from mlplatform.scoring.request.deferred import AsyncAcceptor
+from mlplatform.scoring.request.deferred_requests import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.recording import Recorder
 

@@ -15,7 +15,7 @@ from pg8000.exceptions import DatabaseError
 
 from mlplatform.observing.events.receivers import Receiver
 from mlplatform.observing.events.retries import delay_s
-from mlplatform.observing.events.sending import (
+from mlplatform.observing.events.sender import (
     DeliveryFailure,
     DeliverySuccess,
     GoneReceiver,

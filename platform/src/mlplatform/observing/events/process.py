@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from mlplatform.model.personal_fields import personal_fields
 from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
 from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared_receivers
-from mlplatform.observing.events.sending import HttpSender
+from mlplatform.observing.events.sender import HttpSender
 from mlplatform.rollouts.outbox.outbox import Outbox
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings

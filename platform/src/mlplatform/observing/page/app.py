@@ -26,9 +26,9 @@ from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.provider_sign_in import ProviderSignIn
 from mlplatform.observing.page.people.sign_in import SignIn
-from mlplatform.observing.page.reading import decisions, rollouts, search
-from mlplatform.observing.page.reading.error_budget import BudgetTable
-from mlplatform.observing.page.reading.sources import ModelRow, Sources
+from mlplatform.observing.page.queries import decisions, rollouts, search
+from mlplatform.observing.page.queries.error_budget import BudgetTable
+from mlplatform.observing.page.queries.sources import ModelRow, Sources
 from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.traffic import TrafficDetail

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mlplatform.observing.page.reading.search import SearchResult
+from mlplatform.observing.page.queries.search import SearchResult
 
 MOST_ROWS: Final = 5_000
 """Of one file; a narrower search, or one of older decisions, gives the rest."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.model.rhythm import SCORE
-from mlplatform.observing.page.reading.plots import Plot, PlottedInterval, plot
+from mlplatform.observing.page.queries.plots import Plot, PlottedInterval, plot
 from mlplatform.rollouts.drift.incidents import FAULT, PERFORMANCE, Incident
 from mlplatform.rollouts.drift.retrain import MAX_CLAIMS
 

@@ -13,7 +13,7 @@ from mlplatform.observing.page.people.gate import SURFACE, Console, Identities
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import sees
 from mlplatform.observing.page.people.sessions import Sessions
-from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.declarations import PREFIX

@@ -23,8 +23,8 @@ from mlplatform.model.features.views import external
 from mlplatform.model.policies.decision_scale import EARLIER
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import staging
+from mlplatform.operations.compute.job_run import run
 from mlplatform.operations.compute.jobs import ITEMS, MAX_ITEMS, RESULT, SHARED, Job, JobStatus
-from mlplatform.operations.compute.running import run
 from mlplatform.operations.compute.scoring import BUNDLE, ID, ORDER, SCORES, Order
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import canonical_json, digest
@@ -138,7 +138,7 @@ def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatu
     decisions, SHA-256 and the views without features of each file.
 
     Raises:
-        JobFailed, Refused, Unavailable: as `operations.compute.running.run`.
+        JobFailed, Refused, Unavailable: as `operations.compute.job_run.run`.
     """
     target = platform.settings.home.batches / asked.model / asked.name
     if not (target / MANIFEST).exists():

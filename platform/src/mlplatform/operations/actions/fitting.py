@@ -17,8 +17,8 @@ from mlplatform.learning.validation.replay import Recent
 from mlplatform.model.definition import dns_name
 from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.operations.actions import staging
+from mlplatform.operations.compute.job_run import GRACE_S, retry_until, run
 from mlplatform.operations.compute.jobs import Job, Jobs, JobStatus
-from mlplatform.operations.compute.running import GRACE_S, retry_until, run
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import NotFound, Refused
@@ -44,7 +44,7 @@ def fit(
     Raises:
         JobFailed: it failed, was cancelled or took longer than `training.deadline_s`.
         Corrupt: what it gave back is not what its digests say; it was not kept.
-        Refused, Unavailable: as `operations.compute.running.run`.
+        Refused, Unavailable: as `operations.compute.job_run.run`.
     """
     folder = folder_digest(model_folder(dataset.model))
     order = handover.order(dataset, recent, code=code_version(), folder=folder, seed=retrain.SEED)

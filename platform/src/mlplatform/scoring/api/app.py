@@ -21,7 +21,7 @@ from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.labels.labels import Labels
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.pushes.pushes import FeaturePushes
-from mlplatform.scoring.request.deferred import AsyncAcceptor
+from mlplatform.scoring.request.deferred_requests import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.spans import Traces

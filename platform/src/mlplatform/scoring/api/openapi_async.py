@@ -25,7 +25,7 @@ from mlplatform.scoring.api.openapi_parts import (
 from mlplatform.scoring.api.reference import examples
 from mlplatform.scoring.api.shapes import TYPES
 from mlplatform.scoring.api.versions import ApiVersion
-from mlplatform.scoring.request.accepted import AcceptedRequest
+from mlplatform.scoring.request.accepted_request import AcceptedRequest
 from mlplatform.scoring.request.answers import PendingAnswer
 from mlplatform.scoring.request.payloads import Payloads
 

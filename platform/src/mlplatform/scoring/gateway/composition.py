@@ -43,7 +43,7 @@ from mlplatform.scoring.labels.ownership import Ownership, recorded_askers
 from mlplatform.scoring.labels.voids import Voids
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
 from mlplatform.scoring.pushes.pushes import FeaturePushes
-from mlplatform.scoring.request.deferred import AsyncAcceptor
+from mlplatform.scoring.request.deferred_requests import AsyncAcceptor
 from mlplatform.scoring.request.metrics import Metrics, ModelMetrics
 from mlplatform.scoring.request.recording import KeptAnswers, Recorder
 from mlplatform.scoring.request.scoring import Scoring

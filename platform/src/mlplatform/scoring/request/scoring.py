@@ -37,7 +37,7 @@ from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
 from mlplatform.scoring.arms.routing import Assignment, assign
 from mlplatform.scoring.arms.states import ModelState
-from mlplatform.scoring.request.accepted import AcceptedRequest, is_genuine
+from mlplatform.scoring.request.accepted_request import AcceptedRequest, is_genuine
 from mlplatform.scoring.request.answers import encode
 from mlplatform.scoring.request.decision import (
     Caller,

@@ -22,10 +22,10 @@ from mlplatform.observing.page.people.actions import Subject, WrongForm, check_f
 from mlplatform.observing.page.people.gate import Console, Identities
 from mlplatform.observing.page.people.reader import Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions, WrongSignIns
-from mlplatform.observing.page.people.waiting import waiting_rollout
-from mlplatform.observing.page.reading import sources
-from mlplatform.observing.page.reading.search import SearchResult
-from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.observing.page.people.waiting_rollouts import waiting_rollout
+from mlplatform.observing.page.queries import sources
+from mlplatform.observing.page.queries.search import SearchResult
+from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal.state import EMERGENCY_CONFIRM_H, RolloutState, fold
 from mlplatform.rollouts.journal.transitions import ApprovalAsked, Opened, Paused

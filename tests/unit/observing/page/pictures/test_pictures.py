@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlplatform.observing.page.pictures import gates, measures, ramp
 from mlplatform.observing.page.pictures.gates import GatePicture, gate_pictures
-from mlplatform.observing.page.reading import rollouts
+from mlplatform.observing.page.queries import rollouts
 from mlplatform.observing.page.rendering import render, templates
 from mlplatform.operations.actions import interim_analyses
 from mlplatform.operations.actions.interim_analyses import InterimAnalysis

@@ -15,8 +15,8 @@ import pytest
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people.gate import Console, Identities
 from mlplatform.observing.page.people.sessions import Sessions
-from mlplatform.observing.page.reading.sources import Sources
-from mlplatform.observing.page.review import shown
+from mlplatform.observing.page.queries.sources import Sources
+from mlplatform.observing.page.review import queue_rows
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review.queue import QueueCursor
 from mlplatform.runtime.errors import InputInvalid
@@ -289,14 +289,14 @@ async def test_a_version_too_long_to_be_a_number_is_not_found(page: Page) -> Non
 
 def test_a_link_of_the_queue_comes_back() -> None:
     at = QueueCursor(12, "d:1")
-    assert shown.place(shown.link(at)) == at
-    assert shown.place("") is None
+    assert queue_rows.place(queue_rows.link(at)) == at
+    assert queue_rows.place("") is None
     for text in ("x", "1", "-1:d", "1:" + "d" * 65, "1:a b", "1:"):
         with pytest.raises(InputInvalid):
-            shown.place(text)
+            queue_rows.place(text)
 
 
 def test_what_became_of_an_answer_is_told(world: World) -> None:
     definition = world.platform.definition("fraud")
     done = job.ReviewResult("d1", "fraud", 0, False, differs=True)
-    assert "one more person has to look at it" in shown.result_sentence(done, definition)
+    assert "one more person has to look at it" in queue_rows.result_sentence(done, definition)

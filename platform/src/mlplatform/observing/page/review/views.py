@@ -17,9 +17,9 @@ from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, ch
 from mlplatform.observing.page.people.gate import Console
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sign_in import Show
-from mlplatform.observing.page.reading.reason_words import reason_words
-from mlplatform.observing.page.reading.sources import Sources
-from mlplatform.observing.page.review import shown
+from mlplatform.observing.page.queries.reason_words import reason_words
+from mlplatform.observing.page.queries.sources import Sources
+from mlplatform.observing.page.review import queue_rows
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review.opinions import Account, is_disputed, outcome_of
 from mlplatform.operations.review.queue import QueuedDecision
@@ -86,7 +86,7 @@ class Reviews:
         name, query = request.path_params["name"], request.query_params
         try:
             definition = self._sources.model(name).definition
-            wanted = query.get("look", "")[: shown.MOST_ID]
+            wanted = query.get("look", "")[: queue_rows.MOST_ID]
             return self._queue(definition, wanted, query.get("after", ""))
         except NotFound as missing:
             return self._problem(404, str(missing), "/")
@@ -104,7 +104,7 @@ class Reviews:
         name = "" if reader is None else reader.name
         account = _account(reader)
         may_answer = _may_answer(reader, model)
-        found = job.review_queue(platform, model, ROWS, shown.place(after))
+        found = job.review_queue(platform, model, ROWS, queue_rows.place(after))
         chosen = None
         if wanted:
             chosen = job.queued_decision(platform, model, wanted)
@@ -112,7 +112,7 @@ class Reviews:
             chosen = job.first(platform, model, name, account)
         about = None
         if chosen is not None:
-            about = shown.row(chosen, label.name, words, name, account)
+            about = queue_rows.row(chosen, label.name, words, name, account)
         waits_for_others = about is not None and about.mine and label.review.four_eyes
         has_answered = waits_for_others and not (
             chosen is not None and is_disputed(chosen.opinions)
@@ -126,17 +126,17 @@ class Reviews:
             outcomes=label.review.reviewed(definition.decision),
             four_eyes=label.review.four_eyes,
             days=label.review.days,
-            rows=[shown.row(one, label.name, words, name, account) for one in found.rows],
+            rows=[queue_rows.row(one, label.name, words, name, account) for one in found.rows],
             total=found.total,
             complete=found.complete,
             after=after,
-            newer=None if found.newer is None else shown.link(found.newer),
+            newer=None if found.newer is None else queue_rows.link(found.newer),
             about=about,
             has_answered=has_answered,
             gone=wanted if wanted and chosen is None else "",
             may_answer=may_answer,
             asks=self._offer(reader, chosen) if is_asked else None,
-            choices=shown.choices(label.name),
+            choices=queue_rows.choices(label.name),
             problem=problem,
             note=note,
             most=job.NOTE.most,
@@ -196,7 +196,7 @@ class Reviews:
             self._sources.platform, definition.name, about, outcome,
             analyst=reader.client, account=_account(reader), note=note, seen=seen,
         )  # fmt: skip
-        reader.session.notice = shown.result_sentence(done, definition)
+        reader.session.notice = queue_rows.result_sentence(done, definition)
         return RedirectResponse(back, 303)
 
     def _refuse(self, model: str, why: str) -> None:

@@ -9,8 +9,8 @@ from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.operations.actions import tenures
+from mlplatform.operations.card.assembly import VersionRecords, card
 from mlplatform.operations.card.card import Card
-from mlplatform.operations.card.making import VersionRecords, card
 from mlplatform.operations.card.rollouts import Journal
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import Incident

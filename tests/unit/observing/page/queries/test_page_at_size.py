@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlplatform.observing.page.reading.sources import Sources
+from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal import sql
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts

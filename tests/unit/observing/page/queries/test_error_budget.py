@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.observing.page.test_traffic import NEWEST_MS, counts, read
 
-from mlplatform.observing.page.reading import error_budget
-from mlplatform.observing.page.reading.error_budget import BudgetRow
+from mlplatform.observing.page.queries import error_budget
+from mlplatform.observing.page.queries.error_budget import BudgetRow
 from mlplatform.observing.slo import objectives
 from mlplatform.operations.traffic.buckets import BINS, EDGES
 from mlplatform.operations.traffic.projection import Bucket, TrafficReport

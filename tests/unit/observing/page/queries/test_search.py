@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlplatform.decisions.records.port import Span
-from mlplatform.observing.page.reading import search
-from mlplatform.observing.page.reading.search import Query, SearchCursor
+from mlplatform.observing.page.queries import search
+from mlplatform.observing.page.queries.search import Query, SearchCursor
 from mlplatform.runtime.errors import InputInvalid
 from rollout_world import table
 

@@ -11,7 +11,7 @@ from mlplatform.learning.validation.report import MARKS as VALIDATION_MARKS
 from mlplatform.learning.validation.report import TITLES as VALIDATION_TITLES
 from mlplatform.observing.page.pictures.ramp import Ramp, ramp
 from mlplatform.observing.page.pictures.steps import StepRow, steps
-from mlplatform.observing.page.reading.plots import Plot, PlottedInterval, plot
+from mlplatform.observing.page.queries.plots import Plot, PlottedInterval, plot
 from mlplatform.operations.actions.interim_analyses import StepHistory
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.journal.state import RolloutState, apply

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.scoring.request.accepted import AcceptedRequest, is_genuine, sealed
+from mlplatform.scoring.request.accepted_request import AcceptedRequest, is_genuine, sealed
 
 SECRET = b"k" * 32
 VALUES = st.one_of(

@@ -19,7 +19,7 @@ from mlplatform.decisions.records.port import (
 from mlplatform.decisions.records.record import Record
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.request.accepted import AcceptedRequest, sealed
+from mlplatform.scoring.request.accepted_request import AcceptedRequest, sealed
 from mlplatform.scoring.request.answers import PendingAnswer, encode
 from mlplatform.scoring.request.decision import AcceptedForLater, Caller
 from mlplatform.scoring.request.decision_ids import is_owned, made_ms, owned_decision_id

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlplatform.observing.page import exports
-from mlplatform.observing.page.reading.search import READ, Query, SearchCursor, SearchResult, query
+from mlplatform.observing.page.queries.search import READ, Query, SearchCursor, SearchResult, query
 from rollout_world import table
 
 

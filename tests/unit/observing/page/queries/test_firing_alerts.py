@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlplatform.observing.page.reading import firing
-from mlplatform.observing.page.reading.firing import AlertTable, FiringAlert
+from mlplatform.observing.page.queries import firing_alerts
+from mlplatform.observing.page.queries.firing_alerts import AlertTable, FiringAlert
 from mlplatform.observing.page.rendering import render
 from mlplatform.runtime.errors import Unavailable
 
@@ -31,7 +31,7 @@ def alert(name: str, severity: str = "page", **changed: Any) -> dict[str, Any]:
 
 
 def parsed(*alerts: dict[str, Any], hidden: Sequence[str] = ()) -> AlertTable:
-    return firing.parse(json.dumps(alerts).encode(), RUNBOOKS, hidden)
+    return firing_alerts.parse(json.dumps(alerts).encode(), RUNBOOKS, hidden)
 
 
 def page(alerts: AlertTable | str | None) -> str:
@@ -63,7 +63,7 @@ def test_no_address_of_somebody_else_becomes_a_link_and_no_text_becomes_markup()
         alert("../x"), alert("x", labels={}, annotations={}),
     )  # fmt: skip
     assert [one.runbook for one in found.alerts] == [""] * 4
-    assert max(len(one.summary) for one in found.alerts) == firing.MOST_TEXT
+    assert max(len(one.summary) for one in found.alerts) == firing_alerts.MOST_TEXT
     text = page(found)
     assert "<script" not in text
     assert "javascript:" not in text
@@ -75,18 +75,18 @@ def test_no_address_of_somebody_else_becomes_a_link_and_no_text_becomes_markup()
 )
 def test_an_answer_of_another_form_is_no_empty_list(body: bytes) -> None:
     with pytest.raises(Unavailable, match="list of alerts can't be read"):
-        firing.parse(body, RUNBOOKS, ())
+        firing_alerts.parse(body, RUNBOOKS, ())
 
 
 def test_a_list_that_is_long_is_cut_and_says_so() -> None:
-    found = parsed(*(alert(f"a{number}") for number in range(firing.MOST_ROWS + 7)))
-    assert (len(found.alerts), found.left_out) == (firing.MOST_ROWS, 7)
+    found = parsed(*(alert(f"a{number}") for number in range(firing_alerts.MOST_ROWS + 7)))
+    assert (len(found.alerts), found.left_out) == (firing_alerts.MOST_ROWS, 7)
     assert "7 more fire" in page(found)
 
 
 def test_a_reader_sees_no_alert_of_a_model_that_they_do_not_see() -> None:
     labels = {"alertname": "DriftFound", "severity": "ticket", "service": "platform"}
-    others = [alert(f"a{number}") for number in range(firing.MOST_ROWS + 7)]
+    others = [alert(f"a{number}") for number in range(firing_alerts.MOST_ROWS + 7)]
     found = parsed(*others, alert("DriftFound", labels=labels), hidden=["fraud"])
     assert ([one.model for one in found.alerts], found.left_out) == (["platform"], 0)
 

@@ -22,20 +22,20 @@ from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
-from mlplatform.observing.page.reading import decisions, error_budget, firing
-from mlplatform.observing.page.reading.decisions import RecordDetail
-from mlplatform.observing.page.reading.error_budget import BudgetTable
-from mlplatform.observing.page.reading.evidence_index import EvidenceIndex
-from mlplatform.observing.page.reading.firing import AlertTable
-from mlplatform.observing.page.reading.reason_words import reason_words
-from mlplatform.observing.page.reading.rollouts import EvidenceDetail, evidence
-from mlplatform.observing.page.reading.search import BUDGET_S, SHOWN, Query, SearchResult, search
+from mlplatform.observing.page.queries import decisions, error_budget, firing_alerts
+from mlplatform.observing.page.queries.decisions import RecordDetail
+from mlplatform.observing.page.queries.error_budget import BudgetTable
+from mlplatform.observing.page.queries.evidence_index import EvidenceIndex
+from mlplatform.observing.page.queries.firing_alerts import AlertTable
+from mlplatform.observing.page.queries.reason_words import reason_words
+from mlplatform.observing.page.queries.rollouts import EvidenceDetail, evidence
+from mlplatform.observing.page.queries.search import BUDGET_S, SHOWN, Query, SearchResult, search
 from mlplatform.observing.slo import objectives
 from mlplatform.observing.slo.objectives import Objectives
 from mlplatform.operations.actions import traffic
 from mlplatform.operations.actions.interim_analyses import StepHistory, step_histories
 from mlplatform.operations.card.card import Card
-from mlplatform.operations.card.reading import read_card
+from mlplatform.operations.card.records import read_card
 from mlplatform.operations.supervisor.status import PlatformStatus, status
 from mlplatform.operations.traffic.buckets import DAY_MS
 from mlplatform.operations.traffic.projection import TrafficReport
@@ -113,7 +113,7 @@ class Sources:
             return None
         hidden = [name for name in model_names() if not self._sees(name)]
         with _turn(self._alerting, "others wait for Alertmanager's answer"):
-            return firing.firing_alerts(url, _objectives().runbooks, hidden)
+            return firing_alerts.firing_alerts(url, _objectives().runbooks, hidden)
 
     def models(self) -> list[ModelRow]:
         """Every model of this installation whose model.yaml can be read; the log tells of others.
