@@ -32,7 +32,7 @@ from tests.support.onnx_bundles import sigmoid_model
 
 from mlplatform.learning.features import parquet_files
 from mlplatform.learning.features.parquet_files import ParquetFiles
-from mlplatform.learning.onnx.confined import LIMITS, ConfinedModel
+from mlplatform.learning.onnx.confined_model import LIMITS, ConfinedModel
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.onnx.onnx_work import _small_trees
 from mlplatform.model import folders

@@ -16,9 +16,9 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.online import OnlineFeatures, OnlineWriter
-from mlplatform.learning.features.pushed.holding import SharedStore
 from mlplatform.learning.features.pushed.journal import Pushes
 from mlplatform.learning.features.pushed.sqlite import SqlitePushes
+from mlplatform.learning.features.pushed.table_holder import SharedStore
 from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
 from mlplatform.learning.features.windows.projector import WindowProjector
 from mlplatform.learning.features.windows.state import WindowProjection, begin

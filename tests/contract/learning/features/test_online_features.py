@@ -17,7 +17,7 @@ import pytest
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.importing import import_table, serve_missing
+from mlplatform.learning.features.external.table_import import import_table, serve_missing
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_redis import FeastRedis
 from mlplatform.learning.features.feast_sqlite import FeastSqlite

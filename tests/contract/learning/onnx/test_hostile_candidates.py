@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mlplatform.learning.onnx import confined
-from mlplatform.learning.onnx.confined import LIMITS, ConfinedModel
+from mlplatform.learning.onnx import confined_model
+from mlplatform.learning.onnx.confined_model import LIMITS, ConfinedModel
 from mlplatform.learning.onnx.model_files import ModelFiles
 from mlplatform.learning.onnx.onnx_file import OnnxFile, session
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
@@ -89,8 +89,8 @@ def test_memory_by_operators_that_models_need_meets_the_process_limit():
 
 
 def test_time_by_operators_that_models_need_meets_the_requests_limit(monkeypatch):
-    monkeypatch.setattr(confined, "CALL_CPU_S", 0.5)
-    monkeypatch.setattr(confined, "ROW_CPU_S", 0.0)
+    monkeypatch.setattr(confined_model, "CALL_CPU_S", 0.5)
+    monkeypatch.setattr(confined_model, "ROW_CPU_S", 0.0)
     model = loaded(made.slow_products(1024))
     with pytest.raises(ModelRefused, match="processor time"):
         model.scores(ROWS)

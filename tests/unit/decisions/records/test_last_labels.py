@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.rollouts.drift.test_drift_matured import alive, read
+from tests.unit.rollouts.drift.test_matured_outcomes import alive, read
 
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
@@ -113,7 +113,7 @@ def test_a_correction_at_the_same_event_time_counts(values: tuple[int, ...]) -> 
 
 
 def test_drift_follows_the_same_rule() -> None:
-    from tests.unit.rollouts.drift.test_drift_matured import scored
+    from tests.unit.rollouts.drift.test_matured_outcomes import scored
 
     said = [label(1, 0, 2), label(0, 0, 1), label(0, 0, 0)]
     (day,) = read([scored(0, 1, 0.9), *said, *alive(5)], now_day=4).days

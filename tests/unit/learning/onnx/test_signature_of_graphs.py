@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 from tests.support.foreign_onnx import CHANNELS, skl2onnx_classifier
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.explainer import make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.onnx.onnx_limits import ModelRefused

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.support.train_libraries import needed
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.explainer import make_explainer
 from mlplatform.learning.onnx.onnx_file import OnnxFile
 from mlplatform.learning.onnx.torch import Block, FittedModule, fitted, reproducible

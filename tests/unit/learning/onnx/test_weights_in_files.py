@@ -17,8 +17,8 @@ from tests.support.hostile_models import WIDTH, harmless
 
 from mlplatform.commands.authoring.check_model import problems
 from mlplatform.commands.authoring.new_model import write_ready
-from mlplatform.learning.onnx import confined
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx import confined_model
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.model_files import model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES, ModelRefused
 from mlplatform.learning.training import retrain
@@ -177,7 +177,7 @@ def test_it_is_refused_with_the_figure_where_memory_does_not_do(
     with pytest.raises(Refused, match=f"needs {needed} MiB of memory; .* has 100 MiB"):
         predictor.load(made.folder, f"large-v1-{made.bundle.digest[:8]}")
     files = model_files(root / NAME / "model.onnx", RULE)
-    monkeypatch.setattr(confined, "free_memory_bytes", lambda: 500 * 1024 * 1024)
+    monkeypatch.setattr(confined_model, "free_memory_bytes", lambda: 500 * 1024 * 1024)
     with pytest.raises(ModelRefused, match="this machine has 500 MiB free"):
         ConfinedModel(files.content, inputs=2, data=files.data)
 

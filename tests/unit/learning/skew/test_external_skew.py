@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.external_world import BUREAU, DAY_S, T_S
 from tests.unit.learning.features.external.test_external_join import NAMES, Values, World, values
 
-from mlplatform.learning.skew.served import DecisionReads
+from mlplatform.learning.skew.decision_reads import DecisionReads
 from mlplatform.learning.skew.tables import table_cells
 
 

@@ -19,7 +19,7 @@ from tests.unit.learning.features.test_features_offline import (
     label,
 )
 
-from mlplatform.learning.features.hidden import Interventions, treat
+from mlplatform.learning.features.hidden_outcomes import Interventions, treat
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
 from mlplatform.learning.training import handover

@@ -12,7 +12,7 @@ from tests.support import external_world, table_world
 from tests.support.external_world import BUREAU, DAY_S, T_S
 
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.importing import import_table
+from mlplatform.learning.features.external.table_import import import_table
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.policy import FeaturePolicies

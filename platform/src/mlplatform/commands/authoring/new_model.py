@@ -12,7 +12,7 @@ import typer
 
 from mlplatform.commands.authoring.ready_file import folder_files, with_memory
 from mlplatform.commands.terminal.output import AsJson, print_json
-from mlplatform.learning.onnx.confined import graph_tensors
+from mlplatform.learning.onnx.confined_model import graph_tensors
 from mlplatform.learning.onnx.model_files import model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.model.folders import FILE, READY_FILE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mlplatform.learning.onnx.confined import GraphTensor, GraphTensors
+from mlplatform.learning.onnx.confined_model import GraphTensor, GraphTensors
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
 from mlplatform.model.consistency import OF_EVERY_REQUEST
 from mlplatform.model.definition import EVENT_TIME

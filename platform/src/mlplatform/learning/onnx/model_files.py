@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlplatform.learning.onnx.confined import data_file_names
+from mlplatform.learning.onnx.confined_model import data_file_names
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.model.weights.data_files import DataFile
 from mlplatform.model.weights.memory import MIB

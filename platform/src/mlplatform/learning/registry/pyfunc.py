@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.mlmodel import DECISION, RAW_SCORE, SCORE
 from mlplatform.learning.registry.versions import TRAINED_HERE

@@ -15,8 +15,8 @@ from mlplatform.learning.features.compile import reach_ms
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot_files
 from mlplatform.learning.skew.cells import Cell
+from mlplatform.learning.skew.decision_reads import DecisionReads, Key, SampledReads, take
 from mlplatform.learning.skew.raw_records import database, gather
-from mlplatform.learning.skew.served import DecisionReads, Key, SampledReads, take
 from mlplatform.learning.skew.tables import table_cells
 from mlplatform.learning.skew.verdict import SkewReport, UncountableRequests, judge
 from mlplatform.learning.skew.views import view_cells

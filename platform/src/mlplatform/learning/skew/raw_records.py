@@ -19,7 +19,7 @@ from mlplatform.decisions.records.record import Kind
 from mlplatform.learning.features.arrivals import ARRIVALS
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.rows import TIME, request_schema
-from mlplatform.learning.skew.served import Key, stream
+from mlplatform.learning.skew.decision_reads import Key, stream
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.canonical import NOT_JSON
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.skew.cells import Cell, Note, closely
-from mlplatform.learning.skew.served import DecisionReads
+from mlplatform.learning.skew.decision_reads import DecisionReads
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
 

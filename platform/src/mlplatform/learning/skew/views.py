@@ -20,8 +20,8 @@ from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.rows import LABEL_RANK
 from mlplatform.learning.features.snapshots import MadeOf, declaration, made_of
 from mlplatform.learning.skew.cells import Cell, LateInterval, Note, Outcome, closely
+from mlplatform.learning.skew.decision_reads import DecisionReads, Key
 from mlplatform.learning.skew.raw_records import keys_table
-from mlplatform.learning.skew.served import DecisionReads, Key
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.features.views import FeatureView
 

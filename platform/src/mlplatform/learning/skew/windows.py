@@ -16,8 +16,8 @@ import pyarrow as pa
 from mlplatform.learning.features.arrivals import OWN, ranked_sql
 from mlplatform.learning.features.windows.sql import windows_sql
 from mlplatform.learning.skew.cells import Cell, LateInterval, Note, exactly
+from mlplatform.learning.skew.decision_reads import DecisionReads, Key
 from mlplatform.learning.skew.raw_records import ARRIVAL
-from mlplatform.learning.skew.served import DecisionReads, Key
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.declaration import EntityWindows, by_entity
 from mlplatform.model.windows.ratios import ratios_of

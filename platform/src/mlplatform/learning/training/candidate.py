@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.explainer import Explainer, make_explainer, score_gap
 from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE

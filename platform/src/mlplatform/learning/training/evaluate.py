@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import OnnxFile, ScoringSession
 from mlplatform.learning.registry.versions import TRAINED_HERE
 from mlplatform.learning.skew.verdict import SkewReport

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.learning.training.candidate import (
     Candidate,

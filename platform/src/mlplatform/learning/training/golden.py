@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.model.definition import WORDED, InputSpec, ModelDefinition, word_inputs

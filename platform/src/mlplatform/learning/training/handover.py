@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from msgspec import Meta
 from msgspec.structs import replace
 
-from mlplatform.learning.onnx.confined import ConfinedModel
+from mlplatform.learning.onnx.confined_model import ConfinedModel
 from mlplatform.learning.training.candidate import Candidate, Parity
 from mlplatform.learning.training.folder import MOST_CHARACTERS, MOST_PARAMETERS
 from mlplatform.learning.training_sets.dataset import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.hidden import (
+from mlplatform.learning.features.hidden_outcomes import (
     NOTHING_HIDDEN,
     HiddenOutcomes,
     interventions,

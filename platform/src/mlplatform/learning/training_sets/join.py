@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import duckdb
 import pyarrow as pa
 
-from mlplatform.learning.features.external import joining
+from mlplatform.learning.features.external import point_in_time_join
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import CREATED, EVENT_TIMESTAMP
 from mlplatform.learning.features.windows.training import with_windows
@@ -42,7 +42,7 @@ def training_join(
 def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table) -> pa.Table:
     """The events, in their order, with every feature of the views, null where none was valid. A
     feature that a snapshot was made before is null there. Of each external view there is the column
-    `joining.row_name` beside: a row may be there whose values are all null.
+    `point_in_time_join.row_name` beside: a row may be there whose values are all null.
 
     A row is valid for its view's ttl, both bounds included, as in the online store.
 
@@ -62,8 +62,8 @@ def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Ta
         for view in views:
             if view.external is not None:
                 parts = offline.external(view.name).served_parts()
-                if (from_ms := joining.served_from_ms(parts)) is not None:
-                    joining.create_relations(db, view, parts)
+                if (from_ms := point_in_time_join.served_from_ms(parts)) is not None:
+                    point_in_time_join.create_relations(db, view, parts)
                     served[view.name] = from_ms
                 continue
             paths = sorted(str(f) for f in files[view.name])
@@ -131,12 +131,12 @@ def _join_sql(
                 f" {view.name}_.{view.join_key} AND events_.event_time >= {view.name}_.{CREATED}"
             )
         elif view.name in served:
-            more, values = joining.join_sql(view, served[view.name], oldest)
+            more, values = point_in_time_join.join_sql(view, served[view.name], oldest)
             joins += more
             features += values
         else:
             features += [f"CAST(NULL AS DOUBLE) AS {quote(n)}" for n in view.feature_names]
-            features.append(f"FALSE AS {joining.row_name(view.name)}")
+            features.append(f"FALSE AS {point_in_time_join.row_name(view.name)}")
     return (
         f"SELECT {', '.join([*kept, *features])}"
         " FROM (SELECT *, row_number() OVER () AS row_ FROM events) events_ "

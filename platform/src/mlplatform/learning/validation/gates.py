@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlplatform.learning.features.hidden import NOTHING_HIDDEN, HiddenOutcomes
+from mlplatform.learning.features.hidden_outcomes import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.fairness import Fairness, judge_fairness
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlplatform.learning.features.external.joining import newest_ms
+from mlplatform.learning.features.external.point_in_time_join import newest_ms
 from mlplatform.learning.training_sets.dataset import DAY_MS, input_plan
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.model.bundle import Bundle, load_bundle

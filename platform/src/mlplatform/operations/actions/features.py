@@ -14,9 +14,9 @@ from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features import rows, snapshots
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.compacting import compact
+from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.files import files_at
-from mlplatform.learning.features.external.importing import (
+from mlplatform.learning.features.external.table_import import (
     ImportReport,
     import_table,
     serve_missing,

@@ -20,7 +20,7 @@ from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import Span
 from mlplatform.decisions.records.record import COLUMNS, Record
-from mlplatform.learning.onnx.confined import MOST_EXPLAINER_BYTES, ConfinedModel
+from mlplatform.learning.onnx.confined_model import MOST_EXPLAINER_BYTES, ConfinedModel
 from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
 from mlplatform.learning.training.evaluate import Runnable, load_runnable

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.external.joining import newest_ms, row_name
+from mlplatform.learning.features.external.point_in_time_join import newest_ms, row_name
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineRow
 from mlplatform.learning.features.policy import FeaturePolicies, Gaps

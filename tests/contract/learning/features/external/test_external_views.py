@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features import feast_repo
-from mlplatform.learning.features.external.joining import NEVER_MS, newest_ms
+from mlplatform.learning.features.external.point_in_time_join import NEVER_MS, newest_ms
 from mlplatform.learning.features.feast_redis import FeastRedis
 from mlplatform.learning.training_sets.dataset import input_plan
 from mlplatform.learning.training_sets.join import training_join

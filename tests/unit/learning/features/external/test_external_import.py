@@ -25,10 +25,10 @@ from tests.support.external_world import (
     written,
 )
 
-from mlplatform.learning.features.external import importing
+from mlplatform.learning.features.external import table_import
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.files import files_at
-from mlplatform.learning.features.external.importing import (
+from mlplatform.learning.features.external.table_import import (
     ImportReport,
     import_table,
     serve_missing,
@@ -273,7 +273,7 @@ def test_a_missing_number_is_a_number_that_is_none(tmp_path: Path) -> None:
 def test_killed_anywhere_a_rerun_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, is_after: bool
 ) -> None:
-    monkeypatch.setattr(importing, "SERVED_ROWS", 2)
+    monkeypatch.setattr(table_import, "SERVED_ROWS", 2)
     paths = [
         written(tmp_path / "1.parquet", table(ROWS)),
         written(tmp_path / "2.parquet", table([(1, 0, 12, 4.0), *ROWS, (5, 0, 0, 4.0)])),
@@ -282,7 +282,7 @@ def test_killed_anywhere_a_rerun_ends_in_the_same_bytes(
         (tmp_path / name).mkdir()
         take(tmp_path / name, paths[0])
     take(tmp_path / "straight", paths[1])
-    owner: Any = importing
+    owner: Any = table_import
     *classes, function = place.split(".")
     for name in classes:
         owner = {"ExternalParts": ExternalParts, "FeastSqlite": FeastSqlite}[name]
@@ -306,7 +306,7 @@ def test_an_online_store_that_was_lost_is_given_every_row_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:
     """It is on a server that no backup holds; a kill in between leaves the newest row there."""
-    monkeypatch.setattr(importing, "SERVED_ROWS", 1)
+    monkeypatch.setattr(table_import, "SERVED_ROWS", 1)
     for name, rows in (("1", ROWS), ("2", [(1, 0, 12, 4.0), (5, 2, 2, 4.0)])):
         take(tmp_path, written(tmp_path / f"{name}.parquet", table(rows)))
     before = state(tmp_path)
@@ -348,7 +348,7 @@ def test_a_part_that_a_kill_left_is_served_where_features_were_declared_since(
         monkeypatch.context() as patch,
         closing(FeastSqlite(tmp_path / "online.db", "fraud", [fewer])) as store,
     ):
-        patch.setattr(importing, "_serve", killed)
+        patch.setattr(table_import, "_serve", killed)
         with pytest.raises(Killed):
             import_table(columns, [path], parts, store, lambda: NOW_MS)
     more = written(tmp_path / "2.parquet", table([(4, 0, 10, 1.0)]))

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from tests.support.external_world import BUREAU, DAY_S, T_S, TIME, Row, fraud_like, table
 
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.importing import ImportReport, import_table
-from mlplatform.learning.features.external.joining import NEVER_MS, newest_ms
+from mlplatform.learning.features.external.point_in_time_join import NEVER_MS, newest_ms
+from mlplatform.learning.features.external.table_import import ImportReport, import_table
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.policy import FeaturePolicies

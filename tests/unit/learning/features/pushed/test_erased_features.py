@@ -23,14 +23,14 @@ from tests.unit.learning.features.pushed.test_pushed_features import (
     PushWorld,
 )
 
-from mlplatform.learning.features.external import compacting
+from mlplatform.learning.features.external import compaction
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.compacting import compact
-from mlplatform.learning.features.external.importing import import_table, serve_missing
+from mlplatform.learning.features.external.compaction import compact
+from mlplatform.learning.features.external.table_import import import_table, serve_missing
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.pushed import erasing
-from mlplatform.learning.features.pushed.erasing import (
+from mlplatform.learning.features.pushed import erasure
+from mlplatform.learning.features.pushed.erasure import (
     RowCounts,
     ViewStores,
     erase_rows,
@@ -90,9 +90,9 @@ def dying(dies_at: int) -> Iterator[bool]:
 
 @pytest.fixture(autouse=True)
 def merged_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compacting, "MOST_SMALL", 2)
-    monkeypatch.setattr(erasing, "GIVEN_S", 0.0)
-    monkeypatch.setattr(erasing, "PUTTING_S", 0.0)
+    monkeypatch.setattr(compaction, "MOST_SMALL", 2)
+    monkeypatch.setattr(erasure, "GIVEN_S", 0.0)
+    monkeypatch.setattr(erasure, "PUTTING_S", 0.0)
 
 
 def settled(world: PushWorld) -> tuple[list[Any], list[Any]]:
@@ -112,7 +112,7 @@ def test_training_is_as_if_the_entity_had_never_been_wherever_the_act_is_killed(
 ) -> None:
     world, never = filled(tmp_path / "world"), filled(tmp_path / "never", without=True)
     keys, steps = {world.stored_key(ERASED)}, dying(dies_at)
-    real = erasing.os.rename
+    real = erasure.os.rename
 
     def rename(*paths: Any) -> None:
         if next(steps):
@@ -120,7 +120,7 @@ def test_training_is_as_if_the_entity_had_never_been_wherever_the_act_is_killed(
         real(*paths)
 
     with monkeypatch.context() as patch, suppress(Killed):
-        patch.setattr(erasing.os, "rename", rename)
+        patch.setattr(erasure.os, "rename", rename)
         online, journal = DyingProcess(world.online, steps), DyingProcess(world.journal, steps)
         erase_rows(stores_of(world, online, journal), keys, world.clock_ms)
         assert dies_at >= LEAST_STEPS
@@ -224,7 +224,7 @@ class WatchedStore:
 def test_a_gateway_that_is_putting_the_row_meanwhile_brings_nothing_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(erasing, "PUTTING_S", 1.0)
+    monkeypatch.setattr(erasure, "PUTTING_S", 1.0)
     world, removed = with_unserved(tmp_path), threading.Event()
     slow: Any = SlowStore(FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU]), removed)
     (kept,) = world.journal.waiting(MODEL, "bureau", most=9, unserved=True)

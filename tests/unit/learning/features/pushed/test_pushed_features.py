@@ -14,13 +14,14 @@ from msgspec.structs import replace
 from tests.support.external_world import BUREAU, DAY_S, T_S, fraud_like
 from tests.unit.learning.features.external.test_external_join import KEY, Values, World, values
 
-from mlplatform.learning.features.external import compacting
+from mlplatform.learning.features.external import compaction
 from mlplatform.learning.features.external.columns import ExternalColumns
-from mlplatform.learning.features.external.compacting import compact
-from mlplatform.learning.features.external.importing import serve_missing
+from mlplatform.learning.features.external.compaction import compact
+from mlplatform.learning.features.external.table_import import serve_missing
 from mlplatform.learning.features.external_parts import MARK, PushedBy
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.online import FeatureRow
+from mlplatform.learning.features.pushed.intake import take_pushed
 from mlplatform.learning.features.pushed.journal import (
     KEEP_MS,
     DurablePush,
@@ -32,7 +33,6 @@ from mlplatform.learning.features.pushed.journal import (
 )
 from mlplatform.learning.features.pushed.serving import serve
 from mlplatform.learning.features.pushed.sqlite import SqlitePushes
-from mlplatform.learning.features.pushed.taking import take_pushed
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
 
@@ -228,7 +228,7 @@ def test_parts_that_are_merged_and_lack_what_has_ended_are_joined_as_before(
     """Killed at the moment of the change too; imports and pushes go on meanwhile."""
     draw = random.Random(seed)
     world, asked, read = PushWorld(tmp_path), [], []
-    monkeypatch.setattr(compacting, "MOST_SMALL", 3)
+    monkeypatch.setattr(compaction, "MOST_SMALL", 3)
     parts, done = world.offline.external("bureau"), []
     for step in range(70):
         world.now_ms += draw.choice([1, 400, DAY_S * 300])
@@ -247,7 +247,7 @@ def test_parts_that_are_merged_and_lack_what_has_ended_are_joined_as_before(
         if draw.random() < 0.2:
             with monkeypatch.context() as patch:
                 patch.setattr(os, "rename", _killed)
-                patch.setattr(compacting, "MOST_SMALL", 1)
+                patch.setattr(compaction, "MOST_SMALL", 1)
                 with pytest.raises(Killed):
                     compact(BUREAU, parts, horizon_ms=None)
             done.append(compact(BUREAU, parts, horizon_ms=None))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mlplatform.learning.features.external.importing import GROUP_ROWS
+from mlplatform.learning.features.external.table_import import GROUP_ROWS
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.online import OnlineWriter
 from mlplatform.learning.features.pushed.journal import KeptPush, Pushes

@@ -12,8 +12,8 @@ import duckdb
 import msgspec
 import pyarrow.parquet as pq
 
-from mlplatform.learning.features.external.importing import GROUP_ROWS, database
-from mlplatform.learning.features.external.joining import RANK
+from mlplatform.learning.features.external.point_in_time_join import RANK
+from mlplatform.learning.features.external.table_import import GROUP_ROWS, database
 from mlplatform.learning.features.external_parts import (
     ExternalParts,
     Part,

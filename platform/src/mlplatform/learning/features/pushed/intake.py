@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from mlplatform.learning.features.external.columns import VALUES, ExternalColumns
-from mlplatform.learning.features.external.importing import add_served
+from mlplatform.learning.features.external.table_import import add_served
 from mlplatform.learning.features.external_parts import ExternalParts, PartNote, PushedBy
 from mlplatform.learning.features.online import OnlineWriter
 from mlplatform.learning.features.pushed.journal import KeptPush, Pushes
