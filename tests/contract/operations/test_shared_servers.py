@@ -14,7 +14,7 @@ from tests.support.external_world import BUREAU, NAME, T_S, model_with_table, ta
 from tests.support.team_folder import command, team_folder
 
 from mlplatform.commands.platform import check_tables
-from mlplatform.learning.features.pushed.journal import Push, PushedRow
+from mlplatform.learning.features.pushes.journal import Push, PushedRow
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
 from mlplatform.runtime.configuration.settings import Home

@@ -20,9 +20,9 @@ from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.online import OnlineWriter
-from mlplatform.learning.features.pushed.intake import take_pushed
-from mlplatform.learning.features.pushed.journal import Pushes
-from mlplatform.learning.features.pushed.table_holder import Holder, hold_tables, home_id
+from mlplatform.learning.features.pushes.intake import take_pushed
+from mlplatform.learning.features.pushes.journal import Pushes
+from mlplatform.learning.features.pushes.table_holder import Holder, hold_tables, home_id
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.definition import ModelDefinition

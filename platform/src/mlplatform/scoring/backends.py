@@ -16,9 +16,9 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.online import OnlineFeatures, OnlineWriter
-from mlplatform.learning.features.pushed.journal import Pushes
-from mlplatform.learning.features.pushed.sqlite import SqlitePushes
-from mlplatform.learning.features.pushed.table_holder import SharedStore
+from mlplatform.learning.features.pushes.journal import Pushes
+from mlplatform.learning.features.pushes.sqlite import SqlitePushes
+from mlplatform.learning.features.pushes.table_holder import SharedStore
 from mlplatform.learning.features.windows.online import FeaturesWithWindows, WindowReads, Windows
 from mlplatform.learning.features.windows.projector import WindowProjector
 from mlplatform.learning.features.windows.state import WindowProjection, begin
@@ -164,7 +164,7 @@ def pushes(settings: Settings, *, answer_s: float = WRITE_S) -> Pushes:
     if settings.postgres is None:
         return SqlitePushes(settings.home.pushes_db, durable=settings.durability == "disk")
     # imports the client of PostgreSQL
-    from mlplatform.learning.features.pushed.postgres import PostgresPushes
+    from mlplatform.learning.features.pushes.postgres import PostgresPushes
 
     return PostgresPushes(settings.postgres, answer_s=answer_s)
 
@@ -178,12 +178,12 @@ def shared_table_stores(settings: Settings) -> list[SharedStore]:
     found: list[SharedStore] = []
     if settings.postgres is not None:
         # imports the client of PostgreSQL
-        from mlplatform.learning.features.pushed.postgres import PostgresPushes
+        from mlplatform.learning.features.pushes.postgres import PostgresPushes
 
         found.append(PostgresPushes(settings.postgres))
     if settings.redis is not None:
         # imports the client of Redis
-        from mlplatform.learning.features.pushed.redis_holder import RedisHolder
+        from mlplatform.learning.features.pushes.redis_holder import RedisHolder
 
         found.append(RedisHolder(settings.redis, answer_s=WRITE_S))
     return found

@@ -22,7 +22,7 @@ from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.choice import open_topics
 from mlplatform.decisions.topics.messages import Message
-from mlplatform.learning.features.pushed.journal import Push, PushedRow
+from mlplatform.learning.features.pushes.journal import Push, PushedRow
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
 from mlplatform.runtime.storage import addresses

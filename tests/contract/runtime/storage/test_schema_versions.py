@@ -15,7 +15,7 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.tables import STORED
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.pushed.sqlite import SqlitePushes
+from mlplatform.learning.features.pushes.sqlite import SqlitePushes
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations.backup.schemas import EMBEDDED

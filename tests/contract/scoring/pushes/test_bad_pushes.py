@@ -13,7 +13,7 @@ from tests.support.external_world import BUREAU, NAME
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.pushed.sqlite import SqlitePushes
+from mlplatform.learning.features.pushes.sqlite import SqlitePushes
 from mlplatform.model.definition import RequestField
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.pushes.pushes import FeaturePushes, PushEntry, PushTarget

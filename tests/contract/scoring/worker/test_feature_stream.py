@@ -30,7 +30,7 @@ from mlplatform.decisions.topics.local_group import LocalSubscription
 from mlplatform.decisions.topics.messages import Message, Topics
 from mlplatform.learning.features import feast_repo
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.pushed.sqlite import SqlitePushes
+from mlplatform.learning.features.pushes.sqlite import SqlitePushes
 from mlplatform.model.definition import RequestField
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor.platform import workers

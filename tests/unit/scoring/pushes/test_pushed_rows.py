@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.support.external_world import BUREAU
 
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.learning.features.pushed.journal import PushedRow
+from mlplatform.learning.features.pushes.journal import PushedRow
 from mlplatform.model.definition import RequestField
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.pushes.rows import RowsBody

@@ -12,8 +12,8 @@ from tests.support.external_world import BUREAU
 from tests.unit.scoring.pushes.test_pushed_rows import FIELD, KEY, NOW_MS, ROW
 
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.pushed.journal import PushedRow
-from mlplatform.learning.features.pushed.sqlite import SqlitePushes
+from mlplatform.learning.features.pushes.journal import PushedRow
+from mlplatform.learning.features.pushes.sqlite import SqlitePushes
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.scoring.admission.clients import EVERYTHING, Client
 from mlplatform.scoring.admission.gate import AdmittedRequest

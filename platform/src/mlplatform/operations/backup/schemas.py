@@ -8,8 +8,8 @@ from typing import Final
 from mlplatform.decisions.records import tables as decisions
 from mlplatform.decisions.topics import local as topics
 from mlplatform.learning.features import feast_sqlite as online
-from mlplatform.learning.features.pushed import postgres as pushes_on_postgres
-from mlplatform.learning.features.pushed import sqlite as pushes
+from mlplatform.learning.features.pushes import postgres as pushes_on_postgres
+from mlplatform.learning.features.pushes import sqlite as pushes
 from mlplatform.rollouts.drift import postgres as incidents_on_postgres
 from mlplatform.rollouts.drift import sqlite as incidents
 from mlplatform.rollouts.journal import postgres as rollouts_on_postgres

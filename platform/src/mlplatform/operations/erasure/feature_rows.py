@@ -11,7 +11,7 @@ import msgspec
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.topics.local_erasure import empty_messages
-from mlplatform.learning.features.pushed.erasure import (
+from mlplatform.learning.features.pushes.erasure import (
     IsAbout,
     Keys,
     RowCounts,

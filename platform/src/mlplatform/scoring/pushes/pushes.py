@@ -14,14 +14,14 @@ from typing import Final
 import msgspec
 
 from mlplatform.learning.features.online import OnlineWriter
-from mlplatform.learning.features.pushed.journal import (
+from mlplatform.learning.features.pushes.journal import (
     KeptPush,
     Push,
     PushedRow,
     Pushes,
     ReusedKey,
 )
-from mlplatform.learning.features.pushed.serving import serve
+from mlplatform.learning.features.pushes.serving import serve
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.problems import Problem

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from mlplatform.decisions.records.pseudonym import pseudonym
-from mlplatform.learning.features.pushed.journal import PushedRow
+from mlplatform.learning.features.pushes.journal import PushedRow
 from mlplatform.model.definition import RequestField, dns_name
 from mlplatform.model.features.views import FeatureView, ValueType
 from mlplatform.runtime.http.problems import Problem

@@ -15,7 +15,7 @@ from mlplatform.decisions.topics.messages import (
     TopicPartition,
     TopicSpec,
 )
-from mlplatform.learning.features.pushed.journal import Place, PushedRow
+from mlplatform.learning.features.pushes.journal import Place, PushedRow
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.http.problems import Problem

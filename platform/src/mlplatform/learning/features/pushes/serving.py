@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mlplatform.learning.features.online import OnlineWriter
-from mlplatform.learning.features.pushed.journal import KeptPush, Pushes
+from mlplatform.learning.features.pushes.journal import KeptPush, Pushes
 from mlplatform.model.features.views import FeatureView
 
 

@@ -12,9 +12,9 @@ from mlplatform.learning.features.external.columns import VALUES, ExternalColumn
 from mlplatform.learning.features.external.table_import import add_served
 from mlplatform.learning.features.external_parts import ExternalParts, PartNote, PushedBy
 from mlplatform.learning.features.online import OnlineWriter
-from mlplatform.learning.features.pushed.journal import KeptPush, Pushes
-from mlplatform.learning.features.pushed.serving import serve
-from mlplatform.learning.features.pushed.sql import PAGE
+from mlplatform.learning.features.pushes.journal import KeptPush, Pushes
+from mlplatform.learning.features.pushes.serving import serve
+from mlplatform.learning.features.pushes.sql import PAGE
 from mlplatform.model.features.views import FeatureView
 
 MOST_PUSHES: Final = 100_000

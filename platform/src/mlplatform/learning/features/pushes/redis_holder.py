@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.learning.features.pushed.table_holder import Holder
+from mlplatform.learning.features.pushes.table_holder import Holder
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mlplatform.learning.features.pushed.sql import COLUMNS, PART, REST, TOPICS_READ, SqlPushes
-from mlplatform.learning.features.pushed.table_holder import Holder
+from mlplatform.learning.features.pushes.sql import COLUMNS, PART, REST, TOPICS_READ, SqlPushes
+from mlplatform.learning.features.pushes.table_holder import Holder
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.postgres import ANSWER_S, PostgresDatabase
 from mlplatform.runtime.storage.sql import Schema

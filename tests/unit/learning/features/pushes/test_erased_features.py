@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.support.external_world import BUREAU, DAY_S, fraud_like, table, written
 from tests.unit.learning.features.external.test_external_join import KEY, values
-from tests.unit.learning.features.pushed.test_pushed_features import (
+from tests.unit.learning.features.pushes.test_pushed_features import (
     MODEL,
     DyingProcess,
     Killed,
@@ -29,15 +29,15 @@ from mlplatform.learning.features.external.compaction import compact
 from mlplatform.learning.features.external.table_import import import_table, serve_missing
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
-from mlplatform.learning.features.pushed import erasure
-from mlplatform.learning.features.pushed.erasure import (
+from mlplatform.learning.features.pushes import erasure
+from mlplatform.learning.features.pushes.erasure import (
     RowCounts,
     ViewStores,
     erase_rows,
     known_keys,
     rows_of,
 )
-from mlplatform.learning.features.pushed.serving import serve
+from mlplatform.learning.features.pushes.serving import serve
 from mlplatform.runtime.errors import Unavailable
 
 ERASED, OTHER = 1, 2

@@ -21,8 +21,8 @@ from mlplatform.learning.features.external.table_import import serve_missing
 from mlplatform.learning.features.external_parts import MARK, PushedBy
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.online import FeatureRow
-from mlplatform.learning.features.pushed.intake import take_pushed
-from mlplatform.learning.features.pushed.journal import (
+from mlplatform.learning.features.pushes.intake import take_pushed
+from mlplatform.learning.features.pushes.journal import (
     KEEP_MS,
     DurablePush,
     KeptPush,
@@ -31,8 +31,8 @@ from mlplatform.learning.features.pushed.journal import (
     PushedRow,
     ReusedKey,
 )
-from mlplatform.learning.features.pushed.serving import serve
-from mlplatform.learning.features.pushed.sqlite import SqlitePushes
+from mlplatform.learning.features.pushes.serving import serve
+from mlplatform.learning.features.pushes.sqlite import SqlitePushes
 from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
 

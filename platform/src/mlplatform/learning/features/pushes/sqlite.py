@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlplatform.learning.features.pushed.journal import (
+from mlplatform.learning.features.pushes.journal import (
     DurablePush,
     KeptPush,
     Place,
     Push,
     ReusedKey,
 )
-from mlplatform.learning.features.pushed.sql import COLUMNS, PART, REST, TOPICS_READ, SqlPushes
+from mlplatform.learning.features.pushes.sql import COLUMNS, PART, REST, TOPICS_READ, SqlPushes
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import SqliteDatabase

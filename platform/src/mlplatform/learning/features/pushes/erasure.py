@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from mlplatform.learning.features.external.table_import import GROUP_ROWS
 from mlplatform.learning.features.external_parts import ExternalParts
 from mlplatform.learning.features.online import OnlineWriter
-from mlplatform.learning.features.pushed.journal import KeptPush, Pushes
-from mlplatform.learning.features.pushed.serving import serve
-from mlplatform.learning.features.pushed.sql import PAGE
+from mlplatform.learning.features.pushes.journal import KeptPush, Pushes
+from mlplatform.learning.features.pushes.serving import serve
+from mlplatform.learning.features.pushes.sql import PAGE
 from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.storage.files import sync
 

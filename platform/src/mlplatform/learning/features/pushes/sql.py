@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from mlplatform.learning.features.pushed.journal import (
+from mlplatform.learning.features.pushes.journal import (
     KEEP_MS,
     DurablePush,
     KeptPush,
