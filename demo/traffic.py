@@ -22,7 +22,7 @@ from demo.source import event_ms
 from mlplatform.runtime.errors import InputInvalid, Unavailable
 from mlplatform_client import Answer, AsyncClient, CallFailed, Label, Retries, calls
 from mlplatform_client.exchange import Call, Reply, Result
-from mlplatform_client.reading import error_of, may_repeat
+from mlplatform_client.replies import error_of, may_repeat
 
 DAY_MS = 86_400_000
 WORKERS = 24

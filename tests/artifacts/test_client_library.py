@@ -16,7 +16,7 @@ from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.scoring.admission.priorities import PRIORITIES
 from mlplatform.scoring.request.payloads import MAX_ITEMS
 from mlplatform_client import Answer, Label, LabelReceipt, VoidReceipt, __version__, calls
-from mlplatform_client.reading import Problem
+from mlplatform_client.replies import Problem
 
 ROOT: Final = Path(__file__).parents[2]
 CLIENT: Final = ROOT / "clients" / "python"

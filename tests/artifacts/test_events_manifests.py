@@ -13,7 +13,7 @@ from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.sender import SEND_S
 from mlplatform.process import ENTRIES
 from mlplatform.runtime.configuration import settings
-from support.kustomized import MANIFESTS, has_kubectl, installation
+from support.kustomize import MANIFESTS, has_kubectl, installation
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 

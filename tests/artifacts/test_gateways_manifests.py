@@ -13,7 +13,7 @@ from mlplatform.decisions.replication.publisher import LAST_WORDS_S
 from mlplatform.decisions.replication.publisher import parser as publisher_parser
 from mlplatform.runtime.configuration import settings
 from mlplatform.scoring.gateway.process import parser as gateway_parser
-from support.kustomized import MANIFESTS, has_kubectl, installation
+from support.kustomize import MANIFESTS, has_kubectl, installation
 from support.manifest_schemas import unknown
 from support.pod_security import violations
 

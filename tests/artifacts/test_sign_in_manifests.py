@@ -11,7 +11,7 @@ import yaml
 
 from mlplatform.observing.page.process import asked_for_as
 from mlplatform.runtime.configuration import settings
-from support.kustomized import MANIFESTS, has_kubectl, installation
+from support.kustomize import MANIFESTS, has_kubectl, installation
 from support.manifest_schemas import unknown
 
 COMPONENT = MANIFESTS / "components" / "sign-in"

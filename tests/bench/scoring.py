@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 from tests.bench import processes, wrk
-from tests.bench.measured import CONSOLE, LOAD_CORE, ROOT, SERVER_CORE, Bench, Contender
+from tests.bench.contenders import CONSOLE, LOAD_CORE, ROOT, SERVER_CORE, Bench, Contender
 from tests.bench.model import ADVERSE_SHARE, MODEL, fraud_bundle, plain_bundle, trees
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key, pseudonym

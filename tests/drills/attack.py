@@ -25,7 +25,7 @@ import httpx
 import msgspec
 from rich.console import Console
 from rich.table import Table
-from tests.drills.attacks import approvals, copied
+from tests.drills.attacks import approvals, home_copies
 from tests.drills.attacks.attack import Attack, AttackResult, Finding
 from tests.drills.attacks.catalogue import ATTACKS
 from tests.drills.attacks.others import UID, can_be_another, carried_out
@@ -205,7 +205,7 @@ def main() -> int:
             findings, left_out = drill(world, folder, options.only)
         finally:
             world.stop()
-        findings += copied.findings(world, options.only)
+        findings += home_copies.findings(world, options.only)
     found = report(findings, left_out, time.monotonic() - began_s)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")

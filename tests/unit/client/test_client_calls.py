@@ -30,7 +30,7 @@ from mlplatform_client import (
     calls,
 )
 from mlplatform_client.exchange import Call, Continuation, Reply, Result
-from mlplatform_client.reading import error_of, may_repeat, retry_after_s
+from mlplatform_client.replies import error_of, may_repeat, retry_after_s
 
 ID = "01a21cf9d917db1571637d8a38468b8bb36e16c278"
 KEY = "payment-1"

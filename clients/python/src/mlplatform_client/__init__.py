@@ -34,9 +34,9 @@ from mlplatform_client.errors import (
     Overloaded,
     Unavailable,
 )
-from mlplatform_client.sending import Settings
 from mlplatform_client.steps import Retries
 from mlplatform_client.version import __version__
+from mlplatform_client.wire import Settings
 
 __all__ = [
     "Answer",

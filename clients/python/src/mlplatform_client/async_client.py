@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from mlplatform_client import calls, sending
+from mlplatform_client import calls, wire
 from mlplatform_client.access import positive_s
 from mlplatform_client.answers import (
     Answer,
@@ -22,8 +22,8 @@ from mlplatform_client.answers import (
 )
 from mlplatform_client.calls import PLAIN, Label, Request, Terms
 from mlplatform_client.exchange import Call, Outcome, Result
-from mlplatform_client.sending import JITTER, Settings
 from mlplatform_client.steps import Failure, Retry, next_step
+from mlplatform_client.wire import JITTER, Settings
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._settings = settings or Settings()
-        arguments = sending.httpx_arguments(base_url, api_key, self._settings)
+        arguments = wire.httpx_arguments(base_url, api_key, self._settings)
         self._http = httpx.AsyncClient(**arguments, transport=transport)
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class AsyncClient:
             CallFailed: a subclass says what can be done about it.
         """
         return await self.carry_out(
-            calls.score(model, request, sending.own_key(key), terms), deadline_s
+            calls.score(model, request, wire.own_key(key), terms), deadline_s
         )
 
     async def score_batch(
@@ -115,7 +115,7 @@ class AsyncClient:
         Raises:
             CallFailed: no item has a result. What kept one item from an answer is in its result.
         """
-        own = sending.own_keys(keys, len(requests))
+        own = wire.own_keys(keys, len(requests))
         return await self.carry_out(calls.score_batch(model, requests, own, terms), deadline_s)
 
     async def score_later(
@@ -133,7 +133,7 @@ class AsyncClient:
             CallFailed: a subclass says what can be done about it.
         """
         return await self.carry_out(
-            calls.score_later(model, request, sending.own_key(key), terms), deadline_s
+            calls.score_later(model, request, wire.own_key(key), terms), deadline_s
         )
 
     async def decision(self, decision_id: str, *, deadline_s: float | None = None) -> Answer | None:
@@ -179,7 +179,7 @@ class AsyncClient:
         Raises:
             CallFailed: InputRefused names the row that is wrong.
         """
-        return await self.carry_out(calls.push(view, rows, sending.own_key(key)), deadline_s)
+        return await self.carry_out(calls.push(view, rows, wire.own_key(key)), deadline_s)
 
     async def void(
         self, model: str, decision_id: str, reason: str, *, deadline_s: float | None = None
@@ -227,8 +227,8 @@ class AsyncClient:
     async def _sent(self, call: Call[T], allowed_s: float) -> Outcome:
         """The outcome of one attempt."""
         if allowed_s <= 0:
-            return sending.late()
-        body = sending.body(self._settings.most_bytes)
+            return wire.late()
+        body = wire.body(self._settings.most_bytes)
         try:
             async with (
                 asyncio.timeout(allowed_s),
@@ -247,6 +247,6 @@ class AsyncClient:
                         return ended
                 return body.reply(response.status_code, response.headers)
         except TimeoutError:
-            return sending.late()
-        except sending.FAILED as error:
-            return sending.no_reply(error)
+            return wire.late()
+        except wire.FAILED as error:
+            return wire.no_reply(error)

@@ -22,7 +22,7 @@ from mlplatform_client.answers import (
 )
 from mlplatform_client.errors import DeadlineExceeded, Facts, refused
 from mlplatform_client.exchange import Call, Continuation, Reply, Result
-from mlplatform_client.reading import (
+from mlplatform_client.replies import (
     Problem,
     answer_of,
     decoded,

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 
 import httpx
 
-from mlplatform_client import calls, sending
+from mlplatform_client import calls, wire
 from mlplatform_client.access import positive_s
 from mlplatform_client.answers import (
     Answer,
@@ -21,8 +21,8 @@ from mlplatform_client.answers import (
 )
 from mlplatform_client.calls import PLAIN, Label, Request, Terms
 from mlplatform_client.exchange import Call, Outcome, Result
-from mlplatform_client.sending import JITTER, Settings
 from mlplatform_client.steps import Failure, Retry, next_step
+from mlplatform_client.wire import JITTER, Settings
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._settings = settings or Settings()
-        arguments = sending.httpx_arguments(base_url, api_key, self._settings)
+        arguments = wire.httpx_arguments(base_url, api_key, self._settings)
         self._http = httpx.Client(**arguments, transport=transport)
 
     def __repr__(self) -> str:
@@ -93,7 +93,7 @@ class Client:
         Raises:
             CallFailed: a subclass says what can be done about it.
         """
-        return self.carry_out(calls.score(model, request, sending.own_key(key), terms), deadline_s)
+        return self.carry_out(calls.score(model, request, wire.own_key(key), terms), deadline_s)
 
     def score_batch(
         self,
@@ -113,7 +113,7 @@ class Client:
         Raises:
             CallFailed: no item has a result. What kept one item from an answer is in its result.
         """
-        own = sending.own_keys(keys, len(requests))
+        own = wire.own_keys(keys, len(requests))
         return self.carry_out(calls.score_batch(model, requests, own, terms), deadline_s)
 
     def score_later(
@@ -131,7 +131,7 @@ class Client:
             CallFailed: a subclass says what can be done about it.
         """
         return self.carry_out(
-            calls.score_later(model, request, sending.own_key(key), terms), deadline_s
+            calls.score_later(model, request, wire.own_key(key), terms), deadline_s
         )
 
     def decision(self, decision_id: str, *, deadline_s: float | None = None) -> Answer | None:
@@ -177,7 +177,7 @@ class Client:
         Raises:
             CallFailed: InputRefused names the row that is wrong.
         """
-        return self.carry_out(calls.push(view, rows, sending.own_key(key)), deadline_s)
+        return self.carry_out(calls.push(view, rows, wire.own_key(key)), deadline_s)
 
     def void(
         self, model: str, decision_id: str, reason: str, *, deadline_s: float | None = None
@@ -230,16 +230,16 @@ class Client:
         that in time too.
         """
         if allowed_s <= 0:
-            return sending.late()
+            return wire.late()
         until_s = time.monotonic() + allowed_s
-        body = sending.body(self._settings.most_bytes)
+        body = wire.body(self._settings.most_bytes)
         try:
             with self._http.stream(
                 call.method,
                 call.path,
                 headers=dict(call.headers),
                 content=call.body,
-                extensions={"timeout": sending.RemainingTimeouts(until_s)},
+                extensions={"timeout": wire.RemainingTimeouts(until_s)},
             ) as response:
                 if response.is_stream_consumed:  # by a transport that makes answers whole
                     return body.whole(response)
@@ -247,7 +247,7 @@ class Client:
                     if (ended := body.take(chunk)) is not None:
                         return ended
                     if time.monotonic() > until_s:
-                        return sending.late()
+                        return wire.late()
                 return body.reply(response.status_code, response.headers)
-        except sending.FAILED as error:
-            return sending.no_reply(error)
+        except wire.FAILED as error:
+            return wire.no_reply(error)

@@ -9,7 +9,7 @@ import msgspec
 
 from mlplatform_client.errors import CallFailed, DeadlineExceeded, refused
 from mlplatform_client.exchange import Call, Continuation, NoReply, Outcome, Reply, Result
-from mlplatform_client.reading import error_of, error_without_reply, may_repeat
+from mlplatform_client.replies import error_of, error_without_reply, may_repeat
 
 T = TypeVar("T")
 POLL_S: Final = 1.0

@@ -12,7 +12,7 @@ from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Unavailable
 from mlplatform_client.exchange import NoReply, Reply
-from mlplatform_client.reading import error_of, error_without_reply, not_understood
+from mlplatform_client.replies import error_of, error_without_reply, not_understood
 from support.ports import free_port
 
 URL = "http://127.0.0.1:8080"
