@@ -20,8 +20,8 @@ from mlplatform.learning.registry.versions import (
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.training.candidate import Candidate, train
 from mlplatform.learning.training.evaluate import JudgingInputs, Runnable, gate_report
-from mlplatform.learning.training.evaluate_labelled import judged_classes, judged_numbers
 from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.learning.training.labelled_evaluation import judged_classes, judged_numbers
 from mlplatform.learning.training.own_gates import own_findings
 from mlplatform.learning.training_sets import dataset
 from mlplatform.learning.training_sets.dataset import Dataset
