@@ -484,9 +484,8 @@ def _stored(answers: StoredAnswers, item: StorableRecord) -> StoredAnswer | None
 
 def _repeated(item: StorableRecord, stored: StoredAnswer) -> DuplicateKey:
     idempotency = item.idempotency
-    return DuplicateKey(
-        stored.answer, idempotency is not None and stored.is_of(idempotency.body_digest)
-    )
+    is_same = idempotency is not None and stored.is_of(idempotency.body_digest)
+    return DuplicateKey(stored.answer, is_same)
 
 
 def _taken_over(path: Path) -> SpillFile | None:

@@ -1,5 +1,5 @@
 """The platform's own page: what matters, for a browser on this machine.
 
-Packages from the ground up: `pictures`; `reading`; `people`; `review`. The modules of this folder
+Packages from the ground up: `pictures`; `queries`; `people`; `review`. The modules of this folder
 are above them.
 """
