@@ -220,6 +220,12 @@ def states() -> list[Case]:
             (14, 21),
         ),
         Case(
+            "TopicMessagesDropped",
+            {f'mlplatform_topic_dropped_timestamp_seconds{{{FRAUD},topic="t"}}': ("0x9 600x1460")},
+            {11: [ticket | fraud | {"topic": "t"}], 1449: [ticket | fraud | {"topic": "t"}]},
+            (9, 1451),
+        ),
+        Case(
             "EventsLate",
             {'mlplatform_events_lag_seconds{receiver="desk"}': "600x9 601x20 0x5"},
             {11: [ticket | {"receiver": "desk"}]},

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import random
+import sqlite3
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,9 +19,10 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from msgspec.structs import replace
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.decisions.topics.choice import open_topics
@@ -27,7 +30,7 @@ from mlplatform.decisions.topics.kafka import KafkaTopics
 from mlplatform.decisions.topics.kafka_access import Access
 from mlplatform.decisions.topics.local import LocalTopics
 from mlplatform.decisions.topics.local_group import LocalSubscription
-from mlplatform.decisions.topics.messages import Message, Topics
+from mlplatform.decisions.topics.messages import DroppedRange, Message, Topics
 from mlplatform.learning.features import feast_repo
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.pushes.sqlite import SqlitePushes
@@ -37,9 +40,11 @@ from mlplatform.operations.supervisor.platform import workers
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.processes.commands import command
 from mlplatform.runtime.storage import addresses
+from mlplatform.runtime.telemetry.prometheus import Registry
 from mlplatform.scoring.pushes.pushes import PushEntry, PushTarget, push_of
 from mlplatform.scoring.pushes.rows import RowsBody
 from mlplatform.scoring.worker.feature_stream import FeatureStream, group_of, specs_of
+from mlplatform.scoring.worker.metrics import DroppedCounts
 from mlplatform.scoring.worker.stream_lag import StreamLag
 from support.bad_rows import bad_rows
 from support.external_world import BUREAU, NAME, model_with_table
@@ -117,6 +122,8 @@ class World:
         self.online = FeastSqlite(folder / "online.db", NAME, [BUREAU])
         self.body = RowsBody(NAME, BUREAU, FIELD, KEY)
         self.lag = StreamLag(NAME, "bureau", _now_ms)
+        self.registry = Registry()
+        self.dropped = DroppedCounts(self.registry)
 
     def live(self, steps: Iterator[bool]) -> None:
         """One life of a reader: until it has read all, or dies."""
@@ -125,7 +132,9 @@ class World:
         with closing(
             self.topics.subscribe([self.topic], group_of(NAME, "bureau"), "worker-0")
         ) as subscription:
-            stream = FeatureStream(DyingProcess(subscription, steps), target, entry, self.lag)
+            stream = FeatureStream(
+                DyingProcess(subscription, steps), target, entry, self.lag, self.dropped
+            )
             entry.catch_up()
             while stream.step():
                 pass
@@ -145,7 +154,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@pytest.mark.parametrize("dies_at", range(24))
+@pytest.mark.parametrize("dies_at", range(30))
 def test_a_reader_that_dies_at_any_step_loses_and_doubles_nothing(
     tmp_path: Path, dies_at: int
 ) -> None:
@@ -191,7 +200,7 @@ def test_nothing_counts_as_read_before_the_online_store_has_it(tmp_path: Path, m
     ) as subscription:
         now_ms = 0
         lag = StreamLag(NAME, "bureau", lambda: _now_ms() + now_ms)
-        stream = FeatureStream(subscription, target, entry, lag)
+        stream = FeatureStream(subscription, target, entry, lag, world.dropped)
         for _ in range(2):
             with pytest.raises(Unavailable):
                 stream.step()
@@ -274,6 +283,76 @@ def test_a_topic_with_another_id_is_read_again_though_nothing_new_is_delivered(
     assert set(world.journal.topics_read(NAME, "bureau").values()) == {"b"}
 
 
+@pytest.mark.parametrize("dies_at", [None, *range(24)])
+@pytest.mark.parametrize("more", [True, False], ids=["messages follow", "none is left"])
+def test_what_a_topic_dropped_is_on_record_once_wherever_the_reader_dies(
+    tmp_path: Path, dies_at: int | None, more: bool
+) -> None:
+    world = World(tmp_path)
+    world.topics.publish([message(world.topic, n) for n in range(CUSTOMERS)])
+    world.live(iter([False] * 10_000))
+    world.topics.publish([message(world.topic, n) for n in (*range(10, 15), 10, 11)])
+    with closing(sqlite3.connect(tmp_path / "topics.db")) as db, db:
+        of = ("bank.bureau",)
+        before, ends = (
+            dict(db.execute(f"SELECT partition, next_offset FROM {table} WHERE topic = ?", of))
+            for table in ("offsets", "partitions")
+        )
+        db.execute("DELETE FROM messages WHERE topic = ?", of)
+        db.execute("UPDATE partitions SET first_offset = next_offset WHERE topic = ?", of)
+    if more:
+        world.topics.publish([message(world.topic, n) for n in range(20, 25)])
+    try:
+        world.live(iter([n == dies_at for n in range(10_000)]))
+    except Killed:
+        world.live(iter([False] * 10_000))
+    world.live(iter([False] * 10_000))
+    gaps = {one.partition: one for one in world.journal.gaps(NAME, "bureau")}
+    assert {n: (one.first_offset, one.last_offset) for n, one in gaps.items()} == {
+        n: (before[n], end - 1) for n, end in ends.items() if end > before[n]
+    }
+    assert len(world.journal.gaps(NAME, "bureau")) == len(gaps)
+    assert sum(one.most_messages for one in gaps.values()) == 7
+    assert all(abs(one.found_ms - _now_ms()) < 120_000 for one in gaps.values())
+    assert all(one.since_ms and one.since_ms <= one.found_ms for one in gaps.values())
+    if dies_at is None:
+        text = world.registry.text().decode()
+        of_topic = f'{{model="{NAME}",topic="bank.bureau"}}'
+        assert f"mlplatform_topic_dropped_messages_total{of_topic} 7.0" in text
+    assert [one for one in world.kept() if one >= 10] == (
+        [20.0, 21.0, 22.0, 23.0, 24.0] if more else []
+    )
+
+
+def test_the_series_of_losses_begin_with_what_is_on_record(tmp_path: Path) -> None:
+    """An alert on a counter would not see what a worker finds right after its start."""
+    world = World(tmp_path)
+    gone = DroppedRange(world.topic, 0, 3, 4)
+    assert BUREAU.external is not None
+    view = replace(BUREAU, external=replace(BUREAU.external, topic=world.topic))
+    found = []
+    for at_ms in (None, 1_764_000_000_000):
+        if at_ms is not None:
+            world.journal.add_gaps(NAME, "bureau", [gone], {}, at_ms)
+        registry, stopping = Registry(), threading.Event()
+        stopping.set()
+        online = FeastSqlite(tmp_path / "online.db", NAME, [BUREAU])
+        target = PushTarget(NAME, view, world.body, online)
+        journal = SqlitePushes(tmp_path / "pushes.db", durable=False)
+        entry = PushEntry([target], lambda: journal, _now_ms)  # noqa: B023 -- used in this turn
+        read = world.topics.subscribe([world.topic], "g", "w")
+        FeatureStream(read, target, entry, world.lag, DroppedCounts(registry)).run(stopping)
+        of = f'{{model="{NAME}",topic="{world.topic}"}} '
+        line = f"mlplatform_topic_dropped_timestamp_seconds{of}"
+        (value,) = [
+            text.removeprefix(line)
+            for text in registry.text().decode().splitlines()
+            if text.startswith(line)
+        ]
+        found.append(float(value))
+    assert found == [0.0, 1_764_000_000.0]
+
+
 class BankTopic:
     """A topic of the bank's own, dated by its producers, that may be deleted and made anew."""
 
@@ -294,6 +373,12 @@ class BankTopic:
         for gone in self._admin.delete_topics([self.name], operation_timeout=30).values():
             gone.result()
 
+    def delete(self, partition: int, before: int) -> None:
+        """Delete the records of a partition before an offset."""
+        place = TopicPartition(self.name, partition, before)
+        for gone in self._admin.delete_records([place]).values():
+            assert gone.result().low_watermark == before
+
     def publish(self, scores: range, at_ms: int) -> None:
         producer = self._access.client(Producer)
         for score in scores:
@@ -302,6 +387,47 @@ class BankTopic:
                 self.name, one.value, one.key, partition=score % 2, timestamp=at_ms + score
             )
         producer.flush(30)
+
+
+@pytest.mark.kafka
+def test_records_that_were_deleted_from_a_topic_of_the_bank_are_on_record(
+    tmp_path: Path, kafka: Any
+) -> None:
+    world, at_ms = World(tmp_path), _now_ms()
+    bank = BankTopic(kafka, f"bank-{uuid.uuid4().hex[:8]}")
+    world.topic = bank.name
+    topics = KafkaTopics(kafka, specs_of(bank.name))
+    target = PushTarget(NAME, BUREAU, world.body, world.online)
+
+    def read_until(count: int, gaps: int) -> None:
+        entry = PushEntry([target], lambda: world.journal, _now_ms)
+        with closing(topics.subscribe([bank.name], f"g-{bank.name}", "worker-0")) as read:
+            stream = FeatureStream(read, target, entry, world.lag, world.dropped)
+            until_s = time.monotonic() + READ_S
+            while time.monotonic() < until_s and (
+                len(world.kept()) < count or len(world.journal.gaps(NAME, "bureau")) < gaps
+            ):
+                stream.step()
+
+    bank.publish(range(20), at_ms)
+    read_until(20, 0)
+    assert world.journal.gaps(NAME, "bureau") == []
+    bank.publish(range(20, 40), at_ms)
+    bank.delete(0, 15)
+    bank.delete(1, 20)  # and nothing is left there
+    for _ in range(2):
+        read_until(25, 2)
+        found = world.journal.gaps(NAME, "bureau")
+        told = [(one.partition, one.first_offset, one.last_offset, one.since_ms) for one in found]
+        assert sorted(told) == [(0, 10, 14, at_ms + 18), (1, 10, 19, at_ms + 19)]
+        assert {one.topic_id for one in found} == {
+            *world.journal.topics_read(NAME, "bureau").values()
+        }
+    assert world.kept() == [*map(float, range(20)), *(float(n) for n in range(30, 40, 2))]
+    bank.publish(range(40, 42), at_ms)
+    read_until(27, 2)
+    assert len(world.journal.gaps(NAME, "bureau")) == 2
+    topics.close()
 
 
 @pytest.mark.kafka
@@ -320,7 +446,7 @@ def test_a_topic_of_the_bank_that_was_made_anew_with_older_times_is_read_from_it
     def reader() -> Iterator[FeatureStream]:
         entry = PushEntry([target], lambda: world.journal, _now_ms)
         with closing(topics.subscribe([bank.name], f"g-{bank.name}", "worker-0")) as read:
-            yield FeatureStream(read, target, entry, world.lag)
+            yield FeatureStream(read, target, entry, world.lag, world.dropped)
 
     def read_until(stream: FeatureStream, count: int) -> None:
         """As `FeatureStream.run` does."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from mlplatform.learning.features.pushed.gaps import StreamGap, lost_values
 from mlplatform.learning.skew.cells import Cell, LateInterval
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport, cause, judge
 from mlplatform.learning.validation.skew_gate import judge_skew
@@ -13,6 +15,7 @@ from mlplatform.model.folders import load_definition
 GATES = load_definition("fraud").gates
 REFUSES = msgspec.structs.replace(GATES, skew="refuse")
 HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 
 
 def cell(outcome: str, number: int = 0, **more: object) -> Cell:
@@ -103,6 +106,36 @@ def test_what_is_only_told_is_in_the_reason() -> None:
     found = judge_skew(report(judged(500, 2_000)), GATES, is_first=False)
     assert "1 of 1 features are skewed: f: computed otherwise" in found.reason
     assert found.reason.endswith("(reported only: gates.skew)")
+
+
+def test_values_that_a_topic_dropped_are_named_with_the_verdict() -> None:
+    gaps = [
+        StreamGap("bank", 0, "", 10, 12, DAY_MS, 2 * DAY_MS),
+        StreamGap("bank", 1, "", 7, 7, None, 3 * DAY_MS),
+    ]
+
+    def named(from_ms: int | None, to_ms: int | None, many: int = 2) -> str:
+        found = lost_values("bureau", gaps[:many], ttl_ms=DAY_MS, from_ms=from_ms, to_ms=to_ms)
+        return "" if found is None else found.words
+
+    assert named(None, None) == (
+        "bureau lacks up to 4 messages of bank, dropped before they were read and found on"
+        " 1970-01-04 00:00 UTC"
+    )
+    assert named(3 * DAY_MS, None, 1) == (
+        "bureau lacks up to 3 messages of bank published since 1970-01-02 00:00 UTC, dropped before"
+        " they were read and found on 1970-01-03 00:00 UTC"
+    )
+    assert "lacks 1 message of" in named(4 * DAY_MS, None)
+    assert named(4 * DAY_MS + 1, None) == ""
+    assert named(0, DAY_MS - 1, 1) == ""
+    assert named(None, None, 0) == ""
+
+    lost = lost_values("bureau", gaps, ttl_ms=DAY_MS, from_ms=None, to_ms=None)
+    assert lost is not None
+    told = judge_skew(replace(report(judged(0, 2_000)), lost=(lost,)), GATES, is_first=False)
+    assert told.verdict == "passed"
+    assert f"all 1 features are what they should be; {lost.words}, by 2,000" in told.reason
 
 
 def test_a_first_version_has_served_nothing_yet() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,7 @@ def worker_of(
     name: str = "worker-0",
     kept: KeptBatches | None = None,
     share: float = 0.0,
+    registry: Registry | None = None,
     **limits: int,
 ) -> Worker:
     subscription = topics.subscribe([NAMES.requests], NAMES.group, name)
@@ -83,10 +86,11 @@ def worker_of(
         subscription,
         scorer,
         NAMES,
-        Metrics("fraud", Registry()),
+        Metrics("fraud", registry or Registry()),
         DrainLimits(**limits),
         spans,
         share,
+        lambda: 1_764_000_000_000,
     )
 
 
@@ -172,6 +176,42 @@ def test_every_request_has_one_result_and_poison_goes_to_the_dead_letters_as_it_
     assert letters[b"no"].headers["dead-letter-topic"] == b"fraud.requests"
     assert letters[b"no"].headers["dead-letter-offset"].isdigit()
     assert backlog(tmp_path / "topics.db", NAMES.requests, NAMES.group) == 0
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_requests_that_the_topic_dropped_are_a_dead_letter_once(
+    topics: LocalTopics, tmp_path: Path, left: int
+) -> None:
+    worker_of(topics, Echo()).step(threading.Event())
+    topics.publish([Message(NAMES.requests, b"k", b'{"amount":%d}' % n) for n in range(8)])
+    with closing(sqlite3.connect(tmp_path / "topics.db")) as db, db:
+        (partition,) = db.execute("SELECT DISTINCT partition FROM messages").fetchone()
+        gone = (NAMES.requests, 8 - left)
+        db.execute("DELETE FROM messages WHERE topic = ? AND offset < ?", gone)
+    registry = Registry()
+    worker = worker_of(topics, Echo(fail=1), registry=registry)
+    if left:
+        with pytest.raises(Unavailable):
+            worker.step(threading.Event())
+        worker._subscription.rewind()
+    for _ in range(3):
+        worker.step(threading.Event())
+    assert len(read_all(topics, NAMES.results)) == left
+    (letter,) = read_all(topics, NAMES.dead_letters)
+    assert {name: value.decode() for name, value in letter.headers.items()} == {
+        "dead-letter-reason": "dropped",
+        "dead-letter-detail": (
+            f"fraud.requests-{partition} dropped offsets 0 to {7 - left} before they were read"
+        ),
+        "dead-letter-topic": NAMES.requests,
+        "dead-letter-partition": str(partition),
+        "dead-letter-offset": "0",
+        "dead-letter-last-offset": str(7 - left),
+    }
+    text = registry.text().decode()
+    of = '{model="fraud",topic="fraud.requests"}'
+    assert f"mlplatform_topic_dropped_messages_total{of} {8 - left}.0" in text
+    assert f"mlplatform_topic_dropped_timestamp_seconds{of} 1.764e+09" in text
 
 
 def test_no_more_than_a_batch_is_in_work(topics: LocalTopics) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from mlplatform.commands.terminal.arguments import Model
@@ -16,6 +18,7 @@ from mlplatform.commands.terminal.output import (
     print_table,
 )
 from mlplatform.learning.features.external.files import files_at, unread_columns
+from mlplatform.learning.features.pushed.gaps import StreamGap
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.operations.tables.imported_tables import local_input
@@ -24,6 +27,8 @@ from mlplatform.scoring import backends
 
 app = typer.Typer(help="Features that the bank already has.", no_args_is_help=True)
 
+SHOWN: Final = 20
+"""Losses of a view, the latest ones."""
 View = Annotated[str, typer.Argument(help="An external view of the model's features.py.")]
 
 
@@ -90,6 +95,50 @@ def schema(model: Model, view: View, json: AsJson = False) -> None:
         return
     cells = [(name, " or ".join(types), meaning) for name, (types, meaning) in rows]
     print_table(("name", "types", "meaning"), cells, prose="meaning")
+
+
+@app.command()
+def status(model: Model, json: AsJson = False) -> None:
+    """Topics that feed a model's views, and what they dropped before the worker read it.
+
+    A topic drops messages when its retention is over, or when somebody deletes records: requests
+    and training lack their values.
+
+    Example: mlplatform features status fraud
+    """
+    found = job.streams(wiring.Platform(wiring.settings()), model)
+    if json:
+        print_json([_as_json(one) for one in found])
+        return
+    columns = ("view", "topic", "messages dropped unread, at most", "losses", "last found")
+    print_table(columns, [_summary(one) for one in found])
+    rows = [_loss(one.view, gap) for one in found for gap in one.gaps[-SHOWN:]]
+    if rows:
+        columns = ("view", "partition", "first offset", "last offset", "published since", "found")
+        print_table(columns, rows)
+
+
+def _as_json(one: job.StreamStatus) -> dict[str, object]:
+    dropped = [msgspec.to_builtins(gap) | {"messages": gap.most_messages} for gap in one.gaps]
+    return {"view": one.view, "topic": one.topic, "dropped": dropped}
+
+
+def _summary(one: job.StreamStatus) -> tuple[object, ...]:
+    messages = sum(gap.most_messages for gap in one.gaps)
+    last_ms = max((gap.found_ms for gap in one.gaps), default=None)
+    return one.view, one.topic, f"{messages:,}", len(one.gaps), _moment(last_ms)
+
+
+def _loss(view: str, gap: StreamGap) -> tuple[object, ...]:
+    since, found = _moment(gap.since_ms), _moment(gap.found_ms)
+    return view, gap.partition, gap.first_offset, gap.last_offset, since, found
+
+
+def _moment(at_ms: int | None) -> str:
+    """In UTC; empty where it is not known."""
+    if at_ms is None:
+        return ""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @app.command("take-over")

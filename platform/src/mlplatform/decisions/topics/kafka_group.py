@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from mlplatform.decisions.topics.kafka_access import Access
 from mlplatform.decisions.topics.kafka_ids import topic_ids
+from mlplatform.decisions.topics.kafka_skips import Skip, Skips, dropped_of, oldest_offsets
 from mlplatform.decisions.topics.kafka_transactions import (
     TIMEOUT_S,
     error_of,
@@ -17,7 +18,12 @@ from mlplatform.decisions.topics.kafka_transactions import (
     transactional,
     translated,
 )
-from mlplatform.decisions.topics.messages import Message, PartitionLag, ReceivedMessage
+from mlplatform.decisions.topics.messages import (
+    DroppedRange,
+    Message,
+    PartitionLag,
+    ReceivedMessage,
+)
 from mlplatform.decisions.topics.messages import TopicPartition as Place
 from mlplatform.runtime.errors import StaleFence
 
@@ -50,6 +56,8 @@ class KafkaSubscription:
         self._starts: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
+        self._skips = Skips()
+        self._dropped: list[DroppedRange] = []
         self._is_stale = False
         self._is_paused = False
         self._is_lost = False
@@ -100,7 +108,16 @@ class KafkaSubscription:
             if not self._is_lost:
                 self.rewind()
             raise
-        self._starts, self._next = {}, {}
+        self._starts, self._next, self._dropped = {}, {}, []
+
+    def dropped(self) -> list[DroppedRange]:
+        """Costs nothing while no offset was passed over, else a question to the brokers. Marks of
+        transactions are passed over too, and are no reason to say anything."""
+        if skips := self._skips.found:
+            committed = self._committed([skip.place for skip in skips if skip.start is None])
+            oldest = oldest_offsets(self._admin_client(), {skip.place for skip in skips})
+            self._note(skips, committed, oldest)
+        return list(self._dropped)
 
     def rewind(self) -> None:
         """Seek to where the last commit left each partition that is still this member's."""
@@ -108,6 +125,7 @@ class KafkaSubscription:
 
         starts, self._starts, self._next = self._starts, {}, {}
         self._is_stale = False
+        self._forget_skips()
         with translated():
             mine = {(p.topic, p.partition) for p in self._consumer.assignment()}
             for place, offset in starts.items():
@@ -116,11 +134,7 @@ class KafkaSubscription:
 
     def topic_ids(self) -> dict[str, str]:
         """Brokers before Kafka 2.8 tell none."""
-        from confluent_kafka.admin import AdminClient
-
-        if self._admin is None:
-            self._admin = self._access.client(AdminClient)
-        return topic_ids(self._admin, self._topics)
+        return topic_ids(self._admin_client(), self._topics)
 
     def restart(self, places: Collection[Place]) -> None:
         """Offsets are committed before anything is read."""
@@ -152,6 +166,39 @@ class KafkaSubscription:
     def close(self) -> None:
         """Stop; a static member's partitions are kept for its next life, for one session."""
         self._consumer.close()
+
+    def _admin_client(self) -> AdminClient:
+        from confluent_kafka.admin import AdminClient
+
+        if self._admin is None:
+            self._admin = self._access.client(AdminClient)
+        return self._admin
+
+    def _committed(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Where the group goes on in each of these partitions that it has committed."""
+        from confluent_kafka import TopicPartition
+
+        if not places:
+            return {}
+        with translated():
+            found = self._consumer.committed([TopicPartition(*p) for p in places], TIMEOUT_S)
+        return {(p.topic, p.partition): p.offset for p in found if p.offset >= 0}
+
+    def _note(
+        self, skips: Sequence[Skip], committed: dict[Place, int], oldest: Mapping[Place, int]
+    ) -> None:
+        """Keep what was dropped, and have the next commit move the offsets behind it."""
+        for skip in skips:
+            found = dropped_of(skip, committed.get(skip.place), oldest[skip.place])
+            if found is not None:
+                self._dropped.append(found)
+                self._starts.setdefault(skip.place, skip.end)
+                self._next[skip.place] = max(skip.end, self._next.get(skip.place, 0))
+        self._skips.settle()
+
+    def _forget_skips(self) -> None:
+        self._skips.forget()
+        self._dropped = []
 
     def _send_offsets(self) -> None:
         from confluent_kafka import TopicPartition
@@ -198,9 +245,11 @@ class KafkaSubscription:
             if error is None:
                 self._starts.setdefault(place, offset)
                 self._next[place] = offset + 1
+                self._skips.reached(place, offset, offset + 1)
                 received.append(_received(message, place, offset))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ends[place] = offset
+                self._skips.reached(place, offset, offset)
             elif error.code() == KafkaError._FATAL:
                 # Also without another: a broker that ends while a static member joins may know it
                 # by another id later. This consumer reads nothing any more; a new one does.
@@ -232,6 +281,7 @@ class KafkaSubscription:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         log.info("reads %s", [f"{p.topic}-{p.partition}" for p in partitions])
         self._ends = {}
+        self._forget_skips()
         if self._is_paused:
             consumer.assign(partitions)
             consumer.pause(partitions)
@@ -239,6 +289,7 @@ class KafkaSubscription:
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._is_stale |= bool(self._next)
         self._starts, self._next, self._ends = {}, {}, {}
+        self._forget_skips()
 
 
 def _received(message: KafkaMessage, place: Place, offset: int) -> ReceivedMessage:

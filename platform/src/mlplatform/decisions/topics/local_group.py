@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from mlplatform.decisions.topics.messages import (
+    DroppedRange,
     Message,
     PartitionLag,
     ReceivedMessage,
@@ -56,6 +57,7 @@ class LocalSubscription:
         self._lock = threading.Lock()
         self._positions: dict[TopicPartition, int] = {}
         self._delivered: dict[TopicPartition, int] = {}
+        self._dropped: list[DroppedRange] = []
         self._is_stale = False
         self._beat_s = 0.0
         self._turn = 0
@@ -77,6 +79,7 @@ class LocalSubscription:
         """Publish results and move the group's offsets, in one transaction."""
         with self._lock, translated():
             delivered, self._delivered = self._delivered, {}
+            self._dropped = []
             try:
                 with sqlite.transaction(self._db):
                     self._check_claims(delivered)
@@ -93,10 +96,17 @@ class LocalSubscription:
                 self._positions.update(delivered)
                 raise
 
+    def dropped(self) -> list[DroppedRange]:
+        """Offsets have no holes here: what is passed over is gone."""
+        with self._lock, translated():
+            for place in self._positions.keys() - self._delivered.keys():
+                self._pass_over(place)
+            return list(self._dropped)
+
     def rewind(self) -> None:
         with self._lock:
             self._positions.update(self._delivered)
-            self._delivered, self._is_stale = {}, False
+            self._delivered, self._dropped, self._is_stale = {}, [], False
 
     def topic_ids(self) -> dict[str, str]:
         """None: one that is made anew has later messages alone, by this machine's clock."""
@@ -111,14 +121,15 @@ class LocalSubscription:
                     " WHERE grp = ? AND topic = ? AND partition = ?",
                     [(self._group, *place) for place in places],
                 )
-            self._positions, self._delivered = {}, {}
+            self._positions, self._delivered, self._dropped = {}, {}, []
             self._is_stale, self._beat_s = False, 0.0
 
     def lags(self) -> list[PartitionLag]:
         """Messages beyond what the group has committed, of each claimed partition."""
         with self._lock, translated():
             rows = self._db.execute(
-                "SELECT topic, partition, p.next_offset - o.next_offset FROM claims c"
+                "SELECT topic, partition, p.next_offset - max(o.next_offset, p.first_offset)"
+                " FROM claims c"
                 " JOIN partitions p USING (topic, partition)"
                 " JOIN offsets o USING (grp, topic, partition)"
                 " WHERE c.grp = ? AND c.member = ? AND c.life = ? ORDER BY topic, partition",
@@ -144,9 +155,11 @@ class LocalSubscription:
     def _join(self) -> int:
         with translated(), sqlite.transaction(self._db):
             marks = ",".join("?" * len(self._topics))
+            # the first group of a topic begins at 0, to be told what was gone before it came
             self._db.execute(
-                "INSERT OR IGNORE INTO offsets SELECT ?, topic, partition, first_offset"
-                f" FROM partitions WHERE topic IN ({marks})",
+                "INSERT OR IGNORE INTO offsets SELECT ?, topic, partition, CASE WHEN EXISTS"
+                " (SELECT 1 FROM offsets o WHERE o.topic = p.topic AND o.partition = p.partition)"
+                f" THEN first_offset ELSE 0 END FROM partitions p WHERE topic IN ({marks})",
                 (self._group, *self._topics),
             )
             now_ms = self._wall_ms()
@@ -228,6 +241,7 @@ class LocalSubscription:
     def _follow(self, held: set[TopicPartition]) -> None:
         for place in self._positions.keys() - held:
             del self._positions[place]
+            self._dropped = [r for r in self._dropped if (r.topic, r.partition) != place]
             self._is_stale |= self._delivered.pop(place, None) is not None
         for place in held - self._positions.keys():
             row = self._db.execute(
@@ -266,9 +280,30 @@ class LocalSubscription:
             return []
         self._delivered.setdefault(place, position)
         self._positions[place] = rows[-1][0] + 1
+        if self._positions[place] - position > len(rows):
+            starts = (position, *(row[0] + 1 for row in rows))
+            self._dropped += [
+                DroppedRange(*place, start, row[0] - 1)
+                for start, row in zip(starts, rows, strict=False)
+                if row[0] > start
+            ]
         return [
             ReceivedMessage(*place, o, k, v, _headers(place, o, h), ms) for o, k, v, h, ms in rows
         ]
+
+    def _pass_over(self, place: TopicPartition) -> None:
+        """Go on behind messages that are all gone."""
+        position = self._positions[place]
+        row = self._db.execute(
+            "SELECT next_offset FROM partitions WHERE topic = :topic AND partition = :partition"
+            " AND next_offset > :position AND NOT EXISTS (SELECT 1 FROM messages"
+            " WHERE topic = :topic AND partition = :partition AND offset >= :position)",
+            {"topic": place[0], "partition": place[1], "position": position},
+        ).fetchone()
+        if row is not None:
+            self._dropped.append(DroppedRange(*place, position, row[0] - 1))
+            self._delivered.setdefault(place, position)
+            self._positions[place] = row[0]
 
     def _check_claims(self, delivered: dict[TopicPartition, int]) -> None:
         if self._is_stale:

@@ -75,6 +75,27 @@ class PartitionLag(msgspec.Struct, frozen=True):
     messages: int
 
 
+class DroppedRange(msgspec.Struct, frozen=True):
+    """Offsets of a partition that the topic dropped before a group had read them.
+
+    Args:
+        first: the first of them; None: the group has no offset there any more, and began at the
+            oldest message.
+        last: the last of them. Kafka's offsets are more than its messages where these came in
+            transactions, which leave marks.
+    """
+
+    topic: str
+    partition: int
+    first: int | None
+    last: int
+
+    @property
+    def most_messages(self) -> int:
+        """How many messages they were at most; 0 where nobody can tell."""
+        return 0 if self.first is None else self.last - self.first + 1
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How far the source of a projection was read, stored together with what is published.
 
@@ -116,6 +137,19 @@ class Subscription(Protocol):
                 somebody else's, and `consume` goes on with what this member has now.
             Unavailable: the topics did not answer; nothing was published, and what was delivered
                 is delivered again.
+        """
+        ...
+
+    def dropped(self) -> Sequence[DroppedRange]:
+        """What the topics dropped, by retention or by hand, before the group read it: of what was
+        passed over since the last commit. Found again until a commit succeeds, also in the next
+        life; a commit without results moves the group's offsets behind it.
+
+        A group that is new begins at the oldest message: in Kafka what was there before has `first`
+        None, as for a group whose offset expired; embedded topics know what no group ever read.
+
+        Raises:
+            Unavailable: the topics did not answer.
         """
         ...
 
@@ -181,6 +215,11 @@ class Topics(Protocol):
     def close(self) -> None:
         """Close the connections; subscriptions are closed by the code that opened them."""
         ...
+
+
+def dropped_words(topic: str, partition: int, first: int, last: int) -> str:
+    """A sentence for people about messages that are gone."""
+    return f"{topic}-{partition} dropped offsets {first} to {last} before they were read"
 
 
 def partition_of(key: bytes, partitions: int) -> int:

@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from mlplatform.learning.features.pushed.gaps import LostValues
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
 from mlplatform.runtime.intervals import exact_share
 
@@ -77,6 +78,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         population: decisions that the sample was drawn from.
         unreadable: records whose payload was erased, or is not as the model declares it now.
         share: that is tolerated, of a feature's values.
+        lost: values that topics dropped, which neither decisions nor training have.
     """
 
     model: str
@@ -87,6 +89,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int
     share: float
     features: tuple[FeatureSkew, ...]
+    lost: tuple[LostValues, ...] = ()
 
     @property
     def skewed(self) -> tuple[FeatureSkew, ...]:
@@ -100,6 +103,10 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def words(self) -> str:
         """The whole of it in a sentence."""
+        return "; ".join((self._judgement, *(one.words for one in self.lost)))
+
+    @property
+    def _judgement(self) -> str:
         if self.skewed:
             causes = "; ".join(f"{f.name}: {f.cause}" for f in self.skewed)
             return f"{len(self.skewed)} of {len(self.features)} features are skewed: {causes}"

@@ -141,6 +141,12 @@ def _streams(objectives: Objectives) -> Row:
             "lines", "Values that wait in feature topics", "By partition.",
             (Query(f"max by ({every}) ({lacking})", of),), width=12,
         ),
+        Panel(
+            "lines", "Messages that topics dropped unread", "At most, by retention or by hand, of "
+            f"features and of requests. They are lost: a ticket for {limits.dropped_told}.",
+            (Query(rate(signals.TOPIC_DROPPED, "model", "topic", of_all=True),
+                   "{{model}}: {{topic}}"),), "cps", width=24,
+        ),
     ))  # fmt: skip
 
 

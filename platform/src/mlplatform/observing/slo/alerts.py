@@ -226,6 +226,13 @@ def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
             "{{ $labels.view }}: messages of {{ $labels.topic }} wait",
         ),
         made(
+            "TopicMessagesDropped", "ticket",
+            f"time() - (max by (model, topic) ({signals.TOPIC_DROPPED_FOUND.name}) > 0) "
+            f"< {seconds(limits.dropped_told)}",
+            "0s", "{{ $labels.topic }} dropped messages before {{ $labels.model }} read them: they "
+            "are lost",
+        ),
+        made(
             "WindowsBehind", "ticket",
             f"max by (model, writer) ({signals.WINDOWS_BEHIND.name}) "
             f"> {seconds(limits.windows_behind)}",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mlplatform.learning.features.external.table_import import (
 from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
+from mlplatform.learning.features.pushed.gaps import StreamGap
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.features.views import FeatureView, external, request_views
 from mlplatform.model.folds import history_days
@@ -31,6 +33,7 @@ from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
 from mlplatform.scoring import backends
+from mlplatform.scoring.worker.feature_stream import topic_of
 
 DAY_MS = 86_400_000
 
@@ -119,6 +122,30 @@ def external_columns(platform: Platform, model: str, view_name: str) -> External
         raise NotFound(f"{model} has no external view {view_name!r}; there are: {there}")
     definition, now_ms = platform.definition(model), platform.clock.event_ms()
     return ExternalColumns.of(views[view_name], definition, platform.pseudonym_key(), now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """An external view that has a topic, and what the topic dropped before it was read."""
+
+    view: str
+    topic: str
+    gaps: Sequence[StreamGap]
+
+
+def streams(platform: Platform, model: str) -> list[StreamStatus]:
+    """Every view of a model that a topic feeds; asking makes no file.
+
+    Raises:
+        NotFound: there is no such model.
+        Unavailable: pushes are on a server that does not answer.
+    """
+    has_pushes = backends.has_pushes(platform.settings)
+    return [
+        StreamStatus(view.name, topic, platform.pushes.gaps(model, view.name) if has_pushes else ())
+        for view in external(platform.views(model))
+        if (topic := topic_of(view)) is not None
+    ]
 
 
 def check_addable(platform: Platform, model: str, table: pa.Table, source: str) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+import msgspec
+
+from mlplatform.learning.features.pushed.gaps import LostValues, lost_values
 from mlplatform.learning.skew import last_pass
 from mlplatform.learning.skew.last_pass import LastPass
 from mlplatform.learning.skew.look import look
 from mlplatform.learning.skew.verdict import SkewReport
+from mlplatform.model.features.views import external
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.errors import Corrupt, NotFound
 from mlplatform.runtime.text import markdown
+from mlplatform.scoring import backends
 
 DAY_MS: Final = 86_400_000
 FIRST_DAYS: Final = 7
@@ -45,7 +50,7 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
         from_ms=_end_ms(platform, model) - FIRST_DAYS * DAY_MS if before is None else None,
         size=size,
     )
-    report = looked.report
+    report = _with_lost(platform, model, looked.report)
     if not report.sampled and before is not None:
         return report
     is_full = size >= SAMPLE and report.population >= size  # waiting makes it no larger
@@ -71,14 +76,15 @@ def look_at(
     """
     _check_has_features(platform, model)
     from_ms = since_ms if since_ms is not None else _end_ms(platform, model) - days * DAY_MS
-    return look(
+    looked = look(
         platform.definition(model),
         platform.views(model),
         platform.log,
         platform.with_pushes(model),
         from_ms=from_ms,
         size=size,
-    ).report
+    )
+    return _with_lost(platform, model, looked.report)
 
 
 def last_skew(platform: Platform, model: str) -> SkewReport | None:
@@ -104,6 +110,34 @@ def page(report: SkewReport) -> str:
         cause = markdown(one.cause or "")
         lines.append(f"| {markdown(one.name)} | {one.verdict} | {counts} | {cause} |")
     return "\n".join(lines)
+
+
+def lost(
+    platform: Platform, model: str, from_ms: int | None, to_ms: int | None
+) -> tuple[LostValues, ...]:
+    """What topics of the model's views dropped unread, in reach of decisions of a span.
+
+    Raises:
+        Unavailable: pushes are on a server that does not answer.
+    """
+    if not backends.has_pushes(platform.settings):
+        return ()
+    found = (
+        lost_values(
+            view.name,
+            platform.pushes.gaps(model, view.name),
+            ttl_ms=view.ttl_ms,
+            from_ms=from_ms,
+            to_ms=to_ms,
+        )
+        for view in external(platform.views(model))
+    )
+    return tuple(one for one in found if one is not None)
+
+
+def _with_lost(platform: Platform, model: str, report: SkewReport) -> SkewReport:
+    values = lost(platform, model, report.from_ms, report.to_ms)
+    return msgspec.structs.replace(report, lost=values)
 
 
 def _last(platform: Platform, model: str) -> LastPass | None:

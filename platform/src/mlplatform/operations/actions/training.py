@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from mlplatform.learning.onnx.model_files import ModelFiles, model_files
 from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
@@ -32,7 +35,7 @@ from mlplatform.model.bundle import MODEL_FILE
 from mlplatform.model.folders import is_ready, load_definition, model_folder
 from mlplatform.model.folds import Fold, folds
 from mlplatform.operations.actions import fitting
-from mlplatform.operations.actions.skew import last_skew
+from mlplatform.operations.actions.skew import last_skew, lost
 from mlplatform.operations.compute.jobs import JobStatus
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift import claims
@@ -46,6 +49,7 @@ DAY_MS = 86_400_000
 COPIES: Final = ".brought."
 FORGOTTEN_S: Final = 86_400.0
 """No run makes a candidate for so long."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,16 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
     champion = _champion(platform, model)
     dataset = retrain.build_dataset(folder, offline, as_of_ms=now_ms, champion=champion)
     recent = retrain.recent_requests(folder, offline, as_of_ms=now_ms, champion=champion)
-    return TrainingInputs(dataset, champion, recent, last_skew(platform, model))
+    return TrainingInputs(dataset, champion, recent, _skew(platform, model, dataset))
+
+
+def _skew(platform: Platform, model: str, dataset: Dataset) -> SkewReport | None:
+    """What the last look at features found, and what of the training set's values is lost."""
+    values = lost(platform, model, dataset.window.from_ms, dataset.window.to_ms)
+    for one in values:
+        log.warning("the training set of %s: %s", model, one.words)
+    found = last_skew(platform, model)
+    return None if found is None else msgspec.structs.replace(found, lost=values)
 
 
 def check_trains(model: str) -> None:

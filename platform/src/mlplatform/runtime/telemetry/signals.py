@@ -349,6 +349,17 @@ STREAM_BEHIND: Final = Metric(
     "mlplatform_feature_stream_behind_seconds", "gauge", "seconds",
     "Since when the oldest of those waits, at most; 0 where none does.", _OF_TOPIC,
 )  # fmt: skip
+_READ_TOPIC: Final = (
+    MODEL, Label("topic", bound="the model's topic of requests, and those of its external views"),
+)  # fmt: skip
+TOPIC_DROPPED: Final = Metric(
+    "mlplatform_topic_dropped_messages", "counter", "messages",
+    "Messages that a topic dropped before this worker read them, at most.", _READ_TOPIC,
+)  # fmt: skip
+TOPIC_DROPPED_FOUND: Final = Metric(
+    "mlplatform_topic_dropped_timestamp_seconds", "gauge", "seconds",
+    "When the latest such loss was found, since 1970; 0: none is known.", _READ_TOPIC,
+)  # fmt: skip
 WORKER_IN_WORK: Final = Metric(
     "mlplatform_worker_in_work_messages", "gauge", "messages",
     "Messages read and not committed.", (MODEL,),
@@ -528,7 +539,7 @@ METRICS: Final[dict[Process, tuple[Metric, ...]]] = {
     ),
     "worker": (
         WORKER_MESSAGES, WORKER_GIVEN_UP, WORKER_RETRIES, WORKER_LAG, WORKER_IN_WORK, WORKER_BATCH,
-        WORKER_TRACES, STREAM_LAG, STREAM_BEHIND,
+        WORKER_TRACES, STREAM_LAG, STREAM_BEHIND, TOPIC_DROPPED, TOPIC_DROPPED_FOUND,
     ),
     "exporter": (
         ROUTES_GENERATION, ROUTES_SHARE, MODEL_KILLED, EMERGENCY_UNCONFIRMED, ROLLOUT_PHASE,

@@ -6,12 +6,18 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
 
-from mlplatform.decisions.topics.messages import Message, ReceivedMessage, Subscription
+from mlplatform.decisions.topics.messages import (
+    DroppedRange,
+    Message,
+    ReceivedMessage,
+    Subscription,
+    dropped_words,
+)
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.scoring.worker.messages import (
     Item,
@@ -19,6 +25,7 @@ from mlplatform.scoring.worker.messages import (
     Poison,
     ScoreReply,
     dead_letter,
+    dropped_letter,
     item_of,
     result,
 )
@@ -84,6 +91,7 @@ class Worker:
         limits: DrainLimits,
         spans: Sink,
         trace_share: float,
+        wall_ms: Callable[[], int],
     ) -> None:
         self._subscription = subscription
         self._scorer = scorer
@@ -92,6 +100,8 @@ class Worker:
         self._limits = limits
         self._spans = spans
         self._trace_share = trace_share
+        self._wall_ms = wall_ms
+        metrics.dropped.watch(names.model, names.requests)
         self._pool = ThreadPoolExecutor(limits.connections, "score")
         self._fenced = 0
         self._lag_s = 0.0
@@ -121,14 +131,15 @@ class Worker:
         """One batch; the number of its messages."""
         self._observe_lag()
         found = self._subscription.consume(self._limits.batch, WAIT_S)
-        if not found:
+        dropped = self._subscription.dropped()
+        if not found and not dropped:
             return 0
         is_sampled = random.random() < self._trace_share  # noqa: S311
         batch = BatchSpan(
             self._names.requests, len(found), came_from(found), time.monotonic(), is_sampled
         )
         try:
-            return self._drained(found, stopping, batch)
+            return self._drained(found, dropped, stopping, batch)
         except BaseException:
             batch.is_error = True
             raise
@@ -138,12 +149,17 @@ class Worker:
                 self._spans.offer(FinishedBatch(batch, time.monotonic(), kept_for))
 
     def _drained(
-        self, found: Sequence[ReceivedMessage], stopping: threading.Event, batch: BatchSpan
+        self,
+        found: Sequence[ReceivedMessage],
+        dropped: Sequence[DroppedRange],
+        stopping: threading.Event,
+        batch: BatchSpan,
     ) -> int:
+        letters = [one for gone in dropped if (one := dropped_letter(self._names, gone))]
         with self._metrics.in_work(len(found)):
             outcomes = self._scored(found, stopping, batch)
             try:
-                self._subscription.commit([self._message(o, batch) for o in outcomes])
+                self._subscription.commit([*letters, *(self._message(o, batch) for o in outcomes)])
             except StaleFence:
                 self._fenced += 1
                 batch.is_error = True
@@ -153,7 +169,16 @@ class Worker:
                 return 0
         self._fenced = 0
         self._metrics.count_batch(outcomes, time.monotonic() - batch.started_s)
+        self._tell(dropped)
         return len(found)
+
+    def _tell(self, dropped: Sequence[DroppedRange]) -> None:
+        for gone in dropped:
+            if gone.first is not None:
+                words = dropped_words(gone.topic, gone.partition, gone.first, gone.last)
+                log.error("requests of %s are lost: %s", self._names.model, words)
+                now_ms = self._wall_ms()
+                self._metrics.dropped.add(self._names.model, gone.topic, gone.most_messages, now_ms)
 
     def _scored(
         self, found: Sequence[ReceivedMessage], stopping: threading.Event, batch: BatchSpan

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mlplatform.decisions.topics.messages import (
+    DroppedRange,
     Message,
     ReceivedMessage,
     Subscription,
@@ -23,6 +24,7 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.pushes.pushes import PushEntry, PushTarget, push_of
 from mlplatform.scoring.worker.drain import BACK_OFF_S, LAG_S, MAX_FENCED, WAIT_S
 from mlplatform.scoring.worker.messages import DEAD_LETTER_KEEP_MS, Poison, letter_of
+from mlplatform.scoring.worker.metrics import DroppedCounts
 from mlplatform.scoring.worker.stream_lag import StreamLag
 
 BATCH: Final = 1_000
@@ -61,6 +63,7 @@ class FeatureStream:
     Args:
         entry: of the target alone.
         lag: is told how far this reader is.
+        dropped: is told what the topic dropped unread.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class FeatureStream:
         target: PushTarget,
         entry: PushEntry,
         lag: StreamLag,
+        dropped: DroppedCounts,
     ) -> None:
         self._subscription, self._target, self._entry = subscription, target, entry
         self._lag, self._counted_s, self._watched_s = lag, 0.0, 0.0
+        self._dropped = dropped
         self._client = f"topic:{topic_of(target.view)}"
         self._fenced = 0
 
@@ -83,6 +88,7 @@ class FeatureStream:
         """
         try:
             self._entry.catch_up()
+            self._watch_gaps()
             while not stopping.is_set():
                 try:
                     self.step()
@@ -105,11 +111,14 @@ class FeatureStream:
         self._lag.on_delivered(found)
         if not found:
             self._watch_ids()
+            if self._keep_gaps(self._subscription.dropped()):
+                self._commit([])  # what is gone is not looked for again
             self._entry.catch_up()
             return 0
         ids = self._subscription.topic_ids()
         if self._made_anew({(m.topic, m.partition): _place(m, ids) for m in reversed(found)}):
             return 0
+        self._keep_gaps(self._subscription.dropped(), ids)
         rows: list[PushedRow] = []
         places: list[Place] = []
         letters: list[Message] = []
@@ -162,6 +171,29 @@ class FeatureStream:
         self._made_anew({
             part: Place(*part, 0, 0, ids.get(part[0], "")) for part in read if known.get(part)
         })  # fmt: skip
+
+    def _watch_gaps(self) -> None:
+        model, view = self._target.model, self._target.view
+        try:
+            known = self._entry.journal.gaps(model, view.name)
+        except Unavailable as error:
+            log.warning("what %s dropped earlier is not known yet: %s", self._client, error)
+            known = ()
+        last_ms = max((gap.found_ms for gap in known), default=None)
+        self._dropped.watch(model, topic_of(view) or "", last_ms)
+
+    def _keep_gaps(
+        self, dropped: Sequence[DroppedRange], ids: Mapping[str, str] | None = None
+    ) -> bool:
+        """Put on record what is gone, before offsets move on; whether there is anything."""
+        if not dropped:
+            return False
+        model, view, now_ms = self._target.model, self._target.view.name, self._entry.event_ms()
+        of = self._subscription.topic_ids() if ids is None else ids
+        for gap in self._entry.journal.add_gaps(model, view, dropped, of, now_ms):
+            log.error("values of %s are lost: %s", view, gap.words)
+            self._dropped.add(model, gap.topic, gap.most_messages, now_ms)
+        return True
 
     def _row(self, message: ReceivedMessage, now_ms: int) -> PushedRow | Poison:
         if len(message.value) > MOST_BYTES:

@@ -8,9 +8,11 @@ import msgspec
 
 from mlplatform.decisions.topics.messages import (
     TRACE_HEADER,
+    DroppedRange,
     Message,
     ReceivedMessage,
     TopicSpec,
+    dropped_words,
     requests_topic,
 )
 
@@ -129,6 +131,23 @@ def result(names: Names, answered: ScoreReply) -> Message:
 def dead_letter(names: Names, poison: Poison) -> Message:
     """A request as it came, with what is wrong with it."""
     return letter_of(names.dead_letters, poison)
+
+
+def dropped_letter(names: Names, dropped: DroppedRange) -> Message | None:
+    """A record of requests that are gone, beside which the group's offset moves behind them; None
+    where nobody can tell which: the group was not there before, or its offset expired."""
+    if dropped.first is None:
+        return None
+    words = dropped_words(dropped.topic, dropped.partition, dropped.first, dropped.last)
+    headers = {
+        "dead-letter-reason": b"dropped",
+        "dead-letter-detail": words.encode(),
+        "dead-letter-topic": dropped.topic.encode(),
+        "dead-letter-partition": str(dropped.partition).encode(),
+        "dead-letter-offset": str(dropped.first).encode(),
+        "dead-letter-last-offset": str(dropped.last).encode(),
+    }
+    return Message(names.dead_letters, b"", b"", headers)
 
 
 def letter_of(topic: str, poison: Poison) -> Message:

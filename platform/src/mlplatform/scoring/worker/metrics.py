@@ -12,11 +12,34 @@ from mlplatform.runtime.telemetry.prometheus import Registry
 from mlplatform.scoring.worker.messages import Poison, ScoreReply
 
 
+class DroppedCounts:
+    """What topics dropped before a worker read it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._messages = registry.counter(signals.TOPIC_DROPPED)
+        self._found = registry.gauge(signals.TOPIC_DROPPED_FOUND)
+
+    def watch(self, model: str, topic: str, last_found_ms: int | None = None) -> None:
+        """Have the series of a topic from now on.
+
+        Args:
+            last_found_ms: wall time of the latest loss that is on record.
+        """
+        self._messages.labels(model, topic)
+        self._found.labels(model, topic).set((last_found_ms or 0) / 1000)
+
+    def add(self, model: str, topic: str, messages: int, found_ms: int) -> None:
+        """Count messages of a loss that was found at a wall time."""
+        self._messages.labels(model, topic).inc(messages)
+        self._found.labels(model, topic).set(found_ms / 1000)
+
+
 class Metrics:
     """All metrics of one worker process, in its registry."""
 
     def __init__(self, model: str, registry: Registry) -> None:
         self._model = model
+        self.dropped = DroppedCounts(registry)
         self._messages = registry.counter(signals.WORKER_MESSAGES)
         # from 0 on: a series that begins with its first message shows no increase by it, and the
         # first dead letter of a worker would alert nobody

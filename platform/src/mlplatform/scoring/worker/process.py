@@ -34,7 +34,7 @@ from mlplatform.scoring.worker.feature_stream import (
 )
 from mlplatform.scoring.worker.gateway import GatewayScorer
 from mlplatform.scoring.worker.messages import Names
-from mlplatform.scoring.worker.metrics import Metrics
+from mlplatform.scoring.worker.metrics import DroppedCounts, Metrics
 from mlplatform.scoring.worker.spans import build
 from mlplatform.scoring.worker.stream_lag import StreamLag, StreamLags
 
@@ -89,7 +89,16 @@ def run(
     limits = limits_of(definition.asynchronous, options.batch)
     sender = backends.span_sender(settings, ProcessIdentity("worker", options.name))
     spans = SpanExport(sender, build, metrics.count_traces)
-    worker = Worker(subscription, scorer, names, metrics, limits, spans, settings.trace_share)
+    worker = Worker(
+        subscription,
+        scorer,
+        names,
+        metrics,
+        limits,
+        spans,
+        settings.trace_share,
+        SystemClock().wall_ms,
+    )
     spans.start()
     try:
         with ExitStack() as beside:
@@ -99,7 +108,7 @@ def run(
             for target in targets:
                 lag = StreamLag(target.model, target.view.name, SystemClock().wall_ms)
                 lags.add(lag)
-                stream = _stream(target, settings, topics, options.name, lag)
+                stream = _stream(target, settings, topics, options.name, lag, metrics.dropped)
                 beside.enter_context(_beside("features", partial(stream.run, stopping), stopping))
             worker.run(stopping)
     finally:
@@ -118,12 +127,17 @@ def _streamed(definition: ModelDefinition, settings: Settings) -> list[PushTarge
 
 
 def _stream(
-    target: PushTarget, settings: Settings, topics: Topics, member: str, lag: StreamLag
+    target: PushTarget,
+    settings: Settings,
+    topics: Topics,
+    member: str,
+    lag: StreamLag,
+    dropped: DroppedCounts,
 ) -> FeatureStream:
     group = group_of(target.model, target.view.name)
     subscription = topics.subscribe([topic_of(target.view) or ""], group, member)
     entry = backends.push_entry(settings, [target], SystemClock().event_ms)
-    return FeatureStream(subscription, target, entry, lag)
+    return FeatureStream(subscription, target, entry, lag, dropped)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from tests.support.external_world import BUREAU, DAY_S, T_S, fraud_like
 from tests.unit.learning.features.external.test_external_join import KEY, Values, World, values
 
+from mlplatform.decisions.topics.messages import DroppedRange
 from mlplatform.learning.features.external import compaction
 from mlplatform.learning.features.external.columns import ExternalColumns
 from mlplatform.learning.features.external.compaction import compact
@@ -330,6 +331,36 @@ def test_a_feature_that_was_declared_since_then_is_missing(tmp_path: Path) -> No
         (5, T_S * 10**6, T_S * 10**6, (None, 3.0, None)),
     ]
     assert kept.features(BUREAU) == expected
+
+
+def test_a_gap_is_what_this_journal_did_not_have_and_is_kept_once(tmp_path: Path) -> None:
+    world = PushWorld(tmp_path)
+    journal = world.journal
+
+    def found(first: int | None, last: int, partition: int = 0, of: str = "a") -> list[Any]:
+        gone = [DroppedRange("bank", partition, first, last)]
+        added = journal.add_gaps(MODEL, "bureau", gone, {"bank": of}, last)
+        return [(one.first_offset, one.last_offset, one.since_ms) for one in added]
+
+    assert found(None, 4) == []  # nothing was read before: it may all be older than the group
+    push = world.push_of([(1, 0, 1.0)])
+    assert journal.add_read(push, [Place("bank", 0, 9, 5_000, "a")], world.clock_ms())
+    assert found(0, 9) == []
+    assert found(4, 12) == [(10, 12, 5_000)]
+    assert found(4, 12) == []
+    assert found(None, 12) == []
+    assert found(4, 15) == [(10, 15, 5_000)]  # more was gone when it was looked for again
+    assert found(None, 20) == [(10, 20, 5_000)]
+    assert found(0, 3, of="b") == [(0, 3, None)]  # of a topic that was made anew
+    assert found(0, 3, partition=1) == [(0, 3, None)]
+    assert [
+        (one.topic_id, one.partition, one.first_offset, one.last_offset, one.found_ms)
+        for one in journal.gaps(MODEL, "bureau")
+    ] == [("b", 0, 0, 3, 3), ("a", 1, 0, 3, 3), ("a", 0, 10, 20, 12)]
+    assert journal.gaps(MODEL, "other") == []
+    assert journal.gaps(MODEL, "bureau")[0].words == (
+        "bank-0 dropped offsets 0 to 3 before they were read"
+    )
 
 
 def test_a_place_counts_as_read_in_the_topic_that_it_was_read_in(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
+from mlplatform.decisions.topics.messages import DroppedRange
 from mlplatform.learning.features.online import FeatureRow
+from mlplatform.learning.features.pushed.gaps import StreamGap
 from mlplatform.model.features.views import FeatureView
 
 MICROS = 1_000_000
@@ -151,6 +153,25 @@ class Pushes(Protocol):
 
     def topics_read(self, model: str, view: str) -> Mapping[tuple[str, int], str]:
         """Topic and partition → the id of the topic that was read there; empty: it is not known."""
+        ...
+
+    def add_gaps(
+        self,
+        model: str,
+        view: str,
+        dropped: Sequence[DroppedRange],
+        topic_ids: Mapping[str, str],
+        found_ms: int,
+    ) -> Sequence[StreamGap]:
+        """Remember what a topic dropped before it was read; those that were not known, durable.
+
+        What `add_read` had before is not missing. A range that was found before, by a reader that
+        died, is one with that.
+        """
+        ...
+
+    def gaps(self, model: str, view: str) -> Sequence[StreamGap]:
+        """All that were found, in the order in which they were."""
         ...
 
     def mark_served(self, number: int, at_ms: int) -> None:

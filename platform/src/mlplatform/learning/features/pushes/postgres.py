@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from mlplatform.learning.features.pushes.sql import COLUMNS, PART, REST, TOPICS_READ, SqlPushes
 from mlplatform.learning.features.pushes.table_holder import Holder
+from mlplatform.learning.features.pushes.sql import (
+    COLUMNS,
+    GAPS,
+    PART,
+    REST,
+    TOPICS_READ,
+    SqlPushes,
+)
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.postgres import ANSWER_S, PostgresDatabase
 from mlplatform.runtime.storage.sql import Schema
@@ -21,6 +28,7 @@ SCHEMA = Schema(
             " place TEXT NOT NULL, since_ms BIGINT NOT NULL)",
             TOPICS_READ,
         ),
+        (GAPS,),
     ),
 )
 

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from mlplatform.decisions.topics.messages import DroppedRange
+from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.learning.features.pushes.journal import (
     KEEP_MS,
     DurablePush,
@@ -46,6 +48,13 @@ TOPICS_READ: Final = (
     "CREATE TABLE IF NOT EXISTS stream_topics (model TEXT NOT NULL, view_name TEXT NOT NULL,"
     " topic TEXT NOT NULL, part BIGINT NOT NULL, topic_id TEXT NOT NULL,"
     " PRIMARY KEY (model, view_name, topic, part))"
+)
+GAPS: Final = (
+    "CREATE TABLE IF NOT EXISTS stream_gaps (model TEXT NOT NULL, view_name TEXT NOT NULL,"
+    " topic TEXT NOT NULL, part BIGINT NOT NULL, topic_id TEXT NOT NULL,"
+    " first_offset BIGINT NOT NULL, last_offset BIGINT NOT NULL, since_ms BIGINT,"
+    " found_ms BIGINT NOT NULL,"
+    " PRIMARY KEY (model, view_name, topic, part, topic_id, first_offset))"
 )
 _rows = msgspec.json.Decoder(tuple[tuple[int | str, int, tuple[float | None, ...]], ...])
 _names = msgspec.json.Decoder(tuple[str, ...])
@@ -108,6 +117,40 @@ class SqlPushes:
     def topics_read(self, model: str, view: str) -> Mapping[tuple[str, int], str]:
         with self._database.read_transaction() as db:
             return {part: mark.topic_id for part, mark in _marks(db, model, view).items()}
+
+    def add_gaps(
+        self,
+        model: str,
+        view: str,
+        dropped: Sequence[DroppedRange],
+        topic_ids: Mapping[str, str],
+        found_ms: int,
+    ) -> Sequence[StreamGap]:
+        with self._database.write_transaction() as db:
+            marks, known = _marks(db, model, view), _gaps(db, model, view)
+            found = [
+                gap
+                for one in dropped
+                if (gap := _gap(one, marks, topic_ids.get(one.topic, ""), found_ms)) is not None
+            ]
+            added = [gap for gap in found if not any(_covers(old, gap) for old in known)]
+            for gap in added:
+                db.change(
+                    "INSERT INTO stream_gaps (model, view_name, topic, part, topic_id,"
+                    " first_offset, last_offset, since_ms, found_ms) VALUES (:model, :view, :topic,"
+                    " :partition, :topic_id, :first_offset, :last_offset,"
+                    " CAST(:since_ms AS BIGINT), :found_ms)"
+                    " ON CONFLICT (model, view_name, topic, part, topic_id, first_offset)"
+                    " DO UPDATE SET last_offset = excluded.last_offset",
+                    model=model,
+                    view=view,
+                    **msgspec.structs.asdict(gap),
+                )
+        return added
+
+    def gaps(self, model: str, view: str) -> Sequence[StreamGap]:
+        with self._database.read_transaction() as db:
+            return _gaps(db, model, view)
 
     def mark_served(self, number: int, at_ms: int) -> None:
         with self._database.write_transaction() as db:
@@ -220,6 +263,41 @@ def _marks(db: Session, model: str, view: str) -> _Marks:
         view=view,
     )
     return {(topic, int(part)): _Mark(int(at), int(ms), of) for topic, part, at, ms, of in rows}
+
+
+def _gap(dropped: DroppedRange, marks: _Marks, topic_id: str, found_ms: int) -> StreamGap | None:
+    """What of a range this journal has not; None: all of it, or nobody can say where it begins."""
+    mark = marks.get((dropped.topic, dropped.partition))
+    if mark is not None and topic_id and mark.topic_id not in ("", topic_id):
+        mark = None
+    starts = [dropped.first, None if mark is None or not mark.next_offset else mark.next_offset]
+    first = max((one for one in starts if one is not None), default=dropped.last + 1)
+    if first > dropped.last:
+        return None
+    since_ms = mark.published_ms if mark is not None and mark.published_ms else None
+    place = (dropped.topic, dropped.partition, topic_id)
+    return StreamGap(*place, first, dropped.last, since_ms, found_ms)
+
+
+def _covers(known: StreamGap, found: StreamGap) -> bool:
+    """Whether a gap is one that was found before."""
+    return (
+        (known.topic, known.partition, known.topic_id)
+        == (found.topic, found.partition, found.topic_id)
+        and known.first_offset <= found.first_offset
+        and found.last_offset <= known.last_offset
+    )
+
+
+def _gaps(db: Session, model: str, view: str) -> list[StreamGap]:
+    rows = db.rows(
+        "SELECT topic, part, topic_id, first_offset, last_offset, since_ms, found_ms"
+        " FROM stream_gaps WHERE model = :model AND view_name = :view"
+        " ORDER BY found_ms, topic, part, first_offset",
+        model=model,
+        view=view,
+    )
+    return [StreamGap(*row) for row in rows]
 
 
 def _mark(db: Session, model: str, view: str, marks: _Marks) -> None:

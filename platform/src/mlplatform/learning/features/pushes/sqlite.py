@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlplatform.decisions.topics.messages import DroppedRange
+from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.learning.features.pushes.journal import (
     DurablePush,
     KeptPush,
@@ -14,7 +16,14 @@ from mlplatform.learning.features.pushes.journal import (
     Push,
     ReusedKey,
 )
-from mlplatform.learning.features.pushes.sql import COLUMNS, PART, REST, TOPICS_READ, SqlPushes
+from mlplatform.learning.features.pushes.sql import (
+    COLUMNS,
+    GAPS,
+    PART,
+    REST,
+    TOPICS_READ,
+    SqlPushes,
+)
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import SqliteDatabase
@@ -28,6 +37,7 @@ SCHEMA = Schema(
             *REST,
         ),
         (TOPICS_READ,),
+        (GAPS,),
     ),
 )
 
@@ -60,6 +70,21 @@ class SqlitePushes(SqlPushes):
     def topics_read(self, model: str, view: str) -> Mapping[tuple[str, int], str]:
         with self._translated():
             return super().topics_read(model, view)
+
+    def add_gaps(
+        self,
+        model: str,
+        view: str,
+        dropped: Sequence[DroppedRange],
+        topic_ids: Mapping[str, str],
+        found_ms: int,
+    ) -> Sequence[StreamGap]:
+        with self._translated():
+            return super().add_gaps(model, view, dropped, topic_ids, found_ms)
+
+    def gaps(self, model: str, view: str) -> Sequence[StreamGap]:
+        with self._translated():
+            return super().gaps(model, view)
 
     def mark_served(self, number: int, at_ms: int) -> None:
         with self._translated():

@@ -1,0 +1,87 @@
+"""Offsets that a consumer of Kafka passed over: marks of transactions, or messages now gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlplatform.decisions.topics.kafka_transactions import TIMEOUT_S, translated
+from mlplatform.decisions.topics.messages import DroppedRange
+from mlplatform.decisions.topics.messages import TopicPartition as Place
+
+if TYPE_CHECKING:  # only where topics are on Kafka
+    from confluent_kafka.admin import AdminClient
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Offsets that were passed over without a message.
+
+    Args:
+        start: the first of them; None: it is the offset that the group has committed.
+        end: the offset behind the last one.
+    """
+
+    place: Place
+    start: int | None
+    end: int
+
+
+class Skips:
+    """What one consumer passed over since it was asked last."""
+
+    def __init__(self) -> None:
+        self._expected: dict[Place, int] = {}
+        self._found: list[Skip] = []
+
+    @property
+    def found(self) -> tuple[Skip, ...]:
+        return tuple(self._found)
+
+    def reached(self, place: Place, offset: int, following: int) -> None:
+        """Note that a message came, or the end of the partition.
+
+        Args:
+            offset: of the message, or of the end.
+            following: the offset that is read next.
+        """
+        expected = self._expected.get(place)
+        if expected is None or offset > expected:
+            self._found.append(Skip(place, expected, offset))
+        self._expected[place] = following
+
+    def settle(self) -> None:
+        """Keep no skip: each was looked at."""
+        self._found = []
+
+    def forget(self) -> None:
+        """Begin anew, at the offsets that the group has committed."""
+        self._expected, self._found = {}, []
+
+
+def dropped_of(skip: Skip, committed: int | None, oldest: int) -> DroppedRange | None:
+    """What of a skip is gone from the topic; None: nothing, or marks of transactions alone.
+
+    Args:
+        committed: by the group, in this partition; None: nothing, or it expired.
+        oldest: the first offset that the partition has.
+    """
+    start = committed if skip.start is None else skip.start
+    last = min(oldest, skip.end) - 1
+    return DroppedRange(*skip.place, start, last) if last >= (start or 0) else None
+
+
+def oldest_offsets(admin: AdminClient, places: Iterable[Place]) -> Mapping[Place, int]:
+    """The first offset of each partition, asked of the brokers together.
+
+    Raises:
+        Unavailable: a broker does not answer.
+    """
+    from confluent_kafka import TopicPartition
+    from confluent_kafka.admin import OffsetSpec
+
+    wanted = {TopicPartition(*place): OffsetSpec.earliest() for place in places}
+    with translated():
+        asked = admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
+        return {(p.topic, p.partition): int(one.result().offset) for p, one in asked.items()}

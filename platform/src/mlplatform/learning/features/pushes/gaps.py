@@ -1,0 +1,98 @@
+"""Values that a view's topic dropped before they were read, and which decisions they concern."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from mlplatform.decisions.topics.messages import dropped_words
+
+
+class StreamGap(msgspec.Struct, frozen=True):
+    """Messages of a view's topic that were gone before they were read: neither requests nor
+    training have their values.
+
+    Args:
+        topic_id: as a `Place` has it.
+        first_offset, last_offset: both among them.
+        since_ms: when the last message before them that was read was published; None: none was, or
+            it is not known.
+        found_ms: event time at which a reader found that they are gone.
+    """
+
+    topic: str
+    partition: int
+    topic_id: str
+    first_offset: int
+    last_offset: int
+    since_ms: int | None
+    found_ms: int
+
+    @property
+    def most_messages(self) -> int:
+        """How many they were at most."""
+        return self.last_offset - self.first_offset + 1
+
+    @property
+    def words(self) -> str:
+        """What was lost, for people."""
+        return dropped_words(self.topic, self.partition, self.first_offset, self.last_offset)
+
+
+class LostValues(msgspec.Struct, frozen=True):
+    """All that a view lost in reach of some decisions.
+
+    Args:
+        messages: how many they were at most.
+        since_ms: when the last message before the first of them was published; None: not known.
+        found_ms: event time at which the latest loss was found.
+    """
+
+    view: str
+    topic: str
+    messages: int
+    since_ms: int | None
+    found_ms: int
+
+    @property
+    def words(self) -> str:
+        """A sentence for people, in lower case and without a full stop."""
+        many = "1 message" if self.messages == 1 else f"up to {self.messages:,} messages"
+        since = "" if self.since_ms is None else f" published since {_moment(self.since_ms)}"
+        return (
+            f"{self.view} lacks {many} of {self.topic}{since}, dropped before they were read and"
+            f" found on {_moment(self.found_ms)}"
+        )
+
+
+def lost_values(
+    view: str, gaps: Sequence[StreamGap], *, ttl_ms: int, from_ms: int | None, to_ms: int | None
+) -> LostValues | None:
+    """What decisions of a span of event time may lack; None: nothing.
+
+    Args:
+        ttl_ms: for how long a row of the view is read.
+        from_ms, to_ms: of the first and the last decision; None: open.
+    """
+    found = [
+        gap
+        for gap in gaps
+        if (from_ms is None or gap.found_ms + ttl_ms >= from_ms)
+        and (to_ms is None or (gap.since_ms or 0) <= to_ms)
+    ]
+    if not found:
+        return None
+    times = [gap.since_ms for gap in found if gap.since_ms is not None]
+    return LostValues(
+        view=view,
+        topic=found[-1].topic,
+        messages=sum(gap.most_messages for gap in found),
+        since_ms=min(times) if len(times) == len(found) else None,
+        found_ms=max(gap.found_ms for gap in found),
+    )
+
+
+def _moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
