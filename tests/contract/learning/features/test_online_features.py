@@ -24,7 +24,7 @@ from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.online import OnlineFeatures, OnlineWriter
 from mlplatform.model.features.views import FeatureView, load_views
 from mlplatform.model.folders import model_folder
-from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, Unavailable
+from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, StaleFence, Unavailable
 from support import feast_sdk
 from support.external_world import BUREAU, DAY_S, T_S, fraud_like, table, written
 from support.stopped_writer import stopped_writer
@@ -389,6 +389,25 @@ def test_a_store_that_is_gone_says_so(tmp_path: Path) -> None:
         path.unlink()
         with pytest.raises(Unavailable):
             store.newest()
+
+
+def test_a_removal_fences_off_rows_that_were_read_before_it(online: OnlineWriter) -> None:
+    """Of the view alone, also for entities of whom nothing was removed."""
+    made = {1: 2.0, 2: 3.0}
+    row = [(key, T_MS * 1000, T_MS * 1000, (v,) * len(CUSTOMERS.fields)) for key, v in made.items()]
+    before = {name: online.fence(name) for name in ("customer_stats", "terminal_stats")}
+    assert online.put("customer_stats", row, fence=before["customer_stats"]) == 2
+    assert online.fence("customer_stats") == before["customer_stats"]
+    for _ in range(2):
+        online.remove("customer_stats", [1])
+        assert online.fence("customer_stats") != before["customer_stats"]
+        with pytest.raises(StaleFence, match="rows of customer_stats were erased"):
+            online.put("customer_stats", row, fence=before["customer_stats"])
+        assert online.read({"customer": 1}, T_MS).times["customer_stats"] is None
+    assert online.fence("terminal_stats") == before["terminal_stats"]
+    assert online.put("customer_stats", row[:1], fence=online.fence("customer_stats")) == 1
+    online.remove("customer_stats", [2])
+    assert online.put("customer_stats", row) == 2  # of a caller for whom nothing can be erased
 
 
 def test_a_row_that_is_removed_is_missing_and_all_others_are_there(online: OnlineWriter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from tests.support.team_folder import command, team_folder
 from typer.testing import CliRunner
 
 from mlplatform import commands
+from mlplatform.commands.decisions import erasure
 from mlplatform.decisions.log.lookup import logged_records
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.pseudonym import pseudonym
@@ -25,13 +27,14 @@ from mlplatform.decisions.topics.messages import Message
 from mlplatform.learning.features.pushes.journal import Push, PushedRow
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features
+from mlplatform.operations.erasure.feature_rows import erase_feature_rows
 from mlplatform.runtime.storage import addresses
 from mlplatform.scoring.worker.feature_stream import letters_of, specs_of
 
 SERVERS = pytest.param(True, marks=[pytest.mark.postgres, pytest.mark.redis], id="servers")
 TOPIC = "bank.bureau"
 WHO = ["--reason", "request 4711", "--actor", "Ann Lee"]
-CUSTOMER, OTHER = 471_108_15, 7
+CUSTOMER, OTHER, NEW = 471_108_15, 7, 8
 LETTER_KEYS = [b"471108.15e2", b"47110815.0", b"7.5", b"1e999", b"1" * 5_000, b"[1]"]
 """The first two are the customer's."""
 IN_TOPICS = 3
@@ -131,6 +134,40 @@ def test_every_place_is_emptied_counted_and_the_rest_is_named(world: World, how:
     assert record["payload"]["views"] == ["bureau"]
     assert record["payload"]["by"] == "Ann Lee"
     assert world.platform.log.check(None).findings == ()
+
+
+def test_a_view_whose_first_row_an_import_brings_meanwhile_is_on_record(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of somebody new: none was there when the act looked, and the import is waited for."""
+    importing, looked = threading.Event(), threading.Event()
+    source = written(tmp_path / "new.parquet", table([(NEW, 0, 0, 9.0)]))
+
+    def slow(_: str) -> None:
+        importing.set()
+        assert looked.wait(60)
+
+    def erased(*of: Any) -> Any:
+        looked.set()
+        return erase_feature_rows(*of)
+
+    monkeypatch.setattr(erasure, "erase_feature_rows", erased)
+    importer = threading.Thread(
+        target=features.import_external,
+        args=(world.platform, NAME, "bureau", source),
+        kwargs={"dry_run": False, "progress": slow},
+    )
+    importer.start()
+    assert importing.wait(60)
+    done = json.loads(command("log", "erase", "--entity", f"customer={NEW}", *WHO, "--json"))
+    importer.join()
+    assert {one["place"]: one["rows"] for one in done["features"] if one["rows"]} == {
+        "table": 1,
+        "online store": 1,
+    }
+    (record,) = logged_records(world.platform.log, done["act"])
+    assert record["payload"]["views"] == ["bureau"]
+    assert world.score(pseudonym(NEW, world.platform.pseudonym_key())) is None
 
 
 def test_somebody_without_a_decision_is_known_by_the_key_alone(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
@@ -160,21 +160,24 @@ def _rows_erased(
         return []
     with progress("looking for rows of features"):
         there = {(one.model, one.view) for one in count_rows(platform, act.views) if one.rows}
+    folder, unit = platform.settings.home.decisions, act.unit
+
+    def record(views: Mapping[str, Sequence[str]]) -> None:
+        now_ms = SystemClock().wall_ms()
+        record_rows(log, folder, asked, views, unit=unit, now_ms=now_ms)
+
     if there:
-        record_rows(
-            log,
-            platform.settings.home.decisions,
-            asked,
+        record(
             {
                 model: found
                 for model, names in act.views.by_model.items()
                 if (found := [name for name in names if (model, name) in there])
-            },
-            unit=act.unit,
-            now_ms=SystemClock().wall_ms(),
+            }
         )
     with progress("erasing rows of features"):
-        return erase_feature_rows(platform, act.views)
+        return erase_feature_rows(
+            platform, act.views, there, lambda model, view: record({model: [view]})
+        )
 
 
 def _summed(act: str, done: Sequence[ErasureResult]) -> ErasureResult:

@@ -29,6 +29,10 @@ app = typer.Typer(help="Features that the bank already has.", no_args_is_help=Tr
 
 SHOWN: Final = 20
 """Losses of a view, the latest ones."""
+SUMMARY: Final = ("view", "topic", "messages dropped unread, at most", "losses", "last found")
+LOSSES: Final = (
+    "view", "partition", "first offset", "last offset", "published since", "found",
+)  # fmt: skip
 View = Annotated[str, typer.Argument(help="An external view of the model's features.py.")]
 
 
@@ -110,12 +114,10 @@ def status(model: Model, json: AsJson = False) -> None:
     if json:
         print_json([_as_json(one) for one in found])
         return
-    columns = ("view", "topic", "messages dropped unread, at most", "losses", "last found")
-    print_table(columns, [_summary(one) for one in found])
+    print_table(SUMMARY, [_summary(one) for one in found])
     rows = [_loss(one.view, gap) for one in found for gap in one.gaps[-SHOWN:]]
     if rows:
-        columns = ("view", "partition", "first offset", "last offset", "published since", "found")
-        print_table(columns, rows)
+        print_table(LOSSES, rows)
 
 
 def _as_json(one: job.StreamStatus) -> dict[str, object]:

@@ -79,9 +79,10 @@ def oldest_offsets(admin: AdminClient, places: Iterable[Place]) -> Mapping[Place
         Unavailable: a broker does not answer.
     """
     from confluent_kafka import TopicPartition
-    from confluent_kafka.admin import OffsetSpec
+    from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
-    wanted = {TopicPartition(*place): OffsetSpec.earliest() for place in places}
+    earliest = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+    wanted = {TopicPartition(*place): earliest for place in places}
     with translated():
         asked = admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
         return {(p.topic, p.partition): int(one.result().offset) for p, one in asked.items()}

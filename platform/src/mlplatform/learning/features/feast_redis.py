@@ -12,6 +12,7 @@ feast/infra/online_stores/redis.py (0.67).
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +29,7 @@ from mlplatform.learning.features.feast_values import (
 )
 from mlplatform.learning.features.online import EVENT_TIMESTAMP, FeatureRow, OnlineRow
 from mlplatform.model.features.views import FeatureView
-from mlplatform.runtime.errors import NotFound
+from mlplatform.runtime.errors import NotFound, StaleFence
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.redis import client, translated
 
@@ -39,6 +40,7 @@ BATCH: Final = 500
 """Rows that one round trip writes."""
 
 _WRITE: Final = """
+if KEYS[2] and (redis.call('HGET', KEYS[2], ARGV[1]) or '') ~= ARGV[2] then return -1 end
 local function micros(message)  -- of a google.protobuf.Timestamp
   local value, at = {0, 0}, 1
   while at <= #message do
@@ -54,8 +56,8 @@ local function micros(message)  -- of a google.protobuf.Timestamp
   end
   return value[1] * 1000000 + math.floor(value[2] / 1000)
 end
-local stored = redis.call('HMGET', KEYS[1], ARGV[1], ARGV[2])
-local event, made = tonumber(ARGV[4]), tonumber(ARGV[5])
+local stored = redis.call('HMGET', KEYS[1], ARGV[3], ARGV[4])
+local event, made = tonumber(ARGV[6]), tonumber(ARGV[7])
 if stored[1] then
   local before = micros(stored[1])
   if event < before then return 0 end
@@ -64,13 +66,14 @@ if stored[1] then
     if tonumber(known) == before and made < tonumber(at) then return 0 end
   end
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3], ARGV[2], ARGV[4] .. ' ' .. ARGV[5],
-  unpack(ARGV, 6))
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[5], ARGV[4], ARGV[6] .. ' ' .. ARGV[7],
+  unpack(ARGV, 8))
 return 1
 """
-"""A row unless a later one is there; ARGV: names of the time and of our field, the time as Feast
-keeps it, event time and making in microseconds, then names and values. Microseconds fit a double
-until the year 2255. When Feast has written since, our field speaks of another event time."""
+"""A row unless a later one is there; ARGV: view and its fence, names of the time and of our field,
+the time as Feast keeps it, event time and making in microseconds, then names and values. With a
+second key, where fences are, -1 where the view has another one. Microseconds fit a double until the
+year 2255. When Feast has written since, our field speaks of another event time."""
 
 _NOTE: Final = """
 local known = redis.call('HGET', KEYS[1], ARGV[1])
@@ -112,6 +115,7 @@ class FeastRedis:
         self._set_mark = self._redis.register_script(_MARK)
         self._newest = f"mlplatform:newest:{project}"
         self._marks = f"mlplatform:marks:{project}"
+        self._fences = f"mlplatform:fences:{project}"
         self._project = project.encode()
         self._views = {view.name: view for view in views}
         self._missing: dict[str, float | None] = {f: None for v in views for f in v.feature_names}
@@ -146,9 +150,14 @@ class FeastRedis:
         newest_ms = _newest_ms(rows) if rows.num_rows else None
         return self._stored(definition, columns_of(definition, rows), newest_ms)
 
-    def put(self, view: str, rows: Sequence[FeatureRow]) -> int:
+    def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
         newest_ms = max((event_us // 1000 for _, event_us, _, _ in rows), default=None)
-        return self._stored(self._view(view), rows, newest_ms)
+        return self._stored(self._view(view), rows, newest_ms, fence)
+
+    def fence(self, view: str) -> str:
+        with translated(self._address):
+            found = self._redis.hget(self._fences, view)
+        return found.decode() if isinstance(found, bytes) else found or ""
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
         """A hash that holds nothing more is gone."""
@@ -157,6 +166,7 @@ class FeastRedis:
         fields = [*_fields(definition), time_field, f"_made:{view}".encode()]
         count = 0
         with translated(self._address):
+            self._redis.hset(self._fences, view, secrets.token_hex(16))
             for key in keys:
                 pipeline = self._redis.pipeline(transaction=True)
                 place = prefix + key_value(key) + self._project
@@ -189,15 +199,26 @@ class FeastRedis:
             raise NotFound(f"no view {name!r}; there are: {', '.join(self._views)}")
         return self._views[name]
 
-    def _stored(self, view: FeatureView, rows: Iterable[FeatureRow], newest_ms: int | None) -> int:
-        changed = 0
+    def _stored(
+        self,
+        view: FeatureView,
+        rows: Iterable[FeatureRow],
+        newest_ms: int | None,
+        fence: str | None = None,
+    ) -> int:
+        changed, fences = 0, [] if fence is None else [self._fences]
         with translated(self._address):
             self._redis.script_load(_WRITE)
             for batch in _batches(self._arguments(view, rows)):
                 pipeline = self._redis.pipeline(transaction=False)
                 for key, arguments in batch:
-                    pipeline.evalsha(self._script.sha, 1, key, *arguments)
-                changed += sum(pipeline.execute())
+                    names = [key, *fences]
+                    own = [view.name, fence or "", *arguments]
+                    pipeline.evalsha(self._script.sha, len(names), *names, *own)
+                done = pipeline.execute()
+                if -1 in done:
+                    raise StaleFence(f"rows of {view.name} were erased since these were read")
+                changed += sum(done)
             if newest_ms is not None:
                 self._note(keys=[self._newest], args=[view.name, newest_ms])
         return changed

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from mlplatform.learning.features.online import (
     OnlineRow,
 )
 from mlplatform.model.features.views import FeatureView
-from mlplatform.runtime.errors import NotFound, Unavailable
+from mlplatform.runtime.errors import NotFound, StaleFence, Unavailable
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import (
     BUSY_TIMEOUT_MS,
@@ -63,6 +64,11 @@ _NOTE: Final = (
 MARKS: Final = "mlplatform_marks"
 _MARKS_TABLE: Final = (
     f"CREATE TABLE IF NOT EXISTS {MARKS} (project TEXT, view TEXT, mark TEXT NOT NULL,"
+    " PRIMARY KEY (project, view));"
+)
+FENCES: Final = "mlplatform_fences"
+_FENCES_TABLE: Final = (
+    f"CREATE TABLE IF NOT EXISTS {FENCES} (project TEXT, view TEXT, fence TEXT NOT NULL,"
     " PRIMARY KEY (project, view));"
 )
 
@@ -102,7 +108,7 @@ class FeastSqlite:
         self._db = connect(
             path,
             schema=SCHEMA,
-            tables=_NEWEST_TABLE + _MARKS_TABLE + "".join(map(self._ddl, views)),
+            tables=_NEWEST_TABLE + _MARKS_TABLE + _FENCES_TABLE + "".join(map(self._ddl, views)),
             threads=True,
             busy_timeout_ms=busy_timeout_ms,
         )
@@ -148,12 +154,17 @@ class FeastSqlite:
         newest_s = max(_seconds(rows, EVENT_TIMESTAMP), default=None)
         return self._stored(definition, _cells(definition, rows), newest_s)
 
-    def put(self, view: str, rows: Sequence[FeatureRow]) -> int:
+    def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
         definition = self._view(view)
         newest_s = max((event_us // MICROS for _, event_us, _, _ in rows), default=None)
         with self._translated():
             self._follow()
-            return self._stored(definition, _row_cells(definition, rows), newest_s)
+            return self._stored(definition, _row_cells(definition, rows), newest_s, fence)
+
+    def fence(self, view: str) -> str:
+        with self._translated():
+            self._follow()
+            return self._fence(view)
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
         """The file is written anew; requests read it meanwhile."""
@@ -165,6 +176,10 @@ class FeastSqlite:
         with self._translated():
             self._follow()
             with transaction(self._db):
+                self._db.execute(
+                    f"INSERT OR REPLACE INTO {FENCES} (project, view, fence) VALUES (?, ?, ?)",
+                    (self._project, view, secrets.token_hex(16)),
+                )
                 count = sum(int(self._db.execute(there, one).fetchone()[0]) for one in places)
                 self._db.executemany(f"DELETE FROM {table} WHERE entity_key=?", places)
             write_anew(self._db)
@@ -218,8 +233,22 @@ class FeastSqlite:
             raise NotFound(f"no view {name!r}; there are: {', '.join(self._views)}")
         return self._views[name]
 
-    def _stored(self, view: FeatureView, found: Iterator[Cell], newest_s: int | None) -> int:
+    def _fence(self, view: str) -> str:
+        found = self._db.execute(
+            f"SELECT fence FROM {FENCES} WHERE project=? AND view=?", (self._project, view)
+        ).fetchone()
+        return "" if found is None else str(found[0])
+
+    def _stored(
+        self,
+        view: FeatureView,
+        found: Iterator[Cell],
+        newest_s: int | None,
+        fence: str | None = None,
+    ) -> int:
         with transaction(self._db):
+            if fence is not None and self._fence(view.name) != fence:
+                raise StaleFence(f"rows of {view.name} were erased since these were read")
             changed = self._db.executemany(self._upsert(view), found)
             if newest_s is not None:
                 self._db.execute(_NOTE, (self._project, view.name, newest_s))

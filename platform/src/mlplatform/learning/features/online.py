@@ -77,12 +77,26 @@ class OnlineFeatures(Protocol):
 class OnlineWriter(OnlineFeatures, Protocol):
     """An online store that takes a few rows at once from a process without pyarrow."""
 
-    def put(self, view: str, rows: Sequence[FeatureRow]) -> int:
-        """Store rows of a view as `write` does; how many are now the newest of their entity."""
+    def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
+        """Store rows of a view as `write` does; how many are now the newest of their entity.
+
+        Args:
+            fence: of before the rows were read elsewhere; None: they cannot have been erased since.
+
+        Raises:
+            StaleFence: rows of the view were removed since. Some of these may be stored.
+        """
+        ...
+
+    def fence(self, view: str) -> str:
+        """A word that is another one after each `remove` of the view."""
         ...
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
-        """Take the rows of these entities out of a view, for good; how many there were."""
+        """Take the rows of these entities out of a view, for good; how many there were.
+
+        No `put` with an older fence stores a row from then on, however long it takes.
+        """
         ...
 
     def mark(self, view: str) -> str | None:

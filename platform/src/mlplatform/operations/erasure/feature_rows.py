@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -181,10 +182,20 @@ def count_rows(platform: Platform, found: FoundViews) -> list[PlaceCount]:
     return counted
 
 
-def erase_feature_rows(platform: Platform, found: FoundViews) -> list[PlaceCount]:
+def erase_feature_rows(
+    platform: Platform,
+    found: FoundViews,
+    known: Set[tuple[str, str]],
+    record: Callable[[str, str], None],
+) -> list[PlaceCount]:
     """Take all these rows out, and say how many went from each place.
 
     Killed anywhere, the next call does the rest.
+
+    Args:
+        known: model and view of those that are on record already.
+        record: is called with model and view before the first row goes of one that had none before:
+            an import may bring it while this waits for the import's end.
 
     Raises:
         Unavailable: a store does not answer; call again.
@@ -194,7 +205,9 @@ def erase_feature_rows(platform: Platform, found: FoundViews) -> list[PlaceCount
         # first: what nobody has read yet would come after the rest
         erased += _letters(platform, entity, view, dry_run=False)
         with _stores(platform, entity, view) as stores:
-            gone = erase_rows(stores, _whose(platform, entity), platform.clock.event_ms)
+            is_known = (entity.model, view.name) in known
+            before = None if is_known else partial(record, entity.model, view.name)
+            gone = erase_rows(stores, _whose(platform, entity), platform.clock.event_ms, before)
             erased += _places(entity, view, gone)
     return erased
 

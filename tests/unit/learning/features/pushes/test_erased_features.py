@@ -41,7 +41,7 @@ from mlplatform.learning.features.pushes.serving import serve
 from mlplatform.runtime.errors import Unavailable
 
 ERASED, OTHER = 1, 2
-LEAST_STEPS = 12
+LEAST_STEPS = 11
 """Calls of stores, and renames, of an act that ends."""
 SCORE = 481516.25
 """No other number of the test has its bytes."""
@@ -90,9 +90,8 @@ def dying(dies_at: int) -> Iterator[bool]:
 
 @pytest.fixture(autouse=True)
 def merged_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compaction, "MOST_SMALL", 2)
-    monkeypatch.setattr(erasure, "GIVEN_S", 0.0)
-    monkeypatch.setattr(erasure, "PUTTING_S", 0.0)
+    monkeypatch.setattr(compacting, "MOST_SMALL", 2)
+    monkeypatch.setattr(erasing, "GIVEN_S", 0.0)
 
 
 def settled(world: PushWorld) -> tuple[list[Any], list[Any]]:
@@ -194,49 +193,97 @@ def test_a_gateway_with_an_old_page_of_the_journal_brings_nothing_back(tmp_path:
 
 
 class SlowStore:
-    """A gateway's online store: what it puts is there a moment after the event."""
+    """A gateway's online store: its first rows are there after the event alone."""
 
     def __init__(self, real: FeastSqlite, until: threading.Event) -> None:
         self._real, self._until, self.putting = real, until, threading.Event()
 
-    def put(self, view: str, rows: Any) -> int:
+    def put(self, *rows: Any, **fence: Any) -> int:
         self.putting.set()
         assert self._until.wait(9.0)
-        time.sleep(0.05)
-        return self._real.put(view, rows)
-
-
-class WatchedStore:
-    """The erasure's online store, which sets an event once it has removed rows."""
-
-    def __init__(self, real: FeastSqlite, removed: threading.Event) -> None:
-        self._real, self._removed = real, removed
-
-    def remove(self, view: str, keys: Any) -> int:
-        count = self._real.remove(view, keys)
-        self._removed.set()
-        return count
+        return self._real.put(*rows, **fence)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
 
-def test_a_gateway_that_is_putting_the_row_meanwhile_brings_nothing_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class SlowRead:
+    """A gateway's journal: what it has read comes after the event alone."""
+
+    def __init__(self, real: Any, until: threading.Event) -> None:
+        self._real, self._until, self.putting = real, until, threading.Event()
+
+    def waiting(self, *of: Any, **named: Any) -> Any:
+        found = self._real.waiting(*of, **named)
+        self.putting.set()
+        assert self._until.wait(9.0)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("slow", ["store", "journal"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_gateway_that_puts_the_row_long_after_the_act_brings_nothing_back(
+    tmp_path: Path, slow: str, times: int
 ) -> None:
-    monkeypatch.setattr(erasure, "PUTTING_S", 1.0)
-    world, removed = with_unserved(tmp_path), threading.Event()
-    slow: Any = SlowStore(FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU]), removed)
+    world, ended = with_unserved(tmp_path), threading.Event()
     (kept,) = world.journal.waiting(MODEL, "bureau", most=9, unserved=True)
-    gateway = threading.Thread(
-        target=serve, args=(world.journal, BUREAU, kept, slow, world.clock_ms)
-    )
+    store: Any = FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU])
+    journal: Any = world.journal
+    if slow == "store":
+        held = store = SlowStore(store, ended)
+    else:
+        held = journal = SlowRead(journal, ended)
+    gateway = threading.Thread(target=serve, args=(journal, BUREAU, kept, store, world.clock_ms))
     gateway.start()
-    assert slow.putting.wait(9.0)
-    stores = stores_of(world, WatchedStore(world.online, removed))
-    erase_rows(stores, {world.stored_key(ERASED)}, world.clock_ms)
+    assert held.putting.wait(9.0)
+    for _ in range(times):
+        erase_rows(stores_of(world), {world.stored_key(ERASED)}, world.clock_ms)
+    ended.set()
     gateway.join()
     assert (world.served_now(ERASED), world.served_now(OTHER)) == (values(None), values(2.0))
+    assert world.journal.waiting(MODEL, "bureau", most=9, unserved=True) == []
+
+
+def test_rows_of_others_that_an_act_kept_from_being_put_are_put_after_it(tmp_path: Path) -> None:
+    """A push of the other alone, which the act neither serves nor changes."""
+    world, ended = PushWorld(tmp_path), threading.Event()
+    world.push([(ERASED, 0, SCORE)])
+    world.journal.add([world.push_of([(OTHER, 0, 2.0)])], world.clock_ms())
+    (kept,) = world.journal.waiting(MODEL, "bureau", most=9, unserved=True)
+    store: Any = SlowStore(FeastSqlite(tmp_path / "online.db", "fraud", [BUREAU]), ended)
+    gateway = threading.Thread(
+        target=serve, args=(world.journal, BUREAU, kept, store, world.clock_ms)
+    )
+    gateway.start()
+    assert store.putting.wait(9.0)
+    erase_rows(stores_of(world), {world.stored_key(ERASED)}, world.clock_ms)
+    ended.set()
+    gateway.join()
+    assert (world.served_now(ERASED), world.served_now(OTHER)) == (values(None), values(2.0))
+    assert world.journal.waiting(MODEL, "bureau", most=9, unserved=True) == []
+
+
+def test_acts_without_end_leave_a_push_for_the_next_call(tmp_path: Path) -> None:
+    world = with_unserved(tmp_path)
+    (kept,) = world.journal.waiting(MODEL, "bureau", most=9, unserved=True)
+
+    class EverErasedStore:
+        """The online store, which is erased from before each put."""
+
+        def put(self, *rows: Any, **fence: Any) -> int:
+            world.online.remove("bureau", {world.stored_key(ERASED)})
+            return world.online.put(*rows, **fence)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(world.online, name)
+
+    store: Any = EverErasedStore()
+    with pytest.raises(Unavailable, match="rows of bureau are being erased; call again"):
+        serve(world.journal, BUREAU, kept, store, world.clock_ms)
+    assert serve(world.journal, BUREAU, kept, world.online, world.clock_ms).served_ms is not None
 
 
 @pytest.mark.parametrize("world_of", [filled, with_unserved])
@@ -273,10 +320,17 @@ def test_first_rows_of_an_import_at_work_are_found_by_their_keys(tmp_path: Path)
     importer.start()
     assert importing.wait(9.0)
     key = world.stored_key(ERASED)
-    erased = erase_rows(stores_of(world), lambda found: found == key, world.clock_ms)
+    recorded: list[bool] = []
+
+    def record() -> None:
+        recorded.append(parts_of(world).files() != [] and world.served_now(ERASED) != values(None))
+
+    erased = erase_rows(stores_of(world), lambda found: found == key, world.clock_ms, record)
     importer.join()
+    assert recorded == [True]
     assert erased == RowCounts(table=1, online=1)
-    assert erase_rows(stores_of(world), lambda _: True, world.clock_ms) == RowCounts()
+    assert erase_rows(stores_of(world), lambda _: True, world.clock_ms, record) == RowCounts()
+    assert recorded == [True]
 
 
 class RemovingParts(ExternalParts):

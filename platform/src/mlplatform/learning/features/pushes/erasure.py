@@ -26,8 +26,6 @@ from mlplatform.runtime.storage.files import sync
 GIVEN_S: Final = 3.0
 """For which a gateway that has just kept a push is left to serve it itself."""
 LOOKED_S: Final = 0.1
-PUTTING_S: Final = 1.0
-"""For which a gateway may still be putting rows that it has just read of the journal."""
 Keys = Set[int | str]
 IsAbout = Callable[[int | str], bool]
 """Whether a stored key is about somebody."""
@@ -89,15 +87,22 @@ def rows_of(stores: ViewStores, keys: Keys, at_ms: int) -> RowCounts:
     return RowCounts(pushed, table, sum(_is_served(stores, key, at_ms) for key in keys))
 
 
-def erase_rows(stores: ViewStores, whose: Keys | IsAbout, clock_ms: Callable[[], int]) -> RowCounts:
+def erase_rows(
+    stores: ViewStores,
+    whose: Keys | IsAbout,
+    clock_ms: Callable[[], int],
+    before: Callable[[], None] | None = None,
+) -> RowCounts:
     """Take the rows of these entities out of journal, table and online store; how many they were.
 
     Killed between any two steps, the next call does the rest. Imports and other readers of the
     journal wait meanwhile; an import that is at work is waited for. All other rows stay as they
-    are, and so does when they count from. What comes later is not erased.
+    are, and so does when they count from. What comes later is not erased. A gateway that is putting
+    such a row into the online store is refused, however slow it is.
 
     Args:
         whose: their keys; where these are not known, those of `known_keys` once imports have ended.
+        before: is called before the first row goes, where there is any.
 
     Raises:
         Unavailable: a store does not answer; call again.
@@ -107,18 +112,17 @@ def erase_rows(stores: ViewStores, whose: Keys | IsAbout, clock_ms: Callable[[],
         keys = known_keys(stores, whose) if callable(whose) else whose
         if not keys:
             return RowCounts()
+        if before is not None and rows_of(stores, keys, clock_ms()) != RowCounts():
+            before()
         _serve_first(stores, keys, clock_ms)
+        # the journal has all as served from here on, and what was read of it earlier is fenced off
         online = stores.online.remove(view.name, keys)
         pushes = stores.pushes
         journal = 0 if pushes is None else pushes.erase(stores.model, view.name, keys)
         table = sum(
             _without(view, path, keys, building / path.name) for path in stores.parts.files()
         )
-        # what a gateway had read of the journal just before, and gave to the store after
-        if pushes is not None:
-            time.sleep(PUTTING_S)
-        again = stores.online.remove(view.name, keys)
-    return RowCounts(journal, table, max(online, again))
+    return RowCounts(journal, table, online)
 
 
 def _serve_first(stores: ViewStores, keys: Keys, clock_ms: Callable[[], int]) -> None:

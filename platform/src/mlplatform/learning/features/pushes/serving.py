@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from mlplatform.learning.features.online import OnlineWriter
 from mlplatform.learning.features.pushes.journal import KeptPush, Pushes
 from mlplatform.model.features.views import FeatureView
+from mlplatform.runtime.errors import StaleFence, Unavailable
+
+MOST_ERASURES: Final = 10
+"""That may come between the reading of a push and its serving."""
 
 
 def serve(
@@ -20,21 +25,29 @@ def serve(
     """Give a push's rows to the online store, and say so; again changes nothing.
 
     The rows are those that the journal has at this moment: an erasure may have taken some out since
-    the push was read, and served the rest.
+    the push was read, and served the rest. One that runs meanwhile has the journal read again.
 
     Returns:
         The push as it is now. One whose rows training's table has taken meanwhile has none; it was
         served by this moment.
 
     Raises:
-        Unavailable: either does not answer.
+        Unavailable: either does not answer, or erasures run one after the other.
     """
-    found = pushes.waiting(kept.push.model, view.name, after=kept.number - 1, most=1)
-    now = next((one for one in found if one.number == kept.number), None)
-    if now is not None and now.served_ms is not None:
-        return now
-    if now is not None and now.push.rows:
-        online.put(view.name, now.features(view))
+    for _ in range(MOST_ERASURES):
+        fence = online.fence(view.name)  # before the rows are read
+        found = pushes.waiting(kept.push.model, view.name, after=kept.number - 1, most=1)
+        now = next((one for one in found if one.number == kept.number), None)
+        if now is not None and now.served_ms is not None:
+            return now
+        try:
+            if now is not None and now.push.rows:
+                online.put(view.name, now.features(view), fence=fence)
+            break
+        except StaleFence:
+            continue
+    else:
+        raise Unavailable(f"rows of {view.name} are being erased; call again")
     at_ms = max(clock_ms(), kept.arrived_ms)
     if now is None:
         return replace(kept, push=replace(kept.push, rows=()), served_ms=at_ms)
