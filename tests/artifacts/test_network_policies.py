@@ -99,7 +99,8 @@ OPENS: dict[str, set[Path_]] = {
         *((PREDICTORS, 8080), (PREDICTORS, 8081)),
     },
     "replicator": KAFKA,
-    "worker-fraud": {own("gateway"), *KAFKA, COLLECTOR},
+    # Journal and online store, of views that a topic feeds.
+    "worker-fraud": {own("gateway"), *KAFKA, POSTGRES, REDIS, COLLECTOR},
     "exporter": {POSTGRES},
     # The identity provider of people is where the bank says, as receivers of events are.
     "page": {POSTGRES, own("mlflow"), ("addresses but a few", 443)},

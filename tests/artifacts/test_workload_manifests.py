@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from mlplatform.model.folders import load_definition, model_names
 from mlplatform.observing.exporter.process import parser as exporter_parser
 from mlplatform.observing.page.process import asked_for_as
 from mlplatform.observing.page.process import parser as page_parser
 from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server import cluster_flows
 from mlplatform.operations.supervisor.mlflow_server import parser as mlflow_parser
+from mlplatform.operations.supervisor.platform import workers as supervised_workers
 from mlplatform.runtime.configuration import settings
 from mlplatform.scoring.gateway.process import parser as gateway_parser
 from mlplatform.scoring.worker.process import parser as worker_parser
@@ -216,18 +216,27 @@ def test_prometheus_finds_a_pod_by_the_name_of_its_port(scraped: str, container:
     assert found["namespaces"]["names"] == [namespace]
 
 
-def test_each_model_that_takes_requests_for_later_has_a_worker_and_its_outbox() -> None:
-    """As on one machine: without them a request that was answered 202 is never scored."""
+def test_each_model_that_has_a_worker_on_one_machine_has_one_here_and_its_outbox() -> None:
+    """Without them a request that was answered 202 is never scored, and no topic of features is
+    read."""
     told = [c for n, c in containers().items() if n.endswith("/worker")]
     workers = {o.model: o for o in (worker_parser().parse_args(c["args"]) for c in told)}
 
-    assert workers.keys() == {m for m in model_names() if load_definition(m).takes_async}
+    supervised = {child.name for child in supervised_workers(settings.load({}))}
+    assert {f"worker-{model}" for model in workers} == supervised
     assert all(options.outbox for options in workers.values())
     assert len(workers) == len(told)
     for model in workers:
         deployment = of_kind("Deployment")[f"worker-{model}"]["spec"]
         assert deployment["strategy"] == {"type": "Recreate"}
         assert deployment["replicas"] == 1
+
+
+def test_a_worker_can_open_the_stores_that_rows_of_feature_topics_go_to() -> None:
+    told = settings.load(variables(containers()["worker-fraud/worker"]))
+    for address in (told.postgres, told.redis):
+        assert address is not None
+        assert str(address.password_file) in secret_files("worker-fraud")
 
 
 def test_the_worker_alone_has_the_password_of_the_brokers_and_does_without_where_none_is() -> None:
