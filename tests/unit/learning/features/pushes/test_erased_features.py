@@ -90,8 +90,8 @@ def dying(dies_at: int) -> Iterator[bool]:
 
 @pytest.fixture(autouse=True)
 def merged_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compacting, "MOST_SMALL", 2)
-    monkeypatch.setattr(erasing, "GIVEN_S", 0.0)
+    monkeypatch.setattr(compaction, "MOST_SMALL", 2)
+    monkeypatch.setattr(erasure, "GIVEN_S", 0.0)
 
 
 def settled(world: PushWorld) -> tuple[list[Any], list[Any]]:
