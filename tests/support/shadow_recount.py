@@ -18,7 +18,13 @@ from mlplatform.model.policies.decision_scale import EARLIER_HIDE, Task
 from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
 from mlplatform.rollouts.verdicts.facts import Columns, Flags, columns_of, scored_flags
 from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
-from mlplatform.rollouts.verdicts.outcomes import LABELS, LabelledPairs, Outcomes
+from mlplatform.rollouts.verdicts.outcomes import (
+    LABELS,
+    LabelledClasses,
+    LabelledNumbers,
+    Outcomes,
+)
+from mlplatform.rollouts.verdicts.statistics import ClusterSums, cluster_sums
 
 
 def outcomes(
@@ -31,6 +37,7 @@ def outcomes(
     now_event_ms: int,
     hides: Sequence[str] = EARLIER_HIDE,
     propensities: Mapping[str, float] | None = None,
+    step_ms: int = 1,
 ) -> Outcomes:
     """The pairs of a shadow generation joined to the labels that have arrived.
 
@@ -41,10 +48,12 @@ def outcomes(
     Args:
         hides: decisions after which no positive label can come.
         propensities: by decision, the chance with which such a request was let through.
+        step_ms: ages and delays are counted in whole steps of it.
     """
     columns, copies = _pairs(decisions, generation, version, "score")
     known = dated_labels(labels, until_ms=now_event_ms)
-    ids, age_ms = columns["decision_id"], now_event_ms - columns["event_ms"]
+    ids, made_ms = columns["decision_id"], _whole(columns["event_ms"], step_ms)
+    age_ms = _whole(now_event_ms, step_ms) - made_ms
     chance = np.array([(propensities or {}).get(i, 0.0) for i in ids], dtype=np.float64)
     hiding = np.isin(columns["decision"], list(hides))
     labelled = _in(ids, known)
@@ -54,9 +63,12 @@ def outcomes(
     arrived = np.array([known[i][0] if i in known else -1 for i in ids], dtype=np.int64)
     came, come = np.ones(len(ids)), dict[str, LabelsCome]()
     for value, name in enumerate(LABELS):
-        delay_ms = np.where(label == value, np.maximum(arrived - columns["event_ms"], 0), -1)
-        curve = delay_curve(age_ms[seen], delay_ms[seen])
-        if (found := labels_come(curve, age_ms[seen & ~immature])) is not None:
+        delay_ms = np.maximum(_whole(arrived, step_ms) - made_ms, 0)
+        curve = delay_curve(age_ms[seen], np.where(label == value, delay_ms, -1)[seen])
+        ages = (age_ms[seen & ~immature], None)
+        if step_ms > 1:
+            ages = tuple(n[::-1] for n in np.unique(ages[0], return_counts=True))
+        if (found := labels_come(curve, *ages)) is not None:
             come[name] = found
             if value == 1:
                 share = curve.share(age_ms)
@@ -64,7 +76,7 @@ def outcomes(
     kept = ~immature
     champion = columns["score"][kept].astype(np.float64)
     times = in_order(labels).column("event_ms").to_numpy()
-    last_ms = int(columns["event_ms"].max()) if len(ids) else 0
+    last_ms = int(made_ms.max()) + step_ms - 1 if len(ids) else 0
     return Outcomes(
         requests=PartialOutcomes(
             unit=columns["unit"][kept],
@@ -82,7 +94,7 @@ def outcomes(
     )
 
 
-def labelled_pairs(
+def labelled_requests(
     decisions: pa.Table,
     labels: pa.Table,
     *,
@@ -91,7 +103,8 @@ def labelled_pairs(
     version: int,
     maturity_ms: int,
     now_event_ms: int,
-) -> LabelledPairs:
+    step_ms: int = 1,
+) -> LabelledClasses | LabelledNumbers:
     """The pairs of a shadow generation joined to the classes or numbers of their labels.
 
     The last label of a decision counts. A request without one tells nothing, however old it is.
@@ -101,17 +114,30 @@ def labelled_pairs(
     known = dated_labels(labels, until_ms=now_event_ms, task=task)
     ids, kind = columns["decision_id"], columns[column].dtype
     labelled = _in(ids, known)
-    age_ms = now_event_ms - columns["event_ms"]
+    made_ms = _whole(columns["event_ms"], step_ms)
+    age_ms = _whole(now_event_ms, step_ms) - made_ms
     times = in_order(labels, task).column("event_ms").to_numpy()
-    last_ms = int(columns["event_ms"].max()) if len(ids) else 0
-    return LabelledPairs(
-        unit=columns["unit"][labelled],
-        challenger=np.array([copies[i] for i in ids[labelled]], dtype=kind),
-        champion=columns[column][labelled],
-        labels=np.array([known[i][1] for i in ids[labelled]], dtype=kind),
-        immature=int((~labelled & (age_ms < maturity_ms)).sum()),
-        silent=not ((times > last_ms) & (times <= now_event_ms)).any(),
-    )
+    last_ms = int(made_ms.max()) + step_ms - 1 if len(ids) else 0
+    unit = columns["unit"][labelled]
+    challenger = np.array([copies[i] for i in ids[labelled]], dtype=kind)
+    champion = columns[column][labelled]
+    truth = np.array([known[i][1] for i in ids[labelled]], dtype=kind)
+    immature = int((~labelled & (age_ms < maturity_ms)).sum())
+    silent = not ((times > last_ms) & (times <= now_event_ms)).any()
+    if task == "real":
+        return LabelledNumbers(unit, challenger, champion, truth, immature, silent)
+    customers = np.unique(unit)
+    counts = [
+        [(challenger != truth)[own].sum(), own.sum(), (champion != truth)[own].sum(), own.sum()]
+        for own in (unit == customer for customer in customers)
+    ]
+    sums = cluster_sums(np.array(counts, dtype=np.int64).reshape(-1, 4))
+    return LabelledClasses(ClusterSums.of(sums), immature, silent)
+
+
+def _whole(at_ms: Any, step_ms: int) -> Any:
+    """The start of the steps in which these times lie."""
+    return at_ms // step_ms * step_ms
 
 
 def _pairs(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sqlite3
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
@@ -14,17 +18,18 @@ from hypothesis import strategies as st
 from tests.unit.rollouts.passes.test_count_cache import Log
 
 from mlplatform.decisions.records.port import Span
-from mlplatform.rollouts.cache import pair_cache, pairs
+from mlplatform.rollouts.cache import pair_cache, pair_counts, pairs
 from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
-from mlplatform.rollouts.verdicts.basis import OutcomeBasis, outcome_gates
+from mlplatform.rollouts.verdicts.basis import LabelledRequests, OutcomeBasis, outcome_gates
 from mlplatform.rollouts.verdicts.outcomes import (
-    LabelledPairs,
+    LabelledClasses,
+    LabelledNumbers,
     Outcomes,
     recall_at_capacity,
 )
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors
 from rollout_world import table
-from support.shadow_recount import labelled_pairs, outcomes
+from support.shadow_recount import labelled_requests, outcomes
 
 MATURE_MS, NOW_MS = 10, 30
 ERRORS = Errors(stop=0.01, missed=0.05)
@@ -94,7 +99,7 @@ def basis_of(log: Log, now_ms: int = NOW_MS, **more: Any) -> OutcomeBasis:
     return dataclasses.replace(found, **more)
 
 
-def recount(log: Log, basis: OutcomeBasis) -> Outcomes | LabelledPairs:
+def recount(log: Log, basis: OutcomeBasis) -> LabelledRequests:
     """Of everything that is there, at once, without a file."""
     rows = Log(log.written, log.reached).read(Span())
     own = rows.filter((pc.field("generation") == 1) & pc.field("kind").isin(["decision", "shadow"]))
@@ -102,31 +107,35 @@ def recount(log: Log, basis: OutcomeBasis) -> Outcomes | LabelledPairs:
     first_ms = pc.min(own["event_ms"]).as_py() or 0
     labels = rows.filter((pc.field("kind") == "label") & (pc.field("event_ms") >= first_ms))
     asked = {"generation": 1, "version": 2, "maturity_ms": MATURE_MS,
-             "now_event_ms": basis.now_event_ms}  # fmt: skip
+             "now_event_ms": basis.now_event_ms, "step_ms": basis.step_ms}  # fmt: skip
     if basis.task != "binary":
-        return labelled_pairs(decisions, labels, task=basis.task, **asked)
+        return labelled_requests(decisions, labels, task=basis.task, **asked)
     drawn = CHANCES if basis.explores else None
     return outcomes(decisions, labels, **asked, hides=basis.hides, propensities=drawn)
 
 
-def seen_in(found: Outcomes | LabelledPairs, basis: OutcomeBasis) -> Any:
+def seen_in(found: LabelledRequests, basis: OutcomeBasis) -> Any:
     """All that a gate reads of it."""
     numbers = (len(found), found.immature, found.silent if len(found) + found.immature else None)
-    if isinstance(found, LabelledPairs):
-        arrays = [found.unit, found.challenger, found.champion, found.labels]
-        if basis.task == "classes":  # only whether each is right is kept of them
-            arrays[1:] = [found.challenger == found.labels, found.champion == found.labels]
-        return numbers, [a.tolist() for a in arrays], outcome_gates(basis, found)
+    gates = outcome_gates(basis, found)
+    match found:
+        case LabelledClasses():
+            return numbers, found.wrong, gates
+        case LabelledNumbers():
+            arrays = (found.unit, found.challenger, found.champion, found.labels)
+            return numbers, [a.tolist() for a in arrays], gates
     recall = recall_at_capacity(found, capacity=basis.capacity, errors=basis.errors)
-    return numbers, found.hidden, dict(found.come), repr(recall), outcome_gates(basis, found)
+    return numbers, found.hidden, dict(found.come), repr(recall), gates
 
 
+@pytest.mark.parametrize("step_ms", [1, 4])
 @pytest.mark.parametrize("kind", ["binary", "explored", "classes", "real"])
 @settings(max_examples=40, deadline=None)
 @given(st.lists(ROW, max_size=50), st.integers(1, 3), st.integers(1, 9), st.data())
 def test_any_portions_in_any_order_give_what_a_recount_of_everything_gives(
     tmp_path_factory: pytest.TempPathFactory,
     kind: str,
+    step_ms: int,
     drawn: list[tuple[Any, ...]],
     writers: int,
     portion: int,
@@ -140,8 +149,9 @@ def test_any_portions_in_any_order_give_what_a_recount_of_everything_gives(
             log.reached[writer] = log.reached.get(writer, 0) + data.draw(st.integers(0, 12))
         now_ms += data.draw(st.integers(0, 20))
         task = "binary" if kind == "explored" else kind
-        basis = basis_of(log, now_ms, explores=kind == "explored", task=task)
-        found = shadow_outcomes(folder, log, "fraud", basis, portion=portion)  # type: ignore[arg-type]
+        basis = basis_of(log, now_ms, explores=kind == "explored", task=task, step_ms=step_ms)
+        with mock.patch.multiple(pair_counts, FEW_TELLING=3, MORE_SHARE=0.0, MORE_PAIRS=0):
+            found = shadow_outcomes(folder, log, "fraud", basis, portion=portion)  # type: ignore[arg-type]
         assert seen_in(found, basis) == seen_in(recount(log, basis), basis)
 
 
@@ -206,6 +216,47 @@ def test_an_earlier_time_or_a_log_that_was_put_back_is_read_from_its_beginning(
         log.reached["gateway-1"] = basis.marks["gateway-1"]
         found = shadow_outcomes(tmp_path, log, "fraud", basis)  # type: ignore[arg-type]
         assert seen_in(found, basis) == seen_in(recount(log, basis), basis)
+
+
+def test_where_scores_have_fallen_the_highest_of_all_pairs_are_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = many(3000)
+    falling = pa.array(np.linspace(1.0, 0.1, len(log.written)))
+    log.written = log.written.set_column(
+        log.written.schema.get_field_index("score"), "score", falling
+    )
+    monkeypatch.setattr(pair_counts, "FEW_TELLING", 100)
+    monkeypatch.setattr(pair_counts, "MORE_PAIRS", 0)
+    lowered = mock.Mock(wraps=pair_counts._lower_floors)
+    monkeypatch.setattr(pair_counts, "_lower_floors", lowered)
+    basis = basis_of(log, 3000, capacity=0.02)
+    times = []
+    for marks in (1500, 6000, 6100):
+        log.reached["gateway-1"] = marks
+        now = dataclasses.replace(basis, marks={"gateway-1": marks})
+        found = shadow_outcomes(tmp_path, log, "fraud", now, portion=500)  # type: ignore[arg-type]
+        assert seen_in(found, now) == seen_in(recount(log, now), now)
+        times.append(lowered.call_count)
+    assert times[0] < times[1] == times[2]
+
+
+def test_a_judgement_reads_the_pairs_that_change_a_bound_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = many(3000)
+    monkeypatch.setattr(pair_counts, "FEW_TELLING", 100)
+    monkeypatch.setattr(pair_counts, "MORE_PAIRS", 0)
+    basis = basis_of(log, 3000, capacity=0.02)
+    shadow_outcomes(tmp_path, log, "fraud", basis)  # type: ignore[arg-type]
+    (file,) = tmp_path.rglob("*.db")
+    with contextlib.closing(sqlite3.connect(file)) as db, db:
+        (positive,) = db.execute("SELECT sum(positive) FROM ages").fetchone()
+        (telling,) = db.execute("SELECT count(*) FROM telling").fetchone()
+        assert telling <= positive + 2 * 75 + 60  # scores of two digits: some are equal
+        db.execute("UPDATE pairs SET facts = zeroblob(length(facts))")
+    found = shadow_outcomes(tmp_path, log, "fraud", basis)  # type: ignore[arg-type]
+    assert seen_in(found, basis) == seen_in(recount(log, basis), basis)
 
 
 class Killed(Exception):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,13 +46,15 @@ def read(shares: Sequence[float]) -> MaturedDays:
     records = [record for number, right in enumerate(shares) for record in day(number, right)]
     plan = drift_plan(DEFINITION, (), DEFINITION.inputs, set())
     now_ms = (len(shares) + 2) * DAY_MS
-    return matured_outcomes.read_matured(
-        ListLog(records),
-        DEFINITION,
-        plan,
-        ChampionTenure(1, 0),
-        now_ms,  # type: ignore[arg-type]
-    )
+    with tempfile.TemporaryDirectory() as kept:
+        return matured.read_matured(
+            Path(kept),
+            ListLog(records),
+            DEFINITION,
+            plan,
+            ChampionTenure(1, 0),
+            now_ms,  # type: ignore[arg-type]
+        )
 
 
 def test_only_labelled_requests_count() -> None:

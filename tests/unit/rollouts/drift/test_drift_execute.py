@@ -125,6 +125,7 @@ class Checks:
     def ports(self) -> DriftPorts:
         return DriftPorts(
             log=None,  # type: ignore[arg-type]
+            counted=Path("nothing is kept here"),
             incidents=self.incidents,
             rollouts=self.rollouts,  # type: ignore[arg-type]
             offline=self.offline,

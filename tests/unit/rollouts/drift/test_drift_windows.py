@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -164,7 +165,7 @@ def test_a_day_without_decisions_is_an_empty_window() -> None:
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1.0, NoDrift), (1.4, DriftFinding)])
-def test_from_log_to_verdict(factor: float, expected: type) -> None:
+def test_from_log_to_verdict(tmp_path: Path, factor: float, expected: type) -> None:
     """Three days of 1 100 decisions; on all of them amounts are as they were, or 1.4 times that."""
     rng = np.random.default_rng(4)
 
@@ -193,7 +194,8 @@ def test_from_log_to_verdict(factor: float, expected: type) -> None:
     champion = Champion(ChampionTenure(1, 0), FRAUD.inputs, profile, Band(0.005, 0.03))
     log = ListLog([*day(0), *day(1), *day(2)])
     incidents = SimpleNamespace(list=lambda model: [])
-    ports = SimpleNamespace(log=log, views=load_views(model_folder("fraud")), incidents=incidents)
+    views = load_views(model_folder("fraud"))
+    ports = SimpleNamespace(log=log, counted=tmp_path, views=views, incidents=incidents)
     seen = observe(FRAUD, ports, champion, 3 * DAY_MS)  # type: ignore[arg-type]
     assert isinstance(seen.verdict, expected), seen.verdict.reasons
 

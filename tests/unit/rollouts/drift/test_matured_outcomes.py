@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -60,8 +62,9 @@ def read(
     )
     plan = drift_plan(definition, VIEWS, FRAUD.inputs, {s.input for s in segments})
     tenure = ChampionTenure(1, since_day * DAY_MS)
-    log = ListLog(records)
-    return matured_outcomes.read_matured(log, definition, plan, tenure, now_day * DAY_MS, faulty)  # type: ignore[arg-type]
+    log, now_ms = ListLog(records), now_day * DAY_MS
+    with tempfile.TemporaryDirectory() as kept:
+        return matured.read_matured(Path(kept), log, definition, plan, tenure, now_ms, faulty)  # type: ignore[arg-type]
 
 
 def ten(day: int, **changes: Any) -> list[Record]:

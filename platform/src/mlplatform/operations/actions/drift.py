@@ -51,6 +51,7 @@ def ports(platform: Platform, model: str) -> DriftPorts:
 
     return DriftPorts(
         log=platform.log,
+        counted=platform.settings.home.counted,
         incidents=platform.incidents,
         rollouts=platform.rollouts,
         offline=platform.offline(model),

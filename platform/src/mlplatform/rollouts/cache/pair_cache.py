@@ -15,23 +15,22 @@ from typing import Final
 
 from mlplatform.decisions.records.last_labels import label_columns
 from mlplatform.decisions.records.port import DecisionLog, Span
-from mlplatform.rollouts.cache import pairs
+from mlplatform.rollouts.cache import pair_counts, pairs
 from mlplatform.rollouts.cache.files import alone, file_of, with_file
-from mlplatform.rollouts.cache.pair_outcomes import labelled_pairs_of, outcomes_of
+from mlplatform.rollouts.cache.pair_outcomes import PairAges, classes_of, numbers_of, outcomes_of
 from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
-from mlplatform.rollouts.verdicts.basis import OutcomeBasis
+from mlplatform.rollouts.verdicts.basis import LabelledRequests, OutcomeBasis
 from mlplatform.rollouts.verdicts.facts import COLUMNS
-from mlplatform.rollouts.verdicts.outcomes import LabelledPairs, Outcomes
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.storage import sqlite
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of what is kept, and how: another number starts new files."""
 
 
 def shadow_outcomes(
     folder: Path, log: DecisionLog, model: str, basis: OutcomeBasis, *, portion: int = PORTION
-) -> Outcomes | LabelledPairs:
+) -> LabelledRequests:
     """What became of the requests that a version and its champion both scored in shadow.
 
     Only those records and labels are read that were not before.
@@ -42,7 +41,8 @@ def shadow_outcomes(
     Raises:
         Unavailable: the log or the file can't be read or written now.
     """
-    identity = digest([FORMAT, basis.version, basis.hides, basis.explores, basis.task])[:8]
+    identified = [basis.version, basis.hides, basis.explores, basis.task, basis.step_ms]
+    identity = digest([FORMAT, *identified])[:8]
     with alone(folder / model):
         return with_file(
             file_of(folder / model, "pairs", basis.generation, identity),
@@ -61,7 +61,7 @@ def _fits(db: sqlite3.Connection, basis: OutcomeBasis) -> bool:
 
 def _read(
     db: sqlite3.Connection, log: DecisionLog, model: str, basis: OutcomeBasis, portion: int
-) -> Outcomes | LabelledPairs:
+) -> LabelledRequests:
     state = pairs.load(db)
     with sqlite.transaction(db):
         pairs.pass_time(db, state, basis)
@@ -70,13 +70,23 @@ def _read(
         pass
     while _add_labels(db, log, model, basis, portion):
         pass
-    made = outcomes_of if basis.task == "binary" else labelled_pairs_of
-    return made(
-        partial(pairs.read_pairs, db),
-        pairs.load(db).writers,
-        basis,
-        partial(pairs.is_labelled_after, db, until_ms=basis.now_event_ms),
-    )
+    return _outcomes(db, basis)
+
+
+def _outcomes(db: sqlite3.Connection, basis: OutcomeBasis) -> LabelledRequests:
+    with sqlite.transaction(db):
+        state = pairs.load(db)
+        delays = pair_counts.read_delays(db, 0), pair_counts.read_delays(db, 1)
+        ages = PairAges.of(pair_counts.read_ages(db), delays, basis)
+        is_labelled_after = partial(pairs.is_labelled_after, db, until_ms=basis.now_event_ms)
+        if basis.task == "classes":
+            return classes_of(ages, state.sums.of_units, is_labelled_after)
+        if basis.task == "real":
+            return numbers_of(ages, pairs.read_pairs(db), state.writers, is_labelled_after)
+        telling = partial(pair_counts.read_telling, db, state.sums, basis)
+        found = outcomes_of(ages, telling, state.writers, is_labelled_after)
+        pairs.save(db, state)
+        return found
 
 
 def _add_records(

@@ -1,9 +1,4 @@
-"""What is judged by labels, from pairs that are read some at a time.
-
-Of all requests that both arms scored, only those are held at once that change a bound: positives,
-those whose outcome is hidden or was drawn, and as many of the highest scores of either arm as
-people can look at. Of the others their number, their ages and delays are enough.
-"""
+"""What is judged by labels, from sums over all pairs and from those of them that change a bound."""
 
 from __future__ import annotations
 
@@ -11,39 +6,119 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from mlplatform.rollouts.cache.pairs import COPY_RIGHT, HIDES, NO_LABEL, PAIR, RIGHT, Pairs
+from mlplatform.rollouts.cache.pair import (
+    Pairs,
+    immature,
+    is_drawn,
+    labelled,
+    outcome_seen,
+    pairs_of,
+)
+from mlplatform.rollouts.cache.pair_counts import HIGHEST
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
-from mlplatform.rollouts.verdicts.delays import DelayCurve, LabelsCome, delay_curve, labels_come
-from mlplatform.rollouts.verdicts.facts import Flags, Integers
-from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
-from mlplatform.rollouts.verdicts.outcomes import LABELS, LabelledPairs, Outcomes
+from mlplatform.rollouts.verdicts.delays import DelayCurve, LabelsCome, counted_curve, labels_come
+from mlplatform.rollouts.verdicts.facts import Integers
+from mlplatform.rollouts.verdicts.hidden_outcomes import Floats, PartialOutcomes
+from mlplatform.rollouts.verdicts.outcomes import (
+    LABELS,
+    LabelledClasses,
+    LabelledNumbers,
+    Outcomes,
+)
+from mlplatform.rollouts.verdicts.statistics import ClusterSums
 
-Reading = Callable[[], Iterable[Pairs]]
-"""Begins at the first pair again each time."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairAges:
+    """Pairs by age: one element per step of event time in which there are any, oldest first.
+
+    Args:
+        age_ms: now; by whole steps.
+        pairs: how many. seen: whose outcome is known, or may still come to be.
+        labelled: those of them with a label of 0 and of 1.
+        delays: by label, how late it came, and how often so late; rising.
+    """
+
+    basis: OutcomeBasis
+    last_ms: int
+    age_ms: Integers
+    pairs: Integers
+    seen: Integers
+    labelled: tuple[Integers, Integers]
+    delays: tuple[Integers, Integers]
+
+    @classmethod
+    def of(cls, ages: Integers, delays: tuple[Integers, Integers], basis: OutcomeBasis) -> PairAges:
+        """From counts by step, as `pair_counts.read_ages` and `read_delays` give them."""
+        step, pairs, seen, *labels = ages.T
+        return cls(
+            basis=basis,
+            last_ms=int(step[-1] + 1) * basis.step_ms - 1 if len(step) else 0,
+            age_ms=basis.age_ms(step * basis.step_ms),
+            pairs=pairs,
+            seen=seen,
+            labelled=(labels[0], labels[1]),
+            delays=delays,
+        )
+
+    @property
+    def requests(self) -> int:
+        return int(self.pairs.sum())
+
+    @property
+    def immature(self) -> int:
+        return int((self.seen - self._mature).sum())
+
+    @property
+    def _mature(self) -> Integers:
+        """Those that are seen and can no longer change by waiting."""
+        young = self.age_ms < self.basis.maturity_ms
+        return np.where(young, self.labelled[0] + self.labelled[1], self.seen)
+
+    @property
+    def _mature_ages(self) -> tuple[Integers, Integers | None]:
+        """Their ages, and how many are of each; every one on its own where steps are of 1 ms: sums
+        are the same to the bit only in one order."""
+        if self.basis.step_ms == 1:
+            return np.repeat(self.age_ms, self._mature), None
+        return self.age_ms, self._mature
+
+    def curves(self) -> tuple[DelayCurve | None, dict[str, LabelsCome]]:
+        """The delays of positive labels, where any has come, and how many of either have come."""
+        positive, come = None, dict[str, LabelsCome]()
+        there = self.seen > 0
+        for value, name in enumerate(LABELS):
+            steps, events = self.delays[value].T
+            without = (self.seen - self.labelled[value])[there]
+            curve = counted_curve(self.age_ms[there], without, steps * self.basis.step_ms, events)
+            if (found := labels_come(curve, *self._mature_ages)) is not None:
+                come[name] = found
+                positive = curve if value == 1 else positive
+        return positive, come
 
 
 def outcomes_of(
-    reading: Reading,
+    ages: PairAges,
+    telling: Callable[[int], Pairs],
     writers: list[str],
-    basis: OutcomeBasis,
     is_labelled_after: Callable[[int], bool],
 ) -> Outcomes:
     """What the labels that have come say of the pairs.
 
     Args:
+        telling: pairs that may change a bound where so many may be alerts.
         writers: whose places the pairs hold.
         is_labelled_after: whether any label arrived after an event time, until now.
     """
-    ages = _Ages.of(reading(), basis)
-    curve, come = ages.curves(basis.now_event_ms)
+    basis, (curve, come) = ages.basis, ages.curves()
     kept = ages.requests - ages.immature
-    rows = _telling(reading(), basis, round(basis.capacity * kept), _ranks(writers))
-    seen, _ = _known(rows, basis)
+    alerts = round(basis.capacity * kept)
+    rows = _telling(telling(alerts), basis, alerts, _ranks(writers))
+    seen = outcome_seen(rows)
     share = np.ones(len(rows))
     if curve is not None:
-        share = curve.share(basis.now_event_ms - rows["event_ms"])
+        share = curve.share(basis.age_ms(rows["event_ms"]))
     return Outcomes(
         requests=PartialOutcomes(
             unit=rows["unit"],
@@ -62,117 +137,59 @@ def outcomes_of(
     )
 
 
-def labelled_pairs_of(
-    reading: Reading,
-    writers: list[str],
-    basis: OutcomeBasis,
-    is_labelled_after: Callable[[int], bool],
-) -> LabelledPairs:
-    """The labelled pairs of classes or numbers; of classes, only whether each is right is kept."""
-    labelled, immature, last_ms = [np.zeros(0, dtype=PAIR)], 0, 0
-    for rows in reading():
-        known = rows["label"] != NO_LABEL
-        young = basis.now_event_ms - rows["event_ms"] < basis.maturity_ms
-        labelled.append(rows[known])
-        immature += int((~known & young).sum())
-        last_ms = max(last_ms, int(rows["event_ms"].max()))
-    rows = np.concatenate(labelled)
-    rows = rows[_order(rows, _ranks(writers))]
-    if basis.task == "classes":
-        challenger, champion = (rows["flags"] & COPY_RIGHT) > 0, (rows["flags"] & RIGHT) > 0
-        truth = np.ones(len(rows), dtype=np.bool_)
-    else:
-        challenger, champion, truth = rows["copy"], rows["score"], rows["truth"]
-    return LabelledPairs(
-        unit=rows["unit"],
-        challenger=challenger,
-        champion=champion,
-        labels=truth,
-        immature=immature,
-        silent=not is_labelled_after(last_ms),
+def classes_of(
+    ages: PairAges, of_units: list[int], is_labelled_after: Callable[[int], bool]
+) -> LabelledClasses:
+    """What the labels that have come say of the pairs, where they are classes.
+
+    Args:
+        of_units: the numbers of `ClusterSums`.
+    """
+    return LabelledClasses(
+        wrong=ClusterSums.of(np.array(of_units)),
+        immature=ages.immature,
+        silent=not is_labelled_after(ages.last_ms),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Ages:
-    """Columns of all pairs, by event time.
-
-    Args:
-        seen: the outcome is, or may still come to be. mature: and can no longer change by waiting.
-        label, arrived_ms: of the last label.
-    """
-
-    event_ms: Integers
-    seen: Flags
-    mature: Flags
-    label: npt.NDArray[np.int8]
-    arrived_ms: Integers
-
-    @classmethod
-    def of(cls, portions: Iterable[Pairs], basis: OutcomeBasis) -> _Ages:
-        parts = []
-        for rows in (np.zeros(0, dtype=PAIR), *portions):
-            seen, immature = _known(rows, basis)
-            parts.append((rows["event_ms"].copy(), seen, seen & ~immature, rows["label"].copy(),
-                          rows["arrived_ms"].copy()))  # fmt: skip
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        order = np.argsort(columns[0], kind="stable")
-        return cls(*(column[order] for column in columns))
-
-    @property
-    def requests(self) -> int:
-        return len(self.event_ms)
-
-    @property
-    def immature(self) -> int:
-        return int((self.seen & ~self.mature).sum())
-
-    @property
-    def last_ms(self) -> int:
-        return int(self.event_ms[-1]) if len(self.event_ms) else 0
-
-    def curves(self, now_ms: int) -> tuple[DelayCurve | None, dict[str, LabelsCome]]:
-        """The delays of positive labels, where any has come, and how many of either have come."""
-        age_ms, positive = now_ms - self.event_ms, None
-        come: dict[str, LabelsCome] = {}
-        for value, name in enumerate(LABELS):
-            late_ms = np.maximum(self.arrived_ms - self.event_ms, 0)
-            delay_ms = np.where(self.label == value, late_ms, -1)
-            curve = delay_curve(age_ms[self.seen], delay_ms[self.seen])
-            if (found := labels_come(curve, age_ms[self.mature])) is not None:
-                come[name] = found
-                positive = curve if value == 1 else positive
-        return positive, come
+def numbers_of(
+    ages: PairAges,
+    portions: Iterable[Pairs],
+    writers: list[str],
+    is_labelled_after: Callable[[int], bool],
+) -> LabelledNumbers:
+    """What the labels that have come say of the pairs, where they are numbers."""
+    rows = np.concatenate([pairs_of([]), *(rows[labelled(rows)] for rows in portions)])
+    rows = rows[_order(rows, _ranks(writers))]
+    return LabelledNumbers(
+        unit=rows["unit"],
+        challenger=rows["copy"],
+        champion=rows["score"],
+        labels=rows["truth"],
+        immature=ages.immature,
+        silent=not is_labelled_after(ages.last_ms),
+    )
 
 
-def _known(rows: Pairs, basis: OutcomeBasis) -> tuple[Flags, Flags]:
-    """Whose outcome is seen, unless it is immature; and which of them are."""
-    labelled = rows["label"] != NO_LABEL
-    seen = ((rows["flags"] & HIDES) == 0) | (labelled & (rows["chance"] == 0.0))
-    young = basis.now_event_ms - rows["event_ms"] < basis.maturity_ms
-    return seen, seen & ~labelled & young
-
-
-def _telling(portions: Iterable[Pairs], basis: OutcomeBasis, alerts: int, ranks: Integers) -> Pairs:
+def _telling(rows: Pairs, basis: OutcomeBasis, alerts: int, ranks: Integers) -> Pairs:
     """The pairs that change a bound, in the order of the log."""
-    nothing = np.zeros(0, dtype=PAIR)
-    telling, highest = [nothing], {"score": nothing, "copy": nothing}
-    for portion in portions:
-        seen, immature = _known(portion, basis)
-        drawn = (portion["chance"] > 0) & (portion["chance"] < 1)
-        rows = portion[~immature]
-        telling.append(portion[~immature & (~seen | drawn | (seen & (portion["label"] == 1)))])
-        for name, best in highest.items():
-            some = (
-                rows if len(best) < alerts else rows[rows[name] >= best[name].min(initial=np.inf)]
-            )
-            both = np.concatenate((best, some))
-            order = np.lexsort((both["seq"], ranks[both["writer"]], both["event_ms"], -both[name]))
-            highest[name] = both[order[:alerts]]
-    found = np.concatenate((*telling, *highest.values()))
-    found = found[_order(found, ranks)]
-    same = (found["seq"][1:] == found["seq"][:-1]) & (found["writer"][1:] == found["writer"][:-1])
-    return found[np.concatenate(([True], ~same))] if len(found) else found
+    rows = rows[~immature(rows, basis)]
+    rows = rows[_order(rows, ranks)]
+    seen = outcome_seen(rows)
+    tells = ~seen | is_drawn(rows) | (seen & (rows["label"] == 1))
+    for name in HIGHEST:
+        tells[_highest(rows[name], alerts)] = True
+    found: Pairs = rows[tells]
+    return found
+
+
+def _highest(scores: Floats, count: int) -> Integers:
+    """Places of so many highest scores, of equal ones the first."""
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    least = np.partition(scores, -count)[-count] if count < len(scores) else -np.inf
+    above = np.flatnonzero(scores > least)
+    return np.concatenate((above, np.flatnonzero(scores == least)[: count - len(above)]))
 
 
 def _order(rows: Pairs, ranks: Integers) -> Integers:

@@ -7,22 +7,32 @@ they come, in whatever order; the pairs of the decisions that they touch are mad
 from __future__ import annotations
 
 import sqlite3
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.record import LABEL_VALUES
+from mlplatform.rollouts.kept import pair_counts
+from mlplatform.rollouts.kept.pair import (
+    COPY_RIGHT,
+    HIDES,
+    NO_LABEL,
+    PACKED,
+    RIGHT,
+    Pairs,
+    pairs_of,
+)
+from mlplatform.rollouts.kept.pair_counts import PairSums
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
 from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
 
-TABLES: Final = """
+TABLES: Final = (
+    """
 CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS records (decision_id TEXT NOT NULL, writer TEXT NOT NULL,
     seq INTEGER NOT NULL, is_copy INTEGER NOT NULL, event_ms INTEGER NOT NULL,
@@ -37,32 +47,10 @@ CREATE TABLE IF NOT EXISTS pairs (decision_id TEXT NOT NULL, writer TEXT NOT NUL
     seq INTEGER NOT NULL, facts BLOB NOT NULL,
     PRIMARY KEY (decision_id, writer, seq)) STRICT, WITHOUT ROWID;
 """
-HIDES, RIGHT, COPY_RIGHT = 1, 2, 4
-NO_LABEL: Final = -1
-PAIR: Final = np.dtype(
-    [
-        *((name, "<i8") for name in ("event_ms", "seq", "unit", "arrived_ms")),
-        *((name, "<f8") for name in ("score", "copy", "chance", "truth")),
-        ("writer", "<u2"),
-        ("label", "i1"),
-        ("flags", "u1"),
-    ]
+    + pair_counts.TABLES
 )
-"""What is kept of a pair.
-
-`score` is the champion's, `copy` the challenger's; `chance` of the draw by which its outcome could
-come to be seen, 0 where there was none; `writer` its place in `State.writers`; `label` the last
-that has arrived, at `arrived_ms`, -1 for none, and 0 for any class or number; `truth` that number;
-`flags` are those above: its decision hides its outcome, and whose decision is the class of the
-label.
-"""
-Pairs = npt.NDArray[Any]
-_PACKED: Final = struct.Struct("<4q4dHbB")
-"""The same, of one pair: several times as fast."""
-
 _AT_ONCE: Final = 500
 """Decisions that one query asks for."""
-_READ_AT_ONCE: Final = 20_000
 
 
 class State(msgspec.Struct):
@@ -73,6 +61,7 @@ class State(msgspec.Struct):
         labels: the same of labels.
         first_ms: event time of the first record; labels from then on are read.
         now_ms: event time up to which labels have arrived in the pairs.
+        sums: over the pairs.
     """
 
     position: dict[str, int] = {}
@@ -80,6 +69,7 @@ class State(msgspec.Struct):
     first_ms: int | None = None
     now_ms: int = -1
     writers: list[str] = []
+    sums: PairSums = msgspec.field(default_factory=PairSums)
 
 
 def load(db: sqlite3.Connection) -> State:
@@ -157,19 +147,21 @@ def is_labelled_after(db: sqlite3.Connection, after_ms: int, until_ms: int) -> b
 def read_pairs(db: sqlite3.Connection) -> Iterator[Pairs]:
     """All pairs, some at a time."""
     cursor = db.execute("SELECT facts FROM pairs")
-    while rows := cursor.fetchmany(_READ_AT_ONCE):
-        yield np.frombuffer(b"".join(data for (data,) in rows), dtype=PAIR)
+    while rows := cursor.fetchmany(pair_counts.READ_AT_ONCE):
+        yield pairs_of(data for (data,) in rows)
 
 
 def _make_pairs(
     db: sqlite3.Connection, state: State, touched: Iterable[str], basis: OutcomeBasis
 ) -> None:
     places = {writer: place for place, writer in enumerate(state.writers)}
-    all_ids = sorted(touched)
+    all_ids, before, now = sorted(touched), list[bytes](), list[bytes]()
     for start in range(0, len(all_ids), _AT_ONCE):
         ids = tuple(all_ids[start : start + _AT_ONCE])
         marks = ",".join("?" * len(ids))
-        db.execute(f"DELETE FROM pairs WHERE decision_id IN ({marks})", ids)
+        query = f"DELETE FROM pairs WHERE decision_id IN ({marks}) RETURNING facts"
+        before += [data for (data,) in db.execute(query, ids)]
+        pair_counts.forget(db, state.sums, ids, marks)
         query = f"SELECT decision_id FROM voids WHERE decision_id IN ({marks})"
         voided = {i for (i,) in db.execute(query, ids)}
         query = (
@@ -192,8 +184,13 @@ def _make_pairs(
                 flags |= RIGHT * (decision == value) | COPY_RIGHT * (copy_decision == value)
             facts = (event_ms, seq, unit, arrived_ms, score, copy, chances.get(i, 0.0), truth,
                      places[writer], label, flags)  # fmt: skip
-            rows.append((i, writer, seq, _PACKED.pack(*facts)))
+            rows.append((i, writer, seq, PACKED.pack(*facts)))
         db.executemany("INSERT INTO pairs VALUES (?, ?, ?, ?)", rows)
+        now += [row[-1] for row in rows]
+        if basis.task == "binary":
+            pair_counts.keep(db, state.sums, rows)
+    pair_counts.count(db, state.sums, pairs_of(before), pairs_of(now), basis)
+    pair_counts.drop_lowest(db, state.sums, basis)
 
 
 def _last_labels(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -32,7 +36,7 @@ from mlplatform.rollouts.drift.performance import (
     MaturedDay,
     MaturedDays,
 )
-from mlplatform.rollouts.drift.slices import slices, void_ids
+from mlplatform.rollouts.drift.slices import slices, void_times
 from mlplatform.rollouts.drift.windows import (
     HOUR_MS,
     ChampionTenure,
@@ -41,6 +45,7 @@ from mlplatform.rollouts.drift.windows import (
     units_of,
     without,
 )
+from mlplatform.rollouts.kept.days import DaysAsked, found_of_days
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
@@ -50,6 +55,7 @@ _DECISION = ("decision_id", "event_ms", "unit", "version", "score", "decision", 
 
 
 def read_matured(
+    folder: Path,
     log: DecisionLog,
     definition: ModelDefinition,
     plan: InputPlan,
@@ -60,32 +66,115 @@ def read_matured(
     """The champion's first matured days, and its last: those that performance is judged by.
 
     A day's labels are those that had arrived when it matured, so that old days do not know more
-    than new ones. Days at whose end no label came at all are left out, and so are days with a fault
-    in their data: what a broken input costs is no drop of the model.
+    than new ones; labels and voids from before a day are of no decision of it. Days at whose end no
+    label came at all are left out, and so are days with a fault in their data: what a broken input
+    costs is no drop of the model.
 
     Args:
+        folder: where days are kept; only those are read that are new, or that the log holds more
+            of since.
         plan: of the inputs that segments are made of.
         faulty: stretches of event time, from and to, with a data fault.
+
+    Raises:
+        Unavailable: the log or the file of days can't be read or written now.
     """
     numbers = _numbers(log, definition, champion, now_ms, faulty)
     if not numbers:
         return NO_DAYS
-    maturity_ms = definition.label.maturity_days * DAY_MS
+    late_ms = definition.label.maturity_days * DAY_MS
     first = numbers[:MOST_REFERENCE_DAYS]
-    chosen = [first, numbers[len(first) :][-RECENT_DAYS:]]
+    chosen = [*first, *numbers[len(first) :][-RECENT_DAYS:]]
     gaps = list(gaps_before(log.watermarks(), (numbers[-1] + 1) * DAY_MS))
-    days: list[MaturedDay] = []
-    for run in (run for run in chosen if run):
+    identity = _identity(definition, plan, champion)
+    asked = DaysAsked(definition.name, champion.version, identity, late_ms)
+    read = partial(_read_days, log, definition, plan, champion)
+    found = found_of_days(folder, log, asked, chosen, read)
+    days = [_decoded(found[number]) for number in chosen]
+    if days[-1] is None:
+        gaps.append(_silence(numbers[-1]))
+    return MaturedDays(tuple(day for day in days if day is not None), tuple(gaps))
+
+
+def _identity(
+    definition: ModelDefinition, plan: InputPlan, champion: ChampionTenure
+) -> list[object]:
+    """What the findings of a day follow from besides the log."""
+    decision, segments = definition.decision, definition.drift.segments
+    found: list[object] = [champion.version, definition.label.maturity_days, definition.task]
+    found += [decision.alert_share, decision.hides_outcome]
+    if segments:
+        found += [msgspec.to_builtins(part) for part in (segments, plan.inputs, plan.views)]
+    return found
+
+
+def _read_days(
+    log: DecisionLog,
+    definition: ModelDefinition,
+    plan: InputPlan,
+    champion: ChampionTenure,
+    numbers: Sequence[int],
+) -> Iterator[tuple[int, bytes]]:
+    """What is found of each day; nothing of one at whose end no label came."""
+    late_ms = definition.label.maturity_days * DAY_MS
+    for run in _runs(numbers):
         stretch = run[0] * DAY_MS, (run[-1] + 1) * DAY_MS
-        void = pa.array(void_ids(log, definition.name, stretch[0]), pa.string())
-        labels = _read_labels(log, definition, stretch, maturity_ms)
+        voids = void_times(log, definition.name, stretch[0])
+        labels = _read_labels(log, definition, stretch, late_ms)
         for number in run:
-            matured_ms = (number + 1) * DAY_MS + maturity_ms
+            matured_ms = (number + 1) * DAY_MS + late_ms
+            day = None
             if labels.any_between(matured_ms - QUIET_MS, matured_ms):
-                days.append(_read_day(log, definition, plan, champion, number, labels, void))
-            elif number == numbers[-1]:
-                gaps.append(_silence(number))
-    return MaturedDays(tuple(days), tuple(gaps))
+                void = pa.array([i for i, ms in voids if ms >= number * DAY_MS], pa.string())
+                day = _read_day(log, definition, plan, champion, number, labels, void)
+            yield number, _encoded(day)
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Days in a row."""
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        yield [number for _, number in run]
+
+
+class _KeptHits(msgspec.Struct, array_like=True, frozen=True):
+    """`DailyHits`, whose hits are of this kind."""
+
+    units: bytes
+    hits: bytes
+    kind: str
+    base: float
+
+
+class _KeptDay(msgspec.Struct, array_like=True, frozen=True):
+    """A matured day."""
+
+    start_ms: int
+    requests: int
+    hidden: int
+    metrics: dict[str, _KeptHits]
+
+
+def _encoded(day: MaturedDay | None) -> bytes:
+    if day is None:
+        return msgspec.msgpack.encode(None)
+    metrics = {
+        name: _KeptHits(hits.units.tobytes(), hits.hits.tobytes(), hits.hits.dtype.str, hits.base)
+        for name, hits in day.metrics.items()
+    }
+    return msgspec.msgpack.encode(_KeptDay(day.start_ms, day.requests, day.hidden, metrics))
+
+
+def _decoded(data: bytes) -> MaturedDay | None:
+    kept = msgspec.msgpack.decode(data, type=_KeptDay | None)
+    if kept is None:
+        return None
+    metrics = {
+        name: DailyHits(
+            np.frombuffer(hits.units, np.int64), np.frombuffer(hits.hits, hits.kind), hits.base
+        )
+        for name, hits in kept.metrics.items()
+    }
+    return MaturedDay(kept.start_ms, kept.requests, kept.hidden, metrics)
 
 
 def _numbers(
@@ -135,9 +224,9 @@ class _Labels:
     def any_between(self, from_ms: int, to_ms: int) -> bool:
         return any(hour in self.hours for hour in range(from_ms // HOUR_MS, -(-to_ms // HOUR_MS)))
 
-    def at(self, before_ms: int) -> dict[str, Any]:
-        """What was known of each decision at a time."""
-        last = ((i, [label for at_ms, *_, label in found if at_ms < before_ms])
+    def between(self, from_ms: int, to_ms: int) -> dict[str, Any]:
+        """What was known of each decision by labels of that time."""
+        last = ((i, [label for at_ms, *_, label in found if from_ms <= at_ms < to_ms])
                 for i, found in self.known.items())  # fmt: skip
         return {decision_id: labels[-1] for decision_id, labels in last if labels}
 
@@ -193,7 +282,7 @@ def _read_labelled_day(
 ) -> MaturedDay:
     """How many of the labelled requests were decided rightly, or how far their numbers were off."""
     start_ms, end_ms = number * DAY_MS, (number + 1) * DAY_MS
-    known = labels.at(end_ms + definition.label.maturity_days * DAY_MS)
+    known = labels.between(start_ms, end_ms + definition.label.maturity_days * DAY_MS)
     column = LABEL_VALUES[definition.task]
     units, pairs, requests, before = [], list[tuple[Any, Any]](), 0, 0
     for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), _DECISION)):
@@ -240,7 +329,7 @@ def _read_day(
     if definition.task != "binary":
         return _read_labelled_day(log, definition, champion, number, labels, void)
     start_ms, end_ms = number * DAY_MS, (number + 1) * DAY_MS
-    known = labels.at(end_ms + definition.label.maturity_days * DAY_MS)
+    known = labels.between(start_ms, end_ms + definition.label.maturity_days * DAY_MS)
     positives = pa.array([i for i, label in known.items() if label == 1], pa.string())
     labelled = pa.array(list(known), pa.string())
     segments, decoded = definition.drift.segments, LoggedInputs(plan)

@@ -107,7 +107,7 @@ def _matured_days(
     plan = drift_plan(definition, ports.views, champion.inputs, segments, words)
     faults = [i for i in ports.incidents.list(definition.name) if i.found.kind == FAULT]
     faulty = [(i.found.changed_ms, _ended_ms(i, now_ms)) for i in faults]
-    return read_matured(ports.log, definition, plan, champion.tenure, now_ms, faulty)
+    return read_matured(ports.counted, ports.log, definition, plan, champion.tenure, now_ms, faulty)
 
 
 def _ended_ms(fault: Incident, now_ms: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from mlplatform.decisions.records.port import DecisionLog
@@ -29,12 +30,14 @@ class DriftPorts:
     """Everything that a check touches.
 
     Args:
+        counted: where checks keep what they have found of days; it may be deleted at any time.
         bundle: of an arm, every digest checked.
         open_rollout: of a version that answers an incident; gives back why it is refused, None
             where it is not. Raises Busy where another is under way.
     """
 
     log: DecisionLog
+    counted: Path
     incidents: Incidents
     rollouts: Rollouts
     offline: Offline

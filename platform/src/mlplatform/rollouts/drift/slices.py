@@ -53,5 +53,12 @@ def slices(log: DecisionLog, span: Span) -> RecordSlices:
 
 def void_ids(log: DecisionLog, model: str, from_ms: int) -> list[str]:
     """The decisions of the model that never were."""
-    span = Span(model=model, kinds=("void",), from_ms=from_ms, columns=("decision_id",))
-    return [str(v) for v in log.read(span)["decision_id"].to_pylist()]
+    return [decision_id for decision_id, _ in void_times(log, model, from_ms)]
+
+
+def void_times(log: DecisionLog, model: str, from_ms: int) -> list[tuple[str, int]]:
+    """The same, and when that was said, in event time."""
+    columns = ("decision_id", "event_ms")
+    rows = log.read(Span(model=model, kinds=("void",), from_ms=from_ms, columns=columns))
+    ids, event_ms = (rows[name].to_pylist() for name in columns)
+    return [(str(i), int(ms)) for i, ms in zip(ids, event_ms, strict=True)]

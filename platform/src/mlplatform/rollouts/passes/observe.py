@@ -42,6 +42,8 @@ from mlplatform.runtime.storage.files import write_atomically
 
 SLOW_GATES_EVERY_MS: Final = 3_600_000
 """Of event time, after which matured labels are asked again."""
+OUTCOME_STEP_MS: Final = 60_000
+"""In which ages of requests and delays of labels are counted: there are so many times fewer."""
 GATES_PER_PHASE: Final = most_gates_of_a_phase()
 """And one more for all segments together, where there are any."""
 GATES_PER_SEGMENT = 2
@@ -167,9 +169,8 @@ def _slow_gates(
     """Both versions' scores of the shadow phase held to its labels.
 
     Read in the last canary step, where only proven harm counts, as not all labels have come; and
-    once the promotion could be confirmed. That goes over all pairs of the shadow phase, so it is
-    done once in a while of event time, in which labels come; what was said then holds until the
-    next time. Of the log only what is new is read.
+    once the promotion could be confirmed. That is done once in a while of event time, in which
+    labels come; what was said then holds until the next time. Of the log only what is new is read.
     """
     policy, now_ms = definition.rollout, ports.now().event_ms
     last_step = state.phase == "canary" and is_last_step(policy, state.percent)
@@ -214,6 +215,7 @@ def outcome_basis(
         hides=definition.decision.hides_outcome,
         explores=definition.exploration is not None,
         task=definition.task,
+        step_ms=OUTCOME_STEP_MS,
     )
 
 

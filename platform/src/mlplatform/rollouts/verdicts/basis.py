@@ -11,12 +11,14 @@ from mlplatform.model.policies.decision_scale import EARLIER_HIDE, Task
 from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.verdicts.aggregates import Aggregates
-from mlplatform.rollouts.verdicts.facts import Subject
+from mlplatform.rollouts.verdicts.facts import Integers, Subject
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Judgement, Sources, judge
 from mlplatform.rollouts.verdicts.outcomes import (
-    PAIR_GATES,
-    LabelledPairs,
+    LabelledClasses,
+    LabelledNumbers,
     Outcomes,
+    accuracy_gate,
+    error_gate,
     outcome_gate,
 )
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
@@ -35,6 +37,8 @@ class OutcomeBasis:
         hides: decisions after which no label can come.
         explores: whether records may hold that such requests were let through.
         task: of the model, which says what labels are.
+        step_ms: ages and delays are counted in whole steps of it. 1 is what earlier releases did:
+            every request counts on its own.
     """
 
     generation: int
@@ -49,6 +53,11 @@ class OutcomeBasis:
     hides: tuple[str, ...] = EARLIER_HIDE
     explores: bool = False
     task: Task = "binary"
+    step_ms: int = 1
+
+    def age_ms(self, event_ms: Integers) -> Integers:
+        """How old requests are now, in whole steps."""
+        return (self.now_event_ms // self.step_ms - event_ms // self.step_ms) * self.step_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +112,19 @@ def basis_of(evidence: Evidence) -> Basis | None:
     return None if kept is None else msgspec.convert(kept, Basis)
 
 
-def outcome_gates(basis: OutcomeBasis, outcomes: Outcomes | LabelledPairs) -> list[Gate]:
+LabelledRequests = Outcomes | LabelledClasses | LabelledNumbers
+"""By a model's task."""
+
+
+def outcome_gates(basis: OutcomeBasis, outcomes: LabelledRequests) -> list[Gate]:
     """What matured labels say, where they say anything."""
     if not basis.due and outcomes.immature:
         return []
-    if isinstance(outcomes, LabelledPairs):
-        gate = PAIR_GATES[basis.task](outcomes, basis.bound, basis.errors)
-    else:
-        gate = outcome_gate(outcomes, basis.bound, basis.errors, capacity=basis.capacity)
+    match outcomes:
+        case Outcomes():
+            gate = outcome_gate(outcomes, basis.bound, basis.errors, capacity=basis.capacity)
+        case LabelledClasses():
+            gate = accuracy_gate(outcomes, basis.bound, basis.errors)
+        case LabelledNumbers():
+            gate = error_gate(outcomes, basis.bound, basis.errors)
     return [gate] if basis.due or gate.verdict == "UNHEALTHY" else []

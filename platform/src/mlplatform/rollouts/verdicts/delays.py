@@ -62,12 +62,24 @@ class LabelsCome:
     within_ms: int
 
 
-def labels_come(curve: DelayCurve, age_ms: Integers) -> LabelsCome | None:
-    """The share of labels expected for requests of these ages; None if no label has come yet."""
-    if not len(curve.hazard) or not len(age_ms):
+def labels_come(
+    curve: DelayCurve, age_ms: Integers, requests: Integers | None = None
+) -> LabelsCome | None:
+    """The share of labels expected for requests of these ages; None if no label has come yet.
+
+    Args:
+        requests: how many are of each age; None: one.
+    """
+    counted = len(age_ms) if requests is None else int(requests.sum())
+    if not len(curve.hazard) or not counted:
         return None
-    share = float(curve.share(age_ms).mean())
-    error = 1.96 * float(curve.error(age_ms).mean())  # as if all erred alike: at most that
+
+    def mean(values: Floats) -> float:
+        found = values.mean() if requests is None else (values * requests).sum() / counted
+        return float(found)
+
+    share = mean(curve.share(age_ms))
+    error = 1.96 * mean(curve.error(age_ms))  # as if all erred alike: at most that
     low, high = max(share - error, 0.0), min(share + error, 1.0)
     return LabelsCome(share, low, high, curve.longest_ms)
 
@@ -78,17 +90,31 @@ def delay_curve(age_ms: Integers, delay_ms: Integers) -> DelayCurve:
     Args:
         age_ms: of each request that could get a label, now.
         delay_ms: from request to label, at most the age; -1: none has come.
+    """
+    ages, place = np.unique(age_ms, return_inverse=True)
+    without = np.bincount(place[delay_ms < 0], minlength=len(ages))
+    return counted_curve(ages, without, *np.unique(delay_ms[delay_ms >= 0], return_counts=True))
+
+
+def counted_curve(
+    age_ms: Integers, without: Integers, delay_ms: Integers, events: Integers
+) -> DelayCurve:
+    """The curve of one type of label, from counts.
+
+    Args:
+        age_ms: that requests have now. without: how many of each age have no such label.
+        delay_ms: of labels, rising. events: how many came so late.
 
     Source: Kaplan and Meier (1958), Nonparametric estimation from incomplete observations, as the
     product of 1 - d / n over the delays; Greenwood (1926) for the variance. Requests that never get
     such a label stay at risk, so the curve ends at the share of those that do.
     """
-    came = delay_ms >= 0
-    delays, events = np.unique(delay_ms[came], return_counts=True)
-    left = np.sort(np.where(came, delay_ms, age_ms))
-    at_risk = len(left) - np.searchsorted(left, delays, side="left")
+    order = np.argsort(age_ms)
+    younger = np.concatenate(([0], np.cumsum(without[order])))
+    waiting = younger[-1] - younger[np.searchsorted(age_ms[order], delay_ms, side="left")]
+    at_risk = waiting + np.cumsum(events[::-1])[::-1]
     some = at_risk > events  # where all that is left gets one, the product would end at 0
-    delays, events, at_risk = delays[some], events[some], at_risk[some]
+    delays, events, at_risk = delay_ms[some], events[some], at_risk[some]
     hazard = np.cumsum(-np.log1p(-events / at_risk))
     variance = np.cumsum(events / (at_risk * (at_risk - events)))
     longest = int(age_ms.max()) if len(age_ms) else 0

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from mlplatform.rollouts.verdicts.clusters import grouped
 from mlplatform.rollouts.verdicts.delays import LabelsCome
 from mlplatform.rollouts.verdicts.facts import Flags
 from mlplatform.rollouts.verdicts.hidden_outcomes import (
@@ -30,7 +28,6 @@ from mlplatform.rollouts.verdicts.hidden_outcomes import (
 )
 from mlplatform.rollouts.verdicts.statistics import (
     ClusterSums,
-    cluster_sums,
     rise_of_mean,
     share_difference,
 )
@@ -92,20 +89,37 @@ class Outcomes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelledPairs:
-    """Labelled requests of one shadow generation that both arms decided by class, or gave numbers
-    for.
+class LabelledClasses:
+    """How often the classes of two arms were not those of the labels, on the labelled requests of
+    one shadow generation.
 
     Args:
-        challenger, champion, labels: classes or numbers, one element a request.
+        wrong: hits are requests of which an arm decided another class; clusters are customers.
         immature: requests without a label that may still get one.
         silent: as of `Outcomes`.
     """
 
+    wrong: ClusterSums
+    immature: int
+    silent: bool
+
+    def __len__(self) -> int:
+        return self.wrong.challenger_trials
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledNumbers:
+    """Labelled requests of one shadow generation that both arms gave numbers for.
+
+    Args:
+        challenger, champion, labels: numbers, one element a request.
+        immature, silent: as of `LabelledClasses`.
+    """
+
     unit: npt.NDArray[np.int64]
-    challenger: npt.NDArray[Any]
-    champion: npt.NDArray[Any]
-    labels: npt.NDArray[Any]
+    challenger: npt.NDArray[np.float64]
+    champion: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.float64]
     immature: int
     silent: bool
 
@@ -113,21 +127,15 @@ class LabelledPairs:
         return len(self.unit)
 
 
-def accuracy_gate(seen: LabelledPairs, bound: Bound, errors: Errors) -> Gate:
+def accuracy_gate(seen: LabelledClasses, bound: Bound, errors: Errors) -> Gate:
     """Whether the new version decides the right class less often than the one before it, on the
     same labelled requests; inconclusive where `outcome_gate` is."""
     if (lacking := _no_verdict(len(seen), seen.immature, is_silent=seen.silent)) is not None:
         return dataclasses.replace(lacking, name=ACCURACY)
-    wrong = [np.asarray(arm != seen.labels) for arm in (seen.challenger, seen.champion)]
-    columns = np.stack((wrong[0], np.ones(len(seen)), wrong[1], np.ones(len(seen))), axis=1)
-    by_customer = grouped([seen.unit], columns.astype(np.int64)).counts
-    found = share_difference(
-        [ClusterSums.of(cluster_sums(by_customer))],
-        stop_error=errors.stop,
-        pass_error=errors.missed,
-    )
+    found = share_difference([seen.wrong], stop_error=errors.stop, pass_error=errors.missed)
     most, than = points(min(max(found.pass_high, 0.0), 1.0)), "of the requests than the version"
-    mine, other = (int((~flags).sum()) for flags in wrong)
+    wrong = (seen.wrong.challenger_hits, seen.wrong.champion_hits)
+    mine, other = (len(seen) - number for number in wrong)
     harm = Harm(
         proven=f"It decides the right class for at least {points(found.stop_low)} fewer {than} "
         "before it",
@@ -144,7 +152,7 @@ def accuracy_gate(seen: LabelledPairs, bound: Bound, errors: Errors) -> Gate:
     return harm_gate(ACCURACY, harm, bound, errors, values)
 
 
-def error_gate(seen: LabelledPairs, bound: Bound, errors: Errors) -> Gate:
+def error_gate(seen: LabelledNumbers, bound: Bound, errors: Errors) -> Gate:
     """Whether the numbers of the new version lie further from their labels than those of the one
     before it, on the same labelled requests; inconclusive where `outcome_gate` is.
 
@@ -175,13 +183,6 @@ def error_gate(seen: LabelledPairs, bound: Bound, errors: Errors) -> Gate:
     )
     more = {"error": number_of(error), "champion_error": number_of(before), "shift": shift}
     return harm_gate(ERROR, harm, bound, errors, difference_values(found) | more)
-
-
-PAIR_GATES: Final[Mapping[str, Callable[[LabelledPairs, Bound, Errors], Gate]]] = {
-    "classes": accuracy_gate,
-    "real": error_gate,
-}
-"""By a model's task, what its labelled pairs are asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,162 @@
+"""What was found of days that have passed, kept in a file until the log holds more of them.
+
+The file follows from the log and may be deleted at any time; then all days are read again. It holds
+up to which number of each writer the log is in it. A check first looks at what was appended since,
+and drops the days that a late decision or label, or a void, has changed. A day is one transaction,
+so that a check that is killed leaves the file as it was before or after a day.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from mlplatform.decisions.records.port import DAY_MS, DecisionLog, Span
+from mlplatform.decisions.records.record import Kind
+from mlplatform.rollouts.cache.files import alone, file_of, with_file
+from mlplatform.rollouts.cache.portions import PORTION, common_positions, next_portion, up_to
+from mlplatform.runtime.canonical import digest
+from mlplatform.runtime.storage import sqlite
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS days (number INTEGER PRIMARY KEY, found BLOB NOT NULL) STRICT;
+"""
+FORMAT: Final = 1
+"""Of what is kept, and how: another number starts new files."""
+IDS_AT_ONCE: Final = 500
+"""Voided decisions that are looked up in one read of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaysAsked:
+    """Of what days are found, and what.
+
+    Args:
+        version: of the champion; files of earlier ones are deleted.
+        identity: everything else that the findings follow from besides the log.
+        late_ms: after its end, how long a day's labels count.
+    """
+
+    model: str
+    version: int
+    identity: Sequence[object]
+    late_ms: int
+
+
+Reading = Callable[[Sequence[int]], Iterable[tuple[int, bytes]]]
+
+
+def found_of_days(
+    folder: Path, log: DecisionLog, asked: DaysAsked, numbers: Sequence[int], read: Reading
+) -> dict[int, bytes]:
+    """What is found of each of these days; those are read of which nothing is kept.
+
+    Args:
+        folder: holds the files, one for each model and champion; made at first use.
+        numbers: of days, since 1 January 1970, UTC.
+        read: from numbers to what is found of each, in that order.
+
+    Raises:
+        Unavailable: the log or the file can't be read or written now.
+    """
+    own = folder / asked.model / "days"
+    with alone(own):
+        marks = {mark.writer: mark.seq for mark in log.watermarks()}
+        path = file_of(own, "days", asked.version, digest([FORMAT, *asked.identity])[:8])
+        fits = partial(_fits, marks=marks)
+
+        def work(db: sqlite3.Connection) -> dict[int, bytes]:
+            while _catch_up(db, log, asked, marks):
+                pass
+            return _found(db, numbers, read)
+
+        return with_file(path, TABLES, fits=fits, work=work)
+
+
+def _found(db: sqlite3.Connection, numbers: Sequence[int], read: Reading) -> dict[int, bytes]:
+    kept = dict(db.execute("SELECT number, found FROM days"))
+    for number, found in read([number for number in numbers if number not in kept]):
+        with sqlite.transaction(db):
+            db.execute("INSERT INTO days VALUES (?, ?)", (number, found))
+        kept[number] = found
+    return {number: kept[number] for number in numbers}
+
+
+def _fits(db: sqlite3.Connection, marks: dict[str, int]) -> bool:
+    """Whether the file is of no later log: one that was put back is read from its beginning."""
+    return all(seq <= marks.get(writer, 0) for writer, seq in _position(db).items())
+
+
+def _position(db: sqlite3.Connection) -> dict[str, int]:
+    row = db.execute("SELECT value FROM state").fetchone()
+    return {} if row is None else msgspec.json.decode(row[0], type=dict[str, int])
+
+
+def _catch_up(
+    db: sqlite3.Connection, log: DecisionLog, asked: DaysAsked, marks: dict[str, int]
+) -> bool:
+    """Drop the days that the next records change; whether there may be more."""
+    with sqlite.transaction(db):
+        position, more = _position(db), False
+        first, last = db.execute("SELECT min(number), max(number) FROM days").fetchone()
+        if position == marks:
+            return False
+        if first is not None:
+            kept = (first * DAY_MS, (last + 1) * DAY_MS)
+            of_days, full = _next(
+                log, asked, ("decision", "label"), position, kept[1] + asked.late_ms
+            )
+            voids, voids_full = _next(log, asked, ("void",), position, None)
+            marks, more = common_positions(marks, full, voids_full), bool(full or voids_full)
+            changed = [*_changed(up_to(of_days, marks), asked.late_ms)]
+            changed += _days_of(log, asked.model, up_to(voids, marks), kept)
+            db.executemany("DELETE FROM days WHERE number BETWEEN ? AND ?", set(changed))
+        db.execute(
+            "INSERT OR REPLACE INTO state VALUES ('state', ?)", (msgspec.json.encode(marks),)
+        )
+    return more
+
+
+def _next(
+    log: DecisionLog,
+    asked: DaysAsked,
+    kinds: tuple[Kind, ...],
+    position: dict[str, int],
+    to_ms: int | None,
+) -> tuple[pa.Table, dict[str, int]]:
+    columns = ("writer", "seq", "kind", "decision_id", "event_ms")
+    span = Span(
+        model=asked.model, kinds=kinds, to_ms=to_ms, after=position, limit=PORTION, columns=columns
+    )
+    return next_portion(log, span)
+
+
+def _changed(rows: pa.Table, late_ms: int) -> Iterator[tuple[int, int]]:
+    """First and last of the days that decisions are of, and that labels may be of."""
+    event_ms = rows["event_ms"].to_numpy()
+    is_label = rows["kind"].to_numpy() == "label"
+    first = np.where(is_label, event_ms - late_ms, event_ms) // DAY_MS
+    yield from zip(first.tolist(), (event_ms // DAY_MS).tolist(), strict=True)
+
+
+def _days_of(
+    log: DecisionLog, model: str, voids: pa.Table, kept: tuple[int, int]
+) -> Iterator[tuple[int, int]]:
+    """The days of the decisions that were voided."""
+    ids = sorted({str(i) for i in voids["decision_id"].to_pylist()})
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        span = Span(
+            model=model, kinds=("decision",), from_ms=kept[0], to_ms=kept[1],
+            decision_ids=tuple(ids[start : start + IDS_AT_ONCE]), columns=("event_ms",),
+        )  # fmt: skip
+        for day in (log.read(span)["event_ms"].to_numpy() // DAY_MS).tolist():
+            yield day, day

@@ -1,0 +1,63 @@
+"""What is kept of a pair: a champion's decision that a shadow copy followed, and its last label."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mlplatform.rollouts.verdicts.basis import OutcomeBasis
+from mlplatform.rollouts.verdicts.facts import Flags
+
+HIDES, RIGHT, COPY_RIGHT = 1, 2, 4
+NO_LABEL: Final = -1
+PAIR: Final = np.dtype(
+    [
+        *((name, "<i8") for name in ("event_ms", "seq", "unit", "arrived_ms")),
+        *((name, "<f8") for name in ("score", "copy", "chance", "truth")),
+        ("writer", "<u2"),
+        ("label", "i1"),
+        ("flags", "u1"),
+    ]
+)
+"""The columns of a pair.
+
+`score` is the champion's, `copy` the challenger's; `chance` of the draw by which its outcome could
+come to be seen, 0 where there was none; `writer` its place among the writers of the file; `label`
+the last that has arrived, at `arrived_ms`, -1 for none, and 0 for any class or number; `truth` that
+number; `flags` are those above: its decision hides its outcome, and whose decision is the class of
+the label.
+"""
+Pairs = npt.NDArray[Any]
+PACKED: Final = struct.Struct("<4q4dHbB")
+"""The same, of one pair: several times as fast."""
+
+
+def pairs_of(data: Iterable[bytes]) -> Pairs:
+    """The pairs that were packed so."""
+    return np.frombuffer(b"".join(data), dtype=PAIR)
+
+
+def labelled(rows: Pairs) -> Flags:
+    """Whose label has arrived."""
+    return np.asarray(rows["label"] != NO_LABEL)
+
+
+def is_drawn(rows: Pairs) -> Flags:
+    """Whose outcome a draw has shown or hidden."""
+    return np.asarray((rows["chance"] > 0) & (rows["chance"] < 1))
+
+
+def outcome_seen(rows: Pairs) -> Flags:
+    """Whose outcome is known, or may still come to be."""
+    hidden = (rows["flags"] & HIDES) > 0
+    return np.asarray(~hidden | (labelled(rows) & (rows["chance"] == 0.0)))
+
+
+def immature(rows: Pairs, basis: OutcomeBasis) -> Flags:
+    """Whose outcome may still come to be, by waiting."""
+    young = basis.age_ms(rows["event_ms"]) < basis.maturity_ms
+    return np.asarray(outcome_seen(rows) & ~labelled(rows) & young)
