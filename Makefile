@@ -10,7 +10,7 @@ export PYTHONPATH :=
 .PHONY: test-docs test-tutorial test-images test test-servers test-observability test-page test-cluster test-other-cluster test-mlserver test-train test-torch test-terraform load-test test-load
 .PHONY: demo-cluster cluster-build cluster-up cluster-down cluster-state
 .PHONY: drill-kill drill-restore drill-async drill-idempotency drill-scoring drill-client drill-disk drill-large drill-soak drill-attack
-.PHONY: bench-scoring bench-capacity bench-rollouts bench-passes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-handbook bench-batch bench-retention
+.PHONY: bench-scoring bench-capacity bench-rollouts bench-passes bench-outcomes bench-scale bench-planner bench-drift bench-images bench-labels bench-hidden bench-quality bench-page bench-windows bench-handbook bench-batch bench-retention
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -233,6 +233,9 @@ bench-rollouts: .venv/.dev ## how often a rollout is right, by simulated worlds;
 
 bench-passes: .venv/.dev ## what a pass costs by the length of its generation; build/bench/passes.json (BENCH_FLAGS="--decisions 100000 10000000")
 	@$(RUN) tests.bench.passes $(BENCH_FLAGS)
+
+bench-outcomes: .venv/.dev ## what it costs to ask matured labels, of a shadow phase and of the champion; build/bench/outcomes.json (BENCH_FLAGS="--pairs 1000000")
+	@$(RUN) tests.bench.outcomes $(BENCH_FLAGS)
 
 bench-scale: .venv/.dev ## what the decision log costs by its size: reads, seal, verify, bytes; build/bench/scale.json (BENCH_FLAGS="--segments 20000")
 	@$(RUN) tests.bench.scale $(BENCH_FLAGS)

@@ -60,5 +60,5 @@ def void_times(log: DecisionLog, model: str, from_ms: int) -> list[tuple[str, in
     """The same, and when that was said, in event time."""
     columns = ("decision_id", "event_ms")
     rows = log.read(Span(model=model, kinds=("void",), from_ms=from_ms, columns=columns))
-    ids, event_ms = (rows[name].to_pylist() for name in columns)
-    return [(str(i), int(ms)) for i, ms in zip(ids, event_ms, strict=True)]
+    ids, event_ms = rows["decision_id"].to_pylist(), rows["event_ms"].to_numpy().tolist()
+    return [(str(i), ms) for i, ms in zip(ids, event_ms, strict=True)]
