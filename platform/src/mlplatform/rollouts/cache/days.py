@@ -37,8 +37,8 @@ IDS_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class DaysAsked:
-    """Of what days are found, and what.
+class DayQuery:
+    """What is asked of days.
 
     Args:
         version: of the champion; files of earlier ones are deleted.
@@ -56,7 +56,7 @@ Reading = Callable[[Sequence[int]], Iterable[tuple[int, bytes]]]
 
 
 def found_of_days(
-    folder: Path, log: DecisionLog, asked: DaysAsked, numbers: Sequence[int], read: Reading
+    folder: Path, log: DecisionLog, asked: DayQuery, numbers: Sequence[int], read: Reading
 ) -> dict[int, bytes]:
     """What is found of each of these days; those are read of which nothing is kept.
 
@@ -102,7 +102,7 @@ def _position(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def _catch_up(
-    db: sqlite3.Connection, log: DecisionLog, asked: DaysAsked, marks: dict[str, int]
+    db: sqlite3.Connection, log: DecisionLog, asked: DayQuery, marks: dict[str, int]
 ) -> bool:
     """Drop the days that the next records change; whether there may be more."""
     with sqlite.transaction(db):
@@ -128,7 +128,7 @@ def _catch_up(
 
 def _next(
     log: DecisionLog,
-    asked: DaysAsked,
+    asked: DayQuery,
     kinds: tuple[Kind, ...],
     position: dict[str, int],
     to_ms: int | None,

@@ -131,8 +131,8 @@ def _count_units(db: sqlite3.Connection, sums: PairSums, changed: KeyedCounts) -
 
 
 def read_ages(db: sqlite3.Connection) -> Integers:
-    """By step of event time, rising: the step, pairs, those that are seen, and those of them with
-    a label of 0 and of 1."""
+    """Counts by step of event time, rising: the step, its pairs, those that are seen, and those of
+    them with a label of 0 and of 1."""
     rows = db.execute("SELECT * FROM ages WHERE pairs > 0 ORDER BY step").fetchall()
     return np.array(rows, dtype=np.int64).reshape(-1, 5)
 

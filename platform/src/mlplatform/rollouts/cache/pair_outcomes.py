@@ -50,7 +50,7 @@ class PairAges:
 
     @classmethod
     def of(cls, ages: Integers, delays: tuple[Integers, Integers], basis: OutcomeBasis) -> PairAges:
-        """From counts by step, as `pair_counts.read_ages` and `read_delays` give them."""
+        """The ages of now, of counts as `pair_counts.read_ages` and `read_delays` give them."""
         step, pairs, seen, *labels = ages.T
         return cls(
             basis=basis,
@@ -72,7 +72,7 @@ class PairAges:
 
     @property
     def _mature(self) -> Integers:
-        """Those that are seen and can no longer change by waiting."""
+        """How many of those that are seen can no longer change by waiting."""
         young = self.age_ms < self.basis.maturity_ms
         return np.where(young, self.labelled[0] + self.labelled[1], self.seen)
 

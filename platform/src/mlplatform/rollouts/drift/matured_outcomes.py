@@ -45,7 +45,7 @@ from mlplatform.rollouts.drift.windows import (
     units_of,
     without,
 )
-from mlplatform.rollouts.kept.days import DaysAsked, found_of_days
+from mlplatform.rollouts.kept.days import DayQuery, found_of_days
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
@@ -87,7 +87,7 @@ def read_matured(
     chosen = [*first, *numbers[len(first) :][-RECENT_DAYS:]]
     gaps = list(gaps_before(log.watermarks(), (numbers[-1] + 1) * DAY_MS))
     identity = _identity(definition, plan, champion)
-    asked = DaysAsked(definition.name, champion.version, identity, late_ms)
+    asked = DayQuery(definition.name, champion.version, identity, late_ms)
     read = partial(_read_days, log, definition, plan, champion)
     found = found_of_days(folder, log, asked, chosen, read)
     days = [_decoded(found[number]) for number in chosen]
