@@ -88,7 +88,7 @@ LISTENERS: Final = (
     ),
     Listener(
         *("gateway, gRPC", "gateway-*", "MLPLATFORM_GATEWAY_GRPC_PORT", "off unless set"),
-        *(f"{_KEY}, in the metadata", "`ServerLive`, `ServerReady`, `Health/Check`", _GRPC),
+        *(f"{_KEY}, in the metadata", "`ServerLive`, `ServerReady`, `Health`", _GRPC),
     ),
     Listener(
         *("Prefect, UI and API", "prefect", "MLPLATFORM_PREFECT_PORT", "4200"),

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -60,7 +61,8 @@ class Call:
     headers: dict[bytes, bytes]
     started_s: float
     gate: Gate
-    admit_peer: Callable[[], None]
+    peer: str
+    admit_peer: Callable[[str], None]
     admitted: AdmittedRequest | None = None
     finished: list[RequestOutcome] | None = None
     model: str | None = None
@@ -69,7 +71,7 @@ class Call:
         """Raises Problem: 401, 403, 422, 429, 503."""
         self.model = model
         self.admitted = await self.gate.admit(self.headers, model, operation)
-        self.admit_peer()
+        self.admit_peer(self.peer)
         return self.admitted
 
     @cached_property
@@ -97,7 +99,12 @@ class Call:
 
 
 Answer = Callable[[bytes, Call], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Notices = Callable[[bytes, Call, Send], Awaitable[None]]
+"""Sends messages about one request until it returns; it bounds its own time and number."""
+
 _Work = Callable[[Any, Context, Call], Awaitable[Message | None]]
+_NONE: Final[Mapping[str, Notices]] = MappingProxyType({})
 
 
 def handlers(
@@ -109,6 +116,7 @@ def handlers(
     admit: Callable[[str], None],
     *,
     streams: bool = False,
+    notices: Mapping[str, Notices] = _NONE,
 ) -> grpc.GenericRpcHandler[Any, Any]:
     """The methods of a service. Messages are parsed here: gRPC itself would call one that can't
     be parsed the server's fault.
@@ -116,25 +124,21 @@ def handlers(
     Args:
         admit: gets the peer of each call that was admitted.
         streams: each message of a stream of requests gets an answer, admitted by itself.
+        notices: methods whose one request gets a stream of messages.
     """
+
+    def method(
+        kind: Callable[..., grpc.RpcMethodHandler[Any, Any]], name: str, work: _Work
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        guarded = _guarded(f"grpc_{name}", work, gate, metrics, traces, admit)
+        return kind(guarded, response_serializer=lambda message: message.SerializeToString())
+
     kind = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-    return grpc.method_handlers_generic_handler(
-        service,
-        {
-            name: kind(
-                _guarded(
-                    f"grpc_{name}",
-                    _answers_each(answer) if streams else _answers_one(answer),
-                    gate,
-                    metrics,
-                    traces,
-                    admit,
-                ),
-                response_serializer=lambda message: message.SerializeToString(),
-            )
-            for name, answer in answers.items()
-        },
-    )
+    works = _answers_each if streams else _answers_one
+    methods = {name: method(kind, name, works(answer)) for name, answer in answers.items()}
+    for name, notice in notices.items():
+        methods[name] = method(grpc.unary_stream_rpc_method_handler, name, _sends(notice))
+    return grpc.method_handlers_generic_handler(service, methods)
 
 
 def _answers_one(answer: Answer) -> _Work:
@@ -161,6 +165,13 @@ def _answers_each(answer: Answer) -> _Work:
                         if made.admitted is not None:
                             made.gate.leave(made.admitted)
                     await context.write(answered)
+
+    return work
+
+
+def _sends(notices: Notices) -> _Work:
+    async def work(request: bytes, context: Context, made: Call) -> None:
+        await notices(request, made, context.write)
 
     return work
 
@@ -192,8 +203,7 @@ def _guarded(
     async def call(request: Any, context: Context) -> Message | None:
         status = 200
         problem_name = ""
-        admit_peer = partial(admit, context.peer())
-        made = Call(_headers(context), time.monotonic(), gate, admit_peer)
+        made = Call(_headers(context), time.monotonic(), gate, context.peer(), admit)
         if traces is not None:
             made.finished = []
         try:

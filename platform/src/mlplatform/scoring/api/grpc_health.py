@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from mlplatform.runtime.http.problems import Problem
-from mlplatform.scoring.api.grpc_calls import Answer, Call, parsed
+from mlplatform.scoring.api.grpc_calls import Answer, Call, Notices, Send, parsed
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.protos import health_pb2 as pb
 
@@ -14,23 +17,120 @@ SERVICE: Final = "grpc.health.v1.Health"
 WHOLE: Final = ""
 """What a caller names that asks about the server, and not about one of its services."""
 
+LOOK_S: Final = 0.25
+"""How often those who watch are told of changes."""
 
-def answers(health: Health, services: Collection[str]) -> dict[str, Answer]:
-    """Method → what it answers, to anybody.
+WATCHES: Final = 8
+"""Open streams of one connection. A client library has one of them for each service it calls."""
+
+WATCH_S: Final = 900.0
+"""How long a stream is open, after which its client opens another: the connection of a client that
+vanished is in use for as long as a stream of it is open."""
+
+_STATUS: Final = pb.HealthCheckResponse
+
+
+class HealthService:
+    """Tells the status of the server once (`Check`), and at each change (`Watch`), to anybody.
 
     Args:
         services: those of this listener, which are all ready or none is.
+        watch_s: how long a stream of `Watch` is open.
     """
-    known = {WHOLE, SERVICE, *services}
 
-    async def check(request: bytes, call: Call) -> pb.HealthCheckResponse:
+    def __init__(
+        self, health: Health, services: Collection[str], *, watch_s: float = WATCH_S
+    ) -> None:
+        self._health = health
+        self._known = {WHOLE, SERVICE, *services}
+        self._watch_s = watch_s
+        self._open: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+        self._is_draining = False
+        self._is_ended = False
+        self._looking: asyncio.Task[None] | None = None
+
+    def answers(self) -> dict[str, Answer]:
+        """Method → what it answers."""
+        return {"Check": self._check}
+
+    def notices(self) -> dict[str, Notices]:
+        """Method → what it sends."""
+        return {"Watch": self._watch}
+
+    def start(self) -> None:
+        """Look for changes from now on, in the running event loop."""
+        self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    def begin_drain(self) -> None:
+        """The server ends soon: it says so, and streams stay open, or clients would open others."""
+        self._is_draining = True
+        self._wake()
+
+    def stop(self) -> None:
+        """End the streams."""
+        self._is_ended = True
+        self._wake()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _check(self, request: bytes, call: Call) -> pb.HealthCheckResponse:
         service = parsed(pb.HealthCheckRequest, request).service
-        if service not in known:
+        if service not in self._known:
             raise Problem(404, "unknown-service", f"there is no service {service[:64]!r}")
-        try:
-            health.check_ready()
-        except Problem:
-            return pb.HealthCheckResponse(status=pb.HealthCheckResponse.NOT_SERVING)
-        return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING)
+        return pb.HealthCheckResponse(status=self._status())
 
-    return {"Check": check}
+    async def _watch(self, request: bytes, call: Call, send: Send) -> None:
+        """A caller who sends a key is a stranger no more, and its connection lives on; standard
+        clients watch without one, and are let in by the first call that has it."""
+        service = parsed(pb.HealthCheckRequest, request).service
+        if b"authorization" in call.headers:
+            call.gate.leave(await call.admit(None, "read"))
+        with self._place(call.peer), suppress(TimeoutError):
+            async with asyncio.timeout(self._watch_s):
+                await self._send_changes(service, send)
+
+    @contextmanager
+    def _place(self, peer: str) -> Iterator[None]:
+        if self._open[peer] >= WATCHES:
+            detail = f"this connection has {WATCHES} open watches, the limit; end one of them first"
+            raise Problem(429, "too-many-watches", detail)
+        self._open[peer] += 1
+        try:
+            yield
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
+
+    async def _send_changes(self, service: str, send: Send) -> None:
+        sent = None
+        while not self._is_ended:
+            changed = self._changed
+            status = self._status() if service in self._known else _STATUS.SERVICE_UNKNOWN
+            if status != sent:
+                await send(pb.HealthCheckResponse(status=status))
+                sent = status
+            await changed.wait()
+
+    def _status(self) -> pb.HealthCheckResponse.ServingStatus:
+        if self._is_draining:
+            return _STATUS.NOT_SERVING
+        try:
+            self._health.check_ready()
+        except Problem:
+            return _STATUS.NOT_SERVING
+        return _STATUS.SERVING
+
+    async def _look(self) -> None:
+        last = self._status()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            status = self._status()
+            if status != last:
+                last = status
+                self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Final
@@ -15,6 +16,7 @@ from mlplatform.runtime.http.messages import MAX_BODY_BYTES
 from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api import grpc_health, grpc_inference, grpc_reflection, grpc_scoring
 from mlplatform.scoring.api.grpc_calls import handlers
+from mlplatform.scoring.api.grpc_health import HealthService
 from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.predictor.grpc_server import options
 from mlplatform.scoring.request.metrics import Metrics
@@ -47,6 +49,7 @@ class GrpcListener:
         self._address = f"{host}:{port}"
         self._port = port
         self._connections = GrpcConnections(ended)
+        self._health = HealthService(health, SERVICES)
         made = partial(
             handlers, gate=gate, metrics=metrics, traces=traces, admit=self._connections.admit
         )
@@ -54,7 +57,7 @@ class GrpcListener:
         self._handlers = (
             made(grpc_scoring.SERVICE, grpc_scoring.answers(models)),
             made(grpc_inference.SERVICE, grpc_inference.answers(models, health)),
-            made(grpc_health.SERVICE, grpc_health.answers(health, SERVICES)),
+            made(grpc_health.SERVICE, self._health.answers(), notices=self._health.notices()),
             *(made(service, reflected, streams=True) for service in grpc_reflection.SERVICES),
         )
         self._server: grpc.aio.Server | None = None
@@ -70,9 +73,18 @@ class GrpcListener:
         await server.start()
         self._server = server
         self._connections.start(self._port)
+        self._health.start()
+
+    def begin_drain(self) -> None:
+        """Calls are taken still, and who asks for the status is told to call others."""
+        self._health.begin_drain()
 
     async def stop(self) -> None:
-        """Calls under way are finished, for a while."""
+        """Calls under way are finished, for a while; streams of the status end."""
         if self._server is not None:
-            await self._server.stop(DRAIN_S)
+            # Connections are told first that they end: else who watches would open another stream.
+            stopping = asyncio.ensure_future(self._server.stop(DRAIN_S))
+            await asyncio.sleep(0)
+            self._health.stop()
+            await stopping
         self._connections.stop()

@@ -120,8 +120,8 @@ def compose(
     calls = GrpcListener(host, port, admitting.gate, models, health, shared.metrics, traces, ended)
     fresh = [scoring.freshness for scoring in models.values()]
     pushes = feature_pushes(settings, definitions, shared.key, shared.clock.event_ms)
-    life = _life(settings, shared, shadow, follower, admitting, spans, fresh, pushes)
-    start, stop = _with_calls(*life, calls) if settings.gateway_grpc_port else life
+    steps = _life(settings, shared, shadow, follower, admitting, spans, fresh, pushes)
+    start, stop = _with_calls(*steps, calls) if settings.gateway_grpc_port else steps
     app = Gateway(
         admitting.gate,
         models,
@@ -143,7 +143,8 @@ def compose(
         lambda: follower.ready,
     )
     # Without a recorder every answer would be a refusal; a new process can record again.
-    return Composition(app, Life(start=start, stop=stop, is_useful=lambda: shared.recorder.alive))
+    life = Life(start, calls.begin_drain, stop, is_useful=lambda: shared.recorder.alive)
+    return Composition(app, life)
 
 
 def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
