@@ -317,6 +317,12 @@ def test_a_csv_of_other_names_is_shown_and_then_taken_in(csv: Path) -> None:
     assert "wanted: requests from 2026-01-03" in json.loads(again.stdout)["refusals"][0]
 
 
+def test_a_history_that_ends_long_ago_is_followed_by_the_day_to_train_as_of(csv: Path) -> None:
+    done = run(str(csv), "MAP")
+    assert done.exit_code == 0, done.exception
+    assert "mlplatform retrain fraud --as-of 2026-01-06 --actor NAME" in done.output
+
+
 OWN = {
     "request_id": [1, 2],
     "event_time": [datetime(2026, 3, 1), datetime(2026, 3, 2)],  # noqa: DTZ001 - as Arrow has it

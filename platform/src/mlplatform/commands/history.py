@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from mlplatform.learning.features.columns import ExpectedColumn, FileCheck
 from mlplatform.learning.features.history_files import columns_of, examine_history
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.model.folds import history_days
+from mlplatform.model.folds import history_days, training_day_ms
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
@@ -33,7 +34,11 @@ SHOWN_ROWS = 10
 SHOWN_REFUSALS = 100
 MORE_DAYS = 14
 DAY_MS = 86_400_000
-NEXT = "next: mlplatform retrain {model} --actor NAME --reason WHY --rollout"
+NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
+ENDED_EARLY = (
+    "the labels of the last day matured by {day}, and later days have no requests:"
+    " train as of then, or there is nothing to judge a version by"
+)
 
 app = typer.Typer(help="Requests from before there was a decision log.", no_args_is_help=True)
 
@@ -92,7 +97,7 @@ def import_history(
     print_fields(facts)
     if found.unread:
         print_line(f"not read: {', '.join(found.unread)}")
-    ERR.print(NEXT.format(model=model), soft_wrap=True)
+    _show_next(model, found.table, platform.clock.event_ms())
 
 
 @app.command()
@@ -130,7 +135,7 @@ def generate(
         print_json(facts)
         return
     print_fields(facts)
-    ERR.print(NEXT.format(model=model), soft_wrap=True)
+    _show_next(model, table, platform.clock.event_ms())
 
 
 @app.command()
@@ -238,6 +243,17 @@ def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) ->
 
 def _cell(value: object) -> object:
     return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def _show_next(model: str, table: Any, now_ms: int) -> None:
+    last = table.column("event_time")[-1].as_py().replace(tzinfo=UTC)
+    as_of_ms = training_day_ms(load_definition(model), int(last.timestamp() * 1000), now_ms)
+    if as_of_ms is None:
+        ERR.print(NEXT.format(model=model, as_of=""), soft_wrap=True)
+        return
+    day = datetime.fromtimestamp(as_of_ms / 1000, UTC).date()
+    ERR.print(ENDED_EARLY.format(day=day), soft_wrap=True)
+    ERR.print(NEXT.format(model=model, as_of=f" --as-of {day}"), soft_wrap=True)
 
 
 def _span(table: Any) -> Mapping[str, str]:

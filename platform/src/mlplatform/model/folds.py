@@ -48,6 +48,13 @@ def folds(definition: ModelDefinition, as_of_ms: int) -> tuple[Fold, ...]:
     return tuple(found)
 
 
+def training_day_ms(definition: ModelDefinition, last_ms: int, now_ms: int) -> int | None:
+    """The midnight to train as of, for a training set that ends with the day of the last request;
+    None where the present does: a later set would end in days without any request."""
+    matured_ms = (last_ms // DAY_MS + 1 + definition.label.maturity_days) * DAY_MS
+    return matured_ms if matured_ms < now_ms // DAY_MS * DAY_MS else None
+
+
 def history_days(definition: ModelDefinition) -> int:
     """How many days back from now training reads requests, the fits of its folds included."""
     training, mature = definition.training, definition.label.maturity_days

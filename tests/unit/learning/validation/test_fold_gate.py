@@ -18,7 +18,7 @@ from mlplatform.learning.validation.report import to_dict, to_markdown
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.features.transforms import DAY_MS
 from mlplatform.model.folders import load_definition
-from mlplatform.model.folds import Fold, folds, history_days
+from mlplatform.model.folds import Fold, folds, history_days, training_day_ms
 
 DEFINITION = load_definition("fraud")
 GATES = msgspec.structs.replace(
@@ -45,6 +45,22 @@ def test_folds_are_tested_on_the_last_matured_days_and_fitted_to_what_had_mature
     assert history_days(with_folds(1)) == 24
     oldest = folds(with_folds(5), now_ms)[0].from_ms
     assert (100 * DAY_MS - oldest) // DAY_MS + 1 == history_days(with_folds(5))
+
+
+@pytest.mark.parametrize(
+    ("last_ms", "day"),
+    [
+        (95 * DAY_MS, 99),
+        (96 * DAY_MS - 1, 99),
+        (96 * DAY_MS, None),
+        (100 * DAY_MS, None),
+    ],
+)
+def test_a_history_that_ended_early_is_trained_on_as_of_when_its_last_day_matured(
+    last_ms: int, day: int | None
+) -> None:
+    found = training_day_ms(with_folds(1), last_ms, 100 * DAY_MS + 5)
+    assert found == (None if day is None else day * DAY_MS)
 
 
 def fold(number: int, value: float, gap: float | None = None, half: float = 0.03) -> FoldFinding:
