@@ -86,7 +86,7 @@ def fill(
         world.settle()
         assert world.state(second).phase == "canary"
         _add_what_is_open(kept)
-        _open_an_incident(home, incidents, finding)
+        open_an_incident(home, incidents, finding)
         _add_a_key(kept)
 
 
@@ -113,11 +113,12 @@ def _add_what_is_open(kept: Any) -> None:
     kept.topics.publish([home_world.Message("fraud.decisions", b"d1", b"{}", {})])
 
 
-def _open_an_incident(home: Any, package: str, finding: str) -> None:
+def open_an_incident(home: Any, package: str, finding: str, model: str = home_world.MODEL) -> None:
+    """An incident of drift, by the package and the class that the release has for it."""
     port = importlib.import_module(f"{package}.incidents")
     adapter = importlib.import_module(f"{package}.sqlite")
     make = getattr(port, finding)
-    found = make("fraud", "drift", 1_000, 500, 1, {"reasons": ["amounts rose"]})
+    found = make(model, "drift", 1_000, 500, 1, {"reasons": ["amounts rose"]})
     adapter.SqliteIncidents(home.rollouts_db).open(found, now_ms=2_000)
 
 
@@ -135,26 +136,31 @@ def _add_a_key(kept: Any) -> None:
     home_world.load_or_create_key(kept.home.pseudonym_key)
 
 
-def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     """Without a user, a group and a time of the machine that made it."""
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = ""
     return entry
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parsed(description: str) -> argparse.Namespace:
+    """The options of a script that makes a home: the archive, and where a release has what."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--passes", default=PASSES, help="the tests of passes over rollouts")
     parser.add_argument("--incidents", default=INCIDENTS, help="the package of drift incidents")
     parser.add_argument("--finding", default=FINDING, help="the class that opens an incident")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parsed(__doc__ or "")
     with tempfile.TemporaryDirectory() as folder:
         root, scratch = Path(folder, "home"), Path(folder, "scratch")
         scratch.mkdir()
         fill(root, scratch, importlib.import_module(args.passes), args.incidents, args.finding)
         with tarfile.open(args.archive, "w:gz") as archive:
-            archive.add(root, "home", filter=_plain)
+            archive.add(root, "home", filter=plain)
 
 
 if __name__ == "__main__":
