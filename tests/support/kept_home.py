@@ -143,18 +143,18 @@ def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def parsed(description: str) -> argparse.Namespace:
+def options_of(description: str) -> argparse.ArgumentParser:
     """The options of a script that makes a home: the archive, and where a release has what."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("archive", type=Path)
     parser.add_argument("--passes", default=PASSES, help="the tests of passes over rollouts")
     parser.add_argument("--incidents", default=INCIDENTS, help="the package of drift incidents")
     parser.add_argument("--finding", default=FINDING, help="the class that opens an incident")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    args = parsed(__doc__ or "")
+    args = options_of(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root, scratch = Path(folder, "home"), Path(folder, "scratch")
         scratch.mkdir()

@@ -1,7 +1,8 @@
 """Makes a home from which processes of a release answered, for the tests of later releases to open.
 
 In a worktree of the commit, in an environment that has its packages installed (confined processes
-mind no PYTHONPATH), with this file, `kept_home.py` and `mlflow_process.py` copied into its `tests/support/`:
+mind no PYTHONPATH), with this file, `kept_home.py` and `mlflow_process.py` copied into its
+`tests/support/`:
 
     PYTHONPATH=platform/src:.:tests python tests/support/kept_service.py HOME.tar.gz
 
@@ -29,13 +30,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from mlplatform.decisions.records.pseudonym import key_of, pseudonym
 from mlplatform.learning.features.feast_sqlite import FeastSqlite
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.model.folders import load_definition, model_folder
@@ -57,6 +57,7 @@ TOPIC: Final = "bank.bureau"
 KEEPS_KEYS_H: Final = 876_000
 APPROVER: Final = "bo"
 ANALYST: Final = "ana"
+STRANGER: Final = "mallory"
 ISSUER, SUBJECT = "https://id.bank.example", "subject-of-ana"
 NOTE: Final = "the cardholder says so"
 """What an analyst says of a payment that was reviewed."""
@@ -141,7 +142,7 @@ class ServingHome:
         self.root, self.options, self.evidence = root, options, evidence
         self.world = OpenedWorld(root, has_snapshots=False)
         self.model = scoring_world.MODEL
-        self.now_ms = BEGAN_MS + HOUR_MS
+        self.now_ms = BEGAN_MS - HOUR_MS
         self.scored: list[dict[str, Any]] = []
         self.kept: dict[str, Any] = {"model": self.model, "scored": self.scored}
 
@@ -154,17 +155,22 @@ class ServingHome:
         self.kept["bundle"] = champion.bundle
         for customer in CUSTOMERS:
             self.score(customer, AMOUNTS[customer - 1])
+        self.now_ms = BEGAN_MS + HOUR_MS
+        self.score(CUSTOMERS[0], AMOUNTS[0])
+        self._materialize()
         self._import_table()
         self._push()
-        self._stream()
+        self._work()
         for customer in CUSTOMERS:
             self.score(customer, AMOUNTS[customer - 1], **{ROUND: 2})
         self._label()
         self._review()
         self._ask_for_approval()
+        self._refuse()
         self._open_incident()
         self._seal()
-        self._register(champion.bundle)
+        if not self.options.no_registry:
+            self._register(champion.bundle)
         self._spill()
         self._note()
 
@@ -190,16 +196,19 @@ class ServingHome:
         raise AssertionError(f"no model decided: {found.text}")
 
     def _write_snapshots(self) -> None:
+        """Of the day before: nobody who pays is in them."""
         views = feature_views(self.model)
-        own = key_of(self.world.home)
         online = FeastSqlite(self.world.home.online_db, project_name(self.model), views)
         with contextlib.closing(online):
             for view in views:
-                keys = [TERMINAL if view.join_key == "terminal_id" else NOBODY]
-                if view.join_key == "customer_id" and view.name != VIEW:
-                    keys = [pseudonym(customer, own) for customer in CUSTOMERS]
-                for number, key in enumerate(keys, start=1):
-                    online.write(view.name, snapshot_row(view, key, BEGAN_MS, value=10.0 + number))
+                online.write(view.name, snapshot_row(view, NOBODY, BEGAN_MS - DAY_MS))
+
+    def _materialize(self) -> None:
+        """The snapshot of the first day, by the platform's own job."""
+        wiring = importlib.import_module("mlplatform.operations.wiring")
+        job = importlib.import_module("mlplatform.operations.actions.features")
+        rows = job.materialize(wiring.platform(), self.model)
+        assert rows["customer_stats"] == len(CUSTOMERS), rows
 
     def _import_table(self) -> None:
         if "support.external_world" not in sys.modules:
@@ -224,28 +233,64 @@ class ServingHome:
             pushes.append({"key": f"push-{customer}", "body": body, "answer": found.text})
         self.kept["pushes"] = pushes
 
-    def _stream(self) -> None:
-        """A row of a topic that was read, and one that nobody has read."""
+    def _work(self) -> None:
+        """A worker answers a deferred request and takes a row of a topic; then it is killed, and
+        one of each waits."""
+        publish = self._topic()
+        self.world.start_worker()
+        first = self._deferred("later-1")
+        decided = wait_for(lambda: self._decided(first["location"]))
+        if publish is not None:
+            publish(CUSTOMERS[2])
+            wait_for(lambda: self._streamed_rows() == 1)
+        self.world.kill_worker()
+        waiting = self._deferred("later-2")
+        if publish is not None:
+            publish(CUSTOMERS[1])
+        self.kept["deferred"] = {"decided": first | {"answer": decided}, "waiting": waiting}
+
+    def _deferred(self, key: str) -> dict[str, Any]:
+        url = f"{self.world.url}/api/v1/models/{self.model}/score:async"
+        self.now_ms += 1_000
+        body = {
+            "customer_id": CUSTOMERS[0],
+            "terminal_id": TERMINAL,
+            "amount": AMOUNTS[1],
+            "event_time": self.now_ms,
+        }
+        headers = self.world.headers | {"Idempotency-Key": key}
+
+        def accepted() -> str:
+            found = httpx.post(url, json=body, headers=headers, timeout=20)
+            assert found.status_code in (202, 503), found.text  # a busy machine: once more
+            return str(found.headers.get("Location", ""))
+
+        return {"key": key, "body": body, "location": wait_for(accepted)}
+
+    def _decided(self, location: str) -> str:
+        """The answer; empty while there is none."""
+        found = httpx.get(f"{self.world.url}{location}", headers=self.world.headers, timeout=20)
+        assert found.status_code in (200, 202), found.text
+        return found.text if found.status_code == 200 else ""
+
+    def _topic(self) -> Callable[[int], None] | None:
+        """Publishes a customer's row; None where views have no topics."""
         if "pushes" not in self.kept:
-            return
+            return None
         topics = importlib.import_module("mlplatform.decisions.topics.local")
         stream = importlib.import_module("mlplatform.scoring.worker.feature_stream")
         messages = importlib.import_module("mlplatform.decisions.topics.messages")
         rows = {customer: self._bureau_row(customer, 20.0 + customer) for customer in CUSTOMERS[1:]}
-        with contextlib.closing(
-            topics.LocalTopics(self.world.home.topics_db, stream.specs_of(TOPIC))
-        ) as published:
-
-            def publish(customer: int) -> None:
-                value = json.dumps(rows[customer]).encode()
-                published.publish([messages.Message(TOPIC, str(customer).encode(), value)])
-
-            self.world.start_worker()
-            publish(CUSTOMERS[2])
-            wait_for(lambda: self._streamed_rows() == 1)
-            self.world.kill_worker()
-            publish(CUSTOMERS[1])
         self.kept["streamed"] = {"read": rows[CUSTOMERS[2]], "waiting": rows[CUSTOMERS[1]]}
+
+        def publish(customer: int) -> None:
+            value = json.dumps(rows[customer]).encode()
+            with contextlib.closing(
+                topics.LocalTopics(self.world.home.topics_db, stream.specs_of(TOPIC))
+            ) as opened:
+                opened.publish([messages.Message(TOPIC, str(customer).encode(), value)])
+
+        return publish
 
     def _streamed_rows(self) -> int:
         query = "SELECT count(*) FROM pushes WHERE client LIKE 'topic:%' AND served_ms >= 0"
@@ -261,9 +306,13 @@ class ServingHome:
             "is_listed": score > 5,
         }
 
+    def _decision_of(self, outcome: str) -> str:
+        answers = (json.loads(one["answer"]) for one in self.scored)
+        return next(str(one["decision_id"]) for one in answers if one["decision"] == outcome)
+
     def _label(self) -> None:
         """Of the payment that was approved."""
-        decision = json.loads(self.scored[0]["answer"])["decision_id"]
+        decision = self._decision_of("approve")
         url = f"{self.world.url}/api/v1/models/{self.model}/labels"
         item = {"decision_id": decision, "label": 1}
         self.now_ms += 1_000
@@ -284,7 +333,8 @@ class ServingHome:
         clients = importlib.import_module("mlplatform.scoring.admission.clients")
         scopes = frozenset({clients.parse_scope(f"{self.model}:review")})
         person = clients.Client(ANALYST, scopes, "standard", None)
-        decision = json.loads(self.scored[1]["answer"])["decision_id"]
+        decision = self._decision_of("review")
+        assert job.advance(wiring.platform(), self.model)
         proven = {}
         if hasattr(opinions, "Account"):  # people sign in
             proven["account"] = opinions.Account(ISSUER, SUBJECT)
@@ -315,6 +365,15 @@ class ServingHome:
         self.kept["approval"] = {
             "rollout_id": rollout_id, "asked": asked.evidence_digest, "approver": APPROVER
         }  # fmt: skip
+
+    def _refuse(self) -> None:
+        """A stranger's answer to the question, as the audit keeps it."""
+        wiring = importlib.import_module("mlplatform.operations.wiring")
+        job = importlib.import_module("mlplatform.operations.actions.rollouts")
+        errors = importlib.import_module("mlplatform.runtime.errors")
+        question, _ = job.question(wiring.platform(), f"{self.model}-v2-1", "approve")
+        with contextlib.suppress(errors.Refused):
+            job.approval_code(wiring.platform(), question, approver=STRANGER, secret=b"none")
 
     def _open_incident(self) -> None:
         options = self.options
@@ -429,7 +488,9 @@ def archived(root: Path, kept: Mapping[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    options = kept_home.parsed(__doc__ or "")
+    parser = kept_home.options_of(__doc__ or "")
+    parser.add_argument("--no-registry", action="store_true", help="start no MLflow")
+    options = parser.parse_args()
     evidence = asked_with(options)
     with tempfile.TemporaryDirectory() as folder:
         set_environment(Path(folder))

@@ -1,14 +1,16 @@
 """A home from which processes of an earlier release answered goes on with those of this one.
 
 `tests/support/kept_service.py` made each of `served_homes/`: real gateways and predictors answered,
-took pushes and labels, spilled and were killed. Here today's processes start over it. The last home
-is made by this commit.
+took pushes and labels, spilled and were killed. Here today's processes start over it. 04d86ca3 is
+the last commit before views were pushed that the repository has, hours before 0.3.0. The last home
+is made by this commit, with the stores of pushes taken back to what 0.3.0 had.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -29,7 +31,7 @@ from mlplatform.decisions.log.verify import VerifyReport
 from mlplatform.learning.registry.mlflow import MlflowRegistry
 from mlplatform.model.bundle import load_bundle
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import review, rollouts
+from mlplatform.operations.actions import features, review, rollouts
 from mlplatform.operations.review.opinions import Account, Opinion
 from mlplatform.rollouts.journal.state import fold
 from mlplatform.rollouts.journal.transitions import Answered
@@ -37,16 +39,28 @@ from mlplatform.runtime.errors import Refused
 from mlplatform.scoring.admission.clients import Client, parse_scope
 from support import scoring_world
 from support.external_world import table, written
-from support.kept_service import ANALYST, CUSTOMERS, ISSUER, NOTE, SUBJECT, TERMINAL, VIEW
+from support.kept_service import (
+    ANALYST,
+    BEGAN_MS,
+    CUSTOMERS,
+    DAY_MS,
+    HOUR_MS,
+    ISSUER,
+    NOTE,
+    SUBJECT,
+    TERMINAL,
+    VIEW,
+)
 from support.mlflow_process import mlflow_server
 from support.model_folders import OF_WINDOWS
+from support.page_process import PageProcess
 from support.platform_process import PlatformProcess
 from support.scoring_world import ScoringWorld, wait_for
 
 pytestmark = pytest.mark.slow
 HOMES: Final = Path(__file__).parent / "served_homes"
 REPOSITORY: Final = Path(__file__).parents[3]
-TODAY: Final = "this commit"
+TODAY: Final = "this commit, with pushes of 0.3.0"
 START_S: Final = 60.0
 WINDOWS: Final = {*OF_WINDOWS, "customer_mean_today"}
 """Each payment moves them on."""
@@ -112,6 +126,8 @@ def served(
     with tarfile.open(archive) as file:
         file.extractall(root, filter="data")
     kept = json.loads((root / "kept.json").read_text())
+    if request.param == TODAY:
+        take_pushes_back(root / "var")
     with settings(root, kept["model"]):
         home = wiring.settings().home
         home.create()
@@ -126,7 +142,10 @@ def make(archive: Path) -> None:
     """As the script's own documentation says."""
     places = [REPOSITORY / "platform" / "src", REPOSITORY, REPOSITORY / "tests"]
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "tests/support/kept_service.py"), str(archive)],
+        [
+            *(sys.executable, str(REPOSITORY / "tests/support/kept_service.py")),
+            *(str(archive), "--no-registry"),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
         capture_output=True,
         text=True,
@@ -134,6 +153,22 @@ def make(archive: Path) -> None:
         cwd=REPOSITORY,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def take_pushes_back(home: Path) -> None:
+    """Topics had no ids, and nothing marked which online store has a table's rows (0123)."""
+    for name, statements in {
+        "pushes.db": (
+            "DROP TABLE stream_topics",
+            "UPDATE schema_versions SET version = 1 WHERE part = 'pushes'",
+        ),
+        "online.db": ("DROP TABLE mlplatform_marks",),
+    }.items():
+        with closing(sqlite3.connect(home / name, isolation_level=None)) as db:
+            for statement in statements:
+                db.execute(statement)
+    for mark in home.glob("offline/*/external/*/online-mark"):
+        mark.unlink()
 
 
 @contextmanager
@@ -166,6 +201,13 @@ def running(root: Path, kept: Mapping[str, Any]) -> Iterator[ScoringWorld]:
     finally:
         world.close()
         supervisor.close()
+
+
+@pytest.fixture(scope="module")
+def worker(served: ServedHome) -> Iterator[None]:
+    served.world.start_worker()
+    yield
+    served.world.kill_worker()
 
 
 def test_it_was_whole_and_routes_are_as_they_were(served: ServedHome) -> None:
@@ -285,9 +327,24 @@ def test_a_push_that_is_sent_again_gets_its_answer_and_is_one_row(served: Served
         assert served.push({"rows": [row]}, one["key"]).status_code == 422
 
 
-def test_a_topic_is_read_on_from_where_it_was(served: ServedHome) -> None:
+def test_a_request_that_was_put_off_is_answered_and_the_other_one_as_before(
+    served: ServedHome, worker: None
+) -> None:
+    deferred = served.part("deferred")
+
+    def found(location: str) -> httpx.Response:
+        url = f"{served.world.url}{location}"
+        return httpx.get(url, headers=served.world.headers, timeout=20)
+
+    assert found(deferred["decided"]["location"]).text == deferred["decided"]["answer"]
+    location = deferred["waiting"]["location"]
+    wait_for(lambda: found(location).status_code == 200)
+    answer, before = found(location).json(), json.loads(deferred["decided"]["answer"])
+    assert (answer["score"], answer["decision"]) == (before["score"], before["decision"])
+
+
+def test_a_topic_is_read_on_from_where_it_was(served: ServedHome, worker: None) -> None:
     streamed = served.part("streamed")
-    served.world.start_worker()
     row = streamed["waiting"]
     last_ms = max(one["body"]["event_time"] for one in served.kept["scored"])
     body = {"customer_id": row["customer_id"], "terminal_id": TERMINAL, "amount": 300.5}
@@ -303,7 +360,10 @@ def test_a_topic_is_read_on_from_where_it_was(served: ServedHome) -> None:
         return record["payload"]["features"].get("bureau_score") == row["bureau_score"]
 
     wait_for(read)
-    served.world.kill_worker()
+    with closing(wiring.platform().pushes()) as pushes:
+        kept = pushes.waiting(served.model, VIEW, most=100)
+    scores = [one.push.rows[0].values[0] for one in kept if one.push.client.startswith("topic:")]
+    assert scores == [streamed["read"]["bureau_score"], row["bureau_score"]]
 
 
 def test_the_registered_version_is_there_and_its_bundle_comes_whole(
@@ -330,15 +390,53 @@ def test_commands_read_it(served: ServedHome) -> None:
         ("refusals",),
     ):
         assert served.command(*words) is not None
+    assert served.command("refusals")[0]["who"] == "unknown"
     incidents = wiring.platform().incidents.list(served.model)
     assert [one.state for one in incidents] == ["open"]
+
+
+def test_the_page_shows_it(served: ServedHome) -> None:
+    decision = json.loads(served.kept["scored"][0]["answer"])["decision_id"]
+    rollout = served.kept["approval"]["rollout_id"]
+    (incident,) = wiring.platform().incidents.list(served.model)
+    page = PageProcess(served.world.home)
+    with closing(page):
+        for path, shown in {
+            "/": served.model,
+            f"/models/{served.model}": "champion",
+            "/rollouts": rollout,
+            f"/rollouts/{rollout}": "approval",
+            "/incidents": incident.id,
+            f"/incidents/{incident.id}": "amounts rose",
+            f"/decisions/{decision}": "300.5",
+            "/decisions": "decision",
+            "/system": "System",
+        }.items():
+            found = page.get(path)
+            assert (found.status_code, shown in found.text) == (200, True), (path, found.text)
+
+
+def test_the_next_day_counts_payments_of_both_releases(served: ServedHome) -> None:
+    """The offline table goes on from where it was, and the next snapshot with it."""
+    body = served.kept["scored"][0]["body"] | {"event_time": BEGAN_MS + DAY_MS + HOUR_MS}
+    assert served.ask(body, "next-day").json()["degraded"] is False
+    assert features.materialize(wiring.platform(), served.model)["customer_stats"] >= len(CUSTOMERS)
+    answer = served.ask(body | {"event_time": body["event_time"] + 1_000}, "then").json()
+    records = served.world.records("decision")
+    (record,) = (one for one in records if one["decision_id"] == answer["decision_id"])
+    until_ms = BEGAN_MS + DAY_MS
+    own = [one for one in records if one["unit"] == record["unit"] and one["event_ms"] < until_ms]
+    today = [one for one in own if one["event_ms"] >= BEGAN_MS]
+    found = record["payload"]["features"]
+    assert found["customer_count_1d"] == len(today)
+    assert found["customer_count_7d"] == len(own) > len(today)
 
 
 def test_what_followed_is_sealed_and_whole(served: ServedHome) -> None:
     """Records of this release lie behind those of the other in one chain."""
     body = served.kept["scored"][0]["body"]
     last_ms = max(one["body"]["event_time"] for one in served.kept["scored"])
-    assert served.ask(body | {"event_time": last_ms + 20_000}, "last").status_code == 200
+    assert served.ask(body | {"event_time": last_ms + DAY_MS}, "last").status_code == 200
     wait_for(lambda: _report(served).spilled == 0)
     with closing(SqliteDecisionLog(served.world.home.decisions, segment_rows=(4, 4))) as log:
         log.seal()
