@@ -273,7 +273,7 @@ def test_a_pass_that_is_killed_at_any_statement_leaves_what_was_before_or_after_
 def states_between(folder: Path, log: Log, portion: int) -> Iterator[list[list[Any]]]:
     """The file after each of a pass's transactions."""
     found: list[list[list[Any]]] = []
-    save = count_cache.counting.save
+    save = count_store.save
 
     def saved(db: sqlite3.Connection, state: Any) -> None:
         save(db, state)
@@ -284,9 +284,9 @@ def states_between(folder: Path, log: Log, portion: int) -> Iterator[list[list[A
     with pytest.MonkeyPatch.context() as patch:
         subject = subject_of("shadow")
         path = count_cache._path(folder, "fraud", subject)
-        count_cache.sqlite.connect(path, tables=count_cache.counting.TABLES).close()
+        count_cache.sqlite.connect(path, tables=count_store.TABLES).close()
         found.append(dump(folder))
-        patch.setattr(count_cache.counting, "save", saved)
+        patch.setattr(count_store, "save", saved)
         advance(folder, log, "shadow", portion)
     yield from found
 
