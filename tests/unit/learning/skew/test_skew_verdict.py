@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from mlplatform.learning.features.pushed.gaps import StreamGap, lost_values
+from mlplatform.learning.features.pushes.gaps import StreamGap, lost_values
 from mlplatform.learning.skew.cells import Cell, LateInterval
 from mlplatform.learning.skew.verdict import FeatureSkew, SkewReport, cause, judge
 from mlplatform.learning.validation.skew_gate import judge_skew

@@ -21,7 +21,7 @@ from mlplatform.model.folders import load_definition
 from mlplatform.rollouts.drift import matured
 from mlplatform.rollouts.drift.performance import MaturedDays
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
-from mlplatform.rollouts.kept import days
+from mlplatform.rollouts.cache import days
 
 SHIPPED = load_definition("fraud")
 FRAUD = msgspec.structs.replace(

@@ -18,7 +18,7 @@ from mlplatform.commands.terminal.output import (
     print_table,
 )
 from mlplatform.learning.features.external.files import files_at, unread_columns
-from mlplatform.learning.features.pushed.gaps import StreamGap
+from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import features as job
 from mlplatform.operations.tables.imported_tables import local_input

@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from mlplatform.learning.features.pushed.gaps import LostValues
+from mlplatform.learning.features.pushes.gaps import LostValues
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
 from mlplatform.runtime.intervals import exact_share
 

@@ -25,7 +25,7 @@ from mlplatform.learning.features.external.table_import import (
 from mlplatform.learning.features.feast_folder import folder as files
 from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
-from mlplatform.learning.features.pushed.gaps import StreamGap
+from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.model.bundle import load_bundle
 from mlplatform.model.features.views import FeatureView, external, request_views
 from mlplatform.model.folds import history_days

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.learning.features.pushed.gaps import LostValues, lost_values
+from mlplatform.learning.features.pushes.gaps import LostValues, lost_values
 from mlplatform.learning.skew import last_pass
 from mlplatform.learning.skew.last_pass import LastPass
 from mlplatform.learning.skew.look import look

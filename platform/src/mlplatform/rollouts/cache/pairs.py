@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.record import LABEL_VALUES
-from mlplatform.rollouts.kept import pair_counts
-from mlplatform.rollouts.kept.pair import (
+from mlplatform.rollouts.cache import pair_counts
+from mlplatform.rollouts.cache.pair import (
     COPY_RIGHT,
     HIDES,
     NO_LABEL,
@@ -27,7 +27,7 @@ from mlplatform.rollouts.kept.pair import (
     Pairs,
     pairs_of,
 )
-from mlplatform.rollouts.kept.pair_counts import PairSums
+from mlplatform.rollouts.cache.pair_counts import PairSums
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
 from mlplatform.rollouts.verdicts.facts import columns_of, scored_flags
 

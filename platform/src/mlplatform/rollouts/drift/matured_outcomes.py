@@ -45,7 +45,7 @@ from mlplatform.rollouts.drift.windows import (
     units_of,
     without,
 )
-from mlplatform.rollouts.kept.days import DayQuery, found_of_days
+from mlplatform.rollouts.cache.days import DayQuery, found_of_days
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS

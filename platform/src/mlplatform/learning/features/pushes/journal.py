@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mlplatform.decisions.topics.messages import DroppedRange
 from mlplatform.learning.features.online import FeatureRow
-from mlplatform.learning.features.pushed.gaps import StreamGap
+from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.model.features.views import FeatureView
 
 MICROS = 1_000_000
