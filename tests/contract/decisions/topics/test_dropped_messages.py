@@ -99,7 +99,7 @@ def dropped(reader: Subscription) -> list[DroppedRange]:
     until_s = time.monotonic() + WAIT_S
     while time.monotonic() < until_s:
         assert reader.consume(100, 0.2) == []
-        if found := reader.dropped():
+        if found := reader.dropped_ranges():
             return list(found)
     return []
 
@@ -117,20 +117,20 @@ def test_what_went_while_the_group_was_away_is_found_once(world: World) -> None:
     world.publish(0, 9)
     with world.subscribe() as reader:
         assert read(reader, until=9) == [*range(10)]
-        assert reader.dropped() == []
+        assert reader.dropped_ranges() == []
         reader.commit([])
     world.publish(10, 29)
     world.delete(25)
     with world.subscribe() as reader:
         assert read(reader, until=29) == [*range(25, 30)]
-        assert reader.dropped() == world.gone(10, 24)
-        assert reader.dropped() == world.gone(10, 24)
+        assert reader.dropped_ranges() == world.gone(10, 24)
+        assert reader.dropped_ranges() == world.gone(10, 24)
         reader.commit([])
-        assert reader.dropped() == []
+        assert reader.dropped_ranges() == []
     with world.subscribe() as reader:
         world.publish(30, 30)
         assert read(reader, until=30) == [30]
-        assert reader.dropped() == []
+        assert reader.dropped_ranges() == []
 
 
 def test_what_goes_while_the_group_reads_is_found(world: World) -> None:
@@ -144,7 +144,7 @@ def test_what_goes_while_the_group_reads_is_found(world: World) -> None:
         found = read(reader, until=19)
         # Kafka's client may have fetched some before they went: these are delivered
         missing = sorted({*range(10, 20)} - {*found})
-        assert reader.dropped() == (world.gone(missing[0], missing[-1]) if missing else [])
+        assert reader.dropped_ranges() == (world.gone(missing[0], missing[-1]) if missing else [])
 
 
 def test_what_went_is_found_though_nothing_is_left(world: World) -> None:
@@ -161,7 +161,7 @@ def test_what_went_is_found_though_nothing_is_left(world: World) -> None:
     with world.subscribe() as reader:
         world.publish(10, 10)
         read(reader, until=10)
-        assert reader.dropped() == []
+        assert reader.dropped_ranges() == []
 
 
 @pytest.mark.parametrize("how", ["rewound", "in the next life"])
@@ -174,16 +174,16 @@ def test_what_was_not_committed_is_found_again(world: World, how: str) -> None:
     world.delete(20)
     with world.subscribe() as reader:
         assert read(reader, until=29) == [*range(20, 30)]
-        assert reader.dropped() == world.gone(10, 19)
+        assert reader.dropped_ranges() == world.gone(10, 19)
         if how == "rewound":
             reader.rewind()
             assert read(reader, until=29) == [*range(20, 30)]
-            assert reader.dropped() == world.gone(10, 19)
+            assert reader.dropped_ranges() == world.gone(10, 19)
     if how != "rewound":
         world.delete(25)
         with world.subscribe() as reader:
             assert read(reader, until=29) == [*range(25, 30)]
-            assert reader.dropped() == world.gone(10, 24)
+            assert reader.dropped_ranges() == world.gone(10, 24)
 
 
 def test_a_group_that_read_to_the_end_lost_nothing_when_all_went(world: World) -> None:
@@ -195,7 +195,7 @@ def test_a_group_that_read_to_the_end_lost_nothing_when_all_went(world: World) -
     with world.subscribe() as reader:
         world.publish(10, 12)
         assert read(reader, until=12) == [10, 11, 12]
-        assert reader.dropped() == []
+        assert reader.dropped_ranges() == []
 
 
 def test_what_no_group_of_embedded_topics_ever_read_is_told_to_the_first_one(
@@ -213,7 +213,7 @@ def test_what_no_group_of_embedded_topics_ever_read_is_told_to_the_first_one(
         with closing(topics.subscribe(["t"], group, "m")) as reader:
             assert read(reader, until=5) == [5]
             assert reader.lag() == 1
-            assert reader.dropped() == gone
+            assert reader.dropped_ranges() == gone
             reader.commit([])
             assert reader.lag() == 0
     topics.close()
@@ -226,7 +226,7 @@ def test_a_hole_in_the_embedded_log_is_found(tmp_path: Path) -> None:
         db.execute("DELETE FROM messages WHERE offset IN (2, 3, 6)")
     with closing(topics.subscribe(["t"], "g", "m")) as reader:
         assert read(reader, until=9) == [0, 1, 4, 5, 7, 8, 9]
-        assert reader.dropped() == [DroppedRange("t", 0, 2, 3), DroppedRange("t", 0, 6, 6)]
+        assert reader.dropped_ranges() == [DroppedRange("t", 0, 2, 3), DroppedRange("t", 0, 6, 6)]
     topics.close()
 
 
@@ -244,14 +244,14 @@ def test_marks_of_transactions_are_no_loss_and_a_group_without_an_offset_begins_
     with world.subscribe() as reader:
         assert read(reader, until=4) == [*range(5)]
         reader.consume(10, 1.0)
-        assert reader.dropped() == []
+        assert reader.dropped_ranges() == []
         reader.commit([])
     world.delete(6)  # the messages 0 to 2 and their marks
     with world.subscribe("another") as reader:
         assert read(reader, until=4) == [3, 4]
-        assert reader.dropped() == world.gone(None, 5)
+        assert reader.dropped_ranges() == world.gone(None, 5)
     admin = Access(kafka).client(AdminClient)
     wait_for(lambda: is_deleted(admin, world.group), WAIT_S)  # once the member's session is over
     with world.subscribe() as reader:
         assert read(reader, until=4) == [3, 4]
-        assert reader.dropped() == world.gone(None, 5)
+        assert reader.dropped_ranges() == world.gone(None, 5)

@@ -53,15 +53,15 @@ def test_a_skip_is_a_loss_up_to_the_oldest_offset_that_is_left(
 def test_a_skip_lies_between_what_came_and_what_comes() -> None:
     skips = Skips()
     for offset in (7, 8, 12):
-        skips.reached(PLACE, offset, offset + 1)
-    skips.reached(PLACE, 15, 15)  # the partition's end
-    skips.reached(PLACE, 15, 16)
+        skips.note(PLACE, offset, offset + 1)
+    skips.note(PLACE, 15, 15)  # the partition's end
+    skips.note(PLACE, 15, 16)
     assert skips.found == (Skip(PLACE, None, 7), Skip(PLACE, 9, 12), Skip(PLACE, 13, 15))
     skips.settle()
-    skips.reached(PLACE, 16, 17)
+    skips.note(PLACE, 16, 17)
     assert skips.found == ()
     skips.forget()
-    skips.reached(PLACE, 17, 18)
+    skips.note(PLACE, 17, 18)
     assert skips.found == (Skip(PLACE, None, 17),)
 
 

@@ -137,7 +137,7 @@ def _loss(view: str, gap: StreamGap) -> tuple[object, ...]:
 
 
 def _moment(at_ms: int | None) -> str:
-    """In UTC; empty where it is not known."""
+    """The moment in UTC; empty where it is not known."""
     if at_ms is None:
         return ""
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

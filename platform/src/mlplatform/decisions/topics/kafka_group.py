@@ -110,7 +110,7 @@ class KafkaSubscription:
             raise
         self._starts, self._next, self._dropped = {}, {}, []
 
-    def dropped(self) -> list[DroppedRange]:
+    def dropped_ranges(self) -> list[DroppedRange]:
         """Costs nothing while no offset was passed over, else a question to the brokers. Marks of
         transactions are passed over too, and are no reason to say anything."""
         if skips := self._skips.found:
@@ -245,11 +245,11 @@ class KafkaSubscription:
             if error is None:
                 self._starts.setdefault(place, offset)
                 self._next[place] = offset + 1
-                self._skips.reached(place, offset, offset + 1)
+                self._skips.note(place, offset, offset + 1)
                 received.append(_received(message, place, offset))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._ends[place] = offset
-                self._skips.reached(place, offset, offset)
+                self._skips.note(place, offset, offset)
             elif error.code() == KafkaError._FATAL:
                 # Also without another: a broker that ends while a static member joins may know it
                 # by another id later. This consumer reads nothing any more; a new one does.

@@ -39,7 +39,7 @@ class Skips:
     def found(self) -> tuple[Skip, ...]:
         return tuple(self._found)
 
-    def reached(self, place: Place, offset: int, following: int) -> None:
+    def note(self, place: Place, offset: int, following: int) -> None:
         """Note that a message came, or the end of the partition.
 
         Args:

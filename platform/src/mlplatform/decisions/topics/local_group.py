@@ -96,7 +96,7 @@ class LocalSubscription:
                 self._positions.update(delivered)
                 raise
 
-    def dropped(self) -> list[DroppedRange]:
+    def dropped_ranges(self) -> list[DroppedRange]:
         """Offsets have no holes here: what is passed over is gone."""
         with self._lock, translated():
             for place in self._positions.keys() - self._delivered.keys():

@@ -140,7 +140,7 @@ class Subscription(Protocol):
         """
         ...
 
-    def dropped(self) -> Sequence[DroppedRange]:
+    def dropped_ranges(self) -> Sequence[DroppedRange]:
         """What the topics dropped, by retention or by hand, before the group read it: of what was
         passed over since the last commit. Found again until a commit succeeds, also in the next
         life; a commit without results moves the group's offsets behind it.

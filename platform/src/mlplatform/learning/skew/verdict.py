@@ -17,7 +17,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from mlplatform.learning.features.pushes.gaps import LostValues
+from mlplatform.learning.features.pushes.gaps import StreamLoss
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
 from mlplatform.runtime.intervals import exact_share
 
@@ -89,7 +89,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int
     share: float
     features: tuple[FeatureSkew, ...]
-    lost: tuple[LostValues, ...] = ()
+    lost: tuple[StreamLoss, ...] = ()
 
     @property
     def skewed(self) -> tuple[FeatureSkew, ...]:

@@ -143,7 +143,7 @@ def _streams(objectives: Objectives) -> Row:
         ),
         Panel(
             "lines", "Messages that topics dropped unread", "At most, by retention or by hand, of "
-            f"features and of requests. They are lost: a ticket for {limits.dropped_told}.",
+            f"features and of requests. They are lost: a ticket for {limits.dropped_alert}.",
             (Query(rate(signals.TOPIC_DROPPED, "model", "topic", of_all=True),
                    "{{model}}: {{topic}}"),), "cps", width=24,
         ),

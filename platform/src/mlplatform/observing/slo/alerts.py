@@ -228,7 +228,7 @@ def _work(made: _Maker, objectives: Objectives) -> list[Rule]:
         made(
             "TopicMessagesDropped", "ticket",
             f"time() - (max by (model, topic) ({signals.TOPIC_DROPPED_FOUND.name}) > 0) "
-            f"< {seconds(limits.dropped_told)}",
+            f"< {seconds(limits.dropped_alert)}",
             "0s", "{{ $labels.topic }} dropped messages before {{ $labels.model }} read them: they "
             "are lost",
         ),

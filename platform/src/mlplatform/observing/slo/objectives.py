@@ -100,7 +100,7 @@ class AlertLimits(_Strict, frozen=True):
     worker_lagging: Duration
     stream_behind: Duration
     stream_lagging: Duration
-    dropped_told: Duration
+    dropped_alert: Duration
     refused_share: Ratio
     refusing: Duration
     shadow_dropped_share: Ratio

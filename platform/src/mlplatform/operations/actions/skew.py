@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.learning.features.pushes.gaps import LostValues, lost_values
+from mlplatform.learning.features.pushes.gaps import StreamLoss, lost_values
 from mlplatform.learning.skew import last_pass
 from mlplatform.learning.skew.last_pass import LastPass
 from mlplatform.learning.skew.look import look
@@ -114,7 +114,7 @@ def page(report: SkewReport) -> str:
 
 def lost(
     platform: Platform, model: str, from_ms: int | None, to_ms: int | None
-) -> tuple[LostValues, ...]:
+) -> tuple[StreamLoss, ...]:
     """What topics of the model's views dropped unread, in reach of decisions of a span.
 
     Raises:

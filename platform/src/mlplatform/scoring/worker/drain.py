@@ -131,7 +131,7 @@ class Worker:
         """One batch; the number of its messages."""
         self._observe_lag()
         found = self._subscription.consume(self._limits.batch, WAIT_S)
-        dropped = self._subscription.dropped()
+        dropped = self._subscription.dropped_ranges()
         if not found and not dropped:
             return 0
         is_sampled = random.random() < self._trace_share  # noqa: S311

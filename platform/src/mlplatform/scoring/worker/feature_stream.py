@@ -111,14 +111,14 @@ class FeatureStream:
         self._lag.on_delivered(found)
         if not found:
             self._watch_ids()
-            if self._keep_gaps(self._subscription.dropped()):
+            if self._keep_gaps(self._subscription.dropped_ranges()):
                 self._commit([])  # what is gone is not looked for again
             self._entry.catch_up()
             return 0
         ids = self._subscription.topic_ids()
         if self._made_anew({(m.topic, m.partition): _place(m, ids) for m in reversed(found)}):
             return 0
-        self._keep_gaps(self._subscription.dropped(), ids)
+        self._keep_gaps(self._subscription.dropped_ranges(), ids)
         rows: list[PushedRow] = []
         places: list[Place] = []
         letters: list[Message] = []

@@ -41,7 +41,7 @@ class StreamGap(msgspec.Struct, frozen=True):
         return dropped_words(self.topic, self.partition, self.first_offset, self.last_offset)
 
 
-class LostValues(msgspec.Struct, frozen=True):
+class StreamLoss(msgspec.Struct, frozen=True):
     """All that a view lost in reach of some decisions.
 
     Args:
@@ -69,7 +69,7 @@ class LostValues(msgspec.Struct, frozen=True):
 
 def lost_values(
     view: str, gaps: Sequence[StreamGap], *, ttl_ms: int, from_ms: int | None, to_ms: int | None
-) -> LostValues | None:
+) -> StreamLoss | None:
     """What decisions of a span of event time may lack; None: nothing.
 
     Args:
@@ -85,7 +85,7 @@ def lost_values(
     if not found:
         return None
     times = [gap.since_ms for gap in found if gap.since_ms is not None]
-    return LostValues(
+    return StreamLoss(
         view=view,
         topic=found[-1].topic,
         messages=sum(gap.most_messages for gap in found),
