@@ -425,6 +425,19 @@ def test_a_dry_run_names_every_refusal_and_an_import_takes_in_none(csv: Path) ->
     assert wiring.platform().offline("fraud").history_end_ms() is None
 
 
+def test_a_dry_run_names_what_is_wrong_with_many_rows_once(csv: Path) -> None:
+    rows = "".join(
+        f"b{row};2026-01-03 10:00:00;7;3;1;{'no' if row else 'yes'};x\n" for row in range(9)
+    )
+    csv.write_text(CSV + rows)
+    shown = run(str(csv), "MAP", "--dry-run")
+    assert [line for line in shown.stdout.splitlines() if line.startswith("refused: ")] == [
+        "refused: own.csv, row 3: bad is 'yes'; wanted: 0 or 1",
+        "refused: own.csv, row 4: bad is 'no'; wanted: 0 or 1 (and 7 more rows)",
+    ]
+    assert "9 refusals: an import would take in nothing" in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -229,16 +229,28 @@ def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) ->
         print_line(f"not read: {', '.join(found.unread)}")
     rows = [[_cell(row[name]) for name in names] for row in first]
     print_table(names, rows, f"the first {len(rows)} of {found.table.num_rows} rows")
-    for refusal in refusals[:SHOWN_REFUSALS]:
-        print_line(f"refused: {refusal}")
-    if len(refusals) > SHOWN_REFUSALS:
-        print_line(f"and {len(refusals) - SHOWN_REFUSALS} more refusals")
+    alike = _alike(refusals)
+    for first_of, count in alike[:SHOWN_REFUSALS]:
+        print_line(f"refused: {first_of}" + (f" (and {count - 1} more rows)" if count > 1 else ""))
+    if len(alike) > SHOWN_REFUSALS:
+        print_line(f"and {sum(count for _, count in alike[SHOWN_REFUSALS:])} more refusals")
     verdict = (
         f"{len(refusals)} refusal{'s' * (len(refusals) > 1)}: an import would take in nothing"
         if refusals
         else "an import would take all of it in; nothing was taken in now"
     )
     print_line(verdict)
+
+
+def _alike(refusals: Sequence[PlatformError]) -> list[tuple[PlatformError, int]]:
+    """The first of those that say the same of several rows of a file, and how many do."""
+    groups: dict[str, list[PlatformError]] = {}
+    for refusal in refusals:
+        same = str(refusal)
+        if isinstance(refusal, InputInvalid):
+            same = f"{refusal.source}\n{refusal.problem}"
+        groups.setdefault(same, []).append(refusal)
+    return [(group[0], len(group)) for group in groups.values()]
 
 
 def _cell(value: object) -> object:
