@@ -58,7 +58,7 @@ group_cluster() {
     cluster_leg
     in_time test-page 480 page_leg
     in_time docs 240 leg docs make test-docs
-    in_time test-tutorial 1200 leg_told test-tutorial 1200 make test-tutorial
+    in_time test-tutorial 1200 leg_told test-tutorial 1380 make test-tutorial
     if [ "$(df --output=avail -BG . | tail -1 | tr -dc 0-9)" -ge 20 ]; then
         in_time test-torch 600 leg_told test-torch 600 make test-torch
     else
