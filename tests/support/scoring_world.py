@@ -65,7 +65,7 @@ from support.snapshots import write_snapshots
 
 MODEL = "fraud"
 GATEWAY = "gateway-0"
-START_S = 20.0
+START_S = 60.0
 SOURCE = Path(__file__).parents[2] / "platform" / "src"
 
 

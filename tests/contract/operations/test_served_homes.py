@@ -61,7 +61,7 @@ pytestmark = pytest.mark.slow
 HOMES: Final = Path(__file__).parent / "served_homes"
 REPOSITORY: Final = Path(__file__).parents[3]
 TODAY: Final = "this commit, with pushes of 0.3.0"
-START_S: Final = 60.0
+PATIENT_S: Final = 120.0
 WINDOWS: Final = {*OF_WINDOWS, "customer_mean_today"}
 """Each payment moves them on."""
 KEPT: Final = sorted(path.name.removesuffix(".tar.gz") for path in HOMES.glob("*.tar.gz"))
@@ -195,7 +195,7 @@ def running(root: Path, kept: Mapping[str, Any]) -> Iterator[ScoringWorld]:
     try:
         services = [kept["routes"][arm] for arm in ("champion", "challenger")]
         for service in services:
-            wait_for(lambda name=service: world.plane.status(name).ready, START_S)
+            wait_for(lambda name=service: world.plane.status(name).ready, PATIENT_S)
         world.start_gateway()
         yield world
     finally:
@@ -226,7 +226,7 @@ def test_it_was_whole_and_routes_are_as_they_were(served: ServedHome) -> None:
 
 def test_a_retry_gets_the_answer_that_it_got_then(served: ServedHome) -> None:
     """Of what was spilled too, once today's gateway has taken it in."""
-    wait_for(lambda: _report(served).spilled == 0)
+    wait_for(lambda: _report(served).spilled == 0, PATIENT_S)
     for one in served.kept["scored"]:
         again = served.ask(one["body"], one["key"])
         assert (again.status_code, again.text) == (200, one["answer"])
@@ -236,7 +236,7 @@ def test_a_retry_gets_the_answer_that_it_got_then(served: ServedHome) -> None:
 
 
 def test_each_decision_is_explained_by_its_bundle(served: ServedHome) -> None:
-    wait_for(lambda: _report(served).spilled == 0)
+    wait_for(lambda: _report(served).spilled == 0, PATIENT_S)
     for one in served.kept["scored"]:
         answer = json.loads(one["answer"])
         found = served.command("log", "explain", answer["decision_id"])
@@ -338,7 +338,7 @@ def test_a_request_that_was_put_off_is_answered_and_the_other_one_as_before(
 
     assert found(deferred["decided"]["location"]).text == deferred["decided"]["answer"]
     location = deferred["waiting"]["location"]
-    wait_for(lambda: found(location).status_code == 200)
+    wait_for(lambda: found(location).status_code == 200, PATIENT_S)
     answer, before = found(location).json(), json.loads(deferred["decided"]["answer"])
     assert (answer["score"], answer["decision"]) == (before["score"], before["decision"])
 
@@ -359,7 +359,7 @@ def test_a_topic_is_read_on_from_where_it_was(served: ServedHome, worker: None) 
         )
         return record["payload"]["features"].get("bureau_score") == row["bureau_score"]
 
-    wait_for(read)
+    wait_for(read, PATIENT_S)
     with closing(wiring.platform().pushes()) as pushes:
         kept = pushes.waiting(served.model, VIEW, most=100)
     scores = [one.push.rows[0].values[0] for one in kept if one.push.client.startswith("topic:")]
@@ -437,7 +437,7 @@ def test_what_followed_is_sealed_and_whole(served: ServedHome) -> None:
     body = served.kept["scored"][0]["body"]
     last_ms = max(one["body"]["event_time"] for one in served.kept["scored"])
     assert served.ask(body | {"event_time": last_ms + DAY_MS}, "last").status_code == 200
-    wait_for(lambda: _report(served).spilled == 0)
+    wait_for(lambda: _report(served).spilled == 0, PATIENT_S)
     with closing(SqliteDecisionLog(served.world.home.decisions, segment_rows=(4, 4))) as log:
         log.seal()
         served.world.rollouts.anchor(log.seal())
