@@ -314,11 +314,9 @@ class ServingHome:
         """Of the payment that was approved."""
         decision = self._decision_of("approve")
         url = f"{self.world.url}/api/v1/models/{self.model}/labels"
-        item = {"decision_id": decision, "label": 1}
         self.now_ms += 1_000
-        found = httpx.post(
-            url, json={"labels": [item | {"event_time": self.now_ms}]}, headers=self.world.headers
-        )
+        item = {"decision_id": decision, "label": 1, "event_time": self.now_ms}
+        found = httpx.post(url, json={"labels": [item]}, headers=self.world.headers)
         assert found.is_success, found.text
 
     def _review(self) -> None:
@@ -375,10 +373,8 @@ class ServingHome:
             job.approval_code(wiring.platform(), question, approver=STRANGER, secret=b"none")
 
     def _open_incident(self) -> None:
-        options = self.options
-        kept_home.open_an_incident(
-            self.world.home, options.incidents, options.finding, model=self.model
-        )
+        home, options = self.world.home, self.options
+        kept_home.open_an_incident(home, options.incidents, options.finding, self.model)
 
     def _seal(self) -> None:
         """What is recorded so far goes into segments, as the journal then says."""
@@ -443,8 +439,6 @@ class ServingHome:
         log = importlib.import_module("mlplatform.decisions.log.sqlite")
         with contextlib.closing(log.SqliteDecisionLog(self.world.home.decisions)) as opened:
             self.kept["spilled"] = opened.verify(self.world.rollouts.anchored()).spilled
-        kinds = ("decision", "shadow", "label", "void")
-        self.kept["records"] = {kind: len(self.world.records(kind)) for kind in kinds}
 
     def _command(self, *words: str) -> None:
         found = subprocess.run(
