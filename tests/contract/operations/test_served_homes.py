@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -201,6 +202,14 @@ def running(root: Path, kept: Mapping[str, Any]) -> Iterator[ScoringWorld]:
     finally:
         world.close()
         supervisor.close()
+
+
+def test_each_release_of_the_changelog_has_its_home() -> None:
+    """Of 0.1.0 there are no upgrades; of 0.3.0 the repository has no commit to make one."""
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    releases = set(re.findall(r"^## (\d+\.\d+\.\d+) ", changelog, re.MULTILINE))
+    assert releases - {"0.1.0", "0.3.0"} - {*KEPT} == set()
+    assert {"0.2.0", "04d86ca3"} <= {*KEPT}
 
 
 @pytest.fixture(scope="module")
