@@ -34,9 +34,9 @@ from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.record import SCALARS, Record
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import load_definition
+from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.drift.matured_outcomes import read_matured
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
-from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.passes.observe import OUTCOME_STEP_MS
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis, outcome_gates
 from mlplatform.rollouts.verdicts.verdict import Bound, Errors

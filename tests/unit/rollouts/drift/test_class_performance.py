@@ -47,7 +47,7 @@ def read(shares: Sequence[float]) -> MaturedDays:
     plan = drift_plan(DEFINITION, (), DEFINITION.inputs, set())
     now_ms = (len(shares) + 2) * DAY_MS
     with tempfile.TemporaryDirectory() as kept:
-        return matured.read_matured(
+        return matured_outcomes.read_matured(
             Path(kept),
             ListLog(records),
             DEFINITION,

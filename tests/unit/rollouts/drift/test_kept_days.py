@@ -18,10 +18,10 @@ from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import DecisionLog, Entry, Span, Watermark
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.folders import load_definition
-from mlplatform.rollouts.drift import matured
+from mlplatform.rollouts.cache import days
+from mlplatform.rollouts.drift import matured_outcomes
 from mlplatform.rollouts.drift.performance import MaturedDays
 from mlplatform.rollouts.drift.windows import ChampionTenure, drift_plan
-from mlplatform.rollouts.cache import days
 
 SHIPPED = load_definition("fraud")
 FRAUD = msgspec.structs.replace(
@@ -73,7 +73,7 @@ def new_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], C
 def read(folder: Path, log: Any, now_ms: int = NOW_MS, **changes: Any) -> MaturedDays:
     definition = msgspec.structs.replace(FRAUD, **changes)
     plan, tenure = PLAN, ChampionTenure(1, 0)
-    return matured.read_matured(folder, log, definition, plan, tenure, now_ms)
+    return matured_outcomes.read_matured(folder, log, definition, plan, tenure, now_ms)
 
 
 def told(found: MaturedDays) -> Any:
@@ -189,13 +189,13 @@ def test_days_are_read_again_that_a_late_record_may_have_changed(
     log.append(alive())
     read(tmp_path, log)
     log.append([late])
-    real = matured._read_days
+    real = matured_outcomes._read_days
 
     def read_days(*arguments: Any) -> Iterator[tuple[int, bytes]]:
         numbers.extend(arguments[-1])
         return real(*arguments)
 
-    monkeypatch.setattr(matured, "_read_days", read_days)
+    monkeypatch.setattr(matured_outcomes, "_read_days", read_days)
     read(tmp_path, log)
     assert set(numbers) == dropped
 
@@ -220,7 +220,7 @@ def test_a_check_that_is_killed_keeps_whole_days_and_reads_the_others_once(
     log = new_log()
     log.append([decided(f"d{hour}", hour * HOUR_MS) for hour in range(0, 9 * 24)])
     log.append(alive())
-    real, read_twice = matured._read_day, list[int]()
+    real, read_twice = matured_outcomes._read_day, list[int]()
 
     def dying(log: DecisionLog, *arguments: Any) -> Any:
         number = arguments[3]
@@ -230,7 +230,7 @@ def test_a_check_that_is_killed_keeps_whole_days_and_reads_the_others_once(
         read_twice.append(number)
         return real(log, *arguments)
 
-    monkeypatch.setattr(matured, "_read_day", dying)
+    monkeypatch.setattr(matured_outcomes, "_read_day", dying)
     with pytest.raises(KeyboardInterrupt):
         read(tmp_path, log)
     found = read(tmp_path, log)

@@ -64,7 +64,9 @@ def read(
     tenure = ChampionTenure(1, since_day * DAY_MS)
     log, now_ms = ListLog(records), now_day * DAY_MS
     with tempfile.TemporaryDirectory() as kept:
-        return matured.read_matured(Path(kept), log, definition, plan, tenure, now_ms, faulty)  # type: ignore[arg-type]
+        return matured_outcomes.read_matured(
+            Path(kept), log, definition, plan, tenure, now_ms, faulty
+        )  # type: ignore[arg-type]
 
 
 def ten(day: int, **changes: Any) -> list[Record]:

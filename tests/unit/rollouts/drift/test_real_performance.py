@@ -48,7 +48,7 @@ def read(errors: Sequence[float], seed: int = 0) -> MaturedDays:
     plan = drift_plan(DEFINITION, (), DEFINITION.inputs, set())
     now_ms = (len(errors) + 2) * DAY_MS
     with tempfile.TemporaryDirectory() as kept:
-        return matured.read_matured(
+        return matured_outcomes.read_matured(
             Path(kept),
             ListLog(records),
             DEFINITION,

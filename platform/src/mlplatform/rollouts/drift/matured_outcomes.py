@@ -24,6 +24,7 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.policies.monitoring import Segment
 from mlplatform.model.policies.segments import band
 from mlplatform.model.profile import Floats
+from mlplatform.rollouts.cache.days import DayQuery, found_of_days
 from mlplatform.rollouts.drift.performance import (
     ACCURACY,
     CALIBRATION,
@@ -45,7 +46,6 @@ from mlplatform.rollouts.drift.windows import (
     units_of,
     without,
 )
-from mlplatform.rollouts.cache.days import DayQuery, found_of_days
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS

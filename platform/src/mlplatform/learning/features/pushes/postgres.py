@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mlplatform.learning.features.pushes.table_holder import Holder
 from mlplatform.learning.features.pushes.sql import (
     COLUMNS,
     GAPS,
@@ -11,6 +10,7 @@ from mlplatform.learning.features.pushes.sql import (
     TOPICS_READ,
     SqlPushes,
 )
+from mlplatform.learning.features.pushes.table_holder import Holder
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.postgres import ANSWER_S, PostgresDatabase
 from mlplatform.runtime.storage.sql import Schema
