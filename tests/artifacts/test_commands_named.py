@@ -30,6 +30,8 @@ OPENS: Final = "\u2039"
 SPAN: Final = re.compile(r"`mlplatform\s([^`]+)`")
 OF_TEAMS: Final = frozenset(("credit-default", "limits"))
 """Models that a document lets its reader make; here the one that there is stands for them."""
+VALUES: Final = {"$as_of": "2026-11-28"}
+"""What a shell's variables hold that stand for one value."""
 OF_A_DECISION: Final = "decisions/"
 """Decisions are as they were written, and may name what was changed by a later one."""
 
@@ -64,7 +66,7 @@ def found(line: str) -> tuple[Any, str, list[str]]:
     words = [
         word for word in takewhile(lambda word: not SHELL.match(word), words) if word != "$columns"
     ]
-    words = ["fraud" if word in OF_TEAMS else word for word in words]
+    words = [VALUES.get(word, "fraud" if word in OF_TEAMS else word) for word in words]
     while words and isinstance(command, TyperGroup) and not words[0].startswith("-"):
         name = words.pop(0)
         command = command.commands[name]
