@@ -133,7 +133,7 @@ def served(
         home = wiring.settings().home
         home.create()
         with closing(SqliteDecisionLog(home.decisions)) as log:
-            before = log.verify(wiring.platform().rollouts.anchored())
+            before = log.verify(wiring.platform().rollouts.last_anchor())
         wiring.platform.cache_clear()
         with running(root, kept) as world:
             yield ServedHome(request.param, kept, world, before)
@@ -449,14 +449,14 @@ def test_what_followed_is_sealed_and_whole(served: ServedHome) -> None:
     with closing(SqliteDecisionLog(served.world.home.decisions, segment_rows=(4, 4))) as log:
         log.seal()
         served.world.rollouts.anchor(log.seal())
-        report = log.verify(served.world.rollouts.anchored())
+        report = log.verify(served.world.rollouts.last_anchor())
     assert report.findings == ()
     assert report.records > served.before.records + served.kept["spilled"]
 
 
 def _report(served: ServedHome) -> VerifyReport:
     with closing(SqliteDecisionLog(served.world.home.decisions)) as log:
-        return log.verify(served.world.rollouts.anchored())
+        return log.verify(served.world.rollouts.last_anchor())
 
 
 def _analyst(served: ServedHome, name: str) -> Client:
