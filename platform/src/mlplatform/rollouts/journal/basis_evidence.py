@@ -207,6 +207,7 @@ class OutcomesEvidence(TypedDict):
     hides: NotRequired[list[str]]
     explores: NotRequired[bool]
     task: NotRequired[Task]
+    step_ms: NotRequired[int]
 
 
 class ShadowEvidence(TypedDict):
