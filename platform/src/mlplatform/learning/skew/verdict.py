@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from statistics import median
 from typing import Final, Literal
 
@@ -19,6 +18,7 @@ import msgspec
 
 from mlplatform.learning.features.pushes.gaps import StreamLoss
 from mlplatform.learning.skew.cells import Cell, Note, Outcome
+from mlplatform.runtime.figures import utc_minute
 from mlplatform.runtime.intervals import exact_share
 
 ERROR_SHARE: Final = 0.001
@@ -243,7 +243,7 @@ def _why_late(late: Sequence[Cell]) -> str:
     if not withouts:
         return "late events: records of before the snapshot came after it was made"
     if untils and max(untils) <= min(withouts) and len(late) > 1:
-        return f"frozen feed since {_moment(max(untils))}: nothing after it was read"
+        return f"frozen feed since {utc_minute(max(untils))}: nothing after it was read"
     return f"late by {_minutes(median(lates))}" if lates else "late"
 
 
@@ -271,7 +271,3 @@ def _minutes(late_ms: float) -> str:
     if minutes < 1:
         return f"{late_ms / 1000:.0f} s"
     return f"{minutes:.0f} min" if minutes < 48 * 60 else f"{minutes / 60 / 24:.1f} days"
-
-
-def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -18,12 +18,13 @@ from mlplatform.learning.training_sets.dataset import (
 )
 from mlplatform.learning.training_sets.join import training_join
 from mlplatform.learning.validation.class_measures import class_measures
-from mlplatform.learning.validation.fold_gate import FoldFinding, day
+from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.measures import binary_measures
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import request_views
 from mlplatform.model.folds import Fold
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.figures import utc_day
 
 
 def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
@@ -111,4 +112,4 @@ def tested_fold(
 
 
 def _day(epoch_ms: int | None) -> str:
-    return "no day" if epoch_ms is None else day(epoch_ms)
+    return "no day" if epoch_ms is None else utc_day(epoch_ms)

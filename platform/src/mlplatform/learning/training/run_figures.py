@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +27,7 @@ from mlplatform.learning.validation.statistics import Ranking
 from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.text import markdown
 
 TENTHS: Final = 10
@@ -200,10 +200,10 @@ def _extent(dataset: Dataset, *, task: str) -> dict[str, Scalar]:
         else ("labelled", len(dataset.fitting.taught), len(dataset.holdout.known))
     )
     return {
-        "from": _day(window.from_ms),
-        "holdout_from": _day(window.holdout_from_ms),
-        "gates_from": _day(window.gates_from_ms),
-        "to": _day(window.to_ms),
+        "from": utc_day(window.from_ms),
+        "holdout_from": utc_day(window.holdout_from_ms),
+        "gates_from": utc_day(window.gates_from_ms),
+        "to": utc_day(window.to_ms),
         "fit_rows": len(dataset.fitting),
         f"fit_{counted[0]}": counted[1],
         "holdout_rows": len(dataset.holdout),
@@ -334,7 +334,3 @@ def _leaves(found: Any, joint: str = ".", path: str = "") -> Iterator[tuple[str,
         return
     for key, value in parts:
         yield from _leaves(value, joint, f"{path}{joint}{key}" if path else str(key))
-
-
-def _day(epoch_ms: int) -> str:
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).date().isoformat()

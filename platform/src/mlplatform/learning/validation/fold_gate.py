@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
@@ -14,6 +13,7 @@ from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.model.policies.classes import ClassGates
 from mlplatform.model.policies.training import GatePolicy
+from mlplatform.runtime.figures import utc_day
 
 NAME: Final = "folds"
 QUALITY: Final = ("average_precision", "accuracy")
@@ -50,11 +50,6 @@ class FoldFinding:
         return next((m for m in self.measures if m.name in QUALITY), None)
 
 
-def day(epoch_ms: int) -> str:
-    """The UTC day of a moment."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).date().isoformat()
-
-
 def judge_folds(
     found: Sequence[FoldFinding], gates: GatePolicy, *, has_champion: bool
 ) -> GateResult:
@@ -73,7 +68,7 @@ def judge_folds(
     limit = -loss if has_champion else least
     for fold in found:
         if why := _lacking(fold):
-            return _unknown(limit, f"fold {fold.number} (from {day(fold.from_ms)}): {why}")
+            return _unknown(limit, f"fold {fold.number} (from {utc_day(fold.from_ms)}): {why}")
     own = _values(found)
     if not own or not all(map(math.isfinite, own)):
         return _unknown(limit, "no fold was tested")

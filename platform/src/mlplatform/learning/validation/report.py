@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mlplatform.learning.validation.fold_gate import day
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.runtime.canonical import finite_or_none
+from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.text import markdown
 
 MARKS = {"passed": "✔ passed", "failed": "✘ failed", "inconclusive": "? inconclusive"}
@@ -29,6 +29,7 @@ TITLES = {
     "small_model": "small model",
     "alert_share": "share of alerts",
     "decision_flips": "changed decisions",
+    "volume_limit": "limit on the volume of decisions",
     "skew": "features as they were served",
     "fairness": "protected attributes",
     "folds": "folds in time",
@@ -166,7 +167,7 @@ def _folds(folds: Sequence[Mapping[str, Any]]) -> list[str]:
     name = "accuracy" if "accuracy" in measured else "average_precision"
     lines = [f"### Folds in time: {MEASURES[name]}", ""]
     for fold in folds:
-        days = f"{day(fold['from_ms'])} to {day(fold['to_ms'] - 1)}"
+        days = f"{utc_day(fold['from_ms'])} to {utc_day(fold['to_ms'] - 1)}"
         found = next((m for m in fold["measures"] if m["name"] == name), None)
         line = f"- {fold['number']}, {days}: "
         if fold["problem"] or found is None:

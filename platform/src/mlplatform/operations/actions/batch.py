@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from mlplatform.operations.compute.scoring import BUNDLE, ID, ORDER, SCORES, Ord
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import canonical_json, digest
 from mlplatform.runtime.errors import InputInvalid, NotFound
+from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.storage.files import write_atomically
 from mlplatform.runtime.text import markdown
 
@@ -120,13 +120,13 @@ def days_without_features(platform: Platform, asked: Batch, bundle: Bundle) -> d
             days = np.arange(asked.from_ms, asked.to_ms, DAY_MS, dtype=np.int64)
             newest = newest_ms(offline.external(view.name), days + DAY_MS - 1)
             for day_ms in days[newest < days - view.ttl_ms].tolist():
-                found.setdefault(_day_of(day_ms), []).append(view.name)
+                found.setdefault(utc_day(day_ms), []).append(view.name)
             continue
         there = {path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet")}
         for day_ms in range(asked.from_ms, asked.to_ms, DAY_MS):
             valid = range(day_ms, day_ms - max(view.ttl_ms, DAY_MS), -DAY_MS)
-            if not there.intersection(map(_day_of, valid)):
-                found.setdefault(_day_of(day_ms), []).append(view.name)
+            if not there.intersection(map(utc_day, valid)):
+                found.setdefault(utc_day(day_ms), []).append(view.name)
     return found
 
 
@@ -229,11 +229,7 @@ def _days(
     for day_ms in range(from_ms, to_ms, DAY_MS):
         first, last = np.searchsorted(event_ms, [day_ms, day_ms + DAY_MS])
         if last > first:
-            yield _day_of(day_ms), table.slice(int(first), int(last - first))
-
-
-def _day_of(day_ms: int) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(day_ms // 1000))
+            yield utc_day(day_ms), table.slice(int(first), int(last - first))
 
 
 def _keep(

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +32,7 @@ from mlplatform.model.folds import history_days
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
+from mlplatform.runtime.figures import utc_day
 from mlplatform.scoring import backends
 from mlplatform.scoring.worker.feature_stream import topic_of
 
@@ -282,7 +283,7 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     is_over = platform.settings.clock == "replay"
     last_ms = (-(-now_ms // DAY_MS) if is_over else now_ms // DAY_MS) * DAY_MS
     if midnight_ms > last_ms:
-        wanted = f"{_day(midnight_ms)} is to come; wanted: {_day(last_ms)} or before"
+        wanted = f"{utc_day(midnight_ms)} is to come; wanted: {utc_day(last_ms)} or before"
         raise InputInvalid("at", None, wanted)
     offline = platform.projected(model)
     views, online = platform.views(model), platform.online(model)
@@ -317,7 +318,3 @@ def _horizon_ms(platform: Platform, model: str, view: FeatureView) -> int | None
             if bundle.model == model:
                 horizon_ms = min(horizon_ms, bundle.data.from_ms)
     return horizon_ms
-
-
-def _day(midnight_ms: int) -> str:
-    return datetime.fromtimestamp(midnight_ms / 1000, UTC).date().isoformat()

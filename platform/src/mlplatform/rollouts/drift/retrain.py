@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.runtime.figures import utc_day
 
 DAY_MS = 86_400_000
 BUDGET_DAYS = 30
@@ -132,14 +132,10 @@ def _budget_decides(retrains: Retrains, wall_ms: int, policy: DriftPolicy) -> Wa
     if wall_ms >= next_ms:
         return None
     return Wait(
-        f"{incident} asked for a retrain on {_day(last_ms)}; the next one may be from "
-        f"{_day(next_ms)} on (drift.retrain_cooldown_days)",
+        f"{incident} asked for a retrain on {utc_day(last_ms)}; the next one may be from "
+        f"{utc_day(next_ms)} on (drift.retrain_cooldown_days)",
         noted=True,
     )
-
-
-def _day(wall_ms: int) -> str:
-    return f"{datetime.fromtimestamp(wall_ms / 1000, UTC):%Y-%m-%d}"
 
 
 def matured_since(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
 from mlplatform.decisions.topics.messages import dropped_words
+from mlplatform.runtime.figures import utc_minute
 
 
 class StreamGap(msgspec.Struct, frozen=True):
@@ -60,10 +60,10 @@ class StreamLoss(msgspec.Struct, frozen=True):
     def words(self) -> str:
         """A sentence for people, in lower case and without a full stop."""
         many = "1 message" if self.messages == 1 else f"up to {self.messages:,} messages"
-        since = "" if self.since_ms is None else f" published since {_moment(self.since_ms)}"
+        since = "" if self.since_ms is None else f" published since {utc_minute(self.since_ms)}"
         return (
             f"{self.view} lacks {many} of {self.topic}{since}, dropped before they were read and"
-            f" found on {_moment(self.found_ms)}"
+            f" found on {utc_minute(self.found_ms)}"
         )
 
 
@@ -92,7 +92,3 @@ def lost_values(
         since_ms=min(times) if len(times) == len(found) else None,
         found_ms=max(gap.found_ms for gap in found),
     )
-
-
-def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
