@@ -24,6 +24,9 @@ from mlplatform.runtime.storage.addresses import Brokers
 if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Producer
 
+UNREAD_KEPT_MS = 72 * HOUR_MS
+"""Kafka drops messages by age, read or not: a worker that is away over a weekend loses none."""
+
 
 class KafkaTopics:
     """Fencing is Kafka's: the latest process with a transactional id is the only one that counts.
@@ -134,6 +137,6 @@ def _config(spec: TopicSpec) -> dict[str, str]:
         # tells its stand each second writes more than anybody wants to read.
         return {"cleanup.policy": "compact", "segment.ms": str(HOUR_MS)}
     return {
-        "retention.ms": str(spec.retention_ms),
+        "retention.ms": str(max(spec.retention_ms, UNREAD_KEPT_MS)),
         "message.timestamp.type": "LogAppendTime",
     }

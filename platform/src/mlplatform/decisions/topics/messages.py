@@ -25,7 +25,8 @@ class TopicSpec(msgspec.Struct, frozen=True):
     """A topic as its users declare it.
 
     Args:
-        retention_ms: how long a message is kept at least, once every group has read it.
+        retention_ms: how long a message is kept at least, once every group has read it. Kafka
+            counts from publication, and keeps it for three days at least.
         max_messages: of one partition; where the embedded log stops to take more, or, while
             nobody reads the topic, forgets the oldest. Kafka bounds by time alone.
     """
