@@ -85,6 +85,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
         "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        # On a busy machine the server answers 503 for minutes; a run that gives up has crashed.
+        # Waits double from 2 s, so that seven retries outlast four minutes and five one.
+        "PREFECT_CLIENT_MAX_RETRIES": "7",
         "MLFLOW_CONFIGURE_LOGGING": "false",  # in runs that ask it; lines are ours
         # Prefect's default is pickle.
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
