@@ -191,6 +191,7 @@ async def _days(
             diary.tell(state.change_ms, "the fraud pattern changes (the platform is not told)")
         end = player.recording.first_row_at(midnight)
         while player.position < end and not player.stopping:
+            await story.passed()
             rate = _rate(story) * pace
             await player.play(min(_chunk_end(player), end), rate, process.alive)
             _save_counts(player, diary)

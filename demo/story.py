@@ -33,6 +33,7 @@ TRAINER = "drift-watch"
 DAY_S = 86_400
 POLL_S = 0.3
 PASS_PAUSE_S = 0.5
+PASS_WITHIN_MS = 12 * 3_600_000
 RUN_LIMIT_S = 600.0
 SLOW_SHARE_OF_GATE = 0.2
 
@@ -65,6 +66,7 @@ class Story:
         self._event_ms = event_ms
         self._folder = folder
         self._making = False
+        self._judged_ms = event_ms()
         self._approver_secret = _new_key(platform)
 
     # What the scheduler does
@@ -83,14 +85,31 @@ class Story:
                 self._diary.tell(self._event_ms(), _incident_words(incident))
 
     async def passes(self) -> None:
-        """Passes over the rollouts for as long as one is under way."""
+        """Passes over the rollouts for as long as one is under way.
+
+        Raises:
+            LoopNotClosed: a gateway asks the champion no more.
+        """
         seen: dict[str, str] = {}
         while True:
-            active = self._platform.rollouts.active(MODEL)
-            if any(state.ramping for state in active):
+            looked_ms = self._event_ms()
+            if self._ramping():
                 await self.run_flow("rollout", {"model": MODEL})
+            self._judged_ms = looked_ms
             self._tell_phases(seen)
+            self._expect_champion_asked()
             await asyncio.sleep(PASS_PAUSE_S)
+
+    async def passed(self) -> None:
+        """Wait while a rollout under way has not been looked at for `PASS_WITHIN_MS` of event time.
+
+        On a slow machine days would go by unjudged, and the payments end before the story.
+        """
+        while self._event_ms() - self._judged_ms > PASS_WITHIN_MS and self._ramping():
+            await asyncio.sleep(POLL_S)
+
+    def _ramping(self) -> bool:
+        return any(state.ramping for state in self._platform.rollouts.active(MODEL))
 
     async def run_flow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
         """A run of a flow that completed; one that was lost with its process is started again.
@@ -280,7 +299,7 @@ class Story:
 
     def awaits_a_model(self) -> bool:
         """Whether a model is being made, and nothing else is under way."""
-        return self._making and not any(s.ramping for s in self._platform.rollouts.active(MODEL))
+        return self._making and not self._ramping()
 
     def awaits_an_answer(self) -> bool:
         """Whether a person is asked: a day of traffic must not pass with each of their seconds."""
@@ -298,7 +317,7 @@ class Story:
             i.state == "claimed" for i in self._platform.incidents.list(MODEL, closed=False)
         ):
             return True
-        return any(s.ramping for s in self._platform.rollouts.active(MODEL))
+        return self._ramping()
 
     def _all(self) -> list[RolloutState]:
         return self._platform.rollouts.active(MODEL, finished=True)
@@ -369,6 +388,19 @@ class Story:
                 f"{state.rollout_id} was to be stopped by {' or '.join(sorted(wanted))}, "
                 f"and was by {found}: {state.reason}"
             )
+
+    def _expect_champion_asked(self) -> None:
+        """Others decide in the place of a stopped champion: what follows is not its story."""
+        champion = self._platform.rollouts.routes(MODEL).champion
+        if champion is None:
+            return
+        for lease in self._platform.rollouts.gateways(MODEL):
+            if (reason := lease.stopped.get(champion.service)) is not None:
+                raise LoopNotClosed(
+                    f"{lease.gateway} no longer asks {champion.service}, the champion: its bundle "
+                    f"{reason}. decision.limit in model.yaml is too low for these payments, or the "
+                    "model is wrong about them (docs/controls.md, The volume of decisions)"
+                )
 
     def _tell_phases(self, seen: dict[str, str]) -> None:
         for state in self._all():

@@ -1,0 +1,96 @@
+"""The demo keeps step with its passes, and ends with the reason where its champion is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from demo.story import PASS_WITHIN_MS, LoopNotClosed, Story
+from mlplatform.model.routes import Arm, Routes
+from mlplatform.rollouts.journal.journal import GatewayLease
+
+CHAMPION = Arm(1, "a" * 64, "fraud-v1-aaaaaaaa")
+OTHER = Arm(2, "b" * 64, "fraud-v2-bbbbbbbb")
+REASON = "decided review or decline for 39 of 91 customers, at most 15.00 % allowed"
+
+
+class Journal:
+    """Routes with a champion, and what gateways said of themselves."""
+
+    def __init__(self, stopped: dict[str, str], *, ramping: bool = False) -> None:
+        self._stopped, self.ramping = stopped, ramping
+
+    def routes(self, model: str) -> Routes:
+        return Routes(model, 1, CHAMPION, None, None, CHAMPION.service, "steady", 0.0)
+
+    def gateways(self, model: str) -> list[GatewayLease]:
+        return [GatewayLease("gateway-0", 1, self._stopped)]
+
+    def active(self, model: str, *, finished: bool = False) -> list[Any]:
+        return [] if finished else [SimpleNamespace(ramping=self.ramping)]
+
+
+def story(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, event_ms: Callable[[], int] = lambda: 0
+) -> Story:
+    monkeypatch.setattr("demo.story._new_key", lambda _: b"secret")
+    platform = cast(Any, SimpleNamespace(rollouts=journal))
+    return Story(platform, cast(Any, None), cast(Any, None), event_ms, Path())
+
+
+async def test_a_stopped_champion_ends_the_story_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = story(Journal({CHAMPION.service: REASON}), monkeypatch)
+    with pytest.raises(LoopNotClosed) as problem:
+        await told.passes()
+    found = str(problem.value)
+    assert f"no longer asks {CHAMPION.service}, the champion: its bundle {REASON}" in found
+
+
+async def test_another_version_that_is_stopped_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = story(Journal({OTHER.service: REASON}), monkeypatch)
+    passes = asyncio.ensure_future(told.passes())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(passes, 0.7)
+
+
+async def test_payments_wait_for_a_pass_that_has_fallen_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ms, asked = 0, asyncio.Event()
+    go_on = asyncio.Event()
+    journal = Journal({}, ramping=True)
+    told = story(journal, monkeypatch, lambda: now_ms)
+
+    async def run_flow(flow: str, parameters: object) -> None:
+        asked.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(told, "run_flow", run_flow)
+    monkeypatch.setattr(told, "_tell_phases", lambda _: None)
+    passes = asyncio.ensure_future(told.passes())
+    await asked.wait()
+    now_ms = PASS_WITHIN_MS
+    await asyncio.wait_for(told.passed(), 1.0)
+    now_ms = PASS_WITHIN_MS + 1
+    waiting = asyncio.ensure_future(told.passed())
+    await asyncio.sleep(0.1)
+    assert not waiting.done(), "the pass that began at 0 has not ended, and no other looked since"
+    go_on.set()
+    await asyncio.wait_for(waiting, 5.0)
+    passes.cancel()
+
+
+async def test_payments_wait_for_nothing_where_no_rollout_is_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ms = 0
+    told = story(Journal({}), monkeypatch, lambda: now_ms)
+    now_ms = 10 * PASS_WITHIN_MS
+    await asyncio.wait_for(told.passed(), 1.0)
