@@ -172,6 +172,7 @@ def test_a_model_too_slow_for_all_rows_is_measured_on_some_customers(trained, bu
     assert made.bundle.profile.units < trained.bundle.profile.units
     report = retrain.validate(FOLDER, made, many, champion=None)
     assert "of the customers" in next(g.reason for g in report.gates if g.name == "alert_share")
+    assert next(g for g in report.gates if g.name == "volume_limit").limit is None
 
 
 def test_however_slow_a_model_is_the_gates_find_the_frauds_that_they_ask_for(

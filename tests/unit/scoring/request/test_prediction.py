@@ -20,14 +20,14 @@ from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.inputs import InputPlan
 from mlplatform.model.oip import FailureReason, PredictionFailed, Scores
 from mlplatform.model.policies.decision_scale import EARLIER, VolumeLimit
+from mlplatform.model.policies.volume import DecisionVolume
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
 from mlplatform.scoring.arms.fallback import steps
 from mlplatform.scoring.arms.live import Live, Target
 from mlplatform.scoring.arms.reasons import Contributions, Explainer, NotExplained
-from mlplatform.scoring.arms.routing import Assignment
-from mlplatform.scoring.arms.volume import DecisionVolume
+from mlplatform.scoring.arms.routing import BUCKETS, Assignment
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import Predictor
@@ -146,7 +146,7 @@ def stopped(world: Live, *arms: Arm) -> Live:
     """The same routes, where the bundles of these arms declined everybody."""
     targets = dict(world.targets)
     for arm in arms:
-        volume = DecisionVolume(cast(VolumeLimit, DEFINITION.decision.limit), EARLIER)
+        volume = DecisionVolume(cast(VolumeLimit, DEFINITION.decision.limit), EARLIER, BUCKETS)
         assert any(volume.count(customer, "decline", 1.0) for customer in range(100))
         targets[arm.service] = replace(targets[arm.service], volume=volume)
     return replace(world, targets=targets)

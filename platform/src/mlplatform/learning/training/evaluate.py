@@ -32,7 +32,7 @@ from mlplatform.learning.validation.gates import (
 )
 from mlplatform.learning.validation.leakage import leakage_evidence
 from mlplatform.learning.validation.measures import Measure, binary_measures
-from mlplatform.learning.validation.replay import Recent, flip_share, replay
+from mlplatform.learning.validation.replay import Recent, flip_share, replay, replay_volume
 from mlplatform.learning.validation.statistics import (
     Interval,
     average_precision,
@@ -330,6 +330,7 @@ def replay_evidence(
 ) -> ReplayEvidence:
     """What both bundles would have decided about recent requests."""
     own = replay(challenger.bundle, challenger.model, recent.matrix)
+    limit = definition.decision.limit
     flips, counts = None, None
     if champion is not None:
         flips = math.nan
@@ -348,4 +349,5 @@ def replay_evidence(
         alert_share=float(np.mean(own.alerts)) if len(own.decisions) else math.nan,
         flip_share=flips,
         counts=counts,
+        volume=None if limit is None else replay_volume(limit, own, recent.matrix),
     )

@@ -10,6 +10,7 @@ from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_result import GateResult
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.search_report import SearchReport
+from mlplatform.model.policies.volume import VolumeStop
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,19 @@ class ReplayCounts:
     both_alerts: int
     segments: Mapping[str, ReplayCounts] = field(default_factory=dict)
     flips: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeReplay:
+    """Whether a gateway would have stopped the bundle on replayed requests.
+
+    Args:
+        stop: the first stop; None: there was none.
+        at_ms: event time of the request that it came with.
+    """
+
+    stop: VolumeStop | None = None
+    at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mlplatform.learning.features.hidden_outcomes import NOTHING_HIDDEN, HiddenOutcomes
 from mlplatform.learning.skew.verdict import SkewReport
 from mlplatform.learning.validation.fairness import Fairness, judge_fairness
-from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
+from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts, VolumeReplay
 from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.learning.validation.measures import Measure
 from mlplatform.learning.validation.skew_gate import judge_skew
@@ -21,7 +21,7 @@ from mlplatform.model.bundle import AlertBand
 from mlplatform.model.definition import InputSpec
 from mlplatform.model.inputs import protected_sources
 from mlplatform.model.policies.training import GatePolicy, TrainingPolicy
-from mlplatform.runtime.figures import percent, span
+from mlplatform.runtime.figures import percent, span, utc_minute
 
 MINIMUM_POSITIVES = 10
 MINIMUM_CALLS = 100
@@ -102,7 +102,7 @@ class ReplayEvidence:
     """What replaying recent requests showed.
 
     `flip_share` and `counts` are None for a first version, `counts` also where the champion can't
-    be replayed any more.
+    be replayed any more. `volume` is None where model.yaml has no `decision.limit`.
     """
 
     rows: int
@@ -111,6 +111,7 @@ class ReplayEvidence:
     alert_share: float
     flip_share: float | None
     counts: ReplayCounts | None = None
+    volume: VolumeReplay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         judge_small_model(evidence.small_model, gates),
         judge_alerts(evidence.replay, gates),
         judge_flips(evidence.replay, gates),
+        *judge_volume(evidence.replay),
         judge_skew(evidence.skew, gates, is_first=evidence.champion is None),
     )
     fairness = judge_fairness(evidence.fairness, gates.fairness)
@@ -407,6 +409,23 @@ def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
         "decided otherwise than by the champion"
     )
     return at_most(name, replay.flip_share, limit, finding, percent(limit))
+
+
+def judge_volume(replay: ReplayEvidence) -> tuple[GateResult, ...]:
+    """No gateway would have stopped the bundle on recent requests; nothing without a limit."""
+    if replay.volume is None:
+        return ()
+    name, stop = "volume_limit", replay.volume.stop
+    if stop is not None:
+        reason = (
+            f"a gateway would have stopped this bundle at {utc_minute(replay.volume.at_ms)}: "
+            f"{stop.reason}; set decision.limit above what ordinary hours reach, or alert less"
+        )
+        return (GateResult(name, "failed", stop.share, stop.limit, reason),)
+    if replay.rows < MINIMUM_REPLAYED:
+        return (GateResult(name, "inconclusive", None, None, _too_few_replayed(replay)),)
+    reason = f"{replay.rows:,} requests ({replay.source}) would not have stopped it at a gateway"
+    return (GateResult(name, "passed", None, None, reason),)
 
 
 def _judge_maturity(data: DataEvidence) -> GateResult:

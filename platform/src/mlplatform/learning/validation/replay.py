@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, share_of_units
+from mlplatform.learning.validation.gate_report import VolumeReplay
 from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.bundle import AlertBand, Bundle
-from mlplatform.model.policies.decision_scale import DecisionScale
+from mlplatform.model.policies.decision_scale import DecisionScale, VolumeLimit
+from mlplatform.model.policies.volume import DecisionVolume
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.figures import percent
@@ -68,6 +70,22 @@ def replay(bundle: Bundle, model: ScoringSession, rows: Matrix) -> ReplayResult:
     """What the bundle says of each row."""
     scores = bundle.calibrate_many(model.scores(rows.of(bundle)))
     return ReplayResult(bundle.scale, scores, bundle.decide_many(scores).astype(np.int8))
+
+
+def replay_volume(limit: VolumeLimit, result: ReplayResult, rows: Matrix) -> VolumeReplay:
+    """What the volume limit of a gateway says of the replayed decisions, in event time.
+
+    An hour at which few people pay, and those few get alerts, reaches a limit that whole days keep
+    to: a bundle would be stopped each night that is as it should be.
+    """
+    customers, bucket = np.unique(rows.unit, return_inverse=True)
+    volume = DecisionVolume(limit, result.scale, len(customers))
+    names = result.scale.names
+    for row in np.argsort(rows.event_ms, kind="stable").tolist():
+        at_ms = int(rows.event_ms[row])
+        if volume.count(int(bucket[row]), names[result.decisions[row]], at_ms / 1000):
+            return VolumeReplay(volume.stopped, at_ms)
+    return VolumeReplay()
 
 
 def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) -> AlertBand:

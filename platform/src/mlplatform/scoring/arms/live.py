@@ -16,6 +16,7 @@ from mlplatform.model.oip import Codec
 from mlplatform.model.policies.classes import ClassChoice
 from mlplatform.model.policies.decision_scale import CutOffs
 from mlplatform.model.policies.serving import ChainPolicy
+from mlplatform.model.policies.volume import DecisionVolume, VolumeStop
 from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.model.scorecard import SmallScorer
 from mlplatform.model.tensors.named_tensors import NamedTensors
@@ -23,9 +24,8 @@ from mlplatform.model.windows.declaration import check_same
 from mlplatform.rollouts.serving.named_codec import codec_of
 from mlplatform.scoring.arms.fallback import FallbackStep, steps
 from mlplatform.scoring.arms.reasons import Explainer, explainer, ordinary_row
-from mlplatform.scoring.arms.routing import Assignment
+from mlplatform.scoring.arms.routing import BUCKETS, Assignment
 from mlplatform.scoring.arms.states import ArmState, FeaturesState, ModelState
-from mlplatform.scoring.arms.volume import DecisionVolume, VolumeStop
 from mlplatform.scoring.predictor_client.breaker import Breaker
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.cache import ScoreCache
@@ -242,7 +242,7 @@ class LiveModel:
             small=SmallScorer.of(bundle),
             cache=ScoreCache(cache, len(plan.names)) if cache else None,
             explainer=explainer(bundle, self._bundles / arm.bundle),
-            volume=DecisionVolume(limit, bundle.scale) if limit else None,
+            volume=DecisionVolume(limit, bundle.scale, BUCKETS) if limit else None,
             top=min(_top(definition), bundle.classes),
         )
 

@@ -14,7 +14,6 @@ import msgspec
 
 from mlplatform.model.policies.decision_scale import DecisionScale, VolumeLimit
 from mlplatform.runtime.figures import percent
-from mlplatform.scoring.arms.routing import BUCKETS
 
 RAISED: Final = 2.0
 """The evidence weighs the limit against this many times the limit. Shares between the limit and
@@ -22,9 +21,17 @@ about 1.45 times the limit are never proven."""
 
 
 class VolumeStop(msgspec.Struct, frozen=True):
-    """Why an arm is no longer asked, in words."""
+    """Why an arm is no longer asked.
+
+    Args:
+        reason: in words.
+        share: of the customers counted since the evidence began, those that got the decision.
+        limit: what the share may be.
+    """
 
     reason: str
+    share: float
+    limit: float
 
 
 class Excess:
@@ -71,10 +78,14 @@ class DecisionVolume:
     """The decisions of one arm in this process; stopped once, until somebody clears it.
 
     A customer counts once within `once_per_s`, so that one customer alone stops nothing.
+
+    Args:
+        buckets: number of groups that customers are put in; those of one group count as one.
     """
 
     __slots__ = (
         "_alerts",
+        "_buckets",
         "_counted_s",
         "_has_evidence",
         "_limit",
@@ -83,8 +94,9 @@ class DecisionVolume:
         "stopped",
     )
 
-    def __init__(self, limit: VolumeLimit, scale: DecisionScale) -> None:
+    def __init__(self, limit: VolumeLimit, scale: DecisionScale, buckets: int) -> None:
         self._limit, self._alerts = limit, frozenset(scale.alerts)
+        self._buckets = buckets
         self._names = scale.alerts
         self.stopped: VolumeStop | None = None
         self.clear()
@@ -96,15 +108,15 @@ class DecisionVolume:
         watched = [((name,), Excess(share, each)) for name, share in limit.shares.items()]
         self._watched = (*watched, (self._names, Excess(limit.alert_share, each)))
         self._has_evidence = False
-        self._counted_s = array("d", [-math.inf]) * BUCKETS
+        self._counted_s = array("d", [-math.inf]) * self._buckets
         self.stopped = None
 
     def count(self, bucket: int, decision: str, now_s: float) -> bool:
         """A decision of this arm; whether it is the one that stops the arm.
 
         Args:
-            bucket: of the customer (`Assignment.bucket`).
-            now_s: on the monotonic clock.
+            bucket: of the customer, less than `buckets`.
+            now_s: on a clock that does not run back.
         """
         if now_s - self._counted_s[bucket] < self._limit.once_per_s or self.stopped is not None:
             return False
@@ -122,4 +134,4 @@ class DecisionVolume:
 def _stop(names: tuple[str, ...], seen: Excess) -> VolumeStop:
     allowed = f"at most {percent(seen.limit)} allowed"
     decided = f"decided {' or '.join(names)} for {seen.hits} of {seen.events} customers"
-    return VolumeStop(f"{decided}, {allowed}")
+    return VolumeStop(f"{decided}, {allowed}", seen.hits / seen.events, seen.limit)
