@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import subprocess
 import threading
 import time
@@ -24,8 +25,9 @@ from tests.observability.stack import CONFIGS, ROOT, Stack, eventually
 from mlplatform.observing.slo.objectives import FILE
 from mlplatform.observing.slo.objectives import load as load_objectives
 from mlplatform.operations.wiring import Platform
-from mlplatform.runtime.configuration.settings import Settings, load
+from mlplatform.runtime.configuration.settings import Home, Settings, load
 from mlplatform.runtime.telemetry import signals
+from support.page_process import PageProcess
 from support.ports import free_port
 from support.probe import status_of
 from support.scoring_world import MODEL, ScoringWorld, payment
@@ -217,6 +219,22 @@ def test_a_burn_of_the_5m_1h_pair_reaches_the_pager(world: World, stack: Stack) 
         assert stack.query(f"slo:sli_error:ratio_rate{window}{chosen}")
     page = stack.webhook.pages("AvailabilityBudgetBurns", "firing")[0]
     assert page["annotations"]["runbook_url"].endswith("/AvailabilityBudgetBurns.md")
+
+
+def test_the_console_shows_what_prometheus_says_is_spent_of_availability(
+    stack: Stack, tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    page = PageProcess(home, MLPLATFORM_PROMETHEUS_URL=stack.url)
+    try:
+        text = page.get("/").text
+    finally:
+        page.close()
+    assert "were answered 5xx, by the gateways&#39; metrics in Prometheus" in text
+    assert re.search(
+        r"availability<br>.{0,200}<b class=\"bad\">spent [0-9.]+ times over", text, re.S
+    )
 
 
 def test_silence_under_a_champion_reaches_the_pager(world: World, stack: Stack) -> None:

@@ -219,9 +219,13 @@ GROUPS: Final = (
                 "the registry's token", place="servers.mlflow_token_file"),
         Setting("PAGE_URL", kinds.SERVER, "", ("page", "events", *_WORK),
                 "the page", place="servers.page"),
-        Setting("ALERTMANAGER_URL", kinds.ISSUER, "", ("page",),
+        Setting("ALERTMANAGER_URL", kinds.ENDPOINT, "", ("page",),
                 "the Alertmanager whose firing alerts the page shows; empty: it shows none",
                 place="servers.alertmanager"),
+        Setting("PROMETHEUS_URL", kinds.ENDPOINT, "", ("page",),
+                "the Prometheus with the platform's rules, which knows what is spent of the "
+                "availability's budget; empty: the page shows no such figure",
+                place="servers.prometheus"),
     ), note=(
         "`docs/cluster.md` says when to use which. Left empty, each is in the home folder or on "
         "this machine."

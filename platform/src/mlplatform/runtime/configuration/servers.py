@@ -19,7 +19,8 @@ class Servers:
         prefect: http://host:port of Prefect's server.
         mlflow: http://host:port of the registry.
         page: http://host:port of the platform's own page, as who shows it to people asks for it.
-        alertmanager: https, or http on this machine: the Alertmanager whose alerts the page shows.
+        alertmanager: http(s)://host:port of the Alertmanager whose alerts the page shows.
+        prometheus: http(s)://host:port of the Prometheus that knows what is spent of budgets.
         prefect_auth: user:password that Prefect's server asks for, which child processes inherit
             from the environment; empty: it asks for none.
         mlflow_token_file: of the registry's token; None: the one in the home folder.
@@ -30,6 +31,7 @@ class Servers:
     mlflow: str = ""
     page: str = ""
     alertmanager: str = ""
+    prometheus: str = ""
     prefect_auth: str = field(default="", repr=False)
     mlflow_token_file: Path | None = None
 

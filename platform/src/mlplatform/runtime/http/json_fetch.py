@@ -107,7 +107,7 @@ def fetched(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
     """The body at a URL, without following redirects.
 
     Args:
-        url: https, or http to this machine, as settings and discovery check it; no file.
+        url: http or https, as settings and discovery check it; no file.
         timeout_s: for connecting, and again for the answer from its first byte to its last.
 
     Raises:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.observing.page.test_traffic import NEWEST_MS, counts, read
 
 from mlplatform.observing.page.queries import error_budget
+from mlplatform.observing.page.queries.burn_rates import Burned
 from mlplatform.observing.page.queries.error_budget import BudgetRow
 from mlplatform.observing.slo import objectives
 from mlplatform.operations.traffic.buckets import BINS, EDGES
@@ -16,8 +17,11 @@ from mlplatform.operations.traffic.projection import Bucket, TrafficReport
 from rollout_world import fraud
 
 
-def budgets(found: TrafficReport | None) -> dict[str, BudgetRow]:
-    shown = error_budget.budget_table(fraud(), objectives.load(objectives.SHIPPED), found)
+def budgets(
+    found: TrafficReport | None, burned: Burned | str | None = None
+) -> dict[str, BudgetRow]:
+    shipped = objectives.load(objectives.SHIPPED)
+    shown = error_budget.budget_table(fraud(), shipped, found, burned)
     assert shown.window_days == 30
     return {one.name: one for one in shown.budgets}
 
@@ -54,6 +58,28 @@ def test_a_spend_that_is_nearly_or_more_than_the_budget_is_bad(
 def test_what_was_not_counted_is_no_data(found: TrafficReport | None) -> None:
     assert {one.text for one in budgets(found).values()} == {"no data"}
     assert "5xx leaves no record" in budgets(found)["availability"].note
+
+
+def test_the_spend_of_availability_is_what_prometheus_says_of_the_model() -> None:
+    one = budgets(None, {("fraud", "availability"): 0.25, ("other", "availability"): 9.0})
+    assert one["availability"].text == "25 % spent"
+    assert one["availability"].tone == "good"
+    assert one["availability"].note == (
+        "0.0025 % were answered 5xx, by the gateways' metrics in Prometheus; 0.01 % may be."
+    )
+
+
+@pytest.mark.parametrize(
+    ("burned", "note"),
+    [
+        ({("other", "availability"): 0.1}, "has counted no request of this model"),
+        ("Prometheus cannot be asked: it is away", "cannot be asked: it is away"),
+    ],
+)
+def test_a_spend_that_prometheus_does_not_say_is_no_data(burned: Burned | str, note: str) -> None:
+    one = budgets(None, burned)["availability"]
+    assert (one.text, one.tone) == ("no data", "")
+    assert note in one.note
 
 
 @given(st.lists(st.integers(1, 30_000_000), min_size=1, max_size=50), st.floats(0.01, 30_000))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.observing.page.queries.burn_rates import Burned
 from mlplatform.observing.slo.objectives import Objective, Objectives
 from mlplatform.operations.traffic.buckets import EDGES, SHADOW
 from mlplatform.operations.traffic.projection import TrafficReport
@@ -18,8 +19,9 @@ NEARLY: Final = 0.8
 """Of a budget: more is said to be bad."""
 UNCOUNTED: Final = (
     "The decision log cannot tell: a request that was answered 5xx leaves no record in it. The "
-    "gateways' metrics count those, and Grafana shows them."
+    "gateways' metrics count those; MLPLATFORM_PROMETHEUS_URL names no Prometheus that has them."
 )
+UNSEEN: Final = "Prometheus has counted no request of this model in this time."
 
 UNWRITTEN: Final = "The log does not know how long the writing took: Grafana shows it with that."
 
@@ -49,20 +51,35 @@ class BudgetTable:
 
 
 def budget_table(
-    definition: ModelDefinition, objectives: Objectives, found: TrafficReport | None
+    definition: ModelDefinition,
+    objectives: Objectives,
+    found: TrafficReport | None,
+    burned: Burned | str | None,
 ) -> BudgetTable:
     """The budgets of availability and latency.
 
     Args:
         found: of the window before the newest event; None: nothing was counted yet.
+        burned: by Prometheus; a sentence: why it can't be asked; None: no setting names one.
     """
     tier = objectives.tiers[definition.tier]
     latency = _latency(tier.latency, float(definition.latency_slo_ms), found)
-    availability = BudgetRow(
-        "availability", f"{_share(tier.availability.objective)} of the requests are not answered"
-        " 5xx", NO_DATA, UNCOUNTED, "",
-    )  # fmt: skip
+    availability = _availability(definition.name, tier.availability, burned)
     return BudgetTable(objectives.window_days, (availability, latency))
+
+
+def _availability(model: str, objective: Objective, burned: Burned | str | None) -> BudgetRow:
+    name = "availability"
+    sentence = f"{_share(objective.objective)} of the requests are not answered 5xx"
+    if burned is None or isinstance(burned, str):
+        return BudgetRow(name, sentence, NO_DATA, burned or UNCOUNTED, "")
+    if (spent := burned.get((model, name))) is None:
+        return BudgetRow(name, sentence, NO_DATA, UNSEEN, "")
+    note = (
+        f"{_share(spent * objective.budget)} were answered 5xx, by the gateways' metrics in "
+        f"Prometheus; {_share(objective.budget)} may be."
+    )
+    return BudgetRow(name, sentence, spend(spent), note, tone(spent))
 
 
 def slower(latency: npt.NDArray[np.int64], goal_ms: float) -> int:

@@ -23,6 +23,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page.queries import decisions, error_budget, firing_alerts
+from mlplatform.observing.page.queries.burn_rates import Burned, BurnRates
 from mlplatform.observing.page.queries.decisions import RecordDetail
 from mlplatform.observing.page.queries.error_budget import BudgetTable
 from mlplatform.observing.page.queries.evidence_index import EvidenceIndex
@@ -85,6 +86,8 @@ class Sources:
         self._searching = threading.Semaphore(MOST_SEARCHES)
         self._alerting = threading.Semaphore(MOST_ALERTING)
         self._evidence = EvidenceIndex()
+        url = platform.settings.servers.prometheus
+        self._burn_rates = BurnRates(url) if url else None
 
     def without_restriction(self) -> Sources:
         """The same of every model, for what asks by itself what a reader may do."""
@@ -151,7 +154,15 @@ class Sources:
         """
         objectives = _objectives()
         found = traffic.read(self.platform, model.name, objectives.window_days * DAY_MS)
-        return error_budget.budget_table(model, objectives, found)
+        return error_budget.budget_table(model, objectives, found, self._burned())
+
+    def _burned(self) -> Burned | str | None:
+        if self._burn_rates is None:
+            return None
+        try:
+            return self._burn_rates.read()
+        except Unavailable as error:
+            return f"Prometheus cannot be asked: {error}"
 
     def rollouts(self, model: str | None = None, *, skip: int = 0, most: int) -> list[RolloutState]:
         """A part of all rollouts, the newest first: the journals of these alone are read.
