@@ -93,6 +93,16 @@ def test_a_server_that_stays_silent_is_unavailable_and_the_run_is_named(
     assert "no answer for" in str(result.exception.__cause__)
 
 
+def test_a_run_that_crashed_ends_with_what_to_do(runner: CliRunner, prefect_gives: Any) -> None:
+    message = "Process exited with status code: 1"
+    prefect_gives(replace(RUNNING, state="CRASHED", state_name="Crashed", message=message))
+    result = runner.invoke(commands.app, ["retrain", "fraud"])
+    assert result.exit_code == 1
+    assert "calm-lynx: Crashed. Process exited with status code: 1\n" in result.stdout
+    assert "Give the command again to start anew." in result.stdout
+    assert result.stderr == "error: the run's process ended before its flow did\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message", "code", "told"),
     [

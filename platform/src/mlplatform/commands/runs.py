@@ -133,6 +133,9 @@ def _print_end(run: FlowRun, reports: Mapping[str, str], address: str) -> None:
     print_line(f"  {address}")
     if run.failure:
         print_error(PlatformError(run.failure.text))
+    elif run.state == "CRASHED":
+        print_error(PlatformError("the run's process ended before its flow did"))
+        print_line("  Why is in the run's log at this address. Give the command again to start anew.")
 
 
 def _code_of(run: FlowRun) -> int:
