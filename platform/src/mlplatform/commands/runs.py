@@ -135,7 +135,7 @@ def _print_end(run: FlowRun, reports: Mapping[str, str], address: str) -> None:
         print_error(PlatformError(run.failure.text))
     elif run.state == "CRASHED":
         print_error(PlatformError("the run's process ended before its flow did"))
-        print_line("  Why is in the run's log at this address. Give the command again to start anew.")
+        print_line("  Its log at this address says why. Give the command again to start anew.")
 
 
 def _code_of(run: FlowRun) -> int:

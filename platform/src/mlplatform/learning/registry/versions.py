@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
 from mlplatform.learning.registry.run_record import RunRecord
+from mlplatform.learning.validation.report_entries import ValidationReport
 
 STATUS_TAG = "status"
 FACTS_TAG = "facts"
@@ -32,7 +33,7 @@ class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
     data_digest: str
     code_version: str
     metrics: dict[str, float]
-    report: dict[str, Any]
+    report: ValidationReport
     author: str
     validated: bool
     alert_low: float

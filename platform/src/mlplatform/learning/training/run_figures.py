@@ -22,6 +22,7 @@ from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows, row
 from mlplatform.learning.validation.fold_gate import FoldFinding
 from mlplatform.learning.validation.gate_report import GateReport
 from mlplatform.learning.validation.report import to_dict, to_markdown
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.learning.validation.search_report import SearchReport
 from mlplatform.learning.validation.statistics import Ranking
 from mlplatform.model.bundle import Bundle
@@ -301,7 +302,7 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
     return json.dumps({"columns": list(names), "data": rows}, allow_nan=False).encode()
 
 
-def _description(definition: ModelDefinition, figures: Mapping[str, Any]) -> str:
+def _description(definition: ModelDefinition, figures: ValidationReport) -> str:
     name = definition.name
     return "\n".join(
         [

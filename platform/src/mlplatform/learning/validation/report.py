@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mlplatform.learning.validation.gate_report import GateReport, ReplayCounts
 from mlplatform.learning.validation.gate_result import GateResult
+from mlplatform.learning.validation.report_entries import (
+    FairnessEntry,
+    FoldEntry,
+    GateEntry,
+    IntervalEntry,
+    MeasureEntry,
+    ReplayEntry,
+    SearchEntry,
+    ValidationReport,
+)
 from mlplatform.runtime.canonical import finite_or_none
 from mlplatform.runtime.figures import utc_day
 from mlplatform.runtime.text import markdown
@@ -61,20 +71,26 @@ MEASURES = {
 }
 
 
-def to_dict(report: GateReport) -> dict[str, Any]:
+def to_dict(report: GateReport) -> ValidationReport:
     """The report as JSON can hold it."""
-    return {
+    made: ValidationReport = {
         "model": report.model,
         "bundle": report.bundle,
         "champion": report.champion,
         "passed": report.passed,
         "gates": [_gate(g) for g in report.gates],
-        **({} if report.replayed is None else {"replayed": _replayed(report.replayed)}),
-        **({"measures": [_finite(asdict(m)) for m in report.measures]} if report.measures else {}),
-        **({"folds": [_finite(asdict(f)) for f in report.folds]} if report.folds else {}),
-        **({} if report.search is None else {"search": _finite(report.search.summary())}),
-        **({} if report.fairness is None else {"fairness": _finite(asdict(report.fairness))}),
     }
+    if report.replayed is not None:
+        made["replayed"] = _replayed(report.replayed)
+    if report.measures:
+        made["measures"] = [_finite(asdict(m)) for m in report.measures]
+    if report.folds:
+        made["folds"] = [_finite(asdict(f)) for f in report.folds]
+    if report.search is not None:
+        made["search"] = _finite(report.search.summary())
+    if report.fairness is not None:
+        made["fairness"] = _finite(asdict(report.fairness))
+    return made
 
 
 def _finite(value: Any) -> Any:
@@ -90,17 +106,21 @@ def _finite(value: Any) -> Any:
             return value
 
 
-def _replayed(counts: ReplayCounts) -> dict[str, Any]:
-    found = asdict(counts)
-    found = {"payments": found.pop("requests"), **found}
-    if found["flips"] is None:
-        del found["flips"]
-    segments = {name: _replayed(inside) for name, inside in counts.segments.items()}
-    del found["segments"]
-    return found | ({"segments": segments} if segments else {})
+def _replayed(counts: ReplayCounts) -> ReplayEntry:
+    made: ReplayEntry = {
+        "payments": counts.requests,
+        "alerts": counts.alerts,
+        "champion_alerts": counts.champion_alerts,
+        "both_alerts": counts.both_alerts,
+    }
+    if counts.flips is not None:
+        made["flips"] = counts.flips
+    if counts.segments:
+        made["segments"] = {name: _replayed(inside) for name, inside in counts.segments.items()}
+    return made
 
 
-def to_markdown(report: Mapping[str, Any]) -> str:
+def to_markdown(report: ValidationReport) -> str:
     """A report of `to_dict` as a page."""
     outcome = "passed" if report["passed"] else "did not pass"
     return "\n".join(
@@ -119,7 +139,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     )
 
 
-def summary(report: Mapping[str, Any]) -> str:
+def summary(report: ValidationReport) -> str:
     """How many gates passed, and against what, in two sentences."""
     gates, champion = report["gates"], report["champion"]
     passed = sum(g["verdict"] == "passed" for g in gates)
@@ -131,7 +151,7 @@ def summary(report: Mapping[str, Any]) -> str:
     return f"{passed} of {len(gates)} gates passed. Compared with {against}."
 
 
-def findings(report: Mapping[str, Any]) -> list[str]:
+def findings(report: ValidationReport) -> list[str]:
     """The gates as lines of a Markdown list, what stopped the candidate first.
 
     A list, not a table: the form in Prefect's UI is too narrow for a column of sentences.
@@ -144,7 +164,7 @@ def findings(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _measures(measures: Sequence[Mapping[str, Any]]) -> list[str]:
+def _measures(measures: Sequence[MeasureEntry]) -> list[str]:
     """The measures as a list, for the reason of `findings`."""
     if not measures:
         return []
@@ -159,7 +179,7 @@ def _measures(measures: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def _folds(folds: Sequence[Mapping[str, Any]]) -> list[str]:
+def _folds(folds: Sequence[FoldEntry]) -> list[str]:
     """Each fold's first measure, as the other ones are in the run's metrics."""
     if not folds:
         return []
@@ -183,7 +203,7 @@ def _folds(folds: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def _search(search: Mapping[str, Any] | None) -> list[str]:
+def _search(search: SearchEntry | None) -> list[str]:
     if search is None:
         return []
     name = MEASURES.get(search["measure"]) or "the model's own measure"
@@ -199,11 +219,11 @@ def _search(search: Mapping[str, Any] | None) -> list[str]:
     return [*lines, ""]
 
 
-def _is_bound(search: Mapping[str, Any]) -> bool:
-    return bool(search["done"] < search["wanted"])
+def _is_bound(search: SearchEntry) -> bool:
+    return search["done"] < search["wanted"]
 
 
-def _fairness(fairness: Mapping[str, Any] | None) -> list[str]:
+def _fairness(fairness: FairnessEntry | None) -> list[str]:
     if fairness is None:
         return []
     adverse = ", ".join(map(markdown, fairness["adverse"]))
@@ -220,7 +240,7 @@ def _fairness(fairness: Mapping[str, Any] | None) -> list[str]:
     return [*lines, ""]
 
 
-def _number(found: Mapping[str, float | None] | None, sign: str = "", end: str = ".3f") -> str:
+def _number(found: IntervalEntry | None, sign: str = "", end: str = ".3f") -> str:
     form = f"{{:{sign}{end}}}"
     if found is not None and found["low"] is not None and found["high"] is None:
         return f"{form.format(found['low'])} or more"
@@ -232,7 +252,7 @@ def _number(found: Mapping[str, float | None] | None, sign: str = "", end: str =
     return f"{value} ({form.format(found['low'])} to {form.format(found['high'])})"
 
 
-def _gate(gate: GateResult) -> dict[str, Any]:
+def _gate(gate: GateResult) -> GateEntry:
     return {
         "name": gate.name,
         "verdict": gate.verdict,

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from mlplatform.decisions.records.pseudonym import load_or_create_key
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Routes
 from mlplatform.operations.actions import interim_analyses, last_results, retention, review, traffic
 from mlplatform.operations.actions.interim_analyses import StepHistory
@@ -22,7 +23,6 @@ from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.approval_codes import Approver, Question
-from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
 from mlplatform.rollouts.journal.transitions import (
     Answer,
@@ -108,7 +108,9 @@ def plan_rollout(
         version: a validated one; None: any that is as replay predicts of none.
         days: of event time, that are read of the log.
     """
-    report = {} if version is None else platform.registry.get(model, version).facts.report
+    report: ValidationReport = {}
+    if version is not None:
+        report = platform.registry.get(model, version).facts.report
     return _planned(platform, model, platform.rollouts.routes(model), report, days)
 
 

@@ -7,12 +7,10 @@ who write and read it.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.rollouts.journal.basis_evidence import BasisEvidence, PlanEvidence
-
-ValidationReport = dict[str, Any]
-"""As `learning.validation.report.to_dict` gives it: the journal only keeps it."""
 
 Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, assert_never
 
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Arm
-from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.transitions import (
     Answered,
     ApprovalAsked,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Arm
-from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.runtime.canonical import digest
 
 if TYPE_CHECKING:  # msgspec drops what a TypedDict does not name, and digests are of all of it

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.approval_codes import Question
-from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.journal import Passes, Rollouts
 from mlplatform.rollouts.journal.state import RolloutState, check_approver, fold
 from mlplatform.rollouts.journal.transitions import (

@@ -10,12 +10,12 @@ from typing import Final
 import msgspec
 
 from mlplatform.decisions.records.port import Watermark
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import segment_sources
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
 from mlplatform.model.routes import Routes
 from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
-from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.passes.count_cache import count
 from mlplatform.rollouts.passes.plan import (
@@ -341,7 +341,8 @@ def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
     met = champion is not None and validation.get("champion") == champion.bundle
     if (flips := replayed.get("flips")) is not None:  # of classes
         return Prediction(1.0, flips / replayed["payments"]) if met else ALIKE
-    own, other, both = (replayed[k] for k in ("alerts", "champion_alerts", "both_alerts"))
+    own, other = replayed["alerts"], replayed["champion_alerts"]
+    both = replayed["both_alerts"]
     if not own:
         return ALIKE
     either, share = own + other - both, own / replayed["payments"]
@@ -354,7 +355,8 @@ def predicted_segments(validation: ValidationReport, routes: Routes) -> dict[str
     """Predictions by name of the segments whose replay says enough; none where it met another
     champion."""
     whole = prediction_of(validation, routes)
-    of_segments = (validation.get("replayed") or {}).get("segments") or {}
+    replayed = validation.get("replayed")
+    of_segments = (replayed and replayed.get("segments")) or {}
     if not whole.replayed:
         return {}
     found = {

@@ -472,8 +472,11 @@ def _identity(state: RolloutState) -> Evidence:
 
 def _validated(state: RolloutState) -> Evidence:
     """What is known of a version before it met traffic: an approval is an answer to this too."""
-    found = _identity(state) | {"validation": state.validation}
-    return found if state.plan is None else found | {"plan": msgspec.to_builtins(state.plan)}
+    found = _identity(state)
+    found["validation"] = state.validation
+    if state.plan is not None:
+        found["plan"] = msgspec.to_builtins(state.plan)
+    return found
 
 
 def _canary_step(

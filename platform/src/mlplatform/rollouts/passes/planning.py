@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from mlplatform.decisions.records.port import DecisionLog
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.rollout import CanaryStep, ShadowStep, Tolerance
 from mlplatform.model.routes import Routes
-from mlplatform.rollouts.journal.evidence import ValidationReport
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
 from mlplatform.rollouts.passes.history import read_profile
 from mlplatform.rollouts.passes.observe import (
@@ -126,10 +126,10 @@ def segment_plans(
     of_segments: Mapping[str, Prediction],
 ) -> dict[str, StagePlan]:
     """What shadow shows of each segment by itself, if replay had enough of its requests."""
-    replayed = validation.get("replayed") or {}
-    found = {}
+    replayed = validation.get("replayed")
+    found: dict[str, StagePlan] = {}
     for segment in shadow.step.segments:
-        if (prediction := of_segments.get(segment.name)) is None:
+        if replayed is None or (prediction := of_segments.get(segment.name)) is None:
             continue
         counts = replayed["segments"][segment.name]
         part = counts["payments"] / replayed["payments"]
@@ -238,11 +238,11 @@ def expected_alerts(
     if not champion > 0:
         return None
     own = champion * prediction.alert_ratio
-    replayed = validation.get("replayed") or {}
+    replayed = validation.get("replayed")
     apart = prediction.disagreement if prediction.replayed else ALONE_UNKNOWN
     return Alerts.predicted(
         own, champion, apart,
-        replayed=int(replayed.get("payments", 0)), by_replay=prediction.alert_share,
+        replayed=replayed["payments"] if replayed else 0, by_replay=prediction.alert_share,
     )  # fmt: skip
 
 

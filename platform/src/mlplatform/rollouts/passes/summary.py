@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlplatform.learning.validation import report
+from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.passes.plan_text import from_evidence, next_step
 from mlplatform.rollouts.verdicts.comparison import GATES
@@ -94,7 +95,7 @@ def to_markdown(rollout_id: str, evidence: Evidence) -> str:
     return "\n".join(lines)
 
 
-def _validation(found: Mapping[str, Any]) -> list[str]:
+def _validation(found: ValidationReport) -> list[str]:
     if not found.get("gates"):
         return ["**No gate report was recorded when this rollout was opened.**"]
     return [report.summary(found), "", *report.findings(found)]

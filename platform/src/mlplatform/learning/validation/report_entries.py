@@ -1,0 +1,147 @@
+"""What a gate report holds as JSON, by name; journal, registry and page keep and read it.
+
+A report of an earlier release may lack any of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+from mlplatform.learning.validation.gate_result import Verdict
+
+
+class IntervalEntry(TypedDict):
+    """An `Interval`; null is what is not known."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class GateEntry(TypedDict):
+    """A `GateResult`."""
+
+    name: str
+    verdict: Verdict
+    observed: float | None
+    limit: float | None
+    interval: list[float] | None
+    reason: str
+
+
+class ReplayEntry(TypedDict):
+    """The `ReplayCounts` of requests, which are called payments there, and of each segment."""
+
+    payments: int
+    alerts: int
+    champion_alerts: int
+    both_alerts: int
+    flips: NotRequired[int]
+    segments: NotRequired[dict[str, ReplayEntry]]
+
+
+class MeasureEntry(TypedDict):
+    """A `Measure`."""
+
+    name: str
+    candidate: IntervalEntry
+    champion: IntervalEntry | None
+    difference: IntervalEntry | None
+
+
+class FoldEntry(TypedDict):
+    """A `FoldFinding`."""
+
+    number: int
+    from_ms: int
+    to_ms: int
+    fitted: int
+    rows: int
+    positives: int
+    is_unseen: bool
+    measures: list[MeasureEntry]
+    problem: str
+
+
+class SearchEntry(TypedDict):
+    """A `SearchReport` without its trials.
+
+    Args:
+        best: number of the best trial. value: of its measure.
+        reasons: of trials that failed, three at most.
+    """
+
+    measure: str
+    wanted: int
+    done: int
+    complete: int
+    pruned: int
+    failed: int
+    budget_s: int
+    seconds: float
+    best: int
+    value: float | None
+    parameters: dict[str, Any]
+    reasons: list[str]
+
+
+class GroupEntry(TypedDict):
+    """A `GroupFairness`."""
+
+    group: str
+    rows: int
+    units: int
+    known: int
+    positives: int
+    adverse_share: IntervalEntry
+    true_positive_rate: IntervalEntry
+    false_positive_rate: IntervalEntry
+    mean_score: float | None
+    observed: IntervalEntry
+    calibration_gap: IntervalEntry
+    favourable_ratio: float | None
+    adverse_share_ratio: IntervalEntry | None
+    false_positive_ratio: IntervalEntry | None
+
+
+class AttributeEntry(TypedDict):
+    """An `AttributeFairness`."""
+
+    attribute: str
+    reference: str
+    unknown: int
+    groups: list[GroupEntry]
+
+
+class FairnessEntry(TypedDict):
+    """A `Fairness`."""
+
+    adverse: list[str]
+    rows: int
+    ratio_level: float
+    attributes: list[AttributeEntry]
+
+
+class ReportEntry(TypedDict, total=False):
+    """A `GateReport`; empty where a rollout was opened without one.
+
+    Args:
+        bundle, champion: digests; a first version has no champion.
+    """
+
+    model: str
+    bundle: str
+    champion: str | None
+    passed: bool
+    gates: list[GateEntry]
+    replayed: ReplayEntry
+    measures: list[MeasureEntry]
+    folds: list[FoldEntry]
+    search: SearchEntry
+    fairness: FairnessEntry
+
+
+if TYPE_CHECKING:  # msgspec drops what a TypedDict does not name, and digests are of all of it
+    ValidationReport = ReportEntry
+else:
+    ValidationReport = dict[str, Any]
