@@ -119,7 +119,7 @@ def test_a_bundle_with_windows_of_earlier_releases_keeps_the_digest_that_they_ga
 
 
 def test_a_bundle_from_before_there_were_classes_keeps_its_bytes(tmp_path):
-    """Its file is of commit ed773838, with all that a bundle of two outcomes can hold."""
+    """Its file was written before `task: classes` came, and has all that two outcomes can have."""
     (tmp_path / BUNDLE_FILE).write_bytes(EARLIER_BUNDLE.read_bytes())
     (tmp_path / MODEL_FILE).write_bytes(MODEL)
     expected = "46545d086ea2b56a1016eacfd3dec9e07d1b88bef5e5536ca95560a364ef935e"
