@@ -35,14 +35,6 @@ def refusal(address: str, *, loopback: bool) -> str:
     return ""
 
 
-def names_loopback(host: str) -> bool:
-    """Whether a url's host is this machine, by its own words."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _inner(address: Ip) -> Ip:
     """The IPv4 address that an IPv6 address stands for, where it does."""
     if isinstance(address, ipaddress.IPv4Address):

@@ -13,11 +13,12 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from mlplatform.observing.events.addresses import names_loopback, refusal
+from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.messages import Message, message
 from mlplatform.observing.events.receivers import Receiver
 from mlplatform.observing.events.retries import asked_s
 from mlplatform.rollouts.outbox.event import CloudEvent
+from mlplatform.runtime.configuration.kinds import names_loopback
 from mlplatform.runtime.errors import ConfigInvalid
 
 SEND_S: Final = 10.0

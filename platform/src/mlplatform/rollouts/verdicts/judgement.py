@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.policies.rollout import StopLimits, Tolerance
-from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence
+from mlplatform.rollouts.journal.evidence import Evidence, GateEvidence, Verdict
 from mlplatform.rollouts.journal.journal import GatewayLease
 from mlplatform.rollouts.verdicts.aggregates import ARMS, Aggregates
 from mlplatform.rollouts.verdicts.comparison import Requirements, SegmentStep, comparisons
@@ -27,7 +27,6 @@ from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
     Prediction,
-    Verdict,
     difference_values,
     in_percent,
     number_of,

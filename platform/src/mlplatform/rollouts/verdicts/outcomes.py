@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mlplatform.rollouts.journal.evidence import Verdict
 from mlplatform.rollouts.verdicts.delays import LabelsCome
 from mlplatform.rollouts.verdicts.facts import Flags
 from mlplatform.rollouts.verdicts.hidden_outcomes import (
@@ -36,7 +37,6 @@ from mlplatform.rollouts.verdicts.verdict import (
     Errors,
     Gate,
     Harm,
-    Verdict,
     difference_values,
     harm_gate,
     in_percent,

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from mlplatform.rollouts.journal.evidence import Verdict
 from mlplatform.rollouts.verdicts.statistics import ClusterSums, Difference, change_of_champion
 from mlplatform.runtime.figures import percent
-
-Verdict = Literal["HEALTHY", "UNHEALTHY", "INCONCLUSIVE"]
 
 NEARLY_CERTAIN = 0.001
 """A smaller error is given as "more than 99.9 % certain": further digits tell a reader nothing."""

@@ -118,7 +118,7 @@ def is_trustworthy(url: str) -> bool:
         return False
     if not host or parts.username is not None or parts.query or parts.fragment:
         return False
-    return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))
+    return parts.scheme == "https" or (parts.scheme == "http" and names_loopback(host))
 
 
 def _own(kind: type, text: str) -> Any:
@@ -138,7 +138,8 @@ def _folders(part: str) -> tuple[Path, ...]:
     return (SHIPPED if part == OF_SHIPPED else Path(part).absolute(),)
 
 
-def _is_loopback(host: str) -> bool:
+def names_loopback(host: str) -> bool:
+    """Whether a URL's host is this machine, by its own words."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
