@@ -218,7 +218,7 @@ def test_nobody_answers_for_an_ordinary_promotion(world: World) -> None:
         bound_to=promotion.evidence_digest,
     )  # fmt: skip
     assert ordinary.phase == "promoted"
-    with pytest.raises(Refused, match="Answered refused"):
+    with pytest.raises(Refused, match="an answer can't follow"):
         fold([Opened(**(fields(opening) | {"emergency": False, "bootstrap": True,
                                            "approval": "none"})), promotion, answer])  # fmt: skip
 

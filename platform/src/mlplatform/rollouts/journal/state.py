@@ -358,11 +358,31 @@ _FROM: dict[type[PhaseChange | PhaseRemark], frozenset[Phase]] = {
 }
 
 
+_IN_WORDS: dict[type[PhaseChange | PhaseRemark], str] = {
+    Paused: "a pause",
+    Resumed: "a resumption",
+    DeployRefused: "a failed start of its service",
+    ShadowStarted: "its shadow phase",
+    ApprovalAsked: "a request for approval",
+    Answered: "an answer",
+    CanaryStepped: "a step of the canary",
+    Promoted: "a promotion",
+    Confirmed: "a confirmation",
+    Superseded: "its replacement",
+    RolledBack: "a rollback",
+}
+
+
+def _unfitting(state: RolloutState, fact: PhaseChange | PhaseRemark) -> Refused:
+    what = _IN_WORDS[type(fact)]
+    return Refused(f"rollout {state.rollout_id} is {state.phase}: {what} can't follow")
+
+
 def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
     if state.model != fact.model or state.rollout_id != fact.rollout_id:
         raise Refused(f"a transition of {fact.rollout_id} can't follow {state.rollout_id}")
     if state.phase not in _FROM[type(fact)]:
-        raise Refused(f"rollout {state.rollout_id} is {state.phase}: {type(fact).__name__} refused")
+        raise _unfitting(state, fact)
     _check_paused(state, fact)
     if isinstance(fact, CanaryStepped):
         expected = 0 if state.step is None else state.step + 1
@@ -381,8 +401,8 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
             )
         _check_answered(state, fact)
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"
-    unheard = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
-    if unheard and not at_once:
+    skips_ramp = isinstance(fact, Promoted) and state.phase == "deploying" and not state.bootstrap
+    if skips_ramp and not at_once:
         raise Refused(f"rollout {state.rollout_id} is {state.phase}, and there is a champion")
     asks = state.phase == "awaiting_approval"
     approved_first = isinstance(fact, Promoted | CanaryStepped) and (asks or state.needs_approval)
@@ -393,7 +413,7 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
 def _check_in_time(state: RolloutState, fact: Answered) -> None:
     """An emergency promotion is confirmed in time, and no other promotion is answered for."""
     if not state.awaits_answer:
-        raise Refused(f"rollout {state.rollout_id} is {state.phase}: Answered refused")
+        raise _unfitting(state, fact)
     if state.phase == "promoted" and not in_time_to_confirm(state, fact.wall_ms):
         raise Refused(
             f"the emergency promotion of {state.rollout_id} was to be confirmed within"
