@@ -10,8 +10,8 @@ from typing import Any, Final
 import msgspec
 
 NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for bytes that are no JSON, or not of the wanted shape. msgspec tells of
-text that is not UTF-8 by an error that is none of its own."""
+"""What decoding raises for bytes that are no JSON, or not of the wanted shape. For text that is not
+UTF-8 msgspec raises Python's `UnicodeDecodeError`."""
 
 
 def canonical_json(value: Any) -> bytes:

@@ -20,7 +20,7 @@ from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.batches import chunks, inserting
 
 _PARTS: Final = 2
-"""So much of a claim, in whole days, is the time that a table is for; each costs a look-up."""
+"""Tables among which the time of a claim is divided, by whole days; each costs a look-up."""
 _DIGEST_BYTES: Final = 16
 _LENGTHS: Final = struct.Struct("<3Q").pack
 _MOST_SHAPES: Final = 4_096

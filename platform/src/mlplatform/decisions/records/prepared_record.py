@@ -80,7 +80,7 @@ def prepared(entry: Entry) -> StorableRecord:
 
 
 def check_storable(one: StorableRecord) -> None:
-    """What a database would find out when it is given the record, for when there is none to ask.
+    """Checks what a database would refuse, where the record goes to none now.
 
     Raises:
         InputInvalid: a number beyond 64 bits, or text that is not Unicode.

@@ -184,7 +184,7 @@ def judge_own(own: OwnGates, rows: HeldOut) -> OwnFindings:
 
 
 class _WrongAnswer(Exception):
-    """What a function gave is no result."""
+    """A function returned something that is no result."""
 
 
 def unreadable(why: str) -> OwnFindings:

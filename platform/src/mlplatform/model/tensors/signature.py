@@ -66,8 +66,8 @@ class OutputTensor(_Part, frozen=True):
 
 
 class ScoreOf(_Part, frozen=True):
-    """Which output is the score; of one with columns, which of them, from 0. Of classes all are:
-    their probabilities in their order."""
+    """The output that is the score, and its column, from 0, where it has columns. A model of
+    classes has no column: all of them are probabilities, in the order of the classes."""
 
     output: TensorName
     column: Annotated[int, Meta(ge=0, le=4095)] | None = None

@@ -159,7 +159,7 @@ APPLY_WORKLOADS: Final = "an overlay of platform/manifests/workloads (docs/clust
 
 
 def unreadable_finding(what: str, missing: UnreadableObject) -> CheckFinding:
-    """What could not be looked at, which is no pass."""
+    """The finding of a check that could not be made: it does not count as passed."""
     return CheckFinding(
         "unknown",
         what,

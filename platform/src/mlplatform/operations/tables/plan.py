@@ -36,7 +36,7 @@ class InputFile(_StoredPart, frozen=True):
 
 
 class Plan(_StoredPart, frozen=True):
-    """What an output folder is the output of; written before anything else there.
+    """The input, model and options of a batch, written into its output folder before anything else.
 
     Args:
         rules: digest of what the model's folder says of requests, features and the safe outcome;

@@ -87,9 +87,9 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
 
 
 def _commonest(present: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The value that half of all values or more are, with its share; of fewer, some value.
+    """The value of at least half of all, with its share; where there is none, some value.
 
-    Such a value is a median, and takes no count of all others.
+    Such a value is a median, so the others need no count.
     """
     middle = [(len(present) - 1) // 2, len(present) // 2]
     medians = np.partition(present, middle)[middle].tolist()

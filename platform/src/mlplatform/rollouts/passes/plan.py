@@ -231,7 +231,7 @@ def reconciled_services(
 
 
 def canary_step(policy: RolloutPolicy, percent: float) -> CanaryStep:
-    """What a share of customers is held to; also a share that model.yaml had once, and has not."""
+    """The step of a share; where model.yaml no longer has that share, the next larger step."""
     return next((c for c in policy.canary if c.percent >= percent), policy.canary[-1])
 
 

@@ -442,7 +442,7 @@ class Connection(asyncio.Protocol):
             self._since_s = time.monotonic()
 
     def _go_on(self) -> None:
-        """Goes on with the next request, the last word, or reading."""
+        """Starts the next request, else sends the final error, else reads on."""
         while self._queue and self._current is None and not self._is_write_paused:
             self._start(self._queue.popleft())
         if self._queue or self._is_closing:

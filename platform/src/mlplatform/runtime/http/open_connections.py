@@ -79,7 +79,7 @@ class OpenConnections(Generic[C]):
         return peer is not None and connection not in self._strangers.get(peer, ())
 
     def remove(self, connection: C) -> None:
-        """It is closed; one that is not counted is nothing."""
+        """Forget a closed connection; one that is not counted changes nothing."""
         peer = self._peers.pop(connection, None)
         if peer is not None and connection in self._strangers.get(peer, ()):
             self._forget_stranger(connection, peer)

@@ -27,7 +27,7 @@ from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
 from mlplatform.runtime.sandbox.protocol import Arrays, BrokenFrame, Frame
 
 START_S: Final = 120.0
-"""A machine that is busy to the brim takes long to load libraries."""
+"""A fully loaded machine takes long to load libraries."""
 WALL_PER_CPU: Final = 4
 WALL_MORE_S: Final = 60.0
 """A request ends after its processor time, and so much later on a machine that others use."""

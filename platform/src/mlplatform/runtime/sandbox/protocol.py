@@ -22,7 +22,7 @@ Arrays = Sequence[NDArray[Any]]
 
 
 class BrokenFrame(Exception):
-    """What came is no frame, or more than was to come."""
+    """The bytes are no frame, or more than was announced."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ UNMETERED: Final[frozenset[Operation]] = frozenset({"metrics"})
 """Who watches an overload must get in while it lasts."""
 
 ON_SOME: Final[frozenset[Operation]] = frozenset({"read", "score", "push"})
-"""What a path without a model is open to, for who may do it on any: the rest is checked later."""
+"""Operations whose paths name no model: a caller who may do one on any model gets in, and the model
+is checked later."""
 
 Outcome = str
 OutcomeCounter = Callable[[Outcome, str], None]

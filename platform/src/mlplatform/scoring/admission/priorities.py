@@ -38,7 +38,7 @@ class Enter:
 
 @dataclass(frozen=True, slots=True)
 class ShedRequest:
-    """There is none for this class.
+    """There is no room for this class.
 
     Args:
         ceiling: how many requests may be in flight for this class to get in.

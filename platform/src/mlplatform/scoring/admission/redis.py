@@ -14,7 +14,7 @@ PREFIX: Final = "{mlplatform:buckets}:"
 """The braces put all buckets into one slot of a cluster: a step is one script."""
 
 FORGET_AFTER_MS: Final = 2 * MAX_REFILL_S * 1000
-"""Full again for long: a bucket that is not there is full."""
+"""A bucket without requests is full long before that: a missing bucket counts as full."""
 
 _TAKE: Final = """
 local now, forget, given = tonumber(ARGV[1]), ARGV[2], {}

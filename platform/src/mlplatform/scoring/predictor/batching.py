@@ -170,7 +170,7 @@ class ScoreQueue:
             self._end(error)
 
     def _end(self, error: BaseException) -> None:
-        """Never ready again, and an answer for all that will have no other."""
+        """Stay not ready, and answer every request that still waits with the error."""
         self._metrics.ready.set(0)
         with self._arrived:
             self.alive = False

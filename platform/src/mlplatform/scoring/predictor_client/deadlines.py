@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class SupportsExpiry(Protocol):
-    """What has a deadline."""
+    """Something with a deadline."""
 
     @property
     def is_over(self) -> bool:

@@ -61,7 +61,7 @@ RANK: Final = (
 
 
 def _newest(view: FeatureView, rows: str, counts: str) -> str:
-    """Rows that nobody had a better one than when they came, and of one moment the best."""
+    """The rows that were the best known of their key when they came; of one moment, the best."""
     key = quote(view.join_key)
     return (
         f"SELECT * FROM (SELECT *, max(rank_) OVER (PARTITION BY {key} ORDER BY {COUNTS}, rank_"
