@@ -82,7 +82,7 @@ def batch(
         case (date(), False):
             return _days(model, first, last or first, version, deadline_s)
         case _:
-            raise ConfigInvalid("batch", "neither or both", "input and output, or first")
+            raise ConfigInvalid("parameters", "neither or both", "input and output, or first")
 
 
 def _days(model: str, first: date, last: date, version: int | None, deadline_s: int) -> str:

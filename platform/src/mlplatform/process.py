@@ -161,7 +161,7 @@ def _run(name: str, entry: Entry, words: Sequence[str]) -> None:
         module.run(*parts)
     except PlatformError as error:
         if has_end_signal():
-            log.warning("%s ends as it was asked, before this was mended: %s", name, error)
+            log.warning("%s ends as requested; this error was still there: %s", name, error)
             return
         if error.__cause__ is not None:  # else the line below says all
             log.error("%s ends", name, exc_info=error)

@@ -274,8 +274,8 @@ def test_an_incident_names_its_cause_and_what_to_do(
     ("claim", "now_ms", "advice", "has_command"),
     [
         (MAX_CLAIMS, UNTIL_MS - 1, "A retrain is under way", False),
-        (MAX_CLAIMS - 1, UNTIL_MS, "The last retrain came to no end: the next drift check", False),
-        (MAX_CLAIMS, UNTIL_MS, "3 retrains were started, none came to an end", True),
+        (MAX_CLAIMS - 1, UNTIL_MS, "The last retrain did not finish: the next drift check", False),
+        (MAX_CLAIMS, UNTIL_MS, "3 retrains were started, none finished", True),
     ],
 )
 def test_an_incident_says_where_no_retrain_goes_on_any_more(

@@ -59,7 +59,7 @@ def make_explainer(
         scores = model.scores(rows)
         gap = score_gap(ensemble.scores(rows), scores)
         if not gap <= SCORE_TOLERANCE:
-            raise NotAnEnsemble(f"its trees score otherwise than the file, by {gap:.2g}")
+            raise NotAnEnsemble(f"scores of its trees and of the file differ by {gap:.2g}")
         step = max(1, len(background) // BACKGROUND_ROWS)
         cover = ensemble.covers(background[::step])
         compiled = compile_tree_shap(ensemble, cover, inputs=rows.shape[1])
@@ -82,4 +82,4 @@ def _check(
         values = shares.astype(np.float64).tolist()
         if not attribution.adds_up(values, score):
             margin = attribution.margin(values)
-            raise NotAnEnsemble(f"contributions add up to {margin:.6g} where it scores {score:.6g}")
+            raise NotAnEnsemble(f"contributions add up to {margin:.6g}; the score is {score:.6g}")

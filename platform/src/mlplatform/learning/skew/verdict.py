@@ -113,7 +113,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_known:
             return f"all {len(self.features)} features are what they should be"
         open_ = sum(f.verdict == "not known" for f in self.features)
-        return f"of {open_} features nothing is known by {self.sampled:,} decisions"
+        return f"nothing is known of {open_} features, after {self.sampled:,} decisions"
 
 
 @dataclass(slots=True)
@@ -241,7 +241,7 @@ def _why_late(late: Sequence[Cell]) -> str:
     withouts = [h.without_ms for h in holds if h.without_ms is not None]
     lates = [h.late_ms for h in holds if h.late_ms is not None]
     if not withouts:
-        return "late events: records of before the snapshot came after it was made"
+        return "late events: records from before the snapshot arrived after it was made"
     if untils and max(untils) <= min(withouts) and len(late) > 1:
         return f"frozen feed since {utc_minute(max(untils))}: nothing after it was read"
     return f"late by {_minutes(median(lates))}" if lates else "late"

@@ -70,8 +70,8 @@ def judge_mae(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateRe
         if rise.low > limit:
             reason = (
                 f"a rise of the {WORDS[name]} is proven on days that the champion was not fitted "
-                f"to: {_level(rise, '+')} {unit} lies whole beyond {limit:+.4g}, the rise that is "
-                "overlooked"
+                f"to: the whole {_level(rise, '+')} {unit}, lies beyond {limit:+.4g}, which is "
+                "tolerated"
             )
             return GateResult(name, "failed", rise.value, limit, reason, (rise.low, rise.high))
     if found is None or found.champion is not None or undecided_reason(evidence, name) is not None:

@@ -16,8 +16,8 @@ def dashboard(objectives: Objectives) -> Dashboard:
     rows = (_now(objectives), _measures(), _features(objectives))
     return Dashboard(
         "drift", "mlplatform: features and drift",
-        "What a model was asked with, beside what it learned from: drift of inputs and scores, "
-        "age and absence of features.",
+        "Live inputs compared with those of training: drift of inputs and scores, age and absence "
+        "of features.",
         rows, links=(links.INCIDENTS, links.MODEL_PAGE, links.PREFECT), window="now-7d",
     )  # fmt: skip
 

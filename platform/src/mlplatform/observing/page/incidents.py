@@ -176,13 +176,13 @@ def _advice(incident: Incident, now_ms: int) -> str:
         )
     if _is_given_up(incident, now_ms):
         return (
-            f"{incident.claim} retrains were started, none came to an end, and no other one starts:"
-            " find out why, then retrain by hand."
+            f"{incident.claim} retrains were started, none finished, and no other one starts: find"
+            " out why, then retrain by hand."
         )
     if incident.state == "claimed" and incident.until_ms <= now_ms:
-        return "The last retrain came to no end: the next drift check may start another one."
+        return "The last retrain did not finish: the next drift check may start another one."
     if incident.state == "claimed":
-        return "A retrain is under way. Another one starts only if it comes to no end."
+        return "A retrain is under way. Another one starts only if it does not finish."
     if incident.state == "answered" and incident.answer is not None:
         return (
             f"The rollout of version {incident.answer} decides whether it mends this. Where it was"

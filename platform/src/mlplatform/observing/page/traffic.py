@@ -258,7 +258,9 @@ def _ages(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
     samples = [(at, ages_of(body)) for at, body in found.samples.get(AGES, ())]
     line = [(at, max(ages.values()) / HOUR_MS) for at, ages in samples if ages]
     if not line:
-        return Metric("ages", "age of features", "not known", "no decision read any", "", None)
+        return Metric(
+            "ages", "age of features", "not known", "no decision read a feature", "", None
+        )
     newest = samples[-1][1]
     note = ", ".join(f"{view} {_hours(age / HOUR_MS)}" for view, age in sorted(newest.items()))
     drawn = spark([("oldest view", line)], _hours, span_ms)

@@ -118,7 +118,7 @@ def for_people() -> Iterator[None]:
     try:
         yield
     except (PlatformError, OSError, MemoryError, ValueError):  # of a damaged file: ArrowInvalid
-        log.exception("what was seen could not be measured or kept")
+        log.exception("the newest results could not be measured or saved")
 
 
 def keep(folder: Path, model: str, result: Pass | Check) -> None:

@@ -289,7 +289,7 @@ class _ReviewSession:
         )
         outcome = await recording.recorder(self._decisions).append(entry)
         if not isinstance(outcome, AppendReceipt):
-            raise Unavailable("the decision log did not take what was said")
+            raise Unavailable("the decision log did not record the answer")
         return outcome.seq
 
     def _show(self, change: Callable[[Path], None]) -> None:

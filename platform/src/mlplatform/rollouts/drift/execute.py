@@ -170,7 +170,7 @@ def _check_incident(
             case _:
                 assert_never(step)
     else:
-        raise AssertionError(f"a drift check of {definition.name} comes to no end")
+        raise AssertionError(f"the drift check of {definition.name} does not end")
     if incident is None:
         return None
     if isinstance(step, Wait) and step.noted:

@@ -105,7 +105,7 @@ def retrain_when(
         case "answered":
             return Wait(f"version {incident.answer} answers it; its rollout decides")
         case "claimed" if incident.claim >= MAX_CLAIMS and incident.until_ms <= wall_ms:
-            return Page(f"{incident.claim} retrains were started and none came to an end")
+            return Page(f"{incident.claim} retrains were started and none finished")
         case "open" | "claimed" if fault is not None:
             return Wait(f"no retrain while {fault} is open: it would learn from broken data",
                         noted=True)  # fmt: skip

@@ -68,7 +68,7 @@ class StatusStore:
             return ServiceStatus(name, False, "waits for the supervisor to start it")
         age_ms = self._now_ms() - found.checked_at_ms
         if age_ms > STALE_MS:
-            reason = f"the supervisor has said nothing about it for {age_ms // 1000} s"
+            reason = f"the supervisor has not reported on it for {age_ms // 1000} s"
             return ServiceStatus(name, False, reason, found.restarts, None)
         return ServiceStatus(
             name, found.ready, found.reason, found.restarts, found.pid, found.failed

@@ -246,9 +246,7 @@ async def test_what_was_labelled_meanwhile_is_told_and_leaves_the_queue(
         late = await ana.post(PATH, data=form)
         assert late.status_code == 409
         assert "has a label by now" in late.text
-        assert (
-            f"Decision {name} does not wait any more" in (await ana.get(f"{PATH}?look={name}")).text
-        )
+        assert f"Decision {name} no longer waits" in (await ana.get(f"{PATH}?look={name}")).text
     assert world.labels() == {name: 0}
 
 

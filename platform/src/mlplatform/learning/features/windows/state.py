@@ -115,7 +115,9 @@ def unpack(stored: bytes, width: int) -> Columns:
         Unavailable: they are damaged.
     """
     if len(stored) % (8 * width):
-        raise Unavailable(f"tiles of {len(stored)} bytes, which are no {width} columns")
+        raise Unavailable(
+            f"stored tiles are damaged: {len(stored)} bytes do not divide into {width} columns"
+        )
     flat = array("q", stored)
     if sys.byteorder == "big":
         flat.byteswap()
