@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).parents[2] / "platform" / "src" / "mlplatform"
-PARTICIPLE: Final = re.compile(r"_*(?:\w*[a-z](?:(?<!e)ed|ing)|given|held|known|sent|taken|told)")
+PARTICIPLE: Final = re.compile(
+    r"_*(?:\w*[a-z](?:(?<!e)ed|ing)|drawn|found|given|held|kept|known|left|made|said|seen|sent|shown"
+    r"|taken|told)"
+)
 NOUNS: Final = frozenset(("everything", "nothing"))
 
 
@@ -44,9 +47,10 @@ def test_a_bare_participle_is_found_and_a_changed_argument_is_not() -> None:
     text = """
 def served(self): ...
 def _told(reason: str) -> None: ...
+def found(self) -> int: ...
 def merged(files: list[str]) -> list[str]: ...
 def serve(self): ...
 @property
 def finished(self) -> bool: ...
 """
-    assert sorted(bare_participles(text)) == ["_told", "served"]
+    assert sorted(bare_participles(text)) == ["_told", "found", "served"]

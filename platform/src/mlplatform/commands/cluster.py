@@ -53,7 +53,7 @@ def check(
     from mlplatform.operations.cluster import facts  # imports the Kubernetes client
     from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
-    wanted = _wanted(namespace, platform_namespace, kserve_namespace)
+    wanted = _requirements(namespace, platform_namespace, kserve_namespace)
     found = judge(facts.read(KubernetesApi.connect(kubeconfig, context), wanted), wanted)
     if json:
         print_json([dataclasses.asdict(f) for f in found])
@@ -64,7 +64,7 @@ def check(
         raise typer.Exit(FAILED)
 
 
-def _wanted(models: str, platform: str, kserve: str) -> ClusterRequirements:
+def _requirements(models: str, platform: str, kserve: str) -> ClusterRequirements:
     settings = command_settings()
     bundles = settings.kserve.bundles if settings.kserve else BUNDLES
     definitions = [load_definition(name) for name in model_names()]

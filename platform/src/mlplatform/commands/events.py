@@ -39,7 +39,7 @@ def receivers(json: AsJson = False) -> None:
 
     Example: mlplatform events receivers
     """
-    rows = list(_shown())
+    rows = list(_rows())
     if json:
         print_json(rows)
         return
@@ -136,7 +136,7 @@ def verify(
         typer.echo(f"{webhook_id}: the signature is right")
 
 
-def _shown() -> Iterator[dict[str, Any]]:
+def _rows() -> Iterator[dict[str, Any]]:
     known = declared_receivers(wiring.settings()).receivers
     lags = {lag.progress.receiver: lag for lag in _outbox().lags()}
     for receiver in known:

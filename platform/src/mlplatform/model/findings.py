@@ -79,7 +79,7 @@ def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[DocumentFindi
     try:
         msgspec.convert(value, wanted)
     except msgspec.ValidationError as error:
-        yield valued(path or ("document",), value, _wanted(wanted, str(error)))
+        yield valued(path or ("document",), value, _wanted_text(wanted, str(error)))
 
 
 def _below(value: Any, wanted: Any, path: Path) -> Iterator[DocumentFinding]:
@@ -123,7 +123,7 @@ def _bare(wanted: Any) -> Any:
     return wanted
 
 
-def _wanted(wanted: Any, message: str) -> str:
+def _wanted_text(wanted: Any, message: str) -> str:
     kind = _bare(wanted)
     if get_origin(kind) is Literal:
         return _described(wanted)

@@ -99,7 +99,7 @@ def parse(text: str, source: str) -> ModelDefinition:
 def model_names() -> list[str]:
     """Names of the model folders of this installation. What is wrong with one folder takes no other
     away: of two of one name the first counts, and `check_folders` tells of the second."""
-    return sorted(_found()[0])
+    return sorted(_find_folders()[0])
 
 
 def readable_names() -> list[str]:
@@ -126,7 +126,7 @@ def check_folders() -> None:
             name that can be, or that of another, or one that differs from it in `-` and `_` alone;
             or there is no model.
     """
-    found, problems = _found()
+    found, problems = _find_folders()
     for problem in problems:
         raise problem
     if not found:
@@ -142,7 +142,7 @@ def model_folder(name: str) -> Path:
         NotFound: lists the models that exist, and why others are none.
         ConfigInvalid: somebody else may change what is in the folder.
     """
-    found, problems = _found()
+    found, problems = _find_folders()
     if name not in found:
         refused = "".join(f"; {problem}" for problem in problems)
         raise NotFound(f"no model {name!r}; there are: {', '.join(sorted(found))}{refused}")
@@ -192,7 +192,7 @@ def _definition(path: Path, state: tuple[int, int, int]) -> ModelDefinition:
     return parse(text, path.name)
 
 
-def _found() -> tuple[dict[str, Path], list[ConfigInvalid]]:
+def _find_folders() -> tuple[dict[str, Path], list[ConfigInvalid]]:
     """Name → folder, and what is wrong with other folders."""
     found: dict[str, Path] = {}
     problems: list[ConfigInvalid] = []

@@ -116,7 +116,7 @@ def name(field: str, text: str) -> str:
     for character in normal:
         if not _is_of_names(character):
             wanted = "letters of an alphabet that people write in"
-            raise InputInvalid(field, None, f"holds {_named(character)}; wanted: {wanted}")
+            raise InputInvalid(field, None, f"holds {_code_point(character)}; wanted: {wanted}")
     zeros = {ord(c) - unicodedata.decimal(c) for c in normal if unicodedata.category(c) == "Nd"}
     if len(zeros) > 1:
         raise InputInvalid(field, None, "mixes digits of two scripts; wanted: digits of one")
@@ -169,7 +169,7 @@ def _visible(field: str, text: str, allowed: frozenset[str]) -> str:
     for character in normal:
         category = unicodedata.category(character)
         if character not in allowed and (why := _refused(character, category)):
-            raise InputInvalid(field, None, f"holds {_named(character)}, {why}")
+            raise InputInvalid(field, None, f"holds {_code_point(character)}, {why}")
         marks = marks + 1 if category in {"Mn", "Me"} else 0
         if marks > MOST_MARKS:
             raise InputInvalid(field, None, f"has more than {MOST_MARKS} marks on one letter")
@@ -242,11 +242,11 @@ def _is_of_word(character: str) -> bool:
 
 def _spelled(text: str) -> str:
     """The text, and by code point the letters of it that are not ASCII, the first few."""
-    others = [_named(c) for c in dict.fromkeys(text) if not c.isascii() and _script(c)]
+    others = [_code_point(c) for c in dict.fromkeys(text) if not c.isascii() and _script(c)]
     return f"{shown(text)!r} ({', '.join(others[:3])})"
 
 
-def _named(character: str) -> str:
+def _code_point(character: str) -> str:
     return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 

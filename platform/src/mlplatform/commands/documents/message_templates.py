@@ -104,11 +104,11 @@ class Catalogue:
     def messages(self) -> list[Message]:
         """Sorted; errors and lines of logs first, as what they use is no text besides."""
         self._used.clear()
-        found = {m for module in self._modules.values() for m in self._made(module)}
+        found = {m for module in self._modules.values() for m in self._messages_of(module)}
         found |= {m for module in self._modules.values() for m in self._texts(module)}
         return sorted(found, key=lambda m: (m.module, m.kind, m.name, m.text))
 
-    def _made(self, module: Module) -> Iterator[Message]:
+    def _messages_of(self, module: Module) -> Iterator[Message]:
         for node in module.nodes:
             if not isinstance(node, ast.Call):
                 continue

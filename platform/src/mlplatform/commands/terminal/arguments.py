@@ -14,7 +14,7 @@ from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.scoring.admission.clients import check_client
 
 
-def _known(model: str | None) -> str | None:
+def _check_model(model: str | None) -> str | None:
     if model is not None:
         check_folders()
         model_folder(model)
@@ -56,10 +56,10 @@ def column_names(pairs: list[str] | None) -> dict[str, str]:
 
 
 Model = Annotated[
-    str, typer.Argument(callback=_known, help="A model folder's name, for example: fraud")
+    str, typer.Argument(callback=_check_model, help="A model folder's name, for example: fraud")
 ]
-OnlyModel = Annotated[str | None, typer.Argument(callback=_known, help="Only this model.")]
-OfModel = Annotated[str | None, typer.Option(callback=_known, help="Only this model's.")]
+OnlyModel = Annotated[str | None, typer.Argument(callback=_check_model, help="Only this model.")]
+OfModel = Annotated[str | None, typer.Option(callback=_check_model, help="Only this model's.")]
 RolloutId = Annotated[str, typer.Argument(help="A rollout's id, for example: fraud-v2-1")]
 Actor = Annotated[str, typer.Option(callback=_actor, help="Who you are (self-declared).")]
 OptionalApprover = Annotated[

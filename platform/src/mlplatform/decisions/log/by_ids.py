@@ -46,7 +46,7 @@ def by_ids(path: Path, span: Span, matching: pc.Expression) -> Iterator[pa.Table
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             ids = file.read_row_group(group, columns=[_ID], use_threads=False).column(_ID)
-            places = pc.indices_nonzero(_asked(ids, span))
+            places = pc.indices_nonzero(_matches(ids, span))
             if not len(places):
                 continue
             table = file.read_row_group(group, columns=columns, use_threads=False)
@@ -54,7 +54,7 @@ def by_ids(path: Path, span: Span, matching: pc.Expression) -> Iterator[pa.Table
             yield found.select(list(span.columns)).cast(schema)
 
 
-def _asked(ids: pa.ChunkedArray[Any], span: Span) -> pa.BooleanArray:
+def _matches(ids: pa.ChunkedArray[Any], span: Span) -> pa.BooleanArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -124,7 +124,7 @@ def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | 
     ready: list[Erasure | RetentionRule] = []
     decisions, reached, waiting = set[str](), dict[str, int](), set[str]()
     elsewhere = tables.replicated_writers(db)  # whose rules take nothing here, as `_expired` says
-    for row in _recorded(folder, Span(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
+    for row in _records_of(folder, Span(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
         writer = row["writer"]
         if row["kind"] == "retention" and writer in elsewhere:
             continue
@@ -148,7 +148,7 @@ def on_record(folder: Path) -> OnRecord:
     Raises:
         Corrupt: a record of it is not what was logged.
     """
-    rows = _recorded(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))
+    rows = _records_of(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))
     erasures = [erasure_of(row["payload"]) for row in rows if row["kind"] == "erasure"]
     rules = [row for row in rows if row["kind"] == "retention"]
     return OnRecord(numbers_of(erasures), _expired(folder, rules))
@@ -160,7 +160,7 @@ def ranges_to_expire(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
     Raises:
         Corrupt: a record of it is not what was logged.
     """
-    return _expired(folder, _recorded(folder, Span(kinds=("retention",), columns=_COLUMNS)))
+    return _expired(folder, _records_of(folder, Span(kinds=("retention",), columns=_COLUMNS)))
 
 
 def rules_of(folder: Path, model: str) -> list[RetentionRule]:
@@ -170,7 +170,7 @@ def rules_of(folder: Path, model: str) -> list[RetentionRule]:
         Corrupt: a record of it is not what was logged.
     """
     own = _own_writers(folder)
-    rows = _recorded(folder, Span(model, ("retention",), columns=_COLUMNS))
+    rows = _records_of(folder, Span(model, ("retention",), columns=_COLUMNS))
     return [rule_of(row) for row in rows if row["writer"] in own]
 
 
@@ -236,7 +236,7 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     yield "erasures done"
 
 
-def _recorded(folder: Path, span: Span) -> list[dict[str, Any]]:
+def _records_of(folder: Path, span: Span) -> list[dict[str, Any]]:
     """The records of a span, by writer and number."""
     import pyarrow as pa
 

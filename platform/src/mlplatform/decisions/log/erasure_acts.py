@@ -96,7 +96,7 @@ def erase(
     # first: what is moved into the log after this is found there
     waiting = _spilled(path, log.spills, asked)
     with _locked(folder):
-        found, known = _found(log, folder, asked)
+        found, known = _records_of(log, folder, asked)
         if found:
             _record(log, folder, asked, found, now_ms)
     with _locked(folder), Translation(path), closing(sqlite.connect(path)) as db:
@@ -175,7 +175,7 @@ def preview(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest) -> Prev
     """
     _check(asked)
     waiting = _spilled(folder / tables.DATABASE, log.spills, asked)
-    found, known = _found(log, folder, asked)
+    found, known = _records_of(log, folder, asked)
     return Preview(
         len({row["decision_id"] for row in found}),
         len(found),
@@ -198,7 +198,7 @@ def _about(
     return sum(one.decision_id in ids or one.unit == asked.unit is not None for one in waiting)
 
 
-def _found(
+def _records_of(
     log: SqliteDecisionLog, folder: Path, asked: ErasureRequest
 ) -> tuple[list[dict[str, Any]], int]:
     """The records that the act is about, and how many more an earlier one has named."""

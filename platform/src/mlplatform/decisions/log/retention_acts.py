@@ -71,7 +71,7 @@ def due(
     path = folder / tables.DATABASE
     with Translation(path), closing(sqlite.connect(path)) as db, sealed_files.hold_files(folder):
         rules = erasure.rules_of(folder, model)
-        held = list(_held(db, folder, model, rules, before_ms))
+        held = list(_uncovered_payloads(db, folder, model, rules, before_ms))
     return due_payloads(held, rules, payload_days=payload_days, now_ms=now_ms, wall_ms=wall_ms)
 
 
@@ -134,7 +134,7 @@ def carry_out(folder: Path) -> bool:
         return erasure.pending_erasures(db, folder) is None
 
 
-def _held(
+def _uncovered_payloads(
     db: sqlite3.Connection,
     folder: Path,
     model: str,

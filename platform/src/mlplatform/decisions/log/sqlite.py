@@ -190,7 +190,7 @@ class SqliteDecisionLog:
             StaleFence: another process moves this spill, or writes under this writer's name.
         """
         with self._lock, _refusing_what_cannot_be_stored(), self._transaction():
-            caught_up = resolved(spilled, self._found, now_ms=self._wall_ms())
+            caught_up = resolved(spilled, self._find_answer, now_ms=self._wall_ms())
             if not tables.move_spill_mark(self._db, mark.spill, start=mark.start, end=mark.end):
                 raise StaleFence(f"another process moves spill {mark.spill}; {writer} stopped")
             head, _ = self._write(writer, caught_up.items, _NONE)
@@ -391,7 +391,7 @@ class SqliteDecisionLog:
             _logger.exception("records of %s are written, and not followed", writer)
         self._db.execute("RELEASE projection")
 
-    def _found(self, client: str, model: str, key: str) -> StoredAnswer | None:
+    def _find_answer(self, client: str, model: str, key: str) -> StoredAnswer | None:
         return kept_keys.find(self._db, (client, model, key), earlier=self._earlier)
 
     def _repeats(self, items: Sequence[StorableRecord]) -> dict[int, DuplicateKey]:

@@ -175,12 +175,12 @@ class _Walk:
             if end < max(one.ends):
                 yield f"records {end + 1} to {max(one.ends)} of writer {name} are in no file"
             yield from one.rows
-        yield from self._absent()
+        yield from self._absent_payloads()
         yield from _reached(self.since, self)
         if self.anchor is not None:
             yield from _anchored(self.anchor, self)
 
-    def _absent(self) -> Iterator[str]:
+    def _absent_payloads(self) -> Iterator[str]:
         """Payloads that are gone without an erasure; of the others, the number."""
         self.erased = sum(one.chain.gone for one in self.writers.values())
         if not any(one.chain.absent for one in self.writers.values()):

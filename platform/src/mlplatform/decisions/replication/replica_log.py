@@ -153,7 +153,7 @@ class ReplicaLog:
             return _CheckedBatch(
                 writer, row, is_kept, AppendPlan((), head, None, Divergence(problem), 0)
             )
-        known, erased = self._known(writer, head, items), self._erased(writer, items)
+        known, erased = self._known_records(writer, head, items), self._erased(writer, items)
         return _CheckedBatch(writer, row, is_kept, append_plan(writer, head, items, known, erased))
 
     def _row(self, writer: str) -> tables.Writer | None:
@@ -200,7 +200,9 @@ class ReplicaLog:
         found = erasure.on_record(self._folder)
         return {i.seq for i in came if found.covers(writer, i.without_payload())}
 
-    def _known(self, writer: str, head: Head, items: Sequence[Item]) -> dict[int, RecordIdentity]:
+    def _known_records(
+        self, writer: str, head: Head, items: Sequence[Item]
+    ) -> dict[int, RecordIdentity]:
         numbers = [i.seq for i in items if isinstance(i, ReplicatedRecord) and i.seq <= head.seq]
         if not numbers:
             return {}

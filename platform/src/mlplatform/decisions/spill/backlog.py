@@ -37,7 +37,7 @@ def spill_backlogs(db: sqlite3.Connection, folder: Path) -> list[SpillBacklog]:
     """
     for _ in range(_LISTINGS):
         names = _names(folder)
-        found = [_pending(db, folder, name) for name in names]
+        found = [_backlog_of(db, folder, name) for name in names]
         if _names(folder) == names:  # a spill that changes hands is renamed
             break
     return [one for one in found if one.records]
@@ -81,7 +81,7 @@ def lowered(marks: list[Watermark], spilled: list[SpillBacklog]) -> list[Waterma
     return [by_writer[name] for name in sorted(by_writer)]
 
 
-def _pending(db: sqlite3.Connection, folder: Path, name: str) -> SpillBacklog:
+def _backlog_of(db: sqlite3.Connection, folder: Path, name: str) -> SpillBacklog:
     count, oldest = 0, None
     for record in _unmoved(db, folder, name):
         count += 1

@@ -86,7 +86,7 @@ def frames(descriptor: int, start: int = START, limit: int | None = None) -> Ite
     while limit is None or count < limit:
         found = _first(buffer, at)
         if found is None:
-            size = max(_READ_BYTES, _wanted(buffer, at))
+            size = max(_READ_BYTES, _body_length(buffer, at))
             more = os.pread(descriptor, size, start + len(buffer))
             if not more:
                 return
@@ -104,7 +104,7 @@ def record_at(descriptor: int, start: int) -> StorableRecord | None:
     return next((frame.record for frame in frames(descriptor, start, 1)), None)
 
 
-def _wanted(buffer: bytes, at: int) -> int:
+def _body_length(buffer: bytes, at: int) -> int:
     if len(buffer) - at < _FRAME.size:
         return 0
     length: int = _FRAME.unpack_from(buffer, at)[0]

@@ -255,7 +255,7 @@ class SpillingLog:
             with self._locks.writing():
                 known: dict[int, DuplicateKey] = {}
                 if self._keys.refresh():
-                    known = self._known(items)
+                    known = self._known_keys(items)
                     # The log does not know yet that these claims ended: they are stored without.
                     items = [
                         StorableRecord(item.form) if self._keys.has_ended(item.key) else item
@@ -267,8 +267,10 @@ class SpillingLog:
         self._committed(len(items))
         return outcomes
 
-    def _known(self, items: Sequence[StorableRecord]) -> dict[int, DuplicateKey]:
-        found = ((index, item, _stored(self._keys, item)) for index, item in enumerate(items))
+    def _known_keys(self, items: Sequence[StorableRecord]) -> dict[int, DuplicateKey]:
+        found = (
+            (index, item, _stored_answer(self._keys, item)) for index, item in enumerate(items)
+        )
         return {index: _repeated(item, stored) for index, item, stored in found if stored}
 
     def _spilled(self, items: Sequence[StorableRecord]) -> list[Outcome]:
@@ -314,7 +316,7 @@ class SpillingLog:
                 "a request with this key may be under way, and the log does not say"
             )
         try:
-            stored = _stored(self, item)
+            stored = _stored_answer(self, item)
         except PlatformError as error:
             return RecordingFailure(f"whether this key was answered cannot be known: {error}")
         return None if stored is None else _repeated(item, stored)
@@ -473,7 +475,7 @@ class SpillingLog:
         return outcomes
 
 
-def _stored(answers: StoredAnswers, item: StorableRecord) -> StoredAnswer | None:
+def _stored_answer(answers: StoredAnswers, item: StorableRecord) -> StoredAnswer | None:
     idempotency = item.idempotency
     return (
         None

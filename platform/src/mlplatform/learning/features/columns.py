@@ -83,7 +83,7 @@ def match_columns(
             raise ConfigInvalid("--map", f"{name}={column}", f"{options} before the =")
         if column not in found:
             raise InputInvalid(
-                source, None, f"column {column} is not in it; it has {_named(found)}"
+                source, None, f"column {column} is not in it; it has {_column_list(found)}"
             )
     names = dict(overrides)
     for one in wanted:
@@ -96,7 +96,7 @@ def match_columns(
         raise InputInvalid(source, None, f"column {twice[0]} is mapped to {both}; wanted: to one")
     missing = [w for w in wanted if w.is_needed and w.name not in names]
     if missing:
-        raise InputInvalid(source, None, _lacking(missing, found, names))
+        raise InputInvalid(source, None, _missing_text(missing, found, names))
     return names
 
 
@@ -123,17 +123,17 @@ def propose_columns(
     return names
 
 
-def _lacking(
+def _missing_text(
     missing: Sequence[ExpectedColumn], found: Mapping[str, str], names: Mapping[str, str]
 ) -> str:
     guess = propose_columns(missing, found, list(names.values()))
     options = " ".join(f"--map {w.name}={guess.get(w.name, '?')}" for w in missing)
     lacks = ", ".join(w.name for w in missing)
     remedy = "a proposal" if guess else "say which it is"
-    return f"there is no column for {lacks}; it has {_named(found)}; {remedy}: {options}"
+    return f"there is no column for {lacks}; it has {_column_list(found)}; {remedy}: {options}"
 
 
-def _named(found: Mapping[str, str]) -> str:
+def _column_list(found: Mapping[str, str]) -> str:
     named = [f"{name} ({kind})" for name, kind in found.items()]
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
     return ", ".join(named[:MOST_NAMED]) + more

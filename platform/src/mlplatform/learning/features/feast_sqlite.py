@@ -315,7 +315,7 @@ def _cells(view: FeatureView, rows: pa.Table) -> Iterator[Cell]:
     prefix = entity_key_prefix(view.join_key)
     listed: list[Any] = rows.column(view.join_key).to_pylist()
     keys = [prefix + key_value(key) for key in listed]
-    event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _made(rows)
+    event_s, created_s = _seconds(rows, EVENT_TIMESTAMP), _created_s(rows)
     for field in view.fields:
         values = cells(rows, field)
         for key, value, event, created in zip(keys, values, event_s, created_s, strict=True):
@@ -339,7 +339,7 @@ def _exact_s(micros: int) -> int | float:
     return micros / MICROS if micros % MICROS else micros // MICROS
 
 
-def _made(rows: pa.Table) -> list[int | float]:
+def _created_s(rows: pa.Table) -> list[int | float]:
     import pyarrow as pa  # only writers of tables need it
 
     micros = rows.column(CREATED).cast(pa.timestamp("us"), safe=False).cast(pa.int64())

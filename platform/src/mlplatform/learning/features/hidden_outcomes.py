@@ -147,7 +147,7 @@ def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> T
     if least is not None and int(stands.sum()) >= least:
         weight[stands] = np.minimum(1.0 / done.propensity[stands], MOST_WEIGHT)
         covered = hidden & sampled
-    known, positives = _known(y, done)
+    known, positives = _known_outcomes(y, done)
     precision = _lowest_share(positives, known)
     trusted = precision is not None and precision >= policy.pseudo_label_precision
     warning, as_positive = None, np.zeros(len(y), bool)
@@ -173,7 +173,7 @@ def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> T
     return TrainingLabels(taught, weight, found)
 
 
-def _known(y: NDArray[np.int8], done: Interventions) -> tuple[int, int]:
+def _known_outcomes(y: NDArray[np.int8], done: Interventions) -> tuple[int, int]:
     """Stopped requests whose outcome is known, and the positives among them.
 
     Those that chance let through are known whatever became of them. Of stopped ones only where

@@ -108,10 +108,10 @@ class FeaturePolicies:
     def _gaps(self, causes: tuple[Cause | None, ...]) -> Gaps:
         found = self._known.get(causes)  # at most 4 to the power of the views there are
         if found is None:
-            found = self._known[causes] = self._made(causes)
+            found = self._known[causes] = self._gaps_of(causes)
         return found
 
-    def _made(self, causes: tuple[Cause | None, ...]) -> Gaps:
+    def _gaps_of(self, causes: tuple[Cause | None, ...]) -> Gaps:
         features: dict[str, tuple[Cause, Policy]] = {}
         views: dict[str, list[str]] = {}
         for view, cause in zip(self.views, causes, strict=True):

@@ -86,12 +86,12 @@ def materialize(
             training read what serving never could.
     """
     _check_times(at_ms, available_ms)
-    missing = _missing(offline, views, at_ms)
+    missing = _missing_views(offline, views, at_ms)
     if missing:
         position = _load(offline, missing, [at_ms])
         for view in missing:
             _write(offline, view, at_ms, available_ms, position)
-    tables = {v.name: _kept(offline, v, at_ms) for v in views}
+    tables = {v.name: _snapshot_rows(offline, v, at_ms) for v in views}
     return MaterializationCounts(
         at_ms,
         rows={name: table.num_rows for name, table in tables.items()},
@@ -121,10 +121,10 @@ def backfill(
         raise InputInvalid("backfill", None, "there is no day to fill")
     position = _load(offline, views, days)
     for at_ms in days[:-1]:
-        for view in _missing(offline, views, at_ms):
+        for view in _missing_views(offline, views, at_ms):
             _write(offline, view, at_ms, at_ms, position)
     last_ms = days[-1]
-    missing = _missing(offline, views, last_ms)
+    missing = _missing_views(offline, views, last_ms)
     for view in missing:
         _check_not_late(snapshot_path(offline, view, last_ms))
         online.write(view.name, _computed(offline, view, last_ms, last_ms))
@@ -178,7 +178,9 @@ def declaration(field: FeatureField) -> str:
     return f"{field.aggregate} of {of} over {field.window_days} days{delay}"
 
 
-def _missing(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int) -> list[FeatureView]:
+def _missing_views(
+    offline: OfflineTable, views: Sequence[FeatureView], at_ms: int
+) -> list[FeatureView]:
     return [v for v in views if not snapshot_path(offline, v, at_ms).exists()]
 
 
@@ -222,7 +224,7 @@ def _computed(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms
     return table
 
 
-def _kept(offline: OfflineTable, view: FeatureView, at_ms: int) -> pa.Table:
+def _snapshot_rows(offline: OfflineTable, view: FeatureView, at_ms: int) -> pa.Table:
     """The rows of a snapshot, null where it was made before a feature was declared."""
     rows = pq.read_table(snapshot_path(offline, view, at_ms))
     for name in view.feature_names:

@@ -168,7 +168,7 @@ class ConfinedModel:
     def _ask(
         self, body: dict[str, Any], arrays: Arrays, cpu_s: float, reply_bytes: int = 0
     ) -> Frame:
-        return _asked(self._sandbox, body, arrays, cpu_s, reply_bytes)
+        return _reply_of(self._sandbox, body, arrays, cpu_s, reply_bytes)
 
 
 def inspect(content: bytes) -> None:
@@ -179,7 +179,7 @@ def inspect(content: bytes) -> None:
     """
     sandbox = Sandbox(prepare, LIMITS)
     try:
-        _asked(sandbox, {"deed": "inspect"}, [_bytes(content)], LOAD_CPU_S, 0)
+        _reply_of(sandbox, {"deed": "inspect"}, [_bytes(content)], LOAD_CPU_S, 0)
     finally:
         sandbox.close()
 
@@ -239,7 +239,7 @@ def _asked_once(
         raise ModelRefused(beyond(len(content)))
     sandbox = _sandbox(LIMITS, data)
     try:
-        return _asked(sandbox, body, [_bytes(content)], cpu_s, 0)
+        return _reply_of(sandbox, body, [_bytes(content)], cpu_s, 0)
     finally:
         sandbox.close()
 
@@ -282,7 +282,7 @@ def _loading_s(data: Sequence[DataFile]) -> float:
     return LOAD_CPU_S + sum(file.size for file in data) / DATA_BYTES_PER_CPU_S
 
 
-def _asked(
+def _reply_of(
     sandbox: Sandbox, body: dict[str, Any], arrays: Arrays, cpu_s: float, reply_bytes: int
 ) -> Frame:
     try:

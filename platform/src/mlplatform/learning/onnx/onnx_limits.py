@@ -168,7 +168,7 @@ def check(model: ModelProto, data: Mapping[str, int] | None = None) -> ModelFact
         raise ModelRefused(f"it has functions, training or devices of its own; {_WAY_OUT}")
     for opset in model.opset_import:
         if _domain(opset.domain) not in OPERATORS:
-            raise ModelRefused(f"operators of domain {_named(opset.domain)}; {_WAY_OUT}")
+            raise ModelRefused(f"operators of domain {_printable(opset.domain)}; {_WAY_OUT}")
     graph = model.graph
     _check_counts(graph)
     _check_texts(model)
@@ -202,9 +202,9 @@ def _check_counts(graph: GraphProto) -> None:
         _check_name(value.name)
         if value.type.WhichOneof("value") not in (None, "tensor_type"):
             hint = 'skl2onnx: options={"zipmap": False}'
-            raise ModelRefused(f"{_named(value.name)} is no tensor; {_WAY_OUT} ({hint})")
+            raise ModelRefused(f"{_printable(value.name)} is no tensor; {_WAY_OUT} ({hint})")
         dims = value.type.tensor_type.shape.dim
-        _most(f"dimensions of {_named(value.name)}", len(dims), MOST_RANK)
+        _most(f"dimensions of {_printable(value.name)}", len(dims), MOST_RANK)
         for dim in dims:
             _check_name(dim.dim_param)
 
@@ -227,7 +227,8 @@ def _check_node(node: NodeProto) -> int:
     if node.op_type not in OPERATORS.get(domain, ()):
         which = f"{domain}.{node.op_type}" if domain else node.op_type
         raise ModelRefused(
-            f"operator {_named(which)} is not on the list of those that are run here; {_WAY_OUT}"
+            f"operator {_printable(which)} is not on the list of those that are run here;"
+            f" {_WAY_OUT}"
         )
     ends = max(len(node.input) + len(node.output), len(node.attribute), len(node.metadata_props))
     _most("inputs, outputs or attributes of a node", ends, MOST_ENDS)
@@ -264,11 +265,11 @@ def _is_outside(tensor: TensorProto) -> bool:
 
 def _location(tensor: TensorProto) -> str:
     """The file that a tensor lies in, a plain name."""
-    named, found = _named(tensor.name), _entries_of(tensor).get("location", "")
+    named, found = _printable(tensor.name), _entries_of(tensor).get("location", "")
     if problem := name_problem(found):
         raise ModelRefused(
-            f"tensor {named} lies in another file, {_named(found)}, {problem}; save the data in "
-            "files beside the model"
+            f"tensor {named} lies in another file, {_printable(found)}, {problem}; save the data"
+            " in files beside the model"
         )
     return found
 
@@ -283,17 +284,21 @@ def _data_tensor(tensor: TensorProto, data: Mapping[str, int]) -> DataTensor:
 
     Source: onnx.proto, TensorProto.external_data.
     """
-    named, file, entries = _named(tensor.name), _location(tensor), _entries_of(tensor)
+    named, file, entries = _printable(tensor.name), _location(tensor), _entries_of(tensor)
     _check_name(tensor.name)
     if file not in data:
         raise ModelRefused(
-            f"tensor {named} lies in another file, {_named(file)}, which is not there; put it "
+            f"tensor {named} lies in another file, {_printable(file)}, which is not there; put it "
             "beside the model, or save all data in one file"
         )
     if not tensor.name or tensor.data_type not in _ITEM_BYTES or _holds_numbers(tensor):
-        raise ModelRefused(f"tensor {named} in {_named(file)} holds no plain numbers; {_WAY_OUT}")
+        raise ModelRefused(
+            f"tensor {named} in {_printable(file)} holds no plain numbers; {_WAY_OUT}"
+        )
     if unknown := sorted(set(entries) - _PLACE_KEYS):
-        raise ModelRefused(f"tensor {named} has an unknown entry {_named(unknown[0])}; {_WAY_OUT}")
+        raise ModelRefused(
+            f"tensor {named} has an unknown entry {_printable(unknown[0])}; {_WAY_OUT}"
+        )
     shape = _shape(tensor, named)
     declared = math.prod(shape) * _ITEM_BYTES[tensor.data_type]
     offset, length = (
@@ -303,25 +308,27 @@ def _data_tensor(tensor: TensorProto, data: Mapping[str, int]) -> DataTensor:
     if length != declared or offset + length > data[file]:
         raise ModelRefused(
             f"tensor {named} declares {declared} bytes; it has {length} from byte {offset} of "
-            f"{_named(file)}, which has {data[file]}"
+            f"{_printable(file)}, which has {data[file]}"
         )
     return DataTensor(tensor.name, tensor.data_type, shape, file, offset, length)
 
 
 def _holds_numbers(tensor: TensorProto) -> bool:
     """Whether it has numbers of its own, beside those that lie elsewhere."""
-    return tensor.HasField("segment") or tensor.HasField("raw_data") or _stored(tensor) > 0
+    return tensor.HasField("segment") or tensor.HasField("raw_data") or _stored_count(tensor) > 0
 
 
 def _whole(named: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise ModelRefused(f"tensor {named} lies at {_named(text)}, which is no place in a file")
+        raise ModelRefused(
+            f"tensor {named} lies at {_printable(text)}, which is no place in a file"
+        )
     return int(text)
 
 
 def _tensor_bytes(tensor: TensorProto) -> int:
     """The size of its elements as its dimensions declare them; all of them must be in the file."""
-    named = _named(tensor.name)
+    named = _printable(tensor.name)
     _check_name(tensor.name)
     if _is_outside(tensor):
         raise ModelRefused(
@@ -357,10 +364,10 @@ def _text_bytes(tensor: TensorProto, named: str) -> int:
 def _held_bytes(tensor: TensorProto) -> int:
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
-    return _stored(tensor) * _ITEM_BYTES[tensor.data_type]
+    return _stored_count(tensor) * _ITEM_BYTES[tensor.data_type]
 
 
-def _stored(tensor: TensorProto) -> int:
+def _stored_count(tensor: TensorProto) -> int:
     stored: Any = getattr(tensor, _STORED_IN.get(tensor.data_type, "int32_data"))
     return len(stored)
 
@@ -378,6 +385,6 @@ def _domain(name: str) -> str:
     return _DOMAINS.get(name, name)
 
 
-def _named(name: str) -> str:
+def _printable(name: str) -> str:
     """A name from the file as text that a line can show."""
     return ascii(name[:64])

@@ -154,7 +154,7 @@ def _read(
             columns=("decision_id", "event_ms", "recorded_ms", "payload"),
         )
         for row in log.read(span).to_pylist():
-            one = _served(row, definition)
+            one = _reads_of(row, definition)
             if one is None:
                 missing += 1
             else:
@@ -162,7 +162,7 @@ def _read(
     return served, missing
 
 
-def _served(row: Mapping[str, Any], definition: ModelDefinition) -> DecisionReads | None:
+def _reads_of(row: Mapping[str, Any], definition: ModelDefinition) -> DecisionReads | None:
     if row["payload"] is None:
         return None
     try:

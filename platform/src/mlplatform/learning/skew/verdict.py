@@ -160,10 +160,12 @@ def judge(
         if cell.outcome != "equal":
             found.wrong.append(cell)
     error_share = ERROR_SHARE / max(len(features), 1)
-    return tuple(_judged(name, counted[name], share, error_share, lost) for name in features)
+    return tuple(
+        _feature_verdict(name, counted[name], share, error_share, lost) for name in features
+    )
 
 
-def _judged(
+def _feature_verdict(
     name: str,
     counted: _FeatureOutcomes,
     share: float,

@@ -179,7 +179,7 @@ class _Snapshots:
     def of(self, view: FeatureView, at_ms: int, path: Path | None) -> _ExpectedSnapshot:
         word = None if path is None else self._word(path)
         due = self._rows(view, at_ms, None)
-        kept = None if path is None else self._kept(view, path)
+        kept = None if path is None else self._snapshot_rows(view, path)
         if word is None:
             return _ExpectedSnapshot(due, None, kept, None)
         behind = self._differs(at_ms, word.position)
@@ -195,8 +195,8 @@ class _Snapshots:
         voided, inside = f"event_ms <= {at_ms}", "true"
         if position is not None:
             self._reach(position)
-            voided = inside = _seen("_writer", "seq")
-        known = "true" if position is None else _seen("_writer", "_seq")
+            voided = inside = _is_within("_writer", "seq")
+        known = "true" if position is None else _is_within("_writer", "_seq")
         self._db.execute(
             "CREATE OR REPLACE VIEW requests AS SELECT * FROM events"
             f" WHERE {known} AND request_id NOT IN"
@@ -207,7 +207,7 @@ class _Snapshots:
         )
         return self._by_key(view, snapshot_sql(view, at_ms=at_ms, available_ms=at_ms))
 
-    def _kept(self, view: FeatureView, path: Path) -> Rows:
+    def _snapshot_rows(self, view: FeatureView, path: Path) -> Rows:
         names = ", ".join(f'"{n}"' for n in self._there(view, path))
         quoted = str(path).replace("'", "''")
         return self._by_key(view, f"SELECT {names} FROM read_parquet('{quoted}')")
@@ -232,9 +232,10 @@ class _Snapshots:
         at = f"epoch_ms({at_ms})"
         ((count,),) = self._db.execute(
             f"SELECT (SELECT count(*) FROM events WHERE event_time < {at} AND NOT"
-            f" {_seen('_writer', '_seq')}) + (SELECT count(*) FROM labels WHERE label_time <= {at}"
-            f" AND NOT {_seen('_writer', 'seq')}) + (SELECT count(*) FROM voids"
-            f" WHERE (event_ms <= {at_ms}) <> {_seen('_writer', 'seq')})"
+            f" {_is_within('_writer', '_seq')}) + (SELECT count(*) FROM labels"
+            f" WHERE label_time <= {at} AND NOT {_is_within('_writer', 'seq')})"
+            " + (SELECT count(*) FROM voids"
+            f" WHERE (event_ms <= {at_ms}) <> {_is_within('_writer', 'seq')})"
         ).fetchall()
         return int(count) > 0
 
@@ -246,7 +247,7 @@ class _Snapshots:
         self._db.unregister("reached_")
 
 
-def _seen(writer: str, seq: str) -> str:
+def _is_within(writer: str, seq: str) -> str:
     """Whether a record is within the position of `reached`; history always is."""
     upto = f"(SELECT max(r.upto) FROM reached r WHERE r.writer = {writer})"
     return f"({writer} IS NULL OR coalesce({seq} <= {upto}, false))"

@@ -34,13 +34,15 @@ def import_problems(key: str = OF_TRAINING) -> Iterator[None]:
         package = (error.name or str(error)).split(".")[0]
         lock = LOCKS.get(package)
         remedy = f"`make {lock}` (requirements/{lock}.txt)" if lock else "give it a lock of its own"
-        raise _lacking(key, package, f"a package that is installed here: {remedy}") from error
+        raise _missing_package(
+            key, package, f"a package that is installed here: {remedy}"
+        ) from error
     except OSError as error:
         if (missing := _LIBRARY.match(str(error))) is None:
             raise
         wanted = "a library of this system: for libgomp.so.1 Debian's package libgomp1"
-        raise _lacking(key, missing[1], wanted) from error
+        raise _missing_package(key, missing[1], wanted) from error
 
 
-def _lacking(key: str, name: str, wanted: str) -> ConfigInvalid:
+def _missing_package(key: str, name: str, wanted: str) -> ConfigInvalid:
     return ConfigInvalid(key, name, f"{wanted} (docs/adding-a-model.md)")

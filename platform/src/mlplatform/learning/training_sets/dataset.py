@@ -345,10 +345,10 @@ def label_rows(
     labels = table.column("label").to_numpy()  # a missing label is NaN there
     y = ((labels == 1) & arrived).astype(np.int8)
     rows = LabelledRows(matrix, y, groups=_groups(definition, table))
-    return _treated(rows, table, ~np.isnan(labels) & arrived, definition)
+    return _with_hidden_outcomes(rows, table, ~np.isnan(labels) & arrived, definition)
 
 
-def _treated(
+def _with_hidden_outcomes(
     rows: LabelledRows, table: pa.Table, labelled: NDArray[np.bool_], definition: ModelDefinition
 ) -> tuple[LabelledRows, HiddenOutcomes]:
     """The rows with what model.yaml makes of outcomes that decisions hid; as they are without."""

@@ -300,7 +300,7 @@ def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> 
         if group.group != attribute.reference
     ]
     judged = [
-        (*_judged(getattr(group, key), limit), f"{WORDS[key]} of {who}", against, limit, group)
+        (*_verdict_of(getattr(group, key), limit), f"{WORDS[key]} of {who}", against, limit, group)
         for who, against, group in others
         for key, limit in limits.items()
     ]
@@ -343,7 +343,7 @@ def _limits(policy: FairnessPolicy) -> dict[str, float]:
     return {key: limit for key, limit in found.items() if limit is not None}
 
 
-def _judged(ratio: Interval | None, limit: float) -> tuple[Verdict, Interval]:
+def _verdict_of(ratio: Interval | None, limit: float) -> tuple[Verdict, Interval]:
     if ratio is None or math.isnan(ratio.low):
         return "inconclusive", ratio or NOTHING
     if ratio.low > limit:

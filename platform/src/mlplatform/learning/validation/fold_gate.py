@@ -67,7 +67,7 @@ def judge_folds(
         least = gates.minimum_average_precision
     limit = -loss if has_champion else least
     for fold in found:
-        if why := _lacking(fold):
+        if why := _problem_of(fold):
             return _unknown(limit, f"fold {fold.number} (from {utc_day(fold.from_ms)}): {why}")
     own = _values(found)
     if not own or not all(map(math.isfinite, own)):
@@ -80,7 +80,7 @@ def judge_folds(
     return _compared(found, text, limit) if has_champion else _alone(found, text, limit, min(own))
 
 
-def _lacking(fold: FoldFinding) -> str:
+def _problem_of(fold: FoldFinding) -> str:
     if fold.problem:
         return fold.problem
     if fold.positives < FEWEST_POSITIVES:

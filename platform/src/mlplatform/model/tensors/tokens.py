@@ -120,10 +120,12 @@ def split(text: str) -> list[str]:
     folded = unicodedata.normalize("NFKC", text)[:MOST_READ].casefold()
     normal = unicodedata.normalize("NFKC", folded)[:MOST_READ]
     # a mark may stand beside its letter now, from which something invisible kept it apart
-    return unicodedata.normalize("NFKC", "".join(map(_kept, BLANK.sub("", normal)))).split()
+    return unicodedata.normalize(
+        "NFKC", "".join(map(_token_character, BLANK.sub("", normal)))
+    ).split()
 
 
-def _kept(character: str) -> str:
+def _token_character(character: str) -> str:
     if character.isalnum():
         return character
     category = unicodedata.category(character)

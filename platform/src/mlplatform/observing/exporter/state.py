@@ -92,7 +92,7 @@ class StateCollector(Collector):
         samples: dict[Metric, list[Sample]] = {m: [] for m in signals.METRICS["exporter"]}
         del samples[signals.STATE_UNREAD], samples[signals.EVENT_TIME]
         for of, read in self._parts():
-            for metric, found in self._found(of, read):
+            for metric, found in self._rows_of(of, read):
                 samples[metric] += found
         event_s = self._event_s()
         for metric, found in samples.items():
@@ -112,7 +112,7 @@ class StateCollector(Collector):
         yield "refusals", self._refusal_counts
         yield "events", self._events
 
-    def _found(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
+    def _rows_of(self, of: str, read: Callable[[], Iterable[Read]]) -> list[Read]:
         try:
             return list(read())
         except (PlatformError, sqlite3.Error, DatabaseError) as error:

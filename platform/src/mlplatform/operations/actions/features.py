@@ -56,7 +56,7 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
     if not _is_rest(platform, model, table, source):
         _check_may_be_added(platform, model, table, source)
         offline.import_history(table, platform.pseudonym_key(), source)
-    if _answered(platform, model):
+    if _has_decisions(platform, model):
         _add_snapshots(platform, model)
     else:
         _make_snapshots(platform, model, table)
@@ -202,7 +202,7 @@ def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bo
 
 
 def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source: str) -> None:
-    if _answered(platform, model):
+    if _has_decisions(platform, model):
         raise Refused(
             f"{model} has answered requests, so its history is closed: the decision log"
             " records what"
@@ -240,7 +240,7 @@ def _add_snapshots(platform: Platform, model: str) -> None:
             snapshots.backfill(offline, [view], behind, online)
 
 
-def _answered(platform: Platform, model: str) -> bool:
+def _has_decisions(platform: Platform, model: str) -> bool:
     """Whether the log holds a decision of the model."""
     if not (platform.settings.home.decisions / DATABASE).exists():
         return False

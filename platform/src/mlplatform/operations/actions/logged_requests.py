@@ -63,7 +63,7 @@ class LoggedRequests:
             after: dict[str, int] = {}
             while True:
                 rows = self._page(start_ms, end_ms, after)
-                if (kept := self._kept(rows)).num_rows:
+                if (kept := self._usable_rows(rows)).num_rows:
                     yield kept
                 counts: Counter[str] = Counter()
                 for row in rows.select(["writer", "seq"]).to_pylist():
@@ -79,7 +79,7 @@ class LoggedRequests:
         )  # fmt: skip
         return self._log.read(span)
 
-    def _kept(self, rows: pa.Table) -> pa.Table:
+    def _usable_rows(self, rows: pa.Table) -> pa.Table:
         ids = rows["decision_id"].to_pylist()
         stale = rows["degraded_reason"].to_numpy(zero_copy_only=False) == FEATURES
         void = np.array([i in self._void for i in ids], dtype=bool)

@@ -157,7 +157,7 @@ def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Snapshot 
         _Sqlite(held[JOURNAL]) if JOURNAL in held else None
     )
     journal = None if source is None else _journal(source)
-    if journal != _journal_now(root, postgres) or not _accounted(spills, held.get(LOG)):
+    if journal != _journal_now(root, postgres) or not _are_accounted_for(spills, held.get(LOG)):
         return None
     log = held.get(LOG)
     return Snapshot(
@@ -247,7 +247,7 @@ def _open_spills(root: Path, holding: ExitStack, known: OpenSpills | None = None
     return found
 
 
-def _accounted(spills: OpenSpills, log: sqlite3.Connection | None) -> bool:
+def _are_accounted_for(spills: OpenSpills, log: sqlite3.Connection | None) -> bool:
     """Whether it is known of each spill which of its records this log has.
 
     A spill that is gone, and has no mark, was forgotten by the log or is not known to it yet.

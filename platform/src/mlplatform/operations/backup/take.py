@@ -106,7 +106,7 @@ class _BackupRun:
         for name in self._at.offline:
             self._file(name)
         for name in self._rest():
-            self._found(name)
+            self._database_or_file(name)
         self._shared_bundles()
 
     def manifest(self, now_ms: int) -> Manifest:
@@ -187,7 +187,7 @@ class _BackupRun:
         except FileNotFoundError as error:
             raise Busy(f"{name} was removed while the backup was taken; try again") from error
 
-    def _found(self, name: str) -> None:
+    def _database_or_file(self, name: str) -> None:
         with (self._root / name).open("rb") as file:
             is_database = file.read(len(SQLITE)) == SQLITE
         if is_database:

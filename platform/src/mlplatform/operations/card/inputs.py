@@ -63,7 +63,7 @@ def card_inputs(
             name=spec.declared,
             kind=spec.kind,
             made_of=_made_of(spec, features, bundle),
-            missing=_missing(spec, features, defaults),
+            missing=_missing_text(spec, features, defaults),
             stale=_stale(spec, features),
             usual=usual.get(spec.name),
         )
@@ -123,7 +123,7 @@ def _aggregate(source: FeatureSource, feature: Feature) -> str:
             return f"view {source.name}"
 
 
-def _missing(spec: InputSpec, features: _Features, defaults: Mapping[str, float]) -> str:
+def _missing_text(spec: InputSpec, features: _Features, defaults: Mapping[str, float]) -> str:
     match spec.kind:
         case "field":
             return SENT
@@ -150,10 +150,10 @@ def _without(name: str, features: _Features, defaults: Mapping[str, float]) -> s
     found = features.get(name)
     if found is None:
         return f"{stands}; what the answer says is not recorded"
-    return f"{stands}, and {_answered(found[1].missing)}"
+    return f"{stands}, and {_answer_text(found[1].missing)}"
 
 
-def _answered(policy: MissingPolicy) -> str:
+def _answer_text(policy: MissingPolicy) -> str:
     match policy:
         case "default":
             return "the answer names the view"

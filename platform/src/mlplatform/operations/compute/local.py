@@ -75,7 +75,7 @@ class LocalJobs:
         content = JobFile(
             work=job.work,
             model=job.model,
-            inputs=_named(job.inputs.absolute(), self._folder.absolute()),
+            inputs=_input_place(job.inputs.absolute(), self._folder.absolute()),
             items=job.items,
             deadline_s=job.deadline_s,
             digest=job.digest,
@@ -133,7 +133,7 @@ def inputs_of(job: JobFile, jobs: Path) -> Path:
     return own if own.is_dir() else named
 
 
-def _named(inputs: Path, jobs: Path) -> str:
+def _input_place(inputs: Path, jobs: Path) -> str:
     within = inputs.is_relative_to(jobs.parent)
     return os.path.relpath(inputs, jobs) if within else str(inputs)
 

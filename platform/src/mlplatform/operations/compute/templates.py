@@ -138,10 +138,10 @@ def _item(definition: ModelDefinition, work: Work) -> Container:
         ],
         inputs=[
             Parameter(name="item"),
-            _stored("shared", f"{FOLDER}/in/shared", "in", SHARED),
-            _stored("item", f"{FOLDER}/in/items/{ITEM}", "in", ITEMS, ITEM),
+            _file_artifact("shared", f"{FOLDER}/in/shared", "in", SHARED),
+            _file_artifact("item", f"{FOLDER}/in/items/{ITEM}", "in", ITEMS, ITEM),
         ],
-        outputs=[_stored("results", f"{FOLDER}/out", "out", ITEM)],
+        outputs=[_file_artifact("results", f"{FOLDER}/out", "out", ITEM)],
         env=[
             ConfigMapEnv(
                 name=LOG_LEVEL, config_map_name=SETTINGS, config_map_key=LOG_LEVEL, optional=True
@@ -180,7 +180,7 @@ def _resources(gpu: GpuPolicy | None) -> ResourceRequirements:
     return ResourceRequirements.model_validate({"requests": _REQUESTS, "limits": limits})
 
 
-def _stored(name: str, path: str, *below: str) -> Artifact:
+def _file_artifact(name: str, path: str, *below: str) -> Artifact:
     """An artifact that is stored file by file, as it is."""
     return S3Artifact(
         name=name,

@@ -262,7 +262,7 @@ class PrefectGate:
                 return requests.Wrong(f"no more than {within} are taken of {name}: try later")
             if (why := await self._unproven(person, about, answer)) is not None:
                 return requests.Wrong(why)
-            return _sent(answer)
+            return _body_of(answer)
         start = requests.run_start(parsed, flow=flow, model=model, person=name, now_s=time.time())
         if isinstance(start, requests.Wrong):
             return start
@@ -270,7 +270,7 @@ class PrefectGate:
         if is_limited and await self._unfinished(str(name)) >= requests.MOST_UNFINISHED:
             most = f"{requests.MOST_UNFINISHED} runs that have not ended"
             return requests.Wrong(f"{name} has {most}, the most of one person: wait, or end one")
-        return _sent(start)
+        return _body_of(start)
 
     async def _unproven(
         self, person: Operator | Client, run_id: str, answer: requests.Start
@@ -347,7 +347,7 @@ class PrefectGate:
             await _problem(send, 503, f"Prefect's API answers {answer.status_code}")
 
 
-def _sent(start: requests.Start) -> bytes:
+def _body_of(start: requests.Start) -> bytes:
     return json.dumps(start.body).encode()
 
 

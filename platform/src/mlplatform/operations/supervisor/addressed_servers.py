@@ -80,7 +80,7 @@ class AddressedServer:
 
     def _follow(self) -> None:
         while not self._stopping.is_set():
-            found = self._found()
+            found = self._problem()
             self._previous = found[0]
             self._answer_until_s = math.inf
             with contextlib.suppress(RuntimeError):  # the loop has ended, and so does this process
@@ -96,7 +96,7 @@ class AddressedServer:
         self._reason, self._failed = reason, failed
         self.write()
 
-    def _found(self) -> tuple[str, bool]:
+    def _problem(self) -> tuple[str, bool]:
         """Why it is not ready, and whether waiting alone will not mend it."""
         name = self._service.name
         try:

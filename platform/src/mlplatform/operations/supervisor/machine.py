@@ -123,27 +123,27 @@ def check(facts: MachineFacts) -> list[CheckFinding]:
 def _machine(facts: MachineFacts) -> Iterator[CheckFinding]:
     version = ".".join(map(str, facts.python))
     wanted = ".".join(map(str, LEAST_PYTHON))
-    yield _found(
+    yield _finding(
         facts.python >= LEAST_PYTHON,
         "Python",
         version,
         f"install Python {wanted} or newer, then: make setup PYTHON=python{wanted}",
     )
-    yield _found(
+    yield _finding(
         facts.cores >= LEAST_CORES,
         "cores",
         f"{facts.cores}; wanted: {LEAST_CORES}",
         "use a machine or container with more; requests are answered, training is slow",
         else_="optional",
     )
-    yield _found(
+    yield _finding(
         facts.memory_gb >= LEAST_MEMORY_GB,
         "memory",
         f"{facts.memory_gb:.1f} GB are available; wanted: {LEAST_MEMORY_GB:g} GB",
         "end other programs; `mlplatform status` shows what the platform takes",
     )
     free = facts.disk.free_bytes / 1e9
-    yield _found(
+    yield _finding(
         free >= LEAST_FREE_GB and not facts.disk.is_low,
         "disk of the home",
         f"{free:.1f} GB are free; wanted: {LEAST_FREE_GB:g} GB, and {LEAST_SHARE} of the disk",
@@ -162,7 +162,7 @@ def _clock(facts: MachineFacts) -> CheckFinding:
     offset_s = facts.offset_s or 0.0
     right = abs(offset_s) <= MOST_OFFSET_S
     seen = f"{offset_s:+.3f} s off"
-    return _found(right, "clock", seen, "timedatectl timesync-status shows why")
+    return _finding(right, "clock", seen, "timedatectl timesync-status shows why")
 
 
 def _packages(facts: MachineFacts) -> CheckFinding:
@@ -206,14 +206,14 @@ def _home(facts: MachineFacts) -> Iterator[CheckFinding]:
 
 def _settings(facts: MachineFacts) -> CheckFinding:
     do = "correct that variable (docs/settings.md), or unset it"
-    return _found(not facts.settings, "settings", facts.settings or "can be used", do)
+    return _finding(not facts.settings, "settings", facts.settings or "can be used", do)
 
 
 def _models(facts: MachineFacts) -> CheckFinding:
     what = "model folders"
     if facts.models or not facts.left_out:
         do = "correct MLPLATFORM_MODELS (docs/adding-a-model.md), or that folder"
-        return _found(not facts.models, what, facts.models or "can be read", do)
+        return _finding(not facts.models, what, facts.models or "can be read", do)
     return CheckFinding("optional", what, LEFT_OUT.format(", ".join(facts.left_out)), NAME_THEM)
 
 
@@ -249,5 +249,5 @@ def _running(facts: MachineFacts) -> Iterator[CheckFinding]:
         yield CheckFinding("lacking", what, f"is {facts.running}", "wait, then: mlplatform status")
 
 
-def _found(right: bool, what: str, seen: str, do: str, else_: State = "lacking") -> CheckFinding:
+def _finding(right: bool, what: str, seen: str, do: str, else_: State = "lacking") -> CheckFinding:
     return CheckFinding("ok", what, seen) if right else CheckFinding(else_, what, seen, do)

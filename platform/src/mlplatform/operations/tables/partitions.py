@@ -122,7 +122,7 @@ def carry_out(work: Work, source: Source, results: Results, report: Report) -> l
                 scored = work.decisions.scored(block.inputs)
                 if writing is not None:
                     _note(writing.result(), done, report)
-                writing = writer.submit(_kept, work, results, block, scored)
+                writing = writer.submit(_keep, work, results, block, scored)
             if writing is not None:
                 _note(writing.result(), done, report)
         finally:
@@ -172,7 +172,7 @@ def _inputs(work: Work, file: int, block: Block) -> _BlockInputs:
     return _BlockInputs(file, block, requests, work.features.inputs(requests.table))
 
 
-def _kept(work: Work, results: Results, one: _BlockInputs, scored: BlockDecisions) -> Partition:
+def _keep(work: Work, results: Results, one: _BlockInputs, scored: BlockDecisions) -> Partition:
     """The partition's results, in their place, and then the note that they are."""
     block, requests = one.block, one.requests
     table, tally = work.decisions.results(

@@ -78,7 +78,7 @@ def export(
     """
 
     def chosen(kinds: Mapping[str, str]) -> ColumnSelection:
-        names = _wanted(definition, kinds, overrides, table.name)
+        names = _wanted_columns(definition, kinds, overrides, table.name)
         others = sorted(set(names.values()) - {names[ROW_ID]})
         return ColumnSelection(list(names.values()), [names[ROW_ID], *others])
 
@@ -162,7 +162,7 @@ class _DigestingFile:
         return self._hash.hexdigest()
 
 
-def _wanted(
+def _wanted_columns(
     definition: ModelDefinition, kinds: Mapping[str, str], overrides: Mapping[str, str], source: str
 ) -> dict[str, str]:
     arrow = arrow_types(kinds, pa.int64())

@@ -75,7 +75,7 @@ class RowFeatures:
         self._policies = FeaturePolicies(self._plan.sources, self._plan.features)
         self._sources = self._policies.views
         used = read_by(self._plan.features, definition.windows)
-        known = map(_known, by_entity(used, definition.entities))
+        known = map(_request_counts, by_entity(used, definition.entities))
         narrowed = msgspec.structs.replace(definition, windows=(*used, *known))
         self._offline = OfflineTable(offline.folder, narrowed)
         self._midnights = {v.name: _midnights(offline, v) for v in request_views(self._plan.views)}
@@ -145,7 +145,7 @@ class RowFeatures:
         return self._policies.gaps(OnlineRow({}, times, stale))
 
 
-def _known(source: EntityWindows) -> Window:
+def _request_counts(source: EntityWindows) -> Window:
     """How many requests of the entity lie where one of its windows reaches back to."""
     longest = max(source.fields, key=_reach_ms)
     return Window(

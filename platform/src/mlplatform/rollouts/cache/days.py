@@ -77,12 +77,12 @@ def found_of_days(
         def work(db: sqlite3.Connection) -> dict[int, bytes]:
             while _catch_up(db, log, asked, marks):
                 pass
-            return _found(db, numbers, read)
+            return _read_days(db, numbers, read)
 
         return with_file(path, TABLES, fits=fits, work=work)
 
 
-def _found(db: sqlite3.Connection, numbers: Sequence[int], read: Reading) -> dict[int, bytes]:
+def _read_days(db: sqlite3.Connection, numbers: Sequence[int], read: Reading) -> dict[int, bytes]:
     kept = dict(db.execute("SELECT number, found FROM days"))
     for number, found in read([number for number in numbers if number not in kept]):
         with sqlite.transaction(db):

@@ -145,7 +145,7 @@ def within_quotas(need: Need, quotas: Sequence[Quota]) -> FreeCapacity | Capacit
 
 def _over(need: Need, quota: Quota) -> CapacityShortage | None:
     for name, hard in quota.hard.items():
-        asked, used = _asked(need, name), quota.used.get(name, Decimal(0))
+        asked, used = _amount_asked(need, name), quota.used.get(name, Decimal(0))
         if asked and used + asked > hard:
             return CapacityShortage(
                 f"{need.service} asks for {asked.normalize():f} {_plain(name)}; the quota "
@@ -154,7 +154,7 @@ def _over(need: Need, quota: Quota) -> CapacityShortage | None:
     return None
 
 
-def _asked(need: Need, name: str) -> Decimal:
+def _amount_asked(need: Need, name: str) -> Decimal:
     """How much of a quota's resource is asked for; numbers and limits of other objects are not
     counted."""
     if name in ("pods", "count/pods"):

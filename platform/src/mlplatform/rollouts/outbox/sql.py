@@ -86,7 +86,7 @@ class SqlPositions:
             )
 
     def list(self) -> list[Progress]:
-        return [_made(*row) for row in self._database.rows(f"{_ALL} ORDER BY receiver")]
+        return [_progress_of(*row) for row in self._database.rows(f"{_ALL} ORDER BY receiver")]
 
 
 _ALL = (
@@ -99,10 +99,10 @@ def _progress(db: Session, receiver: str) -> Progress:
     rows = db.rows(f"{_ALL} WHERE receiver = :receiver", receiver=receiver)
     if not rows:
         raise NotFound(f"no receiver {receiver!r} is known: `mlplatform events receivers`")
-    return _made(*rows[0])
+    return _progress_of(*rows[0])
 
 
-def _made(
+def _progress_of(
     receiver: str,
     rollouts: int,
     incidents: int,

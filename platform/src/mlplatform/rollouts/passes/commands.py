@@ -225,7 +225,7 @@ def roll_back(
                 identity=identity,
             ),
             fence,
-            rolled_back_routes(state, _seen(states, routes, state)),
+            rolled_back_routes(state, _observation_of(states, routes, state)),
         )
     finally:
         passes.release(fence)
@@ -244,7 +244,7 @@ def _taken_back(states: list[RolloutState], routes: Routes) -> RolloutState:
     )
 
 
-def _seen(states: list[RolloutState], routes: Routes, state: RolloutState) -> Observation:
+def _observation_of(states: list[RolloutState], routes: Routes, state: RolloutState) -> Observation:
     confirmed: list[Any] = [s.challenger for s in states if s.phase == "confirmed"]
     return Observation(
         routes=routes,

@@ -192,9 +192,9 @@ def add_records(
     _coarsen(db, state)
     db.executemany("INSERT OR IGNORE INTO voids VALUES (?)", [(i,) for i in voided])
     incoming = found.without(_voided(db, set(found.decision_id)))
-    stored = _stored(db, {*incoming.decision_id, *voided})
+    stored = _stored_facts(db, {*incoming.decision_id, *voided})
     sharing = _sharing_calls(db, joined([incoming, stored])) - set(stored.decision_id)
-    stored = joined([stored, _stored(db, sharing)])
+    stored = joined([stored, _stored_facts(db, sharing)])
     before, now = (
         portion(
             traffic(part, subject),
@@ -255,7 +255,7 @@ def _blobs(rows: Any) -> list[bytes]:
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
-def _stored(db: sqlite3.Connection, decision_ids: Iterable[str]) -> RecordFacts:
+def _stored_facts(db: sqlite3.Connection, decision_ids: Iterable[str]) -> RecordFacts:
     query = "SELECT decision_id, writer, seq, facts FROM records WHERE decision_id IN "
     return _facts(list(_of_decisions(db, query, decision_ids)))
 

@@ -317,7 +317,7 @@ def _shadow(state: RolloutState, observation: Observation, policy: RolloutPolicy
     held = _unless_healthy(state, observation, policy, now, policy.shadow.deadline_h)
     if held is not None:
         return held
-    judgement = _judged(observation)
+    judgement = _judgement_of(observation)
     evidence = _validated(state) | judgement.evidence
     if _needs_approval(state, policy):
         return AskApproval(f"shadow: {judgement.reason}", evidence)
@@ -355,7 +355,7 @@ def _canary(state: RolloutState, observation: Observation, policy: RolloutPolicy
     held = _unless_healthy(state, observation, policy, now, here.deadline_h)
     if held is not None:
         return held
-    judgement = _judged(observation)
+    judgement = _judgement_of(observation)
     reason = f"canary {state.percent:g} %: {judgement.reason}"
     evidence = _identity(state) | judgement.evidence
     if not is_last_step(policy, state.percent):
@@ -418,7 +418,7 @@ def _unless_healthy(
     now: Now,
     deadline_h: float,
 ) -> Move | None:
-    judgement = _judged(observation)
+    judgement = _judgement_of(observation)
     if judgement.verdict == "HEALTHY":
         return None
     if judgement.verdict == "UNHEALTHY":
@@ -430,7 +430,7 @@ def _unless_healthy(
     return Hold(judgement.reason)
 
 
-def _judged(observation: Observation) -> Judgement:
+def _judgement_of(observation: Observation) -> Judgement:
     if observation.judgement is not None:
         return observation.judgement
     return Judgement("INCONCLUSIVE", ("nothing was read from the log",), {})

@@ -320,13 +320,13 @@ def recorded_plan(plan: Plan | str, despite: str = "") -> RolloutPlan:
     return RolloutPlan(
         history_h=round(plan.history_h, 3),
         requests_h=round(plan.requests_h, 3),
-        steps=tuple(_recorded(step) for step in plan.steps),
+        steps=tuple(_planned_step(step) for step in plan.steps),
         refusal=plan.refusal,
         despite=despite if plan.refusal else "",
     )
 
 
-def _recorded(step: StagePlan) -> PlannedStep:
+def _planned_step(step: StagePlan) -> PlannedStep:
     return PlannedStep(
         percent=step.percent,
         hours=None if step.hours is None else round(step.hours, 3),

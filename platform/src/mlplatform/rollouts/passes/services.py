@@ -40,7 +40,7 @@ def reconcile_services(definition: ModelDefinition, ports: Ports, steps: list[st
         else:
             waits.append(f"can't {step_text(step)}: {refusal}")
     if ports.repositories is not None:
-        sweep(definition.name, ports.repositories, _wanted(definition.name, ports))
+        sweep(definition.name, ports.repositories, _needed_services(definition.name, ports))
     return waits
 
 
@@ -96,7 +96,7 @@ def retire(ports: Ports, model: str, service: str) -> None:
     ports.plane.remove(service)
 
 
-def _wanted(model: str, ports: Ports) -> set[str]:
+def _needed_services(model: str, ports: Ports) -> set[str]:
     """Services that run, and those that are to."""
     ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
     return {*ports.plane.names(), *ports.rollouts.routes(model).services, *ramping}

@@ -44,14 +44,14 @@ def resources(definition: ModelDefinition) -> dict[str, dict[str, str]]:
     What model.yaml names is both: a model that needs 6 GB has them, or is not placed.
     """
     gpu = gpu_of(definition)
-    named = _named(definition.serving)
+    named = _amounts(definition.serving)
     if gpu is not None:
         named[gpu.resource] = str(gpu.count)
     usual = _CPU if gpu is None else _BESIDE_GPU
     return {part: amounts | named for part, amounts in usual.items()}
 
 
-def _named(serving: ServingPolicy) -> dict[str, str]:
+def _amounts(serving: ServingPolicy) -> dict[str, str]:
     named = {}
     if serving.cpus is not None:
         named["cpu"] = f"{round(serving.cpus * 1000)}m"

@@ -255,8 +255,8 @@ def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: floa
     worst, least = -found.known.low, -found.proven.high
     counted = -found.known.value
     verdict = bound.verdict(least, worst, 0.0 if math.isnan(counted) else counted)
-    asked = _asked(verdict, bound, counted)
-    parts = (_result(verdict, least, worst, errors), _counted(seen, found), asked,
+    asked = _allowed_text(verdict, bound, counted)
+    parts = (_result(verdict, least, worst, errors), _counted_text(seen, found), asked,
              *_unknown(seen, found), *_to_come(seen))  # fmt: skip
     return Gate(NAME, verdict, " ".join(filter(None, parts)), _values(seen, found, bound))
 
@@ -295,7 +295,7 @@ def _result(verdict: Verdict, least: float, worst: float, errors: Errors) -> str
     return f"It finds {most} {than} ({sure(errors.missed)})."
 
 
-def _asked(verdict: Verdict, bound: Bound, counted: float) -> str:
+def _allowed_text(verdict: Verdict, bound: Bound, counted: float) -> str:
     if verdict == "UNHEALTHY":
         return f"The limit is {points(bound.limit)}."
     if bound.tolerance is None:
@@ -304,7 +304,7 @@ def _asked(verdict: Verdict, bound: Bound, counted: float) -> str:
     return f"Allowed: {points(bound.tolerance)}.{more if counted > bound.limit else ''}"
 
 
-def _counted(seen: Outcomes, found: Recall) -> str:
+def _counted_text(seen: Outcomes, found: Recall) -> str:
     if not found.positives:
         return f"Of {len(seen):,} requests none is known to be positive."
     return (

@@ -179,7 +179,7 @@ def what_if(requests: Requests, *, capacity: float) -> WhatIf:
             for name, (edges, codes) in requests.bands.items()
             for segment in _segments(name, edges, codes, requests, flipped)
         ),
-        known=_known(requests, capacity),
+        known=_known_labels(requests, capacity),
     )
 
 
@@ -206,7 +206,7 @@ def _segments(
     return [Segment(name, *bound, *numbers) for bound, *numbers in rows if numbers[0]]
 
 
-def _known(requests: Requests, capacity: float) -> LabelCounts:
+def _known_labels(requests: Requests, capacity: float) -> LabelCounts:
     known = requests.outcome != UNKNOWN
     positive = requests.outcome[known] == POSITIVE
     immature = int((~known & ~requests.hidden).sum())

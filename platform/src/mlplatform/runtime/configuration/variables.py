@@ -65,7 +65,7 @@ def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
     Values are not shown: nobody knows what they are.
     """
     for name in sorted(environment):
-        if name.startswith(PREFIX) and not _known(name, environment[name]):
+        if name.startswith(PREFIX) and not _is_known(name, environment[name]):
             constant = CONSTANTS.get(name.removeprefix(PREFIX))
             if constant is not None:
                 wanted = f"no such variable: it is {constant} in every installation; remove it"
@@ -105,7 +105,7 @@ def _missing_in_cluster(environment: Mapping[str, str]) -> Iterator[ConfigInvali
         yield ConfigInvalid(f"{PREFIX}PROFILE", "cluster", wanted)
 
 
-def _known(name: str, text: str) -> bool:
+def _is_known(name: str, text: str) -> bool:
     ours = name in _BY_VARIABLE or name in HANDED_DOWN or OF_TESTS.fullmatch(name)
     constant = CONSTANTS.get(name.removeprefix(PREFIX))
     if constant is not None:

@@ -129,7 +129,7 @@ class _Metrics:
         request.admit()
         if request.method not in ("GET", "HEAD"):
             return Reply(b"", (*_TEXT, line(b"allow", b"GET, HEAD")), 405)
-        return self._shown()
+        return self._metrics_text()
 
     def refusal(self, refused: Refusal) -> Reply:
         return Reply(str(refused).encode(), _TEXT, refused.status)
@@ -137,6 +137,6 @@ class _Metrics:
     def on_ended(self, reason: str) -> None:
         """Does nothing: only the caller is informed."""
 
-    async def _shown(self) -> Reply:
+    async def _metrics_text(self) -> Reply:
         # What is shown is read from databases, and others need not wait for that.
         return Reply(await asyncio.to_thread(self._registry.text), _TEXT)

@@ -45,9 +45,9 @@ def memory_kills() -> int | None:
             if line.startswith("0::/"):
                 own = _CGROUPS / line.removeprefix("0::/") / "memory.events"
                 if own.exists():
-                    return _counted(own.read_text())
+                    return _kill_count(own.read_text())
     with suppress(OSError, ValueError):
-        return _counted(_KERNEL.read_text())
+        return _kill_count(_KERNEL.read_text())
     return None
 
 
@@ -79,7 +79,7 @@ def _killer(before: int | None, after: int | None) -> str:
     return "not by the platform, and the kernel counts no kill for memory while it ran"
 
 
-def _counted(text: str) -> int | None:
+def _kill_count(text: str) -> int | None:
     for line in text.splitlines():
         name, _, count = line.partition(" ")
         if name == "oom_kill":

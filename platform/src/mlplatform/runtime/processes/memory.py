@@ -41,7 +41,7 @@ def _groups() -> list[tuple[int, int]]:
                     if not folder.is_relative_to(_CGROUPS):
                         break
                     if (limit := _limit(folder / "memory.max")) is not None:
-                        found.append((limit, _held(folder / "memory.stat")))
+                        found.append((limit, _held_bytes(folder / "memory.stat")))
     return found
 
 
@@ -51,7 +51,7 @@ def _limit(file: Path) -> int | None:
     return None
 
 
-def _held(file: Path) -> int:
+def _held_bytes(file: Path) -> int:
     """Memory of a group that is no cache of files."""
     with suppress(OSError, ValueError):
         stats = dict(line.split() for line in file.read_text().splitlines())

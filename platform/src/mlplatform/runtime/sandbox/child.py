@@ -57,10 +57,10 @@ def main(arguments: Sequence[str]) -> None:
         return
     _send(start.channel, Frame({"in_force": found}))
     while True:
-        _send(start.channel, _answered(answer, _next(start.channel), start.limits))
+        _send(start.channel, _answer_of(answer, _next(start.channel), start.limits))
 
 
-def _answered(answer: Answer, frame: Frame, limits: ProcessLimits) -> Frame:
+def _answer_of(answer: Answer, frame: Frame, limits: ProcessLimits) -> Frame:
     """The answer, or why there is none; a process that takes too long is ended by the kernel."""
     signal.setitimer(signal.ITIMER_PROF, float(frame.body["cpu_s"]))
     try:

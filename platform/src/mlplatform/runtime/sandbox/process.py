@@ -146,7 +146,7 @@ class Sandbox:
             self.close()
             raise WorkRefused(f"the sandbox process sent an invalid response: {error}") from None
         except (EOFError, ConnectionError):
-            raise WorkRefused(self._ended(cpu_s)) from None
+            raise WorkRefused(self._ending(cpu_s)) from None
         except BaseException:
             self.close()  # half a frame may be under way
             raise
@@ -162,7 +162,7 @@ class Sandbox:
             at += got
         return found
 
-    def _ended(self, cpu_s: float) -> str:
+    def _ending(self, cpu_s: float) -> str:
         """How it ended, in words."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(WALL_MORE_S)

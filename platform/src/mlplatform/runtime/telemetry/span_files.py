@@ -178,10 +178,10 @@ def _read(line: bytes) -> Iterator[StoredSpan]:
         resource = _read_attributes(part["resource"])
         for scope in part["scopeSpans"]:
             for span in scope["spans"]:
-                yield _kept(span, resource)
+                yield _stored_span(span, resource)
 
 
-def _kept(span: dict[str, Any], resource: dict[str, Value]) -> StoredSpan:
+def _stored_span(span: dict[str, Any], resource: dict[str, Value]) -> StoredSpan:
     return StoredSpan(
         trace_id=span["traceId"],
         span_id=span["spanId"],

@@ -62,7 +62,7 @@ def compact(view: FeatureView, parts: ExternalParts, *, horizon_ms: int | None) 
         served = parts.served_parts()
         if not served:
             return CompactionResult()
-        ended = 0 if horizon_ms is None else _ended(db, view, served, horizon_ms)
+        ended = 0 if horizon_ms is None else _mark_ended(db, view, served, horizon_ms)
         total = sum(_rows(part) for part in served)
         if ended and ended >= DROPPED_SHARE * total:
             chosen = served
@@ -85,7 +85,7 @@ def _union(parts: Sequence[Part]) -> str:
     return f"({' UNION ALL BY NAME '.join(f'({part.rows_sql})' for part in parts)})"
 
 
-def _ended(
+def _mark_ended(
     db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part], horizon_ms: int
 ) -> int:
     """Make the view `rows_`, in which `ended_` says whether a row has; how many have."""

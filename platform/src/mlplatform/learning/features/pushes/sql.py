@@ -72,7 +72,7 @@ class SqlPushes:
     def add(self, pushes: Sequence[Push], now_ms: int) -> Sequence[DurablePush] | ReusedKey:
         contents = [_content(push) for push in pushes]
         with self._database.write_transaction() as db:
-            found = [_known(db, push) for push in pushes]
+            found = [_find_key(db, push) for push in pushes]
             if any(isinstance(one, ReusedKey) for one in found):
                 return ReusedKey()
             return [
@@ -173,7 +173,7 @@ class SqlPushes:
             after=after,
             most=most,
         )
-        return [_kept(model, view, *row) for row in found]
+        return [_push_of(model, view, *row) for row in found]
 
     def last(self, model: str, view: str) -> int:
         ((number,),) = self._database.rows(
@@ -349,7 +349,7 @@ def _insert(db: Session, push: Push, content: str, now_ms: int) -> DurablePush:
     return DurablePush(int(number), arrived_ms, is_new=True, served_ms=None)
 
 
-def _known(db: Session, push: Push) -> DurablePush | ReusedKey | None:
+def _find_key(db: Session, push: Push) -> DurablePush | ReusedKey | None:
     """What is there of the push's idempotency key."""
     if push.idempotency is None:
         return None
@@ -370,7 +370,7 @@ def _known(db: Session, push: Push) -> DurablePush | ReusedKey | None:
     return DurablePush(int(number), int(arrived_ms), is_new=False, served_ms=at_ms)
 
 
-def _kept(
+def _push_of(
     model: str, view: str, number: int, client: str, idempotency: str | None, digest: str,
     arrived_ms: int, served_ms: int, names: str, content: str,
 ) -> KeptPush:  # fmt: skip

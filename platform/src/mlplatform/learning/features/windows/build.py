@@ -54,9 +54,9 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     definition = offline.definition
     shared = [series for series, _ in series_of(definition.windows, definition.entities)]
     position = _log_position(log)
-    recorded = _recorded(log, definition.name, position)
+    recorded = _records_of(log, definition.name, position)
     with (
-        closing(_made(offline, shared, recorded)) as made,
+        closing(_built_tiles(offline, shared, recorded)) as made,
         closing(sqlite.connect(database, tables=TABLES)) as db,
     ):
         with sqlite.transaction(db):
@@ -87,8 +87,8 @@ def build_shared(store: RedisWindows, offline: OfflineTable, log: DecisionLog) -
         log: that the logs of all gateways are replicated into.
     """
     series, position = store.own.series, _log_position(log)
-    recorded = _recorded(log, offline.definition.name, position)
-    with closing(_made(offline, series, recorded)) as made:
+    recorded = _records_of(log, offline.definition.name, position)
+    with closing(_built_tiles(offline, series, recorded)) as made:
         rows = made.execute("SELECT series, key, tiles FROM window_tiles")
         return store.build(
             position, ((n, key, unpack(t, len(series[n].columns))) for n, key, t in rows)
@@ -99,7 +99,7 @@ def _log_position(log: DecisionLog) -> dict[str, int]:
     return {mark.writer: mark.seq for mark in log.watermarks() if mark.seq}
 
 
-def _made(
+def _built_tiles(
     offline: OfflineTable, shared: Sequence[Series], recorded: Iterable[ProjectedRecord]
 ) -> sqlite3.Connection:
     """The tiles of series, under their places, in a database that lasts as long as its connection.
@@ -125,7 +125,7 @@ def _made(
     return made
 
 
-def _recorded(
+def _records_of(
     log: DecisionLog, model: str, position: Mapping[str, int]
 ) -> Iterator[ProjectedRecord]:
     columns = ("writer", "seq", "event_ms", "payload")

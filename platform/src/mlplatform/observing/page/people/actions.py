@@ -170,7 +170,7 @@ class Actions:
         def respond(reader: Reader, subject: Subject, act: Act) -> Response:
             return self._form(reader, subject, act, problem="", reason="", status=200)
 
-        return self._answered(request, respond)
+        return self._response_to(request, respond)
 
     def _carry_out(self, request: Request, fields: dict[str, str], says_origin: bool) -> Response:
         def respond(reader: Reader, subject: Subject, act: Act) -> Response:
@@ -188,9 +188,9 @@ class Actions:
             reader.session.notice = done
             return RedirectResponse(subject.path, 303, background=after)
 
-        return self._answered(request, respond)
+        return self._response_to(request, respond)
 
-    def _answered(
+    def _response_to(
         self, request: Request, respond: Callable[[Reader, Subject, Act], Response]
     ) -> Response:
         """What a request is answered with; each refusal is kept with the name of the person."""

@@ -106,7 +106,7 @@ class Sessions:
         cookie, now_s = secrets.token_urlsafe(32), self._now_s()
         with self._lock:
             for digest, found in list(self._by_digest.items()):
-                if _ended(found, now_s):
+                if _end_reason(found, now_s):
                     del self._by_digest[digest]
             token = secrets.token_urlsafe(32)
             made = Session(name, key, peer, now_s, now_s, token, person=person)
@@ -126,7 +126,7 @@ class Sessions:
             if found is None:
                 return NoSession("", "no session has this cookie")
             now_s = self._now_s()
-            if why := _ended(found, now_s):
+            if why := _end_reason(found, now_s):
                 del self._by_digest[_digest(cookie)]
                 return NoSession(found.name, why)
             if found.peer != peer:
@@ -196,7 +196,7 @@ def _whose(session: Session) -> tuple[str, bytes, str]:
     return session.name, session.key, subject
 
 
-def _ended(session: Session, now_s: float) -> str:
+def _end_reason(session: Session, now_s: float) -> str:
     """Why a session is over; empty: it goes on."""
     if now_s - session.began_s >= LASTS_S:
         return f"its session ended: it lasts {LASTS_S / 3600:.0f} hours"

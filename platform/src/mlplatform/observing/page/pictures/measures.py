@@ -126,7 +126,7 @@ _ALLOWED: Final = {
 _UNITS: Final[Mapping[str, Write]] = {"percent": percents, "points": points, "ms": milliseconds}
 
 
-def _made(picture: Picture) -> Measure:
+def _measure_of(picture: Picture) -> Measure:
     stops = _stop_either_way if picture.harm == "either" else _stop
     return Measure(
         axis=picture.axis,
@@ -139,5 +139,5 @@ def _made(picture: Picture) -> Measure:
 
 
 _MEASURES: Final[Mapping[str, Measure]] = {
-    kind.name: _made(kind.picture) for kind in GATES if kind.picture is not None
+    kind.name: _measure_of(kind.picture) for kind in GATES if kind.picture is not None
 }

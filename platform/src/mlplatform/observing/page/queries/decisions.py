@@ -89,8 +89,8 @@ def record(found: Mapping[str, Any], tone: Tone) -> RecordDetail:
         latency_us=found["latency_us"],
         trace_id=trace_of(found) if decided else None,
         reasons=tuple(map(str, payload.get("reasons") or ())),
-        request=_named(payload.get("request")),
-        features=_named(payload.get("features")),
+        request=_named_fields(payload.get("request")),
+        features=_named_fields(payload.get("features")),
         feature_times=tuple(
             (view, ms)
             for view, ms in (payload.get("feature_times") or {}).items()
@@ -108,7 +108,7 @@ def _gaps(values: Any) -> tuple[tuple[str, str], ...]:
     return tuple((cause, ", ".join(map(str, views))) for cause, views in values.items())
 
 
-def _named(values: Any) -> tuple[tuple[str, Any], ...]:
+def _named_fields(values: Any) -> tuple[tuple[str, Any], ...]:
     """A raw call's request is rows of numbers: they stand in the record alone."""
     return tuple(values.items()) if isinstance(values, Mapping) else ()
 

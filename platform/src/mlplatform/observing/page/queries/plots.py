@@ -82,7 +82,7 @@ def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plo
         well=(from_x, round(to_x - from_x, 1)) if (least, most) != (None, None) else None,
         edges=tuple(x(v) for v in edges),
         description="; ".join(
-            [*_measured(value, low, high, share), _wanted(least, most, edges, share)]
+            [*_measured(value, low, high, share), _limit_text(least, most, edges, share)]
         ),
         left=_number(first, share=share),
         right=_number(last, share=share),
@@ -96,7 +96,7 @@ def _measured(value: float | None, low: float | None, high: float | None, share:
     return parts
 
 
-def _wanted(least: float | None, most: float | None, edges: list[float], share: bool) -> str:
+def _limit_text(least: float | None, most: float | None, edges: list[float], share: bool) -> str:
     if least is not None and most is not None:
         return f"allowed {_number(least, share=share)} to {_number(most, share=share)}"
     if most is not None:

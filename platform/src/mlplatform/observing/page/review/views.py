@@ -163,7 +163,7 @@ class Reviews:
                 raise WrongForm(403, f"{reader.lacks(f'{name}:review')}: {able}")
             about = fields.get("about", "")
             seen = check_own(self._console.sessions, reader, ACT, about, fields, says_origin)
-            return self._recorded(definition, reader, fields, about, seen, back)
+            return self._response_to(definition, reader, fields, about, seen, back)
         except WrongForm as wrong:
             self._refuse(name, str(wrong))
             return self._problem(wrong.status, str(wrong), back)
@@ -179,7 +179,7 @@ class Reviews:
         except PlatformError as error:
             return self._problem(503, str(error), back)
 
-    def _recorded(
+    def _response_to(
         self, definition: ModelDefinition, reader: Reader, fields: Mapping[str, str], about: str,
         seen: str, back: str,
     ) -> Response:  # fmt: skip
