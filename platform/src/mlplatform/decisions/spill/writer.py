@@ -268,9 +268,7 @@ class SpillingLog:
         return outcomes
 
     def _known_keys(self, items: Sequence[StorableRecord]) -> dict[int, DuplicateKey]:
-        found = (
-            (index, item, _stored_answer(self._keys, item)) for index, item in enumerate(items)
-        )
+        found = ((index, item, _answer_of(self._keys, item)) for index, item in enumerate(items))
         return {index: _repeated(item, stored) for index, item, stored in found if stored}
 
     def _spilled(self, items: Sequence[StorableRecord]) -> list[Outcome]:
@@ -316,7 +314,7 @@ class SpillingLog:
                 "a request with this key may be under way, and the log does not say"
             )
         try:
-            stored = _stored_answer(self, item)
+            stored = _answer_of(self, item)
         except PlatformError as error:
             return RecordingFailure(f"whether this key was answered cannot be known: {error}")
         return None if stored is None else _repeated(item, stored)
@@ -475,7 +473,7 @@ class SpillingLog:
         return outcomes
 
 
-def _stored_answer(answers: StoredAnswers, item: StorableRecord) -> StoredAnswer | None:
+def _answer_of(answers: StoredAnswers, item: StorableRecord) -> StoredAnswer | None:
     idempotency = item.idempotency
     return (
         None

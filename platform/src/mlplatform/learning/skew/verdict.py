@@ -113,7 +113,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         if self.is_known:
             return f"all {len(self.features)} features are what they should be"
         open_ = sum(f.verdict == "not known" for f in self.features)
-        return f"nothing is known of {open_} features, after {self.sampled:,} decisions"
+        return f"{open_} features could not be judged by {self.sampled:,} decisions"
 
 
 @dataclass(slots=True)

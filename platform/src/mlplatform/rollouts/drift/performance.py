@@ -150,7 +150,7 @@ def performance_verdict(matured: MaturedDays, policy: DriftPolicy) -> Performanc
     by_name = {name: _most_telling(days, name, policy, error_share) for name in names}
     changes = tuple(change for change in by_name.values() if change is not None)
     hidden = sum(day.hidden for day in days)
-    unknown = (f"nothing is known of {hidden:,} stopped requests",) if hidden else ()
+    unknown = (f"the outcomes of {hidden:,} stopped requests are not known",) if hidden else ()
     worse = [change for change in changes if change.proven]
     if worse:
         first_ms = min(change.since_ms for change in worse)
