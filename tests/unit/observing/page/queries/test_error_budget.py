@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.observing.page.test_traffic import NEWEST_MS, counts, read
 
 from mlplatform.observing.page.queries import error_budget
-from mlplatform.observing.page.queries.burn_rates import Burned
+from mlplatform.observing.page.queries.burn_rates import SpentShares
 from mlplatform.observing.page.queries.error_budget import BudgetRow
 from mlplatform.observing.slo import objectives
 from mlplatform.operations.traffic.buckets import BINS, EDGES
@@ -18,7 +18,7 @@ from rollout_world import fraud
 
 
 def budgets(
-    found: TrafficReport | None, burned: Burned | str | None = None
+    found: TrafficReport | None, burned: SpentShares | str | None = None
 ) -> dict[str, BudgetRow]:
     shipped = objectives.load(objectives.SHIPPED)
     shown = error_budget.budget_table(fraud(), shipped, found, burned)
@@ -76,7 +76,7 @@ def test_the_spend_of_availability_is_what_prometheus_says_of_the_model() -> Non
         ("Prometheus cannot be asked: it is away", "cannot be asked: it is away"),
     ],
 )
-def test_a_spend_that_prometheus_does_not_say_is_no_data(burned: Burned | str, note: str) -> None:
+def test_a_spend_unknown_to_prometheus_is_no_data(burned: SpentShares | str, note: str) -> None:
     one = budgets(None, burned)["availability"]
     assert (one.text, one.tone) == ("no data", "")
     assert note in one.note

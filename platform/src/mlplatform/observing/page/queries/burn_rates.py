@@ -20,7 +20,7 @@ MOST_BYTES: Final = 2 * 1024 * 1024
 KEPT_S: Final = 15.0
 """How long an answer, or that there is none, is kept: rules are evaluated no more often."""
 
-Burned = Mapping[tuple[str, str], float]
+SpentShares = Mapping[tuple[str, str], float]
 """(service, objective) → the share of its budget that is spent; 1 is all of it."""
 
 
@@ -52,9 +52,9 @@ class BurnRates:
         self._clock = clock
         self._lock = threading.Lock()
         self._asked_s = -math.inf
-        self._known: Burned | Unavailable = {}
+        self._known: SpentShares | Unavailable = {}
 
-    def read(self) -> Burned:
+    def read(self) -> SpentShares:
         """The spend of every budget that Prometheus knows.
 
         Raises:
@@ -62,21 +62,21 @@ class BurnRates:
         """
         with self._lock:
             if self._clock() - self._asked_s > KEPT_S:
-                self._known = self._asked()
+                self._known = self._ask()
                 self._asked_s = self._clock()
             known = self._known
         if isinstance(known, Unavailable):
             raise known
         return known
 
-    def _asked(self) -> Burned | Unavailable:
+    def _ask(self) -> SpentShares | Unavailable:
         try:
             return parse(fetched(self._url, timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES))
         except Unavailable as error:
             return error
 
 
-def parse(body: bytes) -> Burned:
+def parse(body: bytes) -> SpentShares:
     """Prometheus' answer, of which nothing is believed but its form; what is no number is left out.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.observing.page.queries.burn_rates import Burned
+from mlplatform.observing.page.queries.burn_rates import SpentShares
 from mlplatform.observing.slo.objectives import Objective, Objectives
 from mlplatform.operations.traffic.buckets import EDGES, SHADOW
 from mlplatform.operations.traffic.projection import TrafficReport
@@ -54,7 +54,7 @@ def budget_table(
     definition: ModelDefinition,
     objectives: Objectives,
     found: TrafficReport | None,
-    burned: Burned | str | None,
+    burned: SpentShares | str | None,
 ) -> BudgetTable:
     """The budgets of availability and latency.
 
@@ -68,7 +68,7 @@ def budget_table(
     return BudgetTable(objectives.window_days, (availability, latency))
 
 
-def _availability(model: str, objective: Objective, burned: Burned | str | None) -> BudgetRow:
+def _availability(model: str, objective: Objective, burned: SpentShares | str | None) -> BudgetRow:
     name = "availability"
     sentence = f"{_share(objective.objective)} of the requests are not answered 5xx"
     if burned is None or isinstance(burned, str):

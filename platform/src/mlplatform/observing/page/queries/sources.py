@@ -23,7 +23,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page.queries import decisions, error_budget, firing_alerts
-from mlplatform.observing.page.queries.burn_rates import Burned, BurnRates
+from mlplatform.observing.page.queries.burn_rates import BurnRates, SpentShares
 from mlplatform.observing.page.queries.decisions import RecordDetail
 from mlplatform.observing.page.queries.error_budget import BudgetTable
 from mlplatform.observing.page.queries.evidence_index import EvidenceIndex
@@ -154,9 +154,9 @@ class Sources:
         """
         objectives = _objectives()
         found = traffic.read(self.platform, model.name, objectives.window_days * DAY_MS)
-        return error_budget.budget_table(model, objectives, found, self._burned())
+        return error_budget.budget_table(model, objectives, found, self._read_burn_rates())
 
-    def _burned(self) -> Burned | str | None:
+    def _read_burn_rates(self) -> SpentShares | str | None:
         if self._burn_rates is None:
             return None
         try:
