@@ -67,7 +67,8 @@ def refusal(status: int, name: str, **fields: str) -> Reply:
 
 
 def test_a_score_is_asked_with_its_key_and_its_terms() -> None:
-    terms = Terms(within_ms=80, priority="background", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    terms = Terms(within_ms=80, priority="background", traceparent=trace, version=7)
     call = calls.score("fraud", PAYMENT, KEY, terms)
     assert (call.method, call.path) == ("POST", "/api/v2/models/fraud/score")
     assert dict(call.headers) == {
@@ -75,7 +76,8 @@ def test_a_score_is_asked_with_its_key_and_its_terms() -> None:
         "idempotency-key": KEY,
         "x-request-timeout-ms": "80",
         "x-priority": "background",
-        "traceparent": terms.traceparent,
+        "traceparent": trace,
+        "mlplatform-version": "7",
     }
     assert json.loads(call.body or b"") == PAYMENT
 
@@ -108,6 +110,9 @@ def test_times_and_decimals_are_written_as_the_api_takes_them() -> None:
             "W3C",
         ),
         (lambda: calls.score_later("fraud", PAYMENT, KEY, Terms(within_ms=9)), "within_ms", "late"),
+        (lambda: calls.score_later("fraud", PAYMENT, KEY, Terms(version=7)), "version", "late"),
+        (lambda: calls.score("fraud", PAYMENT, KEY, Terms(version=0)), "version", "from 1"),
+        (lambda: calls.score("fraud", PAYMENT, KEY, Terms(version="7\r\nx: y")), "version", "64"),
         (lambda: calls.decision("../../models"), "decision_id", "an id as an answer has it"),
         (lambda: calls.score_batch("fraud", [], []), "requests", "0 items"),
         (lambda: calls.score_batch("fraud", [PAYMENT] * 2, [KEY]), "keys", "one for each of 2"),

@@ -26,7 +26,8 @@ class ModelVersion(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The arm of the request (`champion`, `challenger`), and the generation of the routes."""
+    """The arm of the request (`champion`, `challenger`, or `named` where it named its version), and
+    the generation of the routes."""
 
     arm: str
     generation: int

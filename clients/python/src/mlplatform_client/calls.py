@@ -49,6 +49,7 @@ _VIEW: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACE: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}|[0-9a-f]{64}")
 _JSON: Final = ("content-type", "application/json")
 _KEY_FIELD: Final = "idempotency_key"
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
@@ -61,11 +62,14 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         within_ms: by when the gateway decides, 5 to 10000 ms; None: by the model's own deadline.
         priority: lowers the class of the key below its own; None: its own.
         traceparent: the caller's trace (W3C Trace Context); None: a trace of the gateway's.
+        version: that must answer: its number in the registry, or the digest of its bundle. The key
+            needs scope any-version. None: the routes say who answers.
     """
 
     within_ms: int | None = None
     priority: Priority | None = None
     traceparent: str | None = None
+    version: int | str | None = None
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,6 +129,8 @@ def score_later(
     name = f"score {_model(model)} later"
     if terms.within_ms is not None:
         raise refused(name, "within_ms", terms.within_ms, "None, as it is decided later")
+    if terms.version is not None:
+        raise refused(name, "version", terms.version, "None, as it is decided later")
 
     def read(reply: Reply) -> Result[PendingDecision]:
         found = decoded(name, key, reply, PendingDecision, 202)
@@ -422,6 +428,11 @@ def _headers(name: str, terms: Terms) -> tuple[tuple[str, str], ...]:
         if _TRACE.fullmatch(terms.traceparent) is None:
             raise refused(name, "traceparent", terms.traceparent, "a W3C trace context")
         headers.append(("traceparent", terms.traceparent))
+    if terms.version is not None:
+        if _VERSION.fullmatch(str(terms.version)) is None:
+            wanted = "a number from 1, or the 64 hexadecimal digits of a bundle"
+            raise refused(name, "version", terms.version, wanted)
+        headers.append(("mlplatform-version", str(terms.version)))
     return tuple(headers)
 
 

@@ -34,10 +34,10 @@ def create(
         list[str],
         typer.Option(
             help="score, read, labels, void, push (values of external views), any-client (labels "
-            "and voids of every client's decisions), explain, metrics (model *) or * (all of "
-            "these). Of people: view (sign in to look), review (say how decisions turned out), "
-            "operate (stop and start what runs), run (start flows, and operate), approve "
-            "(rollouts)."
+            "and voids of every client's decisions), any-version (scores by a version that the "
+            "request names), explain, metrics (model *) or * (all of these). Of people: view (sign "
+            "in to look), review (say how decisions turned out), operate (stop and start what "
+            "runs), run (start flows, and operate), approve (rollouts)."
         ),
     ],
     priority: Annotated[str, typer.Option(help=f"One of {', '.join(PRIORITIES)}.")] = "standard",

@@ -13,7 +13,7 @@ from mlplatform.commands.terminal.gateway import gateway
 from mlplatform.commands.terminal.output import AsJson, print_fields, print_json
 from mlplatform.operations import wiring
 from mlplatform.runtime.errors import InputInvalid
-from mlplatform_client import Answer
+from mlplatform_client import Answer, Terms
 
 SHOWN = 60
 
@@ -26,6 +26,10 @@ def score(
     model: Model,
     request: Annotated[str, typer.Argument(help="The request as JSON.")],
     key: Annotated[str | None, typer.Option(help="Idempotency key.")] = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help="The version that must answer: its number, or its bundle's digest."),
+    ] = None,
     json: AsJson = False,
 ) -> None:
     """Score one request through the gateway with this installation's first API key.
@@ -44,7 +48,7 @@ def score(
             "the request", None, f"{shown!r} is no JSON; wanted: {wanted}"
         ) from error
     with gateway(settings) as client:
-        answer = client.score(model, body, key=key)
+        answer = client.score(model, body, key=key, terms=Terms(version=version))
     if json:
         print_json(msgspec.to_builtins(answer))
     else:

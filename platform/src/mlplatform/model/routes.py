@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Phase = Literal["none", "steady", "shadow", "canary"]
+ArmRole = Literal["champion", "challenger", "previous"]
+
+VERSION_HEADER: Final = "mlplatform-version"
+"""On a request: the version that must answer it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,17 @@ class Routes:
     @property
     def arms(self) -> tuple[Arm, ...]:
         """Everything that must keep running while these routes may be applied."""
-        listed = (self.champion, self.challenger, self.previous)
-        return tuple(arm for arm in listed if arm is not None)
+        return tuple(arm for _, arm in self.roles)
+
+    @property
+    def roles(self) -> tuple[tuple[ArmRole, Arm], ...]:
+        """What each of them is there for, the champion first."""
+        listed: tuple[tuple[ArmRole, Arm | None], ...] = (
+            ("champion", self.champion),
+            ("challenger", self.challenger),
+            ("previous", self.previous),
+        )
+        return tuple((role, arm) for role, arm in listed if arm is not None)
 
     @property
     def services(self) -> frozenset[str]:

@@ -67,6 +67,26 @@ def test_a_challenger_that_declines_everybody_meets_25_customers(world: ScoringW
         assert again.count("decline") in STOPPED_AT
 
 
+def test_declines_of_requests_that_name_their_version_stop_nothing(world: ScoringWorld) -> None:
+    """Who names a version chooses what it is asked, and its customers are no sample."""
+    with world.client() as client:
+        for customer in range(60):
+            body = payment(300.0, customer)
+            answer = client.post("/score", json=body, headers={"Mlplatform-Version": "2"})
+            assert answer.json()["decision"] == "decline"
+        assert "is no longer asked" not in ready(world, client)
+
+
+def test_a_killed_model_answers_no_request_that_names_a_version(world: ScoringWorld) -> None:
+    kill(world.rollouts, MODEL, **WHO, clock=CLOCK)
+    world.applied(world.rollouts.routes(MODEL))
+    with world.client() as client:
+        named = {"Mlplatform-Version": "2"}
+        refused = client.post("/score", json=payment(300.0), headers=named)
+    assert (refused.status_code, refused.json()["title"]) == (503, "Service Unavailable")
+    assert "version '2' gave no score (killed)" in refused.json()["detail"]
+
+
 def test_a_killed_model_is_answered_by_the_fallback_at_once(world: ScoringWorld) -> None:
     with world.client() as client:
         began_s = time.monotonic()

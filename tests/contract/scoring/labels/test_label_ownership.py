@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
-from mlplatform.commands.keys import app as key_commands
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.port import Entry
 from mlplatform.decisions.records.pseudonym import key_of
 from mlplatform.decisions.records.record import Record
 from mlplatform.model.folders import load_definition
-from mlplatform.operations import wiring
 from mlplatform.runtime.telemetry.refusals import Refusals
+from support.client_keys import new_key
 from support.earlier_state import earlier_decision_id
 from support.scoring_world import MODEL, ScoringWorld, payment, serving, wait_for
 
@@ -40,7 +37,7 @@ def clients(world: ScoringWorld) -> Iterator[dict[str, httpx.Client]]:
     own = ("--scope", "score", "--scope", "labels", "--scope", "void")
     with contextlib.ExitStack() as stack:
         made = {
-            name: stack.enter_context(_client(world, _key(world, name, *scopes)))
+            name: stack.enter_context(_client(world, new_key(world, name, *scopes)))
             for name, scopes in {
                 SHOP: own,
                 BANK: own,
@@ -50,16 +47,6 @@ def clients(world: ScoringWorld) -> Iterator[dict[str, httpx.Client]]:
         for client in made.values():
             wait_for(lambda c=client: c.post("/score", json=payment()).status_code == 200)
         yield made
-
-
-def _key(world: ScoringWorld, name: str, *scopes: str) -> str:
-    wiring.settings.cache_clear()
-    command = ["create", "--name", name, "--model", MODEL, *scopes, "--json"]
-    home = {"MLPLATFORM_HOME": str(world.home.root)}
-    result = CliRunner().invoke(key_commands, command, env=home)
-    wiring.settings.cache_clear()
-    assert result.exit_code == 0, result.output
-    return str(json.loads(result.stdout)["secret"])
 
 
 def _client(world: ScoringWorld, secret: str) -> httpx.Client:
@@ -133,7 +120,7 @@ def test_a_key_for_any_client_speaks_for_all(
 
 
 def test_any_client_alone_opens_nothing(world: ScoringWorld) -> None:
-    with _client(world, _key(world, "watcher", "--scope", "any-client")) as watcher:
+    with _client(world, new_key(world, "watcher", "--scope", "any-client")) as watcher:
         wait_for(lambda: watcher.post("/labels", json=_label("0" * 42)).status_code == 403)
         assert watcher.post("/voids", json=_void("0" * 42)).status_code == 403
 

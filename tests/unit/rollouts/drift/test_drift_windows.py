@@ -129,6 +129,14 @@ def test_only_whole_answers_of_the_champion_give_scores() -> None:
     assert window.scored_units.tolist() == [2**62 + 1, 2**62 + 5]
 
 
+def test_a_request_that_named_its_version_counts_for_nothing() -> None:
+    """Its caller chose it: that is no change of what customers do, nor of what the model says."""
+    records = [decision(1), decision(2, arm="named", decision="decline"), decision(3)]
+    (window,) = read(records)[-1:]
+    assert window.units.tolist() == window.scored_units.tolist() == [2**62 + 1, 2**62 + 3]
+    assert not window.alerts.any()
+
+
 def test_a_decision_whose_payload_was_erased_counts_for_nothing() -> None:
     """Missing inputs of many erased decisions are no change of what customers do."""
     log = ListLog([decision(1), decision(2), decision(3)])

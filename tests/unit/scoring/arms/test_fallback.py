@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,14 @@ def test_a_champion_falls_back_to_its_predecessor() -> None:
 def test_no_service_is_asked_twice() -> None:
     order = steps(routes("steady", previous=NOW), Assignment("champion", 0, NOW, None))
     assert [s.name for s in order] == ["champion"]
+
+
+@pytest.mark.parametrize(
+    ("named", "step"), [(NOW, "champion"), (NEW, "challenger"), (OLD, "previous")]
+)
+def test_a_named_version_is_asked_alone(named: Arm, step: str) -> None:
+    order = steps(routes("canary"), Assignment("named", 0, named, None))
+    assert [(s.name, s.arm) for s in order] == [(step, named)]
 
 
 @given(st.floats(0, 1e6), st.floats(0.001, 10), st.integers(1, 3))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.model.routes import Arm, Phase, Routes, no_routes
 from mlplatform.runtime.errors import NotFound
-from mlplatform.scoring.arms.routing import BUCKETS, assign, bucket
+from mlplatform.scoring.arms.routing import BUCKETS, assign, assign_named, bucket
 
 UNITS = st.integers(-(2**63), 2**63 - 1)
 PERCENTS = st.integers(0, 100).map(float) | st.floats(0, 100)
@@ -74,6 +74,25 @@ def test_in_shadow_the_champion_answers_and_the_challenger_gets_a_copy(unit: int
     shadow = dataclasses.replace(canary(0), phase="shadow")
     given_arm = assign(shadow, unit)
     assert (given_arm.arm, given_arm.target, given_arm.shadow) == ("champion", OLD, NEW)
+
+
+@pytest.mark.parametrize("phase", ["shadow", "canary"])
+@pytest.mark.parametrize("arm", [OLD, NEW], ids=["champion", "challenger"])
+@given(UNITS)
+def test_a_version_that_a_request_names_is_asked_whosever_the_customer_is(
+    phase: Phase, arm: Arm, unit: int
+) -> None:
+    """And no copy of the request goes to the challenger."""
+    routes = dataclasses.replace(canary(50), phase=phase)
+    for name in (str(arm.version), arm.bundle):
+        found = assign_named(routes, unit, name)
+        assert found is not None
+        assert (found.arm, found.target, found.shadow) == ("named", arm, None)
+
+
+@pytest.mark.parametrize("name", ["3", "01", "-1", " 1", "a", "a" * 63, "A" * 64, "", "champion"])
+def test_what_is_no_served_version_is_assigned_to_nobody(name: str) -> None:
+    assert assign_named(canary(50), 7, name) is None
 
 
 def test_a_model_without_champion_is_named() -> None:

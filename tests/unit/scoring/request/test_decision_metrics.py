@@ -74,6 +74,12 @@ def test_a_degraded_answer_leaves_the_scores() -> None:
     assert seen.value("degraded_total", model=MODEL, reason="deadline") == 1
 
 
+def test_the_score_of_a_version_that_the_request_named_is_no_arms() -> None:
+    seen = counted(decided(arm="named"))
+    assert [s.value for s in seen.series("score_count")] == [0, 0]
+    assert [s.value for s in seen.series("decisions_total")] == [1]
+
+
 def test_features_are_as_old_as_their_view_and_never_younger_than_now() -> None:
     old, new, none = NOW_MS - 7_200_000, NOW_MS + 5_000, None
     seen = counted(decided(times={"daily": old, "late": new, "unknown": none}))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.folders import load_definition
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.scoring.admission.clients import EVERYTHING, Client
 from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.request.payloads import (
     MAX_KEY,
@@ -31,6 +32,7 @@ from mlplatform.scoring.request.payloads import (
 
 GOOD = {"customer_id": 7, "terminal_id": 3, "amount": 12.5, "event_time": 1_700_000_000_000}
 PAYLOADS = Payloads(load_definition("fraud"))
+CLIENT = Client("app", EVERYTHING, "standard", None)
 
 
 def body(**changes: Any) -> bytes:
@@ -214,7 +216,7 @@ def test_terms_are_within_their_bounds_or_a_header_is_named(
 ) -> None:
     headers = {b"x-request-timeout-ms": timeout, b"idempotency-key": key}
     sent = {name: value for name, value in headers.items() if value is not None}
-    caller = outcome(terms, sent, "app", started_s=10.0, deadline_ms=50.0, trace=None)
+    caller = outcome(terms, sent, CLIENT, "fraud", started_s=10.0, deadline_ms=50.0, trace=None)
     if isinstance(caller, Problem):
         assert caller.status == 422
         assert caller.details.field in ("X-Request-Timeout-Ms", "Idempotency-Key")

@@ -36,6 +36,10 @@ ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_ope
 MODELS: Final = ("champion", "challenger", "previous")
 """The values of `answered_by` that name a predictor: its bundle's thresholds made the decision."""
 
+NAMED: Final = "named"
+"""The `arm` of a decision whose request named the version that answered: nobody assigned it, and
+rollouts, drift and volume limits count it in no arm."""
+
 FEATURES: Final = "features"
 """Why an answer is degraded that was given without fresh features, by a model or instead of one."""
 
@@ -55,11 +59,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     `retention` which ones of its model did by their age (`records.retention`); its id is an act's.
 
     Times are epoch milliseconds, UTC. `event_ms` of a label is its arrival in event time. `arm` is
-    the assigned arm, `answered_by` what gave the answer; where they differ, the assigned arm
-    failed, or the gateway (`OWN_FAILURES` in `model.oip`). `score` is calibrated, 0 to 1, or a
-    number in the model's unit, and None where nothing was predicted. A label of a model of classes
-    names its class in `decision`, one of a model of numbers its number in `score`; both have no
-    `label`.
+    the assigned arm (or `NAMED`), `answered_by` what gave the answer; where they differ, the
+    assigned arm failed, or the gateway (`OWN_FAILURES` in `model.oip`). `score` is calibrated, 0 to
+    1, or a number in the model's unit, and None where nothing was predicted. A label of a model of
+    classes names its class in `decision`, one of a model of numbers its number in `score`; both
+    have no `label`.
     """
 
     kind: Kind

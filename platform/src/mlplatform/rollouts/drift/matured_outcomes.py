@@ -41,17 +41,17 @@ from mlplatform.rollouts.drift.slices import slices, void_times
 from mlplatform.rollouts.drift.windows import (
     HOUR_MS,
     ChampionTenure,
+    counted,
     gaps_before,
     scored_by,
     units_of,
-    without,
 )
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
 """A day counts as labelled where some label, of whatever request, came this long before it had
 matured, or later: after that the feed may have stopped."""
-_DECISION = ("decision_id", "event_ms", "unit", "version", "score", "decision", "degraded")
+_DECISION = ("decision_id", "event_ms", "arm", "unit", "version", "score", "decision", "degraded")
 
 
 def read_matured(
@@ -286,7 +286,7 @@ def _read_labelled_day(
     column = LABEL_VALUES[definition.task]
     units, pairs, requests, before = [], list[tuple[Any, Any]](), 0, 0
     for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), _DECISION)):
-        rows = without(rows, void)
+        rows = counted(rows, void)
         of_rows = units_of(rows, before).tolist()
         before += rows.num_rows
         scored = scored_by(rows, champion.version).tolist()
@@ -338,7 +338,7 @@ def _read_day(
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     hidden = before = 0
     for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), columns)):
-        rows = without(rows, void)
+        rows = counted(rows, void)
         units = units_of(rows, before)
         before += rows.num_rows
         scored = scored_by(rows, champion.version)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.logged_inputs import LoggedInputs
 from mlplatform.decisions.records.port import DecisionLog, Span, Watermark
-from mlplatform.decisions.records.record import FEATURES
+from mlplatform.decisions.records.record import FEATURES, NAMED
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.features.views import FeatureView
 from mlplatform.model.inputs import InputPlan
@@ -28,6 +28,7 @@ HOUR_MS = 3_600_000
 COLUMNS = (
     "decision_id",
     "event_ms",
+    "arm",
     "unit",
     "version",
     "score",
@@ -87,7 +88,8 @@ def read_windows(
 
     Every decision counts for the inputs, whichever version answered it, except those whose features
     were not fresh: a job that stopped is no change of what customers do. The score and the alerts
-    are those of the champion alone, without degraded answers. A void decision counts for nothing.
+    are those of the champion alone, without degraded answers. A void decision counts for nothing,
+    nor does one whose request named its version: its caller chose it.
     """
     wanted = bounds(definition.drift, champion, now_ms)
     if not wanted:
@@ -107,7 +109,7 @@ def read_windows(
         sliced = slices(log, span)
         parts = _Parts(plan.names, sliced.rows, definition.decision.alerts)
         for rows in sliced:
-            parts.add(without(rows, void), decoded, champion)
+            parts.add(counted(rows, void), decoded, champion)
         yield parts.window(start_ms, end_ms, late, gaps_before(watermarks, end_ms))
 
 
@@ -206,8 +208,9 @@ def units_of(rows: pa.Table, before: int) -> npt.NDArray[np.int64]:
     return np.where(missing, -1 - before - np.arange(len(known)), known).astype(np.int64)
 
 
-def without(rows: pa.Table, void: pa.Array[pa.StringScalar]) -> pa.Table:
-    """The rows but for those of void decisions."""
+def counted(rows: pa.Table, void: pa.Array[pa.StringScalar]) -> pa.Table:
+    """The rows but for those of void decisions, and of requests that named their version."""
+    rows = rows.filter(~pc.field("arm").isin([NAMED]))
     if not len(void):
         return rows
     return rows.filter(pc.invert(pc.is_in(rows["decision_id"], value_set=void)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
+import pyarrow.compute as pc
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span
@@ -166,7 +167,7 @@ def _slice(
     span = Span(model=model, kinds=KINDS, from_ms=start, to_ms=end, columns=COLUMNS)
     rows = log.read(span)
     rows = rows.filter(rows["unit"].is_valid())
-    rows = rows.filter(rows["arm"].is_valid())
+    rows = rows.filter(pc.field("arm").isin(["champion", "challenger"]))
     order = np.argsort(rows["event_ms"].to_numpy(), kind="stable")
     rows = rows.take(order)
     columns = columns_of(rows)

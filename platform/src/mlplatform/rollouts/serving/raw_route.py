@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.model.definition import dns_name
-from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.routes import VERSION_HEADER, Arm, Routes
 from mlplatform.rollouts.serving.manifest import MODEL_LABEL
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.errors import ConfigInvalid
@@ -16,8 +16,6 @@ API_VERSION: Final = "gateway.networking.k8s.io/v1"
 GROUP: Final = "gateway.networking.k8s.io"
 GENERATION: Final = "mlplatform/routes-generation"
 """Annotation: of which generation of the routes a route is the picture. It never goes back."""
-VERSION_HEADER: Final = "mlplatform-version"
-"""A tester's: the registry version that is to answer."""
 ANSWERED_BY: Final = "mlplatform-answered-by"
 """On a request that is mirrored, and on its copy: the service that answers. A service of another
 name that receives it has received the copy. Elsewhere it is removed: no caller may set it."""

@@ -147,7 +147,7 @@ def facts(table: pa.Table, subject: Subject) -> RecordFacts:
             challenger = copy
         case "canary":
             challenger = arm == "challenger"
-            decided &= present(arm)
+            decided &= np.isin(arm, ("champion", "challenger"))  # others are of no draw
         case "champion":
             decided &= (arm == "champion") & (version | failed)
             challenger = decided
@@ -200,10 +200,6 @@ def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     coded = values.combine_chunks().dictionary_encode()
     words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
     return np.asarray(words[coded.indices.fill_null(len(coded.dictionary)).to_numpy()])
-
-
-def present(values: npt.NDArray[Any]) -> Flags:
-    return np.asarray(values != np.array(None), dtype=bool)
 
 
 def failed_flags(columns: Columns) -> Flags:

@@ -144,7 +144,8 @@ LATENCY: Final = Metric(
 )  # fmt: skip
 SCORE: Final = Metric(
     "mlplatform_gateway_score", "histogram", "probability",
-    "Calibrated scores that decided, by assigned arm; degraded answers are left out.",
+    "Calibrated scores that decided, by assigned arm; degraded answers are left out, and versions "
+    "that requests named.",
     (MODEL, ARM),
     (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0),
 )  # fmt: skip
@@ -676,7 +677,7 @@ ERROR_TYPE: Final = Attribute(
 MODEL_NAME: Final = Attribute("mlplatform.model.name", "The model's name.")
 MODEL_VERSION: Final = Attribute("mlplatform.model.version", "Version of the arm that decided.")
 DECISION_ID: Final = Attribute("mlplatform.decision.id", "Finds the record in the decision log.")
-ROUTE_ARM: Final = Attribute("mlplatform.route.arm", "Arm that the routes assigned.")
+ROUTE_ARM: Final = Attribute("mlplatform.route.arm", "Arm that the routes assigned, or `named`.")
 GENERATION_USED: Final = Attribute("mlplatform.route.generation", "Generation of the routes.")
 ANSWERED_BY: Final = Attribute("mlplatform.answered_by", "Step that gave the answer.")
 DEGRADED_REASON: Final = Attribute("mlplatform.degraded.reason", "Why the answer is degraded.")

@@ -19,6 +19,7 @@ Operation = Literal[
     "void",
     "push",
     "any-client",
+    "any-version",
     "explain",
     "metrics",
     "view",
@@ -46,7 +47,8 @@ class Scope:
 
     `metrics` belongs to the whole installation: it needs the model `*`. `any-client` opens nothing
     by itself: `labels` and `void` then hold for decisions that other clients asked for, too.
-    `review` says so of the labels of a person who has it.
+    `review` says so of the labels of a person who has it. `any-version` opens nothing either:
+    `score` then holds for the version that a request names.
     """
 
     model: str

@@ -131,20 +131,26 @@ class Gateway:
             return {
                 signals.HTTP_METHOD: request.method,
                 signals.HTTP_STATUS: status,
-                signals.HTTP_ROUTE: self._route(request.path) if endpoint else None,
+                signals.HTTP_ROUTE: self._pattern(request.path) if endpoint else None,
                 signals.ERROR_TYPE: problem if status >= 500 else None,
             }
 
         operation, done = endpoint.operation if endpoint else UNKNOWN, request.finished or ()
         return traces.end(operation, request.trace, request.started_s, status, done, attributes)
 
-    def _route(self, path: str) -> str:
-        return path if path in self._endpoints else f"{path.rpartition('/')[0]}/*"
-
     def _named(self, path: str) -> Endpoint | None:
-        """The endpoint of a path whose last part names something; `*` stands for it."""
-        folder, _, name = path.rpartition("/")
-        return self._endpoints.get(f"{folder}/*") if name and name != "*" else None
+        """The endpoint of a path of which a part names something."""
+        return self._endpoints.get(self._pattern(path))
+
+    def _pattern(self, path: str) -> str:
+        """The path as endpoints are found: `*` stands for what the last part names, or the one
+        before it."""
+        if path in self._endpoints:
+            return path
+        folder, _, last = path.rpartition("/")
+        above, _, name = folder.rpartition("/")
+        found = ((f"{folder}/*", last), (f"{above}/*/{last}", name))
+        return next((p for p, part in found if part and part != "*" and p in self._endpoints), "")
 
     async def _reply(self, request: Request, endpoint: Endpoint | None) -> Reply:
         if endpoint is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from mlplatform.model.routes import VERSION_HEADER
 from mlplatform.runtime.http.messages import JSON, Reply, line
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import new_trace
@@ -48,7 +49,7 @@ def _accepting(
     version: ApiVersion, name: str, scoring: Scoring, deferral: AsyncAcceptor
 ) -> Endpoint:
     async def accept(request: Request) -> Reply:
-        caller = caller_of(scoring, request)
+        caller = _caller_of(scoring, request)
         asked = scoring.payloads.score(await request.body())
         accepted = await deferral.accept(scoring, asked, caller)
         decision_id = _pending.decode(accepted.body).decision_id
@@ -64,7 +65,7 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
 
     async def score_accepted(request: Request) -> Reply:
         request.trace = request.trace or new_trace()
-        caller = caller_of(scoring, request)
+        caller = _caller_of(scoring, request)
         batch = decoded_batch(await request.body())
 
         async def item(raw: bytes, now_s: float, deadline_s: float) -> ScoreResponse:
@@ -78,6 +79,15 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
         return Reply(encode(await batch_answer(batch, caller, item, shape)))
 
     return _posting("score_accepted", name, score_accepted)
+
+
+def _caller_of(scoring: Scoring, request: Request) -> Caller:
+    """Raises Problem: as `caller_of`; 422, a version is named, which may be gone by then."""
+    caller = caller_of(scoring, request)
+    if caller.version is not None:
+        detail = "what is decided later goes by the routes of that time: no version can be named"
+        raise Problem(422, "invalid-header", detail, field=VERSION_HEADER)
+    return caller
 
 
 def _polling(version: ApiVersion, deferral: AsyncAcceptor) -> Endpoint:

@@ -21,9 +21,9 @@ from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.context import TraceContext, new_trace, trace_context
 from mlplatform.runtime.telemetry.logs import SENT
 from mlplatform.runtime.telemetry.spans import Attributes
-from mlplatform.scoring.admission.clients import Operation
+from mlplatform.scoring.admission.clients import Client, Operation
 from mlplatform.scoring.admission.gate import AdmittedRequest, Gate
-from mlplatform.scoring.api.terms import terms
+from mlplatform.scoring.api.terms import naming, terms
 from mlplatform.scoring.request.decision import Caller, RequestOutcome
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.scoring import Scoring
@@ -84,13 +84,19 @@ class Call:
         if self.trace is None:
             self.trace = new_trace()
 
-    def caller(self, scoring: Scoring, client: str, key: str = "") -> Caller:
-        """The terms of this call; a key in the message counts before one in the metadata."""
-        headers = self.headers | ({b"idempotency-key": key.encode()} if key else {})
+    def caller(self, scoring: Scoring, client: Client, key: str = "", version: str = "") -> Caller:
+        """The terms of this call; a key in the message counts before one in the metadata, and a
+        version in it is the same as there."""
+        headers: Mapping[bytes, bytes] = self.headers
+        if key:
+            headers = {**headers, b"idempotency-key": key.encode()}
+        if version:
+            headers = naming(headers, version)
         deadline_ms = scoring.definition.deadline_ms
         return terms(
             headers,
             client,
+            scoring.definition.name,
             started_s=self.started_s,
             deadline_ms=deadline_ms,
             trace=self.trace,

@@ -12,7 +12,7 @@ from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.predictor.grpc_server import rows_of
 from mlplatform.scoring.predictor.protocol import DATATYPE, OUTPUT, RequestRefused, check_finite
 from mlplatform.scoring.protos import open_inference_pb2 as pb
-from mlplatform.scoring.request.raw_calls import PARAMETER, champion_of, inferred, problem_of
+from mlplatform.scoring.request.raw_calls import PARAMETER, inferred, problem_of, target_of
 from mlplatform.scoring.request.scoring import Scoring
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -37,28 +37,31 @@ def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
         return pb.ServerMetadataResponse(name=str(SERVER["name"]), version=str(SERVER["version"]))
 
     async def model_ready(request: bytes, call: Call) -> pb.ModelReadyResponse:
-        name = parsed(pb.ModelReadyRequest, request).name
-        await call.admit(name, "read")
-        return pb.ModelReadyResponse(ready=model_of(models, name).live.current.champion is not None)
+        asked = parsed(pb.ModelReadyRequest, request)
+        await call.admit(asked.name, "read")
+        scoring = model_of(models, asked.name)
+        if asked.version:
+            target_of(scoring, asked.version)
+        return pb.ModelReadyResponse(ready=scoring.live.current.champion is not None)
 
     async def model_metadata(request: bytes, call: Call) -> pb.ModelMetadataResponse:
-        name = parsed(pb.ModelMetadataRequest, request).name
-        await call.admit(name, "read")
-        found: dict[str, Any] = metadata(model_of(models, name))
+        asked = parsed(pb.ModelMetadataRequest, request)
+        await call.admit(asked.name, "read")
+        found: dict[str, Any] = metadata(model_of(models, asked.name), asked.version or None)
         return pb.ModelMetadataResponse(**found)
 
     async def model_infer(request: bytes, call: Call) -> pb.ModelInferResponse:
         asked = parsed(pb.ModelInferRequest, request)
         admitted = await call.admit(asked.model_name, "score")
         scoring = model_of(models, asked.model_name)
+        caller = call.caller(scoring, admitted.client, version=asked.model_version)
         try:
-            champion = champion_of(scoring)
-            rows = rows_of(asked, len(champion.plan.names), champion.named)
+            target = target_of(scoring, caller.version)
+            rows = rows_of(asked, len(target.plan.names), target.named)
             check_finite(rows)
         except RequestRefused as error:
             raise problem_of(error) from error
         call.gate.charge(admitted, len(rows) - 1)
-        caller = call.caller(scoring, admitted.client.name)
         inferred_rows = await inferred(scoring, rows, _assignment_key(asked), caller)
         answer = pb.ModelInferResponse(
             model_name=asked.model_name, model_version=inferred_rows.version, id=asked.id

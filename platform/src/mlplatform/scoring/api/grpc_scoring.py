@@ -15,11 +15,10 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.api.grpc_calls import Answer, Call, model_of, parsed
 from mlplatform.scoring.api.scoring_api import BATCH_CONCURRENCY
 from mlplatform.scoring.api.shapes import stored_answer
-from mlplatform.scoring.api.terms import terms
 from mlplatform.scoring.protos import scoring_pb2 as pb
 from mlplatform.scoring.request.answers import ScoreBody, encode
 from mlplatform.scoring.request.decision import Caller
-from mlplatform.scoring.request.payloads import MAX_ITEMS
+from mlplatform.scoring.request.payloads import MAX_ITEMS, idempotency_key
 from mlplatform.scoring.request.scoring import Scoring
 
 SERVICE: Final = "mlplatform.scoring.v1.Scoring"
@@ -32,7 +31,7 @@ def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
         asked = parsed(pb.ScoreRequest, request)
         admitted = await call.admit(asked.model, "score")
         scoring = model_of(models, asked.model)
-        caller = call.caller(scoring, admitted.client.name, asked.idempotency_key)
+        caller = call.caller(scoring, admitted.client, asked.idempotency_key)
         return await _scored(scoring, asked, caller)
 
     async def score_batch(request: bytes, call: Call) -> pb.ScoreBatchResponse:
@@ -45,7 +44,7 @@ def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
         scoring = model_of(models, names.pop())
         call.gate.charge(admitted, len(asked) - 1)
         call.begin_trace()
-        terms_of_all = call.caller(scoring, admitted.client.name)
+        terms_of_all = call.caller(scoring, admitted.client)
         if terms_of_all.key is not None:
             detail = "in a batch every item has its own idempotency_key"
             raise Problem(422, "invalid-header", detail, field="idempotency-key")
@@ -74,16 +73,11 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
     """One item, with the whole deadline from its own start."""
     now_s = time.monotonic()
     try:
-        headers = {b"idempotency-key": asked.idempotency_key.encode()}
-        own = terms(
-            headers if asked.idempotency_key else {},
-            batch.client,
-            started_s=now_s,
-            deadline_ms=(batch.deadline_s - batch.started_s) * 1000,
-            trace=None,
-        )
         caller = msgspec.structs.replace(
-            batch, started_s=now_s, deadline_s=own.deadline_s, key=own.key
+            batch,
+            started_s=now_s,
+            deadline_s=now_s + batch.deadline_s - batch.started_s,
+            key=idempotency_key(asked.idempotency_key.encode() or None),
         )
         return pb.ScoreBatchResult(answer=await _scored(scoring, asked, caller))
     except Problem as problem:

@@ -16,7 +16,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Endpoint, Request, reading
 from mlplatform.scoring.api.probes import Health
-from mlplatform.scoring.api.terms import terms
+from mlplatform.scoring.api.terms import naming, terms
 from mlplatform.scoring.predictor.protocol import (
     DATATYPE,
     HEADER_LENGTH,
@@ -32,9 +32,9 @@ from mlplatform.scoring.request.raw_calls import (
     MAX_ROWS,
     PARAMETER,
     PLATFORM,
-    champion_of,
     inferred,
     problem_of,
+    target_of,
     width,
 )
 from mlplatform.scoring.request.scoring import Scoring
@@ -96,19 +96,19 @@ def refusal(problem: Problem) -> bytes:
     return bytes(encode({"error": str(problem), **body}))
 
 
-def metadata(scoring: Scoring) -> dict[str, Any]:
-    """What the model takes and gives.
+def metadata(scoring: Scoring, version: str | None = None) -> dict[str, Any]:
+    """What the model takes and gives: a version, or the champion; and which versions there are.
 
     Raises:
-        Problem: 503, there is no champion.
+        Problem: 503, there is no champion; 404, the version is not served.
     """
-    champion = champion_of(scoring)
-    columns = [champion.bundle.classes] if champion.bundle.classes else []
+    target = target_of(scoring, version)
+    columns = [target.bundle.classes] if target.bundle.classes else []
     return {
         "name": scoring.definition.name,
-        "versions": [champion.arm.bundle],
+        "versions": list(dict.fromkeys(arm.bundle for arm in scoring.live.current.routes.arms)),
         "platform": PLATFORM,
-        "inputs": champion.named.describe(),
+        "inputs": target.named.describe(),
         "outputs": [{"name": OUTPUT, "datatype": DATATYPE, "shape": [-1, *columns]}],
     }
 
@@ -121,23 +121,57 @@ def _of_model(root: str, scoring: Scoring, gate: Gate) -> dict[str, Endpoint]:
         return bytes(encode({"name": name, "ready": True}))
 
     async def infer(request: Request) -> Reply:
-        return await _infer(scoring, request, gate)
+        return await _infer(scoring, request, request.headers, gate)
 
     def describe() -> bytes:
         return bytes(encode(metadata(scoring)))
 
-    asked = Endpoint("infer", ("POST",), infer, takes=_MEDIA_TYPES, model=name, scope="score")
+    asked = Endpoint(
+        "infer", ("POST",), infer, takes=_MEDIA_TYPES, model=name, scope="score", refusal=refusal
+    )
     return {
         root: _reading("model", describe, is_open=False, model=name),
         f"{root}/ready": _reading("model_ready", ready, is_open=False, model=name),
-        f"{root}/infer": dataclasses.replace(asked, refusal=refusal),
+        f"{root}/infer": asked,
+        **_of_versions(f"{root}/versions/*", scoring, gate, asked),
     }
 
 
-async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
+def _of_versions(root: str, scoring: Scoring, gate: Gate, infer: Endpoint) -> dict[str, Endpoint]:
+    """What is found under a version that the path names, in the place of `*`."""
+    place = root.split("/").index("*")
+
+    def version(request: Request) -> str:
+        return request.path.split("/")[place]
+
+    async def ready(request: Request) -> Reply:
+        target_of(scoring, version(request))
+        return Reply(encode({"name": scoring.definition.name, "ready": True}))
+
+    async def describe(request: Request) -> Reply:
+        return Reply(encode(metadata(scoring, version(request))))
+
+    async def infer_by(request: Request) -> Reply:
+        return await _infer(scoring, request, naming(request.headers, version(request)), gate)
+
+    reading_it = dataclasses.replace(
+        infer, operation="model", methods=("GET", "HEAD"), answer=describe, takes=(), scope="read"
+    )
+    return {
+        root: reading_it,
+        f"{root}/ready": dataclasses.replace(reading_it, operation="model_ready", answer=ready),
+        f"{root}/infer": dataclasses.replace(infer, answer=infer_by),
+    }
+
+
+async def _infer(
+    scoring: Scoring, request: Request, headers: Mapping[bytes, bytes], gate: Gate
+) -> Reply:
+    assert request.admitted is not None
     caller = terms(
-        request.headers,
-        request.client,
+        headers,
+        request.admitted.client,
+        scoring.definition.name,
         started_s=request.started_s,
         deadline_ms=scoring.definition.deadline_ms,
         trace=request.trace,
@@ -147,8 +181,8 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
     length = request.headers.get(_LENGTH)
     text = None if length is None else length.decode("latin-1")
     try:
-        champion = champion_of(scoring)
-        asked = parse(body, text, len(champion.plan.names), champion.named)
+        target = target_of(scoring, caller.version)
+        asked = parse(body, text, len(target.plan.names), target.named)
         check_finite(asked.rows)
     except RequestRefused as error:
         raise problem_of(error) from error
@@ -156,7 +190,6 @@ async def _infer(scoring: Scoring, request: Request, gate: Gate) -> Reply:
     if len(asked.rows) <= MAX_ROWS:
         refuse_repeats(head)
     key = _parameters.decode(head).parameters.get(PARAMETER)
-    assert request.admitted is not None
     gate.charge(request.admitted, len(asked.rows) - 1)
     inferred_rows = await inferred(scoring, asked.rows, key, caller)
     content, size = inference_response(

@@ -32,6 +32,7 @@ from mlplatform.scoring.api.openapi_parts import (
     request_list,
     timeout_header,
     trace_header,
+    version_header,
 )
 from mlplatform.scoring.api.reference import examples
 from mlplatform.scoring.api.shapes import TYPES
@@ -49,7 +50,7 @@ from mlplatform.scoring.request.payloads import (
 FOLDER: Final = "docs"
 NO_PUSHES: Final[features_api.Bodies] = {}
 
-_SCORE_STATUSES: Final = (*POST_STATUSES, 409)
+_SCORE_STATUSES: Final = (*POST_STATUSES, 404, 409)
 _CHANGES: Final = {
     "v1": "",
     "v2": " Against v1: `model_version` and `bundle` are `model.version` and `model.bundle`, null "
@@ -140,7 +141,7 @@ def _api_paths(
 
 def _model_paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) -> Json:
     name, root = definition.name, f"{version.models}/{definition.name}"
-    headers = [timeout_header(definition), priority_header(), trace_header()]
+    headers = [timeout_header(definition), priority_header(), trace_header(), version_header()]
     return {
         root: read_path(
             f"get_{name}", f"Routes of {name} as this gateway applies them.", ref("ModelState")

@@ -30,6 +30,7 @@ from mlplatform.scoring.api.openapi_parts import (
     success,
     timeout_header,
     trace_header,
+    version_header,
 )
 from mlplatform.scoring.predictor.protocol import DATATYPE, HEADER_LENGTH, INPUT, OUTPUT
 from mlplatform.scoring.request.raw_calls import MAX_ROWS, PARAMETER
@@ -40,6 +41,14 @@ _TEXT: Final[Json] = {"type": "string"}
 _BYTES: Final[Json] = {"schema": {"type": "string", "format": "binary"}}
 _NUMBER: Final[Json] = {"type": ["number", "null"]}
 _FAULT: Final = "InferenceProblem"
+_VERSION: Final[Json] = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": "Its number in the registry, or the digest of its bundle, as the model's "
+    "metadata lists those that are served. Inference takes a key with scope any-version.",
+    "schema": _TEXT,
+}
 _DESCRIPTION: Final = (
     "Rows of inputs in, raw scores out, for clients of the Open Inference Protocol v2: by the same "
     "routes, limits and log as the scoring API. Errors are the protocol's error object and problem "
@@ -64,16 +73,31 @@ def render(definitions: Sequence[ModelDefinition]) -> str:
 
 def _model_paths(definition: ModelDefinition) -> Json:
     name, root = definition.name, f"/v2/models/{definition.name}"
-    return {
+    paths = {
         root: read_path(f"{name}_metadata", f"What {name} takes and gives.", ref("Model"), _FAULT),
         f"{root}/ready": read_path(
             f"{name}_ready", f"A version of {name} is promoted.", ref("Ready"), _FAULT
         ),
-        f"{root}/infer": {"post": _infer(definition)},
+        f"{root}/infer": {"post": _infer(definition, f"{name}_infer", [version_header()])},
     }
+    of, version = f"a version of {name}", f"{root}/versions/{{version}}"
+    named = {
+        version: read_path(
+            f"{name}_version_metadata", f"What {of} takes and gives.", ref("Model"), _FAULT
+        ),
+        f"{version}/ready": read_path(
+            f"{name}_version_ready", f"Whether {of} is served.", ref("Ready"), _FAULT
+        ),
+        f"{version}/infer": {"post": _infer(definition, f"{name}_version_infer", [])},
+    }
+    for path in named.values():
+        (operation,) = path.values()
+        operation["parameters"] = [_VERSION, *operation.get("parameters", [])]
+        operation["responses"] |= problems((404,), _FAULT)
+    return paths | named
 
 
-def _infer(definition: ModelDefinition) -> Json:
+def _infer(definition: ModelDefinition, operation: str, parameters: list[Json]) -> Json:
     length = header(HEADER_LENGTH, "How many bytes of the body are JSON; binary tensors follow.")
     width = len(definition.inputs)
     tensor = {"name": INPUT, "shape": [1, width], "datatype": DATATYPE, "data": [0.0] * width}
@@ -82,16 +106,16 @@ def _infer(definition: ModelDefinition) -> Json:
     answered["content"]["application/octet-stream"] = _BYTES
     answered["headers"] = {HEADER_LENGTH: {"schema": {"type": "integer"}}}
     return {
-        "operationId": f"{definition.name}_infer",
+        "operationId": operation,
         "summary": f"Raw scores of up to {MAX_ROWS} rows, each decided and recorded by itself.",
         "parameters": [
-            timeout_header(definition), priority_header(), trace_header(), length
+            timeout_header(definition), priority_header(), trace_header(), length, *parameters
         ],
         "requestBody": {
             "required": True,
             "content": {"application/json": sent, "application/octet-stream": _BYTES},
         },
-        "responses": {"200": answered, **problems(POST_STATUSES, _FAULT)},
+        "responses": {"200": answered, **problems((*POST_STATUSES, 404), _FAULT)},
     }  # fmt: skip
 
 

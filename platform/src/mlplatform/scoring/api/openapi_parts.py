@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS, ModelDefinition
+from mlplatform.model.routes import VERSION_HEADER
 from mlplatform.runtime.http.messages import MAX_BODY_BYTES
 from mlplatform.scoring.admission.gate import PRIORITY_HEADER
 from mlplatform.scoring.admission.priorities import PRIORITIES
@@ -25,8 +26,9 @@ SECURITY: Final[Json] = {
         "type": "http",
         "scheme": "bearer",
         "description": "An API key. Its scopes name models and operations: score, read, labels, "
-        "void, push, any-client, explain, metrics. Labels and voids are for decisions that the "
-        "key's own client asked for, unless a scope says any-client.",
+        "void, push, any-client, any-version, explain, metrics. Labels and voids are for decisions "
+        "that the key's own client asked for, unless a scope says any-client. Requests name no "
+        "version, unless a scope says any-version.",
     },
     "oidcToken": {
         "type": "http",
@@ -41,7 +43,8 @@ _REASONS: Final = {
     400: "The body is not JSON, or not the request that is wanted here.",
     401: "The API key is missing, wrong, expired or revoked.",
     403: "The scopes of the API key do not cover this operation on this model.",
-    404: "There is no such model, path, view or decision.",
+    404: "There is no such model, path, view or decision, or the version that the request names "
+    "is not served.",
     405: "Another method is wanted.",
     408: "The body did not arrive in time, or the connection ended before it did.",
     409: "A request with this Idempotency-Key is being answered.",
@@ -51,8 +54,8 @@ _REASONS: Final = {
     "the clock, or the Idempotency-Key was used with another body or operation.",
     429: "Too many requests of this client or for this model; Retry-After says when to come back. "
     "A batch counts an item as a request.",
-    503: "No version is promoted yet, too much is being answered, or the decision could not be "
-    "recorded: none is given.",
+    503: "No version is promoted yet, too much is being answered, the version that the request "
+    "names gave no score, or the decision could not be recorded: none is given.",
 }
 _HEADERS: Final[dict[int, str]] = {
     401: "WWW-Authenticate",
@@ -160,6 +163,15 @@ def priority_header() -> Json:
         "there is too much to do, background requests are refused first, then standard ones."
     )
     return header(PRIORITY_HEADER, text, enum=list(PRIORITIES))
+
+
+def version_header() -> Json:
+    text = (
+        "The version that must answer, by its number in the registry or the digest of its bundle; "
+        "takes a key with scope any-version. Without it the routes say who answers. A version that "
+        "is not served is 404, one that gives no score 503: nothing else answers in its place."
+    )
+    return header(VERSION_HEADER.title(), text, minLength=1)
 
 
 def timeout_header(definition: ModelDefinition) -> Json:

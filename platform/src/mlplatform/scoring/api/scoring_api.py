@@ -137,11 +137,13 @@ def caller_of(scoring: Scoring, request: Request) -> Caller:
     """The terms on which a request is to be answered.
 
     Raises:
-        Problem: 422 names the header.
+        Problem: 422 names the header; 403, the client may name no version.
     """
+    assert request.admitted is not None
     return terms(
         request.headers,
-        request.client,
+        request.admitted.client,
+        scoring.definition.name,
         started_s=request.started_s,
         deadline_ms=scoring.definition.deadline_ms,
         trace=request.trace,

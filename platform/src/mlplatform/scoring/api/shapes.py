@@ -8,13 +8,14 @@ that no version can come without its bundle, and no degradation without its reas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from mlplatform.learning.features.policy import FeatureGaps
 from mlplatform.model.policies.classes import ClassProbability
 from mlplatform.scoring.api.versions import VersionName
+from mlplatform.scoring.arms.routing import AssignedArm
 from mlplatform.scoring.request.answers import AnsweredBy, ReasonInfo, ScoreBody, encode
 
 Shape = Callable[[bytes], bytes]
@@ -29,9 +30,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class RouteInfo(msgspec.Struct, frozen=True):
-    """The arm that the request belongs to, and the routes that said so."""
+    """The arm that the request belongs to (`named`: none, as the request named the version that
+    answered), and the routes that said so."""
 
-    arm: Literal["champion", "challenger"]
+    arm: AssignedArm
     generation: int
 
 

@@ -1,19 +1,26 @@
-"""The terms on which a request is answered: deadline, idempotency key and trace, of its headers."""
+"""The terms on which a request is answered, of its headers: deadline, key, trace and version."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
+from mlplatform.model.routes import VERSION_HEADER
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import TraceContext
+from mlplatform.scoring.admission.clients import Client
+from mlplatform.scoring.arms.named_versions import SHOWN
 from mlplatform.scoring.request.decision import Caller, RequestOutcome
 from mlplatform.scoring.request.payloads import idempotency_key
+
+_VERSION: Final = VERSION_HEADER.encode()
 
 
 def terms(
     headers: Mapping[bytes, bytes],
-    client: str,
+    client: Client,
+    model: str,
     *,
     started_s: float,
     deadline_ms: float,
@@ -27,18 +34,40 @@ def terms(
         finished: gets what is decided for the caller, where somebody wants its timings.
 
     Raises:
-        Problem: 422 names the header.
+        Problem: 422 names the header; 403, the client may name no version.
     """
+    version = headers.get(_VERSION)
     timeout_ms = _timeout_ms(headers.get(b"x-request-timeout-ms"), deadline_ms)
     return Caller(
-        client=client,
+        client=client.name,
         started_s=started_s,
         deadline_s=started_s + timeout_ms / 1000,
         key=idempotency_key(headers.get(b"idempotency-key")),
         trace_id=trace.trace_id if trace else None,
         finished=finished,
         trace=trace,
+        version=None if version is None else _version(version, client, model),
     )
+
+
+def naming(headers: Mapping[bytes, bytes], version: str) -> Mapping[bytes, bytes]:
+    """The headers with a version that the call itself names.
+
+    Raises:
+        Problem: 422, they name another one.
+    """
+    named = version.encode()
+    if headers.get(_VERSION, named) != named:
+        detail = f"{VERSION_HEADER} names another version than the call, {version[:SHOWN]!r}"
+        raise Problem(422, "invalid-header", detail, field=VERSION_HEADER)
+    return {**headers, _VERSION: named}
+
+
+def _version(header: bytes, client: Client, model: str) -> str:
+    if not client.may(model, "any-version"):
+        detail = f"{client.name} may not name a version of model {model!r}: no scope any-version"
+        raise Problem(403, "forbidden", detail, field=VERSION_HEADER)
+    return header.decode("latin-1")
 
 
 def _timeout_ms(header: bytes | None, default_ms: float) -> float:

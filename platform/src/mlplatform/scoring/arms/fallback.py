@@ -10,13 +10,13 @@ in microseconds and lives, with the record, in the reserve.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
+from mlplatform.decisions.records.record import NAMED
 from mlplatform.model.policies.serving import ChainPolicy
-from mlplatform.model.routes import Arm, Routes
+from mlplatform.model.routes import Arm, ArmRole, Routes
 from mlplatform.scoring.arms.routing import Assignment
 
-ModelStep = Literal["champion", "challenger", "previous"]
+ModelStep = ArmRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,11 @@ def steps(routes: Routes, assignment: Assignment) -> tuple[FallbackStep, ...]:
     """The predictors to ask, best first: the assigned arm, the champion, its predecessor.
 
     After the last come the small model and the rules of the champion's bundle, and after those the
-    safe default.
+    safe default. A version that the request names is asked alone.
     """
+    if assignment.arm == NAMED:
+        role = next(role for role, arm in routes.roles if arm == assignment.target)
+        return (FallbackStep(role, assignment.target),)
     order: list[tuple[ModelStep, Arm | None]] = [
         (assignment.arm, assignment.target),
         ("champion", routes.champion),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from mlplatform.decisions.records.record import NAMED
 from mlplatform.learning.features.policy import FeaturePolicies
 from mlplatform.model.bundle import Bundle, load_bundle
 from mlplatform.model.definition import ClassesDefinition, ModelDefinition
@@ -109,7 +110,9 @@ class Live:
         """The predictors to ask for an assignment: the same for all of an arm, so made once."""
         found = self._orders.get(assignment.arm)
         if found is None:
-            found = self._orders[assignment.arm] = steps(self.routes, assignment)
+            found = steps(self.routes, assignment)
+            if assignment.arm != NAMED:  # which has several versions
+                self._orders[assignment.arm] = found
         return found
 
     @cached_property

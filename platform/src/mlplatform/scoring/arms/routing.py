@@ -1,4 +1,5 @@
-"""Which version answers this customer: sticky for a rollout, and a ramp only adds customers."""
+"""Which version answers this customer: sticky for a rollout, and a ramp only adds customers; or the
+one that the request names."""
 
 from __future__ import annotations
 
@@ -7,10 +8,14 @@ from typing import Literal
 
 import msgspec
 
+from mlplatform.decisions.records.record import NAMED
 from mlplatform.model.routes import Arm, Routes
 from mlplatform.runtime.errors import NotFound
 
 BUCKETS = 10_000  # hundredths of a percent
+
+AssignedArm = Literal["champion", "challenger", "named"]
+"""`named` (`NAMED`) where the request names the version, so that no arm has it."""
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -23,7 +28,7 @@ class Assignment(msgspec.Struct, frozen=True):
         shadow: the version to send a copy to, after the answer.
     """
 
-    arm: Literal["champion", "challenger"]
+    arm: AssignedArm
     bucket: int
     target: Arm
     shadow: Arm | None
@@ -58,3 +63,15 @@ def assign(routes: Routes, unit: int) -> Assignment:
         return Assignment("challenger", number, routes.challenger, None)
     shadow = routes.challenger if routes.phase == "shadow" else None
     return Assignment("champion", number, routes.champion, shadow)
+
+
+def assign_named(routes: Routes, unit: int, version: str) -> Assignment | None:
+    """The assignment to the version that a request names; None: it is none of those served.
+
+    Args:
+        version: its number in the registry, or the digest of its bundle.
+    """
+    for _, arm in routes.roles:
+        if version in (str(arm.version), arm.bundle):
+            return Assignment(NAMED, bucket(unit, routes.rollout_id or routes.model), arm, None)
+    return None

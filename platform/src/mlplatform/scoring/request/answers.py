@@ -9,6 +9,7 @@ import msgspec
 from mlplatform.learning.features.policy import FeatureGaps
 from mlplatform.model.policies.classes import ClassProbability
 from mlplatform.runtime.http.problems import ProblemDetails
+from mlplatform.scoring.arms.routing import AssignedArm
 from mlplatform.scoring.arms.states import ModelState
 
 AnsweredBy = Literal["champion", "challenger", "previous", "small_model", "rules", "default"]
@@ -26,7 +27,7 @@ class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
 
     `decision` is an outcome of the model. `score` is a probability, null where no model answered.
     `route` is the arm that the request belongs to, `answered_by` who answered in the end; where
-    they differ, `degraded` is true.
+    they differ, `degraded` is true, but for `named`: the request named the version that answered.
     `reasons_omitted` says why an alert comes without the reasons it should have.
     `feature_gaps` names the feature views that had no valid row, by cause; null where all had one.
     `top` are the most probable classes of a model of classes, the decided one first.
@@ -37,7 +38,7 @@ class ScoreBody(msgspec.Struct, frozen=True, kw_only=True):
     reasons: list[ReasonInfo]
     model_version: int | None
     bundle: str | None
-    route: Literal["champion", "challenger"]
+    route: AssignedArm
     answered_by: AnsweredBy
     generation: int
     decision_id: str

@@ -39,6 +39,7 @@ class Caller(msgspec.Struct, frozen=True):
         trace: the caller's trace, with this gateway's span.
         finished: gets what was decided, where somebody wants its timings; None where nobody does.
         was_accepted: it asks for what a gateway accepted earlier.
+        version: that must answer, as the request names it; None: the routes say who does.
     """
 
     client: str
@@ -49,6 +50,7 @@ class Caller(msgspec.Struct, frozen=True):
     finished: list[RequestOutcome] | None = None
     trace: TraceContext | None = None
     was_accepted: bool = False
+    version: str | None = None
 
 
 class RoutedRequest(msgspec.Struct, frozen=True):

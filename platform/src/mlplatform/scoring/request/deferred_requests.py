@@ -24,15 +24,14 @@ from mlplatform.scoring.request.answers import PendingAnswer, encode
 from mlplatform.scoring.request.decision import AcceptedForLater, Caller
 from mlplatform.scoring.request.decision_ids import is_owned, made_ms, owned_decision_id
 from mlplatform.scoring.request.payloads import ScoreRequest
-from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_unavailable
-from mlplatform.scoring.request.scoring import (
+from mlplatform.scoring.request.recording import (
     AnswerStore,
-    ScoreResponse,
-    Scoring,
+    LogUnavailable,
+    Recorder,
+    log_unavailable,
     looked_up,
-    promised_to,
-    replay,
 )
+from mlplatform.scoring.request.scoring import ScoreResponse, Scoring, promised_to, replay
 
 _PURPOSE = b"score-async"
 

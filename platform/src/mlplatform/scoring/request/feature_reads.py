@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
+from mlplatform.learning.features.policy import Gaps
 from mlplatform.runtime.errors import PlatformError, Unavailable
+from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 SLOW_READ_S = 0.002
@@ -155,3 +157,15 @@ def _tell(
 ) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended: no request waits for it
         loop.call_soon_threadsafe(what, reading)
+
+
+def features_missing(gaps: Gaps) -> Problem:
+    """What a caller gets where a feature's policy is to refuse.
+
+    503, not 422: nothing about the request is wrong, and it may be answered once the feature is
+    there again.
+    """
+    name = gaps.refused[0]
+    cause, _ = gaps.features[name]
+    detail = f"feature {name} is {cause}, and model.yaml refuses to decide without it"
+    return Problem(503, "features-missing", detail, retry_after_s=5)

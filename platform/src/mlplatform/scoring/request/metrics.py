@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from mlplatform.decisions.records.record import NAMED
 from mlplatform.decisions.spill.writer import Counts
 from mlplatform.learning.features.policy import Gaps
 from mlplatform.learning.features.windows.projector import Lag
@@ -168,6 +169,7 @@ class ModelMetrics:
         self._late = metrics.late.labels(model)
         self._decisions: dict[tuple[str, str], Any] = {}
         self._scores = {arm: metrics.scores.of(model, arm).observe for arm in signals.ARM.values}
+        self._scores[NAMED] = _ignore  # its callers chose what it is asked
         self._ages: dict[str, Callable[[float], None]] = {}
 
     def count_decision(self, decided: DecidedRequest, *, latency_s: float, late: bool) -> None:
@@ -209,3 +211,7 @@ class ModelMetrics:
     def _count_missing(self, gaps: Gaps) -> None:
         for feature, (cause, _) in gaps.features.items():
             self._metrics.features_missing.labels(self._model, feature, cause).inc()
+
+
+def _ignore(value: float) -> None:
+    """Counts a score nowhere."""

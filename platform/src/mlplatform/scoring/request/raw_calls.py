@@ -16,6 +16,7 @@ from mlplatform.model.definition import REQUEST_UNIT
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.arms.fallback import ModelStep
 from mlplatform.scoring.arms.live import Target
+from mlplatform.scoring.arms.named_versions import named_assignment
 from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
 from mlplatform.scoring.request.decision import Caller, DecidedRequest
 from mlplatform.scoring.request.payloads import INT64, MAX_TEXT
@@ -42,7 +43,8 @@ async def inferred(
     """Raw scores, each row decided and recorded by itself; they leave for the predictor together.
 
     Raises:
-        Problem: 422 for too many rows or a key of another kind, 503 where a row got no score.
+        Problem: 422 for too many rows or a key of another kind, 503 where a row got no score, 404
+            for a version that is not served.
     """
     if caller.key is not None:
         detail = "inference requests have no Idempotency-Key: score by /api for that"
@@ -76,6 +78,19 @@ def champion_of(scoring: Scoring) -> Target:
         detail = f"model {scoring.definition.name!r} has no promoted version yet"
         raise Problem(503, "no-champion", detail, retry_after_s=5)
     return champion
+
+
+def target_of(scoring: Scoring, version: str | None) -> Target:
+    """The arm whose inputs requests are in: of the version that they name, or the champion.
+
+    Raises:
+        Problem: 503, there is no champion; 404, the version is not served.
+    """
+    champion = champion_of(scoring)
+    if version is None:
+        return champion
+    live = scoring.live.current
+    return live.targets[named_assignment(live.routes, 0, version).target.service]
 
 
 def problem_of(error: RequestRefused) -> Problem:

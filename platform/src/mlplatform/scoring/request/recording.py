@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from mlplatform.decisions.records.port import (
 from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.runtime.errors import PlatformError, Unavailable
 from mlplatform.runtime.http.problems import Problem
+from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.predictor_client.deadlines import Deadlines
 
 WAIT_S = 2.0
@@ -36,6 +38,11 @@ STALL_S = 0.005
 
 UNLOGGED_KEPT = 4096
 LOOK_AGAIN_S = 0.005
+LOOK_UP_SHARE = 0.4
+"""Of the deadline, for a key that cannot be looked up at once: what is left is enough to decide."""
+
+log = logging.getLogger(__name__)
+log.addFilter(RateLimitFilter())
 
 
 class Commit(Protocol):
@@ -242,6 +249,30 @@ async def found_in_time(
             if time.monotonic() + LOOK_AGAIN_S > until_s:
                 raise
         await asyncio.sleep(LOOK_AGAIN_S)
+
+
+class AnswerStore(Protocol):
+    """Answers given earlier; the part of the decision log that is read while answering."""
+
+    def look_up(self, key: Key) -> Awaitable[StoredAnswer | None]: ...
+
+    def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
+
+
+async def looked_up(
+    answers: AnswerStore, key: Key, started_s: float, deadline_s: float
+) -> StoredAnswer | None:
+    """What is kept under a client, model and key, looked for while there is time to decide after.
+
+    Raises:
+        Problem: 503, the log does not say.
+    """
+    until_s = started_s + LOOK_UP_SHARE * (deadline_s - started_s)
+    try:
+        return await found_in_time(lambda: answers.look_up(key), until_s)
+    except PlatformError as error:
+        log.error("the decision log was not read: %s", error)
+        raise log_unavailable() from error
 
 
 class InFlight:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -21,13 +21,12 @@ from mlplatform.decisions.records.port import (
     StoredAnswer,
     UnloggedAnswer,
 )
-from mlplatform.decisions.records.prepared_record import Key
 from mlplatform.decisions.records.pseudonym import pseudonym
+from mlplatform.decisions.records.record import NAMED
 from mlplatform.learning.features.online import OnlineFeatures, OnlineRow
-from mlplatform.learning.features.policy import NO_GAPS, Gaps
+from mlplatform.learning.features.policy import NO_GAPS
 from mlplatform.model.definition import REQUEST_UNIT, ModelDefinition
 from mlplatform.runtime.clock import Clock
-from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.http.problems import Problem
 from mlplatform.runtime.telemetry.context import ACCEPTED, Origin, derived_span_id, trace_id_of
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
@@ -35,6 +34,7 @@ from mlplatform.scoring.arms.exploration import Exploration
 from mlplatform.scoring.arms.fallback import features_until, predict_until
 from mlplatform.scoring.arms.freshness import Freshness
 from mlplatform.scoring.arms.live import LiveModel
+from mlplatform.scoring.arms.named_versions import named_assignment, not_answered
 from mlplatform.scoring.arms.routing import Assignment, assign
 from mlplatform.scoring.arms.states import ModelState
 from mlplatform.scoring.request.accepted_request import AcceptedRequest, is_genuine
@@ -49,7 +49,11 @@ from mlplatform.scoring.request.decision import (
     unlogged_answer,
 )
 from mlplatform.scoring.request.decision_ids import made_ms, new_decision_id
-from mlplatform.scoring.request.feature_reads import FeatureReads, FeaturesUnavailable
+from mlplatform.scoring.request.feature_reads import (
+    FeatureReads,
+    FeaturesUnavailable,
+    features_missing,
+)
 from mlplatform.scoring.request.metrics import ModelMetrics
 from mlplatform.scoring.request.payloads import Payloads, ScoreRequest
 from mlplatform.scoring.request.prediction import (
@@ -64,11 +68,12 @@ from mlplatform.scoring.request.prediction import (
     without_predictor,
 )
 from mlplatform.scoring.request.recording import (
+    AnswerStore,
     InFlight,
     LogUnavailable,
     Recorder,
-    found_in_time,
     log_unavailable,
+    looked_up,
 )
 from mlplatform.scoring.request.shadow import ShadowCopies, ShadowCopy
 from mlplatform.scoring.request.times import HOUR_MS, EventTimes
@@ -80,16 +85,6 @@ each = logging.getLogger(f"{__name__}.each")
 
 
 NO_FEATURES = OnlineRow({}, {})
-LOOK_UP_SHARE = 0.4
-"""Of the deadline, for a key that cannot be looked up at once: what is left is enough to decide."""
-
-
-class AnswerStore(Protocol):
-    """Answers given earlier; the part of the decision log that is read while answering."""
-
-    def look_up(self, key: Key) -> Awaitable[StoredAnswer | None]: ...
-
-    def keep_unlogged(self, entry: Entry, answer: bytes) -> None: ...
 
 
 class ScoreResponse(msgspec.Struct, frozen=True):
@@ -173,7 +168,10 @@ class Scoring:
         """
         if caller.key is None:
             return await self._answered(self._asked(request, caller.client), caller, None)
-        body_digest = hashlib.blake2b(request.body, key=self._key, digest_size=32).hexdigest()
+        hashed = hashlib.blake2b(request.body, key=self._key, digest_size=32)
+        if caller.version is not None:  # another version is another request
+            hashed.update(b"\0" + caller.version.encode())
+        body_digest = hashed.hexdigest()
         with self._in_flight.claim(caller.client, caller.key):
             stored = await self._stored(caller.client, caller.key, caller)
             if stored is not None:
@@ -210,37 +208,40 @@ class Scoring:
         """The decision over inputs that the caller made, durable before it is returned.
 
         Args:
-            inputs: in the order of the champion's bundle.
+            inputs: in the order of the champion's bundle, or of the version's that is named.
             unit_value: of the assignment unit; without one the champion is asked, and no rollout
                 counts the record.
 
         Raises:
-            Problem: 503.
+            Problem: 404 or 503.
         """
         event_ms = self.times.now_ms()
         with self.times.answering(event_ms):
-            case = self._raw_case(inputs, unit_value, event_ms, caller.client)
+            case = self._raw_case(inputs, unit_value, event_ms, caller)
             decided = await self._decided(case, caller)
             await self._recorded(decided, caller, None)
         self._count(decided, caller)
         return decided
 
     def _raw_case(
-        self, inputs: Sequence[float], unit_value: Any | None, event_ms: int, client: str
+        self, inputs: Sequence[float], unit_value: Any | None, event_ms: int, caller: Caller
     ) -> RoutedRequest:
         live = self.live.current
         champion = live.champion
         if champion is None:
             raise self._no_champion()
-        decision_id = self._new_id(client)
+        decision_id = self._new_id(caller.client)
         unit = pseudonym(decision_id if unit_value is None else unit_value, self._key)
-        assignment = assign(live.routes, unit)
         has_unit = unit_value is not None
-        if not has_unit or assignment.target.service not in live.alike:
-            # inputs in the champion's order and words say nothing to a challenger of others
-            has_unit = has_unit and assignment.arm == "champion"
-            assignment = Assignment("champion", assignment.bucket, champion.arm, None)
-        facts = RawFacts({}, event_ms, OnlineRow({}, {}), tuple(inputs))
+        if caller.version is not None:
+            assignment = named_assignment(live.routes, unit, caller.version)
+        else:
+            assignment = assign(live.routes, unit)
+            if not has_unit or assignment.target.service not in live.alike:
+                # inputs in the champion's order and words say nothing to a challenger of others
+                has_unit = has_unit and assignment.arm == "champion"
+                assignment = Assignment("champion", assignment.bucket, champion.arm, None)
+        facts = RawFacts({}, event_ms, NO_FEATURES, tuple(inputs))
         return RoutedRequest(decision_id, live, facts, unit, assignment, NO_GAPS, True, has_unit)
 
     def _no_champion(self) -> Problem:
@@ -291,7 +292,10 @@ class Scoring:
         if live.champion is None:
             raise self._no_champion()
         unit = self._unit(asked)
-        assignment = assign(live.routes, unit)
+        if caller.version is None:
+            assignment = assign(live.routes, unit)
+        else:
+            assignment = named_assignment(live.routes, unit, caller.version)
         policies = live.targets[assignment.target.service].policies
         read_from_s = time.monotonic()
         try:
@@ -310,14 +314,14 @@ class Scoring:
         live = case.live
         if live.routes.killed:
             verdict = without_predictor(live, case.facts, KILLED_REASON)
-            not_asked = Failure(case.assignment.arm, "killed")
+            not_asked = Failure(live.order(case.assignment)[0].name, "killed")
             return DecidedRequest(case, verdict, (not_asked,), None, time.monotonic())
         if case.gaps.withheld:
             verdict = without_predictor(live, case.facts, STALE_REASON)
             return DecidedRequest(case, verdict, (), None, time.monotonic())
         until_s = predict_until(live.chain, caller.started_s, caller.deadline_s)
         order = live.order(case.assignment)
-        if case.is_raw and live.champion is not None:
+        if case.is_raw and caller.version is None:
             order = tuple(step for step in order if step.arm.service in live.alike)
         origin = Origin(case.decision_id, caller.trace)
         prediction, failures = await predicted(live, order, case.facts, until_s, origin)
@@ -325,7 +329,8 @@ class Scoring:
             verdict = without_predictor(live, case.facts)
         else:
             verdict = await judged(prediction, until_s)
-            if self._exploration is not None and not (failures or case.gaps.degraded):
+            is_whole = not (failures or case.gaps.degraded)
+            if self._exploration is not None and is_whole and caller.version is None:
                 verdict, draw = explore(self._exploration, verdict, case.facts, case.unit)
                 return DecidedRequest(case, verdict, (), prediction, time.monotonic(), draw)
         return DecidedRequest(case, verdict, tuple(failures), prediction, time.monotonic())
@@ -334,6 +339,9 @@ class Scoring:
         self, decided: DecidedRequest, caller: Caller, claim: IdempotencyClaim | None
     ) -> ScoreResponse:
         """The answer, after its record is durable; another one's, if that came first."""
+        if caller.version is not None and decided.prediction is None:
+            self._note(decided, caller, time.monotonic(), is_recorded=False)
+            raise not_answered(caller.version, decided.degraded_reason)
         body = encode(score_body(decided))
         latency_us = round((time.monotonic() - caller.started_s) * 1e6)
         entry = record(decided, caller, recorded_ms=self._clock.wall_ms(), latency_us=latency_us)
@@ -397,6 +405,8 @@ class Scoring:
             return
         if (volume := decided.prediction.target.volume) is None:
             return
+        if decided.case.assignment.arm == NAMED:  # its caller chose what it is asked
+            return
         if volume.count(decided.case.assignment.bucket, decided.by_model, now_s):
             arm = decided.prediction.target.arm
             why = "" if volume.stopped is None else volume.stopped.reason
@@ -446,34 +456,6 @@ class Scoring:
         chain = self.definition.chain
         until_s = features_until(chain, caller.started_s, caller.deadline_s)
         return await self._features.read_apart(keys, event_ms, until_s)
-
-
-async def looked_up(
-    answers: AnswerStore, key: Key, started_s: float, deadline_s: float
-) -> StoredAnswer | None:
-    """What is kept under a client, model and key, looked for while there is time to decide after.
-
-    Raises:
-        Problem: 503, the log does not say.
-    """
-    until_s = started_s + LOOK_UP_SHARE * (deadline_s - started_s)
-    try:
-        return await found_in_time(lambda: answers.look_up(key), until_s)
-    except PlatformError as error:
-        log.error("the decision log was not read: %s", error)
-        raise log_unavailable() from error
-
-
-def features_missing(gaps: Gaps) -> Problem:
-    """What a caller gets where a feature's policy is to refuse.
-
-    503, not 422: nothing about the request is wrong, and it may be answered once the feature is
-    there again.
-    """
-    name = gaps.refused[0]
-    cause, _ = gaps.features[name]
-    detail = f"feature {name} is {cause}, and model.yaml refuses to decide without it"
-    return Problem(503, "features-missing", detail, retry_after_s=5)
 
 
 def promised_to(client: str) -> str:
