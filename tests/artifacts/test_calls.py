@@ -22,9 +22,15 @@ OF_WORKERS: Final = "score:accepted"
 """What nobody can send who has no accepted request of a gateway's topic."""
 
 
+def path_of(call: Call) -> str:
+    """As documents have it: parameters stand in the place of a decision and of a version."""
+    path = call.path().replace(DECISION, "{decision_id}")
+    return re.sub(r"(?<=/versions/)\d+", "{version}", path)
+
+
 def described(call: Call) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The operations that documents have at that place, each with its document."""
-    path = call.path().replace(DECISION, "{decision_id}")
+    path = path_of(call)
     found = ((d["paths"].get(path, {}).get(call.method.lower()), d) for d in DOCUMENTS)
     return [(operation, document) for operation, document in found if operation is not None]
 
@@ -62,7 +68,7 @@ def test_no_call_is_left_out() -> None:
         for method in methods
         if not path.endswith(OF_WORKERS)
     }
-    sent = {(call.method, call.path().replace(DECISION, "{decision_id}")) for call in CALLS}
+    sent = {(call.method, path_of(call)) for call in CALLS}
     assert wanted - sent == set()
 
 

@@ -24,6 +24,8 @@ from mlplatform.scoring.request.payloads import YEAR_9999_MS
 
 DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
 TIMEOUT = "X-Request-Timeout-Ms"
+SERVED = "1"
+"""The version that a `ScoringWorld` promotes first."""
 UNKNOWN_HEADER = "x-schemathesis-unknown-property"
 load_all_checks()
 
@@ -42,6 +44,8 @@ def prepare(case: Any, decision_id: str) -> bool:
         case.headers[TIMEOUT] = str(MAX_DEADLINE_MS)
     if "decision_id" in (case.path_parameters or {}):
         case.path_parameters["decision_id"] = decision_id
+    if "version" in (case.path_parameters or {}):
+        case.path_parameters["version"] = SERVED
     return True
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mlplatform.scoring.api.reference.examples import as_sent
-from support.api_cases import DOCUMENTS, prepare, schema, sent
+from support.api_cases import DOCUMENTS, SERVED, prepare, schema, sent
 from support.http_file import calls, filled
 from support.scoring_world import ScoringWorld, payment, serving
 
@@ -97,7 +97,8 @@ def test_every_example_is_answered(path: str, world: ScoringWorld, decision_id: 
             text = as_sent(
                 json.dumps(example), now_ms=str(int(time.time() * 1000)), decision_id=decision_id
             )
-            answer = client.post(call, content=text, headers=SENT)
+            address = call.replace("{version}", SERVED)
+            answer = client.post(address, content=text, headers=SENT)
             assert answer.status_code in (200, 202), (call, answer.text)
             results = answer.json().get("results", ())
             assert [r for r in results if r.get("problem") is not None] == []

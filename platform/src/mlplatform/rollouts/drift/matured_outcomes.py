@@ -41,7 +41,7 @@ from mlplatform.rollouts.drift.slices import slices, void_times
 from mlplatform.rollouts.drift.windows import (
     HOUR_MS,
     ChampionTenure,
-    counted,
+    countable,
     gaps_before,
     scored_by,
     units_of,
@@ -286,7 +286,7 @@ def _read_labelled_day(
     column = LABEL_VALUES[definition.task]
     units, pairs, requests, before = [], list[tuple[Any, Any]](), 0, 0
     for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), _DECISION)):
-        rows = counted(rows, void)
+        rows = countable(rows, void)
         of_rows = units_of(rows, before).tolist()
         before += rows.num_rows
         scored = scored_by(rows, champion.version).tolist()
@@ -338,7 +338,7 @@ def _read_day(
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     hidden = before = 0
     for rows in slices(log, _span(definition, "decision", (start_ms, end_ms), columns)):
-        rows = counted(rows, void)
+        rows = countable(rows, void)
         units = units_of(rows, before)
         before += rows.num_rows
         scored = scored_by(rows, champion.version)

@@ -109,7 +109,7 @@ def read_windows(
         sliced = slices(log, span)
         parts = _Parts(plan.names, sliced.rows, definition.decision.alerts)
         for rows in sliced:
-            parts.add(counted(rows, void), decoded, champion)
+            parts.add(countable(rows, void), decoded, champion)
         yield parts.window(start_ms, end_ms, late, gaps_before(watermarks, end_ms))
 
 
@@ -208,7 +208,7 @@ def units_of(rows: pa.Table, before: int) -> npt.NDArray[np.int64]:
     return np.where(missing, -1 - before - np.arange(len(known)), known).astype(np.int64)
 
 
-def counted(rows: pa.Table, void: pa.Array[pa.StringScalar]) -> pa.Table:
+def countable(rows: pa.Table, void: pa.Array[pa.StringScalar]) -> pa.Table:
     """The rows but for those of void decisions, and of requests that named their version."""
     rows = rows.filter(~pc.field("arm").isin([NAMED]))
     if not len(void):

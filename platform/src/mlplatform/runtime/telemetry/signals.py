@@ -144,8 +144,7 @@ LATENCY: Final = Metric(
 )  # fmt: skip
 SCORE: Final = Metric(
     "mlplatform_gateway_score", "histogram", "probability",
-    "Calibrated scores that decided, by assigned arm; degraded answers are left out, and versions "
-    "that requests named.",
+    "Calibrated scores that decided, by assigned arm, without degraded answers and named versions.",
     (MODEL, ARM),
     (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0),
 )  # fmt: skip

@@ -23,7 +23,7 @@ from mlplatform.runtime.telemetry.logs import SENT
 from mlplatform.runtime.telemetry.spans import Attributes
 from mlplatform.scoring.admission.clients import Client, Operation
 from mlplatform.scoring.admission.gate import AdmittedRequest, Gate
-from mlplatform.scoring.api.terms import naming, terms
+from mlplatform.scoring.api.terms import headers_of_version, terms
 from mlplatform.scoring.request.decision import Caller, RequestOutcome
 from mlplatform.scoring.request.metrics import Metrics
 from mlplatform.scoring.request.scoring import Scoring
@@ -91,7 +91,7 @@ class Call:
         if key:
             headers = {**headers, b"idempotency-key": key.encode()}
         if version:
-            headers = naming(headers, version)
+            headers = headers_of_version(headers, version)
         deadline_ms = scoring.definition.deadline_ms
         return terms(
             headers,

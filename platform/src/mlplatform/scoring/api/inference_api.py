@@ -16,7 +16,7 @@ from mlplatform.runtime.http.problems import Problem
 from mlplatform.scoring.admission.gate import Gate
 from mlplatform.scoring.api.http import JSON_TYPE, SHOWN, Endpoint, Request, reading
 from mlplatform.scoring.api.probes import Health
-from mlplatform.scoring.api.terms import naming, terms
+from mlplatform.scoring.api.terms import headers_of_version, terms
 from mlplatform.scoring.predictor.protocol import (
     DATATYPE,
     HEADER_LENGTH,
@@ -152,7 +152,9 @@ def _of_versions(root: str, scoring: Scoring, gate: Gate, infer: Endpoint) -> di
         return Reply(encode(metadata(scoring, version(request))))
 
     async def infer_by(request: Request) -> Reply:
-        return await _infer(scoring, request, naming(request.headers, version(request)), gate)
+        return await _infer(
+            scoring, request, headers_of_version(request.headers, version(request)), gate
+        )
 
     reading_it = dataclasses.replace(
         infer, operation="model", methods=("GET", "HEAD"), answer=describe, takes=(), scope="read"

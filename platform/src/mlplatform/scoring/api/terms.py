@@ -50,7 +50,7 @@ def terms(
     )
 
 
-def naming(headers: Mapping[bytes, bytes], version: str) -> Mapping[bytes, bytes]:
+def headers_of_version(headers: Mapping[bytes, bytes], version: str) -> Mapping[bytes, bytes]:
     """The headers with a version that the call itself names.
 
     Raises:

@@ -172,7 +172,7 @@ def _example(path: str, method: str, body: Json | None, *, asks: bool) -> str:
 def _command(path: str, method: str, text: str, *, asks: bool) -> str:
     """The call as people type it; `$GATEWAY` is the address, `$KEY` the key."""
     key = ' -H "Authorization: Bearer $KEY"' if asks else ""
-    address = path.replace("{decision_id}", "$DECISION")
+    address = path.replace("{decision_id}", "$DECISION").replace("{version}", "$VERSION")
     if method == "GET":
         return f'curl -s "$GATEWAY{address}"{key}'
     sent = as_sent(text.translate(_TYPED), now_ms="$(date +%s)000", decision_id="$DECISION")

@@ -2,7 +2,7 @@
 // Sends the examples of this page to the gateway that showed it. What is answered is shown as text, never as HTML.
 const NOW = /\b1767225600000\b/g, GIVEN = /\b0{42}\b/g, MOST = 100000;
 const key = document.getElementById("key");
-let given = null;
+let given = null, served = null;
 
 function part(name, fields, parent) {
   const made = Object.assign(document.createElement(name), fields);
@@ -18,13 +18,15 @@ async function send(call, text) {
   const { method, path, asks } = call.dataset;
   if (asks === "yes" && !key.value.trim()) return "This call needs a key: fill in the field at the top of the page.";
   if (path.includes("{decision_id}") && !given) return "Send score:async first: its decision_id is asked for here.";
+  if (path.includes("{version}") && !served) return "Send the model's metadata first: a version of its list is asked here.";
   const headers = {};
   if (asks === "yes") headers.Authorization = "Bearer " + key.value.trim();
   if (method !== "GET") headers["Content-Type"] = "application/json";
   const body = method === "GET" ? undefined : sent(text);
   const options = { method, headers, body, credentials: "omit", redirect: "error", cache: "no-store" };
   const began = performance.now();
-  const answer = await fetch(path.replace("{decision_id}", encodeURIComponent(given ?? "")), options);
+  const named = path.replace("{decision_id}", encodeURIComponent(given ?? "")).replace("{version}", encodeURIComponent(served ?? ""));
+  const answer = await fetch(named, options);
   const read = await answer.text();
   const took = Math.round(performance.now() - began);
   return `${answer.status} ${answer.statusText}, ${took} ms\n${shown(read)}`;
@@ -34,6 +36,7 @@ function shown(text) {
   try {
     const value = JSON.parse(text);
     if (value && typeof value.decision_id === "string") given = value.decision_id;
+    if (value && Array.isArray(value.versions)) served = value.versions[0];
     text = JSON.stringify(value, null, 2);
   } catch { /* metrics are no JSON */ }
   return text.length > MOST ? text.slice(0, MOST) + "\n… (cut)" : text;
