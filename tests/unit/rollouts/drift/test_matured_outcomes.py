@@ -74,6 +74,15 @@ def ten(day: int, **changes: Any) -> list[Record]:
     return [scored(day, n, n / 10, **changes) for n in range(10)]
 
 
+def test_a_request_that_named_its_version_is_no_day_of_the_champions() -> None:
+    """Its score is the highest, and its label a fraud's: recall would be half of it."""
+    named = scored(0, 10, 1.0, arm="named")
+    frauds = [label(f"d{n}", DAY_MS, 1) for n in (9, 10)]
+    (day,) = read([*ten(0), named, *frauds, *alive(5)], now_day=4).days
+    assert day.requests == 10
+    assert day.metrics["recall"].hits.tolist() == [True]
+
+
 def test_recall_and_precision_are_of_the_highest_scores_that_people_can_look_at() -> None:
     frauds = [label(f"d{n}", DAY_MS, 1) for n in (9, 3)]
     (day,) = read([*ten(0), *frauds, *alive(5)], now_day=4).days

@@ -84,3 +84,21 @@ def test_a_live_platform_stays_live_through_a_pause(tmp_path: Path) -> None:
         found = read_profile(log, fraud(), days=7.0, now_event_ms=START_MS + WEEK_MS)
     assert found is not None
     assert found.speed == 1.0
+
+
+def test_requests_that_named_their_version_are_no_traffic_to_plan_by(tmp_path: Path) -> None:
+    """Half of these named it, and were reviewed all."""
+    records = [
+        Record(
+            event_ms=START_MS + 1000 * number, recorded_ms=START_MS + 1000 * number,
+            kind="decision", model="fraud", decision_id=f"d{number}", unit=number, version=1,
+            arm="named" if number % 2 else "champion", answered_by="champion", score=0.1,
+            latency_us=4000, decision="review" if number % 2 else "approve",
+        )
+        for number in range(2_000)
+    ]  # fmt: skip
+    with closing(SqliteDecisionLog(tmp_path)) as log:
+        log.append("gw", [Entry(record) for record in records])
+        found = read_profile(log, fraud(), days=1, now_event_ms=START_MS + 2_000_000)
+    assert found is not None
+    assert (found.requests, found.alerts) == (1_000, 0.0)
