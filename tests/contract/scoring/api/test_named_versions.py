@@ -42,7 +42,8 @@ class Shop:
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}"}
+        """With time enough for a busy machine."""
+        return {"Authorization": f"Bearer {self.key}", "X-Request-Timeout-Ms": "2000"}
 
     def post(self, path: str, content: Any, version: object = None, **headers: str) -> Any:
         named = {} if version is None else {HEADER: str(version)}
