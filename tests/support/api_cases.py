@@ -21,11 +21,10 @@ from mlplatform.model.definition import MAX_DEADLINE_MS, MIN_DEADLINE_MS
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.scoring.api import openapi
 from mlplatform.scoring.request.payloads import YEAR_9999_MS
+from support.scoring_world import SERVED
 
 DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
 TIMEOUT = "X-Request-Timeout-Ms"
-SERVED = "1"
-"""The version that a `ScoringWorld` promotes first."""
 UNKNOWN_HEADER = "x-schemathesis-unknown-property"
 load_all_checks()
 

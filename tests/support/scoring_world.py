@@ -65,6 +65,8 @@ from support.snapshots import write_snapshots
 
 MODEL = "fraud"
 GATEWAY = "gateway-0"
+SERVED = "1"
+"""The version that `serving` promotes, as requests name it."""
 START_S = 60.0
 SOURCE = Path(__file__).parents[2] / "platform" / "src"
 

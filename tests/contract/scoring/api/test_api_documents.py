@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from mlplatform.scoring.api.reference.examples import as_sent
-from support.api_cases import DOCUMENTS, SERVED, prepare, schema, sent
+from support.api_cases import DOCUMENTS, prepare, schema, sent
 from support.http_file import calls, filled
-from support.scoring_world import ScoringWorld, payment, serving
+from support.scoring_world import SERVED, ScoringWorld, payment, serving
 
 pytestmark = pytest.mark.slow
 EXAMPLES = 25

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.scoring.api import openapi
-from support.scoring_world import MODEL, ScoringWorld, payment
+from support.scoring_world import MODEL, SERVED, ScoringWorld, payment
 
 pytestmark = pytest.mark.slow
 DECLARED = {200, 202, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 503}
 DOCUMENTS = openapi.documents([load_definition(name) for name in model_names()])
 POSTS = sorted(
     {
-        path
+        path.replace("{version}", SERVED)
         for document in DOCUMENTS.values()
         for path, methods in json.loads(document)["paths"].items()
         if "post" in methods
