@@ -10,6 +10,7 @@ import pytest
 from mlplatform.operations.supervisor.listeners import Listeners
 from mlplatform.operations.supervisor.platform import children
 from mlplatform.operations.supervisor.spec import HttpCheck
+from mlplatform.operations.supervisor.start import check_ports
 from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Busy
 from support.ports import free_ports
@@ -33,6 +34,30 @@ def test_the_supervisor_listens_on_every_fixed_port_before_a_child_starts(tmp_pa
         assert all(listeners.of(spec) is not None for spec in asked)
     finally:
         listeners.close()
+
+
+def test_all_ports_that_are_taken_are_named_at_once(tmp_path: Path) -> None:
+    """Who moved one at a time would start four times."""
+    ports = dict(zip(FIXED, free_ports(len(FIXED)), strict=True))
+    given = {f"MLPLATFORM_{name}_PORT": str(port) for name, port in ports.items()}
+    specs = children(load({"MLPLATFORM_HOME": str(tmp_path / "home"), **given}))
+    check_ports(specs)
+    with (
+        socket.create_server(("127.0.0.1", ports["GATEWAY"])),
+        pytest.raises(
+            Busy, match=rf"^port {ports['GATEWAY']} of gateway-0 can't be used \(Address"
+        ),
+    ):
+        check_ports(specs)
+    with (
+        socket.create_server(("127.0.0.1", ports["GATEWAY"])),
+        socket.create_server(("127.0.0.1", ports["PAGE"])),
+        pytest.raises(Busy) as caught,
+    ):
+        check_ports(specs)
+    assert f"{ports['GATEWAY']} (MLPLATFORM_GATEWAY_PORT)" in str(caught.value)
+    assert f"{ports['PAGE']} (MLPLATFORM_PAGE_PORT)" in str(caught.value)
+    assert str(ports["MLFLOW"]) not in str(caught.value)
 
 
 def test_nobody_else_listens_for_grpc_while_no_gateway_does(tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from typer.testing import CliRunner
 from mlplatform import commands
 from mlplatform.operations import wiring
 from mlplatform.operations.supervisor import machine_facts
-from mlplatform.operations.supervisor.machine import Holder, HomeFacts, MachineFacts, Port, check
+from mlplatform.operations.supervisor.machine import (
+    Holder,
+    HomeFacts,
+    MachineFacts,
+    Port,
+    check,
+    start_elsewhere,
+)
 from mlplatform.runtime.configuration.settings import Home, load
 from mlplatform.runtime.storage.disk import DiskSpace
 
@@ -102,6 +109,20 @@ def test_each_finding_ends_in_what_mends_it(
 def test_the_home_of_the_platform_may_hold_its_ports() -> None:
     found = check(dataclasses.replace(FINE, ports=held(5, "python", HOME)))
     assert all(finding.state == "ok" for finding in found)
+
+
+def test_one_command_starts_the_platform_beside_all_who_hold_its_ports() -> None:
+    other, own = Holder(77, "nginx", None), Holder(5, "python", HOME)
+    ports = (Port("A", 1, other, 11), Port("B", 2, own, 12), Port("C", 3, other, 13))
+    facts = dataclasses.replace(FINE, ports=(*ports, Port("D", 4, None, 0)))
+    assert start_elsewhere(facts) == "A=11 C=13 mlplatform up"
+    assert start_elsewhere(FINE) == ""
+
+
+def test_no_port_is_proposed_that_browsers_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_facts, "_is_free", lambda _: True)
+    assert machine_facts._free_above(5000) == 6001
+    assert machine_facts._free_above(8080) == 9080
 
 
 def test_a_held_port_is_found_with_its_holder_and_a_free_one(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def doctor(json: AsJson = False) -> None:
         settings = wiring.settings()
     except ConfigInvalid as error:
         problem = str(error)
-    found = machine.check(machine_facts.read(home_of(os.environ), settings, problem))
+    facts = machine_facts.read(home_of(os.environ), settings, problem)
+    found = machine.check(facts)
     lacking = Counter(finding.state for finding in found)["lacking"]
     if json:
         print_json([dataclasses.asdict(finding) for finding in found])
@@ -41,5 +42,7 @@ def doctor(json: AsJson = False) -> None:
         rows = [(f.state, f.what, f.seen, f.do) for f in found]
         print_table(("state", "what", "seen", "to do"), rows, prose="to do")
         print_line(f"{lacking} of {len(found)} checks failed" if lacking else "all is well")
+        if command := machine.start_elsewhere(facts):
+            print_line(f"start on free ports: {command}")
     if lacking:
         raise typer.Exit(FAILED)

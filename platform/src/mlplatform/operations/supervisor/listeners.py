@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 from collections.abc import Sequence
 
@@ -113,4 +114,14 @@ def port_in_use(spec: ChildSpec, port: int, error: OSError, setting: str | None 
     setting = setting or spec.port_setting
     hint = "" if setting is None else f"; set {setting} to another"
     who = "`mlplatform doctor` says who holds it, and which is free"
-    return Busy(f"port {port} of {spec.name} can't be used ({error.strerror}){hint}; {who}")
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return Busy(f"port {port} of {spec.name} can't be used ({why}){hint}; {who}")
+
+
+def ports_in_use(taken: Sequence[tuple[int, str | None]]) -> Busy:
+    """What to say of several ports that can't be used, each with the setting that moves it."""
+    ports = ", ".join(f"{port} ({setting})" if setting else str(port) for port, setting in taken)
+    return Busy(
+        f"these ports can't be used: {ports}; `mlplatform doctor` says who holds them, and ends"
+        " in the command that starts the platform on free ones"
+    )

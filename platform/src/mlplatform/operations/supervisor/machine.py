@@ -120,6 +120,12 @@ def check(facts: MachineFacts) -> list[CheckFinding]:
     ]
 
 
+def start_elsewhere(facts: MachineFacts) -> str:
+    """The command that starts the platform beside whoever holds its ports; empty: nobody does."""
+    held = [p for p in facts.ports if p.holder is not None and p.holder.home != facts.home.root]
+    return " ".join([*(f"{p.variable}={p.other}" for p in held), "mlplatform up"]) if held else ""
+
+
 def _machine(facts: MachineFacts) -> Iterator[CheckFinding]:
     version = ".".join(map(str, facts.python))
     wanted = ".".join(map(str, LEAST_PYTHON))
@@ -226,7 +232,7 @@ def _port(port: Port, home: Path) -> CheckFinding:
         return CheckFinding("ok", what, "is this platform's")
     other = f"{port.variable}={port.other} mlplatform up"
     if holder.home is not None:
-        do = f"MLPLATFORM_HOME={holder.home} mlplatform down, or {other}"
+        do = f"{other}, or MLPLATFORM_HOME={holder.home} mlplatform down"
         return CheckFinding("lacking", what, f"is held by the platform of {holder.home}", do)
     if holder.pid is None:
         return CheckFinding("lacking", what, "is held by another user's process", other)

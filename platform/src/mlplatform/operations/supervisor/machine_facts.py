@@ -33,6 +33,10 @@ ADDRESS: Final = "127.0.0.1"
 MOST_ENTRIES: Final = 20_000
 LATER: Final = 1000
 """How far above a port that is held another one is looked for."""
+REFUSED_BY_BROWSERS: Final = frozenset(
+    {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6679, 6697, 10080}
+) | frozenset(range(6665, 6670))
+"""From 1024 on. Source: WHATWG Fetch, "Port blocking"."""
 LOCK: Final = Path(__file__).parents[5] / "requirements" / "flows.txt"
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+))?")
 
@@ -131,9 +135,11 @@ def _is_free(port: int) -> bool:
 
 
 def _free_above(port: int) -> int:
-    """The first free one from a thousand above on; any free one where there is none so high."""
+    """The first free one from a thousand above on that browsers open; any free one where there is
+    none so high."""
     candidates = range(port + LATER, min(port + 2 * LATER, 65_536))
-    found = next((number for number in candidates if _is_free(number)), None)
+    usable = (number for number in candidates if number not in REFUSED_BY_BROWSERS)
+    found = next((number for number in usable if _is_free(number)), None)
     if found is not None:
         return found
     with socket.create_server((ADDRESS, 0)) as server:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from mlplatform.operations.supervisor.listeners import port_in_use
+from mlplatform.operations.supervisor.listeners import port_in_use, ports_in_use
 from mlplatform.operations.supervisor.spec import ChildSpec, HttpCheck
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import PlatformError
@@ -53,15 +53,32 @@ def check_ports(specs: Sequence[ChildSpec]) -> None:
     """Raises unless every fixed port is free.
 
     Raises:
-        Busy: names the first port that is taken, and the setting that moves it.
+        Busy: names each port that is taken, and the setting that moves it.
     """
-    for spec in specs:
-        if not isinstance(spec.check, HttpCheck) or spec.check.port is None:
-            continue
+    taken = []
+    for port, (spec, setting) in _fixed_ports(specs).items():
         try:
-            socket.create_server(("127.0.0.1", spec.check.port)).close()
+            socket.create_server(("127.0.0.1", port)).close()
         except OSError as error:
-            raise port_in_use(spec, spec.check.port, error) from error
+            taken.append((spec, port, error, setting))
+    if len(taken) > 1:
+        raise ports_in_use([(port, setting) for _, port, _, setting in taken])
+    if taken:
+        spec, port, why, setting = taken[0]
+        raise port_in_use(spec, port, why, setting=setting) from why
+
+
+def _fixed_ports(specs: Sequence[ChildSpec]) -> dict[int, tuple[ChildSpec, str | None]]:
+    """Whose each port is that a setting names, and the setting."""
+    ports: dict[int, tuple[ChildSpec, str | None]] = {}
+    for spec in specs:
+        own = spec.check.port if isinstance(spec.check, HttpCheck) else None
+        for port in (own, spec.shared_port):
+            if port is not None:
+                ports.setdefault(port, (spec, spec.port_setting))
+        if spec.kept_port is not None:
+            ports.setdefault(spec.kept_port, (spec, spec.kept_port_setting))
+    return ports
 
 
 def new_token(path: Path) -> None:
