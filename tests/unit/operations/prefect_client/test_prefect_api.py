@@ -186,11 +186,13 @@ def test_an_answer_whose_connection_is_dropped_is_not_sent_again(
     assert len(server.asked) == 1
 
 
-def test_an_answer_to_a_question_is_sent_once(api: PrefectApi, server: Server) -> None:
+def test_an_answer_that_met_a_locked_database_is_sent_again(
+    api: PrefectApi, server: Server
+) -> None:
+    """Status 503 says that nothing was written; on a busy machine every second answer met it."""
     server.gives("/api/flow_runs/r-1/resume", (503, None), (200, {"status": "ACCEPT"}))
-    with pytest.raises(Unavailable):
-        api.submit_input("r-1", {"decision": "approve"})
-    assert len(server.asked) == 1
+    api.submit_input("r-1", {"decision": "approve"})
+    assert len(server.asked) == 2
 
 
 def test_nobody_listening_is_unavailable() -> None:

@@ -152,10 +152,11 @@ class PrefectApi:
     def submit_input(self, run_id: str, run_input: Mapping[str, Any]) -> None:
         """Resume a suspended run with a form's values.
 
-        An invalid form is answered with HTTP 200 and status REJECT: the body decides.
+        An invalid form is answered with HTTP 200 and status REJECT: the body decides. Sent again
+        after status 503 alone, with which the server says that it has rolled its transaction back.
         """
         body = {"run_input": dict(run_input)}
-        result = self._call("POST", f"/flow_runs/{run_id}/resume", body, tries=1)
+        result = self._call("POST", f"/flow_runs/{run_id}/resume", body, is_repeatable=False)
         if result.get("status") != "ACCEPT":
             reason = (result.get("details") or {}).get("reason", "no reason given")
             raise InputInvalid(f"flow run {run_id}", None, f"the answer was refused: {reason}")
@@ -186,9 +187,9 @@ class PrefectApi:
             self._deployments[name] = found["id"]
         return self._deployments[name]
 
-    def _call(self, method: str, path: str, body: Any = None, tries: int = TRIES) -> Any:
-        response = self._request(method, path, body, again=tries > 1)
-        for attempt in range(1, tries):
+    def _call(self, method: str, path: str, body: Any = None, *, is_repeatable: bool = True) -> Any:
+        response = self._request(method, path, body, again=is_repeatable)
+        for attempt in range(1, TRIES):
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
             time.sleep(PAUSE_S * attempt)  # its database was locked, as it is for moments
