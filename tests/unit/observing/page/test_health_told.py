@@ -22,7 +22,7 @@ class Gateway(BaseHTTPRequestHandler):
         body = b'{"status":"ready"}'
         if self.path != "/readyz":
             body = b'{"status":"ready","detail":"%s"}' % STALE.encode()
-        self.send_response(200)
+        self.send_response(404 if self.path == "/absent" else 200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -44,6 +44,13 @@ def port() -> Iterator[int]:
 def test_a_ready_process_may_say_what_is_wrong(port: int) -> None:
     assert ask(port, "/readyz") == ProbeReply(True, "")
     assert ask(port, "/complaining") == ProbeReply(True, STALE)
+
+
+def test_a_404_is_told_in_the_platforms_words_where_it_has_some(port: int) -> None:
+    assert ask(port, "/absent") == ProbeReply(False, STALE)
+    words = "its flows are not registered yet"
+    assert ask(port, "/absent", absent=words) == ProbeReply(False, words)
+    assert ask(port, "/complaining", absent=words) == ProbeReply(True, STALE)
 
 
 def process(name: str, state: str, reason: str) -> ProcessStatus:

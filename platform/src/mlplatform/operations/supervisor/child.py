@@ -250,7 +250,7 @@ class Child:
             alive = ask(port, check.live)
             if isinstance(alive, Silent) or not alive.ok:
                 return Silent(alive.reason)
-        return ask(port, check.ready, check.token_file)
+        return ask(port, check.ready, check.token_file, absent=check.absent)
 
     def _set(self, state: State, reason: str) -> None:
         if (state, reason) != (self.state, self.reason):

@@ -62,6 +62,7 @@ def children(settings: Settings) -> list[ChildSpec]:
                 live="/health",
                 port=settings.prefect_port,
                 token_file=settings.home.prefect_token,
+                absent="its flows are not registered yet",
             ),
             env={**common, **prefect_environment(settings)},
             stop_order=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +38,14 @@ class _Error(msgspec.Struct):
     detail: str = ""
 
 
-def ask(port: int, path: str, token_file: Path | None = None) -> ProbeReply | Silent:
-    """What the child on this port answers to a GET."""
+def ask(
+    port: int, path: str, token_file: Path | None = None, *, absent: str = ""
+) -> ProbeReply | Silent:
+    """What the child on this port answers to a GET.
+
+    Args:
+        absent: the reason to give for status 404; empty: the child's own.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
         headers = {}
@@ -53,6 +60,8 @@ def ask(port: int, path: str, token_file: Path | None = None) -> ProbeReply | Si
         connection.close()
     if 200 <= response.status < 300:
         return ProbeReply(True, _error_of(body).detail)
+    if response.status == HTTPStatus.NOT_FOUND and absent:
+        return ProbeReply(False, absent)
     return ProbeReply(False, _reason(response.status, body))
 
 

@@ -24,6 +24,7 @@ class HttpCheck:
         port: on which it listens, where that is fixed.
         address_file: JSON with "port" that the child writes, where it takes any free port.
         token_file: bearer token to send.
+        absent: what status 404 of `ready` means, where the child's own words don't tell.
     """
 
     ready: str
@@ -31,6 +32,7 @@ class HttpCheck:
     port: int | None = None
     address_file: Path | None = None
     token_file: Path | None = None
+    absent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
