@@ -21,7 +21,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlplatform.learning.features.columns import ExpectedColumn, FileCheck, match_columns
+from mlplatform.learning.features.columns import (
+    ExpectedColumn,
+    FileCheck,
+    kept_refusals,
+    match_columns,
+)
 from mlplatform.learning.features.parquet_files import ParquetFiles
 from mlplatform.learning.features.rows import Check, is_missing, unique_values, within_bounds
 from mlplatform.model.folders import load_definition
@@ -110,10 +115,10 @@ def examine_transactions(
         aliases: dict[str, Any] = {column: found[column] for column in names.values()}
         kinds = {column: pa.type_for_alias(alias) for column, alias in aliases.items()}
         table = parquet.read(0, kinds).select(list(names.values())).rename_columns(list(names))
-    refusals = list(_refusals(table, names, path.name))[:MOST_REFUSALS]
+    refusals, refused = kept_refusals(_refusals(table, names, path.name), MOST_REFUSALS)
     unread = tuple(name for name in found if name not in names.values())
     taken = table.slice(0, 0) if refusals else table
-    return FileCheck(_history(taken, now_ms), tuple(refusals), names, unread)
+    return FileCheck(_history(taken, now_ms), refusals, names, unread, refused)
 
 
 def _refusals(table: pa.Table, names: Mapping[str, str], source: str) -> Iterator[InputInvalid]:

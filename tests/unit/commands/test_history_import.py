@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -416,7 +417,8 @@ def test_a_dry_run_names_every_refusal_and_an_import_takes_in_none(csv: Path) ->
         "refused: own.csv, row 5: card is missing",
         "refused: own.csv, row 5: sum is '9,5'; wanted: a number, with a point before its decimals",
         "refused: own.csv, row 5: bad is '2'; wanted: 0 or 1",
-        "refused: own.csv, row 6: when is before that of the row above: 2026-01-01T00:00:00",
+        "refused: own.csv, row 6: when is before that of the row above (sort the rows by it, oldest"
+        " first): 2026-01-01T00:00:00",
     }
     assert "7 refusals: an import would take in nothing" in shown.stdout
     refusal = run(str(csv), "MAP").exception
@@ -436,6 +438,52 @@ def test_a_dry_run_names_what_is_wrong_with_many_rows_once(csv: Path) -> None:
         "refused: own.csv, row 4: bad is 'no'; wanted: 0 or 1 (and 7 more rows)",
     ]
     assert "9 refusals: an import would take in nothing" in shown.stdout
+
+
+def test_the_conversion_of_the_document_gives_a_file_that_is_taken_in(
+    csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also over the hour that comes twice, where the export is in order and its times are not."""
+    monkeypatch.chdir(csv.parent)
+    Path("payments.csv").write_text(
+        "Referenz;Zeitpunkt;Karte;Terminal;Betrag\n"
+        "P1;24.10.2026 23:00:00;7;1;10,50\nP2;25.10.2026 02:50:00;8;2;20\n"
+        "P3;25.10.2026 02:10:00;7;3;1,25\nP4;25.10.2026 09:00:00;7;3;30\n"
+    )
+    Path("chargebacks.csv").write_text("Referenz;Meldedatum\nP3;26.10.2026\n")
+    text = Path(__file__).parents[3].joinpath("docs/history.md").read_text()
+    (recipe,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(recipe, "docs/history.md", "exec"), {})
+    columns = "request_id=Referenz event_time=Zeitpunkt customer_id=Karte terminal_id=Terminal"
+    words = [*columns.split(), "amount=Betrag", "label=Betrug"]
+    mapped = [word for pair in words for word in ("--map", pair)]
+    told = json.loads(run("own.csv", *mapped, "--dry-run", "--json").stdout)
+    assert (told["refused"], told["rows"]) == (0, 4)
+    assert [row["event_time"] for row in told["first"]] == [
+        "2026-10-24 21:00:00", "2026-10-25 00:10:00", "2026-10-25 00:50:00", "2026-10-25 08:00:00",
+    ]  # fmt: skip
+    assert [row["label"] for row in told["first"]] == [0, 1, 0, 0]
+    assert told["first"][0]["amount"] == 10.5
+
+
+def test_a_column_that_no_row_can_be_read_of_hides_no_other_one(csv: Path) -> None:
+    """Each kind is shown three times, whatever its values are, and counted."""
+    rows = "".join(
+        f"b{row};03.01.2026 10:{row // 60:02}:{row % 60:02};7;3;9,{row};0;x\n"
+        for row in range(1200)
+    )
+    csv.write_text(CSV.splitlines()[0] + "\n" + rows)
+    shown = run(str(csv), "MAP", "--dry-run")
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("refused: ")]
+    assert len(lines) == 6
+    assert lines[0].startswith("refused: own.csv, row 0: when is '03.01.2026 10:00:00'; wanted: a")
+    assert lines[2].endswith(" (and 1197 more rows)")
+    assert lines[3].startswith("refused: own.csv, row 0: sum is '9,0'; wanted: a number")
+    assert lines[5].endswith(" (and 1197 more rows)")
+    assert "2400 refusals: an import would take in nothing" in shown.stdout
+    assert "the first 0 of 0 rows" not in shown.stdout
+    told = json.loads(run(str(csv), "MAP", "--dry-run", "--json").stdout)
+    assert (told["refused"], len(told["refusals"])) == (2400, 200)
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,19 @@ from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
 
 SHOWN_ROWS = 10
 SHOWN_REFUSALS = 100
+SHOWN_ALIKE = 3
+"""Refusals of one kind that are shown, each with another value."""
 MORE_DAYS = 14
 DAY_MS = 86_400_000
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
 ENDED_EARLY = (
     "the labels of the last day matured by {day}, and later days have no requests:"
     " train as of then, or there is nothing to judge a version by"
+)
+
+CONVERT = (
+    "docs/history.md shows how to convert times and numbers of another format, and how to join"
+    " labels that are in another file"
 )
 
 app = typer.Typer(help="Requests from before there was a decision log.", no_args_is_help=True)
@@ -87,7 +94,7 @@ def import_history(
         _show(found, refusals, json)
         raise typer.Exit(USAGE if refusals else 0)
     if found.refusals:
-        raise _first(found.refusals)
+        raise _first(found)
     with progress("taking in"):
         rows = job.import_history(platform, model, found.table, path.name)
     facts = {"model": model, "rows": rows, **_span(found.table)}
@@ -182,7 +189,7 @@ def schema(model: Model, json: AsJson = False) -> None:
             one.name,
             " or ".join(one.kinds),
             " or ".join(one.usual),
-            "" if one.is_needed else "no",
+            "yes" if one.is_needed else "no",
             one.meaning,
         )
         for one in wanted
@@ -203,11 +210,11 @@ def _unaddable(
     return [] if table.num_rows else [InputInvalid(source, None, "there is no row in it")]
 
 
-def _first(refusals: Sequence[InputInvalid]) -> InputInvalid:
-    first = refusals[0]
-    if len(refusals) == 1:
+def _first(found: FileCheck) -> InputInvalid:
+    first, count = found.refusals[0], sum(found.refused.values())
+    if count == 1:
         return first
-    more = f"{len(refusals) - 1} more refusals: --dry-run shows them; nothing was taken in"
+    more = f"{count - 1} more refusals: --dry-run shows them; nothing was taken in"
     return InputInvalid(first.source, first.row, f"{first.problem} ({more})")
 
 
@@ -221,36 +228,48 @@ def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) ->
             "rows": found.table.num_rows,
             "first": first,
             "refusals": [str(r) for r in refusals],
+            "refused": sum(found.refused.values()) or len(refusals),
         }
         print_json(facts)
         return
     print_fields({name: f"is column {column}" for name, column in found.names.items()})
     if found.unread:
         print_line(f"not read: {', '.join(found.unread)}")
-    rows = [[_cell(row[name]) for name in names] for row in first]
-    print_table(names, rows, f"the first {len(rows)} of {found.table.num_rows} rows")
-    alike = _alike(refusals)
-    for first_of, count in alike[:SHOWN_REFUSALS]:
-        print_line(f"refused: {first_of}" + (f" (and {count - 1} more rows)" if count > 1 else ""))
-    if len(alike) > SHOWN_REFUSALS:
-        print_line(f"and {sum(count for _, count in alike[SHOWN_REFUSALS:])} more refusals")
+    if rows := [[_cell(row[name]) for name in names] for row in first]:
+        print_table(names, rows, f"the first {len(rows)} of {found.table.num_rows} rows")
+    count = sum(found.refused.values()) or len(refusals)
+    lines = _refusal_lines(refusals, found.refused)
+    for line in lines[:SHOWN_REFUSALS]:
+        print_line(line)
+    if len(lines) > SHOWN_REFUSALS:
+        print_line("and others, of which --json shows more")
     verdict = (
-        f"{len(refusals)} refusal{'s' * (len(refusals) > 1)}: an import would take in nothing"
+        f"{count} refusal{'s' * (count > 1)}: an import would take in nothing"
         if refusals
         else "an import would take all of it in; nothing was taken in now"
     )
     print_line(verdict)
+    if found.refusals:
+        print_line(CONVERT)
 
 
-def _alike(refusals: Sequence[PlatformError]) -> list[tuple[PlatformError, int]]:
-    """The first of those that say the same of several rows of a file, and how many do."""
-    groups: dict[str, list[PlatformError]] = {}
-    for refusal in refusals:
-        same = str(refusal)
-        if isinstance(refusal, InputInvalid):
-            same = f"{refusal.source}\n{refusal.problem}"
-        groups.setdefault(same, []).append(refusal)
-    return [(group[0], len(group)) for group in groups.values()]
+def _refusal_lines(
+    refusals: Sequence[PlatformError], refused: Mapping[tuple[str, str], int]
+) -> list[str]:
+    """The first refusals of each kind, and of how many more rows that is true."""
+    groups: dict[tuple[str, str], dict[str, PlatformError]] = {}
+    for one in refusals:
+        kind, problem = (str(one), ""), str(one)
+        if isinstance(one, InputInvalid):
+            kind, problem = (one.source, one.kind), one.problem
+        groups.setdefault(kind, {}).setdefault(problem, one)
+    lines = []
+    for kind, group in groups.items():
+        shown = [f"refused: {one}" for one in list(group.values())[:SHOWN_ALIKE]]
+        if (more := refused.get(kind, 1) - len(shown)) > 0:
+            shown[-1] += f" (and {more} more row{'s' * (more > 1)})"
+        lines += shown
+    return lines
 
 
 def _cell(value: object) -> object:

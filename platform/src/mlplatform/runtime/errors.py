@@ -44,12 +44,13 @@ class SettingsInvalid(ConfigInvalid):
 class InputInvalid(PlatformError):
     """Data from outside was refused as a whole: names the file and the row."""
 
-    def __init__(self, source: str, row: int | None, problem: str) -> None:
+    def __init__(self, source: str, row: int | None, problem: str, kind: str = "") -> None:
         where = source if row is None else f"{source}, row {row}"
         super().__init__(f"{where}: {problem}")
         self.source = source
         self.row = row
         self.problem = problem
+        self.kind = kind or problem  # the problem without the row's own value
 
 
 class NotFound(PlatformError):

@@ -86,7 +86,8 @@ def test_the_same_seed_gives_the_same_arrivals(tmp_path: Path) -> None:
         (
             {"TX_DATETIME": [START_MS * 10**6, (START_MS - 1) * 10**6, START_MS * 10**6]},
             1,
-            r"TX_DATETIME is before that of the row above: 2\d{3}-\d\d-\d\dT[\d:.]+$",
+            r"TX_DATETIME is before that of the row above \(sort the rows by it, oldest first\):"
+            r" 2\d{3}-\d\d-\d\dT[\d:.]+$",
         ),
         ({"TX_AMOUNT": [1.0, 2.0, -3.0]}, 2, "TX_AMOUNT is less than 0: -3.0$"),
         ({"TX_AMOUNT": [1.0, 2.0, 5e9]}, 2, "TX_AMOUNT is more than 1e\\+06: 5000000000.0$"),

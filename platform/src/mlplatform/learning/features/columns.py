@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from typing import Final
 
@@ -14,6 +15,8 @@ from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 
 LEAST_LIKENESS: Final = 0.5
 MOST_NAMED: Final = 20
+MOST_ALIKE: Final = 100
+"""Refusals of one kind that are kept, so that none of another kind is left out for them."""
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -53,12 +56,26 @@ class FileCheck:
             unless there is none.
         names: column of the history → column of the first file.
         unread: columns of the first file that no history needs.
+        refused: file and kind of refusal → how many rows, also of refusals that were not kept.
     """
 
     table: pa.Table
     refusals: tuple[InputInvalid, ...]
     names: Mapping[str, str]
     unread: tuple[str, ...]
+    refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+def kept_refusals(
+    refusals: Iterable[InputInvalid], most: int
+) -> tuple[tuple[InputInvalid, ...], Mapping[tuple[str, str], int]]:
+    """The first refusals of each kind, `most` in all; and how many rows each kind has in a file."""
+    kept, refused = list[InputInvalid](), Counter[tuple[str, str]]()
+    for one in refusals:
+        refused[one.source, one.kind] += 1
+        if refused[one.source, one.kind] <= MOST_ALIKE and len(kept) < most:
+            kept.append(one)
+    return tuple(kept), refused
 
 
 def match_columns(

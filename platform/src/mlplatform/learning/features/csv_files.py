@@ -27,15 +27,25 @@ KINDS: Final = ("int64", "double", "bool", "timestamp[us]", "string")
 """From the narrowest: a column is of the first that all of its first rows are of."""
 
 
-class CsvBatch(NamedTuple):
-    """Some rows, null where a cell is none of its column's values.
+class CsvProblem(NamedTuple):
+    """What is wrong with a row of the file.
 
     Args:
-        problems: row of the file, why, and whether it is of the line, which has no cell then.
+        is_cut: whether it is of the line, which has no cell then.
+        kind: the text without the value of this row.
     """
 
+    row: int
+    text: str
+    is_cut: bool
+    kind: str
+
+
+class CsvBatch(NamedTuple):
+    """Some rows, null where a cell is none of its column's values."""
+
     rows: pa.RecordBatch
-    problems: list[tuple[int, str, bool]]
+    problems: list[CsvProblem]
 
 
 class CsvFiles:
@@ -87,8 +97,8 @@ class CsvFiles:
         """
         schema, batches, refusals = pa.schema(list(wanted.items())), [], list[InputInvalid]()
         for batch in self.batches(number, wanted):
-            for row, problem, is_cut in batch.problems:
-                refusals.append(InputInvalid(self._names[number], row, problem))
+            for row, problem, is_cut, kind in batch.problems:
+                refusals.append(InputInvalid(self._names[number], row, problem, kind))
                 if is_cut:
                     raise refusals[-1]
             batches.append(batch.rows)
@@ -115,11 +125,11 @@ class CsvFiles:
         schema = pa.schema(list(wanted.items()))
         rows = islice(rows, first, None)
         while batch := [cells for _, cells in zip(range(BATCH_ROWS), rows, strict=False)]:
-            problems: list[tuple[int, str, bool]] = []
+            problems: list[CsvProblem] = []
             for row, cells in enumerate(batch):
                 if len(cells) != len(names):
                     problem = f"it has {len(cells)} cells; wanted: {len(names)}, as the first line"
-                    problems.append((first + row, problem, True))
+                    problems.append(CsvProblem(first + row, problem, True, problem))
                     batch[row] = [""] * len(names)
             arrays = []
             for name, kind in wanted.items():
@@ -127,7 +137,8 @@ class CsvFiles:
                 arrays.append(array)
                 for row, shown, wish in wrong:
                     found_value = name if name in hidden else f"{name} is {shown!r}"
-                    problems.append((first + row, f"{found_value}; wanted: {wish}", False))
+                    text = f"{found_value}; wanted: {wish}"
+                    problems.append(CsvProblem(first + row, text, False, f"{name}: {wish}"))
             yield CsvBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), problems)
             first += len(batch)
             self._count(number, len(batch))
@@ -141,7 +152,7 @@ class CsvFiles:
     def _head(self, number: int, rows: Iterator[list[str]]) -> list[str]:
         names = [name.strip() for name in next(rows, [])]
         if not 0 < len(names) <= MOST_COLUMNS or not all(names) or len(set(names)) < len(names):
-            problem = f"its first line names no columns of their own; wanted: 1 to {MOST_COLUMNS}"
+            problem = f"its first line is not 1 to {MOST_COLUMNS} names, each another"
             raise InputInvalid(self._names[number], None, problem)
         return names
 
@@ -158,9 +169,11 @@ class CsvFiles:
                 lines.of_row = 0
                 yield cells
         except UnicodeDecodeError as error:
-            raise InputInvalid(self._names[number], None, "it is no text in UTF-8") from error
+            raise InputInvalid(
+                self._names[number], None, "it is not UTF-8 text; save it as CSV in UTF-8"
+            ) from error
         except csv.Error as error:
-            raise InputInvalid(self._names[number], None, f"it is no CSV: {error}") from error
+            raise InputInvalid(self._names[number], None, f"it is not CSV: {error}") from error
         finally:
             text.detach()
 

@@ -144,13 +144,14 @@ class Check:
                 if self.values is None
                 else value_problem(self.problem, self.values[row])
             )
-            yield InputInvalid(source, int(numbers[row]), problem)
+            yield InputInvalid(source, int(numbers[row]), problem, self.problem)
 
 
 def in_order(times: Column, name: str) -> Check:
     """No time is before that of the row above it."""
     steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
-    return Check(steps < 0, f"{name} is before that of the row above", times)
+    problem = f"{name} is before that of the row above (sort the rows by it, oldest first)"
+    return Check(steps < 0, problem, times)
 
 
 def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]:

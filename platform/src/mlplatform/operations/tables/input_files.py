@@ -113,7 +113,7 @@ def _of_csv(
     kinds = {column: kind for column, kind in columns.values()}
     for rows, problems in files.batches(0, kinds, start, hidden):
         unread: dict[int, str] = {}
-        for row, problem, _ in problems:
+        for row, problem, *_ in problems:
             unread.setdefault(row - start, problem)
         yield _named(rows, columns), unread
         start += rows.num_rows

@@ -101,7 +101,7 @@ def _csv(
             columns.check_names(csv.types(place), name)
             for batch in csv.batches(place, wanted, hidden=hidden):
                 if batch.problems:
-                    row, problem, _ = min(batch.problems)
+                    row, problem, *_ = min(batch.problems)
                     raise InputInvalid(name, row, problem)
                 yield StoredRows(columns.stored(batch.rows, name, first), number, first)
                 first += batch.rows.num_rows

@@ -82,7 +82,7 @@ def hold_tables(stores: Sequence[SharedStore], own: Holder, *, over: bool = Fals
             since = datetime.fromtimestamp(holder.since_ms / 1000, UTC).date().isoformat()
             raise Refused(
                 f"another home, {holder.place}, has the tables of external views at {store.place}"
-                f" since {since}: training here would lack the rows that it took in. Run this"
-                " there, or give this home servers of its own. If that home is lost, put its backup"
-                " back, or run `mlplatform features take-over`"
+                f" since {since}. Training here would lack the rows that it took in. Run this"
+                " there, or give this home servers of its own. If that home is lost, put its"
+                " backup back, or run `mlplatform features take-over`"
             )
