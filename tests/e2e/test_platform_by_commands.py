@@ -420,8 +420,7 @@ def test_a_rollback_without_a_predecessor_is_refused_and_says_why(commands: Comm
         "rollouts", "rollback", "fraud", "--actor", "ana", "--reason", "too many declines"
     )
     assert done.returncode == 4
-    assert "error: nothing of fraud is ramping" in done.stderr
-    assert "no predecessor" in done.stderr
+    assert "error: there is nothing to roll back: no rollout of fraud is under way" in done.stderr
 
 
 def test_every_socket_of_the_platform_stands_in_the_table_of_listeners(commands: Commands) -> None:

@@ -26,7 +26,7 @@ from mlplatform.rollouts.journal.transitions import Answered, ApprovalAsked, Pro
 from mlplatform.rollouts.passes.commands import Candidate, open_rollout
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, Refused
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Refused
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.admission.clients import Client, parse_scope
 from mlplatform.scoring.admission.keyring import create_key
@@ -54,10 +54,12 @@ class FormOfPrefect:
         self._platform = platform
         self._becomes = becomes
         self.now = suspended(rollout)
+        self.asked_after = 0
         self.answers: list[Mapping[str, Any]] = []
 
     def suspended(self) -> list[FlowRun]:
-        return [self.now]
+        self.asked_after -= 1
+        return [self.now] if self.asked_after < 0 else []
 
     def submit_input(self, run_id: str, run_input: Mapping[str, Any]) -> None:
         self.answers.append(run_input)
@@ -122,13 +124,20 @@ def approve(
     platform: wiring.Platform, rollout: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., tuple[Result, FormOfPrefect]]:
     monkeypatch.setattr(command, "RECORD_LIMIT_S", 0.02)
+    monkeypatch.setattr(command, "ASK_LIMIT_S", 0.1)
     monkeypatch.setattr(command, "POLL_S", 0.001)
     monkeypatch.setattr(wiring, "platform", lambda: platform)
 
     def run(
-        approver: str, becomes: str = "recorded", *, secret: str = "", more: Sequence[str] = ()
+        approver: str,
+        becomes: str = "recorded",
+        *,
+        secret: str = "",
+        more: Sequence[str] = (),
+        asked_after: int = 0,
     ) -> tuple[Result, FormOfPrefect]:
         form = FormOfPrefect(platform, rollout, becomes)
+        form.asked_after = asked_after
         monkeypatch.setitem(vars(platform), "prefect", form)
         file = tmp_path / "key"
         file.write_text(f"{secret or key(platform, approver.strip().casefold())}\n")
@@ -150,6 +159,20 @@ def test_it_says_whether_the_answer_stands_in_the_journal(
     result, _ = approve("bo", becomes)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["recorded"] is recorded
+
+
+def test_it_waits_until_a_pass_has_asked_in_prefect(approve: Any) -> None:
+    """The journal asks first: who answers then need not type it again."""
+    result, form = approve("bo", asked_after=3)
+    assert result.exit_code == 0, result.output
+    assert len(form.answers) == 1
+
+
+def test_who_answers_before_prefect_asks_is_told_when_it_will(approve: Any) -> None:
+    result, form = approve("bo", asked_after=10**9)
+    assert isinstance(result.exception, NotFound)
+    assert "the next pass, within a minute, asks it" in str(result.exception)
+    assert form.answers == []
 
 
 def test_the_journal_says_how_the_approver_was_known(

@@ -16,7 +16,10 @@ from mlplatform.commands import runs
 from mlplatform.operations import wiring
 from mlplatform.operations.prefect_client import prefect
 from mlplatform.operations.prefect_client.prefect import FlowRun, Poller
+from mlplatform.rollouts.passes.commands import Candidate, open_rollout
+from mlplatform.runtime.configuration.settings import load
 from mlplatform.runtime.errors import Unavailable
+from rollout_world import StoppedClock, gate_report
 
 RUNNING = FlowRun("r-1", "calm-lynx", "RUNNING", "Running", "", {}, 1)
 DONE = replace(RUNNING, state="COMPLETED", state_name="Completed")
@@ -143,6 +146,39 @@ def test_a_flow_that_failed_ends_the_command_as_its_error_would_here(
     as_json = runner.invoke(commands.app, [*words, "--json"])
     assert as_json.exit_code == code
     assert json.loads(as_json.stdout)["message"] == message
+
+
+def test_a_roll_back_that_prefect_does_not_take_is_told_the_way_without_it(
+    runner: CliRunner, prefect_gives: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Poller.__init__, "__defaults__", (0.02,))
+    prefect_gives(RUNNING, None)
+    words = ("rollouts", "rollback", "fraud", "--actor", "ana", "--reason", "too many declines")
+    result = runner.invoke(commands.app, words)
+    assert isinstance(result.exception, Unavailable)
+    assert "the same command with --without-prefect" in str(result.exception)
+
+
+def test_a_roll_back_without_prefect_is_written_into_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load({"MLPLATFORM_HOME": str(tmp_path / "home")})
+    settings.home.create()
+    platform = wiring.Platform(settings)
+    monkeypatch.setattr(wiring, "platform", lambda: platform)
+    candidate = Candidate(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
+    rollout = open_rollout(
+        *(platform.rollouts, "fraud", candidate),
+        approval="required",
+        actor="ana",
+        reason="new",
+        clock=StoppedClock(),
+    )
+    words = ["rollouts", "rollback", "fraud", "--actor", "bo", "--reason", "too many declines"]
+    result = CliRunner().invoke(commands.app, [*words, "--without-prefect"])
+    assert result.stdout == f"{rollout} is rolled back; gateways follow within a second\n"
+    (state,) = platform.rollouts.active("fraud", finished=True)
+    assert (state.phase, state.reason) == ("rolled_back", "too many declines")
 
 
 def test_patience_counts_from_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,10 @@ from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import to_markdown
 from mlplatform.rollouts.verdicts.ramp import Plan
-from mlplatform.runtime.errors import ConfigInvalid, Refused
+from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused, Unavailable
 
 RECORD_LIMIT_S = 60.0
+ASK_LIMIT_S = 120.0
 
 
 def _despite(text: str | None) -> str | None:
@@ -207,7 +208,7 @@ def approve(
     if reason is None:
         raise ConfigInvalid("--reason", None, "why you answer so, in 5 to 500 characters")
     prefect = platform.prefect
-    run = job.asking_run(prefect.suspended(), question)
+    run = _asking_run(platform, question)
     prefect.submit_input(run.id, {"decision": decision, "code": proof, "reason": reason})
     with progress("writing the answer into the journal"):
         recorded = _is_recorded(platform, rollout_id, run)
@@ -240,12 +241,34 @@ def take_pass(
 
 
 @app.command()
-def rollback(model: Model, actor: Actor, reason: Reason, json: AsJson = False) -> None:
+def rollback(
+    model: Model,
+    actor: Actor,
+    reason: Reason,
+    without_prefect: Annotated[
+        bool,
+        typer.Option("--without-prefect", help="Write the journal alone: Prefect is not asked."),
+    ] = False,
+    json: AsJson = False,
+) -> None:
     """Take a model's traffic back at once (the Prefect deployment MODEL-rollback).
+
+    Where Prefect does not answer, `--without-prefect` needs the journal alone.
 
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """
-    follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+    if without_prefect:
+        state = job.take_back(wiring.platform(), model, actor=actor, reason=reason)
+        if json:
+            print_json({"model": model, "rollout": state.rollout_id, "phase": state.phase})
+        else:
+            print_line(f"{state.rollout_id} is rolled back; gateways follow within a second")
+        return
+    try:
+        follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+    except Unavailable as error:
+        again = "the same command with --without-prefect needs the journal alone"
+        raise Unavailable(f"the roll back of {model} has no answer of Prefect; {again}") from error
 
 
 def _show_plan(made: Plan) -> None:
@@ -266,6 +289,23 @@ def _show_code(
         return
     print_markdown(evidence)
     print_fields({"evidence": digest, "code": code, "good until": until})
+
+
+def _asking_run(platform: Platform, question: approval_codes.Question) -> FlowRun:
+    """The run that asks this in Prefect, for which a pass that comes each minute is waited.
+
+    Raises:
+        NotFound: none asked it within `ASK_LIMIT_S`.
+    """
+    give_up_at = time.monotonic() + ASK_LIMIT_S
+    with progress("waiting until the next pass asks in Prefect, up to two minutes"):
+        while True:
+            try:
+                return job.asking_run(platform.prefect.suspended(), question)
+            except NotFound:
+                if time.monotonic() > give_up_at:
+                    raise
+            time.sleep(POLL_S)
 
 
 def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:

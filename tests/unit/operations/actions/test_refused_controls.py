@@ -48,7 +48,7 @@ def kept(platform: Platform) -> list[Refusal]:
         ("kill", "kill of fraud", "has no champion"),
         ("lift", "lift of fraud", "is not killed"),
         ("clear", "clear of fraud", "nothing to clear"),
-        ("roll-back", "roll-back of fraud", "nothing of fraud is ramping"),
+        ("roll-back", "roll-back of fraud", "there is nothing to roll back"),
     ],
 )
 def test_what_cannot_follow_is_refused_and_kept_with_who_asked_and_why(

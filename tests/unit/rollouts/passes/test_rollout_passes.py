@@ -732,7 +732,7 @@ def test_rollbacks_go_to_the_predecessor_and_then_to_the_last_confirmed(tmp_path
     world.settle()
     routes = world.rollouts.routes("fraud")
     assert (routes.champion, routes.previous) == (arm(1), None)
-    with pytest.raises(Refused, match="no predecessor"):
+    with pytest.raises(Refused, match="there is nothing to roll back"):
         world.back()
 
 

@@ -396,8 +396,8 @@ def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
         if (parameters.get("rollout_id"), parameters.get("evidence_digest")) == wanted:
             return run
     raise NotFound(
-        f"no approval of {question.rollout_id} is waiting in Prefect; the next pass asks:"
-        " `mlplatform rollouts pass MODEL`"
+        f"the question of {question.rollout_id} has not reached Prefect: the next pass, within a"
+        " minute, asks it; `mlplatform rollouts list` says whether it still waits"
     )
 
 

@@ -212,7 +212,7 @@ def roll_back(
         state = _taken_back(states, routes)
         if only not in (None, state.rollout_id):
             raise Refused(
-                f"{only} has ended already; a roll back now takes {state.rollout_id} back: name it"
+                f"{only} has ended; a roll back takes back {state.rollout_id} now: name that one"
             )
         return rollouts.commit(
             RolledBack(
@@ -239,8 +239,8 @@ def _taken_back(states: list[RolloutState], routes: Routes) -> RolloutState:
         if state.phase == "promoted" and state.challenger == routes.champion and routes.previous:
             return state
     raise Refused(
-        f"nothing of {routes.model} is ramping and its champion has no predecessor kept warm; "
-        "open a rollout of the version that you want"
+        f"there is nothing to roll back: no rollout of {routes.model} is under way, and no earlier"
+        " champion is kept ready; open a rollout of the version that you want"
     )
 
 
