@@ -21,6 +21,7 @@ from mlplatform.commands.terminal.output import (
     AsJson,
     print_fields,
     print_json,
+    print_line,
     print_table,
     progress,
 )
@@ -99,7 +100,7 @@ def check_tables(platform: wiring.Platform) -> None:
         try:
             platform.hold_tables()
         except Unavailable as error:  # flows ask again
-            ERR.print(f"whose tables of external views are here is not known: {error}")
+            ERR.print(f"it is not known which home has the tables of external views: {error}")
 
 
 def down() -> None:
@@ -145,7 +146,10 @@ def status(json: AsJson = False) -> None:
         _print_status(current)
         _print_refused(refused)
         _print_models(models)
-        print_fields(_addresses(settings))
+        if current.running:
+            print_fields(_addresses(settings))
+        else:
+            print_line(f"`mlplatform up` starts the platform of {settings.home.root}")
     if current.state != "ready":
         raise typer.Exit(UNAVAILABLE if not current.running else FAILED)
 
@@ -193,7 +197,10 @@ def _print_status(current: PlatformStatus) -> None:
     ]
     columns = ("process", "pid", "state", "port", "MB", "up s", "restarts", "")
     health = ", not healthy" if current.complaints else ""
-    print_table(columns, rows, f"{current.state}{health}, {current.memory_mb:.0f} MB", prose="")
+    if rows:
+        print_table(columns, rows, f"{current.state}{health}, {current.memory_mb:.0f} MB", prose="")
+    else:
+        print_line(current.state)
     if current.disk:
         OUT.print(f"[bold red]{escape(current.disk)}[/]", soft_wrap=True)
 

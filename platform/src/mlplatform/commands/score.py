@@ -10,7 +10,7 @@ import typer
 
 from mlplatform.commands.terminal.arguments import Model
 from mlplatform.commands.terminal.gateway import gateway
-from mlplatform.commands.terminal.output import AsJson, print_fields, print_json
+from mlplatform.commands.terminal.output import ERR, AsJson, print_fields, print_json
 from mlplatform.operations import wiring
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform_client import Answer, Terms
@@ -53,6 +53,7 @@ def score(
         print_json(msgspec.to_builtins(answer))
     else:
         print_fields(_fields(answer))
+        ERR.print(f"why: mlplatform log explain {answer.decision_id}", soft_wrap=True)
 
 
 def _fields(answer: Answer) -> dict[str, object]:

@@ -262,8 +262,8 @@ class Platform:
         """
         try:
             return self.settings.mlflow_token_file.read_text().strip()
-        except FileNotFoundError as error:
-            raise Unavailable("the platform has not started MLflow: `mlplatform up`") from error
+        except FileNotFoundError:
+            raise Unavailable("the platform has not started MLflow: `mlplatform up`") from None
 
     def _recorded_until(self) -> int | None:
         times = [mark.event_ms for mark in self.log.watermarks() if mark.event_ms is not None]
@@ -291,8 +291,8 @@ def _operator(home: Home) -> str:
     """Name and token, at Prefect's gate, of the user who has the home folder."""
     try:
         return f"operator:{home.prefect_token.read_text().strip()}"
-    except FileNotFoundError as error:
-        raise Unavailable("the platform has not started Prefect: `mlplatform up`") from error
+    except FileNotFoundError:
+        raise Unavailable("the platform has not started Prefect: `mlplatform up`") from None
 
 
 def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:

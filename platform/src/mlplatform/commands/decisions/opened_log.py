@@ -22,8 +22,9 @@ def open_log(settings: Settings) -> SqliteDecisionLog:
         NotFound: this home folder has no log.
     """
     if not (settings.home.decisions / DATABASE).is_file():
-        where = "set MLPLATFORM_HOME to the platform's home folder"
-        raise NotFound(f"no decision log in {settings.home.decisions}; {where}")
+        where = "if it is elsewhere, set MLPLATFORM_HOME to the platform's home folder"
+        makes = "`mlplatform up` makes it"
+        raise NotFound(f"no decision log in {settings.home.decisions}: {makes}; {where}")
     return backends.log_of(settings.home)
 
 

@@ -76,7 +76,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
     """A line a field; on a terminal, sentences are continued below where they began."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
-        text = shown(str(value))
+        text = "none" if value is None else shown(str(value))
         if OUT.is_terminal and OUT.width > 2 * width:
             text = f"\n{' ' * (width + 2)}".join(tables.wrapped(text, OUT.width - width - 2))
         OUT.print(f"[bold]{escape(shown(name)):<{width}}[/]  {escape(text)}", soft_wrap=True)

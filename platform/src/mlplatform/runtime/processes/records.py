@@ -95,14 +95,14 @@ class Lock:
         file = open(self._home.run / LOCK_FILE, "ab", opener=_private)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except BlockingIOError:
             file.close()
             record = read_supervisor(self._home)
             who = "another process" if record is None else f"process {record.process.pid}"
             raise Busy(
                 f"the platform in {self._home.root} already runs under {who}; "
                 "see `mlplatform status`, end it with `mlplatform down`"
-            ) from error
+            ) from None
         self._file = file
 
     def release(self) -> None:
