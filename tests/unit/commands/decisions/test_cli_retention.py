@@ -129,4 +129,4 @@ def test_a_pass_does_not_fail_while_another_process_seals(
     platform.log.append("gw", [record(day) for day in range(20, 101)])
     with seal.lock(platform.settings.home.decisions), caplog.at_level("INFO"):
         expire_with_a_pass(platform, "fraud")
-    assert "payloads of fraud go with a later pass" in caplog.text
+    assert "a later pass removes payloads of fraud" in caplog.text

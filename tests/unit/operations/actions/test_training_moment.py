@@ -39,7 +39,7 @@ def test_the_future_is_refused_with_the_limit_and_the_way_out() -> None:
     with pytest.raises(InputInvalid) as caught:
         training_moment(MIDNIGHT_MS + DAY_MS + 1000, MIDNIGHT_MS)
     assert str(caught.value) == (
-        "as_of: 2024-10-05T00:00:01+00:00 is too late: the newest data is of "
-        "2024-10-04T00:00:00+00:00; wanted: 2024-10-05T00:00:00+00:00 or earlier; left out, it is "
+        "as_of: 2024-10-05T00:00:01+00:00 is too late, as the newest data is of "
+        "2024-10-04T00:00:00+00:00; wanted: 2024-10-05T00:00:00+00:00 or earlier, or no value for "
         "the present"
     )

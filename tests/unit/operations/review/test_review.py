@@ -425,7 +425,10 @@ def test_who_may_not_and_what_can_not_is_refused_and_kept(world: World) -> None:
             world.say(name, who)
         assert len(world.refused(who.name)) == 1
     ana = person("ana")
-    for of, why in ((approved, "people look at review, decline"), (taken, "has a label by now")):
+    for of, why in (
+        (approved, "people review decisions of review, decline alone"),
+        (taken, "has a label by now"),
+    ):
         with pytest.raises(Refused, match=why):
             world.say(of, ana)
     append(world.log, "gateway-0", void(name, NOW_MS))

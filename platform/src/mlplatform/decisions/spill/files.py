@@ -162,7 +162,7 @@ class SpillFile:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except FileExistsError as error:
-            raise Busy(f"{path} belongs to somebody") from error
+            raise Busy(f"{path} is held by another process") from error
         except OSError as error:
             raise SpillFull(f"{path}: {error.strerror}") from error
         name = os.urandom(_ID_BYTES)

@@ -313,7 +313,7 @@ def _horizon_ms(platform: Platform, model: str, view: FeatureView) -> int | None
             try:
                 bundle = load_bundle(folder, data=False)
             except Corrupt as error:
-                log.warning("rows of %s are kept: %s", view.name, error)
+                log.warning("old rows of %s were not removed: %s", view.name, error)
                 return None
             if bundle.model == model:
                 horizon_ms = min(horizon_ms, bundle.data.from_ms)

@@ -77,6 +77,6 @@ def expire_with_a_pass(platform: Platform, model: str) -> None:
         if not retention_acts.is_resting(folder, model, wall_ms=wall_ms):
             expire(platform, model)
     except Busy as error:
-        log.info("payloads of %s go with a later pass: %s", model, error)
+        log.info("a later pass removes payloads of %s: %s", model, error)
     except (Corrupt, Unavailable) as error:
-        log.error("payloads of %s that are due do not go: %s", model, error)
+        log.error("payloads of %s that are due were not removed: %s", model, error)

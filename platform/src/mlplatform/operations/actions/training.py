@@ -119,8 +119,8 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
         return known_ms
     latest_ms = -(-known_ms // DAY_MS) * DAY_MS + DAY_MS
     if asked_ms > latest_ms:
-        problem = f"{_iso(asked_ms)} is too late: the newest data is of {_iso(known_ms)}"
-        wanted = f"wanted: {_iso(latest_ms)} or earlier; left out, it is the present"
+        problem = f"{_iso(asked_ms)} is too late, as the newest data is of {_iso(known_ms)}"
+        wanted = f"wanted: {_iso(latest_ms)} or earlier, or no value for the present"
         raise InputInvalid("as_of", None, f"{problem}; {wanted}")
     return asked_ms
 

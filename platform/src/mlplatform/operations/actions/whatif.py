@@ -167,7 +167,7 @@ def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
     if not all(0 <= value <= 1 for value in begins.values()) or list(values) != sorted(values):
         scores_named = ", ".join(f"{name} {after[name]:g}" for name in others)
         raise ConfigInvalid(
-            "--from", scores_named, "scores of 0 to 1 that do not fall in this order"
+            "--from", scores_named, "scores of 0 to 1, none below the one before it"
         )
     title = ", ".join([side.title, *(f"{name} from {after[name]:g}" for name in others)])
     # its reasons would be those of the bundle on disk

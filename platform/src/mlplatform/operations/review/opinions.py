@@ -204,6 +204,7 @@ def on_record(
         raise Refused(f"{decision_id} has a label by now: somebody has said how it turned out")
     if decided[0] not in reviewed:
         known = ", ".join(reviewed)
-        raise Refused(f"{decision_id} is {decided[0] or 'no decision'}: people look at {known}")
+        what = f"decided {decided[0]}" if decided[0] else "no decision"
+        raise Refused(f"{decision_id} is {what}; people review decisions of {known} alone")
     opinions = (opinion(r["payload"] or {}) for r in labels)
     return OnRecord(decision_id, model, decided[0], tuple(o for o in opinions if o is not None))

@@ -397,7 +397,7 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
             raise Refused(f"rollout {state.rollout_id} was answered by {state.answer.approver}")
         if fact.bound_to != state.asked:
             raise Refused(
-                f"the answer is about evidence {fact.bound_to}; asked about is {state.asked}"
+                f"the answer is about evidence {fact.bound_to}, the question about {state.asked}"
             )
         _check_answered(state, fact)
     at_once = state.emergency and isinstance(fact, Promoted) and state.phase == "deploying"

@@ -188,6 +188,7 @@ class Gate:
         self, admitted: AdmittedRequest, limit: RateLimit, name: str, wait_s: float
     ) -> Problem:
         self._counted(name, admitted.priority)
-        whose = admitted.client.name if name == "client-rate" else "this model"
-        detail = f"{whose} may ask {limit.rate_per_s:g} times a second, {limit.burst} at once"
+        whose = f"client {admitted.client.name}" if name == "client-rate" else "this model"
+        rate = f"{limit.rate_per_s:g} requests a second, {limit.burst} at once"
+        detail = f"the limit of {whose} is {rate}"
         return Problem(429, name, detail, retry_after_s=max(math.ceil(wait_s), 1))

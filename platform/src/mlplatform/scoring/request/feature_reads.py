@@ -109,7 +109,9 @@ class FeatureReads:
             async with asyncio.timeout(wait_s):
                 row, _ = await asyncio.wrap_future(reading)
         except (TimeoutError, PlatformError, sqlite3.Error) as error:
-            raise self._unavailable(str(error) or "no answer in its slice") from error
+            raise self._unavailable(
+                str(error) or "no answer within its share of the deadline"
+            ) from error
         return row
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ async def read(request: Request) -> Mapping[str, str]:
                 raise InputInvalid("the form", None, f"it has more than {MOST_BYTES} bytes")
             parts.append(part)
     except ClientDisconnect as error:
-        raise InputInvalid("the form", None, "it did not come whole") from error
+        raise InputInvalid("the form", None, "it arrived incomplete; send it again") from error
     return parsed(b"".join(parts))
 
 
