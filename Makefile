@@ -23,6 +23,7 @@ help: ## list the targets
 	@$(PIP) --require-hashes -r requirements/flows.txt
 	@$(PIP) --quiet --no-build-isolation -e . -e clients/python
 	@touch $@
+	@echo 'set-up: done; `. .venv/bin/activate`, then `mlplatform quickstart`, or `make demo`'
 
 .venv/.dev: requirements/dev.txt .venv/.flows
 	@echo "set-up: installing requirements/dev.txt"
