@@ -256,7 +256,7 @@ def test_status_shows_routes_and_where_the_gateway_listens(
     (rollout,) = [line for line in shown.splitlines() if "fraud-r2" in line]
     assert "canary" in rollout
     assert "{" not in shown
-    assert "127.0.0.1:9090" in shown
+    assert "127.0.0.1:9090" not in shown  # nothing runs
 
     assert ended(monkeypatch, "status", "--json") == exit_codes.UNAVAILABLE
     told = json.loads(capfd.readouterr().out)
@@ -264,6 +264,9 @@ def test_status_shows_routes_and_where_the_gateway_listens(
     phases = {r["id"]: r["phase"] for r in told["models"]["fraud"]["rollouts"]}
     assert phases == {"fraud-r1": "promoted", "fraud-r2": "canary"}
     assert told["addresses"]["scoring by gRPC"] == "127.0.0.1:9090"
+    _runs(world.home.root)
+    assert ended(monkeypatch, "status") == 0
+    assert "127.0.0.1:9090" in capfd.readouterr().out
     monkeypatch.delenv("MLPLATFORM_GATEWAY_GRPC_PORT")
     wiring.settings.cache_clear()
     ended(monkeypatch, "status")
