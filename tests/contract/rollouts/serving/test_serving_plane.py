@@ -269,7 +269,7 @@ def test_a_status_that_nobody_renews_is_not_ready(tmp_path: Path) -> None:
     at_ms[0] += STALE_MS + 1
 
     assert not plane.status(name).ready
-    assert "said nothing" in plane.status(name).reason
+    assert "has not reported on it" in plane.status(name).reason
 
 
 def test_a_bundle_elsewhere_is_not_served_here(tmp_path: Path) -> None:
