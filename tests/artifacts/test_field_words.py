@@ -38,8 +38,8 @@ ALLOWED: Final = (
     ),
     ("model/features/transforms.py", "Source: Fraud Detection Handbook", "a book's title"),
     (
-        "learning/validation/report.py",
-        '"payments"',
+        "learning/validation/report*.py",
+        r'"payments"|^    payments: int$',
         "a key of a report that registries hold",
     ),
     (

@@ -30,7 +30,7 @@ class GateEntry(TypedDict):
 
 
 class ReplayEntry(TypedDict):
-    """The `ReplayCounts` of requests, which are called payments there, and of each segment."""
+    """The `ReplayCounts` of all requests, by an earlier release's name, and of each segment."""
 
     payments: int
     alerts: int

@@ -56,7 +56,7 @@ def _listen(spec: ChildSpec, port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
     except OSError as error:
-        raise port_in_use(spec, port, error) from error
+        raise port_in_use(spec, port, error) from None
 
 
 def reserve_port(port: int = 0) -> socket.socket:
@@ -85,7 +85,7 @@ def _keep(spec: ChildSpec, port: int) -> socket.socket:
     try:
         return reserve_port(port)
     except OSError as error:
-        raise port_in_use(spec, port, error, setting=spec.kept_port_setting) from error
+        raise port_in_use(spec, port, error, setting=spec.kept_port_setting) from None
 
 
 def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
