@@ -15,6 +15,7 @@ def rollback(
     model: str,
     actor: Actor,
     reason: Reason,
+    only: str | None = None,
 ) -> str:
     """Route all traffic of a model back: off the challenger, or to the champion's predecessor.
 
@@ -22,5 +23,6 @@ def rollback(
         model: a model folder's name.
         actor: who asks (self-declared).
         reason: why; it stands in the journal.
+        only: the rollout that may be taken back; empty: whichever has the traffic by then.
     """
-    return job.roll_back(wiring.platform(), model, actor=actor, reason=reason)
+    return job.roll_back(wiring.platform(), model, actor=actor, reason=reason, only=only)

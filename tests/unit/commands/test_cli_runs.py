@@ -159,21 +159,42 @@ def test_a_roll_back_that_prefect_does_not_take_is_told_the_way_without_it(
     assert "the same command with --without-prefect" in str(result.exception)
 
 
-def test_a_roll_back_without_prefect_is_written_into_the_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> wiring.Platform:
     settings = load({"MLPLATFORM_HOME": str(tmp_path / "home")})
     settings.home.create()
-    platform = wiring.Platform(settings)
-    monkeypatch.setattr(wiring, "platform", lambda: platform)
+    made = wiring.Platform(settings)
+    monkeypatch.setattr(wiring, "platform", lambda: made)
+    return made
+
+
+def opened(platform: wiring.Platform) -> str:
     candidate = Candidate(1, "b" * 64, "ana", 0.0, 0.1, gate_report("b" * 64))
-    rollout = open_rollout(
+    return open_rollout(
         *(platform.rollouts, "fraud", candidate),
         approval="required",
         actor="ana",
         reason="new",
         clock=StoppedClock(),
     )
+
+
+def test_a_roll_back_by_prefect_names_the_rollout_that_has_the_traffic_now(
+    runner: CliRunner, prefect_gives: Any, platform: wiring.Platform
+) -> None:
+    """A run that starts late takes no other one back."""
+    server = prefect_gives(DONE)
+    rollout = opened(platform)
+    words = ["rollouts", "rollback", "fraud", "--actor", "bo", "--reason", "too many declines"]
+    assert runner.invoke(commands.app, words).exit_code == 0
+    (flow, parameters) = server.started[0]
+    assert (flow, parameters["only"]) == ("rollback", rollout)
+
+
+def test_a_roll_back_without_prefect_is_written_into_the_journal(
+    platform: wiring.Platform,
+) -> None:
+    rollout = opened(platform)
     words = ["rollouts", "rollback", "fraud", "--actor", "bo", "--reason", "too many declines"]
     result = CliRunner().invoke(commands.app, [*words, "--without-prefect"])
     assert result.stdout == f"{rollout} is rolled back; gateways follow within a second\n"

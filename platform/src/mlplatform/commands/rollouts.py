@@ -42,6 +42,7 @@ from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.journal import approval_codes
 from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import plan_text
+from mlplatform.rollouts.passes.commands import subject_of_roll_back
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
 from mlplatform.rollouts.passes.summary import to_markdown
 from mlplatform.rollouts.verdicts.ramp import Plan
@@ -253,22 +254,36 @@ def rollback(
 ) -> None:
     """Take a model's traffic back at once (the Prefect deployment MODEL-rollback).
 
+    It takes back the rollout that has the traffic when the command is given, and no other one.
     Where Prefect does not answer, `--without-prefect` needs the journal alone.
 
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """
+    only = _rollout_with_traffic(model)
     if without_prefect:
-        state = job.take_back(wiring.platform(), model, actor=actor, reason=reason)
+        state = job.take_back(wiring.platform(), model, actor=actor, reason=reason, only=only)
         if json:
             print_json({"model": model, "rollout": state.rollout_id, "phase": state.phase})
         else:
             print_line(f"{state.rollout_id} is rolled back; gateways follow within a second")
         return
     try:
-        follow("rollback", {"model": model, "actor": actor, "reason": reason}, json)
+        asked = {"model": model, "actor": actor, "reason": reason, "only": only}
+        follow("rollback", asked, json)
     except Unavailable as error:
         again = "the same command with --without-prefect needs the journal alone"
         raise Unavailable(f"the roll back of {model} has no answer of Prefect; {again}") from error
+
+
+def _rollout_with_traffic(model: str) -> str | None:
+    """The rollout that a roll back would take back now; None where there is none, as the roll back
+    itself refuses, on record."""
+    journal = wiring.platform().rollouts
+    try:
+        states = journal.active(model, finished=True)
+        return subject_of_roll_back(states, journal.routes(model)).rollout_id
+    except Refused:
+        return None
 
 
 def _show_plan(made: Plan) -> None:

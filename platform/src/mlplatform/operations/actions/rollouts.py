@@ -163,9 +163,15 @@ def _keep_analyses(platform: Platform, model: str, steps: tuple[JudgedStep, ...]
         interim_analyses.keep(platform.settings.home.interim_analyses, model, history)
 
 
-def roll_back(platform: Platform, model: str, *, actor: str, reason: str) -> str:
-    """Take the traffic back at once; returns the id of the rollout that is now rolled back."""
-    state = take_back(platform, model, actor=actor, reason=reason)
+def roll_back(
+    platform: Platform, model: str, *, actor: str, reason: str, only: str | None = None
+) -> str:
+    """Take the traffic back at once; returns the id of the rollout that is now rolled back.
+
+    Args:
+        only: as `take_back` takes it.
+    """
+    state = take_back(platform, model, actor=actor, reason=reason, only=only)
     rollout_pass(platform, model)
     return state.rollout_id
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -209,7 +209,7 @@ def roll_back(
     try:
         states = rollouts.active(model, finished=True)
         routes = rollouts.routes(model)
-        state = _taken_back(states, routes)
+        state = subject_of_roll_back(states, routes)
         if only not in (None, state.rollout_id):
             raise Refused(
                 f"{only} has ended; a roll back takes back {state.rollout_id} now: name that one"
@@ -231,7 +231,15 @@ def roll_back(
         passes.release(fence)
 
 
-def _taken_back(states: list[RolloutState], routes: Routes) -> RolloutState:
+def subject_of_roll_back(states: Sequence[RolloutState], routes: Routes) -> RolloutState:
+    """The rollout that a roll back takes back now: one that is ramping, or the champion's.
+
+    Args:
+        states: of the model's rollouts, finished ones too, the oldest first.
+
+    Raises:
+        Refused: there is none.
+    """
     for state in states:
         if state.ramping:
             return state
