@@ -74,7 +74,7 @@ def create(
         now_ms=now_ms,
         expires_ms=_expires_ms(now_ms, expires_days),
     )
-    shown = _shown(key, now_ms) | ({"secret": secret} if to is None else {"secret in": str(to)})
+    shown = _fields_of(key, now_ms) | ({"secret": secret} if to is None else {"secret in": str(to)})
     if to is not None:
         create_atomically(to.absolute(), f"{secret}\n".encode())
     if json:
@@ -90,7 +90,7 @@ def list_keys(json: AsJson = False) -> None:
     Example: mlplatform keys list
     """
     now_ms = SystemClock().wall_ms()
-    rows = [_shown(key, now_ms) for key in _store().all_keys()]
+    rows = [_fields_of(key, now_ms) for key in _store().all_keys()]
     if json:
         print_json(rows)
         return
@@ -136,7 +136,7 @@ def _expires_ms(now_ms: int, days: int | None) -> int | None:
     return now_ms + days * DAY_MS
 
 
-def _shown(key: Key, now_ms: int) -> dict[str, Any]:
+def _fields_of(key: Key, now_ms: int) -> dict[str, Any]:
     state = "live" if key.is_live(now_ms) else "revoked" if key.revoked_ms else "expired"
     return {
         "id": key.id,

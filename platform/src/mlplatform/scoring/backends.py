@@ -219,7 +219,7 @@ def online_for_requests(
     settings: Settings, definition: ModelDefinition, views: Sequence[FeatureView]
 ) -> OnlineFeatures:
     """A model's online features for requests, which may not wait, and its windows."""
-    stored, windows = _stored(settings, definition.name, views), definition.windows
+    stored, windows = _feature_store(settings, definition.name, views), definition.windows
     if not windows:
         return stored
     database = settings.home.decisions / DATABASE
@@ -234,7 +234,7 @@ def online_for_requests(
     return FeaturesWithWindows(stored, reads)
 
 
-def _stored(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:
+def _feature_store(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineFeatures:
     if settings.redis is None:
         return FeastSqlite(settings.home.online_db, project_name(model), views, 0)
     from mlplatform.learning.features.feast_redis import FeastRedis  # imports the client of Redis

@@ -145,7 +145,7 @@ class KeyWriter:
         for digest, item in zip(keys, items, strict=True):
             assert item.idempotency is not None
             day = _last_day(now_ms, item.idempotency.keep_ms)
-            table = self._tables.get(day) or self._opened(day, now_ms)
+            table = self._tables.get(day) or self._open_table(day, now_ms)
             rows.setdefault(table.name, []).append(self._row(digest, item, table))
         for name, of_table in rows.items():
             for chunk in chunks(of_table):
@@ -182,7 +182,7 @@ class KeyWriter:
                 return (*head, shape, score, None)
         return (*head, None, None, idempotency.answer)
 
-    def _opened(self, day: int, now_ms: int) -> _Table:
+    def _open_table(self, day: int, now_ms: int) -> _Table:
         """The table of a day, which is made where it is not there."""
         for ended in [one for one in self._tables if one * DAY_MS <= now_ms]:
             del self._tables[ended]

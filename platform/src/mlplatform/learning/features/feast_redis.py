@@ -148,11 +148,11 @@ class FeastRedis:
     def write(self, view: str, rows: pa.Table) -> int:
         definition = self._view(view)
         newest_ms = _newest_ms(rows) if rows.num_rows else None
-        return self._stored(definition, columns_of(definition, rows), newest_ms)
+        return self._stored_rows(definition, columns_of(definition, rows), newest_ms)
 
     def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
         newest_ms = max((event_us // 1000 for _, event_us, _, _ in rows), default=None)
-        return self._stored(self._view(view), rows, newest_ms, fence)
+        return self._stored_rows(self._view(view), rows, newest_ms, fence)
 
     def fence(self, view: str) -> str:
         with translated(self._address):
@@ -199,7 +199,7 @@ class FeastRedis:
             raise NotFound(f"no view {name!r}; there are: {', '.join(self._views)}")
         return self._views[name]
 
-    def _stored(
+    def _stored_rows(
         self,
         view: FeatureView,
         rows: Iterable[FeatureRow],

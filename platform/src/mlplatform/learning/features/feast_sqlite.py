@@ -152,14 +152,14 @@ class FeastSqlite:
     def write(self, view: str, rows: pa.Table) -> int:
         definition = self._view(view)
         newest_s = max(_seconds(rows, EVENT_TIMESTAMP), default=None)
-        return self._stored(definition, _cells(definition, rows), newest_s)
+        return self._stored_rows(definition, _cells(definition, rows), newest_s)
 
     def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
         definition = self._view(view)
         newest_s = max((event_us // MICROS for _, event_us, _, _ in rows), default=None)
         with self._translated():
             self._follow()
-            return self._stored(definition, _row_cells(definition, rows), newest_s, fence)
+            return self._stored_rows(definition, _row_cells(definition, rows), newest_s, fence)
 
     def fence(self, view: str) -> str:
         with self._translated():
@@ -239,7 +239,7 @@ class FeastSqlite:
         ).fetchone()
         return "" if found is None else str(found[0])
 
-    def _stored(
+    def _stored_rows(
         self,
         view: FeatureView,
         found: Iterator[Cell],

@@ -96,13 +96,13 @@ class HttpSender:
         found = await _addresses(url)
         for place, address in enumerate(found, start=1):
             try:
-                return await self._asked(receiver, url, address, made)
+                return await self._ask(receiver, url, address, made)
             except httpx.ConnectError:  # nothing was sent yet
                 if place == len(found):
                     raise
         return DeliveryFailure("its name has no address")
 
-    async def _asked(
+    async def _ask(
         self, receiver: Receiver, url: SplitResult, address: str, made: Message
     ) -> Outcome:
         host = f"[{address}]" if ":" in address else address

@@ -97,8 +97,8 @@ def application(
     """
     if not token:
         raise ConfigInvalid("the token of the page", "an empty file", "a secret")
-    actions = Actions(sources.platform, sources, console, _shown, provider)
-    reviews = Reviews(sources, console, _shown)
+    actions = Actions(sources.platform, sources, console, _page, provider)
+    reviews = Reviews(sources, console, _page)
     pages = Pages(sources, links, actions, reviews)
     shown: dict[str, Show] = {
         "/": pages.overview,
@@ -115,7 +115,7 @@ def application(
     }
     routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
     routes.append(Route("/decisions", _finding(pages.find), methods=["POST"]))
-    sign_in = SignIn(console, token, _shown, provider)
+    sign_in = SignIn(console, token, _page, provider)
     routes += [*sign_in.routes(), *actions.routes()]
     if provider is not None:
         routes += ProviderSignIn(console, provider, sign_in).routes()
@@ -420,7 +420,7 @@ def _foreign(console: Console, scope: Scope) -> None:
         console.refuse(UNKNOWN, f"{scope['method']} {scope['path']}", why)
 
 
-def _shown(template: str, status: int, **shown: Any) -> Response:
+def _page(template: str, status: int, **shown: Any) -> Response:
     return _html(render(template, **{"here": "", **shown}), status)
 
 

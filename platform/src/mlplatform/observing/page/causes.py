@@ -57,10 +57,10 @@ class ExplanationDetail:
 
 def explanation_details(found: Sequence[Explanation]) -> list[ExplanationDetail]:
     """The explanations of a decision and its copy."""
-    return [_shown(number, one) for number, one in enumerate(found)]
+    return [_detail_of(number, one) for number, one in enumerate(found)]
 
 
-def _shown(number: int, found: Explanation) -> ExplanationDetail:
+def _detail_of(number: int, found: Explanation) -> ExplanationDetail:
     sizes = [abs(finite(getattr(c, "contribution", None)) or 0.0) for c in found.causes]
     most = max([*sizes, 1e-12])
     bars = tuple(

@@ -48,7 +48,6 @@ MEASURES = (
     "leakage",
     "alert_share",
     "decision_flips",
-    "volume_limit",
 )
 """Gates whose number was measured on requests that the fit did not see."""
 TREATMENTS = {

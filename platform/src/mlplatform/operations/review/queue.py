@@ -325,7 +325,7 @@ def _add(
         return is_full
 
 
-def _decided(table: pa.Table, wanted: QueuePolicy) -> pa.Table:
+def _decision_rows(table: pa.Table, wanted: QueuePolicy) -> pa.Table:
     reviewed = pc.field("decision").isin(list(wanted.outcomes))
     return table.filter((pc.field("kind") == "decision") & reviewed)
 
@@ -343,7 +343,7 @@ def _payloads_of(
     log: LogReader, model: str, table: pa.Table, wanted: QueuePolicy
 ) -> Mapping[tuple[str, int], Mapping[str, Any]]:
     """Writer and number → payload, of the records whose payload is needed, and maybe of others."""
-    read = [_decided(table, wanted), _spoken(table), _of_erasures(table)]
+    read = [_decision_rows(table, wanted), _spoken(table), _of_erasures(table)]
     needed = pa.concat_tables(read).select(_ENDS)
     rows = sorted(needed.to_pylist(), key=lambda row: row["event_ms"])
     found: dict[tuple[str, int], Mapping[str, Any]] = {}
@@ -370,7 +370,7 @@ def _write(
 ) -> None:
     rows = [
         _row(one, payloads.get((one["writer"], one["seq"]), {}), wanted.shows)
-        for one in _decided(table, wanted).to_pylist()
+        for one in _decision_rows(table, wanted).to_pylist()
     ]
     insert = f"INSERT OR IGNORE INTO waiting ({_ROW}) SELECT ?, ?, ?, ?, ?, ?"
     unless = " WHERE NOT EXISTS (SELECT 1 FROM ended WHERE decision_id = ?)"

@@ -92,10 +92,10 @@ def requests_of(
             )
         is_good &= ~wrong
     good = np.flatnonzero(is_good)
-    return Requests(ids, good, _stored(ids, times, columns, good, definition, key), problems)
+    return Requests(ids, good, _stored_values(ids, times, columns, good, definition, key), problems)
 
 
-def _stored(
+def _stored_values(
     ids: Column,
     times: Column,
     columns: Mapping[str, Column],

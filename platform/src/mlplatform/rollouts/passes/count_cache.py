@@ -81,10 +81,12 @@ def count(
     """
     with alone(folder / model):
         marks = tuple(log.watermarks() if watermarks is None else watermarks)
-        return _counted(_path(folder, model, subject), log, model, subject, marks, line_ms, portion)
+        return _counts_of(
+            _path(folder, model, subject), log, model, subject, marks, line_ms, portion
+        )
 
 
-def _counted(
+def _counts_of(
     path: Path,
     log: DecisionLog,
     model: str,

@@ -65,7 +65,7 @@ class NamedCodec:
             matrix = np.array(rows, np.float64).astype(np.float32)
         fed = self.tensors.feeds(matrix)
         inputs = [
-            _sent(tensor.name, DATATYPES[tensor.dtype], fed[tensor.name])
+            _tensor_of(tensor.name, DATATYPES[tensor.dtype], fed[tensor.name])
             for tensor in self.tensors.signature.inputs
         ]
         body = msgspec.json.encode({"inputs": inputs, "outputs": [{"name": self.tensors.output}]})
@@ -126,7 +126,7 @@ def codec_of(bundle: Bundle, service: str) -> Codec:
     return NamedCodec(bundle.server.served_as or service, tensors)
 
 
-def _sent(name: str, datatype: str, values: NDArray[Any]) -> dict[str, Any]:
+def _tensor_of(name: str, datatype: str, values: NDArray[Any]) -> dict[str, Any]:
     if values.dtype.kind == "f":  # beyond float32 a row is infinite, for which JSON has no word
         values = np.clip(values, -FLOAT32_MAX, FLOAT32_MAX)
     shape = list(values.shape)

@@ -203,7 +203,7 @@ class Leases:
             if now_s >= lease.refused_until_s and lease.tokens_needed() > 0
         ]
         try:
-            if takes and not await self._asked(takes):
+            if takes and not await self._ask_in_time(takes):
                 self._alone()
                 for lease in low.values():
                     lease.supply_alone(self._share, time.monotonic())
@@ -211,7 +211,7 @@ class Leases:
             if waiters is not None:
                 waiters.set_result(None)
 
-    async def _asked(self, takes: Sequence[Take]) -> bool:
+    async def _ask_in_time(self, takes: Sequence[Take]) -> bool:
         """Whether the store answered in time. An answer that comes late is taken in by then."""
         if self._call is not None:
             return False  # the one before still waits

@@ -76,7 +76,7 @@ class Gateway:
         request.trace = trace_context(request.headers)
         if self._traces is not None:
             request.finished = []
-        endpoint = self._endpoints.get(request.path) or self._named(request.path)
+        endpoint = self._endpoints.get(request.path) or self._endpoint_of(request.path)
         problem_name = ""
         try:
             reply = await self._reply(request, endpoint)
@@ -138,7 +138,7 @@ class Gateway:
         operation, done = endpoint.operation if endpoint else UNKNOWN, request.finished or ()
         return traces.end(operation, request.trace, request.started_s, status, done, attributes)
 
-    def _named(self, path: str) -> Endpoint | None:
+    def _endpoint_of(self, path: str) -> Endpoint | None:
         """The endpoint of a path of which a part names something."""
         return self._endpoints.get(self._pattern(path))
 

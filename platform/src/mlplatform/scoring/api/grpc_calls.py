@@ -219,7 +219,7 @@ def _guarded(
         except Exception:
             trace_id = made.trace.trace_id if made.trace else None
             log.exception(
-                "%s failed", operation, extra={"trace_id": trace_id, SENT: _sent(request)}
+                "%s failed", operation, extra={"trace_id": trace_id, SENT: _body_of(request)}
             )
             status, problem_name = 500, "internal"
             refusal = Problem(500, "internal", "this is the gateway's fault; its log says more")
@@ -239,7 +239,7 @@ def _guarded(
     return call
 
 
-def _sent(request: object) -> bytes:
+def _body_of(request: object) -> bytes:
     """What a log line may say of a request; of a stream nothing."""
     return request if isinstance(request, bytes) else b""
 

@@ -103,11 +103,11 @@ def endpoints(
         "/readyz": reading("ready", ready, is_open=True),
         "/metrics": Endpoint("metrics", ("GET", "HEAD"), exposition, scope="metrics"),
         **{path: document(content) for path, content in documents.items()},
-        **{path: _shown(page) for path, page in pages(documents).items()},
+        **{path: _endpoint_of(page) for path, page in pages(documents).items()},
     }
 
 
-def _shown(page: Page) -> Endpoint:
+def _endpoint_of(page: Page) -> Endpoint:
     """A page for people, which a browser keeps to itself."""
     found = reading("reference", lambda: page.html, b"text/html; charset=utf-8", is_open=True)
     policy = line(b"content-security-policy", page.policy)

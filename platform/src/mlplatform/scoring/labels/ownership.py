@@ -61,7 +61,7 @@ class Ownership:
             return frozenset(i for i in decision_ids if is_known(model, i, self._key))
         found = {i: ownership(model, client.name, i, self._key) for i in decision_ids}
         unsaid = [i for i, whose in found.items() if whose == "unsaid"]
-        recorded = await self._recorded(model, unsaid) if unsaid else {}
+        recorded = await self._owners_on_record(model, unsaid) if unsaid else {}
         return frozenset(
             i for i, whose in found.items() if whose == "own" or recorded.get(i) == client.name
         )
@@ -80,7 +80,7 @@ class Ownership:
         detail = f"no decision {decision_id!r} was given to {client.name} for model {model!r}"
         return Problem(422, "unknown-decision", detail, field="decision_id")
 
-    async def _recorded(self, model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
+    async def _owners_on_record(self, model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
         async with self._reading:  # one thread of a gateway is enough for what becomes rarer
             try:
                 return await asyncio.to_thread(self._askers, model, decision_ids)

@@ -184,7 +184,7 @@ def rows_of(request: pb.ModelInferRequest, width: int, named: NamedTensors | Non
             raise RequestRefused(400, f"no output {output.name!r}; the model gives {OUTPUT!r}")
     if several:
         assert named is not None
-        return rows_of_several(lambda: _sent(request), named)
+        return rows_of_several(lambda: _tensors_of(request), named)
     [tensor] = request.inputs
     check_tensor(tensor.name, tensor.datatype, tensor.shape, width)
     if request.raw_input_contents:
@@ -213,7 +213,7 @@ _CONTENTS: Final = {
 }
 
 
-def _sent(request: pb.ModelInferRequest) -> list[SentTensor]:
+def _tensors_of(request: pb.ModelInferRequest) -> list[SentTensor]:
     """Several tensors as they were sent: all in raw contents, or all in typed ones."""
     raw = request.raw_input_contents
     if raw:

@@ -125,7 +125,7 @@ def parse(
         rows = _rows(request.inputs[0], tail, width)
     else:
         assert named is not None
-        rows = rows_of_several(lambda: _sent(request.inputs, tail), named)
+        rows = rows_of_several(lambda: _tensors_of(request.inputs, tail), named)
     return Inference(request.id, rows, _wants_binary(request))
 
 
@@ -262,7 +262,7 @@ def _from_bytes(tensor: _InputTensor, tail: memoryview, size: Any) -> Floats:
     return np.frombuffer(tail, dtype="<f4")
 
 
-def _sent(inputs: Sequence[_InputTensor], tail: memoryview) -> list[SentTensor]:
+def _tensors_of(inputs: Sequence[_InputTensor], tail: memoryview) -> list[SentTensor]:
     """Several tensors as they were sent; those in bytes follow the JSON in their order."""
     found, at = [], 0
     for tensor in inputs:

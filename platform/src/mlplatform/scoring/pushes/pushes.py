@@ -188,7 +188,7 @@ class FeaturePushes:
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
-                self._thread, self._taken, view, client, idempotency, body
+                self._thread, self._take, view, client, idempotency, body
             )
         finally:
             self._waiting -= 1
@@ -215,7 +215,7 @@ class FeaturePushes:
         await asyncio.to_thread(self._thread.shutdown)
         self._entry.close()
 
-    def _taken(self, view: str, client: str, idempotency: str | None, body: bytes) -> PushResponse:
+    def _take(self, view: str, client: str, idempotency: str | None, body: bytes) -> PushResponse:
         targets, now_ms = self.targets[view], self._entry.event_ms()
         pushes = [
             push_of(target, client, idempotency, target.body.rows(body, now_ms))

@@ -81,7 +81,7 @@ class RowsBody:
         found: dict[tuple[int | str, int], PushedRow] = {}
         for number, row in enumerate(sent):
             try:
-                stored = self._stored(row, now_ms)
+                stored = self._row_of(row, now_ms)
                 if (stored.key, stored.event_s) in found:
                     name, time = self.view.join_key, self._event_time
                     detail = f"{name} and {time} (in whole seconds) are those of an earlier row"
@@ -98,9 +98,9 @@ class RowsBody:
         Raises:
             Problem: as of `rows`.
         """
-        return self._stored(decoded_once(self._row_decoder, text), now_ms, SKEW_S)
+        return self._row_of(decoded_once(self._row_decoder, text), now_ms, SKEW_S)
 
-    def _stored(self, row: Any, now_ms: int, skew_s: int = 0) -> PushedRow:
+    def _row_of(self, row: Any, now_ms: int, skew_s: int = 0) -> PushedRow:
         key, name = getattr(row, self.view.join_key), self.view.join_key
         if key == "":
             raise Problem(422, "invalid-field", f"{name} must not be empty", field=name)

@@ -80,7 +80,9 @@ class AsyncAcceptor:
             )
         with scoring.times.answering(request.event_ms):
             record = self._record(scoring, decision_id, request, caller)
-            response = await self._recorded(Entry(record, idempotency), body, caller.deadline_s)
+            response = await self._record_decision(
+                Entry(record, idempotency), body, caller.deadline_s
+            )
         if caller.finished is not None and not response.replayed:
             now_s = time.monotonic()
             caller.finished.append(AcceptedForLater(decision_id, model, caller.started_s, now_s))
@@ -132,7 +134,7 @@ class AsyncAcceptor:
             payload=payload,
         )
 
-    async def _recorded(self, entry: Entry, body: bytes, deadline_s: float) -> ScoreResponse:
+    async def _record_decision(self, entry: Entry, body: bytes, deadline_s: float) -> ScoreResponse:
         try:
             outcome = await self._recorder.append(entry, deadline_s)
         except LogUnavailable as error:

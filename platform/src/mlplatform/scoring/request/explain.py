@@ -334,8 +334,8 @@ def _class_cause(
         code=reason.code,
         text=reason.analyst,
         input=name,
-        value=_shown(bundle, name, _present(value)),
-        ordinary=_shown(bundle, name, bundle.reference[name]),
+        value=_readable_value(bundle, name, _present(value)),
+        ordinary=_readable_value(bundle, name, bundle.reference[name]),
         contribution=raw - then,
         score_then=then,
         decision_then=bundle.choice.outcome(probabilities.tolist()),
@@ -374,8 +374,8 @@ def _input_cause(
         code=reason.code,
         text=reason.analyst,
         input=name,
-        value=_shown(bundle, name, _present(value)),
-        ordinary=_shown(bundle, name, bundle.reference[name]),
+        value=_readable_value(bundle, name, _present(value)),
+        ordinary=_readable_value(bundle, name, bundle.reference[name]),
         contribution=contribution,
         score_then=score_then,
         decision_then=bundle.decide(score_then),
@@ -451,7 +451,7 @@ def _present(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _shown(bundle: Bundle, name: str, value: float | None) -> float | str | None:
+def _readable_value(bundle: Bundle, name: str, value: float | None) -> float | str | None:
     words = words_of(name, bundle.vocabularies)
     return value if words is None else word_of(value, words)
 

@@ -115,12 +115,12 @@ async def predicted(
     if not live.bulkhead.enter():
         return None, [Failure(order[0].name, "bulkhead")]
     try:
-        return await _asked(live, order, facts, until_s, origin)
+        return await _ask(live, order, facts, until_s, origin)
     finally:
         live.bulkhead.leave()
 
 
-async def _asked(
+async def _ask(
     live: Live,
     order: Sequence[FallbackStep],
     facts: RequestFacts,

@@ -167,18 +167,18 @@ class Scoring:
             Problem: 409, 422 or 503, as the OpenAPI document says.
         """
         if caller.key is None:
-            return await self._answered(self._asked(request, caller.client), caller, None)
+            return await self._answer(self._parse(request, caller.client), caller, None)
         hashed = hashlib.blake2b(request.body, key=self._key, digest_size=32)
         if caller.version is not None:  # another version is another request
             hashed.update(b"\0" + caller.version.encode())
         body_digest = hashed.hexdigest()
         with self._in_flight.claim(caller.client, caller.key):
-            stored = await self._stored(caller.client, caller.key, caller)
+            stored = await self._find_answer(caller.client, caller.key, caller)
             if stored is not None:
                 return replay(stored.answer, same_body=stored.is_of(body_digest))
             claim = IdempotencyClaim(caller.client, caller.key, body_digest)
-            asked = self._asked(request, caller.client)
-            return await self._answered(asked, caller, claim)
+            asked = self._parse(request, caller.client)
+            return await self._answer(asked, caller, claim)
 
     async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> ScoreResponse:
         """The answer to a request that a gateway accepted earlier: one for its id, however often
@@ -196,11 +196,11 @@ class Scoring:
         asked = ScoringInput(accepted.decision_id, accepted.request, accepted.event_ms)
         owner = promised_to(accepted.client)
         with self._in_flight.claim(owner, asked.decision_id):
-            stored = await self._stored(owner, asked.decision_id, caller)
+            stored = await self._find_answer(owner, asked.decision_id, caller)
             if stored is not None:
                 return ScoreResponse(stored.answer, replayed=True)
             claim = IdempotencyClaim(owner, asked.decision_id, may_be_unlogged=False)
-            return await self._answered(asked, caller, claim)
+            return await self._answer(asked, caller, claim)
 
     async def infer(
         self, inputs: Sequence[float], unit_value: Any | None, caller: Caller
@@ -218,8 +218,8 @@ class Scoring:
         event_ms = self.times.now_ms()
         with self.times.answering(event_ms):
             case = self._raw_case(inputs, unit_value, event_ms, caller)
-            decided = await self._decided(case, caller)
-            await self._recorded(decided, caller, None)
+            decided = await self._decide(case, caller)
+            await self._record(decided, caller, None)
         self._count(decided, caller)
         return decided
 
@@ -269,18 +269,18 @@ class Scoring:
     def _new_id(self, client: str) -> str:
         return new_decision_id(self.definition.name, client, self._clock.wall_ms(), self._key)
 
-    def _asked(self, request: ScoreRequest, client: str) -> ScoringInput:
+    def _parse(self, request: ScoreRequest, client: str) -> ScoringInput:
         self.check_accepts(request.event_ms)
         return ScoringInput(
             self._new_id(client), self.pseudonymised(request.fields), request.event_ms
         )
 
-    async def _answered(
+    async def _answer(
         self, asked: ScoringInput, caller: Caller, claim: IdempotencyClaim | None
     ) -> ScoreResponse:
         with self.times.answering(asked.event_ms):
-            decided = await self._decided(await self._case(asked, caller), caller)
-            response = await self._recorded(decided, caller, claim)
+            decided = await self._decide(await self._case(asked, caller), caller)
+            response = await self._record(decided, caller, claim)
         if not response.replayed:
             self._count(decided, caller)
             self._copy(decided.case)
@@ -309,7 +309,7 @@ class Scoring:
         facts = RequestFacts(asked.fields, asked.event_ms, features)
         return RoutedRequest(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
 
-    async def _decided(self, case: RoutedRequest, caller: Caller) -> DecidedRequest:
+    async def _decide(self, case: RoutedRequest, caller: Caller) -> DecidedRequest:
         """The decision of the first that can give one in time."""
         live = case.live
         if live.routes.killed:
@@ -335,7 +335,7 @@ class Scoring:
                 return DecidedRequest(case, verdict, (), prediction, time.monotonic(), draw)
         return DecidedRequest(case, verdict, tuple(failures), prediction, time.monotonic())
 
-    async def _recorded(
+    async def _record(
         self, decided: DecidedRequest, caller: Caller, claim: IdempotencyClaim | None
     ) -> ScoreResponse:
         """The answer, after its record is durable; another one's, if that came first."""
@@ -427,7 +427,7 @@ class Scoring:
         finished = FinishedDecision(decided, caller.started_s, now_s, is_recorded, accepted)
         caller.finished.append(finished)
 
-    async def _stored(self, client: str, key: str, caller: Caller) -> StoredAnswer | None:
+    async def _find_answer(self, client: str, key: str, caller: Caller) -> StoredAnswer | None:
         return await looked_up(
             self._answers, (client, self.definition.name, key), caller.started_s, caller.deadline_s
         )

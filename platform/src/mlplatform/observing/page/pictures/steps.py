@@ -62,10 +62,10 @@ def steps(facts: Sequence[Transition], histories: Sequence[StepHistory]) -> tupl
         # The journal's look comes last: it has the reasons.
         step.analyses = sorted([*history.analyses, *step.analyses], key=lambda at: at.event_ms)
     newest_first = sorted((g for g in found if found[g].analyses), reverse=True)
-    return tuple(_shown(generation, found[generation]) for generation in newest_first)
+    return tuple(_row_of(generation, found[generation]) for generation in newest_first)
 
 
-def _shown(generation: int, step: _Step) -> StepRow:
+def _row_of(generation: int, step: _Step) -> StepRow:
     last, key = step.ended_by or step.analyses[-1], f"g{generation}"
     return StepRow(
         name=step.name,

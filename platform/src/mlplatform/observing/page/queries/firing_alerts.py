@@ -88,14 +88,14 @@ def parse(body: bytes, runbooks: str, hidden: Sequence[str]) -> AlertTable:
         found = msgspec.json.decode(body, type=list[_Alert])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Unavailable(f"Alertmanager's list of alerts can't be read: {error}") from error
-    shown = [_shown(alert, runbooks) for alert in found]
+    shown = [_alert_of(alert, runbooks) for alert in found]
     watched = any(one.name == WATCHDOG for one in shown)
     visible = (one for one in shown if one.severity != HEARTBEAT and one.model not in hidden)
     urgent = sorted(visible, key=_urgency)
     return AlertTable(tuple(urgent[:MOST_ROWS]), max(0, len(urgent) - MOST_ROWS), watched)
 
 
-def _shown(alert: _Alert, runbooks: str) -> FiringAlert:
+def _alert_of(alert: _Alert, runbooks: str) -> FiringAlert:
     labels = alert.labels
     name = labels.get("alertname", "")
     return FiringAlert(
