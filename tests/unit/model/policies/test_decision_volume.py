@@ -122,7 +122,7 @@ MODEL_YAML = msgspec.to_builtins(FRAUD)
     [
         ({"shares": {"decline": 0.003}}, "decision.limit.shares.decline"),
         ({"alert_share": 0.013}, "decision.limit.alert_share"),
-        ({"shares": {"decline": 0.2}}, "decision.limit.shares.decline"),
+        ({"shares": {"decline": 0.4}}, "decision.limit.shares.decline"),
         ({"shares": {"approve": 0.1}}, "decision.limit.shares.approve"),
         ({"alert_share": 1.0}, "decision.limit.alert_share"),
         ({"once_per_s": 0}, "decision.limit.once_per_s"),
