@@ -49,7 +49,7 @@ def test_a_raw_call_counts_for_a_rollout_only_with_its_unit_and_has_no_copy(
 def test_a_request_that_names_its_version_is_no_arms(
     tmp_path: Path, role: Role, version: int
 ) -> None:
-    """Whoever names a version chooses which requests it gets: no draw, and nothing to compare."""
+    """A caller who names a version chooses its requests: there is no draw, nothing to compare."""
     log = SqliteDecisionLog(tmp_path)
     kinds: tuple[Kind, ...] = ("decision", "inference")
     records = [

@@ -36,6 +36,9 @@ ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_ope
 MODELS: Final = ("champion", "challenger", "previous")
 """The values of `answered_by` that name a predictor: its bundle's thresholds made the decision."""
 
+ASSIGNED: Final = ("champion", "challenger")
+"""The values of `arm` that a draw gave: only these arms are compared."""
+
 NAMED: Final = "named"
 """The `arm` of a decision whose request named the version that answered: nobody assigned it, and
 rollouts, drift and volume limits count it in no arm."""

@@ -70,7 +70,7 @@ def judge_mae(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateRe
         if rise.low > limit:
             reason = (
                 f"a rise of the {WORDS[name]} is proven on days that the champion was not fitted "
-                f"to: the whole {_level(rise, '+')} {unit}, lies beyond {limit:+.4g}, which is "
+                f"to: the whole {_level(rise, '+')} {unit} lies beyond {limit:+.4g}, which is "
                 "tolerated"
             )
             return GateResult(name, "failed", rise.value, limit, reason, (rise.low, rise.high))

@@ -121,7 +121,7 @@ def check(facts: MachineFacts) -> list[CheckFinding]:
 
 
 def start_elsewhere(facts: MachineFacts) -> str:
-    """The command that starts the platform beside whoever holds its ports; empty: nobody does."""
+    """The command that starts the platform on free ports; empty: nobody else holds its ports."""
     held = [p for p in facts.ports if p.holder is not None and p.holder.home != facts.home.root]
     return " ".join([*(f"{p.variable}={p.other}" for p in held), "mlplatform up"]) if held else ""
 

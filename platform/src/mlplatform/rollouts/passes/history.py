@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from mlplatform.decisions.records.draws import logged_draws
 from mlplatform.decisions.records.port import DecisionLog, Span
-from mlplatform.decisions.records.record import Kind
+from mlplatform.decisions.records.record import ASSIGNED, Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.rollouts.passes.observe import waited_ms
 from mlplatform.rollouts.verdicts.facts import (
@@ -167,7 +167,7 @@ def _slice(
     span = Span(model=model, kinds=KINDS, from_ms=start, to_ms=end, columns=COLUMNS)
     rows = log.read(span)
     rows = rows.filter(rows["unit"].is_valid())
-    rows = rows.filter(pc.field("arm").isin(["champion", "challenger"]))
+    rows = rows.filter(pc.field("arm").isin(ASSIGNED))
     order = np.argsort(rows["event_ms"].to_numpy(), kind="stable")
     rows = rows.take(order)
     columns = columns_of(rows)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mlplatform.decisions.records.logged_segments import LoggedSegments
-from mlplatform.decisions.records.record import ARM_FAILURES, FEATURES
+from mlplatform.decisions.records.record import ARM_FAILURES, ASSIGNED, FEATURES
 from mlplatform.model.oip import OWN_FAILURES
 from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale
 from mlplatform.model.policies.segments import SegmentSource
@@ -147,7 +147,7 @@ def facts(table: pa.Table, subject: Subject) -> RecordFacts:
             challenger = copy
         case "canary":
             challenger = arm == "challenger"
-            decided &= np.isin(arm, ("champion", "challenger"))  # others are of no draw
+            decided &= np.isin(arm, ASSIGNED)
         case "champion":
             decided &= (arm == "champion") & (version | failed)
             challenger = decided
