@@ -70,7 +70,7 @@ def _keep_measured(platform: Platform, model: str, observation: Observation) -> 
         for s in newest
     }
     outcomes = read_outcomes(platform.log, platform.definition(model), observation.now_ms)
-    at_ms, verdict = platform.clock.wall_ms(), type(observation.verdict).__name__.lower()
+    at_ms, verdict = platform.clock.wall_ms(), observation.verdict.outcome
     folder = platform.settings.home.measured
     since_ms = last_results.undecided_since(verdict, at_ms, _check_before(folder, model))
     performance = str(observation.performance.health).lower()

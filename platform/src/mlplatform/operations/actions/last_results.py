@@ -136,4 +136,4 @@ def last(folder: Path, model: str, kind: type[M]) -> M | None:
 
 
 def _file(folder: Path, model: str, kind: type[Pass] | type[Check]) -> Path:
-    return folder / f"{model}.{kind.__name__.lower()}.json"
+    return folder / f"{model}.{'pass' if kind is Pass else 'check'}.json"

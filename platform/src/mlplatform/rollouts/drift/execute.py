@@ -98,7 +98,7 @@ class DriftCheck:
         observation = self.observation
         verdict, performance = observation.verdict, observation.performance
         sentences = [
-            f"{type(verdict).__name__.lower()}: {'; '.join(verdict.reasons)}",
+            f"{verdict.outcome}: {'; '.join(verdict.reasons)}",
             f"performance {performance.health}: {'; '.join(performance.reasons)}",
         ]
         sentences += [

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +102,7 @@ class WindowVerdict:
 class DriftFinding:
     """Enough windows drifted; the change is dated to the start of the first of them."""
 
+    outcome: ClassVar[str] = "drifted"
     since_ms: int
     reasons: tuple[str, ...]
 
@@ -110,6 +111,7 @@ class DriftFinding:
 class NoDrift:
     """Too few windows drifted, whatever the undecided ones would say."""
 
+    outcome: ClassVar[str] = "steady"
     reasons: tuple[str, ...]
 
 
@@ -117,6 +119,7 @@ class NoDrift:
 class UnclearDrift:
     """The undecided windows could make it drift: no data is not health."""
 
+    outcome: ClassVar[str] = "undecided"
     reasons: tuple[str, ...]
 
 
