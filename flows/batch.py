@@ -82,7 +82,9 @@ def batch(
         case (date(), False):
             return _days(model, first, last or first, version, deadline_s)
         case _:
-            raise ConfigInvalid("parameters", "neither or both", "input and output, or first")
+            names = {"input": input, "output": output, "first": first}
+            named = " and ".join(name for name, given in names.items() if given) or "empty"
+            raise ConfigInvalid("the choice of rows", named, "input and output, or only first")
 
 
 def _days(model: str, first: date, last: date, version: int | None, deadline_s: int) -> str:

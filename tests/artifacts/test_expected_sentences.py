@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = (ROOT / "docs/messages.md", ROOT / "tests/artifacts/sentences.txt")
-LEGS = re.compile(r"mark\.(postgres|redis|s3|kafka|dex)\b|mark\.skipif")
+LEGS = re.compile(r'mark\.(postgres|redis|s3|kafka|dex)\b|mark\.skipif|pytest\.skip\(|"kserve"')
 """Of test files that need a server or a program which `make test` does not start."""
 FOLDERS = ("cluster", "observability", "terraform")
 ACCEPTED: Final = {

@@ -243,7 +243,7 @@ def test_a_link_out_of_a_folder_is_not_followed(root: Path, tmp_path: Path) -> N
 
 def test_a_pipe_in_a_folder_is_not_waited_for(root: Path) -> None:
     os.mkfifo(copied(root, "credit") / "golden.json")
-    with pytest.raises(ConfigInvalid, match=r"golden\.json.*plain files and folders alone"):
+    with pytest.raises(ConfigInvalid, match=r"golden\.json.*only plain files and folders"):
         model_folder("credit")
 
 

@@ -74,7 +74,9 @@ def batch(
         return
     if input_ is None or output is None or first is not None or last is not None:
         raise ConfigInvalid(
-            "batch", _options_named(input_, output, first), "--input and --output, or --first"
+            "the choice of rows",
+            _options_named(input_, output, first),
+            "--input and --output, or only --first",
         )
     from mlplatform.operations.tables.batch import TableBatch, page, score_table  # ONNX Runtime
 
@@ -90,7 +92,7 @@ def batch(
 
 def _options_named(input_: str | None, output: str | None, first: datetime | None) -> str:
     options: Mapping[str, Any] = {"--input": input_, "--output": output, "--first": first}
-    return " and ".join(name for name, value in options.items() if value is not None) or "alone"
+    return " and ".join(name for name, value in options.items() if value is not None) or "empty"
 
 
 @contextmanager

@@ -48,7 +48,9 @@ def create(
     expires_days: Annotated[int | None, typer.Option(help="Days until it ends.")] = None,
     to: Annotated[
         Path | None,
-        typer.Option(help="A new file for the secret, yours alone, instead of showing it."),
+        typer.Option(
+            help="A new file for the secret, in place of showing it. Only you can read it."
+        ),
     ] = None,
     json: AsJson = False,
 ) -> None:

@@ -248,14 +248,14 @@ def rollback(
     reason: Reason,
     without_prefect: Annotated[
         bool,
-        typer.Option("--without-prefect", help="Write the journal alone: Prefect is not asked."),
+        typer.Option("--without-prefect", help="Write only the journal: Prefect is not asked."),
     ] = False,
     json: AsJson = False,
 ) -> None:
     """Take a model's traffic back at once (the Prefect deployment MODEL-rollback).
 
     It takes back the rollout that has the traffic when the command is given, and no other one.
-    Where Prefect does not answer, `--without-prefect` needs the journal alone.
+    Where Prefect does not answer, `--without-prefect` needs only the journal.
 
     Example: mlplatform rollouts rollback fraud --actor ana --reason "too many declines"
     """
@@ -271,7 +271,7 @@ def rollback(
         asked = {"model": model, "actor": actor, "reason": reason, "only": only}
         follow("rollback", asked, json)
     except Unavailable as error:
-        again = "the same command with --without-prefect needs the journal alone"
+        again = "the same command with --without-prefect needs only the journal"
         raise Unavailable(f"the roll back of {model} has no answer of Prefect; {again}") from error
 
 

@@ -45,7 +45,7 @@ def test_prefect_is_told_to_hold_parameters_to_their_schema() -> None:
 def test_a_person_answers_no_drift_incident(given: dict[str, Any]) -> None:
     """A run that fails its gates would close the claim of the one that a check asked for."""
     taken = _start(parameters={**PARAMETERS, **given})
-    assert taken == Wrong(f"{next(iter(given))}: a drift check alone answers an incident")
+    assert taken == Wrong(f"{next(iter(given))}: only a drift check answers an incident")
     of_forms = {"incident": None, "claim": 0, "traceparent": ""}
     assert isinstance(_start(parameters={**PARAMETERS, **of_forms}), Start)
 

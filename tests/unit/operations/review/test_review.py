@@ -426,7 +426,7 @@ def test_who_may_not_and_what_can_not_is_refused_and_kept(world: World) -> None:
         assert len(world.refused(who.name)) == 1
     ana = person("ana")
     for of, why in (
-        (approved, "people review decisions of review, decline alone"),
+        (approved, "people review only decisions of review, decline"),
         (taken, "has a label by now"),
     ):
         with pytest.raises(Refused, match=why):

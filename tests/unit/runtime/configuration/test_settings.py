@@ -98,15 +98,15 @@ def test_two_settings_with_one_port_are_both_named(given: dict[str, str], told: 
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("MLPLATFORM_GATEWAY_PRT", "MLPLATFORM_GATEWAY_PORT, or none"),
-        ("MLPLATFORM_REDIS_PASWORD_FILE", "MLPLATFORM_REDIS_PASSWORD_FILE, or none"),
-        ("MLPLATFORM_OIDC_ISSUERS", "MLPLATFORM_OIDC_ISSUER, or none"),
+        ("MLPLATFORM_GATEWAY_PRT", "MLPLATFORM_GATEWAY_PORT, or remove it"),
+        ("MLPLATFORM_REDIS_PASWORD_FILE", "MLPLATFORM_REDIS_PASSWORD_FILE, or remove it"),
+        ("MLPLATFORM_OIDC_ISSUERS", "MLPLATFORM_OIDC_ISSUER, or remove it"),
         (
             "MLPLATFORM_MAX_IN_FLIGHT",
             "no such variable: it is 1024 in every installation; remove it",
         ),
-        ("MLPLATFORM_", "a setting that docs/settings.md names, or none"),
-        ("MLPLATFORM_TEST", "a setting that docs/settings.md names, or none"),
+        ("MLPLATFORM_", "a setting that docs/settings.md names, or remove it"),
+        ("MLPLATFORM_TEST", "a setting that docs/settings.md names, or remove it"),
     ],
 )
 def test_a_variable_that_nothing_reads_is_named_with_the_nearest_that_something_does(
@@ -162,7 +162,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "MLPLATFORM_OTLP_ENDPOINT",
         "PREFECT_API_AUTH_STRING",
     }
-    assert "MLPLATFORM_GATEWAY_PORT, or none" in lines[1]
+    assert "MLPLATFORM_GATEWAY_PORT, or remove it" in lines[1]
     assert all("; wanted: " in line for line in lines[1:])
     assert "hidden" not in str(caught.value)
 

@@ -69,7 +69,7 @@ def test_no_address_is_no_brokers_whatever_password_there_is() -> None:
         ("kafka+ssl://u@k:9093", "", "K_PASSWORD_FILE is ''; wanted: the file"),
         ("kafka+ssl://k:9093", "/p", "nothing, or a user in K"),
         ("k:9092", "/p", "brokers without TLS get no password"),
-        ("u@k:9092", "", "a user over TLS alone"),
+        ("u@k:9092", "", "a user over TLS: "),
         ("kafka://k:9092", "", r"host:port, or kafka\+ssl"),
         ("kafka+ssl://k:9093#x", "", "host:port"),
         ("kafka+ssl://k", "", "brokers as host:port"),

@@ -75,7 +75,7 @@ def render_files(root: Path) -> dict[str, str]:
 
 def _document(found: Sequence[Message]) -> str:
     parts = [_HEAD, *_kinds(), "\n"]
-    shown = [message for message in found if message.kind != "text"]
+    shown = [m for m in found if m.kind != "text" and m.text != str(None)]
     for place, of_place in groupby(shown, _place):
         parts.append(f"\n## {place}\n\n| message | kind | file |\n|---|---|---|\n")
         parts += (

@@ -70,7 +70,7 @@ class _Work:
                 raise MemoryError from error
             raise InputInvalid(error.source, None, _PLACE.sub("", error.problem)) from error
         except UnicodeDecodeError as error:
-            raise onnx_limits.ModelRefused("a name in it is no text in UTF-8") from error
+            raise onnx_limits.ModelRefused("a name in it is not valid UTF-8") from error
 
     def _load(self, frame: Frame) -> Frame:
         self._content = frame.arrays[0].tobytes()

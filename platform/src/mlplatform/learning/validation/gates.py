@@ -292,7 +292,7 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
         return GateResult(name, "inconclusive", None, limit, reason)
     best = max(leakage.alone, key=lambda n: _number(leakage.alone[n]) or 0.0, default=None)
     if best is None or math.isnan(leakage.alone[best]):
-        return GateResult(name, "inconclusive", None, limit, "no input could be measured alone")
+        return GateResult(name, "inconclusive", None, limit, "no input could be measured by itself")
     value = leakage.alone[best]
     finding = (
         f"{best}, the strongest single input, has an average precision of {value:.3f} by "

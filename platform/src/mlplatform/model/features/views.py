@@ -235,7 +235,7 @@ def _check_computed(field: FeatureField, key: str) -> None:
     if field.delay_days < 0:
         raise ConfigInvalid(f"{key}: delay_days", field.delay_days, "0 or more")
     if (field.column is not None) != (field.aggregate in OF_COLUMN):
-        wanted = "a request field, for mean, std and max alone"
+        wanted = "a request field, and only for mean, std and max"
         raise ConfigInvalid(f"{key}: column", field.column, wanted)
 
 

@@ -181,6 +181,6 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "rollout.shadow.tolerance.alerts": _NO_ALERTS,
     "rollout.canary.*.tolerance.alerts": _NO_ALERTS,
     "drift.segments": "segments watch recall and precision of alerts",
-    "drift.calibration_drift": "accuracy is watched alone",
+    "drift.calibration_drift": "only accuracy is watched",
 }
 """Keys of model.yaml that a model of classes does not have, and why."""

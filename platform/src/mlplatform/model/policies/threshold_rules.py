@@ -30,7 +30,7 @@ def threshold_rules(decision: DecisionPolicy) -> Iterator[Rule]:
     begins = [(policy.scores or {}).get(name, 0.0) for name in others]
     yield begins == sorted(begins), f"{key}.scores", begins, "scores that do not fall"
     yield from _costs(policy.costs or {}, decision.outcomes)
-    wanted = "a currency with costs, and with them alone"
+    wanted = "a currency, and only where costs are given"
     has_currency = policy.currency is not None
     yield has_currency == (policy.costs is not None), f"{key}.currency", policy.currency, wanted
     needed = policy.shares is None

@@ -53,8 +53,8 @@ def _hours() -> Row:
             (Query(f"({taken}) * 3600 / {asked}", _NAME),), "s", width=12, empty=_NONE,
         ),
         Panel(
-            "bars", "Energy", "Of the GPUs alone.", (Query(energy, _NAME),), "watth", width=12,
-            empty=_NONE,
+            "bars", "Energy", "Without the rest of the machine.", (Query(energy, _NAME),), "watth",
+            width=12, empty=_NONE,
         ),
     ))  # fmt: skip
 

@@ -191,7 +191,7 @@ def _webhook_problems(at: str, found: Mapping[str, Any], folder: Path) -> Iterat
         shown = url if isinstance(url, str) and not _may_hold_secret(url) else "not shown"
         yield (
             f"{at}.url is {shown!r}; wanted: an https URL without user, query and fragment (http on"
-            " this machine alone)"
+            " this machine)"
         )
     if "url_file" in found:
         yield f"{at}.url_file is set; wanted: url, as a webhook's url is no secret"

@@ -35,7 +35,7 @@ from mlplatform.runtime.text import markdown
 MANIFEST: Final = "manifest.json"
 NO_FEATURES: Final = (
     "Scores of these days are those of unknown customers. `mlplatform history import` takes the "
-    "snapshots of the last weeks alone, and older ones can't be added; features of the bank's own "
+    "snapshots of the last weeks only, and older ones can't be added; features of the bank's own "
     "tables begin with `mlplatform features import`"
 )
 JOINED_DAYS: Final = 16

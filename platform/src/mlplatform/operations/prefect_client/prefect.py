@@ -197,7 +197,7 @@ class PrefectApi:
         if response.is_server_error:
             raise Unavailable(f"Prefect answered {response.status_code} to {method} {path}")
         if response.status_code == httpx.codes.NOT_FOUND:
-            raise NotFound(f"Prefect knows nothing at {path}")
+            raise NotFound(f"Prefect has nothing at {path}")
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise Refused(f"Prefect's gate refused {path}: {_detail(response)}")
         if response.is_client_error:

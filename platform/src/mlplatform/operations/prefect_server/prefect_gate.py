@@ -212,7 +212,7 @@ class PrefectGate:
                     if await self._is_known_form(_json(body)):
                         await self._application(*_resent(scope, body), send)
                         return
-                    why = "a form is checked by its own schema, and holds values alone"
+                    why = "a form is checked by its own schema, and may hold only values"
                 case "forbidden":
                     why = "people may not call this path"
                 case "start" | "answer" | "cancel":

@@ -74,7 +74,7 @@ def run_start(
         now_s: epoch seconds.
     """
     if flow in STARTED_BY_THE_PLATFORM:
-        return Wrong(f"runs of {flow} are started by the platform alone")
+        return Wrong(f"runs of {flow} are started only by the platform")
     if not isinstance(body, dict) or not isinstance(body.get("parameters", {}), dict):
         return Wrong("wanted: a JSON object with parameters")
     for key in sorted(set(body) - _TAKEN - _DROPPED):
@@ -94,7 +94,7 @@ def run_start(
     parameters = dict(body.get("parameters") or {})
     if not is_plain(parameters):
         return Wrong(
-            f"parameters hold values alone: no {HYDRATED}, and no more than {MOST_DEPTH} deep"
+            f"parameters may hold only values: no {HYDRATED}, and no more than {MOST_DEPTH} deep"
         )
     if parameters.get(MODEL, model) != model:
         whose = model or "no model of the platform"
@@ -102,7 +102,7 @@ def run_start(
     if person is not None:
         of_incident = sorted(k for k in OF_AN_INCIDENT if parameters.get(k))
         if of_incident:
-            return Wrong(f"{', '.join(of_incident)}: a drift check alone answers an incident")
+            return Wrong(f"{', '.join(of_incident)}: only a drift check answers an incident")
         named = parameters.get(ACTOR)
         if named not in (None, "", person):
             return Wrong(f"{ACTOR} is {named!r}, and you are {person}: give your own name")

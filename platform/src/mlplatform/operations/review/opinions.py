@@ -205,6 +205,6 @@ def on_record(
     if decided[0] not in reviewed:
         known = ", ".join(reviewed)
         what = f"decided {decided[0]}" if decided[0] else "no decision"
-        raise Refused(f"{decision_id} is {what}; people review decisions of {known} alone")
+        raise Refused(f"{decision_id} is {what}; people review only decisions of {known}")
     opinions = (opinion(r["payload"] or {}) for r in labels)
     return OnRecord(decision_id, model, decided[0], tuple(o for o in opinions if o is not None))

@@ -96,11 +96,11 @@ LISTENERS: Final = (
         *("`/health`", _uvicorn(uvicorn_limits.LIMITS)),
     ),
     Listener(
-        *("Prefect, control of flow runs", "prefect", "", "given to each run alone"),
+        *("Prefect, control of flow runs", "prefect", "", "of its own for each run"),
         *("a token for each run", "nothing", _CONTROL),
     ),
     Listener(
-        *("Prefect, control of heavy runs", "prefect", "", "given to each run alone"),
+        *("Prefect, control of heavy runs", "prefect", "", "of its own for each run"),
         *("as above", "as above", "as above"),
     ),
     Listener(

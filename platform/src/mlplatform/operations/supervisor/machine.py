@@ -207,7 +207,7 @@ def _home(facts: MachineFacts) -> Iterator[CheckFinding]:
         seen = f"others may read or write {named}{more}"
         yield CheckFinding("lacking", what, seen, f"chmod -R go= {home.root}")
         return
-    yield CheckFinding("ok", what, "is its owner's alone")
+    yield CheckFinding("ok", what, "can be read only by its owner")
 
 
 def _settings(facts: MachineFacts) -> CheckFinding:

@@ -272,7 +272,7 @@ def password(address: Address) -> str | None:
         return None
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigInvalid(
-            "PGPASSFILE", str(path), "a file of mode 0600, which its owner alone reads"
+            "PGPASSFILE", str(path), "a file of mode 0600, which only its owner can read"
         )
     asked = (address.host, str(address.port), address.name, address.user or "")
     for line in path.read_text().splitlines():

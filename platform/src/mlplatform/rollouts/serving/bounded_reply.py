@@ -39,7 +39,7 @@ def reply(url: str, request: bytes, until_s: float, most_bytes: int) -> Reply:
         headers = {k.lower().encode(): v.encode() for k, v in response.getheaders()}
         body = response.read(most_bytes + 1)
         if len(body) > most_bytes:
-            problem = f"its answer has more than {most_bytes} bytes; wanted: the outputs alone"
+            problem = f"its answer has more than {most_bytes} bytes; wanted: only the outputs"
             raise http.client.HTTPException(problem)
         return Reply(response.status, headers, body)
 

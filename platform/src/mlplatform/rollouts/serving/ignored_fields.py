@@ -13,7 +13,7 @@ STANDARD: Final = "Standard"
 KNATIVE: Final = {
     "containerConcurrency": "only Knative limits requests; serving.queue_requests does it here",
     "timeout": "only Knative ends requests; the deadline is the gateway's",
-    "batcher": "the agent batches the v1 protocol alone; the predictor batches by itself",
+    "batcher": "the agent batches only the v1 protocol; the predictor batches by itself",
     "logger": "the decision log is the gateway's",
 }
 """Field of a component → why it is refused, and what does it here instead."""

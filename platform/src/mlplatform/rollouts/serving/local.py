@@ -123,7 +123,7 @@ class LocalPlane:
             bundle_folder(service.storage_uri, self._folder)
         elif service.address is None:
             raise Refused(
-                f"{service.name} asks for {service.runtime}, which runs on Kubernetes alone; for "
+                f"{service.name} asks for {service.runtime}, which runs only on Kubernetes; for "
                 "one machine model.yaml names a server's address (serving.address)"
             )
         path = self._desired / f"{service.name}.json"

@@ -68,13 +68,13 @@ def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
         if name.startswith(PREFIX) and not _is_known(name, environment[name]):
             constant = CONSTANTS.get(name.removeprefix(PREFIX))
             if constant is not None:
-                wanted = f"no such variable: it is {constant} in every installation; remove it"
-                yield ConfigInvalid("a variable of the environment", name, wanted)
+                fixed = f"no such variable: it is {constant} in every installation; remove it"
+                yield ConfigInvalid("a variable of the environment", name, fixed)
                 continue
             settings = sorted(s.name for s in SETTINGS)
             near = difflib.get_close_matches(name.removeprefix(PREFIX), settings, n=1)
             wanted = f"{PREFIX}{near[0]}" if near else "a setting that docs/settings.md names"
-            yield ConfigInvalid("a variable of the environment", name, f"{wanted}, or none")
+            yield ConfigInvalid("a variable of the environment", name, f"{wanted}, or remove it")
 
 
 def _lonely(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:

@@ -174,7 +174,7 @@ def variables(name: str, address: Address | Brokers | None) -> dict[str, str]:
 
 def _plain_brokers(variable: str, text: str, file: str) -> Brokers:
     if "@" in text:
-        raise ConfigInvalid(variable, text, f"a user over TLS alone: {KAFKA_SSL}")
+        raise ConfigInvalid(variable, text, f"a user over TLS: {KAFKA_SSL}")
     if file:
         wanted = f"nothing, as brokers without TLS get no password; or {variable} {KAFKA_SSL}"
         raise ConfigInvalid(f"{variable}_PASSWORD_FILE", file, wanted)

@@ -80,7 +80,7 @@ def check_content(root: Path, variable: str) -> None:
         if stat.S_ISLNK(status.st_mode):
             raise ConfigInvalid(variable, str(path), "no link: put what it leads to in its place")
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise ConfigInvalid(variable, str(path), "plain files and folders alone: remove it")
+            raise ConfigInvalid(variable, str(path), "only plain files and folders: remove it")
         if status.st_uid not in (_ROOT, os.geteuid()) or _is_open(status):
             wanted = (
                 f"a path that only you may change; it belongs to uid {status.st_uid} with mode"

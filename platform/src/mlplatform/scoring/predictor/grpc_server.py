@@ -218,7 +218,7 @@ def _tensors_of(request: pb.ModelInferRequest) -> list[SentTensor]:
     raw = request.raw_input_contents
     if raw:
         if len(raw) != len(request.inputs) or any(t.HasField("contents") for t in request.inputs):
-            raise ValueError(f"{len(raw)} raw_input_contents; wanted: one for each input, alone")
+            raise ValueError(f"{len(raw)} raw_input_contents; wanted: one for each input")
         return [
             from_bytes(tensor.name, tensor.datatype, tensor.shape, memoryview(part))
             for tensor, part in zip(request.inputs, raw, strict=True)

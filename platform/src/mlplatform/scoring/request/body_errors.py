@@ -33,12 +33,15 @@ def unfit(message: str, shape: Any) -> Problem:
     named, path = _NAMED.search(message), _PATH.search(message)
     place = path.group(1) if path else ""
     parts = [place, named.group(1) if named else ""]
-    field = ".".join(part for part in parts if part) or None
+    path_named = ".".join(part for part in parts if part)
+    field = path_named or None
     problem = _PATH.sub("", message)
     if named is None:
         is_time = problem == NO_TIME or (place == EVENT_TIME and "got" in problem)
         wanted = A_TIME if is_time else in_words(problem)
-        return Problem(422, "invalid-field", f"{field or 'the body'} must be {wanted}", field=field)
+        return Problem(
+            422, "invalid-field", f"{path_named or 'the body'} must be {wanted}", field=field
+        )
     names = [] if place else _fields(shape)
     known = f"; wanted: {', '.join(names[:MOST_FIELDS])}" if names else ""
     if "unknown" in problem:
