@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -234,6 +236,11 @@ class Client(threading.Thread):
         """How far it is, for who waits for it in vain."""
         raise NotImplementedError
 
+    def place(self) -> str:
+        """Where it is in the code, for the same reason."""
+        frame = sys._current_frames().get(self.ident or 0)
+        return "".join(traceback.format_stack(frame)) if frame is not None else "it has ended"
+
     def step(self) -> None:
         raise NotImplementedError
 
@@ -297,6 +304,6 @@ class Forwarder(Client):
 def wait_until(reached: Callable[[], bool], *clients: Client) -> None:
     until_s = time.monotonic() + WAIT_S
     while not reached():
-        assert time.monotonic() < until_s, [c.standing() for c in clients]
+        assert time.monotonic() < until_s, [f"{c.standing()}; {c.place()}" for c in clients]
         assert [c.failed for c in clients] == [None for _ in clients]
         time.sleep(0.02)

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from mlplatform.decisions.log.erasure_acts import ErasureRequest, erase
 from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.decisions.records.record import Record
 from mlplatform.decisions.topics.local import LocalTopics
+from mlplatform.model.policies.classes import ClassDecision
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review import opinions, queue, recording
 from mlplatform.operations.review.opinions import Account, Consensus, OpenOpinion, Opinion
@@ -219,6 +221,17 @@ def test_any_order_and_any_portions_leave_the_same_decisions(
     assert {o.decision_id for o in found.rows if o.opinions} == said & {
         one.decision_id for one in found.rows
     }
+
+
+def test_of_classes_nobody_reviews_a_decision_and_the_queue_goes_on(
+    written: SqliteDecisionLog, tmp_path: Path
+) -> None:
+    """A pass takes the log into the queue of each model, whatever its task."""
+    classes = ClassDecision(outcomes=("a", "b"), safe="b")
+    definition = msgspec.structs.replace(reviewing(), decision=classes)
+    append(written, "a", decision("d1", NOW_MS, "a"), label("d1", NOW_MS + 1))
+    assert queue.advance(tmp_path / "q.db", written, definition)
+    assert ids(tmp_path / "q.db") == []
 
 
 def test_the_queue_is_bounded_by_days_and_made_again_where_model_yaml_changes(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import pyarrow as pa
 
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.storage.struct_files import read_struct, write_struct
@@ -117,7 +118,7 @@ def for_people() -> Iterator[None]:
     """Errors inside are only logged: no pass or check may fail for a figure."""
     try:
         yield
-    except (PlatformError, OSError, MemoryError, ValueError):  # of a damaged file: ArrowInvalid
+    except (PlatformError, OSError, MemoryError, ValueError, pa.ArrowException):
         log.exception("the newest results could not be measured or saved")
 
 

@@ -326,7 +326,7 @@ def _add(
 
 
 def _decision_rows(table: pa.Table, wanted: QueuePolicy) -> pa.Table:
-    reviewed = pc.field("decision").isin(list(wanted.outcomes))
+    reviewed = pc.field("decision").isin(pa.array(wanted.outcomes, pa.string()))
     return table.filter((pc.field("kind") == "decision") & reviewed)
 
 
