@@ -38,9 +38,10 @@ class Journal:
 def story(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, event_ms: Callable[[], int] = lambda: 0
 ) -> Story:
-    monkeypatch.setattr("demo.story._new_key", lambda _: b"secret")
+    monkeypatch.setattr("demo.story._new_key", lambda *_: b"secret")
     platform = cast(Any, SimpleNamespace(rollouts=journal))
-    return Story(platform, cast(Any, None), cast(Any, None), event_ms, Path())
+    diary = cast(Any, SimpleNamespace(state=SimpleNamespace(model="fraud")))
+    return Story(platform, cast(Any, None), diary, event_ms, Path())
 
 
 async def test_a_stopped_champion_ends_the_story_with_the_reason(

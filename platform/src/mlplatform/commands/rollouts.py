@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from mlplatform.commands import rollout_controls
-from mlplatform.commands.runs import POLL_S, follow
+from mlplatform.commands.runs import POLL_S, follow, run_to_end
 from mlplatform.commands.terminal.arguments import (
     Actor,
     KeyFile,
@@ -44,7 +44,7 @@ from mlplatform.rollouts.journal.state import RolloutState, fold
 from mlplatform.rollouts.passes import plan_text
 from mlplatform.rollouts.passes.commands import subject_of_roll_back
 from mlplatform.rollouts.passes.planning import PLANNED_DAYS
-from mlplatform.rollouts.passes.summary import to_markdown
+from mlplatform.rollouts.passes.summary import judged, to_markdown, undecided
 from mlplatform.rollouts.verdicts.ramp import Plan
 from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused, Unavailable
 
@@ -86,13 +86,17 @@ def list_rollouts(
 
 @app.command()
 def show(rollout_id: RolloutId, json: AsJson = False) -> None:
-    """Everything that happened to a rollout, with the evidence of its last question.
+    """Everything that happened to a rollout, with the evidence of its last question, and what the
+    newest pass saw of the step at which it stands.
 
     Example: mlplatform rollouts show fraud-v2-1
     """
-    state, facts = job.history(wiring.platform(), rollout_id)
+    platform = wiring.platform()
+    state, facts = job.history(platform, rollout_id)
+    newest = job.newest_analysis(platform, state)
     if json:
-        print_json({"state": msgspec.to_builtins(state), "journal": msgspec.to_builtins(facts)})
+        found = {"state": state, "journal": facts, "analysis": newest}
+        print_json(msgspec.to_builtins(found))
         return
     fields = {"rollout": state.rollout_id, "phase": _phase(state), "author": state.author}
     if state.plan is not None:
@@ -103,6 +107,8 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
     with_evidence = [f for f in facts if f.evidence]
     if with_evidence:
         print_markdown(to_markdown(rollout_id, with_evidence[-1].evidence))
+    if newest is not None:
+        print_markdown(judged(newest.gates, newest.event_ms))
 
 
 @app.command()
@@ -232,13 +238,25 @@ def take_pass(
     Example: mlplatform rollouts pass fraud --dry-run
     """
     if not dry_run:
-        follow("rollout", {"model": model}, json)
-        return
+        code = run_to_end("rollout", {"model": model}, json)
+        if not json:
+            _show_undecided(model)
+        raise typer.Exit(code)
     report = job.rollout_pass(wiring.platform(), model, dry_run=True)
     if json:
         print_json(report)
     else:
         print_fields(report)
+
+
+def _show_undecided(model: str) -> None:
+    """Where each rollout of the model stands, and what keeps it there."""
+    platform = wiring.platform()
+    for state in platform.rollouts.active(model, finished=False):
+        newest = job.newest_analysis(platform, state)
+        why = "" if newest is None else undecided(newest.gates)
+        step = f" {state.percent:g} %" if state.phase == "canary" else ""
+        print_line(f"{state.rollout_id}: {_phase(state)}{step}{f'. {why}' if why else ''}")
 
 
 @app.command()

@@ -101,7 +101,12 @@ def materialize(
 
 
 def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
-    """Start a run, wait for its end, print what it found; exit as its failure would here.
+    """Start a run, wait for its end, print what it found; exit as its failure would here."""
+    raise typer.Exit(run_to_end(flow, parameters, as_json))
+
+
+def run_to_end(flow: str, parameters: Mapping[str, Any], as_json: bool) -> int:
+    """Start a run, wait for its end, print what it found; the exit code of its failure here, or 0.
 
     Raises:
         Unavailable: Prefect has gone silent; names the run, which does not need this command.
@@ -122,7 +127,7 @@ def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
         print_json(facts | {"reports": reports})
     else:
         _print_end(run, reports, address)
-    raise typer.Exit(_code_of(run))
+    return _code_of(run)
 
 
 def _print_end(run: FlowRun, reports: Mapping[str, str], address: str) -> None:

@@ -287,7 +287,12 @@ class Forwarder(Client):
         return len(self._numbers) >= count
 
     def standing(self) -> str:
-        return f"read {len(self._numbers)}, interrupted {self.interrupted} times"
+        missing = sorted(set(range(max(self._numbers, default=0))) - self._numbers)
+        where = "no member" if self._member is None else positions(self._member._consumer)
+        return (
+            f"read {len(self._numbers)}, interrupted {self.interrupted} times; not read "
+            f"{missing[:20]}; {where}"
+        )
 
     def step(self) -> None:
         self._member = self._member or self._join()
@@ -301,9 +306,21 @@ class Forwarder(Client):
             self._member = None
 
 
+def positions(consumer: Any) -> list[tuple[int, int, int, tuple[int, int]]]:
+    """Of each partition of a member: its number, position, committed offset, and the offsets
+    between which the broker shows messages."""
+    mine = consumer.assignment()
+    committed = {p.partition: p.offset for p in consumer.committed(mine, 10.0)}
+    return [
+        (p.partition, p.offset, committed[p.partition], consumer.get_watermark_offsets(p, 10.0))
+        for p in consumer.position(mine)
+    ]
+
+
 def wait_until(reached: Callable[[], bool], *clients: Client) -> None:
     until_s = time.monotonic() + WAIT_S
     while not reached():
-        assert time.monotonic() < until_s, [f"{c.standing()}; {c.place()}" for c in clients]
+        if time.monotonic() > until_s:
+            pytest.fail("\n".join(f"{c.standing()}\n{c.place()}" for c in clients))
         assert [c.failed for c in clients] == [None for _ in clients]
         time.sleep(0.02)

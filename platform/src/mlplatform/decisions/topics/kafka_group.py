@@ -25,7 +25,7 @@ from mlplatform.decisions.topics.messages import (
     ReceivedMessage,
 )
 from mlplatform.decisions.topics.messages import TopicPartition as Place
-from mlplatform.runtime.errors import StaleFence
+from mlplatform.runtime.errors import PlatformError, StaleFence
 
 if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Consumer, TopicPartition
@@ -56,6 +56,7 @@ class KafkaSubscription:
         self._starts: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
+        self._seeks: dict[Place, int] = {}
         self._skips = Skips()
         self._dropped: list[DroppedRange] = []
         self._is_stale = False
@@ -84,14 +85,21 @@ class KafkaSubscription:
         """Messages of committed transactions; paused while the caller wants none."""
         if self._is_lost:
             raise StaleFence(HANGS)
+        self._seek()
         self._pause(limit == 0)
         until_s = time.monotonic() + wait_s
         while True:
             left_s = max(0.0, until_s - time.monotonic())
             with translated():
                 found = self._consumer.consume(max(1, limit), left_s)
-            self._access.check()
-            received = self._received(found)
+            try:
+                self._access.check()
+                received = self._received(found)
+            except StaleFence:
+                raise
+            except PlatformError:  # what came before it is read again
+                self.rewind()
+                raise
             if received or not found or time.monotonic() >= until_s:
                 return received
 
@@ -120,17 +128,30 @@ class KafkaSubscription:
         return list(self._dropped)
 
     def rewind(self) -> None:
-        """Seek to where the last commit left each partition that is still this member's."""
-        from confluent_kafka import TopicPartition
+        """Seek to where the last commit left each partition that is still this member's.
 
-        starts, self._starts, self._next = self._starts, {}, {}
+        Raises:
+            Unavailable: the client refuses to seek now; `consume` does it before it reads anything.
+        """
+        for place, offset in self._starts.items():
+            self._seeks.setdefault(place, offset)
+        self._starts, self._next = {}, {}
         self._is_stale = False
         self._forget_skips()
+        self._seek()
+
+    def _seek(self) -> None:
+        """What a rewind has left to be done."""
+        from confluent_kafka import TopicPartition
+
+        if not self._seeks:
+            return
         with translated():
             mine = {(p.topic, p.partition) for p in self._consumer.assignment()}
-            for place, offset in starts.items():
+            for place, offset in list(self._seeks.items()):
                 if place in mine:
                     self._consumer.seek(TopicPartition(*place, offset))
+                del self._seeks[place]
 
     def topic_ids(self) -> dict[str, str]:
         """Brokers before Kafka 2.8 tell none."""
@@ -288,7 +309,7 @@ class KafkaSubscription:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._is_stale |= bool(self._next)
-        self._starts, self._next, self._ends = {}, {}, {}
+        self._starts, self._next, self._ends, self._seeks = {}, {}, {}, {}
         self._forget_skips()
 
 

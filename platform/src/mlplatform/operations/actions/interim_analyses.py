@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from mlplatform.rollouts.journal.evidence import Evidence
+from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
@@ -113,6 +114,18 @@ def step_histories(folder: Path, model: str, rollout_id: str) -> list[StepHistor
     of_it = [name for name in names if name.rpartition("@")[0] == rollout_id]
     found = (read_struct(folder / model / name, StepHistory) for name in of_it)
     return sorted((c for c in found if c is not None), key=lambda c: c.generation)
+
+
+def newest_analysis(folder: Path, state: RolloutState) -> InterimAnalysis | None:
+    """The newest look at the step at which a rollout stands; None before the first.
+
+    Raises:
+        Corrupt: a file is not what `keep` writes.
+    """
+    percent = state.percent if state.phase == "canary" else None
+    histories = step_histories(folder, state.model, state.rollout_id)
+    looks = [h.analyses for h in histories if (h.phase, h.percent) == (state.phase, percent)]
+    return looks[-1][-1] if looks and looks[-1] else None
 
 
 def _bare(gate: Gate) -> Gate:

@@ -16,7 +16,7 @@ from mlplatform.decisions.records.pseudonym import load_or_create_key
 from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.model.routes import Routes
 from mlplatform.operations.actions import interim_analyses, last_results, retention, review, traffic
-from mlplatform.operations.actions.interim_analyses import StepHistory
+from mlplatform.operations.actions.interim_analyses import InterimAnalysis, StepHistory
 from mlplatform.operations.actions.last_results import ArmCounts, Pass
 from mlplatform.operations.actions.person_fields import REASON
 from mlplatform.operations.prefect_client.prefect import FlowRun
@@ -447,6 +447,15 @@ def kept_refusal(
         wall_ms, proof = platform.clock.wall_ms(), "" if identity is None else str(identity)
         platform.refusals.keep(Refusal(wall_ms, surface, who, asked, str(refused), proof))
         raise
+
+
+def newest_analysis(platform: Platform, state: RolloutState) -> InterimAnalysis | None:
+    """What the newest pass saw of the step at which a rollout stands; None before the first.
+
+    Raises:
+        Corrupt: the file of that step can't be read.
+    """
+    return interim_analyses.newest_analysis(platform.settings.home.interim_analyses, state)
 
 
 def history(platform: Platform, rollout_id: str) -> tuple[RolloutState, tuple[Transition, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from mlplatform.learning.validation.report_entries import ValidationReport
 from mlplatform.rollouts.journal.evidence import Evidence
 from mlplatform.rollouts.passes.plan_text import from_evidence, next_step
 from mlplatform.rollouts.verdicts.comparison import GATES
+from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.figures import percent, span
 from mlplatform.runtime.text import markdown
 
@@ -93,6 +94,20 @@ def to_markdown(rollout_id: str, evidence: Evidence) -> str:
     if evidence.get("arms"):
         lines += [*_arms(evidence["arms"]), ""]
     return "\n".join(lines)
+
+
+def judged(gates: Sequence[Gate], event_ms: int) -> str:
+    """The gates of a step as one look judged them, in Markdown."""
+    at = datetime.fromtimestamp(event_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    found = {g.name: {"verdict": g.verdict, "reason": g.reason, "holds": g.holds} for g in gates}
+    return "\n".join([f"### The newest look at this step, of {at} UTC", "", *_gates(found)])
+
+
+def undecided(gates: Sequence[Gate]) -> str:
+    """Why a rollout goes no step further: what its gates have not shown yet; "" for nothing."""
+    return " ".join(
+        f"{title(g.name)}: {g.reason}" for g in gates if g.holds and g.verdict == "INCONCLUSIVE"
+    )
 
 
 def _validation(found: ValidationReport) -> list[str]:
