@@ -55,8 +55,8 @@ down: setup ## stop the platform that `make up` started
 status: setup ## processes, memory, models, routes, rollouts
 	@$(BIN)/mlplatform status
 
-demo: setup ## the whole loop, from transactions to a promoted challenger and back (TRANSACTIONS=folder for your own)
-	@$(BIN)/python -m demo $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
+demo: setup ## the whole loop, from transactions to a promoted challenger and back (TRANSACTIONS=folder for your own; MODEL=credit-default or merchant-category for a team's model)
+	@$(BIN)/python -m demo $(if $(MODEL),--model $(MODEL)) $(if $(TRANSACTIONS),--transactions $(TRANSACTIONS)) $(DEMO_FLAGS)
 
 # A file's tests stay with one worker, so its servers are started once; the quick unit tests, last, fill up what is left.
 # Three workers for two cores: tests with processes wait for most of their time.

@@ -11,12 +11,14 @@ from typing import Annotated
 
 import typer
 
+from demo.source import MODEL
+from demo.team import name_folder
 from mlplatform.commands.terminal.arguments import InProfile
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.output import print_error
 from mlplatform.operations import wiring
 from mlplatform.runtime.configuration.declarations import PREFIX
-from mlplatform.runtime.errors import Busy, PlatformError
+from mlplatform.runtime.errors import Busy, ConfigInvalid, PlatformError
 from mlplatform.runtime.processes.records import read_supervisor
 
 HOME = "var-demo"
@@ -24,6 +26,9 @@ HOME = "var-demo"
 
 
 def demo(
+    model: Annotated[
+        str, typer.Option(help="Whose story: fraud's, or the short one of any that makes up data.")
+    ] = MODEL,
     transactions: Annotated[
         Path | None,
         typer.Option(help="Parquet files in the handbook's schema; default: generated payments."),
@@ -51,7 +56,11 @@ def demo(
     """
     from demo.run import Options, run
 
-    os.environ.setdefault(f"{PREFIX}HOME", HOME)
+    if model != MODEL:
+        if transactions is not None:
+            raise ConfigInvalid("--transactions", str(transactions), f"payments, for {MODEL} only")
+        name_folder(model)
+    os.environ.setdefault(f"{PREFIX}HOME", HOME if model == MODEL else f"{HOME}/{model}")
     settings = wiring.settings_to_start(profile)
     if fresh:
         record = read_supervisor(settings.home)
@@ -62,7 +71,7 @@ def demo(
             )
         if (settings.home.demo / "state.json").exists():
             shutil.rmtree(settings.home.root)
-    options = Options(transactions, seed, keep, resume, pace, json)
+    options = Options(transactions, seed, keep, resume, pace, json, model)
     raise typer.Exit(asyncio.run(run(settings, options)))
 
 

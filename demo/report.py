@@ -16,7 +16,6 @@ from rich.table import Table
 
 from demo import page, truth
 from demo.pictures import pictures
-from demo.source import MODEL
 from demo.state import Diary
 from demo.tenures import ChampionTenure, Promotion, tenures
 from demo.traffic import Counts, Recording
@@ -55,34 +54,18 @@ def write(
 ) -> dict[str, Any]:
     """Write report.json and report.html into the demo's folder; returns the former's content."""
     state, folder = diary.state, platform.settings.home.demo
-    decisions = platform.log.read(Span(model=MODEL, kinds=("decision",), columns=COLUMNS))
-    totals = _totals(decisions, recording, counts)
-    states = platform.rollouts.active(MODEL, finished=True)
-    rollouts = [_rollout(platform, s) for s in states]
+    outcome = _outcome(platform, platform.rollouts.active(state.model, finished=True))
+    decisions = _decisions(platform, state.model)
+    found = _figures(
+        platform, diary, _totals(decisions, recording, counts), problem or truth.problem_of(outcome)
+    )
+    rollouts = found["rollouts"]
     champions = tenures(_promotions(rollouts))
-    records, broken = _verified(platform)
-    outcome = _outcome(platform, states)
-    replays = truth.replays(platform, states)
-    findings = [*broken, *replays["differ"]]
-    problems = problems_of(totals, problem or truth.problem_of(outcome), findings)
-    found = {
-        "closed": not problems,
-        "problems": problems,
-        "source": state.source,
-        "seed": state.seed,
-        "go_live": event_time(state.go_live_ms),
+    found |= {
         "pattern_change": event_time(state.change_ms),
-        "wall_s": round(diary.elapsed_s, 1),
-        "totals": totals,
-        "rollouts": rollouts,
         "champions": [_tenure(r) for r in champions],
         "outcome": outcome,
-        "replays": replays,
-        "incidents": [_incident(i) for i in platform.incidents.list(MODEL)],
-        "log": {
-            "records": records,
-            "verdict": "; ".join(broken) or "whole: every digest and chain holds",
-        },
+        "incidents": [_incident(i) for i in platform.incidents.list(state.model)],
     }
     write_atomically(folder / "report.json", canonical_json(found))
     html = page.render(
@@ -99,6 +82,51 @@ def write(
     )
     write_atomically(folder / "report.html", html.encode())
     return found
+
+
+def write_figures(
+    platform: Platform,
+    diary: Diary,
+    recording: Recording,
+    counts: Counts,
+    problem: str | None,
+) -> dict[str, Any]:
+    """Write report.json alone, without what is told of fraud; returns its content."""
+    decisions = _decisions(platform, diary.state.model)
+    found = _figures(platform, diary, _totals(decisions, recording, counts), problem)
+    write_atomically(platform.settings.home.demo / "report.json", canonical_json(found))
+    return found
+
+
+def _decisions(platform: Platform, model: str) -> pa.Table:
+    return platform.log.read(Span(model=model, kinds=("decision",), columns=COLUMNS))
+
+
+def _figures(
+    platform: Platform, diary: Diary, totals: dict[str, int], problem: str | None
+) -> dict[str, Any]:
+    """What is true of any model: whether each answer is on record, and what its rollouts did."""
+    state = diary.state
+    states = platform.rollouts.active(state.model, finished=True)
+    records, broken = _verified(platform)
+    replays = truth.replays(platform, states)
+    problems = problems_of(totals, problem, [*broken, *replays["differ"]])
+    return {
+        "closed": not problems,
+        "problems": problems,
+        "source": state.source,
+        "seed": state.seed,
+        "go_live": event_time(state.go_live_ms),
+        "wall_s": round(diary.elapsed_s, 1),
+        "totals": totals,
+        "rollouts": [_rollout(platform, s) for s in states],
+        "outcome": None,
+        "replays": replays,
+        "log": {
+            "records": records,
+            "verdict": "; ".join(broken) or "whole: every digest and chain holds",
+        },
+    }
 
 
 def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
@@ -129,7 +157,8 @@ def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
         console.print(f"[green]the loop closed[/] in {found['wall_s']:.0f} s")
     for problem in found["problems"]:
         console.print(f"[red]the loop did not close:[/] {problem}", soft_wrap=True)
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    written = "report.html" if "pattern_change" in found else "report.json"
+    console.print(f"report: {folder / written}", soft_wrap=True)
 
 
 def event_time(ms: int) -> str:
@@ -165,7 +194,7 @@ def _keys(decisions: pa.Table) -> list[str]:
 
 def _labels(decisions: pa.Table, recording: Recording) -> np.ndarray:
     """1 for fraud, for each decision."""
-    label_of = dict(zip(recording.keys, recording.labels.tolist(), strict=True))
+    label_of = dict(zip(recording.keys, recording.labels, strict=True))
     return np.array([label_of[key] for key in _keys(decisions)])
 
 
@@ -217,7 +246,7 @@ def _rollout(platform: Platform, state: RolloutState) -> dict[str, Any]:
         "author": state.author,
         "against": state.predecessor.version if state.predecessor else None,
         "phases": _phases(facts),
-        "arms": _arms(platform, state.rollout_id),
+        "arms": _arms(platform, state),
         "verdict": state.phase,
         "reason": state.reason,
         "evidence_digest": with_evidence[-1].evidence_digest if with_evidence else None,
@@ -246,12 +275,12 @@ def _phases(facts: tuple[Transition, ...]) -> list[dict[str, Any]]:
     return phases
 
 
-def _arms(platform: Platform, rollout_id: str) -> dict[str, dict[str, int]]:
+def _arms(platform: Platform, state: RolloutState) -> dict[str, dict[str, int]]:
     """Requests and customers by assigned arm while the rollout was shadowed or ramping."""
     span = Span(
-        model=MODEL,
+        model=state.model,
         kinds=("decision", "shadow"),
-        rollout_id=rollout_id,
+        rollout_id=state.rollout_id,
         columns=("kind", "arm", "unit", "decision_id"),
     )
     rows = platform.log.read(span)

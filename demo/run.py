@@ -14,7 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from demo import report
+from demo import report, team
+from demo.pacing import Running, beside, chunk_end, reached, told
 from demo.process import PlatformProcess
 from demo.source import DAY_MS, MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
@@ -26,14 +27,12 @@ from mlplatform.runtime.canonical import canonical_json
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.scoring import backends
-from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 
 QUIET_RATE = 1300.0  # requests a second at the most
 BUSY_RATE = 450.0  # while a model is trained or ramps: flows need the same two cores
 WAITING_RATE = 200.0  # while everybody waits for a model, whose validation gets a core, or a person
 DRIFT_EVERY_DAYS = 2  # the schedule of a live platform is nightly
 STALE_AFTER_DAYS = 1.0
-CHUNK = 500  # rows between two saves of the state
 CONTINUE_EXIT = 75  # EX_TEMPFAIL: `python -m demo --resume` goes on
 
 CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
@@ -53,6 +52,7 @@ class Options:
     resume: bool
     pace: float = 1.0
     as_json: bool = False
+    model: str = MODEL
 
 
 async def run(settings: Settings, options: Options) -> int:
@@ -70,13 +70,16 @@ async def run(settings: Settings, options: Options) -> int:
     settings.home.create()
     platform = Platform(settings)
     if state is None:
-        _refuse_used(platform)
+        _refuse_used(platform, options.model)
     folder.mkdir(mode=0o700, exist_ok=True)
-    CONSOLE.print("preparing the payments")
-    source = await asyncio.to_thread(prepare, options.transactions, options.seed, folder)
+    CONSOLE.print(f"preparing the requests of {options.model}")
+    if options.model == MODEL:
+        source = await asyncio.to_thread(prepare, options.transactions, options.seed, folder)
+    else:
+        source = await asyncio.to_thread(team.prepare, options.model, options.seed, folder)
     if state is None:
         state = DemoState(
-            model=MODEL,
+            model=options.model,
             source=source.description,
             seed=options.seed,
             go_live_ms=source.go_live_ms,
@@ -122,22 +125,28 @@ async def _play(
     CONSOLE.print("starting the platform; its processes and logs are in", soft_wrap=True, end=" ")
     CONSOLE.print(str(platform.settings.home.root), soft_wrap=True)
     started = asyncio.create_task(process.start())
-    if not features.history_is_whole(platform, MODEL):
+    model = options.model
+    if not features.history_is_whole(platform, model):
         await asyncio.to_thread(
-            features.import_history, platform, MODEL, source.history, "the demo's history"
+            features.import_history, platform, model, source.history, "the demo's history"
         )
     await started
-    definition = platform.definition(MODEL)
+    definition = platform.definition(model)
     recording = Recording(source.live, tuple(definition.request))
     key = api_key(platform.settings)
-    async with Player(recording, platform.settings.gateway_url, MODEL, key) as player:
+    async with Player(recording, platform.settings.gateway_url, model, key) as player:
         player.go_on_from(state.position, state.labelled, state.degraded, state.retries)
         story = Story(
             platform, process, diary, lambda: player.event_ms, platform.settings.home.demo
         )
-        problem = await _tell(story, player, diary, process, options.pace)
-        _save_counts(player, diary)
-    found = report.write(platform, diary, recording, player.counts, problem)
+        chapters = _chapters if options.model == MODEL else team.chapters
+        problem = await told(
+            story,
+            lambda running: chapters(running, story, player, diary, process, options.pace),
+        )
+        diary.save_counts(player.position, player.labelled, player.counts)
+    write = report.write if options.model == MODEL else report.write_figures
+    found = write(platform, diary, recording, player.counts, problem)
     report.show(CONSOLE, found, platform.settings.home.demo)
     if options.as_json:
         print(canonical_json(found).decode())
@@ -151,32 +160,28 @@ async def _play(
     return 0 if found["closed"] else 1
 
 
-async def _tell(
-    story: Story, player: Player, diary: Diary, process: PlatformProcess, pace: float
-) -> str | None:
-    """Play the story to its end; returns what went otherwise, if anything did."""
-    running = [asyncio.create_task(story.passes())]
-    try:
-        await _beside(running, story.bootstrap())
-        days = asyncio.create_task(_days(story, player, diary, process, pace))
-        running.append(days)
-        await _beside(running, _reached(player, diary, STALE_AFTER_DAYS))
-        await _beside(running, story.stale_candidate())
-        slow_model = asyncio.create_task(story.slow_candidate())  # once there is a twin to make
-        running.append(slow_model)
-        await _beside(running, story.learned_challenger())
-        await _beside(running, story.stale_challenger())
-        await _beside(running, _finished(slow_model))
-        await _beside(running, story.slow_challenger())
-        player.stopping = True
-        await days
-    except LoopNotClosed as problem:
-        return str(problem)
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-    return None
+async def _chapters(
+    running: Running,
+    story: Story,
+    player: Player,
+    diary: Diary,
+    process: PlatformProcess,
+    pace: float,
+) -> None:
+    await beside(running, story.bootstrap())
+    days = asyncio.create_task(_days(story, player, diary, process, pace))
+    running.append(days)
+    stale_ms = diary.state.go_live_ms + STALE_AFTER_DAYS * DAY_MS
+    await beside(running, reached(player, stale_ms))
+    await beside(running, story.stale_candidate())
+    slow_model = asyncio.create_task(story.slow_candidate())  # once there is a twin to make
+    running.append(slow_model)
+    await beside(running, story.learned_challenger())
+    await beside(running, story.stale_challenger())
+    await beside(running, _finished(slow_model))
+    await beside(running, story.slow_challenger())
+    player.stopping = True
+    await days
 
 
 async def _days(
@@ -193,8 +198,8 @@ async def _days(
         while player.position < end and not player.stopping:
             await story.passed()
             rate = _rate(story) * pace
-            await player.play(min(_chunk_end(player), end), rate, process.alive)
-            _save_counts(player, diary)
+            await player.play(min(chunk_end(player), end), rate, process.alive)
+            diary.save_counts(player.position, player.labelled, player.counts)
         if player.stopping:
             return
         await player.send_labels(midnight, process.alive)
@@ -202,7 +207,7 @@ async def _days(
             await checks
         await story.midnight(midnight)
         state.next_midnight_ms = midnight + DAY_MS
-        _save_counts(player, diary)
+        diary.save_counts(player.position, player.labelled, player.counts)
         if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 0:
             checks = asyncio.create_task(_check(story, player, midnight))
     raise LoopNotClosed("the recording ended before the story did")
@@ -214,14 +219,6 @@ def _rate(story: Story) -> float:
     return BUSY_RATE if story.busy() else QUIET_RATE
 
 
-def _chunk_end(player: Player) -> int:
-    """The end of the next chunk: one row may be held up while all others of it are answered, and
-    must still be in time for the clock that they move."""
-    first_ms = int(player.recording.event_ms[player.position])
-    in_time = player.recording.first_row_at(first_ms + REPLAY_BEHIND_MS)
-    return min(player.position + CHUNK, in_time)
-
-
 async def _check(story: Story, player: Player, midnight: int) -> None:
     """Tonight's drift check, once the log has passed midnight."""
     while player.event_ms < midnight:
@@ -231,26 +228,6 @@ async def _check(story: Story, player: Player, midnight: int) -> None:
 
 async def _finished(task: asyncio.Task[None]) -> None:
     await task
-
-
-async def _reached(player: Player, diary: Diary, days: float) -> None:
-    """Returns once traffic has come so many days beyond going live."""
-    while player.event_ms < diary.state.go_live_ms + days * DAY_MS:
-        await asyncio.sleep(0.2)
-
-
-async def _beside(running: list[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; a failure of what runs beside it is a failure of the work."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            done, _ = await asyncio.wait([task, *running], return_when=asyncio.FIRST_COMPLETED)
-            for other in done - {task}:
-                other.result()
-                running.remove(other)
-        task.result()
-    finally:
-        task.cancel()
 
 
 def _end_on_sigterm() -> None:
@@ -268,21 +245,18 @@ def _state(folder: Path, options: Options) -> DemoState | None:
         raise Refused(
             f"{folder} holds an earlier demo: go on with --resume, or begin anew with --fresh"
         )
+    if state is not None and state.model != options.model:
+        raise Refused(
+            f"{folder} holds a demo of {state.model}, not of {options.model}: --fresh begins anew"
+        )
     return state
 
 
-def _refuse_used(platform: Platform) -> None:
+def _refuse_used(platform: Platform, model: str) -> None:
     settings = platform.settings
-    if backends.has_rollouts(settings) and platform.rollouts.active(MODEL, finished=True):
+    if backends.has_rollouts(settings) and platform.rollouts.active(model, finished=True):
         where = settings.postgres or settings.home.rollouts_db
-        raise Refused(f"{where} has rollouts of {MODEL} already: a demo begins with an empty one")
-
-
-def _save_counts(player: Player, diary: Diary) -> None:
-    state = diary.state
-    state.position, state.labelled = player.position, player.labelled
-    state.degraded, state.retries = player.counts.degraded, player.counts.retries
-    diary.save()
+        raise Refused(f"{where} has rollouts of {model} already: a demo begins with an empty one")
 
 
 def _shown(entry: DiaryEntry) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from demo.traffic import Counts
 from mlplatform.runtime.storage.files import write_atomically
 
 
@@ -66,6 +67,12 @@ class Diary:
         entry = DiaryEntry(event_ms, round(self.elapsed_s, 1), text)
         self.state.entries.append(entry)
         self._show(entry)
+        self.save()
+
+    def save_counts(self, position: int, labelled: int, counts: Counts) -> None:
+        """Save how far traffic has come, and what became of it."""
+        self.state.position, self.state.labelled = position, labelled
+        self.state.degraded, self.state.retries = counts.degraded, counts.retries
         self.save()
 
     def save(self) -> None:

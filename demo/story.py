@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from demo.process import PlatformProcess
-from demo.source import MODEL
 from demo.state import Diary
 from mlplatform.model.bundle import MODEL_FILE
+from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import rollouts as approvals
 from mlplatform.operations.prefect_client.prefect import FlowRun
 from mlplatform.operations.wiring import Platform
@@ -61,26 +61,27 @@ class Story:
         folder: Path,
     ) -> None:
         self._platform = platform
+        self.model = diary.state.model
         self._process = process
         self._diary = diary
         self._event_ms = event_ms
         self._folder = folder
         self._making = False
         self._judged_ms = event_ms()
-        self._approver_secret = _new_key(platform)
+        self._approver_secret = _new_key(platform, self.model)
 
     # What the scheduler does
 
     async def midnight(self, at_ms: int) -> None:
         """The snapshot of the day's end; traffic waits for it, as a bank's day does."""
         at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
-        await self.run_flow("materialize", {"model": MODEL, "at": at})
+        await self.run_flow("materialize", {"model": self.model, "at": at})
 
     async def watch_drift(self) -> None:
         """The nightly drift check."""
-        before = {i.id: i.state for i in self._platform.incidents.list(MODEL)}
-        await self.run_flow("drift", {"model": MODEL})
-        for incident in self._platform.incidents.list(MODEL):
+        before = {i.id: i.state for i in self._platform.incidents.list(self.model)}
+        await self.run_flow("drift", {"model": self.model})
+        for incident in self._platform.incidents.list(self.model):
             if before.get(incident.id) != incident.state:
                 self._diary.tell(self._event_ms(), _incident_words(incident))
 
@@ -94,7 +95,7 @@ class Story:
         while True:
             looked_ms = self._event_ms()
             if self._ramping():
-                await self.run_flow("rollout", {"model": MODEL})
+                await self.run_flow("rollout", {"model": self.model})
             self._judged_ms = looked_ms
             self._tell_phases(seen)
             self._expect_champion_asked()
@@ -109,7 +110,7 @@ class Story:
             await asyncio.sleep(POLL_S)
 
     def _ramping(self) -> bool:
-        return any(state.ramping for state in self._platform.rollouts.active(MODEL))
+        return any(state.ramping for state in self._platform.rollouts.active(self.model))
 
     async def run_flow(self, flow: str, parameters: Mapping[str, Any]) -> FlowRun:
         """A run of a flow that completed; one that was lost with its process is started again.
@@ -149,14 +150,14 @@ class Story:
     async def bootstrap(self) -> None:
         """The first version: trained on history, approved, champion."""
         state = self._diary.state
-        if self._platform.rollouts.routes(MODEL).champion is not None:
+        if self._platform.rollouts.routes(self.model).champion is not None:
             return
-        if not self._platform.rollouts.active(MODEL, finished=True):
+        if not self._platform.rollouts.active(self.model, finished=True):
             self._diary.tell(state.go_live_ms, "history is in; the first version is trained on it")
             await self.run_flow(
                 "retrain",
                 {
-                    "model": MODEL,
+                    "model": self.model,
                     "actor": ENGINEER,
                     "reason": "first version",
                     "open_rollout": True,
@@ -175,7 +176,7 @@ class Story:
         as_of = datetime.fromtimestamp(state.go_live_ms / 1000 + DAY_S, UTC).isoformat()
         run = await self.run_flow(
             "retrain",
-            {"model": MODEL, "actor": ENGINEER, "reason": "one for later", "as_of": as_of},
+            {"model": self.model, "actor": ENGINEER, "reason": "one for later", "as_of": as_of},
         )
         state.stale_version = await self._version_of(run, ENGINEER)
         text = f"version {state.stale_version} is validated and put aside"
@@ -204,7 +205,7 @@ class Story:
         if state.slow_version is None:
             path = await self._write_slow_model()
             run = await self.run_flow(
-                "validate", {"model": MODEL, "onnx_path": str(path), "actor": BRINGER}
+                "validate", {"model": self.model, "onnx_path": str(path), "actor": BRINGER}
             )
             state.slow_version = await self._version_of(run, BRINGER)
             self._making = False
@@ -219,12 +220,43 @@ class Story:
         ended = await self._to_the_end(rollout, "rolled_back")
         self._expect_in_history(ended, never="CanaryStepped")
         self._expect_stopped_by(ended, {"utilisation", "failures"})
-        champion = self._platform.rollouts.routes(MODEL).champion
+        champion = self._platform.rollouts.routes(self.model).champion
         learned = self._diary.state.learned_version
         if champion is None or champion.version != learned:
             raise LoopNotClosed(
                 f"version {learned} was to stay champion; the routes say {champion}"
             )
+
+    async def next_version(self) -> None:
+        """One more version, trained by request: through shadow and canary to promotion."""
+        champion = self._diary.state.first_version
+        known = [s for s in self._all() if s.challenger.version != champion]
+        if not known:
+            self._diary.tell(self._event_ms(), "the next version is trained")
+            asked = {"model": self.model, "actor": ENGINEER, "reason": "the next version"}
+            await self.run_flow("retrain", {**asked, "open_rollout": True})
+        rollout = await self._rollout_of(lambda s: s.challenger.version != champion)
+        self._diary.state.learned_version = rollout.challenger.version
+        await self._to_the_end(rollout, "promoted")
+
+    async def taken_back(self) -> None:
+        """A person takes the promoted version back; the one before it is champion again."""
+        state = self._diary.state
+        asked = {"model": self.model, "actor": ENGINEER, "reason": "to show the way back"}
+        if not self._is_first(self._platform.rollouts.routes(self.model).champion):
+            await self.run_flow("rollback", asked)
+        champion = self._platform.rollouts.routes(self.model).champion
+        if not self._is_first(champion):
+            raise LoopNotClosed(
+                f"version {state.first_version} was to answer again, not {champion}"
+            )
+        text = (
+            f"version {state.learned_version} is taken back; version {state.first_version} answers"
+        )
+        self._diary.tell(self._event_ms(), text)
+
+    def _is_first(self, arm: Arm | None) -> bool:
+        return arm is not None and arm.version == self._diary.state.first_version
 
     async def approve(self, rollout: RolloutState) -> None:
         """Answer the question of a rollout as a second person, once it is asked."""
@@ -261,13 +293,18 @@ class Story:
     async def _open(self, version: int, reason: str) -> RolloutState:
         known = [s for s in self._all() if s.challenger.version == version]
         if not known:
-            parameters = {"model": MODEL, "version": version, "actor": ENGINEER, "reason": reason}
+            parameters = {
+                "model": self.model,
+                "version": version,
+                "actor": ENGINEER,
+                "reason": reason,
+            }
             await self.run_flow("promote", {**parameters, "despite_plan": STOPPED_IN_SHADOW})
         return await self._rollout_of(lambda s: s.challenger.version == version)
 
     async def _version_of(self, run: FlowRun, author: str) -> int:
         """The version that a run registered: the newest of its author."""
-        versions = await asyncio.to_thread(self._platform.registry.versions, MODEL)
+        versions = await asyncio.to_thread(self._platform.registry.versions, self.model)
         own = [v.version for v in versions if v.facts.author == author]
         if not own:
             raise LoopNotClosed(f"{run.name} completed and registered nothing")
@@ -277,8 +314,8 @@ class Story:
         """The slow twin of the version that drift brought, made by another process."""
         learned = await self._rollout_of(lambda s: s.author == TRAINER)
         self._making = True
-        bundle = self._platform.bundle(MODEL, learned.challenger)
-        gate_ms = self._platform.definition(MODEL).gates.latency_p99_ms
+        bundle = self._platform.bundle(self.model, learned.challenger)
+        gate_ms = self._platform.definition(self.model).gates.latency_p99_ms
         path = self._folder / "slow.onnx"
         command = ("-m", "demo.slow_model", str(bundle / MODEL_FILE), str(path))
         made = await asyncio.create_subprocess_exec(
@@ -294,7 +331,7 @@ class Story:
         slow = self._diary.state.slow_version
         return slow is not None and any(
             s.phase == "shadow" and s.challenger.version == slow
-            for s in self._platform.rollouts.active(MODEL)
+            for s in self._platform.rollouts.active(self.model)
         )
 
     def awaits_a_model(self) -> bool:
@@ -303,7 +340,7 @@ class Story:
 
     def awaits_an_answer(self) -> bool:
         """Whether a person is asked: a day of traffic must not pass with each of their seconds."""
-        ramping = self._platform.rollouts.active(MODEL)
+        ramping = self._platform.rollouts.active(self.model)
         return any(s.phase == "awaiting_approval" for s in ramping)
 
     def busy(self) -> bool:
@@ -314,13 +351,13 @@ class Story:
         if self._slow_meets_traffic():
             return False
         if self._making or any(
-            i.state == "claimed" for i in self._platform.incidents.list(MODEL, closed=False)
+            i.state == "claimed" for i in self._platform.incidents.list(self.model, closed=False)
         ):
             return True
         return self._ramping()
 
     def _all(self) -> list[RolloutState]:
-        return self._platform.rollouts.active(MODEL, finished=True)
+        return self._platform.rollouts.active(self.model, finished=True)
 
     async def _rollout_of(self, wanted: Callable[[RolloutState], bool]) -> RolloutState:
         return await self._until("a rollout", wanted)
@@ -391,10 +428,10 @@ class Story:
 
     def _expect_champion_asked(self) -> None:
         """Others decide in the place of a stopped champion: what follows is not its story."""
-        champion = self._platform.rollouts.routes(MODEL).champion
+        champion = self._platform.rollouts.routes(self.model).champion
         if champion is None:
             return
-        for lease in self._platform.rollouts.gateways(MODEL):
+        for lease in self._platform.rollouts.gateways(self.model):
             if (reason := lease.stopped.get(champion.service)) is not None:
                 raise LoopNotClosed(
                     f"{lease.gateway} no longer asks {champion.service}, the champion: its bundle "
@@ -421,12 +458,12 @@ class Story:
             seen[state.rollout_id] = phase
 
 
-def _new_key(platform: Platform) -> bytes:
-    """The secret of a new key of the second person, good for the demo's rollouts alone."""
+def _new_key(platform: Platform, model: str) -> bytes:
+    """The secret of a new key of the second person, good only for rollouts of the model."""
     now_ms = platform.clock.wall_ms()
     with suppress(NotFound):
         platform.keys.revoke(APPROVER, now_ms)  # of a demo that was stopped
-    scopes = frozenset({Scope(MODEL, "approve")})
+    scopes = frozenset({Scope(model, "approve")})
     _, secret = create_key(
         platform.keys, APPROVER, scopes, priority="background", limit=None, now_ms=now_ms
     )

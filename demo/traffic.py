@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
@@ -55,7 +55,8 @@ class Recording:
     """Transactions to play: columns of a canonical table, sorted by event time.
 
     Args:
-        table: request_id, event_time, the request fields, label, label_time.
+        table: request_id, event_time, the request fields, label, label_time; rows without a label
+            are answered, and never labelled.
         fields: names of the request fields.
     """
 
@@ -63,9 +64,12 @@ class Recording:
         self._fields = {name: table.column(name).to_pylist() for name in fields}
         self.keys = [str(key) for key in table.column("request_id").to_pylist()]
         self.event_ms = event_ms(table).to_numpy()
-        self.label_ms = event_ms(table, "label_time").to_numpy()
-        self.labels = table.column("label").to_numpy()
-        self.by_label_time = np.argsort(self.label_ms, kind="stable")
+        self.labels: list[Any] = table.column("label").to_pylist()
+        labelled = table.column("label").is_valid().to_numpy()
+        times: Any = event_ms(table, "label_time")
+        self.label_ms: np.ndarray = times.fill_null(0).to_numpy()
+        order = np.argsort(self.label_ms, kind="stable")
+        self.by_label_time: np.ndarray = order[labelled[order]]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -78,7 +82,7 @@ class Recording:
     def label(self, row: int) -> Label:
         """How one transaction turned out, and when that became known."""
         return Label(
-            label=int(self.labels[row]),
+            label=self.labels[row],
             idempotency_key=self.keys[row],
             event_time=int(self.label_ms[row]),
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from mlplatform.operations.actions.interim_analyses import (
     InterimAnalysis,
     StepHistory,
 )
+from mlplatform.rollouts.passes.summary import judged, undecided
 from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.errors import Corrupt
 
@@ -94,3 +97,35 @@ def test_a_pass_tells_each_look_with_its_state_and_its_evidence(tmp_path: Path) 
     newest = interim_analyses.analysis_of(judged[0].evidence, judged[0].event_ms)
     assert newest is not None
     assert {gate.name for gate in newest.gates} == set(judged[0].evidence["gates"]) != set()
+
+
+def test_the_newest_look_is_that_of_the_step_at_which_the_rollout_stands(tmp_path: Path) -> None:
+    def at(phase: str, percent: float) -> Any:
+        return SimpleNamespace(model="fraud", rollout_id="fraud-v2-1", phase=phase, percent=percent)
+
+    def kept(generation: int, percent: float | None, *seen: InterimAnalysis) -> None:
+        phase = "shadow" if percent is None else "canary"
+        one = StepHistory("fraud-v2-1", generation, phase, percent, seen)
+        interim_analyses.keep(tmp_path, "fraud", one)
+
+    assert interim_analyses.newest_analysis(tmp_path, at("shadow", 0.0)) is None
+    kept(2, None, look(1), look(2))
+    kept(3, 5.0, look(3))
+    for state, expected in ((at("shadow", 0.0), 2), (at("canary", 5.0), 3)):
+        found = interim_analyses.newest_analysis(tmp_path, state)
+        assert found is not None
+        assert found.event_ms == expected
+    assert interim_analyses.newest_analysis(tmp_path, at("canary", 25.0)) is None
+
+
+def test_what_keeps_a_rollout_is_said_by_gate_and_nothing_else_is() -> None:
+    gates = [
+        Gate("failures", "INCONCLUSIVE", "It may fail more often.", {}),
+        Gate("alerts", "HEALTHY", "It flags as often.", {}),
+        Gate("recall", "INCONCLUSIVE", "No label has matured.", {}, holds=False),
+    ]
+    assert undecided(gates) == "answers in time: It may fail more often."
+    assert undecided(gates[1:]) == ""
+    text = judged(gates, 0)
+    assert text.startswith("### The newest look at this step, of 1970-01-01 00:00 UTC")
+    assert "✔ healthy: **share of alerts**. It flags as often." in text

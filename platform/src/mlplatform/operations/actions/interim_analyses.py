@@ -124,8 +124,8 @@ def newest_analysis(folder: Path, state: RolloutState) -> InterimAnalysis | None
     """
     percent = state.percent if state.phase == "canary" else None
     histories = step_histories(folder, state.model, state.rollout_id)
-    looks = [h.analyses for h in histories if (h.phase, h.percent) == (state.phase, percent)]
-    return looks[-1][-1] if looks and looks[-1] else None
+    of_step = [h for h in histories if (h.phase, h.percent) == (state.phase, percent)]
+    return of_step[-1].analyses[-1] if of_step and of_step[-1].analyses else None
 
 
 def _bare(gate: Gate) -> Gate:

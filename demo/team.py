@@ -1,0 +1,130 @@
+"""The demo of any model that can make up its requests: a first version, the next, and back again.
+
+Both versions go the whole way by flows and by a second person's approval; nothing of the model's
+policy is made easier. What is special to fraud (drift, a pattern that changes) is not told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow.parquet as pq
+
+from demo.pacing import Running, beside, chunk_end, reached
+from demo.process import PlatformProcess
+from demo.source import DAY_MS, FIRST_DAY_MS, Source
+from demo.state import Diary
+from demo.story import LoopNotClosed, Story
+from demo.traffic import Player
+from mlplatform.model.folder_code import load_module
+from mlplatform.model.folders import load_definition, model_folder, model_names
+from mlplatform.model.folds import history_days
+from mlplatform.runtime.configuration.declarations import PREFIX
+from mlplatform.runtime.errors import Refused
+
+TEAMS: Final = Path(__file__).parents[1] / "teams"
+MORE_DAYS: Final = 14
+"""Of history than training needs."""
+LIVE_DAYS: Final = 20
+REQUESTS_A_DAY: Final = 8_000
+"""More than the generator's own: a ramp takes 60,000 requests, and days of event time are few."""
+RATE_SHARE: Final = 0.8
+"""Of the rate that model.yaml admits."""
+MOST_RATE: Final = 300.0
+"""Requests a second beside the platform on two cores, with a deadline of 50 ms."""
+BEFORE_NEXT_DAYS: Final = 1
+AFTER_DAYS: Final = 0.1
+
+
+def name_folder(model: str) -> None:
+    """Have the platform find a model of `teams/`, where `MLPLATFORM_MODELS` names no folder."""
+    found = sorted(TEAMS.glob(f"*/{model}/model.yaml"))
+    if found:
+        os.environ.setdefault(f"{PREFIX}MODELS", str(found[0].parents[1]))
+
+
+def prepare(model: str, seed: int, cache: Path) -> Source:
+    """Made-up requests before and after going live, the same for the same arguments; kept in
+    `cache` for `--resume`.
+
+    Raises:
+        Refused: there is no such model, or its folder makes up no requests.
+    """
+    if model not in model_names():
+        raise Refused(f"there is no model {model!r}; there are {', '.join(model_names())}")
+    definition = load_definition(model)
+    days = history_days(definition) + MORE_DAYS
+    go_live = FIRST_DAY_MS + days * DAY_MS
+    files = [cache / f"{name}.parquet" for name in ("history", "live")]
+    if not all(file.exists() for file in files):
+        sources = load_module(model, "sources")
+        if not hasattr(sources, "generate"):
+            folder = model_folder(model)
+            raise Refused(f"{model} can't make up requests: {folder}/sources.py has no `generate`")
+        known: dict[str, Any] = {"maturity_days": definition.label.maturity_days}
+        history = sources.generate(seed=seed, start_ms=FIRST_DAY_MS, days=days, **known)
+        if hasattr(sources, "Population"):
+            known["population"] = sources.Population(payments_per_day=REQUESTS_A_DAY)
+        live = sources.generate(seed=seed + 1, start_ms=go_live, days=LIVE_DAYS, **known)
+        for file, table in zip(files, (history, live), strict=True):
+            draft = file.with_suffix(".draft")
+            pq.write_table(table, draft)
+            draft.rename(file)
+    history, live = map(pq.read_table, files)
+    return Source(
+        history=history,
+        live=live,
+        go_live_ms=go_live,
+        change_ms=go_live,
+        description=f"requests that {model}'s generator makes up; nothing changes in them",
+    )
+
+
+async def chapters(
+    running: Running,
+    story: Story,
+    player: Player,
+    diary: Diary,
+    process: PlatformProcess,
+    pace: float,
+) -> None:
+    """The story to its end.
+
+    Raises:
+        LoopNotClosed: a version was to be promoted, or taken back, and was not.
+    """
+    await beside(running, story.bootstrap())
+    traffic = asyncio.create_task(_days(story, player, diary, process, pace))
+    running.append(traffic)
+    next_ms = diary.state.go_live_ms + BEFORE_NEXT_DAYS * DAY_MS
+    await beside(running, reached(player, next_ms))
+    await beside(running, story.next_version())
+    await beside(running, story.taken_back())
+    await beside(running, reached(player, player.event_ms + AFTER_DAYS * DAY_MS))
+    player.stopping = True
+    await traffic
+
+
+async def _days(
+    story: Story, player: Player, diary: Diary, process: PlatformProcess, pace: float
+) -> None:
+    """Traffic day by day, with the labels that have arrived by the end of each."""
+    state = diary.state
+    admitted = load_definition(story.model).admission.rate_per_s
+    rate = min(MOST_RATE, admitted * RATE_SHARE) * pace
+    while player.position < len(player.recording):
+        midnight = state.next_midnight_ms
+        end = player.recording.first_row_at(midnight)
+        while player.position < end and not player.stopping:
+            await story.passed()
+            await player.play(min(chunk_end(player), end), rate, process.alive)
+            diary.save_counts(player.position, player.labelled, player.counts)
+        if player.stopping:
+            return
+        await player.send_labels(midnight, process.alive)
+        state.next_midnight_ms = midnight + DAY_MS
+        diary.save_counts(player.position, player.labelled, player.counts)
+    raise LoopNotClosed("the made-up requests ended before the story did")
