@@ -187,6 +187,8 @@ def test_classes_have_no_scores_and_no_outcome_without_a_label(known: VersionRec
     assert label == f"{days} days; then none is unknown"
     unknown = f"A request without a label counts as unknown after {days} days:"
     assert any(limit.startswith(unknown) for limit in made.limits)
+    assert not [command for command, _ in made.replay if command.startswith("mlplatform replay")]
+    assert [c for c, _ in card(known).replay if c.startswith("mlplatform replay fraud ")]
     assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
 
 
