@@ -31,7 +31,7 @@ MORE_DAYS: Final = 14
 LIVE_DAYS: Final = 20
 REQUESTS_A_DAY: Final = 8_000
 """More than the generator's own: a ramp takes 60,000 requests, and days of event time are few."""
-RATE_SHARE: Final = 0.8
+RATE_SHARE: Final = 0.9
 """Of the rate that model.yaml admits."""
 MOST_RATE: Final = 300.0
 """Requests a second beside the platform on two cores, with a deadline of 50 ms."""
