@@ -307,7 +307,9 @@ def _rollout_with_traffic(model: str) -> str | None:
 def _show_plan(made: Plan) -> None:
     print_line(plan_text.traffic(made))
     print_table(plan_text.STEP_COLUMNS, plan_text.step_rows(made), title="steps")
-    print_table(plan_text.GATE_COLUMNS, plan_text.gate_rows(made), title="gates")
+    good = "a challenger as good as the champion, by gate"
+    print_table(plan_text.NEED_COLUMNS, plan_text.need_rows(made), title=good)
+    print_table(plan_text.HARM_COLUMNS, plan_text.harm_rows(made), title=plan_text.harm_title())
     for line in plan_text.conclusions(made):
         print_line(line)
 

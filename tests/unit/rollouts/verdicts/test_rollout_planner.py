@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.bench import planner as bench
 from tests.bench.rollout_worlds import World
+from tests.support.class_model import class_definition, real_definition
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.segments import RolloutSegment, SegmentLimits, SegmentPolicy
@@ -298,6 +299,23 @@ def test_a_version_that_was_not_replayed_is_planned_with_a_note() -> None:
     assert any("never replayed" in note for note in plan.notes)
 
 
+@pytest.mark.parametrize("definition", [class_definition(), real_definition()])
+def test_a_model_of_another_task_is_planned_without_gates_on_alerts(
+    definition: ModelDefinition,
+) -> None:
+    """What it has not shown in time is refused at the start, as of a model of two outcomes."""
+    plan = plan_rollout(definition, usual(), ALIKE, {})
+    assert {gate.gate for step in plan.steps for gate in step.gates} == {
+        "failures", "latency_p50", "latency_p99",
+    }  # fmt: skip
+    assert plan.confirmation is None
+    assert plan.refusal == ""
+    assert any(f"the task is {definition.task}:" in note for note in plan.notes)
+    assert not any("alert" in note or "positive" in note for note in plan.notes)
+    few = plan_rollout(definition, with_traffic(usual(), 0.05), ALIKE, {})
+    assert few.refusals[0].step.key == "rollout.shadow"
+
+
 def test_the_conclusions_end_with_a_verdict() -> None:
     assert list(plan_text.conclusions(plan_at(1.0)))[-1].endswith("within its deadlines")
     assert any(line.startswith("refused: ") for line in plan_text.conclusions(plan_at(0.2)))
@@ -308,8 +326,11 @@ def test_the_conclusions_end_with_a_verdict() -> None:
 def test_the_tables_have_a_row_for_each_step_and_gate() -> None:
     plan = plan_at(1.0)
     assert [len(row) for row in plan_text.step_rows(plan)] == [len(plan_text.STEP_COLUMNS)] * 4
-    rows = plan_text.gate_rows(plan)
-    assert {len(row) for row in rows} == {len(plan_text.GATE_COLUMNS)}
+    rows = plan_text.harm_rows(plan)
+    assert {len(row) for row in rows} == {len(plan_text.HARM_COLUMNS)}
+    needs = plan_text.need_rows(plan)
+    assert {len(row) for row in needs} == {len(plan_text.NEED_COLUMNS)}
+    assert {row[:2] for row in needs} <= {row[:2] for row in rows}
     assert [row[1] for row in rows[:3]] == ["failures", "alerts", "disagreement"]
 
 

@@ -184,7 +184,7 @@ def _slice(
         alert=np.isin(columns["decision"], definition.decision.alerts),
         latency_us=latency_us,
         hours=(end - start) / HOUR_MS,
-        positives=_positives(log, model, start, end),
+        positives=_positives(log, model, start, end) if definition.task == "binary" else None,
         counted=counted,
         hiding=columns["score"][hides].astype(np.float64),
     )

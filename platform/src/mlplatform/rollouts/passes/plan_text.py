@@ -11,17 +11,15 @@ import msgspec
 
 from mlplatform.rollouts.journal.basis_evidence import PlanEvidence
 from mlplatform.rollouts.journal.transitions import PlannedStep, RolloutPlan
-from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, GatePlan, StagePlan
+from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, StagePlan
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
 
 _KEYS: Final = {"positives": "frauds", "hidden": "declined"}
 """What fields are called in a plan's JSON."""
 
 STEP_COLUMNS = ("step", "customers", "takes", "deadline", "passes in time", "decided by")
-GATE_COLUMNS = (
-    *("step", "gate", "tolerance", "takes", "requests", "customers", "customer-days", "positives"),
-    *("passes", "bad: stopped", "bad: customers", "bad: go wrong"),
-)
+NEED_COLUMNS = ("step", "gate", "tolerance", "takes", "requests", "customers", "passes")
+HARM_COLUMNS = ("step", "gate", "stopped", "customers", "go wrong")
 
 
 def traffic(plan: Plan) -> str:
@@ -44,31 +42,49 @@ def step_rows(plan: Plan) -> list[tuple[str, ...]]:
     ]
 
 
-def gate_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """A row for each gate of each step."""
-    return [_gate_row(step, gate) for step in plan.steps for gate in step.gates]
+def need_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """A row for each gate that a step asks: what a challenger as good as the champion needs."""
+    return [
+        (
+            step.name,
+            gate.gate,
+            f"{gate.tolerance:g}",
+            length(gate.hours, step.deadline_h),
+            f"{gate.requests:,}",
+            f"{gate.customers:,}",
+            _chance(gate.passes),
+        )
+        for step in plan.steps
+        for gate in step.gates
+        if gate.tolerance is not None
+    ]
 
 
-def _gate_row(step: StagePlan, gate: GatePlan) -> tuple[str, ...]:
-    bad = ("none", "none") if step.percent is None else (
-        f"{gate.exposed_customers:,}", f"{gate.loss:,.1f}"
-    )  # fmt: skip
-    if gate.tolerance is None:
-        needs = ("not asked", *[""] * 6)
-    else:
-        positives = "?" if gate.positives is None else f"{gate.positives:,}"
-        counts = (f"{n:,}" for n in (gate.requests, gate.customers, gate.customer_days))
-        takes = length(gate.hours, step.deadline_h)
-        needs = (f"{gate.tolerance:g}", takes, *counts, positives, _chance(gate.passes))
-    return (step.name, gate.gate, *needs, _chance(gate.stops), *bad)
+def harm_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """A row for each gate of each step: what one with `HARM` times its limit does by its end."""
+    return [
+        (
+            step.name,
+            gate.gate,
+            _chance(gate.stops),
+            *(
+                ("none", "none")
+                if step.percent is None
+                else (f"{gate.exposed_customers:,}", f"{gate.loss:,.1f}")
+            ),
+        )
+        for step in plan.steps
+        for gate in step.gates
+    ]
+
+
+def harm_title() -> str:
+    """Of the table of `harm_rows`."""
+    return f"a challenger with {HARM:g} times the limit, until it is stopped or the step ends"
 
 
 def conclusions(plan: Plan) -> Iterator[str]:
     """What follows from the tables, in lines."""
-    yield (
-        f"bad: a challenger with {HARM:g} times the limit at this gate, until it is stopped or the "
-        "step ends"
-    )
     if plan.hours is not None:
         yield (f"shadow and canary together: {length(plan.hours)}, and the wait for an approval")
     caught = ", ".join(f"{gate} {_chance(chance)}" for gate, chance in plan.stops.items())

@@ -70,8 +70,6 @@ def rollout_plan(
     """
     if routes.champion is None:
         return "no plan: there is no champion to compare a first version with"
-    if (task := definition.task) != "binary":
-        return f"no plan: steps are planned by alerts, and a model whose task is {task} plans none"
     profile = read_profile(log, definition, days=days, now_event_ms=now_event_ms)
     if profile is None or profile.busy_hours < LEAST_HOURS:
         return f"no plan: fewer than {LEAST_HOURS} hours of traffic in the log"
@@ -96,7 +94,9 @@ def plan_rollout(
     Args:
         of_segments: by name, what replay said of the segments whose requests were enough.
     """
-    expected = expected_alerts(profile, prediction, validation)
+    expected = None
+    if definition.task == "binary":
+        expected = expected_alerts(profile, prediction, validation)
     stages = tuple(stages_of(definition, prediction, of_segments))
     steps = tuple(plan_stage(profile, stage, expected) for stage in stages)
     confirmation = _confirmation(definition, profile, steps[0], prediction)
@@ -279,13 +279,20 @@ def _notes(
             " a version as good as that passes its steps, and is taken back as champion, once more "
             f"than {100 * most:g} % is proven (twice rollout.failure_share_limit)"
         )
-    if expected is None:
+    if definition.task != "binary":
+        yield (
+            f"the task is {definition.task}: what is planned are the sample, answers in time and "
+            "latency; disagreement and gates on labels are judged, and not planned"
+        )
+    elif expected is None:
         yield "the champion has raised no alert: gates on alerts are not planned"
     if not prediction.replayed and definition.rollout.shadow.tolerance.disagreement is not None:
         yield (
             "this pair of versions was never replayed: disagreement holds it in shadow until the "
             "version is validated against the present champion"
         )
+    if definition.task != "binary":
+        return
     if not profile.positives > 0:
         yield "no label has named a positive yet: the plan can't say when a promotion is confirmed"
     elif confirmation is not None and confirmation.passes < SURE:
