@@ -150,7 +150,9 @@ class Story:
     async def bootstrap(self) -> None:
         """The first version: trained on history, approved, champion."""
         state = self._diary.state
-        if self._platform.rollouts.routes(self.model).champion is not None:
+        champion = self._platform.rollouts.routes(self.model).champion
+        if champion is not None:
+            state.first_version = state.first_version or champion.version
             return
         if not self._platform.rollouts.active(self.model, finished=True):
             self._diary.tell(state.go_live_ms, "history is in; the first version is trained on it")
