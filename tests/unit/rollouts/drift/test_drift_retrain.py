@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlplatform.model.folders import load_definition
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding
 from mlplatform.rollouts.drift.retrain import (
     MAX_CLAIMS,
@@ -23,6 +24,7 @@ from mlplatform.rollouts.drift.retrain import (
 )
 
 DAY_MS = 86_400_000
+INT8 = pa.int8()
 POLICY = load_definition("fraud").drift
 NEEDED = POLICY.matured_positives
 FOUND = IncidentFinding(
@@ -113,8 +115,8 @@ def test_a_closed_incident_asks_for_nothing() -> None:
 class Offline:
     """Labelled requests as rows of (event day, label known from day, label)."""
 
-    def __init__(self, *rows: tuple[float, float, int | None]) -> None:
-        self.rows = rows
+    def __init__(self, *rows: tuple[float, float, Any], kind: pa.DataType = INT8) -> None:
+        self.rows, self.kind = rows, kind
 
     def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
         labels = [
@@ -122,7 +124,7 @@ class Offline:
             for day, known, label in self.rows
             if from_ms <= day * DAY_MS < to_ms
         ]
-        return pa.table({"label": pa.array(labels, pa.int8())})
+        return pa.table({"label": pa.array(labels, self.kind)})
 
 
 @pytest.mark.parametrize(
@@ -139,8 +141,24 @@ def test_only_payments_that_a_retrain_would_fit_on_count(
 ) -> None:
     offline = Offline((9, 10, 1), (10.2, 11, 1), (10.4, 99, None), (11.5, 12, 1), (12.5, 13, 1))
     until, now = fitted_until_day * DAY_MS, (fitted_until_day + 7) * DAY_MS
-    found = matured_since(offline, 10 * DAY_MS, fitted_until_ms=until, now_ms=now)
+    found = matured_since(offline, 10 * DAY_MS, fitted_until_ms=until, now_ms=now, task="binary")
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "labels"),
+    [("classes", pa.string(), ("taxi", "fuel")), ("real", pa.float64(), (250.5, -3.0))],
+)
+def test_of_classes_and_numbers_every_label_counts_once(
+    task: Task, kind: pa.DataType, labels: tuple[Any, Any]
+) -> None:
+    one, other = labels
+    offline = Offline((10.2, 11, one), (10.4, 99, None), (11.5, 12, other), kind=kind)
+    for until, expected in ((10, (0, 0)), (12, (3, 2))):
+        found = matured_since(
+            offline, 10 * DAY_MS, fitted_until_ms=until * DAY_MS, now_ms=20 * DAY_MS, task=task
+        )
+        assert found == MaturedRequests(*expected, "labelled")
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.floats(12, 60))

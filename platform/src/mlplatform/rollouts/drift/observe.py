@@ -144,7 +144,13 @@ def _matured(
 ) -> MaturedRequests:
     fitted_until_ms = window(definition, now_ms).holdout_from_ms
     changed_ms = incident.found.changed_ms
-    return matured_since(ports.offline, changed_ms, fitted_until_ms=fitted_until_ms, now_ms=now_ms)
+    return matured_since(
+        ports.offline,
+        changed_ms,
+        fitted_until_ms=fitted_until_ms,
+        now_ms=now_ms,
+        task=definition.task,
+    )
 
 
 def _answer_phase(ports: DriftPorts, incident: Incident) -> Phase | None:

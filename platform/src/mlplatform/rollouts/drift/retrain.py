@@ -9,6 +9,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.rollouts.drift.incidents import Incident
 from mlplatform.runtime.figures import utc_day
@@ -21,7 +22,7 @@ MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
 @dataclass(frozen=True, slots=True)
 class MaturedRequests:
     """Requests since the change that a retrain would learn from, and how many are positive; of
-    classes, how many are labelled."""
+    classes and numbers, how many are labelled."""
 
     rows: int
     positives: int
@@ -139,23 +140,22 @@ def _budget_decides(retrains: Retrains, wall_ms: int, policy: DriftPolicy) -> Wa
 
 
 def matured_since(
-    offline: LabelledRequests, changed_ms: int, *, fitted_until_ms: int, now_ms: int
+    offline: LabelledRequests, changed_ms: int, *, fitted_until_ms: int, now_ms: int, task: Task
 ) -> MaturedRequests:
     """How many requests since the change a retrain would fit on, by what is known now.
 
     Args:
         fitted_until_ms: where the held-out days of a training set as of now begin; all before has
-            matured, so that a request without a report counts as negative.
+            matured, so that a request without a report counts as negative, or as unknown where
+            labels are classes or numbers.
+        task: of the model, which says what labels are.
     """
+    counted = "positive" if task == "binary" else "labelled"
     if fitted_until_ms <= changed_ms:
-        return MaturedRequests(0, 0)
-
+        return MaturedRequests(0, 0, counted)
     labels = offline.labelled_requests(changed_ms, fitted_until_ms, now_ms)["label"]
-    if pa.types.is_string(labels.type):
-        return MaturedRequests(
-            rows=len(labels), positives=len(labels.drop_null()), counted="labelled"
-        )
-    return MaturedRequests(rows=len(labels), positives=pc.sum(labels).as_py() or 0)
+    told = pc.sum(labels).as_py() or 0 if task == "binary" else len(labels) - labels.null_count
+    return MaturedRequests(len(labels), told, counted)
 
 
 def _labels_decide(
