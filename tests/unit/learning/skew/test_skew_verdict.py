@@ -140,3 +140,10 @@ def test_values_that_a_topic_dropped_are_named_with_the_verdict() -> None:
 
 def test_a_first_version_has_served_nothing_yet() -> None:
     assert judge_skew(None, REFUSES, is_first=True).verdict == "passed"
+
+
+def test_nobody_is_sent_to_look_at_features_that_a_model_does_not_read() -> None:
+    """`mlplatform skew` refuses such a model, so a gate that waits for it would refuse for ever."""
+    found = judge_skew(None, REFUSES, is_first=False, reads_features=False)
+    assert found.verdict == "passed"
+    assert found.reason == "the model reads no features: its inputs are all of the request"

@@ -45,7 +45,12 @@ def judge_classes(
         judge_golden(evidence.running),
         judge_latency(evidence.running, gates),
         judge_flips(evidence.replay, gates),
-        judge_skew(evidence.skew, gates, is_first=evidence.champion is None),
+        judge_skew(
+            evidence.skew,
+            gates,
+            is_first=evidence.champion is None,
+            reads_features=evidence.reads_features,
+        ),
     )
     return evidence.report(results)
 

@@ -147,6 +147,7 @@ class Evidence:
     small_model: SmallModelEvidence
     leakage: LeakageEvidence
     skew: SkewReport | None = None
+    reads_features: bool = True
     measures: tuple[Measure, ...] = ()
     fairness: Fairness | None = None
 
@@ -166,7 +167,12 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         judge_alerts(evidence.replay, gates),
         judge_flips(evidence.replay, gates),
         *judge_volume(evidence.replay),
-        judge_skew(evidence.skew, gates, is_first=evidence.champion is None),
+        judge_skew(
+            evidence.skew,
+            gates,
+            is_first=evidence.champion is None,
+            reads_features=evidence.reads_features,
+        ),
     )
     fairness = judge_fairness(evidence.fairness, gates.fairness)
     return GateReport(

@@ -7,7 +7,9 @@ from mlplatform.learning.validation.gate_result import GateResult, Verdict
 from mlplatform.model.policies.training import GatePolicy
 
 
-def judge_skew(skew: SkewReport | None, gates: GatePolicy, *, is_first: bool) -> GateResult:
+def judge_skew(
+    skew: SkewReport | None, gates: GatePolicy, *, is_first: bool, reads_features: bool = True
+) -> GateResult:
     """Passes if no feature was skewed; where model.yaml says `tell`, skew is reported, and passes.
 
     If the candidate is refused, the champion stays, which reads the same features. So skew is only
@@ -15,8 +17,12 @@ def judge_skew(skew: SkewReport | None, gates: GatePolicy, *, is_first: bool) ->
 
     Args:
         is_first: no version has answered yet, so nothing was served.
+        reads_features: the model has a view or a window; without one nobody can look.
     """
     name, refuses = "skew", gates.skew == "refuse"
+    if not reads_features:
+        reason = "the model reads no features: its inputs are all of the request"
+        return GateResult(name, "passed", None, None, reason)
     if skew is None and is_first:
         reason = "no request has been answered yet, so no feature was served"
         return GateResult(name, "passed", None, None, reason)
