@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.class_model import class_definition, real_definition
 
+from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.routes import no_routes
 from mlplatform.observing.page import traffic
 from mlplatform.observing.page.pictures.lines import HEIGHT, WIDTH, spark
@@ -59,8 +61,10 @@ CHECKED_BODY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def metrics(found: TrafficReport, period: str = "day") -> dict[str, Metric]:
-    shown = traffic.traffic_detail(fraud(), found, period)
+def metrics(
+    found: TrafficReport, period: str = "day", definition: ModelDefinition | None = None
+) -> dict[str, Metric]:
+    shown = traffic.traffic_detail(definition or fraud(), found, period)
     assert shown is not None
     return {metric.key: metric for metric in shown.metrics}
 
@@ -78,6 +82,22 @@ def test_the_newest_numbers_are_those_of_the_traffic() -> None:
     assert found["recall"].note == "65 % to 83 % with 95 %: 60 of 80"
     assert found["drift"].note == "count is at 50 % of what is allowed"
     assert found["ages"].note == "customer_stats 3.0 h, terminal_stats 2.1 d"
+
+
+def test_what_a_model_of_classes_or_numbers_does_not_have_is_not_awaited() -> None:
+    """No label ever gives it precision and recall, and without alerts none is flagged."""
+    classes, real = class_definition(), real_definition()
+    assert not classes.decision.alerts
+    assert list(metrics(day(), definition=classes)) == [
+        "rate", "p50", "p99", "degraded", "drift", "ages"
+    ]  # fmt: skip
+    shown = traffic.traffic_detail(classes, day(), "day")
+    assert shown is not None
+    assert shown.columns == ("requests/s", "p50", "p99", "degraded")
+    assert {len(values) for _, values in shown.rows} == {4}
+    assert real.decision.alerts
+    assert "alerts" in metrics(day(), definition=real)
+    assert "recall" not in metrics(day(), definition=real)
 
 
 def test_a_point_that_has_hardly_begun_is_told_with_the_one_before() -> None:

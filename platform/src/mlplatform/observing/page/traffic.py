@@ -85,6 +85,9 @@ def traffic_detail(
 ) -> TrafficDetail | None:
     """The newest period of a model's traffic; None where nothing was counted yet.
 
+    Of a model without alerts none is counted, and of one whose labels are not 0 and 1 neither
+    precision nor recall.
+
     Args:
         period: of `PERIODS`.
     """
@@ -93,9 +96,10 @@ def traffic_detail(
     back_ms, point_ms = PERIODS[period]
     span_ms = (found.newest_ms - back_ms, found.newest_ms)
     points = _points(found, span_ms, point_ms)
+    flags = bool(definition.decision.alerts)
     metrics = (
         *_traffic(definition, points, span_ms),
-        *_outcomes(found, span_ms),
+        *(_outcomes(found, span_ms) if definition.task == "binary" else ()),
         _drift(found, span_ms),
         _ages(found, span_ms),
     )
@@ -104,8 +108,8 @@ def traffic_detail(
         from_ms=span_ms[0],
         to_ms=span_ms[1],
         metrics=metrics,
-        columns=("requests/s", "p50", "p99", "flagged", "degraded"),
-        rows=tuple(_row(point) for point in reversed(points[-TABLE_ROWS:])),
+        columns=("requests/s", "p50", "p99", *(("flagged",) if flags else ()), "degraded"),
+        rows=tuple(_row(point, flags=flags) for point in reversed(points[-TABLE_ROWS:])),
     )
 
 
@@ -161,14 +165,18 @@ def _sum(found: Iterable[Counts]) -> Counts:
 def _traffic(
     definition: ModelDefinition, points: Sequence[_Point], span_ms: tuple[int, int]
 ) -> list[Metric]:
-    goal_ms = float(definition.latency_slo_ms)
+    goal_ms, flags = float(definition.latency_slo_ms), definition.decision.alerts
     rates = [(p.start_ms, p.answered.requests / p.seconds) for p in points]
     degraded = [(p.start_ms, _share(p.answered.degraded, p.answered.requests)) for p in points]
     return [
         _metric("rate", "requests/s", [("all", rates)], _rate, span_ms),
         _latency("p50", 0.5, points, span_ms, None),
         _latency("p99", 0.99, points, span_ms, goal_ms),
-        _metric("alerts", "requests flagged", _by_arm(points, _alerts), percents, span_ms),
+        *(
+            [_metric("alerts", "requests flagged", _by_arm(points, _alerts), percents, span_ms)]
+            if flags
+            else []
+        ),
         _metric("degraded", "degraded answers", [("all", degraded)], percents, span_ms),
     ]
 
@@ -283,13 +291,13 @@ def _metric(
     return Metric(key, name, text, note, "", spark(lines, write, span_ms, goal=goal))
 
 
-def _row(point: _Point) -> tuple[int, tuple[str, ...]]:
+def _row(point: _Point, *, flags: bool) -> tuple[int, tuple[str, ...]]:
     counts = point.answered
     values = (
         (counts.requests / point.seconds, _rate),
         (quantile_ms(counts.latency, 0.5), _milliseconds),
         (quantile_ms(counts.latency, 0.99), _milliseconds),
-        (_alerts(counts), percents),
+        *(((_alerts(counts), percents),) if flags else ()),
         (_share(counts.degraded, counts.requests), percents),
     )
     return point.start_ms, tuple("\N{EN DASH}" if v is None else write(v) for v, write in values)
