@@ -144,10 +144,15 @@ def test_an_interval_holds_its_share_and_stays_a_share(hits: int, trials: int) -
     assert 0 <= low <= hits / trials <= high <= 1
 
 
-def page(shown: TrafficDetail | None) -> str:
-    model = ModelRow(fraud(), no_routes("fraud"))
+def page(shown: TrafficDetail | None, definition: ModelDefinition | None = None) -> str:
+    model = ModelRow(definition or fraud(), no_routes("fraud"))
     return render("model.html", here="", model=model, traffic=shown, versions=[], rollouts=[],
                   buttons=(), budgets="away", tones={})  # fmt: skip
+
+
+def test_the_page_leads_to_a_review_only_where_people_look_at_decisions() -> None:
+    assert "/models/fraud/review" in page(None)
+    assert "/review" not in page(None, class_definition())
 
 
 def test_the_page_has_each_number_with_its_picture_and_a_table() -> None:

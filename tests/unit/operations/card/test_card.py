@@ -188,6 +188,11 @@ def test_classes_have_no_scores_and_no_outcome_without_a_label(known: VersionRec
     unknown = f"A request without a label counts as unknown after {days} days:"
     assert any(limit.startswith(unknown) for limit in made.limits)
     assert not [command for command, _ in made.replay if command.startswith("mlplatform replay")]
+    assert dict(told(made, "What it decides, and for what").fields)["alerts"].startswith("none")
+    assert "positive labels" not in dict(told(made, "Labels and hidden outcomes").fields)
+    watched = card(dataclasses.replace(plain, tenure=tenure()))
+    assert not [line for line in told(watched, "Matured performance").lines if "ecall" in line]
+    assert [line for line in told(card(known), "Matured performance").lines if "Recall" in line]
     assert [c for c, _ in card(known).replay if c.startswith("mlplatform replay fraud ")]
     assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
 

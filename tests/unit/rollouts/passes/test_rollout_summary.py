@@ -9,6 +9,7 @@ from typing import Any
 from mlplatform.learning.validation import report
 from mlplatform.model.policies.rollout import Tolerance
 from mlplatform.rollouts.passes.summary import TITLES, question, to_markdown
+from mlplatform.rollouts.verdicts.comparison import GATES
 from mlplatform.rollouts.verdicts.judgement import GateLimits, Sources, StepPolicy
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Errors
 from rollout_world import fraud, gate_report, judged, shadow_rows
@@ -57,6 +58,17 @@ def test_a_first_version_is_approved_by_its_gate_report() -> None:
     assert "0.10 % to 3.54 % of requests" in page
     assert "becomes champion" in page
     assert "In traffic" not in page
+
+
+def test_no_share_of_alerts_is_promised_of_a_model_that_raises_none() -> None:
+    assert "alert" not in to_markdown("fraud-v1-1", {**FIRST, "alert_band": [0.0, 0.0]})  # type: ignore[typeddict-item]
+
+
+def test_arms_that_disagree_on_classes_or_numbers_are_not_said_to_alert() -> None:
+    """All tasks share the gate; its sentence says what the arms disagree on."""
+    (kind,) = [gate for gate in GATES if gate.name == "disagreement"]
+    assert kind.picture is not None
+    assert "alert" not in kind.title + kind.picture.axis
 
 
 def test_a_challenger_is_approved_by_its_gates_and_its_traffic() -> None:

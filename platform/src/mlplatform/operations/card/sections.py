@@ -15,9 +15,7 @@ from mlplatform.operations.card.card import (
     CardEvent,
     Identity,
     Input,
-    MaturedPerformance,
     NamedEstimate,
-    Pairs,
     Rollout,
     Stretch,
     ValidationGate,
@@ -96,13 +94,17 @@ def _purpose(card: Card) -> Fields:
     stops = ", ".join(f"{name} {percent(share)}" for name, share in deciding.limits.items())
     how = deciding.alert_how or NOT_RECORDED
     share = "" if deciding.alert_share is None else f"; {percent(deciding.alert_share)} there"
+    flags = any(outcome.is_alert for outcome in deciding.outcomes)
+    alerts = (
+        ("alerts expected in traffic", span(deciding.alert_low, deciding.alert_high)),
+        ("as predicted by", f"{how}{share}"),
+    )
     return (
         ("purpose", found.purpose),
         ("now", found.place),
         *([("gives", deciding.number)] if deciding.number is not None else []),
         ("where nothing can decide", deciding.safe),
-        ("alerts expected in traffic", span(deciding.alert_low, deciding.alert_high)),
-        ("as predicted by", f"{how}{share}"),
+        *(alerts if flags else (("alerts", "none: no outcome is one"),)),
         ("stopped by gateways beyond", f"{stops} of customers" if stops else "no limit is set"),
     )
 
@@ -196,10 +198,11 @@ def _labels(card: Card) -> Fields:
     explored = labels.exploration_share
     absent = "is unknown" if card.deciding.task != "binary" else "means it did not happen"
     hides = ", ".join(labels.hides)
+    are_positive = card.deciding.task == "binary"
     return (
         ("label", labels.name),
         ("mature after", f"{labels.maturity_days} days; then none {absent}"),
-        ("positive labels", come),
+        *([("positive labels", come)] if are_positive else []),
         ("hidden by", hides or "no decision"),
         ("in training", TREATMENTS.get(labels.treatment, labels.treatment) if hides else "none"),
         ("in this version's data", labels.treated or NOT_RECORDED),
@@ -316,11 +319,12 @@ def _gates(step: CardEvent) -> Table:
 
 
 def _matured(card: Card) -> Parts:
-    own, of_pairs = _as_champion(card.matured), _of_pairs(card.pairs)
+    own, of_pairs = _as_champion(card), _of_pairs(card)
     return own[0] + of_pairs[0], own[1] + of_pairs[1], own[2] + of_pairs[2]
 
 
-def _as_champion(matured: MaturedPerformance | None) -> Parts:
+def _as_champion(card: Card) -> Parts:
+    matured = card.matured
     if matured is None or not matured.stretches:
         return (), (f"As champion: {NOT_RECORDED}.",), ()
     fields = (
@@ -331,7 +335,8 @@ def _as_champion(matured: MaturedPerformance | None) -> Parts:
         "Recall and precision count the highest scores of each day, as many as people have time"
         " for."
     )
-    return fields, (counts,), tuple(map(_stretch, matured.stretches))
+    told = (counts,) if card.deciding.task == "binary" else ()
+    return fields, told, tuple(map(_stretch, matured.stretches))
 
 
 def _stretch(stretch: Stretch) -> Table:
@@ -344,7 +349,10 @@ def _stretch(stretch: Stretch) -> Table:
     return Table(caption, head, rows)
 
 
-def _of_pairs(pairs: Pairs | None) -> Parts:
+def _of_pairs(card: Card) -> Parts:
+    pairs = card.pairs
+    if pairs is None and card.deciding.task != "binary":
+        return (), (), ()  # the gates of its rollouts tell all that labels of them say
     if pairs is None:
         return (), (f"On requests that both versions scored: {NOT_RECORDED}.",), ()
     caption = (

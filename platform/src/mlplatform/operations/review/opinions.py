@@ -203,6 +203,9 @@ def on_record(
     if any(r["label"] is not None for r in labels):
         raise Refused(f"{decision_id} has a label by now: somebody has said how it turned out")
     if decided[0] not in reviewed:
+        if not reviewed:
+            why = "they answer yes or no, and its labels are classes or numbers"
+            raise Refused(f"people review no decision of {model}: {why}")
         known = ", ".join(reviewed)
         what = f"decided {decided[0]}" if decided[0] else "no decision"
         raise Refused(f"{decision_id} is {what}; people review only decisions of {known}")

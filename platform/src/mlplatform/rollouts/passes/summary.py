@@ -78,7 +78,8 @@ def step_if_approved(evidence: Evidence) -> str:
 def to_markdown(rollout_id: str, evidence: Evidence) -> str:
     """The evidence of a transition in Markdown: the version, each gate, the counts by arm."""
     band = evidence.get("alert_band")
-    expected = "" if band is None else f" It should raise an alert on {span(*band)} of requests."
+    flags = band is not None and band[1] > 0  # a model without alerts is predicted to raise none
+    expected = f" It should raise an alert on {span(*band)} of requests." if flags else ""
     lines = [
         f"Version {evidence.get('version')} was made by {markdown(str(evidence.get('author')))}."
         f"{expected} Rollout {markdown(rollout_id)}, bundle "

@@ -11,15 +11,18 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from tests.support.class_model import class_definition
 
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people.gate import Console, Identities
 from mlplatform.observing.page.people.sessions import Sessions
+from mlplatform.observing.page.queries import sources
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.observing.page.review import queue_rows
+from mlplatform.operations import wiring
 from mlplatform.operations.actions import review as job
 from mlplatform.operations.review.queue import QueueCursor
-from mlplatform.runtime.errors import InputInvalid
+from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.runtime.telemetry.sign_ins import SignIns
 from mlplatform.scoring.admission.clients import parse_scope
@@ -88,6 +91,22 @@ async def send(browser: httpx.AsyncClient, outcome: str, **more: str) -> httpx.R
     """Open the queue and answer what it asks."""
     text = (await browser.get(PATH)).text
     return await browser.post(PATH, data={**hidden(text, PATH), "outcome": outcome, **more})
+
+
+async def test_nobody_is_asked_about_decisions_of_classes(
+    page: Page, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = world.decide("small")
+    for reader in (wiring, sources):
+        monkeypatch.setattr(reader, "load_definition", lambda name: class_definition())
+    with pytest.raises(Refused, match="people review no decision of fraud: they answer yes or no"):
+        world.say(name, person("ana"))
+    async with page.browser("ana") as browser:
+        text = (await browser.get(PATH)).text
+    assert "People review no decision of fraud" in text
+    assert "wait for a person" not in text
+    async with page.browser("vera") as browser:
+        assert "keys create" not in (await browser.get(PATH)).text
 
 
 async def test_an_analyst_answers_one_decision_after_the_other(page: Page, world: World) -> None:

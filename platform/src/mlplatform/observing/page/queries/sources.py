@@ -67,6 +67,11 @@ class ModelRow:
     definition: ModelDefinition
     routes: Routes
 
+    @property
+    def is_reviewed(self) -> bool:
+        """Whether people look at decisions of it."""
+        return bool(self.definition.label.review.reviewed(self.definition.decision))
+
 
 class Sources:
     """What the page reads. Safe for threads; each store is opened when it is first asked for.
