@@ -12,10 +12,12 @@ import msgspec
 import pyarrow as pa
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.support.class_model import class_definition
 
 from mlplatform.decisions.records.port import Watermark
 from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Arm, Routes, no_routes
+from mlplatform.observing.exporter import state
 from mlplatform.observing.exporter.state import StateCollector
 from mlplatform.observing.exporter.targets import targets
 from mlplatform.operations.actions.last_results import (
@@ -162,6 +164,20 @@ def test_what_flows_saw_last_is_shown(tmp_path: Path) -> None:
     assert value(registry, "outcome_precision") == 0.4
     assert value(registry, "outcome_recall") == 0.5
     assert value(registry, "labels_late_share") == 0.25
+
+
+def test_a_model_of_classes_has_no_positives_to_be_precise_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its alerts are counted, and none of them can turn out right: no share is 0 % of them."""
+    monkeypatch.setattr(state, "load_definition", lambda name: class_definition(name))
+    became = Outcomes(matured=100, positives=0, alerts=5, hits=0, late=0, newest_label_ms=3_000)
+    keep(tmp_path, MODEL, Check(8_000, "steady", {}, became))
+    registry = shown(tmp_path, canary())
+    assert value(registry, "labels_matured_decisions") == 100.0
+    assert value(registry, "label_newest_time_seconds") == 3.0
+    for name in ("outcome_precision", "outcome_recall", "labels_positive_decisions"):
+        assert value(registry, name) is None
 
 
 def test_checks_are_undecided_since_the_first_of_them_until_one_decides(tmp_path: Path) -> None:

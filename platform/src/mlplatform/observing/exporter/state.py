@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -198,7 +198,8 @@ class StateCollector(Collector):
             yield signals.DRIFT_DISTANCE_LIMIT, [(at, moved.distance_limit)]
             yield signals.DRIFT_MISSING, [(at, moved.missing_share)]
         if last_check.outcomes is not None:
-            yield from _outcomes(model, last_check.outcomes)
+            is_binary = load_definition(model).task == "binary"
+            yield from _outcomes(model, last_check.outcomes, is_binary=is_binary)
 
     def _log(self) -> Iterator[Read]:
         living = [mark for mark in self._watermarks() if mark.live]
@@ -237,16 +238,20 @@ def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:
     return [((model, arm, name), getattr(counts, name)) for name in of]
 
 
-def _outcomes(model: str, outcomes: Outcomes) -> Iterator[Read]:
+def _outcomes(model: str, outcomes: Outcomes, *, is_binary: bool) -> Iterator[Read]:
+    """Of classes and numbers nothing is positive: no share of it has a meaning."""
     newest = outcomes.newest_label_ms
-    values: Mapping[Metric, Any] = {
+    values: dict[Metric, Any] = {
         signals.LABELS_MATURED: outcomes.matured,
-        signals.LABELS_KNOWN: outcomes.positives,
-        signals.LABELS_LATE: outcomes.late_share,
         signals.LABEL_NEWEST: None if newest is None else newest / 1000,
-        signals.PRECISION: outcomes.precision,
-        signals.RECALL: outcomes.recall,
     }
+    if is_binary:
+        values |= {
+            signals.LABELS_KNOWN: outcomes.positives,
+            signals.LABELS_LATE: outcomes.late_share,
+            signals.PRECISION: outcomes.precision,
+            signals.RECALL: outcomes.recall,
+        }
     for metric, value in values.items():
         if value is not None:
             yield metric, [((model,), value)]
