@@ -170,7 +170,7 @@ def test_a_model_of_classes_has_no_positives_to_be_precise_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its alerts are counted, and none of them can turn out right: no share is 0 % of them."""
-    monkeypatch.setattr(state, "load_definition", lambda name: class_definition(name))
+    monkeypatch.setattr(state, "load_definition", class_definition)
     became = Outcomes(matured=100, positives=0, alerts=5, hits=0, late=0, newest_label_ms=3_000)
     keep(tmp_path, MODEL, Check(8_000, "steady", {}, became))
     registry = shown(tmp_path, canary())

@@ -79,7 +79,8 @@ class BundleModel:
         """The decided class, and its probability as both scores."""
         sure = self.bundle.choice.certainty(raw)
         names = np.array(self.bundle.scale.names, dtype=object)
-        return {RAW_SCORE: sure, SCORE: sure, DECISION: names[self.bundle.decide_many(raw)]}
+        decided = np.where(np.isfinite(sure), names[self.bundle.decide_many(raw)], None)
+        return {RAW_SCORE: sure, SCORE: sure, DECISION: decided}
 
     def get_raw_model(self) -> Bundle:
         """What MLflow's `get_raw_model` gives: the bundle, whose digest says which one it is."""
