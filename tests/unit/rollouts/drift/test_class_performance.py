@@ -42,10 +42,10 @@ def day(number: int, right: float) -> list[Record]:
     return found
 
 
-def read(shares: Sequence[float]) -> MaturedDays:
+def read(shares: Sequence[float], until_day: int = 0) -> MaturedDays:
     records = [record for number, right in enumerate(shares) for record in day(number, right)]
     plan = drift_plan(DEFINITION, (), DEFINITION.inputs, set())
-    now_ms = (len(shares) + 2) * DAY_MS
+    now_ms = max(until_day, len(shares) + 2) * DAY_MS
     with tempfile.TemporaryDirectory() as kept:
         return matured_outcomes.read_matured(
             Path(kept),
@@ -63,6 +63,15 @@ def test_only_labelled_requests_count() -> None:
     accuracy = first.metrics["accuracy"]
     assert (first.requests, accuracy.base) == (400, 200.0)
     assert 140 < accuracy.hits.sum() < 180
+
+
+def test_a_silent_feed_is_told_and_nothing_is_said_of_negatives() -> None:
+    """Of classes a request without a label is unknown."""
+    matured = read([0.8] * 3, until_day=9)
+    assert matured.gaps == (
+        "labels have stopped coming: none in the last day in which those of 1970-01-06 could"
+        " arrive",
+    )
 
 
 def test_a_drop_is_proven_and_none_is_found_where_nothing_changed() -> None:

@@ -21,6 +21,7 @@ from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import LABEL_VALUES, Kind
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.inputs import InputPlan
+from mlplatform.model.policies.decision_scale import Task
 from mlplatform.model.policies.monitoring import Segment
 from mlplatform.model.policies.segments import band
 from mlplatform.model.profile import Floats
@@ -92,7 +93,7 @@ def read_matured(
     found = found_of_days(folder, log, asked, chosen, read)
     days = [_decoded(found[number]) for number in chosen]
     if days[-1] is None:
-        gaps.append(_silence(numbers[-1]))
+        gaps.append(_silence(numbers[-1], definition.task))
     return MaturedDays(tuple(day for day in days if day is not None), tuple(gaps))
 
 
@@ -200,12 +201,10 @@ def _numbers(
     return [day for day in range(-(-since_ms // DAY_MS), end) if day not in broken]
 
 
-def _silence(number: int) -> str:
+def _silence(number: int, task: Task) -> str:
     day = np.datetime64(number, "D")
-    return (
-        f"labels have stopped coming: none in the last day in which those of {day} could arrive, "
-        "so no label does not mean negative"
-    )
+    told = f"labels have stopped coming: none in the last day in which those of {day} could arrive"
+    return f"{told}, so no label does not mean negative" if task == "binary" else told
 
 
 @dataclass(slots=True)
