@@ -317,20 +317,23 @@ def test_an_incident_shows_what_matured_labels_say_of_each_metric() -> None:
         "recall": metric | {"now": 0.2, "worse": True},
         "calibration": metric
         | {"now": 1.1, "before": 1.0, "low": -0.2, "high": 2.2, "worse": False},
+        "error": metric | {"now": 31.5, "before": 12.25, "low": None, "high": 40.0, "worse": False},
     }
     finding = IncidentFinding(
         "fraud", "performance", 1, 0, 1, {"performance": {"metrics": metrics}}
     )
     change = Change(1, 1, "open", 0, None, "performance")
     shown = incidents.incident(Incident("i", finding, "open", 0, None, 0, None, (change,)), 0)
-    assert [(m.name, m.worse, m.is_share) for m in shown.metrics] == [
-        ("recall", True, True),
-        ("calibration", False, False),
+    assert [(m.name, m.worse, m.before) for m in shown.metrics] == [
+        ("recall", True, "50.0 %"),
+        ("calibration", False, "1.00 times"),
+        ("error", False, "12.25"),
     ]
     page = render("incident.html", here="", shown=shown)
     assert "Matured labels" in page
     assert "20.00 %" in page
     assert "1.00 times" in page
+    assert "12.25 times" not in page
 
 
 RECORD: dict[str, Any] = {

@@ -39,15 +39,14 @@ class MetricRow:
     """A metric of matured labels in recent days, beside the champion's first days.
 
     Args:
-        is_share: 0 to 1; else times what was expected.
+        before: in words; empty where it is not known.
         plot: the value of now within what chance and the policy leave it.
     """
 
     name: str
     worse: bool
     since_ms: int
-    before: float | None
-    is_share: bool
+    before: str
     plot: Plot | None
 
 
@@ -207,9 +206,9 @@ def _command(incident: Incident, now_ms: int) -> str:
 def _metric(name: str, metric: Mapping[str, Any]) -> MetricRow:
     now, before = _number(metric.get("now")), _number(metric.get("before"))
     band = (max(_number(metric.get("low")) or 0.0, 0.0), _number(metric.get("high")))
-    share = name not in _FORMS
-    shown = plot(PlottedInterval(now, None, None, band), share=share, from_zero=True)
-    return MetricRow(name, bool(metric.get("worse")), metric["since_ms"], before, share, shown)
+    shown = plot(PlottedInterval(now, None, None, band), share=name not in _FORMS, from_zero=True)
+    told = "" if before is None else _FORMS.get(name, _of_share)(before)
+    return MetricRow(name, bool(metric.get("worse")), metric["since_ms"], told, shown)
 
 
 def _feature(name: str, shift: Mapping[str, Any]) -> FeatureRow:
