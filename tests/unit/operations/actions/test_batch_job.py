@@ -84,6 +84,30 @@ def test_results_are_kept_with_a_manifest_and_inputs_are_removed(platform: wirin
     assert "| 2024-10-05 |" in batch.page(folder)
 
 
+@pytest.mark.parametrize(
+    ("alerts", "title", "day"),
+    [
+        (
+            ["review"],
+            "| day | requests | review | without features |",
+            "| 2024-10-04 | 9 | 4 | - |",
+        ),
+        ([], "| day | requests | without features |", "| 2024-10-04 | 9 | - |"),
+    ],
+    ids=["alerts", "none"],
+)
+def test_the_table_of_a_batch_has_a_column_for_each_alert_that_a_model_has(
+    tmp_path: Path, alerts: list[str], title: str, day: str
+) -> None:
+    """Markdown takes lines of other widths than the line below the titles for no table."""
+    file = {"rows": 9, "decisions": {"approve": 5, "review": 4}}
+    content = {"version": 1, "model": "fraud", "alerts": alerts}
+    content["files"] = {"2024-10-04.parquet": file}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    lines = batch.page(tmp_path).splitlines()
+    assert lines[-3:] == [title, "| " + " | ".join(["---"] * title.count(" | ")) + " | --- |", day]
+
+
 def test_results_that_were_changed_on_the_way_are_refused(
     platform: wiring.Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:

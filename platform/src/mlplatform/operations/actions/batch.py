@@ -158,10 +158,10 @@ def page(folder: Path) -> str:
     files = manifest["files"]
     alerts = manifest.get("alerts", EARLIER.alerts)
     rows = [
-        "| {} | {} | {} | {} |".format(
+        (
             markdown(name.removesuffix(".parquet")),
-            file["rows"],
-            " | ".join(str(file["decisions"][alert]) for alert in alerts),
+            str(file["rows"]),
+            *(str(file["decisions"][alert]) for alert in alerts),
             markdown(", ".join(file.get("without_features", ()))) or "-",
         )
         for name, file in sorted(files.items())
@@ -173,11 +173,9 @@ def page(folder: Path) -> str:
     )
     gaps = sum(bool(file.get("without_features")) for file in files.values())
     warning = f"Warning: {gaps} of {len(files)} days have no features. {NO_FEATURES}.\n"
-    table = [
-        f"| day | requests | {' | '.join(alerts)} | without features |",
-        "|---" * (3 + len(alerts)) + "|",
-    ]
-    return "\n".join([head, *([warning] if gaps else []), *table, *rows])
+    titles = ("day", "requests", *alerts, "without features")
+    table = [f"| {' | '.join(cells)} |" for cells in (titles, ("---",) * len(titles), *rows)]
+    return "\n".join([head, *([warning] if gaps else []), *table])
 
 
 def _inputs(platform: Platform, asked: Batch) -> Path:
