@@ -9,6 +9,7 @@ from mlplatform.learning.features.snapshots import snapshot_days
 from mlplatform.learning.training.candidate import CALIBRATE, Candidate, untaught
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training.folder import ModelFolder
+from mlplatform.learning.training.labelled_evaluation import beside
 from mlplatform.learning.training_sets.dataset import (
     DAY_MS,
     Dataset,
@@ -87,12 +88,14 @@ def tested_fold(
     """
     days = tested.share(fitted.customers).known
     own = Runnable(fitted.bundle, fitted.model)
+    unit, classes = days.matrix.unit, fitted.bundle.classes
     other = None
-    if champion is not None and len(days):
+    if champion is not None and len(days) and classes:
+        other = beside(champion, days, own.bundle.scale)
+    elif champion is not None and len(days):
         with suppress(InputInvalid):  # an input of it that nobody computes any more
             other = champion.bundle.calibrate_many(champion.raw(days))
     scores = own.bundle.calibrate_many(own.raw(days)) if len(days) else days.y.astype(float)
-    unit, classes = days.matrix.unit, fitted.bundle.classes
     measures = (
         class_measures(scores, days.y, unit, seed=seed, champion=other)
         if classes

@@ -62,12 +62,13 @@ def judge_folds(
     """
     if isinstance(gates, ClassGates):
         name, loss, least = "accuracy", gates.accuracy_loss, gates.minimum_accuracy
+        counted = "labelled requests"
     else:
-        name, loss = "average precision", gates.average_precision_loss
+        name, loss, counted = "average precision", gates.average_precision_loss, "positives"
         least = gates.minimum_average_precision
     limit = -loss if has_champion else least
     for fold in found:
-        if why := _problem_of(fold):
+        if why := _problem_of(fold, counted):
             return _unknown(limit, f"fold {fold.number} (from {utc_day(fold.from_ms)}): {why}")
     own = _values(found)
     if not own or not all(map(math.isfinite, own)):
@@ -80,11 +81,11 @@ def judge_folds(
     return _compared(found, text, limit) if has_champion else _alone(found, text, limit, min(own))
 
 
-def _problem_of(fold: FoldFinding) -> str:
+def _problem_of(fold: FoldFinding, counted: str) -> str:
     if fold.problem:
         return fold.problem
     if fold.positives < FEWEST_POSITIVES:
-        return f"only {fold.positives} positives (at least {FEWEST_POSITIVES} wanted)"
+        return f"only {fold.positives} {counted} (at least {FEWEST_POSITIVES} wanted)"
     return "" if fold.quality else "its scores could not be measured"
 
 
