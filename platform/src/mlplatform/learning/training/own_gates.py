@@ -16,6 +16,7 @@ from mlplatform.learning.training.folder import ModelFolder
 from mlplatform.learning.training.packages import import_problems
 from mlplatform.learning.training_sets.dataset import Dataset, LabelledRows
 from mlplatform.learning.training_sets.known_labels import Labels
+from mlplatform.learning.validation.class_measures import in_order_of
 from mlplatform.learning.validation.own_gates import (
     Arm,
     HeldOut,
@@ -30,7 +31,7 @@ from mlplatform.model.bundle import Bundle
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import GATES_FILE, folder_digest, model_folder
-from mlplatform.model.policies.decision_scale import CutOffs
+from mlplatform.model.policies.decision_scale import CutOffs, DecisionScale
 from mlplatform.model.tensors.categories import FIRST
 from mlplatform.runtime.errors import InputInvalid
 
@@ -123,23 +124,32 @@ def _held_out(
     champion: Runnable | None,
     seed: int,
 ) -> HeldOut:
-    other = None
-    if champion is not None:
-        try:
-            other = _arm(champion, days)
-        except InputInvalid:  # an input of it that nobody computes any more: told by `quality`
-            other = None
     return HeldOut(
         y=_frozen(days.y),
         unit=_frozen(days.matrix.unit),
         event_ms=_frozen(days.matrix.event_ms),
         candidate=_arm(Runnable(candidate.bundle, candidate.model), days),
-        champion=other,
+        champion=None if champion is None else _beside(champion, days, candidate.bundle.scale),
         is_first=champion is None,
         columns=_columns(own.columns, definition, candidate.bundle, days),
         decision=definition.decision,
         seed=seed,
     )
+
+
+def _beside(champion: Runnable, days: LabelledRows, scale: DecisionScale) -> Arm | None:
+    """The champion on the same rows, its probabilities in this order of classes; None where it
+    can't be run any more, or its labels were of another kind."""
+    own = champion.bundle.scale
+    if own.task != scale.task:
+        return None
+    try:
+        arm = _arm(champion, days)
+    except InputInvalid:  # an input of it that nobody computes any more: told by `quality`
+        return None
+    if not scale.by_class:
+        return arm
+    return Arm(_frozen(in_order_of(arm.scores, own.names, scale.names)), arm.decisions)
 
 
 def _arm(runnable: Runnable, days: LabelledRows) -> Arm:

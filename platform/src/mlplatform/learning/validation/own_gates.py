@@ -46,7 +46,8 @@ class Arm:
     """What one model says of the rows.
 
     Args:
-        scores: calibrated, float64 [n] of 0-1, or numbers in the model's unit.
+        scores: calibrated, float64 [n] of 0-1, or numbers in the model's unit; of classes their
+            probabilities, float64 [n, classes], in the order of model.yaml for both models.
         decisions: texts [n], by the bundle's own thresholds, or the most probable class.
     """
 

@@ -1,4 +1,4 @@
-"""A fold of classes compares both models class by class, whatever the order of their classes."""
+"""Folds and own gates compare models class by class, whatever order they have them in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from tests.support.class_model import CLASSES, class_definition
 
-from mlplatform.learning.training import folds
+from mlplatform.learning.training import folds, own_gates
 from mlplatform.learning.training.evaluate import Runnable
 from mlplatform.learning.training_sets.dataset import LabelledRows, Matrix
 from mlplatform.learning.validation.fold_gate import judge_folds
@@ -72,6 +72,21 @@ def test_a_champion_that_is_as_right_loses_nothing(
     assert quality.candidate.value == 1.0
     assert quality.champion.value == 1.0
     assert quality.difference.value == 0.0
+
+
+def test_own_gates_see_both_models_in_one_order_of_classes(bundle: Bundle) -> None:
+    names, numbers = bundle.input_names, np.arange(ROWS)
+    matrix = Matrix(names, np.zeros((ROWS, len(names)), np.float32), numbers, numbers)
+    days, own = LabelledRows(matrix, RIGHT.astype(np.int8)), runnable(bundle, CLASSES)
+    functions: Any = SimpleNamespace(columns=())
+    candidate: Any = SimpleNamespace(bundle=own.bundle, model=own.model)
+    champion = runnable(bundle, CLASSES[::-1])
+    found = own_gates._held_out(functions, DEFINITION, candidate, days, champion, 1)
+    assert found.champion is not None
+    np.testing.assert_allclose(found.champion.scores, found.candidate.scores)
+    assert found.champion.decisions.tolist() == found.candidate.decisions.tolist()
+    binary = Runnable(bundle, champion.model)
+    assert own_gates._held_out(functions, DEFINITION, candidate, days, binary, 1).champion is None
 
 
 def test_a_fold_with_few_labels_says_that_labels_are_few(bundle: Bundle) -> None:
