@@ -78,8 +78,9 @@ def step_if_approved(evidence: Evidence) -> str:
 def to_markdown(rollout_id: str, evidence: Evidence) -> str:
     """The evidence of a transition in Markdown: the version, each gate, the counts by arm."""
     band = evidence.get("alert_band")
-    flags = band is not None and band[1] > 0  # a model without alerts is predicted to raise none
-    expected = f" It should raise an alert on {span(*band)} of requests." if flags else ""
+    expected = ""
+    if band is not None and band[1] > 0:  # a model without alerts is predicted to raise none
+        expected = f" It should raise an alert on {span(*band)} of requests."
     lines = [
         f"Version {evidence.get('version')} was made by {markdown(str(evidence.get('author')))}."
         f"{expected} Rollout {markdown(rollout_id)}, bundle "
