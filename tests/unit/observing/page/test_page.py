@@ -287,6 +287,12 @@ def test_an_incident_says_where_no_retrain_goes_on_any_more(
     assert ("mlplatform retrain fraud" in found.command) == has_command
 
 
+def test_an_incident_of_a_ready_file_names_no_retrain() -> None:
+    found = incidents.incident(incident_of("drift", "open", {}, None), UNTIL_MS, trains=False)
+    assert found.advice.startswith("Nothing retrains a ready ONNX file")
+    assert found.command == "mlplatform validate fraud --actor YOU"
+
+
 def test_a_decision_says_first_what_was_decided_when_and_why() -> None:
     row = RECORD | {"event_ms": 1_000, "payload": {"reasons": ["AMOUNT", "GONE"]}}
     shown = decisions.decision([recorded(row)])

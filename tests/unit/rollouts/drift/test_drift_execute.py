@@ -116,7 +116,7 @@ class Checks:
         self.incidents = SqliteIncidents(folder / "rollouts.db")
         self.offline, self.clock, self.rollouts = Offline(), Clock(), Rollouts()
         self.opened: list[int] = []
-        self.busy, self.refusal = False, ""
+        self.busy, self.refusal, self.trains = False, "", True
         self._sees = seen(Health.INCONCLUSIVE)
         monkeypatch.setattr(execute, "champion_of", lambda model, ports: None)
         monkeypatch.setattr(execute, "observe", lambda *_: self._sees)
@@ -133,6 +133,7 @@ class Checks:
             views=(),
             bundle=lambda arm: pytest.fail("no bundle is read here"),
             open_rollout=self._open,
+            trains=self.trains,
         )
 
     def run(self, health: Health, champion: int = 1, wall_ms: int = 1) -> OfDrift:
@@ -264,6 +265,17 @@ def test_while_a_claim_holds_the_same_event_comes_again(checks: Checks) -> None:
         "as_of": "1970-01-01T00:00:00.007000+00:00",
         "reason": "enough",
     }
+
+
+def test_nobody_is_asked_to_retrain_a_ready_file(checks: Checks) -> None:
+    """A run would be refused each time, and the incident would be given up without a word of it."""
+    checks.trains = False
+    checks.offline.frauds = 10_000
+    found = checks.run(Health.UNHEALTHY)
+    assert found.incident is not None
+    assert (found.incident.state, found.incident.claim) == ("open", 0)
+    assert isinstance(found.request, PersonRequest)
+    assert "`mlplatform validate fraud` makes a version of it" in found.request.reason
 
 
 def test_after_a_claim_expired_the_event_is_a_new_one(checks: Checks) -> None:

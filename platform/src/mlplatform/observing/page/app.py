@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.folders import is_ready, model_folder
 from mlplatform.observing.page import exports, incidents, traffic
 from mlplatform.observing.page.causes import explanation_details
 from mlplatform.observing.page.people import forms
@@ -237,7 +238,8 @@ class Pages:
 
     def incident(self, request: Request) -> str:
         found = self._sources.incident(request.path_params["name"])
-        shown = incidents.incident(found, self._sources.platform.clock.wall_ms())
+        now_ms, trains = self._sources.platform.clock.wall_ms(), _trains(found.found.model)
+        shown = incidents.incident(found, now_ms, trains=trains)
         return render("incident.html", here="incidents", shown=shown)
 
     def decisions(self, request: Request) -> str:
@@ -331,6 +333,14 @@ def _or_problem(make: Callable[[Request], Response]) -> Callable[[Request], Resp
             return _problem(request, 503, "This cannot be read now", str(error))
 
     return endpoint
+
+
+def _trains(model: str) -> bool:
+    """Whether the model's folder, as far as it is here, trains it."""
+    try:
+        return not is_ready(model_folder(model))
+    except (NotFound, ConfigInvalid):
+        return True
 
 
 def _definitions(models: Callable[[], list[ModelRow]]) -> list[ModelDefinition]:

@@ -84,11 +84,12 @@ class IncidentDetail:
     metrics: tuple[MetricRow, ...] = ()
 
 
-def incident(found: Incident, now_ms: int) -> IncidentDetail:
+def incident(found: Incident, now_ms: int, *, trains: bool = True) -> IncidentDetail:
     """An incident as its evidence and its journal tell it.
 
     Args:
         now_ms: wall time: claims expire.
+        trains: whether the model's folder trains it; else it holds a ready ONNX file.
     """
     evidence = found.found.evidence
     windows = list(evidence.get("windows", ()))
@@ -100,8 +101,8 @@ def incident(found: Incident, now_ms: int) -> IncidentDetail:
     return IncidentDetail(
         incident=found,
         cause=_cause(found.found.kind, reasons, shifts, features, metrics),
-        advice=_advice(found, now_ms),
-        command=_command(found, now_ms),
+        advice=_advice(found, now_ms, trains=trains),
+        command=_command(found, now_ms, trains=trains),
         reasons=reasons,
         windows=tuple(map(_window, windows)),
         features=tuple(features),
@@ -164,7 +165,7 @@ def _is_given_up(incident: Incident, now_ms: int) -> bool:
     )
 
 
-def _advice(incident: Incident, now_ms: int) -> str:
+def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
     """What follows by itself, and when a person has to do something."""
     if incident.state == "closed":
         return "Nothing is left to do."
@@ -172,6 +173,11 @@ def _advice(incident: Incident, now_ms: int) -> str:
         return (
             "Mend the source of the data: nothing is retrained while this incident is open. It"
             " closes by itself with the first whole window of sound data."
+        )
+    if incident.state == "open" and not trains:
+        return (
+            "Nothing retrains a ready ONNX file: put a newer one into the model's folder and make a"
+            " version of it; or roll the champion back, if its promotion began this."
         )
     if _is_given_up(incident, now_ms):
         return (
@@ -196,10 +202,12 @@ def _advice(incident: Incident, now_ms: int) -> str:
     )
 
 
-def _command(incident: Incident, now_ms: int) -> str:
+def _command(incident: Incident, now_ms: int, *, trains: bool) -> str:
     waits = incident.state == "open" or (incident.state == "answered" and incident.answer is None)
     if incident.found.kind == FAULT or not (waits or _is_given_up(incident, now_ms)):
         return ""
+    if not trains:
+        return f"mlplatform validate {incident.found.model} --actor YOU"
     return f'mlplatform retrain {incident.found.model} --actor YOU --reason "WHY" --rollout'
 
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from mlplatform.model.bundle import Bundle, load_bundle
+from mlplatform.model.folders import is_ready, model_folder
 from mlplatform.model.routes import Arm
 from mlplatform.operations.actions import last_results, rollouts, tenures
 from mlplatform.operations.actions.last_results import Check, InputShift
@@ -59,6 +60,7 @@ def ports(platform: Platform, model: str) -> DriftPorts:
         views=platform.views(model),
         bundle=bundle,
         open_rollout=open_rollout,
+        trains=not is_ready(model_folder(model)),
     )
 
 

@@ -125,6 +125,8 @@ def incident_status(
         return IncidentStatus()
     if incident.state == "answered":
         return IncidentStatus(answer_phase=_answer_phase(ports, incident))
+    if not ports.trains:
+        return IncidentStatus(trains=False)
     ports.offline.project(ports.log)
     others = [i for i in ports.incidents.list(definition.name) if i.id != incident.id]
     return IncidentStatus(

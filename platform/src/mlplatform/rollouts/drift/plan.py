@@ -67,12 +67,14 @@ class IncidentStatus:
             no rollout yet, or there is no such version.
         fault: the open incident of the model's data, if there is one.
         retrains: that the model's other incidents asked for.
+        trains: whether a retrain can be asked for at all.
     """
 
     matured: MaturedRequests = NOTHING_MATURED
     answer_phase: Phase | None = None
     fault: str | None = None
     retrains: Retrains = ()
+    trains: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,11 @@ def next_step(
     if kind == FAULT:
         reason = "; ".join(fault.reason for fault in observation.faults) or "not known to be mended"
         return Page(f"a retrain would only learn it: {reason}")
+    if not status.trains:
+        return Page(
+            "its folder holds a ready ONNX file, which nothing retrains: put a newer one there, and"
+            f" `mlplatform validate {model.name}` makes a version of it"
+        )
     answer = incident.answer if incident.state == "answered" else None
     if answer is not None and status.answer_phase is None and not has_tried_rollout:
         return OpenRollout(answer)

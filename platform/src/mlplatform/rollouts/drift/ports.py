@@ -34,6 +34,7 @@ class DriftPorts:
         bundle: of an arm, every digest checked.
         open_rollout: of a version that answers an incident; gives back why it is refused, None
             where it is not. Raises Busy where another is under way.
+        trains: whether the model's folder trains it; else it holds a ready ONNX file.
     """
 
     log: DecisionLog
@@ -45,3 +46,4 @@ class DriftPorts:
     views: Sequence[FeatureView]
     bundle: Callable[[Arm], Bundle]
     open_rollout: Callable[[int], str | None]
+    trains: bool = True
