@@ -144,6 +144,6 @@ def test_a_first_version_has_served_nothing_yet() -> None:
 
 def test_nobody_is_sent_to_look_at_features_that_a_model_does_not_read() -> None:
     """`mlplatform skew` refuses such a model, so a gate that waits for it would refuse for ever."""
-    found = judge_skew(None, REFUSES, is_first=False, reads_features=False)
+    found = judge_skew(None, REFUSES, is_first=False, has_features=False)
     assert found.verdict == "passed"
     assert found.reason == "the model reads no features: its inputs are all of the request"

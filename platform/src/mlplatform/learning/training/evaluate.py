@@ -132,7 +132,7 @@ def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
             definition, written.input_names, own.fitting.known, own.holdout.known
         ),
         skew=skew,
-        reads_features=bool(written.views or definition.windows),
+        has_features=bool(written.views or definition.windows),
         measures=_measures(challenger, champion, holdout.rows(judging).known, seed),
         fairness=_fairness(definition, challenger, holdout.rows(judging)),
     )

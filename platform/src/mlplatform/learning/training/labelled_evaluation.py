@@ -105,7 +105,7 @@ def _gather(
         measures=compare(own, days, other),
         unseen=_unseen(compare, champion, days, own, other),
         skew=inputs.skew,
-        reads_features=bool(written.views or definition.windows),
+        has_features=bool(written.views or definition.windows),
     )
 
 

@@ -46,10 +46,7 @@ def judge_classes(
         judge_latency(evidence.running, gates),
         judge_flips(evidence.replay, gates),
         judge_skew(
-            evidence.skew,
-            gates,
-            is_first=evidence.champion is None,
-            reads_features=evidence.reads_features,
+            evidence.skew, gates, is_first=not evidence.champion, has_features=evidence.has_features
         ),
     )
     return evidence.report(results)

@@ -147,7 +147,7 @@ class Evidence:
     small_model: SmallModelEvidence
     leakage: LeakageEvidence
     skew: SkewReport | None = None
-    reads_features: bool = True
+    has_features: bool = True
     measures: tuple[Measure, ...] = ()
     fairness: Fairness | None = None
 
@@ -168,10 +168,7 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
         judge_flips(evidence.replay, gates),
         *judge_volume(evidence.replay),
         judge_skew(
-            evidence.skew,
-            gates,
-            is_first=evidence.champion is None,
-            reads_features=evidence.reads_features,
+            evidence.skew, gates, is_first=not evidence.champion, has_features=evidence.has_features
         ),
     )
     fairness = judge_fairness(evidence.fairness, gates.fairness)

@@ -48,7 +48,7 @@ class LabelledEvidence:
     measures: tuple[Measure, ...]
     unseen: tuple[Measure, ...]
     skew: SkewReport | None = None
-    reads_features: bool = True
+    has_features: bool = True
 
     def measure(self, name: str) -> Measure | None:
         """None where nothing could be measured."""

@@ -8,7 +8,7 @@ from mlplatform.model.policies.training import GatePolicy
 
 
 def judge_skew(
-    skew: SkewReport | None, gates: GatePolicy, *, is_first: bool, reads_features: bool = True
+    skew: SkewReport | None, gates: GatePolicy, *, is_first: bool, has_features: bool = True
 ) -> GateResult:
     """Passes if no feature was skewed; where model.yaml says `tell`, skew is reported, and passes.
 
@@ -17,10 +17,10 @@ def judge_skew(
 
     Args:
         is_first: no version has answered yet, so nothing was served.
-        reads_features: the model has a view or a window; without one nobody can look.
+        has_features: the model has a view or a window; without one nobody can look.
     """
     name, refuses = "skew", gates.skew == "refuse"
-    if not reads_features:
+    if not has_features:
         reason = "the model reads no features: its inputs are all of the request"
         return GateResult(name, "passed", None, None, reason)
     if skew is None and is_first:

@@ -239,7 +239,7 @@ def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:
 
 
 def _outcomes(model: str, outcomes: Outcomes, *, is_binary: bool) -> Iterator[Read]:
-    """Of classes and numbers nothing is positive: no share of it has a meaning."""
+    """Figures of matured labels; those of positives only where labels are 0 and 1."""
     newest = outcomes.newest_label_ms
     values: dict[Metric, Any] = {
         signals.LABELS_MATURED: outcomes.matured,

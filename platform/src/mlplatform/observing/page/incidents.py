@@ -215,8 +215,8 @@ def _metric(name: str, metric: Mapping[str, Any]) -> MetricRow:
     now, before = _number(metric.get("now")), _number(metric.get("before"))
     band = (max(_number(metric.get("low")) or 0.0, 0.0), _number(metric.get("high")))
     shown = plot(PlottedInterval(now, None, None, band), share=name not in _FORMS, from_zero=True)
-    told = "" if before is None else _FORMS.get(name, _of_share)(before)
-    return MetricRow(name, bool(metric.get("worse")), metric["since_ms"], told, shown)
+    text = "" if before is None else _FORMS.get(name, _of_share)(before)
+    return MetricRow(name, bool(metric.get("worse")), metric["since_ms"], text, shown)
 
 
 def _feature(name: str, shift: Mapping[str, Any]) -> FeatureRow:

@@ -335,8 +335,8 @@ def _as_champion(card: Card) -> Parts:
         "Recall and precision count the highest scores of each day, as many as people have time"
         " for."
     )
-    told = (counts,) if card.deciding.task == "binary" else ()
-    return fields, told, tuple(map(_stretch, matured.stretches))
+    lines = (counts,) if card.deciding.task == "binary" else ()
+    return fields, lines, tuple(map(_stretch, matured.stretches))
 
 
 def _stretch(stretch: Stretch) -> Table:

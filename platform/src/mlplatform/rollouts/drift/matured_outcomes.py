@@ -203,8 +203,8 @@ def _numbers(
 
 def _silence(number: int, task: Task) -> str:
     day = np.datetime64(number, "D")
-    told = f"labels have stopped coming: none in the last day in which those of {day} could arrive"
-    return f"{told}, so no label does not mean negative" if task == "binary" else told
+    text = f"labels have stopped coming: none in the last day in which those of {day} could arrive"
+    return f"{text}, so no label does not mean negative" if task == "binary" else text
 
 
 @dataclass(slots=True)

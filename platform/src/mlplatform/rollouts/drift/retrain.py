@@ -154,8 +154,9 @@ def matured_since(
     if fitted_until_ms <= changed_ms:
         return MaturedRequests(0, 0, counted)
     labels = offline.labelled_requests(changed_ms, fitted_until_ms, now_ms)["label"]
-    told = pc.sum(labels).as_py() or 0 if task == "binary" else len(labels) - labels.null_count
-    return MaturedRequests(len(labels), told, counted)
+    if task == "binary":
+        return MaturedRequests(len(labels), pc.sum(labels).as_py() or 0, counted)
+    return MaturedRequests(len(labels), len(labels) - labels.null_count, counted)
 
 
 def _labels_decide(
