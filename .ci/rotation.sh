@@ -17,7 +17,6 @@ rotating_legs() {
 
 group_product() {
     in_time demo 660 leg_tried demo make demo DEMO_FLAGS=--fresh
-    in_time demo-team 660 leg_tried demo-team make demo MODEL="$(team_model)" DEMO_FLAGS=--fresh
     in_time test-train 420 leg_tests test-train make test-train
     in_time drill-kill 780 leg_tried drill-kill make drill-kill
     in_time drill-restore 420 leg_tried drill-restore make drill-restore
@@ -57,6 +56,7 @@ group_servers() {
         legs+=("test-observability left out: apt-get or Go is not here")
     fi
     in_time drill-attack 900 leg_told drill-attack 900 make drill-attack
+    in_time demo-team 660 leg_tried demo-team make demo MODEL="$(team_model)" DEMO_FLAGS=--fresh
     in_time fuzz 300 leg_told fuzz 300 make fuzz FUZZ_SECONDS=120
 }
 

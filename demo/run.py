@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from demo import report, team
-from demo.pacing import Running, beside, chunk_end, reached, told
+from demo.chapters import Tasks, beside, chunk_end, reached, told
 from demo.process import PlatformProcess
 from demo.source import DAY_MS, MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
@@ -161,7 +161,7 @@ async def _play(
 
 
 async def _chapters(
-    running: Running,
+    running: Tasks,
     story: Story,
     player: Player,
     diary: Diary,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from demo.pacing import Running, beside, chunk_end, reached
+from demo.chapters import Tasks, beside, chunk_end, reached
 from demo.process import PlatformProcess
 from demo.source import DAY_MS, FIRST_DAY_MS, Source
 from demo.state import Diary
@@ -84,7 +84,7 @@ def prepare(model: str, seed: int, cache: Path) -> Source:
 
 
 async def chapters(
-    running: Running,
+    running: Tasks,
     story: Story,
     player: Player,
     diary: Diary,

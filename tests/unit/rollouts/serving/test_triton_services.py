@@ -126,7 +126,7 @@ def test_a_service_that_waits_for_room_keeps_its_repository(world: World) -> Non
 def test_no_plane_of_one_machine_takes_it(tmp_path: Path) -> None:
     manifest = render(ON_TRITON, 1, "0" * 64, "file:///bundles/x", triton=True)
 
-    with pytest.raises(Refused, match="runs on Kubernetes alone"):
+    with pytest.raises(Refused, match="runs only on Kubernetes"):
         LocalPlane(tmp_path).apply(manifest)
 
 

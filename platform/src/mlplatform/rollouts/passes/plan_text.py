@@ -79,7 +79,7 @@ def harm_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def harm_title() -> str:
-    """Of the table of `harm_rows`."""
+    """The title of the table of `harm_rows`."""
     return f"a challenger with {HARM:g} times the limit, until it is stopped or the step ends"
 
 

@@ -12,14 +12,14 @@ from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 
 CHUNK = 500  # rows between two saves of the state
 
-Running = list[asyncio.Task[None]]
-Chapters = Callable[[Running], Awaitable[None]]
+Tasks = list[asyncio.Task[None]]
+Chapters = Callable[[Tasks], Awaitable[None]]
 
 
 async def told(story: Story, chapters: Chapters) -> str | None:
     """Play the chapters to their end, beside passes and what they start; returns what went
     otherwise, if anything did."""
-    running: Running = [asyncio.create_task(story.passes())]
+    running: Tasks = [asyncio.create_task(story.passes())]
     try:
         await chapters(running)
     except LoopNotClosed as problem:
@@ -31,7 +31,7 @@ async def told(story: Story, chapters: Chapters) -> str | None:
     return None
 
 
-async def beside(running: Running, work: Coroutine[Any, Any, None]) -> None:
+async def beside(running: Tasks, work: Coroutine[Any, Any, None]) -> None:
     """Do the work; a failure of what runs beside it is a failure of the work."""
     task = asyncio.ensure_future(work)
     try:
