@@ -182,7 +182,8 @@ def test_a_replay_has_one_clock_and_idle_gateways_hold_up_nobody(replay: Gateway
         last_ms = now_ms + 80 * HOUR_MS
         wait_for(lambda: reached() == {"gateway-0": last_ms, "gateway-1": last_ms})
         ahead = payment(event_time=last_ms + 47 * HOUR_MS)
-        assert idle.post("/score", json=ahead).status_code == 200
+        # 503 while the log is slow, as on any busy machine; a time too far ahead would stay 422
+        wait_for(lambda: idle.post("/score", json=ahead).status_code == 200)
     log.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -139,8 +140,15 @@ def as_a_flow_run(platform: Platform) -> PrefectApi:
     (prefect,) = (p for p in read_processes(platform.settings.home) if p.name == "prefect")
     assert prefect.process is not None
     children = psutil.Process(prefect.process.pid).children(recursive=True)
-    (given,) = {child.environ()[PREFECT_AUTH] for child in children}
+    (given,) = {token for child in children if (token := token_of(child)) is not None}
     return PrefectApi(platform.settings.prefect_url, auth=lambda: given)
+
+
+def token_of(child: psutil.Process) -> str | None:
+    """A run's token for Prefect; None where the process has ended meanwhile."""
+    with contextlib.suppress(psutil.Error, ProcessLookupError):
+        return child.environ().get(PREFECT_AUTH)
+    return None
 
 
 def rollout_of(commands: Commands, version: int) -> Any:

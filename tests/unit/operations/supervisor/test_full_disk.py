@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import json
 import logging
 import os
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow.parquet as pq
 import pytest
 
 from mlplatform.decisions.log import segments
@@ -81,6 +81,15 @@ class PartialWrite:
         written = self._write(descriptor, data[: self.left])
         self.left -= written
         return written
+
+
+class CutFile(io.FileIO):
+    """A file of which the first bytes are written."""
+
+    def write(self, data: Any) -> int:
+        super().write(bytes(data)[:4])
+        no_room()
+        return 0
 
 
 def test_a_file_that_has_no_room_is_written_when_there_is(tmp_path: Path) -> None:
@@ -239,14 +248,12 @@ def test_a_segment_that_has_no_room_leaves_no_draft(
 ) -> None:
     world = HomeWorld(tmp_path / "home")
     world.decide(6)
-    write_table = pq.write_table
 
-    def cut(table: Any, file: Any, **options: Any) -> None:
-        write_table(table, file, **options)
-        no_room()
+    def cut(path: Path, mode: str, **how: Any) -> CutFile:
+        return CutFile(path, mode, **how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pq, "write_table", cut)
+        patched.setattr(segments, "open", cut, raising=False)
         with pytest.raises(OSError, match="No space"):
             world.log.seal()
     folder = world.home.decisions / segments.SEGMENTS
