@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
+from demo.process import PlatformProcess
+from demo.state import Diary
 from demo.story import LoopNotClosed, Story
 from demo.traffic import Player
 from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
@@ -13,15 +16,14 @@ from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 CHUNK = 500  # rows between two saves of the state
 
 Tasks = list[asyncio.Task[None]]
-Chapters = Callable[[Tasks], Awaitable[None]]
 
 
-async def told(story: Story, chapters: Chapters) -> str | None:
+async def told(scene: Scene, chapters: Chapters) -> str | None:
     """Play the chapters to their end, beside passes and what they start; returns what went
     otherwise, if anything did."""
-    running: Tasks = [asyncio.create_task(story.passes())]
+    running: Tasks = [asyncio.create_task(scene.story.passes())]
     try:
-        await chapters(running)
+        await chapters(running, scene)
     except LoopNotClosed as problem:
         return str(problem)
     finally:
@@ -51,7 +53,43 @@ async def reached(player: Player, event_ms: float) -> None:
         await asyncio.sleep(0.2)
 
 
-def chunk_end(player: Player) -> int:
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What chapters are played with.
+
+    Args:
+        pace: of the requests, as a share of what two cores carry.
+    """
+
+    story: Story
+    player: Player
+    diary: Diary
+    process: PlatformProcess
+    pace: float
+
+    async def day(self, rate: Callable[[], float]) -> bool:
+        """Play the requests up to the next midnight; False where the player stops before it.
+
+        Args:
+            rate: requests a second at the most, asked before each chunk.
+        """
+        player = self.player
+        end = player.recording.first_row_at(self.diary.state.next_midnight_ms)
+        while player.position < end and not player.stopping:
+            await self.story.passed()
+            await player.play(min(_chunk_end(player), end), rate() * self.pace, self.process.alive)
+            self.save_counts()
+        return not player.stopping
+
+    def save_counts(self) -> None:
+        """Save how far traffic has come."""
+        self.diary.save_counts(self.player.position, self.player.labelled, self.player.counts)
+
+
+Chapters = Callable[[Tasks, Scene], Awaitable[None]]
+
+
+def _chunk_end(player: Player) -> int:
     """The end of the next chunk: one row may be held up while all others of it are answered, and
     must still be in time for the clock that they move."""
     first_ms = int(player.recording.event_ms[player.position])

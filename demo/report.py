@@ -16,6 +16,7 @@ from rich.table import Table
 
 from demo import page, truth
 from demo.pictures import pictures
+from demo.source import MODEL
 from demo.state import Diary
 from demo.tenures import ChampionTenure, Promotion, tenures
 from demo.traffic import Counts, Recording
@@ -52,13 +53,17 @@ def write(
     counts: Counts,
     problem: str | None,
 ) -> dict[str, Any]:
-    """Write report.json and report.html into the demo's folder; returns the former's content."""
+    """Write report.json into the demo's folder, and of fraud report.html with its pictures; returns
+    the former's content."""
     state, folder = diary.state, platform.settings.home.demo
-    outcome = _outcome(platform, platform.rollouts.active(state.model, finished=True))
     decisions = _decisions(platform, state.model)
-    found = _figures(
-        platform, diary, _totals(decisions, recording, counts), problem or truth.problem_of(outcome)
-    )
+    totals = _totals(decisions, recording, counts)
+    if state.model != MODEL:
+        found = _figures(platform, diary, totals, problem)
+        write_atomically(folder / "report.json", canonical_json(found))
+        return found
+    outcome = _outcome(platform, platform.rollouts.active(MODEL, finished=True))
+    found = _figures(platform, diary, totals, problem or truth.problem_of(outcome))
     rollouts = found["rollouts"]
     champions = tenures(_promotions(rollouts))
     found |= {
@@ -81,20 +86,6 @@ def write(
         notes=NOTES,
     )
     write_atomically(folder / "report.html", html.encode())
-    return found
-
-
-def write_figures(
-    platform: Platform,
-    diary: Diary,
-    recording: Recording,
-    counts: Counts,
-    problem: str | None,
-) -> dict[str, Any]:
-    """Write report.json alone, without what is told of fraud; returns its content."""
-    decisions = _decisions(platform, diary.state.model)
-    found = _figures(platform, diary, _totals(decisions, recording, counts), problem)
-    write_atomically(platform.settings.home.demo / "report.json", canonical_json(found))
     return found
 
 

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from demo import report, team
-from demo.chapters import Tasks, beside, chunk_end, reached, told
+from demo.chapters import Scene, Tasks, beside, reached, told
 from demo.process import PlatformProcess
 from demo.source import DAY_MS, MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
@@ -140,13 +141,10 @@ async def _play(
             platform, process, diary, lambda: player.event_ms, platform.settings.home.demo
         )
         chapters = _chapters if options.model == MODEL else team.chapters
-        problem = await told(
-            story,
-            lambda running: chapters(running, story, player, diary, process, options.pace),
-        )
-        diary.save_counts(player.position, player.labelled, player.counts)
-    write = report.write if options.model == MODEL else report.write_figures
-    found = write(platform, diary, recording, player.counts, problem)
+        scene = Scene(story, player, diary, process, options.pace)
+        problem = await told(scene, chapters)
+        scene.save_counts()
+    found = report.write(platform, diary, recording, player.counts, problem)
     report.show(CONSOLE, found, platform.settings.home.demo)
     if options.as_json:
         print(canonical_json(found).decode())
@@ -160,18 +158,12 @@ async def _play(
     return 0 if found["closed"] else 1
 
 
-async def _chapters(
-    running: Tasks,
-    story: Story,
-    player: Player,
-    diary: Diary,
-    process: PlatformProcess,
-    pace: float,
-) -> None:
+async def _chapters(running: Tasks, scene: Scene) -> None:
+    story, player = scene.story, scene.player
     await beside(running, story.bootstrap())
-    days = asyncio.create_task(_days(story, player, diary, process, pace))
+    days = asyncio.create_task(_days(scene))
     running.append(days)
-    stale_ms = diary.state.go_live_ms + STALE_AFTER_DAYS * DAY_MS
+    stale_ms = scene.diary.state.go_live_ms + STALE_AFTER_DAYS * DAY_MS
     await beside(running, reached(player, stale_ms))
     await beside(running, story.stale_candidate())
     slow_model = asyncio.create_task(story.slow_candidate())  # once there is a twin to make
@@ -184,30 +176,23 @@ async def _chapters(
     await days
 
 
-async def _days(
-    story: Story, player: Player, diary: Diary, process: PlatformProcess, pace: float
-) -> None:
+async def _days(scene: Scene) -> None:
     """Traffic, day by day: payments, the labels that arrived, the snapshot, the drift check."""
-    state = diary.state
+    story, player, state = scene.story, scene.player, scene.diary.state
     checks: asyncio.Task[None] | None = None
     while player.position < len(player.recording):
         midnight = state.next_midnight_ms
         if midnight - DAY_MS == state.change_ms:
-            diary.tell(state.change_ms, "the fraud pattern changes (the platform is not told)")
-        end = player.recording.first_row_at(midnight)
-        while player.position < end and not player.stopping:
-            await story.passed()
-            rate = _rate(story) * pace
-            await player.play(min(chunk_end(player), end), rate, process.alive)
-            diary.save_counts(player.position, player.labelled, player.counts)
-        if player.stopping:
+            changes = "the fraud pattern changes (the platform is not told)"
+            scene.diary.tell(state.change_ms, changes)
+        if not await scene.day(partial(_rate, story)):
             return
-        await player.send_labels(midnight, process.alive)
+        await player.send_labels(midnight, scene.process.alive)
         if checks is not None:
             await checks
         await story.midnight(midnight)
         state.next_midnight_ms = midnight + DAY_MS
-        diary.save_counts(player.position, player.labelled, player.counts)
+        scene.save_counts()
         if (midnight - state.go_live_ms) // DAY_MS % DRIFT_EVERY_DAYS == 0:
             checks = asyncio.create_task(_check(story, player, midnight))
     raise LoopNotClosed("the recording ended before the story did")

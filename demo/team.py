@@ -13,12 +13,9 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from demo.chapters import Tasks, beside, chunk_end, reached
-from demo.process import PlatformProcess
+from demo.chapters import Scene, Tasks, beside, reached
 from demo.source import DAY_MS, FIRST_DAY_MS, Source
-from demo.state import Diary
-from demo.story import LoopNotClosed, Story
-from demo.traffic import Player
+from demo.story import LoopNotClosed
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.model.folds import history_days
@@ -83,23 +80,17 @@ def prepare(model: str, seed: int, cache: Path) -> Source:
     )
 
 
-async def chapters(
-    running: Tasks,
-    story: Story,
-    player: Player,
-    diary: Diary,
-    process: PlatformProcess,
-    pace: float,
-) -> None:
+async def chapters(running: Tasks, scene: Scene) -> None:
     """The story to its end.
 
     Raises:
         LoopNotClosed: a version was to be promoted, or taken back, and was not.
     """
+    story, player = scene.story, scene.player
     await beside(running, story.bootstrap())
-    traffic = asyncio.create_task(_days(story, player, diary, process, pace))
+    traffic = asyncio.create_task(_days(scene))
     running.append(traffic)
-    next_ms = diary.state.go_live_ms + BEFORE_NEXT_DAYS * DAY_MS
+    next_ms = scene.diary.state.go_live_ms + BEFORE_NEXT_DAYS * DAY_MS
     await beside(running, reached(player, next_ms))
     await beside(running, story.next_version())
     await beside(running, story.taken_back())
@@ -108,23 +99,14 @@ async def chapters(
     await traffic
 
 
-async def _days(
-    story: Story, player: Player, diary: Diary, process: PlatformProcess, pace: float
-) -> None:
+async def _days(scene: Scene) -> None:
     """Traffic day by day, with the labels that have arrived by the end of each."""
-    state = diary.state
-    admitted = load_definition(story.model).admission.rate_per_s
-    rate = min(MOST_RATE, admitted * RATE_SHARE) * pace
+    state, player = scene.diary.state, scene.player
+    admitted = load_definition(scene.story.model).admission.rate_per_s
     while player.position < len(player.recording):
-        midnight = state.next_midnight_ms
-        end = player.recording.first_row_at(midnight)
-        while player.position < end and not player.stopping:
-            await story.passed()
-            await player.play(min(chunk_end(player), end), rate, process.alive)
-            diary.save_counts(player.position, player.labelled, player.counts)
-        if player.stopping:
+        if not await scene.day(lambda: min(MOST_RATE, admitted * RATE_SHARE)):
             return
-        await player.send_labels(midnight, process.alive)
-        state.next_midnight_ms = midnight + DAY_MS
-        diary.save_counts(player.position, player.labelled, player.counts)
+        await player.send_labels(state.next_midnight_ms, scene.process.alive)
+        state.next_midnight_ms += DAY_MS
+        scene.save_counts()
     raise LoopNotClosed("the made-up requests ended before the story did")
