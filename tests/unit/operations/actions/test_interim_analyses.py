@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.rollouts.passes.test_rollout_passes import World, to_canary
 
-from mlplatform.operations.actions import interim_analyses
+from mlplatform.operations.actions import interim_analyses, rollouts
 from mlplatform.operations.actions.interim_analyses import (
     MOST_ANALYSES,
     InterimAnalysis,
@@ -116,6 +116,18 @@ def test_the_newest_look_is_that_of_the_step_at_which_the_rollout_stands(tmp_pat
         assert found is not None
         assert found.event_ms == expected
     assert interim_analyses.newest_analysis(tmp_path, at("canary", 25.0)) is None
+
+
+def test_a_damaged_file_keeps_nobody_from_the_journal(tmp_path: Path) -> None:
+    interim_analyses.keep(tmp_path, "fraud", history(4, look(1)))
+    (path,) = (tmp_path / "fraud").iterdir()
+    path.write_text("{")
+    home = SimpleNamespace(interim_analyses=tmp_path)
+    platform: Any = SimpleNamespace(settings=SimpleNamespace(home=home))
+    state: Any = SimpleNamespace(
+        model="fraud", rollout_id="fraud-v2-1", phase="shadow", percent=0.0
+    )
+    assert rollouts.newest_analysis(platform, state) is None
 
 
 def test_what_keeps_a_rollout_is_said_by_gate_and_nothing_else_is() -> None:

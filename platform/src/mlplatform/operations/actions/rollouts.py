@@ -35,7 +35,7 @@ from mlplatform.rollouts.journal.transitions import (
 from mlplatform.rollouts.passes import commands, execute, plan_text, planning, summary
 from mlplatform.rollouts.passes.execute import JudgedStep
 from mlplatform.rollouts.verdicts.ramp import Plan
-from mlplatform.runtime.errors import NotFound, Refused
+from mlplatform.runtime.errors import Corrupt, NotFound, Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN, Refusal
 from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.people import check_may_approve, people
@@ -450,12 +450,13 @@ def kept_refusal(
 
 
 def newest_analysis(platform: Platform, state: RolloutState) -> InterimAnalysis | None:
-    """What the newest pass saw of the step at which a rollout stands; None before the first.
-
-    Raises:
-        Corrupt: the file of that step can't be read.
-    """
-    return interim_analyses.newest_analysis(platform.settings.home.interim_analyses, state)
+    """What the newest pass saw of the step at which a rollout stands; None before the first, and
+    where its file is damaged: nothing is decided from it."""
+    try:
+        return interim_analyses.newest_analysis(platform.settings.home.interim_analyses, state)
+    except Corrupt:
+        log.exception("the looks at the steps of %s can't be read", state.rollout_id)
+        return None
 
 
 def history(platform: Platform, rollout_id: str) -> tuple[RolloutState, tuple[Transition, ...]]:
