@@ -58,10 +58,29 @@ def test_a_table_with_room_stays_one() -> None:
     assert [cell.strip() for cell in line.split("│")[1:-1]] == [str(cell) for cell in ROW]
 
 
-def test_where_not_even_names_have_room_cells_are_folded() -> None:
-    shown = printed(30, print_table, COLUMNS, [ROW], prose="reason")
-    assert max(map(cell_len, shown.splitlines())) <= 30
-    assert "…" not in shown
+def test_where_not_even_names_have_room_a_row_is_a_list_of_its_cells() -> None:
+    shown = printed(30, print_table, COLUMNS, [ROW, ROW], prose="reason", title="[under way]")
+    lines = shown.splitlines()
+    assert max(map(cell_len, lines)) <= 30
+    assert lines[:3] == ["[under way]", "rollout: fraud-v2-1", "version: 2"]
+    assert lines[3:6] == [
+        "phase: awaiting_approval",
+        "since (event time):",
+        "    2026-06-01 00:00",
+    ]
+    assert words(shown).count("fraud-v2-1") == 2
+
+
+WIDE = ("fraud-v12-1", "01a2b3c4-d5e6-7f80-9a0b-c1d2e3f4a5b6", "2026-06-01 00:00", "ana", "x" * 30)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_names_are_in_one_piece_at_any_width(width: int) -> None:
+    columns = ("rollout", "decision", "when", "who", "digest")
+    shown = printed(width, print_table, columns, [WIDE, WIDE])
+    assert max(map(cell_len, shown.splitlines())) <= width
+    for name in (*WIDE[:2], WIDE[4]):
+        assert shown.count(name) == 2
 
 
 @pytest.mark.parametrize("width", [80, 120])

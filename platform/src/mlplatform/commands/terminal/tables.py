@@ -1,4 +1,8 @@
-"""Tables that can be read at any width: a long text goes below its row where they don't fit."""
+"""Tables that can be read at any width, with every name in one piece.
+
+A long text goes below its row where it has no room; where not even names fit beside each other, a
+row is a list of its cells.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from rich.table import Table
 from mlplatform.runtime.text import shown
 
 GAP = 2
+PADDING = 1
+"""Blanks on each side of a cell in a table with lines."""
 INDENT = "    "
 READABLE = 48
 """Characters a line that sentences are given beside other columns."""
@@ -45,7 +51,11 @@ def print_table(
                 console.print(title, style="italic", markup=False, soft_wrap=True)
             _print_below(console, widths, short, sentences)
             return
-    console.print(_table(columns, texts, title))
+    fitted = _fitted([columns, *texts], console.width)
+    if fitted is None:
+        _print_records(console, columns, texts, title)
+    else:
+        console.print(_table(columns, texts, title, fitted))
 
 
 def _parted(rows: Sequence[Sequence[str]], at: int) -> tuple[list[list[str]], list[str]]:
@@ -53,13 +63,59 @@ def _parted(rows: Sequence[Sequence[str]], at: int) -> tuple[list[list[str]], li
     return [[*row[:at], *row[at + 1 :]] for row in rows], [row[at] for row in rows]
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+def _table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    widths: Sequence[int] | None = None,
+) -> Table:
     table = Table(title=escape(title) or None, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")  # a cut name could not be typed
+    for at, column in enumerate(columns):
+        width = None if widths is None else widths[at]
+        table.add_column(escape(column), overflow="fold", width=width)
     for row in rows:
         table.add_row(*map(escape, row))
     return table
+
+
+def _fitted(rows: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Widths of columns that break cells between words only; None where the words have no room."""
+    columns = list(zip(*rows, strict=True))
+    widths = [
+        max(cell_len(word) for text in column for word in text.split() or [""])
+        for column in columns
+    ]
+    wanted = [max(map(cell_len, column)) for column in columns]
+    room = width - len(columns) * (2 * PADDING + 1) - 1 - sum(widths)
+    if room < 0:
+        return None
+    for at in sorted(range(len(columns)), key=lambda at: wanted[at] - widths[at]):
+        more = min(room, wanted[at] - widths[at])
+        widths[at] += more
+        room -= more
+    return widths
+
+
+def _print_records(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
+) -> None:
+    if title:
+        console.print(title, style="italic", markup=False, soft_wrap=True)
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        for name, text in zip(columns, row, strict=True):
+            _print_cell(console, name, text)
+
+
+def _print_cell(console: Console, name: str, text: str) -> None:
+    line = f"{name}: {text}" if name else text
+    if cell_len(line) <= console.width:
+        console.print(line, markup=False, soft_wrap=True)
+        return
+    console.print(f"{name}:", markup=False, soft_wrap=True)
+    for part in wrapped(text, console.width - len(INDENT)):
+        console.print(INDENT + part, markup=False, soft_wrap=True)
 
 
 def _has_room(
