@@ -285,6 +285,7 @@ def test_bundles_may_lie_on_a_volume_outside_the_home_folder(tmp_path: Path) -> 
 
     assert home.bundles == shared
     assert not (home.root / "bundles").exists()
+    assert not shared.exists()  # MLflow's pod is told of the volume, and has it not
 
 
 @pytest.mark.usefixtures("open_umask")

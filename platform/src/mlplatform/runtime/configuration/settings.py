@@ -190,7 +190,8 @@ class Home:
         return self.root / "offline" / model
 
     def create(self) -> None:
-        """Make the folder, readable by its owner alone, as is all that this process makes.
+        """Make the folder, readable by its owner alone, as is all that this process makes. A volume
+        of bundles is left as it is: not every process that is told of it has it.
 
         Raises:
             ConfigInvalid: it can't be made, belongs to somebody else, or lies where somebody else
@@ -209,7 +210,8 @@ class Home:
         except OSError as error:
             wanted = f"a folder that can be made and is yours ({error.strerror})"
             raise ConfigInvalid(f"{PREFIX}HOME", str(self.root), wanted) from error
-        for folder in (self.secrets, self.run, self.logs, self.bundles):
+        within = () if self.shared_bundles else (self.bundles,)
+        for folder in (self.secrets, self.run, self.logs, *within):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def close_to_others(self) -> None:
