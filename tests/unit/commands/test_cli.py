@@ -7,7 +7,9 @@ import os
 import shlex
 import socket
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +236,35 @@ def test_a_server_that_is_not_there_is_exit_code_3(
     _runs(fresh_settings)
     assert ended(monkeypatch, "drift", "fraud") == 3
     assert f"the platform in {fresh_settings} runs: `mlplatform status`" in capfd.readouterr().err
+
+
+class _Ready(BaseHTTPRequestHandler):
+    """What of a gateway `status` asks."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """No line a request."""
+
+
+def test_a_platform_elsewhere_is_asked_and_not_called_stopped(
+    fresh_settings: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As commands in a pod find it, where no supervisor has run."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLPLATFORM_GATEWAY_URL", url)
+        assert ended(monkeypatch, "status") == 0
+        assert f"{url}/openapi.html" in (said := capfd.readouterr().out)
+        assert "mlplatform up" not in said
+        server.shutdown()
+    assert ended(monkeypatch, "status") == 3
+    assert f"the gateway at {url} is not ready" in capfd.readouterr().out
+    assert ended(monkeypatch, "drift", "fraud") == 3
+    assert f"the platform runs elsewhere (its gateway is {url})" in capfd.readouterr().err
 
 
 def test_status_shows_routes_and_where_the_gateway_listens(

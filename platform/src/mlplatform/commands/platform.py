@@ -40,6 +40,7 @@ from mlplatform.operations.supervisor.supervisor import Change, Supervisor
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.runtime.configuration.settings import Settings, home_of
 from mlplatform.runtime.errors import Busy, Unavailable
+from mlplatform.runtime.http.json_fetch import fetched
 from mlplatform.runtime.processes.last_settings import remember
 from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.telemetry import logs
@@ -48,6 +49,8 @@ from mlplatform.runtime.text import shown
 from mlplatform.scoring import backends
 
 STOP_LIMIT_S = 40.0
+READY_TIMEOUT_S = 3.0
+READY_BYTES = 65_536
 
 
 def add_to(app: typer.Typer) -> None:
@@ -126,10 +129,12 @@ def down() -> None:
 def status(json: AsJson = False) -> None:
     """Processes, memory, models, routes, rollouts. Exits 3 if nothing runs, 1 until all is ready.
 
+    A gateway that MLPLATFORM_GATEWAY_URL names is asked whether it is ready.
+
     Example: mlplatform status --json
     """
     settings = wiring.settings()
-    current = processes(settings.home)
+    current = _processes(settings)
     models = _models(settings)
     refused = of_the_last_day(settings.home)
     if json:
@@ -148,10 +153,23 @@ def status(json: AsJson = False) -> None:
         _print_models(models)
         if current.running:
             print_fields(_addresses(settings))
+        elif url := settings.servers.gateway:
+            print_line(f"the gateway at {url} is not ready; pods: `kubectl get pods`")
         else:
             print_line(f"`mlplatform up` starts the platform of {settings.home.root}")
     if current.state != "ready":
         raise typer.Exit(UNAVAILABLE if not current.running else FAILED)
+
+
+def _processes(settings: Settings) -> PlatformStatus:
+    """Those of this machine; of a platform elsewhere only whether its gateway is ready."""
+    if not (url := settings.servers.gateway):
+        return processes(settings.home)
+    try:
+        fetched(f"{url}/readyz", timeout_s=READY_TIMEOUT_S, most_bytes=READY_BYTES)
+    except Unavailable:
+        return PlatformStatus("stopped", ())
+    return PlatformStatus("ready", ())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -95,8 +95,10 @@ class FeatureReads:
             FeaturesUnavailable: the store is locked, gone, broken or too slow.
         """
         wait_s = until_s - time.monotonic()
-        if self._waiting >= MOST_WAITING or wait_s <= 0:
+        if self._waiting >= MOST_WAITING:
             raise self._unavailable(f"{self._waiting} reads wait for the store already")
+        if wait_s <= 0:
+            raise self._unavailable("their share of the deadline was over before they were asked")
         if self._thread is None:
             self._thread = ThreadPoolExecutor(
                 READERS if self._is_remote else 1, thread_name_prefix=f"features-{self._model}"
