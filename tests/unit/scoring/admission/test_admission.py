@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from mlplatform.scoring.admission.clients import (
     rate_limit,
 )
 from mlplatform.scoring.admission.gate import Gate
-from mlplatform.scoring.admission.leases import Leases
+from mlplatform.scoring.admission.leases import WAIT_S, Leases
 from mlplatform.scoring.admission.priorities import (
     PRIORITIES,
     Enter,
@@ -187,6 +188,24 @@ async def used(leases: Leases, count: int, limit: RateLimit = LIMIT) -> int:
         return leases.try_take(lease) or await leases.wait_and_take(lease) == 0
 
     return sum(await asyncio.gather(*(one() for _ in range(count))))
+
+
+async def test_an_answer_that_comes_as_all_waits_end_is_not_passed_over(
+    leases: Leases, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that got no processor for longer than a request waits: the first request of a
+    gateway in a pod was refused by a limit of 50,000 a second."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[TokenGrant]] = loop.create_future()
+    monkeypatch.setattr(loop, "run_in_executor", lambda *_: answer)
+    lease = leases.lease("b", LIMIT)
+    request = asyncio.create_task(leases.wait_and_take(lease))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    loop.call_later(WAIT_S + 0.001, answer.set_result, [TokenGrant("b", 5, 0.0)])
+    time.sleep(WAIT_S + 0.01)  # the loop itself is held up
+    assert await request == 0.0
+    assert lease.tokens == 4
 
 
 async def test_a_burst_that_the_limit_allows_gets_in_and_no_more(

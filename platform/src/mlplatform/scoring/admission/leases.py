@@ -219,9 +219,15 @@ class Leases:
         self._call = call
         call.add_done_callback(self._on_grants)
         await asyncio.wait((call,), timeout=PATIENCE_S)
-        return call.done() and not call.cancelled() and call.exception() is None
+        if not call.done():
+            return False
+        self._on_grants(call)  # its callback may come after those who wait for this renewal
+        return not call.cancelled() and call.exception() is None
 
     def _on_grants(self, call: asyncio.Future[list[TokenGrant]]) -> None:
+        """Takes in what the store gave, once."""
+        if call is not self._call:
+            return
         self._call = None
         if call.cancelled():
             return
