@@ -161,3 +161,20 @@ class World:
         policy = msgspec.structs.replace(policy, stop=changed, **rest)
         self.definition = msgspec.structs.replace(self.definition, rollout=policy)
         return policy
+
+
+def class_pairs(world: World, flips: float) -> list[dict[str, Any]]:
+    """Requests of which the challenger decides another class than the champion for a share."""
+    rows = []
+    for number in range(REQUESTS):
+        shared = {
+            "decision_id": f"s{number}",
+            "unit": number % 500,
+            "generation": world.generation,
+            "event_ms": world.clock.event + number,
+        }
+        other = number % 100 < 100 * flips
+        rows.append(shared | {"decision": "usual"})
+        copy = {"kind": "shadow", "arm": "challenger", "version": 2}
+        rows.append(shared | copy | {"decision": "large" if other else "usual"})
+    return rows

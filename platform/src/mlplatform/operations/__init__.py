@@ -2,7 +2,7 @@
 machine, backups.
 
 Packages from the ground up: `backup`, `cluster`, `compute`, `prefect_client` and `traffic`;
-`review`; `actions`, `erasure` and `tables`; `card` and `prefect_server`; `supervisor`. `wiring`,
-above `review`, is the composition root of flows, commands and the page. Imports every area below:
-`scoring`, `rollouts`, `learning`, `decisions`, `model` and `runtime`.
+`review`; `actions`, `erasure`, `tables` and `whatif`; `card` and `prefect_server`; `supervisor`.
+`wiring`, above `review`, is the composition root of flows, commands and the page. Imports every
+area below: `scoring`, `rollouts`, `learning`, `decisions`, `model` and `runtime`.
 """

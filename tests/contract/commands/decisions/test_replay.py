@@ -23,7 +23,8 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
 from mlplatform.model.routes import Arm
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import logged_requests, whatif
+from mlplatform.operations.whatif import logged_requests
+from mlplatform.operations.whatif import replay as whatif
 from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 from support.scoring_world import MODEL, write_amount_bundle
 
@@ -102,6 +103,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[wiring.Platfo
             get=lambda model, version: SimpleNamespace(version=version, digest=arms[version].bundle)
         ),
         rollouts=SimpleNamespace(routes=lambda model: SimpleNamespace(champion=arms[1])),
+        settings=SimpleNamespace(
+            postgres=None, home=SimpleNamespace(rollouts_db=home / "rollouts.db")
+        ),
         bundle=lambda model, arm: home / "bundles" / arm.bundle,
     )
     with closing(log):
@@ -156,6 +160,7 @@ def test_outcomes_are_known_where_labels_are_and_hidden_where_declined(
     found: whatif.Replay,
 ) -> None:
     known = found.what_if.known
+    assert known is not None
     kept, fraud = _counted(), np.isin(np.arange(PAYMENTS), FRAUDS)
     declined = (DECISIONS == "decline") & ~fraud & kept
     young = (EVENT_MS >= NOW_MS - 3 * DAY_MS) & ~fraud & ~declined & kept

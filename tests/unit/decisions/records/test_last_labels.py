@@ -19,8 +19,8 @@ from mlplatform.learning.features.offline import OfflineTable
 from mlplatform.learning.features.snapshots import snapshot
 from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import load_definition, model_folder
-from mlplatform.operations.actions.logged_requests import LoggedRequests
 from mlplatform.operations.actions.outcomes import read_outcomes
+from mlplatform.operations.whatif.logged_requests import LoggedRequests
 from mlplatform.rollouts.cache.pair_cache import shadow_outcomes
 from mlplatform.rollouts.verdicts.basis import OutcomeBasis
 from mlplatform.rollouts.verdicts.outcomes import Outcomes

@@ -17,7 +17,7 @@ from mlplatform.learning.training.folder import ModelFolder, load_folder
 from mlplatform.learning.training_sets.dataset import DAY_MS, Dataset, dataset, window
 from mlplatform.model.bundle import load_bundle, problems
 from mlplatform.model.inputs import InputPlan
-from mlplatform.operations.actions import whatif
+from mlplatform.operations.whatif.decided_pages import BundleRun
 from mlplatform.scoring.arms.reasons import tree_shap
 from mlplatform.scoring.request.explain import Decider, _by_model
 
@@ -152,8 +152,8 @@ def test_a_fit_elsewhere_gets_words_and_rows_and_gives_the_same_bundle(
     assert train(folder, again, bundles=tmp_path, seed=1).bundle.digest == made.bundle.digest
 
 
-def test_what_if_tells_bands_of_numbers_that_the_bundle_was_watched_by(folder, made) -> None:
-    """A category has none, and neither has an input that is watched since."""
+def test_what_if_tells_bands_and_words_that_the_bundle_was_watched_by(folder, made) -> None:
+    """An input that is watched since has none."""
     table = requests(folder).slice(0, 20).select(["amount", "income", "channel"])
     payloads = [json.dumps({"request": row, "features": {}}) for row in table.to_pylist()]
     rows = pa.table({"event_ms": [0] * 20, "payload": payloads})
@@ -161,9 +161,13 @@ def test_what_if_tells_bands_of_numbers_that_the_bundle_was_watched_by(folder, m
         folder.definition.drift, inputs=("amount", "channel", "amount_to_income")
     )
     definition = msgspec.structs.replace(folder.definition, drift=drift)
-    run = whatif._Run(whatif.Side("it", 1, made.bundle, made.model, None), definition, ())
-    assert len(run.decide(rows).decision) == 20
-    assert set(run.bands(rows)) == {"amount"}
+    run = BundleRun(made.bundle, made.model, definition, ())
+    assert len(run.decide(rows).decisions) == 20
+    bands, words = run.bands(), made.bundle.vocabularies["channel"]
+    assert set(bands) == {"amount", "channel"}
+    told = [words[place - 2] if place >= 2 else None for place in bands["channel"].tolist()]
+    asked = [channel or None for channel in table["channel"].to_pylist()]
+    assert told == [channel if channel in words else None for channel in asked]
 
 
 def test_other_words_are_another_training_set(folder, data) -> None:

@@ -17,7 +17,7 @@ from mlplatform.learning.validation.gates import (
 from mlplatform.learning.validation.labelled_evidence import LabelledEvidence
 from mlplatform.learning.validation.number_gates import judge_numbers
 from mlplatform.learning.validation.number_measures import number_measures
-from mlplatform.learning.validation.replay import ReplayResult
+from mlplatform.learning.validation.replay_result import ReplayResult
 from mlplatform.learning.validation.statistics import Interval
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.policies.decision_scale import DecisionScale, Quantity

@@ -10,7 +10,8 @@ import numpy as np
 from mlplatform.learning.training_sets.dataset import Matrix
 from mlplatform.learning.validation.gate_report import VolumeReplay
 from mlplatform.learning.validation.gates import ReplayEvidence, judge_volume
-from mlplatform.learning.validation.replay import ReplayResult, replay_volume
+from mlplatform.learning.validation.replay import replay_volume
+from mlplatform.learning.validation.replay_result import ReplayResult
 from mlplatform.model.bundle import AlertBand
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.decision_scale import EARLIER, VolumeLimit

@@ -187,7 +187,7 @@ def test_classes_have_no_scores_and_no_outcome_without_a_label(known: VersionRec
     assert label == f"{days} days; then none is unknown"
     unknown = f"A request without a label counts as unknown after {days} days:"
     assert any(limit.startswith(unknown) for limit in made.limits)
-    assert not [command for command, _ in made.replay if command.startswith("mlplatform replay")]
+    assert [c for c, _ in made.replay if c.startswith("mlplatform replay fraud --version 2")]
     assert dict(told(made, "What it decides, and for what").fields)["alerts"].startswith("none")
     assert "positive labels" not in dict(told(made, "Labels and hidden outcomes").fields)
     watched = card(dataclasses.replace(plain, tenure=tenure()))

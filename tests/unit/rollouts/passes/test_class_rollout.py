@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.support.class_model import CLASSES, class_definition
-from tests.support.labelled_rollout import FLIPS, REQUESTS, World, affordable
+from tests.support.labelled_rollout import FLIPS, REQUESTS, World, affordable, class_pairs
 
 from mlplatform.rollouts.passes.replay import replay_verdict
-
-
-def shadow(world: World, flips: float) -> list[dict[str, Any]]:
-    """Requests of which the challenger decides another class than the champion for a share."""
-    rows = []
-    for number in range(REQUESTS):
-        shared = {
-            "decision_id": f"s{number}",
-            "unit": number % 500,
-            "generation": world.generation,
-            "event_ms": world.clock.event + number,
-        }
-        other = number % 100 < 100 * flips
-        rows.append(shared | {"decision": "usual"})
-        copy = {"kind": "shadow", "arm": "challenger", "version": 2}
-        rows.append(shared | copy | {"decision": "large" if other else "usual"})
-    return rows
 
 
 @pytest.fixture
@@ -37,7 +19,7 @@ def world(tmp_path: Path) -> World:
 def test_one_that_flips_as_often_as_predicted_is_promoted_and_confirmed_by_its_labels(
     world: World,
 ) -> None:
-    second = world.promoted(lambda: shadow(world, FLIPS))
+    second = world.promoted(lambda: class_pairs(world, FLIPS))
     for number in range(REQUESTS):
         world.label(f"s{number}", CLASSES[1])  # the flipped ones it decides wrongly, 1 in 20
     policy = world.tolerating(confirm_accuracy_drop=0.1, accuracy=0.1)
@@ -61,10 +43,12 @@ def test_one_that_flips_as_often_as_predicted_is_promoted_and_confirmed_by_its_l
 
 
 def test_one_whose_labels_prove_fewer_right_classes_is_taken_back(world: World) -> None:
-    second = world.promoted(lambda: shadow(world, FLIPS))
+    second = world.promoted(lambda: class_pairs(world, FLIPS))
     generation = world.state(second).shadow_generation
     assert generation is not None
-    world.log.rows[generation] = [row | {"generation": generation} for row in shadow(world, 0.3)]
+    world.log.rows[generation] = [
+        row | {"generation": generation} for row in class_pairs(world, 0.3)
+    ]
     for number in range(REQUESTS):
         world.label(f"s{number}", "usual")
     world.tolerating(confirm_accuracy_drop=0.005, accuracy=0.005)
@@ -77,7 +61,7 @@ def test_one_whose_labels_prove_fewer_right_classes_is_taken_back(world: World) 
 def test_one_that_decides_other_classes_than_predicted_is_stopped_in_shadow(world: World) -> None:
     second = world.open(2)
     world.settle()
-    world.log.rows[world.generation] = shadow(world, 0.5)
+    world.log.rows[world.generation] = class_pairs(world, 0.5)
     world.clock.event += 3_600_000
     world.settle()
     assert world.state(second).phase == "rolled_back"

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from mlplatform.learning.onnx.onnx_file import ScoringSession
 from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, share_of_units
 from mlplatform.learning.validation.gate_report import VolumeReplay
+from mlplatform.learning.validation.replay_result import ReplayResult
 from mlplatform.learning.validation.statistics import share_band
 from mlplatform.model.bundle import AlertBand, Bundle
-from mlplatform.model.policies.decision_scale import DecisionScale, VolumeLimit
+from mlplatform.model.policies.decision_scale import VolumeLimit
 from mlplatform.model.policies.volume import DecisionVolume
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.runtime.errors import InputInvalid
@@ -36,34 +37,6 @@ class Recent:
             return self
         kept = self.matrix.rows(share_of_units(self.matrix.unit, share))
         return Recent(kept, f"{self.source}, {percent(share)} of the customers")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplayResult:
-    """What a bundle says of rows: its scores, or probabilities by class, and its decisions, by
-    their places among `scale.names`."""
-
-    scale: DecisionScale
-    scores: NDArray[np.float64]
-    decisions: NDArray[np.int8]
-
-    @property
-    def alerts(self) -> NDArray[np.bool_]:
-        """Which rows get an alert."""
-        return self.scale.alerting(self.decisions)
-
-    def changed(self, other: ReplayResult) -> NDArray[np.bool_] | None:
-        """Which rows the other decides differently; of numbers, those that lie further apart than
-        the tolerance. None where the other gives no numbers in this unit."""
-        if (number := self.scale.number) is None:
-            there: NDArray[np.bool_] = self.decisions != self.scale.places_of(
-                other.scale, other.decisions
-            )
-            return there
-        if other.scale.number is None or other.scale.number.unit != number.unit:
-            return None
-        within = np.abs(self.scores - other.scores) <= number.tolerance
-        return ~within
 
 
 def replay(bundle: Bundle, model: ScoringSession, rows: Matrix) -> ReplayResult:

@@ -307,13 +307,12 @@ def _replay(recorded: VersionRecords) -> tuple[tuple[str, str], ...]:
         for facts in recorded.journals
         if facts
     )
-    replay = (
-        f"mlplatform replay {name} --version {number} --days 7",
-        "what it would have decided of the last days, through its own bundle",
-    )
     return (
         *verdicts,
-        *((replay,) if recorded.definition.task == "binary" else ()),
+        (
+            f"mlplatform replay {name} --version {number} --days 7",
+            "what it would have decided of the last days, through its own bundle",
+        ),
         ("mlplatform log explain DECISION_ID", "one decision again, with what drove it"),
         ("mlplatform log verify", "that log and journal are whole"),
     )

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mlplatform.decisions.records.last_labels import LABEL_COLUMNS, last_labels
+from mlplatform.decisions.records.last_labels import dated_labels, label_columns
 from mlplatform.decisions.records.port import DecisionLog, Span
 from mlplatform.decisions.records.record import FEATURES
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.rollouts.verdicts.whatif import NEGATIVE, POSITIVE, UNKNOWN, Integers
+from mlplatform.rollouts.whatif.requests import NEGATIVE, POSITIVE, UNKNOWN, Flags, Integers
 
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 PAGE: Final = 20_000
@@ -35,7 +35,7 @@ class LoggedRequests:
     def __init__(
         self, log: DecisionLog, definition: ModelDefinition, from_ms: int, to_ms: int
     ) -> None:
-        self._log, self._model = log, definition.name
+        self._log, self._model, self._task = log, definition.name, definition.task
         self._hides = definition.decision.hides_outcome
         self._from_ms, self._to_ms = from_ms, to_ms
         self._mature_to_ms = to_ms - definition.label.maturity_days * DAY_MS
@@ -50,11 +50,13 @@ class LoggedRequests:
         )
         return {str(i) for i in self._log.read(span)["decision_id"].to_pylist()}
 
-    def _read_labels(self) -> dict[str, int]:
+    def _read_labels(self) -> dict[str, Any]:
         span = Span(
-            model=self._model, kinds=("label",), from_ms=self._from_ms, columns=LABEL_COLUMNS
-        )
-        return last_labels(self._log.read(span))
+            model=self._model, kinds=("label",), from_ms=self._from_ms,
+            columns=label_columns(self._task),
+        )  # fmt: skip
+        labels = dated_labels(self._log.read(span), task=self._task)
+        return {decision_id: label for decision_id, (_, label) in labels.items()}
 
     def pages(self) -> Iterator[pa.Table]:
         """Tables of at most `PAGE` decisions of each writer."""
@@ -89,11 +91,24 @@ class LoggedRequests:
         self.left_out += int((stale & ~void & known).sum())
         return rows.filter(~stale & ~void & known)
 
+    @property
+    def labelled(self) -> int:
+        """The number of labels, also of decisions that are in no page."""
+        return len(self._labels)
+
+    def labels_of(self, ids: Sequence[str]) -> list[Any]:
+        """The last label of each request, as the model's task has it; None where there is none."""
+        return [self._labels.get(i) for i in ids]
+
+    def matured(self, event_ms: Integers) -> Flags:
+        """Which requests get no label any more."""
+        return event_ms < self._mature_to_ms
+
     def outcomes(
         self, ids: Sequence[str], event_ms: Integers, logged: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
-        """What became of requests, and which of them nobody can know: those whose decision
-        hides their outcome.
+    ) -> tuple[npt.NDArray[np.int8], Flags]:
+        """What became of requests of two outcomes, and which of them nobody can know: those whose
+        decision hides their outcome.
 
         Args:
             logged: the decisions that were given.
@@ -101,6 +116,5 @@ class LoggedRequests:
         outcome = np.array([self._labels.get(i, UNKNOWN) for i in ids], dtype=np.int8)
         outcome[outcome > 0] = POSITIVE
         hidden = (outcome == UNKNOWN) & np.isin(logged, self._hides)
-        mature = event_ms < self._mature_to_ms
-        outcome[(outcome == UNKNOWN) & ~hidden & mature] = NEGATIVE
+        outcome[(outcome == UNKNOWN) & ~hidden & self.matured(event_ms)] = NEGATIVE
         return outcome, hidden

@@ -1,0 +1,1 @@
+"""What another version would have decided of the last days: requests of the log, decided again."""

@@ -1,0 +1,339 @@
+"""The requests of the last days decided again by two bundles, from the inputs in the log."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy.typing as npt
+from msgspec import UNSET, UnsetType
+
+from mlplatform.decisions.records.port import Span
+from mlplatform.decisions.records.record import COLUMNS, Record
+from mlplatform.learning.onnx.confined_model import MOST_EXPLAINER_BYTES, ConfinedModel
+from mlplatform.learning.onnx.onnx_file import ScoringSession
+from mlplatform.learning.onnx.onnx_limits import MOST_BYTES
+from mlplatform.learning.training.evaluate import Runnable, load_runnable
+from mlplatform.model.bundle import BUNDLE_FILE, EXPLAINER_FILE, MODEL_FILE, Bundle, load_bundle
+from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.policies.decision_checks import rises
+from mlplatform.model.policies.decision_scale import DecisionScale
+from mlplatform.model.routes import Arm
+from mlplatform.model.weights.data_files import data_of
+from mlplatform.operations.whatif.decided_pages import (
+    BundleRun,
+    DecidedPage,
+    Speed,
+    joined,
+    own_decisions,
+    requests_of,
+)
+from mlplatform.operations.whatif.logged_requests import DAY_MS, LoggedRequests
+from mlplatform.operations.wiring import Platform
+from mlplatform.rollouts.journal.transitions import Transition
+from mlplatform.rollouts.whatif.changes import DisagreementLimits, check_comparable, what_if
+from mlplatform.rollouts.whatif.report import WhatIf
+from mlplatform.rollouts.whatif.shadow import ShadowDisagreement, shadow_disagreements
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound, Refused
+from mlplatform.runtime.storage import plain_files
+from mlplatform.scoring import backends
+
+if TYPE_CHECKING:  # imports ONNX Runtime
+    from mlplatform.scoring.request.explain import Decider
+
+MOST_REQUESTS: Final = 2_000_000
+EXPLAINED: Final = 200
+MOST_DESCRIPTION_BYTES: Final = 16 * 1024 * 1024
+"""Of the bundle.json of somebody's folder, which is parsed in this process."""
+
+
+class Reasons(msgspec.Struct, frozen=True, rename={"requests": "payments"}):
+    """Counts, over requests on which one bundle alone raises an alert, of how often each reason is
+    the first one; `requests` were asked, the first ones."""
+
+    requests: int
+    first: dict[str, int]
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """What a replay found.
+
+    Args:
+        reference, candidate: what was replayed, in words.
+        left_out: decisions made without fresh features, which no bundle could be blamed for.
+        erased: decisions whose inputs were erased from the log, which nobody can decide again.
+        served: decisions that the reference itself answered when they were made; `alike` of them
+            come out the same from the log now.
+        shadow: what shadow saw of the two later, where it was judged.
+        added, dropped: reasons of the candidate's own alerts, and of the reference's; None: the
+            bundle is not of the registry, and only those are explained. UNSET, and not in its JSON:
+            neither bundle has alerts.
+    """
+
+    model: str
+    reference: str
+    candidate: str
+    left_out: int
+    erased: int
+    served: int
+    alike: int
+    what_if: WhatIf
+    reference_speed: Speed
+    candidate_speed: Speed
+    shadow: tuple[ShadowDisagreement, ...]
+    added: Reasons | UnsetType | None = UNSET
+    dropped: Reasons | UnsetType | None = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two bundles, ready to decide.
+
+    Args:
+        folder: of its bundle; None where nobody may load it but a confined process.
+    """
+
+    title: str
+    version: int | None
+    bundle: Bundle
+    model: ScoringSession
+    folder: Path | None
+
+
+def side_of_version(platform: Platform, model: str, version: int | None) -> Side:
+    """A version of the registry, the champion where none is named.
+
+    Raises:
+        NotFound: there is no such version, or no champion yet.
+    """
+    if version is None:
+        champion = platform.rollouts.routes(model).champion
+        if champion is None:
+            raise NotFound(f"{model} has no champion yet: name a version")
+        arm = champion
+    else:
+        found = platform.registry.get(model, version)
+        arm = Arm(found.version, found.digest, found.digest)
+    folder = platform.bundle(model, arm)
+    ready: Runnable = load_runnable(folder)
+    return Side(f"version {arm.version}", arm.version, ready.bundle, ready.model, folder)
+
+
+def side_of_folder(folder: Path) -> Side:
+    """A bundle that somebody made: its model runs in a process that may do nothing else.
+
+    Raises:
+        BundleCorrupt: a file is missing, or not what its digest says.
+        InputInvalid: the model is not taken, or a file is no plain one, or too large.
+    """
+    most = {BUNDLE_FILE: MOST_DESCRIPTION_BYTES, MODEL_FILE: MOST_BYTES}
+    most[EXPLAINER_FILE] = MOST_EXPLAINER_BYTES
+    for file in sorted(path for path in folder.iterdir() if not path.is_dir()):
+        rule = plain_files.Rule(most.get(file.name, sys.maxsize), anyones=True)
+        os.close(plain_files.open_plain(file, rule))
+    bundle = load_bundle(folder)
+    content = plain_files.read_plain(
+        folder / MODEL_FILE, plain_files.Rule(MOST_BYTES, anyones=True)
+    )
+    data = data_of(folder, bundle.files)
+    model = ConfinedModel(
+        content,
+        inputs=len(bundle.inputs),
+        tensors=bundle.tensors,
+        data=data,
+        classes=bundle.classes,
+    )
+    return Side(f"bundle {bundle.digest[:12]}", None, bundle, model, None)
+
+
+def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
+    """The same model deciding from other scores, or numbers, on.
+
+    Args:
+        begins: outcome → the calibrated score (0-1), or the number, from which on it is given
+            instead.
+
+    Raises:
+        ConfigInvalid: the bundle has no such outcome, or one would begin before a weaker one.
+    """
+    bundle = side.bundle
+    others = () if bundle.scale.by_class else bundle.scale.names[1:]
+    if begins and not others:
+        by_class = "a class is decided by the largest probability, and begins at no score"
+        alone = "this bundle gives its number and no outcome"
+        why = by_class if bundle.scale.by_class else alone
+        raise ConfigInvalid("--from", next(iter(begins)), f"nothing: {why}")
+    if unknown := sorted(set(begins) - set(others)):
+        raise ConfigInvalid("--from", unknown[0], f"one of {', '.join(others)}")
+    after = bundle.thresholds | dict(begins)
+    if after == bundle.thresholds:
+        return side
+    named = ", ".join(f"{name} {after[name]:g}" for name in others)
+    number = bundle.scale.number
+    if not _may_begin(bundle.scale, after, begins):
+        in_unit = "" if number is None else f"numbers in {number.unit}, each above the one before"
+        raise ConfigInvalid(
+            "--from", named, in_unit or "scores of 0 to 1, none below the one before it"
+        )
+    title = ", ".join([side.title, *(f"{name} from {after[name]:g}" for name in others)])
+    # its reasons would be those of the bundle on disk
+    changed = msgspec.structs.replace(bundle, thresholds=after)
+    return Side(title, side.version, changed, side.model, None)
+
+
+def _may_begin(
+    scale: DecisionScale, after: Mapping[str, float], begins: Mapping[str, float]
+) -> bool:
+    """Whether outcomes may begin there.
+
+    Args:
+        after: of all outcomes but the first. begins: of those that are changed.
+    """
+    values = scale.begins(after)
+    if scale.number is not None:
+        return all(map(math.isfinite, values)) and rises(values, strictly=True)
+    return all(0 <= value <= 1 for value in begins.values()) and rises(values, strictly=False)
+
+
+def replay(
+    platform: Platform,
+    model: str,
+    reference: Side,
+    candidate: Side,
+    *,
+    days: int,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Replay:
+    """Both bundles on the requests of the last days, as the log has them.
+
+    Args:
+        tell: called with the number of requests that are done.
+
+    Raises:
+        InputInvalid: no request, or more than fit into memory; or the candidate reads a feature
+            that was not read when the requests were served.
+        Refused: a bundle decides another kind of thing than the model, or the other bundle.
+    """
+    definition, views = platform.definition(model), platform.views(model)
+    _check_tasks(definition, reference, candidate)
+    now_ms = platform.clock.event_ms()
+    logged = LoggedRequests(platform.log, definition, now_ms - days * DAY_MS, now_ms)
+    runs = [BundleRun(s.bundle, s.model, definition, views) for s in (reference, candidate)]
+    pages = _decide(logged, runs, definition, days=days, tell=tell)
+    runs[1].check_features()
+    requests = requests_of(pages, logged, definition, reference.bundle)
+    served, alike = own_decisions(pages, requests.reference, reference.version)
+    stop, tolerance = definition.rollout.stop, definition.rollout.shadow.tolerance
+    found = what_if(requests, DisagreementLimits(tolerance.disagreement, stop.disagreement))
+    added: Reasons | UnsetType | None = UNSET
+    dropped: Reasons | UnsetType | None = UNSET
+    if found.both_alerts is not None:
+        mine, theirs = requests.reference.alerts, requests.candidate.alerts
+        ids = joined(pages, lambda page: page.ids)
+        added = _reasons(platform, model, candidate, ids[theirs & ~mine])
+        dropped = _reasons(platform, model, reference, ids[mine & ~theirs])
+    return Replay(
+        model=model,
+        reference=reference.title,
+        candidate=candidate.title,
+        left_out=logged.left_out,
+        erased=logged.erased,
+        served=served,
+        alike=alike,
+        what_if=found,
+        reference_speed=runs[0].speed(),
+        candidate_speed=runs[1].speed(),
+        shadow=_seen_in_shadow(platform, model, found, reference, candidate),
+        added=added,
+        dropped=dropped,
+    )
+
+
+def _check_tasks(definition: ModelDefinition, reference: Side, candidate: Side) -> None:
+    task = reference.bundle.scale.task
+    if task != definition.task:
+        raise Refused(
+            f"the task of {definition.name} is {definition.task} and that of {reference.title} "
+            f"{task}: name a version of that task by --against"
+        )
+    check_comparable(reference.bundle.scale, candidate.bundle.scale)
+
+
+def _decide(
+    logged: LoggedRequests,
+    runs: Sequence[BundleRun],
+    definition: ModelDefinition,
+    *,
+    days: int,
+    tell: Callable[[int], None],
+) -> list[DecidedPage]:
+    pages: list[DecidedPage] = []
+    done = 0
+    for rows in logged.pages():
+        pages.append(DecidedPage(rows, runs, logged, definition))
+        done += rows.num_rows
+        if done > MOST_REQUESTS:
+            raise InputInvalid(
+                "--days",
+                None,
+                f"more than {MOST_REQUESTS:,} requests in {days} days: ask for fewer",
+            )
+        tell(done)
+    if not done:
+        raise InputInvalid("--days", None, f"no request in the last {days} days: ask for more")
+    return pages
+
+
+def _seen_in_shadow(
+    platform: Platform, model: str, found: WhatIf, reference: Side, candidate: Side
+) -> tuple[ShadowDisagreement, ...]:
+    """What shadow saw, in rollouts of the candidate's bundle; looking makes no journal."""
+    if found.disagreement is None or not backends.has_rollouts(platform.settings):
+        return ()
+    bundle = candidate.bundle.digest
+    return shadow_disagreements(
+        _journals(platform, model, bundle),
+        found.disagreement,
+        reference=reference.bundle.digest,
+        candidate=bundle,
+    )
+
+
+def _journals(platform: Platform, model: str, bundle: str) -> Iterator[Sequence[Transition]]:
+    for state in platform.rollouts.active(model, finished=True):
+        if state.challenger.bundle == bundle:
+            yield platform.rollouts.read(state.rollout_id)
+
+
+def _reasons(platform: Platform, model: str, side: Side, ids: npt.NDArray[Any]) -> Reasons | None:
+    """The first reasons of a bundle's alerts on these decisions, as `log explain` finds them."""
+    if side.folder is None:
+        return None
+    from mlplatform.scoring.request.explain import explain_records, load_decider  # ONNX Runtime
+
+    bundles = side.folder.parent
+    decider: Decider = load_decider(bundles, model, side.bundle.digest)
+    asked = tuple(ids[:EXPLAINED].tolist())
+    rows = []
+    if asked:
+        span = Span(model=model, kinds=("decision",), decision_ids=asked, columns=tuple(COLUMNS))
+        rows = platform.log.read(span).to_pylist()
+    first: Counter[str] = Counter()
+    for row in rows:
+        payload = msgspec.json.decode(row["payload"] or b"{}")
+        record = msgspec.convert(
+            {k: v for k, v in row.items() if v is not None}
+            | {"payload": payload, "bundle": side.bundle.digest, "answered_by": "champion"},
+            Record,
+        )
+        (explanation,) = explain_records([record], lambda *_: decider)
+        codes = explanation.again.reasons if explanation.again is not None else ()
+        first[codes[0] if codes else "none"] += 1
+    return Reasons(len(rows), dict(first.most_common()))

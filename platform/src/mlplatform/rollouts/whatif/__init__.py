@@ -1,0 +1,1 @@
+"""What another bundle would have decided about the last days' requests, beside one of ours."""

@@ -1,0 +1,108 @@
+"""How often a pair of bundles disagreed in shadow, as journals hold it, beside a replay of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from mlplatform.rollouts.journal.evidence import Verdict
+from mlplatform.rollouts.journal.transitions import Opened, Transition
+from mlplatform.rollouts.verdicts.basis import Basis, basis_of
+from mlplatform.rollouts.verdicts.verdict import PAIR_WORDS
+from mlplatform.rollouts.whatif.report import PredictedDisagreement
+
+GATE: Final = "disagreement"
+
+
+class ShadowDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the gate on disagreement saw when shadow was judged.
+
+    Args:
+        trials: as of `PredictedDisagreement`, and so is `share`.
+        low, high: where the share may lie, at every look, by the policy of the rollout.
+        validation: the share that the version's validation predicted.
+        as_predicted: whether a share of shadow may be one that the replay expects of a coming day;
+            None: the replay has no such band.
+    """
+
+    rollout: str
+    event_ms: int
+    verdict: Verdict
+    trials: int
+    share: float
+    low: float
+    high: float
+    validation: float
+    as_predicted: bool | None = None
+
+
+def shadow_disagreements(
+    journals: Iterable[Sequence[Transition]],
+    predicted: PredictedDisagreement,
+    *,
+    reference: str,
+    candidate: str,
+) -> tuple[ShadowDisagreement, ...]:
+    """What shadow saw of this pair, of each rollout in which it was judged.
+
+    Args:
+        predicted: by the replay.
+        reference, candidate: digests of the bundles.
+    """
+    return tuple(
+        found
+        for facts in journals
+        if _is_of(facts, reference, candidate)
+        for found in _newest(facts, predicted)
+    )
+
+
+def _is_of(facts: Sequence[Transition], reference: str, candidate: str) -> bool:
+    """Whether the rollout is of the candidate, validated against the reference."""
+    opened = next((fact for fact in facts if isinstance(fact, Opened)), None)
+    if opened is None or opened.challenger.bundle != candidate:
+        return False
+    return opened.validation.get("champion") == reference
+
+
+def _newest(
+    facts: Sequence[Transition], predicted: PredictedDisagreement
+) -> Iterator[ShadowDisagreement]:
+    for fact in reversed(facts):
+        basis, gate = _basis(fact), fact.evidence.get("gates", {}).get(GATE)
+        if basis is None or gate is None or basis.limits.step is None:
+            continue
+        validation, values = basis.limits.step.predicted, gate["values"]
+        trials = values.get(PAIR_WORDS[basis.limits.step.stop.task].trials)
+        more, low, high = (values.get(name) for name in ("share", "low", "high"))
+        if not validation.replayed or trials is None or more is None or low is None or high is None:
+            continue
+        share = validation.disagreement
+        yield ShadowDisagreement(
+            rollout=fact.rollout_id,
+            event_ms=fact.event_ms,
+            verdict=gate["verdict"],
+            trials=int(trials),
+            share=max(share + more, 0.0),
+            low=max(share + low, 0.0),
+            high=min(share + high, 1.0),
+            validation=share,
+            as_predicted=_overlap(predicted, share + low, share + high),
+        )
+        return
+
+
+def _basis(fact: Transition) -> Basis | None:
+    try:
+        found = basis_of(fact.evidence)
+    except msgspec.ValidationError:  # of another release: its numbers may mean something else
+        return None
+    return found if found is not None and found.subject.role == "shadow" else None
+
+
+def _overlap(predicted: PredictedDisagreement, low: float, high: float) -> bool | None:
+    if predicted.low is None or predicted.high is None:
+        return None
+    return low <= predicted.high and high >= predicted.low
