@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from mlplatform.commands.terminal.arguments import Model
+from mlplatform.commands.terminal.arguments import Model, OnlyModel
 from mlplatform.commands.terminal.card import print_card
 from mlplatform.commands.terminal.output import (
     AsJson,
@@ -30,15 +30,15 @@ app = typer.Typer(help="Models of this installation and their versions.", no_arg
 
 
 @app.command("list")
-def list_models(json: AsJson = False) -> None:
+def list_models(model: OnlyModel = None, json: AsJson = False) -> None:
     """Every model folder, with its champion.
 
-    Example: mlplatform models list
+    Example: mlplatform models list fraud
     """
     check_folders()
     platform = wiring.platform()
     rows = []
-    for name in model_names():
+    for name in model_names() if model is None else (model,):
         definition, routes = load_definition(name), platform.rollouts.routes(name)
         champion = routes.champion.version if routes.champion else None
         rows.append(

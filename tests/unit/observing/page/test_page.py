@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from mlplatform.learning.registry.versions import Version, VersionFacts
 from mlplatform.model.folders import model_folder
-from mlplatform.model.policies.decision_scale import EARLIER
+from mlplatform.model.policies.decision_scale import EARLIER, DecisionScale, Quantity
 from mlplatform.model.routes import Arm, no_routes
 from mlplatform.observing.page import causes, incidents
 from mlplatform.observing.page.queries import decisions, rollouts
@@ -42,12 +42,13 @@ def decided(name: str, *records: decisions.RecordDetail) -> str:
 
 
 def recorded(found: dict[str, Any]) -> decisions.RecordDetail:
-    return decisions.record(found, lambda model, decision: decisions.tone(EARLIER, decision))
+    return decisions.record(found, EARLIER)
 
 
 def test_what_is_no_alert_is_good_and_the_strongest_alert_is_bad() -> None:
     tones = [decisions.tone(EARLIER, word) for word in (*EARLIER.names, "refuse", None)]
     assert tones == ["good", "", "bad", "", ""]
+    assert decisions.tone(None, "decline") == "", "no folder says what it means"
 
 
 def journal(text: str) -> list[Transition]:
@@ -128,6 +129,76 @@ def test_a_decision_is_shown_with_what_was_asked_and_a_score_that_can_be_compare
     assert "mlplatform log explain d1" in shown
     rows_of_a_raw_call = RECORD | {"payload": {"request": [[1.0, 2.0]]}}
     assert recorded(rows_of_a_raw_call).request == ()
+
+
+EUR = DecisionScale(("none",), (), number=Quantity("EUR", 20.0))
+SIZES = DecisionScale(("small", "large"), (), by_class=True)
+
+
+@pytest.mark.parametrize(
+    ("scale", "score", "word", "text"),
+    [
+        (EARLIER, 9.295e-05, "score", "0.0001"),
+        (SIZES, 0.75, "probability", "0.7500"),
+        (EUR, 1612.5, "number", "1,612.50 EUR"),
+        (EUR, -0.0123456, "number", "-0.01235 EUR"),
+        (EUR, None, "number", "\N{EN DASH}"),
+        (None, 612.5, "score", "612.5000"),
+    ],
+)
+def test_what_a_model_gives_has_the_word_and_the_unit_of_its_kind(
+    scale: DecisionScale | None, score: float | None, word: str, text: str
+) -> None:
+    assert decisions.score_text(scale, score) == decisions.ScoreText(word, text)
+
+
+def test_a_list_of_decisions_names_what_its_models_give() -> None:
+    assert decisions.score_heading([]) == "Score"
+    assert decisions.score_heading([EUR, EUR]) == "Number"
+    assert decisions.score_heading([EARLIER, None]) == "Score"
+    assert decisions.score_heading([EUR, SIZES, EARLIER]) == "Score, probability or number"
+    assert decisions.score_heading([EUR, EARLIER]) == "Score or number"
+
+
+@pytest.mark.parametrize(
+    ("scale", "word", "text", "other"),
+    [(EUR, "number", "612.50 EUR", "score"), (SIZES, "probability", "0.6000", "score")],
+    ids=["numbers", "classes"],
+)
+def test_a_decision_of_numbers_or_classes_speaks_of_no_score(
+    scale: DecisionScale, word: str, text: str, other: str
+) -> None:
+    row = RECORD | {"decision": scale.names[0], "score": 612.5 if scale is EUR else 0.6}
+    shown = decisions.decision([decisions.record(row, scale)])
+    explained = Explanation(
+        kind="decision", decision_id="d1", model="m", event_ms=1, answered_by="champion",
+        version=1, bundle="b", degraded_reason=None, logged=None, again=None, method="tree_shap",
+    )  # fmt: skip
+    why = causes.explanation_details([explained], word)
+    page = render("decision.html", here="", name="d1", shown=shown, reasons={}, why=why)
+    lead = re.sub(r"<[^>]+>", "", page.partition('<p class="lead">')[2].partition("</p>")[0])
+    assert f"by a {word} of {text} of version 1" in lead
+    assert f'<th scope="col">{word.capitalize()}</th>' in page
+    assert f"</b>, {word} {text}" in page
+    assert f"No input raised the {word}." in page
+    before_record = page.partition("Everything in this")[0]
+    assert other not in re.sub(
+        r"<style.*?</style>|<script.*?</script>", "", before_record, flags=re.S
+    )
+
+
+@pytest.mark.parametrize("method", causes.METHODS)
+def test_what_bars_are_is_said_in_the_word_of_the_kind(method: str) -> None:
+    found = Explanation(
+        kind="decision", decision_id="d1", model="m", event_ms=1, answered_by="champion",
+        version=1, bundle="b", degraded_reason=None, logged=None, again=None, method=method,
+        causes=(InputCause("AMOUNT", "amount", "amount", 380.0, 12.0, 2.0, 0.1, "none"),),
+    )  # fmt: skip
+    (of_numbers,) = causes.explanation_details([found], "number")
+    assert "number" in of_numbers.method
+    assert "score" not in of_numbers.method
+    (of_scores,) = causes.explanation_details([found])
+    assert "score" in of_scores.method
 
 
 def test_a_decision_shows_the_copys_answer_what_came_later_and_how_old_its_features_were() -> None:
@@ -229,6 +300,25 @@ def test_an_incident_shows_the_feature_that_moved_furthest_first() -> None:
     assert "allowed 0.00 % to 3.00 %" in shown.windows[0].alerts.description
     assert incidents.incident(replace(shown.incident), 0).reasons == ("moved",)
     assert shown.cause == "Moved furthest: amount, by 1.00 standard deviations (0.15 allowed)"
+
+
+def test_an_incident_of_a_model_without_alerts_shows_none_and_names_what_it_gives() -> None:
+    shift = {"psi": 0.4, "psi_limit": 0.2, "distance": 1.0, "distance_limit": 0.15,
+             "missing_share": 0.0, "drifted": True}  # fmt: skip
+    window = {"start_ms": 0, "end_ms": 1, "rows": 5, "health": "UNHEALTHY", "reasons": ["moved"],
+              "shifts": {"score": shift}, "alert_share": None}  # fmt: skip
+    finding = IncidentFinding("m", "drift", 1, 1, 1, {"reasons": ["moved"], "windows": [window]})
+    change = Change(1, 1, "open", 0, None, "drift")
+    found = Incident("i", finding, "open", 0, None, 0, None, (change,))
+    shown = incidents.incident(found, 0, score_word="number")
+    assert [f.name for f in shown.features] == ["number"]
+    assert shown.cause.startswith("Moved furthest: number, by")
+    page = render("incident.html", here="", shown=shown)
+    assert "Share of alerts" not in page
+    assert '<th scope="row">number</th>' in page
+    both = replace(shown.windows[0], alerts=shown.features[0].psi_plot)
+    again = render("incident.html", here="", shown=replace(shown, windows=(both, *shown.windows)))
+    assert "Share of alerts" in again, "one window has it"
 
 
 UNTIL_MS = 1_000

@@ -82,6 +82,20 @@ def test_the_summary_names_what_moved() -> None:
     assert "- 1970-01-02 00:00: 12 payments" in text
 
 
+def test_without_a_share_of_alerts_there_is_no_column_of_it() -> None:
+    moved = Shift("score", 5000, 0.31, 0.2, 0.5, 0.1, 0.0)
+    verdicts = [
+        WindowVerdict(0, 1, 5000, Health.UNHEALTHY, ("number moved",), (moved,)),
+        WindowVerdict(86_400_000, 2, 12, Health.INCONCLUSIVE, ("12 requests",)),
+    ]
+    text = report.summary("m", 3, verdicts, "1 of 3 windows drifted", score_word="number")
+    assert "alert share" not in text
+    assert "| window (UTC) | requests | verdict | largest PSI | largest distance |\n" in text
+    assert "|---|---|---|---|---|\n" in text
+    assert ("| 1970-01-01 00:00 | 5,000 | UNHEALTHY | 0.310 (number) | 0.50 sd (number) |") in text
+    assert "| 1970-01-02 00:00 | 12 | INCONCLUSIVE | n/a | n/a |" in text
+
+
 def test_the_summary_says_what_matured_labels_show() -> None:
     performance = PerformanceVerdict(Health.UNHEALTHY, ("recall since 1970-01-05 is 20 %",), 0)
     text = report.summary("fraud", 3, [], "steady", performance)

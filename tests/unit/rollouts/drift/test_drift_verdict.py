@@ -134,6 +134,25 @@ def test_an_alert_share_outside_its_band_is_drift() -> None:
     assert verdict.reasons[0].startswith("alerts are")
 
 
+def test_without_alerts_no_share_of_them_is_judged_and_none_is_shown() -> None:
+    window = payments(np.random.default_rng(3), 5000)
+    flood = dataclasses.replace(window, alerts=np.ones_like(window.alerts))
+    verdict = verdicts.window_verdict(PROFILE, flood, POLICY, None)
+    assert (verdict.health, verdict.alert_share) == (Health.HEALTHY, None)
+    assert verdicts.plain(verdict)["alert_share"] is None
+
+
+def test_what_a_model_gives_is_named_by_the_word_of_its_kind() -> None:
+    window = payments(np.random.default_rng(3), 5000)
+    moved = dataclasses.replace(window, scores=np.full(5000, 0.9))
+    verdict = verdicts.window_verdict(PROFILE, moved, POLICY, None, score_word="number")
+    assert verdict.reasons[0].startswith("number moved: ")
+    assert "score" in verdicts.plain(verdict)["shifts"], "evidence keeps its keys"
+    few = dataclasses.replace(window, scores=window.scores * np.nan)
+    unknown = verdicts.window_verdict(PROFILE, few, POLICY, None, score_word="number")
+    assert unknown.reasons == ("number has 0 values of 5000: too few to judge",)
+
+
 def emptied(window: Window, name: str) -> Window:
     inputs = {**window.inputs, name: np.full(len(window.units), np.nan)}
     return dataclasses.replace(window, inputs=inputs)

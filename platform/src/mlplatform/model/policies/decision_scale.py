@@ -16,6 +16,12 @@ Task = Literal["binary", "classes", "real"]
 """What labels are: 0 and 1, a class, or a number."""
 Decision = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]{0,30}\Z")]
 """One of a model's outcomes, by the name that answers, records and metrics show."""
+SCORE_WORDS: Final[Mapping[Task, str]] = {
+    "binary": "score",
+    "classes": "probability",
+    "real": "number",
+}
+"""How people call what a model gives beside its decision; of classes that of the decided one."""
 MOST_DECISIONS: Final = 20
 PartShare = Annotated[float, Meta(gt=0, lt=1)]
 _Score = Annotated[float, Meta(ge=0, le=1)]
@@ -98,6 +104,11 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         if self.by_class:
             return "classes"
         return "binary" if self.number is None else "real"
+
+    @property
+    def score_word(self) -> str:
+        """How people call what such a model gives beside its decision."""
+        return SCORE_WORDS[self.task]
 
     @property
     def can_decide(self) -> bool:

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import is_ready, model_folder
+from mlplatform.model.rhythm import SCORE
 from mlplatform.observing.page import exports, incidents, traffic
 from mlplatform.observing.page.causes import explanation_details
 from mlplatform.observing.page.people import forms
@@ -239,18 +240,24 @@ class Pages:
     def incident(self, request: Request) -> str:
         found = self._sources.incident(request.path_params["name"])
         now_ms, trains = self._sources.platform.clock.wall_ms(), _trains(found.found.model)
-        shown = incidents.incident(found, now_ms, trains=trains)
+        scale = self._sources.scale(found.found.model)
+        word = SCORE if scale is None else scale.score_word
+        shown = incidents.incident(found, now_ms, trains=trains, score_word=word)
         return render("incident.html", here="incidents", shown=shown)
 
     def decisions(self, request: Request) -> str:
         asked = search.query(dict(request.query_params))
         known = _definitions(self._sources.models)
+        found = self._sources.decisions(asked, PAGE_ROWS)
+        scales = {name: self._sources.scale(name) for name in {row["model"] for row in found.rows}}
         return render(
             "decisions.html",
             here="decisions",
             asked=asked,
-            found=self._sources.decisions(asked, PAGE_ROWS),
-            tone=self._sources.tone,
+            found=found,
+            tone=lambda model, decision: decisions.tone(scales[model], decision),
+            score=lambda model, score: decisions.score_text(scales[model], score),
+            score_heading=decisions.score_heading(scales.values()),
             names=[model.name for model in known],
             outcomes=list(dict.fromkeys(name for m in known for name in m.decision.scale.names)),
             most_exported=exports.MOST_ROWS,
@@ -277,15 +284,18 @@ class Pages:
     def decision(self, request: Request) -> str:
         name = request.path_params["name"]
         shown = decisions.decision(self._sources.decision(name))
-        model = None if shown.decided is None else shown.decided.model
+        decided = shown.decided
+        word = "" if decided is None else decided.score.word
         asks_why = "why" in request.query_params
         return render(
             "decision.html",
             here="decisions",
             name=name,
             shown=shown,
-            reasons={} if model is None else self._sources.reasons(model),
-            why=_or_why(lambda: explanation_details(self._sources.why(name))) if asks_why else None,
+            reasons={} if decided is None else self._sources.reasons(decided.model),
+            why=_or_why(lambda: explanation_details(self._sources.why(name), word))
+            if asks_why
+            else None,
         )
 
 

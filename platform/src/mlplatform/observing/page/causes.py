@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from mlplatform.model.policies.decision_scale import SCORE_WORDS
 from mlplatform.observing.page.pictures.scales import finite
 
 if TYPE_CHECKING:  # imports ONNX Runtime
     from mlplatform.scoring.request.explain import Explanation
 
 METHODS: Final = {
-    "tree_shap": "TreeSHAP: what each input adds to the margin, before it becomes a score",
-    "reference_values": "how far the raw score falls with the input made ordinary",
+    "tree_shap": "TreeSHAP: what each input adds to the margin, before it becomes a {word}",
+    "reference_values": "how far the raw {word} falls with the input made ordinary",
 }
 
 
@@ -41,12 +42,14 @@ class ExplanationDetail:
     """One record explained.
 
     Args:
+        word: how people call what the model gives.
         same: whether deciding again gave what is on record; None: nothing was decided.
         description: the picture in words.
     """
 
     of: str
     key: str
+    word: str
     method: str
     same: bool | None
     differences: tuple[str, ...]
@@ -55,12 +58,18 @@ class ExplanationDetail:
     description: str
 
 
-def explanation_details(found: Sequence[Explanation]) -> list[ExplanationDetail]:
-    """The explanations of a decision and its copy."""
-    return [_detail_of(number, one) for number, one in enumerate(found)]
+def explanation_details(
+    found: Sequence[Explanation], word: str = SCORE_WORDS["binary"]
+) -> list[ExplanationDetail]:
+    """The explanations of a decision and its copy.
+
+    Args:
+        word: how people call what the model gives.
+    """
+    return [_detail_of(number, one, word) for number, one in enumerate(found)]
 
 
-def _detail_of(number: int, found: Explanation) -> ExplanationDetail:
+def _detail_of(number: int, found: Explanation, word: str) -> ExplanationDetail:
     sizes = [abs(finite(getattr(c, "contribution", None)) or 0.0) for c in found.causes]
     most = max([*sizes, 1e-12])
     bars = tuple(
@@ -79,7 +88,8 @@ def _detail_of(number: int, found: Explanation) -> ExplanationDetail:
         of=f"{found.kind} by {found.answered_by or 'nobody'}"
         + ("" if found.version is None else f", version {found.version}"),
         key=f"why-{number}",
-        method=METHODS.get(found.method or "", ""),
+        word=word,
+        method=METHODS.get(found.method or "", "").format(word=word),
         same=None if found.again is None else not found.differences,
         differences=found.differences,
         note=found.note or "",

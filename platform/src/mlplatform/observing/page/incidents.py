@@ -83,24 +83,33 @@ class IncidentDetail:
     features: tuple[FeatureRow, ...]
     metrics: tuple[MetricRow, ...] = ()
 
+    @property
+    def has_alerts(self) -> bool:
+        """Whether a share of alerts was judged in any window."""
+        return any(window.alerts is not None for window in self.windows)
 
-def incident(found: Incident, now_ms: int, *, trains: bool = True) -> IncidentDetail:
+
+def incident(
+    found: Incident, now_ms: int, *, trains: bool = True, score_word: str = SCORE
+) -> IncidentDetail:
     """An incident as its evidence and its journal tell it.
 
     Args:
         now_ms: wall time: claims expire.
         trains: whether the model's folder trains it; else it holds a ready ONNX file.
+        score_word: how people call what the model gives.
     """
     evidence = found.found.evidence
     windows = list(evidence.get("windows", ()))
-    shifts = windows[-1].get("shifts", {}) if windows else {}
+    named = windows[-1].get("shifts", {}) if windows else {}
+    shifts = {score_word if name == SCORE else name: shift for name, shift in named.items()}
     features = [_feature(name, shift) for name, shift in shifts.items()]
     features.sort(key=lambda f: (not f.drifted, -(f.distance or 0.0), f.name))
     metrics = evidence.get("performance", {}).get("metrics", {})
     reasons = tuple(map(str, evidence.get("reasons", ())))
     return IncidentDetail(
         incident=found,
-        cause=_cause(found.found.kind, reasons, shifts, features, metrics),
+        cause=_cause(found.found.kind, reasons, shifts, features, metrics, score_word),
         advice=_advice(found, now_ms, trains=trains),
         command=_command(found, now_ms, trains=trains),
         reasons=reasons,
@@ -116,6 +125,7 @@ def _cause(
     shifts: Mapping[str, Any],
     features: Sequence[FeatureRow],
     metrics: Mapping[str, Any],
+    score_word: str,
 ) -> str:
     if kind == PERFORMANCE:
         worse = [_dropped(n, m) for n, m in metrics.items() if m.get("worse")]
@@ -123,7 +133,7 @@ def _cause(
     if kind == FAULT:
         return "; ".join(reasons)
     moved = [f.name for f in features if f.drifted]
-    inputs = [name for name in moved if name != SCORE] or moved  # the score moves with its inputs
+    inputs = [name for name in moved if name != score_word] or moved  # it moves with its inputs
     far = "; ".join(_far(name, shifts[name]) for name in inputs[:MOST_CAUSES])
     return f"Moved furthest: {far}" if far else ""
 

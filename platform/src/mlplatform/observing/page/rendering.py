@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from mlplatform.observing.page.people.reader import READER
+from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.runtime.text import shown
 
 STYLES: Final = ("style.css", "people/people.css")
-NONE: Final = "\N{EN DASH}"
 
 
 def render(template: str, **shown: Any) -> str:
@@ -99,11 +99,6 @@ def number(value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-
-def probability(score: float | None) -> str:
-    """A score (0-1) with four decimals, so that scores below each other can be compared."""
-    return NONE if score is None else f"{score:.4f}"
 
 
 def percent(share: float | None) -> str:

@@ -94,7 +94,12 @@ def page(model: str, check: DriftCheck) -> str:
     """The check in Markdown."""
     observation = check.observation
     return summary(
-        model, observation.champion, observation.verdicts, check.words, observation.performance
+        model,
+        observation.champion,
+        observation.verdicts,
+        check.words,
+        observation.performance,
+        score_word=observation.score_word,
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mlplatform.learning.training_sets.dataset import window
 from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.profile import Profile
-from mlplatform.model.rhythm import Rhythm
+from mlplatform.model.rhythm import SCORE, Rhythm
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.rollouts.drift.incidents import FAULT, Incident
 from mlplatform.rollouts.drift.matured_outcomes import read_matured
@@ -41,14 +41,20 @@ SAMPLE_ROWS = 5000
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """The champion as drift is measured against it."""
+    """The champion as drift is measured against it.
+
+    Args:
+        band: of the share of alerts; None: it has no alerts.
+        score_word: how people call what it gives.
+    """
 
     tenure: ChampionTenure
     inputs: tuple[InputSpec, ...]
     profile: Profile
-    band: Band
+    band: Band | None
     rhythms: Mapping[str, Rhythm] = field(default_factory=dict)
     vocabularies: Vocabularies = field(default_factory=dict)
+    score_word: str = SCORE
 
 
 def champion_of(model: str, ports: DriftPorts) -> Champion:
@@ -65,9 +71,10 @@ def champion_of(model: str, ports: DriftPorts) -> Champion:
         ChampionTenure(arm.version, _promoted_ms(model, arm.version, ports)),
         bundle.inputs,
         bundle.profile,
-        Band(bundle.alert_band.low, bundle.alert_band.high),
+        Band(bundle.alert_band.low, bundle.alert_band.high) if bundle.scale.alerts else None,
         bundle.rhythms or {},
         bundle.vocabularies,
+        bundle.scale.score_word,
     )
 
 
@@ -82,7 +89,14 @@ def observe(
     verdicts: list[WindowVerdict] = []
     for read in read_windows(ports.log, plan, definition, tenure, now_ms):
         verdicts.append(
-            window_verdict(champion.profile, read, policy, champion.band, champion.rhythms)
+            window_verdict(
+                champion.profile,
+                read,
+                policy,
+                champion.band,
+                champion.rhythms,
+                score_word=champion.score_word,
+            )
         )
         windows.append(sampled(read, SAMPLE_ROWS))
     matured = _matured_days(definition, ports, champion, now_ms)
@@ -96,6 +110,7 @@ def observe(
         tenure=matured_tenure(
             matured, version=tenure.version, since_ms=tenure.since_ms, now_ms=now_ms
         ),
+        score_word=champion.score_word,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.model.rhythm import SCORE
 from mlplatform.rollouts.drift import performance, verdict
 from mlplatform.rollouts.drift.faults import Fault
 from mlplatform.rollouts.drift.health import Health
@@ -35,6 +36,7 @@ class Observation:
         windows: a sample of each, for reports.
         performance: by the labels that have matured under the champion.
         tenure: what they say of all its days.
+        score_word: how people call what the champion gives.
     """
 
     champion: int
@@ -44,6 +46,7 @@ class Observation:
     verdict: DriftVerdict
     performance: PerformanceVerdict = NOT_JUDGED
     tenure: MaturedTenure | None = None
+    score_word: str = SCORE
 
     @property
     def faults(self) -> tuple[Fault, ...]:

@@ -16,13 +16,14 @@ import numpy.typing as npt
 
 from mlplatform.model.policies.monitoring import DriftPolicy
 from mlplatform.model.profile import Column, Profile
+from mlplatform.model.rhythm import SCORE
+from mlplatform.rollouts.drift.measures import Shift
 from mlplatform.rollouts.drift.performance import NOT_JUDGED, PerformanceVerdict
 from mlplatform.rollouts.drift.verdict import Window, WindowVerdict
 from mlplatform.runtime.errors import InputInvalid
 from mlplatform.runtime.text import markdown
 
 MAX_ROWS = 5000
-SCORE = "score"
 Sample = Mapping[str, npt.NDArray[np.float64]]
 
 
@@ -87,34 +88,48 @@ def summary(
     verdicts: Sequence[WindowVerdict],
     outcome: str,
     performance: PerformanceVerdict = NOT_JUDGED,
+    *,
+    score_word: str = SCORE,
 ) -> str:
-    """The verdict as Markdown: one row a window, what moved, then what matured labels show."""
+    """The verdict as Markdown: one row a window, what moved, then what matured labels show.
+
+    Args:
+        score_word: how people call what the champion gives.
+    """
+    has_alerts = any(v.alert_share is not None for v in verdicts)
+    columns = ["window (UTC)", "requests", "verdict", "largest PSI", "largest distance"]
+    if has_alerts:
+        columns.insert(3, "alert share")
     lines = [
         f"## Drift of {model}, champion version {champion}",
         "",
         outcome,
         "",
-        "| window (UTC) | requests | verdict | alert share | largest PSI | largest distance |",
-        "|---|---|---|---|---|---|",
-        *(_row(v) for v in verdicts),
+        f"| {' | '.join(columns)} |",
+        f"|{'---|' * len(columns)}",
+        *(_row(v, score_word, has_alerts=has_alerts) for v in verdicts),
     ]
     reasons = [f"- {_day(v.start_ms)}: {markdown(r)}" for v in verdicts for r in v.reasons]
     shown = [f"- performance {performance.health}: {markdown(r)}" for r in performance.reasons]
     return "\n".join([*lines, "", *reasons, *shown, ""])
 
 
-def _row(verdict: WindowVerdict) -> str:
+def _row(verdict: WindowVerdict, score_word: str, *, has_alerts: bool) -> str:
     alerts, shifts = verdict.alert_share, verdict.shifts
-    share = f"{alerts.share:.2%}" if alerts else "n/a"
+    share = [f"{alerts.share:.2%}" if alerts else "n/a"] if has_alerts else []
+
+    def name(moved: Shift) -> str:
+        return markdown(score_word if moved.name == SCORE else moved.name)
+
     psi = max(shifts, key=lambda s: s.psi, default=None)
     far = max(shifts, key=lambda s: s.distance, default=None)
     cells = [
         _day(verdict.start_ms),
         f"{verdict.rows:,}",
         str(verdict.health),
-        share,
-        f"{psi.psi:.3f} ({markdown(psi.name)})" if psi else "n/a",
-        f"{far.distance:.2f} sd ({markdown(far.name)})" if far else "n/a",
+        *share,
+        f"{psi.psi:.3f} ({name(psi)})" if psi else "n/a",
+        f"{far.distance:.2f} sd ({name(far)})" if far else "n/a",
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -148,8 +148,10 @@ def window_verdict(
     profile: Profile,
     window: Window,
     policy: DriftPolicy,
-    band: Band,
+    band: Band | None,
     rhythms: Rhythms | None = None,
+    *,
+    score_word: str = SCORE,
 ) -> WindowVerdict:
     """Whether one window of decisions looks like the champion's profile.
 
@@ -159,7 +161,9 @@ def window_verdict(
     be measured is INCONCLUSIVE unless something else drifted.
 
     Args:
+        band: of the share of alerts; None: the champion has no alerts.
         rhythms: of the champion's bundle; None or without an input: of that it has none.
+        score_word: how people call what the champion gives.
     """
     requests = len(window.units) + window.stale
     if window.gaps or requests < policy.minimum_rows:
@@ -173,13 +177,13 @@ def window_verdict(
     if faults := _faults(window, policy, expected):
         reasons = tuple(f"data fault: {fault.reason}" for fault in faults)
         return dataclasses.replace(_judged(window, Health.INCONCLUSIVE, reasons), faults=faults)
-    checks, units = _DriftChecks(policy), unit_numbers(window.units)
+    checks, units = _DriftChecks(policy, band), unit_numbers(window.units)
     for name in policy.inputs:
         checks.check(name, expected.get(name), window.inputs.get(name), units)
     if window.scored_units is not window.units:
         units = unit_numbers(window.scored_units)
-    checks.check(SCORE, expected[SCORE], window.scores, units)
-    alerts = checks.check_alerts(window, units, band)
+    checks.check(SCORE, expected[SCORE], window.scores, units, word=score_word)
+    alerts = checks.check_alerts(window, units)
     if checks.drifted:
         return _judged(window, Health.UNHEALTHY, tuple(checks.drifted), checks.shifts, alerts)
     if checks.unknown:
@@ -256,12 +260,13 @@ def plain(verdict: WindowVerdict) -> dict[str, Any]:
 class _DriftChecks:
     """Looks at one number after another and sorts what it finds."""
 
-    def __init__(self, policy: DriftPolicy) -> None:
+    def __init__(self, policy: DriftPolicy, band: Band | None) -> None:
         self.shifts: list[Shift] = []
         self.drifted: list[str] = []
         self.unknown: list[str] = []
-        self._policy = policy
-        tests = 2 * (len(policy.inputs) + 1) + 1  # two statistics a number, and the alert share
+        self._policy, self._band = policy, band
+        # two statistics a number, and the alert share, if there is one
+        tests = 2 * (len(policy.inputs) + 1) + (band is not None)
         self._error_share = policy.false_alarm_share / tests  # Bonferroni
 
     def check(
@@ -270,16 +275,19 @@ class _DriftChecks:
         wanted: _ExpectedValue | None,
         values: Floats | None,
         units: npt.NDArray[np.int32],
+        *,
+        word: str | None = None,
     ) -> None:
+        shown = name if word is None else word
         if wanted is None or values is None:
             where = "profile" if wanted is None else "window"
-            self.unknown.append(f"{name} is not in the {where}")
+            self.unknown.append(f"{shown} is not in the {where}")
             return
         column = wanted.column
         enough = self._policy.minimum_rows * (1 - column.missing_share) * PRESENT_SHARE
         present = int(np.sum(np.isfinite(values)))
         if len(values) < self._policy.minimum_rows or present < enough:
-            self.unknown.append(f"{name} has {present} values of {len(values)}: too few to judge")
+            self.unknown.append(f"{shown} has {present} values of {len(values)}: too few to judge")
             return
         moved = shift(
             name,
@@ -293,13 +301,12 @@ class _DriftChecks:
         )
         self.shifts.append(moved)
         if moved.drifted:
-            self.drifted.append(_shift_reason(moved))
+            self.drifted.append(_shift_reason(moved, shown))
 
-    def check_alerts(
-        self, window: Window, units: npt.NDArray[np.int32], band: Band
-    ) -> AlertShare | None:
-        if len(window.alerts) < self._policy.minimum_rows:
-            return None  # then the score is unknown as well
+    def check_alerts(self, window: Window, units: npt.NDArray[np.int32]) -> AlertShare | None:
+        band = self._band
+        if band is None or len(window.alerts) < self._policy.minimum_rows:
+            return None  # with few, the score is unknown as well
         low, high = share_interval(window.alerts, units, self._error_share)
         alert_share = AlertShare(len(window.alerts), int(np.sum(window.alerts)), low, high, band)
         if alert_share.outside:
@@ -307,9 +314,9 @@ class _DriftChecks:
         return alert_share
 
 
-def _shift_reason(moved: Shift) -> str:
+def _shift_reason(moved: Shift, name: str) -> str:
     return (
-        f"{moved.name} moved: PSI {moved.psi:.3f} (limit {moved.psi_limit:.2g}), "
+        f"{name} moved: PSI {moved.psi:.3f} (limit {moved.psi_limit:.2g}), "
         f"distance {moved.distance:.2f} sd (limit {moved.distance_limit:.2g})"
     )
 

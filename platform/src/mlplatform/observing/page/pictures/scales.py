@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+NONE: Final = "\N{EN DASH}"
+"""Stands where there is no value."""
 Write = Callable[[float], str]
 """A value in words."""
+
+
+def probability(score: float | None) -> str:
+    """A score (0-1) with four decimals, so that scores below each other can be compared."""
+    return NONE if score is None else f"{score:.4f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlplatform.decisions.records.record import trace_of
-from mlplatform.model.policies.decision_scale import DecisionScale
+from mlplatform.model.policies.decision_scale import SCORE_WORDS, DecisionScale
+from mlplatform.observing.page.pictures.scales import NONE, probability
 from mlplatform.operations.review.opinions import opinion
 
-Tone = Callable[[str, str | None], str]
-"""From a model and its decision to how that is shown: good, bad, or as other text."""
 
-
-def tone(scale: DecisionScale, decision: str | None) -> str:
-    """Good is what is no alert, bad is the strongest one."""
-    if decision is None or decision not in scale.names:
+def tone(scale: DecisionScale | None, decision: str | None) -> str:
+    """How a decision is shown: good is what is no alert, bad is the strongest one; else as other
+    text, and so where no scale says what it means."""
+    if scale is None or decision is None or decision not in scale.names:
         return ""
     if decision not in scale.alerts:
         return "good"
     return "bad" if decision == scale.names[-1] else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreText:
+    """What a model gave beside its decision, as people read it.
+
+    Args:
+        word: that the model's kind has for it.
+    """
+
+    word: str
+    text: str
+
+
+def score_text(scale: DecisionScale | None, score: float | None) -> ScoreText:
+    """A score or probability with four decimals, so that small ones can be compared; a number with
+    its unit."""
+    if scale is None or (number := scale.number) is None:
+        return ScoreText(_word(scale), probability(score))
+    if score is None:
+        return ScoreText(scale.score_word, NONE)
+    written = f"{score:,.2f}" if abs(score) >= 1 else f"{score:.4g}"
+    return ScoreText(scale.score_word, f"{written} {number.unit}")
+
+
+def score_heading(scales: Iterable[DecisionScale | None]) -> str:
+    """The heading of what models give, of which some may be of one kind and some of another."""
+    there = {_word(scale) for scale in scales}
+    found = [word for word in SCORE_WORDS.values() if word in there] or [SCORE_WORDS["binary"]]
+    *first, last = found
+    return f"{', '.join(first)} or {last}".capitalize() if first else last.capitalize()
+
+
+def _word(scale: DecisionScale | None) -> str:
+    return SCORE_WORDS["binary"] if scale is None else scale.score_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +78,8 @@ class RecordDetail:
     event_ms: int
     decision: str | None
     tone: str
-    score: float | None
+    score: ScoreText
+    has_score: bool
     version: int | None
     degraded_reason: str | None
     arm: str | None
@@ -62,12 +97,12 @@ class RecordDetail:
     payload: Any
 
 
-def record(found: Mapping[str, Any], tone: Tone) -> RecordDetail:
+def record(found: Mapping[str, Any], scale: DecisionScale | None) -> RecordDetail:
     """A record of the log as the page shows it; nothing of it is left out.
 
     Args:
         found: with every column of the log, the payload parsed.
-        tone: of a decision.
+        scale: of the model; None where no folder says it.
     """
     payload = found["payload"] if isinstance(found["payload"], Mapping) else {}
     fields = tuple((k, v) for k, v in found.items() if v is not None and k != "payload")
@@ -78,8 +113,9 @@ def record(found: Mapping[str, Any], tone: Tone) -> RecordDetail:
         fields=fields,
         event_ms=found["event_ms"],
         decision=found["decision"],
-        tone=tone(found["model"], found["decision"]),
-        score=found["score"],
+        tone=tone(scale, found["decision"]),
+        score=score_text(scale, found["score"]),
+        has_score=found["score"] is not None,
         version=found["version"],
         degraded_reason=found["degraded_reason"],
         arm=found["arm"],
@@ -125,7 +161,7 @@ class ArmDecision:
     version: int | None
     decision: str
     tone: str
-    score: float | None
+    score: ScoreText
     latency_us: int | None
     degraded_reason: str | None
 

@@ -21,6 +21,7 @@ from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.learning.registry.versions import Version
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names, readable_names
+from mlplatform.model.policies.decision_scale import DecisionScale
 from mlplatform.model.routes import Routes, no_routes
 from mlplatform.observing.page.queries import decisions, error_budget, firing_alerts
 from mlplatform.observing.page.queries.burn_rates import BurnRates, SpentShares
@@ -341,7 +342,7 @@ class Sources:
             raise not_logged(decision_id)
         rows = all_records(log, decision_id)
         self._check_record_visible(rows, decision_id)
-        return [decisions.record(found, self.tone) for found in rows]
+        return [decisions.record(found, self.scale(found["model"])) for found in rows]
 
     def reasons(self, model: str) -> Mapping[str, str]:
         """Code → words of a model's reasons; empty where no folder has them."""
@@ -350,12 +351,12 @@ class Sources:
         except (NotFound, ConfigInvalid):
             return {}
 
-    def tone(self, model: str, decision: str | None) -> str:
-        """How a decision of a model is shown; as other text where no folder says what it means."""
+    def scale(self, model: str) -> DecisionScale | None:
+        """What a model decides; None where no folder says it."""
         try:
-            return decisions.tone(load_definition(model).decision.scale, decision)
+            return load_definition(model).decision.scale
         except (NotFound, ConfigInvalid):
-            return ""
+            return None
 
     def _check_visible(self, model: str) -> None:
         if model not in model_names() or not self._sees(model):
