@@ -221,3 +221,19 @@ def test_callers_of_the_open_protocol_get_a_probability_for_each_class(world: Sc
     assert np.abs(np.array(output["data"]).reshape(2, 3).sum(axis=1) - 1).max() < 1e-5
     described = httpx.get(url, headers=world.headers, timeout=10).json()
     assert described["outputs"][0]["shape"] == [-1, len(CLASSES)]
+
+
+def test_what_if_the_next_version_had_answered(world: ScoringWorld, made: TrainedCandidate) -> None:
+    """The last test: nothing of the world is changed by it."""
+    for channel in CHANNELS:
+        score(world, channel=channel)
+    folder, prepared = training.load_folder(NAME), made[2]
+    bundles = made[0].folder.parent
+    again = retrain.fit(folder, prepared.dataset, bundles=bundles, recent=prepared.recent, seed=7)
+    asked = ("replay", NAME, "--bundle", str(again.folder), "--days", "1", "--json")
+    wait_for(lambda: json.loads(command(*asked))["served"] >= len(CHANNELS))
+    found = json.loads(command(*asked))
+    assert found["alike"] == found["served"] <= found["what_if"]["payments"]
+    assert found["what_if"]["disagreement"]["trials"] == found["what_if"]["payments"]
+    assert {"changes", "reference_alerts", "measured"} <= found["what_if"].keys()
+    assert not {"decisions", "differences", "known"} & found["what_if"].keys()

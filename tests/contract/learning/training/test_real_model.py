@@ -263,6 +263,23 @@ def test_callers_of_the_open_protocol_get_the_number_of_the_graph(world: Scoring
     assert max(output["data"]) > 10
 
 
+def test_what_if_the_next_version_had_answered(world: ScoringWorld, made: TrainedCandidate) -> None:
+    for channel in CHANNELS:
+        score(world, channel=channel)
+    folder, prepared = training.load_folder(NAME), made[2]
+    bundles = made[0].folder.parent
+    again = retrain.fit(folder, prepared.dataset, bundles=bundles, recent=prepared.recent, seed=9)
+    asked = ("replay", NAME, "--bundle", str(again.folder), "--days", "1", "--json")
+    wait_for(lambda: json.loads(command(*asked))["served"] >= len(CHANNELS))
+    found = json.loads(command(*asked))
+    assert found["alike"] == found["served"] <= found["what_if"]["payments"]
+    differences = found["what_if"]["differences"]
+    assert differences["unit"] == "EUR"
+    assert abs(differences["mean"]) < 60
+    assert {"decisions", "reference_alerts", "measured"} <= found["what_if"].keys()
+    assert not {"changes", "top", "known"} & found["what_if"].keys()
+
+
 def test_a_retrain_beside_the_champion_takes_over_and_answers(
     world: ScoringWorld, made: TrainedCandidate
 ) -> None:
