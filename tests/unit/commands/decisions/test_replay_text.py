@@ -84,7 +84,7 @@ def test_of_classes_the_largest_changes_are_told_and_no_alerts() -> None:
         ("merchant shell-01", "100", "40 (40.00 %)"),
         ("hour over 12", "800", "10 (1.25 %)"),
     ]
-    assert measures.columns == ("measure", "reference", "candidate", "difference")
+    assert measures.columns == ("measure (90 %)", "reference", "candidate", "difference")
     assert measures.rows == [
         ("accuracy", "0.8 (0.78 to 0.82)", "0.85 (0.83 to 0.87)", "+0.05 (+0.03 to +0.07)")
     ]
@@ -112,7 +112,7 @@ def test_of_outcomes_alerts_are_told_as_before() -> None:
     matrix, segments = drawn
     assert matrix.columns == ("reference \\ candidate", "grant", "refuse")
     assert matrix.rows == [("grant", "940", "30"), ("refuse", "20", "10")]
-    assert segments.columns[-2:] == ("alerts, reference", "candidate")
+    assert segments.columns[-2:] == ("alerts, reference", "alerts, candidate")
     assert segments.rows[0][-2:] == ("3", "4")
 
 

@@ -121,7 +121,7 @@ def _tables(found: WhatIf) -> Iterator[Table]:
             )
             for measure in found.measured.measures
         ]
-        yield Table(("measure", "reference", "candidate", "difference"), measures)
+        yield Table(("measure (90 %)", "reference", "candidate", "difference"), measures)
 
 
 def _segments(found: WhatIf) -> Table:
@@ -129,7 +129,7 @@ def _segments(found: WhatIf) -> Table:
     shown = [segment for segment in changed[:MOST_ROWS] if segment.flips]
     columns: tuple[str, ...] = ("most changed", "requests", _words(found).changed)
     if found.both_alerts is not None:
-        columns = (*columns, "alerts, reference", "candidate")
+        columns = (*columns, "alerts, reference", "alerts, candidate")
     if (moves := found.differences) is not None:
         columns = (*columns, f"on average, {moves.unit}")
     return Table(columns, [_segment(segment, len(columns)) for segment in shown])
