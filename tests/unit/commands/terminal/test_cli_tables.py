@@ -117,3 +117,13 @@ def test_a_word_that_is_longer_than_a_line_can_be_copied() -> None:
         "/a/very/long-path/to-a-file",
         "now",
     ]
+
+
+def test_a_heading_that_came_from_outside_is_text() -> None:
+    """A replay has the outcomes of a bundle that somebody made as its columns."""
+    console = Console(width=80, record=True, force_terminal=True, color_system=None)
+    print_table(console, ("usual", "[link=x]high[/]", "hi\x1b]0;gh\u202e"), [("1", "2", "3")])
+    printed = console.export_text()
+    assert "[link=x]high[/]" in printed
+    assert "\x1b]0;" not in printed
+    assert "\u202e" not in printed

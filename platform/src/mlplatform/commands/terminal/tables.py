@@ -41,6 +41,7 @@ def print_table(
         prose: the column whose cells are sentences; where the console leaves them little room, they
             stand below their rows.
     """
+    columns = [shown(column) for column in columns]
     texts = [["" if cell is None else shown(str(cell)) for cell in row] for row in rows]
     title = shown(title)
     if prose is not None and not _has_room(console, columns, texts, columns.index(prose)):
