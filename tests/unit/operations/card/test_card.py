@@ -10,14 +10,15 @@ import msgspec
 import pytest
 
 from mlplatform.learning.registry.versions import Version
-from mlplatform.model.definition import InputSpec
+from mlplatform.model.definition import InputSpec, ModelDefinition
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.training import ExplorationPolicy
 from mlplatform.model.routes import no_routes
 from mlplatform.model.windows.declaration import Aggregate, Filter, Window
 from mlplatform.operations.card.assembly import VersionRecords, card
-from mlplatform.operations.card.card import Card
+from mlplatform.operations.card.card import Card, Explanations
 from mlplatform.operations.card.inputs import AGGREGATES, card_inputs
+from mlplatform.operations.card.limits import limits
 from mlplatform.operations.card.sections import NOT_RECORDED, Section, sections
 from mlplatform.rollouts.journal.transitions import Answered, Opened, RolledBack
 from mlplatform.runtime.errors import Corrupt
@@ -195,6 +196,28 @@ def test_classes_have_no_scores_and_no_outcome_without_a_label(known: VersionRec
     assert [line for line in told(card(known), "Matured performance").lines if "Recall" in line]
     assert [c for c, _ in card(known).replay if c.startswith("mlplatform replay fraud ")]
     assert msgspec.json.decode(msgspec.json.encode(made), type=Card) == made
+
+
+@pytest.mark.parametrize("method", ["tree_shap", "reference_values"])
+@pytest.mark.parametrize(
+    ("definition", "word"),
+    [(real_definition(), "number"), (class_definition(), "probability")],
+    ids=["numbers", "classes"],
+)
+def test_what_a_model_gives_has_the_word_of_its_kind(
+    known: VersionRecords, definition: ModelDefinition, word: str, method: str
+) -> None:
+    made = card(dataclasses.replace(bare(known), definition=definition))
+    found = Explanations(method=method, link="identity", why="")
+    made = msgspec.structs.replace(made, explanations=found)
+    made = msgspec.structs.replace(made, limits=limits(made, definition))
+    shown = [
+        told(made, "Explanations of its decisions"),
+        told(made, "What it decides, and for what"),
+    ]
+    said = " ".join((*map(words, shown), *(line for line in made.limits if "reasons" in line)))
+    assert word in said
+    assert "score" not in said
 
 
 def test_each_input_says_what_happens_where_it_is_missing_and_where_it_is_stale(

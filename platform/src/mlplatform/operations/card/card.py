@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.model.policies.decision_scale import Task
+from mlplatform.model.policies.decision_scale import SCORE_WORDS, Task
 
 _KEYS: Final = {"requests": "payments", "positives": "frauds"}
 """What fields are called in a card's JSON."""
@@ -88,6 +88,11 @@ class CardDecision(_Part, frozen=True):
     limits: dict[str, float]
     task: Task = "binary"
     number: str | None = None
+
+    @property
+    def score_word(self) -> str:
+        """How people call what it gives beside its decision."""
+        return SCORE_WORDS[self.task]
 
 
 class Data(_Part, frozen=True):

@@ -221,16 +221,16 @@ def _of_incidents(card: Card) -> Iterator[str]:
 
 
 def _of_reasons(card: Card) -> Iterator[str]:
-    found = card.explanations
+    found, word = card.explanations, card.deciding.score_word
     if found is None:
         yield "How its reasons are found is not read here."
     elif found.method == "reference_values":
         yield (
-            "Its reasons do not add up to the score: each input alone is put at its usual value,"
+            f"Its reasons do not add up to the {word}: each input alone is put at its usual value,"
             f" and what two inputs do together is not shown{_because(found.why)}."
         )
     else:
-        yield "Its reasons say what moved the score, not what caused the outcome."
+        yield f"Its reasons say what moved the {word}, not what caused the outcome."
 
 
 def _because(why: str) -> str:

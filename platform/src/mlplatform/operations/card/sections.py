@@ -55,7 +55,7 @@ TREATMENTS = {
 }
 METHODS = {
     "tree_shap": "TreeSHAP: Shapley values of the margin, which add up to it",
-    "reference_values": "reference values: the score's fall with one input at its usual value",
+    "reference_values": "reference values: the {word}'s fall with one input at its usual value",
 }
 
 
@@ -125,9 +125,10 @@ def _outcomes(card: Card) -> Table:
         )
         for number, outcome in enumerate(card.deciding.outcomes)
     )
-    head = ("outcome", "from score", "planned share", "alert", "label")
-    scored = "calibrated score" if card.deciding.number is None else "number"
-    return Table(f"Outcomes, from the lowest {scored} to the highest", head, rows)
+    word = card.deciding.score_word
+    head = ("outcome", f"from {word}", "planned share", "alert", "label")
+    lowest = word if card.deciding.number is not None else f"calibrated {word}"
+    return Table(f"Outcomes, from the lowest {lowest} to the highest", head, rows)
 
 
 def _people(card: Card) -> Fields:
@@ -405,13 +406,13 @@ def _incidents(card: Card) -> Parts:
 
 
 def _explanations(card: Card) -> Fields:
-    found = card.explanations
+    found, word = card.explanations, card.deciding.score_word
     if found is None:
         return (("method", NOT_RECORDED),)
     against = (("against Shapley values", found.why),) if found.why else ()
     return (
-        ("method", METHODS.get(found.method, found.method)),
-        ("link to the raw score", found.link),
+        ("method", METHODS.get(found.method, found.method).format(word=word)),
+        (f"link to the raw {word}", found.link),
         *against,
     )
 
