@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from demo.process import PlatformProcess
+from demo.source import DAY_MS, Source
 from demo.state import Diary
 from demo.story import LoopNotClosed, Story
 from demo.traffic import Player
+from mlplatform.operations.wiring import Platform
 from mlplatform.scoring.request.times import REPLAY_BEHIND_MS
 
 CHUNK = 500  # rows between two saves of the state
@@ -47,6 +49,11 @@ async def beside(running: Tasks, work: Coroutine[Any, Any, None]) -> None:
         task.cancel()
 
 
+async def finished(task: asyncio.Task[None]) -> None:
+    """Returns once the task is done; a failure of it is this one's."""
+    await task
+
+
 async def reached(player: Player, event_ms: float) -> None:
     """Returns once traffic has come to an event time."""
     while player.event_ms < event_ms:
@@ -61,10 +68,12 @@ class Scene:
         pace: of the requests, as a share of what two cores carry.
     """
 
+    platform: Platform
     story: Story
     player: Player
     diary: Diary
     process: PlatformProcess
+    source: Source
     pace: float
 
     async def day(self, rate: Callable[[], float]) -> bool:
@@ -77,9 +86,22 @@ class Scene:
         end = player.recording.first_row_at(self.diary.state.next_midnight_ms)
         while player.position < end and not player.stopping:
             await self.story.passed()
-            await player.play(min(_chunk_end(player), end), rate() * self.pace, self.process.alive)
-            self.save_counts()
+            await self.chunk(rate, end)
         return not player.stopping
+
+    async def labelled_day(self, rate: Callable[[], float]) -> None:
+        """Play a day, and send the labels that have arrived by its end."""
+        state = self.diary.state
+        await self.day(rate)
+        await self.player.send_labels(state.next_midnight_ms, self.process.alive)
+        state.next_midnight_ms += DAY_MS
+        self.save_counts()
+
+    async def chunk(self, rate: Callable[[], float], end: int) -> None:
+        """Play the next requests before row `end`, those of an hour of event time at the most."""
+        last = min(_chunk_end(self.player), end)
+        await self.player.play(last, rate() * self.pace, self.process.alive)
+        self.save_counts()
 
     def save_counts(self) -> None:
         """Save how far traffic has come."""

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from demo import page, truth
+from demo import drift, page, truth
 from demo.pictures import pictures
 from demo.source import MODEL
 from demo.state import Diary
@@ -59,7 +59,7 @@ def write(
     decisions = _decisions(platform, state.model)
     totals = _totals(decisions, recording, counts)
     if state.model != MODEL:
-        found = _figures(platform, diary, totals, problem)
+        found = _figures(platform, diary, totals, problem) | {"drift": state.drift}
         write_atomically(folder / "report.json", canonical_json(found))
         return found
     outcome = _outcome(platform, platform.rollouts.active(MODEL, finished=True))
@@ -144,6 +144,8 @@ def show(console: Console, found: Mapping[str, Any], folder: Path) -> None:
     )
     if found["outcome"] is not None:
         console.print(truth.words(found["outcome"]), soft_wrap=True)
+    if found.get("drift") is not None:
+        console.print(drift.words(found["drift"]), soft_wrap=True)
     if found["closed"]:
         console.print(f"[green]the loop closed[/] in {found['wall_s']:.0f} s")
     for problem in found["problems"]:

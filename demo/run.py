@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.console import Console
 
-from demo import report, team
-from demo.chapters import Scene, Tasks, beside, reached, told
+from demo import drift, report, team
+from demo.chapters import Scene, Tasks, beside, finished, reached, told
 from demo.process import PlatformProcess
 from demo.source import DAY_MS, MODEL, Source, prepare
 from demo.state import DemoState, Diary, DiaryEntry, load_state
@@ -133,7 +133,8 @@ async def _play(
         )
     await started
     definition = platform.definition(model)
-    recording = Recording(source.live, tuple(definition.request))
+    live = drift.live_requests(source.live, state, platform.settings.home.demo)
+    recording = Recording(live, tuple(definition.request))
     key = api_key(platform.settings)
     async with Player(recording, platform.settings.gateway_url, model, key) as player:
         player.go_on_from(state.position, state.labelled, state.degraded, state.retries)
@@ -141,10 +142,10 @@ async def _play(
             platform, process, diary, lambda: player.event_ms, platform.settings.home.demo
         )
         chapters = _chapters if options.model == MODEL else team.chapters
-        scene = Scene(story, player, diary, process, options.pace)
+        scene = Scene(platform, story, player, diary, process, source, options.pace)
         problem = await told(scene, chapters)
         scene.save_counts()
-    found = report.write(platform, diary, recording, player.counts, problem)
+    found = report.write(platform, diary, player.recording, player.counts, problem)
     report.show(CONSOLE, found, platform.settings.home.demo)
     if options.as_json:
         print(canonical_json(found).decode())
@@ -170,7 +171,7 @@ async def _chapters(running: Tasks, scene: Scene) -> None:
     running.append(slow_model)
     await beside(running, story.learned_challenger())
     await beside(running, story.stale_challenger())
-    await beside(running, _finished(slow_model))
+    await beside(running, finished(slow_model))
     await beside(running, story.slow_challenger())
     player.stopping = True
     await days
@@ -209,10 +210,6 @@ async def _check(story: Story, player: Player, midnight: int) -> None:
     while player.event_ms < midnight:
         await asyncio.sleep(0.05)
     await story.watch_drift()
-
-
-async def _finished(task: asyncio.Task[None]) -> None:
-    await task
 
 
 def _end_on_sigterm() -> None:

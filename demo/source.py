@@ -47,11 +47,15 @@ def prepare(transactions: Path | None, seed: int, cache: Path) -> Source:
     """
     file = cache / "transactions.parquet"
     if not file.exists():
-        table = _generated(seed) if transactions is None else _recorded(transactions)
-        draft = file.with_suffix(".draft")
-        pq.write_table(table, draft)
-        draft.rename(file)
+        keep(file, _generated(seed) if transactions is None else _recorded(transactions))
     return _split(pq.read_table(file), transactions)
+
+
+def keep(file: Path, table: pa.Table) -> None:
+    """Write a Parquet file, which is whole or not there."""
+    draft = file.with_suffix(".draft")
+    pq.write_table(table, draft)
+    draft.rename(file)
 
 
 def _generated(seed: int) -> pa.Table:

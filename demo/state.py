@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,7 +28,11 @@ class DemoState(msgspec.Struct):
         position: rows before it are answered.
         labelled: labels before it (in arrival order) are reported.
         next_midnight_ms: the end of the event day that is being played.
+        change_ms: event time at which the pattern changes; of a team's model, once it is known.
         stale_version: the version that was validated before the pattern changed.
+        is_back: a promoted version was taken back, as the story wants it.
+        changed_row: of a team's model, the first row of the changed pattern; None before it.
+        drift: what the drift of a team's model led to (`demo.drift.figures`).
         elapsed_s: wall time spent before the last stop.
     """
 
@@ -45,6 +50,9 @@ class DemoState(msgspec.Struct):
     stale_version: int | None = None
     learned_version: int | None = None
     slow_version: int | None = None
+    is_back: bool = False
+    changed_row: int | None = None
+    drift: dict[str, Any] | None = None
     elapsed_s: float = 0.0
     entries: list[DiaryEntry] = msgspec.field(name="moments", default_factory=list)
 

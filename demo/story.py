@@ -252,6 +252,7 @@ class Story:
             raise LoopNotClosed(
                 f"version {state.first_version} was to answer again, not {champion}"
             )
+        state.is_back = True
         text = (
             f"version {state.learned_version} is taken back; version {state.first_version} answers"
         )

@@ -1,20 +1,23 @@
-"""The demo of any model that can make up its requests: a first version, the next, and back again.
+"""The demo of any model that can make up its requests: a first version, the next, and back again;
+then a third one, which drift asks for.
 
-Both versions go the whole way by flows and by a second person's approval; nothing of the model's
-policy is made easier. What is special to fraud (drift, a pattern that changes) is not told.
+Versions go the whole way by flows and by a second person's approval; nothing of the model's policy
+is made easier. What is special to fraud (versions that are stopped) is not told.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pyarrow.parquet as pq
 
-from demo.chapters import Scene, Tasks, beside, reached
-from demo.source import DAY_MS, FIRST_DAY_MS, Source
+from demo import drift, drift_chapter
+from demo.chapters import Scene, Tasks, beside, finished, reached
+from demo.source import DAY_MS, FIRST_DAY_MS, Source, keep
 from demo.story import LoopNotClosed
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
@@ -33,7 +36,6 @@ RATE_SHARE: Final = 0.9
 MOST_RATE: Final = 300.0
 """Requests a second beside the platform on two cores, with a deadline of 50 ms."""
 BEFORE_NEXT_DAYS: Final = 1
-AFTER_DAYS: Final = 0.1
 
 
 def name_folder(model: str) -> None:
@@ -61,22 +63,22 @@ def prepare(model: str, seed: int, cache: Path) -> Source:
         if not hasattr(sources, "generate"):
             folder = model_folder(model)
             raise Refused(f"{model} can't make up requests: {folder}/sources.py has no `generate`")
-        known: dict[str, Any] = {"maturity_days": definition.label.maturity_days}
-        history = sources.generate(seed=seed, start_ms=FIRST_DAY_MS, days=days, **known)
-        if hasattr(sources, "Population"):
-            known["population"] = sources.Population(payments_per_day=REQUESTS_A_DAY)
-        live = sources.generate(seed=seed + 1, start_ms=go_live, days=LIVE_DAYS, **known)
+        made_up = partial(drift.generated, definition)
+        history = made_up(seed=seed, start_ms=FIRST_DAY_MS, days=days)
+        live = made_up(
+            seed=seed + 1, start_ms=go_live, days=LIVE_DAYS, requests_a_day=REQUESTS_A_DAY
+        )
         for file, table in zip(files, (history, live), strict=True):
-            draft = file.with_suffix(".draft")
-            pq.write_table(table, draft)
-            draft.rename(file)
+            keep(file, table)
     history, live = map(pq.read_table, files)
     return Source(
         history=history,
         live=live,
         go_live_ms=go_live,
         change_ms=go_live,
-        description=f"requests that {model}'s generator makes up; nothing changes in them",
+        description=f"requests that {model}'s generator makes up, at last with a changed pattern"
+        if drift.changes(model)
+        else f"requests that {model}'s generator makes up; nothing changes in them",
     )
 
 
@@ -84,29 +86,35 @@ async def chapters(running: Tasks, scene: Scene) -> None:
     """The story to its end.
 
     Raises:
-        LoopNotClosed: a version was to be promoted, or taken back, and was not.
+        LoopNotClosed: a version was to be promoted, or taken back, and was not; or drift was to be
+            found and answered.
     """
-    story, player = scene.story, scene.player
+    story, player, state = scene.story, scene.player, scene.diary.state
     await beside(running, story.bootstrap())
-    traffic = asyncio.create_task(_days(scene))
-    running.append(traffic)
-    next_ms = scene.diary.state.go_live_ms + BEFORE_NEXT_DAYS * DAY_MS
-    await beside(running, reached(player, next_ms))
-    await beside(running, story.next_version())
-    await beside(running, story.taken_back())
-    await beside(running, reached(player, player.event_ms + AFTER_DAYS * DAY_MS))
-    player.stopping = True
-    await traffic
+    if state.changed_row is None:
+        over = asyncio.Event()
+        traffic = asyncio.create_task(_days(scene, over))
+        running.append(traffic)
+        if not state.is_back:
+            next_ms = state.go_live_ms + BEFORE_NEXT_DAYS * DAY_MS
+            await beside(running, reached(player, next_ms))
+            await beside(running, story.next_version())
+            await beside(running, story.taken_back())
+        over.set()
+        await beside(running, finished(traffic))
+    if drift.changes(story.model):
+        await beside(running, drift_chapter.play(scene, lambda: _rate(scene)))
 
 
-async def _days(scene: Scene) -> None:
-    """Traffic day by day, with the labels that have arrived by the end of each."""
-    state, player = scene.diary.state, scene.player
-    admitted = load_definition(scene.story.model).admission.rate_per_s
-    while player.position < len(player.recording):
-        if not await scene.day(lambda: min(MOST_RATE, admitted * RATE_SHARE)):
+async def _days(scene: Scene, over: asyncio.Event) -> None:
+    """Traffic and labels day by day, until the end of the one in which the story is over."""
+    while scene.player.position < len(scene.player.recording):
+        await scene.labelled_day(lambda: _rate(scene))
+        if over.is_set():
             return
-        await player.send_labels(state.next_midnight_ms, scene.process.alive)
-        state.next_midnight_ms += DAY_MS
-        scene.save_counts()
     raise LoopNotClosed("the made-up requests ended before the story did")
+
+
+def _rate(scene: Scene) -> float:
+    admitted = scene.platform.definition(scene.story.model).admission.rate_per_s
+    return min(MOST_RATE, admitted * RATE_SHARE)
