@@ -56,7 +56,7 @@ group_servers() {
         legs+=("test-observability left out: apt-get or Go is not here")
     fi
     in_time drill-attack 900 leg_told drill-attack 900 make drill-attack
-    in_time demo-team 660 leg_tried demo-team make demo MODEL="$(team_model)" DEMO_FLAGS=--fresh
+    in_time demo-team 900 leg_tried demo-team make demo MODEL="$(team_model)" DEMO_FLAGS=--fresh
     in_time fuzz 300 leg_told fuzz 300 make fuzz FUZZ_SECONDS=120
 }
 

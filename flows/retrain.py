@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from mlplatform.operations import wiring
-from mlplatform.operations.actions import fitting, rollouts
+from mlplatform.operations.actions import drift, fitting
 from mlplatform.operations.actions import training as job
 from mlplatform.operations.compute.jobs import JobStatus
 from mlplatform.operations.prefect_client import names
@@ -110,5 +110,7 @@ def retrain(
         version = register(candidate, judged, actor).version
         answer(version)
     if open_rollout:
-        rollouts.open_rollout(wiring.platform(), model, version, actor=actor, reason=reason)
+        drift.open_retrained(
+            wiring.platform(), model, version, actor=actor, reason=reason, incident=incident
+        )
     return int(version)

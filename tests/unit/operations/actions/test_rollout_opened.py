@@ -12,7 +12,7 @@ from mlplatform.operations.actions import drift
 from mlplatform.operations.actions import rollouts as job
 from mlplatform.rollouts.journal.state import fold
 from mlplatform.runtime.configuration.settings import load
-from mlplatform.runtime.errors import InputInvalid, PlanRefused
+from mlplatform.runtime.errors import Busy, InputInvalid, PlanRefused
 
 
 @pytest.fixture
@@ -52,3 +52,21 @@ def test_the_drift_watch_is_told_why_a_plan_is_refused(
 
     monkeypatch.setattr(drift.rollouts, "open_rollout", refused)
     assert drift.ports(platform, "fraud").open_rollout(2) == "shadow can't decide"
+
+
+@pytest.mark.parametrize("refusal", [PlanRefused("shadow can't decide"), Busy("one at a time")])
+def test_a_retrain_that_answers_drift_does_not_fail_for_want_of_a_rollout(
+    platform: wiring.Platform,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    refusal: Exception,
+) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise refusal
+
+    monkeypatch.setattr(drift.rollouts, "open_rollout", refused)
+    asked = {"actor": "drift-watch", "reason": "labels have matured"}
+    drift.open_retrained(platform, "fraud", 2, **asked, incident="drift-1")
+    assert f"version 2 answers drift-1, and has no rollout yet: {refusal}" in caplog.text
+    with pytest.raises(type(refusal)):
+        drift.open_retrained(platform, "fraud", 2, **asked, incident=None)

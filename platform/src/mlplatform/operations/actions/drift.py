@@ -17,7 +17,7 @@ from mlplatform.rollouts.drift.execute import DriftCheck, run_check
 from mlplatform.rollouts.drift.plan import Observation
 from mlplatform.rollouts.drift.ports import DriftPorts
 from mlplatform.rollouts.drift.report import summary
-from mlplatform.runtime.errors import Corrupt, PlanRefused
+from mlplatform.runtime.errors import Busy, Corrupt, PlanRefused
 
 AUTHOR = "drift-watch"
 
@@ -34,6 +34,26 @@ def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
     with last_results.for_people():
         _keep_measured(platform, model, check.observation)
     return check
+
+
+def open_retrained(
+    platform: Platform, model: str, version: int, *, actor: str, reason: str, incident: str | None
+) -> None:
+    """Open the rollout of a version that a retrain has made.
+
+    One that answers an incident may have none yet: the next check tries again, and calls a person
+    where its plan is refused.
+
+    Raises:
+        Busy: another version is ramping, and the retrain answers no incident.
+        PlanRefused: the rollout can't decide in time, and the retrain answers no incident.
+    """
+    try:
+        rollouts.open_rollout(platform, model, version, actor=actor, reason=reason)
+    except (Busy, PlanRefused) as refused:
+        if incident is None:
+            raise
+        log.warning("version %d answers %s, and has no rollout yet: %s", version, incident, refused)
 
 
 def ports(platform: Platform, model: str) -> DriftPorts:
