@@ -40,7 +40,7 @@ FOLDERS = {
     for folder in (*ROOT.glob("models/*/model.yaml"), *ROOT.glob("teams/*/*/model.yaml"))
 }
 FIRST_MS = 20_514 * DAY_MS
-REQUESTS_A_DAY = 2_000
+REQUESTS_A_DAY = 1_300
 QUIET_DAYS, CHANGED_DAYS = 3, 2
 
 
