@@ -1,7 +1,7 @@
 """Remake the hashed locks: dev first, then its subsets under the same pins; none names a host.
 
 What tests start as servers has a lock of its own: nothing of it is imported. The lock of a library
-that models are fitted with holds what comes beside flows, and nothing that flows has.
+that models are fitted with, and Feast's, holds what comes beside flows, and nothing that flows has.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ COMPILE = [
 
 
 TRAIN = ("train-xgboost", "train-lightgbm", "train-catboost", "train-torch", "train-search")
-ROLES = ("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs", *TRAIN)
+BESIDE_FLOWS = (*TRAIN, "feast")
+ROLES = (
+    *("dev", "flows", "serve", "servers", "cluster", "terraform", "browser", "docs"),
+    *BESIDE_FLOWS,
+)
 
 
 def main() -> None:
     for role in ROLES:
-        constraint = ["-c", "dev.txt"] if role in ("flows", "serve", "docs", *TRAIN) else []
+        constraint = ["-c", "dev.txt"] if role in ("flows", "serve", "docs", *BESIDE_FLOWS) else []
         alone = ["--no-deps"] if role == "browser" else []  # one file of it is used
-        left_out = of_flows() if role in TRAIN else []
+        left_out = of_flows() if role in BESIDE_FLOWS else []
         command = [*COMPILE, *constraint, *alone, *left_out, f"{role}.in", "-o", f"{role}.txt"]
         subprocess.run(command, cwd=FOLDER, check=True)
         text = (FOLDER / f"{role}.txt").read_text()

@@ -36,7 +36,7 @@ from mlplatform.commands.authoring.check_model import check_model
 from mlplatform.commands.authoring.new_model import new_model
 from mlplatform.commands.decisions import replay, trace
 from mlplatform.commands.documents import settings
-from mlplatform.commands.features import external
+from mlplatform.commands.features import definitions, external
 from mlplatform.commands.first_hour import doctor, quickstart
 from mlplatform.commands.terminal.exit_codes import exit_code
 from mlplatform.commands.terminal.hints import print_with_hint
@@ -84,6 +84,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(history.app, name="history")
+definitions.add_to(external.app)
 app.add_typer(external.app, name="features")
 app.add_typer(review.app, name="review")
 app.add_typer(log.commands(_journal), name="log")

@@ -44,7 +44,7 @@ def files() -> dict[Path, str]:
 
 def main() -> None:
     os.environ.pop(MODELS, None)  # what is committed here is about the models of this repository
-    feast_repo.main()
+    feast_repo.write(model_names())
     changed = [model_folder(name) / FILE for name in model_names()]
     for path, text in files().items():
         path.parent.mkdir(parents=True, exist_ok=True)

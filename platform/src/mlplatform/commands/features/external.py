@@ -25,7 +25,9 @@ from mlplatform.operations.tables.imported_tables import local_input
 from mlplatform.operations.tables.locations import input_of
 from mlplatform.scoring import backends
 
-app = typer.Typer(help="Features that the bank already has.", no_args_is_help=True)
+app = typer.Typer(
+    help="Definitions of features, and what the bank already has.", no_args_is_help=True
+)
 
 SHOWN: Final = 20
 """Losses of a view, the latest ones."""

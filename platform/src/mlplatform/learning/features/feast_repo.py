@@ -7,6 +7,8 @@ children, so no serving or training process may load this module.
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +19,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FILE, FeatureField, FeatureView, check, check_purposes
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, PlatformError
 
 DTYPES = {"Float64": "float64", "Int64": "int64", "Bool": "bool"}
 KEYS = {feast.ValueType.INT64: "int64", feast.ValueType.STRING: "string"}
@@ -71,12 +73,24 @@ def _listed(view: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in view.items() if (name, value) != (EXTERNAL, None)}
 
 
-def main() -> None:
-    """Write features.json of every model whose folder defines features."""
-    for model in model_names():
+def write(models: Iterable[str]) -> None:
+    """Write features.json of each of these models whose folder defines features.
+
+    Raises:
+        ConfigInvalid: as `views`.
+    """
+    for model in models:
         folder = model_folder(model)
         if (folder / "features.py").is_file():
             (folder / FILE).write_text(render(model))
+
+
+def main() -> None:
+    """Write that of the models that are named, of all where none is."""
+    try:
+        write(sys.argv[1:] or model_names())
+    except PlatformError as error:
+        sys.exit(str(error))
 
 
 def _view(view: Any, entities: dict[str, Any]) -> FeatureView:

@@ -11,6 +11,7 @@ from mlplatform.runtime.errors import ConfigInvalid
 
 LOCKS: Final = {
     "catboost": "train-catboost",
+    "feast": "feast",
     "lightgbm": "train-lightgbm",
     "optuna": "train-search",
     "torch": "train-torch",

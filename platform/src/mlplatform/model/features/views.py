@@ -170,7 +170,7 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
         raise ConfigInvalid(
             f"{folder.name}/{FILE}",
             str(error),
-            "the output of python -m mlplatform.learning.features.feast_repo",
+            f"what `mlplatform features render {folder.name}` writes (docs/features.md)",
         ) from error
     check(content.views)
     check_purposes(content.views, content.purposes)

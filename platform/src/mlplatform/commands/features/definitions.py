@@ -1,0 +1,87 @@
+"""The command that renders a folder's features.py, for processes that know no Feast."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from typing import Final
+
+import typer
+
+from mlplatform.commands.terminal.arguments import Model
+from mlplatform.commands.terminal.output import (
+    AsJson,
+    print_json,
+    print_line,
+    print_table,
+    progress,
+)
+from mlplatform.learning.training.packages import import_problems
+from mlplatform.model.features.views import FILE, FeatureView, load_views
+from mlplatform.model.folders import model_folder
+from mlplatform.runtime.configuration.model_roots import VARIABLE
+from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
+
+SOURCE: Final = "features.py"
+RENDER_S: Final = 180.0
+MOST_LINES: Final = 12
+COLUMNS: Final = ("view", "entity", "comes from", "features")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(render)
+
+
+def render(model: Model, json: AsJson = False) -> None:
+    """Write features.json of a model's features.py: every process reads it in place of Feast.
+
+    Feast and the folder's Python run in a process of their own.
+
+    Example: mlplatform features render credit-default
+    """
+    folder = model_folder(model)
+    if not (folder / SOURCE).is_file():
+        raise NotFound(f"{folder} has no {SOURCE}; docs/features.md says how to declare a view")
+    with import_problems(f"{SOURCE}: import"):
+        if importlib.util.find_spec("feast") is None:
+            raise ModuleNotFoundError(name="feast")
+    with progress(f"reading {SOURCE}"):
+        _write(model)
+    views = load_views(folder)
+    if json:
+        print_json({"file": str(folder / FILE), "views": [view.name for view in views]})
+        return
+    print_table(COLUMNS, [_shown(view) for view in views], prose="features")
+    print_line(f"wrote {folder / FILE}; next: mlplatform check-model {folder}")
+
+
+def _write(model: str) -> None:
+    """Raises InputInvalid with what Feast or the folder's Python said last."""
+    kept = {n: v for n, v in os.environ.items() if n == VARIABLE or not n.startswith("MLPLATFORM_")}
+    program = ("-P", "-m", "mlplatform.learning.features.feast_repo", model)
+    try:
+        done = subprocess.run(
+            [sys.executable, *program],
+            env=kept,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=RENDER_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{SOURCE}: its import took more than {RENDER_S:g} s") from error
+    if done.returncode:
+        said = "\n  ".join(done.stderr.strip().splitlines()[-MOST_LINES:])
+        raise InputInvalid(SOURCE, None, said)
+
+
+def _shown(view: FeatureView) -> tuple[str, str, str, str]:
+    source = "requests, each midnight"
+    if view.external is not None:
+        topic = view.external.topic
+        source = "a table" if topic is None else f"a table and topic {topic}"
+    return view.name, view.entity, source, ", ".join(view.feature_names)
