@@ -58,7 +58,7 @@ def render(model: Model, json: AsJson = False) -> None:
 
 
 def _write(model: str) -> None:
-    """Raises InputInvalid with what Feast or the folder's Python said last."""
+    """Raises InputInvalid with the last lines of what Feast or the folder's Python printed."""
     kept = {n: v for n, v in os.environ.items() if n == VARIABLE or not n.startswith("MLPLATFORM_")}
     program = ("-P", "-m", "mlplatform.learning.features.feast_repo", model)
     try:
@@ -75,8 +75,8 @@ def _write(model: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{SOURCE}: its import took more than {RENDER_S:g} s") from error
     if done.returncode:
-        said = "\n  ".join(done.stderr.strip().splitlines()[-MOST_LINES:])
-        raise InputInvalid(SOURCE, None, said)
+        output = "\n  ".join(done.stderr.strip().splitlines()[-MOST_LINES:])
+        raise InputInvalid(SOURCE, None, output)
 
 
 def _shown(view: FeatureView) -> tuple[str, str, str, str]:

@@ -27,8 +27,9 @@ from mlplatform.learning.features.feast_folder.registry import registry
 from mlplatform.learning.features.feast_values import project_name
 from mlplatform.learning.features.pushes.gaps import StreamGap
 from mlplatform.model.bundle import load_bundle
-from mlplatform.model.features.views import FeatureView, external, request_views
+from mlplatform.model.features.views import FeatureView, KeyType, external, request_views
 from mlplatform.model.folds import history_days
+from mlplatform.model.windows.declaration import by_entity
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.runtime.errors import Corrupt, InputInvalid, NotFound, Refused
@@ -167,20 +168,31 @@ def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Pa
         into: None for `feast/`model in the home folder.
 
     Raises:
-        NotFound: the model has no feature views.
+        NotFound: the model has neither feature views nor windows.
         Refused: the folder has files of somebody else's under these names.
     """
     settings, definition = platform.settings, platform.definition(model)
-    views = platform.views(model)
-    if not views:
-        raise NotFound(f"{model} has no feature views: its folder has no features.py")
+    views, keys = platform.views(model), definition.entities
+    if not views and not definition.windows:
+        raise NotFound(f"{model} has no features: its folder has no features.py, and no windows")
     folder = (into or settings.home.root / "feast" / model).absolute()
+    types: dict[str, KeyType] = {
+        key: "string" if definition.request[key].type == "string" else "int64"
+        for key in keys.values()
+    }
+    state = files.WindowState(
+        model, definition.windows, keys, settings.home.decisions.absolute() / DATABASE
+    )
     files.write_folder(
         folder,
-        store=files.store_text(project_name(model), settings.redis),
+        store=files.store_text(
+            project_name(model), settings.redis, state if definition.windows else None
+        ),
         registry=registry(
             project_name(model),
             views,
+            by_entity(definition.windows, keys),
+            keys=types,
             owner=definition.owner,
             description=definition.purpose,
             rows=settings.home.offline(model).absolute(),

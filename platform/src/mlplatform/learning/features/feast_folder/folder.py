@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import yaml
 
+from mlplatform.model.windows.declaration import Window
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.files import write_atomically
@@ -20,10 +24,36 @@ FIRST_LINE: Final = "# Rendered by `mlplatform models feast`, which writes it ag
 PASSWORD_VARIABLE: Final = "FEAST_REDIS_PASSWORD"  # noqa: S105 (its name)
 
 
-def store_text(project: str, redis: Address | None) -> str:
+STORES: Final = "mlplatform.learning.features.feast_folder.online_store"
+"""Where the stores are that read windows too; a name, as that module imports Feast."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """The windows of a model, and where their tiles are if they are not on a server.
+
+    Args:
+        keys: entity → the request field that holds its key.
+    """
+
+    model: str
+    windows: Sequence[Window]
+    keys: Mapping[str, str]
+    decisions: Path
+
+
+def store_text(project: str, redis: Address | None, windows: WindowState | None = None) -> str:
     """feature_store.yaml over what gateways read; a password is the reader's to put into
-    `PASSWORD_VARIABLE`."""
-    online = {"type": "sqlite", "path": ONLINE_LINK} if redis is None else _redis(redis)
+    `PASSWORD_VARIABLE`.
+
+    Args:
+        windows: None of a model that has none: Feast's own stores do for it.
+    """
+    online: dict[str, Any] = {"type": "sqlite", "path": ONLINE_LINK}
+    if redis is not None:
+        online = _redis(redis)
+    if windows is not None:
+        online |= _with_windows(windows, redis)
     content = {
         "project": project,
         "provider": "local",
@@ -63,6 +93,22 @@ def write_folder(folder: Path, *, store: str, registry: bytes, online_db: Path |
         draft.unlink(missing_ok=True)
         draft.symlink_to(online_db.absolute())
         os.replace(draft, folder / ONLINE_LINK)
+
+
+def _with_windows(state: WindowState, redis: Address | None) -> dict[str, Any]:
+    kind, place = "Sqlite", {"decisions": str(state.decisions)}
+    if redis is not None:
+        kind, place = "Redis", {"server": f"redis://{redis.host}:{redis.port}/{redis.name}"}
+    return {
+        "type": f"{STORES}.Windows{kind}OnlineStore",
+        **place,
+        "model": state.model,
+        "keys": dict(state.keys),
+        "windows": [
+            {name: value for name, value in msgspec.to_builtins(one).items() if value is not None}
+            for one in state.windows
+        ],
+    }
 
 
 def _redis(address: Address) -> dict[str, Any]:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
 
 from mlplatform.model.features.views import FeatureField, FeatureView, KeyType, ValueType
+from mlplatform.model.windows.declaration import EntityWindows, Window
 
 SCHEMA: Final = "1"
 INT64: Final = 4
@@ -20,13 +24,18 @@ TYPES: Final[Mapping[ValueType, int]] = {"float64": 5, "int64": INT64, "bool": 7
 BATCH_FILE: Final = 1
 FILE_SOURCE: Final = "feast.infra.offline_stores.file_source.FileSource"
 EVENT_TIMESTAMP, CREATED = "event_timestamp", "created"
+WINDOWS: Final = "windows"
+"""The tag of a view whose features are real-time windows, which are counted when they are read."""
+COUNTED: Final = "Real-time windows: counted from their tiles at each read, as of then."
 _VARINT, _BYTES = 0, 2
 
 
 def registry(
     project: str,
     views: Sequence[FeatureView],
+    windows: Sequence[EntityWindows] = (),
     *,
+    keys: Mapping[str, KeyType] = MappingProxyType({}),
     owner: str,
     description: str,
     rows: Path,
@@ -35,17 +44,21 @@ def registry(
     """The registry of one project.
 
     Args:
+        windows: each a view of its own, without a source: there are no rows of them.
+        keys: join key → its type, of windows.
         rows: the model's offline folder, with the views' Parquet files.
         made_ms: when it was rendered, epoch milliseconds.
     """
-    made = _time(made_ms)
-    entities = {view.entity: view for view in views}
+    made = _duration(made_ms)
+    entities = {one.entity: (one.key, keys[one.key]) for one in windows}
+    entities |= {view.entity: (view.join_key, _key_type(view)) for view in views}
     sources = {view.name: _source(project, view, rows, made) for view in views}
     spec = _text(1, project) + _text(2, description) + _text(4, owner)
     return b"".join(
         (
-            *(_part(1, _entity(project, view, made)) for view in entities.values()),
+            *(_part(1, _entity(project, name, *of, made)) for name, of in entities.items()),
             *(_part(6, _view(project, view, sources[view.name], owner, made)) for view in views),
+            *(_part(6, _windows(project, one, keys[one.key], owner, made)) for one in windows),
             *(_part(12, source) for source in sources.values()),
             _text(3, SCHEMA),
             _text(4, str(made_ms)),
@@ -55,28 +68,53 @@ def registry(
     )
 
 
-def _entity(project: str, view: FeatureView, made: bytes) -> bytes:
-    names = _text(1, view.entity) + _number(2, _key_type(view)), _text(4, view.join_key)
-    spec = b"".join((*names, _text(9, project)))
+def _entity(project: str, name: str, join_key: str, key: KeyType, made: bytes) -> bytes:
+    spec = _text(1, name) + _number(2, KEYS[key]) + _text(4, join_key) + _text(9, project)
     return _part(1, spec) + _meta(made)
 
 
 def _view(project: str, view: FeatureView, source: bytes, owner: str, made: bytes) -> bytes:
-    key = _text(1, view.join_key) + _number(2, _key_type(view))
-    seconds, ms = divmod(view.ttl_ms, 1000)
+    key = _text(1, view.join_key) + _number(2, KEYS[_key_type(view)])
     spec = (
         _text(1, view.name),
         _text(2, project),
         _text(3, view.entity),
         *(_part(4, _feature(field)) for field in view.fields),
         *_tags(5, {"stale": view.stale, **_external(view)}),
-        _part(6, _number(1, seconds) + _number(2, ms * 1_000_000)),
+        _part(6, _duration(view.ttl_ms)),
         _part(7, source),
         _number(8, 1),
         _text(11, owner if view.external is None else view.external.owner),
         _part(12, key),
     )
     return _part(1, b"".join(spec)) + _meta(made)
+
+
+def _windows(project: str, one: EntityWindows, key: KeyType, owner: str, made: bytes) -> bytes:
+    spec = (
+        _text(1, one.name),
+        _text(2, project),
+        _text(3, one.entity),
+        *(_part(4, _window(window)) for window in one.fields),
+        *_tags(5, {WINDOWS: "true", "stale": one.stale}),
+        _part(6, _duration(one.ttl_ms)),
+        _number(8, 1),
+        _text(10, COUNTED),
+        _text(11, owner),
+        _part(12, _text(1, one.key) + _number(2, KEYS[key])),
+    )
+    return _part(1, b"".join(spec)) + _meta(made)
+
+
+def _window(window: Window) -> bytes:
+    """A feature, with all of its declaration as its tags."""
+    declared: dict[str, Any] = msgspec.to_builtins(window)
+    tags = {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for name, value in declared.items()
+        if value is not None and name not in ("name", "entity", "stale")
+    }
+    return b"".join((_text(1, window.name), _number(2, TYPES["float64"]), *_tags(3, tags)))
 
 
 def _feature(field: FeatureField) -> bytes:
@@ -97,8 +135,8 @@ def _external(view: FeatureView) -> dict[str, str]:
     return {} if source is None else {"external": "true", "purposes": ", ".join(source.purposes)}
 
 
-def _key_type(view: FeatureView) -> int:
-    return INT64 if view.external is None else KEYS[view.external.key]
+def _key_type(view: FeatureView) -> KeyType:
+    return "int64" if view.external is None else view.external.key
 
 
 def _source(project: str, view: FeatureView, rows: Path, made: bytes) -> bytes:
@@ -123,8 +161,9 @@ def _meta(made: bytes) -> bytes:
     return _part(2, _part(1, made) + _part(2, made))
 
 
-def _time(epoch_ms: int) -> bytes:
-    seconds, ms = divmod(epoch_ms, 1000)
+def _duration(span_ms: int) -> bytes:
+    """A Duration, or the Timestamp of so long after the epoch."""
+    seconds, ms = divmod(span_ms, 1000)
     return _number(1, seconds) + _number(2, ms * 1_000_000)
 
 

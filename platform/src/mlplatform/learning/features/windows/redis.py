@@ -24,6 +24,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from redis import Redis
 
 from mlplatform.decisions.records.projection import ProjectedRecord
 from mlplatform.learning.features.online import OnlineRow
@@ -198,13 +199,22 @@ class RedisWindows:
     Args:
         own: of the windows that model.yaml declares here.
         answer_s: how long to wait for the server.
+        redis: a client of it that is there already, with waits of its own.
     """
 
-    def __init__(self, address: Address, model: str, own: State, *, answer_s: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        model: str,
+        own: State,
+        *,
+        answer_s: float,
+        redis: Redis | None = None,
+    ) -> None:
         self.model = model
         self.own = own
         self._address = address
-        self._redis = client(address, answer_s=answer_s)
+        self._redis = client(address, answer_s=answer_s) if redis is None else redis
         self._script = self._redis.register_script(_ADVANCE)
         self._prefix = f"{{mlplatform:windows:{model}}}"
 
