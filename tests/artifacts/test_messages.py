@@ -20,7 +20,8 @@ FREE: Final = re.compile(r"[a-z]{3,} (?:[a-z]+ )*[a-z]{2,}")
 STUMBLES: Final = re.compile(
     r"\b(?:nobody tells|(?:is|are) told|asked no more|is no pass|speaks? for|spoken to|told apart"
     r"|in work|for long\b|has a past|does not read as|(?:say|said) something of"
-    r"|nothing is (?:given|known of)|would be taken back|whom nobody)\b"
+    r"|nothing is (?:given|known of)|would be taken back|whom nobody"
+    r"|(?<!there )(?:is|are) no (?!(?:sign of|longer|more|such|larger|feature yet)\b)\w+)\b"
 )
 """Words over which a reader who knows no code stumbled."""
 
@@ -79,6 +80,12 @@ def test_no_message_of_an_error_is_left_out() -> None:
 def test_no_message_has_to_be_read_twice_for_words_that_readers_stumbled_over(kind: str) -> None:
     hits = [f"{m.module}: {m.text}" for m in found() if m.kind == kind and STUMBLES.search(m.text)]
     assert hits == []
+
+
+def test_no_error_stands_where_a_value_belongs() -> None:
+    """`ConfigUnusable` has a problem; `ConfigInvalid` has the value that is wrong."""
+    of_error = re.compile(r" is '‹(?:error|problem|why|strerror)›|; wanted: ‹(?:error|problem)›")
+    assert [m.text for m in found() if m.kind == "error" and of_error.search(m.text)] == []
 
 
 def test_a_template_of_the_page_is_read_as_people_see_it() -> None:

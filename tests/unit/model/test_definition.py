@@ -136,7 +136,7 @@ def test_another_server_is_asked_for_what_it_can_do(
 
 @pytest.mark.parametrize("opening", ["[", "{a: "])
 def test_a_bottomless_document_is_refused(opening: str) -> None:
-    refused(opening * 5000, "line 1 is 'nested more than 32 deep")
+    refused(opening * 5000, "line 1: nested more than 32 deep")
 
 
 def test_an_unknown_model_is_answered_with_those_that_exist() -> None:
@@ -472,7 +472,7 @@ def test_a_key_that_stands_twice_is_named_and_neither_value_is_taken(
     assert TEXT.count(line) == 1
     before = TEXT[: TEXT.index(line)].count("\n") + again.count("\n")
     number = before + 1
-    refused(TEXT.replace(line, again), f": line {number} is", f"the key {key} stands there twice")
+    refused(TEXT.replace(line, again), f": line {number}: the key {key} stands there twice")
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [", "- 1\n- 2"])

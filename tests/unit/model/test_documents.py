@@ -79,5 +79,5 @@ def test_a_forbidden_character_is_refused():
 
 @pytest.mark.parametrize("parsed", [partial(parse_rules, decisions=["pass"]), parse_reasons])
 def test_rules_and_reasons_are_read_so_too(parsed):
-    with pytest.raises(ConfigInvalid, match=r"x\.yaml: line 1 is 'references"):
+    with pytest.raises(ConfigInvalid, match=r"x\.yaml: line 1: references"):
         parsed(LAUGHS, source="x.yaml", inputs=("amount",))

@@ -135,7 +135,7 @@ def score_later(
     def read(reply: Reply) -> Result[PendingDecision]:
         found = decoded(name, key, reply, PendingDecision, 202)
         if _ID.fullmatch(found.decision_id) is None:
-            raise not_understood(name, key, reply, "decision_id is no id")
+            raise not_understood(name, key, reply, "decision_id is not an id")
         return Result(found)
 
     return Call(

@@ -81,7 +81,7 @@ resource "kubectl_manifest" "job" {
   lifecycle {
     precondition {
       condition     = can(regex("^[a-z0-9.-]+$", var.database.host))
-      error_message = "The database's host is no host name."
+      error_message = "The database's host is not a host name."
     }
   }
 }

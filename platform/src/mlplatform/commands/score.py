@@ -45,7 +45,7 @@ def score(
         shown = request if len(request) <= SHOWN else f"{request[:SHOWN]}…"
         wanted = "an object in quotes, as `mlplatform score --help` shows"
         raise InputInvalid(
-            "the request", None, f"{shown!r} is no JSON; wanted: {wanted}"
+            "the request", None, f"{shown!r} is not JSON; wanted: {wanted}"
         ) from error
     with gateway(settings) as client:
         answer = client.score(model, body, key=key, terms=Terms(version=version))

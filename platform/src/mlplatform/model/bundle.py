@@ -33,7 +33,7 @@ from mlplatform.model.tensors.signature import Signature, Tensors
 from mlplatform.model.weights.data_files import DataFile, data_names, name_problem, put
 from mlplatform.model.windows.declaration import Window, as_written
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json, digest
-from mlplatform.runtime.errors import ConfigInvalid, Corrupt
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, Corrupt
 from mlplatform.runtime.storage.large_files import file_digest, write_new
 from mlplatform.runtime.storage.readers import open_as
 
@@ -319,7 +319,9 @@ def problems(bundle: Bundle) -> list[str]:
         "a text is not whole, or not in the order of its tokens": not are_whole(bundle.inputs),
         "signature does not fit the inputs": bundle.signature is not None
         and any(signature_problems(bundle.signature, bundle.inputs, {}, bundle.classes)),
-        "vocabularies hold what is no word": any(word_problems(bundle.vocabularies, bundle.inputs)),
+        "a vocabulary holds a value that is not a word": any(
+            word_problems(bundle.vocabularies, bundle.inputs)
+        ),
         f"files lack {MODEL_FILE}": MODEL_FILE not in bundle.files,
         f"attribution and {EXPLAINER_FILE} contradict each other": (
             (bundle.attribution.method == "tree_shap") != (EXPLAINER_FILE in bundle.files)
@@ -467,9 +469,9 @@ def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[s
         reasons = msgspec.convert(document.read(text), dict[str, Reason])
     except yaml.YAMLError as error:
         where, problem = document.place(source, error)
-        raise ConfigInvalid(where, problem, "input: {code, customer, analyst}") from error
+        raise ConfigUnusable(where, problem, "input: {code, customer, analyst}") from error
     except msgspec.ValidationError as error:
-        raise ConfigInvalid(source, str(error), "input: {code, customer, analyst}") from error
+        raise ConfigUnusable(source, str(error), "input: {code, customer, analyst}") from error
     if set(reasons) != set(inputs):
         differing = sorted(set(reasons) ^ set(inputs))
         raise ConfigInvalid(f"{source}: inputs", differing, "exactly the model's inputs")

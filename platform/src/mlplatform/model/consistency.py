@@ -149,7 +149,7 @@ def _protected(model: ModelDefinition) -> Iterator[Rule]:
             not is_key,
             key,
             name,
-            "a field that is no entity, no pseudonym and no assignment_unit",
+            "a field that is not an entity, a pseudonym or assignment_unit",
         )
     wanted = "nothing that is `protected`: take it out here, or out of protected"
     for number, spec in enumerate(model.inputs):

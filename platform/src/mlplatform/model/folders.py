@@ -37,7 +37,7 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.configuration.model_roots import VARIABLE, model_roots
 from mlplatform.runtime.configuration.neighbours import has_neighbours
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid, NotFound
 from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.storage.large_files import file_digest
 from mlplatform.runtime.text import cleaned
@@ -67,7 +67,7 @@ def parse(text: str, source: str) -> ModelDefinition:
     except yaml.YAMLError as error:
         where, problem = document.place(source, error)
         wanted = "YAML as docs/adding-a-model.md shows it, every key once"
-        raise ConfigInvalid(where, problem, wanted) from error
+        raise ConfigUnusable(where, problem, wanted) from error
     task = plain.get("task", BINARY) if isinstance(plain, dict) else BINARY
     kind = DEFINITIONS.get(task) if isinstance(task, str) else None
     if kind is None:

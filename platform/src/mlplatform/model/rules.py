@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from mlplatform.model.policies.decision_scale import Decision, DecisionScale
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
 from mlplatform.runtime.text import cleaned, shown
 
 Op = Literal[">", ">=", "<", "<=", "==", "missing"]
@@ -106,9 +106,9 @@ def parse_rules(
         rules = msgspec.convert(document.read(text), tuple[Rule, ...])
     except yaml.YAMLError as error:
         where, problem = document.place(source, error)
-        raise ConfigInvalid(where, problem, "a list of rules") from error
+        raise ConfigUnusable(where, problem, "a list of rules") from error
     except msgspec.ValidationError as error:
-        raise ConfigInvalid(source, str(error), "a list of rules") from error
+        raise ConfigUnusable(source, str(error), "a list of rules") from error
     codes = [rule.code for rule in rules]
     if len(set(codes)) != len(codes):
         raise ConfigInvalid(f"{source}: code", codes, "codes that differ")
@@ -146,7 +146,8 @@ def check_text(key: str, text: str) -> None:
     try:
         kept = cleaned(key, text)
     except InputInvalid as error:
-        raise ConfigInvalid(key, shown(text), str(error)) from error
+        wanted = "a text that people can read, each word of it in one script"
+        raise ConfigUnusable(key, error.problem, wanted) from error
     if kept != text:
         raise ConfigInvalid(
             key, shown(text), f"{shown(kept)!r}: normalised (NFKC), no spaces around"

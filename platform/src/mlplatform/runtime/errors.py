@@ -2,7 +2,8 @@
 
 PlatformError
 ├── ConfigInvalid        a setting or a model folder says something that can't be
-│   └── SettingsInvalid  several settings do
+│   ├── ConfigUnusable   what is wrong is no single value, or the value may not be shown
+│   └── SettingsInvalid  several settings are wrong
 ├── InputInvalid         data from outside is refused; nothing of it was taken in
 ├── NotFound             a name that nothing here has
 ├── Unavailable          a system did not answer; trying again later may help
@@ -29,6 +30,14 @@ class ConfigInvalid(PlatformError):
 
     def __init__(self, key: str, value: object, wanted: str) -> None:
         super().__init__(f"{key} is {value!r}; wanted: {wanted}")
+        self.key = key
+
+
+class ConfigUnusable(ConfigInvalid):
+    """A file or a setting can't be used: names it, the problem and what is wanted."""
+
+    def __init__(self, key: str, problem: str, wanted: str) -> None:
+        PlatformError.__init__(self, f"{key}: {problem}; wanted: {wanted}")
         self.key = key
 
 

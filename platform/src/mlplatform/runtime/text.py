@@ -192,7 +192,7 @@ def _one_script(field: str, text: str, what: str) -> None:
         )
         raise InputInvalid(field, None, problem)
     if len(scripts) > 1 and not any(scripts <= together for together in TOGETHER):
-        problem = f"{_spelled(text)} is {what} of {_listed(scripts)} letters; wanted: of one script"
+        problem = f"{_spelled(text)} is {what} of {_listed(scripts)} letters, not of one script"
         raise InputInvalid(field, None, problem)
 
 

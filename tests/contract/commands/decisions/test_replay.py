@@ -207,7 +207,7 @@ def test_a_folder_from_outside_has_plain_files_of_bounded_size(name: str, tmp_pa
     file = folder / name
     file.unlink(missing_ok=True)
     os.mkfifo(file)  # whoever opened it to read would wait for ever
-    with pytest.raises(InputInvalid, match="no plain file"):
+    with pytest.raises(InputInvalid, match="not a plain file"):
         whatif.side_of_folder(folder)
     file.unlink()
     file.touch()

@@ -122,7 +122,7 @@ def device(path: Path) -> Path:
         pytest.param(cut, "no readable Parquet", id="cut off"),
         pytest.param(noise, "no readable Parquet", id="noise"),
         pytest.param(large_footer, "no readable Parquet", id="a footer of 4 GiB"),
-        pytest.param(pipe, "no plain file", id="a pipe"),
+        pytest.param(pipe, "not a plain file", id="a pipe"),
         pytest.param(device, "not taken from a person", id="a link to a device"),
     ],
 )

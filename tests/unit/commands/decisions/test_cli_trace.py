@@ -82,4 +82,4 @@ def test_an_id_that_nothing_names_and_what_is_no_id(home: Home) -> None:
     none = CliRunner().invoke(app, ["trace", "c" * 32])
     assert none.exit_code != 0
     assert "no span, line or record of this home has the id" in str(none.exception)
-    assert "it is no id" in str(CliRunner().invoke(app, ["trace", "fraud"]).exception)
+    assert "it is not an id" in str(CliRunner().invoke(app, ["trace", "fraud"]).exception)

@@ -77,7 +77,7 @@ def test_a_number_that_its_column_can_not_hold_is_refused(tmp_path: Path) -> Non
     pq.write_table(
         table.set_column(position, "label", pa.array([0, 300])), tmp_path / "own.parquet"
     )
-    with pytest.raises(InputInvalid, match=r"own\.parquet: label is no int8: .*300"):
+    with pytest.raises(InputInvalid, match=r"own\.parquet: label is not int8: .*300"):
         examine_history(tmp_path, definition=FRAUD, now_ms=None, columns={})
 
 

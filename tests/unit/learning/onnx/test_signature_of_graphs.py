@@ -117,7 +117,7 @@ def test_a_file_beyond_the_limits_is_refused_with_the_reason(change: str, told: 
 
 
 def test_maps_instead_of_a_tensor_are_refused_with_the_way_out() -> None:
-    with pytest.raises(ModelRefused, match="no tensor"):
+    with pytest.raises(ModelRefused, match="not a tensor"):
         ConfinedModel(skl2onnx_classifier(zipmap=True), inputs=3, tensors=tensors())
 
 

@@ -245,10 +245,12 @@ def hard_linked(folder: Path) -> Path:
         pytest.param(hard_linked, "hard link", id="a hard link"),
         pytest.param(lambda f: sent(f, size=63), "63", id="a byte too few"),
         pytest.param(lambda f: sent(f, offset="4"), "64", id="beyond the end"),
-        pytest.param(lambda f: sent(f, offset="-8"), "no place in a file", id="before the begin"),
+        pytest.param(
+            lambda f: sent(f, offset="-8"), "not a place in a file", id="before the begin"
+        ),
         pytest.param(lambda f: sent(f, offset="9" * 18), "from byte 9", id="far beyond the end"),
         pytest.param(lambda f: sent(f, length="32"), "declares 64", id="shorter than declared"),
-        pytest.param(lambda f: sent(f, length="x"), "no place in a file", id="no number"),
+        pytest.param(lambda f: sent(f, length="x"), "not a place in a file", id="no number"),
     ],
 )
 def test_weights_elsewhere_are_refused_with_the_reason(

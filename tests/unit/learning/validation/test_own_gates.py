@@ -203,7 +203,7 @@ def fine(rows: HeldOut) -> GateResult:
         ({"GATES": (quality,)}, "quality is a name of the platform's own"),
         ({"GATES": (two,)}, "two can't be called with one argument"),
         ({"GATES": (fine, fine)}, "fine is named twice"),
-        ({"GATES": (lambda rows: GOOD,)}, "<lambda> is no name"),
+        ({"GATES": (lambda rows: GOOD,)}, "<lambda> is not a result's name"),
         ({"GATES": (fine,), "COLUMNS": (1,)}, "COLUMNS holds a value of type int"),
     ],
 )

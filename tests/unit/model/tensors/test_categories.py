@@ -216,7 +216,7 @@ def test_a_closed_list_takes_its_texts_alone_and_does_not_repeat_what_came() -> 
         (
             "inputs:\n",
             'vocabularies: {c: ["a\\u200b"]}\ninputs:\n  - {name: c, kind: category, of: x}\n',
-            "no text in the form",
+            "not a text in the form",
         ),
         (
             "request:\n",

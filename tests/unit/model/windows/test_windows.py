@@ -81,7 +81,7 @@ def test_a_window_of_each_kind_is_taken() -> None:
         ),
         (
             {"where": {"field": "customer", "op": "==", "value": 1}},
-            "windows.0.where.field: a request field that is no pseudonym",
+            "windows.0.where.field: a request field that is not a pseudonym",
         ),
         (
             {"where": {"field": "terminal", "op": ">", "value": "a"}},
@@ -149,7 +149,7 @@ def test_a_window_of_each_new_kind_is_taken() -> None:
         ),
         (
             {**N_1H, "aggregate": "share", "matching": {**PLACE, "field": "customer"}},
-            "matching.field: a request field that is no pseudonym",
+            "matching.field: a request field that is not a pseudonym",
         ),
         ({**GOOD, "matching": PLACE}, "matching: nothing for mean"),
         ({**GOOD, "to": "n_1h"}, "to: nothing for mean"),
@@ -167,13 +167,16 @@ def test_a_window_of_each_new_kind_is_taken() -> None:
         ({**RATIO, "to": None}, "to: the window that is divided by"),
         (
             {**RATIO, "of": "amount"},
-            "of: a window of customer that is no ratio: of mean_2h, n_2h",
+            "of: a window of customer that is not a ratio: of mean_2h, n_2h",
         ),
         (
             {**RATIO, "entity": "terminal"},
-            "to: a window of terminal that is no ratio: of none",
+            "to: a window of terminal that is not a ratio: of none",
         ),
-        ({**RATIO, "to": "burst"}, "to: a window of customer that is no ratio: of mean_2h, n_2h"),
+        (
+            {**RATIO, "to": "burst"},
+            "to: a window of customer that is not a ratio: of mean_2h, n_2h",
+        ),
     ],
 )  # fmt: skip
 def test_what_an_aggregate_needs_or_does_not_take_is_told_by_its_key(

@@ -23,5 +23,5 @@ def test_a_file_that_changed_is_not_run(tmp_path: Path) -> None:
 def test_only_flows_of_the_platform_have_a_pin(tmp_path: Path) -> None:
     (tmp_path / "retrain.py").write_text("flow = 1")
     assert pin_of_flow("retrain", tmp_path).function == "retrain"
-    with pytest.raises(Refused, match="is no flow of this platform"):
+    with pytest.raises(Refused, match="is not a flow of this platform"):
         pin_of_flow("../evil", tmp_path)

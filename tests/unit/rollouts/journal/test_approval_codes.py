@@ -84,7 +84,7 @@ def test_a_code_carries_the_account_that_a_provider_proved_and_no_other() -> Non
         with pytest.raises(Refused, match="not given"):
             approver(KEY, forged, ASKED, now_s=NOW_S)
     for no_code in (":".join(parts[:4]), f"{CODE_OF_JO}!", f"{CODE}:{parts[4]}"):
-        with pytest.raises(Refused, match="this is no code"):
+        with pytest.raises(Refused, match="this is not a code"):
             approver(KEY, no_code, ASKED, now_s=NOW_S)
 
 

@@ -145,7 +145,7 @@ def _a_folder(path: Path) -> None:
         (_written('{"home": "x", "variables": {}, "more": 1}'), "unknown field `more`"),
         (_written(" " * 70_000), "more than 65536 bytes"),
         (lambda p: _variables(p, MLPLATFORM_GATEWAY_PORT="0x50"), "GATEWAY_PORT is '0x50'"),
-        (lambda p: _variables(p, LD_PRELOAD="/tmp/x.so"), "LD_PRELOAD, which is no setting"),
+        (lambda p: _variables(p, LD_PRELOAD="/tmp/x.so"), "LD_PRELOAD, which is not a setting"),
         (lambda p: p.chmod(0o622), "others may write it"),
         (_a_link, "symbolic links"),
         (_a_folder, "it is not a plain file"),
@@ -161,6 +161,6 @@ def test_a_file_that_no_start_wrote_is_refused_with_the_way_out(
         with pytest.raises(ConfigInvalid) as caught:
             read(shell)
         said = str(caught.value)
-        assert said.startswith(f"{path} is ")
+        assert said.startswith(f"{path}: ")
         assert why in said
         assert f"rm {path}" in said

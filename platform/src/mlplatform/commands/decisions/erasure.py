@@ -82,8 +82,8 @@ def erase(
         str | None,
         typer.Option(
             metavar="NAME=KEY",
-            help="The same by the key that requests have, like customer=4711: also of somebody whom"
-            " no decision is about, or who is no unit.",
+            help="As --unit, by the key that requests have, like customer=4711. Takes also a key"
+            " that no decision is about, or that is not a unit.",
         ),
     ] = None,
     model: OfModel = None,

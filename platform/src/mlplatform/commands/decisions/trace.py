@@ -69,7 +69,7 @@ def trace(
     Example: mlplatform trace 0198c2f0a4b7d1e2f3a4b5c6d7e8f901
     """
     if not _ID.fullmatch(any_id):
-        problem = "it is no id; a trace's has 32 hexadecimal digits, a decision's has 42"
+        problem = "it is not an id; a trace's has 32 hexadecimal digits, a decision's has 42"
         raise InputInvalid(any_id[:64], None, problem)
     settings = wiring.settings()
     found = look_up(settings, any_id)

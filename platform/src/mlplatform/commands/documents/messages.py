@@ -40,6 +40,7 @@ error has it in its log (`logs/` of the home folder).
 """
 WAYS: Final = {
     "ConfigInvalid": "change what it names (a setting, an option, a line of model.yaml)",
+    "ConfigUnusable": "change the file or the option that it names",
     "InputInvalid": "correct what it names (a file, a row, a field) and send it again",
     "NotFound": "check the name: the message has those that exist, or the command that lists them",
     "Unavailable": "try again; if it lasts, `mlplatform status` and `mlplatform doctor` say why",

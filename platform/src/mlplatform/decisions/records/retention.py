@@ -125,7 +125,7 @@ def rule_of(row: Mapping[str, Any]) -> RetentionRule:
         Corrupt: it is the payload of no retention.
     """
     if not 0 <= row["recorded_ms"] <= _LAST_MS:
-        raise Corrupt(f"a retention was recorded at {row['recorded_ms']} ms, which is no time")
+        raise Corrupt(f"a retention was recorded at {row['recorded_ms']} ms, which is not a time")
     try:
         return RetentionRule(row["model"], row["recorded_ms"], _decode(row["payload"] or ""))
     except NOT_JSON as error:

@@ -19,9 +19,10 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.features.views import FILE, FeatureField, FeatureView, check, check_purposes
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
-from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, PlatformError
 
 DTYPES = {"Float64": "float64", "Int64": "int64", "Bool": "bool"}
+_WANTED_TAGS = "tags as docs/features.md has them"
 KEYS = {feast.ValueType.INT64: "int64", feast.ValueType.STRING: "string"}
 EXTERNAL = "external"
 """A view with this tag gets its values from a table of the bank, not from requests."""
@@ -114,7 +115,7 @@ def _view(view: Any, entities: dict[str, Any]) -> FeatureView:
     try:
         return msgspec.convert(content, FeatureView)
     except msgspec.ValidationError as error:
-        raise ConfigInvalid(f"view {view.name}: tags", view.tags, str(error)) from error
+        raise ConfigUnusable(f"view {view.name}: tags", str(error), _WANTED_TAGS) from error
 
 
 def _external(view: Any, entity: Any, tags: dict[str, str]) -> dict[str, Any] | None:
@@ -164,7 +165,7 @@ def _field(field: Any, is_external: bool) -> FeatureField:
     try:
         return msgspec.convert(content, FeatureField)
     except msgspec.ValidationError as error:
-        raise ConfigInvalid(f"feature {field.name}: tags", tags, str(error)) from error
+        raise ConfigUnusable(f"feature {field.name}: tags", str(error), _WANTED_TAGS) from error
 
 
 def _number(feature: str, text: str) -> float:

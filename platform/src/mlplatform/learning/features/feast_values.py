@@ -74,7 +74,7 @@ def decode(value: bytes, name: str) -> float | None:
         return float(value[1])
     if value[0] == INT64_TAG and (whole := _whole(value[1:])) is not None:
         return float(whole)
-    raise Corrupt(f"feature {name}: {value!r} is no number of Feast's")
+    raise Corrupt(f"feature {name}: {value!r} is not a number of Feast's")
 
 
 def _varint(number: int) -> Iterator[int]:

@@ -127,5 +127,7 @@ def _canonical(table: pa.Table, definition: ModelDefinition, source: str) -> pa.
         try:
             columns.append(pc.cast(table.column(field.name), field.type, safe=not is_time))
         except pa.ArrowInvalid as error:
-            raise InputInvalid(source, None, f"{field.name} is no {field.type}: {error}") from error
+            raise InputInvalid(
+                source, None, f"{field.name} is not {field.type}: {error}"
+            ) from error
     return pa.table(columns, schema=schema)

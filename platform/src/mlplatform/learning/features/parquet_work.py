@@ -203,4 +203,4 @@ def _try_out() -> None:
         _parquet(pa.BufferReader(b"PAR1 no file PAR1"))
     except pa.ArrowException:
         return
-    raise AssertionError("pyarrow took what is no Parquet")
+    raise AssertionError("pyarrow took a file that is not Parquet")

@@ -20,7 +20,7 @@ from mlplatform.learning.onnx.boosted_trees import (
 )
 from mlplatform.learning.onnx.ensembles import Ensemble
 from mlplatform.model.bundle import Link
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 Node = Mapping[str, Any]
 MODEL: Final = "model.json"
@@ -83,7 +83,7 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     for kind in ("categorical", "text", "embedding"):
         if features.get(f"{kind}_features"):
             wanted = "none: places are numbers"
-            raise ConfigInvalid(f"CatBoostClassifier: {kind} features", "some", wanted)
+            raise ConfigUnusable("CatBoostClassifier", f"it has {kind} features", wanted)
     missing_left = {
         feature["feature_index"]: _MISSING_LEFT[feature["nan_value_treatment"]]
         for feature in features["float_features"]

@@ -202,7 +202,7 @@ def _check_counts(graph: GraphProto) -> None:
         _check_name(value.name)
         if value.type.WhichOneof("value") not in (None, "tensor_type"):
             hint = 'skl2onnx: options={"zipmap": False}'
-            raise ModelRefused(f"{_printable(value.name)} is no tensor; {_WAY_OUT} ({hint})")
+            raise ModelRefused(f"{_printable(value.name)} is not a tensor; {_WAY_OUT} ({hint})")
         dims = value.type.tensor_type.shape.dim
         _most(f"dimensions of {_printable(value.name)}", len(dims), MOST_RANK)
         for dim in dims:
@@ -244,7 +244,7 @@ def _entries(attribute: AttributeProto) -> int:
     if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
         raise ModelRefused(f"it has sparse tensors; {_WAY_OUT}")
     if attribute.HasField("tp") or attribute.type_protos or attribute.tensors:
-        raise ModelRefused(f"it has an attribute that is no number, text or tensor; {_WAY_OUT}")
+        raise ModelRefused(f"it has an attribute that is not a number, text or tensor; {_WAY_OUT}")
     if attribute.ref_attr_name:
         raise ModelRefused(f"it has an attribute of a function; {_WAY_OUT}")
     for text in (attribute.s, *attribute.strings):
@@ -321,7 +321,7 @@ def _holds_numbers(tensor: TensorProto) -> bool:
 def _whole(named: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise ModelRefused(
-            f"tensor {named} lies at {_printable(text)}, which is no place in a file"
+            f"tensor {named} lies at {_printable(text)}, which is not a place in a file"
         )
     return int(text)
 

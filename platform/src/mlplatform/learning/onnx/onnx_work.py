@@ -201,7 +201,7 @@ def _try_out() -> None:
         session(b"no model")
     except InputInvalid:
         return
-    raise AssertionError("ONNX Runtime took what is no model")
+    raise AssertionError("ONNX Runtime took a file that is not a model")
 
 
 def _small_trees() -> bytes:

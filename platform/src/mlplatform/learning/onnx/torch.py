@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlplatform.learning.onnx.sklearn import OPSET
 from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigUnusable
 
 BATCH_ROWS: Final = 8192
 EXAMPLE_ROWS: Final = 2
@@ -94,7 +94,7 @@ class FittedModule:
                 )
         except torch.onnx.errors.OnnxExporterError as error:
             wanted = "operations that have an ONNX form of opset 17"
-            raise ConfigInvalid("training.py: module", str(error)[:500], wanted) from error
+            raise ConfigUnusable("training.py: module", str(error)[:500], wanted) from error
         return file.getvalue()
 
     def _tensors(self, torch: Any, x: NDArray[np.float32]) -> tuple[Any, ...]:

@@ -209,7 +209,7 @@ class MlflowRegistry:
             names = {file["path"] for file in listed} - MLMODEL_FILES
             for name in sorted(names, key=lambda name: (name != BUNDLE_FILE, name)):
                 if Path(name).name != name:
-                    raise Corrupt(f"version's artifact {name!r} is no file of a bundle")
+                    raise Corrupt(f"version's artifact {name!r} is not a file of a bundle")
                 sha256 = file_digests(into).get(name, "")
                 if name not in data_names([name]) or not link_file(name, sha256, into, into.parent):
                     self._save(f"{ARTIFACTS}/{quote(f'{folder}/{name}')}", into / name)

@@ -29,7 +29,7 @@ from mlplatform.model.folders import (
     model_folder,
 )
 from mlplatform.model.rules import Rule, parse_rules
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 Parameter = str | int | float | bool | None
 
@@ -141,7 +141,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     name = definition.name
     if definition.task != "binary" and is_ready(folder):
         wanted = f"a {TRAINING_FILE}: a ready file scores two outcomes; task is {definition.task}"
-        raise ConfigInvalid(f"{name}/{READY_FILE}", "without training", wanted)
+        raise ConfigUnusable(f"{name}/{READY_FILE}", "it has no training.py beside it", wanted)
     numbers = [i.name for i in definition.inputs if i.kind not in WORDED]
     rules, reasons = _text(folder / "rules.yaml"), _text(folder / "reasons.yaml")
     return ModelFolder(
@@ -190,7 +190,7 @@ def _text(file: Path) -> str:
         return file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         wanted = "a text file of the model's folder (docs/adding-a-model.md)"
-        raise ConfigInvalid(f"{file.parent.name}/{file.name}", str(error), wanted) from error
+        raise ConfigUnusable(f"{file.parent.name}/{file.name}", str(error), wanted) from error
 
 
 def check_takes_classes(training: TrainingModule) -> None:
@@ -201,7 +201,7 @@ def check_takes_classes(training: TrainingModule) -> None:
     """
     if "classes" not in inspect.signature(training.fit).parameters:
         wanted = "fit(x, y, *, seed, weight=None, classes): model.yaml has `task: classes`"
-        raise ConfigInvalid("training.py: fit", "without classes", wanted)
+        raise ConfigUnusable("training.py: fit", "it takes no `classes`", wanted)
 
 
 def own_measure(

@@ -23,7 +23,7 @@ from mlplatform.model.tensors.signature import Tensors
 from mlplatform.model.tensors.tokens import Tokenizer, Tokens
 from mlplatform.model.weights.data_files import DataFile
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
 
 GOLDEN_FILE: Final = "golden.json"
 MOST_BYTES: Final = 16 * 1024 * 1024
@@ -65,13 +65,14 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
     source = f"{file.parent.name}/{file.name}"
     try:
         if file.stat().st_size > MOST_BYTES:
-            raise ConfigInvalid(source, file.stat().st_size, f"{MOST_BYTES} bytes or fewer")
+            problem = f"it has {file.stat().st_size} bytes"
+            raise ConfigUnusable(source, problem, f"{MOST_BYTES} or fewer")
         found = msgspec.json.decode(file.read_bytes(), type=tuple[_Row, ...])
     except (OSError, *NOT_JSON) as error:
-        raise ConfigInvalid(source, str(error), WANTED) from error
+        raise ConfigUnusable(source, str(error), WANTED) from error
     if not 0 < len(found) <= MOST_ROWS:
         wanted = f"1 to {MOST_ROWS} rows with the scores that they had where the model was made"
-        raise ConfigInvalid(source, f"{len(found)} rows", wanted)
+        raise ConfigUnusable(source, f"it has {len(found)} rows", wanted)
     read = _readers(definition)
     rows = [_row(f"{source}: {n}.inputs", row.inputs, read) for n, row in enumerate(found)]
     return GoldenSet(np.array(rows, np.float32), np.array([row.score for row in found]))

@@ -38,7 +38,7 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.policies.search import OWN, SearchPolicy
 from mlplatform.model.tensors.categories import Vocabularies
 from mlplatform.model.tensors.signature import Tensors
-from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, PlatformError
+from mlplatform.runtime.errors import ConfigUnusable, InputInvalid, PlatformError
 
 ROWS: Final = 4000
 HOLES: Final = 0.05
@@ -129,7 +129,7 @@ def _context(
         return {}
     if "context" not in inspect.signature(training.fit).parameters:
         wanted = "fit(x, y, *, seed, weight=None, context): model.yaml has training.search"
-        raise ConfigInvalid("training.py: fit", "without context", wanted)
+        raise ConfigUnusable("training.py: fit", "it takes no `context`", wanted)
     if policy.measure == OWN:
         own_measure(training)
     with import_problems("training.search"):

@@ -157,7 +157,7 @@ def _check_function(function: Any) -> None:
         raise TypeError(f"GATES or MEASURES hold {_kind(function)}; wanted: functions")
     name = function.__name__
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name} is no name of a result; wanted: {_NAME.pattern}")
+        raise ValueError(f"{name} is not a result's name; wanted: {_NAME.pattern}")
     if name in {*TITLES, *MEASURES}:
         raise ValueError(f"{name} is a name of the platform's own; wanted: another one")
     try:

@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 FILE = "features.json"
 Aggregate = Literal["count", "mean", "std", "max", "label_share"]
@@ -167,7 +167,7 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
     try:
         content = msgspec.json.decode(path.read_bytes(), type=FeatureFile)
     except (OSError, *NOT_JSON) as error:
-        raise ConfigInvalid(
+        raise ConfigUnusable(
             f"{folder.name}/{FILE}",
             str(error),
             f"what `mlplatform features render {folder.name}` writes (docs/features.md)",

@@ -121,7 +121,7 @@ class RealRollout(RolloutPolicy, frozen=True, kw_only=True):
     stop: RealStop
 
 
-_NO_PROBABILITY: Final = "a number is no probability"
+_NO_PROBABILITY: Final = "a number is not a probability"
 _NO_ALERTS: Final = "the platform plans no share of alerts for numbers"
 _NO_SMALL: Final = "the small model is a scorecard of two outcomes"
 _BY_NUMBER: Final = "thresholds.scores says from which number on each outcome is given"

@@ -106,7 +106,7 @@ def vocabulary_problems(vocabularies: Vocabularies) -> Iterator[tuple[str, str]]
         elif len(set(words)) != len(words):
             yield name, "a word stands there twice"
         elif strange := [word for word in words if word_form(word) != word]:
-            yield name, f"{strange[0][:40]!a} is no text in the form in which it is kept"
+            yield name, f"{strange[0][:40]!a} is not a text in the form in which it is kept"
     if sum(len(word) for words in vocabularies.values() for word in words) > MOST_CHARACTERS:
         yield "all", f"the words have more than {MOST_CHARACTERS} characters together"
 

@@ -258,5 +258,5 @@ def _texts(name: str, raw: memoryview) -> list[str]:
         try:
             found.append(str(raw[begin:at], "utf-8"))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{name!r} holds what is no UTF-8") from error
+            raise ValueError(f"{name!r} holds bytes that are not UTF-8") from error
     return found

@@ -157,7 +157,7 @@ def token_problems(vocabularies: Mapping[str, Sequence[str]]) -> Iterator[tuple[
         elif len(set(words)) != len(words):
             yield name, "a token stands there twice"
         elif strange := [word for word in words if not _is_token(word)]:
-            yield name, f"{strange[0][:40]!a} is no token of a text"
+            yield name, f"{strange[0][:40]!a} is not a token of a text"
     if sum(len(word) for words in vocabularies.values() for word in words) > MOST_CHARACTERS:
         yield "all", f"the tokens have more than {MOST_CHARACTERS} characters together"
 
@@ -186,7 +186,7 @@ def number_of(column: str) -> int:
     """Which place of its text an input holds, from 1."""
     found = _COLUMN.fullmatch(column)
     if found is None:
-        raise ValueError(f"{column} is no place of a text")
+        raise ValueError(f"{column} is not a place of a text")
     return int(found[2])
 
 

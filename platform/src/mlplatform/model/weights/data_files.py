@@ -46,11 +46,11 @@ class _BundleFiles(msgspec.Struct, frozen=True):
 def name_problem(name: str) -> str:
     """Why a graph's data may not lie in a file of that name; empty where it may."""
     if name != os.path.basename(name) or "\\" in name or name in ("", ".", ".."):
-        return "which is no name of a file in the model's own folder"
+        return "which is not the name of a file in the model's own folder"
     if name.startswith(".") or name in NOT_DATA:
         return "a name that is kept for other files"
     if not name.isprintable() or len(name.encode(errors="replace")) > MOST_NAME_BYTES:
-        return f"which is no name of {MOST_NAME_BYTES} bytes that can be printed"
+        return f"which is not a name of at most {MOST_NAME_BYTES} bytes that can be printed"
     return ""
 
 

@@ -278,7 +278,7 @@ def _needs(window: Window, key: str) -> Iterator[Rule]:
 
 def _divided(window: Window, key: str, windows: Sequence[Window]) -> Iterator[Rule]:
     known = [w.name for w in windows if w.entity == window.entity and w.aggregate != "ratio"]
-    wanted = f"a window of {window.entity} that is no ratio: of {', '.join(known) or 'none'}"
+    wanted = f"a window of {window.entity} that is not a ratio: of {', '.join(known) or 'none'}"
     for name in ("of", "to"):
         value = getattr(window, name)
         yield value in known, f"{key}.{name}", value, wanted
@@ -335,7 +335,7 @@ def _filter(where: Filter | None, key: str, request: Mapping[str, _Field]) -> It
         return
     field = request.get(where.field)
     known = field is not None and not field.pseudonymous
-    yield known, f"{key}.field", where.field, "a request field that is no pseudonym"
+    yield known, f"{key}.field", where.field, "a request field that is not a pseudonym"
     if field is None:
         return
     kinds = {"string": str, "bool": bool}

@@ -31,7 +31,7 @@ def refusal(address: str, *, loopback: bool) -> str:
     if found in _METADATA or found.is_link_local:
         return f"{address} is link-local, or answers with a machine's credentials"
     if found.is_multicast or found.is_unspecified or found.is_reserved:
-        return f"{address} is no address of one machine"
+        return f"{address} is not an address of one machine"
     return ""
 
 

@@ -194,7 +194,7 @@ def _webhook_problems(at: str, found: Mapping[str, Any], folder: Path) -> Iterat
             " this machine)"
         )
     if "url_file" in found:
-        yield f"{at}.url_file is set; wanted: url, as a webhook's url is no secret"
+        yield f"{at}.url_file is set; wanted: url, as a webhook's url is not a secret"
     if not isinstance(files, list) or not 1 <= len(files) <= 2:
         wanted = "a list of one file, or of two while a secret is changed"
         yield f"{at}.secret_files is {files!r}; wanted: {wanted}"

@@ -35,7 +35,14 @@ from mlplatform.observing.page.rendering import render, style
 from mlplatform.observing.page.review.views import Reviews
 from mlplatform.observing.page.traffic import TrafficDetail
 from mlplatform.operations.card.sections import sections
-from mlplatform.runtime.errors import ConfigInvalid, Corrupt, InputInvalid, NotFound, PlatformError
+from mlplatform.runtime.errors import (
+    ConfigInvalid,
+    ConfigUnusable,
+    Corrupt,
+    InputInvalid,
+    NotFound,
+    PlatformError,
+)
 from mlplatform.runtime.http.cross_site_guard import (
     Application,
     CrossSiteGuard,
@@ -98,7 +105,9 @@ def application(
         ConfigInvalid: the token is empty.
     """
     if not token:
-        raise ConfigInvalid("the token of the page", "an empty file", "a secret")
+        raise ConfigUnusable(
+            "the token of the page", "its file is empty", "a file that holds a secret"
+        )
     actions = Actions(sources.platform, sources, console, _page, provider)
     reviews = Reviews(sources, console, _page)
     pages = Pages(sources, links, actions, reviews)

@@ -10,7 +10,7 @@ import yaml
 from msgspec import Meta
 
 from mlplatform.model import document
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 FILE: Final = "observability/slo.yaml"
 _PACKAGED: Final = Path(__file__).with_name("slo.yaml")
@@ -146,8 +146,11 @@ def parse(text: str, source: str = "slo.yaml") -> Objectives:
     """
     try:
         found = msgspec.convert(document.read(text), Objectives)
-    except (msgspec.ValidationError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigInvalid(source, str(error), "an slo.yaml as documented") from error
+    except yaml.YAMLError as error:
+        where, problem = document.place(source, error)
+        raise ConfigUnusable(where, problem, f"YAML like that of {FILE}, every key once") from error
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ConfigUnusable(source, str(error), f"keys and values like those of {FILE}") from error
     if sorted(found.tiers) != [1, 2, 3]:
         raise ConfigInvalid(f"{source}: tiers", sorted(found.tiers), "1, 2 and 3")
     _check_burns(found, source)

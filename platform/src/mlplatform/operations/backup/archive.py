@@ -87,7 +87,7 @@ def reading(path: Path) -> Iterator[ArchiveReader]:
         try:
             tar = tarfile.open(path, "r:")  # noqa: SIM115
         except tarfile.TarError as error:
-            raise Corrupt(f"{path} is no backup: {error}") from error
+            raise Corrupt(f"{path} is not a backup: {error}") from error
         with tar:
             yield _TarReader(tar)
     else:
@@ -234,5 +234,5 @@ class _TarReader:
     def open(self, name: str) -> IO[bytes]:
         found = self._tar.extractfile(name)
         if found is None:
-            raise Corrupt(f"{name} is no file in {NAME}")
+            raise Corrupt(f"{NAME} lists no file {name}")
         return found

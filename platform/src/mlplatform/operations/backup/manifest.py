@@ -97,5 +97,5 @@ def decode(data: bytes) -> Manifest:
         raise Corrupt(f"{NAME} can't be read") from error
     for file in manifest.files:
         if not is_inside(file.name):
-            raise Corrupt(f"{NAME} names {file.name!r}, which is no place in a home folder")
+            raise Corrupt(f"{NAME} names {file.name!r}, which is not a place in a home folder")
     return manifest

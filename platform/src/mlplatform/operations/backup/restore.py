@@ -122,7 +122,7 @@ def check(source: Path, *, progress: Progress = lambda name, count: None) -> Res
 
 def _manifest(reader: ArchiveReader) -> Manifest:
     if manifests.NAME not in reader.names():
-        raise Corrupt(f"there is no {manifests.NAME}: this is no backup, or not a whole one")
+        raise Corrupt(f"there is no {manifests.NAME}: this is not a backup, or not a whole one")
     with reader.open(manifests.NAME) as file:
         manifest = manifests.decode(file.read())
     on_servers = {name for name in manifest.schemas if name.startswith(f"{servers.FOLDER}/")}
@@ -164,7 +164,7 @@ def _check_empty(home: Home) -> None:
     if not home.root.exists():
         return
     if not home.root.is_dir():
-        raise Refused(f"{home.root} is no folder")
+        raise Refused(f"{home.root} is not a folder")
     there = sorted(path.name for path in home.root.iterdir() if path != home.restoring)
     if there and home.run.is_dir():
         lock = Lock(home)

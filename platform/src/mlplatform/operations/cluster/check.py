@@ -81,7 +81,7 @@ def _at_least(what: str, seen: str, oldest: tuple[int, int]) -> CheckFinding:
     wanted = ".".join(map(str, oldest))
     if match is None:
         return CheckFinding(
-            "unknown", what, f"{seen!r} is no version", f"see that it is {wanted} or newer"
+            "unknown", what, f"{seen!r} is not a version", f"see that it is {wanted} or newer"
         )
     if (int(match[1]), int(match[2])) >= oldest:
         return CheckFinding("ok", what, seen)

@@ -60,14 +60,14 @@ class Job:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            problem = f"{self.name!r} is no name: 1 to 53 of a-z, 0-9 and -"
+            problem = f"{self.name!r} is not a name: 1 to 53 of a-z, 0-9 and -"
             raise InputInvalid("job", None, problem)
         if not 0 < len(self.items) <= MAX_ITEMS or len(set(self.items)) < len(self.items):
             problem = f"{len(self.items)} items; wanted: 1 to {MAX_ITEMS}, each once"
             raise InputInvalid(f"job {self.name}", None, problem)
         for item in self.items:
             if not _ITEM.fullmatch(item):
-                raise InputInvalid(f"job {self.name}", None, f"{item!r} is no file's name")
+                raise InputInvalid(f"job {self.name}", None, f"{item!r} is not a file's name")
         if self.deadline_s < 1:
             raise InputInvalid(f"job {self.name}", None, "its deadline is less than a second")
 

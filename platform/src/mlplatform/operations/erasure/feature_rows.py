@@ -26,7 +26,7 @@ from mlplatform.model.features.views import FeatureView, external
 from mlplatform.model.folders import model_names
 from mlplatform.operations.wiring import Platform
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 from mlplatform.scoring import backends
 from mlplatform.scoring.worker.feature_stream import letters_of, topic_of
 
@@ -143,7 +143,7 @@ def _key_of(text: str, kind: str, why: str) -> int | str:
         return text
     is_whole = text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= MOST_DIGITS
     if not is_whole:
-        raise ConfigInvalid("--entity", "a key that is no whole number", f"a whole number, {why}")
+        raise ConfigUnusable("--entity", "its key is not a whole number", f"one, {why}")
     return int(text)
 
 
@@ -231,7 +231,7 @@ def not_reached(platform: Platform, found: FoundViews) -> list[str]:
             )
         elif topic is not None:
             sentences.append(
-                f"dead letters of {topic} that are no JSON object, or have no key in"
+                f"dead letters of {topic} that are not a JSON object, or have no key in"
                 f" {view.join_key}: nobody can tell whose they are; they go after 14 days"
             )
     if found.views and settings.postgres is not None:

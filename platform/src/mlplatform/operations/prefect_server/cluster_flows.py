@@ -23,7 +23,7 @@ from mlplatform.operations.prefect_client import names
 from mlplatform.operations.prefect_server import local_flows
 from mlplatform.rollouts.serving.placement import PRODUCTION
 from mlplatform.runtime.configuration.settings import Settings
-from mlplatform.runtime.errors import ConfigInvalid, Unavailable
+from mlplatform.runtime.errors import ConfigUnusable, Unavailable
 
 if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.client.orchestration import SyncPrefectClient
@@ -71,7 +71,8 @@ def template(path: Path, image: str) -> dict[str, Any]:
     """
     found = yaml.safe_load(path.read_text())
     if not isinstance(found, dict) or set(found) != {"job_configuration", "variables"}:
-        raise ConfigInvalid(str(path), None, "a base job template: job_configuration and variables")
+        wanted = "an object of job_configuration and variables"
+        raise ConfigUnusable(str(path), "it is not a base job template", wanted)
     found["variables"]["properties"]["image"] = {"type": "string", "default": image}
     return found
 

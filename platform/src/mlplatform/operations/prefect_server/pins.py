@@ -57,7 +57,9 @@ def pin_of_flow(flow: str, folder: Path) -> Pin:
         Refused: no flow of this platform has the name.
     """
     if flow not in names.RUNS:
-        raise Refused(f"{flow!r} is no flow of this platform; its flows: {', '.join(names.RUNS)}")
+        raise Refused(
+            f"{flow!r} is not a flow of this platform; its flows: {', '.join(names.RUNS)}"
+        )
     return Pin.of(f"{folder / flow}.py:{flow}")
 
 

@@ -207,7 +207,7 @@ def on_record(
             why = "they answer yes or no, and its labels are classes or numbers"
             raise Refused(f"people review no decision of {model}: {why}")
         known = ", ".join(reviewed)
-        what = f"decided {decided[0]}" if decided[0] else "no decision"
+        what = f"decided {decided[0]}" if decided[0] else "not a decision"
         raise Refused(f"{decision_id} is {what}; people review only decisions of {known}")
     opinions = (opinion(r["payload"] or {}) for r in labels)
     return OnRecord(decision_id, model, decided[0], tuple(o for o in opinions if o is not None))

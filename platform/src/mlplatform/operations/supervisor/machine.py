@@ -174,7 +174,7 @@ def _clock(facts: MachineFacts) -> CheckFinding:
 def _packages(facts: MachineFacts) -> CheckFinding:
     what = "installed packages"
     if facts.locked is None:
-        seen = "no lock is here to compare with: this is no checkout"
+        seen = "no lock is here to compare with: this is not a checkout"
         return CheckFinding("unknown", what, seen, "an image has those of requirements/*.txt")
     if not facts.locked:
         return CheckFinding("ok", what, "as requirements/flows.txt locks them")

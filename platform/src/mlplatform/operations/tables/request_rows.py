@@ -161,7 +161,7 @@ def _whole(values: Column, name: str) -> tuple[Column, list[Check]]:
     broken &= ~np.isnan(numbers)
     unsaid = broken | np.isnan(numbers)
     whole = pa.array(np.where(unsaid, 0.0, numbers).astype(np.int64), mask=unsaid)
-    check = Check(broken, f"{name} is no whole number", values)
+    check = Check(broken, f"{name} is not a whole number", values)
     return pa.chunked_array([whole]), [check]
 
 

@@ -176,10 +176,10 @@ def _exported(
 def _tables(path: Path) -> Sequence[Path]:
     if path.is_file():
         if not is_table(path.name):
-            raise InputInvalid(str(path), None, f"it is no {PARQUET} or {CSV} file by its name")
+            raise InputInvalid(str(path), None, f"its name does not end with {PARQUET} or {CSV}")
         return [path]
     if not path.is_dir():
-        raise NotFound(f"{path} is no file or folder")
+        raise NotFound(f"{path} is not a file or folder")
     found = sorted(one for one in path.iterdir() if one.is_file() and is_table(one.name))
     _check_count(len(found), str(path))
     return found

@@ -239,7 +239,7 @@ def _state(text: str) -> State:
     match text:
         case "open" | "claimed" | "answered" | "closed":
             return text
-    raise ValueError(f"{text!r} is no state of an incident")
+    raise ValueError(f"{text!r} is not a state of an incident")
 
 
 def _object(text: str) -> dict[str, Any]:

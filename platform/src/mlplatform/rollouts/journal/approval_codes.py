@@ -98,10 +98,10 @@ def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Appr
     parts = code.split(":")
     wanted = _PARTS + (parts[1:2] == [PROVIDER])
     if len(code) > MOST_CHARACTERS or not code.isascii() or len(parts) != wanted:
-        raise Refused(f"this is no code; {_HOW.format(question.rollout_id)}")
+        raise Refused(f"this is not a code; {_HOW.format(question.rollout_id)}")
     name, key_id, until, mac, *account = parts
     if not until.isdigit():
-        raise Refused(f"this is no code; {_HOW.format(question.rollout_id)}")
+        raise Refused(f"this is not a code; {_HOW.format(question.rollout_id)}")
     found = Approver(name, key_id, _decoded(account[0], question) if account else None)
     if not hmac.compare_digest(mac, _mac(key, found, question, int(until))):
         raise Refused(
@@ -133,7 +133,7 @@ def _decoded(text: str, question: Question) -> ProvenIdentity:
         padded = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
         return msgspec.json.decode(padded, type=ProvenIdentity)
     except (ValueError, *NOT_JSON) as error:
-        raise Refused(f"this is no code; {_HOW.format(question.rollout_id)}") from error
+        raise Refused(f"this is not a code; {_HOW.format(question.rollout_id)}") from error
 
 
 def _mac(key: bytes, approver: Approver, question: Question, until_s: int) -> str:

@@ -26,11 +26,11 @@ def quantity(text: str | int | float) -> Decimal:
     """The number behind `500m`, `2`, `1e3` or `256Mi`.
 
     Raises:
-        InputInvalid: it is no quantity.
+        InputInvalid: it is not a quantity.
     """
     match = _FORM.fullmatch(str(text))
     if match is None or match[2] not in _FACTORS:
-        raise InputInvalid("resources", None, f"{text!r} is no quantity such as 500m or 256Mi")
+        raise InputInvalid("resources", None, f"{text!r} is not a quantity such as 500m or 256Mi")
     return Decimal(match[1]) * _FACTORS[match[2]]
 
 

@@ -240,7 +240,7 @@ class KServePlane:
 
     def _path(self, name: str) -> str:
         if ServiceName.parse(name) is None:
-            raise NotFound(f"{name!r} is no name of a service")
+            raise NotFound(f"{name!r} is not a service's name")
         return INFERENCE_SERVICES.path(self._namespace, name)
 
 

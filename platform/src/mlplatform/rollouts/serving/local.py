@@ -15,7 +15,7 @@ from mlplatform.rollouts.serving.manifest import read
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.serving.plane import Manifest, ServiceStatus
 from mlplatform.runtime.canonical import NOT_JSON, canonical_json
-from mlplatform.runtime.errors import ConfigInvalid, NotFound, Refused
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, NotFound, Refused
 from mlplatform.runtime.storage.files import create_atomically, write_atomically
 
 BUNDLE: Final = "bundle"
@@ -97,7 +97,7 @@ class StatusStore:
 
     def _read(self, name: str) -> StatusFile | None:
         if ServiceName.parse(name) is None:
-            raise NotFound(f"{name!r} is no name of a service")
+            raise NotFound(f"{name!r} is not a service's name")
         try:
             data = self._path(name).read_bytes()
         except FileNotFoundError:
@@ -150,7 +150,7 @@ class LocalPlane:
 
     def _path(self, name: str) -> Path:
         if ServiceName.parse(name) is None:
-            raise NotFound(f"{name!r} is no name of a service")
+            raise NotFound(f"{name!r} is not a service's name")
         return self._desired / f"{name}.json"
 
 
@@ -163,7 +163,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except NOT_JSON as error:
-        raise ConfigInvalid(path.name, str(error), "a manifest in JSON") from error
+        raise ConfigUnusable(path.name, str(error), "a manifest in JSON") from error
 
 
 def bundle_uri(folder: Path, bundles: Path) -> str:

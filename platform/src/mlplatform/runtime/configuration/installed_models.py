@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 GROUP: Final = "mlplatform.models"
 """Entry points whose value is a package; its folder holds model folders.
@@ -28,9 +28,8 @@ def installed_models() -> tuple[Path, ...]:
     """
     found = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
     if not found:
-        raise ConfigInvalid(
-            "installed", "no package", f"one whose entry points have the group {GROUP}"
-        )
+        wanted = f"a package whose entry points have the group {GROUP}"
+        raise ConfigUnusable("installed", "no package that is installed has models", wanted)
     return tuple(map(_folder, found))
 
 

@@ -329,7 +329,7 @@ class Connection(asyncio.Protocol):
                     400, "malformed-http", "the Host header is missing; HTTP/1.1 requires it"
                 )
         elif not self._shared.is_host(host):
-            raise Refusal(400, "malformed-http", "the Host header is no valid host name")
+            raise Refusal(400, "malformed-http", "the Host header is not a valid host name")
         if is_last or b"connection" in headers:
             version = parser.get_http_version()
             if version not in _VERSIONS:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 from mlplatform.runtime.http.connection import Answer, HttpLimits
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.messages import Refusal, Reply, Request, line
@@ -85,7 +85,9 @@ def listen(
         ConfigInvalid: the token is empty.
     """
     if not token:
-        raise ConfigInvalid("the token of /metrics", "an empty file", "a secret")
+        raise ConfigUnusable(
+            "the token of /metrics", "its file is empty", "a file that holds a secret"
+        )
     sock = socket.create_server((host, port), backlog=BACKLOG)
     server = Server(_Metrics(registry, token), [sock], limits=LIMITS, ended=ended)
 

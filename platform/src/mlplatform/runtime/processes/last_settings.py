@@ -12,7 +12,7 @@ import msgspec
 
 from mlplatform.runtime.configuration.declarations import CONSTANTS, PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.settings import Home, Settings, home_of, load
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.storage.files import write_atomically
 
@@ -101,7 +101,7 @@ def _remembered(home: Home) -> dict[str, str]:
     for name in CONSTANTS:  # of a start by an earlier release
         start.variables.pop(PREFIX + name, None)
     if strange := sorted(set(start.variables) - {s.variable for s in SETTINGS}):
-        raise _unusable(path, f"it has {strange[0]}, which is no setting of this release")
+        raise _unusable(path, f"it has {strange[0]}, which is not a setting of this release")
     try:
         load(start.variables)
     except ConfigInvalid as error:
@@ -132,6 +132,8 @@ def _content(path: Path) -> bytes | None:
     return text
 
 
-def _unusable(path: Path, why: str) -> ConfigInvalid:
-    wanted = f"what `mlplatform up` wrote; remove it (rm {path}), and the next start writes it"
-    return ConfigInvalid(str(path), why, wanted)
+def _unusable(path: Path, why: str) -> ConfigUnusable:
+    wanted = (
+        f"the file that `mlplatform up` wrote; remove it (rm {path}), and the next start writes it"
+    )
+    return ConfigUnusable(str(path), why, wanted)

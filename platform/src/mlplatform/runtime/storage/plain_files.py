@@ -48,7 +48,7 @@ def open_plain(path: Path, rule: Rule) -> int:
 
     Raises:
         NotFound: there is nothing of that name that this user may read.
-        InputInvalid: it is no plain file, of another owner, too large, or where none is opened.
+        InputInvalid: it is not a plain file, of another owner, too large, or where none is opened.
     """
     named = printable_name(path)
     try:
@@ -88,7 +88,7 @@ def printable_name(path: Path) -> str:
 def _check(descriptor: int, file: Path, named: str, rule: Rule) -> None:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        raise InputInvalid(named, None, "it is no plain file")
+        raise InputInvalid(named, None, "it is not a plain file")
     place = _place(descriptor, file)
     if not rule.lets(place):  # a folder above has become a link
         raise InputInvalid(named, None, "files of this folder are not taken from a person")

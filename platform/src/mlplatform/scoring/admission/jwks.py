@@ -140,7 +140,7 @@ class IssuerKeys:
         if found.get("issuer") != self._issuer.url or not isinstance(jwks_url, str):
             raise Unavailable(f"the discovery document at {url} is not this issuer's")
         if not is_trustworthy(jwks_url):
-            raise Unavailable(f"{jwks_url[:200]} is no https URL")
+            raise Unavailable(f"{jwks_url[:200]} is not an https URL")
         return jwks_url
 
 
@@ -154,9 +154,9 @@ def verify_keys(document: bytes) -> dict[str, VerifyKey]:
         keys = msgspec.json.decode(document, type=dict[str, Any])["keys"]
         listed = list(keys) if isinstance(keys, list) else None
     except (*NOT_JSON, KeyError) as error:
-        raise Unavailable("the issuer's answer is no JWK Set") from error
+        raise Unavailable("the issuer's answer is not a JWK Set") from error
     if listed is None or len(listed) > MAX_KEYS:
-        raise Unavailable(f"the issuer's answer is no JWK Set of at most {MAX_KEYS} keys")
+        raise Unavailable(f"the issuer's answer is not a JWK Set of at most {MAX_KEYS} keys")
     found = {}
     for jwk in listed:
         if isinstance(jwk, dict) and isinstance(jwk.get("kid"), str):

@@ -187,7 +187,7 @@ def parsed(kind: type[M], request: bytes) -> M:
     try:
         return kind.FromString(request)
     except DecodeError as error:
-        raise Problem(400, "malformed-message", f"the request is no {kind.__name__}") from error
+        raise Problem(400, "malformed-message", f"the request is not a {kind.__name__}") from error
 
 
 def model_of(models: Mapping[str, Scoring], name: str) -> Scoring:

@@ -269,7 +269,7 @@ def _parsed(kind: type[M], request: bytes) -> M:
     try:
         return kind.FromString(request)
     except DecodeError as error:
-        raise RequestRefused(400, f"the request is no {kind.__name__}") from error
+        raise RequestRefused(400, f"the request is not a {kind.__name__}") from error
 
 
 def _authorization(context: Context) -> bytes | None:

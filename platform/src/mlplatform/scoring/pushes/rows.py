@@ -125,7 +125,7 @@ class RowsBody:
         if event_s > now_ms // 1000 + skew_s:
             detail = (
                 f"{name} is {event_s - now_ms // 1000} s after the clock: values that do not hold"
-                " yet are no features yet"
+                " yet are not features"
             )
             raise Problem(422, "event-time", detail, field=name)
         return min(event_s, now_ms // 1000)

@@ -312,7 +312,7 @@ def _by_class(decider: Decider, row: Row) -> _Again:
     rows = [row, *without_each(row, ordinary_row(bundle))]
     found = decider.score(np.array(rows, np.float32)).astype(np.float64)
     if not np.isfinite(found).all():
-        raise Corrupt(f"the model of bundle {bundle.digest} gives what is no number")
+        raise Corrupt(f"the model of bundle {bundle.digest} gives a value that is not a number")
     place, method = int(found[0].argmax()), bundle.attribution.method
     raw, others = float(found[0, place]), found[1:, place].tolist()
     decision = bundle.scale.names[place]

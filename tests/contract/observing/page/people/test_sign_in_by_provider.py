@@ -368,7 +368,7 @@ DISCOVERY = "/.well-known/openid-configuration"
         ("/token", (302, b"", {"location": "/elsewhere"}), "does not answer"),
         ("/token", (200, b"{}", {}), "without a token"),
         ("/token", (200, b" " * 300_000, {}), "more than"),
-        ("/jwks", (200, b"{}", {}), "no JWK Set"),
+        ("/jwks", (200, b"{}", {}), "not a JWK Set"),
     ],
 )
 def test_what_a_provider_answers_is_bounded_and_of_itself(
@@ -384,9 +384,9 @@ def test_what_a_provider_answers_is_bounded_and_of_itself(
     ("changes", "why"),
     [
         ({"issuer": "https://evil.example"}, "is of https://evil.example"),
-        ({"token_endpoint": "http://evil.example/token"}, "no https URL"),
-        ({"authorization_endpoint": "javascript:alert(1)"}, "no https URL"),
-        ({"jwks_uri": "file:///etc/passwd"}, "no https URL"),
+        ({"token_endpoint": "http://evil.example/token"}, "not an https URL"),
+        ({"authorization_endpoint": "javascript:alert(1)"}, "not an https URL"),
+        ({"jwks_uri": "file:///etc/passwd"}, "not an https URL"),
         ({"code_challenge_methods_supported": ["plain"]}, "does not offer PKCE with S256"),
     ],
 )

@@ -48,7 +48,7 @@ def files_at(path: Path) -> list[Path]:
         )
     for file in files:
         if file.suffix not in (PARQUET, CSV) or file.is_dir():
-            raise InputInvalid(file.name, None, "it is no .parquet or .csv file")
+            raise InputInvalid(file.name, None, "it is not a .parquet or .csv file")
         if not file.exists():
             raise InputInvalid(str(file), None, "there is no such file")
     return files

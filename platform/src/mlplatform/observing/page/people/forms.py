@@ -52,7 +52,7 @@ def parsed(body: bytes) -> Mapping[str, str]:
             max_num_fields=MOST_FIELDS,
         )
     except ValueError as error:  # UnicodeError among them
-        raise InputInvalid("the form", None, "it is no form of this page") from error
+        raise InputInvalid("the form", None, "it is not a form of this page") from error
     found = dict(fields)
     if len(found) != len(fields):
         raise InputInvalid("the form", None, "it has a field twice")

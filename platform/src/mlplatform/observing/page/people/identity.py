@@ -68,7 +68,7 @@ def person(claims: Mapping[str, Any], provider: IdentityProvider, roles: Roles) 
     """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
-        raise Refused("the token names no subject: its claim sub is no text of ASCII")
+        raise Refused("the token names no subject: its claim sub is not a text in ASCII")
     name = roles.people.get(subject)
     is_mapped = name is not None
     if name is None:

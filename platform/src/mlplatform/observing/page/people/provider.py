@@ -165,7 +165,7 @@ class Provider:
         for endpoint in (found.authorization_endpoint, found.token_endpoint, found.jwks_uri):
             if not is_trustworthy(endpoint):
                 named = _plain(endpoint)
-                raise Unavailable(f"{url} names {named}, which is no https URL without a query")
+                raise Unavailable(f"{url} names {named}, which is not an https URL without a query")
         if "S256" not in found.code_challenge_methods_supported:
             raise Unavailable(
                 f"{url} does not offer PKCE with S256, which every sign-in here needs"
