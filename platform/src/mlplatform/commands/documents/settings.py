@@ -58,7 +58,8 @@ def _default(setting: Setting) -> str:
 
 
 def settings(json: AsJson = False) -> None:
-    """Every setting of an installation: variable, default, what it takes and means, who reads it.
+    """Every setting of an installation: variable, default and meaning. With --json also what values
+    it takes, and which processes read it.
 
     Example: mlplatform settings --json
     """
