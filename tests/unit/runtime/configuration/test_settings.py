@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from mlplatform.runtime.configuration.declarations import (
     SETTINGS,
     Setting,
 )
-from mlplatform.runtime.configuration.settings import Home, load
+from mlplatform.runtime.configuration.settings import Home, Settings, load
 from mlplatform.runtime.errors import ConfigInvalid, SettingsInvalid
 
 ROOT = Path(__file__).parents[4]
@@ -352,6 +354,15 @@ def test_every_default_of_the_table_is_what_is_loaded() -> None:
     told = {PREFIX + name: default for name, default in DEFAULTS.items()} | as_given
     del told["MLPLATFORM_KEY_FILE"]
     assert load({}).environment() == told
+
+
+def test_a_field_that_is_left_out_has_the_default_of_its_row() -> None:
+    made = {f.name: f.default for f in dataclasses.fields(Settings) if f.default is not MISSING}
+    for setting in SETTINGS:
+        if setting.field in made:
+            default = variables.value(setting, {})
+            assert made[setting.field] == default or not (made[setting.field] or default)
+    assert made["log_level"] == "info"
 
 
 def test_a_home_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

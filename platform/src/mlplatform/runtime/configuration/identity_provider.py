@@ -12,15 +12,12 @@ from mlplatform.runtime.configuration.issuer import DISCOVERY
 
 @dataclass(frozen=True, slots=True)
 class IdentityProvider:
-    """An OpenID Connect provider at which people sign in, and where in its tokens stands what.
+    """An OpenID Connect provider at which people sign in, and the claims that the page reads.
+
+    A field means what its row of `declarations` says (`SIGN_IN_...`).
 
     Args:
-        url: its issuer, exactly as it stands in the claim `iss`.
-        client_id: of the page at the provider, and what stands in the claim `aud`.
-        roles: the YAML file that says which scopes a group has here.
         client_secret_file: read at each sign-in; None: a public client, which PKCE alone protects.
-        scope: what the provider is asked for, with spaces between.
-        groups_claim, name_claim: whose values are a person's groups and name.
     """
 
     url: str

@@ -11,14 +11,12 @@ DISCOVERY = "/.well-known/openid-configuration"
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Whose tokens are taken, and where in them stands what.
+    """The issuer whose tokens are taken, and the claims of a token that the gateway reads.
+
+    A field means what its row of `declarations` says (`OIDC_...`).
 
     Args:
-        url: exactly as it stands in the claim `iss`.
-        audience: what must stand in the claim `aud`: the name of this API at the issuer.
-        jwks_url: where its public keys are; empty: as its discovery document says.
-        client_claim: whose value is the client's name.
-        scopes_claim: whose value is its scopes, as one text with spaces or as a list.
+        scopes_claim: its value is one text with spaces, or a list.
     """
 
     url: str

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mlplatform.runtime.configuration import variables
-from mlplatform.runtime.configuration.declarations import DEFAULTS, PORTS, PREFIX, SETTINGS
+from mlplatform.runtime.configuration.declarations import PORTS, PREFIX, SETTINGS
 from mlplatform.runtime.configuration.entrance import Entrance
 from mlplatform.runtime.configuration.identity_provider import IdentityProvider
 from mlplatform.runtime.configuration.issuer import Issuer
@@ -31,6 +31,8 @@ from mlplatform.runtime.configuration.servers import HERE, PREFECT_AUTH, Servers
 from mlplatform.runtime.errors import Busy, ConfigInvalid, SettingsInvalid
 from mlplatform.runtime.storage import addresses, private_folder
 from mlplatform.runtime.storage.addresses import Address, Brokers
+
+_DEFAULTS: Final[Mapping[str, Any]] = {s.name: variables.value(s, {}) for s in SETTINGS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,32 +268,17 @@ class OnKServe:
 class Settings:
     """Everything that may differ between two installations.
 
+    A field means what its row of `declarations` says, and has the row's default.
+
     Args:
-        profile: `cluster` where every server was to be named, and is.
-        gateways: processes that answer together on `gateway_port`; about one for each core.
-        durability: what an answer that was given survives: the death of any process, or the loss of
-            power as well (an fsync for each commit).
-        spill_max_mib: how much each gateway process may keep while the decision log is down.
-        gateway_grpc_port: of gRPC scoring, shared by the gateway processes; 0: none listens.
-        kafka: brokers of the topics; None: the embedded topics.
-        oidc: whose tokens are taken beside API keys.
-        identity_provider: at which people sign in to the page; None: with their keys alone.
-        otlp_endpoint: of the collector that gets spans, http://host:port; empty: they are kept in
-            files of the home folder, of bounded size.
-        trace_share: of the requests that nothing else speaks for, whose spans are built.
-        log_level: from which on lines are written; of debug lines a tenth (`retention`).
-        job_processes: how many processes of heavy jobs run at a time; 0: no pool runs them, and
-            each flow run starts one of its own, which ends with it.
-        argo: who runs heavy jobs; None: a pool of processes on this machine.
-        postgres: of rollouts, routes, incidents and keys; None: SQLite in the home folder.
-        redis: of online features and token buckets; None: SQLite in the home folder.
-        kserve: of the predictors; None: processes of this machine.
+        kafka: None: the embedded topics.
+        oidc: None: API keys alone are taken.
+        identity_provider: None: people sign in with their keys alone.
+        argo: None: a pool of processes on this machine runs heavy jobs.
+        postgres, redis, mlflow_postgres: None: SQLite in the home folder.
+        kserve: None: predictors are processes of this machine.
         entrance: of clients that call KServe's predictors past the gateway; None: there are none.
-        mlflow_postgres: a database of MLflow's own; None: SQLite in the home folder.
-        mlflow_artifacts: s3://bucket/prefix of bundles; empty: the home folder.
         servers: of this platform that are not on this machine.
-        receivers: the file of receivers of events; None: there are none.
-        models: folders that hold model folders; none: that of the examples.
     """
 
     home: Home
@@ -299,18 +286,18 @@ class Settings:
     gateway_port: int
     prefect_port: int
     mlflow_port: int
-    page_port: int = int(DEFAULTS["PAGE_PORT"])
-    gateways: int = int(DEFAULTS["GATEWAYS"])
-    durability: Durability = "process"
-    spill_max_mib: int = int(DEFAULTS["SPILL_MAX_MIB"])
+    page_port: int = _DEFAULTS["PAGE_PORT"]
+    gateways: int = _DEFAULTS["GATEWAYS"]
+    durability: Durability = _DEFAULTS["DURABILITY"]
+    spill_max_mib: int = _DEFAULTS["SPILL_MAX_MIB"]
     kafka: Brokers | None = None
-    gateway_grpc_port: int = 0
+    gateway_grpc_port: int = _DEFAULTS["GATEWAY_GRPC_PORT"]
     oidc: Issuer | None = None
     identity_provider: IdentityProvider | None = None
     otlp_endpoint: str = ""
-    trace_share: float = float(DEFAULTS["TRACE_SHARE"])
-    log_level: Level = "info"
-    job_processes: int = int(DEFAULTS["JOB_PROCESSES"])
+    trace_share: float = _DEFAULTS["TRACE_SHARE"]
+    log_level: Level = _DEFAULTS["LOG_LEVEL"]
+    job_processes: int = _DEFAULTS["JOB_PROCESSES"]
     argo: Argo | None = None
     postgres: Address | None = None
     redis: Address | None = None
@@ -321,7 +308,7 @@ class Settings:
     servers: Servers = HERE
     receivers: Path | None = None
     models: Folders = NO_FOLDERS
-    profile: Profile = "embedded"
+    profile: Profile = _DEFAULTS["PROFILE"]
 
     @property
     def gateway_url(self) -> str:
