@@ -10,11 +10,13 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "platform" / "src" / "mlplatform"
-ADAPTER: Final = re.compile(r"(Sqlite|Postgres)[A-Z]\w+")
+ADAPTER: Final = re.compile(r"(Sqlite|Postgres|Redis|Feast|Kafka)[A-Z]\w+")
 DRIVERS: Final = "runtime/storage/"
 OPENED_IN: Final = {
     "scoring/backends.py": "for gateways, workers, the exporter, flows, commands and the page",
     "decisions/replication/copies.py": "for what carries a log elsewhere, which lies below scoring",
+    "decisions/topics/choice.py": "for workers and what publishes the log",
+    "decisions/topics/kafka.py": "a subscription of its own topics",
 }
 
 
@@ -56,7 +58,7 @@ def _annotations(node: ast.AST) -> list[ast.AST]:
 def test_adapters_are_made_in_one_place() -> None:
     parsed = trees()
     classes = adapters(parsed)
-    assert {"SqliteDecisionLog", "SqliteRollouts", "PostgresKeys"} <= classes.keys()
+    assert {"SqliteDecisionLog", "PostgresKeys", "FeastRedis", "KafkaTopics"} <= classes.keys()
     used = {
         name: found
         for name, tree in parsed.items()
@@ -64,6 +66,12 @@ def test_adapters_are_made_in_one_place() -> None:
     }
     assert used.keys() == OPENED_IN.keys(), used
     assert used["decisions/replication/copies.py"] == {"SqliteDecisionLog"}
+    assert used["decisions/topics/kafka.py"] == {"KafkaSubscription"}
+
+
+def test_one_place_chooses_between_the_clocks() -> None:
+    makes = {name for name, tree in trees().items() if constructed(tree, {"ReplayClock"})}
+    assert makes == {"scoring/backends.py"}
 
 
 def test_what_makes_one_is_found() -> None:

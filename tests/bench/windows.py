@@ -35,6 +35,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition
 from mlplatform.model.windows.declaration import Window
 from mlplatform.model.windows.tiles import series_of
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.redis import client
 
@@ -126,7 +127,7 @@ def shared(root: Path, definition: ModelDefinition, customers: int, count: int) 
     own = state_of(definition.windows, definition.entities)
     store = RedisWindows(given.address, "fraud", own, answer_s=10.0)
     store.build({}, [])
-    projector = WindowProjector(root / "shared", "gateway-0", [store])
+    projector = WindowProjector(root / "shared", "gateway-0", [store], SystemClock())
     server = client(given.address, answer_s=10.0)
     took, walls, cpu_s = [], [], _server_cpu_s(server)
     with closing(SqliteDecisionLog(root / "shared")) as log:

@@ -24,6 +24,7 @@ from mlplatform.learning.features.windows.build import build_shared
 from mlplatform.learning.features.windows.projector import ProjectorThread, WindowProjector
 from mlplatform.learning.features.windows.redis import RedisWindowReads, RedisWindows, state_of
 from mlplatform.model.definition import ModelDefinition
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.storage import addresses
 from mlplatform.runtime.storage.addresses import Address
 from support.windows_world import Gateway, definition_with_windows
@@ -51,7 +52,7 @@ class SharedGateway(Gateway):
         self.store = store_of(address, definition)
         self.reads = RedisWindowReads(self.store, definition.windows, definition.entities)
         stores = [store_of(address, definition)]
-        self.projector = WindowProjector(self.folder, name, stores, around_s=0.0)
+        self.projector = WindowProjector(self.folder, name, stores, SystemClock(), around_s=0.0)
 
     def close(self) -> None:
         self.projector.close()
@@ -112,7 +113,7 @@ def main() -> None:
     address = addresses.redis("SHARED", os.environ)
     assert address is not None
     store = store_of(address, definition_with_windows())
-    projector = WindowProjector(Path(folder), name, [store])
+    projector = WindowProjector(Path(folder), name, [store], SystemClock())
     projector_module.BATCH = BATCH
     ProjectorThread(projector, poll_s=0.001).start()
     threading.Event().wait()

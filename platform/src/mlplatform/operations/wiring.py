@@ -39,7 +39,7 @@ from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.passes.ports import Ports, RawRoutes
 from mlplatform.rollouts.serving.local import LocalPlane
 from mlplatform.rollouts.serving.plane import ServingPlane
-from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
+from mlplatform.runtime.clock import Clock, SystemClock
 from mlplatform.runtime.configuration import settings as settings_module
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import Profile
@@ -163,9 +163,9 @@ class Platform:
 
     @functools.cached_property
     def clock(self) -> Clock:
-        if self.settings.clock == "system":
-            return SystemClock()
-        return ReplayClock(self._recorded_until, self._history_end())
+        replayed = self.settings.clock == "replay"
+        start_ms = self._history_end() if replayed else 0
+        return backends.clock(self.settings, self._recorded_until, start_ms)
 
     @functools.cached_property
     def log(self) -> SqliteDecisionLog:

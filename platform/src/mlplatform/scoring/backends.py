@@ -33,7 +33,7 @@ from mlplatform.rollouts.outbox.outbox import Outbox
 from mlplatform.rollouts.outbox.positions import Positions
 from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.rollouts.serving.local import bundle_uri
-from mlplatform.runtime.clock import Clock
+from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
 from mlplatform.runtime.configuration.settings import Home, Settings
 from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage.addresses import Address
@@ -64,6 +64,18 @@ PROJECT_S = 1.0
 """Whether records were added to windows is asked again after that time; no request waits for it."""
 ADMISSION_S = 1.0
 """Tokens and keys are asked for by threads of their own; what a process holds lasts that long."""
+
+
+def clock(settings: Settings, latest_ms: Callable[[], int | None], start_ms: int = 0) -> Clock:
+    """The clock of an installation: of the system, or of the recorded traffic that is replayed.
+
+    Args:
+        latest_ms: returns the largest event time in the log, or None while it is empty.
+        start_ms: event time before the first record of a replay.
+    """
+    if settings.clock == "system":
+        return SystemClock()
+    return ReplayClock(latest_ms, start_ms)
 
 
 def rollouts(
@@ -254,7 +266,7 @@ def shared_windows(
 
 
 def window_projector(
-    settings: Settings, writer: str, definitions: Sequence[ModelDefinition]
+    settings: Settings, writer: str, definitions: Sequence[ModelDefinition], clock: Clock
 ) -> WindowProjector | None:
     """What adds the records of this home's log to windows on a server; None where they lie beside
     the log, or no model has any."""
@@ -263,7 +275,7 @@ def window_projector(
 
     address = settings.redis
     stores = [shared_windows(address, one, answer_s=PROJECT_S) for one in definitions]
-    return WindowProjector(settings.home.decisions, writer, stores)
+    return WindowProjector(settings.home.decisions, writer, stores, clock)
 
 
 def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:

@@ -6,11 +6,9 @@ import argparse
 import logging
 import threading
 
-from mlplatform.decisions.log.sqlite import SqliteDecisionLog
 from mlplatform.model.folders import readable_names
 from mlplatform.observing.exporter import targets
 from mlplatform.observing.exporter.state import StateCollector
-from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.listener import MetricsListener, add_options
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
@@ -56,12 +54,8 @@ def collector(settings: Settings) -> StateCollector:
         backends.rollouts(settings),
         backends.incidents(settings),
         log.watermarks,
-        _clock(settings, log),
+        backends.clock(settings, log.latest_event_ms),
         settings.home.measured,
         settings.home,
         outbox.lags,
     )
-
-
-def _clock(settings: Settings, log: SqliteDecisionLog) -> Clock:
-    return SystemClock() if settings.clock == "system" else ReplayClock(log.latest_event_ms)

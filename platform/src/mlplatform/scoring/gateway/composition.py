@@ -17,7 +17,7 @@ from mlplatform.model.folders import load_definition, model_folder, readable_nam
 from mlplatform.model.oip import Codec
 from mlplatform.rollouts.serving.local import StatusStore
 from mlplatform.rollouts.serving.names import cluster_url
-from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
+from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.http.ended_connections import EndedConnections
 from mlplatform.runtime.http.server import Life
@@ -152,7 +152,9 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
     windowed = [d for d in map(load_definition, readable_names()) if d.windows]
     log = backends.decision_log(settings, windowed, lock_wait_ms=LOG_LOCK_WAIT_MS)
     backends.begin_windows(settings, windowed)
-    windows = _windows(settings, name, windowed, metrics)
+    watermark = Watermark(log.latest_event_ms)
+    clock = backends.clock(settings, lambda: watermark.event_ms)
+    windows = _windows(settings, name, windowed, metrics, clock)
 
     def on_committed(count: int) -> None:
         metrics.commit_records.observe(count)
@@ -161,8 +163,6 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
 
     spilling = SpillingLog(log, name, spill_policy(settings), on_committed)
     metrics.watch_log(spilling.counts)
-    watermark = Watermark(log.latest_event_ms)
-    clock = ReplayClock(lambda: watermark.event_ms) if settings.clock == "replay" else SystemClock()
     times = EventTimes(settings.clock, clock.event_ms)
     key = key_of(home)
     return _GatewayContext(
@@ -184,13 +184,17 @@ def _shared(settings: Settings, name: str, supervised: bool) -> _GatewayContext:
 
 
 def _windows(
-    settings: Settings, name: str, windowed: Sequence[ModelDefinition], metrics: Metrics
+    settings: Settings,
+    name: str,
+    windowed: Sequence[ModelDefinition],
+    metrics: Metrics,
+    clock: Clock,
 ) -> ProjectorThread | None:
     """What adds this process's records to windows that gateways share."""
-    projector = backends.window_projector(settings, name, windowed)
+    projector = backends.window_projector(settings, name, windowed, clock)
     if projector is None:
         return None
-    metrics.watch_windows(projector.lags)
+    metrics.watch_windows(projector.lags, clock.wall_ms)
     return ProjectorThread(projector)
 
 

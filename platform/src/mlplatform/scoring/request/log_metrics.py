@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 from mlplatform.decisions.spill.writer import Counts
 from mlplatform.learning.features.windows.projector import Lag
-from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.prometheus import (
     Collector,
@@ -36,11 +35,18 @@ class WindowsCollector(Collector):
     """`mlplatform_windows_*`, from what a projector says; empty where there is none."""
 
     def __init__(self) -> None:
-        self.lags: Callable[[int], Mapping[tuple[str, str], Lag]] = lambda now_ms: {}
+        self._wall_ms: Callable[[], int] = lambda: 0
+        self._lags: Callable[[int], Mapping[tuple[str, str], Lag]] = lambda now_ms: {}
+
+    def watch(
+        self, lags: Callable[[int], Mapping[tuple[str, str], Lag]], wall_ms: Callable[[], int]
+    ) -> None:
+        """Show these from now on."""
+        self._lags, self._wall_ms = lags, wall_ms
 
     def collect(self) -> Iterable[Family]:
-        now_ms = SystemClock().wall_ms()
-        lags = self.lags(now_ms)
+        now_ms = self._wall_ms()
+        lags = self._lags(now_ms)
         yield gauge_family(signals.WINDOWS_LACK, [(of, lag.records) for of, lag in lags.items()])
         behind = [(of, lag.behind_s(now_ms)) for of, lag in lags.items()]
         yield gauge_family(signals.WINDOWS_BEHIND, behind)

@@ -80,9 +80,11 @@ class Metrics:
         """Show what becomes of records."""
         self._registry.register(LogCollector(counts))
 
-    def watch_windows(self, lags: Callable[[int], Mapping[tuple[str, str], Lag]]) -> None:
+    def watch_windows(
+        self, lags: Callable[[int], Mapping[tuple[str, str], Lag]], wall_ms: Callable[[], int]
+    ) -> None:
         """Show how far windows on a server are behind."""
-        self._windows.lags = lags
+        self._windows.watch(lags, wall_ms)
 
     def count_answer(self, operation: str, status: int, model: str | None) -> None:
         """Count an HTTP request or a gRPC call.

@@ -27,6 +27,7 @@ from mlplatform.learning.features.windows import projector, state
 from mlplatform.learning.features.windows.online import WindowValues
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.windows.tiles import fold, new_columns
+from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import Refused, Unavailable
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.redis import client
@@ -496,7 +497,8 @@ def test_what_another_writer_left_in_the_log_is_added_without_a_pause(homes: Own
         many = [Entry(decision(f"d{n}", NOON_MS, ONE)) for n in range(10 * projector.BATCH)]
         gone.log.append("gateway-0", many)
         stores = [shared.store_of(homes.address, FRAUD)]
-        other = projector.WindowProjector(gone.folder, "gateway-1", stores, around_s=3_600)
+        clock = SystemClock()
+        other = projector.WindowProjector(gone.folder, "gateway-1", stores, clock, around_s=3_600)
         with closing(other):
             while other.step():
                 pass

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mlplatform.decisions.records.projection import ProjectedRecord, committed
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.decisions.replication.copies import opened
-from mlplatform.runtime.clock import SystemClock
+from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import PlatformError
 from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
@@ -82,12 +82,14 @@ class WindowProjector:
         folder: Path,
         writer: str,
         stores: Sequence[RedisWindows],
+        clock: Clock,
         *,
         around_s: float = AROUND_S,
     ) -> None:
         self._folder = folder
         self._writer = writer
         self._stores = stores
+        self._clock = clock
         self._db: sqlite3.Connection | None = None
         self._states: dict[tuple[RedisWindows, State], Position] = {}
         self._stuck: set[tuple[RedisWindows, State, str]] = set()
@@ -197,7 +199,7 @@ class WindowProjector:
         return [committed(copy.row()) for copy in copies]
 
     def _measure(self, heads: Mapping[str, int]) -> None:
-        now_ms, found = SystemClock().wall_ms(), {}
+        now_ms, found = self._clock.wall_ms(), {}
         for (store, state), position in self._states.items():
             if state != store.own:
                 continue
