@@ -51,4 +51,4 @@ def drift(model: str, report: bool | None = None) -> str:
             key=f"drift-report-{model}",
             description="Evidently's report on this machine",
         )
-    return check.words
+    return check.summary

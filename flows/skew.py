@@ -34,4 +34,4 @@ def skew(model: str) -> str:
     create_markdown_artifact(
         job.page(report), key=f"skew-{model}", description="Did decisions read what they should?"
     )
-    return report.words
+    return report.summary

@@ -132,7 +132,7 @@ def urls(node: Any) -> list[str]:
 def test_links_lead_to_what_is_there() -> None:
     """To another dashboard, to a path that the platform's page answers, to MLflow or Prefect."""
     nothing: Any = SimpleNamespace(platform=None, secure=False, without_restriction=lambda: None)
-    app: Any = application(nothing, token="t", hosts=["page"], links={}, console=nothing)
+    app: Any = application(nothing, token="t", hosts=["page"], links={}, access=nothing)
     while not hasattr(app, "routes"):
         app = next(v for k, v in vars(app).items() if callable(v) and not isinstance(v, type))
     answered = [route.path_regex for route in app.routes]

@@ -221,7 +221,7 @@ def test_a_burn_of_the_5m_1h_pair_reaches_the_pager(world: World, stack: Stack) 
     assert page["annotations"]["runbook_url"].endswith("/AvailabilityBudgetBurns.md")
 
 
-def test_the_console_shows_what_prometheus_says_is_spent_of_availability(
+def test_the_page_shows_what_prometheus_says_is_spent_of_availability(
     stack: Stack, tmp_path: Path
 ) -> None:
     home = Home(tmp_path / "home")

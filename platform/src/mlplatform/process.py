@@ -124,24 +124,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Starts one process, which runs until it is told to stop or its work is done."""
     parser = argparse.ArgumentParser(prog="mlplatform.process", description=__doc__)
     parser.add_argument("name", choices=ENTRIES, help="what to start")
-    parser.add_argument("words", nargs=argparse.REMAINDER, help="its own options")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its own options")
     options = parser.parse_args(arguments)
-    start(options.name, options.words)
+    start(options.name, options.arguments)
 
 
-def start(name: str, words: Sequence[str]) -> None:
-    """The process of that name, with these words as its command line."""
+def start(name: str, arguments: Sequence[str]) -> None:
+    """The process of that name, with this command line."""
     entry = ENTRIES[name]
     follow_parent()
     with nullcontext() if entry.stops == "signal" else ended_by_signals():
-        _run(name, entry, words)
+        _run(name, entry, arguments)
 
 
-def _run(name: str, entry: Entry, words: Sequence[str]) -> None:
+def _run(name: str, entry: Entry, arguments: Sequence[str]) -> None:
     module = cast(_Module, importlib.import_module(entry.module))
     parser = module.parser()
     parser.prog = f"mlplatform.process {name}"
-    options = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     if entry.may_be_late:
         lower_priority()
     os.umask(0o077)

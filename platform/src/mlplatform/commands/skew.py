@@ -65,7 +65,7 @@ def skew(
                 size=sample,
             )
     if json:
-        print_json(msgspec.to_builtins(report) | {"words": report.words})
+        print_json(msgspec.to_builtins(report) | {"words": report.summary})
     else:
         _print(report)
     raise typer.Exit(FAILED if report.skewed else 0)
@@ -85,7 +85,7 @@ def _print(report: SkewReport) -> None:
         )
     if report.unreadable:
         print_line(f"not read: {report.unreadable:,} records, erased or not as declared now")
-    print_line(f"{report.words}, by {report.sampled:,} of {report.population:,} decisions")
+    print_line(f"{report.summary}, by {report.sampled:,} of {report.population:,} decisions")
 
 
 def _examples(report: SkewReport) -> Iterator[tuple[str, ...]]:

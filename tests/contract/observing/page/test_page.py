@@ -14,7 +14,7 @@ import pytest
 
 from mlplatform.decisions.records.pseudonym import pseudonym
 from mlplatform.observing.page.app import application
-from mlplatform.observing.page.people.gate import Console
+from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.queries.sources import Sources
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.incidents import IncidentFinding
@@ -118,7 +118,7 @@ def test_a_password_that_is_empty_opens_no_page() -> None:
             token="",
             hosts=[],
             links={},
-            console=cast(Console, None),
+            access=cast(PageAccess, None),
         )
 
 

@@ -157,21 +157,21 @@ def test_axe_finds_nothing(page: PageProcess, browser: Chromium, tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeopleWorld]:
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeopleWorld]:
     made = PeopleWorld(tmp_path_factory.mktemp("people") / "home")
     yield made
     made.close()
 
 
 @pytest.fixture
-def rollout(console: PeopleWorld) -> Iterator[str]:
-    made = console.ask()
+def rollout(people: PeopleWorld) -> Iterator[str]:
+    made = people.ask()
     yield made
-    console.end(made)
+    people.end(made)
 
 
 @pytest.fixture
-def person(tmp_path: Path, console: PeopleWorld) -> Iterator[Chromium]:
+def person(tmp_path: Path, people: PeopleWorld) -> Iterator[Chromium]:
     """A browser that knows no token, and runs no script of any page."""
     started = Chromium(tmp_path)
     yield started
@@ -180,13 +180,13 @@ def person(tmp_path: Path, console: PeopleWorld) -> Iterator[Chromium]:
 
 @pytest.mark.parametrize("answer", ["approve", "reject"])
 def test_a_person_signs_in_reads_the_evidence_and_answers(
-    console: PeopleWorld, person: Chromium, rollout: str, answer: str
+    people: PeopleWorld, person: Chromium, rollout: str, answer: str
 ) -> None:
-    person.open(f"{console.page.url}/rollouts/{rollout}")
+    person.open(f"{people.page.url}/rollouts/{rollout}")
     assert person.run("location.pathname") == "/sign-in", "led to the form first"
     looked_at(person, "sign-in")
     person.fill("#name", "bo")
-    person.fill("#key", console.keys["bo"])
+    person.fill("#key", people.keys["bo"])
     person.click(".form button")
     assert person.run("location.pathname") == f"/rollouts/{rollout}"
     looked_at(person, "rollout-that-waits")
@@ -199,39 +199,39 @@ def test_a_person_signs_in_reads_the_evidence_and_answers(
     assert "stands in the journal" in person.run(
         "document.querySelector('[role=status]').innerText"
     )
-    given = console.state(rollout).answer
+    given = people.state(rollout).answer
     assert given is not None
     assert (given.answer, given.approver, given.reason) == (answer, "bo", "the gates are read")
     looked_at(person, f"answered-{answer}")
     person.click(".reader button")
     assert person.run("location.pathname") == "/sign-in"
-    person.open(f"{console.page.url}/rollouts/{rollout}")
+    person.open(f"{people.page.url}/rollouts/{rollout}")
     assert person.run("location.pathname") == "/sign-in", "signed out"
 
 
 def test_who_may_not_is_shown_no_button_and_told_why(
-    console: PeopleWorld, person: Chromium, rollout: str
+    people: PeopleWorld, person: Chromium, rollout: str
 ) -> None:
-    person.open(f"{console.page.url}/sign-in")
+    person.open(f"{people.page.url}/sign-in")
     person.fill("#name", "vera")
-    person.fill("#key", console.keys["vera"])
+    person.fill("#key", people.keys["vera"])
     person.click(".form button")
-    person.open(f"{console.page.url}/rollouts/{rollout}")
+    person.open(f"{people.page.url}/rollouts/{rollout}")
     assert person.run("document.querySelectorAll('a.act').length") == 0
     looked_at(person, "rollout-of-a-viewer")
-    person.open(f"{console.page.url}/rollouts/{rollout}/act/approve")
+    person.open(f"{people.page.url}/rollouts/{rollout}/act/approve")
     assert "has no scope fraud:approve" in person.run("document.body.innerText")
-    assert console.state(rollout).answer is None
+    assert people.state(rollout).answer is None
 
 
 def test_a_person_signs_in_at_the_banks_provider_and_approves(
-    console: PeopleWorld, person: Chromium, rollout: str, tmp_path: Path
+    people: PeopleWorld, person: Chromium, rollout: str, tmp_path: Path
 ) -> None:
     """The provider is another site: the browser holds back cookies of `SameSite=Strict`."""
     with identity_provider("localhost") as provider:
         provider.person = {"sub": "7", "preferred_username": "jo", "groups": ["approvers"]}
         told = provider.environment(tmp_path, "groups: {approvers: ['fraud:approve']}")
-        page = PageProcess(console.home.home, **told)
+        page = PageProcess(people.home.home, **told)
         try:
             person.open(f"{page.url}/rollouts/{rollout}")
             looked_at(person, "sign-in-with-provider")
@@ -242,7 +242,7 @@ def test_a_person_signs_in_at_the_banks_provider_and_approves(
             person.click("a.act.approve")
             person.fill("#reason", "the gates are read")
             person.click("button.act")
-            given = console.state(rollout).answer
+            given = people.state(rollout).answer
             assert given is not None
             assert (given.approver, given.identity and given.identity.subject) == ("jo", "7")
             person.click(".reader button")

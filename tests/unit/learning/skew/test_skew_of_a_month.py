@@ -151,7 +151,7 @@ def test_a_sample_that_is_too_small_says_nothing_and_never_equal(tmp_path: Path)
     report = World(tmp_path).run(2, 100).look().report
     assert report.sampled == 200
     assert {f.verdict for f in report.features} == {"not known"}
-    assert "could not be judged" in report.words
+    assert "could not be judged" in report.summary
 
 
 def test_a_pass_reads_what_is_new_alone(tmp_path: Path) -> None:

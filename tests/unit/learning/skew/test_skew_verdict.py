@@ -116,7 +116,7 @@ def test_values_that_a_topic_dropped_are_named_with_the_verdict() -> None:
 
     def named(from_ms: int | None, to_ms: int | None, many: int = 2) -> str:
         found = lost_values("bureau", gaps[:many], ttl_ms=DAY_MS, from_ms=from_ms, to_ms=to_ms)
-        return "" if found is None else found.words
+        return "" if found is None else found.summary
 
     assert named(None, None) == (
         "bureau lacks up to 4 messages of bank, dropped before they were read and found on"
@@ -135,7 +135,7 @@ def test_values_that_a_topic_dropped_are_named_with_the_verdict() -> None:
     assert lost is not None
     told = judge_skew(replace(report(judged(0, 2_000)), lost=(lost,)), GATES, is_first=False)
     assert told.verdict == "passed"
-    assert f"all 1 features are what they should be; {lost.words}, by 2,000" in told.reason
+    assert f"all 1 features are what they should be; {lost.summary}, by 2,000" in told.reason
 
 
 def test_a_first_version_has_served_nothing_yet() -> None:

@@ -39,7 +39,7 @@ def test_a_check_is_kept_with_the_outcome_that_the_exporter_knows(
     check = DriftCheck(observation, Champion(None, None, None, None), 0)  # type: ignore[arg-type]
     monkeypatch.setattr(drift, "run_check", lambda *_, **__: check)
 
-    assert drift.watch(platform, MODEL, "test").words.startswith(f"{outcome}: ")
+    assert drift.watch(platform, MODEL, "test").summary.startswith(f"{outcome}: ")
 
     kept = last(platform.settings.home.measured, MODEL, Check)
     assert kept is not None

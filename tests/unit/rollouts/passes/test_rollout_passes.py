@@ -528,7 +528,7 @@ def test_a_challenger_with_wrong_alerts_is_stopped_in_shadow(tmp_path: Path) -> 
     )
     world.settle()
     assert world.state(second).phase == "rolled_back"
-    assert "It flagged 70 of 140 requests (50.00 %)" in world.state(second).reason
+    assert "It raised alerts on 70 of 140 requests (50.00 %)" in world.state(second).reason
 
 
 def test_a_slow_challenger_is_rolled_back_in_canary(tmp_path: Path) -> None:

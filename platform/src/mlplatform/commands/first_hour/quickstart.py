@@ -170,12 +170,12 @@ def _approve(rollout: str, key: Path) -> None:
         Unavailable: it is not taken; with what was said.
     """
     asked = ("--decision", "approve", "--approver", APPROVER, "--reason", "a first look")
-    words = ("rollouts", "approve", rollout, *asked, "--key-file", str(key))
+    arguments = ("rollouts", "approve", rollout, *asked, "--key-file", str(key))
     deadline = time.monotonic() + STEP_LIMIT_S
-    _say(*words)
-    while (done := _done(*words)).returncode:
+    _say(*arguments)
+    while (done := _done(*arguments)).returncode:
         if time.monotonic() > deadline:
-            raise _failed(words, done)
+            raise _failed(arguments, done)
         time.sleep(POLL_S)
 
 
@@ -184,10 +184,10 @@ def _scored(model: str, request: dict[str, Any]) -> dict[str, Any]:
     moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = jsonlib.dumps({**request, "event_time": moment})
     deadline = time.monotonic() + STEP_LIMIT_S
-    words = ("score", model, body)
-    _say(*words)
+    arguments = ("score", model, body)
+    _say(*arguments)
     while True:
-        done = _done(*words, "--json")
+        done = _done(*arguments, "--json")
         answer: dict[str, Any] = jsonlib.loads(done.stdout) if done.returncode == 0 else {}
         if answer.get("answered_by") == "champion":
             break
@@ -226,33 +226,33 @@ def _await(ready: Callable[[], bool], up: subprocess.Popen[bytes], home: Home) -
             time.sleep(POLL_S)
 
 
-def _run(*words: str, limit_s: float = STEP_LIMIT_S) -> str:
+def _run(*arguments: str, limit_s: float = STEP_LIMIT_S) -> str:
     """What a command printed.
 
     Raises:
         Unavailable: it failed; with what it said.
     """
-    _say(*words)
-    with progress(words[0]):
-        done = _done(*words, limit_s=limit_s)
+    _say(*arguments)
+    with progress(arguments[0]):
+        done = _done(*arguments, limit_s=limit_s)
     if done.returncode:
-        raise _failed(words, done)
+        raise _failed(arguments, done)
     return done.stdout.rstrip()
 
 
-def _done(*words: str, limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedProcess[str]:
+def _done(*arguments: str, limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*_COMMAND, *words], capture_output=True, text=True, timeout=limit_s, check=False
+        [*_COMMAND, *arguments], capture_output=True, text=True, timeout=limit_s, check=False
     )
 
 
-def _failed(words: Sequence[str], done: subprocess.CompletedProcess[str]) -> Unavailable:
+def _failed(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> Unavailable:
     message = (done.stderr or done.stdout).strip()
-    return Unavailable(f"`mlplatform {words[0]}` ended with {done.returncode}: {message}")
+    return Unavailable(f"`mlplatform {arguments[0]}` ended with {done.returncode}: {message}")
 
 
-def _say(*words: str) -> None:
-    ERR.print(f"$ mlplatform {shlex.join(words)}", style="bold", soft_wrap=True, markup=False)
+def _say(*arguments: str) -> None:
+    ERR.print(f"$ mlplatform {shlex.join(arguments)}", style="bold", soft_wrap=True, markup=False)
 
 
 def _go_on(settings: Settings, rollout: str) -> None:

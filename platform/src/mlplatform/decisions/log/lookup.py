@@ -70,7 +70,7 @@ def _expired_by(log: SqliteDecisionLog, gone: Sequence[Mapping[str, Any]]) -> It
             for one in gone:
                 absent = AbsentPayload(*(one[name] for name in AbsentPayload._fields))
                 if any(expired.covers(absent) for expired in ranges.get(one["writer"], ())):
-                    yield rule.words
+                    yield rule.summary
 
 
 def askers(

@@ -90,7 +90,7 @@ class RetentionRule(NamedTuple):
         return self._replace(retention=msgspec.structs.replace(self.retention, ranges=ranges))
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What became of a payload that it covers."""
         day = datetime.fromtimestamp(self.recorded_ms / 1000, UTC)
         return (

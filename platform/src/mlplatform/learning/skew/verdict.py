@@ -101,9 +101,9 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.features) and all(f.verdict != "not known" for f in self.features)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """The whole of it in a sentence."""
-        return "; ".join((self._judgement, *(one.words for one in self.lost)))
+        return "; ".join((self._judgement, *(one.summary for one in self.lost)))
 
     @property
     def _judgement(self) -> str:

@@ -31,12 +31,12 @@ def judge_skew(
         reason = "nobody has looked yet at what was served (mlplatform skew)"
         observed, verdict = None, _of("inconclusive", refuses)
     elif skew.skewed:
-        reason, observed = skew.words, max(f.low for f in skew.skewed)
+        reason, observed = skew.summary, max(f.low for f in skew.skewed)
         verdict = _of("failed", refuses)
     elif not skew.is_known:
-        reason, observed, verdict = skew.words, None, _of("inconclusive", refuses)
+        reason, observed, verdict = skew.summary, None, _of("inconclusive", refuses)
     else:
-        reason = f"{skew.words}, by {skew.sampled:,} of {skew.population:,} decisions"
+        reason = f"{skew.summary}, by {skew.sampled:,} of {skew.population:,} decisions"
         observed, verdict = max((f.high for f in skew.features), default=0.0), "passed"
     note = (
         "" if refuses or verdict != "passed" or _is_good(skew) else " (reported only: gates.skew)"

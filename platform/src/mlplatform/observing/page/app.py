@@ -24,7 +24,7 @@ from mlplatform.observing.page import exports, incidents, traffic
 from mlplatform.observing.page.causes import explanation_details
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.actions import Actions
-from mlplatform.observing.page.people.gate import LOOKS, Console, SessionGate
+from mlplatform.observing.page.people.gate import LOOKS, PageAccess, SessionGate
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.provider_sign_in import ProviderSignIn
 from mlplatform.observing.page.people.sign_in import SignIn
@@ -88,7 +88,7 @@ def application(
     token: str,
     hosts: Sequence[str],
     links: Mapping[str, str],
-    console: Console,
+    access: PageAccess,
     admit: Callable[[Scope], None] = lambda scope: None,
     provider: Provider | None = None,
 ) -> Application:
@@ -97,7 +97,7 @@ def application(
     Args:
         hosts: what a request's `Host` may say, each with its port.
         links: addresses of other pages, by what they are called.
-        console: who may sign in, and who has.
+        access: who may sign in, and who has.
         admit: called with each request of a reader who knows the token or has signed in.
         provider: at which people sign in beside those with keys; None: there is none.
 
@@ -108,8 +108,8 @@ def application(
         raise ConfigUnusable(
             "the token of the page", "its file is empty", "a file that holds a secret"
         )
-    actions = Actions(sources.platform, sources, console, _page, provider)
-    reviews = Reviews(sources, console, _page)
+    actions = Actions(sources.platform, sources, access, _page, provider)
+    reviews = Reviews(sources, access, _page)
     pages = Pages(sources, links, actions, reviews)
     shown: dict[str, Show] = {
         "/": pages.overview,
@@ -126,10 +126,10 @@ def application(
     }
     routes = [Route(path, _answering(show), methods=["GET"]) for path, show in shown.items()]
     routes.append(Route("/decisions", _finding(pages.find), methods=["POST"]))
-    sign_in = SignIn(console, token, _page, provider)
+    sign_in = SignIn(access, token, _page, provider)
     routes += [*sign_in.routes(), *actions.routes()]
     if provider is not None:
-        routes += ProviderSignIn(console, provider, sign_in).routes()
+        routes += ProviderSignIn(access, provider, sign_in).routes()
     routes += reviews.routes()
     routes.append(Route("/decisions.csv", _exported(pages.export), methods=["GET"]))
     routes.append(Route("/style.css", _style, methods=["GET"]))
@@ -139,9 +139,9 @@ def application(
         exception_handlers={HTTPException: _refused, Exception: _failed},
     )
     by_token = TokenGate(inner, token, "page", admit)
-    gated = SessionGate(inner, by_token, console, admit)
-    scheme = "https" if console.secure else "http"
-    return Headers(CrossSiteGuard(gated, hosts, scheme=scheme, refused=partial(_foreign, console)))
+    gated = SessionGate(inner, by_token, access, admit)
+    scheme = "https" if access.secure else "http"
+    return Headers(CrossSiteGuard(gated, hosts, scheme=scheme, refused=partial(_foreign, access)))
 
 
 class Pages:
@@ -441,12 +441,12 @@ async def _style(request: Request) -> Response:
     return Response(style(), media_type="text/css")
 
 
-def _foreign(console: Console, scope: Scope) -> None:
+def _foreign(access: PageAccess, scope: Scope) -> None:
     """A page of somebody else's that a browser shows has sent a form here: browsers name it."""
     names_a_page = any(name == b"origin" for name, _ in scope["headers"])
     if scope["type"] == "http" and scope["method"] not in LOOKS and names_a_page:
         why = "another site's page sent it, or it asked for another Host"
-        console.refuse(UNKNOWN, f"{scope['method']} {scope['path']}", why)
+        access.refuse(UNKNOWN, f"{scope['method']} {scope['path']}", why)
 
 
 def _page(template: str, status: int, **shown: Any) -> Response:

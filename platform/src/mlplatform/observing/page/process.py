@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people import roles
-from mlplatform.observing.page.people.gate import SURFACE, Console, Identities
+from mlplatform.observing.page.people.gate import SURFACE, Identities, PageAccess
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import sees
 from mlplatform.observing.page.people.sessions import Sessions
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     refusals = Refusals(settings.home.audit)
     connections = ListenerConnections(SURFACE, refusals)
     identities = Identities(partial(backends.keys, settings), SystemClock().wall_ms)
-    console = Console(
+    access = PageAccess(
         identities,
         Sessions(),
         refusals,
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
         token=read_token(options.token_file or settings.home.page_token),
         hosts=asked_for_as(settings),
         links=_links(settings),
-        console=console,
+        access=access,
         admit=connections.admit,
         provider=provider_of(settings),
     )

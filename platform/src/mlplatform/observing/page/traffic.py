@@ -108,7 +108,7 @@ def traffic_detail(
         from_ms=span_ms[0],
         to_ms=span_ms[1],
         metrics=metrics,
-        columns=("requests/s", "p50", "p99", *(("flagged",) if flags else ()), "degraded"),
+        columns=("requests/s", "p50", "p99", *(("alerts",) if flags else ()), "degraded"),
         rows=tuple(_row(point, flags=flags) for point in reversed(points[-TABLE_ROWS:])),
     )
 
@@ -173,7 +173,7 @@ def _traffic(
         _latency("p50", 0.5, points, span_ms, None),
         _latency("p99", 0.99, points, span_ms, goal_ms),
         *(
-            [_metric("alerts", "requests flagged", _by_arm(points, _alerts), percents, span_ms)]
+            [_metric("alerts", "share of alerts", _by_arm(points, _alerts), percents, span_ms)]
             if flags
             else []
         ),

@@ -117,7 +117,7 @@ def page(model: str, check: DriftCheck) -> str:
         model,
         observation.champion,
         observation.verdicts,
-        check.words,
+        check.summary,
         observation.performance,
         score_word=observation.score_word,
     )

@@ -98,7 +98,7 @@ def page(report: SkewReport) -> str:
     lines = [
         f"## Did decisions of {markdown(report.model)} read what they should have?",
         "",
-        f"{report.words[0].upper()}{report.words[1:]}.",
+        f"{report.summary[0].upper()}{report.summary[1:]}.",
         "",
         f"{report.sampled:,} of {report.population:,} decisions were counted again from records.",
         "",

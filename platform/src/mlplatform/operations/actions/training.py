@@ -88,7 +88,7 @@ def _skew(platform: Platform, model: str, dataset: Dataset) -> SkewReport | None
     """What the last look at features found, and what of the training set's values is lost."""
     values = lost(platform, model, dataset.window.from_ms, dataset.window.to_ms)
     for one in values:
-        log.warning("the training set of %s: %s", model, one.words)
+        log.warning("the training set of %s: %s", model, one.summary)
     found = last_skew(platform, model)
     return None if found is None else msgspec.structs.replace(found, lost=values)
 

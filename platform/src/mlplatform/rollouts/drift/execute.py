@@ -93,7 +93,7 @@ class DriftCheck:
         return tuple(f.request for f in self.incidents if f.request is not None)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """The verdicts, the incidents and what was decided, in a few sentences."""
         observation = self.observation
         verdict, performance = observation.verdict, observation.performance

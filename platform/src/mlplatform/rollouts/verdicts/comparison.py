@@ -154,8 +154,8 @@ def alert_gate(
     if not deviations:
         reason = (
             "No verdict is possible yet: no alert is expected. "
-            f"It flagged {of_all(raised, answers, 'requests')}; the champion flagged "
-            f"{of_all(theirs, others, 'requests')}."
+            f"It raised alerts on {of_all(raised, answers, 'requests')}; the champion raised "
+            f"alerts on {of_all(theirs, others, 'requests')}."
         )
         return Gate(name, bound.verdict(math.nan, math.nan), reason, {"trials": answers})
     more = min(found.more for found in deviations)
@@ -163,8 +163,8 @@ def alert_gate(
     stop_low = max(more, fewer)
     nearest = min(shown, key=lambda found: found.left_open)
     figures = (
-        f"It flagged {of_all(raised, answers, 'requests')}; {percent(nearest.expected)} was "
-        f"expected. The champion flagged {of_all(theirs, others, 'requests')}."
+        f"It raised alerts on {of_all(raised, answers, 'requests')}; {percent(nearest.expected)} "
+        f"was expected. The champion raised alerts on {of_all(theirs, others, 'requests')}."
     )
     low, high = _change(nearest.low), _change(nearest.high)
     some = nearest.low > -1  # else there may be none
@@ -452,7 +452,7 @@ GATES: Final[tuple[GateKind, ...]] = (
         picture=_FAILURES, compare=_failures),
     GateKind("alerts", "share of alerts", ("shadow", "canary"), compare=_alerts,
         picture=Picture("alerts against those expected", "percent", "either", stops=True,
-            arms="requests flagged")),
+            arms="requests with an alert")),
     # Each has a part of one gate's error more, where segments are declared (`segment_steps`).
     GateKind("segments", "segments", ("shadow",), shares_error=False,
         compare=lambda counts, terms: segment_gates(counts, terms.segments, in_canary=False)),

@@ -73,8 +73,9 @@ class PairWords:
 
 
 PAIR_WORDS: Final[Mapping[str, PairWords]] = {
-    "binary": PairWords("alerts", "payments", "no arm has flagged a request that both decided",
-        "One arm alone flagged {only:,} of the {either:,} requests that either flagged"),
+    "binary": PairWords("alerts", "payments",
+        "no arm has raised an alert on a request that both decided",
+        "One arm alone raised an alert on {only:,} of the {either:,} requests on which either did"),
     "classes": PairWords("classes", "requests", "both arms have to have decided a request",
         "They decided another class for {only:,} of {either:,} requests"),
     "real": PairWords("numbers", "requests", "both arms have to have given a request a number",

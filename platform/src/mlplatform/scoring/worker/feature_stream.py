@@ -191,7 +191,7 @@ class FeatureStream:
         model, view, now_ms = self._target.model, self._target.view.name, self._entry.event_ms()
         of = self._subscription.topic_ids() if ids is None else ids
         for gap in self._entry.journal.add_gaps(model, view, dropped, of, now_ms):
-            log.error("values of %s are lost: %s", view, gap.words)
+            log.error("values of %s are lost: %s", view, gap.summary)
             self._dropped.add(model, gap.topic, gap.most_messages, now_ms)
         return True
 

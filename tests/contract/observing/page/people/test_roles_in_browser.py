@@ -17,9 +17,9 @@ import pytest
 from mlplatform.decisions.records.port import Span
 from support import chromium
 from support.chromium import Chromium, looked_at
-from support.console_world import CUSTOMER, ROLES, ConsoleWorld
 from support.hands import Hands
 from support.platform_process import wait
+from support.roles_world import CUSTOMER, ROLES, RolesWorld
 
 WAYS: Final = Path(__file__).parents[5] / "build" / "page" / "ways.json"
 MAY: Final = {
@@ -47,8 +47,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleWorld]:
-    made = ConsoleWorld(tmp_path_factory.mktemp("console"))
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolesWorld]:
+    made = RolesWorld(tmp_path_factory.mktemp("roles"))
     yield made
     made.close()
 
@@ -76,7 +76,7 @@ class Visit:
         hands: of a browser that knows nobody yet.
     """
 
-    def __init__(self, world: ConsoleWorld, hands: Hands, role: str) -> None:
+    def __init__(self, world: RolesWorld, hands: Hands, role: str) -> None:
         self.world, self.hands, self.role = world, hands, role
 
     def sign_in(self) -> None:
@@ -201,7 +201,7 @@ class Visit:
 @pytest.mark.parametrize("by_keys", [False, True], ids=["mouse", "keyboard"])
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_goes_its_ways(
-    world: ConsoleWorld, browser: Chromium, ways: list[dict[str, object]], role: str, by_keys: bool
+    world: RolesWorld, browser: Chromium, ways: list[dict[str, object]], role: str, by_keys: bool
 ) -> None:
     hands = Hands(browser, by_keys=by_keys)
     visit = Visit(world, hands, role)
@@ -240,7 +240,7 @@ def test_each_role_goes_its_ways(
 
 @pytest.mark.parametrize("role", ROLES)
 def test_what_a_role_may_not_do_is_no_button_and_a_forged_form_is_refused_and_kept(
-    world: ConsoleWorld, browser: Chromium, role: str
+    world: RolesWorld, browser: Chromium, role: str
 ) -> None:
     rollout = world.waits()
     visit = Visit(world, Hands(browser, by_keys=False), role)
@@ -288,7 +288,7 @@ def forged(browser: Chromium, path: str, about: str) -> int:
 
 
 def test_every_view_is_reached_by_tab_fits_and_has_no_fault_of_accessibility(
-    world: ConsoleWorld, browser: Chromium
+    world: RolesWorld, browser: Chromium
 ) -> None:
     world.keys["everybody"] = world.key("everybody", *(f"fraud:{s}" for s in ROLES.values()))
     rollout = world.waits()

@@ -358,7 +358,7 @@ def test_a_gap_is_what_this_journal_did_not_have_and_is_kept_once(tmp_path: Path
         for one in journal.gaps(MODEL, "bureau")
     ] == [("b", 0, 0, 3, 3), ("a", 1, 0, 3, 3), ("a", 0, 10, 20, 12)]
     assert journal.gaps(MODEL, "other") == []
-    assert journal.gaps(MODEL, "bureau")[0].words == (
+    assert journal.gaps(MODEL, "bureau")[0].summary == (
         "bank-0 dropped offsets 0 to 3 before they were read"
     )
 

@@ -19,7 +19,7 @@ from mlplatform.model.routes import Arm, Routes, no_routes
 from mlplatform.observing.page.app import application
 from mlplatform.observing.page.people import acts, forms, sessions
 from mlplatform.observing.page.people.actions import Subject, WrongForm, check_form
-from mlplatform.observing.page.people.gate import Console, Identities
+from mlplatform.observing.page.people.gate import Identities, PageAccess
 from mlplatform.observing.page.people.reader import Reader
 from mlplatform.observing.page.people.sessions import NoSession, Session, Sessions, WrongSignIns
 from mlplatform.observing.page.people.waiting_rollouts import waiting_rollout
@@ -281,13 +281,13 @@ class Page:
         self.refusals = Refusals(settings.home.audit)
         self.identities = Identities(lambda: self.store, lambda: int(self.clock.now * 1000))
         sign_ins, kept = SignIns(settings.home.audit), Sessions(self.clock)
-        console = Console(self.identities, kept, self.refusals, "session", sign_ins)
+        access = PageAccess(self.identities, kept, self.refusals, "session", sign_ins)
         self.application = application(
             Sources(Platform(settings)),
             token="the token",
             hosts=["127.0.0.1:8090"],
             links={},
-            console=console,
+            access=access,
         )
 
     def browser(self, address: str = "10.0.0.1") -> httpx.AsyncClient:

@@ -76,7 +76,8 @@ def test_every_mark_of_a_gate_lies_in_its_picture(
 
 def test_a_gate_is_told_in_the_first_sentence_of_its_reason() -> None:
     said = (
-        "Its alerts are 1.5 times those expected (95 % certain). It flagged 5 of 400. Allowed: 2."
+        "Its alerts are 1.5 times those expected (95 % certain). It raised alerts on 5 of 400."
+        " Allowed: 2."
     )
     shown = pictured(Gate("alerts", "UNHEALTHY", said, {}))
     assert (shown.sentence, shown.reason) == (said.partition(" It")[0], said)

@@ -14,7 +14,7 @@ import pytest
 from tests.support.class_model import class_definition
 
 from mlplatform.observing.page.app import application
-from mlplatform.observing.page.people.gate import Console, Identities
+from mlplatform.observing.page.people.gate import Identities, PageAccess
 from mlplatform.observing.page.people.sessions import Sessions
 from mlplatform.observing.page.queries import sources
 from mlplatform.observing.page.queries.sources import Sources
@@ -50,7 +50,7 @@ class Page:
             token="the token",
             hosts=["127.0.0.1:8090"],
             links={},
-            console=Console(self.identities, Sessions(), refusals, "session", sign_ins),
+            access=PageAccess(self.identities, Sessions(), refusals, "session", sign_ins),
         )
 
     def _key(self, name: str, scope: str) -> str:

@@ -36,7 +36,7 @@ class StreamGap(msgspec.Struct, frozen=True):
         return self.last_offset - self.first_offset + 1
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What was lost, for people."""
         return dropped_words(self.topic, self.partition, self.first_offset, self.last_offset)
 
@@ -57,7 +57,7 @@ class StreamLoss(msgspec.Struct, frozen=True):
     found_ms: int
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """A sentence for people, in lower case and without a full stop."""
         many = "1 message" if self.messages == 1 else f"up to {self.messages:,} messages"
         since = "" if self.since_ms is None else f" published since {utc_minute(self.since_ms)}"

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from mlplatform.observing.page.people import acts, forms
 from mlplatform.observing.page.people.acts import Act, Button
 from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
-from mlplatform.observing.page.people.gate import Console
+from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import READER, Reader, sees
 from mlplatform.observing.page.people.sessions import Sessions
@@ -93,13 +93,13 @@ class Actions:
         self,
         platform: Platform,
         sources: Sources,
-        console: Console,
+        access: PageAccess,
         show: Show,
         provider: Provider | None = None,
     ) -> None:
         self._platform = platform
         self._sources = sources.without_restriction()
-        self._console = console
+        self._access = access
         self._show = show
         self._provider = provider
 
@@ -161,7 +161,7 @@ class Actions:
         except InputInvalid as error:
             reader = READER.get()
             who = UNKNOWN if reader is None else reader.name
-            self._console.refuse(who, f"POST {request.url.path}", str(error))
+            self._access.refuse(who, f"POST {request.url.path}", str(error))
             return self._problem(400, str(error), "/")
         says_origin = forms.says_its_origin(request.scope["headers"])
         return await run_in_threadpool(self._carry_out, request, dict(fields), says_origin)
@@ -174,7 +174,7 @@ class Actions:
 
     def _carry_out(self, request: Request, fields: dict[str, str], says_origin: bool) -> Response:
         def respond(reader: Reader, subject: Subject, act: Act) -> Response:
-            check_form(self._console.sessions, reader, subject, act, fields, says_origin)
+            check_form(self._access.sessions, reader, subject, act, fields, says_origin)
             if fields.get("as") == CODE and act in acts.ANSWERS:
                 return self._code(reader, subject, act, fields["seen"])
             try:
@@ -210,7 +210,7 @@ class Actions:
             with translated():
                 return respond(reader, subject, act)
         except WrongForm as wrong:
-            self._console.refuse(who, asked, str(wrong))
+            self._access.refuse(who, asked, str(wrong))
             return self._problem(wrong.status, str(wrong), back)
         except Refused as refused:  # it was kept where it was refused
             return self._problem(CONFLICT, str(refused), back)
@@ -238,7 +238,7 @@ class Actions:
                 CONFLICT, f"{subject.says}, so {act} is not possible now; possible: {able}"
             )
         seen = subject.seen(act)
-        number = self._console.sessions.offer(reader.session, act, subject.name, seen)
+        number = self._access.sessions.offer(reader.session, act, subject.name, seen)
         shown = _evidence(subject) if act in acts.ANSWERS else None
         title, does = acts.WORDS[act]
         if shown is not None:

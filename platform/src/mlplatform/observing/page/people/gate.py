@@ -111,7 +111,7 @@ class Identities:
 
 
 @dataclass(frozen=True, slots=True)
-class Console:
+class PageAccess:
     """What sign-in and actions share.
 
     Args:
@@ -146,12 +146,12 @@ class SessionGate:
         self,
         application: Application,
         by_token: TokenGate,
-        console: Console,
+        access: PageAccess,
         admit: Callable[[Scope], None],
     ) -> None:
         self._application = application
         self._by_token = by_token
-        self._console = console
+        self._access = access
         self._admit = admit
         self._peers = Peers()
 
@@ -175,7 +175,7 @@ class SessionGate:
             return
         if why := self._to_tell(scope, found, peer):
             who = found.name if isinstance(found, NoSession) and found.name else UNKNOWN
-            self._console.refuse(who, f"{scope['method']} {scope['path']}", why)
+            self._access.refuse(who, f"{scope['method']} {scope['path']}", why)
         if _is_a_browsers(scope):
             await _to_sign_in(scope, send, has_ended=found is not None)
         else:
@@ -183,16 +183,16 @@ class SessionGate:
 
     def _session(self, scope: Scope, peer: str) -> Reader | NoSession | None:
         """Who has signed in; None where there is no cookie."""
-        cookie = forms.cookie(scope["headers"], self._console.cookie)
+        cookie = forms.cookie(scope["headers"], self._access.cookie)
         if not cookie:
             return None
-        found = self._console.sessions.find(cookie, peer)
+        found = self._access.sessions.find(cookie, peer)
         if isinstance(found, NoSession):
             return found
         is_person = bool(found.key) or found.person is not None
-        client = self._console.identities.live(found) if is_person else None
+        client = self._access.identities.live(found) if is_person else None
         if is_person and client is None:
-            self._console.sessions.end(found)
+            self._access.sessions.end(found)
             what = "key" if found.person is None else "proof"
             return NoSession(found.name, f"the {what} of its session was revoked or has expired")
         return Reader(found, client, _taken_notice(scope, found))

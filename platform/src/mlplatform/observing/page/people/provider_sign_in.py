@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.attempts import LASTS_S, Attempt, Attempts
-from mlplatform.observing.page.people.gate import PEER, Console
+from mlplatform.observing.page.people.gate import PEER, PageAccess
 from mlplatform.observing.page.people.identity import Person
 from mlplatform.observing.page.people.provider import (
     AT_PROVIDER,
@@ -45,12 +45,12 @@ class ProviderSignIn:
         sign_in: shows the form again where nobody is signed in, and begins sessions.
     """
 
-    def __init__(self, console: Console, provider: Provider, sign_in: SignIn) -> None:
-        self._console = console
+    def __init__(self, access: PageAccess, provider: Provider, sign_in: SignIn) -> None:
+        self._access = access
         self._provider = provider
         self._sign_in = sign_in
         self._attempts = Attempts()
-        self._cookie = f"{console.cookie}-sign-in"
+        self._cookie = f"{access.cookie}-sign-in"
         self._limiter = anyio.CapacityLimiter(AT_A_TIME)
 
     def routes(self) -> list[Route]:
@@ -105,7 +105,7 @@ class ProviderSignIn:
 
     def _proven(self, answer: AuthorizationResponse, attempt: Attempt) -> Person:
         person = self._provider.person(answer, attempt)
-        self._console.identities.check_alone(person)
+        self._access.identities.check_alone(person)
         return person
 
     def _unavailable(self, wanted: str, error: PlatformError) -> Response:
@@ -116,13 +116,13 @@ class ProviderSignIn:
         return self._sign_in.refused_form(wanted, problem, 503)
 
     def _refused(self, wanted: str, why: str, problem: str = "", status: int = 403) -> Response:
-        self._console.refuse(UNKNOWN, f"sign in at {self._provider.settings.host}", why)
+        self._access.refuse(UNKNOWN, f"sign in at {self._provider.settings.host}", why)
         shown = problem or f"You are not signed in: {why}."
         return self._sign_in.refused_form(wanted, shown, status)
 
     def _with_cookie(self, response: Response, value: str) -> Response:
         line = forms.set_cookie(
-            self._cookie, value, secure=self._console.secure, lasts_s=LASTS_S, samesite="Lax"
+            self._cookie, value, secure=self._access.secure, lasts_s=LASTS_S, samesite="Lax"
         )
         response.headers.append("set-cookie", line)
         return response

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mlplatform.observing.page.people import forms
-from mlplatform.observing.page.people.gate import PEER, SIGN_IN, Console
+from mlplatform.observing.page.people.gate import PEER, SIGN_IN, PageAccess
 from mlplatform.observing.page.people.identity import Person
 from mlplatform.observing.page.people.provider import Provider
 from mlplatform.observing.page.people.reader import ONLY_LOOKS, READER
@@ -42,9 +42,9 @@ class SignIn:
     """
 
     def __init__(
-        self, console: Console, token: str, show: Show, provider: Provider | None = None
+        self, access: PageAccess, token: str, show: Show, provider: Provider | None = None
     ) -> None:
-        self._console = console
+        self._access = access
         self._token = token
         self.show = show
         self._provider = provider
@@ -94,8 +94,8 @@ class SignIn:
         """The response with the cookie of a new session; the browser's session before it ends."""
         before = READER.get()
         if before is not None:
-            self._console.sessions.end(before.session)
-        cookie = self._console.sessions.begin(name, key, peer, person)
+            self._access.sessions.end(before.session)
+        cookie = self._access.sessions.begin(name, key, peer, person)
         self._keep("in", name, _proof(key, person), peer)
         return self._with_cookie(response, cookie)
 
@@ -110,11 +110,11 @@ class SignIn:
         is_own = reader.session.is_form_of_its_own(fields.get("token", ""))
         if not is_own or not forms.says_its_origin(request.scope["headers"]):
             why = "the form is not of this session's pages"
-            self._console.refuse(reader.name, "sign out", why)
+            self._access.refuse(reader.name, "sign out", why)
             refusal = {"title": "Nothing was done", "detail": f"Your session goes on: {why}."}
             return self.show("people/refused.html", 403, **refusal, back="/")
         session = reader.session
-        self._console.sessions.end(session)
+        self._access.sessions.end(session)
         self._keep("out", reader.name, _proof(session.key, session.person), session.peer)
         to = SIGN_IN if session.person is None else f"{SIGN_IN}?out=1"
         return self._with_cookie(RedirectResponse(to, 303), "")
@@ -123,14 +123,14 @@ class SignIn:
         """Who this is and the digest of the key that says so; None: nobody."""
         if hmac.compare_digest(secret, self._token.encode()):
             return ONLY_LOOKS, b""
-        found = self._console.identities.proven(name, secret)
+        found = self._access.identities.proven(name, secret)
         return None if found is None else (found.name, digest(secret))
 
     def _refused(
         self, wanted: str, name: str, why: str, status: int, problem: str = ""
     ) -> Response:
         as_whom = f" as {name}" if _can_be_a_name(name) else ""
-        self._console.refuse(UNKNOWN, f"sign in{as_whom}", why)
+        self._access.refuse(UNKNOWN, f"sign in{as_whom}", why)
         return self._form(wanted, problem or f"You are not signed in: {why}.", status)
 
     def refused_form(self, wanted: str, problem: str, status: int) -> Response:
@@ -153,11 +153,11 @@ class SignIn:
 
     def _keep(self, what: Literal["in", "out"], name: str, proof: str, peer: str) -> None:
         wall_ms = time.time_ns() // 1_000_000
-        self._console.sign_ins.keep(SignInEvent(wall_ms, what, name, proof, peer))
+        self._access.sign_ins.keep(SignInEvent(wall_ms, what, name, proof, peer))
 
     def _with_cookie(self, response: Response, value: str) -> Response:
         line = forms.set_cookie(
-            self._console.cookie, value, secure=self._console.secure, lasts_s=LASTS_S
+            self._access.cookie, value, secure=self._access.secure, lasts_s=LASTS_S
         )
         response.headers.append("set-cookie", line)
         return response

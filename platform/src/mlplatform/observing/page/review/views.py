@@ -14,7 +14,7 @@ from starlette.routing import Route
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.observing.page.people import forms
 from mlplatform.observing.page.people.form_checks import CONFLICT, WrongForm, check_own
-from mlplatform.observing.page.people.gate import Console
+from mlplatform.observing.page.people.gate import PageAccess
 from mlplatform.observing.page.people.reader import READER, Reader
 from mlplatform.observing.page.people.sign_in import Show
 from mlplatform.observing.page.queries.reason_words import reason_words
@@ -46,9 +46,9 @@ class Reviews:
         show: renders a template with a status.
     """
 
-    def __init__(self, sources: Sources, console: Console, show: Show) -> None:
+    def __init__(self, sources: Sources, access: PageAccess, show: Show) -> None:
         self._sources = sources
-        self._console = console
+        self._access = access
         self._show = show
 
     def routes(self) -> list[Route]:
@@ -147,7 +147,7 @@ class Reviews:
         assert reader is not None
         assert chosen is not None
         seen = job.opinions_digest(chosen.opinions)
-        number = self._console.sessions.offer(reader.session, ACT, chosen.decision_id, seen)
+        number = self._access.sessions.offer(reader.session, ACT, chosen.decision_id, seen)
         token = reader.session.form_token
         return {"token": token, "form": number, "seen": seen, "about": chosen.decision_id}
 
@@ -162,7 +162,7 @@ class Reviews:
                 able = f"an analyst of {name} may answer"
                 raise WrongForm(403, f"{reader.lacks(f'{name}:review')}: {able}")
             about = fields.get("about", "")
-            seen = check_own(self._console.sessions, reader, ACT, about, fields, says_origin)
+            seen = check_own(self._access.sessions, reader, ACT, about, fields, says_origin)
             return self._response_to(definition, reader, fields, about, seen, back)
         except WrongForm as wrong:
             self._refuse(name, str(wrong))
@@ -202,7 +202,7 @@ class Reviews:
     def _refuse(self, model: str, why: str) -> None:
         reader = READER.get()
         who = UNKNOWN if reader is None else reader.name
-        self._console.refuse(who, f"review of a decision of {model}", why)
+        self._access.refuse(who, f"review of a decision of {model}", why)
 
     def _problem(self, status: int, why: str, back: str) -> Response:
         title = "This is not yours to do" if status == 403 else "Nothing was recorded"

@@ -53,7 +53,7 @@ CUSTOMER = 4711
 REVIEWED = 20
 
 
-class ConsoleWorld(PeopleWorld):
+class RolesWorld(PeopleWorld):
     """A page over a home with real content, and people of each role."""
 
     def __init__(self, root: Path) -> None:
