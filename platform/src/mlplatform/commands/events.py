@@ -16,7 +16,7 @@ from mlplatform.observing.events.receivers import Receiver, declared_receivers, 
 from mlplatform.observing.events.sender import DeliverySuccess, HttpSender
 from mlplatform.operations import wiring
 from mlplatform.rollouts.outbox.event import event_of_test, rfc3339
-from mlplatform.rollouts.outbox.outbox import Lag, Outbox
+from mlplatform.rollouts.outbox.outbox import JournalStream, Lag
 from mlplatform.rollouts.outbox.positions import Progress
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
@@ -91,13 +91,13 @@ def replay(
 
     Example: mlplatform events replay risk-desk --hours 24
     """
-    outbox = _outbox()
+    stream = _stream()
     to = None
     if hours is not None:
         since_ms = SystemClock().wall_ms() - hours * HOUR_MS
-        to = outbox.before(since_ms) if hours else outbox.head()
-    outbox.positions.move(name, to)
-    waits = next(outbox.waiting(p.at) for p in outbox.positions.list() if p.receiver == name)
+        to = stream.before(since_ms) if hours else stream.head()
+    stream.positions.move(name, to)
+    waits = next(stream.waiting(p.at) for p in stream.positions.list() if p.receiver == name)
     if json:
         print_json({"receiver": name, "waiting": waits.facts})
     else:
@@ -138,7 +138,7 @@ def verify(
 
 def _rows() -> Iterator[dict[str, Any]]:
     known = declared_receivers(wiring.settings()).receivers
-    lags = {lag.progress.receiver: lag for lag in _outbox().lags()}
+    lags = {lag.progress.receiver: lag for lag in _stream().lags()}
     for receiver in known:
         yield _row(receiver, lags.get(receiver.name))
 
@@ -166,11 +166,11 @@ def _state(at: Progress | None) -> str:
     return "stopped" if at.stopped else "failing" if at.failure else "ok"
 
 
-def _outbox() -> Outbox:
+def _stream() -> JournalStream:
     settings = wiring.settings()
     if not backends.has_rollouts(settings):
         raise NotFound(f"no journal of rollouts in {settings.home.root}: nothing has happened yet")
-    return backends.outbox(settings)
+    return backends.journal_stream(settings)
 
 
 def _bytes(file: Path) -> bytes:

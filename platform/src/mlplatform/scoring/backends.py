@@ -29,7 +29,7 @@ from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.outbox.outbox import Outbox
+from mlplatform.rollouts.outbox.outbox import JournalStream
 from mlplatform.rollouts.outbox.positions import Positions
 from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.rollouts.serving.local import bundle_uri
@@ -136,9 +136,9 @@ def decision_log(
     )
 
 
-def outbox(settings: Settings) -> Outbox:
+def journal_stream(settings: Settings) -> JournalStream:
     """The journals of rollouts and incidents for receivers, and how far each has come."""
-    return Outbox(rollouts(settings), incidents(settings), _positions(settings))
+    return JournalStream(rollouts(settings), incidents(settings), _positions(settings))
 
 
 def _positions(settings: Settings) -> Positions:

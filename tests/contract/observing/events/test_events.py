@@ -36,7 +36,7 @@ from mlplatform.rollouts.journal.postgres import PostgresRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.transitions import Opened, RolledBack
 from mlplatform.rollouts.outbox.event import CloudEvent, event_of, event_of_test
-from mlplatform.rollouts.outbox.outbox import Outbox
+from mlplatform.rollouts.outbox.outbox import JournalStream
 from mlplatform.rollouts.outbox.positions import Attempt, Position
 from mlplatform.rollouts.outbox.postgres import PostgresPositions
 from mlplatform.rollouts.outbox.sqlite import SqlitePositions
@@ -65,15 +65,17 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Add
     postgres.drop(address)
 
 
-def opened(where: Path | Address) -> Outbox:
+def opened(where: Path | Address) -> JournalStream:
     """Another connection to the journals, as another process has."""
     if isinstance(where, Path):
-        return Outbox(SqliteRollouts(where), SqliteIncidents(where), SqlitePositions(where))
-    return Outbox(PostgresRollouts(where), PostgresIncidents(where), PostgresPositions(where))
+        return JournalStream(SqliteRollouts(where), SqliteIncidents(where), SqlitePositions(where))
+    return JournalStream(
+        PostgresRollouts(where), PostgresIncidents(where), PostgresPositions(where)
+    )
 
 
 @pytest.fixture
-def outbox(where: Path | Address) -> Outbox:
+def stream(where: Path | Address) -> JournalStream:
     return opened(where)
 
 
@@ -93,10 +95,10 @@ def desk(server: Receivers, tmp_path: Path, request: pytest.FixtureRequest) -> R
     return Receiver(name, "webhook", server.url(f"/{name}"), None, (secret,), types)
 
 
-def happen(outbox: Outbox, rollouts: int = 2) -> None:
+def happen(stream: JournalStream, rollouts: int = 2) -> None:
     """Rollouts that are opened and taken back one after the other, an anchor, and an incident."""
-    journal: Any = outbox.rollouts
-    incidents: Any = outbox.incidents
+    journal: Any = stream.rollouts
+    incidents: Any = stream.incidents
     for number in range(1, rollouts + 1):
         facts = {
             "rollout_id": f"fraud-v{number}-1",
@@ -124,15 +126,15 @@ def happen(outbox: Outbox, rollouts: int = 2) -> None:
     incidents.close(found.id, "steady again", now_ms=8)
 
 
-def expected(outbox: Outbox) -> list[str]:
+def expected(stream: JournalStream) -> list[str]:
     """The id of every event there is, in order."""
-    steps = outbox.after(Position(0, 0), 1000).steps
+    steps = stream.after(Position(0, 0), 1000).steps
     return [event_of(step.fact, PAGE, str).id for step in steps]
 
 
-def ports(outbox: Outbox, sender: Any = None, **more: Any) -> DeliveryPorts:
+def ports(stream: JournalStream, sender: Any = None, **more: Any) -> DeliveryPorts:
     made = DeliveryPorts(
-        outbox,
+        stream,
         sender or HttpSender(),
         SystemClock(),
         holder=f"{os.getpid()}-{time.monotonic_ns()}",
@@ -162,10 +164,10 @@ def deliver(ports: DeliveryPorts, receivers: list[Receiver], done: Callable[[], 
     asyncio.run(delivered())
 
 
-def at_end(outbox: Outbox, *receivers: Receiver) -> Callable[[], bool]:
+def at_end(stream: JournalStream, *receivers: Receiver) -> Callable[[], bool]:
     def is_at_end() -> bool:
-        told = {p.receiver: p.at for p in outbox.positions.list()}
-        return all(not outbox.after(told[one.name], 1).steps for one in receivers)
+        told = {p.receiver: p.at for p in stream.positions.list()}
+        return all(not stream.after(told[one.name], 1).steps for one in receivers)
 
     return is_at_end
 
@@ -174,38 +176,38 @@ def at_end(outbox: Outbox, *receivers: Receiver) -> Callable[[], bool]:
 
 
 def test_a_new_receiver_begins_behind_what_has_happened_and_keeps_its_position(
-    outbox: Outbox,
+    stream: JournalStream,
 ) -> None:
-    happen(outbox)
-    outbox.positions.declare(["a"], outbox.head())
-    happen(outbox, 0)
-    outbox.positions.declare(["a", "b"], outbox.head())
-    a, b = outbox.positions.list()
-    assert (outbox.waiting(a.at).facts, outbox.waiting(b.at).facts) == (2, 0)
-    outbox.positions.declare(["b"], outbox.head())
-    assert [(p.declared, p.at) for p in outbox.positions.list()] == [(False, a.at), (True, b.at)]
-    assert [lag.progress.receiver for lag in outbox.lags()] == ["b"]
+    happen(stream)
+    stream.positions.declare(["a"], stream.head())
+    happen(stream, 0)
+    stream.positions.declare(["a", "b"], stream.head())
+    a, b = stream.positions.list()
+    assert (stream.waiting(a.at).facts, stream.waiting(b.at).facts) == (2, 0)
+    stream.positions.declare(["b"], stream.head())
+    assert [(p.declared, p.at) for p in stream.positions.list()] == [(False, a.at), (True, b.at)]
+    assert [lag.progress.receiver for lag in stream.lags()] == ["b"]
 
 
-def test_one_holder_at_a_time_may_send(where: Path | Address, outbox: Outbox) -> None:
+def test_one_holder_at_a_time_may_send(where: Path | Address, stream: JournalStream) -> None:
     other = opened(where).positions
-    outbox.positions.declare(["a"], Position(3, 4))
-    claim = outbox.positions.take("a", "one", until_ms=100, now_ms=10)
+    stream.positions.declare(["a"], Position(3, 4))
+    claim = stream.positions.take("a", "one", until_ms=100, now_ms=10)
     assert claim is not None
     assert claim.at == Position(3, 4)
     assert other.take("a", "two", until_ms=200, now_ms=99) is None
-    outbox.positions.record(claim, Position(5, 4), Attempt(), until_ms=150)
+    stream.positions.record(claim, Position(5, 4), Attempt(), until_ms=150)
     assert other.take("a", "two", until_ms=200, now_ms=149) is None
     later = other.take("a", "two", until_ms=200, now_ms=150)
     assert later is not None
     assert later.at == Position(5, 4)
     with pytest.raises(StaleFence, match="taken over"):
-        outbox.positions.record(claim, Position(6, 4), Attempt(), until_ms=300)
-    assert outbox.positions.list()[0].at == Position(5, 4)
+        stream.positions.record(claim, Position(6, 4), Attempt(), until_ms=300)
+    assert stream.positions.list()[0].at == Position(5, 4)
 
 
-def test_attempts_are_counted_and_the_last_failure_is_shown(outbox: Outbox) -> None:
-    positions = outbox.positions
+def test_attempts_are_counted_and_the_last_failure_is_shown(stream: JournalStream) -> None:
+    positions = stream.positions
     positions.declare(["a"], Position(0, 0))
     claim = positions.take("a", "one", until_ms=100, now_ms=10)
     assert claim is not None
@@ -218,8 +220,10 @@ def test_attempts_are_counted_and_the_last_failure_is_shown(outbox: Outbox) -> N
     assert (now.delivered, now.failed, now.failure, now.at) == (1, 1, "", Position(1, 0))
 
 
-def test_who_wants_nothing_any_more_is_stopped_until_somebody_moves_it(outbox: Outbox) -> None:
-    positions = outbox.positions
+def test_who_wants_nothing_any_more_is_stopped_until_somebody_moves_it(
+    stream: JournalStream,
+) -> None:
+    positions = stream.positions
     positions.declare(["a"], Position(0, 0))
     claim = positions.take("a", "one", until_ms=100, now_ms=10)
     assert claim is not None
@@ -234,19 +238,19 @@ def test_who_wants_nothing_any_more_is_stopped_until_somebody_moves_it(outbox: O
     assert again.at == Position(2, 2)
 
 
-def test_a_receiver_that_nobody_declared_is_not_found(outbox: Outbox) -> None:
+def test_a_receiver_that_nobody_declared_is_not_found(stream: JournalStream) -> None:
     with pytest.raises(NotFound, match="mlplatform events receivers"):
-        outbox.positions.move("nobody", None)
+        stream.positions.move("nobody", None)
     with pytest.raises(NotFound):
-        outbox.positions.take("nobody", "one", until_ms=1, now_ms=0)
+        stream.positions.take("nobody", "one", until_ms=1, now_ms=0)
 
 
-def test_facts_are_read_from_a_moment_on(outbox: Outbox) -> None:
-    happen(outbox)
-    steps = outbox.after(outbox.before(2), 100).steps
+def test_facts_are_read_from_a_moment_on(stream: JournalStream) -> None:
+    happen(stream)
+    steps = stream.after(stream.before(2), 100).steps
     assert [event_of(step.fact, PAGE, str).time_ms for step in steps] == [2, 2, 7, 8]
-    assert outbox.after(outbox.before(1), 100).steps == outbox.after(Position(0, 0), 100).steps
-    assert outbox.after(outbox.before(9), 100).steps == ()
+    assert stream.after(stream.before(1), 100).steps == stream.after(Position(0, 0), 100).steps
+    assert stream.after(stream.before(9), 100).steps == ()
 
 
 # Delivery.
@@ -279,27 +283,27 @@ class MortalSender:
 def mortal(where: Path | Address, receivers: list[Receiver], die_at: int) -> None:
     """The life of a sender that is killed at a moment, or has nothing left to send."""
     moments = Moments(die_at)
-    outbox = opened(where)
-    record = outbox.positions.record
+    stream = opened(where)
+    record = stream.positions.record
 
     def recorded(*given: Any, **named: Any) -> None:
         moments.pass_one()
         record(*given, **named)
         moments.pass_one()
 
-    outbox.positions.record = recorded  # type: ignore[method-assign]
-    made = ports(outbox, MortalSender(moments), lease_s=0.2)
-    deliver(made, receivers, at_end(outbox, *receivers))
+    stream.positions.record = recorded  # type: ignore[method-assign]
+    made = ports(stream, MortalSender(moments), lease_s=0.2)
+    deliver(made, receivers, at_end(stream, *receivers))
 
 
 def test_each_receiver_has_each_event_once_wherever_the_sender_is_killed(
-    where: Path | Address, outbox: Outbox, server: Receivers, desk: Receiver
+    where: Path | Address, stream: JournalStream, server: Receivers, desk: Receiver
 ) -> None:
     other = replace(desk, name=f"{desk.name}-b", url=f"{desk.url}-b")
     receivers = [desk, other]
-    outbox.positions.declare([one.name for one in receivers], outbox.head())
-    happen(outbox)
-    ids = expected(outbox)
+    stream.positions.declare([one.name for one in receivers], stream.head())
+    happen(stream)
+    ids = expected(stream)
     deaths = 0
     for die_at in (1, 2, 3, 4, 5, 6, 7, 8, 0):  # each life goes on where the last one was killed
         life = FORK.Process(target=mortal, args=(where, receivers, die_at))
@@ -313,85 +317,87 @@ def test_each_receiver_has_each_event_once_wherever_the_sender_is_killed(
         assert list(dict.fromkeys(got)) == ids  # none is missing, and first arrivals are in order
         assert sum(Counter(got).values()) - len(ids) <= deaths  # at most the one under way, again
         assert got == sorted(got, key=ids.index)  # a repeat comes before the next event
-    assert {p.delivered for p in outbox.positions.list()} <= set(range(len(ids) + 1))
+    assert {p.delivered for p in stream.positions.list()} <= set(range(len(ids) + 1))
 
 
 def test_a_receiver_that_is_down_delays_nobody_else(
-    outbox: Outbox, server: Receivers, desk: Receiver
+    stream: JournalStream, server: Receivers, desk: Receiver
 ) -> None:
     down = replace(desk, name=f"{desk.name}-down", url=f"{desk.url}-down")
     server.answer(**{down.name: 503})
-    outbox.positions.declare([desk.name, down.name], outbox.head())
-    happen(outbox)
-    ids = expected(outbox)
-    deliver(ports(outbox), [down, desk], lambda: server.ids(f"/{desk.name}") == ids)
+    stream.positions.declare([desk.name, down.name], stream.head())
+    happen(stream)
+    ids = expected(stream)
+    deliver(ports(stream), [down, desk], lambda: server.ids(f"/{desk.name}") == ids)
     assert set(server.ids(f"/{down.name}")) == {ids[0]}  # what is behind it waits
     server.answer()
-    deliver(ports(outbox), [down, desk], at_end(outbox, desk, down))
+    deliver(ports(stream), [down, desk], at_end(stream, desk, down))
     assert list(dict.fromkeys(server.ids(f"/{down.name}"))) == ids
     assert server.ids(f"/{desk.name}") == ids
 
 
 def test_a_database_that_is_away_makes_nobody_send_again(
-    outbox: Outbox, server: Receivers, desk: Receiver
+    stream: JournalStream, server: Receivers, desk: Receiver
 ) -> None:
-    outbox.positions.declare([desk.name], outbox.head())
-    happen(outbox)
-    record, away = outbox.positions.record, iter(range(3))
+    stream.positions.declare([desk.name], stream.head())
+    happen(stream)
+    record, away = stream.positions.record, iter(range(3))
 
     def recorded(*given: Any, **named: Any) -> None:
         if next(away, None) is not None:
             raise Unavailable("the database")
         record(*given, **named)
 
-    outbox.positions.record = recorded  # type: ignore[method-assign]
-    deliver(ports(outbox), [desk], at_end(outbox, desk))
-    assert server.ids(f"/{desk.name}") == expected(outbox)
+    stream.positions.record = recorded  # type: ignore[method-assign]
+    deliver(ports(stream), [desk], at_end(stream, desk))
+    assert server.ids(f"/{desk.name}") == expected(stream)
 
 
 def test_events_of_other_types_are_passed_by(
-    outbox: Outbox, server: Receivers, desk: Receiver
+    stream: JournalStream, server: Receivers, desk: Receiver
 ) -> None:
     some = replace(desk, types=frozenset({"mlplatform.rollout.rolled-back"}))
-    outbox.positions.declare([some.name], outbox.head())
-    happen(outbox)
-    deliver(ports(outbox), [some], at_end(outbox, some))
+    stream.positions.declare([some.name], stream.head())
+    happen(stream)
+    deliver(ports(stream), [some], at_end(stream, some))
     types = [json.loads(one["body"])["type"] for one in server.received(f"/{some.name}")]
     assert types == ["mlplatform.rollout.rolled-back"] * 2
-    assert outbox.positions.list()[0].at == outbox.head()
+    assert stream.positions.list()[0].at == stream.head()
 
 
 def test_410_stops_a_receiver_and_a_replay_sends_the_same_ids_again(
-    outbox: Outbox, server: Receivers, desk: Receiver
+    stream: JournalStream, server: Receivers, desk: Receiver
 ) -> None:
     server.answer(**{desk.name: 410})
-    outbox.positions.declare([desk.name], outbox.head())
-    happen(outbox)
-    deliver(ports(outbox), [desk], lambda: outbox.positions.list()[0].stopped != "")
+    stream.positions.declare([desk.name], stream.head())
+    happen(stream)
+    deliver(ports(stream), [desk], lambda: stream.positions.list()[0].stopped != "")
     server.answer()
-    outbox.positions.move(desk.name, None)
-    deliver(ports(outbox), [desk], at_end(outbox, desk))
-    ids = expected(outbox)
+    stream.positions.move(desk.name, None)
+    deliver(ports(stream), [desk], at_end(stream, desk))
+    ids = expected(stream)
     assert server.ids(f"/{desk.name}") == [ids[0], *ids]
-    outbox.positions.move(desk.name, outbox.before(7))
-    deliver(ports(outbox), [desk], at_end(outbox, desk))
+    stream.positions.move(desk.name, stream.before(7))
+    deliver(ports(stream), [desk], at_end(stream, desk))
     assert server.ids(f"/{desk.name}") == [ids[0], *ids, *ids[-2:]]
 
 
-def test_a_running_sender_sees_a_replay(outbox: Outbox, server: Receivers, desk: Receiver) -> None:
-    outbox.positions.declare([desk.name], outbox.head())
-    happen(outbox)
-    ids = expected(outbox)
+def test_a_running_sender_sees_a_replay(
+    stream: JournalStream, server: Receivers, desk: Receiver
+) -> None:
+    stream.positions.declare([desk.name], stream.head())
+    happen(stream)
+    ids = expected(stream)
     moved = threading.Event()
 
     def done() -> bool:
         got = server.ids(f"/{desk.name}")
         if got == ids and not moved.is_set():
-            outbox.positions.move(desk.name, Position(0, 0))
+            stream.positions.move(desk.name, Position(0, 0))
             moved.set()
         return got == [*ids, *ids]
 
-    deliver(ports(outbox), [desk], done)
+    deliver(ports(stream), [desk], done)
 
 
 # One attempt.

@@ -23,7 +23,7 @@ from mlplatform.observing.events.sender import (
     Sender,
 )
 from mlplatform.rollouts.outbox.event import CloudEvent, Fact, event_of
-from mlplatform.rollouts.outbox.outbox import Outbox, OutboxFact
+from mlplatform.rollouts.outbox.outbox import JournalStream, StreamFact
 from mlplatform.rollouts.outbox.positions import Attempt, Claim, Position
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import StaleFence, Unavailable
@@ -53,7 +53,7 @@ class DeliveryPorts:
         poll_s: between looks at the journals.
     """
 
-    outbox: Outbox
+    stream: JournalStream
     sender: Sender
     clock: Clock
     holder: str
@@ -98,7 +98,7 @@ class Delivery:
         """Sends what there is; how many seconds to wait then."""
         if not await self._holds():
             return self._ports.poll_s
-        batch = await asyncio.to_thread(self._ports.outbox.after, self._at, BATCH)
+        batch = await asyncio.to_thread(self._ports.stream.after, self._at, BATCH)
         for step in batch.steps:
             if stopping.is_set():
                 return 0.0
@@ -115,7 +115,7 @@ class Delivery:
             await self._record(None)
         return 0.0 if batch.steps else self._ports.poll_s
 
-    async def _follow(self, tried: Outcome, step: OutboxFact, event: CloudEvent) -> float | None:
+    async def _follow(self, tried: Outcome, step: StreamFact, event: CloudEvent) -> float | None:
         """What follows from an attempt; None: the next event."""
         name = self._receiver.name
         match tried:
@@ -141,7 +141,7 @@ class Delivery:
     async def _holds(self) -> bool:
         """Whether this process may send; a position that somebody moved is taken anew."""
         if self._claim is not None:
-            known = await asyncio.to_thread(self._ports.outbox.positions.list)
+            known = await asyncio.to_thread(self._ports.stream.positions.list)
             token = {one.receiver: one.token for one in known}.get(self._receiver.name)
             if token == self._claim.token:
                 await self._renew()
@@ -149,7 +149,7 @@ class Delivery:
             self._claim = None
         now_ms = self._ports.clock.wall_ms()
         self._until_ms = now_ms + int(self._ports.lease_s * 1000)
-        take = self._ports.outbox.positions.take
+        take = self._ports.stream.positions.take
         self._claim = await asyncio.to_thread(
             take, self._receiver.name, self._ports.holder, until_ms=self._until_ms, now_ms=now_ms
         )
@@ -169,7 +169,7 @@ class Delivery:
             return
         while True:
             until_ms = self._ports.clock.wall_ms() + int(self._ports.lease_s * 1000)
-            record = self._ports.outbox.positions.record
+            record = self._ports.stream.positions.record
             try:
                 await asyncio.to_thread(record, self._claim, self._at, attempt, until_ms=until_ms)
             except DOWN as error:
@@ -184,7 +184,7 @@ class Delivery:
         if self._claim is not None:
             with suppress(StaleFence, *DOWN):
                 await asyncio.to_thread(
-                    self._ports.outbox.positions.record, self._claim, self._at, None, until_ms=0
+                    self._ports.stream.positions.record, self._claim, self._at, None, until_ms=0
                 )
 
 

@@ -16,7 +16,7 @@ from mlplatform.model.personal_fields import personal_fields
 from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
 from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared_receivers
 from mlplatform.observing.events.sender import HttpSender
-from mlplatform.rollouts.outbox.outbox import Outbox
+from mlplatform.rollouts.outbox.outbox import JournalStream
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid
@@ -46,13 +46,13 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     if settings.postgres is None:
         settings.home.create()
     names = [one.name for one in declaration.receivers]
-    outbox = _opened(settings, names)
+    stream = _opened(settings, names)
     log.info("events go to %s", ", ".join(names))
     asyncio.run(
         deliver(
             declaration.receivers,
             DeliveryPorts(
-                outbox,
+                stream,
                 HttpSender(),
                 SystemClock(),
                 holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
@@ -72,14 +72,14 @@ async def deliver(to: Sequence[Receiver], ports: DeliveryPorts) -> None:
                 group.create_task(Delivery(one, ports).run(stopping))
 
 
-def _opened(settings: Settings, names: Sequence[str]) -> Outbox:
-    """The outbox with these receivers declared; a database that is away is waited for."""
+def _opened(settings: Settings, names: Sequence[str]) -> JournalStream:
+    """The stream with these receivers declared; a database that is away is waited for."""
     until_s = time.monotonic() + START_S
     while True:
         try:
-            outbox = backends.outbox(settings)
-            outbox.positions.declare(names, outbox.head())
-            return outbox
+            stream = backends.journal_stream(settings)
+            stream.positions.declare(names, stream.head())
+            return stream
         except DOWN as error:
             if time.monotonic() > until_s:
                 raise

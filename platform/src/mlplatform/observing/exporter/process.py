@@ -48,7 +48,7 @@ def collector(settings: Settings) -> StateCollector:
     """The collector over the backends that these settings name."""
     settings.home.create()
     log = backends.log_of(settings.home)
-    outbox = backends.outbox(settings)
+    stream = backends.journal_stream(settings)
     return StateCollector(
         readable_names(),
         backends.rollouts(settings),
@@ -57,5 +57,5 @@ def collector(settings: Settings) -> StateCollector:
         backends.clock(settings, log.latest_event_ms),
         settings.home.measured,
         settings.home,
-        outbox.lags,
+        stream.lags,
     )

@@ -16,7 +16,7 @@ PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class OutboxFact:
+class StreamFact:
     """A fact, and where a receiver stands once it is done with it."""
 
     fact: Fact
@@ -27,7 +27,7 @@ class OutboxFact:
 class Batch:
     """The next facts in order, and where a receiver stands once it is done with all of them."""
 
-    steps: tuple[OutboxFact, ...]
+    steps: tuple[StreamFact, ...]
     end: Position
 
 
@@ -53,7 +53,7 @@ class Lag:
 
 
 @dataclass(frozen=True, slots=True)
-class Outbox:
+class JournalStream:
     """The journals, and how far their receivers are."""
 
     rollouts: JournalFacts
@@ -69,16 +69,16 @@ class Outbox:
         head = self.head()  # before the facts are read: none below it can come later
         if (head.rollouts, head.incidents) == (at.rollouts, at.incidents):
             return Batch((), at)
-        steps: list[OutboxFact] = []
+        steps: list[StreamFact] = []
         facts = self.rollouts.facts(at.rollouts, most)
         for fact in facts:
             at = replace(at, rollouts=fact.position)
-            steps.append(OutboxFact(fact, at))
+            steps.append(StreamFact(fact, at))
         if len(facts) < most:  # what is left up to there holds no fact
             at = replace(at, rollouts=max(at.rollouts, head.rollouts))
         for changed in self.incidents.facts(at.incidents, most):
             at = replace(at, incidents=changed.position)
-            steps.append(OutboxFact(changed, at))
+            steps.append(StreamFact(changed, at))
         return Batch(tuple(steps), at)
 
     def waiting(self, at: Position) -> Backlog:
