@@ -1,4 +1,7 @@
-"""A function is no bare participle, unless it gives its argument changed: CONTRIBUTING.md."""
+"""A function is no bare participle, unless it gives its argument changed: CONTRIBUTING.md.
+
+What acts is named by a verb: what awaits, writes, starts, locks or waits, and what returns nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,41 @@ from typing import Final
 
 PACKAGE: Final = Path(__file__).parents[2] / "platform" / "src" / "mlplatform"
 PARTICIPLE: Final = re.compile(
-    r"_*(?:\w*[a-z](?:(?<!e)ed|ing)|drawn|found|given|held|kept|known|left|made|said|seen|sent|shown"
-    r"|taken|told)"
+    r"_*(?:\w*[a-z](?:(?<!e)ed|ing)|bound|bought|brought|built|caught|chosen|done|drawn|driven|fed"
+    r"|found|given|gone|heard|held|hidden|kept|known|laid|led|left|lent|lost|made|met|paid|said"
+    r"|seen|sent|shown|sought|spent|stood|taken|taught|thought|thrown|told|won|worn|written)"
 )
-NOUNS: Final = frozenset(("everything", "nothing"))
+OTHERS: Final = frozenset(("bring", "everything", "nothing"))
+"""Words with such an ending that are no participles."""
+ACTS: Final = frozenset(
+    (
+        *("Popen", "copyfileobj", "flock", "fsync", "lockf", "mkdir", "rename", "rmtree", "sleep"),
+        *("submit", "unlink", "urlopen", "write", "write_bytes", "write_text"),
+    )
+)
+"""What a function calls that changes something outside of it, starts something or waits."""
 
 
 def bare_participles(text: str) -> Iterator[str]:
-    """Functions and methods without an argument or a result; those with decorators apart."""
+    """Functions and methods without an argument or a result, and those that act; those with
+    decorators apart: a context manager is named for the state in which its body runs."""
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         bare = node.name.lstrip("_")
-        if "_" in bare or bare in NOUNS or not PARTICIPLE.fullmatch(bare):
+        if "_" in bare or bare in OTHERS or not PARTICIPLE.fullmatch(bare):
             continue
         every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
         takes = [one.arg for one in every if one.arg not in ("self", "cls")]
         gives = ast.unparse(node.returns) if node.returns else "None"
-        if not node.decorator_list and (not takes or gives == "None"):
+        if not node.decorator_list and (not takes or gives == "None" or acts(node)):
             yield node.name
+
+
+def acts(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    calls = (n.func for n in ast.walk(node) if isinstance(n, ast.Call))
+    names = {c.attr if isinstance(c, ast.Attribute) else getattr(c, "id", "") for c in calls}
+    return isinstance(node, ast.AsyncFunctionDef) or not ACTS.isdisjoint(names)
 
 
 def found() -> set[str]:
@@ -52,5 +71,10 @@ def merged(files: list[str]) -> list[str]: ...
 def serve(self): ...
 @property
 def finished(self) -> bool: ...
+async def asked(model: str) -> int: ...
+def bound(channel: str) -> None: ...
+def copied(source: str, target: Path) -> int:
+    return target.write_text(source)
 """
-    assert sorted(bare_participles(text)) == ["_told", "found", "served"]
+    acting = ["_told", "asked", "bound", "copied", "found", "served"]
+    assert sorted(bare_participles(text)) == acting

@@ -56,9 +56,9 @@ from mlplatform.scoring.predictor_client.predictor import Predictor
 from mlplatform.scoring.request.decision import Caller, DecidedRequest, RoutedRequest, record
 from mlplatform.scoring.request.prediction import (
     RequestFacts,
+    decide,
     explore,
-    judged,
-    predicted,
+    predict,
     without_predictor,
 )
 from mlplatform.scoring.request.shadow import ShadowCopy, shadow_record
@@ -166,11 +166,11 @@ class Shop:
     async def _decided(self, case: RoutedRequest, exploration: Exploration | None) -> Record:
         until_s = time.monotonic() + 5.0
         order = steps(self.live.routes, case.assignment)
-        prediction, failures = await predicted(self.live, order, case.facts, until_s)
+        prediction, failures = await predict(self.live, order, case.facts, until_s)
         if prediction is None:
             verdict = without_predictor(self.live, case.facts)
         else:
-            verdict = await judged(prediction, until_s)
+            verdict = await decide(prediction, until_s)
         draw = None
         if exploration is not None:
             verdict, draw = explore(exploration, verdict, case.facts, case.unit)

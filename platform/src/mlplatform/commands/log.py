@@ -90,7 +90,7 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         settings = command_settings()
         what = "what is new" if new else "every record, chain and segment"
         with errors_as_exit_codes(), progress(f"checking {what}"):
-            report = _verified(settings, journal_of(settings), new_only=new, cores=cores)
+            report = _verify(settings, journal_of(settings), new_only=new, cores=cores)
         _print_report(report, as_json=json, new_only=new)
         raise typer.Exit(0 if report.ok else FAILED)
 
@@ -180,7 +180,7 @@ def void(
     with errors_as_exit_codes():
         with closing(open_log(settings)) as log:
             model = logged_records(log, decision_id)[0]["model"]
-        answer = _voided(settings, model, decision_id, reason)
+        answer = _void(settings, model, decision_id, reason)
     if json:
         print_json(answer)
     else:
@@ -202,14 +202,14 @@ def give_up(
     print_line(f"verdicts do not wait for {writer} any more")
 
 
-def _voided(settings: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
+def _void(settings: Settings, model: str, decision_id: str, reason: str) -> dict[str, Any]:
     """The gateway's answer: it alone writes decisions, and so what takes them back."""
     with gateway(settings) as client:
         receipt: dict[str, Any] = msgspec.to_builtins(client.void(model, decision_id, reason))
     return receipt
 
 
-def _verified(
+def _verify(
     settings: Settings, journal: JournalAnchor | None, *, new_only: bool, cores: int
 ) -> VerifyReport:
     anchor = None if journal is None else journal.anchor

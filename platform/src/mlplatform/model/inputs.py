@@ -142,12 +142,12 @@ class InputPlan:
                     raise ConfigInvalid(f"{key}: of", spec.of, "the entity of a window so named")
                 return ModelInput(spec.name, "view", "view", spec.of)
             case "field" | "ratio":
-                self._known(f"{key}: of", spec.of, self._fields)
+                self._check_known(f"{key}: of", spec.of, self._fields)
                 if spec.kind == "ratio":
-                    self._known(f"{key}: to", spec.to, self._fields | set(self._features))
+                    self._check_known(f"{key}: to", spec.to, self._fields | set(self._features))
                 return ModelInput(spec.name, "request", spec.kind, spec.of, spec.to)
             case "category" | "text":
-                self._known(f"{key}: of", spec.of, self._strings)
+                self._check_known(f"{key}: of", spec.of, self._strings)
                 if spec.declared not in self._words:
                     wanted = "the words of this input, from the bundle or learned"
                     raise ConfigInvalid(f"{key}: vocabulary", None, wanted)
@@ -156,7 +156,7 @@ class InputPlan:
                 return ModelInput(spec.name, "request", spec.kind)
 
     @staticmethod
-    def _known(key: str, name: str | None, known: set[str]) -> None:
+    def _check_known(key: str, name: str | None, known: set[str]) -> None:
         if name not in known:
             raise ConfigInvalid(key, name, "one of " + ", ".join(sorted(known)))
 

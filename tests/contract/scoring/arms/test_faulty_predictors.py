@@ -25,7 +25,7 @@ from mlplatform.scoring.arms.live import Live, LiveModel
 from mlplatform.scoring.arms.routing import Assignment
 from mlplatform.scoring.predictor_client.bulkhead import Bulkhead
 from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predictor
-from mlplatform.scoring.request.prediction import RequestFacts, predicted, without_predictor
+from mlplatform.scoring.request.prediction import RequestFacts, predict, without_predictor
 from support.scoring_world import MODEL, write_amount_bundle
 from support.standstill import Standstill
 
@@ -187,7 +187,7 @@ class World:
             began_s = time.monotonic()
             until_s = predict_until(live.chain, began_s, began_s + DEADLINE_S)
             order = live.order(Assignment("champion", 0, live.routes.champion, None))
-            prediction, failures = await predicted(live, order, facts, until_s)
+            prediction, failures = await predict(live, order, facts, until_s)
             by = prediction.step if prediction else without_predictor(live, facts).answered_by
             took_s = time.monotonic() - began_s
         assert took_s < DEADLINE_S + GRACE_S + standstill.lasted_s

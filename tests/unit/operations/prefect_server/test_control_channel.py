@@ -7,12 +7,12 @@ from uuid import uuid4
 
 from prefect.runner._control_channel import ControlChannel
 
-from mlplatform.operations.prefect_server.control_channel import ROOM, bound
+from mlplatform.operations.prefect_server.control_channel import ROOM, limit_strangers
 
 
 async def test_a_run_connects_and_stays_beside_any_number_of_silent_connections() -> None:
     channel = ControlChannel()
-    bound(channel)
+    limit_strangers(channel)
     async with channel:
         run = uuid4()
         port, token = channel.register(run)

@@ -96,7 +96,7 @@ async def test_a_request_is_accepted_while_the_log_is_held_up_for_a_moment() -> 
 async def test_a_poll_is_answered_while_the_log_is_held_up_for_a_moment() -> None:
     decision_id = owned_decision_id("fraud", "shop", WALL_MS, KEY)
     answers = HeldUp(3, {decision_id: StoredAnswer(b"answer", "", decision_id)})
-    found = await deferral(answers, ImmediateRecorder()).stored(
+    found = await deferral(answers, ImmediateRecorder()).find_answer(
         "shop", decision_id, time.monotonic()
     )
     assert found == ("fraud", b"answer")
@@ -113,7 +113,7 @@ async def test_a_log_that_stays_held_up_refuses_both_in_time(
     with pytest.raises(Problem) as accepting:
         await held_up.accept(*asked(within_s=5 * recording.LOOK_AGAIN_S))
     with pytest.raises(Problem) as polling:
-        await held_up.stored("shop", decision_id, time.monotonic())
+        await held_up.find_answer("shop", decision_id, time.monotonic())
 
     assert [one.value.name for one in (accepting, polling)] == ["log-unavailable"] * 2
     assert recorder.entries == []

@@ -34,8 +34,8 @@ from mlplatform.scoring.predictor_client.predictor import Predictor
 from mlplatform.scoring.request.prediction import (
     Prediction,
     RequestFacts,
-    judged,
-    predicted,
+    decide,
+    predict,
     without_predictor,
 )
 from support.scoring_world import MODEL, write_amount_bundle
@@ -118,7 +118,7 @@ async def test_the_champion_answers_for_a_challenger_that_failed(
     bundle: Bundle, reason: FailureReason
 ) -> None:
     world = live(bundle, by_amount, reason)
-    prediction, failures = await predicted(world, ORDER, facts(300), soon())
+    prediction, failures = await predict(world, ORDER, facts(300), soon())
     assert prediction is not None
     assert (prediction.step, prediction.raw) == ("champion", 0.3)
     assert [(f.step, f.reason) for f in failures] == [("challenger", reason)]
@@ -126,7 +126,7 @@ async def test_the_champion_answers_for_a_challenger_that_failed(
 
 async def test_the_first_step_leaves_time_for_the_next(bundle: Bundle) -> None:
     world, until_s = live(bundle, by_amount, "deadline"), soon()
-    await predicted(world, ORDER, facts(300), until_s)
+    await predict(world, ORDER, facts(300), until_s)
     ((_, first_s),) = _calls(world, CHALLENGER)
     ((_, last_s),) = _calls(world, CHAMPION)
     assert first_s < last_s == until_s
@@ -135,7 +135,7 @@ async def test_the_first_step_leaves_time_for_the_next(bundle: Bundle) -> None:
 async def test_a_breaker_that_is_open_is_not_asked(bundle: Bundle) -> None:
     world = live(bundle, by_amount, "deadline")
     for _ in range(DEFINITION.breaker.minimum_calls + 5):
-        prediction, failures = await predicted(world, ORDER, facts(300), soon())
+        prediction, failures = await predict(world, ORDER, facts(300), soon())
         assert prediction is not None
     assert failures[0].reason == "breaker_open"
     assert len(_calls(world, CHALLENGER)) == DEFINITION.breaker.minimum_calls
@@ -154,7 +154,7 @@ def stopped(world: Live, *arms: Arm) -> Live:
 
 async def test_the_champion_answers_for_a_challenger_that_declined_too_many(bundle: Bundle) -> None:
     world = stopped(live(bundle, by_amount, by_amount), CHALLENGER)
-    prediction, failures = await predicted(world, ORDER, facts(300), soon())
+    prediction, failures = await predict(world, ORDER, facts(300), soon())
     assert prediction is not None
     assert prediction.step == "champion"
     assert [(f.step, f.reason) for f in failures] == [("challenger", "volume_limit")]
@@ -165,7 +165,7 @@ async def test_the_rest_of_the_chain_decides_where_every_arm_declined_too_many(
     bundle: Bundle,
 ) -> None:
     world = stopped(live(bundle, by_amount, by_amount), CHALLENGER, CHAMPION)
-    prediction, failures = await predicted(world, ORDER, facts(300), soon())
+    prediction, failures = await predict(world, ORDER, facts(300), soon())
     assert prediction is None
     assert [f.reason for f in failures] == ["volume_limit", "volume_limit"]
     verdict = without_predictor(world, facts(300))
@@ -178,35 +178,35 @@ async def test_failures_of_this_gateway_open_no_breaker(
 ) -> None:
     world = live(bundle, by_amount, reason)
     for _ in range(DEFINITION.breaker.window_calls):
-        await predicted(world, ORDER, facts(300), soon())
+        await predict(world, ORDER, facts(300), soon())
     assert world.targets[CHALLENGER.service].breaker.state == "closed"
 
 
 async def test_with_no_time_left_nobody_is_asked_and_nobody_blamed(bundle: Bundle) -> None:
     world = live(bundle, by_amount, by_amount)
-    prediction, failures = await predicted(world, ORDER, facts(300), time.monotonic())
+    prediction, failures = await predict(world, ORDER, facts(300), time.monotonic())
     assert prediction is None
     assert [(f.step, f.reason) for f in failures] == [("challenger", "stalled")]
     assert _calls(world, CHALLENGER) == []
 
 
 async def test_an_alert_names_the_inputs_that_raised_its_score(bundle: Bundle) -> None:
-    verdict = await judged(_prediction(bundle, 700.0, by_amount), soon())
+    verdict = await decide(_prediction(bundle, 700.0, by_amount), soon())
     assert (verdict.decision, verdict.score) == ("review", pytest.approx(0.7))
     assert [r.code for r in verdict.reasons] == [bundle.reasons["amount"].code]
     assert verdict.omitted is None
 
 
 async def test_an_alert_without_time_for_reasons_says_so(bundle: Bundle) -> None:
-    late = await judged(_prediction(bundle, 700.0, by_amount), time.monotonic())
-    failed = await judged(_prediction(bundle, 950.0, "unavailable"), soon())
+    late = await decide(_prediction(bundle, 700.0, by_amount), time.monotonic())
+    failed = await decide(_prediction(bundle, 950.0, "unavailable"), soon())
     assert (late.decision, late.reasons, late.omitted) == ("review", (), "deadline")
     assert (failed.decision, failed.reasons, failed.omitted) == ("decline", (), "unavailable")
 
 
 async def test_an_approval_asks_for_no_reasons(bundle: Bundle) -> None:
     prediction = _prediction(bundle, 100.0, by_amount)
-    assert (await judged(prediction, soon())).decision == "approve"
+    assert (await decide(prediction, soon())).decision == "approve"
     assert cast(Oracle, prediction.target.predictor).calls == []
 
 
@@ -247,7 +247,7 @@ async def test_a_bundle_with_an_explainer_asks_it_and_not_the_predictor(bundle: 
         return [0.0, 0.2, *([-0.1] * (width - 2))]
 
     prediction = _explained_by(bundle, contributions)
-    verdict = await judged(prediction, soon())
+    verdict = await decide(prediction, soon())
     assert [r.code for r in verdict.reasons] == [bundle.reasons["hour"].code]
     assert [r.text for r in verdict.reasons] == [bundle.reasons["hour"].customer]
     assert asked == [0.7]
@@ -258,7 +258,7 @@ async def test_contributions_that_miss_the_score_are_not_given(bundle: Bundle) -
     def contributions(row: Sequence[float], raw: float) -> list[float]:
         raise NotExplained("not_additive")
 
-    verdict = await judged(_explained_by(bundle, contributions), soon())
+    verdict = await decide(_explained_by(bundle, contributions), soon())
     assert (verdict.decision, verdict.reasons, verdict.omitted) == ("review", (), "not_additive")
 
 

@@ -19,7 +19,7 @@ from mlplatform.model.folders import FILE, READY_FILE
 from mlplatform.model.policies.values import NAME_PATTERN
 from mlplatform.model.weights.memory import needed_mib
 from mlplatform.runtime.errors import ConfigInvalid, Refused
-from mlplatform.runtime.storage.large_files import copied
+from mlplatform.runtime.storage.large_files import copy
 from mlplatform.runtime.storage.plain_files import Rule
 
 Template = Literal["sklearn", "classes", "real", "xgboost", "lightgbm", "catboost", "torch", "onnx"]
@@ -92,7 +92,7 @@ def write_ready(folder: Path, name: str, file: Path) -> list[str]:
     (folder / READY_FILE).write_bytes(model.content)
     for data in model.data:
         with data.path.open("rb", buffering=0) as source:
-            copied(source.fileno(), folder / data.name, 0o600)
+            copy(source.fileno(), folder / data.name, 0o600)
     return sorted([*written, *texts, READY_FILE, *(data.name for data in model.data)])
 
 

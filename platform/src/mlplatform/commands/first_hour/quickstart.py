@@ -75,7 +75,7 @@ def quickstart(
         _await(lambda: status(settings.home).state == "ready", up, settings.home)
         print_line(f"  the platform is up after {time.monotonic() - began:.0f} s")
         rollout = _first_version(name, settings.home)
-        answer = _scored(name, request)
+        answer = _score(name, request)
     except BaseException:
         up.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -173,13 +173,13 @@ def _approve(rollout: str, key: Path) -> None:
     arguments = ("rollouts", "approve", rollout, *asked, "--key-file", str(key))
     deadline = time.monotonic() + STEP_LIMIT_S
     _say(*arguments)
-    while (done := _done(*arguments)).returncode:
+    while (done := _execute(*arguments)).returncode:
         if time.monotonic() > deadline:
             raise _failed(arguments, done)
         time.sleep(POLL_S)
 
 
-def _scored(model: str, request: dict[str, Any]) -> dict[str, Any]:
+def _score(model: str, request: dict[str, Any]) -> dict[str, Any]:
     """The answer, by the version that is champion now: gateways follow within a moment."""
     moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = jsonlib.dumps({**request, "event_time": moment})
@@ -187,7 +187,7 @@ def _scored(model: str, request: dict[str, Any]) -> dict[str, Any]:
     arguments = ("score", model, body)
     _say(*arguments)
     while True:
-        done = _done(*arguments, "--json")
+        done = _execute(*arguments, "--json")
         answer: dict[str, Any] = jsonlib.loads(done.stdout) if done.returncode == 0 else {}
         if answer.get("answered_by") == "champion":
             break
@@ -234,13 +234,13 @@ def _run(*arguments: str, limit_s: float = STEP_LIMIT_S) -> str:
     """
     _say(*arguments)
     with progress(arguments[0]):
-        done = _done(*arguments, limit_s=limit_s)
+        done = _execute(*arguments, limit_s=limit_s)
     if done.returncode:
         raise _failed(arguments, done)
     return done.stdout.rstrip()
 
 
-def _done(*arguments: str, limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedProcess[str]:
+def _execute(*arguments: str, limit_s: float = STEP_LIMIT_S) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*_COMMAND, *arguments], capture_output=True, text=True, timeout=limit_s, check=False
     )

@@ -222,11 +222,11 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     _close_writers(db)
     # first without: as long as somebody reads, each rewriting would make the log of writes longer
     wait_ms = _CHECKPOINT_WAIT_MS if todo.decisions else _SHORT_WAIT_MS
-    if not is_done or not _emptied(db, wait_ms):
+    if not is_done or not _empty(db, wait_ms):
         return
     # pages of rows that were sealed or deleted before hold what they held
     yield from _written_anew(db) if todo.decisions else _given_back(db)
-    if not _emptied(db, wait_ms):
+    if not _empty(db, wait_ms):
         return
     yield "write-ahead log emptied"
     with sqlite.transaction(db):
@@ -401,7 +401,7 @@ def _given_back(db: sqlite3.Connection) -> Iterator[str]:
         yield "free pages given back"
 
 
-def _emptied(db: sqlite3.Connection, wait_ms: int) -> bool:
+def _empty(db: sqlite3.Connection, wait_ms: int) -> bool:
     """Whether the write-ahead log holds nothing any more; false while somebody reads it."""
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # of most of it, no writer waits
     db.execute(f"PRAGMA busy_timeout={wait_ms}")

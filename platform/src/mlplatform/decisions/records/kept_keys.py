@@ -217,7 +217,7 @@ def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
 
     None of a table is found any more from its first step on. The bites after that only free pages.
     """
-    yield from _emptied(db)
+    yield from _empty(db)
     today = now_ms // DAY_MS
     if _ended(db, today):
         with sqlite.giving_way(), sqlite.transaction(db):
@@ -227,7 +227,7 @@ def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
             db.execute("DELETE FROM answer_shapes WHERE day <= ?", (today,))
             _show(db)
         yield "keys ended"
-        yield from _emptied(db)
+        yield from _empty(db)
     while _delete_earlier(db, now_ms):
         yield "expired keys of an earlier release deleted"
 
@@ -260,7 +260,7 @@ def _deleted(
         yield "kept answers erased"
 
 
-def _emptied(db: sqlite3.Connection) -> Iterator[str]:
+def _empty(db: sqlite3.Connection) -> Iterator[str]:
     # a table is dropped once it is empty: DROP reads each page of it under the lock
     for table in _tables(db, "ended_keys"):
         some = f"SELECT key FROM {table} ORDER BY key LIMIT {_BITE_KEYS}"

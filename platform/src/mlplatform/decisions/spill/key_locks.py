@@ -52,7 +52,7 @@ class KeyLocks:
         end_s = time.monotonic() + within_s
         with self._spilling:
             others = ((1, 0), (self._own - 1, 1), (_EVERYTHING, self._own + 1))
-            held = [r for r in others if self._acquired(r, end_s)]
+            held = [r for r in others if self._acquire(r, end_s)]
             try:
                 yield len(held) == len(others)
             finally:
@@ -62,7 +62,7 @@ class KeyLocks:
     def close(self) -> None:
         os.close(self._descriptor)
 
-    def _acquired(self, where: tuple[int, int], end_s: float) -> bool:
+    def _acquire(self, where: tuple[int, int], end_s: float) -> bool:
         length, start = where
         while True:
             try:

@@ -192,7 +192,7 @@ def insert(db: sqlite3.Connection, messages: Sequence[Message], now_ms: int) -> 
         place = message.topic, partition_of(message.key, counts[message.topic])
         sorted_out[place].append(message)
     for (topic, partition), batch in sorted_out.items():
-        offset = _reserved(db, topic, partition, len(batch))
+        offset = _reserve(db, topic, partition, len(batch))
         db.executemany(
             "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -236,7 +236,7 @@ def _partitions(db: sqlite3.Connection, topic: str) -> int:
     return count
 
 
-def _reserved(db: sqlite3.Connection, topic: str, partition: int, count: int) -> int:
+def _reserve(db: sqlite3.Connection, topic: str, partition: int, count: int) -> int:
     """The first of `count` new offsets; makes room where that loses nothing."""
     first, following, most = db.execute(
         "SELECT first_offset, next_offset, max_messages FROM partitions"

@@ -65,7 +65,7 @@ def snapshot(
     available = at_ms if available_ms is None else available_ms
     _check_times(at_ms, available)
     _load(offline, [view], [at_ms])
-    return _computed(offline, view, at_ms, available)
+    return _compute(offline, view, at_ms, available)
 
 
 def materialize(
@@ -127,7 +127,7 @@ def backfill(
     missing = _missing_views(offline, views, last_ms)
     for view in missing:
         _check_not_late(snapshot_path(offline, view, last_ms))
-        online.write(view.name, _computed(offline, view, last_ms, last_ms))
+        online.write(view.name, _compute(offline, view, last_ms, last_ms))
     for view in missing:
         _write(offline, view, last_ms, last_ms, position)
     return materialize(offline, views, last_ms, online, last_ms)
@@ -213,7 +213,7 @@ def _read(offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[in
     )
 
 
-def _computed(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int) -> pa.Table:
+def _compute(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int) -> pa.Table:
     at = f"epoch_ms({int(at_ms)})"
     offline.db.execute(
         "CREATE OR REPLACE TEMP VIEW known_labels AS SELECT request_id, label FROM arrived"
@@ -254,7 +254,7 @@ def _write(
     draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
     try:
         word = MadeOf(dict(position), {f.name: declaration(f) for f in view.fields})
-        rows = _computed(offline, view, at_ms, available_ms)
+        rows = _compute(offline, view, at_ms, available_ms)
         rows = rows.replace_schema_metadata({MADE_OF: msgspec.json.encode(word, order="sorted")})
         pq.write_table(rows, draft)
         with contextlib.suppress(FileExistsError):  # another run was first; its rows are served

@@ -13,7 +13,7 @@ from mlplatform.learning.onnx.onnx_limits import ModelRefused
 from mlplatform.model.weights.data_files import DataFile
 from mlplatform.model.weights.memory import MIB
 from mlplatform.runtime.errors import NotFound
-from mlplatform.runtime.storage.large_files import copied
+from mlplatform.runtime.storage.large_files import copy
 from mlplatform.runtime.storage.plain_files import Rule, open_plain, read_plain
 
 
@@ -59,7 +59,7 @@ def _data_file(model: Path, name: str, rule: Rule, copies: Path | None) -> DataF
         if size > (free := shutil.disk_usage(copies).free):
             problem = f"{name!a} has {size // MIB:,} MiB; the disk has {free // MIB:,} MiB free"
             raise ModelRefused(problem)
-        sha256 = copied(descriptor, copies / name, 0o600)
+        sha256 = copy(descriptor, copies / name, 0o600)
         return DataFile(copies / name, (copies / name).stat().st_size, sha256, is_own=True)
     finally:
         os.close(descriptor)

@@ -150,7 +150,7 @@ class _Graph:
         if groups:
             # One element is one input on the path of one leaf, in the order [group, input, leaf].
             path = [leaf.path[j] for size, g in groups.items() for j in range(size) for leaf in g]
-            self._met(path)
+            self._add_differences(path)
             self._each_group(groups)
             self._sum_by_input([i.feature for i in path])
         else:
@@ -168,7 +168,7 @@ class _Graph:
         content: bytes = model.SerializeToString(deterministic=True)
         return content
 
-    def _met(self, path: Sequence[PathCondition]) -> None:
+    def _add_differences(self, path: Sequence[PathCondition]) -> None:
         """o - z of every element: how far it is from what the cover says of it."""
         self._table("flat", np.array([-1]))
         self._table("feature", np.array([i.feature for i in path], np.int32))

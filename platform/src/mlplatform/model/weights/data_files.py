@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from mlplatform.runtime.canonical import NOT_JSON
-from mlplatform.runtime.storage.large_files import copied, file_digest
+from mlplatform.runtime.storage.large_files import copy, file_digest
 
 MOST_FILES: Final = 64
 MOST_NAME_BYTES: Final = 200
@@ -82,7 +82,7 @@ def put(file: DataFile, draft: Path, bundles: Path) -> str:
         os.link(file.path, target)
         return file.sha256
     with file.path.open("rb", buffering=0) as source:
-        return copied(source.fileno(), target, 0o600)
+        return copy(source.fileno(), target, 0o600)
 
 
 def link_file(name: str, sha256: str, draft: Path, bundles: Path) -> bool:

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
     if settings.postgres is None:
         settings.home.create()
     names = [one.name for one in declaration.receivers]
-    stream = _opened(settings, names)
+    stream = _open(settings, names)
     log.info("events go to %s", ", ".join(names))
     asyncio.run(
         deliver(
@@ -72,7 +72,7 @@ async def deliver(to: Sequence[Receiver], ports: DeliveryPorts) -> None:
                 group.create_task(Delivery(one, ports).run(stopping))
 
 
-def _opened(settings: Settings, names: Sequence[str]) -> JournalStream:
+def _open(settings: Settings, names: Sequence[str]) -> JournalStream:
     """The stream with these receivers declared; a database that is away is waited for."""
     until_s = time.monotonic() + START_S
     while True:

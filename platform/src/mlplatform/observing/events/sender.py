@@ -82,7 +82,7 @@ class HttpSender:
             made = message(receiver, event, int(time.time()))
             url = urlsplit(receiver.address())
             async with asyncio.timeout(self._send_s):
-                return await self._posted(receiver, url, made)
+                return await self._post(receiver, url, made)
         except TimeoutError:
             return DeliveryFailure(f"no answer within {self._send_s:g} s")
         except (httpx.InvalidURL, UnicodeError):
@@ -92,7 +92,7 @@ class HttpSender:
         except ConfigInvalid as error:
             return DeliveryFailure(str(error))
 
-    async def _posted(self, receiver: Receiver, url: SplitResult, made: Message) -> Outcome:
+    async def _post(self, receiver: Receiver, url: SplitResult, made: Message) -> Outcome:
         found = await _addresses(url)
         for place, address in enumerate(found, start=1):
             try:

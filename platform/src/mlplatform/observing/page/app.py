@@ -136,7 +136,7 @@ def application(
     routes.append(Route("/health", _health, methods=["GET"]))
     inner = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _show_refusal, Exception: _show_failure},
     )
     by_token = TokenGate(inner, token, "page", admit)
     gated = SessionGate(inner, by_token, access, admit)
@@ -419,7 +419,7 @@ def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Aw
     return endpoint
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _show_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return _problem(
@@ -428,7 +428,7 @@ async def _refused(request: Request, error: Exception) -> Response:
     return _problem(request, error.status_code, "There is nothing of that name here", "")
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _show_failure(request: Request, error: Exception) -> Response:
     # What went wrong is in the log: the server writes it there once this is answered.
     return _problem(request, 500, "This page failed", "The page's log says why.")
 

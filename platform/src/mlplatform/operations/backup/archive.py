@@ -29,7 +29,7 @@ class ArchiveWriter(Protocol):
         """Put in what a file holds from here to its end."""
         ...
 
-    def made(self, name: str, make: Callable[[Path], None]) -> File:
+    def write(self, name: str, make: Callable[[Path], None]) -> File:
         """Put in a file that is made under a path, which is given."""
         ...
 
@@ -96,9 +96,7 @@ def reading(path: Path) -> Iterator[ArchiveReader]:
         )
 
 
-def copied(
-    source: IO[bytes], target: IO[bytes], progress: Callable[[int], None]
-) -> tuple[int, str]:
+def copy(source: IO[bytes], target: IO[bytes], progress: Callable[[int], None]) -> tuple[int, str]:
     """Copy to the end; how many bytes that was, and their SHA-256."""
     sha256, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK_BYTES):
@@ -155,12 +153,12 @@ class _FolderWriter:
 
     def add(self, name: str, source: IO[bytes], progress: Progress) -> File:
         with new_file(self._folder / name) as file:
-            size, sha256 = copied(source, file, lambda count: progress(name, count))
+            size, sha256 = copy(source, file, lambda count: progress(name, count))
             file.flush()
             os.fsync(file.fileno())
         return File(name, size, sha256)
 
-    def made(self, name: str, make: Callable[[Path], None]) -> File:
+    def write(self, name: str, make: Callable[[Path], None]) -> File:
         path = self._folder / name
         new_file(path).close()
         make(path)
@@ -178,11 +176,11 @@ class _TarWriter:
         # By way of a file: a tar wants each size first, and what is read may still grow.
         def make(path: Path) -> None:
             with path.open("wb") as file:
-                copied(source, file, lambda count: progress(name, count))
+                copy(source, file, lambda count: progress(name, count))
 
-        return self.made(name, make)
+        return self.write(name, make)
 
-    def made(self, name: str, make: Callable[[Path], None]) -> File:
+    def write(self, name: str, make: Callable[[Path], None]) -> File:
         path = self._folder / "made"
         new_file(path).close()
         make(path)

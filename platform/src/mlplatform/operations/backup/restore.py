@@ -21,7 +21,7 @@ from mlplatform.operations.backup import servers
 from mlplatform.operations.backup.archive import (
     ArchiveReader,
     Progress,
-    copied,
+    copy,
     new_file,
     reading,
     sync_folders,
@@ -190,22 +190,20 @@ def _staged(
     findings = [f"{name} is not in the manifest" for name in sorted(strangers)]
     for entry in manifest.files:
         place = folder / entry.name if is_wanted(entry.name) else None
-        problem = _copied(reader, entry, place, progress) if entry.name in there else "is missing"
+        problem = _copy(reader, entry, place, progress) if entry.name in there else "is missing"
         if problem is not None:
             findings.append(f"{entry.name} {problem}")
     return tuple(findings[:FINDINGS])
 
 
-def _copied(
-    reader: ArchiveReader, entry: File, place: Path | None, progress: Progress
-) -> str | None:
+def _copy(reader: ArchiveReader, entry: File, place: Path | None, progress: Progress) -> str | None:
     """Copy a file, or only read it; what is wrong with it."""
     try:
         with (
             reader.open(entry.name) as source,
             open(os.devnull, "wb") if place is None else new_file(place) as target,
         ):
-            size, sha256 = copied(source, target, lambda count: progress(entry.name, count))
+            size, sha256 = copy(source, target, lambda count: progress(entry.name, count))
     except (tarfile.TarError, FileNotFoundError, IsADirectoryError, PermissionError) as error:
         return f"can't be read: {error}"
     except OSError as error:

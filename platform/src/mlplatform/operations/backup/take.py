@@ -146,7 +146,7 @@ class _BackupRun:
 
     def _dump(self, name: str, database: servers.HeldDatabase) -> None:
         self._schemas[name] = postgres_schemas(database)
-        self._files.append(self._writer.made(name, database.dump))
+        self._files.append(self._writer.write(name, database.dump))
 
     def _database(self, name: str, db: sqlite3.Connection) -> None:
         page_bytes: int = db.execute("PRAGMA page_size").fetchone()[0]
@@ -162,7 +162,7 @@ class _BackupRun:
                 db.backup(copy, pages=PAGES, progress=on_copied, sleep=0)
 
         self._schemas[name] = schemas(db)
-        self._files.append(self._writer.made(name, make))
+        self._files.append(self._writer.write(name, make))
 
     def _spill(self, spill: Spill) -> None:
         with os.fdopen(os.dup(spill.descriptor), "rb") as file:

@@ -113,7 +113,7 @@ class Pool:
         self._now_ms = now_ms
         self._running: dict[str, _PoolJob] = {}
         self._parent_pipe = ParentDeathPipe()
-        self._lock = _locked(folder)
+        self._lock = _lock(folder)
 
     def step(self) -> None:
         """Look at every job once: end what is to end, take in results, start what there is room
@@ -258,7 +258,7 @@ def _log(folder: Path, item: str) -> Path:
     return folder / f"{item}.log"
 
 
-def _locked(folder: Path) -> IO[bytes]:
+def _lock(folder: Path) -> IO[bytes]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = (folder / LOCK_FILE).open("ab")
     try:

@@ -20,7 +20,7 @@ TOKEN_S: Final = 5
 """Prefect's own limit for a connection's first line; here for the table of listeners."""
 
 
-def bound(channel: ControlChannel) -> None:
+def limit_strangers(channel: ControlChannel) -> None:
     """Have a channel that does not listen yet end the oldest stranger for a new connection.
 
     Prefect has no public way to do so; the version is pinned.

@@ -36,7 +36,7 @@ from prefect.runner._hook_runner import HookRunner
 from prefect.runner._process_manager import ProcessHandle
 
 from mlplatform.operations.prefect_server import orphans as orphans_module
-from mlplatform.operations.prefect_server.control_channel import bound
+from mlplatform.operations.prefect_server.control_channel import limit_strangers
 from mlplatform.operations.prefect_server.orphans import Orphans
 from mlplatform.operations.prefect_server.pins import Pin
 from mlplatform.runtime.configuration.settings import load
@@ -68,7 +68,7 @@ class WarmRunner(Runner):
 
     def __init__(self, refusals: Refusals, **options: Any) -> None:
         super().__init__(**options)
-        bound(self._control_channel)
+        limit_strangers(self._control_channel)
         self._refusals = refusals
         self._pins: dict[UUID, Pin] = {}
         self._entrypoints: dict[UUID, str | None] = {}

@@ -217,7 +217,7 @@ class PrefectGate:
                     why = "people may not call this path"
                 case "start" | "answer" | "cancel":
                     body = await _body(receive)
-                    taken = await self._changed(person, wanted, subject(path), body)
+                    taken = await self._check_change(person, wanted, subject(path), body)
                     if not isinstance(taken, requests.Wrong):
                         await self._application(*_resent(scope, taken), send)
                         return
@@ -231,7 +231,7 @@ class PrefectGate:
             self._keep(person.name, method, path, why)
         await _refuse(scope, receive, send, 403, why)
 
-    async def _changed(
+    async def _check_change(
         self, person: Operator | Client, wanted: Access, about: str, body: bytes
     ) -> bytes | requests.Wrong:
         """What Prefect is sent of a request that changes something, or why nothing is."""
@@ -267,7 +267,7 @@ class PrefectGate:
         if isinstance(start, requests.Wrong):
             return start
         is_limited = name is not None and flow not in requests.STOPS_THINGS
-        if is_limited and await self._unfinished(str(name)) >= requests.MOST_UNFINISHED:
+        if is_limited and await self._count_unfinished(str(name)) >= requests.MOST_UNFINISHED:
             most = f"{requests.MOST_UNFINISHED} runs that have not ended"
             return requests.Wrong(f"{name} has {most}, the most of one person: wait, or end one")
         return _body_of(start)
@@ -295,7 +295,7 @@ class PrefectGate:
             return str(refused)
         return None
 
-    async def _unfinished(self, person: str) -> int:
+    async def _count_unfinished(self, person: str) -> int:
         found = await self._inner.post("/flow_runs/count", json=requests.unfinished_runs(person))
         return int(found.json()) if found.is_success else requests.MOST_UNFINISHED
 

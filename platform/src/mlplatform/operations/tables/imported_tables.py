@@ -50,7 +50,7 @@ def local_input(
                 export_columns(source, lambda kinds: _chosen(columns, kinds, source.name), path)
                 yield path
             case Bucket():
-                yield _copied(source, folder, progress)
+                yield _copy(source, folder, progress)
             case _:
                 assert_never(source)
     finally:
@@ -65,7 +65,7 @@ def _chosen(columns: ExternalColumns, kinds: Mapping[str, str], source: str) -> 
     return ColumnSelection(wanted, wanted, truths)
 
 
-def _copied(bucket: Bucket, folder: Path, progress: Callable[[str], None]) -> Path:
+def _copy(bucket: Bucket, folder: Path, progress: Callable[[str], None]) -> Path:
     incoming, files = folder / "incoming", folder / "files"
     incoming.mkdir()
     files.mkdir()

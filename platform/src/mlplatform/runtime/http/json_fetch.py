@@ -103,7 +103,7 @@ class _Secure(urllib.request.HTTPSHandler):
         return self.do_open(made, req)  # its own context verifies names and chains
 
 
-def fetched(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
+def fetch(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
     """The body at a URL, without following redirects.
 
     Args:
@@ -117,7 +117,7 @@ def fetched(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
     return _body(request, _FetchLimits(timeout_s, most_bytes))
 
 
-def posted(
+def post(
     url: str,
     form: Mapping[str, str],
     headers: Mapping[str, str],

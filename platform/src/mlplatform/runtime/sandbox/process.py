@@ -69,7 +69,7 @@ class Sandbox:
             files=tuple(files),
         )
         try:
-            self._process = _started(start, folder)
+            self._process = _start(start, folder)
             self._channel = ours
             self._end = weakref.finalize(self, _end, self._process, ours, held)
             theirs.close()
@@ -190,7 +190,7 @@ def plain(text: str) -> str:
     return shown if len(shown) <= MOST_CHARACTERS else f"{shown[:MOST_CHARACTERS]}…"
 
 
-def _started(start: Start, folder: str) -> subprocess.Popen[bytes]:
+def _start(start: Start, folder: str) -> subprocess.Popen[bytes]:
     environment = {
         "LC_ALL": "C.UTF-8",
         "ORT_DISABLE_TELEMETRY": "1",

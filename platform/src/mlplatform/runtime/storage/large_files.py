@@ -41,7 +41,7 @@ def file_digest(path: Path) -> str:
     return found
 
 
-def copied(source: int, target: Path, mode: int) -> str:
+def copy(source: int, target: Path, mode: int) -> str:
     """Copy an open file to a new one, which is on the disk afterwards; returns its SHA-256.
 
     Args:

@@ -22,7 +22,7 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.errors import PlatformError, Unavailable
-from mlplatform.runtime.http.json_fetch import fetched
+from mlplatform.runtime.http.json_fetch import fetch
 
 REFRESH_S: Final = 300.0
 MIN_REFRESH_S: Final = 10.0
@@ -201,4 +201,4 @@ def fetch_json(url: str) -> bytes:
     Raises:
         Unavailable: there is none.
     """
-    return fetched(url, timeout_s=FETCH_S, most_bytes=MAX_JWKS_BYTES)
+    return fetch(url, timeout_s=FETCH_S, most_bytes=MAX_JWKS_BYTES)

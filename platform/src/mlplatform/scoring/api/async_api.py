@@ -95,7 +95,7 @@ def _polling(version: ApiVersion, deferral: AsyncAcceptor) -> Endpoint:
 
     async def poll(request: Request) -> Reply:
         decision_id = request.path.removeprefix(f"{version.decisions}/")
-        model, stored = await deferral.stored(request.client, decision_id, request.started_s)
+        model, stored = await deferral.find_answer(request.client, decision_id, request.started_s)
         assert request.admitted is not None
         if not request.admitted.client.may(model, "score"):
             detail = f"{request.client} may not score on model {model!r} any more"

@@ -12,7 +12,7 @@ from mlplatform.scoring.api.probes import Health
 from mlplatform.scoring.predictor.grpc_server import rows_of
 from mlplatform.scoring.predictor.protocol import DATATYPE, OUTPUT, RequestRefused, check_finite
 from mlplatform.scoring.protos import open_inference_pb2 as pb
-from mlplatform.scoring.request.raw_calls import PARAMETER, inferred, problem_of, target_of
+from mlplatform.scoring.request.raw_calls import PARAMETER, infer, problem_of, target_of
 from mlplatform.scoring.request.scoring import Scoring
 
 SERVICE: Final = "inference.GRPCInferenceService"
@@ -62,7 +62,7 @@ def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
         except RequestRefused as error:
             raise problem_of(error) from error
         call.gate.charge(admitted, len(rows) - 1)
-        inferred_rows = await inferred(scoring, rows, _assignment_key(asked), caller)
+        inferred_rows = await infer(scoring, rows, _assignment_key(asked), caller)
         answer = pb.ModelInferResponse(
             model_name=asked.model_name, model_version=inferred_rows.version, id=asked.id
         )

@@ -32,7 +32,7 @@ def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
         admitted = await call.admit(asked.model, "score")
         scoring = model_of(models, asked.model)
         caller = call.caller(scoring, admitted.client, asked.idempotency_key)
-        return await _scored(scoring, asked, caller)
+        return await _score(scoring, asked, caller)
 
     async def score_batch(request: bytes, call: Call) -> pb.ScoreBatchResponse:
         asked = parsed(pb.ScoreBatchRequest, request).requests
@@ -59,7 +59,7 @@ def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
     return {"Score": score, "ScoreBatch": score_batch}
 
 
-async def _scored(scoring: Scoring, asked: pb.ScoreRequest, caller: Caller) -> pb.ScoreResponse:
+async def _score(scoring: Scoring, asked: pb.ScoreRequest, caller: Caller) -> pb.ScoreResponse:
     fields: dict[str, Any] = {}
     for name, value in asked.fields.items():
         kind = value.WhichOneof("kind")
@@ -79,7 +79,7 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
             deadline_s=now_s + batch.deadline_s - batch.started_s,
             key=idempotency_key(asked.idempotency_key.encode() or None),
         )
-        return pb.ScoreBatchResult(answer=await _scored(scoring, asked, caller))
+        return pb.ScoreBatchResult(answer=await _score(scoring, asked, caller))
     except Problem as problem:
         d = problem.details
         message = pb.Problem(

@@ -32,7 +32,7 @@ from mlplatform.scoring.request.raw_calls import (
     MAX_ROWS,
     PARAMETER,
     PLATFORM,
-    inferred,
+    infer,
     problem_of,
     target_of,
     width,
@@ -193,7 +193,7 @@ async def _infer(
         refuse_repeats(head)
     key = _parameters.decode(head).parameters.get(PARAMETER)
     gate.charge(request.admitted, len(asked.rows) - 1)
-    inferred_rows = await inferred(scoring, asked.rows, key, caller)
+    inferred_rows = await infer(scoring, asked.rows, key, caller)
     content, size = inference_response(
         inferred_rows.scores,
         model=scoring.definition.name,

@@ -43,7 +43,7 @@ def endpoints(
 ) -> dict[str, Endpoint]:
     """Path → what is found there, for every model of this installation."""
 
-    async def listed(request: Request) -> Reply:
+    async def list_models(request: Request) -> Reply:
         assert request.admitted is not None
         may = request.admitted.client.may
         shown = [s.state() for name, s in models.items() if may(name, "read")]
@@ -51,7 +51,7 @@ def endpoints(
 
     found: dict[str, Endpoint] = {}
     for version in VERSIONS:
-        own = {version.models: Endpoint("models", ("GET", "HEAD"), listed)}
+        own = {version.models: Endpoint("models", ("GET", "HEAD"), list_models)}
         for name, scoring in models.items():
             own.update(_of_model(version, name, scoring, labels, voids, gate))
         for path, endpoint in own.items():

@@ -75,7 +75,7 @@ class Labels:
         entries: list[Entry] = []
         for position in range(0, len(items), CHUNK):
             await asyncio.sleep(0)  # score requests get their turn
-            entries += await self._checked(model, client, position, items[position:][:CHUNK])
+            entries += await self._check(model, client, position, items[position:][:CHUNK])
         if beside:
             entries = [_with(entry, beside) for entry in entries]
         try:
@@ -85,7 +85,7 @@ class Labels:
         stored = sum(not isinstance(outcome, DuplicateKey) for outcome in outcomes)
         return LabelsAnswer(stored, len(outcomes) - stored)
 
-    async def _checked(
+    async def _check(
         self, model: str, client: Client, position: int, chunk: Sequence[msgspec.Raw]
     ) -> list[Entry]:
         """What is to be stored of a chunk that begins at this position of the list."""
@@ -124,7 +124,7 @@ class Labels:
         elif item.decision_id in own:
             decision_id = item.decision_id
         else:
-            raise await self._ownership.refused("labels", model, client, item.decision_id)
+            raise await self._ownership.refuse("labels", model, client, item.decision_id)
         return self._entry(model, client.name, item, decision_id)
 
     def _asked_with(self, model: str, client: str, key: str) -> str:

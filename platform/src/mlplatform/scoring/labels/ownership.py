@@ -66,7 +66,7 @@ class Ownership:
             i for i, whose in found.items() if whose == "own" or recorded.get(i) == client.name
         )
 
-    async def refused(self, surface: str, model: str, client: Client, decision_id: str) -> Problem:
+    async def refuse(self, surface: str, model: str, client: Client, decision_id: str) -> Problem:
         """The answer to a client for an id that is not its own; the kept refusal says more.
 
         It is the same for a decision that exists and for one that does not, after the same work:

@@ -46,7 +46,7 @@ class Voids:
         """
         reason = _reason(body.reason)
         if not await self._ownership.of(model, client, (body.decision_id,)):
-            raise await self._ownership.refused("voids", model, client, body.decision_id)
+            raise await self._ownership.refuse("voids", model, client, body.decision_id)
         entry = self._entry(model, client.name, body.decision_id, reason)
         try:
             outcome: Outcome = await self._recorder.append(entry)

@@ -88,7 +88,7 @@ class AsyncAcceptor:
             caller.finished.append(AcceptedForLater(decision_id, model, caller.started_s, now_s))
         return response
 
-    async def stored(
+    async def find_answer(
         self, client: str, decision_id: str, started_s: float
     ) -> tuple[str, bytes | None]:
         """The model, and the answer that was given under an id; None while it is to come.

@@ -104,7 +104,7 @@ class Verdict(msgspec.Struct, frozen=True):
     top: tuple[ClassProbability, ...] = ()
 
 
-async def predicted(
+async def predict(
     live: Live,
     order: Sequence[FallbackStep],
     facts: RequestFacts,
@@ -185,7 +185,7 @@ async def _score(
     return found
 
 
-async def judged(prediction: Prediction, until_s: float) -> Verdict:
+async def decide(prediction: Prediction, until_s: float) -> Verdict:
     """The decision for a score; an alert comes with reasons if the time allows."""
     target, raw = prediction.target, prediction.raw
     cut_offs = target.cut_offs

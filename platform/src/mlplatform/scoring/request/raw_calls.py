@@ -37,7 +37,7 @@ class RawScores:
     version: str
 
 
-async def inferred(
+async def infer(
     scoring: Scoring, rows: Floats, assignment_key: Any | None, caller: Caller
 ) -> RawScores:
     """Raw scores, each row decided and recorded by itself; they leave for the predictor together.

@@ -62,9 +62,9 @@ from mlplatform.scoring.request.prediction import (
     Failure,
     RawFacts,
     RequestFacts,
+    decide,
     explore,
-    judged,
-    predicted,
+    predict,
     without_predictor,
 )
 from mlplatform.scoring.request.recording import (
@@ -324,11 +324,11 @@ class Scoring:
         if case.is_raw and caller.version is None:
             order = tuple(step for step in order if step.arm.service in live.alike)
         origin = Origin(case.decision_id, caller.trace)
-        prediction, failures = await predicted(live, order, case.facts, until_s, origin)
+        prediction, failures = await predict(live, order, case.facts, until_s, origin)
         if prediction is None:
             verdict = without_predictor(live, case.facts)
         else:
-            verdict = await judged(prediction, until_s)
+            verdict = await decide(prediction, until_s)
             is_whole = not (failures or case.gaps.degraded)
             if self._exploration is not None and is_whole and caller.version is None:
                 verdict, draw = explore(self._exploration, verdict, case.facts, case.unit)

@@ -157,7 +157,7 @@ class Worker:
     ) -> int:
         letters = [one for gone in dropped if (one := dropped_letter(self._names, gone))]
         with self._metrics.in_work(len(found)):
-            outcomes = self._scored(found, stopping, batch)
+            outcomes = self._score(found, stopping, batch)
             try:
                 self._subscription.commit([*letters, *(self._message(o, batch) for o in outcomes)])
             except StaleFence:
@@ -180,7 +180,7 @@ class Worker:
                 now_ms = self._wall_ms()
                 self._metrics.dropped.add(self._names.model, gone.topic, gone.most_messages, now_ms)
 
-    def _scored(
+    def _score(
         self, found: Sequence[ReceivedMessage], stopping: threading.Event, batch: BatchSpan
     ) -> list[ScoreReply | Poison]:
         outcomes: list[ScoreReply | Poison] = []

@@ -22,7 +22,7 @@ from mlplatform.runtime.configuration.identity_provider import IdentityProvider
 from mlplatform.runtime.configuration.issuer import Issuer
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.errors import Refused, Unavailable
-from mlplatform.runtime.http.json_fetch import fetched, posted
+from mlplatform.runtime.http.json_fetch import fetch, post
 from mlplatform.runtime.http.listener import read_token
 from mlplatform.runtime.text import shown
 from mlplatform.scoring.admission import signed_claims
@@ -156,7 +156,7 @@ class Provider:
     def _discover(self) -> Metadata:
         url = self.settings.discovery_url
         try:
-            document = fetched(url, timeout_s=ANSWER_S, most_bytes=MOST_BYTES)
+            document = fetch(url, timeout_s=ANSWER_S, most_bytes=MOST_BYTES)
             found = msgspec.json.decode(document, type=Metadata)
         except NOT_JSON as error:
             raise Unavailable(f"there is no discovery document at {url}") from error
@@ -184,7 +184,7 @@ class Provider:
         more, headers = self._proof_of_client(found)
         url = found.token_endpoint
         limits: dict[str, Any] = {"timeout_s": ANSWER_S, "most_bytes": MOST_BYTES}
-        status, body = posted(url, form | more, headers, **limits)
+        status, body = post(url, form | more, headers, **limits)
         try:
             if status == 200:
                 return msgspec.json.decode(body, type=_Tokens).id_token.encode()

@@ -13,7 +13,7 @@ import msgspec
 
 from mlplatform.observing.slo.rules import BURN_OF_PERIOD
 from mlplatform.runtime.errors import Unavailable
-from mlplatform.runtime.http.json_fetch import fetched
+from mlplatform.runtime.http.json_fetch import fetch
 
 TIMEOUT_S: Final = 1.0
 MOST_BYTES: Final = 2 * 1024 * 1024
@@ -71,7 +71,7 @@ class BurnRates:
 
     def _ask(self) -> SpentShares | Unavailable:
         try:
-            return parse(fetched(self._url, timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES))
+            return parse(fetch(self._url, timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES))
         except Unavailable as error:
             return error
 

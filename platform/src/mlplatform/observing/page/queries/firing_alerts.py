@@ -12,7 +12,7 @@ import msgspec
 
 from mlplatform.observing.slo.objectives import HEARTBEAT
 from mlplatform.runtime.errors import Unavailable
-from mlplatform.runtime.http.json_fetch import fetched
+from mlplatform.runtime.http.json_fetch import fetch
 
 PATH: Final = "/api/v2/alerts?active=true&silenced=false&inhibited=false&unprocessed=true"
 TIMEOUT_S: Final = 2.0
@@ -74,7 +74,7 @@ def firing_alerts(url: str, runbooks: str, hidden: Sequence[str]) -> AlertTable:
     Raises:
         Unavailable: it gives no such list in time.
     """
-    body = fetched(f"{url.rstrip('/')}{PATH}", timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES)
+    body = fetch(f"{url.rstrip('/')}{PATH}", timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES)
     return parse(body, runbooks, hidden)
 
 
