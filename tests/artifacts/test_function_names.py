@@ -50,6 +50,16 @@ def acts(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return isinstance(node, ast.AsyncFunctionDef) or not ACTS.isdisjoint(names)
 
 
+def requests_named_otherwise(text: str) -> Iterator[str]:
+    """Functions that call a request `asked`."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            kinds = (ast.unparse(a.annotation) for a in every if a.arg == "asked" and a.annotation)
+            if any(kind.endswith(("Request", "Input", "Inference")) for kind in kinds):
+                yield node.name
+
+
 def found() -> set[str]:
     return {
         f"{path.relative_to(PACKAGE).as_posix()}: {name}"
@@ -78,3 +88,11 @@ def copied(source: str, target: Path) -> int:
 """
     acting = ["_told", "asked", "bound", "copied", "found", "served"]
     assert sorted(bare_participles(text)) == acting
+
+
+def test_a_request_is_called_a_request() -> None:
+    text = "def a(asked: pb.ScoreRequest): ...\ndef b(asked: str, request: ScoringInput): ...\n"
+    assert list(requests_named_otherwise(text)) == ["a"]
+    paths = sorted(PACKAGE.rglob("*.py"))
+    named = {n for path in paths for n in requests_named_otherwise(path.read_text())}
+    assert named == set()

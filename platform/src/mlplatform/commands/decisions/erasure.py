@@ -105,25 +105,25 @@ def erase(
     settings = command_settings()
     if sum(one is not None for one in (decision, unit, entity)) != 1:
         raise typer.BadParameter(WANTED)
-    asked = ErasureRequest(secrets.token_hex(8), actor, reason, decision, unit, model)
+    request = ErasureRequest(secrets.token_hex(8), actor, reason, decision, unit, model)
     with errors_as_exit_codes(), closing(open_log(settings)) as log:
         platform = wiring.Platform(settings)
-        act = _act(platform, asked, entity)
+        act = _act(platform, request, entity)
         if dry_run:
             _print_preview(platform, log, act, as_json=json)
             return
-        rows = _rows_erased(platform, log, asked, act)
+        rows = _rows_erased(platform, log, request, act)
         with progress("erasing payloads"):
             now_ms = SystemClock().wall_ms()
             done = _summed(
-                asked.act,
+                request.act,
                 [
                     erased_act(log, settings.home.decisions, one, now_ms=now_ms)
                     for one in act.logged
                 ],
             )
         if entity is None:
-            _check_any(done, rows, asked)
+            _check_any(done, rows, request)
         remaining = _remaining(settings, log, done) + not_reached(platform, act.views)
         if decision is not None:
             remaining.append("rows of features: erase by --unit or --entity")
@@ -136,16 +136,16 @@ def erase(
     raise typer.Exit(0 if is_whole else FAILED)
 
 
-def _act(platform: wiring.Platform, asked: ErasureRequest, entity: str | None) -> Act:
-    if asked.decision_id is not None:
-        return Act([asked], FoundViews((), ()), None)
+def _act(platform: wiring.Platform, request: ErasureRequest, entity: str | None) -> Act:
+    if request.decision_id is not None:
+        return Act([request], FoundViews((), ()), None)
     if entity is None:
-        assert asked.unit is not None
-        found = entities_of_unit(platform, asked.unit, asked.model)
-        return Act([asked], views_of(platform, found), asked.unit)
-    found = entities_named(platform, entity, asked.model)
+        assert request.unit is not None
+        found = entities_of_unit(platform, request.unit, request.model)
+        return Act([request], views_of(platform, found), request.unit)
+    found = entities_named(platform, entity, request.model)
     logged = [
-        replace(asked, unit=one.unit, model=one.model)
+        replace(request, unit=one.unit, model=one.model)
         for one in found.entities
         if platform.definition(one.model).assignment_unit == one.field
     ]
@@ -153,7 +153,7 @@ def _act(platform: wiring.Platform, asked: ErasureRequest, entity: str | None) -
 
 
 def _rows_erased(
-    platform: wiring.Platform, log: SqliteDecisionLog, asked: ErasureRequest, act: Act
+    platform: wiring.Platform, log: SqliteDecisionLog, request: ErasureRequest, act: Act
 ) -> list[PlaceCount]:
     """Rows of features, which are on record before they go."""
     if act.unit is None or not act.views.views:
@@ -164,7 +164,7 @@ def _rows_erased(
 
     def record(views: Mapping[str, Sequence[str]]) -> None:
         now_ms = SystemClock().wall_ms()
-        record_rows(log, folder, asked, views, unit=unit, now_ms=now_ms)
+        record_rows(log, folder, request, views, unit=unit, now_ms=now_ms)
 
     if there:
         record(
@@ -194,11 +194,11 @@ def _summed(act: str, done: Sequence[ErasureResult]) -> ErasureResult:
 
 
 def _check_any(
-    found: ErasureResult | Preview, rows: Sequence[PlaceCount], asked: ErasureRequest
+    found: ErasureResult | Preview, rows: Sequence[PlaceCount], request: ErasureRequest
 ) -> None:
     if found.records or found.spilled or found.known or any(one.rows for one in rows):
         return
-    what = f"unit {asked.unit}" if asked.unit is not None else f"decision {asked.decision_id}"
+    what = f"unit {request.unit}" if request.unit is not None else f"decision {request.decision_id}"
     raise NotFound(f"the decision log has no record of {what}")
 
 

@@ -77,7 +77,7 @@ class _WaitingDecision(NamedTuple):
 
 
 def erase(
-    log: SqliteDecisionLog, folder: Path, asked: ErasureRequest, *, now_ms: int
+    log: SqliteDecisionLog, folder: Path, request: ErasureRequest, *, now_ms: int
 ) -> ErasureResult:
     """Put an erasure on record and carry it out.
 
@@ -91,26 +91,26 @@ def erase(
             done; after it, that process carries it out.
         Corrupt: the log is damaged.
     """
-    _check(asked)
+    _check(request)
     path = folder / tables.DATABASE
     # first: what is moved into the log after this is found there
-    waiting = _spilled(path, log.spills, asked)
+    waiting = _spilled(path, log.spills, request)
     with _locked(folder):
-        found, known = _records_of(log, folder, asked)
+        found, known = _records_of(log, folder, request)
         if found:
-            _record(log, folder, asked, found, now_ms)
+            _record(log, folder, request, found, now_ms)
     with _locked(folder), Translation(path), closing(sqlite.connect(path)) as db:
         for _ in erasure.steps(db, folder):
             pass
         left = erasure.pending_erasures(db, folder)
         is_replicated = bool(tables.replicated_writers(db))
     return ErasureResult(
-        asked.act,
+        request.act,
         len({row["decision_id"] for row in found}),
         len(found),
         tuple(sorted({row["model"] for row in found})),
         known,
-        _about(waiting, found, asked),
+        _about(waiting, found, request),
         left is None,
         is_replicated,
     )
@@ -119,7 +119,7 @@ def erase(
 def record_rows(
     log: SqliteDecisionLog,
     folder: Path,
-    asked: ErasureRequest,
+    request: ErasureRequest,
     views: Mapping[str, Sequence[str]],
     *,
     unit: int,
@@ -136,9 +136,9 @@ def record_rows(
     event_ms = log.latest_event_ms() or now_ms
     entries = [
         erasure_record(
-            asked.act,
+            request.act,
             model,
-            Erasure(asked.act, asked.by, asked.reason, {}, list(names)),
+            Erasure(request.act, request.by, request.reason, {}, list(names)),
             event_ms=event_ms,
             recorded_ms=now_ms,
             unit=unit,
@@ -146,7 +146,7 @@ def record_rows(
         for model, names in sorted(views.items())
     ]
     with _locked(folder):
-        writer = own_writer(folder, asked.act)
+        writer = own_writer(folder, request.act)
         log.append(writer, entries)
         log.close_writer(writer)
 
@@ -167,45 +167,45 @@ class Preview:
     spilled: int
 
 
-def preview(log: SqliteDecisionLog, folder: Path, asked: ErasureRequest) -> Preview:
+def preview(log: SqliteDecisionLog, folder: Path, request: ErasureRequest) -> Preview:
     """What `erase` would find; nothing is written.
 
     Raises:
         InputInvalid, Corrupt: as `erase`.
     """
-    _check(asked)
-    waiting = _spilled(folder / tables.DATABASE, log.spills, asked)
-    found, known = _records_of(log, folder, asked)
+    _check(request)
+    waiting = _spilled(folder / tables.DATABASE, log.spills, request)
+    found, known = _records_of(log, folder, request)
     return Preview(
         len({row["decision_id"] for row in found}),
         len(found),
         tuple(sorted({row["model"] for row in found})),
         known,
-        _about(waiting, found, asked),
+        _about(waiting, found, request),
     )
 
 
-def _check(asked: ErasureRequest) -> None:
-    if (asked.decision_id is None) == (asked.unit is None):
+def _check(request: ErasureRequest) -> None:
+    if (request.decision_id is None) == (request.unit is None):
         raise InputInvalid("erasure", None, "wanted: a decision, or a unit")
 
 
 def _about(
-    waiting: Sequence[_WaitingDecision], found: Sequence[dict[str, Any]], asked: ErasureRequest
+    waiting: Sequence[_WaitingDecision], found: Sequence[dict[str, Any]], request: ErasureRequest
 ) -> int:
     """How many of the records that wait in spills it is about."""
-    ids = {asked.decision_id, *(row["decision_id"] for row in found)}
-    return sum(one.decision_id in ids or one.unit == asked.unit is not None for one in waiting)
+    ids = {request.decision_id, *(row["decision_id"] for row in found)}
+    return sum(one.decision_id in ids or one.unit == request.unit is not None for one in waiting)
 
 
 def _records_of(
-    log: SqliteDecisionLog, folder: Path, asked: ErasureRequest
+    log: SqliteDecisionLog, folder: Path, request: ErasureRequest
 ) -> tuple[list[dict[str, Any]], int]:
     """The records that the act is about, and how many more an earlier one has named."""
     before = erasure.on_record(folder)
     columns = ("writer", "seq", "decision_id", "kind", "model", "event_ms")
     try:
-        rows = [r for span in _spans(log, asked, columns) for r in log.read(span).to_pylist()]
+        rows = [r for span in _spans(log, request, columns) for r in log.read(span).to_pylist()]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise Corrupt(f"a sealed file of {folder} cannot be read; {erasure.CHECK}") from error
     new = [row for row in rows if not before.covers(row["writer"], _place(row))]
@@ -218,23 +218,23 @@ def _place(row: dict[str, Any]) -> AbsentPayload:
 
 
 def _spans(
-    log: SqliteDecisionLog, asked: ErasureRequest, columns: tuple[str, ...]
+    log: SqliteDecisionLog, request: ErasureRequest, columns: tuple[str, ...]
 ) -> Iterator[Span]:
-    if asked.unit is None:
-        yield Span(asked.model, _KINDS, decision_id=asked.decision_id, columns=columns)
+    if request.unit is None:
+        yield Span(request.model, _KINDS, decision_id=request.decision_id, columns=columns)
         return
     # labels and voids have no unit: they are found by the decisions that they are about
-    of_unit = log.read(Span(asked.model, _KINDS, unit=asked.unit, columns=("decision_id",)))
+    of_unit = log.read(Span(request.model, _KINDS, unit=request.unit, columns=("decision_id",)))
     ids = sorted({str(one) for one in of_unit.column("decision_id").to_pylist()})
     for start in range(0, len(ids), _IDS):
         bite = tuple(ids[start : start + _IDS])
-        yield Span(asked.model, _KINDS, decision_ids=bite, columns=columns)
+        yield Span(request.model, _KINDS, decision_ids=bite, columns=columns)
 
 
 def _record(
     log: SqliteDecisionLog,
     folder: Path,
-    asked: ErasureRequest,
+    request: ErasureRequest,
     found: Sequence[dict[str, Any]],
     now_ms: int,
 ) -> None:
@@ -247,13 +247,13 @@ def _record(
         erasure_record(
             decision_id,
             model,
-            Erasure(asked.act, asked.by, asked.reason, records),
+            Erasure(request.act, request.by, request.reason, records),
             event_ms=event_ms,
             recorded_ms=now_ms,
         )
         for (decision_id, model), records in by_decision.items()
     ]
-    writer = own_writer(folder, asked.act)
+    writer = own_writer(folder, request.act)
     for start in range(0, len(entries), _ENTRIES):
         log.append(writer, entries[start : start + _ENTRIES])
     log.close_writer(writer)
@@ -268,12 +268,12 @@ def own_writer(folder: Path, act: str) -> str:
         return next((name for name in names if name not in elsewhere), f"{WRITERS}{act[:16]}")
 
 
-def _spilled(path: Path, spills: Path, asked: ErasureRequest) -> list[_WaitingDecision]:
+def _spilled(path: Path, spills: Path, request: ErasureRequest) -> list[_WaitingDecision]:
     with Translation(path), closing(sqlite.connect(path)) as db:
         return [
             _WaitingDecision(one.decision_id, one.unit)
             for one in spilled_records(db, spills)
-            if asked.model in (None, one.model)
+            if request.model in (None, one.model)
         ]
 
 

@@ -69,10 +69,10 @@ class Gateway:
             **features_api.endpoints(pushes, gate),
         }
 
-    async def answer(self, asked: messages.Request) -> Reply:
+    async def answer(self, message: messages.Request) -> Reply:
         """The reply to a request, whatever becomes of it."""
         now_s = time.monotonic()
-        request = Request(asked, asked.method, asked.path, asked.headers, now_s)
+        request = Request(message, message.method, message.path, message.headers, now_s)
         request.trace = trace_context(request.headers)
         if self._traces is not None:
             request.finished = []
@@ -87,7 +87,7 @@ class Gateway:
         except Exception:
             trace_id = request.trace.trace_id if request.trace else None
             known = request.path if endpoint else UNKNOWN
-            extra = {"trace_id": trace_id, SENT: request.asked.arrived}
+            extra = {"trace_id": trace_id, SENT: request.message.arrived}
             log.exception("%s %s failed", request.method, known, extra=extra)
             fault = Problem(500, "internal", "this is the gateway's fault; its log says more")
             problem_name = fault.name
@@ -175,7 +175,7 @@ class Gateway:
         """Raises Problem: 401, 403, 422, 429, 503."""
         request.admitted = await self._gate.admit(request.headers, model, scope)
         request.client = request.admitted.client.name
-        request.asked.admit()
+        request.message.admit()
 
 
 def _complaints(models: Mapping[str, Scoring]) -> list[str]:

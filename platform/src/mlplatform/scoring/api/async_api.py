@@ -50,8 +50,8 @@ def _accepting(
 ) -> Endpoint:
     async def accept(request: Request) -> Reply:
         caller = _caller_of(scoring, request)
-        asked = scoring.payloads.score(await request.body())
-        accepted = await deferral.accept(scoring, asked, caller)
+        payload = scoring.payloads.score(await request.body())
+        accepted = await deferral.accept(scoring, payload, caller)
         decision_id = _pending.decode(accepted.body).decision_id
         location = line(b"location", f"{version.decisions}/{decision_id}".encode())
         headers = [JSON, location, _RETRY_AFTER]

@@ -37,38 +37,38 @@ def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
         return pb.ServerMetadataResponse(name=str(SERVER["name"]), version=str(SERVER["version"]))
 
     async def model_ready(request: bytes, call: Call) -> pb.ModelReadyResponse:
-        asked = parsed(pb.ModelReadyRequest, request)
-        await call.admit(asked.name, "read")
-        scoring = model_of(models, asked.name)
-        if asked.version:
-            target_of(scoring, asked.version)
+        message = parsed(pb.ModelReadyRequest, request)
+        await call.admit(message.name, "read")
+        scoring = model_of(models, message.name)
+        if message.version:
+            target_of(scoring, message.version)
         return pb.ModelReadyResponse(ready=scoring.live.current.champion is not None)
 
     async def model_metadata(request: bytes, call: Call) -> pb.ModelMetadataResponse:
-        asked = parsed(pb.ModelMetadataRequest, request)
-        await call.admit(asked.name, "read")
-        found: dict[str, Any] = metadata(model_of(models, asked.name), asked.version or None)
+        message = parsed(pb.ModelMetadataRequest, request)
+        await call.admit(message.name, "read")
+        found: dict[str, Any] = metadata(model_of(models, message.name), message.version or None)
         return pb.ModelMetadataResponse(**found)
 
     async def model_infer(request: bytes, call: Call) -> pb.ModelInferResponse:
-        asked = parsed(pb.ModelInferRequest, request)
-        admitted = await call.admit(asked.model_name, "score")
-        scoring = model_of(models, asked.model_name)
-        caller = call.caller(scoring, admitted.client, version=asked.model_version)
+        message = parsed(pb.ModelInferRequest, request)
+        admitted = await call.admit(message.model_name, "score")
+        scoring = model_of(models, message.model_name)
+        caller = call.caller(scoring, admitted.client, version=message.model_version)
         try:
             target = target_of(scoring, caller.version)
-            rows = rows_of(asked, len(target.plan.names), target.named)
+            rows = rows_of(message, len(target.plan.names), target.named)
             check_finite(rows)
         except RequestRefused as error:
             raise problem_of(error) from error
         call.gate.charge(admitted, len(rows) - 1)
-        inferred_rows = await infer(scoring, rows, _assignment_key(asked), caller)
+        inferred_rows = await infer(scoring, rows, _assignment_key(message), caller)
         answer = pb.ModelInferResponse(
-            model_name=asked.model_name, model_version=inferred_rows.version, id=asked.id
+            model_name=message.model_name, model_version=inferred_rows.version, id=message.id
         )
         shape = list(inferred_rows.scores.shape)
         output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=shape)
-        if asked.raw_input_contents:
+        if message.raw_input_contents:
             answer.raw_output_contents.append(
                 inferred_rows.scores.astype("<f4", copy=False).tobytes()
             )
@@ -86,9 +86,9 @@ def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
     }
 
 
-def _assignment_key(asked: pb.ModelInferRequest) -> Any | None:
-    if PARAMETER not in asked.parameters:
+def _assignment_key(message: pb.ModelInferRequest) -> Any | None:
+    if PARAMETER not in message.parameters:
         return None
-    value = asked.parameters[PARAMETER]
+    value = message.parameters[PARAMETER]
     kind = value.WhichOneof("parameter_choice")
     return None if kind is None else getattr(value, kind)

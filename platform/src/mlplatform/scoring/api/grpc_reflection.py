@@ -42,19 +42,19 @@ def answers(services: Collection[str]) -> dict[str, Answer]:
 
 
 def reflection_response(
-    asked: pb.ServerReflectionRequest, services: Collection[str]
+    request: pb.ServerReflectionRequest, services: Collection[str]
 ) -> pb.ServerReflectionResponse:
     """What is known of a file, a symbol or the services; an error in it where nothing is."""
-    response = pb.ServerReflectionResponse(valid_host=asked.host, original_request=asked)
-    match asked.WhichOneof("message_request"):
+    response = pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
+    match request.WhichOneof("message_request"):
         case "list_services":
             for name in services:
                 response.list_services_response.service.add(name=name)
-        case "file_by_filename" if asked.file_by_filename in _BY_NAME:
-            content = _BY_NAME[asked.file_by_filename]
+        case "file_by_filename" if request.file_by_filename in _BY_NAME:
+            content = _BY_NAME[request.file_by_filename]
             response.file_descriptor_response.file_descriptor_proto.append(content)
-        case "file_containing_symbol" if asked.file_containing_symbol in _BY_SYMBOL:
-            content = _BY_SYMBOL[asked.file_containing_symbol]
+        case "file_containing_symbol" if request.file_containing_symbol in _BY_SYMBOL:
+            content = _BY_SYMBOL[request.file_containing_symbol]
             response.file_descriptor_response.file_descriptor_proto.append(content)
         case None:
             _refuse(response, grpc.StatusCode.INVALID_ARGUMENT, "the message asks for nothing")

@@ -28,21 +28,21 @@ def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
     """Method → what it answers."""
 
     async def score(request: bytes, call: Call) -> pb.ScoreResponse:
-        asked = parsed(pb.ScoreRequest, request)
-        admitted = await call.admit(asked.model, "score")
-        scoring = model_of(models, asked.model)
-        caller = call.caller(scoring, admitted.client, asked.idempotency_key)
-        return await _score(scoring, asked, caller)
+        message = parsed(pb.ScoreRequest, request)
+        admitted = await call.admit(message.model, "score")
+        scoring = model_of(models, message.model)
+        caller = call.caller(scoring, admitted.client, message.idempotency_key)
+        return await _score(scoring, message, caller)
 
     async def score_batch(request: bytes, call: Call) -> pb.ScoreBatchResponse:
-        asked = parsed(pb.ScoreBatchRequest, request).requests
-        names = {item.model for item in asked}
+        requests = parsed(pb.ScoreBatchRequest, request).requests
+        names = {item.model for item in requests}
         admitted = await call.admit(min(names, default=""), "score")
-        if len(names) != 1 or len(asked) > MAX_ITEMS:
+        if len(names) != 1 or len(requests) > MAX_ITEMS:
             detail = f"a batch holds 1 to {MAX_ITEMS} requests of one model"
             raise Problem(422, "invalid-field", detail, field="requests")
         scoring = model_of(models, names.pop())
-        call.gate.charge(admitted, len(asked) - 1)
+        call.gate.charge(admitted, len(requests) - 1)
         call.begin_trace()
         terms_of_all = call.caller(scoring, admitted.client)
         if terms_of_all.key is not None:
@@ -54,22 +54,22 @@ def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
             async with room:
                 return await _result(scoring, one, terms_of_all)
 
-        return pb.ScoreBatchResponse(results=await asyncio.gather(*map(item, asked)))
+        return pb.ScoreBatchResponse(results=await asyncio.gather(*map(item, requests)))
 
     return {"Score": score, "ScoreBatch": score_batch}
 
 
-async def _score(scoring: Scoring, asked: pb.ScoreRequest, caller: Caller) -> pb.ScoreResponse:
+async def _score(scoring: Scoring, request: pb.ScoreRequest, caller: Caller) -> pb.ScoreResponse:
     fields: dict[str, Any] = {}
-    for name, value in asked.fields.items():
+    for name, value in request.fields.items():
         kind = value.WhichOneof("kind")
         fields[name] = None if kind is None else getattr(value, kind)
-    fields[EVENT_TIME] = asked.event_time_ms
+    fields[EVENT_TIME] = request.event_time_ms
     response = await scoring.answer(scoring.payloads.score(encode(fields)), caller)
     return _response(stored_answer(response.body), replayed=response.replayed)
 
 
-async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb.ScoreBatchResult:
+async def _result(scoring: Scoring, request: pb.ScoreRequest, batch: Caller) -> pb.ScoreBatchResult:
     """One item, with the whole deadline from its own start."""
     now_s = time.monotonic()
     try:
@@ -77,9 +77,9 @@ async def _result(scoring: Scoring, asked: pb.ScoreRequest, batch: Caller) -> pb
             batch,
             started_s=now_s,
             deadline_s=now_s + batch.deadline_s - batch.started_s,
-            key=idempotency_key(asked.idempotency_key.encode() or None),
+            key=idempotency_key(request.idempotency_key.encode() or None),
         )
-        return pb.ScoreBatchResult(answer=await _score(scoring, asked, caller))
+        return pb.ScoreBatchResult(answer=await _score(scoring, request, caller))
     except Problem as problem:
         d = problem.details
         message = pb.Problem(

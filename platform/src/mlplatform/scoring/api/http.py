@@ -34,7 +34,7 @@ class Request(msgspec.Struct):
         finished: gets its decisions, where somebody wants their timings.
     """
 
-    asked: messages.Request
+    message: messages.Request
     method: str
     path: str
     headers: Mapping[bytes, bytes]
@@ -52,7 +52,7 @@ class Request(msgspec.Struct):
                 did, whatever came until then.
         """
         try:
-            return await self.asked.body()
+            return await self.message.body()
         except Refusal as refused:
             raise problem_of(refused) from refused
 

@@ -126,14 +126,14 @@ def _of_model(root: str, scoring: Scoring, gate: Gate) -> dict[str, Endpoint]:
     def describe() -> bytes:
         return bytes(encode(metadata(scoring)))
 
-    asked = Endpoint(
+    endpoint = Endpoint(
         "infer", ("POST",), infer, takes=_MEDIA_TYPES, model=name, scope="score", refusal=refusal
     )
     return {
         root: _reading("model", describe, is_open=False, model=name),
         f"{root}/ready": _reading("model_ready", ready, is_open=False, model=name),
-        f"{root}/infer": asked,
-        **_of_versions(f"{root}/versions/*", scoring, gate, asked),
+        f"{root}/infer": endpoint,
+        **_of_versions(f"{root}/versions/*", scoring, gate, endpoint),
     }
 
 
@@ -184,22 +184,22 @@ async def _infer(
     text = None if length is None else length.decode("latin-1")
     try:
         target = target_of(scoring, caller.version)
-        asked = parse(body, text, len(target.plan.names), target.named)
-        check_finite(asked.rows)
+        inference = parse(body, text, len(target.plan.names), target.named)
+        check_finite(inference.rows)
     except RequestRefused as error:
         raise problem_of(error) from error
     head = body if text is None else body[: int(text)]
-    if len(asked.rows) <= MAX_ROWS:
+    if len(inference.rows) <= MAX_ROWS:
         refuse_repeats(head)
     key = _parameters.decode(head).parameters.get(PARAMETER)
-    gate.charge(request.admitted, len(asked.rows) - 1)
-    inferred_rows = await infer(scoring, asked.rows, key, caller)
+    gate.charge(request.admitted, len(inference.rows) - 1)
+    inferred_rows = await infer(scoring, inference.rows, key, caller)
     content, size = inference_response(
         inferred_rows.scores,
         model=scoring.definition.name,
         version=inferred_rows.version,
-        request_id=asked.request_id,
-        binary=asked.binary,
+        request_id=inference.request_id,
+        binary=inference.binary,
     )
     if size is None:
         return Reply(content)

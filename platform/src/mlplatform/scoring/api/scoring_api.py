@@ -97,11 +97,11 @@ def _of_model(
         gate.charge(request.admitted, len(batch.requests) - 1)
 
         async def item(raw: bytes, now_s: float, deadline_s: float) -> ScoreResponse:
-            asked = scoring.payloads.batch_item(raw)
+            payload = scoring.payloads.batch_item(raw)
             own = msgspec.structs.replace(
-                caller, started_s=now_s, deadline_s=deadline_s, key=asked.key
+                caller, started_s=now_s, deadline_s=deadline_s, key=payload.key
             )
-            return await scoring.answer(asked, own)
+            return await scoring.answer(payload, own)
 
         return Reply(encode(await batch_answer(batch, caller, item, shape)))
 

@@ -55,11 +55,13 @@ class RestApplication:
             if not request.is_whole:
                 return self._infer_later(request, header_length, start_s)
             model, queue = self._predictor.model_and_queue()
-            asked = protocol.parse(_body(request), header_length, model.width, model.served.named)
-            scored = queue.score_at_once(asked.rows)
+            inference = protocol.parse(
+                _body(request), header_length, model.width, model.served.named
+            )
+            scored = queue.score_at_once(inference.rows)
             if scored is None:
-                return self._score_later(request, asked, start_s)
-            return self._scores(asked, scored, start_s)
+                return self._score_later(request, inference, start_s)
+            return self._scores(inference, scored, start_s)
         except RequestRefused as error:
             self._on_failure(request, error)
             raise
@@ -71,17 +73,19 @@ class RestApplication:
         try:
             await _arrival(request)
             model, _ = self._predictor.model_and_queue()
-            asked = protocol.parse(_body(request), header_length, model.width, model.served.named)
+            inference = protocol.parse(
+                _body(request), header_length, model.width, model.served.named
+            )
         except RequestRefused as error:
             self._on_failure(request, error)
             return _refused(error)
-        return await self._score_later(request, asked, start_s)
+        return await self._score_later(request, inference, start_s)
 
-    async def _score_later(self, request: Request, asked: Inference, start_s: float) -> Reply:
+    async def _score_later(self, request: Request, inference: Inference, start_s: float) -> Reply:
         """The reply of a model that is too slow for the event loop."""
         try:
             _, queue = self._predictor.model_and_queue()
-            return self._scores(asked, await queue.score(asked.rows), start_s)
+            return self._scores(inference, await queue.score(inference.rows), start_s)
         except RequestRefused as error:
             self._on_failure(request, error)
             return _refused(error)
@@ -94,14 +98,14 @@ class RestApplication:
             extra = {"trace_id": context.trace_id if context else None}
             log.warning("an inference request got no scores: %s", error, extra=extra)
 
-    def _scores(self, asked: Inference, scored: BatchScores, start_s: float) -> Reply:
+    def _scores(self, inference: Inference, scored: BatchScores, start_s: float) -> Reply:
         model, _ = self._predictor.model_and_queue()
         body, head = protocol.inference_response(
             scored.scores,
             model=self._predictor.name,
             version=model.served.digest,
-            request_id=asked.request_id,
-            binary=asked.binary,
+            request_id=inference.request_id,
+            binary=inference.binary,
         )
         timing = line(
             b"server-timing",

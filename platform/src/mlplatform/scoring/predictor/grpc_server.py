@@ -112,8 +112,8 @@ class InferenceService:
         return pb.ServerReadyResponse(ready=self._predictor.ready)
 
     async def _model_ready(self, request: bytes) -> pb.ModelReadyResponse:
-        asked = _parsed(pb.ModelReadyRequest, request)
-        self._predictor.check_name(asked.name, asked.version)
+        message = _parsed(pb.ModelReadyRequest, request)
+        self._predictor.check_name(message.name, message.version)
         return pb.ModelReadyResponse(ready=self._predictor.ready)
 
     async def _server_metadata(self, request: bytes) -> pb.ServerMetadataResponse:
@@ -121,8 +121,8 @@ class InferenceService:
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=PROTOCOL_VERSION)
 
     async def _model_metadata(self, request: bytes) -> pb.ModelMetadataResponse:
-        asked = _parsed(pb.ModelMetadataRequest, request)
-        self._predictor.check_name(asked.name, asked.version)
+        message = _parsed(pb.ModelMetadataRequest, request)
+        self._predictor.check_name(message.name, message.version)
         model, _ = self._predictor.model_and_queue()
         tensor = pb.ModelMetadataResponse.TensorMetadata
         return pb.ModelMetadataResponse(
@@ -145,24 +145,24 @@ class InferenceService:
         return answer
 
     async def _scores(self, request: bytes) -> pb.ModelInferResponse:
-        asked = _parsed(pb.ModelInferRequest, request)
-        self._predictor.check_name(asked.model_name, asked.model_version)
+        message = _parsed(pb.ModelInferRequest, request)
+        self._predictor.check_name(message.model_name, message.model_version)
         model, queue = self._predictor.model_and_queue()
-        rows = rows_of(asked, model.width, model.served.named)
+        rows = rows_of(message, model.width, model.served.named)
         scored = await queue.score(rows)
-        return self._answer(asked, model, scored)
+        return self._answer(message, model, scored)
 
     def _answer(
-        self, asked: pb.ModelInferRequest, model: Model, scored: BatchScores
+        self, message: pb.ModelInferRequest, model: Model, scored: BatchScores
     ) -> pb.ModelInferResponse:
         """Scores as the request's values were sent: raw bytes for raw bytes."""
         answer = pb.ModelInferResponse(
-            model_name=self._predictor.name, model_version=model.served.digest, id=asked.id
+            model_name=self._predictor.name, model_version=model.served.digest, id=message.id
         )
         answer.parameters["queue_us"].int64_param = round(scored.queue_s * 1e6)
         answer.parameters["compute_us"].int64_param = round(scored.compute_s * 1e6)
         output = answer.outputs.add(name=OUTPUT, datatype=DATATYPE, shape=list(scored.scores.shape))
-        if asked.raw_input_contents:
+        if message.raw_input_contents:
             answer.raw_output_contents.append(scored.scores.astype("<f4", copy=False).tobytes())
         else:
             output.contents.fp32_contents.extend(scored.scores.ravel().tolist())

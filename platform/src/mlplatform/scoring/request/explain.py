@@ -189,19 +189,19 @@ def explain_records(
     decision = next((r for r in records if r.kind == "decision"), None)
     if decision is None:
         raise NotFound("there is no decision among these records")
-    asked = _payload(decision)
+    payload = _payload(decision)
     return [
-        _explanation(record, asked, decider_of)
+        _explanation(record, payload, decider_of)
         for record in records
         if record.kind in ("decision", "shadow")
     ]
 
 
 def _explanation(
-    record: Record, asked: _Payload, decider_of: Callable[[str, str], Decider]
+    record: Record, payload: _Payload, decider_of: Callable[[str, str], Decider]
 ) -> Explanation:
     own = _payload(record)
-    again = _again(record, asked, decider_of)
+    again = _again(record, payload, decider_of)
     logged = None
     if record.decision is not None:
         logged = Outcome(record.decision, record.score, own.raw, own.reasons)
@@ -259,7 +259,7 @@ def _drawn(own: _Payload) -> str | None:
     return f"could have been let through by the exploration slice (chance {own.propensity:g})"
 
 
-def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Decider]) -> _Again:
+def _again(record: Record, payload: _Payload, decider_of: Callable[[str, str], Decider]) -> _Again:
     if record.decision is None:
         return _Again(None, note=f"nothing was decided: {record.degraded_reason}")
     if record.answered_by == "default":
@@ -267,14 +267,14 @@ def _again(record: Record, asked: _Payload, decider_of: Callable[[str, str], Dec
         why = record.degraded_reason
         reason = {FEATURES: STALE_REASON, "killed": KILLED_REASON}.get(why or "", DEFAULT_REASON)
         outcome = Outcome(_safe(record.model), reasons=(reason.code,))
-        tried = _failures(asked) or (
+        tried = _failures(payload) or (
             "features were out of date" if is_stale else "no model answered"
         )
         return _Again(outcome, note=f"{tried}; the rules abstained: the safe default holds")
     if record.bundle is None:
         raise Corrupt(f"decision {record.decision_id} names no bundle")
     decider = decider_of(record.model, record.bundle)
-    row = decider.plan.row(asked.request, record.event_ms, asked.features)
+    row = decider.plan.row(payload.request, record.event_ms, payload.features)
     if record.answered_by == "rules":
         return _by_rules(decider.bundle, row, _safe(record.model))
     if record.answered_by == "small_model":

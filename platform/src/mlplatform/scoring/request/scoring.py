@@ -177,8 +177,8 @@ class Scoring:
             if stored is not None:
                 return replay(stored.answer, same_body=stored.is_of(body_digest))
             claim = IdempotencyClaim(caller.client, caller.key, body_digest)
-            asked = self._parse(request, caller.client)
-            return await self._answer(asked, caller, claim)
+            parsed = self._parse(request, caller.client)
+            return await self._answer(parsed, caller, claim)
 
     async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> ScoreResponse:
         """The answer to a request that a gateway accepted earlier: one for its id, however often
@@ -193,14 +193,14 @@ class Scoring:
         """
         self._check_accepted(accepted)
         caller = replace(caller, client=accepted.client, key=None, trace_id=accepted.trace_id)
-        asked = ScoringInput(accepted.decision_id, accepted.request, accepted.event_ms)
+        request = ScoringInput(accepted.decision_id, accepted.request, accepted.event_ms)
         owner = promised_to(accepted.client)
-        with self._in_flight.claim(owner, asked.decision_id):
-            stored = await self._find_answer(owner, asked.decision_id, caller)
+        with self._in_flight.claim(owner, request.decision_id):
+            stored = await self._find_answer(owner, request.decision_id, caller)
             if stored is not None:
                 return ScoreResponse(stored.answer, replayed=True)
-            claim = IdempotencyClaim(owner, asked.decision_id, may_be_unlogged=False)
-            return await self._answer(asked, caller, claim)
+            claim = IdempotencyClaim(owner, request.decision_id, may_be_unlogged=False)
+            return await self._answer(request, caller, claim)
 
     async def infer(
         self, inputs: Sequence[float], unit_value: Any | None, caller: Caller
@@ -276,22 +276,22 @@ class Scoring:
         )
 
     async def _answer(
-        self, asked: ScoringInput, caller: Caller, claim: IdempotencyClaim | None
+        self, request: ScoringInput, caller: Caller, claim: IdempotencyClaim | None
     ) -> ScoreResponse:
-        with self.times.answering(asked.event_ms):
-            decided = await self._decide(await self._case(asked, caller), caller)
+        with self.times.answering(request.event_ms):
+            decided = await self._decide(await self._route(request, caller), caller)
             response = await self._record(decided, caller, claim)
         if not response.replayed:
             self._count(decided, caller)
             self._copy(decided.case)
         return response
 
-    async def _case(self, asked: ScoringInput, caller: Caller) -> RoutedRequest:
+    async def _route(self, request: ScoringInput, caller: Caller) -> RoutedRequest:
         """The request, routed, with its features."""
         live = self.live.current
         if live.champion is None:
             raise self._no_champion()
-        unit = self._unit(asked)
+        unit = self._unit(request)
         if caller.version is None:
             assignment = assign(live.routes, unit)
         else:
@@ -299,15 +299,17 @@ class Scoring:
         policies = live.targets[assignment.target.service].policies
         read_from_s = time.monotonic()
         try:
-            features = await self._read_features(asked.fields, asked.event_ms, caller)
-            gaps = policies.gaps(features, asked.event_ms, self.freshness.newest)
+            features = await self._read_features(request.fields, request.event_ms, caller)
+            gaps = policies.gaps(features, request.event_ms, self.freshness.newest)
         except FeaturesUnavailable:
             features, gaps = NO_FEATURES, policies.unavailable()
         read_s = (read_from_s, time.monotonic())
         if gaps.refused:
             raise features_missing(gaps)
-        facts = RequestFacts(asked.fields, asked.event_ms, features)
-        return RoutedRequest(asked.decision_id, live, facts, unit, assignment, gaps, read_s=read_s)
+        facts = RequestFacts(request.fields, request.event_ms, features)
+        return RoutedRequest(
+            request.decision_id, live, facts, unit, assignment, gaps, read_s=read_s
+        )
 
     async def _decide(self, case: RoutedRequest, caller: Caller) -> DecidedRequest:
         """The decision of the first that can give one in time."""
@@ -439,12 +441,12 @@ class Scoring:
             for name, value in sent.items()
         }
 
-    def _unit(self, asked: ScoringInput) -> int:
+    def _unit(self, request: ScoringInput) -> int:
         """The number of the assignment unit."""
         name = self.definition.assignment_unit
         if name == REQUEST_UNIT:
-            return pseudonym(asked.decision_id, self._key)
-        value = asked.fields[name]
+            return pseudonym(request.decision_id, self._key)
+        value = request.fields[name]
         return int(value) if self._is_pseudonymous[name] else pseudonym(value, self._key)
 
     async def _read_features(
