@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -63,8 +63,10 @@ MISSING = (
     "log's end is"
 )
 
-_EXAMPLES = """Examples: mlplatform log status; mlplatform log verify;
-mlplatform log show 0198c2f0a4 --json; mlplatform log explain 0198c2f0a4.
+_ID: Final = "0198c2f0a4b7d1e2f3a4b5c6d7e8f90211a2b3c4d5"
+"""An example."""
+_EXAMPLES = f"""Examples: mlplatform log status; mlplatform log verify;
+mlplatform log show {_ID} --json; mlplatform log explain {_ID}.
 Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decision or bundle."""
 
 
@@ -95,13 +97,13 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
         raise typer.Exit(0 if report.ok else FAILED)
 
     app.command(epilog="Example: mlplatform log status --json")(status)
-    app.command(epilog="Example: mlplatform log show 0198c2f0a4 --json")(show)
-    app.command(epilog="Example: mlplatform log explain 0198c2f0a4")(explain)
-    app.command(epilog="Example: mlplatform log void 0198c2f0a4 --reason 'sent twice by the till'")(
+    app.command(epilog=f"Example: mlplatform log show {_ID} --json")(show)
+    app.command(epilog=f"Example: mlplatform log explain {_ID}")(explain)
+    app.command(epilog=f"Example: mlplatform log void {_ID} --reason 'sent twice by the till'")(
         void
     )
     app.command(
-        epilog="Example: mlplatform log erase --decision 0198c2f0a4 --model fraud"
+        epilog=f"Example: mlplatform log erase --decision {_ID} --model fraud"
         " --reason 'request 4711 of the customer' --actor 'Ann Lee'"
     )(erase)
     app.command(epilog="Example: mlplatform log retention --model fraud --dry-run")(retention)

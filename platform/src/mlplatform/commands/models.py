@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from mlplatform.commands.terminal.output import (
     print_line,
     print_table,
 )
+from mlplatform.commands.terminal.times import second
 from mlplatform.model.folders import check_folders, load_definition, model_names
 from mlplatform.model.weights.memory import MIB, folder_needs_mib
 from mlplatform.operations import wiring
@@ -84,7 +84,7 @@ def show(
         print_json([msgspec.to_builtins(v) for v in versions])
         return
     rows = [
-        (v.version, v.digest[:12], v.facts.author, _time(v.created_at_ms), v.facts.code_version)
+        (v.version, v.digest[:12], v.facts.author, second(v.created_at_ms), v.facts.code_version)
         for v in versions
     ]
     print_table(("version", "bundle", "author", "registered (UTC)", "code"), rows)
@@ -131,7 +131,3 @@ def feast(
     print_line(f"{folder} is written. With Feast installed beside this platform:")
     for words in ("feature-views list", "entities list", "ui --host 127.0.0.1"):
         print_line(f"  feast -c {shlex.quote(str(folder))} {words}")
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 import typer
 
 from mlplatform.commands.terminal.output import AsJson, print_json, print_table
+from mlplatform.commands.terminal.times import second
 from mlplatform.operations import wiring
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.telemetry.refusals import DAY_MS, Refusals
@@ -33,9 +33,5 @@ def refusals(
     if json:
         print_json(msgspec.to_builtins(found))
         return
-    rows = [(_time(r.wall_ms), r.door, r.who, r.asked, r.why) for r in found]
+    rows = [(second(r.wall_ms), r.door, r.who, r.asked, r.why) for r in found]
     print_table(("when (UTC)", "surface", "who", "asked", "why"), rows, prose="why")
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +15,7 @@ from mlplatform.operations.actions import review as job
 from mlplatform.operations.actions.review import ReviewResult
 from mlplatform.operations.review.opinions import outcome_of, says
 from mlplatform.operations.review.queue import QueuedDecision
+from mlplatform.runtime.figures import utc_minute
 
 MOST_ROWS = 1_000
 
@@ -111,7 +111,7 @@ def _lines(row: QueuedDecision, label: str) -> list[str]:
     score = "no score" if row.score is None else f"score {row.score:.4f}"
     asked = ", ".join(f"{name} {value}" for name, value in row.shown.fields)
     columns = [
-        f"{_time(row.event_ms)} UTC",
+        utc_minute(row.event_ms),
         row.decision,
         score,
         asked,
@@ -119,7 +119,3 @@ def _lines(row: QueuedDecision, label: str) -> list[str]:
     ]
     opinions = (f"{one.analyst} says {says(one.outcome, label)}" for one in row.opinions)
     return [row.decision_id, "  " + "; ".join(text for text in (*columns, *opinions) if text)]
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

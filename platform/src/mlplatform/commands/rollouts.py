@@ -33,6 +33,7 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.commands.terminal.secrets import page_code, secret_of
+from mlplatform.commands.terminal.times import minute
 from mlplatform.operations import wiring
 from mlplatform.operations.actions import controls
 from mlplatform.operations.actions import rollouts as job
@@ -77,7 +78,7 @@ def list_rollouts(
     for line in controls.switched_off(wiring.platform(), model):
         print_line(line)
     rows = [
-        (s.rollout_id, s.challenger.version, _phase(s), s.step, _time(s.since_event_ms), s.reason)
+        (s.rollout_id, s.challenger.version, _phase(s), s.step, minute(s.since_event_ms), s.reason)
         for s in states
     ]
     columns = ("rollout", "version", "phase", "step", "since (event time)", "reason")
@@ -102,7 +103,7 @@ def show(rollout_id: RolloutId, json: AsJson = False) -> None:
     if state.plan is not None:
         fields["plan"] = plan_text.whole_ramp(state.plan)
     print_fields(fields)
-    rows = [(_time(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
+    rows = [(minute(f.event_ms), type(f).__name__, f.actor, f.reason) for f in facts]
     print_table(("event time", "transition", "actor", "reason"), rows, prose="reason")
     with_evidence = [f for f in facts if f.evidence]
     if with_evidence:
@@ -364,7 +365,3 @@ def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
 
 def _phase(state: RolloutState) -> str:
     return state.phase if state.paused is None else f"{state.phase}, paused"
-
-
-def _time(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,13 @@ def test_a_person_sees_what_lies_below_what(home: Home) -> None:
     assert inner.startswith("predict champion")
     assert "it was not recorded" in text
     assert "ERROR" in text
+
+
+def test_an_example_of_a_decisions_id_is_one_that_trace_takes(home: Home) -> None:
+    for name in ("show", "explain", "void", "erase"):
+        (example,) = re.findall(r"0198\w+", CliRunner().invoke(app, ["log", name, "--help"]).output)
+        found = CliRunner().invoke(app, ["trace", example])
+        assert "no span, line or record of this home has the id" in str(found.exception), name
 
 
 def test_an_id_that_nothing_names_and_what_is_no_id(home: Home) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +17,7 @@ from mlplatform.commands.terminal.output import (
     print_table,
     progress,
 )
+from mlplatform.commands.terminal.times import minute
 from mlplatform.decisions.log import retention_acts
 from mlplatform.decisions.records.tables import DATABASE
 from mlplatform.model.folders import model_names
@@ -74,7 +74,7 @@ def _print(found: Sequence[ModelRetention], *, dry_run: bool, is_done: bool) -> 
     print_table(_COLUMNS, [_row(one) for one in found])
     resting = [one.due.rests_until_ms for one in found if one.due and one.due.rests_until_ms]
     if resting and any(one.due and one.due.later for one in found):
-        print_line(f"There is one pass a day; the next is from {_time(min(resting))} on.")
+        print_line(f"There is one pass a day; the next is from {minute(min(resting))} on.")
     if dry_run:
         print_line("Nothing went.")
     elif not is_done:
@@ -92,6 +92,4 @@ def _row(one: ModelRetention) -> tuple[str, ...]:
 
 
 def _time(ms: int | None) -> str:
-    if ms is None:
-        return "none"
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    return "none" if ms is None else minute(ms)

@@ -76,7 +76,12 @@ def render_files(root: Path) -> dict[str, str]:
 
 def _document(found: Sequence[Message]) -> str:
     parts = [_HEAD, *_kinds(), "\n"]
-    shown = [m for m in found if m.kind != "text" and m.text != str(None)]
+    known = {(m.module, m.name, m.text) for m in found}
+    shown = [
+        m
+        for m in found
+        if m.kind != "text" and m.text != str(None) and (m.module, m.name, _whole(m)) not in known
+    ]
     for place, of_place in groupby(shown, _place):
         parts.append(f"\n## {place}\n\n| message | kind | file |\n|---|---|---|\n")
         parts += (
@@ -84,6 +89,11 @@ def _document(found: Sequence[Message]) -> str:
             for m in of_place
         )
     return "".join(parts)
+
+
+def _whole(message: Message) -> str | None:
+    """The form in which no value is cut short; None where this one is it."""
+    return message.text.replace("…", "") if "…" in message.text else None
 
 
 def _kinds() -> Iterator[str]:

@@ -15,6 +15,7 @@ from mlplatform.decisions.records.record import GENESIS, SCALARS, arrow_schema, 
 from mlplatform.decisions.records.tables import STORED
 from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import Corrupt
+from mlplatform.runtime.storage.files import open_private
 
 if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
@@ -137,7 +138,7 @@ def write_table(path: Path, table: pa.Table) -> str:
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with open(path, "wb", opener=_private) as file:
+        with open(path, "wb", opener=open_private) as file:
             pq.write_table(
                 table,
                 file,
@@ -228,7 +229,3 @@ def _last(metadata: pq.FileMetaData, group: int) -> int:
 _SEQ: Final = STORED.index("seq")
 _EVENT_MS: Final = STORED.index("event_ms")
 _CHAIN: Final = STORED.index("chain")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -16,7 +16,7 @@ import psutil
 
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Busy
-from mlplatform.runtime.storage.files import write_atomically
+from mlplatform.runtime.storage.files import open_private, write_atomically
 
 LOCK_FILE: Final = "supervisor.lock"
 SUPERVISOR_FILE: Final = "supervisor.json"
@@ -92,7 +92,7 @@ class Lock:
         Raises:
             Busy: names the process that holds it.
         """
-        file = open(self._home.run / LOCK_FILE, "ab", opener=_private)  # noqa: SIM115
+        file = open(self._home.run / LOCK_FILE, "ab", opener=open_private)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -200,10 +200,6 @@ def _root(pid: int, parents: dict[int, int], owner: dict[int, int], wanted: set[
             return owner[pid]
         pid = parents.get(pid, 0)
     return None
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _read(path: Path, kind: type[_T]) -> _T | None:

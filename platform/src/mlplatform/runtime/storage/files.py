@@ -17,6 +17,11 @@ FORGOTTEN_S: Final = 60.0
 """A draft that nobody has touched for so long is of a process that was killed."""
 
 
+def open_private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that it makes is readable by its owner alone."""
+    return os.open(path, flags, 0o600)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file's content in one step; its folder is made when missing."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

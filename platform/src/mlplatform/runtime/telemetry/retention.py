@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlplatform.runtime.storage.files import DRAFT
+from mlplatform.runtime.storage.files import DRAFT, open_private
 
 MIB: Final = 1024 * 1024
 
@@ -73,7 +73,7 @@ def rotate_in_place(path: Path, retention: Retention) -> None:
     """
     draft = path.with_name(f".{path.name}{DRAFT}")
     try:
-        with path.open("rb") as source, open(draft, "wb", opener=_private) as copy:
+        with path.open("rb") as source, open(draft, "wb", opener=open_private) as copy:
             shutil.copyfileobj(source, copy)
             copy.flush()  # before the only other copy of it goes
             _age(path, retention)
@@ -109,10 +109,6 @@ def _age(path: Path, retention: Retention) -> None:
         younger = _old(path, number - 1)
         if younger.exists():
             younger.replace(_old(path, number))
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _old(path: Path, number: int) -> Path:
