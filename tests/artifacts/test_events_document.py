@@ -11,9 +11,9 @@ from typing import Any, Final
 import pytest
 
 from mlplatform.observing.events import receivers, signature
+from mlplatform.rollouts.events.event import TYPES, event_of
 from mlplatform.rollouts.journal.journal import JournalFact
 from mlplatform.rollouts.journal.transitions import ApprovalAsked
-from mlplatform.rollouts.outbox.event import TYPES, event_of
 
 DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

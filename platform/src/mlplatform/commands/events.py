@@ -15,9 +15,9 @@ from mlplatform.observing.events import signature
 from mlplatform.observing.events.receivers import Receiver, declared_receivers, host, receiver_named
 from mlplatform.observing.events.sender import DeliverySuccess, HttpSender
 from mlplatform.operations import wiring
-from mlplatform.rollouts.outbox.event import event_of_test, rfc3339
-from mlplatform.rollouts.outbox.outbox import JournalStream, Lag
-from mlplatform.rollouts.outbox.positions import Progress
+from mlplatform.rollouts.events.event import event_of_test, rfc3339
+from mlplatform.rollouts.events.positions import Progress
+from mlplatform.rollouts.events.stream import JournalStream, Lag
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
 from mlplatform.scoring import backends

@@ -27,11 +27,11 @@ from mlplatform.model.features.views import FeatureView, external, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.rollouts.drift.sql import SqlIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.events.positions import Positions
+from mlplatform.rollouts.events.sqlite import SqlitePositions
+from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.outbox.outbox import JournalStream
-from mlplatform.rollouts.outbox.positions import Positions
-from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.rollouts.serving.local import bundle_uri
 from mlplatform.runtime.clock import Clock, ReplayClock, SystemClock
 from mlplatform.runtime.configuration.settings import Home, Settings
@@ -145,7 +145,7 @@ def _positions(settings: Settings) -> Positions:
     if settings.postgres is None:
         return SqlitePositions(settings.home.rollouts_db)
     # imports the client of PostgreSQL
-    from mlplatform.rollouts.outbox.postgres import PostgresPositions
+    from mlplatform.rollouts.events.postgres import PostgresPositions
 
     return PostgresPositions(settings.postgres)
 

@@ -32,14 +32,14 @@ from mlplatform.observing.events.sender import (
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.postgres import PostgresIncidents
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.events.event import CloudEvent, event_of, event_of_test
+from mlplatform.rollouts.events.positions import Attempt, Position
+from mlplatform.rollouts.events.postgres import PostgresPositions
+from mlplatform.rollouts.events.sqlite import SqlitePositions
+from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.transitions import Opened, RolledBack
-from mlplatform.rollouts.outbox.event import CloudEvent, event_of, event_of_test
-from mlplatform.rollouts.outbox.outbox import JournalStream
-from mlplatform.rollouts.outbox.positions import Attempt, Position
-from mlplatform.rollouts.outbox.postgres import PostgresPositions
-from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.errors import NotFound, StaleFence, Unavailable
 from mlplatform.runtime.storage.addresses import Address

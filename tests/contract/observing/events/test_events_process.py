@@ -20,9 +20,9 @@ from mlplatform import commands
 from mlplatform.operations import wiring
 from mlplatform.rollouts.drift.incidents import IncidentFinding
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
-from mlplatform.rollouts.outbox.event import PREFIX
-from mlplatform.rollouts.outbox.positions import Position
-from mlplatform.rollouts.outbox.sqlite import SqlitePositions
+from mlplatform.rollouts.events.event import PREFIX
+from mlplatform.rollouts.events.positions import Position
+from mlplatform.rollouts.events.sqlite import SqlitePositions
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import NotFound, Unavailable
 from support import event_receivers

@@ -31,10 +31,10 @@ from tests.unit.rollouts.passes.test_rollout_passes import (
     to_promoted,
 )
 
+from mlplatform.rollouts.events.event import event_of
 from mlplatform.rollouts.journal.postgres import PostgresRollouts
 from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.outbox.event import event_of
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.runtime.storage.addresses import Address
 from rollout_world import StoppedClock, plain

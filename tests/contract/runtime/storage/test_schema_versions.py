@@ -20,8 +20,8 @@ from mlplatform.model.features.views import load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.operations.backup.schemas import EMBEDDED
 from mlplatform.rollouts.drift.sqlite import SqliteIncidents
+from mlplatform.rollouts.events.sqlite import SqlitePositions
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
-from mlplatform.rollouts.outbox.sqlite import SqlitePositions
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.sql import Schema

@@ -23,6 +23,7 @@ from mlplatform.observing.events.receivers import NAMES, Receiver, parse
 from mlplatform.observing.events.retries import LONGEST_ASKED_S, LONGEST_S, asked_s, delay_s
 from mlplatform.observing.events.sender import DeliveryFailure, HttpSender
 from mlplatform.rollouts.drift.incidents import Change, IncidentFact
+from mlplatform.rollouts.events.event import TEST, TYPES, CloudEvent, event_of, event_of_test
 from mlplatform.rollouts.journal import controls, transitions
 from mlplatform.rollouts.journal.journal import JournalFact
 from mlplatform.rollouts.journal.transitions import (
@@ -34,7 +35,6 @@ from mlplatform.rollouts.journal.transitions import (
     RolledBack,
     Transition,
 )
-from mlplatform.rollouts.outbox.event import TEST, TYPES, CloudEvent, event_of, event_of_test
 from mlplatform.runtime.errors import ConfigInvalid, Refused
 from mlplatform.runtime.telemetry.redaction import FieldPolicy
 from rollout_world import arm

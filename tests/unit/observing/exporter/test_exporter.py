@@ -33,8 +33,8 @@ from mlplatform.operations.actions.last_results import (
 )
 from mlplatform.operations.actions.outcomes import outcomes, together
 from mlplatform.rollouts.drift.incidents import Change, Incident, IncidentFinding
-from mlplatform.rollouts.outbox.outbox import Backlog, Lag
-from mlplatform.rollouts.outbox.positions import Position, Progress
+from mlplatform.rollouts.events.positions import Position, Progress
+from mlplatform.rollouts.events.stream import Backlog, Lag
 from mlplatform.runtime.clock import ReplayClock
 from mlplatform.runtime.configuration.settings import Home
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, Unavailable

@@ -22,9 +22,9 @@ from mlplatform.observing.events.sender import (
     Outcome,
     Sender,
 )
-from mlplatform.rollouts.outbox.event import CloudEvent, Fact, event_of
-from mlplatform.rollouts.outbox.outbox import JournalStream, StreamFact
-from mlplatform.rollouts.outbox.positions import Attempt, Claim, Position
+from mlplatform.rollouts.events.event import CloudEvent, Fact, event_of
+from mlplatform.rollouts.events.positions import Attempt, Claim, Position
+from mlplatform.rollouts.events.stream import JournalStream, StreamFact
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.errors import StaleFence, Unavailable
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter

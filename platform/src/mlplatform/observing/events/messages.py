@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mlplatform.observing.events import signature
 from mlplatform.observing.events.receivers import Receiver
-from mlplatform.rollouts.outbox.event import CloudEvent
+from mlplatform.rollouts.events.event import CloudEvent
 from mlplatform.runtime.canonical import canonical_json
 
 CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"

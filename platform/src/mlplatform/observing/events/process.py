@@ -16,7 +16,7 @@ from mlplatform.model.personal_fields import personal_fields
 from mlplatform.observing.events.delivery import DOWN, POLL_S, Delivery, DeliveryPorts
 from mlplatform.observing.events.receivers import VARIABLE, Receiver, declared_receivers
 from mlplatform.observing.events.sender import HttpSender
-from mlplatform.rollouts.outbox.outbox import JournalStream
+from mlplatform.rollouts.events.stream import JournalStream
 from mlplatform.runtime.clock import SystemClock
 from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import ConfigInvalid

@@ -14,7 +14,7 @@ import yaml
 
 from mlplatform.model import document
 from mlplatform.observing.events import signature
-from mlplatform.rollouts.outbox.event import TEST, TYPES, CloudEvent
+from mlplatform.rollouts.events.event import TEST, TYPES, CloudEvent
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.configuration.kinds import is_trustworthy
 from mlplatform.runtime.configuration.settings import Settings

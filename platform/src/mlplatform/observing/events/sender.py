@@ -17,7 +17,7 @@ from mlplatform.observing.events.addresses import refusal
 from mlplatform.observing.events.messages import Message, message
 from mlplatform.observing.events.receivers import Receiver
 from mlplatform.observing.events.retries import asked_s
-from mlplatform.rollouts.outbox.event import CloudEvent
+from mlplatform.rollouts.events.event import CloudEvent
 from mlplatform.runtime.configuration.kinds import names_loopback
 from mlplatform.runtime.errors import ConfigInvalid
 

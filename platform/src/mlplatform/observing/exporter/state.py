@@ -17,8 +17,8 @@ from mlplatform.model.folders import load_definition
 from mlplatform.model.routes import Routes
 from mlplatform.operations.actions.last_results import ArmCounts, Check, Outcomes, Pass, last
 from mlplatform.rollouts.drift.incidents import Incident
+from mlplatform.rollouts.events.stream import Lag
 from mlplatform.rollouts.journal.state import RolloutState
-from mlplatform.rollouts.outbox.outbox import Lag
 from mlplatform.rollouts.passes.wait_reasons import running_since_wall_ms
 from mlplatform.runtime.clock import Clock
 from mlplatform.runtime.configuration.settings import Home

@@ -12,10 +12,10 @@ from mlplatform.learning.features.pushes import postgres as pushes_on_postgres
 from mlplatform.learning.features.pushes import sqlite as pushes
 from mlplatform.rollouts.drift import postgres as incidents_on_postgres
 from mlplatform.rollouts.drift import sqlite as incidents
+from mlplatform.rollouts.events import postgres as receivers_on_postgres
+from mlplatform.rollouts.events import sqlite as receivers
 from mlplatform.rollouts.journal import postgres as rollouts_on_postgres
 from mlplatform.rollouts.journal import sqlite as rollouts
-from mlplatform.rollouts.outbox import postgres as outbox_on_postgres
-from mlplatform.rollouts.outbox import sqlite as outbox
 from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.scoring.admission import postgres as keys_on_postgres
@@ -25,7 +25,7 @@ EMBEDDED: Final[tuple[Schema, ...]] = (
     decisions.SCHEMA,
     rollouts.SCHEMA,
     incidents.SCHEMA,
-    outbox.SCHEMA,
+    receivers.SCHEMA,
     admission.SCHEMA,
     topics.SCHEMA,
     online.SCHEMA,
@@ -35,7 +35,7 @@ EMBEDDED: Final[tuple[Schema, ...]] = (
 ON_POSTGRES: Final[tuple[Schema, ...]] = (
     rollouts_on_postgres.SCHEMA,
     incidents_on_postgres.SCHEMA,
-    outbox_on_postgres.SCHEMA,
+    receivers_on_postgres.SCHEMA,
     keys_on_postgres.SCHEMA,
     pushes_on_postgres.SCHEMA,
 )

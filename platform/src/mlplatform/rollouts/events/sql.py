@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mlplatform.rollouts.outbox.positions import Attempt, Claim, Position, Progress
+from mlplatform.rollouts.events.positions import Attempt, Claim, Position, Progress
 from mlplatform.runtime.errors import NotFound, StaleFence
 from mlplatform.runtime.storage.sql import Database, Session
 
-PART = "outbox"
+PART = "outbox"  # as databases of earlier releases have it
 MOST_FAILURE = 300
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlplatform.rollouts.outbox.sql import PART, SqlPositions
+from mlplatform.rollouts.events.sql import PART, SqlPositions
 from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.postgres import ANSWER_S, PostgresDatabase
 from mlplatform.runtime.storage.sql import Schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlplatform.rollouts.outbox.sql import PART, SqlPositions
+from mlplatform.rollouts.events.sql import PART, SqlPositions
 from mlplatform.runtime.storage.sql import Schema
 from mlplatform.runtime.storage.sqlite import SqliteDatabase
 

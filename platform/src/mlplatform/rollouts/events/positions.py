@@ -1,4 +1,4 @@
-"""The port behind the outbox: how far each receiver has come, and who may send to it."""
+"""The port behind the stream: how far each receiver has come, and who may send to it."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mlplatform.rollouts.drift.incidents import IncidentFacts
+from mlplatform.rollouts.events.event import Fact
+from mlplatform.rollouts.events.positions import Position, Positions, Progress
 from mlplatform.rollouts.journal.journal import JournalFact, JournalFacts
-from mlplatform.rollouts.outbox.event import Fact
-from mlplatform.rollouts.outbox.positions import Position, Positions, Progress
 
 MOST_COUNTED: Final = 1000
 """Waiting facts of each journal; a receiver with more has raised an alert already."""
