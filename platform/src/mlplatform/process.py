@@ -1,4 +1,4 @@
-"""`python -m mlplatform.process NAME`: every process of the platform starts here, in the same way.
+"""`python -m mlplatform.process NAME`: processes of the platform start here, in the same way.
 
 A process ends with its supervisor, or with status 0 when it is told to end; lowers its priority
 where its work may wait, logs JSON lines without personal values, loads the settings, and calls
