@@ -1,1 +1,2 @@
-"""What is kept beside the decision log, so that a pass reads only what is new in it."""
+"""Files beside the decision log that hold what was counted of it, so that a pass reads only new
+records."""

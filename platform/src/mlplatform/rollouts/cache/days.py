@@ -1,4 +1,4 @@
-"""What was found of days that have passed, kept in a file until the log holds more of them.
+"""Findings about past days, kept in a file until the log holds more records of those days.
 
 The file follows from the log and may be deleted at any time; then all days are read again. It holds
 up to which number of each writer the log is in it. A check first looks at what was appended since,
@@ -31,14 +31,14 @@ CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WI
 CREATE TABLE IF NOT EXISTS days (number INTEGER PRIMARY KEY, found BLOB NOT NULL) STRICT;
 """
 FORMAT: Final = 1
-"""Of what is kept, and how: another number starts new files."""
+"""Version of the file's content and its form; another number starts new files."""
 IDS_AT_ONCE: Final = 500
-"""Voided decisions that are looked up in one read of the log."""
+"""The number of voided decisions that one read of the log looks up."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayQuery:
-    """What is asked of days.
+    """The question that is asked of each day.
 
     Args:
         version: of the champion; files of earlier ones are deleted.
@@ -58,7 +58,7 @@ Reading = Callable[[Sequence[int]], Iterable[tuple[int, bytes]]]
 def found_of_days(
     folder: Path, log: DecisionLog, asked: DayQuery, numbers: Sequence[int], read: Reading
 ) -> dict[int, bytes]:
-    """What is found of each of these days; those are read of which nothing is kept.
+    """The findings about each of these days; a day without stored findings is read from the log.
 
     Args:
         folder: holds the files, one for each model and champion; made at first use.
@@ -92,7 +92,8 @@ def _read_days(db: sqlite3.Connection, numbers: Sequence[int], read: Reading) ->
 
 
 def _fits(db: sqlite3.Connection, marks: dict[str, int]) -> bool:
-    """Whether the file is of no later log: one that was put back is read from its beginning."""
+    """Whether the file reaches no further than the log. It reaches further where the log was
+    restored from a backup; then all is read from the beginning."""
     return all(seq <= marks.get(writer, 0) for writer, seq in _position(db).items())
 
 
@@ -104,7 +105,7 @@ def _position(db: sqlite3.Connection) -> dict[str, int]:
 def _catch_up(
     db: sqlite3.Connection, log: DecisionLog, asked: DayQuery, marks: dict[str, int]
 ) -> bool:
-    """Drop the days that the next records change; whether there may be more."""
+    """Drop the days that the next records change. Returns whether there may be more records."""
     with sqlite.transaction(db):
         position, more = _position(db), False
         first, last = db.execute("SELECT min(number), max(number) FROM days").fetchone()
@@ -141,7 +142,8 @@ def _next(
 
 
 def _changed(rows: pa.Table, late_ms: int) -> Iterator[tuple[int, int]]:
-    """First and last of the days that decisions are of, and that labels may be of."""
+    """First and last day that each record may change: of a decision its own day, of a label all
+    days from `late_ms` before it."""
     event_ms = rows["event_ms"].to_numpy()
     is_label = rows["kind"].to_numpy() == "label"
     first = np.where(is_label, event_ms - late_ms, event_ms) // DAY_MS
@@ -151,7 +153,7 @@ def _changed(rows: pa.Table, late_ms: int) -> Iterator[tuple[int, int]]:
 def _days_of(
     log: DecisionLog, model: str, voids: pa.Table, kept: tuple[int, int]
 ) -> Iterator[tuple[int, int]]:
-    """The days of the decisions that were voided."""
+    """First and last day of each voided decision, which are the same day."""
     ids = sorted({str(i) for i in voids["decision_id"].to_pylist()})
     for start in range(0, len(ids), IDS_AT_ONCE):
         span = Span(

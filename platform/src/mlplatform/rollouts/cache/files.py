@@ -1,4 +1,5 @@
-"""Files that follow from the decision log: one at a time writes them, and each may be deleted."""
+"""Files that are computed from the decision log. One process at a time writes them, and each may be
+deleted."""
 
 from __future__ import annotations
 
@@ -16,14 +17,15 @@ from mlplatform.runtime.storage import sqlite
 T = TypeVar("T")
 
 PAGE_BYTES: Final = 8192
-"""The rows of a busy customer take a kilobyte or two."""
+"""Size of a page of SQLite: the rows of a busy customer take a kilobyte or two."""
 MOST_WAIT_S: Final = 600.0
-"""For another process that counts; a first count of many millions takes minutes."""
+"""Longest wait for another process that counts; a first count of many millions takes minutes."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One counts at a time; the kernel lets go when the holder dies."""
+    """Holds a folder's lock within the block, so that one process counts at a time; the kernel
+    frees the lock when its holder dies."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     give_up_s = time.monotonic() + MOST_WAIT_S
     with (folder / "lock").open("w") as file:
@@ -41,7 +43,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def file_of(folder: Path, name: str, generation: int, identity: str) -> Path:
-    """The file of this name and generation; those of earlier generations are deleted.
+    """The path of the file with this name and generation; files of earlier generations are deleted.
 
     Args:
         identity: of what is kept, and how.
@@ -65,7 +67,7 @@ def with_file(
     fits: Callable[[sqlite3.Connection], bool],
     work: Callable[[sqlite3.Connection], T],
 ) -> T:
-    """What work makes of the file; one that is damaged or does not fit is made again.
+    """The result of `work` on the file. A file that is damaged or does not fit is made again first.
 
     Args:
         fits: whether it is of this log, and of no later time.

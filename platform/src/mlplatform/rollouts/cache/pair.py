@@ -1,4 +1,5 @@
-"""What is kept of a pair: a champion's decision that a shadow copy followed, and its last label."""
+"""One pair of a shadow phase: a champion's decision, the challenger's copy of it, and the last
+label."""
 
 from __future__ import annotations
 
@@ -23,7 +24,12 @@ PAIR: Final = np.dtype(
         ("flags", "u1"),
     ]
 )
-"""The columns of a pair.
+"""The columns of a pair. `score` is the champion's score, `copy` the challenger's. `chance` is the
+propensity of the draw that could show the pair's outcome, 0 without a draw. `writer` is the
+writer's place in the file's list of writers. `label` is the last label, -1 for none; it arrived at
+`arrived_ms`. For a model of classes or numbers `label` is 0 for any class or number, and `truth` is
+that number. `flags` are the constants above: whether the champion's decision hides the outcome, and
+which arms decided the class of the label.
 
 `score` is the champion's, `copy` the challenger's; `chance` of the draw by which its outcome could
 come to be seen, 0 where there was none; `writer` its place among the writers of the file; `label`
@@ -33,31 +39,31 @@ the label.
 """
 Pairs = npt.NDArray[Any]
 PACKED: Final = struct.Struct("<4q4dHbB")
-"""The same, of one pair: several times as fast."""
+"""Struct format of one pair. It packs several times as fast as `PAIR`."""
 
 
 def pairs_of(data: Iterable[bytes]) -> Pairs:
-    """The pairs that were packed so."""
+    """The pairs in these packed rows."""
     return np.frombuffer(b"".join(data), dtype=PAIR)
 
 
 def labelled(rows: Pairs) -> Flags:
-    """Whose label has arrived."""
+    """Whether each pair has a label."""
     return np.asarray(rows["label"] != NO_LABEL)
 
 
 def is_drawn(rows: Pairs) -> Flags:
-    """Whose outcome a draw has shown or hidden."""
+    """Whether a draw has shown or hidden each pair's outcome."""
     return np.asarray((rows["chance"] > 0) & (rows["chance"] < 1))
 
 
 def outcome_seen(rows: Pairs) -> Flags:
-    """Whose outcome is known, or may still come to be."""
+    """Whether each pair's outcome is known, or may still become known."""
     hidden = (rows["flags"] & HIDES) > 0
     return np.asarray(~hidden | (labelled(rows) & (rows["chance"] == 0.0)))
 
 
 def immature(rows: Pairs, basis: OutcomeBasis) -> Flags:
-    """Whose outcome may still come to be, by waiting."""
+    """Whether each pair has no label yet and may still get one."""
     young = basis.age_ms(rows["event_ms"]) < basis.maturity_ms
     return np.asarray(outcome_seen(rows) & ~labelled(rows) & young)

@@ -1,4 +1,4 @@
-"""The labels of a shadow phase, kept in a file: a pass adds what is new in the log.
+"""The labels of a shadow phase, kept in a file to which each pass adds the new records of the log.
 
 The file follows from the log and may be deleted at any time; then all is read again, in portions.
 A portion is one transaction, so that a pass that is killed leaves the file as it was before or
@@ -25,13 +25,14 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.storage import sqlite
 
 FORMAT: Final = 2
-"""Of what is kept, and how: another number starts new files."""
+"""Version of the file's content and its form; another number starts new files."""
 
 
 def shadow_outcomes(
     folder: Path, log: DecisionLog, model: str, basis: OutcomeBasis, *, portion: int = PORTION
 ) -> LabelledRequests:
-    """What became of the requests that a version and its champion both scored in shadow.
+    """Outcomes of the requests that a version and its champion both scored in shadow. Only records
+    and labels that were not read before are read.
 
     Only those records and labels are read that were not before.
 
@@ -92,7 +93,7 @@ def _outcomes(db: sqlite3.Connection, basis: OutcomeBasis) -> LabelledRequests:
 def _add_records(
     db: sqlite3.Connection, log: DecisionLog, model: str, basis: OutcomeBasis, portion: int
 ) -> bool:
-    """Keep the next records and voids; whether there may be more."""
+    """Store the next records and voids. Returns whether there may be more."""
     with sqlite.transaction(db):
         state = pairs.load(db)
         if state.position == basis.marks:
@@ -120,7 +121,7 @@ def _add_records(
 def _add_labels(
     db: sqlite3.Connection, log: DecisionLog, model: str, basis: OutcomeBasis, portion: int
 ) -> bool:
-    """Keep the next labels; whether there may be more."""
+    """Store the next labels. Returns whether there may be more."""
     with sqlite.transaction(db):
         state = pairs.load(db)
         if state.first_ms is None or state.labels == basis.marks:

@@ -1,12 +1,13 @@
-"""Sums over the pairs of a shadow phase, and the pairs that change a bound: kept as pairs change.
+"""Sums over the pairs of a shadow phase, and the pairs that can change a bound, both updated
+whenever a pair changes.
 
-A judgement reads these and no other pair. What a change adds is the difference of two portions: the
-pairs that it touches as they were, and as they are.
+A judgement reads these and no other pair. A change of pairs adds the difference of two portions:
+the touched pairs after the change, less the same pairs before it.
 
-Of all pairs, those change a bound that are positive, whose outcome is hidden or was drawn, and as
-many of the highest scores of either arm as people can look at. Which are the highest changes with
-every pair, so somewhat more of them are kept, from a floor on. Where too few are left above it, it
-is lowered, and all pairs are read once.
+These pairs can change a bound: positives, pairs whose outcome is hidden or was drawn, and the
+highest scores of either arm, as many as people can look at. Every new pair can change which scores
+are the highest. So some more of them are kept: all from a floor on. Where too few pairs are left
+above the floor, it is lowered, and all pairs are read once.
 """
 
 from __future__ import annotations
@@ -45,19 +46,20 @@ CREATE TABLE IF NOT EXISTS telling (decision_id TEXT NOT NULL, writer TEXT NOT N
     PRIMARY KEY (decision_id, writer, seq)) STRICT, WITHOUT ROWID;
 """
 HIGHEST: Final = ("score", "copy")
-"""The champion's, and the challenger's."""
+"""Names of the score columns: the champion's, then the challenger's."""
 READ_AT_ONCE: Final = 20_000
 FEW_TELLING: Final = 20_000
-"""Pairs that need no floors."""
+"""Up to this many pairs all are kept, without floors."""
 MORE_SHARE, MORE_PAIRS = 0.25, 1_000
-"""Of the highest scores, that are kept beyond those that people can look at."""
+"""How many more of the highest scores are kept than people can look at: a share of them, and a
+number."""
 
 Rows = Sequence[tuple[str, str, int, bytes]]
-"""Decision, writer, number, and what is kept of the pair."""
+"""A pair's decision id, writer, number in that writer's log, and packed values."""
 
 
 class PairSums(msgspec.Struct):
-    """What is kept beside the tables.
+    """Sums that are stored beside the tables.
 
     Args:
         of_units: of classes, the numbers of `ClusterSums` over customers.
@@ -74,7 +76,7 @@ class PairSums(msgspec.Struct):
 def count(
     db: sqlite3.Connection, sums: PairSums, before: Pairs, now: Pairs, basis: OutcomeBasis
 ) -> None:
-    """Count the pairs that have changed.
+    """Update the sums and tables for pairs that have changed.
 
     Args:
         before, now: all pairs of the decisions that were touched, as they were, and as they are.
@@ -131,26 +133,26 @@ def _count_units(db: sqlite3.Connection, sums: PairSums, changed: KeyedCounts) -
 
 
 def read_ages(db: sqlite3.Connection) -> Integers:
-    """Counts by step of event time, rising: the step, its pairs, those that are seen, and those of
-    them with a label of 0 and of 1."""
+    """Counts of pairs by step of event time, ascending: the step, its pairs, those whose outcome
+    may be known, and their labels of 0 and of 1."""
     rows = db.execute("SELECT * FROM ages WHERE pairs > 0 ORDER BY step").fetchall()
     return np.array(rows, dtype=np.int64).reshape(-1, 5)
 
 
 def read_delays(db: sqlite3.Connection, label: int) -> Integers:
-    """Delays of a label in steps, rising, and how many pairs have each."""
+    """Delays of a label in steps, ascending, each with the number of pairs that have it."""
     query = "SELECT steps, pairs FROM delays WHERE label = ? AND pairs > 0 ORDER BY steps"
     return np.array(db.execute(query, (label,)).fetchall(), dtype=np.int64).reshape(-1, 2)
 
 
 def forget(db: sqlite3.Connection, sums: PairSums, ids: Sequence[str], marks: str) -> None:
-    """Take away what is kept whole of some decisions."""
+    """Delete the whole pairs that are stored for some decisions."""
     gone = db.execute(f"DELETE FROM telling WHERE decision_id IN ({marks})", ids)
     sums.telling -= gone.rowcount
 
 
 def keep(db: sqlite3.Connection, sums: PairSums, rows: Rows) -> None:
-    """Keep those of these pairs whole that may change a bound."""
+    """Store those of these pairs whole that can change a bound."""
     tells = _tells(pairs_of(row[-1] for row in rows), sums.floors).tolist()
     kept = [row for row, is_telling in zip(rows, tells, strict=True) if is_telling]
     added = db.executemany("INSERT OR IGNORE INTO telling VALUES (?, ?, ?, ?)", kept)
@@ -165,7 +167,7 @@ def _tells(rows: Pairs, floors: Mapping[str, float]) -> Flags:
 
 
 def drop_lowest(db: sqlite3.Connection, sums: PairSums, basis: OutcomeBasis) -> None:
-    """Raise the floors once many pairs have come since that was last done."""
+    """Raise the floors, if many pairs have come since the floors were last raised."""
     if sums.telling <= max(sums.choose_at, FEW_TELLING):
         return
     (pairs,) = db.execute("SELECT coalesce(sum(pairs), 0) FROM ages").fetchone()
@@ -183,7 +185,7 @@ def drop_lowest(db: sqlite3.Connection, sums: PairSums, basis: OutcomeBasis) -> 
 
 
 def read_telling(db: sqlite3.Connection, sums: PairSums, basis: OutcomeBasis, alerts: int) -> Pairs:
-    """All pairs that may change a bound where so many may be alerts, and some more."""
+    """At least all pairs that can change a bound where `alerts` requests may be alerts."""
     rows = _read_telling(db)
     mature = rows[~immature(rows, basis)]
     if all((mature[name] >= floor).sum() >= alerts for name, floor in sums.floors.items()):
@@ -197,7 +199,8 @@ def _read_telling(db: sqlite3.Connection) -> Pairs:
 
 
 def _lower_floors(db: sqlite3.Connection, sums: PairSums, basis: OutcomeBasis, alerts: int) -> None:
-    """Have as many mature pairs above the floors as there may be alerts: all pairs are read."""
+    """Lower the floors until at least as many mature pairs lie above them as there may be alerts.
+    Reads all pairs."""
     mature = (
         rows[~immature(rows, basis)]
         for rows in (pairs_of(row[-1] for row in rows) for rows in _portions(db, "pairs"))
@@ -212,7 +215,8 @@ def _most(alerts: int) -> int:
 
 
 def _floors(portions: Iterable[Pairs], most: int) -> dict[str, float]:
-    """The least of so many highest scores; none where there are fewer."""
+    """The lowest of the `most` highest scores of each arm; an arm with fewer scores has no
+    floor."""
     highest = {name: np.zeros(0) for name in HIGHEST}
     for rows in portions:
         for name in HIGHEST:
@@ -222,7 +226,7 @@ def _floors(portions: Iterable[Pairs], most: int) -> dict[str, float]:
 
 
 def _portions(db: sqlite3.Connection, table: str) -> Iterator[list[tuple[Any, ...]]]:
-    """All rows of a table, some at a time; it may change meanwhile."""
+    """All rows of a table in portions; the table may change between two portions."""
     last = ("", "", -1)
     query = (
         f"SELECT decision_id, writer, seq, facts FROM {table}"

@@ -1,4 +1,5 @@
-"""What is judged by labels, from sums over all pairs and from those of them that change a bound."""
+"""Judgements by labels, computed from sums over all pairs and from the pairs that can change a
+bound."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from mlplatform.rollouts.verdicts.statistics import ClusterSums
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairAges:
-    """Pairs by age: one element per step of event time in which there are any, oldest first.
+    """Pairs by age: one element per step of event time that has pairs, oldest first.
 
     Args:
         age_ms: now; by whole steps.
@@ -50,7 +51,8 @@ class PairAges:
 
     @classmethod
     def of(cls, ages: Integers, delays: tuple[Integers, Integers], basis: OutcomeBasis) -> PairAges:
-        """The ages of now, of counts as `pair_counts.read_ages` and `read_delays` give them."""
+        """Pairs by their age now, from counts as `pair_counts.read_ages` and `read_delays` return
+        them."""
         step, pairs, seen, *labels = ages.T
         return cls(
             basis=basis,
@@ -72,20 +74,22 @@ class PairAges:
 
     @property
     def _mature(self) -> Integers:
-        """How many of those that are seen can no longer change by waiting."""
+        """The number of pairs of each age whose outcome no longer changes by waiting."""
         young = self.age_ms < self.basis.maturity_ms
         return np.where(young, self.labelled[0] + self.labelled[1], self.seen)
 
     @property
     def _mature_ages(self) -> tuple[Integers, Integers | None]:
-        """Their ages, and how many are of each; every one on its own where steps are of 1 ms: sums
-        are the same to the bit only in one order."""
+        """Ages of the mature pairs, with the number of pairs of each age. Where steps are of 1 ms,
+        each pair has an element of its own and no numbers are given: only sums in one order are
+        equal to the bit."""
         if self.basis.step_ms == 1:
             return np.repeat(self.age_ms, self._mature), None
         return self.age_ms, self._mature
 
     def curves(self) -> tuple[DelayCurve | None, dict[str, LabelsCome]]:
-        """The delays of positive labels, where any has come, and how many of either have come."""
+        """The delay curve of positive labels, if any has come, and the share of either label that
+        has come."""
         positive, come = None, dict[str, LabelsCome]()
         there = self.seen > 0
         for value, name in enumerate(LABELS):
@@ -104,7 +108,7 @@ def outcomes_of(
     writers: list[str],
     is_labelled_after: Callable[[int], bool],
 ) -> Outcomes:
-    """What the labels that have come say of the pairs.
+    """Outcomes of the pairs, by the labels that have come.
 
     Args:
         telling: pairs that may change a bound where so many may be alerts.
@@ -140,7 +144,7 @@ def outcomes_of(
 def classes_of(
     ages: PairAges, of_units: list[int], is_labelled_after: Callable[[int], bool]
 ) -> LabelledClasses:
-    """What the labels that have come say of the pairs, where they are classes.
+    """Outcomes of the pairs of a model of classes, by the labels that have come.
 
     Args:
         of_units: the numbers of `ClusterSums`.
@@ -158,7 +162,7 @@ def numbers_of(
     writers: list[str],
     is_labelled_after: Callable[[int], bool],
 ) -> LabelledNumbers:
-    """What the labels that have come say of the pairs, where they are numbers."""
+    """Outcomes of the pairs of a model of numbers, by the labels that have come."""
     rows = np.concatenate([pairs_of([]), *(rows[labelled(rows)] for rows in portions)])
     rows = rows[_order(rows, _ranks(writers))]
     return LabelledNumbers(
@@ -172,7 +176,7 @@ def numbers_of(
 
 
 def _telling(rows: Pairs, basis: OutcomeBasis, alerts: int, ranks: Integers) -> Pairs:
-    """The pairs that change a bound, in the order of the log."""
+    """The pairs that can change a bound, in the order of the log."""
     rows = rows[~immature(rows, basis)]
     rows = rows[_order(rows, ranks)]
     seen = outcome_seen(rows)
@@ -184,7 +188,7 @@ def _telling(rows: Pairs, basis: OutcomeBasis, alerts: int, ranks: Integers) -> 
 
 
 def _highest(scores: Floats, count: int) -> Integers:
-    """Places of so many highest scores, of equal ones the first."""
+    """Indices of the `count` highest scores; of equal scores the first come first."""
     if not count:
         return np.zeros(0, dtype=np.int64)
     least = np.partition(scores, -count)[-count] if count < len(scores) else -np.inf
@@ -193,12 +197,12 @@ def _highest(scores: Floats, count: int) -> Integers:
 
 
 def _order(rows: Pairs, ranks: Integers) -> Integers:
-    """Places by (event_ms, writer, seq)."""
+    """Indices that sort pairs by (event_ms, writer, seq)."""
     return np.lexsort((rows["seq"], ranks[rows["writer"]], rows["event_ms"]))
 
 
 def _ranks(writers: list[str]) -> Integers:
-    """The rank of each writer's place: that of its name among the names."""
+    """The rank of each writer by its name, in the order of their places."""
     ranks = np.zeros(len(writers), dtype=np.int64)
     ranks[sorted(range(len(writers)), key=writers.__getitem__)] = np.arange(len(writers))
     return ranks

@@ -1,7 +1,7 @@
-"""How records and labels change what is kept of a shadow phase: its pairs and their last labels.
+"""How records and labels change the stored pairs of a shadow phase and their last labels.
 
-A pair is a champion's decision that a shadow copy followed. Records, labels and voids are kept as
-they come, in whatever order; the pairs of the decisions that they touch are made anew from them.
+A pair is a champion's decision that a shadow copy followed. Records, labels and voids are stored in
+the order in which they come; the pairs of the decisions that they touch are then computed again.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ CREATE TABLE IF NOT EXISTS pairs (decision_id TEXT NOT NULL, writer TEXT NOT NUL
     + pair_counts.TABLES
 )
 _AT_ONCE: Final = 500
-"""Decisions that one query asks for."""
+"""The number of decisions that one query asks for."""
 
 
 class State(msgspec.Struct):
-    """What is kept beside the tables.
+    """State that is stored beside the tables.
 
     Args:
         position: by writer, up to which number records and voids are in the tables.
@@ -73,20 +73,20 @@ class State(msgspec.Struct):
 
 
 def load(db: sqlite3.Connection) -> State:
-    """The state, new where there is none yet."""
+    """The stored state; a new one where there is none yet."""
     row = db.execute("SELECT value FROM state").fetchone()
     return State() if row is None else msgspec.json.decode(row[0], type=State)
 
 
 def save(db: sqlite3.Connection, state: State) -> None:
-    """Keep the state."""
+    """Store the state."""
     db.execute("INSERT OR REPLACE INTO state VALUES ('state', ?)", (msgspec.json.encode(state),))
 
 
 def add_records(
     db: sqlite3.Connection, state: State, found: pa.Table, voided: set[str], basis: OutcomeBasis
 ) -> None:
-    """Keep records of the shadow phase and voids, and make the pairs that they touch anew.
+    """Store records of the shadow phase and voids, and compute the pairs that they touch again.
 
     Args:
         found: with the columns of `facts`; with payloads where the model explores.
@@ -121,7 +121,7 @@ def add_records(
 
 
 def add_labels(db: sqlite3.Connection, state: State, found: pa.Table, basis: OutcomeBasis) -> None:
-    """Keep labels, whether their decisions are here yet or not."""
+    """Store labels, also those whose decisions are not stored yet."""
     value = LABEL_VALUES[basis.task]
     known = found.filter(pc.is_valid(found[value]))
     names = ("decision_id", "writer", "seq", "event_ms", "recorded_ms", value)
@@ -131,7 +131,7 @@ def add_labels(db: sqlite3.Connection, state: State, found: pa.Table, basis: Out
 
 
 def pass_time(db: sqlite3.Connection, state: State, basis: OutcomeBasis) -> None:
-    """Let the labels count that have arrived by now."""
+    """Count the labels that have arrived by now."""
     query = "SELECT DISTINCT decision_id FROM labels WHERE event_ms > ? AND event_ms <= ?"
     due = {i for (i,) in db.execute(query, (state.now_ms, basis.now_event_ms))}
     state.now_ms = basis.now_event_ms
@@ -139,13 +139,13 @@ def pass_time(db: sqlite3.Connection, state: State, basis: OutcomeBasis) -> None
 
 
 def is_labelled_after(db: sqlite3.Connection, after_ms: int, until_ms: int) -> bool:
-    """Whether any label arrived then."""
+    """Whether any label arrived between these two event times."""
     query = "SELECT 1 FROM labels WHERE event_ms > ? AND event_ms <= ? LIMIT 1"
     return db.execute(query, (after_ms, until_ms)).fetchone() is not None
 
 
 def read_pairs(db: sqlite3.Connection) -> Iterator[Pairs]:
-    """All pairs, some at a time."""
+    """All pairs, in portions."""
     cursor = db.execute("SELECT facts FROM pairs")
     while rows := cursor.fetchmany(pair_counts.READ_AT_ONCE):
         yield pairs_of(data for (data,) in rows)
@@ -196,7 +196,7 @@ def _make_pairs(
 def _last_labels(
     db: sqlite3.Connection, ids: tuple[str, ...], marks: str, basis: OutcomeBasis
 ) -> dict[str, tuple[int, Any]]:
-    """When the last label of each decision arrived, and what it says; as `last_labels.RANK`."""
+    """Arrival time and value of each decision's last label, by the order `last_labels.RANK`."""
     query = (
         f"SELECT decision_id, event_ms, value FROM labels WHERE decision_id IN ({marks})"
         " AND event_ms <= ? ORDER BY event_ms, recorded_ms, seq, value"

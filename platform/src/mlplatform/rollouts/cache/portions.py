@@ -1,4 +1,4 @@
-"""The next records of a decision log, as many at a time as fit into memory."""
+"""The next records of a decision log, in portions that fit into memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import pyarrow as pa
 from mlplatform.decisions.records.port import DecisionLog, Span
 
 PORTION: Final = 20_000
-"""Records of each writer that are counted in one transaction."""
+"""The number of records of each writer that are counted in one transaction."""
 
 
 def next_portion(log: DecisionLog, span: Span) -> tuple[pa.Table, dict[str, int]]:
-    """Records after the span's position; the last number of each writer that may have more.
+    """The records after the span's position, and the last number read of each writer that may have
+    more.
 
     Args:
         span: with `after` and `limit`; its columns hold writer and seq.
@@ -33,7 +34,8 @@ def next_portion(log: DecisionLog, span: Span) -> tuple[pa.Table, dict[str, int]
 
 
 def common_positions(marks: Mapping[str, int], *full: Mapping[str, int]) -> dict[str, int]:
-    """Up to where several reads have come: where one of them may have more, to its last number."""
+    """The number of each writer that all of several reads have reached: its mark, or the lowest
+    last number of a read that may have more."""
     return {
         writer: min(seq, *(found.get(writer, seq) for found in full))
         for writer, seq in marks.items()
@@ -41,7 +43,8 @@ def common_positions(marks: Mapping[str, int], *full: Mapping[str, int]) -> dict
 
 
 def up_to(table: pa.Table, marks: Mapping[str, int]) -> pa.Table:
-    """A mark is older than the records, and nothing after it was read by every read."""
+    """The records up to the marks. Later records are dropped, because not every read has reached
+    them."""
     if not len(table):
         return table
     last = np.array([marks.get(str(w), 0) for w in table.column("writer").to_pylist()])

@@ -1,1 +1,1 @@
-"""Whether the requests of today still look like those that the champion learned from."""
+"""Whether today's requests still look like those that the champion learned from."""

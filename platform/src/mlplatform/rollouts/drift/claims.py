@@ -1,4 +1,4 @@
-"""The claim of an incident, held for as long as the work that answers it goes on."""
+"""An incident's claim, renewed for as long as the work that answers the incident goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlplatform.runtime.errors import NotFound, StaleFence
 log = logging.getLogger(__name__)
 
 PARTS: Final = 3
-"""A claim is prolonged so often before it would expire: two may fail."""
+"""A claim is renewed this many times before it would expire, so that two renewals may fail."""
 
 
 @contextmanager
@@ -26,7 +26,8 @@ def renewal(
     lasts_s: float,
     wall_ms: Callable[[], int],
 ) -> Iterator[None]:
-    """The claim does not expire within this; a process that dies leaves it to expire.
+    """Renews a claim within the block, so that it does not expire. If the process dies, the claim
+    expires.
 
     Args:
         lasts_s: how long the claim holds without being prolonged.

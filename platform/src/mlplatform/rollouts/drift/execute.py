@@ -1,8 +1,8 @@
-"""One drift check over a model: look, decide, carry out, and say what others have to do.
+"""One drift check of a model: observe, decide, carry out, and return the requests to others.
 
-Every check may be the first after a crash: it reads the journal, takes the steps that are due,
-and done twice changes nothing. What it asks for names the incident and its claim, so that the same
-request twice is one.
+Every check may be the first after a crash. It reads the journal and takes the steps that are due; a
+step that is taken twice changes nothing. A request names the incident and its claim, so that a
+repeated request counts once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from mlplatform.rollouts.drift.retrain import Page, Retrain, RetrainDecision, Wa
 from mlplatform.runtime.errors import Busy
 
 MAX_STEPS: Final = 5
-"""Of one kind: close an incident, open another, open its answer's rollout, what is due then."""
+"""Most steps of one kind in a check: close an incident, open another, open its answer's rollout,
+and the step that is due then."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrainRequest:
-    """A retrain is asked for, once for each claim of an incident; `as_of_ms` is event time."""
+    """A request for a retrain, one for each claim of an incident; `as_of_ms` is event time."""
 
     model: str
     incident: str
@@ -49,7 +50,8 @@ class RetrainRequest:
 
 @dataclass(frozen=True, slots=True)
 class PersonRequest:
-    """A person is asked to look, once for each state of an incident's journal."""
+    """A request that a person looks at an incident, one for each state of the incident's
+    journal."""
 
     model: str
     incident: str
@@ -59,7 +61,7 @@ class PersonRequest:
 
 @dataclass(frozen=True, slots=True)
 class IncidentCheck:
-    """An incident that is not closed when a check ends.
+    """An incident that is still open when a check ends.
 
     Args:
         opened: it was opened by this very check.
@@ -75,7 +77,8 @@ class IncidentCheck:
 
 @dataclass(frozen=True, slots=True)
 class DriftCheck:
-    """What one check saw and did; `incidents` has at most one incident of each kind."""
+    """The observations and actions of one check; `incidents` has at most one incident of each
+    kind."""
 
     observation: Observation
     champion: Champion
@@ -89,7 +92,7 @@ class DriftCheck:
 
     @property
     def requests(self) -> tuple[RetrainRequest | PersonRequest, ...]:
-        """What is to be passed on."""
+        """The requests that the caller passes on."""
         return tuple(f.request for f in self.incidents if f.request is not None)
 
     @property
@@ -110,7 +113,7 @@ class DriftCheck:
 
 
 def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) -> DriftCheck:
-    """Take every step that is due for a model, and say what is asked for.
+    """Take every step that is due for a model, and return the requests to others.
 
     Args:
         holder: the name under which an incident is claimed.
@@ -140,7 +143,8 @@ def _check_incident(
     now_ms: int,
     wall_ms: int,
 ) -> IncidentCheck | None:
-    """Take every step that is due for one kind of incident; None where there is none at the end."""
+    """Take every step that is due for one kind of incident. Returns None if no incident of this
+    kind is open at the end."""
     opened = has_tried_rollout = False
     for _ in range(MAX_STEPS):
         under_way = ports.incidents.list(definition.name, closed=False)
@@ -189,7 +193,7 @@ def ask(
     claim_s: int,
     wall_ms: int,
 ) -> RetrainRequest | PersonRequest | None:
-    """What a decision asks for, after the claim that it needs.
+    """The request that a decision makes, after taking the claim that it needs.
 
     While a claim holds, the same request comes back at every check: asked again it starts nothing
     new, and what was lost on the way starts then. Once the claim has expired without an answer,

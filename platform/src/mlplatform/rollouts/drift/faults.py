@@ -1,4 +1,4 @@
-"""Is the data broken rather than changed? What a retrain would only learn."""
+"""Whether data is broken rather than changed. A retrain would only learn the fault."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from mlplatform.model.profile import Column, Floats, finite, share_psi
 from mlplatform.runtime.figures import percent
 
 STUCK_SHARE = 0.5
-"""Of the values that are there, that must be one and the same before it is called stuck …"""
+"""Least share of the present values that must be equal before an input is called stuck.
+`STUCK_ODDS` must hold too."""
 STUCK_ODDS = 9.0
-"""… and by how much the odds of that value must have grown: behaviour changes by less."""
+"""Least factor by which the odds of that value must have grown: behaviour changes by less."""
 LEAST_SHARE = 0.01
-"""The share of a value that none of a profile's 100 quantiles shows."""
+"""The share assumed for a value that none of a profile's 100 quantiles shows."""
 STALE_SHARE = 0.5
-"""Of a window's decisions, that were made without fresh features."""
+"""Least share of a window's decisions without fresh features that makes a fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is broken: an input, or a view and with it the inputs that it feeds.
+    """A broken input, or a broken view with the inputs that it feeds.
 
     Args:
         source: the name of the input or view.
@@ -37,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class ViewReading:
-    """A view as the decisions of a window read it.
+    """A view, as the decisions of a window read it.
 
     Args:
         newest_ms: of the snapshots that they read, the newest; None where no row was found.
@@ -49,7 +50,7 @@ class ViewReading:
 
 
 def missing_fault(name: str, column: Column, values: Floats, limit: float) -> Fault | None:
-    """Whether an input is missing far more often than was to be expected.
+    """The fault of an input that is missing far more often than expected; None if there is none.
 
     Args:
         column: as it is to be expected in that window.
@@ -67,8 +68,8 @@ def missing_fault(name: str, column: Column, values: Floats, limit: float) -> Fa
 
 
 def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
-    """Whether an input holds one value (its default, or the last one before a feed froze) far more
-    often than the profile says."""
+    """The fault of an input that holds one value far more often than the profile says (its default,
+    or the last value before a feed froze); None if there is none."""
     present = finite(values)
     if not len(present) or column.is_category:
         return None  # a category's shares tell it
@@ -87,7 +88,8 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
 
 
 def _commonest(present: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The value of at least half of all, with its share; where there is none, some value.
+    """The value that at least half of all have, with its share; if there is no such value, any
+    value with its share. Such a value is a median, so the others need no count.
 
     Such a value is a median, so the others need no count.
     """
@@ -98,7 +100,7 @@ def _commonest(present: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def view_faults(views: Mapping[str, ViewReading], start_ms: int) -> list[Fault]:
-    """Views whose newest snapshot was late before the window began."""
+    """The faults of views whose newest snapshot was late before the window began."""
     return [
         Fault(
             name,
@@ -111,7 +113,8 @@ def view_faults(views: Mapping[str, ViewReading], start_ms: int) -> list[Fault]:
 
 
 def stale_fault(stale: int, fresh: int) -> Fault | None:
-    """Whether most decisions of a window were made without fresh features."""
+    """The fault of a window in which most decisions were made without fresh features; None if there
+    is none."""
     if stale <= STALE_SHARE * (stale + fresh):
         return None
     reason = (

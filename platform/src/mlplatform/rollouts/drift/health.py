@@ -1,4 +1,4 @@
-"""The three answers of every drift check."""
+"""The three possible verdicts of a drift check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drift incident: opened once, claimed by one retrain at a time, answered, closed."""
+"""A drift incident: it is opened once, claimed by one retrain at a time, answered and closed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ DRIFT: Final = "drift"
 PERFORMANCE: Final = "performance"
 FAULT: Final = "data fault"
 KINDS: Final = (FAULT, DRIFT, PERFORMANCE)
-"""Inputs, scores or alerts moved; matured labels show a drop; the data is broken. What is broken
-comes first: while it is, nothing is retrained."""
+"""The kinds of incidents: broken data; inputs, scores or alerts that moved; matured labels that
+show a drop. Broken data comes first, because nothing is retrained while it lasts."""
 
 State = Literal["open", "claimed", "answered", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentFinding:
-    """What opens an incident.
+    """The finding that opens an incident.
 
     Args:
         kind: one of `KINDS`.
@@ -38,7 +38,7 @@ class IncidentFinding:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of an incident's journal; `at_ms` is wall time."""
+    """One entry of an incident's journal; `at_ms` is wall time."""
 
     number: int
     at_ms: int
@@ -50,7 +50,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """An incident as it stands, with its journal, oldest change first.
+    """The present state of an incident, with its journal, oldest change first.
 
     Args:
         claim: how often it was claimed; the last claim's number.
@@ -71,13 +71,13 @@ class Incident:
 
     @property
     def note(self) -> str:
-        """Why it is in this state."""
+        """Why the incident is in its present state."""
         return self.changes[-1].note
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentFact:
-    """A change at its place among the changes of all incidents.
+    """A change of an incident, with its position among the changes of all incidents.
 
     Args:
         position: grows with every change, and changes become visible in its order.
@@ -94,7 +94,7 @@ class IncidentFact:
 
 @dataclass(frozen=True, slots=True)
 class IncidentClaim:
-    """The incident is the caller's until `until_ms`, under this claim number."""
+    """The incident is claimed by the caller until `until_ms`, under this claim number."""
 
     claim: int
     until_ms: int
@@ -102,7 +102,7 @@ class IncidentClaim:
 
 @dataclass(frozen=True, slots=True)
 class HeldClaim:
-    """Somebody else's claim has not expired."""
+    """The incident is claimed by somebody else, and that claim has not expired."""
 
     claim: int
     holder: str
@@ -111,7 +111,7 @@ class HeldClaim:
 
 @dataclass(frozen=True, slots=True)
 class FinishedIncident:
-    """There is nothing to claim: the incident is answered or closed."""
+    """The incident is answered or closed, so that nobody can claim it."""
 
     state: State
 
@@ -123,11 +123,13 @@ class Incidents(Protocol):
     """Incidents of all models; every change is journaled in the transaction that makes it."""
 
     def open(self, found: IncidentFinding, *, now_ms: int) -> Incident:
-        """The model's incident of that kind: a new one, or the one that is not closed yet."""
+        """Open an incident. Returns the model's incident of that kind that is not closed yet, or
+        else a new one."""
         ...
 
     def claim(self, incident: str, holder: str, *, until_ms: int, now_ms: int) -> ClaimOutcome:
-        """Take an incident that is open, or whose claim expired: one of all who try gets it.
+        """Claim an incident that is open, or whose claim has expired. One of several callers gets
+        it.
 
         Raises:
             NotFound: there is no such incident.
@@ -135,7 +137,7 @@ class Incidents(Protocol):
         ...
 
     def prolong(self, incident: str, claim: int, *, until_ms: int) -> None:
-        """Let a claim hold until later, also one that has expired and was not taken over.
+        """Extend a claim, also an expired one that nobody took over.
 
         Raises:
             StaleFence: the claim was taken over, or the incident is answered or closed.
@@ -146,7 +148,8 @@ class Incidents(Protocol):
     def answer(
         self, incident: str, claim: int, *, version: int | None, note: str, now_ms: int
     ) -> None:
-        """Record what the claimed retrain came to: a version, or None where there is none.
+        """Record the result of the claimed retrain: a version, or None if it gave none. Recording
+        the same answer again changes nothing.
 
         The same answer twice is one.
 
@@ -159,7 +162,7 @@ class Incidents(Protocol):
     def close(
         self, incident: str, resolution: str, *, now_ms: int, ended_ms: int | None = None
     ) -> None:
-        """Close it, whatever its state; closing twice keeps the first resolution.
+        """Close an incident in whatever state. Closing it again keeps the first resolution.
 
         Args:
             ended_ms: event time at which what was found had ended; None where it had not.
@@ -170,7 +173,7 @@ class Incidents(Protocol):
         ...
 
     def note(self, incident: str, note: str, *, now_ms: int) -> None:
-        """Journal why nothing is done; the same note twice is one.
+        """Record in the journal why nothing is done. Recording the same note again changes nothing.
 
         Raises:
             NotFound: there is no such incident.
@@ -178,7 +181,8 @@ class Incidents(Protocol):
         ...
 
     def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
-        """Incidents in the order of their opening; without the closed ones on request."""
+        """Incidents in the order in which they were opened; with `closed=False` only those that are
+        not closed."""
         ...
 
 
@@ -186,7 +190,7 @@ class IncidentFacts(Protocol):
     """The changes of all incidents in the order in which they were made, for code that follows."""
 
     def facts(self, after: int, most: int) -> list[IncidentFact]:
-        """The next changes behind a position, in order."""
+        """The next changes after a position, in order."""
         ...
 
     def last_position(self) -> int:

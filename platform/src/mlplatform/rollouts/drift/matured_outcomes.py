@@ -1,4 +1,4 @@
-"""What became of the champion's decisions, day by day, once their labels are mature."""
+"""Outcomes of the champion's decisions, by day, once their labels are mature."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ from mlplatform.rollouts.drift.windows import (
 
 DAY_MS = 86_400_000
 QUIET_MS = DAY_MS
-"""A day counts as labelled where some label, of whatever request, came this long before it had
-matured, or later: after that the feed may have stopped."""
+"""A day counts as labelled if any label, of whatever request, came in the last so many milliseconds
+before the day matured, or later. Without such a label the feed may have stopped."""
 _DECISION = ("decision_id", "event_ms", "arm", "unit", "version", "score", "decision", "degraded")
 
 
@@ -64,12 +64,12 @@ def read_matured(
     now_ms: int,
     faulty: Sequence[tuple[int, int]] = (),
 ) -> MaturedDays:
-    """The champion's first matured days, and its last: those that performance is judged by.
+    """The champion's first matured days and its last ones, by which its performance is judged.
 
-    A day's labels are those that had arrived when it matured, so that old days do not know more
-    than new ones; labels and voids from before a day are of no decision of it. Days at whose end no
-    label came at all are left out, and so are days with a fault in their data: what a broken input
-    costs is no drop of the model.
+    A day counts the labels that had arrived when it matured, so that old days know no more than new
+    ones. Labels and voids from before a day belong to none of its decisions. Two kinds of days are
+    left out: those at whose end no label came at all, and those with a fault in their data, because
+    the cost of a broken input is no drop of the model.
 
     Args:
         folder: where days are kept; only those are read that are new, or that the log holds more
@@ -100,7 +100,7 @@ def read_matured(
 def _identity(
     definition: ModelDefinition, plan: InputPlan, champion: ChampionTenure
 ) -> list[object]:
-    """What the findings of a day follow from besides the log."""
+    """Everything besides the log from which the findings of a day follow."""
     decision, segments = definition.decision, definition.drift.segments
     found: list[object] = [champion.version, definition.label.maturity_days, definition.task]
     found += [decision.alert_share, decision.hides_outcome]
@@ -116,7 +116,7 @@ def _read_days(
     champion: ChampionTenure,
     numbers: Sequence[int],
 ) -> Iterator[tuple[int, bytes]]:
-    """What is found of each day; nothing of one at whose end no label came."""
+    """The findings of each day; none of a day at whose end no label came."""
     late_ms = definition.label.maturity_days * DAY_MS
     for run in _runs(numbers):
         stretch = run[0] * DAY_MS, (run[-1] + 1) * DAY_MS
@@ -132,13 +132,13 @@ def _read_days(
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[list[int]]:
-    """Days in a row."""
+    """Consecutive days, grouped."""
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         yield [number for _, number in run]
 
 
 class _KeptHits(msgspec.Struct, array_like=True, frozen=True):
-    """`DailyHits`, whose hits are of this kind."""
+    """`DailyHits` as it is stored, with hits of this type."""
 
     units: bytes
     hits: bytes
@@ -147,7 +147,7 @@ class _KeptHits(msgspec.Struct, array_like=True, frozen=True):
 
 
 class _KeptDay(msgspec.Struct, array_like=True, frozen=True):
-    """A matured day."""
+    """A matured day as it is stored."""
 
     start_ms: int
     requests: int
@@ -209,7 +209,8 @@ def _silence(number: int, task: Task) -> str:
 
 @dataclass(slots=True)
 class _Labels:
-    """Labels of a stretch: of positives and of stopped requests, and when any came.
+    """The labels of positives and of stopped requests in a stretch of time, and the hours in which
+    any label came.
 
     Args:
         known: decision → its labels as `RANK` orders them, the last one last; of classes and
@@ -224,7 +225,7 @@ class _Labels:
         return any(hour in self.hours for hour in range(from_ms // HOUR_MS, -(-to_ms // HOUR_MS)))
 
     def between(self, from_ms: int, to_ms: int) -> dict[str, Any]:
-        """What was known of each decision by labels of that time."""
+        """The labels of each decision that arrived between these times."""
         last = ((i, [label for at_ms, *_, label in found if from_ms <= at_ms < to_ms])
                 for i, found in self.known.items())  # fmt: skip
         return {decision_id: labels[-1] for decision_id, labels in last if labels}
@@ -279,7 +280,8 @@ def _read_labelled_day(
     labels: _Labels,
     void: pa.Array[pa.StringScalar],
 ) -> MaturedDay:
-    """How many of the labelled requests were decided rightly, or how far their numbers were off."""
+    """The matured day with the number of labelled requests that were decided rightly or, of
+    numbers, with the errors of their scores."""
     start_ms, end_ms = number * DAY_MS, (number + 1) * DAY_MS
     known = labels.between(start_ms, end_ms + definition.label.maturity_days * DAY_MS)
     column = LABEL_VALUES[definition.task]
@@ -313,7 +315,7 @@ _LABELLED: Final[Mapping[str, Callable[[Sequence[tuple[Any, Any]]], tuple[str, H
     "classes": _right,
     "real": _errors,
 }
-"""By a model's task, from decisions and their labels to the metric and its hits."""
+"""Task of a model → function from decisions and their labels to the metric's name and hits."""
 
 
 def _read_day(
@@ -363,7 +365,7 @@ def _read_day(
 def _members(
     segments: Sequence[Segment], plan: InputPlan, matrix: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.bool_], ...]:
-    """Which rows belong to each segment; a missing value belongs to none."""
+    """The rows of each segment; a missing value belongs to no segment."""
     found = []
     for segment in segments:
         values = matrix[:, plan.names.index(segment.input)]
@@ -380,7 +382,7 @@ def _span(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredRequests:
-    """The requests of a day that the champion scored, and that are not hidden.
+    """The requests of a day that the champion scored and whose outcome is not hidden.
 
     Args:
         positive: by the last label that had arrived when the day matured.

@@ -1,4 +1,4 @@
-"""How far numbers have moved, and how far they could have moved by chance."""
+"""How far numbers have moved, and how far chance alone could have moved them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mlplatform.runtime.intervals import exact_share
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How far one number has moved.
+    """The movement of one number. `distance` is in standard deviations of the profile. The limits
+    are the policy's, raised where this few independent requests could reach them by chance.
 
     `distance` is in standard deviations of the profile. The limits are the policy's, raised where
     so few independent requests could reach it by chance.
@@ -48,7 +49,7 @@ def shift(
     error_share: float,
     rhythm: Rhythm | None = None,
 ) -> Shift:
-    """How far the values that are there have moved from a column of the profile.
+    """The movement of present values from a column of the profile.
 
     The limits grow where the policy's could be reached by chance: PSI of undrifted data is about a
     chi-square over n, and the distance about a normal over the root of n, n being the number of
@@ -87,20 +88,22 @@ def shift(
 
 
 def _share_of_pool(rhythm: Rhythm) -> float:
-    """How much the mean of the days that a day is compared with varies, as a share of a day's."""
+    """The variance of the mean of the days that a day is compared with, as a share of one day's
+    variance."""
     if rhythm.weekdays:
         return 1 / min(day.days for day in rhythm.weekdays)
     return 1 / (rhythm.degrees + 1)
 
 
 def psi(column: Column, present: npt.NDArray[np.float64]) -> float:
-    """Population stability index over the column's bins; what is missing is no part of it."""
+    """Population stability index over the column's bins, without missing values."""
     counts = bin_counts(present, np.array(column.edges))
     return share_psi(np.array(column.shares), counts / len(present))
 
 
 def design_effect(values: Floats, units: npt.NDArray[np.integer[Any]]) -> float:
-    """Variance of the mean of clustered values over that of independent ones; at least 1.
+    """Design effect: the variance of the mean of clustered values over that of independent ones; at
+    least 1.
 
     Args:
         units: of each value, its number from 0 on (`unit_numbers`).
@@ -114,8 +117,8 @@ def design_effect(values: Floats, units: npt.NDArray[np.integer[Any]]) -> float:
 
 
 def unit_numbers(units: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """The units, numbered from 0 on (by a hash table: sorting millions takes five times their size
-    in memory)."""
+    """The units, numbered from 0. A hash table is used, because sorting millions takes five times
+    their size in memory."""
     numbers: npt.NDArray[np.int32] = pa.array(units).dictionary_encode().indices.to_numpy()
     return numbers
 

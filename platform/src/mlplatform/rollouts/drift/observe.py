@@ -1,4 +1,4 @@
-"""What a drift check sees before it decides: windows of the log, and an incident."""
+"""The observations before a drift check decides: windows of the log, and an incident's state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mlplatform.rollouts.journal.transitions import Promoted
 from mlplatform.runtime.errors import NotFound
 
 SAMPLE_ROWS = 5000
-"""Of each window, what is kept for reports."""
+"""Rows of each window that are kept for reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Champion:
 
 
 def champion_of(model: str, ports: DriftPorts) -> Champion:
-    """The champion of the routes of now.
+    """The champion of the present routes.
 
     Raises:
         NotFound: the model has none yet.
@@ -126,7 +126,8 @@ def _matured_days(
 
 
 def _ended_ms(fault: Incident, now_ms: int) -> int:
-    """When a fault ended; one that somebody closed is taken to have ended as it was opened."""
+    """Event time at which a fault ended: `ended_ms`; else the time at which it was opened, if
+    somebody closed it; else now."""
     if fault.ended_ms is not None:
         return fault.ended_ms
     return fault.found.opened_ms if fault.state == "closed" else now_ms
@@ -135,7 +136,8 @@ def _ended_ms(fault: Incident, now_ms: int) -> int:
 def incident_status(
     definition: ModelDefinition, ports: DriftPorts, incident: Incident, now_ms: int
 ) -> IncidentStatus:
-    """What is known of an incident: its labels, or the rollout of its answer, and the others."""
+    """The status of an incident: its labels or the rollout of its answer, and the model's other
+    incidents."""
     if incident.found.kind == FAULT:
         return IncidentStatus()
     if incident.state == "answered":

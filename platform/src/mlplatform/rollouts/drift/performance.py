@@ -1,4 +1,4 @@
-"""Does the champion still find what it found at first? By matured labels, at every look."""
+"""Whether the champion still finds as much as at first, by matured labels, at every look."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ RUN_DAYS = 30
 """`drift.performance_false_alarm_share` is the chance of a false incident in this many days."""
 CALIBRATION = "calibration"
 ACCURACY = "accuracy"
-"""Of classes: labelled requests, and those of them whose class was decided."""
+"""Metric of a model of classes: the share of labelled requests whose class was decided rightly."""
 ERROR = "error"
-"""Of numbers: the mean absolute error of labelled requests, in the model's unit."""
+"""Metric of a model of numbers: the mean absolute error of labelled requests, in the model's
+unit."""
 Hits = npt.NDArray[np.bool_] | npt.NDArray[np.float64]
 
 
@@ -46,7 +47,7 @@ class DailyHits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaturedDay:
-    """What became of one day's requests that the champion scored.
+    """Outcomes of one day's requests that the champion scored.
 
     Args:
         metrics: by name (`recall`, `precision`, `calibration`, `recall of a segment`, …; of classes
@@ -62,7 +63,7 @@ class MaturedDay:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaturedDays:
-    """The matured days under a champion, oldest first: the first of them, and the last.
+    """The first and the last matured days under a champion, oldest first.
 
     Args:
         gaps: why days are missing, or are not known to have all of their labels.
@@ -77,7 +78,7 @@ NO_DAYS = MaturedDays((), ("nothing has matured under this champion",))
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A metric in recent days beside the same in the days before them, with its bounds.
+    """A metric of the recent days beside the same metric of the days before, with bounds.
 
     Args:
         since_ms: start of the recent days.
@@ -102,7 +103,8 @@ class Change:
 
     @property
     def excess(self) -> float:
-        """How far outside, as a share of the width; at most 0 inside."""
+        """Distance of the metric from its interval, as a share of the interval's width; at most 0
+        inside the interval."""
         ends = [end for end in (self.low, self.high) if math.isfinite(end)]
         half = sum(abs(end - self.before) for end in ends) / max(len(ends), 1)
         return max(self.low - self.now, self.now - self.high, -half) / max(half, 1e-12)
@@ -110,7 +112,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class PerformanceVerdict:
-    """UNHEALTHY: a drop is proven. HEALTHY: labels have come, and prove none.
+    """A verdict on performance. UNHEALTHY: a drop is proven. HEALTHY: labels have come and prove no
+    drop.
 
     Args:
         since_ms: the first of the days that are worse; None unless UNHEALTHY.
@@ -241,7 +244,7 @@ def _change(
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What is harm of a metric, and how its trials vary.
+    """The harmful sides of a metric, and how its trials vary.
 
     Args:
         trials: from the metric before and its days to the mean of a trial, its variance, and the
@@ -254,7 +257,7 @@ class _Kind:
 
     @property
     def sides(self) -> int:
-        """The number of sides on which there is harm."""
+        """The number of sides on which a change is harmful."""
         return self.falls + self.rises
 
 
@@ -263,12 +266,14 @@ def _of_share(before: float, _: Sequence[DailyHits]) -> tuple[float, float, floa
 
 
 def _of_positives(before: float, _: Sequence[DailyHits]) -> tuple[float, float, float]:
-    """The scores' sum of a customer with a positive is next to nothing."""
+    """Mean (0), variance (the metric) and event size (1) of calibration's trials: the expected
+    positives of one customer are next to nothing."""
     return 0.0, before, 1.0
 
 
 def _of_errors(before: float, days: Sequence[DailyHits]) -> tuple[float, float, float]:
-    """One event is as large as the largest error that was seen: few may make most of the sum."""
+    """Mean, variance and event size of errors: one event is as large as the largest error seen,
+    because a few errors may make most of the sum."""
     errors = np.concatenate([day.hits for day in days])
     return before, float(errors.var()), float(errors.max())
 
@@ -278,7 +283,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     CALIBRATION: _Kind(True, True, _of_positives),
     ERROR: _Kind(False, True, _of_errors),
 }
-"""By metric; all others are shares."""
+"""Kinds of metrics by name; all other metrics are shares."""
 
 
 def _totals(days: Sequence[DailyHits]) -> tuple[list[float], list[float]]:
@@ -288,13 +293,14 @@ def _totals(days: Sequence[DailyHits]) -> tuple[list[float], list[float]]:
 def _effect_of_days(
     hits: npt.NDArray[Any], base: npt.NDArray[Any], share: float, unit_variance: float
 ) -> float:
-    """How much more the days of the reference differ than independent trials would."""
+    """Variance between the days of the reference over that of independent trials."""
     residuals = float(((hits - share * base) ** 2).sum())
     return residuals * len(hits) / (len(hits) - 1) / float(base.sum() * unit_variance)
 
 
 def _effect_of_units(days: Sequence[DailyHits], share: float, variance: float) -> float:
-    """The same of customers: one cause makes several positives, found or not together.
+    """Variance between the customers of the reference over that of independent trials: several
+    positives of one customer are found, or missed, together.
 
     Args:
         share: the mean of a trial.

@@ -1,4 +1,5 @@
-"""What a drift check does next, and why: pure, from what was observed and the incident."""
+"""The next step of a drift check and its reason: a pure function of the observations and the
+incident."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ NOTHING_MATURED: Final = MaturedRequests(0, 0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """What the log shows, window by window, and what follows from it.
+    """The evidence of the log by window, with the conclusions from it.
 
     Args:
         windows: a sample of each, for reports.
@@ -50,19 +51,20 @@ class Observation:
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What is broken in the newest window."""
+        """Faults of the data in the newest window."""
         return self.verdicts[-1].faults if self.verdicts else ()
 
     @property
     def sound_from_ms(self) -> int | None:
-        """Since when the data is whole; None where the newest window does not show it."""
+        """Event time since which the data is whole; None if the newest window does not show
+        that."""
         newest = self.verdicts[-1] if self.verdicts else None
         return newest.start_ms if newest is not None and newest.shifts else None
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentStatus:
-    """What is known of the incident of a model besides what its journal says.
+    """The status of a model's incident, besides its journal.
 
     Args:
         matured: labels of the new pattern; counted only where an incident waits for them.
@@ -82,14 +84,14 @@ class IncidentStatus:
 
 @dataclass(frozen=True, slots=True)
 class OpenIncident:
-    """Something was found, and no incident of that kind is under way."""
+    """Open an incident: something was found, and no incident of that kind is open."""
 
     found: IncidentFinding
 
 
 @dataclass(frozen=True, slots=True)
 class CloseIncident:
-    """The incident is over, without anything done about it.
+    """Close an incident that is over, without further action.
 
     Args:
         ended_ms: event time from which on nothing was found any more; None where that is not why.
@@ -102,7 +104,7 @@ class CloseIncident:
 
 @dataclass(frozen=True, slots=True)
 class OpenRollout:
-    """The version that answers the incident has no rollout yet."""
+    """Open the rollout of the version that answers the incident."""
 
     version: int
 
@@ -120,7 +122,7 @@ def next_step(
     wall_ms: int,
     has_tried_rollout: bool = False,
 ) -> DriftStep:
-    """The next step of a check over a model, about one kind of incident.
+    """The next step of a check of a model, for one kind of incident.
 
     Args:
         incident: the one of that kind that is not closed.
@@ -157,7 +159,7 @@ def next_step(
 
 
 def incident_closure(incident: Incident, observation: Observation) -> CloseIncident | None:
-    """Why an incident is over; None while it is not."""
+    """The step that closes an incident that is over; None while it is not over."""
     found = incident.found
     if found.kind == FAULT:
         if observation.sound_from_ms is None:
@@ -180,7 +182,7 @@ def incident_closure(incident: Incident, observation: Observation) -> CloseIncid
 
 
 def incident_finding(model: str, observation: Observation, kind: str) -> IncidentFinding | None:
-    """What opens an incident of that kind; None where there is nothing."""
+    """The finding that opens an incident of that kind; None if there is none."""
     changed_ms: int | None = None
     reasons: tuple[str, ...] = ()
     if kind == FAULT and observation.faults:

@@ -1,4 +1,4 @@
-"""Everything that a drift check touches outside itself."""
+"""The ports of a drift check: everything outside of the check that it touches."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mlplatform.runtime.clock import Clock
 
 
 class Offline(LabelledRequests, Protocol):
-    """The requests that a retrain would learn from."""
+    """The offline table, from which a retrain would learn."""
 
     def project(self, log: DecisionLog) -> object:
-        """Take in what the log holds by now."""
+        """Add the records that the log holds by now to the offline table."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DriftPorts:
-    """Everything that a check touches.
+    """Everything outside that a drift check touches.
 
     Args:
         counted: where checks keep what they have found of days; it may be deleted at any time.

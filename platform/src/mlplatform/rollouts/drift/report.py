@@ -160,7 +160,7 @@ def _values(column: Column, rows: int) -> npt.NDArray[np.float64]:
 
 
 def _places(column: Column, rows: int) -> npt.NDArray[np.float64]:
-    """Each bin's first place, as often as its share says."""
+    """The first place of each bin, repeated as often as the bin's share says."""
     first = np.array([1.0, *np.ceil(column.edges)])
     taken = np.searchsorted(np.cumsum(column.shares), (np.arange(rows) + 0.5) / max(rows, 1))
     return first[np.minimum(taken, len(first) - 1)]

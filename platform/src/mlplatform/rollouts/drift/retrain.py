@@ -1,4 +1,4 @@
-"""When an incident may be answered by a retrain: not before it would learn the new pattern."""
+"""When a retrain may answer an incident: once it would learn the new pattern."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
 
 @dataclass(frozen=True, slots=True)
 class MaturedRequests:
-    """Requests since the change that a retrain would learn from, and how many are positive; of
-    classes and numbers, how many are labelled."""
+    """The requests since the change that a retrain would learn from: their number, and the number
+    of positives; of classes and numbers the number of labelled ones."""
 
     rows: int
     positives: int
@@ -44,7 +44,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Retrain:
-    """Now, on what is known at `as_of_ms`."""
+    """A retrain is due now, on what is known at `as_of_ms`."""
 
     as_of_ms: int
     reason: str
@@ -52,7 +52,7 @@ class Retrain:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A person has to look: waiting longer will not help."""
+    """A person must look, because waiting longer does not help."""
 
     reason: str
 
@@ -118,7 +118,8 @@ def retrain_when(
 
 
 def _budget_decides(retrains: Retrains, wall_ms: int, policy: DriftPolicy) -> Wait | Page | None:
-    """Why there is no retrain now although it could learn; None: it is within its budget."""
+    """Why the budget of retrains forbids or delays this one; None if the retrain is within the
+    budget."""
     recent = sorted(r for r in retrains if wall_ms - r[0] < BUDGET_DAYS * DAY_MS)
     if len(recent) >= policy.retrain_budget:
         asked = ", ".join(incident for _, incident in recent)
@@ -142,7 +143,7 @@ def _budget_decides(retrains: Retrains, wall_ms: int, policy: DriftPolicy) -> Wa
 def matured_since(
     offline: LabelledRequests, changed_ms: int, *, fitted_until_ms: int, now_ms: int, task: Task
 ) -> MaturedRequests:
-    """How many requests since the change a retrain would fit on, by what is known now.
+    """The number of requests since the change that a retrain would fit on, by the labels known now.
 
     Args:
         fitted_until_ms: where the held-out days of a training set as of now begin; all before has

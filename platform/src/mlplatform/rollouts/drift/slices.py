@@ -12,7 +12,8 @@ import pyarrow as pa
 from mlplatform.decisions.records.port import DecisionLog, Span
 
 SLICE_ROWS = 20_000
-"""Decisions with their payloads, about a kilobyte each, that are held at a time."""
+"""The number of decisions with payloads, about a kilobyte each, that are held in memory at a
+time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class RecordSlices:
 
 
 def slices(log: DecisionLog, span: Span) -> RecordSlices:
-    """A span, to be read in slices.
+    """The slices of a span of records.
 
     Args:
         span: with `from_ms` and `to_ms`.
@@ -52,12 +53,12 @@ def slices(log: DecisionLog, span: Span) -> RecordSlices:
 
 
 def void_ids(log: DecisionLog, model: str, from_ms: int) -> list[str]:
-    """The decisions of the model that never were."""
+    """Ids of the model's voided decisions."""
     return [decision_id for decision_id, _ in void_times(log, model, from_ms)]
 
 
 def void_times(log: DecisionLog, model: str, from_ms: int) -> list[tuple[str, int]]:
-    """The same, and when that was said, in event time."""
+    """Voided decisions of the model, each with the event time of its void."""
     columns = ("decision_id", "event_ms")
     rows = log.read(Span(model=model, kinds=("void",), from_ms=from_ms, columns=columns))
     ids, event_ms = rows["decision_id"].to_pylist(), rows["event_ms"].to_numpy().tolist()

@@ -25,10 +25,10 @@ PART = "incidents"
 
 
 class SqlIncidents:
-    """Incidents in a database; safe for threads and processes."""
+    """`Incidents` in a database; safe for threads and processes."""
 
     order: ClassVar[str]
-    """The column that grows with every incident."""
+    """Name of the column that grows with every incident."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -178,7 +178,8 @@ def _insert(db: Session, found: IncidentFinding) -> str:
 
 
 def _journal(db: Session, incident: str, at_ms: int, note: str) -> None:
-    """Append what the incident is now; within the transaction that made it so."""
+    """Append the incident's present state to its journal, within the transaction that changed
+    it."""
     db.change(
         "INSERT INTO incident_changes SELECT i.id, (SELECT count(*) + 1 FROM incident_changes c"
         " WHERE c.incident = i.id), CAST(:at_ms AS BIGINT), i.state, i.claim, i.holder,"

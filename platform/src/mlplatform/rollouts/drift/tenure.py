@@ -1,4 +1,4 @@
-"""How well has a version done since it became champion? By matured labels, with bounds."""
+"""Performance of a version since it became champion, by matured labels, with bounds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mlplatform.rollouts.verdicts.statistics import (
 )
 
 ERROR_SHARE = 0.05
-"""Chance that an interval is ever wrong, at any look, half of it on either side."""
+"""Chance that an interval is ever wrong, at any look; half of it on either side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class MaturedMetric:
 
 @dataclass(frozen=True, slots=True)
 class MaturedStretch:
-    """Days of a champion, in event time.
+    """A stretch of a champion's matured days, in event time.
 
     Args:
         days: that were counted; others between have no label, or a fault in their data.
@@ -68,7 +68,7 @@ class MaturedStretch:
 
 @dataclass(frozen=True, slots=True)
 class MaturedTenure:
-    """What has matured of a champion: its first days, and its last ones where there are more.
+    """The matured days of a champion: the first ones, and the last ones where there are more.
 
     Args:
         since_ms: event time of its promotion. seen_ms: event time of the check.
@@ -85,7 +85,7 @@ class MaturedTenure:
 def matured_tenure(
     matured: MaturedDays, *, version: int, since_ms: int, now_ms: int
 ) -> MaturedTenure:
-    """Both stretches of the matured days that a drift check has read."""
+    """First and last stretch of the matured days that a drift check has read."""
     first, last = matured.days[:MOST_REFERENCE_DAYS], matured.days[MOST_REFERENCE_DAYS:]
     stretches = tuple(
         MaturedStretch(
@@ -108,8 +108,8 @@ def matured_tenure(
 def matured_metric(name: str, days: Sequence[DailyHits]) -> MaturedMetric:
     """The metric of some days, with an interval that holds at every look.
 
-    Hits of one customer count as one event as far as they come together, and so do those of one
-    day, from seven days on: of fewer nobody can tell how much days differ.
+    Hits of one customer count as one event as far as they come together. So do the hits of one day,
+    from seven days on: fewer days do not show how much days differ.
 
     Source: as `rollouts.verdicts.statistics`.
     """
@@ -127,8 +127,8 @@ def matured_metric(name: str, days: Sequence[DailyHits]) -> MaturedMetric:
 
 
 def _mean_bounds(days: Sequence[DailyHits], mean: float) -> tuple[float, float]:
-    """Bounds on a mean of errors; one event is as large as the most that a customer, or a day, adds
-    to their sum."""
+    """Bounds on a mean of errors. One event is as large as the most that a customer, or a day, adds
+    to the sum of errors."""
     width = 0.0
     for sums, counts in _views(days):
         off = sums - mean * counts
@@ -147,7 +147,7 @@ def _share_bounds(days: Sequence[DailyHits]) -> tuple[float, float]:
 
 
 def _ratio_bounds(days: Sequence[DailyHits], hits: int, base: float) -> tuple[float, float]:
-    """Bounds on positives over those expected: the trials are the positives alone."""
+    """Bounds on positives over expected positives; the positives alone are the trials."""
     size = 1.0
     if hits:
         (of_customers, _), *_ = _views(days)
@@ -160,7 +160,7 @@ def _ratio_bounds(days: Sequence[DailyHits], hits: int, base: float) -> tuple[fl
 
 
 def _views(days: Sequence[DailyHits]) -> list[tuple[npt.NDArray[Any], Counts]]:
-    """Hits, or errors, and trials by customer, and by day."""
+    """Hits (or errors) and trials, once by customer and once by day."""
     hits = np.concatenate([day.hits for day in days]).astype(np.float64)
     _, unit = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)
     clusters = [unit]

@@ -1,4 +1,5 @@
-"""Has the traffic drifted away from what the champion learned from? Pure answers, with reasons."""
+"""Whether traffic has drifted away from what the champion learned from: pure verdicts, with
+reasons."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ PRESENT_SHARE = 0.5  # of the values to be expected: with fewer, the source is b
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Where validation expects the share of alerts to stay."""
+    """The band in which validation expects the share of alerts."""
 
     low: float
     high: float
@@ -38,7 +39,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """The logged decisions of a stretch of event time, one model, as columns.
+    """The logged decisions of one model in a stretch of event time, as columns.
 
     Args:
         inputs: by name, one value for each request, NaN where it was missing.
@@ -63,7 +64,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class AlertShare:
-    """The share of alerts, its interval, and the band that it belongs in."""
+    """The share of alerts with its interval, and the band that it should lie in."""
 
     rows: int
     alerts: int
@@ -82,7 +83,7 @@ class AlertShare:
 
 @dataclass(frozen=True, slots=True)
 class WindowVerdict:
-    """What one window says; UNHEALTHY means drifted.
+    """The verdict on one window; UNHEALTHY means drifted.
 
     Args:
         faults: what is broken in its data. Then nothing is said about drift.
@@ -100,7 +101,7 @@ class WindowVerdict:
 
 @dataclass(frozen=True, slots=True)
 class DriftFinding:
-    """Enough windows drifted; the change is dated to the start of the first of them."""
+    """Enough windows drifted; the change began at the start of the first of them."""
 
     outcome: ClassVar[str] = "drifted"
     since_ms: int
@@ -109,7 +110,7 @@ class DriftFinding:
 
 @dataclass(frozen=True, slots=True)
 class NoDrift:
-    """Too few windows drifted, whatever the undecided ones would say."""
+    """Too few windows drifted, whatever the undecided windows would show."""
 
     outcome: ClassVar[str] = "steady"
     reasons: tuple[str, ...]
@@ -117,7 +118,7 @@ class NoDrift:
 
 @dataclass(frozen=True, slots=True)
 class UnclearDrift:
-    """The undecided windows could make it drift: no data is not health."""
+    """The undecided windows could make the verdict drift: missing data is no health."""
 
     outcome: ClassVar[str] = "undecided"
     reasons: tuple[str, ...]
@@ -193,7 +194,7 @@ def window_verdict(
 
 @dataclass(frozen=True, slots=True)
 class _ExpectedValue:
-    """A number as it is to be expected in a window, and the rows that say so."""
+    """A number as it is expected in a window, and the number of rows behind that expectation."""
 
     column: Column
     rows: int
@@ -258,7 +259,7 @@ def plain(verdict: WindowVerdict) -> dict[str, Any]:
 
 
 class _DriftChecks:
-    """Looks at one number after another and sorts what it finds."""
+    """Checks one number after another and sorts the findings."""
 
     def __init__(self, policy: DriftPolicy, band: Band | None) -> None:
         self.shifts: list[Shift] = []

@@ -1,4 +1,4 @@
-"""What the decision log says about the last days of a model, cut into windows to be judged."""
+"""The decisions of a model in the last days, read from the decision log as windows to be judged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class ChampionTenure:
-    """The champion, and since when it is that, in event time."""
+    """The champion, and the event time since which it is champion."""
 
     version: int
     since_ms: int
@@ -54,7 +54,7 @@ def drift_plan(
     watched: Collection[str] | None = None,
     vocabularies: Vocabularies | None = None,
 ) -> InputPlan:
-    """How inputs are computed from a logged decision: as the champion computed them.
+    """The plan that computes inputs from a logged decision as the champion computed them.
 
     Args:
         inputs: of the champion's bundle; those that are not watched are left out.
@@ -67,7 +67,8 @@ def drift_plan(
 
 
 def bounds(policy: DriftPolicy, champion: ChampionTenure, now_ms: int) -> list[tuple[int, int]]:
-    """Start and end of the last windows that are over, oldest first; days are UTC days.
+    """Start and end of the last complete windows, oldest first; days are UTC days. Windows that
+    began under an earlier champion are left out.
 
     A window that began under an earlier champion is not one of them.
     """
@@ -114,7 +115,7 @@ def read_windows(
 
 
 def gaps_before(watermarks: Sequence[Watermark], end_ms: int) -> tuple[str, ...]:
-    """Which live writers may still write records of before `end_ms`."""
+    """The live writers that may still write records from before `end_ms`."""
     return tuple(
         f"the log is not complete: writer {w.writer} has reached {w.event_ms}, not {end_ms}"
         for w in watermarks
@@ -123,7 +124,7 @@ def gaps_before(watermarks: Sequence[Watermark], end_ms: int) -> tuple[str, ...]
 
 
 def sampled(window: Window, rows: int, *, seed: int = 0) -> Window:
-    """The window with at most `rows` of its requests, for reports; the rest is left out."""
+    """The window reduced to at most `rows` of its requests, for reports."""
     random = np.random.default_rng(seed)
 
     def chosen(count: int) -> npt.NDArray[np.int64]:
@@ -141,7 +142,7 @@ def sampled(window: Window, rows: int, *, seed: int = 0) -> Window:
 
 
 class _Parts:
-    """A window's columns, filled slice by slice: small numbers, and no second copy of any."""
+    """A window's columns, filled slice by slice: small types, and no second copy of a column."""
 
     def __init__(self, names: Sequence[str], most: int, alerts: Sequence[str]) -> None:
         self._names, self._alert_names = names, alerts
@@ -191,7 +192,7 @@ class _Parts:
 
 
 def scored_by(rows: pa.Table, version: int) -> npt.NDArray[np.bool_]:
-    """Which decisions carry a whole answer of that version, not a degraded one."""
+    """Whether each decision carries a full answer of that version, not a degraded one."""
     its_own = _numpy(rows, "version").astype(np.float64) == version
     finite = np.isfinite(_numpy(rows, "score").astype(np.float64))
     return np.asarray(its_own & ~_numpy(rows, "degraded").astype(np.bool_) & finite)
@@ -209,7 +210,7 @@ def units_of(rows: pa.Table, before: int) -> npt.NDArray[np.int64]:
 
 
 def countable(rows: pa.Table, void: pa.Array[pa.StringScalar]) -> pa.Table:
-    """The rows but for those of void decisions, and of requests that named their version."""
+    """The rows without void decisions and without requests that named their version."""
     rows = rows.filter(~pc.field("arm").isin([NAMED]))
     if not len(void):
         return rows

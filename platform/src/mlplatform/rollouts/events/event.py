@@ -1,4 +1,4 @@
-"""The CloudEvent of a fact of the journals, made from the fact and nothing else."""
+"""The CloudEvent of a journal's fact, made from the fact alone."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from mlplatform.rollouts.journal.transitions import (
 Fact = JournalFact | IncidentFact
 PREFIX: Final = "mlplatform"
 MOST_REASON: Final = 500
-"""Characters of a reason; the page has all of it."""
+"""Most characters of a reason in an event; the page shows all of it."""
 DIGITS: Final = 16
-"""Of a digest, in an id: two journals that number alike (a restored one, another home) differ."""
+"""Number of digits of a digest in an id. They tell apart two journals with the same numbers (a
+restored one, or another home's)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ TYPES: Final = (
     CONFIRMED, SUPERSEDED, ROLLED_BACK, PAUSED, RESUMED, KILLED, LIFTED, CLEARED, INCIDENT_OPENED,
     INCIDENT_CLAIMED, INCIDENT_ANSWERED, INCIDENT_CLOSED, TEST,
 )  # fmt: skip
-"""All there are; docs/events.md lists them."""
+"""All types of events; docs/events.md lists them."""
 
 _INCIDENT: Final = {
     "open": INCIDENT_OPENED,
@@ -160,8 +161,8 @@ class CloudEvent:
 def event_of(fact: Fact, page: str, redacted: Callable[[str], str]) -> CloudEvent:
     """The event of a fact.
 
-    It holds no evidence and nobody's name, and of texts only those that the platform wrote: what
-    people typed is at the page.
+    It holds no evidence, no names of people, and only texts that the platform wrote: the page shows
+    what people typed.
 
     Args:
         page: address of the platform's page, without a slash at its end.
@@ -197,7 +198,7 @@ def event_of(fact: Fact, page: str, redacted: Callable[[str], str]) -> CloudEven
 
 
 def event_of_test(receiver: str, page: str, now_ms: int) -> CloudEvent:
-    """What `mlplatform events test` sends; each is another one."""
+    """The event that `mlplatform events test` sends; each has an id of its own."""
     data = {"model": "", "reason": f"sent to {receiver} by hand", "link": f"{page}/"}
     return CloudEvent(f"test-{receiver}-{now_ms}", TEST, page, receiver, now_ms, data)
 
@@ -263,7 +264,7 @@ def _details(transition: Transition | Control) -> dict[str, Any]:
 
 
 def _reason(transition: Transition | Control) -> str:
-    """Empty where a person may have typed it, or is named in it: then it is no verdict's."""
+    """The transition's reason; empty if a person may have typed it or is named in it."""
     typed = Opened | Answered | Paused | Resumed | Killed | KillLifted | StopsCleared
     if isinstance(transition, typed):
         return ""

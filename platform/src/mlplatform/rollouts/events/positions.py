@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last facts of both journals that a receiver is done with."""
+    """The last fact of each journal that a receiver is done with."""
 
     rollouts: int
     incidents: int
@@ -17,7 +17,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to send to a receiver: a token that grows whenever somebody takes it.
+    """The right to send to a receiver: a token that grows with every taking.
 
     Args:
         at: where to go on.
@@ -30,7 +30,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A receiver, as it stands.
+    """The present state of a receiver.
 
     Args:
         declared: the receivers' file has it; one that was taken out keeps its position.
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of one delivery.
+    """The result of one delivery.
 
     Args:
         failure: why it failed; empty: it was taken.
@@ -63,14 +63,15 @@ class Attempt:
 
 
 class Positions(Protocol):
-    """Where receivers stand. Nothing here is in the transaction that writes a fact."""
+    """The positions of receivers. They are stored apart from the transaction that writes a fact."""
 
     def declare(self, receivers: Iterable[str], start: Position) -> None:
-        """These are the receivers of the file; one that is new begins behind `start`."""
+        """Declare the receivers of the file; a new one starts after the position `start`."""
         ...
 
     def take(self, receiver: str, holder: str, *, until_ms: int, now_ms: int) -> Claim | None:
-        """The right to send to a receiver; None while another holder has it, or it is stopped.
+        """Take the right to send to a receiver. Returns None while another holder has it, or if the
+        receiver is stopped.
 
         The same holder gets it again, under a new token: its earlier claims are stale.
 
@@ -80,7 +81,8 @@ class Positions(Protocol):
         ...
 
     def record(self, claim: Claim, at: Position, attempt: Attempt | None, *, until_ms: int) -> None:
-        """The receiver is done with what is up to `at`, and the claim lasts until then.
+        """Record that the receiver is done with everything up to `at`, and extend the claim to
+        `until_ms`.
 
         Raises:
             StaleFence: the claim was taken over, or the position was moved.
@@ -88,7 +90,8 @@ class Positions(Protocol):
         ...
 
     def move(self, receiver: str, at: Position | None) -> None:
-        """Go on from there, or, without a position, from where it is; ends a stop and all claims.
+        """Move a receiver to a position, or without one leave it where it is. Ends a stop and all
+        claims.
 
         Raises:
             NotFound: nobody has declared it.
@@ -96,5 +99,5 @@ class Positions(Protocol):
         ...
 
     def list(self) -> list[Progress]:
-        """All receivers that were ever declared, by name."""
+        """All receivers that were ever declared, sorted by name."""
         ...

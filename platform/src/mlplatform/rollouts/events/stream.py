@@ -1,4 +1,4 @@
-"""Both journals as one stream, for receivers that follow them from a position."""
+"""The two journals as one stream, for receivers that follow them from a position."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from mlplatform.rollouts.events.positions import Position, Positions, Progress
 from mlplatform.rollouts.journal.journal import JournalFact, JournalFacts
 
 MOST_COUNTED: Final = 1000
-"""Waiting facts of each journal; a receiver with more has raised an alert already."""
+"""Most waiting facts that are counted of each journal; a receiver with more has raised an alert
+already."""
 PAGE: Final = 500
 
 
@@ -25,7 +26,7 @@ class StreamFact:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The next facts in order, and where a receiver stands once it is done with all of them."""
+    """The next facts in order, with the receiver's position after all of them."""
 
     steps: tuple[StreamFact, ...]
     end: Position
@@ -33,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a receiver has not got.
+    """The facts that a receiver has not taken yet.
 
     Args:
         facts: how many, at most twice MOST_COUNTED; some may be of types that it does not want.
@@ -46,7 +47,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """A receiver, and what waits for it."""
+    """A receiver with its backlog."""
 
     progress: Progress
     waiting: Backlog
@@ -61,11 +62,12 @@ class JournalStream:
     positions: Positions
 
     def head(self) -> Position:
-        """Behind all that has happened."""
+        """The position after the last fact."""
         return Position(self.rollouts.last_position(), self.incidents.last_position())
 
     def after(self, at: Position, most: int) -> Batch:
-        """The next facts of each journal, at most `most` of each; those of one rollout in order."""
+        """The next facts of each journal, at most `most` of each; facts of one rollout stay in
+        order."""
         head = self.head()  # before the facts are read: none below it can come later
         if (head.rollouts, head.incidents) == (at.rollouts, at.incidents):
             return Batch((), at)
@@ -82,17 +84,17 @@ class JournalStream:
         return Batch(tuple(steps), at)
 
     def waiting(self, at: Position) -> Backlog:
-        """What lies behind a position."""
+        """The backlog after a position."""
         found = self.after(at, MOST_COUNTED).steps
         return Backlog(len(found), min((happened_ms(s.fact) for s in found), default=None))
 
     def lags(self) -> list[Lag]:
-        """The lags of the receivers in the file."""
+        """The lag of each receiver in the receivers' file."""
         known = (one for one in self.positions.list() if one.declared)
         return [Lag(one, self.waiting(one.at)) for one in known]
 
     def before(self, wall_ms: int) -> Position:
-        """Behind all that happened before a moment, in both journals."""
+        """The position after everything that happened before a moment, in both journals."""
         at = Position(0, 0)
         while facts := self.rollouts.facts(at.rollouts, PAGE):
             earlier = [fact.position for fact in facts if happened_ms(fact) < wall_ms]

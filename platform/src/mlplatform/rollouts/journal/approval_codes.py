@@ -20,18 +20,19 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Refused
 
 VALID_S: Final = 600
-"""From when the evidence was shown until the answer: to read it again, and to type."""
+"""Validity of a code: from showing the evidence until the answer, to read it again and to type."""
 MAC_BYTES: Final = 15
 MOST_CHARACTERS: Final = 2_000
-"""An issuer, a subject and the names of an account are the most of it; of a key's code, 130."""
+"""Longest code. Issuer, subject and the names of an account are most of it; a key's code has 130
+characters."""
 PROVIDER: Final = "provider"
-"""In the place of a key's id, which is hexadecimal."""
+"""Stands in the place of a key's id, which is hexadecimal."""
 _WHO_AM_I: Final = b"mlplatform.approve"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is answered.
+    """The question that an approver answers.
 
     Args:
         evidence: digest of the evidence that the rollout's journal asked with.
@@ -44,7 +45,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Approver:
-    """Who answers, and by which key or account that was proven.
+    """The approver, with the key or the account that proved who it is.
 
     Args:
         key_id: as `keys list` shows it; `PROVIDER`: an identity provider proved it.
@@ -57,12 +58,12 @@ class Approver:
 
     @classmethod
     def by_provider(cls, name: str, identity: ProvenIdentity) -> Approver:
-        """Somebody whom an identity provider has proven."""
+        """An approver whom an identity provider has proven."""
         return cls(name, PROVIDER, identity)
 
     @property
     def proof(self) -> str:
-        """What proved it, in words."""
+        """The proof of the approver, in words."""
         return f"key {self.key_id}" if self.identity is None else str(self.identity)
 
 
@@ -89,7 +90,7 @@ def code(key: bytes, approver: Approver, question: Question, *, until_s: int) ->
 
 
 def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Approver:
-    """Whose answer a code is.
+    """The approver whose code this is.
 
     Raises:
         Refused: it is none, has ended, or was given for another answer, rollout or evidence.
@@ -116,7 +117,7 @@ def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Appr
 
 
 def claimed_identity(text: str) -> str:
-    """Whose a code says that it is, which proves nothing."""
+    """The identity that a code claims, which proves nothing."""
     return text.strip().partition(":")[0]
 
 

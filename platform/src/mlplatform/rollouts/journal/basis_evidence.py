@@ -1,7 +1,7 @@
-"""What a verdict's basis and a rollout's plan are in evidence, as JSON has them.
+"""The JSON forms, in evidence, of a verdict's basis and a rollout's plan.
 
-Keys that have a default in the class behind them may be missing: an earlier release did not know
-them, or they are left out where they are the default.
+Keys may be missing if their class has a default for them: an earlier release did not know them, or
+they hold the default and are left out.
 """
 
 from __future__ import annotations

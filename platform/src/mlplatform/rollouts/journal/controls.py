@@ -1,4 +1,5 @@
-"""What people decide about all of a model's traffic, beside its rollouts: facts and their fold."""
+"""The controls of people over all of a model's traffic, beside its rollouts: facts and their
+fold."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from mlplatform.runtime.errors import Refused
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What every control carries: when it was, on both clocks, by whom, and why.
+    """The fields of every control: its time on both clocks, its actor and its reason.
 
     Args:
         identity: of the actor, where an identity provider proved it; None: a key, or a command.
@@ -37,15 +38,15 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class Killed(_Fact, frozen=True, tag="killed"):
-    """No version of the model is asked any more: the fallback of its chain decides."""
+    """The model is switched off: no version is asked, and the fallback of its chain decides."""
 
 
 class KillLifted(_Fact, frozen=True, tag="kill-lifted"):
-    """Versions are asked again, as the routes say."""
+    """The model is switched on again: versions are asked as the routes say."""
 
 
 class StopsCleared(_Fact, frozen=True, tag="stops-cleared"):
-    """Gateways ask again the versions that they had stopped for the volume of their decisions."""
+    """Gateways ask the versions again that they had stopped for the volume of their decisions."""
 
 
 Control = Killed | KillLifted | StopsCleared
@@ -55,7 +56,7 @@ _decoder: msgspec.json.Decoder[Control] = msgspec.json.Decoder(Control)
 
 @dataclass(frozen=True, slots=True)
 class ControlState:
-    """What holds for a model.
+    """The controls in force for a model.
 
     Args:
         killed: who switched the model off, and why; None: it is on.
@@ -65,7 +66,7 @@ class ControlState:
 
 
 def fold_controls(facts: Iterable[Control]) -> ControlState:
-    """What holds after these facts of one model, in order.
+    """The state after these facts of one model, in order.
 
     Raises:
         Refused: one can't follow those before it.
@@ -77,7 +78,7 @@ def fold_controls(facts: Iterable[Control]) -> ControlState:
 
 
 def apply_control(state: ControlState, fact: Control) -> ControlState:
-    """What holds after one more fact.
+    """The state after one more fact.
 
     Raises:
         Refused: it can't follow: the model is killed already, or is not.
@@ -99,7 +100,7 @@ def apply_control(state: ControlState, fact: Control) -> ControlState:
 
 
 def controlled_routes(fact: Control, routes: Routes) -> Routes:
-    """The routes that follow from a control."""
+    """The routes after a control."""
     generation = routes.generation + 1
     match fact:
         case Killed():
@@ -127,12 +128,12 @@ def check_may_move(fact: Transition, present: Routes, following: Routes) -> None
 
 
 def encode_control(fact: Control) -> bytes:
-    """The fact as the journal keeps it."""
+    """The fact in the journal's encoding."""
     return msgspec.json.encode(fact, order="sorted")
 
 
 def decode_control(text: bytes) -> Control:
-    """The fact behind a journal row.
+    """The fact that a journal row holds.
 
     Raises:
         msgspec.ValidationError: the row holds no control that this version knows.

@@ -1,8 +1,9 @@
-"""What the evidence of transitions holds, by name; the journal keeps it as canonical JSON.
+"""The values in the evidence of transitions, by name; the journal stores evidence as canonical
+JSON.
 
-Evidence of an earlier release may lack any of it, and may hold what no release writes any more. Its
-digest is of all that was written, so rows are decoded as they stand, and these types are for those
-who write and read it.
+Evidence of an earlier release may lack any of them, and may hold values that no release writes any
+more. The digest covers everything that was written, so rows are decoded as they stand. These types
+are for code that writes and reads evidence.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class GateEvidence(TypedDict):
 
 
 class Evidence(TypedDict, total=False):
-    """What a transition was taken by: who was judged, what was counted, and what that says.
+    """The evidence that a transition is based on: the version judged, the counts, and the verdict.
 
     Args:
         model, rollout_id, version, bundle, author, alert_band: of the challenger.

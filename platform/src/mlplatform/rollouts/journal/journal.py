@@ -27,7 +27,8 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class GatewayLease:
-    """The generation of a model's routes that a living gateway applies; None: it has not said.
+    """The generation of a model's routes that a living gateway applies; None if the gateway has not
+    reported one.
 
     Args:
         stopped: service → why this gateway no longer asks it, by what its bundle decided there.
@@ -39,12 +40,12 @@ class GatewayLease:
 
 
 class Rollouts(Protocol):
-    """Journal, fence check and routes, in one transaction."""
+    """The journal, the check of fences and the routes, in one transaction."""
 
     def commit(
         self, transition: Transition, fence: Fence | None, routes: Routes | None = None
     ) -> RolloutState:
-        """Append a transition, and the routes that follow from it, or nothing at all.
+        """Append a transition and the routes that follow from it. Nothing is written if it fails.
 
         Only `Opened` and `Answered`, which say what somebody outside did, need no fence. The lease
         behind a valid fence is renewed.
@@ -56,7 +57,7 @@ class Rollouts(Protocol):
         ...
 
     def read(self, rollout_id: str) -> tuple[Transition, ...]:
-        """Everything that happened to a rollout, in order.
+        """All transitions of a rollout, in order.
 
         Raises:
             NotFound: no rollout has this id.
@@ -64,11 +65,12 @@ class Rollouts(Protocol):
         ...
 
     def active(self, model: str | None = None, *, finished: bool = False) -> list[RolloutState]:
-        """Rollouts in the order of their opening: those with a next step, or all."""
+        """Rollouts in the order in which they were opened: unfinished ones, or with `finished`
+        all."""
         ...
 
     def routes(self, model: str) -> Routes:
-        """The present routes (generation 0 before there were any); cheap enough to ask often."""
+        """The present routes (generation 0 before the first); cheap enough to ask often."""
         ...
 
     def lease(
@@ -78,7 +80,8 @@ class Rollouts(Protocol):
         ttl_s: float,
         stopped: Mapping[str, str] = NOTHING,
     ) -> None:
-        """A gateway lives, and applies these generations, by model; to be repeated within ttl_s.
+        """Record that a gateway lives and applies these generations, by model. A gateway repeats
+        this within `ttl_s`.
 
         Args:
             stopped: as `GatewayLease` has it, of all models.
@@ -87,10 +90,10 @@ class Rollouts(Protocol):
 
 
 class Controls(Protocol):
-    """What people decide about all of a model's traffic, in the same journal."""
+    """The controls of people over all of a model's traffic, in the rollouts' journal."""
 
     def control(self, fact: Control, fence: Fence, routes: Routes) -> ControlState:
-        """Append a control and the routes that follow from it, or nothing at all.
+        """Append a control and the routes that follow from it. Nothing is written if it fails.
 
         Raises:
             StaleFence: the lease was taken over, or the routes are not of the next generation.
@@ -105,7 +108,7 @@ class Controls(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JournalFact:
-    """A transition, or a control of a model, at its place in the journal.
+    """A transition or a control of a model, with its position in the journal.
 
     Args:
         position: grows with every row, and rows become visible in its order.
@@ -121,7 +124,7 @@ class JournalFacts(Protocol):
     """The journal in the order in which it was written, for code that follows it."""
 
     def facts(self, after: int, most: int) -> list[JournalFact]:
-        """The next facts behind a position, in order."""
+        """The next facts after a position, in order."""
         ...
 
     def last_position(self) -> int:
@@ -131,12 +134,12 @@ class JournalFacts(Protocol):
 
 
 class Passes(Protocol):
-    """Who may act for a model, and which gateways must be heeded."""
+    """Leases of models, and the gateways that passes must wait for."""
 
     def acquire(
         self, model: str, holder: str, ttl_s: float, *, steal: bool = False
     ) -> Fence | None:
-        """The lease of a model; None while another holder has it.
+        """Take the lease of a model. Returns None while another holder has it.
 
         The same holder gets it again, under a new token: its earlier fences are stale from then on.
 
@@ -146,15 +149,15 @@ class Passes(Protocol):
         ...
 
     def renew(self, fence: Fence) -> bool:
-        """Hold the lease for its whole time again, from now; False: it was taken over."""
+        """Renew the lease for its whole time from now. Returns False if it was taken over."""
         ...
 
     def release(self, fence: Fence) -> None:
-        """Give the lease back; does nothing when it was taken over."""
+        """Give the lease back; nothing happens if it was taken over."""
         ...
 
     def gateways(self, model: str) -> list[GatewayLease]:
-        """Living gateways and the generation of this model's routes that each applies."""
+        """The living gateways, each with the generation of this model's routes that it applies."""
         ...
 
 
@@ -170,5 +173,5 @@ class Anchors(Protocol):
         ...
 
     def verify(self) -> tuple[str, ...]:
-        """One sentence for each thing that is wrong with the journal; empty: it is whole."""
+        """One sentence for each fault of the journal; empty if the journal is intact."""
         ...

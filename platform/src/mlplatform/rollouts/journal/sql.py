@@ -103,7 +103,7 @@ class SqlRollouts:
             return [fold(_transitions(db, rollout_id)) for (rollout_id,) in rows]
 
     def list_rollouts(self) -> list[tuple[str, str]]:
-        """Id and model of every rollout, the newest first: nothing of its journal is read."""
+        """Id and model of every rollout, newest first, without reading their journals."""
         rows = self._database.rows("SELECT rollout_id, model FROM rollouts ORDER BY opened DESC")
         return [(rollout_id, model) for rollout_id, model in rows]
 
@@ -339,7 +339,8 @@ def _chain_findings(db: Session) -> list[str]:
 
 
 def _projection_findings(db: Session) -> list[str]:
-    """A truncated tail leaves the chain whole; the tables beside it still show what was there."""
+    """Differences between the journal and the tables computed from it. They show a truncated
+    journal, whose chain is still intact."""
     findings = []
     for rollout_id, phase in db.rows("SELECT rollout_id, phase FROM rollouts ORDER BY opened"):
         transitions = _transitions(db, rollout_id)

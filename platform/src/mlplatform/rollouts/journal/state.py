@@ -1,4 +1,4 @@
-"""Where a rollout stands: a fold over the transitions in its journal."""
+"""The state of a rollout: a fold over the transitions in its journal."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FINISHED: frozenset[Phase] = frozenset({"confirmed", "superseded", "rolled_back"
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A time in which a person had a rollout wait.
+    """A stretch of time in which a person had paused a rollout.
 
     Args:
         event_ms: how long it was in event time.
@@ -62,7 +62,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class RolloutState:
-    """One rollout, now.
+    """The present state of one rollout.
 
     Args:
         validation: the version's gate report, as it was when the rollout was opened.
@@ -118,7 +118,7 @@ class RolloutState:
 
     @property
     def awaits_answer(self) -> bool:
-        """Whether this is a phase in which a person answers, also if one has answered by now."""
+        """Whether a person answers in this phase, also if one has answered already."""
         return self.phase == "awaiting_approval" or (self.emergency and self.phase == "promoted")
 
     @property
@@ -141,7 +141,8 @@ def fold(transitions: Iterable[Transition]) -> RolloutState:
 
 
 def admit(state: RolloutState | None, fact: Transition) -> RolloutState:
-    """The state after a transition that is new: it is held to what earlier releases did not ask.
+    """The state after a new transition. New transitions must also meet rules that earlier releases
+    did not have.
 
     Raises:
         Refused: this transition can't follow that state, a person has no name, an author, by
@@ -213,7 +214,8 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
 
 
 def pauses_until(state: RolloutState, event_ms: int, wall_ms: int) -> tuple[Pause, ...]:
-    """The pauses of the present phase before a moment, one that goes on up to then."""
+    """The pauses of the present phase before a moment; a pause that is still open ends at that
+    moment."""
     over = tuple(pause for pause in state.pauses if pause.from_ms < wall_ms)
     began = state.paused
     if began is None or wall_ms <= began.wall_ms:
@@ -245,9 +247,9 @@ def check_approver(
 
 
 def _check_answered(state: RolloutState, fact: Answered) -> None:
-    """Checks as `check_approver` does an answer that the journal holds. Of people with keys an
-    earlier release compared whole names alone, and its answers stand; `admit` holds new ones to
-    it."""
+    """Check an answer in the journal as `check_approver` does. An earlier release compared only
+    whole names of people with keys, and its answers stand; `admit` holds new answers to the full
+    rule."""
     if fact.identity is not None:
         check_approver(state, fact.approver, fact.identity)
     else:
@@ -276,7 +278,7 @@ def _appearance(name: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4096)
 def appearances(*names: str) -> frozenset[str]:
-    """What a reader takes these names for, each also without what follows its `@`."""
+    """The forms in which a reader sees these names, each also without the part after `@`."""
     parts = {part for name in names for part in (name, name.partition("@")[0]) if part.strip()}
     return frozenset(text.look_alike(part) for part in parts)
 
@@ -411,7 +413,8 @@ def _check(state: RolloutState, fact: PhaseChange | PhaseRemark) -> None:
 
 
 def _check_in_time(state: RolloutState, fact: Answered) -> None:
-    """An emergency promotion is confirmed in time, and no other promotion is answered for."""
+    """Check that an emergency promotion is confirmed in time, and that no other promotion is
+    answered."""
     if not state.awaits_answer:
         raise _unfitting(state, fact)
     if state.phase == "promoted" and not in_time_to_confirm(state, fact.wall_ms):
@@ -422,7 +425,7 @@ def _check_in_time(state: RolloutState, fact: Answered) -> None:
 
 
 def in_time_to_confirm(state: RolloutState, wall_ms: int) -> bool:
-    """Whether an emergency promotion may still be confirmed."""
+    """Whether an emergency promotion may still be confirmed at this wall time."""
     return wall_ms - state.since_wall_ms < EMERGENCY_CONFIRM_H * 3_600_000
 
 

@@ -1,4 +1,4 @@
-"""What has happened to a rollout: the closed union of facts that its journal holds."""
+"""The transitions of a rollout: the closed union of facts that its journal holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = Literal["approve", "reject"]
 
 
 class ProvenIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who somebody is at an identity provider, which has proven it.
+    """The identity of a person that an identity provider has proven.
 
     Args:
         issuer, subject: of the proof: together they name one account, for ever.
@@ -34,7 +34,7 @@ class ProvenIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What every transition carries.
+    """The fields of every transition.
 
     Args:
         event_ms, wall_ms: when it happened, on both clocks.
@@ -54,12 +54,12 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
 
     @property
     def evidence_digest(self) -> str:
-        """What an approval is bound to."""
+        """The digest that an approval is bound to."""
         return digest(self.evidence)
 
 
 class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
-    """What a plan said of shadow (`percent` None) or of a canary step.
+    """A plan's statement about shadow (`percent` None) or about a canary step.
 
     Args:
         hours: median, of event time; None: far beyond the deadline.
@@ -78,7 +78,7 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What was expected of a rollout when it was opened.
+    """The plan of a rollout when it was opened.
 
     Args:
         history_h: hours of the log that it was made from.
@@ -97,7 +97,7 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Opened(_Fact, frozen=True, tag="opened"):
-    """Somebody asked for this version; a bootstrap has no champion to compare with.
+    """A rollout of this version was opened; a bootstrap has no champion to compare with.
 
     Args:
         validation: the version's gate report as the registry kept it. Empty where an earlier
@@ -120,21 +120,23 @@ class Opened(_Fact, frozen=True, tag="opened"):
 
 
 class DeployRefused(_Fact, frozen=True, tag="deploy-refused"):
-    """Its service can't be started now; the reason has the numbers. Begins no phase."""
+    """The service can't be started now; the reason has the numbers. It begins no phase."""
 
 
 class ShadowStarted(_Fact, frozen=True, tag="shadow"):
-    """Copies of answered requests go to the challenger; `displaced` routed before it."""
+    """Copies of answered requests go to the challenger; `displaced` is the rollout that the routes
+    named before."""
 
     displaced: str | None
 
 
 class ApprovalAsked(_Fact, frozen=True, tag="approval-asked"):
-    """A person is asked; the answer must name this transition's evidence digest."""
+    """A person is asked for an approval; the answer must name the digest of this transition's
+    evidence."""
 
 
 class Answered(_Fact, frozen=True, tag="answered"):
-    """A person's answer, journalled before anything follows from it.
+    """A person's answer, written before anything follows from it.
 
     Args:
         bound_to: digest of the evidence that was shown.
@@ -148,22 +150,22 @@ class Answered(_Fact, frozen=True, tag="answered"):
 
 
 class Paused(_Fact, frozen=True, tag="paused"):
-    """A person lets it take no step forward, until it is resumed."""
+    """A person paused the rollout: it takes no step forward until it is resumed."""
 
 
 class Resumed(_Fact, frozen=True, tag="resumed"):
-    """It goes on; the time in between counts for no deadline."""
+    """The rollout goes on; the time of the pause counts for no deadline."""
 
 
 class CanaryStepped(_Fact, frozen=True, tag="canary"):
-    """A share of the customers is answered by the challenger."""
+    """The challenger answers a share of the customers."""
 
     step: int
     percent: float
 
 
 class Promoted(_Fact, frozen=True, tag="promoted"):
-    """The challenger is champion, provisionally; its predecessor is kept warm."""
+    """The challenger is champion, provisionally; its predecessor stays deployed."""
 
     predecessor: Arm | None
 
@@ -173,11 +175,11 @@ class Confirmed(_Fact, frozen=True, tag="confirmed"):
 
 
 class Superseded(_Fact, frozen=True, tag="superseded"):
-    """A later champion was confirmed before this one was."""
+    """A later champion was confirmed before this promotion was."""
 
 
 class RolledBack(_Fact, frozen=True, tag="rolled-back"):
-    """The challenger answers nobody any more."""
+    """The challenger answers no requests any more."""
 
 
 Transition = (
@@ -199,12 +201,12 @@ _decoder: msgspec.json.Decoder[Transition] = msgspec.json.Decoder(Transition)
 
 
 def encode(transition: Transition) -> bytes:
-    """The transition as the journal keeps it."""
+    """The transition in the journal's encoding."""
     return msgspec.json.encode(transition, order="sorted")
 
 
 def decode(text: bytes) -> Transition:
-    """The transition behind a journal row.
+    """The transition that a journal row holds.
 
     Raises:
         msgspec.ValidationError: the row holds no transition that this version knows.

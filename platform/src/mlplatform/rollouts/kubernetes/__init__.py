@@ -1,1 +1,1 @@
-"""The Kubernetes API, and what room a cluster has."""
+"""Clients of the Kubernetes API, and the free capacity of a cluster."""

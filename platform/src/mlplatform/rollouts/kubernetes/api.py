@@ -1,4 +1,4 @@
-"""The Kubernetes API in plain dicts: what is read, created, applied and deleted by path."""
+"""The Kubernetes API in plain dicts: read, create, apply and delete objects by path."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from kubernetes import client, config
 from mlplatform.runtime.errors import ConfigInvalid, NotFound, PlatformError, Refused, Unavailable
 
 FIELD_MANAGER: Final = "mlplatform"
-"""Who owns the fields that the platform writes, as `kubectl get --show-managed-fields` names it."""
+"""Field manager of the fields that the platform writes; `kubectl get --show-managed-fields` shows
+it."""
 TIMEOUT_S: Final = 20.0
 
 Object = dict[str, Any]
 
 
 class AlreadyThere(Refused):
-    """An object of that name exists."""
+    """An object of that name exists already."""
 
 
 class Conflict(Refused):
-    """Somebody else owns a field, or changed the object in between."""
+    """Another field manager owns a field, or somebody changed the object in between."""
 
 
 class KubernetesApi:
@@ -68,7 +69,7 @@ class KubernetesApi:
         return cls(client.ApiClient(settings), namespace or own)
 
     def ready(self) -> bool:
-        """Whether the API server says that it is."""
+        """Whether the API server reports itself ready."""
         try:
             self._call("GET", "/readyz")
         except PlatformError:
@@ -88,7 +89,7 @@ class KubernetesApi:
         return answer
 
     def find(self, path: str) -> Object | None:
-        """One object, or None where there is none."""
+        """One object, or None if it does not exist."""
         try:
             return self.get(path)
         except NotFound:
@@ -100,7 +101,7 @@ class KubernetesApi:
         return found
 
     def metadata(self, path: str) -> Object | None:
-        """What is said about one object, without what is in it; None where there is none.
+        """The metadata of one object, without its content; None if it does not exist.
 
         The server leaves the rest out, so that a Secret's values are never sent here.
         """
@@ -110,7 +111,7 @@ class KubernetesApi:
             return None
 
     def serves(self, resource: Resource) -> bool:
-        """Whether the cluster has this kind, by discovery, which every user may ask."""
+        """Whether the cluster has this kind of resource, by discovery, which every user may ask."""
         found = self.find(f"/apis/{resource.group_version}")
         kinds = [] if found is None else found["resources"]
         return any(kind["name"] == resource.plural for kind in kinds)
@@ -134,7 +135,8 @@ class KubernetesApi:
         force: bool = False,
         manager: str = FIELD_MANAGER,
     ) -> Object:
-        """Have these fields be so, and own them (server-side apply); others are left alone.
+        """Set these fields of an object and own them (server-side apply); other fields stay as they
+        are.
 
         Args:
             force: take fields over that somebody else owns, too.
@@ -150,7 +152,7 @@ class KubernetesApi:
         return applied
 
     def merge(self, path: str, change: Mapping[str, Any]) -> None:
-        """Change these fields of an object that is there (JSON merge patch).
+        """Change these fields of an existing object (JSON merge patch).
 
         Raises:
             NotFound: there is none; unlike `apply`, this makes none.
@@ -158,7 +160,7 @@ class KubernetesApi:
         self._call("PATCH", path, change, MERGE, {"fieldManager": FIELD_MANAGER})
 
     def delete(self, path: str, *, uid: str | None = None, grace_s: int | None = None) -> None:
-        """Delete an object, and what it owns after it; nothing to do where there is none.
+        """Delete an object and the objects that it owns. A missing object is no error.
 
         Args:
             uid: delete it only if it still is this very object.
@@ -219,7 +221,7 @@ METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of namespaced object, and where it lives."""
+    """A kind of namespaced object, with its API path."""
 
     group_version: str
     plural: str

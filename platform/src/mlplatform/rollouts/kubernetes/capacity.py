@@ -1,4 +1,5 @@
-"""Whether a service's pods would find room, before anything is changed; with the numbers if not."""
+"""Whether a service's pods find room in a cluster, before anything is changed; the numbers if
+not."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from mlplatform.rollouts.kubernetes.quantities import Amounts
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
-    """What a pod on a node asks for, and how much it matters."""
+    """The resources that a pod on a node requests, and its priority."""
 
     amounts: Amounts
     priority: int
@@ -20,7 +21,7 @@ class PodRequest:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that pods may be put on.
+    """A node on which pods may be placed.
 
     Args:
         allocatable: what it has for pods altogether.
@@ -37,7 +38,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Which PriorityClasses a quota is about, in the words of Kubernetes.
+    """The PriorityClasses that a quota counts, in the terms of Kubernetes.
 
     Args:
         operator: In or NotIn such `classes`; Exists: any class; DoesNotExist: none.
@@ -47,7 +48,7 @@ class Scope:
     classes: frozenset[str] = frozenset()
 
     def holds(self, priority_class: str) -> bool:
-        """Whether it is about pods of this class; an empty one is none."""
+        """Whether the scope holds pods of this class; an empty name is no class."""
         match self.operator:
             case "In":
                 return priority_class in self.classes
@@ -77,7 +78,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a service asks for.
+    """The resources that a service requests.
 
     Args:
         amounts: requests of one pod.
@@ -100,7 +101,7 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class FreeCapacity:
-    """Room for the pods.
+    """There is room for the pods.
 
     Args:
         preempting: pods of less priority that would have to go.
@@ -111,7 +112,7 @@ class FreeCapacity:
 
 @dataclass(frozen=True, slots=True)
 class CapacityShortage:
-    """No room for the pods; `reason` says how much is missing."""
+    """There is no room for the pods; `reason` says how much is missing."""
 
     reason: str
 
@@ -155,8 +156,8 @@ def _over(need: Need, quota: Quota) -> CapacityShortage | None:
 
 
 def _amount_asked(need: Need, name: str) -> Decimal:
-    """How much of a quota's resource is asked for; numbers and limits of other objects are not
-    counted."""
+    """The amount of a quota's resource that a service requests; counts and limits of other objects
+    are 0."""
     if name in ("pods", "count/pods"):
         return Decimal(need.pods)
     return need.amounts.get(_plain(name), Decimal(0)) * need.pods
@@ -172,7 +173,7 @@ def _suits(node: Node, need: Need) -> bool:
 
 
 def _free(node: Node) -> dict[str, Decimal]:
-    """What its pods leave."""
+    """The resources of a node that its pods leave free."""
     left = dict(node.allocatable)
     for pod in node.pods:
         for name, amount in pod.amounts.items():
@@ -181,7 +182,7 @@ def _free(node: Node) -> dict[str, Decimal]:
 
 
 def _fitting(need: Need, left: Amounts) -> int:
-    """How many such pods go into what is left."""
+    """The number of such pods that fit into the free resources."""
     asked = {name: amount for name, amount in need.amounts.items() if amount > 0}
     if not asked:
         return need.pods
@@ -190,7 +191,8 @@ def _fitting(need: Need, left: Amounts) -> int:
 
 
 def _evictions(need: Need, nodes: Sequence[Node]) -> int | None:
-    """How many pods of less priority would have to go, emptiest nodes first; None: not enough.
+    """The number of pods of less priority that would have to go, emptiest nodes first; None if even
+    that is not enough.
 
     An upper bound: the scheduler may find fewer.
     """

@@ -1,4 +1,4 @@
-"""What a cluster has and who holds it, read from its API for `capacity.room_for`."""
+"""The resources of a cluster and their holders, read from its API for `capacity.room_for`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mlplatform.rollouts.kubernetes.quantities import amounts
 
 KEEPING_AWAY: Final = frozenset({"NoSchedule", "NoExecute"})
 NOT_OURS: Final = frozenset({"Terminating", "BestEffort", "CrossNamespacePodAffinity"})
-"""Scopes of ResourceQuotas that no pod of a predictor is in."""
+"""Scopes of ResourceQuotas that never hold pods of predictors."""
 ENDED: Final = frozenset({"Succeeded", "Failed"})
 
 
 def nodes(api: KubernetesApi) -> list[Node]:
-    """Nodes that are ready and take pods, with what is on them; takes the right to list both."""
+    """Ready nodes that accept pods, each with the pods on it. It needs the right to list both."""
     on_node: dict[str, list[PodRequest]] = defaultdict(list)
     for pod in api.items("/api/v1/pods"):
         where = pod["spec"].get("nodeName")
@@ -44,7 +44,8 @@ def quotas(api: KubernetesApi, namespace: str) -> list[Quota]:
 
 
 def scopes_of(quota: Mapping[str, Any]) -> list[Scope] | None:
-    """PriorityClasses by which a ResourceQuota's spec chooses pods; None: not for our pods.
+    """The PriorityClasses by which a ResourceQuota chooses pods; None if it does not count pods of
+    predictors.
 
     Pods of predictors ask for resources and end at no deadline of their own.
     """
@@ -57,7 +58,8 @@ def scopes_of(quota: Mapping[str, Any]) -> list[Scope] | None:
 
 
 def priority(api: KubernetesApi, name: str | None) -> tuple[int, bool]:
-    """The value of a PriorityClass and whether it preempts; 0 where there is none of that name."""
+    """The value of a PriorityClass, and whether it preempts; value 0 if there is no class of that
+    name."""
     found = None
     if name is not None:
         found = api.find(f"/apis/scheduling.k8s.io/v1/priorityclasses/{name}")
@@ -67,7 +69,8 @@ def priority(api: KubernetesApi, name: str | None) -> tuple[int, bool]:
 
 
 def need_of(manifest: Mapping[str, Any], value: int, preempts: bool) -> Need:
-    """What an InferenceService asks for, as `rollouts.serving.manifest` renders it."""
+    """The resources that an InferenceService requests, as `rollouts.serving.manifest` renders
+    it."""
     predictor = manifest["spec"]["predictor"]
     return Need(
         service=manifest["metadata"]["name"],
@@ -82,7 +85,8 @@ def need_of(manifest: Mapping[str, Any], value: int, preempts: bool) -> Need:
 
 
 def requests(pod: Mapping[str, Any]) -> dict[str, Decimal]:
-    """What the scheduler counts: a pod's containers together, or its largest init container."""
+    """The requests that the scheduler counts for a pod: those of its containers together, or of its
+    largest init container."""
     total: dict[str, Decimal] = defaultdict(Decimal)
     for container in pod["containers"]:
         for name, amount in _of(container):

@@ -1,1 +1,1 @@
-"""How a new version takes over from the champion: planned, carried out, and taken back."""
+"""How a new version takes over from the champion: planned, carried out, and rolled back."""

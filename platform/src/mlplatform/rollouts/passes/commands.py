@@ -1,4 +1,4 @@
-"""What people ask of rollouts: open one, answer for one, take one back."""
+"""Commands of people on rollouts: open, answer, and roll back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def open_rollout(
     plan: Callable[[Routes], RolloutPlan] | None = None,
     emergency: bool = False,
 ) -> str:
-    """The id of the rollout of this version, opened unless it is ramping already.
+    """Open a rollout of this version, unless one is ramping already. Returns its id.
 
     Args:
         approval: as model.yaml says it; the journal holds the rollout to it.
@@ -109,7 +109,8 @@ def open_rollout(
 
 
 def _check_emergency(earlier: list[RolloutState], arm: Arm) -> None:
-    """Who asks again and again would need no second person."""
+    """Raises unless an emergency promotion of this version may be opened: who could ask again and
+    again would need no second person."""
     for state in earlier:
         if state.emergency and state.phase == "promoted" and state.answer is None:
             raise Refused(
@@ -137,7 +138,7 @@ def record_approval(
     clock: Clock,
     identity: ProvenIdentity | None = None,
 ) -> RolloutState:
-    """The rollout with this answer in its journal; the same answer again changes nothing.
+    """Record this answer in the rollout's journal. The same answer again changes nothing.
 
     Args:
         approver: an identity that the platform has proven.
@@ -191,9 +192,9 @@ def roll_back(
     only: str | None = None,
     identity: ProvenIdentity | None = None,
 ) -> RolloutState:
-    """Take the traffic back at once: off the challenger, or to the champion's predecessor.
+    """Take the traffic back at once: from the challenger, or from the champion to its predecessor.
 
-    A pass that is running loses its lease; the next one retires what is not needed any more.
+    A running pass loses its lease; the next pass retires the services that nothing needs any more.
 
     Args:
         only: the rollout that may be taken back; None: whichever has the traffic.
@@ -232,7 +233,7 @@ def roll_back(
 
 
 def subject_of_roll_back(states: Sequence[RolloutState], routes: Routes) -> RolloutState:
-    """The rollout that a roll back takes back now: one that is ramping, or the champion's.
+    """The rollout that a rollback takes back now: the ramping one, or else the champion's.
 
     Args:
         states: of the model's rollouts, finished ones too, the oldest first.

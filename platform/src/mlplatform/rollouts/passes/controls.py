@@ -1,4 +1,5 @@
-"""What people ask at any time: of a rollout to wait or end, of a model to be no longer asked."""
+"""Controls that people may use at any time: pause, resume or end a rollout, and switch a model off
+or on."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from mlplatform.runtime.errors import Busy, Refused
 
 
 class ControlsJournal(Rollouts, Controls, Passes, Protocol):
-    """All that a control reads and writes."""
+    """The parts of the journal that a control reads and writes."""
 
 
 def kill(
@@ -35,9 +36,9 @@ def kill(
     clock: Clock,
     identity: ProvenIdentity | None = None,
 ) -> ControlState:
-    """Ask no version of a model from now on: the fallback of its chain decides.
+    """Switch a model off: no version is asked from now on, and the fallback of its chain decides.
 
-    Gateways follow within their poll. A pass that is running loses its lease.
+    Gateways follow within their polling interval. A running pass loses its lease.
 
     Args:
         identity: of the actor, where an identity provider proved it; as in all acts below.
@@ -60,7 +61,7 @@ def lift(
     clock: Clock,
     identity: ProvenIdentity | None = None,
 ) -> ControlState:
-    """Ask a killed model's versions again, as its routes say.
+    """Switch a model on again: its versions are asked as its routes say.
 
     Raises:
         Refused: it is not killed.
@@ -99,7 +100,7 @@ def pause(
     clock: Clock,
     identity: ProvenIdentity | None = None,
 ) -> RolloutState:
-    """Have a rollout take no step forward until it is resumed; guardrails still take it back.
+    """Pause a rollout: it takes no step forward until it is resumed. Guardrails still roll it back.
 
     Raises:
         NotFound: no rollout has this id.
@@ -119,7 +120,7 @@ def resume(
     clock: Clock,
     identity: ProvenIdentity | None = None,
 ) -> RolloutState:
-    """Let a paused rollout go on, with the time that its phase had left.
+    """Resume a paused rollout, with the time that its phase had left.
 
     Raises:
         NotFound: no rollout has this id.
@@ -139,7 +140,7 @@ def abort(
     clock: Clock,
     identity: ProvenIdentity | None = None,
 ) -> RolloutState:
-    """End a rollout at once: its version answers nobody any more.
+    """End a rollout at once: its version answers no requests any more.
 
     Raises:
         NotFound: no rollout has this id.
@@ -187,7 +188,8 @@ def _of_rollout(
 
 @contextmanager
 def _lease(journal: ControlsJournal, model: str, holder: str) -> Iterator[Fence]:
-    """The model's lease, taken from a pass that is running: it would act on what was before."""
+    """The model's lease, taken over from a running pass, which would act on the state before the
+    control."""
     fence = journal.acquire(model, holder, COMMAND_LEASE_TTL_S, steal=True)
     if fence is None:
         raise Busy(f"the lease of {model} can't be taken")

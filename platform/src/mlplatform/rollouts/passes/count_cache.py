@@ -1,4 +1,4 @@
-"""What was counted of a generation, kept in a file: a pass adds what is new in the log.
+"""The counts of a generation, kept in a file to which each pass adds the new records of the log.
 
 The file follows from the log and may be deleted at any time; then everything is counted again, in
 portions. A portion is one transaction, so that a pass that is killed leaves the file as it was
@@ -33,17 +33,18 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.storage import sqlite
 
 FORMAT = 4
-"""Of what is counted, and how: another number starts new files."""
+"""Version of the counts and their form; another number starts new files."""
 CACHE_KIB = 16_384
-"""Of pages in memory. A pass changes some thousand rows of a file that may be gigabytes."""
+"""SQLite's page cache, in KiB. A pass changes some thousand rows of a file that may be
+gigabytes."""
 MOST_WAITING = 100_000
-"""Records after the line that each pass counts again. Where a writer stands still for longer, the
-line passes it, and health is not shown before that writer has passed the line."""
+"""Most records after the line that each pass counts again. If a writer stands still for longer, the
+line passes it, and health is not shown until that writer has passed the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogCounts:
-    """What is in the log.
+    """The counts of the records in the log.
 
     Args:
         seen: everything.
@@ -68,7 +69,7 @@ def count(
     line_ms: int | None = None,
     portion: int = PORTION,
 ) -> LogCounts:
-    """A generation's records, of which only those are read that were not counted before.
+    """The counts of a generation's records. Only records that were not counted before are read.
 
     Args:
         folder: holds the files, one for each model, role and generation; made at first use.
@@ -119,7 +120,8 @@ def _path(folder: Path, model: str, subject: Subject) -> Path:
 
 
 def _is_of_another_log(state: State, watermarks: Sequence[Watermark]) -> bool:
-    """A log that was put back is read from its beginning."""
+    """Whether the counts reach further than the log, as they do after the log was restored from a
+    backup; then all is counted from the beginning."""
     there = {mark.writer: mark.seq for mark in watermarks}
     return any(there.get(writer, 0) < seq for writer, seq in state.position.items())
 
@@ -155,7 +157,7 @@ class _Counter:
         return LogCounts(seen, complete, state.line_ms, self._watermarks)
 
     def _add(self) -> bool:
-        """Count the next records; whether there may be more."""
+        """Count the next records. Returns whether there may be more."""
         with sqlite.transaction(self._db):
             state = count_store.load(self._db)
             if state.position == self._marks:
@@ -176,7 +178,8 @@ class _Counter:
         return bool(full or voids_full)
 
     def _line(self, state: State) -> float:
-        """Everything is complete where no writer has said where it is: `behind` reports that."""
+        """Event time up to which records are complete; infinite if no writer has reported, which
+        `behind` reports."""
         if self._line_ms is not None:
             return self._line_ms
         return math.inf if self._complete_ms is None else max(self._complete_ms, state.line_ms)
@@ -184,7 +187,8 @@ class _Counter:
     def _read(
         self, state: State, kinds: tuple[Kind, ...], generation: int | None
     ) -> tuple[pa.Table, dict[str, int]]:
-        """Records after the position; the last number of each writer that may have more."""
+        """The records after the position, and the last number read of each writer that may have
+        more."""
         span = Span(
             model=self._model,
             kinds=kinds,
@@ -196,7 +200,8 @@ class _Counter:
         return next_portion(self._log, span)
 
     def _settle(self) -> None:
-        """Count what has waited for the line, and pass a writer that stands still for too long."""
+        """Count the records that the line has passed, and let the line pass a writer that stands
+        still for too long."""
         with sqlite.transaction(self._db):
             state = count_store.load(self._db)
             line = self._line(state)
@@ -212,7 +217,7 @@ class _Counter:
             count_store.save(self._db, state)
 
     def _with_waiting(self) -> Aggregates | None:
-        """The counts with what is after the line; None where nothing is."""
+        """The counts with the records after the line; None if there are none."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             state = count_store.load(self._db)

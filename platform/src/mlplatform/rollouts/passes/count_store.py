@@ -1,9 +1,9 @@
-"""How records change what is kept of a generation in SQLite.
+"""How records change the stored counts of a generation in SQLite.
 
-Records are kept by decision, so that a copy finds its decision whenever it comes, and a void takes
-back what its decision has added. What a change adds to clusters is the difference of two portions:
-the decisions that it touches as they were, and as they are. Sums over clusters change by what the
-touched clusters add now, less what they added before.
+Records are stored by decision, so that a copy finds its decision whenever it comes, and a void
+takes back what its decision has added. A change adds the difference of two portions to the
+clusters: the touched decisions after the change, less the same decisions before it. Sums over
+clusters change by the same difference of the touched clusters.
 """
 
 from __future__ import annotations
@@ -56,22 +56,23 @@ CREATE TABLE IF NOT EXISTS windows (number INTEGER PRIMARY KEY, decided INTEGER 
     uncopied INTEGER NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS busiest ON windows (decided);
 """
-"""`recorded_ms` and `latency_us` are those of copies that were sent: the call that they share. All
-rows of one customer, whose number is `b`, lie together: a pass touches thousands of customers, and
-so as many pages."""
+"""The tables. `recorded_ms` and `latency_us` of a copy that was sent identify its call. All rows of
+one customer, whose number is `b`, lie together: a pass touches thousands of customers, and then
+reads and writes only as many pages."""
 
 VIEWS: Final = {"customers": 0, "days": 1, "moments": 2}
 OUTAGES, DAY_ANSWERS, OUTAGE_ANSWERS, SEGMENTS = 3, (4, 5), (6, 7), 8
-"""Clusters of stretches of wall time; of either arm, latencies by bin of customers' days and of
-stretches of wall time; customers of a segment."""
+"""Views besides customers and their days: stretches of wall time; latencies by bin, of customers'
+days and of stretches of wall time; customers of a segment."""
 _OF_CUSTOMERS: Final = frozenset({0, 1, 4, 5, 8})
 _WIDTHS: Final = {"customers": 14, "days": 4, "moments": 6}
 _BINS: Final = np.dtype([("bin", "<u2"), ("answers", "<u4")])
 _COUNT: Final = np.dtype("<i4")
 _AT_ONCE: Final = 500
-"""Decisions that one query asks for."""
+"""The number of decisions that one query asks for."""
 CLUSTERS_AT_ONCE: Final = 500
-"""Whose latencies are in memory at once: a busy customer's day has hundreds of bins."""
+"""The number of clusters whose latencies are in memory at once: a busy customer's day has hundreds
+of bins."""
 _Place = tuple[int, int, int]
 """The key of a cluster: view, a, b."""
 
@@ -86,7 +87,7 @@ def _no_latencies() -> LatencySums:
 
 @dataclass(slots=True)
 class State:
-    """What is kept beside the tables.
+    """State that is stored beside the tables.
 
     Args:
         line_ms: event time up to which records are counted for good.
@@ -106,7 +107,7 @@ class State:
 
 
 def load(db: sqlite3.Connection) -> State:
-    """The state, new where there is none yet."""
+    """The stored state; a new one where there is none yet."""
     rows = dict(db.execute("SELECT name, value FROM state"))
     if not rows:
         nothing = {name: sums(np.zeros((0, _WIDTHS[name]), np.int64)) for name, sums in
@@ -129,7 +130,7 @@ def load(db: sqlite3.Connection) -> State:
 
 
 def save(db: sqlite3.Connection, state: State) -> None:
-    """Keep the state."""
+    """Store the state."""
     arrays = [getattr(state.latencies, f.name) for f in dataclasses.fields(LatencySums)]
     plain = {
         "position": state.position,
@@ -154,7 +155,7 @@ def _latencies(data: bytes) -> LatencySums:
 
 
 def wait(db: sqlite3.Connection, found: RecordFacts) -> None:
-    """Keep records that are after the line."""
+    """Store records that are after the line."""
     rows = zip(
         found.rows["event_ms"].tolist(),
         found.writer,
@@ -167,13 +168,13 @@ def wait(db: sqlite3.Connection, found: RecordFacts) -> None:
 
 
 def waiting_records(db: sqlite3.Connection, *, after_ms: float) -> int:
-    """How many records wait that are later than that."""
+    """The number of waiting records that are later than this event time."""
     query = "SELECT count(*) FROM waiting WHERE event_ms > ?"
     return int(db.execute(query, (after_ms,)).fetchone()[0])
 
 
 def due(db: sqlite3.Connection, until_ms: float, limit: int) -> RecordFacts:
-    """The first records that wait no longer; they are taken away."""
+    """Remove and return the first records that no longer wait for the line."""
     query = (
         "SELECT decision_id, writer, seq, facts, event_ms FROM waiting WHERE event_ms <= ?"
         " ORDER BY event_ms, writer, seq LIMIT ?"
@@ -187,7 +188,7 @@ def due(db: sqlite3.Connection, until_ms: float, limit: int) -> RecordFacts:
 def add_records(
     db: sqlite3.Connection, state: State, subject: Subject, found: RecordFacts, voided: set[str]
 ) -> None:
-    """Count records, and take voided decisions back, whether they are here yet or not."""
+    """Count records, and take back voided decisions, also those whose records come later."""
     state.extent = state.extent.and_of(Extent.of(found))
     _coarsen(db, state)
     db.executemany("INSERT OR IGNORE INTO voids VALUES (?)", [(i,) for i in voided])
@@ -211,7 +212,7 @@ def add_records(
 
 
 def aggregates_of(db: sqlite3.Connection, state: State, subject: Subject) -> Aggregates:
-    """What is judged, of what is in the file."""
+    """The aggregates to be judged, from the file."""
     pieces = _pieces(db)
     latencies = None
     if subject.role == "canary":
@@ -275,7 +276,8 @@ def _of_decisions(
 
 
 def _sharing_calls(db: sqlite3.Connection, found: RecordFacts) -> set[str]:
-    """Decisions whose copies were sent with those of these: how many there were makes one late."""
+    """The decisions whose copies were sent in one call with copies of these. The number of copies
+    in a call decides whether one is late."""
     copies = found.of(found.has(COPY) & (found.rows["lost"] == 0))
     query = (
         "SELECT decision_id FROM records"
@@ -367,7 +369,7 @@ def _blobs_of_rows(counts: Integers) -> list[bytes]:
 def _replace(
     db: sqlite3.Connection, table: str, rows: Iterable[tuple[_Place, bytes | None]]
 ) -> None:
-    """Write clusters; None: nothing is left of it."""
+    """Write clusters; None deletes a cluster."""
     kept, gone = [], []
     for key, data in rows:
         if data is None:
@@ -383,7 +385,7 @@ def _replace(
 
 
 def _add_answers(db: sqlite3.Connection, state: State, changed: KeyedCounts) -> None:
-    """Latencies, of customers' days and of stretches of wall time."""
+    """Add latencies, by customers' days and by stretches of wall time."""
     arm, day, unit, outage_slice, bins = changed.keys
     for some in _clusters(grouped([arm, day, unit, bins], changed.counts)):
         before, now = _add_bins(db, DAY_ANSWERS, some)
@@ -393,7 +395,8 @@ def _add_answers(db: sqlite3.Connection, state: State, changed: KeyedCounts) -> 
 
 
 def _clusters(found: KeyedCounts) -> Iterator[KeyedCounts]:
-    """Some clusters at a time, each whole; their bins are all that follows the first three keys."""
+    """The clusters in portions, each cluster whole: its bins are the rows with the same first three
+    keys."""
     starts = group_starts(found.keys[:3])[::CLUSTERS_AT_ONCE]
     for start, end in zip(starts, [*starts[1:], len(found.counts)], strict=True):
         yield KeyedCounts(tuple(key[start:end] for key in found.keys), found.counts[start:end])
@@ -432,7 +435,7 @@ def _add_bins(
 
 
 def _bin_blobs(ends: Integers, bins: Integers, now: Integers) -> list[bytes | None]:
-    """What is kept of each cluster, whose bins end there; None: no answer is left of it."""
+    """The stored bins of each cluster; None if the cluster has no answer left."""
     entries, is_left = np.zeros(len(now), dtype=_BINS), now > 0
     entries["bin"], entries["answers"] = bins, now
     data, size = entries[is_left].tobytes(), _BINS.itemsize
@@ -441,7 +444,7 @@ def _bin_blobs(ends: Integers, bins: Integers, now: Integers) -> list[bytes | No
 
 
 def _entries(blobs: Sequence[bytes]) -> tuple[Any, Integers]:
-    """Bins and answers that are kept, and how many of them each cluster has."""
+    """The stored bins and their answers, and the number of bins of each cluster."""
     lengths = np.array([len(data) // _BINS.itemsize for data in blobs], dtype=np.int64)
     return np.frombuffer(b"".join(blobs), dtype=_BINS), lengths
 

@@ -1,4 +1,4 @@
-"""One pass over a model's rollouts: read the journal, take the steps that are due, exit.
+"""One pass over a model's rollouts: read the journal, take the steps that are due, and exit.
 
 A pass may die between any two writes: each is idempotent or refused a second time, and the next
 pass reads the journal and goes on from there.
@@ -61,7 +61,7 @@ CHAMPION_ALIAS = "champion"
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """What a pass did and what it left waiting.
+    """The steps that a pass took, and what it waits for.
 
     Args:
         ran: false where another pass holds the lease.
@@ -104,7 +104,7 @@ def run_pass(
     dry_run: bool = False,
     ttl_s: float = LEASE_TTL_S,
 ) -> PassReport:
-    """Take every step that is due for a model, under its lease, and say what is waited for.
+    """Take every step that is due for a model, under its lease, and report what the pass waits for.
 
     A service that may not be started is waited for too: the rest of the pass goes on.
 
@@ -142,7 +142,7 @@ def transition_of(
     now: Now,
     actor: str,
 ) -> Transition:
-    """The journal's form of a step, taken from these routes."""
+    """The transition that records a step taken from these routes."""
     facts: dict[str, Any] = {
         "rollout_id": state.rollout_id,
         "model": state.model,
@@ -200,7 +200,7 @@ def _due(
     notes: _PassNotes,
     refusals: Mapping[str, str],
 ) -> tuple[tuple[RolloutState, Move, Routes] | None, list[str]]:
-    """The first rollout with a step to take, or why each one waits.
+    """The first rollout with a step to take, or the reason why each rollout waits.
 
     Args:
         refusals: by rollout, why this pass could not start its service.
@@ -228,7 +228,7 @@ def _carry_out(
     step: Move,
     routes: Routes,
 ) -> str | None:
-    """Why the step could not be taken; None: it was."""
+    """Take a step. Returns why it could not be taken, or None."""
     match step:
         case Deploy():
             refusal = refusal_of(partial(deploy, definition, ports, step.arm))
@@ -258,7 +258,8 @@ def _deploy_refused(state: RolloutState, now: Now, fence: Fence, refusal: str) -
 
 
 def _project(definition: ModelDefinition, ports: Ports) -> list[str]:
-    """Bring to others what the journal says; a later pass tells those that did not answer."""
+    """Bring alias, approvals and anchor to what the journal says. Returns what did not answer; a
+    later pass tries it again."""
     projections = (_project_alias, _project_approvals, _anchor)
     refusals = [_attempt(projection, definition, ports) for projection in projections]
     return [refusal for refusal in refusals if refusal is not None]

@@ -1,4 +1,4 @@
-"""When no rollout moves forward: the freeze windows of model.yaml, as instants."""
+"""The freeze windows of model.yaml, in which no rollout moves forward, as instants."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mlplatform.model.policies.rollout import FreezePolicy, FreezeWindow
 
 WEEK: Final = timedelta(days=7)
 MOST_JOINED: Final = 60
-"""Windows that follow one another at once; of more, it is said that they end with the last."""
+"""Most consecutive windows that are joined; of more, the period ends with the last of these."""
 
 
 @dataclass(frozen=True, slots=True)
 class FreezePeriod:
-    """A time in which nothing moves forward.
+    """A period in which no rollout moves forward.
 
     Args:
         from_ms, until_ms: epoch milliseconds; the end is not in it.
@@ -30,12 +30,12 @@ class FreezePeriod:
 
     @property
     def until(self) -> str:
-        """Its end, in UTC."""
+        """The end of the period, in UTC."""
         return datetime.fromtimestamp(self.until_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def frozen_at(policy: FreezePolicy | None, at_ms: int) -> FreezePeriod | None:
-    """The time without forward steps that a moment lies in; windows that touch are one."""
+    """The freeze period that contains a moment, or None; windows that touch count as one."""
     if policy is None:
         return None
     # a window that begins where this one ends goes on with it: look on until one ends in the open
@@ -49,7 +49,7 @@ def frozen_at(policy: FreezePolicy | None, at_ms: int) -> FreezePeriod | None:
 
 
 def frozen_ms(policy: FreezePolicy | None, from_ms: int, to_ms: int) -> int:
-    """How long, between two moments, nothing could move forward."""
+    """Milliseconds of freeze between two moments."""
     if policy is None or to_ms <= from_ms:
         return 0
     joined = _joined(_windows(policy, from_ms, to_ms))
@@ -63,7 +63,8 @@ def _around(windows: Iterable[FreezePeriod], at_ms: int) -> FreezePeriod | None:
 
 
 def _joined(windows: Iterable[FreezePeriod]) -> list[FreezePeriod]:
-    """The same time as windows that neither touch nor overlap; the first one's reason holds."""
+    """The same time as windows that neither touch nor overlap; each has the reason of its first
+    window."""
     joined: list[FreezePeriod] = []
     for frozen in sorted(windows, key=lambda f: (f.from_ms, -f.until_ms)):
         last = joined[-1] if joined else None
@@ -75,7 +76,7 @@ def _joined(windows: Iterable[FreezePeriod]) -> list[FreezePeriod]:
 
 
 def _windows(policy: FreezePolicy, from_ms: int, to_ms: int) -> Iterator[FreezePeriod]:
-    """All that touch a span of time."""
+    """All windows that touch a span of time."""
     zone = ZoneInfo(policy.time_zone)
     for window in policy.windows:
         for start, end in _local(window, zone, from_ms, to_ms):
@@ -89,7 +90,7 @@ def _windows(policy: FreezePolicy, from_ms: int, to_ms: int) -> Iterator[FreezeP
 def _local(
     window: FreezeWindow, zone: ZoneInfo, from_ms: int, to_ms: int
 ) -> Iterator[tuple[datetime, datetime]]:
-    """Beginnings and ends on the clocks of the zone."""
+    """Beginnings and ends of the windows in local time of the zone."""
     start, end = local_time(window.start), local_time(window.end)
     if isinstance(start.day, date) and isinstance(end.day, date):
         whole_day = end.time is None
@@ -116,6 +117,7 @@ def _on_or_after(day: date, weekday: Weekday | date) -> date:
 
 
 def _readings_ms(shown: datetime, zone: ZoneInfo) -> tuple[int, int]:
-    """When a clock of the zone shows this: two moments around a change, else one."""
+    """The instants at which a clock of the zone shows this time: two around a change of the clocks,
+    else one twice."""
     first, second = (shown.replace(tzinfo=zone, fold=fold).timestamp() for fold in (0, 1))
     return round(first * 1000), round(second * 1000)

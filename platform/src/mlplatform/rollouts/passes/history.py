@@ -31,25 +31,25 @@ from mlplatform.rollouts.verdicts.traffic_profile import (
 )
 
 SLICE_REQUESTS = 200_000
-"""About how many are held in memory at a time."""
+"""The number of requests that are held in memory at a time, about."""
 MOST_REQUESTS = 2_000_000
-"""The most that are read. Where there are more, only stretches of `STRETCH_H` are read that hold
-about this many, evenly spread over the days."""
+"""Most requests that are read. If there are more, only stretches of `STRETCH_H` are read. They hold
+about this many requests together, and are spread evenly over the days."""
 STRETCH_H: Final = 1 / 20
 NEWEST_H: Final = 1 / 6
 PAYLOADS: Final = 20_000
-"""Newest requests of which the draws of the exploration slice are read: payloads are large."""
+"""The number of newest requests whose exploration draws are read, because payloads are large."""
 PACES: Final = 24
-"""Stretches of the last day, in each of which it is measured how fast event time goes."""
+"""The number of stretches of the last day in which the pace of event time is measured."""
 LIVE: Final = (0.8, 1.25)
-"""Hours of event time in one of wall time, between which the clocks are one."""
+"""Range of paces (hours of event time in an hour of wall time) that count as a live clock."""
 KINDS: Final[tuple[Kind, ...]] = ("decision", "inference")
 
 
 def read_profile(
     log: DecisionLog, definition: ModelDefinition, *, days: float, now_event_ms: int
 ) -> TrafficProfile | None:
-    """What the log says of these days; None where it holds no request of them."""
+    """The traffic profile of these days; None if the log has no request of them."""
     from_ms = now_event_ms - round(days * 24 * HOUR_MS)
     rate_h, speed = _newest(log, definition.name, from_ms, now_event_ms)
     if not rate_h:
@@ -73,8 +73,8 @@ def read_profile(
 def _explored(
     log: DecisionLog, definition: ModelDefinition, hidden: HiddenRequests, newest: tuple[int, int]
 ) -> HiddenRequests:
-    """The hidden requests, with the ones that were let through, and with which chance; of a slice
-    that has drawn nothing yet, as model.yaml declares it."""
+    """The hidden requests with those that were let through, and the chance of that. If the slice
+    has drawn nothing yet, model.yaml's declaration counts."""
     assert definition.exploration is not None
     span = Span(
         model=definition.name, kinds=("decision",), from_ms=newest[0], to_ms=newest[1],
@@ -97,7 +97,8 @@ def _explored(
 
 
 def _newest(log: DecisionLog, model: str, from_ms: int, now_ms: int) -> tuple[float, float]:
-    """Requests an hour lately, and hours of event time in one of wall time."""
+    """The present rate in requests an hour, and the pace in hours of event time in an hour of wall
+    time."""
     for hours in (NEWEST_H, 24.0, (now_ms - from_ms) / HOUR_MS):
         start = max(now_ms - round(hours * HOUR_MS), from_ms)
         span = Span(
@@ -116,8 +117,9 @@ def _newest(log: DecisionLog, model: str, from_ms: int, now_ms: int) -> tuple[fl
 
 
 def _usual_pace(log: DecisionLog, model: str, days: tuple[int, int], rate_h: float) -> float | None:
-    """The median over the last day: what a pause of the machine has held up is recorded at once
-    after it, a hundred times as fast. None: too few requests say."""
+    """The median pace of stretches of the last day; None if too few requests show it. A median is
+    used because requests that a pause of the machine held up are recorded at once after it, a
+    hundred times as fast."""
     from_ms, now_ms = max(days[0], days[1] - round(24 * HOUR_MS)), days[1]
     long_ms = round(min(now_ms - from_ms, SLICE_REQUESTS / rate_h * HOUR_MS) / PACES)
     found = []
@@ -132,7 +134,7 @@ def _usual_pace(log: DecisionLog, model: str, days: tuple[int, int], rate_h: flo
 
 
 def _pace(event_ms: Integers, recorded_ms: Integers) -> float | None:
-    """Hours of event time in one of wall time."""
+    """Hours of event time in an hour of wall time; None if these requests do not show it."""
     if len(event_ms) < 2:
         return None
     event_span, wall_span = (float(np.ptp(ms)) for ms in (event_ms, recorded_ms))
@@ -144,7 +146,8 @@ def _is_live(speed: float) -> bool:
 
 
 def _stretches(from_ms: int, to_ms: int, rate_h: float) -> list[tuple[int, int]]:
-    """What is read of the days: all, or stretches that begin at times that differ by the day."""
+    """The stretches of these days that are read: all of them, or short ones that begin at another
+    time on each day."""
     hours = (to_ms - from_ms) / HOUR_MS
     count = max(int(MOST_REQUESTS / (rate_h * STRETCH_H)), 1)
     if rate_h * hours <= MOST_REQUESTS or count * STRETCH_H >= hours:
@@ -191,7 +194,7 @@ def _slice(
 
 
 def _positives(log: DecisionLog, model: str, from_ms: int, to_ms: int) -> int | None:
-    """Labels of positives that arrived; None where none arrived at all."""
+    """The number of positive labels that arrived; None if no label arrived at all."""
     span = Span(model=model, kinds=("label",), from_ms=from_ms, to_ms=to_ms, columns=("label",))
     labels = log.read(span)["label"].drop_null().to_numpy()
     return int((labels == 1).sum()) if len(labels) else None

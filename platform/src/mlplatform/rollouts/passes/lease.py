@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from mlplatform.rollouts.journal.journal import Fence, Passes
 
 LONGEST_PASS_S = 1800.0
-"""After this the lease is left to run out: a pass that hangs must not hold a model for ever."""
+"""Longest renewal of a lease. After it the lease expires, because a pass that hangs must not hold a
+model for ever."""
 
 RENEWALS_PER_TTL = 4
 

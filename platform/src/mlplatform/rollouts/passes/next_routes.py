@@ -15,7 +15,7 @@ def following(routes: Routes, **changes: Any) -> Routes:
 
 
 def shadow_routes(state: RolloutState, routes: Routes) -> Routes:
-    """The routes by which its version gets copies."""
+    """The routes by which the rollout's version gets copies."""
     return following(
         routes,
         challenger=state.challenger,
@@ -26,7 +26,8 @@ def shadow_routes(state: RolloutState, routes: Routes) -> Routes:
 
 
 def promoted_routes(state: RolloutState, routes: Routes) -> Routes:
-    """The routes by which its version is champion, and the present one its predecessor."""
+    """The routes after promotion: the rollout's version is champion, and the present champion its
+    predecessor."""
     return following(
         routes,
         champion=state.challenger,

@@ -1,4 +1,4 @@
-"""What a pass sees before it decides: services, and a verdict on the traffic in the log."""
+"""The observations before a pass decides: services, and the verdict on the traffic in the log."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ from mlplatform.runtime.errors import NotFound
 from mlplatform.runtime.storage.files import write_atomically
 
 SLOW_GATES_EVERY_MS: Final = 3_600_000
-"""Of event time, after which matured labels are asked again."""
+"""Interval between two judgements by matured labels, in milliseconds of event time."""
 OUTCOME_STEP_MS: Final = 60_000
-"""In which ages of requests and delays of labels are counted: there are so many times fewer."""
+"""Resolution in which ages of requests and delays of labels are counted: far fewer values than
+single milliseconds."""
 GATES_PER_PHASE: Final = most_gates_of_a_phase()
-"""And one more for all segments together, where there are any."""
+"""The number of gates that share a phase's error. All segments together count as one more gate,
+where there are any."""
 GATES_PER_SEGMENT = 2
 SEGMENT_ALERTS = 30
-"""Requests of a segment, with an alert of either version, that its own replay has to hold: of
-fewer, the replay of all requests tells more."""
+"""Least requests with an alert of either version in a segment's own replay. With fewer, the replay
+of all requests predicts better."""
 
 
 def observe(
@@ -147,13 +149,13 @@ def _subject(
 
 
 def waited_ms(definition: ModelDefinition) -> float:
-    """How long a challenger is waited for, of a request's deadline."""
+    """Milliseconds of a request's deadline for which a challenger is waited for."""
     chain = definition.chain
     return definition.deadline_ms * (1 - chain.reserve_share) * chain.step_share
 
 
 class _SlowGates(msgspec.Struct, frozen=True):
-    """What matured labels said when that was last asked, and of what."""
+    """The last judgement by matured labels, and the basis that it followed from."""
 
     asked: str
     basis: OutcomeBasis
@@ -166,11 +168,11 @@ def _slow_gates(
     state: RolloutState,
     watermarks: Sequence[Watermark],
 ) -> tuple[OutcomeBasis | None, list[Gate]]:
-    """Both versions' scores of the shadow phase held to its labels.
+    """The gates on matured labels of the shadow phase, with their basis.
 
-    Read in the last canary step, where only proven harm counts, as not all labels have come; and
-    once the promotion could be confirmed. That is done once in a while of event time, in which
-    labels come; what was said then holds until the next time. Of the log only what is new is read.
+    They are read in the last canary step, where only proven harm counts because not all labels have
+    come, and once the promotion could be confirmed. They are computed once in a while of event
+    time, and hold until the next time. Only new records of the log are read.
     """
     policy, now_ms = definition.rollout, ports.now().event_ms
     last_step = state.phase == "canary" and is_last_step(policy, state.percent)
@@ -198,8 +200,7 @@ def outcome_basis(
     *,
     due: bool,
 ) -> OutcomeBasis:
-    """The basis of outcomes, for a rollout whose shadow phase has been judged, as model.yaml has
-    it."""
+    """The basis of the gates on outcomes, for a rollout whose shadow phase has been judged."""
     policy = definition.rollout
     assert state.shadow_generation is not None
     return OutcomeBasis(
@@ -220,15 +221,16 @@ def outcome_basis(
 
 
 def gate_errors(policy: RolloutPolicy) -> Errors:
-    """The chance of a false alarm is shared out evenly over all phases and gates of a rollout."""
+    """The errors of each gate: the rollout's chance of a false alarm is divided evenly among all
+    phases and gates."""
     gates = GATES_PER_PHASE + (policy.segments is not None)
     stop = policy.false_alarm_share / (gates * _phases(policy))
     return Errors(stop, policy.missed_harm_share)
 
 
 def outcome_errors(policy: RolloutPolicy) -> Errors:
-    """Errors of the gate on outcomes: one sample is read in several phases, by bounds that hold at
-    every look, so the parts that it has in all phases are one."""
+    """The errors of the gate on outcomes. One sample is read in several phases by bounds that hold
+    at every look, so this gate gets its parts of all phases together."""
     errors = gate_errors(policy)
     return Errors(errors.stop * _phases(policy), errors.missed)
 
@@ -237,7 +239,8 @@ def segment_steps(
     policy: RolloutPolicy, predicted: Prediction, of_segments: Mapping[str, Prediction], *,
     in_canary: bool,
 ) -> tuple[SegmentStep, ...]:  # fmt: skip
-    """What a step asks of each segment; one gate's part of the error is shared out among them.
+    """The requirements of a step for each segment; one gate's part of the error is divided among
+    the segments.
 
     Args:
         of_segments: by name, where replay said something of the segment itself.
@@ -267,7 +270,7 @@ def _phases(policy: RolloutPolicy) -> int:
 def limits_of(
     definition: ModelDefinition, state: RolloutState, routes: Routes, *, pods: int = 1
 ) -> GateLimits:
-    """What this rollout's version is held to in its present phase.
+    """The limits for this rollout's version in its present phase.
 
     Args:
         pods: of the challenger, once all of the traffic is its own.
@@ -294,7 +297,7 @@ def limits_of(
 
 
 def immaterial_us(definition: ModelDefinition) -> float:
-    """The amount by which latency may be higher without harm."""
+    """The latency increase in microseconds that does no harm."""
     return 1000 * IMMATERIAL_SHARE * definition.latency_slo_ms
 
 
@@ -307,7 +310,8 @@ def step_limits(
     of_segments: Mapping[str, Prediction] | None = None,
     immaterial_us: float = 0.0,
 ) -> GateLimits:
-    """What a version is held to in a step of the ramp, or as a provisional champion (None)."""
+    """The limits for a version in a step of the ramp, or as a provisional champion (`asked`
+    None)."""
     step = None
     if asked is not None:
         step = StepPolicy(
@@ -333,8 +337,8 @@ def step_limits(
 
 
 def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
-    """What validation saw of this pair of versions; where it met another champion, or none, the
-    challenger is to raise as many alerts as this one does."""
+    """The prediction of validation for this pair of versions. If validation compared with another
+    champion, or with none, the challenger is expected to raise as many alerts as this champion."""
     replayed, champion = validation.get("replayed"), routes.champion
     if not replayed or not replayed["payments"]:
         return ALIKE
@@ -352,8 +356,8 @@ def prediction_of(validation: ValidationReport, routes: Routes) -> Prediction:
 
 
 def predicted_segments(validation: ValidationReport, routes: Routes) -> dict[str, Prediction]:
-    """Predictions by name of the segments whose replay says enough; none where it met another
-    champion."""
+    """Predictions by segment, of segments whose replay was large enough; empty if validation
+    compared with another champion."""
     whole = prediction_of(validation, routes)
     replayed = validation.get("replayed")
     of_segments = (replayed and replayed.get("segments")) or {}

@@ -1,4 +1,5 @@
-"""What a rollout does next, and why it waits: pure, from its state and what was observed."""
+"""The next step of a rollout, or why it waits: a pure function of its state and the
+observations."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ DAY_MS = 24 * HOUR_MS
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """Both clocks, read once."""
+    """The time on both clocks, read once."""
 
     event_ms: int
     wall_ms: int
@@ -51,7 +52,7 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class AskApproval:
-    """Ask a person, who answers to exactly this evidence."""
+    """Ask a person, whose answer is bound to exactly this evidence."""
 
     reason: str
     evidence: Evidence
@@ -93,7 +94,7 @@ class RollBack:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Stop a service that no gateway can be using any more."""
+    """Stop a service that no gateway can use any more."""
 
     service: str
     reason: str
@@ -101,7 +102,7 @@ class Retire:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Nothing to do now; the reason says what is being waited for."""
+    """Wait; the reason says for what."""
 
     reason: str
 
@@ -112,7 +113,7 @@ Step = Move | Retire
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How an arm's service is, as the serving plane tells it.
+    """The status of an arm's service, by the serving plane.
 
     Args:
         refused: this pass has tried to start it, and may not; the reason says why.
@@ -126,7 +127,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a pass saw, once, before it decides about one rollout.
+    """The observations of a pass before it decides about one rollout.
 
     Args:
         challenger: this rollout's service.
@@ -153,7 +154,7 @@ _CHAMPION_FIRST = "the champion's service is missing and is started first"
 def next_step(
     state: RolloutState, observation: Observation, policy: RolloutPolicy, now: Now
 ) -> Move:
-    """The one next step of a rollout."""
+    """The next step of a rollout."""
     back = _stopped_by_gateways(state, observation)
     move = back or _planned(state, observation, policy, now)
     why = reason_to_wait(state, observation.routes, policy, now.wall_ms)
@@ -163,8 +164,8 @@ def next_step(
 
 
 def _stopped_by_gateways(state: RolloutState, observation: Observation) -> RollBack | None:
-    """A version that gateways had to stop, as it raised far more alerts than planned, goes back
-    where there is somebody to answer in its place."""
+    """The rollback of a version that gateways had to stop because it raised far more alerts than
+    planned, if another arm can answer in its place; else None."""
     in_place = state.phase == "canary" or (
         state.phase == "promoted"
         and observation.routes.champion == state.challenger
@@ -207,10 +208,11 @@ def reconciled_services(
     deployed: Iterable[str],
     gateways: Iterable[GatewayLease],
 ) -> tuple[Deploy | Retire | Hold, ...]:
-    """Services that the routes need and that are missing, and services that nothing needs.
+    """The services to start because the routes need them, and the services to stop because nothing
+    needs them.
 
     A service is retired only when no living gateway applies an older generation of the routes.
-    What goes comes first: it makes room for what starts.
+    Stops come first, because they free capacity for starts.
     """
     deployed = frozenset(deployed)
     missing = [a for a in routes.arms if a.service not in deployed]
@@ -231,22 +233,23 @@ def reconciled_services(
 
 
 def canary_step(policy: RolloutPolicy, percent: float) -> CanaryStep:
-    """The step of a share; where model.yaml no longer has that share, the next larger step."""
+    """The canary step with this share. If model.yaml no longer has it, the step with the next
+    larger share."""
     return next((c for c in policy.canary if c.percent >= percent), policy.canary[-1])
 
 
 def is_last_step(policy: RolloutPolicy, percent: float) -> bool:
-    """Whether no step has more customers than this share."""
+    """Whether no canary step has a larger share of the customers."""
     return percent >= policy.canary[-1].percent
 
 
 def confirmation_due_ms(state: RolloutState, policy: RolloutPolicy) -> int:
-    """When a promotion may be confirmed, in event time."""
+    """Event time at which a promotion may be confirmed."""
     return state.since_event_ms + policy.confirm_after_days * DAY_MS
 
 
 def rolled_back_routes(state: RolloutState, observation: Observation) -> Routes | None:
-    """The routes without this rollout's version; None where they never had it."""
+    """The routes without this rollout's version; None if they never had it."""
     routes = observation.routes
     if state.phase == "promoted":
         if routes.champion != state.challenger or routes.previous is None:
@@ -298,13 +301,13 @@ def _deploying(
 
 
 def _needs_approval(state: RolloutState, policy: RolloutPolicy) -> bool:
-    """Whether model.yaml asks now, or asked when the rollout was opened: neither is taken back by
-    the other."""
+    """Whether model.yaml asks for an approval now, or asked for one when the rollout was opened;
+    either is enough."""
     return policy.approval == "required" or state.needs_approval
 
 
 def _unready(state: RolloutState, observation: Observation) -> str:
-    """Why the service is not ready, by what this pass sees, or by an earlier refusal."""
+    """Why the service is not ready: as this pass sees it, or by an earlier refusal."""
     service = observation.challenger
     if service.deployed or service.refused:
         return service.reason
@@ -395,8 +398,9 @@ def _promoted(
 
 
 def _undone(state: RolloutState, observation: Observation, now: Now) -> RollBack | Hold | None:
-    """An emergency promotion that a second person rejects, or that nobody confirms in time, goes
-    back to its predecessor, whatever else is ramping."""
+    """The rollback of an emergency promotion that a second person rejected, or that nobody
+    confirmed in time, whatever else is ramping; a hold if there is no predecessor; None if nothing
+    is to be undone."""
     if not state.emergency:
         return None
     answer = state.answer
@@ -471,7 +475,7 @@ def _identity(state: RolloutState) -> Evidence:
 
 
 def _validated(state: RolloutState) -> Evidence:
-    """What is known of a version before it met traffic: an approval is an answer to this too."""
+    """The evidence on a version from before it met traffic; an approval is bound to this too."""
     found = _identity(state)
     found["validation"] = state.validation
     if state.plan is not None:

@@ -1,4 +1,4 @@
-"""A rollout's plan as people read it: tables for a terminal, sentences, plain values."""
+"""A rollout's plan for people: tables for a terminal, sentences, and plain values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlplatform.rollouts.verdicts.planner import HARM, LONGEST, Confirmation, St
 from mlplatform.rollouts.verdicts.ramp import Plan, steps_text
 
 _KEYS: Final = {"positives": "frauds", "hidden": "declined"}
-"""What fields are called in a plan's JSON."""
+"""Names of the fields in a plan's JSON."""
 
 STEP_COLUMNS = ("step", "customers", "takes", "deadline", "passes in time", "decided by")
 NEED_COLUMNS = ("step", "gate", "tolerance", "takes", "requests", "customers", "passes")
@@ -23,7 +23,7 @@ HARM_COLUMNS = ("step", "gate", "stopped", "customers", "go wrong")
 
 
 def traffic(plan: Plan) -> str:
-    """What the plan was made from."""
+    """The traffic that the plan was made from."""
     return f"{plan.requests_h:,.0f} requests/h, by {plan.history_h:,.0f} h of the decision log"
 
 
@@ -43,7 +43,7 @@ def step_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def need_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """A row for each gate that a step asks: what a challenger as good as the champion needs."""
+    """A row for each gate of each step: what a challenger as good as the champion needs."""
     return [
         (
             step.name,
@@ -61,7 +61,8 @@ def need_rows(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def harm_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """A row for each gate of each step: what one with `HARM` times its limit does by its end."""
+    """A row for each gate of each step: the harm that a challenger with `HARM` times the limit does
+    by its end."""
     return [
         (
             step.name,
@@ -84,7 +85,7 @@ def harm_title() -> str:
 
 
 def conclusions(plan: Plan) -> Iterator[str]:
-    """What follows from the tables, in lines."""
+    """The conclusions from the tables, one line each."""
     if plan.hours is not None:
         yield (f"shadow and canary together: {length(plan.hours)}, and the wait for an approval")
     caught = ", ".join(f"{gate} {_chance(chance)}" for gate, chance in plan.stops.items())
@@ -146,7 +147,7 @@ def _refusal(plan: Plan, number: int) -> dict[str, Any]:
 
 
 def length(hours: float | None, deadline_h: float | None = None) -> str:
-    """A length of time; None is more than what was looked ahead."""
+    """A length of time in words; None means longer than the plan looks ahead."""
     if hours is None or not math.isfinite(hours):
         return "too long" if deadline_h is None else f"> {LONGEST * deadline_h:g} h"
     if hours >= 48:
@@ -155,7 +156,7 @@ def length(hours: float | None, deadline_h: float | None = None) -> str:
 
 
 def whole_ramp(plan: RolloutPlan) -> str:
-    """The plan's steps in one line, or why there is none."""
+    """The plan's steps in one line, or why there is no plan."""
     if plan.missing:
         return plan.missing
     steps = (
@@ -167,7 +168,7 @@ def whole_ramp(plan: RolloutPlan) -> str:
 
 
 def next_step(plan: RolloutPlan, percent: float) -> str:
-    """The plan's sentence on the canary step after a share of customers."""
+    """The plan's sentence about the canary step after the step with this share."""
     if plan.missing:
         return plan.missing
     coming = next((s for s in plan.steps if (s.percent or 0.0) > percent), None)
@@ -177,7 +178,8 @@ def next_step(plan: RolloutPlan, percent: float) -> str:
 
 
 def step_sentence(plan: RolloutPlan, step: PlannedStep) -> str:
-    """What a step takes, how sure it decides, and whom a bad challenger reaches."""
+    """The time that a step takes, its chance to decide, and the customers that a bad challenger
+    reaches."""
     name = "shadow" if step.percent is None else f"{step.percent:g} % of the customers"
     sentence = (
         f"Planned for {name}, at {plan.requests_h:,.0f} requests/h: "

@@ -1,4 +1,5 @@
-"""A rollout's plan: from model.yaml, the validation report and the traffic of the last days."""
+"""The plan of a rollout, from model.yaml, the validation report and the traffic of the last
+days."""
 
 from __future__ import annotations
 
@@ -48,9 +49,9 @@ from mlplatform.rollouts.verdicts.verdict import Prediction
 
 PLANNED_DAYS = 7.0
 LEAST_HOURS = 24
-"""Hours of event time with traffic: fewer do not show how day and night differ."""
+"""Least hours of event time with traffic: fewer do not show how day and night differ."""
 ALONE_UNKNOWN = 0.3
-"""Of the positives, those that one version alone finds, where no replay has said."""
+"""The share of the positives that only one of two versions finds, where no replay has shown it."""
 
 
 def rollout_plan(
@@ -62,7 +63,7 @@ def rollout_plan(
     days: float,
     now_event_ms: int,
 ) -> Plan | str:
-    """The plan of a rollout; or why there is none.
+    """The plan of a rollout, or why there is none.
 
     Args:
         validation: the challenger's gate report; empty: it has none.
@@ -89,7 +90,7 @@ def plan_rollout(
     validation: ValidationReport,
     of_segments: Mapping[str, Prediction] | None = None,
 ) -> Plan:
-    """The plan at this traffic.
+    """The plan of a rollout at this traffic.
 
     Args:
         of_segments: by name, what replay said of the segments whose requests were enough.
@@ -125,7 +126,8 @@ def segment_plans(
     validation: ValidationReport,
     of_segments: Mapping[str, Prediction],
 ) -> dict[str, StagePlan]:
-    """What shadow shows of each segment by itself, if replay had enough of its requests."""
+    """The plan of the shadow step for each segment by itself, if replay had enough of the segment's
+    requests."""
     replayed = validation.get("replayed")
     found: dict[str, StagePlan] = {}
     for segment in shadow.step.segments:
@@ -147,7 +149,8 @@ def segment_plans(
 
 
 def _alone(shadow: Stage, segment: SegmentStep) -> Stage:
-    """Shadow as one segment's gates see it, which ask for no sample and for no answers in time."""
+    """The shadow step for one segment's gates, which ask for no sample and for no answers in
+    time."""
     stop, shown = segment.stop, segment.tolerance
     step = dataclasses.replace(
         shadow.step,
@@ -233,7 +236,7 @@ def stages_of(
 def expected_alerts(
     profile: TrafficProfile, prediction: Prediction, validation: ValidationReport
 ) -> Alerts | None:
-    """What a challenger's alerts will be, if it is as replay said; None: nothing is known."""
+    """The alerts expected of a challenger that is as replay predicted; None if nothing is known."""
     champion = profile.alerts
     if not champion > 0:
         return None
@@ -317,7 +320,7 @@ def _ways_to_confirm(profile: TrafficProfile, found: Confirmation) -> Iterator[s
 
 
 def recorded_plan(plan: Plan | str, despite: str = "") -> RolloutPlan:
-    """What the journal keeps of a plan.
+    """The plan in the form that the journal keeps.
 
     Args:
         despite: why somebody goes on with one that is refused.

@@ -1,4 +1,4 @@
-"""Everything that a pass touches outside itself."""
+"""The ports of a pass: everything outside of the pass that it touches."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from mlplatform.runtime.configuration.entrance import Entrance
 
 
 class Versions(Protocol):
-    """What a pass needs of the registry."""
+    """The calls of the registry that a pass makes."""
 
     def fetch(self, model: str, version: int, into: Path) -> Path:
-        """The folder of a version's bundle, every digest checked."""
+        """The folder of a version's bundle, with every digest checked."""
         ...
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
-        """Point an alias at a version; the same again changes nothing."""
+        """Point an alias at a version; repeating it changes nothing."""
         ...
 
 
 class Approvals(Protocol):
-    """Where people are asked."""
+    """The place where people are asked for approvals."""
 
     def ensure_requested(self, rollout_id: str, evidence: Mapping[str, Any], digest: str) -> None:
-        """Ask once for a digest, however often this is called.
+        """Ask once for this digest, however often this is called.
 
         Raises:
             Unavailable: nobody can be asked now.
@@ -42,19 +42,19 @@ class Approvals(Protocol):
 
 
 class RawRoutes(Protocol):
-    """Where raw callers are routed, past the gateway."""
+    """The routes of raw callers, who bypass the gateway."""
 
     @property
     def entrance(self) -> Entrance:
-        """What they come through."""
+        """The Gateway through which raw callers come."""
         ...
 
     def find(self, model: str) -> dict[str, Any] | None:
-        """The HTTPRoute of a model as it is now; None: there is none."""
+        """The present HTTPRoute of a model; None if there is none."""
         ...
 
     def write(self, body: Mapping[str, Any], version: str | None) -> None:
-        """Have the HTTPRoute be so, if it still is the object of this version; None makes it.
+        """Write the HTTPRoute, if its object still has this version; with version None create it.
 
         Raises:
             Refused: it is another one by now, or somebody else owns a field of it.
@@ -65,7 +65,7 @@ class RawRoutes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Everything that a pass touches."""
+    """Everything outside that a pass touches."""
 
     rollouts: Rollouts
     passes: Passes
@@ -77,19 +77,19 @@ class Ports:
     clock: Clock
     bundles: Path
     counted: Path
-    """Where passes keep what they have counted of the log; it may be deleted at any time."""
+    """Folder of the counts of the log; it may be deleted at any time."""
     storage_uri: Callable[[Path], str] = lambda folder: folder.absolute().as_uri()
-    """How the plane's predictors name a bundle's folder."""
+    """Function that gives the plane's URI of a bundle's folder."""
     repositories: Path | None = None
-    """Where model repositories of Triton lie; None: the plane has no Triton."""
+    """Folder of Triton's model repositories; None if the plane has no Triton."""
     scales: bool = False
-    """Whether models that ask for an autoscaler get one."""
+    """Whether a model that asks for an autoscaler gets one."""
     raw: RawRoutes | None = None
-    """None: nobody calls predictors past the gateway."""
+    """Routes of raw callers; None if nobody calls predictors past the gateway."""
     server_of: Callable[[Path], ModelServer | None] = server_of
-    """What answers for the bundle in a folder."""
+    """Function that gives the server that answers for the bundle in a folder."""
     replicas: int | None = None
-    """Pods of a version; None: as many as the model's tier asks for."""
+    """Pods of a version; None for as many as the model's tier asks for."""
 
     def now(self) -> Now:
         return Now(event_ms=self.clock.event_ms(), wall_ms=self.clock.wall_ms())

@@ -1,4 +1,4 @@
-"""Raw callers follow the routes: one step of a pass, and what it must wait for."""
+"""The step of a pass by which raw callers follow the routes, and what it must wait for."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mlplatform.runtime.errors import Busy, NotFound, Refused, Unavailable
 
 
 def follow_routes(ports: Ports, model: str) -> list[str]:
-    """Bring the HTTPRoute to what the journal says; returns what is waited for, in words.
+    """Bring the HTTPRoute to what the journal says. Returns what it waits for, in words.
 
-    It is a picture of the journal, and a pass that has lost its lease can't turn it back: it is
-    written over exactly the object that was looked at, and never by an older generation. Of two
-    that make it at once the older may come last; the generation then tells the next pass.
+    A pass that has lost its lease can't turn the route back: the route is written over exactly the
+    object that was read, and never by an older generation. If two passes create it at once, the
+    older may come last; the generation then tells the next pass.
     """
     if ports.raw is None:
         return []
@@ -52,8 +52,8 @@ def follow_routes(ports: Ports, model: str) -> list[str]:
 
 
 def gateways(ports: Ports, model: str) -> list[GatewayLease]:
-    """All that route a model's requests, with the generation that each applies: the platform's
-    gateways, and the Gateway of raw callers, which counts as one of them."""
+    """All that route a model's requests, each with the generation that it applies: the platform's
+    gateways, and the Gateway of raw callers, which counts as one."""
     found = ports.passes.gateways(model)
     if ports.raw is None or ports.rollouts.routes(model).champion is None:
         return found
@@ -62,7 +62,8 @@ def gateways(ports: Ports, model: str) -> list[GatewayLease]:
 
 
 def unrouted_reason(ports: Ports, routes: Routes) -> str | None:
-    """Why raw callers are not routed by these routes; None: they are, or there are none."""
+    """Why raw callers are not routed by these routes; None if they are, or if there are no raw
+    callers."""
     if ports.raw is None:
         return None
     observed = _observed(ports, routes.model)

@@ -1,4 +1,4 @@
-"""The verdicts of a rollout computed again, from the log and the evidence in its journal."""
+"""A rollout's verdicts, computed again from the log and the evidence in its journal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_THE_LOG: Final = ("records", "until_event_ms", "arms", "dropped", "log", "po
 
 @dataclass(frozen=True, slots=True)
 class ReplayedVerdict:
-    """One verdict beside what is computed now.
+    """A verdict of the journal beside the same verdict computed now.
 
     Args:
         transition: what followed from it.
@@ -44,7 +44,7 @@ class ReplayedVerdict:
 def replay_verdict(
     folder: Path, log: DecisionLog, fact: Transition, policy: RolloutPolicy
 ) -> ReplayedVerdict | None:
-    """The verdict of a transition again; None for one that followed from no verdict.
+    """A transition's verdict computed again; None for a transition that followed from no verdict.
 
     Args:
         folder: empty; the records are counted there.
@@ -86,8 +86,8 @@ def replay_verdict(
 
 
 def _worded(then: Mapping[str, Any], again: Mapping[str, Any]) -> dict[str, Any]:
-    """Gates with the sentences of this release, where it has the gate: another release words its
-    verdicts and numbers otherwise, and those alone are evidence."""
+    """The journal's gates with this release's sentences, if it has the gate. Releases word verdicts
+    and write numbers differently; only the values are evidence."""
     return {
         name: {**gate, "reason": again[name]["reason"]} if name in again else gate
         for name, gate in then.items()

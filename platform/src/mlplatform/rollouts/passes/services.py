@@ -1,4 +1,4 @@
-"""The services of a model: started, stopped, and why one can't be now."""
+"""The services of a model: started, stopped, and why one can't be started or stopped now."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mlplatform.runtime.errors import Refused, StaleFence
 
 
 def reconcile_services(definition: ModelDefinition, ports: Ports, steps: list[str]) -> list[str]:
-    """Start what the routes list and stop what nothing needs; returns what is waited for, in words.
+    """Start the services that the routes list and stop those that nothing needs. Returns what it
+    waits for, in words.
 
     Args:
         steps: what was done is added, in words.
@@ -57,7 +58,7 @@ def service_changes(
 
 
 def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
-    """Have the service of an arm run.
+    """Start the service of an arm, unless it runs.
 
     Raises:
         Refused: the plane or the registry won't have it now; the reason has the numbers.
@@ -97,13 +98,13 @@ def retire(ports: Ports, model: str, service: str) -> None:
 
 
 def _needed_services(model: str, ports: Ports) -> set[str]:
-    """Services that run, and those that are to."""
+    """Names of the services that run and of those that are to be started."""
     ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
     return {*ports.plane.names(), *ports.rollouts.routes(model).services, *ramping}
 
 
 def refusal_of(act: Callable[[], None]) -> str | None:
-    """Why an act was refused; None: it was not, and is done."""
+    """Run an act. Returns why it was refused; None if it was done."""
     try:
         act()
     except StaleFence:

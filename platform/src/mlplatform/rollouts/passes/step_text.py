@@ -1,4 +1,4 @@
-"""Steps of a rollout in words, as a pass reports them."""
+"""The steps of a rollout in words, as a pass reports them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlplatform.rollouts.passes.plan import (
 
 
 def step_text(step: Move | Retire) -> str:
-    """What a step does, and why."""
+    """The action of a step and its reason."""
     match step:
         case Deploy():
             return f"deploy {step.arm.service}: {step.reason}"

@@ -1,4 +1,4 @@
-"""Evidence as a page that a person can judge by: what an approval form shows."""
+"""Evidence in the form that an approval shows, by which a person can judge."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ ARM_COUNTS = (
 
 
 def title(gate: str) -> str:
-    """A gate's name for people; that of a segment's by the gate on all requests."""
+    """A gate's title for people; a segment's gate has the title of the gate on all requests."""
     what, _, segment = gate.partition(" of ")
     named = TITLES.get(what, what)
     return f"{named}, segment {segment}" if segment else named
 
 
 def mark(verdict: str, *, holds: bool = True) -> str:
-    """A gate's verdict for people, and whether an inconclusive one holds the rollout."""
+    """A gate's verdict for people, with whether an inconclusive gate holds the rollout."""
     shown = MARKS.get(verdict, verdict)
     return shown if holds or verdict != "INCONCLUSIVE" else f"{shown}; no step waits for it"
 
 
 def question(rollout_id: str, evidence: Evidence) -> str:
-    """What an approval asks, what each answer does, and the evidence, in Markdown."""
+    """The text of an approval in Markdown: the question, what each answer does, and the
+    evidence."""
     version, model = evidence.get("version"), evidence.get("model")
     approved, rejected = consequences(evidence)
     return "\n".join(
@@ -55,7 +56,7 @@ def question(rollout_id: str, evidence: Evidence) -> str:
 
 
 def consequences(evidence: Evidence) -> tuple[str, str]:
-    """What an approval leads to, and what a rejection does, as clauses of plain text."""
+    """The consequences of an approval and of a rejection, as clauses of plain text."""
     rejected = "it answers nobody, and its rollout ends"
     if evidence.get("emergency"):
         who = evidence.get("opened_by")
@@ -69,7 +70,7 @@ def consequences(evidence: Evidence) -> tuple[str, str]:
 
 
 def step_if_approved(evidence: Evidence) -> str:
-    """What the plan says of the next step; empty where nothing was planned."""
+    """The plan's sentence on the step after an approval; empty if there is no plan."""
     if "plan" not in evidence or evidence.get("bootstrap"):
         return ""
     return next_step(from_evidence(evidence["plan"]), 0.0)
@@ -106,7 +107,8 @@ def judged(gates: Sequence[Gate], event_ms: int) -> str:
 
 
 def undecided(gates: Sequence[Gate]) -> str:
-    """Why a rollout goes no step further: what its gates have not shown yet; "" for nothing."""
+    """Why a rollout takes no step forward: what its gates have not shown yet; "" if nothing is
+    missing."""
     return " ".join(
         f"{title(g.name)}: {g.reason}" for g in gates if g.holds and g.verdict == "INCONCLUSIVE"
     )
@@ -156,7 +158,7 @@ def _alert_share(counts: Mapping[str, Any]) -> str:
 
 
 def _count(key: str, counts: Mapping[str, Any]) -> str:
-    """Decisions are compared only where both arms decided on one request."""
+    """A count for people. Disagreements are counted only where both arms decided on one request."""
     if key == "flips" and not counts.get("pairs"):
         return "not compared"
     return f"{counts.get(key, 0):,}"

@@ -1,4 +1,4 @@
-"""What lets a rollout wait whatever its verdict says: a killed model, a pause, a freeze."""
+"""Reasons to wait whatever the verdict says: a killed model, a pause, a freeze."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlplatform.rollouts.passes.freeze import frozen_at, frozen_ms
 
 
 def reason_to_wait(state: RolloutState, routes: Routes, policy: RolloutPolicy, wall_ms: int) -> str:
-    """Why no step leads forward now; empty: it may. Nothing holds a rollback back."""
+    """Why no step leads forward now; empty if one may. Rollbacks never wait."""
     if routes.killed:
         return f"{routes.model} is killed: it waits for `rollouts lift`"
     if state.paused is not None:
@@ -22,9 +22,9 @@ def reason_to_wait(state: RolloutState, routes: Routes, policy: RolloutPolicy, w
 def stood_still(
     state: RolloutState, policy: RolloutPolicy, event_ms: int, wall_ms: int
 ) -> tuple[int, int]:
-    """The time of a phase in which nothing could move forward, event time and wall time: what its
-    deadline does not count. A freeze is taken to be as long on either clock; what lies in a pause
-    too counts once."""
+    """The time of a phase that its deadline does not count, because nothing could move forward: in
+    event time and in wall time. A freeze is taken to be as long on either clock; time that is in a
+    pause too counts once."""
     pauses = pauses_until(state, event_ms, wall_ms)
     frozen = frozen_ms(policy.freeze, state.since_wall_ms, wall_ms)
     frozen -= sum(frozen_ms(policy.freeze, p.from_ms, p.until_ms) for p in pauses)
@@ -33,6 +33,6 @@ def stood_still(
 
 
 def running_since_wall_ms(state: RolloutState, policy: RolloutPolicy, wall_ms: int) -> int:
-    """When a phase would have begun if it had never been paused or frozen: what its deadline runs
-    from."""
+    """The wall time from which a phase's deadline runs: when the phase would have begun without any
+    pause or freeze."""
     return state.since_wall_ms + stood_still(state, policy, 0, wall_ms)[1]

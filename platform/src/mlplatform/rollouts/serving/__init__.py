@@ -1,1 +1,1 @@
-"""Which bundle versions are served, and whether they are ready: one service per version."""
+"""The services of bundle versions and their readiness: one service per version."""

@@ -1,4 +1,4 @@
-"""How many pods serve a version: the ScaledObject that goes with its InferenceService.
+"""The autoscaler of a version: the ScaledObject that belongs to its InferenceService.
 
 KServe's own `keda` class can't say this: of an autoscaler's behaviour it passes on the
 stabilization windows alone, and every external metric as an average over the pods, which the
@@ -30,14 +30,14 @@ GENERATED: Final = (
 API_VERSION: Final = "keda.sh/v1alpha1"
 KIND: Final = "ScaledObject"
 WINDOW: Final = "1m"
-"""Of the latency's rate: four scrapes of 15 s."""
+"""Window of the latency's rate in PromQL: four scrapes of 15 s."""
 HOLD_ABOVE: Final = 0.4
 """Share of the latency's target above which no pod is taken away.
 
-A pod less among three or more raises the load of the others by half at the most. Where two fifths
-of the target are not reached, the load is so low that this stays within the target; without such a
-band the number of pods swings for ever around it: tests/unit/rollouts/serving/test_autoscaling.py
-has both.
+With one pod less among three or more, the load of the others rises by half at most. Below two
+fifths of the target the load is so low that latency then stays within the target. Without such a
+band the number of pods would swing around the target for ever:
+tests/unit/rollouts/serving/test_autoscaling.py shows both.
 """
 
 _UP: Final = {
@@ -51,7 +51,8 @@ _DOWN: Final = {
     "policies": [{"type": "Percent", "value": 10, "periodSeconds": 120}],
 }
 BEHAVIOR: Final = {"scaleUp": _UP, "scaleDown": _DOWN}
-"""Half as many again each minute; back by a tenth in two minutes, five minutes after the last need.
+"""Limits of scaling: up by half each minute; down by a tenth in two minutes, five minutes after the
+last need. Numbers are rounded down, so the last policy always allows one pod.
 
 Rounding down lets the last policy always take one pod.
 """
@@ -93,7 +94,8 @@ def scaled_object(manifest: Manifest, policy: ScalingPolicy, prometheus_url: str
 
 
 def asked_for(manifest: Manifest) -> ScalingPolicy | None:
-    """What `render` wrote of an autoscaler into a manifest; None: the number of pods is fixed.
+    """The autoscaling policy that `render` wrote into a manifest; None if the number of pods is
+    fixed.
 
     Raises:
         ConfigInvalid: half of it is there, or it is no number.
@@ -129,7 +131,8 @@ def _positive(key: str, value: object) -> float:
 
 
 def render_examples() -> dict[str, str]:
-    """The autoscaler of each model's example manifest: path under the root → content."""
+    """The autoscaler of each model's example manifest: path under the repository's root →
+    content."""
     return {
         f"kserve/models/{name}-scaling.yaml": f"{GENERATED}\n{text}"
         for name in model_names()
@@ -147,15 +150,17 @@ def _example(definition: ModelDefinition) -> str | None:
 
 
 def queue_query(service: str) -> str:
-    """PromQL: requests that wait in all predictors of the version; an absent metric is an error."""
+    """PromQL of the requests that wait in all predictors of the version; an absent metric is an
+    error."""
     return f"sum({_of(signals.PREDICTOR_DEPTH.name, service)})"
 
 
 def latency_p99_ms(service: str, target_ms: float) -> str:
-    """PromQL: the 99th percentile in milliseconds where it is over the target.
+    """PromQL of the 99th percentile in milliseconds, where it is over the target.
 
-    Between `HOLD_ABOVE` and the target it is the target, which asks for no change, and below that
-    it is 0. With no data at all it is the target: what can't be seen is not scaled down.
+    Between `HOLD_ABOVE` and the target the value is the target, which asks for no change; below
+    `HOLD_ABOVE` it is 0. Without any data it is the target, because a load that cannot be seen is
+    not scaled down.
     """
     bucket = _of(f"{signals.PREDICTOR_LATENCY.name}_bucket", service)
     p99 = f"1000 * histogram_quantile(0.99, sum by (le) (rate({bucket}[{WINDOW}])))"
@@ -170,7 +175,7 @@ def _of(metric: str, service: str) -> str:
 
 
 def _target(service: str) -> str:
-    """The Deployment that KServe makes of a predictor."""
+    """The name of the Deployment that KServe makes for a predictor."""
     return f"{service}-predictor"
 
 

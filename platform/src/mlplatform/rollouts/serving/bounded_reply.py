@@ -1,4 +1,4 @@
-"""One HTTP request to somebody else's server, with an end that the server can't put off."""
+"""One HTTP request to another party's server, with a deadline that the server cannot extend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from mlplatform.model.oip import Reply
 
 HEAD_BYTES: Final = 1 << 16
-"""Status line and headers, with each `100 Continue` before them."""
+"""Most bytes of status lines and headers, with those of each `100 Continue` before them."""
 
 
 def reply(url: str, request: bytes, until_s: float, most_bytes: int) -> Reply:
@@ -66,7 +66,8 @@ class _BoundedSource(io.RawIOBase):
 
 
 def _connected(at: SplitResult, until_s: float) -> socket.socket:
-    """A connection to the first address of a host that takes one; all have one time together."""
+    """A connection to the first address of a host that accepts one; all attempts share one
+    deadline."""
     problem = OSError("its name has no address")
     port = at.port or 80
     for *_, address in socket.getaddrinfo(at.hostname, port, type=socket.SOCK_STREAM):

@@ -1,4 +1,5 @@
-"""What goes with an InferenceService and KServe does not make: disruption budget, autoscaler."""
+"""Objects that belong to an InferenceService and that KServe does not make: disruption budget and
+autoscaler."""
 
 from __future__ import annotations
 

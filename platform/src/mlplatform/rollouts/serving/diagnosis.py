@@ -1,4 +1,5 @@
-"""How a service on KServe does, and why it is not ready: from its objects to words for a person."""
+"""The status of a service on KServe and why it is not ready: from its objects to words for a
+person."""
 
 from __future__ import annotations
 
@@ -26,12 +27,13 @@ UNCREATABLE: Final = frozenset(
 INVALID: Final = frozenset({"InvalidSpec", "BlockedByFailedLoad"})
 MESSAGE_CHARACTERS: Final = 400
 GRACE_S: Final = 40
-"""A container that is killed for loading too long may still use its pod's 30 s to end, and some."""
+"""Seconds after the startup probe's deadline within which a container's end counts as killed for
+loading too long: it may still use its pod's 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceFinding:
-    """One reason for not being ready; `failed` where waiting alone will not mend it."""
+    """One reason why a service is not ready; `failed` if waiting alone does not mend it."""
 
     reason: str
     failed: bool = False
@@ -40,7 +42,7 @@ class ServiceFinding:
 def diagnose(
     name: str, service: Object, deployment: Object | None, pods: Sequence[Object]
 ) -> ServiceStatus:
-    """The status of a service from what the API server holds about it.
+    """The status of a service, from the objects that the API server has of it.
 
     `status.observedGeneration` of an InferenceService is not read: KServe writes its Deployment's
     generation there, which says nothing about the InferenceService.
@@ -58,7 +60,8 @@ def diagnose(
 
 
 def ready_pods(pods: Sequence[Object]) -> frozenset[tuple[str, int]]:
-    """Uid and restarts of each pod that answers; with another pair it has loaded its model anew."""
+    """Uid and restart count of each pod that answers; when one of them changes, the pod has loaded
+    its model anew."""
     return frozenset(
         (pod["metadata"]["uid"], sum(s["restartCount"] for s in _container_statuses(pod)))
         for pod in pods
@@ -69,7 +72,7 @@ def ready_pods(pods: Sequence[Object]) -> frozenset[tuple[str, int]]:
 def _findings(
     service: Object, deployment: Object | None, pods: Sequence[Object]
 ) -> Iterator[ServiceFinding]:
-    """Most telling first; none at all means ready."""
+    """The findings about a service, most telling first; none means ready."""
     if service["metadata"].get("deletionTimestamp"):
         yield ServiceFinding("is being removed")
     model = _at(service, "status", "modelStatus") or {}
@@ -149,7 +152,8 @@ def _death(pod: Object, status: Object, ended: Object) -> str:
 
 
 def _load_deadline_s(container: Object) -> int | None:
-    """What the startup probe allows; Kubernetes itself says nowhere that it was the one to kill."""
+    """The loading time in seconds that the startup probe allows. Kubernetes does not report that
+    its probe killed a container."""
     probe = container.get("startupProbe")
     if probe is None:
         return None
@@ -183,10 +187,11 @@ def _short_of(service: Object, deployment: Object) -> str:
 
 
 def _available(deployment: Object) -> bool:
-    """Whether enough pods of the present template answer, and not those of a former one.
+    """Whether enough pods of the present template answer; pods of a former template do not count.
 
-    A Deployment of one pod that may be replaced without a spare (maxUnavailable 1, as beside GPUs)
-    calls itself available while it has none: at least one must answer, whatever it says.
+    A Deployment of one pod that may be replaced without a spare (maxUnavailable 1, as with GPUs)
+    reports itself available while it has no pod. So at least one pod must answer, whatever it
+    reports.
     """
     current = _at(deployment, "status", "observedGeneration")
     if current != deployment["metadata"]["generation"]:

@@ -1,7 +1,7 @@
-"""Whether a service is the model of its bundle, asked over the Open Inference Protocol.
+"""Whether a service runs the model of its bundle, asked over the Open Inference Protocol.
 
-The platform's own predictor asks itself before it is ready. Other servers do not: the code that
-manages a service asks in their place, for the tensors of another server and for golden rows.
+The platform's own predictor tests itself before it is ready. Other servers do not, so the code that
+manages a service tests them: it compares their tensors, and their scores of golden rows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Unavailable
 
 TIMEOUT_S: Final = 2.0
-"""One call, from its connection to the end of its answer."""
+"""Longest time of one call in seconds, from its connection to the end of its answer."""
 WITHIN_S: Final = 6.0
-"""All calls about one service: a pass waits for them, and a look at the services of a cluster,
-which has to be repeated before its statuses are too old (`local.STALE_MS`)."""
+"""Longest time in seconds of all calls about one service. A pass waits for them. So does a look at
+a cluster's services, which must be repeated before its statuses are too old (`local.STALE_MS`)."""
 PROBLEM_CHARACTERS: Final = 500
-"""What a server says goes into statuses, logs and pages."""
+"""Most characters of a server's own words in statuses, logs and pages."""
 METADATA_BYTES: Final = 1 << 20
 MOST_DIMENSIONS: Final = 8
 Row = Sequence[float]
@@ -52,7 +52,7 @@ _metadata = msgspec.json.Decoder(_Metadata)
 
 
 def problem_of(bundle: Bundle, url: str, service: str) -> str:
-    """Why a service is not the model of its bundle; empty: it is. It takes WITHIN_S at most.
+    """Why a service is not the model of its bundle; empty if it is. Takes at most WITHIN_S.
 
     Raises:
         Unavailable: it gave no answer, or one that is no scores.
@@ -73,7 +73,8 @@ def problem_of(bundle: Bundle, url: str, service: str) -> str:
 
 
 def wrong(bundle: Bundle, score: Score) -> str:
-    """What is scored otherwise than the bundle says, in one batch or one by one; empty: nothing."""
+    """The golden rows whose scores differ from the bundle's, in one batch or one by one, in words;
+    empty if none does."""
     tolerance, numbers = bundle.golden.tolerance, max(1, bundle.classes)
     if bundle.server is not None:
         tolerance = max(tolerance, bundle.server.tolerance)
@@ -93,9 +94,10 @@ def wrong(bundle: Bundle, score: Score) -> str:
 
 
 def other_signature(bundle: Bundle, found: _Metadata) -> str:
-    """What a server says of its tensors that is not the bundle's signature; empty: nothing.
+    """How a server's tensors differ from the bundle's signature, in words; empty if they do not.
 
-    Some servers say nothing of tensors, and then golden rows alone tell. Extra outputs are left.
+    Some servers report no tensors; then only the golden rows are compared. Extra outputs are
+    allowed.
     """
     signature = bundle.signature
     if signature is None:
@@ -117,7 +119,7 @@ def ask(
     codec: Codec | None = None,
     until_s: float = math.inf,
 ) -> list[float]:
-    """The raw scores that a service gives rows, or one for each class, row by row.
+    """The raw scores of a service for these rows, in their order; for classes one score each.
 
     Args:
         url: http://host:port.
@@ -138,7 +140,7 @@ def ask(
 
 
 def metadata(url: str, name: str, until_s: float = math.inf) -> _Metadata:
-    """What a server says of a model's tensors.
+    """A server's description of a model's tensors.
 
     Args:
         until_s: as of `ask`.

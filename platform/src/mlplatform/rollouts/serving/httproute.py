@@ -1,4 +1,4 @@
-"""HTTPRoutes of raw callers in a cluster: found, and written over what was found."""
+"""HTTPRoutes of raw callers in a cluster: read, and replaced only in the state that was read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of an InferenceService that KServe takes in Standard mode and does nothing by."""
+"""Fields of an InferenceService that KServe accepts in Standard mode and ignores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KNATIVE: Final = {
     "batcher": "the agent batches only the v1 protocol; the predictor batches by itself",
     "logger": "the decision log is the gateway's",
 }
-"""Field of a component → why it is refused, and what does it here instead."""
+"""Field of a component → why it is refused, and what to use instead."""
 SCALING: Final = ("scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
 
 

@@ -38,24 +38,25 @@ from mlplatform.runtime.canonical import digest as digest_of
 from mlplatform.runtime.errors import ConfigInvalid, Corrupt, NotFound, Refused, Unavailable
 
 MANIFEST_DIGEST: Final = "mlplatform/manifest-digest"
-"""Annotation: what was applied, before KServe's defaults. A name keeps one for ever."""
+"""Annotation with the digest of the manifest as applied, before KServe's defaults. A service's name
+keeps one digest for ever."""
 SCHEMES: Final = frozenset({"s3", "gs", "pvc", "hdfs", "https", "oci"})
 OF_SERVICE: Final = "serving.kserve.io/inferenceservice"
 ASK_AGAIN_S: Final = 300.0
-"""Between two times that a server of somebody else's is asked its golden rows, with the same pods:
-it may load another artefact without a restart, of which the API server tells nothing."""
+"""Interval in seconds between two tests of another server by golden rows while its pods stay the
+same. It may load another artefact without a restart, which the API server does not show."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SelfTest:
-    """A service that scored its golden rows: of which uid, with which pods, and when."""
+    """A passed test of golden rows: the service's uid, its pods, and the time."""
 
     uid: str
     pods: frozenset[tuple[str, int]]
     at_s: float
 
     def holds(self, uid: str, pods: frozenset[tuple[str, int]], now_s: float) -> bool:
-        """Whether it says something of these pods, of which some may have gone since."""
+        """Whether the test still covers these pods; pods that have gone since do not matter."""
         return uid == self.uid and pods <= self.pods and now_s - self.at_s < ASK_AGAIN_S
 
 
@@ -95,7 +96,7 @@ class KServePlane:
         self._bundles = bundles
         self._now_s = now_s
         self._scored: dict[str, _SelfTest] = {}
-        """Other servers' services by name, whose golden rows this plane has seen scored."""
+        """Last passed test of golden rows, by the name of a service of another server."""
 
     def apply(self, manifest: Manifest) -> None:
         name = _checked(manifest)
@@ -145,8 +146,9 @@ class KServePlane:
     def _self_tested(
         self, found: ServiceStatus, service: Object, pods: Sequence[Object], bundles: Path
     ) -> ServiceStatus:
-        """Ready only once it scores its bundle's golden rows: other servers test nothing. It is
-        asked again once a pod is new or started again, and every ASK_AGAIN_S."""
+        """The status of a service of another server: ready only once it scores its bundle's golden
+        rows, because other servers test nothing. The test is repeated when a pod is new or has
+        restarted, and every ASK_AGAIN_S."""
         name, metadata = found.name, service["metadata"]
         uid, ready, now_s = metadata["uid"], ready_pods(pods), self._now_s()
         scored = self._scored.get(name)
@@ -169,8 +171,8 @@ class KServePlane:
         return found
 
     def _address(self, name: str) -> str | None:
-        """The address of the Service that KServe has made; it stays the same while the Service is
-        there."""
+        """The address of the Service that KServe has made; it does not change while the Service
+        exists."""
         made = self._api.find(SERVICES.path(self._namespace, f"{name}-predictor"))
         if made is None:
             return None
@@ -184,7 +186,8 @@ class KServePlane:
         return None if service is None or _leaving(service) else service
 
     def _check_autoscaler(self, manifest: Manifest) -> None:
-        """Refuses a service that would stay at one pod without KEDA, whatever came."""
+        """Refuses a service that asks for an autoscaler if there is none: it would stay at one pod
+        under any load."""
         if asked_for(manifest) is None:
             return
         name = manifest["metadata"]["name"]
@@ -201,8 +204,8 @@ class KServePlane:
             )
 
     def _check_room(self, manifest: Manifest) -> None:
-        """Checks room in quotas, which grow by no autoscaler, and for services with GPUs on nodes,
-        of which there are few, and none comes quickly."""
+        """Checks the namespace's quotas, and for services with GPUs the nodes: no autoscaler raises
+        quotas, and GPU nodes are few and come slowly."""
         predictor = manifest["spec"]["predictor"]
         asked = predictor["model"]["resources"]["requests"]
         quotas = supply.quotas(self._api, self._namespace)
@@ -216,7 +219,8 @@ class KServePlane:
             raise Refused(f"{room.reason}; nothing was changed")
 
     def _create(self, wanted: Object) -> Object:
-        """The object that is there afterwards: of two that race with one name, the first stays."""
+        """Create a service's object. Returns the object that exists then: of two that race with one
+        name, the first."""
         try:
             return self._api.create(INFERENCE_SERVICES.path(self._namespace), wanted)
         except AlreadyThere:
@@ -224,7 +228,8 @@ class KServePlane:
             return self._api.get(self._path(name))
 
     def _hold(self, name: str, wanted: Object, uid: str) -> None:
-        """Write what was lost again, here and in what goes with it, but overrule nobody."""
+        """Apply the service's objects again, so that lost ones come back; changes by others are not
+        overruled."""
         again = copy.deepcopy(wanted)
         again["metadata"]["uid"] = uid
         try:

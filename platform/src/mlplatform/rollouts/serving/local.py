@@ -1,4 +1,5 @@
-"""The embedded serving plane: manifests in a folder, predictor processes kept by the supervisor."""
+"""The embedded serving plane: manifests in a folder, and predictor processes run by the
+supervisor."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, NotFound, R
 from mlplatform.runtime.storage.files import create_atomically, write_atomically
 
 BUNDLE: Final = "bundle"
-"""Scheme of a storage URI that names a bundle of the home, and no path."""
+"""Scheme of a storage URI that names a bundle of the home instead of a path."""
 
 STALE_MS: Final = 10_000
-"""The supervisor repeats every status within seconds; an older one says nothing any more."""
+"""Age in milliseconds from which a status counts for nothing. The supervisor repeats every status
+within seconds."""
 
 
 class StatusFile(msgspec.Struct, frozen=True):
@@ -44,7 +46,8 @@ def wall_ms() -> int:
 
 
 class StatusStore:
-    """What the supervisor of this machine has said about services: its processes, or pods.
+    """The statuses of services that this machine's supervisor has written: of its processes, or of
+    pods.
 
     Args:
         folder: `<home>/serving`.
@@ -62,7 +65,7 @@ class StatusStore:
         self._write = write
 
     def status(self, name: str) -> ServiceStatus:
-        """How a service did when it was last looked at, not long ago."""
+        """The last status of a service, if it is not too old."""
         found = self._read(name)
         if found is None:
             return ServiceStatus(name, False, "waits for the supervisor to start it")
@@ -75,18 +78,18 @@ class StatusStore:
         )
 
     def endpoint(self, name: str) -> str | None:
-        """The base URL where it listens, or None while nobody knows."""
+        """The base URL where a service listens; None while it is unknown."""
         found = self._read(name)
         if found is None or found.port is None:
             return None
         return f"http://{found.host}:{found.port}"
 
     def say(self, status: StatusFile) -> None:
-        """Write down how a service does now."""
+        """Store the present status of a service."""
         self._write(self._path(status.name), msgspec.json.encode(status))
 
     def names(self) -> set[str]:
-        """Services about which something is said."""
+        """Names of the services with a stored status."""
         return {path.stem for path in self._folder.glob("[!.]*.json")}
 
     def forget(self, name: str) -> None:
@@ -167,7 +170,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def bundle_uri(folder: Path, bundles: Path) -> str:
-    """How a manifest names a bundle's folder: `bundle:<name>`, wherever its home is.
+    """The URI of a bundle's folder in a manifest: `bundle:<name>`, which does not depend on where
+    the home is.
 
     Raises:
         ConfigInvalid: it is not one of the home's bundles, and no other is served.
@@ -180,8 +184,8 @@ def bundle_uri(folder: Path, bundles: Path) -> str:
 def bundle_folder(storage_uri: str, bundles: Path) -> Path:
     """The folder that a manifest names, always one of this home's.
 
-    Earlier manifests name it by the path where its home was. A home may have been moved or copied,
-    and bundles are called by their digests: the one of that name in this home is meant.
+    Manifests of earlier releases hold the path that the home had. A home may have been moved or
+    copied, and bundles are named by their digests: the bundle of that name in this home is meant.
 
     Args:
         bundles: the home's.
@@ -213,7 +217,7 @@ def _is_same(path: Path, manifest: Manifest) -> bool:
 
 
 def _placeless(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest with its bundle by name alone, as bytes."""
+    """A manifest as bytes, with its bundle by name instead of by path."""
     placed = msgspec.json.decode(canonical_json(manifest), type=dict[str, Any])
     model = placed["spec"]["predictor"]["model"]
     model["storageUri"] = re.split("[/:]", model["storageUri"])[-1]

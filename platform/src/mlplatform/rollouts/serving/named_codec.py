@@ -47,7 +47,7 @@ _numbers = msgspec.json.Decoder(list[float | list[float]])
 
 @dataclass(frozen=True, slots=True)
 class NamedCodec:
-    """The tensors of a signature.
+    """A codec for the tensors of a signature. Another party's server gets no token of the platform.
 
     A server that is not the platform's gets no token of the platform's.
 
@@ -76,7 +76,8 @@ class NamedCodec:
         return head.encode() + body
 
     def reply_bytes(self, rows: int) -> int:
-        """Room for every output of the signature, as some servers give them all."""
+        """Most bytes of a reply: room for every output of the signature, because some servers
+        return all."""
         outputs = self.tensors.signature.outputs
         return reply_bytes(rows * sum(math.prod(_columns(output)) for output in outputs))
 
@@ -90,7 +91,7 @@ class NamedCodec:
         return found
 
     def _output(self, body: bytes, rows: int) -> NDArray[np.float64]:
-        """The output of scores in its declared shape: some servers write [n] as [n, 1].
+        """The output that holds scores, in its declared shape; some servers return [n] as [n, 1].
 
         Raises:
             ValueError: it is not there, or no numbers of that shape.
@@ -119,7 +120,7 @@ def _columns(tensor: OutputTensor) -> list[int]:
 
 
 def codec_of(bundle: Bundle, service: str) -> Codec:
-    """How the server of a bundle's version is asked."""
+    """The codec for the server of a bundle's version."""
     tensors = bundle.tensors
     if bundle.server is None or tensors is None:
         return MatrixCodec(service, max(1, bundle.classes))

@@ -1,4 +1,4 @@
-"""How a service is named for the one bundle version that it serves."""
+"""The name of the service for one bundle version."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class ServiceName:
 
     @classmethod
     def parse(cls, text: str) -> ServiceName | None:
-        """The parts of a name, or None for a name of another form."""
+        """The parts of a service's name; None for a name of another form."""
         match = _PATTERN.fullmatch(text)
         if match is None:
             return None
         return cls(match["model"], int(match["version"]), match["digest"])
 
     def names(self, model: str, digest: str) -> bool:
-        """Whether this is a name for that bundle."""
+        """Whether this is the name of a service for that bundle."""
         return self.is_of(model) and digest.startswith(self.digest8)
 
     def is_of(self, model: str) -> bool:
@@ -52,5 +52,6 @@ class ServiceName:
 
 
 def cluster_url(service: str, namespace: str) -> str:
-    """Where pods of a cluster reach a service: at the Service that KServe makes for it."""
+    """The URL of a service for pods of the cluster: that of the Service that KServe makes for
+    it."""
     return f"http://{service}-predictor.{namespace}.svc.cluster.local:80"

@@ -1,4 +1,4 @@
-"""Where a model's pods may run and what they ask for: from model.yaml to fields of a pod."""
+"""Placement and resources of a model's pods: from model.yaml to fields of a pod."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mlplatform.model.policies.training import GpuPolicy
 
 PRODUCTION: Final = "mlplatform-production"
 DEVELOPMENT: Final = "mlplatform-development"
-"""PriorityClasses of platform/manifests: what serves requests may displace what only tries."""
+"""PriorityClasses of platform/manifests; pods that serve requests may displace pods for trials."""
 GPU_TAINT: Final = "nvidia.com/gpu"
-"""Key of the taint by which clusters keep other pods off their GPU nodes."""
+"""Key of the taint that keeps other pods off a cluster's GPU nodes."""
 PRODUCT_LABEL: Final = "nvidia.com/gpu.product"
-"""Label of a node by NVIDIA's feature discovery."""
+"""Label of a node's GPU product, set by NVIDIA's feature discovery."""
 WHOLE: Final = GpuPolicy(resource="nvidia.com/gpu", count=1)
 
 _CPU: Final = {
@@ -28,20 +28,22 @@ _BESIDE_GPU: Final = {
 
 
 def priority_class(definition: ModelDefinition) -> str:
-    """The priority class of a model's predictors: its team's own, if it has one, by which quotas
-    know it."""
+    """The priority class of a model's predictors: its team's own if there is one, because quotas
+    count pods by it."""
     return PRODUCTION if definition.team is None else f"{PRODUCTION}-{definition.team}"
 
 
 def gpu_of(definition: ModelDefinition) -> GpuPolicy | None:
-    """The GPU that each pod of a model holds: a whole one, where model.yaml says no more."""
+    """The GPU that each pod of a model holds: a whole one unless model.yaml says more; None for a
+    model without GPUs."""
     return None if definition.accelerator == "cpu" else definition.gpu or WHOLE
 
 
 def resources(definition: ModelDefinition) -> dict[str, dict[str, str]]:
-    """Requests and limits of a predictor; KServe's own defaults are never left to apply.
+    """Requests and limits of a predictor, always set, so that KServe's defaults never apply.
 
-    What model.yaml names is both: a model that needs 6 GB has them, or is not placed.
+    A value in model.yaml is both request and limit: a model that needs 6 GB has them, or is not
+    placed.
     """
     gpu = gpu_of(definition)
     named = _amounts(definition.serving)

@@ -1,4 +1,4 @@
-"""What a serving plane does: run services from manifests and say which are ready."""
+"""The port of a serving plane: it runs services from manifests and reports which are ready."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """How a service does.
+    """The status of a service.
 
     Args:
         ready: its own readiness answer, for this version: warm and self-tested, not only started.
@@ -30,10 +30,10 @@ class ServiceStatus:
 
 
 class ServingPlane(Protocol):
-    """Services are immutable: another bundle is another service under another name."""
+    """Services are immutable: another bundle is another service with another name."""
 
     def apply(self, manifest: Manifest) -> None:
-        """Have this service run. Returns at once; `status` says when it is ready.
+        """Start this service if it does not run. Returns at once; `status` says when it is ready.
 
         Raises:
             Refused: the manifest asks for what this plane won't do, or differs from the one that
@@ -42,7 +42,7 @@ class ServingPlane(Protocol):
         ...
 
     def status(self, name: str) -> ServiceStatus:
-        """How the service does now.
+        """The present status of a service.
 
         Raises:
             NotFound: no such service was applied.
@@ -50,11 +50,11 @@ class ServingPlane(Protocol):
         ...
 
     def endpoint(self, name: str) -> str | None:
-        """The base URL where it listens, or None while it does not."""
+        """The base URL where a service listens; None while it does not listen."""
         ...
 
     def remove(self, name: str) -> None:
-        """Have the service stop, after the requests in flight; nothing to do for an unknown one."""
+        """Stop a service after its requests in flight. An unknown service is no error."""
         ...
 
     def names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The HTTPRoute of a model's raw callers, and whether it may be written now: pure."""
+"""The HTTPRoute of a model's raw callers, and whether it may be written now: pure functions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from mlplatform.runtime.errors import ConfigInvalid
 API_VERSION: Final = "gateway.networking.k8s.io/v1"
 GROUP: Final = "gateway.networking.k8s.io"
 GENERATION: Final = "mlplatform/routes-generation"
-"""Annotation: of which generation of the routes a route is the picture. It never goes back."""
+"""Annotation with the generation of the routes that an HTTPRoute shows. It never decreases."""
 ANSWERED_BY: Final = "mlplatform-answered-by"
-"""On a request that is mirrored, and on its copy: the service that answers. A service of another
-name that receives it has received the copy. Elsewhere it is removed: no caller may set it."""
+"""Header of a mirrored request and of its copy: the service that answers. A service of another name
+that receives the header has received the copy. On other requests it is removed, because no caller
+may set it."""
 HTTP_PORT: Final = 80
 
 Object = dict[str, Any]
@@ -49,7 +50,8 @@ class RouteObservation:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Have the route be so; `version` is what it was decided on, None: there was none."""
+    """Write the route; `version` is that of the object that the decision was based on, None if
+    there was none."""
 
     body: Object
     version: str | None
@@ -57,21 +59,22 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """It is as it should be."""
+    """Leave the route; it is as it should be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """It can't be changed now; the reason says what is being waited for."""
+    """Wait, because the route can't be changed now; the reason says for what."""
 
     reason: str
 
 
 def render(routes: Routes, entrance: Entrance) -> Object | None:
-    """The route that does to raw callers what these routes do to the gateway's; None: no champion.
+    """The HTTPRoute that routes raw callers as these routes do the gateway's callers; None without
+    a champion.
 
-    Every field is written that an API server would fill in, so that what is there can be compared.
-    Shares are of requests: a route knows no customers.
+    It holds every field that an API server would fill in, so that it can be compared with what is
+    there. Its shares are of requests, because an HTTPRoute knows no customers.
     """
     if routes.champion is None:
         return None
@@ -96,7 +99,7 @@ def render(routes: Routes, entrance: Entrance) -> Object | None:
 
 
 def read(route: Object) -> RouteObservation:
-    """What a route in the cluster says.
+    """The observation of a route in the cluster.
 
     Raises:
         ConfigInvalid: somebody else made it: it carries no generation of ours.
@@ -121,7 +124,7 @@ def next_write(
     entrance: Entrance,
     ready: Callable[[str], bool],
 ) -> Write | Keep | Wait:
-    """What to do about the route of raw callers, in the order that loses no request.
+    """The next action on the route of raw callers, in an order that loses no request.
 
     A service gets its first request only when it is ready; one that the new route leaves out stays
     until the Gateway follows that route (`applied_generation`).
@@ -151,7 +154,7 @@ def next_write(
 
 
 def applied_generation(observed: RouteObservation | None) -> int | None:
-    """The generation that raw callers are surely routed by; None: nobody can tell."""
+    """The generation by which raw callers are certainly routed; None if nobody can tell."""
     return None if observed is None or observed.problem else observed.generation
 
 
@@ -166,7 +169,8 @@ def _everybody(routes: Routes, champion: Arm) -> Object:
 
 
 def _tester_rules(routes: Routes) -> Iterator[Object]:
-    """A tester reaches the champion, and a challenger that answers nobody yet, by version."""
+    """Rules by which a tester reaches a version by number: the champion, or a challenger that
+    answers nobody yet."""
     for arm in (routes.champion, routes.challenger):
         if arm is None:
             continue
@@ -212,7 +216,7 @@ def _without_mark() -> Object:
 
 
 def _services(spec: Object) -> Iterator[str]:
-    """Backends with a weight, and mirrors, by the names of their services."""
+    """Names of the services of backends with a weight and of mirrors."""
     for rule in spec.get("rules", []):
         backends = [b for b in rule.get("backendRefs", []) if b.get("weight", 1)]
         mirrors = [f["requestMirror"]["backendRef"] for f in rule.get("filters", []) if _copies(f)]
@@ -225,7 +229,7 @@ def _copies(route_filter: Object) -> bool:
 
 
 def _problem(route: Object) -> str:
-    """Conditions of an older spec say nothing about this one."""
+    """Why the Gateway does not follow this spec; conditions of an older spec are ignored."""
     generation = route["metadata"]["generation"]
     parents = route.get("status", {}).get("parents", [])
     wanted = route["spec"]["parentRefs"]

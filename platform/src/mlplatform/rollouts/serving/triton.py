@@ -32,7 +32,8 @@ from mlplatform.runtime.storage.readers import open_as
 
 CONFIG_FILE: Final = "config.pbtxt"
 VERSION: Final = 1
-"""Of the model within its repository. A service is one version for ever; its name says which."""
+"""Version of the model within its repository. It is always the same, because a service is one
+version for ever and its name says which."""
 
 Message = Mapping[str, "Value"]
 Value = str | bool | int | enum.Enum | Message | list[Any]
@@ -48,7 +49,7 @@ class Kind(enum.Enum):
 
 
 class LatePolicy(enum.Enum):
-    """What becomes of a request that waited too long."""
+    """Triton's action on a request that waited too long."""
 
     REJECT = enum.auto()
 
@@ -96,13 +97,14 @@ def config(definition: ModelDefinition, service: str, width: int) -> str:
 
 
 def _instances(definition: ModelDefinition) -> Message:
-    """One on each GPU that the pod holds: within one, batches fill it better than instances."""
+    """One instance for each GPU of the pod: on one GPU, batches fill it better than instances."""
     kind = Kind.KIND_CPU if gpu_of(definition) is None else Kind.KIND_GPU
     return {"count": 1, "kind": kind}
 
 
 def _warm_up(rows: int, width: int) -> Message:
-    """The smallest batch and the largest: between them the provider makes no new plan."""
+    """Warm-up requests of the smallest and the largest batch: the provider makes no new plan
+    between them."""
     row = {"data_type": DataType.TYPE_FP32, "dims": [width], "zero_data": True}
     return {
         "name": f"{rows} rows",
@@ -146,10 +148,10 @@ def _scalar(value: str | bool | int | enum.Enum) -> str:
 
 
 def lay_out(definition: ModelDefinition, service: str, bundle: Path, into: Path) -> Path:
-    """A model repository with this one model, for a runtime that mounts it at /mnt/models.
+    """Write a model repository with this one model, for a runtime that mounts it at /mnt/models.
 
-    One that is there and says the same is left alone; another one, which nothing runs from, is
-    replaced. It is as readable as the folder that it gets into.
+    A repository that has the same content already is left alone; one with other content, which no
+    service runs from, is replaced. Its permissions are those of the folder `into`.
 
     Args:
         bundle: its folder, checked before.
@@ -189,8 +191,8 @@ def lay_out(definition: ModelDefinition, service: str, bundle: Path, into: Path)
 
 
 def sweep(model: str, into: Path, kept: Container[str]) -> None:
-    """Remove the repositories of a model's services that are not kept, and drafts that a killed
-    pass left."""
+    """Remove the repositories of a model's services that are not in `kept`, and drafts that a
+    killed pass left."""
     for folder in into.iterdir():
         name = ServiceName.parse(folder.name.removeprefix(".").split("-draft")[0])
         if name is not None and name.is_of(model) and folder.name not in kept:
@@ -205,7 +207,8 @@ def _holds(folder: Path, files: Mapping[Path, bytes]) -> bool:
 
 
 def _replace(draft: Path, final: Path) -> None:
-    """A pass holds a lease over its model, so that nobody else does this at the same time."""
+    """Replace a repository by a draft. A pass holds its model's lease, so that nobody else does
+    this at the same time."""
     if final.exists():
         shutil.rmtree(final)
     os.rename(draft, final)

@@ -1,1 +1,1 @@
-"""What the decision log shows about a challenger: windows, statistics, gates and verdicts."""
+"""The evidence of the decision log about a challenger: windows, statistics, gates and verdicts."""

@@ -1,4 +1,5 @@
-"""What gates need of a generation, as exact integers that add up: in any order, in any portions.
+"""The sums of a generation that gates need: exact integers that add up in any order and in any
+portions.
 
 Requests are put into clusters: customers, a customer's days, outage slices. A `Portion` holds the
 clusters of some requests, `totals` are sums over clusters, `Aggregates` is what is judged.
@@ -28,38 +29,42 @@ from mlplatform.runtime.canonical import digest
 
 DAY_MS = 86_400_000
 OUTAGE_SLICE_MS = 250
-"""Of wall time. One pause of a machine or of a process fails whatever requests it meets, of many
-customers at once: within a slice failures are one event, however many they are."""
+"""Length of an outage slice in wall time. One pause of a machine or a process fails all requests
+that it meets, of many customers at once: within a slice all failures count as one event."""
 MOST_OUTAGES = 2000
-"""A generation is cut into at most this many stretches of wall time, whose length doubles as it
-grows: failures within one may be one outage, and count as one event."""
+"""Most stretches of wall time that a generation is cut into. Their length doubles as the generation
+grows. Failures within one stretch may be one outage, and count as one event."""
 LONG_OUTAGES = 125
-"""For proof it is also cut into at most this many. Soon after its start the others are short, and
-one outage would be the proof of many; few stretches leave too much open to show health by."""
+"""Most stretches of a second, longer kind, used for proof. Early in a generation the others are
+short, and one outage would be the proof of many events. Long ones alone would leave too much open
+to show health."""
 RATE_WINDOW_MS = 10_000
 COPY_WITHIN_MS = 30_000
-"""Of wall time, within which a decision's copy is recorded, or never: a call has 5 seconds."""
+"""Milliseconds of wall time within which a decision's copy is recorded, or never: a call may take 5
+seconds."""
 
 ARMS: Final = ("challenger", "champion")
 ARM_COUNTS: Final = ("requests", "failures", "excused", "answers", "alerts", "pairs", "flips")
 _REQUESTS, _ANSWERS, _ALERTS, _SEEN, _PAIRS = 0, 2, 4, 6, slice(8, 12)
-"""Columns of a customer: the challenger's and, next to each, the champion's; then those of pairs,
+"""Columns of a customer: the challenger's number and beside it the champion's; then those of pairs,
 as (hits, trials) of both arms."""
 _EITHER = slice(12, 14)
 SEGMENT_WIDTH = 6
-"""Columns of a customer in a segment: the challenger's alerts and answers, the champion's (of
-pairs, in shadow); alerts of one arm alone, and of either, in pairs."""
+"""Columns of a customer in a segment: the challenger's alerts and answers; the champion's, which in
+shadow are those of pairs; in pairs, alerts of one arm alone and of either."""
 SEGMENT_SUMS = 30
-"""Of one segment: the sums of the first four columns over customers, and of the last two."""
+"""Number of sums of one segment: fifteen over the first four columns, and fifteen over the last
+two."""
 
 
 Calls = Mapping[int, tuple[int, int, int]]
-"""By rows of a call: how many calls carried as many copies, their microseconds and squares."""
+"""Number of rows in a call → the number of such calls, their total microseconds, and the sum of
+squares of their microseconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Portion:
-    """Some requests in clusters.
+    """The counts of some requests, by cluster.
 
     Args:
         customers: by unit, the columns above.
@@ -118,7 +123,7 @@ def portion(
 
 
 def _segments(traffic: Traffic, number: int, *, in_pairs: bool) -> KeyedCounts:
-    """Alerts by segment and unit; a request that lies in several counts in each."""
+    """Alerts by segment and unit; a request in several segments counts in each."""
     mine, other = traffic.challenger & traffic.scored, ~traffic.challenger & traffic.scored
     a, b, alone, either = (
         traffic.alert & mine,
@@ -137,7 +142,7 @@ def _segments(traffic: Traffic, number: int, *, in_pairs: bool) -> KeyedCounts:
 
 
 def segment_totals(found: KeyedCounts, number: int) -> Integers:
-    """Sums over the customers of each segment; they add up."""
+    """Sums over the customers of each segment. Totals of portions add up."""
     parts = (found.counts[found.keys[0] == n] for n in range(number))
     return np.array([_segment_sums(counts) for counts in parts], dtype=np.int64)
 
@@ -179,7 +184,7 @@ def _answers(traffic: Traffic, *, is_timed: bool) -> KeyedCounts:
 
 
 def _calls(traffic: Traffic) -> dict[int, tuple[int, int, int]]:
-    """The latencies of calls that carried copies and were answered."""
+    """The latencies of answered calls that carried copies."""
     carried = (traffic.call >= 0) & (traffic.latency_us >= 0) & ~traffic.failed
     _, first, rows = np.unique(traffic.call[carried], return_index=True, return_counts=True)
     latency_us, found = traffic.latency_us[carried][first], {}
@@ -191,7 +196,7 @@ def _calls(traffic: Traffic) -> dict[int, tuple[int, int, int]]:
 
 
 def calls_changed(calls: Calls, *, by: Calls, sign: int) -> dict[int, tuple[int, int, int]]:
-    """Numbers of calls with others added, or taken away."""
+    """The counts of calls with others added, or with sign -1 taken away."""
     nothing = (0, 0, 0)
     sizes = {*calls, *by}
     pairs = {size: zip(calls.get(size, nothing), by.get(size, nothing), strict=True)
@@ -201,8 +206,9 @@ def calls_changed(calls: Calls, *, by: Calls, sign: int) -> dict[int, tuple[int,
 
 
 def customer_totals(counts: Integers) -> Integers:
-    """Customers whom each arm could answer, whose answers count, who appeared in each arm; the sums
-    of alerts between arms, of alerts in pairs, of alerts of one arm alone in pairs."""
+    """Sums over customers: customers whom each arm could answer, whose answers count, and who
+    appeared in each arm; then the sums of alerts between arms, of alerts in pairs, and of alerts of
+    one arm alone in pairs."""
     alerts = counts[:, [_ALERTS, _ANSWERS, _ALERTS + 1, _ANSWERS + 1]]
     one, either = counts[:, _EITHER].T
     alone = np.stack((one, either, 0 * one, either), axis=1)
@@ -212,8 +218,8 @@ def customer_totals(counts: Integers) -> Integers:
 
 
 def day_totals(counts: Integers) -> Integers:
-    """Sums of customers' days, the days on which the challenger failed, and its requests up to the
-    first that it failed on each: as many as there are on average, in whatever order."""
+    """Sums over customers' days; the days on which the challenger failed; and its requests up to
+    the first failure of each day, as many as there are on average over all orders."""
     failures, requests = counts[:, 0], counts[:, 1]
     until_first = np.where(failures > 0, -(-(requests + 1) // (failures + 1)), requests)
     return np.concatenate(
@@ -222,22 +228,23 @@ def day_totals(counts: Integers) -> Integers:
 
 
 def slice_totals(counts: Integers) -> Integers:
-    """The outage slices in which each arm was asked, and those in which it failed."""
+    """The number of outage slices in which each arm was asked, and in which it failed."""
     return np.asarray((counts[:, [1, 3, 4, 5]] > 0).sum(axis=0), dtype=np.int64)
 
 
 _SUMS: Final = 15
-"""Numbers of `cluster_sums`, with which the totals of customers' days begin."""
+"""How many numbers of `cluster_sums` the totals of customers' days begin with."""
 TOTALS: Final[Mapping[str, Callable[[Integers], Integers]]] = {
     "customers": customer_totals,
     "days": day_totals,
     "moments": slice_totals,
 }
-"""By clusters of a portion, their sums; they add up over clusters."""
+"""Kind of a portion's clusters → the function that sums them up; the sums add up over clusters."""
 
 
 def outage_bits(slices: int, most: int = MOST_OUTAGES) -> int:
-    """How many times a slice is doubled to give the length of an outage, out of `slices`.
+    """The number of doublings that make an outage's length of a slice, if the generation spans this
+    many slices.
 
     Args:
         most: stretches that they are cut into.
@@ -247,7 +254,7 @@ def outage_bits(slices: int, most: int = MOST_OUTAGES) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The span that records reach over, those of voided decisions too.
+    """The extent of some records, voided decisions included.
 
     Args:
         until_event_ms: the latest event time.
@@ -287,12 +294,12 @@ class Extent:
 
     @property
     def outage_bits(self) -> int:
-        """How many times a slice is doubled to give the length of an outage."""
+        """The number of doublings that make an outage's length of a slice."""
         return outage_bits(self._slices)
 
     @property
     def longer_bits(self) -> int:
-        """How many times that is doubled again to give the length of a long one."""
+        """The number of further doublings that make a long outage's length."""
         return outage_bits(self._slices, LONG_OUTAGES) - self.outage_bits
 
     @property
@@ -301,13 +308,13 @@ class Extent:
 
     @property
     def copies_due(self) -> int:
-        """The first of the ten seconds in which copies may still be on their way."""
+        """Number of the first ten seconds of which copies may still be on their way."""
         return (self.last_ms - COPY_WITHIN_MS) // RATE_WINDOW_MS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Aggregates:
-    """All that is judged of a generation.
+    """The sums of a generation by which it is judged.
 
     Args:
         totals: by the names in `TOTALS`, and "counts" of a portion; "segments" where there are any.
@@ -338,7 +345,7 @@ class Aggregates:
         return int(self.totals["counts"][-1])
 
     def count(self, name: str, *, arm: str = "challenger") -> int:
-        """One of `ARM_COUNTS`, or "units": customers with a request that the arm could answer."""
+        """One of `ARM_COUNTS`; or "units": customers with a request that the arm could answer."""
         number = ARMS.index(arm)
         if name == "units":
             return int(self.totals["customers"][_REQUESTS + number])
@@ -346,30 +353,30 @@ class Aggregates:
 
     @property
     def counted(self) -> int:
-        """Customers of the challenger whose answers count."""
+        """The number of the challenger's customers whose answers count."""
         return int(self.totals["customers"][_ANSWERS])
 
     @property
     def appeared(self) -> tuple[int, int]:
-        """Customers by arm. Those whose requests were excused count: a customer is in the arm that
-        the split gave them, asked or not."""
+        """Customers by arm. Customers whose requests were excused count: a customer is in the arm
+        that the split gave, whether or not the arm was asked."""
         mine, other = self.totals["customers"][_SEEN : _SEEN + 2].tolist()
         return mine, other
 
     @property
     def alerts(self) -> ClusterSums:
-        """Alerts among answers that count: on the same requests, where there are pairs."""
+        """Alerts among the answers that count; where there are pairs, on the same requests."""
         pairs = ClusterSums.of(self.totals["customers"][23:38])
         return pairs if pairs.clusters else ClusterSums.of(self.totals["customers"][8:23])
 
     @property
     def one_sided(self) -> ClusterSums:
-        """Alerts that one arm alone raised, among requests on which either did; of classes and
-        numbers, pairs that were decided otherwise."""
+        """Alerts that only one arm raised, among requests on which either did; of classes and
+        numbers, the pairs that the arms decided differently."""
         return ClusterSums.of(self.totals["customers"][38:53])
 
     def segment(self, name: str) -> tuple[ClusterSums, ClusterSums]:
-        """What one segment has as `alerts` and `one_sided` are for all requests."""
+        """The `alerts` and the `one_sided` of one segment."""
         vector = self.totals["segments"][self.segments.index(name)]
         return ClusterSums.of(vector[:15]), ClusterSums.of(vector[15:])
 
@@ -381,24 +388,24 @@ class Aggregates:
 
     @property
     def provable_failures(self) -> list[ClusterSums]:
-        """The same, and by long stretches of wall time: what one outage did proves little."""
+        """The failures also by long stretches of wall time, for proof: one outage proves little."""
         return [*self.failures, ClusterSums.of(cluster_sums(self.long_outages))]
 
     @property
     def failure_events(self) -> tuple[list[RareEvents], RareEvents]:
-        """The challenger's failures that did not come of one another, by stretch of wall time and
-        by customer and day; and the champion's."""
+        """The challenger's separate failures, by stretch of wall time and by customer and day, and
+        those of the champion."""
         days = RareEvents(*self.totals["days"][_SUMS:].tolist())
         return [first_of_each(self.outages[:, :2]), days], champion_events(self.failures)
 
     def arm(self, name: str) -> dict[str, int]:
-        """Counts alone: what goes into the journal."""
+        """The counts of one arm, as the journal keeps them."""
         asked, failed = self.totals["moments"].reshape(2, 2)[:, ARMS.index(name)].tolist()
         counts = {count: self.count(count, arm=name) for count in ("units", *ARM_COUNTS)}
         return counts | {"moments": asked, "failed_moments": failed}
 
     def plain(self) -> dict[str, Any]:
-        """Everything that was counted, as JSON has it; arrays of latencies by their digest."""
+        """All counts as JSON, with the digest of each array of latencies."""
         found = {
             "generation": self.generation,
             "extent": dataclasses.asdict(self.extent),
@@ -421,8 +428,8 @@ class Aggregates:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what was counted, but for what follows from the same records and no verdict of
-        before 0.3.0 asked: those verdicts keep theirs."""
+        """SHA-256 of the counts. It leaves out sums that verdicts from before 0.3.0 did not use, so
+        that the fingerprints of those verdicts still hold."""
         found = self.plain()
         found["totals"]["days"] = found["totals"]["days"][:_SUMS]
         return digest(found)
@@ -431,7 +438,7 @@ class Aggregates:
 def aggregates(
     facts: RecordFacts, subject: Subject, voided: frozenset[str] = frozenset()
 ) -> Aggregates:
-    """All of these records, counted at once."""
+    """The aggregates of all these records."""
     kept = facts.without(set(voided))
     found = portion(
         traffic(kept, subject),
@@ -443,7 +450,7 @@ def aggregates(
 
 
 def aggregates_of(found: Portion, subject: Subject, extent: Extent) -> Aggregates:
-    """What is judged of a generation, from all of it in one portion."""
+    """The aggregates of a generation, from all of it in one portion."""
     totals = {name: sums(getattr(found, name).counts) for name, sums in TOTALS.items()}
     if subject.segments:
         totals["segments"] = segment_totals(found.segments, len(subject.segments))
@@ -471,5 +478,5 @@ def aggregates_of(found: Portion, subject: Subject, extent: Extent) -> Aggregate
 
 
 def outages(slices: KeyedCounts, bits: int) -> KeyedCounts:
-    """Outage slices of either arm's requests, or stretches, as stretches of 2^bits of them."""
+    """Outage slices, or stretches of them, joined to stretches of 2^bits."""
     return grouped([slices.keys[0] >> bits], slices.counts[:, :4])

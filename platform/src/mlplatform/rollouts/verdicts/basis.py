@@ -1,4 +1,5 @@
-"""What a verdict follows from besides the log: with the two of them it can be computed again."""
+"""The basis of a verdict: everything besides the log that it follows from. With both, a verdict can
+be computed again."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from mlplatform.rollouts.verdicts.verdict import Bound, Errors, Gate
 
 @dataclass(frozen=True, slots=True)
 class OutcomeBasis:
-    """Which outcomes count, and what is asked of them.
+    """The outcomes that count for a verdict, and its requirements for them.
 
     Args:
         generation: of the shadow phase. version: that is judged.
@@ -56,13 +57,13 @@ class OutcomeBasis:
     step_ms: int = 1
 
     def age_ms(self, event_ms: Integers) -> Integers:
-        """How old requests are now, in whole steps."""
+        """Ages of requests now, in milliseconds, in whole steps."""
         return (self.now_event_ms // self.step_ms - event_ms // self.step_ms) * self.step_ms
 
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a verdict follows from.
+    """The basis of a verdict.
 
     Args:
         sources: the marks of the writers are the numbers up to which the log was read.
@@ -86,10 +87,10 @@ class Basis:
 def verdict(
     basis: Basis, seen: Aggregates, complete: Aggregates, slow_gates: Sequence[Gate]
 ) -> Judgement:
-    """The judgement, whose evidence holds its basis.
+    """The judgement, with its basis in its evidence.
 
-    A healthy one holds only once raw callers are routed by what was judged. What is unhealthy stays
-    so: a Gateway that does not follow must not keep a challenger.
+    A healthy one holds only if raw callers are routed by the routes that were judged. An unhealthy
+    one always stays so: a Gateway that does not follow must not keep a challenger.
 
     Args:
         seen, complete, slow_gates: as for `judge`.
@@ -103,7 +104,7 @@ def verdict(
 
 
 def basis_of(evidence: Evidence) -> Basis | None:
-    """The basis that evidence holds; None where an earlier release kept none.
+    """The basis in evidence; None if an earlier release kept none.
 
     Raises:
         msgspec.ValidationError: it is not one of this release.
@@ -113,11 +114,12 @@ def basis_of(evidence: Evidence) -> Basis | None:
 
 
 LabelledRequests = Outcomes | LabelledClasses | LabelledNumbers
-"""By a model's task."""
+"""Labelled requests, one type for each task of a model."""
 
 
 def outcome_gates(basis: OutcomeBasis, outcomes: LabelledRequests) -> list[Gate]:
-    """What matured labels say, where they say anything."""
+    """The gate on matured labels, if there is one. Before the promotion could be confirmed, only an
+    UNHEALTHY gate is returned."""
     if not basis.due and outcomes.immature:
         return []
     match outcomes:

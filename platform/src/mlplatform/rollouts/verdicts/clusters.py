@@ -1,4 +1,4 @@
-"""Requests in clusters, of which each counts as one observation: counts by key."""
+"""Counts by key, for requests in clusters, each of which counts as one observation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mlplatform.rollouts.verdicts.facts import Integers
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeyedCounts:
-    """Counts by key; keys are sorted and none is there twice."""
+    """Counts by key; the keys are sorted and unique."""
 
     keys: tuple[Integers, ...]
     counts: Integers
 
 
 def grouped(keys: Sequence[Integers], counts: Integers) -> KeyedCounts:
-    """Sums of the rows of counts that have one key."""
+    """Counts by key: the sum of all rows with that key."""
     if not len(counts):
         return KeyedCounts(tuple(keys), counts)
     order = np.lexsort(tuple(reversed(keys)))
@@ -29,7 +29,7 @@ def grouped(keys: Sequence[Integers], counts: Integers) -> KeyedCounts:
 
 
 def group_starts(keys: Sequence[Integers]) -> Integers:
-    """Where the rows of another key begin, of keys that are sorted."""
+    """Indices where a new key begins, in sorted keys."""
     size = len(keys[0])
     is_new = np.zeros(size, dtype=bool)
     is_new[:1] = True
@@ -39,7 +39,7 @@ def group_starts(keys: Sequence[Integers]) -> Integers:
 
 
 def changes(new: KeyedCounts, old: KeyedCounts) -> KeyedCounts:
-    """What is to be added to counts that hold the old ones, so that they hold the new ones."""
+    """The difference of two counts: added to the old counts, it gives the new ones."""
     keys = [np.concatenate(pair) for pair in zip(new.keys, old.keys, strict=True)]
     found = grouped(keys, np.concatenate((new.counts, -old.counts)))
     differs = found.counts.any(axis=1)

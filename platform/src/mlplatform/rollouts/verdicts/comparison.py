@@ -49,23 +49,22 @@ from mlplatform.rollouts.verdicts.verdict import (
 from mlplatform.runtime.figures import percent
 
 STARVING = 5.0
-"""A challenger that starves the champion of a machine makes both fail: failures beyond this many
-times the limit stop it, though the champion fails as often."""
+"""A challenger that starves the champion makes both fail. So this many times the limit of failures
+stops it, even if the champion fails as often."""
 BY_EVENTS = 0.75
-"""Of the error of a stop by failures, the part of the proof by events. The other proof, by sums,
-finds what fails without a pause, and so counts as one event."""
+"""The proof by events has this part of a stop's error by failures, that by sums the rest."""
 MAY_HAVE_LEFT, HAS_LEFT = 1.96, 3.29
-"""Standard errors between the champion's share of alerts and that which replay saw of it. Where
-both decide the same requests, the predicted share is an excuse from the first on: at one look one
-champion in 20 is as far off by chance. It shows health from the second on: one in 1000 at one look,
-2 % at any of 200, of which each has to come as close to the predicted share too."""
+"""Distances of the champion's share of alerts from that in replay, in standard errors, on the same
+requests. Beyond the first (by chance one champion in 20, at one look), the predicted share excuses
+a challenger. Beyond the second (one in 1000, and 2 % at any of 200 looks), it also shows health, if
+each of them is as close to the predicted share too."""
 UNCOPIED_SHARE = 0.1
-"""Of the champion's decisions, those that may be without a copy: of which, nobody chose."""
+"""Largest share of the champion's decisions that may lack a copy: nobody chose which they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentStep:
-    """What a step asks of one segment.
+    """The requirements of a step for one segment.
 
     Args:
         errors: of each of its gates; all segments together share out those of one gate.
@@ -82,11 +81,11 @@ class SegmentStep:
 
 
 def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
-    """Requests that the challenger failed to answer in time, against the champion's.
+    """The gate on failures: requests not answered in time, against the champion's.
 
-    Failures are clustered by customer and day, and by outage, whichever leaves more open; to be
-    proven, by longer outages too. The champion's are those of the time that a challenger is given:
-    one pause of a machine is not the failure of the arm that is waited for less.
+    Failures are clustered by customer and day and by outage, and the clustering with the wider
+    bounds counts; to prove harm, by longer outages too. The champion's failures are those within
+    the time that a challenger is given, so that a pause of the machine counts for both arms.
     """
     provable, days = counts.provable_failures, counts.failures[0]
     by_sums = errors.stop * (1 - BY_EVENTS)
@@ -134,7 +133,7 @@ def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
 def alert_gate(
     view: ClusterSums, bound: Bound, errors: Errors, predicted: Prediction, *, name: str = "alerts"
 ) -> Gate:
-    """The challenger's alerts against those expected of it, as a share of the expected ones.
+    """The gate on alerts: the challenger's, as a share of those expected of it.
 
     Both too many and too few are harm: people have no time for the first, and the others are missed
     positives. Expected are the champion's of the same window, by the predicted ratio,
@@ -198,7 +197,7 @@ def alert_gate(
 
 @dataclass(frozen=True, slots=True)
 class _Deviation:
-    """The deviation from one expectation, as a share of it.
+    """The deviation of the challenger's alerts from one expectation, as a share of it.
 
     Args:
         more, fewer: that it deviates at least so far, to either side.
@@ -274,8 +273,8 @@ def disagreement_gate(
     name: str = "disagreement",
     task: Task = "binary",
 ) -> Gate:
-    """The share of requests with an alert of either arm on which only one arm raised it, in
-    shadow; of classes and numbers, the share of requests that both decided, each otherwise."""
+    """The gate on disagreement in shadow: among requests with an alert of either arm, those with an
+    alert of one; of classes and numbers, those that the arms decided differently."""
     pairs = PAIR_WORDS[task]
     topic, trials = pairs.topic, pairs.trials
     if not predicted.replayed:
@@ -319,9 +318,10 @@ def disagreement_gate(
 def segment_gates(
     counts: Aggregates, asked: tuple[SegmentStep, ...], *, in_canary: bool
 ) -> Iterator[Gate]:
-    """Each segment's requests by themselves: pair by pair in shadow, between arms in canary.
+    """The gates of each segment on its own requests: pair by pair in shadow, between arms in
+    canary.
 
-    A segment with few alerts shows nothing: it is reported, and never healthy.
+    A segment with few alerts is reported and is never healthy, because it shows nothing.
     """
     for step in asked:
         alerts, one_sided = counts.segment(step.name)
@@ -343,7 +343,8 @@ def segment_gates(
 
 
 def copy_gate(counts: Aggregates) -> list[Gate]:
-    """Nothing is shown where too many requests were never put to the challenger."""
+    """The gate on copies: it is never healthy if too many requests were not put to the
+    challenger."""
     copies, missing = counts.count("requests"), counts.uncopied
     if missing <= UNCOPIED_SHARE * (copies + missing):
         return []
@@ -357,7 +358,7 @@ def copy_gate(counts: Aggregates) -> list[Gate]:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What a step asks of the gates that compare.
+    """The requirements of a step for the comparing gates.
 
     Args:
         failure_share: the limit of failures.
@@ -377,20 +378,20 @@ class Requirements:
 
 
 def comparisons(counts: Aggregates, terms: Requirements, role: Role) -> list[Gate]:
-    """Every comparison that a step asks for, in the order of `GATES`."""
+    """The gates of every comparison that a step asks for, in the order of `GATES`."""
     kinds = (kind for kind in GATES if role in kind.roles and kind.compare is not None)
     return [gate for kind in kinds if kind.compare for gate in kind.compare(counts, terms)]
 
 
 def most_gates_of_a_phase() -> int:
-    """The number of gates among which the error of a phase is shared out."""
+    """The number of gates that share a phase's error."""
     shared = [kind for kind in GATES if kind.shares_error]
     return max(sum(role in kind.roles for kind in shared) for role in get_args(Role))
 
 
 @dataclass(frozen=True, slots=True)
 class GateKind:
-    """One question that is asked of a challenger: all that is not its statistic.
+    """One kind of gate: all about it but its statistic.
 
     Args:
         name: in evidence.
@@ -488,11 +489,11 @@ GATES: Final[tuple[GateKind, ...]] = (
     GateKind("answers", "answers that count", ("shadow", "canary"), shares_error=False),
     GateKind("log", "complete log", ("shadow", "canary", "champion"), shares_error=False),
 )  # fmt: skip
-"""All that a rollout is asked, in order. What a person reads and sees of a gate follows from it."""
+"""All gates of a rollout, in order. Texts and pictures of a gate come from here."""
 
 
 def _change(share: float) -> str:
-    """How far above or below; from twice as many on, how many times."""
+    """A change in words: percent above or below, or from twice as many on, how many times."""
     if share >= 1:
         return f"{rounded(1 + share)} times"
     return f"{in_percent(-share)} below" if share < 0 else f"{in_percent(share)} above"

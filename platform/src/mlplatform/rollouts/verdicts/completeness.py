@@ -1,4 +1,4 @@
-"""Who may still add to what was read: a writer, or a gateway that applies older routes."""
+"""Writers that may still add to records that were read, and gateways that apply older routes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mlplatform.rollouts.journal.journal import GatewayLease
 
 
 def complete_until_ms(watermarks: Sequence[Watermark]) -> int | None:
-    """The event time up to which no living writer can add a record; live traffic is always a
-    little ahead of it. None where no writer has said where it is; `behind` reports that."""
+    """The event time up to which no living writer can add a record; None if no writer has reported,
+    which `behind` says. Live traffic is always a little ahead of it."""
     return min((w.event_ms for w in watermarks if w.live and w.event_ms is not None), default=None)
 
 
@@ -21,7 +21,8 @@ def behind(
     event_ms: int,
     generation: int,
 ) -> tuple[str, ...]:
-    """Who may still write into a range that ends at this event time; empty: it is complete."""
+    """The writers and gateways that may still add records to a range that ends at this event time;
+    empty if it is complete."""
     writers = [
         f"writer {w.writer} is at {w.event_ms}, before {event_ms}"
         + (f", with {w.spilled} records spilled" if w.spilled else "")
@@ -39,9 +40,9 @@ def behind(
 def unlogged_gateways(
     watermarks: Sequence[Watermark], gateways: Sequence[GatewayLease]
 ) -> tuple[str, ...]:
-    """Gateways that answer and whose records are not in this log, because no living writer of it
-    has their name, or theirs come from a log elsewhere and do not come any more; a gateway that has
-    just ended is one of them until its lease is over."""
+    """Gateways that answer and whose records do not reach this log: no living writer has their
+    name, or their log is elsewhere and its records do not come any more. A gateway that has just
+    ended is one of them until its lease is over."""
     living = {w.writer: w for w in watermarks if w.live}
     silent = [
         f"gateway {g.gateway} answers, and no living writer of this log has its name"

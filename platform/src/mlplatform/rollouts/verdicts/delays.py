@@ -1,4 +1,5 @@
-"""How many of the labels have come, from those that have and the age of what has none."""
+"""The share of labels that have come, estimated from labels that came and from the age of requests
+without one."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DelayCurve:
-    """How many requests of any age have got a label of one type; one element per delay.
+    """The share of requests of any age that have a label of one type; one element per delay.
 
     Args:
         delay_ms: at which labels came, rising.
@@ -50,7 +51,7 @@ class DelayCurve:
 
 @dataclass(frozen=True, slots=True)
 class LabelsCome:
-    """The share (0-1) of the labels that come within `within_ms` that is expected to be here.
+    """The share (0-1) of the labels within `within_ms` that is expected to have come.
 
     Args:
         low, high: of a 95 % interval.
@@ -65,7 +66,7 @@ class LabelsCome:
 def labels_come(
     curve: DelayCurve, age_ms: Integers, requests: Integers | None = None
 ) -> LabelsCome | None:
-    """The share of labels expected for requests of these ages; None if no label has come yet.
+    """The share of labels expected for requests of these ages; None if no label has come.
 
     Args:
         requests: how many are of each age; None: one.
@@ -85,7 +86,7 @@ def labels_come(
 
 
 def delay_curve(age_ms: Integers, delay_ms: Integers) -> DelayCurve:
-    """The curve of one type of label, censored by today.
+    """The curve of one type of label, censored at the present time.
 
     Args:
         age_ms: of each request that could get a label, now.

@@ -1,7 +1,7 @@
-"""What one record of the decision log says of an arm, apart from all others.
+"""The facts that one record of the decision log tells of an arm, without other records.
 
 A rollout counts records of one generation in one role: copies in shadow, both arms' decisions in
-canary, a provisional champion's own. `Facts` are what is kept of them; `traffic` pairs them.
+canary, and a provisional champion's own. `Facts` keep what counts of them; `traffic` pairs them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,13 @@ ROW: Final = np.dtype(
         ("number", "<f4"),
     ]
 )
-"""What is kept of a record.
+"""The stored values of a record. `flags` are the constants above: of a copy that was sent; of the
+arm that is judged; `failed`, the arm did not give its answer; `excused`, the gateway had no room or
+time to ask it; `scored`, the answer counts for decision statistics (not degraded); `alert`, it was
+an alert. `latency_us` is -1 where none was recorded. `decision` is a number for each decision.
+`lost` is 1 plus the index in `OWN_FAILURES` of why a copy was never sent. `segments` has a bit for
+each segment that the decision lies in. `number` is the score of a model of numbers, which is a
+float32.
 
 `flags` are those above: of a copy that was sent, or of the arm that is judged; `failed`, the arm
 did not give its answer; `excused`, the gateway had no room or time to ask it; `scored`, the answer
@@ -57,7 +63,7 @@ _UNKNOWN_DECISION: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Whose records are counted, and how.
+    """The version whose records are counted, and the rules for counting.
 
     Args:
         version: that is judged.
@@ -75,8 +81,8 @@ class Subject:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of the log that have to be read: the payload is by far the largest part of a
-        record."""
+        """The columns of the log that must be read. Payloads are read only where needed, because
+        they are by far the largest part of a record."""
         return (*COLUMNS, "payload") if self.segments else COLUMNS
 
 
@@ -102,11 +108,11 @@ class RecordFacts:
         return found
 
     def of(self, chosen: Any) -> RecordFacts:
-        """Some of them, by flags or positions."""
+        """The facts of some records, chosen by flags or positions."""
         return RecordFacts(*(values[chosen] for values in self._arrays))
 
     def without(self, decision_ids: set[str]) -> RecordFacts:
-        """The facts of other decisions."""
+        """The facts of all decisions but these."""
         if not decision_ids:
             return self
         return self.of(np.array([i not in decision_ids for i in self.decision_id], dtype=bool))
@@ -117,7 +123,7 @@ class RecordFacts:
 
 
 def together(parts: Sequence[RecordFacts]) -> RecordFacts:
-    """All of them; none where there are no parts."""
+    """The parts joined; empty without parts."""
     nothing = np.zeros(0, dtype=object)
     empty = RecordFacts(nothing, nothing, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=ROW))
     columns = zip(*(part._arrays for part in (empty, *parts)), strict=True)

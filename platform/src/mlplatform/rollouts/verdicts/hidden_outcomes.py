@@ -1,8 +1,9 @@
-"""Recall and precision where our own decisions hide outcomes, with what cannot be known left open.
+"""Recall and precision where the platform's own decisions hide outcomes, with unknown outcomes left
+open.
 
-Of a stopped request no positive label can come. A declared share of them is let through at random
-(`exploration` in model.yaml), and stands for the rest by the inverse of its chance. What had no
-chance to be seen is bounded: as if none of it were positive, and as if all of it were.
+A stopped request gets no positive label. A declared share of them is let through at random
+(`exploration` in model.yaml), and stands for the others by the inverse of its chance. Requests that
+had no chance to be seen give bounds: once with none of them positive, once with all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mlplatform.rollouts.verdicts.statistics import event_size, sequence_width
 
 Floats = npt.NDArray[np.float64]
 MOST_ROUNDS = 50
-"""Of the search for an extreme, which ends after a few."""
+"""Most rounds of the search for an extreme, which usually ends after a few."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +46,7 @@ class PartialOutcomes:
     came: Floats
 
     def of(self, kept: Flags) -> PartialOutcomes:
-        """Some of them."""
+        """Some of the requests."""
         return PartialOutcomes(
             self.unit[kept], self.positive[kept], self.seen[kept], self.chance[kept],
             self.guess[kept], self.came[kept],
@@ -53,7 +54,7 @@ class PartialOutcomes:
 
     @property
     def is_drawn(self) -> Flags:
-        """Whose outcome was seen or hidden by a draw."""
+        """Whether a draw showed or hid each request's outcome."""
         flags: Flags = (self.chance > 0) & (self.chance < 1)
         return flags
 
@@ -88,7 +89,7 @@ def precision(flagged: Flags) -> Metric:
 
 
 def recall_difference(mine: Flags, other: Flags) -> Metric:
-    """Share of the positives that one flagged, less the share that the other flagged."""
+    """Share of the positives that `mine` flagged, less the share that `other` flagged."""
     hits = mine.astype(np.float64) - other.astype(np.float64)
     return Metric(hits, np.ones_like(hits), np.zeros_like(hits))
 
@@ -97,14 +98,15 @@ Estimate = Callable[[PartialOutcomes], Floats]
 
 
 def as_seen(requests: PartialOutcomes) -> Floats:
-    """Positives that were seen, each for those of its age whose labels are yet to come, and none
-    elsewhere: biased wherever anything was hidden."""
+    """Weights of the positives that were seen, each raised for those of its age whose labels are
+    yet to come. Estimates are biased where any outcome was hidden."""
     found: Floats = requests.positive / requests.came
     return found
 
 
 def inverse_propensity(requests: PartialOutcomes) -> Floats:
-    """The weight of each request's outcome: those that were drawn stand for the rest.
+    """The weight of each request's outcome by inverse propensity: drawn requests stand for the
+    others.
 
     Source: Horvitz and Thompson (1952), A generalization of sampling without replacement.
     """
@@ -117,7 +119,7 @@ def inverse_propensity(requests: PartialOutcomes) -> Floats:
 
 
 def doubly_robust(requests: PartialOutcomes) -> Floats:
-    """The guess for each request that a draw could hide, corrected by those that were drawn.
+    """The guess for each request whose outcome a draw could hide, corrected by the drawn requests.
 
     Source: Robins, Rotnitzky and Zhao (1994), Estimation of regression coefficients when some
     regressors are not always observed; Dudík, Langford and Li (2011), Doubly robust policy
@@ -152,11 +154,11 @@ def interval(
     error_share: float,
     estimate: Estimate = doubly_robust,
 ) -> MetricBounds:
-    """What is known of the metric.
+    """The value of the metric with its bounds.
 
-    Two pairs of bounds hold: one takes whatever was not seen as anything, the other lets draws
-    stand for what they were drawn from, and takes only the rest as anything. Where there were
-    draws, each gets half of the error, and what both leave open is left open.
+    Two pairs of bounds hold. One takes every unseen outcome as anything. The other lets draws stand
+    for the requests that they were drawn from, and takes only the rest as anything. Where there
+    were draws, each pair gets half of the error, and only values within both pairs are left open.
 
     Source: Manski (1990), Nonparametric bounds on treatment effects; Horowitz and Manski (2000).
     """
@@ -199,7 +201,7 @@ def _ratio(metric: Metric, found: Floats) -> float:
 
 
 def _extreme(metric: Metric, found: Floats, unknown: Flags, value: float, sign: float) -> Floats:
-    """The outcomes of what is unknown that make the metric lowest (-1) or highest (1).
+    """The unknown outcomes that make the metric lowest (sign -1) or highest (sign 1).
 
     Source: Dinkelbach (1967), On nonlinear fractional programming.
     """

@@ -35,17 +35,17 @@ from mlplatform.rollouts.verdicts.verdict import (
 )
 
 ALONE = 2.0
-"""Nobody answers beside a champion, so what the machine does to both arms counts against it: it is
-held to this many times the limit of a challenger."""
+"""A champion alone is held to this many times the limit of a challenger: no other arm answers
+beside it, so what the machine does to both counts against it."""
 
 COUNTED_PART = 0.5
-"""Of a sample's customers, those whose answers must count (not degraded): of fewer, those who are
-left may be unlike the others."""
+"""Least share of a sample's customers whose answers must count (not degraded): if fewer count, they
+may be unlike the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepPolicy:
-    """What a step of the ramp asks for.
+    """The requirements of a step of the ramp.
 
     Args:
         percent: the share of customers asked for, 0 to 100; None in shadow.
@@ -69,7 +69,7 @@ class StepPolicy:
 
 @dataclass(frozen=True, slots=True)
 class GateLimits:
-    """What a version is held to in its present phase.
+    """The limits for a version in its present phase.
 
     Args:
         error_share: chance that the guardrail stops a champion that is at the limit.
@@ -84,7 +84,7 @@ class GateLimits:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Who writes the log and who applies the routes, when the records were read."""
+    """The writers of the log and the gateways that apply the routes, at the time of the read."""
 
     watermarks: tuple[Watermark, ...]
     gateways: tuple[GatewayLease, ...]
@@ -151,7 +151,8 @@ def _is_enough(found: Aggregates, step: StepPolicy) -> bool:
 
 
 def _waited_for(seen: Aggregates, step: StepPolicy, sources: Sources) -> list[Gate]:
-    """Whose records a sample lacks that would be enough, or is never to get."""
+    """Gates that say whose records are missing from a sample that is otherwise large enough, or
+    that it will never get."""
     if not _is_enough(seen, step):
         # Records of a gateway whose log is not this one will never come.
         return _incomplete(unlogged_gateways(sources.watermarks, sources.gateways))
@@ -174,7 +175,7 @@ def _comparisons(found: Aggregates, limits: GateLimits, step: StepPolicy) -> lis
 
 
 def _failing(seen: Aggregates, limits: GateLimits) -> Gate | None:
-    """The guardrail, once failures prove too many."""
+    """The gate of the guardrail, if it proves too many failures; else None."""
     error, allowed = limits.error_share, ALONE * limits.failure_share
     views = seen.provable_failures
     found = share_difference(views, stop_error=error, pass_error=error, ratio=0.0)

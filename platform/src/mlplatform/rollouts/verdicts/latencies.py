@@ -1,8 +1,8 @@
-"""How long answers took, in bins of about 1 %, so that any threshold can be asked for later.
+"""Latencies of answers in bins of about 1 %, so that any threshold can be asked for later.
 
-Of a customer's day and of a stretch of wall time it is kept how many answers each bin holds. Sums
-over clusters are kept as what each bin adds to them, so that the sum at a threshold is that of the
-bins above it: a record that comes late or is taken back changes the bins of its own cluster alone.
+Of a customer's day and of a stretch of wall time, the number of answers in each bin is stored. Sums
+over clusters are stored as each bin's contribution, so that the sum at a threshold is that of the
+bins above it. A record that comes late, or is taken back, changes only the bins of its own cluster.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from mlplatform.rollouts.verdicts.facts import Integers
 from mlplatform.rollouts.verdicts.statistics import Clusters, ClusterSums
 
 EDGES: Final = np.unique(np.rint(2 ** (np.arange(64 * 24) / 64)).astype(np.int64))
-"""Lower edges in microseconds: whole ones, 64 bins an octave from 64 µs on, the last at 16 s."""
+"""Lower edges of the bins in whole microseconds: 64 bins an octave from 64 µs on, the last at 16
+s."""
 EDGES[0] = 0
 BINS: Final = len(EDGES)
 
@@ -32,8 +33,9 @@ def bins_of(latency_us: Integers) -> Integers:
 class LatencySums:
     """Sums over answers by customer and day; the first index is the arm (challenger, champion).
 
-    A threshold at the lower edge of a bin has, as its sums of squares of slow answers, the sum of
-    `squares` from that bin on, and as its sums of slow answers times answers that of `products`.
+    For a threshold at the lower edge of a bin, the sum of `squares` from that bin on is the sum of
+    squares of slow answers, and the sum of `products` from that bin on is that of slow answers
+    times answers.
 
     Args:
         squares, products: arms x bins.
@@ -45,14 +47,14 @@ class LatencySums:
     trials: Integers
 
     def plus(self, other: LatencySums, sign: int = 1) -> LatencySums:
-        """These with another's added, or taken away."""
+        """The sums with another's added, or with sign -1 taken away."""
         names = [field.name for field in dataclasses.fields(self)]
         return LatencySums(*(getattr(self, n) + sign * getattr(other, n) for n in names))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BinnedAnswers:
-    """How many answers of each cluster lie in which bin.
+    """The number of answers of each cluster in each bin.
 
     Args:
         arm: of each cluster.
@@ -67,7 +69,7 @@ class BinnedAnswers:
     number: Integers
 
     def sums(self) -> LatencySums:
-        """What they add to the sums over clusters."""
+        """The contribution of these clusters to the sums over clusters."""
         found = LatencySums(*(np.zeros((2, n), dtype=np.int64) for n in (BINS, BINS, 2)))
         number, starts = self.number, self.starts
         if not len(number):
@@ -99,7 +101,7 @@ def latency_sums(answers: KeyedCounts) -> LatencySums:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Latencies:
-    """What the gates on latency are judged by.
+    """The latencies by which gates judge.
 
     Args:
         days: sums over customers' days.
@@ -113,19 +115,20 @@ class Latencies:
 
     @classmethod
     def of(cls, days: LatencySums, outages: KeyedCounts) -> Latencies:
-        """These with the answers of all stretches of wall time."""
+        """The latencies with the answers of all stretches of wall time."""
         arm, _, bins = outages.keys
         answers = np.zeros((2, BINS), dtype=np.int64)
         np.add.at(answers.reshape(-1), arm * BINS + bins, outages.counts[:, 0])
         return cls(days, outages, answers)
 
     def quantile(self, arm: int, share: float) -> int:
-        """The bin of the answer below which this share of an arm's answers lies."""
+        """The bin of the quantile: below it lies this share of an arm's answers."""
         below = np.cumsum(self.answers[arm])
         return int(np.searchsorted(below, share * below[-1], side="left"))
 
     def slow(self, mine: int, other: int) -> list[ClusterSums]:
-        """Answers in these bins or above, by customer and day and by stretch of wall time.
+        """Answers in these bins or above, clustered by customer and day and by stretch of wall
+        time.
 
         Args:
             mine, other: the challenger's first slow bin, and the champion's.
@@ -144,7 +147,8 @@ class Latencies:
         return [by_day, self._by_time(mine, other).sums()]
 
     def _by_time(self, mine: int, other: int) -> Clusters:
-        """Sums of a stretch's bins are differences of running totals over all of them."""
+        """Slow answers and answers by stretch of wall time, from differences of running totals over
+        all bins."""
         arm, piece, bins = self.outages.keys
         cut = int(arm.searchsorted(1))
         arms = slice(0, cut), slice(cut, len(arm))

@@ -1,9 +1,9 @@
-"""What matured labels say about two arms that decided the same requests: the slow gate.
+"""The slow gate: matured labels of two arms that decided the same requests.
 
-In shadow every request has a score of both arms, so both can be held to the same outcomes, and far
-fewer positives tell than between arms that answered different customers. What the champion stopped
-has no outcome, unless it was let through to learn of it: what that leaves open stays open
-(`hidden`). Labels come days later, so a promotion is provisional until they have.
+In shadow every request has a score of both arms, so both can be held to the same outcomes. Far
+fewer positives are enough than between arms that answered different customers. A request that the
+champion stopped has no outcome, unless it was let through to learn of it; bounds leave that open
+(`hidden`). Labels come days later, so a promotion is provisional until they have come.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ACCURACY = "accuracy"
 ERROR = "error"
 POSITIVES = "frauds"
 LABELS = ("genuine", "fraud")
-"""Of a gate's values, and of the labels 0 and 1 in them: journals hold these names."""
+"""Names of the labels 0 and 1 in a gate's values; journals hold these names."""
 DAY_MS = 86_400_000
 
 
@@ -60,7 +60,7 @@ class Outcomes:
     """Requests of one shadow generation that both arms scored.
 
     Arrays may leave out requests that are known to be negative and that neither arm ranks among its
-    highest: of these the number is enough.
+    highest; only their number is needed.
 
     Args:
         requests: positive by the last label that has arrived; what was stopped is not seen.
@@ -84,14 +84,15 @@ class Outcomes:
 
     @property
     def hidden(self) -> int:
-        """Requests that were stopped and have no label: what they were, nobody can know."""
+        """The number of requests that were stopped and have no label; nobody can know their
+        outcome."""
         return int((~self.requests.seen).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledClasses:
-    """How often the classes of two arms were not those of the labels, on the labelled requests of
-    one shadow generation.
+    """How often each arm's class was not that of the label, on the labelled requests of one shadow
+    generation.
 
     Args:
         wrong: hits are requests of which an arm decided another class; clusters are customers.
@@ -187,7 +188,7 @@ def error_gate(seen: LabelledNumbers, bound: Bound, errors: Errors) -> Gate:
 
 @dataclass(frozen=True, slots=True)
 class ArmRecall:
-    """What is known of one arm's recall and precision, each bound with the error of missed harm.
+    """Recall and precision of one arm, each bound with the error of missed harm.
 
     Args:
         caught: positives that were seen among its first `alerts` requests.
@@ -217,7 +218,7 @@ class Recall:
 
 
 def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Recall:
-    """Both arms at the same number of alerts, so that neither is better for raising more.
+    """Recall of both arms at the same number of alerts, so that neither is better for raising more.
 
     Args:
         capacity: share (0-1) of requests that may be alerts.
@@ -244,10 +245,11 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
 
 
 def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: float) -> Gate:
-    """Whether the new version finds fewer of the positives than the one before it.
+    """The gate on recall: whether the new version finds fewer of the positives than the one before
+    it.
 
-    Requests without a mature label are INCONCLUSIVE, and so is silence: where labels have stopped
-    coming, none does not mean negative.
+    It is INCONCLUSIVE while requests have no mature label, and while labels have stopped coming:
+    then no label does not mean negative.
     """
     if (lacking := _no_verdict(len(seen), seen.immature, is_silent=seen.silent)) is not None:
         return lacking
@@ -262,7 +264,7 @@ def outcome_gate(seen: Outcomes, bound: Bound, errors: Errors, *, capacity: floa
 
 
 def _no_verdict(requests: int, immature: int, *, is_silent: bool) -> Gate | None:
-    """Why no verdict is possible by labels yet; None where one is."""
+    """The gate that says why labels allow no verdict yet; None if they allow one."""
     if not requests and not immature:
         return Gate(
             NAME,
@@ -315,7 +317,7 @@ def _counted_text(seen: Outcomes, found: Recall) -> str:
 
 
 def _unknown(seen: Outcomes, found: Recall) -> Iterator[str]:
-    """What our own decisions hide, in sentences."""
+    """Sentences on the outcomes that the platform's own decisions hide."""
     requests = seen.requests
     drawn = requests.is_drawn
     never = int((~requests.seen & ~drawn).sum())

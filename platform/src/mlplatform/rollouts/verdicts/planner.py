@@ -1,4 +1,4 @@
-"""What a rollout will take at the present traffic, step by step, and whether it can decide in time.
+"""The time that a rollout takes at the present traffic, step by step, and whether it can decide.
 
 A challenger as good as the champion, and for each gate one with twice the harm that stops, are
 played through a step by `simulated_paths`, against the very bounds that will judge them.
@@ -34,17 +34,17 @@ COURSES = 200
 ANALYSES = 96
 SEED = 65
 LONGEST = 8.0
-"""Times the deadline: further ahead nothing is drawn."""
+"""How many times a step's deadline the simulation looks ahead."""
 SHORTEST = 1e-4
 HARM = 2.0
-"""Times the limit: the bad challenger of a plan."""
+"""How many times the limit the harm of a plan's bad challenger is."""
 DECIDES = 0.5
-"""A step that passes fewer challengers as good as the champion than this can't decide."""
+"""Least chance of a step to pass a challenger as good as the champion; else it can't decide."""
 MOST_TELLING = 5_000
-"""Positives and stopped requests of one path that is drawn: of more, this many are."""
+"""Most positives and stopped requests of a path; if there are more, this many are drawn."""
 SLICES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 SURE = 0.8
-"""Of such challengers, those that a proposed change lets pass in time."""
+"""The chance with which a proposed change must let such a challenger pass in time."""
 
 Flags = npt.NDArray[np.bool_]
 
@@ -73,7 +73,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class GatePlan:
-    """What one gate of a step needs.
+    """The needs of one gate of a step.
 
     Args:
         tolerance: None where the step does not ask.
@@ -103,7 +103,7 @@ class GatePlan:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What a step takes.
+    """The plan of a step.
 
     Args:
         hours: median until every gate is HEALTHY; None: not within `LONGEST` deadlines.
@@ -125,7 +125,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """What the labels of the shadow phase will show.
+    """The expected verdict by the labels of the shadow phase.
 
     Args:
         positives: of the shadow phase, expected.
@@ -151,7 +151,7 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Progress:
-    """How a step goes for challengers as good as the champion.
+    """The progress of a step for challengers as good as the champion.
 
     Args:
         ended: hours until each of them has passed; endless: not within `LONGEST` deadlines.
@@ -163,19 +163,19 @@ class Progress:
 
     @property
     def hours(self) -> float:
-        """The median; endless where fewer pass."""
+        """The median hours until a challenger has passed; infinite if fewer than half pass."""
         return _median(self.ended)
 
     @property
     def late_hours(self) -> float:
-        """The time until `SURE` of them have passed."""
+        """The hours until the share `SURE` of them has passed."""
         return float(np.quantile(self.ended, SURE, method="higher"))
 
 
 def progress(
     profile: TrafficProfile, stage: Stage, expected: Alerts | None, *, drawn: int = COURSES // 4
 ) -> Progress:
-    """When a step is passed and how surely, without what each gate needs.
+    """When a step is passed and with which chance, without the needs of each gate.
 
     Args:
         expected: of alerts; None: nothing is known of the challenger's, and gates on alerts are
@@ -190,7 +190,7 @@ def progress(
 def plan_stage(
     profile: TrafficProfile, stage: Stage, expected: Alerts | None, *, drawn: int = COURSES
 ) -> StagePlan:
-    """What a step takes at this traffic, and what each of its gates needs."""
+    """The plan of a step at this traffic, with the needs of each of its gates."""
     schedule = _schedule(profile, stage, drawn)
     gates = _gates(stage, schedule, expected)
     passed = {"sample": _sampled(profile, stage, schedule)}
@@ -220,7 +220,7 @@ def _progress(stage: Stage, schedule: AnalysisSchedule, passed: Sequence[Flags])
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    """One gate's paths.
+    """The paths of one gate.
 
     Args:
         counts: sums of a challenger, good or bad, held to the tolerance or to the limit; several
@@ -242,7 +242,7 @@ class _Gate:
     by_events: Callable[[], Flags] | None = None
 
     def passes(self, *, good: bool) -> Flags:
-        """Where no more than the tolerance is left open."""
+        """Whether, at each look, no more than the tolerance is left open."""
         if self.tolerance is None:
             shape = self.counts(good, False)[0].value.shape
             return np.ones(shape, dtype=bool)
@@ -254,7 +254,7 @@ class _Gate:
         return passed & _any([self._size(sums) <= self.limit for sums in every])
 
     def stops(self) -> Flags:
-        """Where more than the limit is proven of the bad challenger."""
+        """Whether, at each look, more than the limit is proven of the bad challenger."""
         most = self.limit if self.absolute else 0.0
         every = self.counts(False, False)
         stopped = _all([s.value - s.width(self.errors.stop) > most for s in every])
@@ -371,7 +371,7 @@ def _schedule(profile: TrafficProfile, stage: Stage, drawn: int) -> AnalysisSche
 
 
 def _sampled(profile: TrafficProfile, stage: Stage, schedule: AnalysisSchedule) -> Flags:
-    """Where the arm has had the customers and requests that the step wants at least."""
+    """Whether, at each look, the arm has had as many customers and requests as the step wants."""
     units = np.array([profile.seen(h, stage.share or 1.0) for h in schedule.hours])
     requests, _ = schedule.trials()
     return (units >= stage.step.units) & (requests >= stage.step.requests)
@@ -418,7 +418,7 @@ def plan_confirmation(
     errors: Errors,
     alone: float,
 ) -> Confirmation | None:
-    """What the labels of the shadow phase will say of recall; None: labels say nothing yet.
+    """The expected verdict on recall by the labels of the shadow phase; None without labels.
 
     Args:
         limit, tolerance: positives found less than the champion, as a share of all positives.
@@ -454,7 +454,7 @@ def plan_confirmation(
 
 
 def _partly_seen(held: LabelPaths, requests: int) -> Confirmation:
-    """What the labels of `requests` requests will show, by the judge's own bounds."""
+    """The expected verdict by the labels of `requests` requests, by the judge's own bounds."""
     hidden = held.hidden
     most = round(MOST_TELLING / (held.positives + hidden.share))
     counts = [round(x) for x in np.geomspace(10 / held.positives, most, 40) if x <= most]
@@ -488,7 +488,7 @@ def _normal(z: float) -> float:
 
 
 def _first(flags: Flags, hours: Floats) -> Floats:
-    """Hours of the first look of each path at which it is so; endless where there is none."""
+    """Hours of each path's first look with the flag; infinite if there is none."""
     return np.where(flags.any(axis=1), hours[flags.argmax(axis=1)], np.inf)
 
 

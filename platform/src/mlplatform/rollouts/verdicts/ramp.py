@@ -1,4 +1,5 @@
-"""The plan of a whole ramp: whether it can decide, what would make it possible, better steps."""
+"""The plan of a whole ramp: whether it can decide, changes that would let it decide, and better
+steps."""
 
 from __future__ import annotations
 
@@ -24,21 +25,22 @@ from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic_profile import TrafficProfile
 
 DAY_H = 24.0
-"""A proposed step takes a day at most: all hours of a day are seen, and no more is needed."""
+"""Longest time of a proposed step in hours: it sees all hours of a day, and needs no more."""
 STEADY = 0.95
-"""The share of challengers as good as the champion that a proposed step passes in time."""
+"""The chance with which a proposed step passes a challenger as good as the champion in time."""
 PERCENTS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 25.0, 50.0)
 LEAST_PART = 0.09
-"""Of today's share of a step, what a proposal leaves of it at least: load grows in steps."""
+"""Least part of a step's present share that a proposal keeps, because load should grow in steps."""
 STRICTER: Final = (0.1, 0.2, 0.5)
-"""Of today's tolerances, the strictest first; never less than what stops."""
+"""Factors on the present tolerances that a proposal tries, strictest first; a tolerance is never
+below what stops."""
 WIDER: Final = tuple(1.15**n for n in range(1, 30))
 BUSIER: Final = tuple(1.25**n for n in range(1, 32))
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """What would let a step decide in time.
+    """A change that would let a step decide in time.
 
     Args:
         key: of model.yaml; "traffic" for requests an hour.
@@ -59,7 +61,8 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A step that can't decide by its deadline, and what would make it possible: one of these."""
+    """A step that can't decide by its deadline, with the changes that would let it; one of them is
+    enough."""
 
     step: StagePlan
     remedies: tuple[tuple[Remedy, ...], ...]
@@ -79,7 +82,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rollout takes at the traffic of the last days.
+    """The plan of a rollout at the traffic of the last days.
 
     Args:
         history_h, requests_h: hours of event time that were read, and requests in one of them.
@@ -106,7 +109,7 @@ class Plan:
 
     @property
     def stops(self) -> dict[str, float]:
-        """The chance, by gate, that some step stops a challenger with twice its limit."""
+        """The chance, by gate, that some step stops a challenger with twice the gate's limit."""
         names = dict.fromkeys(gate.gate for step in self.steps for gate in step.gates)
         return {name: 1 - math.prod(self._missed(name)) for name in names}
 
@@ -115,7 +118,7 @@ class Plan:
 
     @property
     def refusal(self) -> str:
-        """Why no rollout should be opened; empty where one can decide."""
+        """Why no rollout should be opened; empty if the rollout can decide."""
         return ". ".join(map(str, self.refusals))
 
 
@@ -125,8 +128,8 @@ def refusals(
     plans: Sequence[StagePlan],
     expected: Alerts | None,
 ) -> tuple[Refusal, ...]:
-    """The steps that can't decide, with ways out: they pass too few challengers as good as the
-    champion, also if every outage hits both arms alike and cancels out."""
+    """The steps that can't decide, with ways out. They pass too few challengers as good as the
+    champion, even if every outage hits both arms alike and cancels out."""
     shared = _without_outages(profile)
     return tuple(
         Refusal(plan, tuple(_remedies(profile, stage, plan, expected)))
@@ -181,7 +184,7 @@ def _remedies(
 
 
 def _smaller_sample(profile: TrafficProfile, stage: Stage) -> Iterator[Remedy]:
-    """What the arm has by nine tenths of the deadline."""
+    """A smaller sample: what the arm has by nine tenths of the deadline."""
     step, share, hours = stage.step, stage.share or 1.0, 0.9 * stage.deadline_h
     units, requests = profile.seen(hours, share), profile.requests_h * hours * share
     if units < step.units:
@@ -193,8 +196,9 @@ def _smaller_sample(profile: TrafficProfile, stage: Stage) -> Iterator[Remedy]:
 def propose_stages(
     profile: TrafficProfile, stages: tuple[Stage, ...], expected: Alerts | None
 ) -> tuple[Stage, ...]:
-    """Canary steps of a day at the most: as strict as today's share can show, then the smallest
-    share that shows it. The last step keeps its share: it carries the load before a promotion.
+    """Better canary steps of at most a day: as strict as the present share can show, then the
+    smallest share that shows as much. The last step keeps its share, because it carries the load
+    before a promotion.
 
     A step that needs more than a day stays as it is. Empty where no step changes.
     """
@@ -235,7 +239,7 @@ def with_percent(stage: Stage, percent: float) -> Stage:
 
 
 def with_traffic(profile: TrafficProfile, factor: float) -> TrafficProfile:
-    """`factor` times the requests, by `factor` times the customers."""
+    """The traffic profile with `factor` times the requests, by `factor` times the customers."""
     return dataclasses.replace(
         profile,
         requests_h=profile.requests_h * factor,
@@ -261,7 +265,7 @@ def _stricter(stage: Stage, factor: float) -> Stage:
 
 
 def _with_tail(stage: Stage) -> Stage:
-    """The step asking for the 99th percentile too: no more than what stops."""
+    """The step with a tolerance on the 99th percentile, no stricter than what stops."""
     asked, step = stage.step.tolerance, stage.step
     if asked.latency_p99 is not None:
         return stage
@@ -269,7 +273,8 @@ def _with_tail(stage: Stage) -> Stage:
 
 
 def tails_not_asked(profile: TrafficProfile, stages: Sequence[Stage]) -> Iterator[str]:
-    """What it takes to ask for the 99th percentile where no canary step does, in a sentence."""
+    """The cost of a tolerance on the 99th percentile, in a sentence, if no canary step asks for
+    one."""
     canary = [stage for stage in stages if stage.step.percent is not None]
     if not profile.latency_us or any(s.step.tolerance.latency_p99 is not None for s in canary):
         return
@@ -300,14 +305,14 @@ def _limit(stage: Stage, stop: StopLimits, name: str) -> float:
 
 
 def _times(name: str, value: float, factor: float) -> float:
-    """A tolerance that many times as wide; of a ratio, what it is beyond 1."""
+    """The tolerance times `factor`; of a latency's ratio, the part beyond 1 times `factor`."""
     wide = 1 + (value - 1) * factor if name.startswith("latency") else value * factor
     digits = 2 - math.floor(math.log10(abs(wide)))
     return min(round(wide, digits), 1.0) if name == "failures" else round(wide, digits)
 
 
 def _whole(hours: float) -> float:
-    """A deadline as people write one: whole hours, and whole days from two on."""
+    """A deadline rounded up as people write it: to whole hours, and over 48 h to whole days."""
     return float(math.ceil(hours / 24) * 24 if hours > 48 else math.ceil(hours))
 
 
@@ -316,7 +321,7 @@ def _first(candidates: Sequence[float], wanted: Callable[[float], bool]) -> floa
 
 
 def steps_text(stages: tuple[Stage, ...]) -> str:
-    """Canary steps as model.yaml has them."""
+    """Canary steps in the form of model.yaml."""
     lines = ["rollout:", "  canary:"]
     for stage in stages:
         step = stage.step

@@ -1,4 +1,4 @@
-"""How a gate's bounds may go as a step's traffic comes: paths drawn from a traffic profile.
+"""Simulated paths of a gate's bounds during a step, drawn from a traffic profile.
 
 Each path holds the counts that the gate would read at each look, drawn for a challenger of a
 known truth; the bounds on them are those of the judge (`event_size`, `sequence_width`). Hits that
@@ -46,14 +46,14 @@ from mlplatform.rollouts.verdicts.verdict import Errors
 Floats = npt.NDArray[np.float64]
 
 FEW_HITS = 0.2
-"""A smaller share of hits comes as rare events do, one larger varies to both sides alike."""
+"""Share of hits up to which they are drawn as rare events; more hits vary to both sides alike."""
 ALONE = 0.05
-"""Of fewer hits beside each one, none are drawn together."""
+"""Number of hits beside each hit below which hits are drawn independently."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sums:
-    """What a gate reads, by path and look.
+    """The sums that a gate reads, by path and look.
 
     Args:
         difference: the challenger's hits less the expected ones.
@@ -91,7 +91,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class AnalysisSchedule:
-    """When a step is looked at, and by how much traffic.
+    """The times at which a step is looked at, with the traffic until then.
 
     Args:
         hours: of each look, ascending.
@@ -118,8 +118,8 @@ class AnalysisSchedule:
         return every * part, every * (1 - part)
 
     def arm(self) -> tuple[Floats, Floats]:
-        """Customers drawn into the challenger's arm: their share of the requests, and other
-        requests an hour by the customer of one. A few customers make most requests."""
+        """The share of the requests of the customers drawn into the challenger's arm, and the other
+        requests an hour by the customer of a request. A few customers make most requests."""
         people, rates = np.array(self.profile.customers).T
         repeat = np.full((self.paths, 1), self.profile.repeat_h)
         if self.share is None:
@@ -132,29 +132,29 @@ class AnalysisSchedule:
         return part[:, None], repeat * alike[:, None]
 
     def together(self, full: float) -> tuple[float, float]:
-        """Hits beside each hit, in the challenger's arm and in the champion's."""
+        """The number of hits beside each hit, in the challenger's arm and in the champion's."""
         if self.share is None:
             return full, full
         return full * self.share, full * (1 - self.share)
 
     def alike_in_time(self, trials: Floats, most: int = MOST_OUTAGES) -> Floats:
-        """Trials in one of at most so many stretches of time: failures in it may be one outage."""
+        """Trials in one of at most `most` stretches of time; failures in it may be one outage."""
         wall_ms = self.hours / self.profile.speed * HOUR_MS
         slices = np.maximum(wall_ms / OUTAGE_SLICE_MS, 1.0)
         pieces = slices / 2 ** np.ceil(np.log2(np.maximum(slices / most, 1.0)))
         return np.asarray(1 + trials / np.maximum(pieces, 1.0))
 
     def alike_by_day(self) -> Floats:
-        """Requests of a customer on a day."""
+        """The number of requests of a customer on a day."""
         return 1 + self.arm()[1] * np.minimum(self.hours, 24.0)
 
     def alike_by_customer(self) -> Floats:
-        """Requests of a customer."""
+        """The number of requests of a customer."""
         return 1 + self.arm()[1] * self.hours
 
 
 def failures(schedule: AnalysisSchedule, *, more: float, is_proof: bool = False) -> Sums:
-    """Failures of both arms, of a challenger that fails this share of requests more.
+    """Failures of both arms, where the challenger fails the share `more` of requests more.
 
     Args:
         is_proof: that it fails more is to be proven, by long stretches of time too.
@@ -175,7 +175,8 @@ def failures(schedule: AnalysisSchedule, *, more: float, is_proof: bool = False)
 
 
 _LATEST, _EVERY = 72, 2
-"""Of the looks, those at which evidence by events is read."""
+"""The looks at which evidence by events is read: of the latest 72 before the last, every second
+one."""
 
 
 def failure_evidence(schedule: AnalysisSchedule, *, more: float, limit: float) -> Floats:
@@ -206,8 +207,8 @@ def failure_evidence(schedule: AnalysisSchedule, *, more: float, limit: float) -
 def latency(
     schedule: AnalysisSchedule, quantile: float, *, ratio: float, slower: float = 1.0
 ) -> Sums:
-    """Answers above the champion's quantile times the ratio, of a challenger that many times
-    slower, less the champion's above its quantile."""
+    """Slow answers of both arms: the challenger's above the champion's quantile times `ratio`, less
+    the champion's above its quantile, where the challenger is `slower` times as slow."""
     rng, profile = schedule.rng(f"latency {quantile}"), schedule.profile
     mine, other = schedule.trials()
     together = profile.slow_together[QUANTILES.index(quantile)]
@@ -237,7 +238,7 @@ def _arms(
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """What is expected of a challenger's alerts, as shares of all requests.
+    """The alerts expected of a challenger, as shares of all requests.
 
     Args:
         own, champion: with an alert of either arm. both: of both arms.
@@ -261,7 +262,8 @@ class Alerts:
         replayed: int,
         by_replay: float | None,
     ) -> Alerts:
-        """Alerts by the share of requests with one of either arm on which only one raised it."""
+        """Expected alerts, from the share of requests with an alert of either arm on which only one
+        arm raised it."""
         both = (own + champion) * (1 - disagreement) / (2 - disagreement)
         return cls(own, champion, min(both, own, champion), replayed, by_replay)
 
@@ -279,8 +281,8 @@ class Alerts:
 
 
 def alert_pairs(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums:
-    """Alerts of both arms on the same requests, as a share of those expected, of a challenger that
-    raises this share of them more."""
+    """Alerts of both arms on the same requests, as a share of those expected, where the challenger
+    raises the share `more` of them more."""
     rng = schedule.rng("alerts")
     n, _ = schedule.trials()
     ratio = expected.ratio
@@ -325,7 +327,7 @@ def alert_arms(schedule: AnalysisSchedule, expected: Alerts, *, more: float, at:
 
 
 def alerts_by_replay(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums | None:
-    """Alerts as a share of those that the replay said; None: it said none."""
+    """Alerts as a share of those that the replay predicted; None if it predicted none."""
     if expected.by_replay is None:
         return None
     mine, _ = schedule.trials()
@@ -337,7 +339,7 @@ def alerts_by_replay(schedule: AnalysisSchedule, expected: Alerts, *, more: floa
 
 
 def disagreement(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -> Sums:
-    """Requests with an alert of one arm alone, of those with an alert of either."""
+    """Requests with an alert of one arm alone, among those with an alert of either."""
     rng = schedule.rng("disagreement")
     n, _ = schedule.trials()
     share = min(expected.disagreement + more, 1.0)
@@ -362,7 +364,7 @@ def disagreement(schedule: AnalysisSchedule, expected: Alerts, *, more: float) -
 def _customers_alerts(
     schedule: AnalysisSchedule, arm: str, trials: Floats, share: float
 ) -> tuple[Floats, Floats]:
-    """Alerts, and their variance: some customers have more of them, at all looks."""
+    """Alerts and their variance; some customers have more alerts than others, at all looks."""
     rng, beside_h = schedule.rng(f"{arm} alerts"), schedule.profile.alert_repeat_h
     alerts_h = np.maximum(trials[:, -1:] / schedule.hours[-1] * share, 1e-12)
     level = rng.normal(1.0, np.sqrt(np.minimum(beside_h / alerts_h, 0.25)), (len(trials), 1))
@@ -371,7 +373,7 @@ def _customers_alerts(
 
 
 def _replayed(schedule: AnalysisSchedule, varied: float, expected: Alerts) -> Floats:
-    """What the replay's own sampling error brings, as a share of the alerts expected."""
+    """The replay's own sampling error, as a share of the expected alerts."""
     return _shift(schedule, varied / expected.own**2, expected.replayed)
 
 
@@ -387,7 +389,7 @@ def _deviation(variance: float, trials: float) -> float:
 def _hits(
     rng: np.random.Generator, trials: Floats, share: float, together: float
 ) -> tuple[Floats, Floats]:
-    """Hits up to each look, and the sum of their events' squares (their variance).
+    """Hits up to each look, and their variance: the sum of the squares of their events' sizes.
 
     Args:
         together: hits that one has beside it, in its event.
@@ -413,14 +415,14 @@ def _table(error_share: float) -> tuple[Floats, Floats]:
 
 
 def _widths(variances: Floats, error_share: float) -> Floats:
-    """The judge's widths, read between the lines of a table."""
+    """The judge's widths at these variances, interpolated in a table."""
     known, widths = _table(error_share)
     return np.interp(variances, known, widths)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelPaths:
-    """What labels may come to say of a shadow phase some of whose requests are stopped.
+    """Possible labels of a shadow phase in which some requests are stopped.
 
     Args:
         positives: share of requests that labels tell to be positive, those let through among them.
@@ -439,11 +441,11 @@ class LabelPaths:
     seed: int
 
     def passes(self, requests: int, drawn: int) -> float:
-        """Chance that a version which finds as many positives is shown to."""
+        """Chance that a version which finds as many positives passes."""
         return self._chance(requests, 0.0, self.errors.missed, drawn, self._is_shown)
 
     def stops(self, requests: int, drawn: int) -> float:
-        """Chance that the bad one is stopped."""
+        """Chance that the bad version is stopped."""
         return self._chance(requests, self.worse, self.errors.stop, drawn, self._is_proven)
 
     def _is_shown(self, found: MetricBounds) -> bool:

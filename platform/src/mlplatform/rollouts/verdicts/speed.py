@@ -1,4 +1,4 @@
-"""Gates of speed: slower than the champion, or too slow for all of the traffic."""
+"""Gates on speed: a challenger slower than the champion, or too slow for all of the traffic."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from mlplatform.rollouts.verdicts.verdict import (
 
 MINIMUM_CALLS = 30
 MOST_LEVERAGE = 0.5
-"""Of one call on the slope: a pause during the only large call would be the cost of a row."""
+"""Most leverage of one call on the slope: a pause during the only large call would pass for the
+cost of a row."""
 
 
 IMMATERIAL_SHARE = 0.05
-"""Of the model's latency goal: an arm that is slower by no more does no harm. The arm of a small
-share answers from colder caches, and of answers within a millisecond that alone is a quarter."""
+"""Share of the model's latency goal by which an arm may be slower without harm. The arm of a small
+share answers from colder caches; that alone is a quarter of an answer within a millisecond."""
 
 
 def harmful_ratio(ratio: float, champion_us: float, immaterial_us: float) -> float:
-    """How many times the champion's a latency must be to do harm: the bound's, or more where that
-    is less than what is immaterial."""
+    """The least ratio to the champion's latency that does harm: the bound's, or more if that
+    difference is immaterial."""
     return max(ratio, 1 + immaterial_us / champion_us)
 
 
 def latency_gate(
     seen: Aggregates, quantile: float, bound: Bound, errors: Errors, *, immaterial_us: float = 0.0
 ) -> Gate:
-    """A quantile of the challenger's latency over the champion's, in canary.
+    """The gate on a quantile of the challenger's latency over the champion's, in canary.
 
     Args:
         immaterial_us: by how much it may be higher whatever the bound says.
@@ -106,7 +107,8 @@ def latency_gate(
 
 
 def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) -> Gate:
-    """How busy the challenger would be with all of the traffic, from its shadow calls.
+    """The gate on utilisation: the share of time that the challenger's pods would compute with all
+    of the traffic, from its shadow calls.
 
     What a row costs is the time for one more row in a call (the slope of latency over rows); at the
     rate of the champion's busiest ten seconds it gives the share of time that a pod computes. Calls
@@ -157,7 +159,7 @@ def utilisation_gate(seen: Aggregates, bound: Bound, errors: Errors, pods: int) 
 
 
 def _row_seconds(calls: Calls) -> tuple[float, float]:
-    """Mean and standard deviation, over calls, of a call's time by its rows."""
+    """Mean and standard deviation of the time of a call over its rows, over calls."""
     number = sum(n for n, _, _ in calls.values())
     mean = sum(us / rows for rows, (_, us, _) in calls.items()) / number
     square = sum(squares / rows**2 for rows, (_, _, squares) in calls.items()) / number
@@ -165,8 +167,9 @@ def _row_seconds(calls: Calls) -> tuple[float, float]:
 
 
 def _slope(calls: Calls) -> tuple[float, float]:
-    """Seconds for one more row by least squares, with the standard error HC3 of MacKinnon and White
-    (1985), from sums over the calls of each number of rows.
+    """Seconds for one more row, by least squares from sums over the calls of each number of rows,
+    with the standard error HC3 of MacKinnon and White (1985). NaN if all calls carried as many
+    rows, or if one call alone decides the slope.
 
     NaN where all carried as many, or where one call alone decides the slope: nothing is known then.
     """

@@ -15,7 +15,7 @@ Numbers = float | npt.NDArray[np.float64]
 
 
 def sequence_width(variance: float, *, error_share: float) -> float:
-    """Half the width of a one-sided bound on a sum of events that holds at every look.
+    """Half the width of a one-sided bound on a sum of events. The bound holds at every look.
 
     The bound is wrong at any time, ever, with probability `error_share` at most (asymptotically;
     the simulations in tests hold it to that for sums that are as lumpy as failures). Where nothing
@@ -38,7 +38,8 @@ def sequence_width(variance: float, *, error_share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSums:
-    """What bounds need of clusters, exactly: sums over them add up in any order and portions.
+    """Exact sums over clusters, from which bounds are computed; they add up in any order and
+    portions.
 
     Args:
         clusters: in which there are trials.
@@ -78,7 +79,8 @@ def cluster_sums(counts: Counts) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Hits among trials of both arms; one number per cluster (a customer, say), in one order.
+    """Hits among trials of both arms: one number per cluster (a customer, for example), in one
+    order.
 
     Where one cluster has trials of both arms, as in shadow, what they share cancels out.
     """
@@ -89,7 +91,7 @@ class Clusters:
     champion_trials: Counts
 
     def sums(self) -> ClusterSums:
-        """What bounds need of them."""
+        """The sums over these clusters."""
         columns = (self.challenger_hits, self.challenger_trials,
                    self.champion_hits, self.champion_trials)  # fmt: skip
         return ClusterSums.of(cluster_sums(np.stack(columns, axis=1).astype(np.int64)))
@@ -122,7 +124,7 @@ class Difference:
 
     @property
     def stop_width(self) -> float:
-        """Half of the distance between the bounds of that kind."""
+        """Half of the distance between the stop bounds."""
         return (self.stop_high - self.stop_low) / 2
 
     @property
@@ -131,14 +133,14 @@ class Difference:
 
 
 SHRINKAGE_HITS = 5
-"""Hits that count for clusters in which all trials have one outcome, when the size of an event is
-estimated: of no hits at all nothing can be learned about how they cluster."""
+"""Hits assumed for clusters whose trials all have one outcome, when the size of an event is
+estimated: without hits nothing shows how they cluster."""
 
 
 BY_ONE_SAMPLE = 4
-"""Noise that is drawn once and noise that is looked at for ever: the root of the sum of their
-squares is passed at some look up to 2.3 times as often as either, by simulation (errors of 0.05 to
-0.001); so each is given this part of the error."""
+"""The divisor of an error where noise drawn once comes on top of noise looked at for ever. At some
+look both together exceed the root of the sum of their squares up to 2.3 times as often as either
+does alone, by simulation (errors of 0.05 to 0.001)."""
 
 
 def share_difference(
@@ -149,7 +151,7 @@ def share_difference(
     ratio: float = 1.0,
     ratio_variance: float = 0.0,
 ) -> Difference:
-    """How much the challenger's share differs from `ratio` times the champion's.
+    """The difference of the challenger's share from `ratio` times the champion's, with bounds.
 
     Args:
         ratio_variance: of the ratio, as a share of it, where one sample has told it. It is for the
@@ -190,8 +192,8 @@ def rise_of_mean(
     stop_error: float,
     pass_error: float,
 ) -> Difference:
-    """The share by which the mean of one number a request lies above that of another, both of the
-    same requests, with bounds that hold at every look.
+    """How far the mean of `mine` lies above the mean of `other`, as a share of the latter, with
+    bounds that hold at every look. Both are numbers of the same requests.
 
     One event is as large as the most that one unit adds: the bounds stay wide while few units make
     most of the difference.
@@ -218,7 +220,8 @@ def rise_of_mean(
 
 
 def _width(variance: float, size: float, error_share: float) -> float:
-    """The width in events of this size: clustered ones are fewer and larger."""
+    """The width of a bound for hits in events of this size: clustered events are fewer and
+    larger."""
     return size * sequence_width(variance / size**2, error_share=error_share)
 
 
@@ -245,7 +248,7 @@ def _information(view: ClusterSums, ratio: float) -> tuple[float, float]:
 def event_size(
     variance: Numbers, plain: Numbers, *, hits: Numbers, alike: Numbers
 ) -> npt.NDArray[np.float64]:
-    """How many hits one event holds, in a sum of hits that come in clusters; element by element.
+    """The number of hits in one event, for a sum of hits that come in clusters; element by element.
 
     Args:
         variance: of the sum.
@@ -262,14 +265,14 @@ def event_size(
 
 @dataclass(frozen=True, slots=True)
 class RareEvents:
-    """Hits that did not come of one another, and the trials in which one could have begun."""
+    """Hits that did not cause one another, and the trials in which one could have begun."""
 
     hits: Numbers
     trials: Numbers
 
 
 def first_of_each(stretches: Counts) -> RareEvents:
-    """The hits that begin something: in stretches before which trials had gone without one.
+    """The first hit of each outage: hits in stretches before which trials went without one.
 
     An outage is one event, however long it is: while it lasts, and until `CALM_TRIALS` trials have
     gone well, nothing that follows counts.
@@ -286,13 +289,15 @@ def first_of_each(stretches: Counts) -> RareEvents:
 
 
 CALM_TRIALS = 5
-"""So many in a row without a hit end an outage: one that fails half of its requests goes on."""
+"""The number of trials in a row without a hit that end an outage. An outage that fails half of its
+requests thus goes on."""
 
 
 def change_of_champion(view: ClusterSums, share: float, trials: int) -> float:
-    """How far the champion's share of hits is from one in other trials, in standard errors.
+    """The distance of the champion's share of hits from its share in other trials, in standard
+    errors.
 
-    Customers are clusters in both: of more trials, a customer has more.
+    Customers are clusters in both; with more trials, each customer has more of them.
 
     Args:
         share: of hits in those trials.
@@ -308,7 +313,8 @@ def change_of_champion(view: ClusterSums, share: float, trials: int) -> float:
 
 
 def design_effect(view: ClusterSums) -> float:
-    """How many times the variance of independent trials that of the champion's hits is; 1 or more.
+    """The champion's design effect: the variance of its hits over that of independent trials; 1 or
+    more.
 
     Source: Kish (1965), Survey sampling, section 8.2.
     """
@@ -318,7 +324,7 @@ def design_effect(view: ClusterSums) -> float:
 
 
 def champion_events(views: Sequence[ClusterSums]) -> RareEvents:
-    """The champion's hits as events of the size that the view leaves open which leaves most."""
+    """The champion's hits, counted as events; the event size is the largest that any view gives."""
     hits, trials = views[0].champion_hits, views[0].champion_trials
     size = max((_champion_size(view) for view in views if view.champion_trials), default=1.0)
     return RareEvents(hits / size, trials / size)
@@ -336,9 +342,10 @@ def _champion_variance(view: ClusterSums) -> float:
 
 
 _RATIOS = np.concatenate([[1.0], np.geomspace(1.25, 40.0, 16)])
-"""Of the challenger's share to the most that is allowed: the mixture of what it may be."""
+"""Possible ratios of the challenger's share to the largest allowed one, mixed with equal
+weights."""
 _PARTS = np.array([0.0, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 1.0])
-"""Of a champion's share to one that it may have: the mixture of what it may be."""
+"""Possible ratios of the champion's share to a share that it may have, mixed with equal weights."""
 _SHARES = np.concatenate([[0.0], np.geomspace(1e-4, 1.0, 48)])
 
 
@@ -374,14 +381,14 @@ def excess_evidence(
 
 
 def _above(seen: RareEvents, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Log of a mixture of likelihood ratios of shares above each of these."""
+    """Logarithm of the mixed likelihood ratio of larger shares to each of these shares."""
     hits, trials = (np.asarray(x, dtype=float)[..., None, None] for x in (seen.hits, seen.trials))
     logs = hits * np.log(_RATIOS) - trials * shares[:, None] * (_RATIOS - 1)
     return np.asarray(special.logsumexp(logs, axis=-1) - math.log(len(_RATIOS)))
 
 
 def _below(seen: RareEvents, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The same of shares below each of these."""
+    """Logarithm of the mixed likelihood ratio of smaller shares to each of these shares."""
     hits, trials = (np.asarray(x, dtype=float)[..., None, None] for x in (seen.hits, seen.trials))
     logs = special.xlogy(hits, _PARTS) + trials * shares[:, None] * (1 - _PARTS)
     return np.asarray(special.logsumexp(logs, axis=-1) - math.log(len(_PARTS)))
@@ -393,7 +400,8 @@ _HALVINGS = 14
 def proven_excess(
     views: Sequence[RareEvents], champion: RareEvents, *, error_share: float
 ) -> float:
-    """How much more of its trials than the champion's the challenger hits at least; 0: nothing."""
+    """The share of its trials that the challenger hits more than the champion, at least; 0 if no
+    excess is proven."""
     wanted, low, high = math.log(1 / error_share), 0.0, 1.0
     if excess_evidence(views, champion, more=0.0) < wanted:
         return 0.0
@@ -405,7 +413,8 @@ def proven_excess(
 
 
 def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float:
-    """How much evidence there is against a split, as a p-value that may be read at any time.
+    """The p-value of the split, which may be read at any time; small values are evidence against
+    the split.
 
     It falls below x at any look of a fair split, whenever counting stops, with probability x at
     most: it is the inverse of the ratio of two likelihoods, that of a share drawn from a beta

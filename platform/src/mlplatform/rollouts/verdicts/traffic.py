@@ -1,4 +1,4 @@
-"""Records as both arms' requests: copies beside the decisions of the same requests."""
+"""Requests of both arms, from records: copies beside the decisions on the same requests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Traffic:
 
 
 def traffic(facts: RecordFacts, subject: Subject) -> Traffic:
-    """The requests that these records are of.
+    """The requests of these records.
 
     In shadow a copy that the challenger answered is compared with the champion's decision on the
     same request, where that counts. The copy is late where the time of its call over the call's
@@ -158,8 +158,7 @@ def _traffic(facts: RecordFacts) -> Traffic:
 
 
 def calls(facts: RecordFacts) -> list[tuple[str, int, int]]:
-    """The call of each record: copies of one call have one writer, one time of recording and one
-    latency."""
+    """The call of each record. Copies of one call share writer, recording time and latency."""
     recorded, latency = (facts.rows[name].tolist() for name in ("recorded_ms", "latency_us"))
     return list(zip(facts.writer, recorded, latency, strict=True))
 

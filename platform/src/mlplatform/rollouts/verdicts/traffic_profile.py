@@ -1,4 +1,4 @@
-"""What the last days of a model's traffic were like, as the few numbers that a plan needs."""
+"""The traffic of a model in the last days, as the few numbers that a plan needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 HOUR_MS = 3_600_000
 MOST_CUSTOMERS = 100_000
-"""Whose requests a profile counts one by one; of more, a random part stands for all."""
+"""Most customers that a profile counts one by one; of more, a random part stands for all."""
 BINS_PER_OCTAVE = 64
 OCTAVES = 36
 QUANTILES = (0.5, 0.99)
@@ -26,7 +26,8 @@ ACTIVITY_BINS = 24
 
 @dataclass(frozen=True, slots=True)
 class HiddenRequests:
-    """Requests whose outcome the champion's own decision hides, those that are let through too.
+    """Requests whose outcome the champion's own decision hides, including those that are let
+    through.
 
     Args:
         share: of all requests (0-1).
@@ -91,7 +92,8 @@ class TrafficProfile:
     failed_apart: float = 0.0
 
     def seen(self, hours: float, share: float = 1.0) -> float:
-        """Customers who are expected to send a request within `hours`, among `share` of them."""
+        """Number of customers expected to send a request within `hours`, among the share `share` of
+        them."""
         return share * sum(n * -math.expm1(-rate * hours) for n, rate in self.customers)
 
     def customer_days(self, hours: float, share: float = 1.0) -> float:
@@ -100,7 +102,7 @@ class TrafficProfile:
         return days * self.seen(24.0, share) + self.seen(rest, share)
 
     def quantile_us(self, quantile: float) -> float:
-        """The latency that a share of 1 - quantile exceeds."""
+        """The latency in microseconds that the share 1 - quantile of the answers exceeds."""
         return float(np.interp(quantile, 1 - np.array(self.latency), self.latency_us))
 
     def slower(self, than_us: float) -> float:
@@ -136,7 +138,7 @@ class Slice:
 
 @dataclass(slots=True)
 class _Pieces:
-    """Hits by stretch of wall time, in which they may be one event."""
+    """Hits by stretch of wall time; those of one stretch may be one event."""
 
     hits: float = 0.0
     trials: float = 0.0
@@ -160,7 +162,8 @@ class _Pieces:
 
     @property
     def together(self) -> float:
-        """How much more the hits vary between the pieces than by chance, over their variance."""
+        """The variance of the hits between the stretches beyond that of chance, over the variance
+        of chance."""
         p = self.share
         if not 0 < p < 1:
             return 0.0
@@ -202,7 +205,7 @@ class ProfileBuilder:
     _hidden_score: float = 0.0
 
     def add(self, seen: Slice) -> None:
-        """Count a slice; slices come in the order of event time."""
+        """Count a slice; slices must come in the order of event time."""
         if seen.positives is not None:
             self._positives = (self._positives or 0) + seen.positives
         if not len(seen.unit) and not self._requests:
@@ -228,7 +231,7 @@ class ProfileBuilder:
         self._add_latency(pieces, seen.latency_us[own])
 
     def profile(self) -> TrafficProfile | None:
-        """What was added up; None where the champion had no request."""
+        """The profile of the slices so far; None if the champion had no request."""
         if not self._failures.trials or not self._hours:
             return None
         requests_h = self._requests / self._hours
@@ -299,7 +302,8 @@ class ProfileBuilder:
         self._units, self._counts = found, counts
 
     def _activity(self, requests_h: float) -> tuple[tuple[tuple[float, float], ...], float, float]:
-        """Groups of customers, and how often the customer of a request or an alert comes again."""
+        """Groups of customers, and how often the customer of a request, and of an alert, comes
+        again."""
         n, alerts = self._counts.astype(np.float64).T
         again_h = float((n * (n - 1)).sum() / n.sum()) / self._hours
         once, twice = float((n == 1).sum()), float((n == 2).sum())
@@ -320,7 +324,7 @@ class ProfileBuilder:
 
 
 def _spread(units: Integers) -> npt.NDArray[np.uint64]:
-    """Numbers without a pattern, one for each customer, in which one half is as good as another.
+    """Pseudo-random numbers, one for each customer, so that any half of them is as good as another.
 
     Source: the finalizer of SplitMix64, Steele, Lea and Flood (2014).
     """

@@ -1,4 +1,4 @@
-"""One gate: what it is held to, and its answer in words and numbers."""
+"""One gate: its limits, and its verdict in words and numbers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from mlplatform.rollouts.verdicts.statistics import ClusterSums, Difference, cha
 from mlplatform.runtime.figures import percent
 
 NEARLY_CERTAIN = 0.001
-"""A smaller error is given as "more than 99.9 % certain": further digits tell a reader nothing."""
+"""An error below this is written as "more than 99.9 % certain"; more digits tell a reader
+nothing."""
 LEAST_IN_TWO_PLACES = 0.001
-"""A smaller share has more than two places after its point."""
+"""A share below this is written with more than two decimal places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,14 @@ class Gate:
 
     @property
     def headline(self) -> str:
-        """The first sentence of the reason, which is the verdict in plain words."""
+        """The first sentence of the reason: the verdict in plain words."""
         sentence = self.reason.partition(". ")[0].rstrip(".")
         return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """How a gate's interval is drawn over time, by names of the values in its evidence.
+    """The picture of a gate's interval over time, by names of values in its evidence.
 
     Args:
         axis: what the picture's height is.
@@ -64,7 +65,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class PairWords:
-    """How pairs that the arms decided differently are told of, by a model's task."""
+    """The words for pairs that the arms decided differently, by a model's task."""
 
     topic: str
     trials: str
@@ -84,13 +85,13 @@ PAIR_WORDS: Final[Mapping[str, PairWords]] = {
 
 
 def number_of(value: float) -> float | None:
-    """The number, short enough to be the same everywhere; None for NaN."""
+    """The number, rounded so that it is the same on every machine; None if it is not finite."""
     return round(value, 9) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """How often a gate may be wrong, at one side of one step.
+    """The error rates of a gate, at one side of one step.
 
     Args:
         stop: chance of stopping a challenger that is at the limit.
@@ -103,7 +104,8 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One gate's two numbers: a challenger is stopped above the limit, passes below the tolerance.
+    """The two bounds of a gate: a challenger is stopped above the limit and passes below the
+    tolerance.
 
     Args:
         tolerance: None where the step does not ask; then only proven harm is reported.
@@ -127,7 +129,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What replaying recent requests through both bundles predicted.
+    """The prediction of a replay of recent requests through both bundles.
 
     Args:
         alert_ratio: the challenger's share of alerts over the champion's.
@@ -148,7 +150,8 @@ class Prediction:
 
     @property
     def ratio_variance(self) -> float:
-        """The ratio's variance, as a share of it: few alerts of one arm alone tell it roughly."""
+        """The ratio's variance, as a share of the ratio. It grows with the alerts that only one arm
+        raised."""
         if not self.requests or not self.alert_share or not self.alert_ratio:
             return 0.0
         own, other = self.alert_share, self.alert_share / self.alert_ratio
@@ -156,20 +159,20 @@ class Prediction:
         return max(own + other - 2 * both, 0.0) / (own * other * self.requests)
 
     def champion_change(self, view: ClusterSums) -> float:
-        """How far the champion's share of alerts is from that which replay saw of it, in standard
-        errors; endless: replay did not see it."""
+        """The distance of the champion's share of alerts from that in replay, in standard errors;
+        infinite without a replay."""
         if not self.requests or not self.alert_share or not self.alert_ratio:
             return math.inf
         return abs(change_of_champion(view, self.alert_share / self.alert_ratio, self.requests))
 
 
 ALIKE = Prediction(alert_ratio=1.0, disagreement=0.0, replayed=False)
-"""Where nothing was predicted for this pair of versions, they are to raise as many alerts."""
+"""The prediction if nothing is known of this pair of versions: both raise as many alerts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """How far the challenger is worse, between two bounds.
+    """The harm of the challenger, between two bounds.
 
     Args:
         proven: what the lower bound says, as a clause.
@@ -193,7 +196,7 @@ class Harm:
 def harm_gate(
     name: str, harm: Harm, bound: Bound, errors: Errors, values: dict[str, float | int | None]
 ) -> Gate:
-    """The gate on a harm: a sentence that is the verdict, one of figures, one of what is asked."""
+    """The gate on a harm, in three sentences: the verdict, the figures, and the requirement."""
     verdict = bound.verdict(harm.stop_low, harm.pass_high, harm.counted)
     if verdict == "UNHEALTHY":
         sentence = f"{harm.proven} ({sure(errors.stop)})."
@@ -217,7 +220,7 @@ def harm_gate(
 
 
 def difference_values(found: Difference) -> dict[str, float | int | None]:
-    """A difference of two arms as evidence holds it."""
+    """A difference of two arms in the form of evidence."""
     return {
         "share": number_of(found.value),
         "low": number_of(found.pass_low),
@@ -236,7 +239,8 @@ def points(share: float) -> str:
 
 
 def rounded(value: float) -> str:
-    """A number to two significant digits, or to the whole where it has more before its point."""
+    """A number to two significant digits, or as a whole number if it has more digits before the
+    point."""
     if not value or not math.isfinite(value):
         return f"{value:g}"
     digits = max(0, 1 - math.floor(math.log10(abs(value))))
@@ -244,7 +248,7 @@ def rounded(value: float) -> str:
 
 
 def of_all(hits: int, trials: int, what: str) -> str:
-    """Some of many, with their share where there are any."""
+    """Hits among trials in words, with their share if there are any trials."""
     if not trials:
         return f"{hits:,} of {trials:,} {what}"
     share = hits / trials
@@ -253,12 +257,12 @@ def of_all(hits: int, trials: int, what: str) -> str:
 
 
 def in_percent(share: float) -> str:
-    """A bound, in percent, as `rounded`."""
+    """A bound in percent, rounded as by `rounded`."""
     return f"{rounded(100 * share)} %"
 
 
 def sure(error_share: float) -> str:
-    """How certain a bound is, in words."""
+    """The certainty of a bound, in words."""
     if error_share < NEARLY_CERTAIN:
         return f"more than {100 * (1 - NEARLY_CERTAIN):g} % certain"
     return f"{100 * (1 - error_share):.3g} % certain"
