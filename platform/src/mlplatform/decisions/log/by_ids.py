@@ -1,7 +1,8 @@
-"""Records of a few decisions in a sealed file: ids are read first, and then the groups they are in.
+"""Records of a few decisions in a sealed file: their ids are read first, then only the row groups
+that hold them.
 
-An id says nothing of where in a file its record lies, and all else of a record is far larger than
-its id. So the column of ids is read by itself, and everything else of one row group at a time.
+An id does not tell where in a file its record lies, and the rest of a record is far larger than its
+id. So the column of ids is read alone, and other columns one row group at a time.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 
 _ID: Final = "decision_id"
 _FILTERED: Final = ("seq", "kind", "model", "event_ms", "generation", "rollout_id", "unit", _ID)
-"""The columns that a span has conditions on."""
+"""The columns for which a span can have conditions."""
 
 
 def has_ids(span: Span) -> bool:
-    """Whether a span asks for certain decisions alone."""
+    """Whether a span asks for certain decisions only."""
     named = (span.decision_id, span.decision_id_starts, span.decision_ids)
     return any(one is not None for one in named)
 

@@ -1,8 +1,8 @@
-"""What each sealed file holds, so that a read opens only the files that it needs.
+"""The catalogue: what each sealed file holds, so that a read opens only the files that it needs.
 
-The catalogue follows from the files and is made again from them: a file that has no entry, or whose
-entry names another digest, is opened by every read, and a lost or damaged catalogue costs time.
-Where it is whole it says so by the token that the log gave its list of files at the last change.
+The catalogue is computed from the files and can be made again. Every read opens a file that has no
+entry, or whose entry names another digest; so a lost or damaged catalogue only costs time. A
+complete catalogue holds the token that the log gave its list of files at the last change.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 DATABASE: Final = "catalogue-1.db"
-"""Its name says the form of the entries: another form has a file of its own."""
+"""File name of the database. The number is the form of the entries; another form has a file of its
+own."""
 COLUMNS: Final = ("kind", "model", "generation", "rollout_id", "decision_id")
-"""What an entry is made of."""
+"""The columns from which an entry is made."""
 ID_LENGTH: Final = 32
-"""The digits of an id that are looked for: as many as the id of its trace has."""
+"""Number of digits of an id that are looked up: as many as the id of its trace has."""
 _LISTED: Final = ("kind", "model", "generation", "rollout_id")
 _MOST_LISTED: Final = 64
 _MOST_ROWS: Final = 8_192
@@ -62,7 +63,7 @@ SELECT count(*) FROM catalogue.whole JOIN files_token USING (token)
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What an entry says of a file.
+    """The content of a catalogue entry.
 
     Args:
         values: per column of `_LISTED` its values, as JSON strings with commas; None where they are
@@ -77,7 +78,7 @@ class Contents:
 
 
 def contents(table: pa.Table) -> Contents:
-    """What there is in records with at least `COLUMNS`."""
+    """The contents of records that have at least `COLUMNS`."""
     import pyarrow.compute as pc
 
     values = tuple(_listed(pc.unique(table.column(name)).to_pylist()) for name in _LISTED)
@@ -90,7 +91,7 @@ def contents(table: pa.Table) -> Contents:
 
 
 def contents_of(path: Path) -> Contents:
-    """The same of a file.
+    """The contents of a sealed file.
 
     Raises:
         pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
@@ -102,7 +103,7 @@ def contents_of(path: Path) -> Contents:
 
 
 def files_of_span(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
-    """The files that may hold records of the span, by writer and number.
+    """The files that may hold records of the span, ordered by writer and number.
 
     Args:
         db: of the log, with the catalogue attached if there is one.
@@ -127,14 +128,15 @@ def files_of_span(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
 
 
 def attach(db: sqlite3.Connection, folder: Path) -> None:
-    """Let a connection see the catalogue, if there is one."""
+    """Attach the catalogue to a connection, if there is one."""
     if exists(folder):
         with suppress(sqlite3.DatabaseError):  # damaged: `files_of_span` does without
             db.execute("ATTACH ? AS catalogue", (str(folder / SEGMENTS / DATABASE),))
 
 
 def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str]:
-    """Enter at most `most_files` files that have no entry of their digest; forget those gone.
+    """Add entries for at most `most_files` files that have none of their digest, and drop those of
+    files that are gone.
 
     Raises:
         sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
@@ -170,7 +172,7 @@ def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str
 
 
 def is_whole(db: sqlite3.Connection, folder: Path) -> bool:
-    """Whether every file has an entry of its digest, and no other has one.
+    """Whether every file has an entry of its digest, and there are no other entries.
 
     Raises:
         sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
@@ -183,12 +185,12 @@ def is_whole(db: sqlite3.Connection, folder: Path) -> bool:
 
 
 def exists(folder: Path) -> bool:
-    """Whether there is a catalogue, whatever is in it."""
+    """Whether there is a catalogue, whatever it contains."""
     return (folder / SEGMENTS / DATABASE).exists()
 
 
 def entry_of(folder: Path, file: SealedFile) -> Contents | None:
-    """What the entry of a file says; None where it has none of its digest.
+    """The entry of a file; None if there is none of its digest.
 
     Raises:
         sqlite3.DatabaseError: the catalogue is damaged.
@@ -207,7 +209,8 @@ def entry_of(folder: Path, file: SealedFile) -> Contents | None:
 
 
 def forget(folder: Path, files: Sequence[SealedFile]) -> None:
-    """Drop what is said of files: every read opens them until the next seal has looked at them."""
+    """Drop the entries of these files: every read opens them until the next seal has added them
+    again."""
     with _opened(folder) as db, sqlite.transaction(db):
         db.execute("DELETE FROM whole")
         for file in files:

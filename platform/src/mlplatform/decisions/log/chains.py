@@ -1,4 +1,4 @@
-"""Whether stored records are what their digests say, and follow one another."""
+"""Whether stored records match their digests and follow one another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PLACES: Final = tuple(STORED.index(name) for name in AbsentPayload._fields[1:])
 
 @dataclass(slots=True)
 class Chain:
-    """A walk along one writer's records; `seq` and `chain` are those of the last one seen.
+    """A walk along one writer's records; `seq` and `chain` are those of the last record seen.
 
     Args:
         marks: numbers of records whose chain to keep in `marked` on the way.
@@ -40,9 +40,11 @@ class Chain:
     absent: list[AbsentPayload] = field(default_factory=list)
 
     def follow(self, rows: Sequence[Sequence[Any]]) -> Iterator[str]:
-        """Walk on over stored records in order of their numbers; a sentence per finding.
+        """Continue the walk over stored records in the order of their numbers. Yields a sentence
+        per finding.
 
-        After a finding the walk goes on from what is stored, so that one change is one finding.
+        After a finding the walk continues from what is stored, so that one change gives one
+        finding.
         """
         for row in rows:
             if not _well_formed(row):
@@ -71,13 +73,13 @@ class Chain:
             self.absent.append(absent)
 
     def jump(self, seq: int, chain: bytes) -> None:
-        """Go on from here, whatever was seen before."""
+        """Continue from here, whatever was seen before."""
         self.seq, self.chain = seq, chain
         if seq in self.marks:
             self.marked[seq] = chain
 
     def ends(self, seq: int, chain: bytes, source: str) -> Iterator[str]:
-        """Compare the end of the walk with what is said about it elsewhere."""
+        """Compare the end of the walk with the end that another source names."""
         if self.seq < seq:
             yield f"{self._range(self.seq + 1, seq)} missing at the end; {source} says {seq}"
         elif self.seq > seq:

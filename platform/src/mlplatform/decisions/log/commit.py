@@ -18,21 +18,23 @@ from mlplatform.runtime.errors import Busy, PlatformError, Refused, StaleFence, 
 HEARTBEAT_S: Final = 1.0
 QUEUED_ENTRIES: Final = 4_096
 SLOW_S: Final = 0.03
-"""A log that takes longer than this for a batch is slow: what is queued goes elsewhere, while
-its callers can still wait."""
+"""Seconds for one batch after which the log counts as slow: queued entries then go elsewhere, while
+their callers can still wait."""
 RECENT_BATCH_S: Final = 0.05
-"""For so long after a batch with several submissions, the next ones may wait for each other."""
+"""Seconds after a batch of several submissions in which the next submissions may wait for each
+other."""
 CHECKPOINT_S: Final = 0.25
-"""A commit may wait for the disk while a checkpoint does: better four short waits a second than one
-long. The thread has the priority of all others: one of lower priority may lose its core while it
-holds the interpreter lock, and then all wait until a core is idle."""
+"""Interval of checkpoints in seconds. A commit may wait for the disk while a checkpoint does, and
+four short waits a second are better than one long wait. The thread has the same priority as all
+others: with a lower one it could lose its core while it holds the interpreter lock, and all threads
+would wait."""
 CATCH_UP_POLL_S: Final = 0.01
-"""While spilled records remain, new ones are waited for no longer than this."""
+"""Longest wait for new records in seconds while spilled records remain."""
 _logger = logging.getLogger(__name__)
 
 
 class WriterLog(Protocol):
-    """What group commit needs of a log."""
+    """The calls of a log that group commit needs."""
 
     def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]: ...
 
@@ -44,7 +46,7 @@ class WriterLog(Protocol):
 
 
 class Fallback(Protocol):
-    """What stands in for a log that is down or slow; `decisions.spill.writer.SpillingLog` does."""
+    """The stand-in for a log that is down or slow; `decisions.spill.writer.SpillingLog` is one."""
 
     def relieve(self, entries: Sequence[Entry]) -> list[Outcome]: ...
 
@@ -92,14 +94,15 @@ class AsyncGroupCommit:
 
     @property
     def alive(self) -> bool:
-        """Whether anything still commits: False after an unexpected error, for good."""
+        """Whether a thread still commits: False for good after an unexpected error."""
         return self._committer.alive
 
     def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
         """Queue entries for one of the next transactions; all of them go in the same one.
 
-        What one turn of the loop submits is handed to the thread together, which is woken once:
-        each time costs a lock, a system call and, on one core, a switch of threads.
+        Submissions of one turn of the loop are handed to the thread together, which is woken once:
+        each handing over costs a lock, a system call and, on one core, a switch of threads.
+        Cancelling the future does not take the entries back.
 
         Cancelling the future does not take the entries back.
 
@@ -124,7 +127,7 @@ class AsyncGroupCommit:
         return answer
 
     def _may_wait(self) -> bool:
-        """Whether there is load: the last batch was of several, and not long ago."""
+        """Whether there is load: the last batch had several submissions and is recent."""
         return self._last_size > 1 and self._loop.time() - self._last_s < RECENT_BATCH_S
 
     def _wait_no_more(self) -> None:
@@ -133,7 +136,7 @@ class AsyncGroupCommit:
             self._timer = None
 
     async def close(self) -> None:
-        """Append what is queued, then say that this writer is done."""
+        """Append what is queued, then close this writer."""
         self._hand_in()
         await self._loop.run_in_executor(None, self._committer.close)
 
@@ -175,7 +178,7 @@ def settle(tickets: list[Ticket]) -> None:
 
 
 class Committer:
-    """The threads of one writer, and what is queued for them."""
+    """The threads of one writer, and the entries queued for them."""
 
     def __init__(
         self,
@@ -217,7 +220,7 @@ class Committer:
         return self._failure is None and self._threads[0].is_alive()
 
     def check(self, more: int = 0) -> None:
-        """Raise what keeps entries from being queued, counting `more` that will be queued soon."""
+        """Raise if entries can't be queued, counting `more` entries that will be queued soon."""
         if self._failure is not None:
             raise Unavailable(f"the commit thread of {self._writer} has stopped") from self._failure
         if self._closed.is_set():
@@ -327,7 +330,7 @@ class Committer:
             _logger.warning("no heartbeat for %s: %s", self._writer, error)
 
     def _relieve(self, relief: Fallback) -> None:
-        """Hand over what is queued behind a call of the log that does not return."""
+        """Hand the queued entries over while a call of the log does not return."""
         while not self._closed.wait(SLOW_S / 2):
             since_s = self._busy_since_s
             if since_s is not None and time.monotonic() - since_s > SLOW_S:

@@ -1,4 +1,5 @@
-"""Small sealed files become larger ones: what a read costs goes by records, and not by seals."""
+"""Small sealed files are merged into larger ones, so that a read's cost depends on records and not
+on the number of seals."""
 
 from __future__ import annotations
 
@@ -18,18 +19,19 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 MOST_RECORDS: Final = 200_000
-"""Of one seal; what is left waits for the next, so that none takes long."""
+"""Most records that one seal merges; the rest waits for the next, so that no seal takes long."""
 _FEWEST: Final = 8
 _MOST_SPAN_MS: Final = 31 * 86_400_000
-"""Of event time in a merged file: payloads that go by their age wait for the last of their file."""
+"""Longest span of event time in a merged file: payloads that go by age wait for the last one in
+their file."""
 _logger = logging.getLogger(__name__)
 
 
 def groups(files: Sequence[SealedFile], most_rows: int) -> Iterator[list[SealedFile]]:
-    """Adjacent files of one writer that are to be one, of at most `most_rows` records.
+    """Adjacent files of one writer that are to be merged into one, of at most `most_rows` records.
 
-    Files of half as many records stay as they are. The others are merged where there are eight, or
-    where the next one has no room in the same file: so a record is written a few times at most.
+    Files of at least half as many records stay. The others are merged once there are eight, or once
+    the next file does not fit into the same one: so a record is written a few times at most.
     """
     group: list[SealedFile] = []
     for file in files:
@@ -45,11 +47,11 @@ def groups(files: Sequence[SealedFile], most_rows: int) -> Iterator[list[SealedF
 
 
 def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> Iterator[str]:
-    """Put one file in the place of several; each yield is a moment at which being killed is safe.
+    """Replace several files by one. At each yield the process may safely be killed.
 
-    The parts are held to their digests first, and the new file to the parts. Their manifest entries
-    stay: by them, the chain of the records in the new file is verified from then on. Parts that are
-    damaged are left as they are.
+    The parts are checked against their digests first, and the new file against the parts. Their
+    manifest entries stay, and verify the chain of the records in the new file. Damaged parts are
+    left as they are.
     """
     try:
         table = records_of(folder, parts)
@@ -71,7 +73,7 @@ def merge(db: sqlite3.Connection, folder: Path, parts: Sequence[SealedFile]) -> 
 
 
 def records_of(folder: Path, parts: Sequence[SealedFile]) -> pa.Table:
-    """The records of files, one after another.
+    """The records of files, joined in order.
 
     Raises:
         Corrupt: a file is missing, or not what its digest says.

@@ -1,8 +1,8 @@
-"""Taking payloads out of the log once their erasure is on record, in steps that may be repeated.
+"""Removal of payloads from the log once their erasure is on record, in steps that may be repeated.
 
-The record of an erasure comes first (`erasure_acts`): from then on it is carried to its end by this
-process or by the next seal, wherever a process dies. What is done is kept in the database; where
-that is lost, all of it is done again, which changes nothing.
+The record of an erasure comes first (`erasure_acts`). From then on this process or the next seal
+carries it out, wherever a process dies. Progress is kept in the database; if it is lost, everything
+is done again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -44,22 +44,23 @@ STRICT, WITHOUT ROWID
 _FILES_DONE: Final = """
 CREATE TABLE IF NOT EXISTS erased_files (file INTEGER PRIMARY KEY, work TEXT NOT NULL) STRICT
 """
-"""Files that hold nothing any more of what `work` names; a new act makes it another work."""
+"""Table of files from which everything that `work` names is removed; a new act makes it another
+work."""
 _DONE: Final = "INSERT OR REPLACE INTO erasures_done VALUES (?, ?)"
 CHECK: Final = "run `mlplatform log verify`"
 _NO_LIMIT: Final = 2**63
 _COLUMNS: Final = ("writer", "seq", "kind", "decision_id", "model", "recorded_ms", "payload")
 _BITE_ROWS: Final = 200
 _CHECKPOINT_WAIT_MS: Final = 2_000
-"""Writers wait as long as this does for readers to end."""
+"""Longest wait in milliseconds for readers to end; writers wait as long."""
 _SHORT_WAIT_MS: Final = 20
-"""By retention, which comes each day and may be done at the next seal as well."""
+"""The same wait for retention, which comes each day and can also be done at the next seal."""
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class PendingErasures:
-    """What is on record and may not be carried out yet.
+    """The erasures on record that may not be carried out yet.
 
     Args:
         numbers: by writer, the records whose payload goes, in order.
@@ -75,11 +76,11 @@ class PendingErasures:
 
     @property
     def work(self) -> str:
-        """What all of it is known by."""
+        """The digest by which this set of erasures is known."""
         return json.dumps(sorted(self.reached.items()))
 
     def within(self, file: SealedFile) -> tuple[Sequence[int], Sequence[ExpiredRange]]:
-        """The part that is about a file."""
+        """The part of these erasures that is about a file: numbers of records, and ranges."""
         numbers = self.numbers.get(file.writer, ())
         ranges = self.ranges.get(file.writer, ())
         return (
@@ -90,7 +91,7 @@ class PendingErasures:
 
 @dataclass(frozen=True, slots=True)
 class OnRecord:
-    """Every payload that may be gone.
+    """Every payload that may be missing, by what is on record.
 
     Args:
         numbers: by writer, of erasures.
@@ -101,14 +102,15 @@ class OnRecord:
     ranges: Mapping[str, Sequence[ExpiredRange]]
 
     def covers(self, writer: str, one: AbsentPayload) -> bool:
-        """Whether a record of a writer may be without its payload."""
+        """Whether a writer's record may be without its payload."""
         if one.seq in self.numbers.get(writer, ()):
             return True
         return any(expired.covers(one) for expired in self.ranges.get(writer, ()))
 
 
 def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | None:
-    """What is to be carried out; None where all is. Costs little where nothing is new.
+    """The erasures that are to be carried out; None if there are none. Cheap if there is nothing
+    new.
 
     An erasure of records that come from a log elsewhere, and have not come yet, waits for them.
 
@@ -143,7 +145,7 @@ def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | 
 
 
 def on_record(folder: Path) -> OnRecord:
-    """Every payload whose erasure, or end of retention, is on record.
+    """The payloads whose erasure, or end of retention, is on record.
 
     Raises:
         Corrupt: a record of it is not what was logged.
@@ -155,7 +157,7 @@ def on_record(folder: Path) -> OnRecord:
 
 
 def ranges_to_expire(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
-    """Ranges by writer in which payloads may be gone by their age.
+    """Ranges by writer in which payloads may be missing because of their age.
 
     Raises:
         Corrupt: a record of it is not what was logged.
@@ -164,7 +166,7 @@ def ranges_to_expire(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
 
 
 def rules_of(folder: Path, model: str) -> list[RetentionRule]:
-    """What this log itself has on record of a model's retention.
+    """The retention rules of a model that this log itself has on record.
 
     Raises:
         Corrupt: a record of it is not what was logged.
@@ -177,8 +179,9 @@ def rules_of(folder: Path, model: str) -> list[RetentionRule]:
 def _expired(
     folder: Path, rows: Sequence[Mapping[str, Any]]
 ) -> Mapping[str, Sequence[ExpiredRange]]:
-    """A rule of a log elsewhere takes nothing here, and says alone why records that came from
-    elsewhere have no payload; one that is not understood says nothing."""
+    """Ranges in which payloads expire here. A rule of a log elsewhere removes nothing here: it only
+    explains why records from elsewhere have no payload. A rule that is not understood gives no
+    range."""
     own, rules = _own_writers(folder), []
     for row in rows:
         if row["writer"] in own:
@@ -197,10 +200,10 @@ def _own_writers(folder: Path) -> Set[str]:
 
 
 def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -> Iterator[str]:
-    """Carry out what is pending; each yield is a moment at which being killed is safe.
+    """Carry out pending erasures. At each yield the process may safely be killed.
 
-    Call with the lock of `seal`. Whatever is left (a damaged file, a file that is being read, a
-    write-ahead log that is being read) stays pending: the next call goes on.
+    Call with the lock of `seal`. What can't be done now (a damaged file, a file or a write-ahead
+    log that is being read) stays pending for the next call.
 
     Args:
         most_records: of files that are written again; the files after them wait for the next call.
@@ -237,7 +240,7 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
 
 
 def _records_of(folder: Path, span: Span) -> list[dict[str, Any]]:
-    """The records of a span, by writer and number."""
+    """The records of a span, ordered by writer and number."""
     import pyarrow as pa
 
     try:
@@ -253,7 +256,7 @@ def _act_of(row: Mapping[str, Any]) -> Erasure | RetentionRule:
 
 
 def _last(act: Erasure | RetentionRule) -> Iterator[tuple[str, int]]:
-    """The last record of each writer that it is about."""
+    """The number of the last record of each writer that the act is about."""
     if isinstance(act, Erasure):
         yield from ((of, max(numbers, default=0)) for of, numbers in act.records.items())
     else:
@@ -263,7 +266,8 @@ def _last(act: Erasure | RetentionRule) -> Iterator[tuple[str, int]]:
 def _files(
     db: sqlite3.Connection, folder: Path, todo: PendingErasures, most_records: int
 ) -> Generator[str, None, bool]:
-    """Write again the files that hold any of it; whether no file is left."""
+    """Write the files again that hold any of these payloads. Returns whether no such file is
+    left."""
     is_done, written = True, 0
     done, holding = _files_done(db, todo), _holding(folder, todo)
     for file in sealed_files.present(db):
@@ -290,7 +294,7 @@ def _files_done(db: sqlite3.Connection, todo: PendingErasures) -> set[int]:
 
 
 def _holding(folder: Path, todo: PendingErasures) -> Mapping[str, Set[int]]:
-    """Files that may hold records of each model whose payloads go by their age."""
+    """The files that may hold records whose payloads expire, by model."""
     models = {one.model for ranges in todo.ranges.values() for one in ranges}
     with closing(sqlite.connect(folder / tables.DATABASE)) as db:
         catalogue.attach(db, folder)
@@ -305,7 +309,7 @@ def _rewrite(
     ranges: Sequence[ExpiredRange],
     work: str,
 ) -> Iterator[str]:
-    """Put a file without these payloads in the place of one; all else of it stays as it is."""
+    """Replace a file by one without these payloads; everything else in it stays."""
     table = compaction.records_of(folder, [file])
     without = _without(table, numbers, ranges)
     if without is None:
@@ -329,7 +333,7 @@ def _rewrite(
 def _without(
     table: pa.Table, numbers: Sequence[int], ranges: Sequence[ExpiredRange]
 ) -> pa.Table | None:
-    """The records without the payloads of these; None where none of these has one."""
+    """The records without the payloads of these; None if none of these has a payload."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -378,7 +382,8 @@ def _expired_rows(
 
 
 def _close_writers(db: sqlite3.Connection) -> None:
-    """Nobody waits for what a writer of erasures may still say, whether or not it was killed."""
+    """Close this log's writers of erasures, whether or not they were killed, so that nobody waits
+    for them."""
     elsewhere = tables.replicated_writers(db)
     names = [w.writer for w in tables.writers(db) if w.writer.startswith(WRITERS) and not w.closed]
     with sqlite.transaction(db):
@@ -393,7 +398,8 @@ def _written_anew(db: sqlite3.Connection) -> Iterator[str]:
 
 
 def _given_back(db: sqlite3.Connection) -> Iterator[str]:
-    """Free pages leave the file, in bites: nobody waits for longer than one of them."""
+    """Give free pages back to the file system, in small steps, so that nobody waits longer than one
+    step."""
     has_more = True
     while has_more:
         with sqlite.giving_way():

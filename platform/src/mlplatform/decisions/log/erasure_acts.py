@@ -1,4 +1,5 @@
-"""A person's act that erases payloads: what it is about is found, recorded, and carried out."""
+"""A person's act that erases payloads: its records are found, put on record, and their payloads
+removed."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ _WAIT_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ErasureRequest:
-    """Which payloads go, and who says so.
+    """The payloads that an act erases, and who asks for it.
 
     Args:
         decision_id: every record of this decision.
@@ -52,7 +53,7 @@ class ErasureRequest:
 
 @dataclass(frozen=True, slots=True)
 class ErasureResult:
-    """What an act did.
+    """The result of an act.
 
     Args:
         records: whose payload it erased; `known` are those of earlier acts.
@@ -125,7 +126,7 @@ def record_rows(
     unit: int,
     now_ms: int,
 ) -> None:
-    """Put on record that rows of a unit are taken out of views, before any is.
+    """Put on record that rows of a unit are removed from views, before any row is removed.
 
     Args:
         views: model → names of its external views.
@@ -153,7 +154,7 @@ def record_rows(
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What an act would be about, now.
+    """The records that an act would be about now.
 
     Args:
         records: whose payload it would erase; `known` are those of earlier acts.
@@ -201,7 +202,7 @@ def _about(
 def _records_of(
     log: SqliteDecisionLog, folder: Path, request: ErasureRequest
 ) -> tuple[list[dict[str, Any]], int]:
-    """The records that the act is about, and how many more an earlier one has named."""
+    """The records that the act is about, and the number of those that an earlier act has named."""
     before = erasure.on_record(folder)
     columns = ("writer", "seq", "decision_id", "kind", "model", "event_ms")
     try:
@@ -260,7 +261,7 @@ def _record(
 
 
 def own_writer(folder: Path, act: str) -> str:
-    """The writer of erasures of this log, or its name where there is none yet."""
+    """The name of this log's writer of erasures; a name made from the act if there is none yet."""
     path = folder / tables.DATABASE
     with Translation(path), closing(sqlite.connect(path)) as db:
         elsewhere = tables.replicated_writers(db)
@@ -279,7 +280,7 @@ def _spilled(path: Path, spills: Path, request: ErasureRequest) -> list[_Waiting
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The lock of seals, as soon as the one under way has ended."""
+    """Holds the lock of seals, once the present seal has ended."""
     with ExitStack() as held:
         for tries_left in reversed(range(_TRIES)):
             try:

@@ -1,4 +1,4 @@
-"""Whether sealed files hold what the manifest says of their records, one file by itself."""
+"""Whether sealed files hold the records that the manifest names, each file by itself."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from mlplatform.decisions.log.sealed_files import SealedFile
 from mlplatform.decisions.records.retention import AbsentPayload, ExpiredRange
 
 _A_CORE: Final = 4
-"""Fewer files than this are checked in this process: another takes a second to start."""
+"""Least number of files for which processes are started; fewer are checked in this process, because
+another takes a second to start."""
 _CHUNK: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """A file, and what is said of it elsewhere.
+    """A file, with the values that it must match.
 
     Args:
         sha256: by the manifest, where it was never merged.
@@ -45,7 +46,7 @@ class FileCheck:
 
 @dataclass(slots=True)
 class FileFinding:
-    """What was found.
+    """The findings about a file.
 
     Args:
         gone: records whose payload went by its age.
@@ -63,7 +64,7 @@ class FileFinding:
 
 
 def file_findings(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFinding]:
-    """What each check finds, in their order."""
+    """The finding of each check, in their order."""
     if cores <= 1 or len(checks) < _A_CORE:
         yield from map(check, checks)
         return
@@ -75,7 +76,7 @@ def file_findings(checks: Sequence[FileCheck], cores: int) -> Iterator[FileFindi
 
 
 def check(asked: FileCheck) -> FileFinding:
-    """Read a file from end to end."""
+    """Check a file by reading it from beginning to end."""
     import pyarrow as pa  # a gateway starts without pyarrow
 
     file, found = asked.file, FileFinding()
@@ -109,7 +110,7 @@ def check(asked: FileCheck) -> FileFinding:
 
 
 def catalogue_problem(file: SealedFile) -> str:
-    """What it means that the catalogue says of a file what is not so."""
+    """The finding for a file whose catalogue entry is wrong."""
     return (
         f"the catalogue was wrong about segment {file.name}: it is made again; until now reads may"
         f" have missed some of {_range(file)}"

@@ -1,4 +1,4 @@
-"""What is on record of single decisions: in the log, and spilled beside it."""
+"""The records of single decisions: in the log, and spilled beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
-    """What the log holds of a decision, with every column and the payload parsed.
+    """The records of a decision in the log, with every column and the payload parsed.
 
     Raises:
         NotFound: it holds nothing.
@@ -34,7 +34,7 @@ def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, A
 
 
 def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> str | None:
-    """What became of the payload of a decision, as words after it; None where it is there.
+    """Why the payload of a decision is missing, as a clause; None if it is there.
 
     Args:
         records: of `logged_records`.
@@ -81,7 +81,8 @@ def askers(
     from_ms: int | None = None,
     to_ms: int | None = None,
 ) -> Mapping[str, str]:
-    """Decision id → the client that asked for it, of those that the log holds with their payload.
+    """Decision id → the client that asked for it, of decisions that the log holds with their
+    payload.
 
     Args:
         from_ms, to_ms: event times between which all of them are, if that is known: without, every
@@ -104,7 +105,8 @@ def askers(
 
 
 def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]]:
-    """The `logged_records`, and those that are spilled: they have no number, and say so.
+    """The records of a decision in the log and in spills; spilled records have no number, and are
+    marked.
 
     Raises:
         NotFound: there is nothing.
@@ -125,6 +127,6 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
 
 
 def not_logged(decision_id: str) -> NotFound:
-    """The refusal of an id that the log does not have, with how a decision is found."""
+    """The error for an id that the log does not have, with how to find a decision."""
     way = "an id stands in the answer as decision_id; the page searches by customer and time"
     return NotFound(f"the decision log has no decision {decision_id}; {way}")

@@ -1,4 +1,4 @@
-"""What a log need not keep any longer, because another has it."""
+"""Removal of records that another log has."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ BITE_ROWS: Final = 500
 
 
 def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, now_ms: int) -> int:
-    """Drop a writer's oldest records that another log has, and expired keys; the records dropped.
+    """Drop a writer's oldest records that another log has, and expired keys. Returns the number of
+    records dropped.
 
-    The chain goes on from where the dropped ones end, so that what is left can be verified. Where
-    the other log's chain is not this one's, nothing is dropped: it has other records.
+    The chain continues from the end of the dropped records, so that the rest can be verified. If
+    the other log's chain differs from this one's, nothing is dropped, because it has other records.
 
     Args:
         seq: the last record that the other log has, `chain` the chain there.

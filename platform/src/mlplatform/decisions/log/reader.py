@@ -1,4 +1,4 @@
-"""What a span of the log holds: segment rows up to where each writer is sealed, then the rest."""
+"""The records of a span: rows of segments up to where each writer is sealed, then unsealed rows."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 
 
 def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
-    """The records of a span, by writer and number.
+    """The records of a span, ordered by writer and number.
 
-    What is listed and what is not sealed is of one moment; files are read after it, so that a long
-    read keeps no write-ahead log from being reused.
+    The list of files and the unsealed rows are of one moment. Files are read after it, so that a
+    long read does not keep the write-ahead log from being reused.
     """
     import pyarrow as pa
 
@@ -50,7 +50,7 @@ def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
 def _one_moment(
     db: sqlite3.Connection, span: Span, schema: pa.Schema
 ) -> tuple[dict[str, list[SealedFile]], dict[str, pa.Table]]:
-    """Each writer's files that may hold records of the span, and its records that none holds."""
+    """Each writer's files that may hold records of the span, and its unsealed records."""
     files: dict[str, list[SealedFile]] = {}
     rows = {}
     db.execute("BEGIN")

@@ -1,8 +1,8 @@
-"""Which payloads of a model are due to go by their age.
+"""The payloads of a model that are due to go because of their age.
 
-The log's own latest event says what time it is, and the wall clock bounds it: a clock that jumps
-forward takes nothing unless the other does too. Even then one pass goes at most `MOST_DAYS` on from
-where the last one ended, and there is one pass a day: so much can be lost before somebody looks.
+The time is the log's own latest event time, bounded by the wall clock: a clock that jumps forward
+removes nothing unless the other does too. Even then one pass goes at most `MOST_DAYS` further than
+the one before, and there is one pass a day. That bounds the loss before somebody looks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlplatform.decisions.records.port import DAY_MS
 from mlplatform.decisions.records.retention import RetentionRule
 
 MOST_DAYS: Final = 31
-"""Of event time, that one pass goes on."""
+"""Most days of event time that one pass goes further than the one before."""
 
 
 class HeldPayloads(NamedTuple):
@@ -39,7 +39,7 @@ class HeldPayloads(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DuePayloads:
-    """What is due of a model.
+    """The payloads of a model that are due.
 
     Args:
         before_ms: what is older goes in this pass; None where nothing does.
@@ -62,14 +62,14 @@ class DuePayloads:
 
 
 def reached_ms(latest_event_ms: int | None, wall_ms: int) -> int | None:
-    """The event time that the log has reached for sure; None where it has no record."""
+    """The event time that the log has certainly reached; None if it has no record."""
     return None if latest_event_ms is None else min(latest_event_ms, wall_ms)
 
 
 def rests_until_ms(rules: Sequence[RetentionRule], wall_ms: int) -> int | None:
-    """The wall time at which the next pass may begin; None where it may now.
+    """The wall time at which the next pass may begin; None if it may begin now.
 
-    A rule of a time that has not come is of a clock that was wrong, and holds up nothing.
+    A rule with a time in the future is of a clock that was wrong, and delays nothing.
     """
     today = [r.recorded_ms for r in rules if 0 <= wall_ms - r.recorded_ms < DAY_MS]
     return max(today) + DAY_MS if today else None
@@ -83,7 +83,7 @@ def due_payloads(
     now_ms: int,
     wall_ms: int,
 ) -> DuePayloads:
-    """What goes now, what waits, and when the next is due.
+    """The payloads that go now and those that wait, and when the next are due.
 
     Args:
         held: what no rule covers, all of it.
@@ -116,7 +116,8 @@ def due_payloads(
 def _ranges(
     held: Sequence[HeldPayloads], goes: Sequence[HeldPayloads]
 ) -> dict[str, list[tuple[int, int]]]:
-    """What lies between two that go is in one range with them, unless some of it stays."""
+    """Ranges of records by writer whose payloads go. Two adjacent groups that go make one range,
+    unless payloads between them stay."""
     going = set(goes)
     found: dict[str, list[tuple[int, int]]] = {}
     for writer, of_writer in groupby(sorted(held), key=lambda one: one.writer):

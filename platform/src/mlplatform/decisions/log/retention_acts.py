@@ -1,4 +1,4 @@
-"""A pass of retention over one model: what is due is found, and put on record before it goes."""
+"""A pass of retention over one model: due payloads are found, and put on record before they go."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ _logger = logging.getLogger(__name__)
 def due(
     log: SqliteDecisionLog, folder: Path, model: str, *, payload_days: int, wall_ms: int
 ) -> DuePayloads | None:
-    """What of a model would go, now; nothing is written. None where the log has no event time.
+    """The payloads of a model that would go now; nothing is written. None if the log has no event
+    time.
 
     Args:
         folder: of the log.
@@ -84,7 +85,8 @@ def record(
     payload_days: int,
     wall_ms: int,
 ) -> DuePayloads | None:
-    """The same, put on record if anything goes: from then on each seal carries it out.
+    """Put the due payloads on record, if there are any: from then on each seal removes them.
+    Returns as `due`.
 
     Args:
         act: a new id.
@@ -112,7 +114,7 @@ def record(
 
 
 def is_resting(folder: Path, model: str, *, wall_ms: int) -> bool:
-    """Whether the last pass was less than a day ago; no file is looked at.
+    """Whether the last pass was less than a day ago; no file is read.
 
     Raises:
         Unavailable, Corrupt: as `due`.
@@ -122,7 +124,8 @@ def is_resting(folder: Path, model: str, *, wall_ms: int) -> bool:
 
 
 def carry_out(folder: Path) -> bool:
-    """Take out of the log what is on record, all at once; whether nothing is left to be done.
+    """Remove all payloads that are on record from the log, at once. Returns whether nothing is left
+    to do.
 
     Raises:
         Busy: another process seals; it carries that out.
@@ -141,7 +144,7 @@ def _uncovered_payloads(
     rules: Sequence[RetentionRule],
     before_ms: int,
 ) -> Iterator[HeldPayloads]:
-    """What no rule covers."""
+    """The payloads of a model that no rule covers."""
     covered = {
         writer: [one for one in ranges if one.model == model]
         for writer, ranges in expired_ranges(rules).items()
@@ -188,8 +191,8 @@ def _of_rows(
     model: str,
     before_ms: int,
 ) -> Iterator[HeldPayloads]:
-    """The unsealed records of a writer before the first one of the model that is not due, and what
-    comes from there on."""
+    """The payloads in a writer's unsealed records: those before the model's first record that is
+    not due, and those from there on."""
     name, own = writer.writer, (model, *KEPT_KINDS)
     start = tables.sealed_end(db, name)[0] + 1
     start = max([start, *(r.last + 1 for r in covered if r.first <= start <= r.last)])

@@ -23,14 +23,15 @@ from mlplatform.runtime.storage.files import sync
 _DELETE_ROWS = 100
 _CATALOGUED_FILES = 2_000
 _FREE_PAGES = 4_096
-"""What comes until the next seal has room in as many: 16 MiB."""
+"""Free pages that a seal leaves for the records until the next seal: 16 MiB."""
 _LOCK = "seal.lock"
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class SealLimits:
-    """A writer with fewer unsealed records than `minimum_rows` waits for more."""
+    """The limits of a seal. A writer with fewer unsealed records than `minimum_rows` waits for
+    more."""
 
     minimum_rows: int
     maximum_rows: int
@@ -38,7 +39,7 @@ class SealLimits:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Be the only one that seals here; the lock dies with its process.
+    """Holds the lock by which one process seals here; the lock dies with its process.
 
     Raises:
         Busy: another process is sealing.
@@ -56,11 +57,11 @@ def lock(folder: Path) -> Iterator[None]:
 def steps(
     db: sqlite3.Connection, folder: Path, limits: SealLimits, *, now_ms: int
 ) -> Iterator[str]:
-    """Seal what has piled up; each yield is a moment at which being killed changes nothing.
+    """Seal the records that have piled up. At each yield the process may be killed without effect.
 
-    A file counts once the manifest lists it, and from then on the rows that it holds don't; what a
-    killed run left of either is swept by the next one. With nothing new and nothing left to be done
-    the cost is that of a few queries, however many segments there are.
+    A file counts once the manifest lists it; from then on the rows that it holds no longer count.
+    The next run removes what a killed run left of either. If nothing is new and nothing is left to
+    do, the cost is a few queries, however many segments there are.
 
     Raises:
         Corrupt: a record to be sealed is not what its digest says.
@@ -92,7 +93,7 @@ def steps(
 
 
 def _tidy(db: sqlite3.Connection, folder: Path, limits: SealLimits) -> Iterator[str]:
-    """Merge small files, say in the catalogue what each holds, and remove the replaced ones."""
+    """Merge small files, add entries to the catalogue, and remove replaced files."""
     records, is_done = 0, True
     by_writer = groupby(sealed_files.present(db), key=lambda file: file.writer)
     for parts in (

@@ -1,4 +1,5 @@
-"""Which Parquet files hold the sealed records at present, and that none goes while it is read."""
+"""The Parquet files that hold the sealed records at present, and the locks that keep a file while
+it is read."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _UNFINISHED: Final = "unfinished"
 
 @dataclass(frozen=True, slots=True)
 class SealedFile:
-    """A range of one writer's records in one file: one segment as it was sealed, or several merged.
+    """A file with a range of one writer's records: one segment as it was sealed, or several merged.
 
     Args:
         file: its number, given once.
@@ -55,7 +56,7 @@ class SealedFile:
 def present(
     db: sqlite3.Connection, where: str = "true", *values: object, limit: int = -1
 ) -> list[SealedFile]:
-    """The files that hold the sealed records, by writer and number.
+    """The files that hold the sealed records, ordered by writer and number.
 
     Args:
         where: a condition over their fields, with its values.
@@ -73,7 +74,7 @@ def names(db: sqlite3.Connection) -> tuple[str, ...]:
 
 
 def merged(parts: Sequence[SealedFile], sha256: str = "") -> SealedFile:
-    """The file that takes the place of one or of adjacent ones; it has no number yet."""
+    """The file that replaces one or several adjacent ones; it has no number yet."""
     first, last = parts[0], parts[-1]
     apart = 1 if len(parts) > 1 else first.apart + 1
     rows = sum(part.rows for part in parts)
@@ -82,7 +83,7 @@ def merged(parts: Sequence[SealedFile], sha256: str = "") -> SealedFile:
 
 
 def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) -> int:
-    """Put one file in the place of one or of adjacent ones of a writer; its number.
+    """Replace one or several adjacent files of a writer by one. Returns the new file's number.
 
     Call in a transaction.
     """
@@ -99,9 +100,9 @@ def replace(db: sqlite3.Connection, parts: Sequence[SealedFile], sha256: str) ->
 
 @contextmanager
 def hold_files(folder: Path) -> Iterator[None]:
-    """Keep every file that is listed within the block until its end, also those that are merged.
+    """Keeps every file that is listed within the block until its end, merged files included.
 
-    It waits while files that were replaced are removed, which takes milliseconds.
+    It first waits while replaced files are being removed, which takes milliseconds.
     """
     descriptor = os.open(folder / _LOCK, os.O_CREAT | os.O_RDONLY, 0o600)
     try:
@@ -112,26 +113,26 @@ def hold_files(folder: Path) -> Iterator[None]:
 
 
 def begin(folder: Path) -> None:
-    """Say that files are about to change: until `finish`, the next seal looks at all of them."""
+    """Mark that files are about to change: until `finish`, the next seal looks at all of them."""
     (folder / SEGMENTS).mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / SEGMENTS / _UNFINISHED).touch(mode=0o600)
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether a seal may have left files, or an entry of the catalogue to be made."""
+    """Whether a seal may have left files, or entries of the catalogue that are to be made."""
     return (folder / SEGMENTS / _UNFINISHED).exists()
 
 
 def finish(folder: Path) -> None:
-    """Say that nothing is left to be done."""
+    """Mark that nothing is left to do."""
     (folder / SEGMENTS / _UNFINISHED).unlink(missing_ok=True)
 
 
 def sweep(db: sqlite3.Connection, folder: Path) -> bool:
-    """Remove the files that are not listed, unless a process reads; whether none is left.
+    """Remove the files that are not listed, unless a process reads. Returns whether none is left.
 
-    A commit may be in memory alone (`durability: process`): the list that replaced them is on disk
-    before they go, or a machine that stops then would start with a list of files that are gone.
+    A commit may be in memory only (`durability: process`). So the new list is on disk before files
+    go; otherwise a machine that stops then would start with a list of files that are gone.
     """
     listed = {one.path(folder) for one in present(db)}
     within, merged_ones = (folder / SEGMENTS).glob("*/*"), (folder / SEGMENTS).glob("*.*")

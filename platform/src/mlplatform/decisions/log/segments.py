@@ -24,13 +24,14 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 SEGMENTS: Final = "segments"
 _BATCH_ROWS = 8_192
 _GROUP_ROWS: Final = 4_096
-"""One record costs the decoding of its row group."""
+"""Rows of a row group; reading one record decodes its whole group."""
 _UNIQUE: Final = frozenset(
     ("seq", "decision_id", "event_ms", "recorded_ms", "payload_digest", "digest", "chain")
 ) | {"payload"}
-"""Columns whose values hardly repeat: a dictionary of them is larger than they are."""
+"""Columns whose values hardly repeat, so that a dictionary would be larger than the values."""
 _COMPRESSION: Final = {name: "none" if name == "decision_id" else "zstd" for name in STORED}
-"""A look-up by id decodes all ids of a file: 24 bytes more a record, for a third of the time."""
+"""Compression of columns. A look-up by id decodes all ids of a file, so ids take 24 bytes more a
+record for a third of the time."""
 _FIELDS: Final = (
     "number, writer, first, last, rows, from_ms, to_ms, chain, sha256, previous, digest"
 )
@@ -67,7 +68,7 @@ class Segment:
         return folder / SEGMENTS / self.name
 
     def computed_digest(self) -> str:
-        """What `digest` has to be: SHA-256 over every other field, in canonical JSON."""
+        """The value that `digest` must have: SHA-256 over every other field, in canonical JSON."""
         return digest(
             [
                 self.number,
@@ -93,8 +94,8 @@ def manifest(db: sqlite3.Connection, *, after: int = 0, limit: int = -1) -> list
 def enter(
     db: sqlite3.Connection, writer: str, rows: Sequence[Sequence[Any]], *, sha256: str
 ) -> Segment:
-    """Add a file of these stored records to the manifest; the table lists it among the files that
-    hold the log by itself, also where a process of an older release seals.
+    """Add a file of these stored records to the manifest. A trigger of the table adds it to the
+    files that hold the log, also if a process of an older release seals.
 
     Call in a transaction.
     """
@@ -122,18 +123,19 @@ def enter(
 
 
 def path_of(folder: Path, writer: str, rows: Sequence[Sequence[Any]]) -> Path:
-    """Where the file of these stored records goes."""
+    """The path of the file for these stored records."""
     name = f"{rows[0][_SEQ]:012d}-{rows[-1][_SEQ]:012d}.parquet"
     return folder / SEGMENTS / writer / name
 
 
 def write(path: Path, rows: Sequence[Sequence[Any]]) -> str:
-    """Write stored records to a Parquet file, on disk when this returns; its SHA-256."""
+    """Write stored records to a Parquet file, which is on disk on return. Returns its SHA-256."""
     return write_table(path, arrow_table(rows, stored_schema()))
 
 
 def write_table(path: Path, table: pa.Table) -> str:
-    """The same of records in the schema of a segment file."""
+    """Write records in the schema of a segment file to a Parquet file, which is on disk on return.
+    Returns its SHA-256."""
     import pyarrow.parquet as pq
 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -169,7 +171,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def records(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """The stored records of a file with larger numbers, in batches, as SQLite would give them.
+    """The stored records of a file with larger numbers, in batches, in the form of SQLite's rows.
 
     Raises:
         pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.
@@ -189,7 +191,7 @@ def records(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
 
 
 def stored(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
-    """The `records`, for callers that cannot go on without the file.
+    """The `records`, for callers that can't continue without the file.
 
     Raises:
         Corrupt: it is missing or not readable.
@@ -218,7 +220,7 @@ def stored_schema() -> pa.Schema:
 
 
 def _last(metadata: pq.FileMetaData, group: int) -> int:
-    """The last number in a row group; beyond all numbers where the file does not say it."""
+    """The last number in a row group; `sys.maxsize` if the file does not hold it."""
     statistics = metadata.row_group(group).column(_SEQ).statistics
     if statistics is None or not statistics.has_min_max:
         return sys.maxsize

@@ -55,11 +55,13 @@ _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
 _AUTOCHECKPOINT_PAGES = 20_000
 _WAL_BYTES: Final = 4_096 * _AUTOCHECKPOINT_PAGES
-"""A write-ahead log that a reader has made larger is cut to this when it is begun anew."""
+"""Size in bytes to which a write-ahead log is cut when it starts anew, if a reader has made it
+larger."""
 _WRITER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LOOKUP_WAIT_MS = 5
 _HELD_UP_S: Final = 0.001
-"""Readers wait for nobody in WAL mode but for a recovery; the event loop cannot wait for that."""
+"""Longest wait of a read on the event loop in seconds. In WAL mode readers wait only for a
+recovery."""
 _SYSTEM = SystemClock()
 _NONE: Final[Mapping[int, DuplicateKey]] = {}
 _EVENT_MS = Record.__struct_fields__.index("event_ms")
@@ -82,7 +84,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 class _NewKeys:
-    """Records that bring keys with them, less those whose key a later one of the same ends."""
+    """Records that bring keys, without those whose key a later record of the batch ends."""
 
     def __init__(self) -> None:
         self.ended: list[Key] = []
@@ -105,7 +107,8 @@ class _NewKeys:
 
 
 class SqliteDecisionLog:
-    """Any number of processes may read. A writer's name belongs to its last claimant.
+    """The decision log in a folder. Any number of processes may read; a writer's name belongs to
+    the last process that claimed it.
 
     Args:
         folder: holds decisions.db and segments/; made at first use.
@@ -184,7 +187,8 @@ class SqliteDecisionLog:
         return outcomes
 
     def catch_up(self, writer: str, mark: Mark, spilled: Sequence[StorableRecord]) -> int:
-        """Append a part of a spill, once however often it is tried; the number of key conflicts.
+        """Append a part of a spill, once however often it is tried. Returns the number of key
+        conflicts.
 
         Raises:
             StaleFence: another process moves this spill, or writes under this writer's name.
@@ -198,7 +202,7 @@ class SqliteDecisionLog:
         return caught_up.conflicts
 
     def spill_mark(self, spill: str) -> int | None:
-        """Up to which of its bytes a spill is in the log; None if nothing of it is."""
+        """The byte up to which a spill is in the log; None if nothing of it is."""
         with self._lookups_lock, self._translation:
             return tables.spill_mark(self._lookups, spill)
 
@@ -208,19 +212,20 @@ class SqliteDecisionLog:
             tables.forget_spill(self._db, spill)
 
     def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
-        """The answer given under a key, while it is kept, as claimed or a little longer."""
+        """The answer given under a key, while it is kept: as long as claimed, or a little
+        longer."""
         self._check_readers()
         with self._lookups_lock, self._translation:
             return kept_keys.find(self._lookups, (client, model, key), earlier=self._earlier)
 
     def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
-        """`find` of each of some keys: one read of the log."""
+        """The answers for several keys, as `find` gives each, by one read of the log."""
         self._check_readers()
         with self._lookups_lock, self._translation:
             return kept_keys.find_all(self._lookups, keys, earlier=self._earlier)
 
     def _check_readers(self) -> None:
-        """Refuse where SQLite would wait for ten seconds, and an event loop with it."""
+        """Raise where SQLite would wait for up to ten seconds, and block an event loop."""
         was_held_up, self._were_held_up = self._were_held_up, self._readers.are_held_up()
         if self._were_held_up and not was_held_up:
             # A log that is started anew has this lock for microseconds. Waited for once: a wait at
@@ -231,12 +236,13 @@ class SqliteDecisionLog:
             raise Unavailable(f"decision log {self._path}: another process blocks its readers")
 
     def read(self, span: Span) -> pa.Table:
-        """The records of the span, by writer and number, with the span's columns."""
+        """The records of the span, ordered by writer and number, with the span's columns."""
         with self._translation, closing(self._connection()) as db:
             return reader.read(db, self._folder, span)
 
     def seal(self) -> ManifestHead:
-        """Move what has piled up into immutable segments; the head is for anchoring elsewhere."""
+        """Move the records that have piled up into immutable segments. Returns the head to anchor
+        elsewhere."""
         with self._translation, seal.lock(self._folder), closing(self._connection()) as db:
             limits = seal.SealLimits(*self._segment_rows)
             for _ in seal.steps(db, self._folder, limits, now_ms=self._wall_ms()):
@@ -250,7 +256,7 @@ class SqliteDecisionLog:
     def check(
         self, anchor: ManifestHead | None, *, new_only: bool = False, cores: int = 1
     ) -> VerifyReport:
-        """The same with choices; what was whole is remembered.
+        """Check the log with these options; what was intact is remembered.
 
         Args:
             new_only: leave out the segments that an earlier check found whole.
@@ -271,7 +277,7 @@ class SqliteDecisionLog:
         )
 
     def watermarks(self) -> list[Watermark]:
-        """One per writer, by name."""
+        """One watermark per writer, sorted by name."""
         spilled = self.backlogs()  # first: what is moved into the log later is read from there
         with self._lookups_lock, self._translation:
             rows, elsewhere = (
@@ -284,11 +290,11 @@ class SqliteDecisionLog:
 
     @property
     def spills(self) -> Path:
-        """The folder in which writers keep what this log did not take."""
+        """The folder of spills, which hold the records that this log did not take."""
         return self._folder / files.FOLDER
 
     def backlogs(self) -> list[SpillBacklog]:
-        """What each writer has spilled that is not in the log yet."""
+        """The spilled records of each writer that are not in the log yet."""
         if not self.spills.is_dir():
             return []
         with self._translation, closing(self._connection()) as db:
@@ -307,7 +313,7 @@ class SqliteDecisionLog:
         return latest
 
     def heartbeat(self, writer: str, event_ms: int | None = None) -> None:
-        """Say that the writer lives, and that it has nothing left to append before `event_ms`.
+        """Record that the writer lives and has nothing left to append from before `event_ms`.
 
         Raises:
             StaleFence: another process has claimed the writer's name.
@@ -319,7 +325,7 @@ class SqliteDecisionLog:
             self._heads[writer] = head
 
     def close_writer(self, writer: str) -> None:
-        """Say that the writer will append nothing more: nobody waits for its watermark."""
+        """Record that the writer appends nothing more, so that nobody waits for its watermark."""
         with self._lock:
             head = self._heads.pop(writer, None)
             if head is not None:
@@ -330,12 +336,13 @@ class SqliteDecisionLog:
                     )
 
     def checkpoint(self) -> None:
-        """Move what can be moved from the write-ahead log into the database, blocking nobody."""
+        """Move as much as possible from the write-ahead log into the database without blocking
+        anybody."""
         with self._translation, closing(self._connection()) as db:
             db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def close(self) -> None:
-        """Close the connections; writers that are open stay live until their heartbeat is old."""
+        """Close the connections; open writers count as live until their heartbeat is old."""
         with self._lock, self._lookups_lock:
             self._db.close()
             self._lookups.close()
@@ -380,7 +387,8 @@ class SqliteDecisionLog:
     def _project(
         self, projection: Projection, writer: str, before: int, rows: Sequence[Sequence[Any]]
     ) -> None:
-        """A record is written whatever becomes of what is made of it, which catches up later."""
+        """Update a projection with written records. A failure does not affect the records; the
+        projection catches up later."""
         self._db.execute("SAVEPOINT projection")
         try:
             projection.follow(self._db, writer, before, [committed(row) for row in rows])

@@ -1,4 +1,4 @@
-"""Up to which head a check has found the log whole, kept beside it for the next check."""
+"""The head up to which a check found the log intact, stored beside the log for the next check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME: Final = "verified.json"
 
 
 def last(folder: Path) -> ManifestHead | None:
-    """The head at the last check that found nothing; None where none is known."""
+    """The head at the last check without findings; None if none is known."""
     try:
         return msgspec.json.decode((folder / _NAME).read_bytes(), type=ManifestHead)
     except (FileNotFoundError, *NOT_JSON):
@@ -23,5 +23,5 @@ def last(folder: Path) -> ManifestHead | None:
 
 
 def remember(folder: Path, head: ManifestHead) -> None:
-    """Say that a check has found the log whole up to here."""
+    """Store the head up to which a check found the log intact."""
     write_atomically(folder / _NAME, msgspec.json.encode(head))

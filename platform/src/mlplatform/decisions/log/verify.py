@@ -1,4 +1,4 @@
-"""Whether the log is whole: every digest, chain, sealed file and head, one sentence a finding."""
+"""Whether the log is intact: every digest, chain, sealed file and head, one sentence a finding."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _FINDINGS: Final = 100
 _BATCH_ROWS: Final = 10_000
 _OLDER: Final = "the log is older than its anchor"
 NOTHING: Final = ManifestHead(0, GENESIS.hex(), {})
-"""The head of a log of which nothing was verified yet."""
+"""The head of a log before anything was verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a check found, and the head of the log at its moment."""
+    """The findings of a check, and the head of the log at that moment."""
 
     report: VerifyReport
     head: ManifestHead
@@ -45,10 +45,10 @@ def verify(
     since: ManifestHead = NOTHING,
     cores: int = 1,
 ) -> Verification:
-    """Check the log; after a hundred findings the rest is not searched.
+    """Check the log; after a hundred findings the search ends.
 
-    Manifest, rows and heads are of one moment. Files are checked after it, in processes where there
-    are several cores: the write-ahead log does not wait for them.
+    Manifest, rows and heads are of one moment. Files are checked afterwards, on several cores in
+    processes of their own, so that the write-ahead log does not wait for them.
 
     Args:
         db: in no transaction.
@@ -87,7 +87,7 @@ def verify(
 
 @dataclass(slots=True)
 class _Writer:
-    """What there is of a writer.
+    """The state of one writer's check.
 
     Args:
         chain: the walk over the records that no file holds.
@@ -124,7 +124,7 @@ class _Walk:
         self.expired: Mapping[str, Sequence[ExpiredRange]] = {}
 
     def look(self) -> None:
-        """Everything that is in the database, as of one transaction."""
+        """Check everything in the database, as of one transaction."""
         if self.since is NOTHING:
             self.first += _database(self.db)
         # of ranges alone, so that what they cover is counted and not collected
@@ -181,7 +181,7 @@ class _Walk:
             yield from _anchored(self.anchor, self)
 
     def _absent_payloads(self) -> Iterator[str]:
-        """Payloads that are gone without an erasure; of the others, the number."""
+        """Findings for payloads that are missing without an erasure; counts the others."""
         self.erased = sum(one.chain.gone for one in self.writers.values())
         if not any(one.chain.absent for one in self.writers.values()):
             return
@@ -196,7 +196,8 @@ class _Walk:
                 yield f"{what} has lost its payload, and no erasure is on record"
 
     def _is_listed(self, file: SealedFile) -> bool:
-        """Still: one that was merged while it was checked has left the catalogue after the list."""
+        """Whether the file is still listed. A file that was merged during its check has left the
+        list and then the catalogue."""
         try:
             return bool(sealed_files.present(self.db, "file = ?", file.file))
         except sqlite3.DatabaseError:  # damaged: what was found counts
@@ -220,7 +221,8 @@ class _Walk:
             )
 
     def _start(self, name: str, file: SealedFile) -> bytes | None:
-        """The chain before the first record of a file, which may begin before what is checked."""
+        """The chain before the first record of a file, which may begin before the part to be
+        checked."""
         known = self.writers[name].ends.get(file.first - 1)
         if known is not None or file.first == 1:
             return known or GENESIS
@@ -229,7 +231,7 @@ class _Walk:
         return None if row is None else row[0]
 
     def _sealed_before(self, writer: str) -> tuple[int, bytes]:
-        """Where the files end that were checked before."""
+        """Number and chain where a writer's already checked files end."""
         query = (
             "SELECT last, chain FROM segments WHERE writer = ? AND number <= ?"
             " ORDER BY first DESC LIMIT 1"

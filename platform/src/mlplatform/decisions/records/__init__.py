@@ -1,1 +1,1 @@
-"""What a record of the decision log holds, the port that takes it, and its tables."""
+"""The record of the decision log, the log's port, and its tables."""

@@ -1,4 +1,4 @@
-"""What records say of the exploration slice: who was let through, and with which chance."""
+"""Draws of the exploration slice in records: who was let through, and with which chance."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class LoggedDraw(msgspec.Struct, frozen=True):
 
 
 _MARK: Final = '"propensity":'
-"""Few records are of a draw: the others are not parsed."""
+"""Text that marks a payload with a draw. Few records have one; the others are not parsed."""
 
 _decode = msgspec.json.Decoder(LoggedDraw).decode
 
 
 def logged_draws(decisions: pa.Table) -> dict[str, LoggedDraw]:
-    """Draws by decision, in the order of the records; those of no draw are left out.
+    """Draws by decision, in the order of the records; decisions without a draw are left out.
 
     Args:
         decisions: decision_id and payload.

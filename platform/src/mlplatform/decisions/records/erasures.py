@@ -1,4 +1,4 @@
-"""Erasures on record: which payloads an act has taken out of the log, by whom and why."""
+"""Erasures on record: the payloads that an act has removed from the log, by whom and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
 
 WRITERS: Final = "erasure-"
-"""What the names of their writers begin with; one log has one such writer of its own."""
+"""Prefix of the names of writers of erasures; a log has one such writer of its own."""
 
 
 class Erasure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,8 +47,8 @@ def erasure_record(
     recorded_ms: int,
     unit: int | None = None,
 ) -> Entry:
-    """The record by which payloads of a decision are erased, or rows of a unit in views: then its
-    id is the act's."""
+    """The record that erases payloads of a decision, or rows of a unit in views; the id of the
+    latter is the act's."""
     record = Record(
         kind="erasure",
         decision_id=decision_id,
@@ -62,7 +62,7 @@ def erasure_record(
 
 
 def erasure_of(payload: str | None) -> Erasure:
-    """What an erasure record says.
+    """The erasure in a record's payload.
 
     Raises:
         Corrupt: it is the payload of no erasure.
@@ -74,7 +74,7 @@ def erasure_of(payload: str | None) -> Erasure:
 
 
 def numbers_of(erasures: Iterable[Erasure]) -> dict[str, set[int]]:
-    """The numbers, by writer, of all records whose payload they erase."""
+    """The numbers, by writer, of all records whose payload these erase."""
     found: dict[str, set[int]] = {}
     for erasure in erasures:
         for writer, numbers in erasure.records.items():

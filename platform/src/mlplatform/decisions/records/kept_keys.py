@@ -20,11 +20,12 @@ from mlplatform.runtime.storage import sqlite
 from mlplatform.runtime.storage.batches import chunks, inserting
 
 _PARTS: Final = 2
-"""Tables among which the time of a claim is divided, by whole days; each costs a look-up."""
+"""Number of tables over which the time of a claim is divided, by whole days; each costs a
+look-up."""
 _DIGEST_BYTES: Final = 16
 _LENGTHS: Final = struct.Struct("<3Q").pack
 _MOST_SHAPES: Final = 4_096
-"""Per process and table; an answer of yet another shape is kept whole."""
+"""Most shapes per process and table; an answer of a further shape is stored whole."""
 _ID, _SCORE = b"\x00", b"\x01"
 _BITE_KEYS: Final = 500
 _COLUMNS: Final = "key, body, decision, shape, score, answer"
@@ -35,7 +36,7 @@ STEP: Final = (
     "CREATE VIEW IF NOT EXISTS kept_keys AS SELECT NULL AS key, NULL AS body, NULL AS decision,"
     " NULL AS shape, NULL AS score, NULL AS answer WHERE 0",
 )
-"""Of the schema. `day` is the last table whose rows have the shape."""
+"""Step of the schema. `day` is the last table whose rows have the shape."""
 _TABLE: Final = """
 CREATE TABLE {name} (
     key BLOB PRIMARY KEY,
@@ -63,7 +64,7 @@ RETURNING shape
 
 
 class KeyTaken(Exception):
-    """At least one key of a batch is kept already, or comes in it twice."""
+    """At least one key of a batch is kept already, or occurs twice in it."""
 
 
 def key_digest(client: str, model: str, key: str) -> bytes:
@@ -79,12 +80,12 @@ def key_digest(client: str, model: str, key: str) -> bytes:
 
 
 def has_earlier(db: sqlite3.Connection) -> bool:
-    """Whether an earlier release left keys here; once it has not, nobody writes any."""
+    """Whether keys of an earlier release are left; once there are none, nobody writes any."""
     return db.execute("SELECT 1 FROM idempotency LIMIT 1").fetchone() is not None
 
 
 def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> StoredAnswer | None:
-    """What is kept under a client, model and key.
+    """The answer kept under a client, model and key.
 
     Args:
         earlier: look among keys of an earlier release too, which `has_earlier` says there are.
@@ -102,7 +103,8 @@ def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> StoredAnswer | N
 def find_all(
     db: sqlite3.Connection, keys: Sequence[Key], *, earlier: bool
 ) -> list[StoredAnswer | None]:
-    """`find` of each key, by one statement where none of them is kept: the most frequent case."""
+    """The answers for several keys, as `find` gives each. One statement is enough if none is kept,
+    which is the most frequent case."""
     if len(keys) == 1 or earlier or _are_kept(db, [key_digest(*key) for key in keys]):
         return [find(db, key, earlier=earlier) for key in keys]
     return [None] * len(keys)
@@ -112,11 +114,11 @@ class _Table(NamedTuple):
     day: int
     name: str
     shapes: dict[bytes, int]
-    """Numbers by text, those that this process has met."""
+    """Numbers of shapes by their text, as far as this process has met them."""
 
 
 class KeyWriter:
-    """Writes keys in transactions of its caller, who says when one of them failed.
+    """Writes keys in transactions of its caller, who reports a transaction that failed.
 
     Args:
         db: inside a write transaction at every call but `forget`.
@@ -126,14 +128,14 @@ class KeyWriter:
         self._db = db
         self._earlier = has_earlier(db)
         self._tables: dict[int, _Table] = {}
-        """By day, those known to be there."""
+        """The existing tables that are known, by day."""
 
     def forget(self) -> None:
-        """Keep nothing in mind of what a transaction made that was rolled back."""
+        """Forget tables and shapes that a rolled-back transaction made."""
         self._tables.clear()
 
     def write(self, items: Sequence[StorableRecord], now_ms: int) -> None:
-        """Keep the answers of items that have a key.
+        """Store the answers of items that have a key.
 
         Raises:
             KeyTaken: roll back; something is kept under one of them, or two are the same.
@@ -153,7 +155,7 @@ class KeyWriter:
                 self._db.execute(inserting(name, _WIDTH, len(chunk)), flat)
 
     def end(self, keys: Sequence[Key]) -> None:
-        """Drop keys whose claim ends, those that are there."""
+        """Drop the keys whose claims end, as far as they are there."""
         digests = [(digest,) for digest in (key_digest(*key) for key in keys)]
         if any(self._db.execute(_FIND, digest).fetchone() for digest in digests):
             for table in _tables(self._db, "keys"):
@@ -183,7 +185,7 @@ class KeyWriter:
         return (*head, None, None, idempotency.answer)
 
     def _open_table(self, day: int, now_ms: int) -> _Table:
-        """The table of a day, which is made where it is not there."""
+        """The table of a day; it is made if it does not exist."""
         for ended in [one for one in self._tables if one * DAY_MS <= now_ms]:
             del self._tables[ended]
         name = next((one for one in _tables(self._db, "keys") if _day(one) == day), None)
@@ -213,9 +215,9 @@ def _are_any(count: int) -> str:
 
 
 def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
-    """End keys whose time has passed, in short transactions that may stop anywhere.
+    """Drop tables of keys whose time has passed, in short transactions that may stop anywhere.
 
-    None of a table is found any more from its first step on. The bites after that only free pages.
+    From its first step on no key of a table is found any more. The later steps only free pages.
     """
     yield from _empty(db)
     today = now_ms // DAY_MS
@@ -237,7 +239,7 @@ def _ended(db: sqlite3.Connection, today: int) -> list[str]:
 
 
 def erase(db: sqlite3.Connection, decisions: Set[str], bite: int = _BITE_KEYS) -> Iterator[str]:
-    """Drop the keys of decisions with their answers, in short transactions."""
+    """Drop the keys and answers of decisions, in short transactions."""
     packed = {_packed(one) for one in decisions}
     for table in [*_tables(db, "keys"), *_tables(db, "ended_keys")]:
         found = [
@@ -285,7 +287,7 @@ def _delete_earlier(db: sqlite3.Connection, now_ms: int) -> int:
 
 
 def _show(db: sqlite3.Connection) -> None:
-    """Let the view be of the tables that there are, the last to end first."""
+    """Define the view over the tables that exist, the last to end first."""
     db.execute("DROP VIEW IF EXISTS kept_keys")
     tables = sorted(_tables(db, "keys"), key=_day, reverse=True)
     if not tables:
@@ -301,18 +303,18 @@ def _tables(db: sqlite3.Connection, start: str) -> list[str]:
 
 
 def _day(table: str) -> int:
-    """The day at whose beginning it ends, counted from 1970 in UTC."""
+    """The day at whose beginning a table ends, counted from 1970 in UTC."""
     return int(table.removeprefix("ended_").split("_")[1])
 
 
 def _last_day(now_ms: int, keep_ms: int) -> int:
-    """When the table ends that a claim of now lies in: never earlier than the claim does."""
+    """The day at which the table of a claim made now ends, never before the claim does."""
     width = max(1, keep_ms // (_PARTS * DAY_MS))
     return -(-(now_ms + keep_ms) // (width * DAY_MS)) * width
 
 
 def _packed(text: str) -> bytes | str:
-    """Lower hexadecimal digits in half their size; anything else as it is."""
+    """Lower-case hexadecimal digits in half their size; any other text unchanged."""
     try:
         raw = bytes.fromhex(text)
     except ValueError:
@@ -327,10 +329,10 @@ def _unpacked(stored: bytes | str) -> str:
 def _shaped(
     answer: bytes, decision_id: str, score: float | None
 ) -> tuple[bytes | None, float | None]:
-    """An answer without its decision's id and score; None where that would not lead back to it:
-    where it holds already what stands for one of them.
+    """An answer with placeholders for its decision's id and its score; None if it holds a
+    placeholder's text already.
 
-    The score is told where it was found.
+    The score is returned only if it was found in the answer.
     """
     if _ID in answer or _SCORE in answer:
         return None, None
@@ -350,8 +352,8 @@ def _filled(shape: bytes, decision_id: str, score: float | None) -> bytes:
 
 
 def _number(score: float) -> bytes:
-    """The text that msgspec 0.22 writes for a positive float; never changed, as kept answers have
-    it."""
+    """The text that msgspec 0.22 writes for a positive float. It must never change, because kept
+    answers hold it."""
     digits, _, exponent = repr(score).partition("e")
     if exponent == "-05":
         digits = "0.0000" + digits.replace(".", "")

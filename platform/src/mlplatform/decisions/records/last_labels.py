@@ -1,4 +1,4 @@
-"""Which label of a decision counts: the last to arrive, for every reader alike."""
+"""Which label of a decision counts: the last to arrive, for every reader."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from mlplatform.decisions.records.record import LABEL_VALUES
 
 _ARRIVAL: Final = ("event_ms", "recorded_ms", "seq")
 RANK: Final = (*_ARRIVAL, LABEL_VALUES["binary"])
-"""Of two labels the one that is larger here counts: it arrived later in event time; at one event
-time, it was recorded later; where even that is equal, its writer numbered it higher, and at last it
-says positive. Event time may stand still between a label and its correction, the wall clock does
-not.
-"""
+"""Sort key of labels; of two labels of a decision the one with the larger key counts. It arrived
+later in event time; at equal event time it was recorded later; if that is equal too, its writer
+gave it a larger number; and at last, it is the positive one. Event time may stand still between a
+label and its correction; the wall clock does not."""
 
 
 def label_columns(task: str = "binary") -> tuple[str, ...]:
@@ -27,7 +26,7 @@ LABEL_COLUMNS: Final = label_columns()
 
 
 def in_order(labels: pa.Table, task: str = "binary") -> pa.Table:
-    """The labels that say something, of which each decision's last row counts.
+    """The labels that have a value, ordered so that the last row of each decision counts.
 
     Args:
         labels: with the `label_columns` of the task, in any order.
@@ -49,8 +48,8 @@ def last_labels(labels: pa.Table, *, until_ms: int | None = None) -> dict[str, i
 def dated_labels(
     labels: pa.Table, *, until_ms: int | None = None, task: str = "binary"
 ) -> dict[str, tuple[int, Any]]:
-    """Decision → when its last label arrived, in event time, and that label: 0 or 1, a class or a
-    number, by the model's task; as `last_labels`."""
+    """Decision → event time at which its last label arrived, and that label: 0 or 1, a class or a
+    number, by the model's task. The rule is that of `last_labels`."""
     ordered = in_order(labels, task)
     names = ("decision_id", "event_ms", LABEL_VALUES[task])
     rows = zip(*(ordered[name].to_pylist() for name in names), strict=True)

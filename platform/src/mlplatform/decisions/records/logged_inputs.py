@@ -1,4 +1,4 @@
-"""A model's inputs as decisions were made from them: read from the payloads in the log."""
+"""The inputs from which decisions were made, read from the payloads in the log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mlplatform.runtime.errors import Corrupt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputColumns:
-    """What decisions were made from.
+    """The values from which decisions were made.
 
     Args:
         facts: event time, request fields and features, as columns.
@@ -33,7 +33,7 @@ class InputColumns:
 
 
 class LoggedInputs:
-    """Reads from a payload what a plan needs, and nothing else."""
+    """Reads only those values of a payload that a plan needs."""
 
     def __init__(self, plan: InputPlan) -> None:
         self._plan = plan
@@ -51,7 +51,8 @@ class LoggedInputs:
         self._erased = msgspec.convert({"request": {}, "features": {}}, shape)
 
     def read(self, rows: pa.Table) -> InputColumns:
-        """What these decisions were made from; all of it is missing where a payload was erased.
+        """The values from which these decisions were made; all are missing where a payload was
+        erased.
 
         Args:
             rows: with `event_ms` and `payload`.

@@ -1,4 +1,4 @@
-"""Which segments a logged decision lies in: read from its payload and its event time."""
+"""The segments of a logged decision, from its payload and its event time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Value = bool | float | str | None
 
 
 class LoggedSegments:
-    """Reads from payloads what segments need, and nothing else."""
+    """Reads only those values of payloads that segments need."""
 
     def __init__(self, sources: Sequence[SegmentSource]) -> None:
         self._sources = tuple(sources)
@@ -33,7 +33,8 @@ class LoggedSegments:
         self._decode = msgspec.json.Decoder(msgspec.defstruct("Payload", parts)).decode
 
     def bits(self, rows: pa.Table) -> Bits:
-        """Rows' bits, one for each segment that a row lies in, the first segment's the lowest.
+        """The bits of each row, one for each segment that the row lies in; the first segment has
+        the lowest bit.
 
         A row whose payload is empty or was erased lies in segments of time alone.
 

@@ -1,4 +1,4 @@
-"""The port of the decision log, and the values that go in and come out of it."""
+"""The port of the decision log, and its values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 BODY_DIGITS: Final = 32
 DAY_MS: Final = 86_400_000
 KEEP_MS: Final = 7 * DAY_MS
-"""For claims that no model's policy speaks of, like that of a label."""
+"""Lifetime of claims for which no model has a policy, such as that of a label."""
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -57,9 +57,9 @@ class AppendReceipt(msgspec.Struct, frozen=True):
 
 
 class DuplicateKey(msgspec.Struct, frozen=True):
-    """The key was answered before: the record was NOT written.
+    """The key was answered before, and the record was NOT written.
 
-    `same_body` is false where the key came with another body: the caller refuses that.
+    `same_body` is False if the key came with another body, which the caller refuses.
     """
 
     answer: bytes
@@ -71,21 +71,23 @@ class SpillReceipt(msgspec.Struct, frozen=True):
 
 
 class UnloggedAnswer(msgspec.Struct, frozen=True):
-    """The record is nowhere, and its model declares that the answer is given all the same."""
+    """The record is stored nowhere, and the model declares that the answer is given all the
+    same."""
 
 
 class RecordingFailure(msgspec.Struct, frozen=True):
-    """The record is nowhere, for this reason: the caller refuses."""
+    """The record is stored nowhere, for this reason; the caller refuses the request."""
 
     reason: str
 
 
 Outcome = AppendReceipt | DuplicateKey | SpillReceipt | UnloggedAnswer | RecordingFailure
-"""A log itself gives the first two; the others come from whatever stands in while it is down."""
+"""The outcome of an append. A log itself gives the first two; the others come from its stand-in
+while it is down."""
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
-    """An answer given earlier under an idempotency key.
+    """An answer that was given under an idempotency key.
 
     Args:
         body_digest: as it came, or its first `BODY_DIGITS` characters.
@@ -96,18 +98,18 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     decision_id: str
 
     def is_of(self, body_digest: str) -> bool:
-        """Whether it was given to the request with this digest."""
+        """Whether the answer was given to a request with this digest."""
         return self.body_digest in (body_digest, shortened(body_digest))
 
 
 def shortened(body_digest: str) -> str:
-    """The part of a digest that is kept: 128 bits of a keyed hash."""
+    """The part of a digest that is stored: 128 bits of a keyed hash."""
     return body_digest[:BODY_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Which records to read; what is None does not filter.
+    """The records to read; a field of None does not filter.
 
     Args:
         to_ms: exclusive; both bounds are of `event_ms`.
@@ -136,7 +138,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """How far a writer has come: its last number and the event time it has reached.
+    """A writer's progress: its last number, and the event time that it has reached.
 
     A live writer has sent a heartbeat lately and has not closed; a range that reaches past the
     event time of a live writer is not complete. While records of a writer are spilled it counts as
@@ -156,7 +158,7 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class WriterHead:
-    """Where the chain of a writer ends: the number of its last record, the chain after it."""
+    """The end of a writer's chain: the number of its last record, and the chain after it."""
 
     seq: int
     chain: str
@@ -164,7 +166,8 @@ class WriterHead:
 
 @dataclass(frozen=True, slots=True)
 class ManifestHead:
-    """What to anchor outside the log: number of segments, digest of the last entry, writer heads.
+    """The head to anchor outside the log: number of segments, digest of the last entry, writer
+    heads.
 
     The heads reach past the sealed segments, to the last record at the time of sealing.
     """
@@ -176,7 +179,7 @@ class ManifestHead:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What a check of the whole log found: one plain sentence per finding.
+    """The result of a check of the whole log: one plain sentence per finding.
 
     `spilled` records are whole, and not in the log yet; they belong to no chain so far. Payloads
     of `erased` records are gone by an erasure that is on record, and all else of them is whole.
@@ -195,16 +198,18 @@ class VerifyReport:
 
 
 class StoredAnswers(Protocol):
-    """Answers given earlier, by the client's name for the request."""
+    """Stored answers, by the client's key for the request."""
 
     def find(self, client: str, model: str, key: str) -> StoredAnswer | None: ...
 
 
 class DecisionLog(Protocol):
-    """Append-only, numbered and hash-chained per writer; every method may be called at any time."""
+    """The decision log: append-only, numbered and hash-chained per writer. Every method may be
+    called at any time."""
 
     def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
-        """Make all entries durable in one transaction; outcomes in the order of the entries.
+        """Make all entries durable in one transaction. Returns the outcomes in the order of the
+        entries.
 
         Raises:
             StaleFence: another process has written under this writer's name; stop.
@@ -213,11 +218,12 @@ class DecisionLog(Protocol):
         ...
 
     def read(self, span: Span) -> pa.Table:
-        """The records of the span, by writer and number, with the span's columns."""
+        """The records of the span, ordered by writer and number, with the span's columns."""
         ...
 
     def seal(self) -> ManifestHead:
-        """Move what has piled up into immutable segments; the head is for anchoring elsewhere.
+        """Move the records that have piled up into immutable segments. Returns the head to anchor
+        elsewhere.
 
         Raises:
             Busy: another process is sealing.
@@ -230,5 +236,5 @@ class DecisionLog(Protocol):
         ...
 
     def watermarks(self) -> list[Watermark]:
-        """One per writer, by name."""
+        """One watermark per writer, sorted by name."""
         ...

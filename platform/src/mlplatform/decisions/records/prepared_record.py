@@ -22,7 +22,8 @@ Key = tuple[str, str, str]
 
 
 class StorableRecord(msgspec.Struct, frozen=True):
-    """What is appended, and what is spilled: reading a spill back gives the same bytes."""
+    """A record in the form in which it is appended and spilled; reading a spill back gives the same
+    bytes."""
 
     form: Sealable
     idempotency: Idempotency | None = None
@@ -51,13 +52,13 @@ class StorableRecord(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key | None:
-        """Client, model and key of its claim, if it comes with one."""
+        """Client, model and key of the record's claim, if it has one."""
         idempotency = self.idempotency
         return None if idempotency is None else (idempotency.client, self.model, idempotency.key)
 
     @property
     def ended(self) -> tuple[Key, ...]:
-        """The claims that end with it."""
+        """The claims that end with this record."""
         idempotency = self.idempotency
         return (
             ()
@@ -71,7 +72,7 @@ class StorableRecord(msgspec.Struct, frozen=True):
 
 
 def prepared(entry: Entry) -> StorableRecord:
-    """The entry as it will be appended.
+    """The entry in the form in which it will be appended.
 
     Raises:
         InputInvalid: it is no record that can be stored; see stored_form.
@@ -80,7 +81,7 @@ def prepared(entry: Entry) -> StorableRecord:
 
 
 def check_storable(one: StorableRecord) -> None:
-    """Checks what a database would refuse, where the record goes to none now.
+    """Check for values that a database would refuse, for a record that goes to no database now.
 
     Raises:
         InputInvalid: a number beyond 64 bits, or text that is not Unicode.

@@ -1,4 +1,4 @@
-"""What is kept up to date with the log's records, in the transaction that makes them durable."""
+"""State that is updated with the log's records, in the transaction that makes them durable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class ProjectedRecord(NamedTuple):
-    """A record that is being written, as much of it as a projection needs; payload is JSON."""
+    """The fields of a record being written that a projection needs; payload is JSON."""
 
     seq: int
     kind: str
@@ -18,7 +18,7 @@ class ProjectedRecord(NamedTuple):
 
 
 class Projection(Protocol):
-    """State that is made of records, each once.
+    """State that is made from records, each counted once.
 
     Args:
         tables: DDL, idempotent, of the tables that it has in the log's database.
@@ -30,9 +30,10 @@ class Projection(Protocol):
     def follow(
         self, db: sqlite3.Connection, writer: str, before: int, records: Sequence[ProjectedRecord]
     ) -> None:
-        """Take in records that a transaction writes; the writer's head is moved already.
+        """Update the state with records that a transaction writes; the writer's head is updated
+        already.
 
-        A projection that was not there for earlier records of any writer takes those in first.
+        A projection that was absent for earlier records of any writer reads those first.
 
         Args:
             before: the number of the writer's last record before these.
@@ -46,5 +47,5 @@ _SEQ, _KIND, _MODEL, _EVENT_MS, _PAYLOAD = 1, 2, 4, 5, -1
 
 
 def committed(row: Sequence[Any]) -> ProjectedRecord:
-    """A row of the table of records, in the order of `tables.STORED`."""
+    """The record of a table row, whose columns are in the order of `tables.STORED`."""
     return ProjectedRecord(row[_SEQ], row[_KIND], row[_MODEL], row[_EVENT_MS], row[_PAYLOAD])

@@ -15,7 +15,7 @@ KEY_BYTES = 32
 
 
 def pseudonym(value: object, key: bytes) -> int:
-    """A signed 64-bit number that stands for the value; without the key it can't be guessed.
+    """A signed 64-bit number that stands for the value; it can't be guessed without the key.
 
     Source: BLAKE2b keyed mode, RFC 7693.
     """
@@ -41,7 +41,7 @@ def key_of(home: Home) -> bytes:
 
 
 def load_or_create_key(path: Path) -> bytes:
-    """The pseudonym key of this installation, made at first use with mode 0600.
+    """The pseudonym key of this installation; it is made at first use with mode 0600.
 
     Losing it unlinks every stored record from its customer; it is never logged or exported.
 

@@ -1,4 +1,4 @@
-"""What one record of the decision log holds, and which bytes of it are hashed."""
+"""The fields of one record of the decision log, and the bytes of it that are hashed."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ KINDS: Final[tuple[Kind, ...]] = (
 GENESIS: Final = bytes(32)
 
 ARM_FAILURES: Final = ("deadline", "unavailable", "invalid_output", "breaker_open", "volume_limit")
-"""Reasons of degradation that the assigned arm's predictor or bundle is to blame for."""
+"""Reasons of degradation for which the assigned arm's predictor or bundle is to blame."""
 
 MODELS: Final = ("champion", "challenger", "previous")
 """The values of `answered_by` that name a predictor: its bundle's thresholds made the decision."""
 
 ASSIGNED: Final = ("champion", "challenger")
-"""The values of `arm` that a draw gave: only these arms are compared."""
+"""Values of `arm` that a draw assigned; only these arms are compared."""
 
 NAMED: Final = "named"
-"""The `arm` of a decision whose request named the version that answered: nobody assigned it, and
-rollouts, drift and volume limits count it in no arm."""
+"""Value of `arm` of a decision whose request named the version that answered. Nobody assigned it,
+so rollouts, drift and volume limits count it in no arm."""
 
 FEATURES: Final = "features"
-"""Why an answer is degraded that was given without fresh features, by a model or instead of one."""
+"""Reason of degradation of an answer without fresh features, given by a model or instead of one."""
 
 
 LABEL_VALUES: Final[Mapping[str, str]] = {"binary": "label", "classes": "decision", "real": "score"}
-"""By a model's task, the column that a label's value is in: a class and a number are kept where
-records keep what was decided."""
+"""Task of a model → the column with a label's value. A class and a number lie where records hold
+what was decided."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +120,7 @@ COLUMNS: Final[dict[str, ArrowName]] = {
 """Every column that a reader can ask for, in order, with its Arrow type; payload is JSON."""
 
 SCALARS: Final = tuple(name for name in COLUMNS if name != "payload")
-"""The columns of a reader that does not ask for any: all but the payload."""
+"""All columns but the payload: those that a reader gets without asking for any."""
 
 REQUIRED: Final = frozenset(
     (
@@ -146,7 +146,7 @@ def arrow_schema(columns: Sequence[str]) -> pa.Schema:
 
 
 def arrow_table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as SQLite gives them, as a table of this schema."""
+    """A table of this schema from rows as SQLite returns them."""
     import pyarrow as pa
 
     if not rows:
@@ -222,7 +222,7 @@ def link(chain: bytes, digest: bytes) -> bytes:
 
 
 def trace_of(record: Mapping[str, Any]) -> str:
-    """The trace that a record belongs to: the caller's, or the one that began with it."""
+    """The trace that a record belongs to: the caller's, or the one that began with the record."""
     trace_id: str | None = record["payload"].get("trace_id") if record["payload"] else None
     decision_id: str = record["decision_id"]
     return trace_id or decision_id[:32]

@@ -1,4 +1,5 @@
-"""Retention on record: which payloads of a model went by their age, as ranges of records."""
+"""Retention on record: payloads of a model that were removed because of their age, as ranges of
+records."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
 
 KEPT_KINDS: Final[tuple[Kind, ...]] = ("erasure", "retention")
-"""What went is on record for as long as the log is."""
+"""Kinds of records that say what was removed; they stay as long as the log does."""
 _LAST_MS: Final = 253_402_300_799_999
 """The end of the year 9999."""
 _Seq = Annotated[int, Meta(ge=1)]
@@ -33,7 +34,7 @@ class AbsentPayload(NamedTuple):
 
 
 class ExpiredRange(NamedTuple):
-    """Records of one writer, of which a model's have lost their payload, or will.
+    """A range of one writer's records in which a model's payloads are removed, or will be.
 
     Args:
         first, last: numbers, both inclusive.
@@ -46,7 +47,7 @@ class ExpiredRange(NamedTuple):
     before_ms: int
 
     def covers(self, one: AbsentPayload) -> bool:
-        """Whether a record may be without its payload by this."""
+        """Whether this range explains that a record has no payload."""
         return (
             self.first <= one.seq <= self.last
             and one.model == self.model
@@ -56,7 +57,7 @@ class ExpiredRange(NamedTuple):
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """The payload of a retention record; a pass over a model has one.
+    """The payload of a retention record; a pass over a model writes one.
 
     Args:
         payload_days: as model.yaml declared them.
@@ -74,7 +75,7 @@ class Retention(msgspec.Struct, frozen=True):
 
 
 class RetentionRule(NamedTuple):
-    """A retention record.
+    """A retention record with its model and time.
 
     Args:
         recorded_ms: of wall time.
@@ -85,7 +86,7 @@ class RetentionRule(NamedTuple):
     retention: Retention
 
     def without(self, writers: Set[str]) -> RetentionRule:
-        """What it says of the records of other writers."""
+        """The rule without its ranges of these writers."""
         ranges = {of: held for of, held in self.retention.ranges.items() if of not in writers}
         return self._replace(retention=msgspec.structs.replace(self.retention, ranges=ranges))
 
@@ -103,7 +104,7 @@ _decode = msgspec.json.Decoder(Retention).decode
 
 
 def retention_record(model: str, retention: Retention, *, event_ms: int, recorded_ms: int) -> Entry:
-    """The record by which payloads of a model go; its decision id is that of the act."""
+    """The record that removes payloads of a model; its decision id is the act's."""
     record = Record(
         kind="retention",
         decision_id=retention.act,
@@ -116,7 +117,7 @@ def retention_record(model: str, retention: Retention, *, event_ms: int, recorde
 
 
 def rule_of(row: Mapping[str, Any]) -> RetentionRule:
-    """What a retention record says.
+    """The rule in a retention record.
 
     Args:
         row: its model, recorded_ms and payload.
@@ -133,7 +134,8 @@ def rule_of(row: Mapping[str, Any]) -> RetentionRule:
 
 
 def expired_ranges(rules: Iterable[RetentionRule]) -> dict[str, tuple[ExpiredRange, ...]]:
-    """Ranges by writer that rules cover; adjoining ones of a model are one, however many rules.
+    """Ranges by writer that rules cover; adjoining ranges of a model are joined, however many rules
+    they come from.
 
     As no record of the model in a rule's range is younger than that rule, one moment fits all.
     """

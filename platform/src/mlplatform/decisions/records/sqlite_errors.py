@@ -1,4 +1,4 @@
-"""What SQLite says of the decision log, in the platform's words."""
+"""SQLite's errors on the decision log, as the platform's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from mlplatform.runtime.errors import Corrupt, Unavailable
 
 
 class Translation:
-    """Errors of SQLite as the platform's own. Keeps nothing of a use, so one serves all threads."""
+    """Translates errors of SQLite into the platform's own. It keeps no state, so one serves all
+    threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -127,7 +127,8 @@ END""",
         kept_keys.STEP,
     ),
 )
-"""The columns of `records` are those of `STORED`, in that order; a new one needs a step of its own.
+"""The migrations of decisions.db. The columns of `records` are those of `STORED`, in that order; a
+new column needs a step of its own.
 
 The table `idempotency` holds keys of an earlier release, until they end.
 
@@ -160,7 +161,7 @@ class Writer(NamedTuple):
 
 
 def insert_records(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
-    """Write stored records; the number written."""
+    """Write stored records. Returns the number written."""
     written = 0
     for chunk in chunks(rows):
         flat = [value for row in chunk for value in row]
@@ -170,7 +171,7 @@ def insert_records(db: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int
 
 
 def writers(db: sqlite3.Connection) -> list[Writer]:
-    """Every writer that this log has seen, by name."""
+    """All writers that this log has seen, sorted by name."""
     query = f"SELECT {', '.join(Writer._fields)} FROM writers ORDER BY writer"
     return [Writer(*row) for row in db.execute(query)]
 
@@ -185,14 +186,13 @@ def replicated_writers(db: sqlite3.Connection) -> dict[str, ReplicatedWriter]:
 
 
 def pruned_heads(db: sqlite3.Connection) -> dict[str, tuple[int, bytes]]:
-    """The number up to which each writer's records are in another log alone, and the chain
-    there."""
+    """The number up to which each writer's records are only in another log, and the chain there."""
     rows = db.execute("SELECT writer, seq, chain FROM pruned")
     return {writer: (seq, chain) for writer, seq, chain in rows}
 
 
 def move_pruned(db: sqlite3.Connection, writer: str, seq: int, chain: bytes) -> None:
-    """Say that records up to here are kept elsewhere, and drop the rows that hold them."""
+    """Note that records up to here are kept elsewhere, and drop their rows."""
     move = """
     INSERT INTO pruned VALUES (?, ?, ?)
     ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq, chain = excluded.chain
@@ -202,14 +202,15 @@ def move_pruned(db: sqlite3.Connection, writer: str, seq: int, chain: bytes) -> 
 
 
 def sealed_numbers(db: sqlite3.Connection) -> dict[str, int]:
-    """Each writer's last number that a segment holds; rows up to it no longer count."""
+    """The last number of each writer that a segment holds; rows up to it no longer count."""
     names = db.execute("SELECT writer FROM writers").fetchall()
     ends = {writer: sealed_end(db, writer)[0] for (writer,) in names}
     return {writer: last for writer, last in ends.items() if last > 0}
 
 
 def sealed_end(db: sqlite3.Connection, writer: str) -> tuple[int, bytes]:
-    """The last number of a writer that a segment holds, and the chain there; 0 where none does."""
+    """The last number of a writer that a segment holds, and the chain there; number 0 if there is
+    none."""
     # by the index over writer and first number, however many segments there are
     end = "SELECT last, chain FROM segments WHERE writer = ? ORDER BY first DESC LIMIT 1"
     seq, chain = db.execute(end, (writer,)).fetchone() or (0, GENESIS)
@@ -222,7 +223,7 @@ def change_files_token(db: sqlite3.Connection) -> None:
 
 
 def head(db: sqlite3.Connection) -> ManifestHead:
-    """The manifest's head and every writer's, as of this transaction."""
+    """The manifest's head and the heads of all writers, as of this transaction."""
     last = db.execute("SELECT number, digest FROM segments ORDER BY number DESC LIMIT 1").fetchone()
     count, digest = last or (0, GENESIS.hex())
     heads: Mapping[str, WriterHead] = {
@@ -234,7 +235,7 @@ def head(db: sqlite3.Connection) -> ManifestHead:
 def unsealed_rows(
     db: sqlite3.Connection, writer: str, *, after: int, limit: int = -1
 ) -> list[tuple[Any, ...]]:
-    """Stored records of a writer with larger numbers, in order."""
+    """A writer's stored records with larger numbers, in order."""
     query = (
         f"SELECT {', '.join(STORED)} FROM records WHERE writer = ? AND seq > ? ORDER BY seq LIMIT ?"
     )
@@ -242,13 +243,13 @@ def unsealed_rows(
 
 
 def spill_mark(db: sqlite3.Connection, spill: str) -> int | None:
-    """Up to which of its bytes a spill is in the log; None if nothing of it is."""
+    """The byte up to which a spill is in the log; None if nothing of it is."""
     row = db.execute("SELECT moved FROM spills WHERE spill = ?", (spill,)).fetchone()
     return None if row is None else int(row[0])
 
 
 def move_spill_mark(db: sqlite3.Connection, spill: str, *, start: int, end: int) -> bool:
-    """Set the mark of a spill from here to there; false if it was elsewhere."""
+    """Move the mark of a spill from `start` to `end`. Returns False if the mark was elsewhere."""
     move = """
     INSERT INTO spills VALUES (?, ?)
     ON CONFLICT (spill) DO UPDATE SET moved = excluded.moved WHERE moved = ?

@@ -1,1 +1,2 @@
-"""Logs of several gateways, each on a volume of its own, as one log that passes read."""
+"""The logs of several gateways, each on a volume of its own, replicated into one log that passes
+read."""

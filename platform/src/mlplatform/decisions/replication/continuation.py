@@ -1,4 +1,4 @@
-"""Which records that come from a log elsewhere continue what this one has of their writer."""
+"""Which replicated records continue what this log has of their writer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mlplatform.decisions.replication.copies import Item, ReplicaOffset, Replica
 
 
 class Head(NamedTuple):
-    """Where a writer's records end here."""
+    """The end of a writer's records in this log."""
 
     seq: int
     chain: bytes
 
 
 class RecordIdentity(NamedTuple):
-    """What distinguishes a stored record from another."""
+    """The fields that tell one stored record from another."""
 
     digest: bytes
     chain: bytes
@@ -26,7 +26,8 @@ class RecordIdentity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Records between the end here and what came are missing: they must be sent again."""
+    """Records are missing between the end in this log and those that came; they must be sent
+    again."""
 
     first: int
     last: int
@@ -37,7 +38,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """What came is not what this log has, or does not continue it; nothing after it is taken."""
+    """Records differ from this log's, or do not continue them; nothing after them is appended."""
 
     problem: str
 
@@ -50,7 +51,7 @@ Finding = Gap | Divergence
 
 @dataclass(frozen=True, slots=True)
 class AppendPlan:
-    """What is to be done with some items of one writer.
+    """The plan for some items of one writer.
 
     Args:
         rows: to append, in order, as they are stored.
@@ -74,10 +75,11 @@ def append_plan(
     known: Mapping[int, RecordIdentity],
     erased: Set[int] = frozenset(),
 ) -> AppendPlan:
-    """Follow the items of one writer from where its records end here, to the first that is wrong.
+    """The plan for a writer's items: those that continue its records in this log, up to the first
+    that does not.
 
-    An offset counts where it is said of the place that was just reached: one of an earlier place
-    has been overtaken, or comes from a log that lost its end.
+    An offset counts if it is about the place that was just reached. One about an earlier place is
+    out of date, or comes from a log that lost its end.
 
     Args:
         items: in the order in which they came.

@@ -1,4 +1,4 @@
-"""A log as it is carried to another: its records as they are stored, and how far each writer is."""
+"""A log in the form in which it is replicated: its stored records, and each writer's progress."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _Row = tuple[Any, ...]
 
 
 class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record"):
-    """A stored record, under the number that its writer gave it.
+    """A stored record with the number that its writer gave it.
 
     Args:
         scalars: in the order of SCALARS[2:], truth as 0 or 1.
@@ -61,18 +61,18 @@ class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record
     payload: str | None
 
     def without_payload(self) -> AbsentPayload:
-        """Return what decides whether its payload may be missing."""
+        """The fields that decide whether its payload may be missing."""
         by_name = dict(zip(SCALARS[2:], self.scalars, strict=True))
         return AbsentPayload(self.seq, *(by_name[name] for name in AbsentPayload._fields[1:]))
 
     def row(self) -> tuple[Any, ...]:
-        """Return the columns of the table of records."""
+        """The columns of the table of records."""
         digests = (self.payload_digest, self.digest, self.chain)
         return (self.writer, self.seq, *self.scalars, *digests, self.payload)
 
 
 class ReplicaOffset(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
-    """How far a writer has come in its own log: what it had appended, and its watermark.
+    """A writer's progress in its own log: its last record, and its watermark.
 
     Args:
         event_ms: nothing that comes later is before it, spilled records included.
@@ -95,12 +95,12 @@ _decoder: Final[msgspec.json.Decoder[Item]] = msgspec.json.Decoder(Item)
 
 
 def encoded(item: Item) -> bytes:
-    """Encode for a topic."""
+    """The item in the encoding of a topic's message."""
     return _encode(item)
 
 
 def decoded(data: bytes, source: str) -> Item:
-    """Decode what `encoded` made.
+    """The item in a message that `encoded` made.
 
     Args:
         source: where it was found, for the error.
@@ -131,7 +131,7 @@ def _kind(name: str) -> Any:
 
 @contextmanager
 def opened(folder: Path) -> Iterator[CopyReader]:
-    """The copies of the log in this folder, for as long as they are read.
+    """A reader of the log in this folder, open within the block.
 
     Raises:
         Unavailable: there is none, or it can't be opened.
@@ -141,7 +141,7 @@ def opened(folder: Path) -> Iterator[CopyReader]:
 
 
 class CopyReader:
-    """Reads a log that others write, to carry it elsewhere.
+    """Reads a log that other processes write, to replicate it.
 
     Args:
         folder: of the log.
@@ -156,7 +156,7 @@ class CopyReader:
         self._decoded: dict[str, tuple[int, list[_Row]]] = {}
 
     def offsets(self) -> list[ReplicaOffset]:
-        """One per writer, by name."""
+        """One offset per writer, sorted by name."""
         spilled = self._log.backlogs()  # first: what is moved later is read from the log
         with self._snapshot() as db:
             rows = {w.writer: w for w in tables.writers(db)}
@@ -178,8 +178,8 @@ class CopyReader:
         ]
 
     def copies(self, writer: str, *, after: int, limit: int) -> list[ReplicatedRecord]:
-        """The first records of a writer with larger numbers: one at least if there are any, and at
-        most `limit`."""
+        """The first records of a writer with larger numbers: at most `limit`, and at least one if
+        there are any."""
         with sealed_files.hold_files(self._folder), self._snapshot() as db:
             files = sealed_files.present(db, "writer = ? AND last > ?", writer, after, limit=1)
             if files:
@@ -190,7 +190,8 @@ class CopyReader:
             return [_copy(row) for row in rows]
 
     def _from_file(self, file: SealedFile, after: int) -> list[_Row]:
-        """Rows that were decoded last, where the next one is among them, of few writers.
+        """Rows of a file after a number. The rows decoded last are reused if they hold the next
+        one.
 
         A process that follows a log asks for some records at a time: each row is decoded once.
         """

@@ -1,4 +1,4 @@
-"""Which topics carry logs, and what the replicator says back."""
+"""The topics of replication, and the replicator's confirmations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import InputInvalid
 
 KEPT_MS: Final = 7 * 24 * HOUR_MS
-"""What is deleted before it was replicated is sent again: a longer retention saves that alone."""
+"""Retention of the topics in milliseconds. What is deleted before it was replicated is sent again,
+so a longer retention only saves that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The topics and groups by which the logs of one installation are carried."""
+    """The topics and groups for the replication of one installation's logs."""
 
     prefix: str = "log"
 
@@ -29,7 +30,8 @@ class Names:
 
     @property
     def confirmed(self) -> str:
-        """The topic of the replicator's confirmations; it keeps its name."""
+        """The topic of the replicator's confirmations. The name is of an earlier release, and
+        stays."""
         return f"{self.prefix}.gathered"
 
     @property
@@ -38,7 +40,8 @@ class Names:
         return f"{self.prefix}.gatherer"
 
     def of(self, name: str) -> str:
-        """The progress of one log's publisher, and the group by which it hears the replicator."""
+        """The name of one log's publisher: of its progress, and of the group in which it reads
+        confirmations."""
         return f"{self.prefix}.{name}"
 
     def specs(self) -> list[TopicSpec]:
@@ -50,7 +53,7 @@ class Names:
 
 
 class ConfirmedOffset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far a writer is in the log that passes read: its records up to there are safe.
+    """A writer's progress in the log that passes read: its records up to there are safe.
 
     Args:
         again: what comes after them has to be sent again.
@@ -67,12 +70,12 @@ _decode = msgspec.json.Decoder(ConfirmedOffset).decode
 
 
 def confirmation(names: Names, one: ConfirmedOffset) -> Message:
-    """The message that is published."""
+    """The message of a confirmation."""
     return Message(names.confirmed, one.writer.encode(), _encode(one))
 
 
 def confirmed(data: bytes, source: str) -> ConfirmedOffset:
-    """What `confirmation` made.
+    """The confirmation in a message that `confirmation` made.
 
     Raises:
         InputInvalid: something else was published there.

@@ -1,4 +1,4 @@
-"""What a publisher and a replicator have in common."""
+"""Code that publisher and replicator share."""
 
 from __future__ import annotations
 

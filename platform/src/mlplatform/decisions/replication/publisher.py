@@ -31,11 +31,12 @@ from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, Unavail
 BATCH: Final = 500
 POLL_S: Final = 0.2
 STAND_S: Final = 1.0
-"""How often an offset is published beside which no record is: as often as a gateway's heartbeat."""
+"""Interval in seconds of offsets without a record: as often as a gateway's heartbeat."""
 PRUNE_S: Final = 60.0
 KEEP_H: Final = 24.0
 LAST_WORDS_S: Final = 20.0
-"""How long a publisher that stops tries to publish the rest; it is a pod's last container."""
+"""Seconds for which a stopping publisher tries to publish the rest; it is the pod's last container
+to end."""
 AGAIN_S: Final = 5.0
 MAX_CONFIRMATIONS: Final = 1_000
 
@@ -53,10 +54,10 @@ class Source(Protocol):
 
 
 class Publisher:
-    """Publishes what the log holds beyond what was published last, and sends again what is asked.
+    """Publishes the records that were not published yet, and sends records again on request.
 
     Messages and progress become visible together, so that a crash anywhere repeats nothing. An
-    offset follows the last record that it speaks of.
+    offset follows the last record that it is about.
 
     Args:
         name: of the log: no other publisher may have it.
@@ -85,7 +86,7 @@ class Publisher:
         self._published: dict[str, int] | None = self._replica_offsets()
 
     def step(self) -> int:
-        """The number of messages published; 0 where there was nothing to say.
+        """Publish the next messages. Returns their number; 0 if there was nothing to publish.
 
         Raises:
             StaleFence: another process publishes this log.
@@ -118,7 +119,7 @@ class Publisher:
         return len(items)
 
     def is_all_published(self) -> bool:
-        """Whether all that the log holds, and that its writers have closed, was published."""
+        """Whether all records of the log, and the closing of its writers, were published."""
         published = self._published or {}
         return all(
             published.get(s.writer, 0) == s.seq and self._sent_offsets.get(s.writer) == s
@@ -136,7 +137,7 @@ class Publisher:
         return has_more or is_new or time.monotonic() - self._sent_s >= STAND_S
 
     def _hear(self) -> None:
-        """Take in what the replicator says of writers of this log; of others it is not for us."""
+        """Read the replicator's confirmations about writers of this log; others are ignored."""
         found = self._answers.consume(MAX_CONFIRMATIONS, 0.0)
         if not found:
             return
@@ -175,7 +176,7 @@ class Publisher:
 
 
 def follow(publisher: Publisher, stopping: threading.Event, prune_now: Callable[[], None]) -> None:
-    """Follow the log until `stopping` is set; then publish the rest of it, for a limited time.
+    """Follow the log until `stopping` is set; then publish the rest of it for a limited time.
 
     Args:
         prune_now: drops of the log what is safe elsewhere; called every `PRUNE_S`.
@@ -206,8 +207,7 @@ def _pause(stopping: threading.Event, wait_s: float) -> None:
 def publish(name: str, settings: Settings, stopping: threading.Event, *, keep_h: float) -> None:
     """Publish the log of a home folder until `stopping` is set, whatever fails.
 
-    It ends for no other reason: beside a gateway in one pod, that would take the pod out of its
-    Service.
+    It ends for no other reason, because its end would take the gateway's pod out of its Service.
     """
     while not stopping.is_set():
         try:
@@ -218,7 +218,7 @@ def publish(name: str, settings: Settings, stopping: threading.Event, *, keep_h:
 
 
 def _publish(name: str, settings: Settings, stopping: threading.Event, keep_h: float) -> None:
-    """Publishes as `run` does, until something ends it.
+    """Publish the log until `stopping` is set, or until an error ends it.
 
     Args:
         keep_h: how long records stay that are safe elsewhere, in hours.
@@ -267,7 +267,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, settings: Settings, stopping: threading.Event) -> None:
-    """Runs until `stopping` is set; then publishes the rest of the log, for a limited time."""
+    """Runs until `stopping` is set, then publishes the rest of the log for a limited time."""
     require_brokers(settings)
     settings.home.create()  # it may be here before the gateway
     publish(options.name, settings, stopping, keep_h=options.keep_h)

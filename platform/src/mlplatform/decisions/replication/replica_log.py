@@ -1,4 +1,4 @@
-"""Records of logs elsewhere, appended to this one under their own writers and numbers."""
+"""Records from logs elsewhere, appended to this log under their own writers and numbers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ON CONFLICT (writer) DO UPDATE SET session = excluded.session, spilled = 0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPosition:
-    """How far a writer from elsewhere is in this log.
+    """A replicated writer's progress in this log.
 
     Args:
         taken: records that were appended; `repeated` were here already.
@@ -62,7 +62,7 @@ class ReplicaPosition:
 
 @dataclass(frozen=True, slots=True)
 class _CheckedBatch:
-    """What was found about a writer's items, and what was here then."""
+    """The check of a writer's items, and the state of this log at that time."""
 
     writer: str
     row: tables.Writer | None
@@ -71,9 +71,9 @@ class _CheckedBatch:
 
 
 class ReplicaLog:
-    """The log of a home folder, as a process that replicates logs from elsewhere writes it.
+    """The log of a home folder, for the process that replicates logs from elsewhere into it.
 
-    Replicating the same again changes nothing, so a process that was killed may begin again at any
+    Replicating records again changes nothing, so a process that was killed may start again at any
     earlier place.
 
     Args:
@@ -103,7 +103,8 @@ class ReplicaLog:
             )
 
     def replicate(self, items: Sequence[Item]) -> list[ReplicaPosition]:
-        """Append what continues each writer, in one transaction; one position per writer.
+        """Append the records that continue each writer, in one transaction. Returns one position
+        per writer.
 
         Args:
             items: those of one writer in the order in which they were published.
@@ -125,7 +126,7 @@ class ReplicaLog:
         return [_position(one) for one in found]
 
     def give_up(self, writer: str) -> None:
-        """Wait no longer for a writer from elsewhere whose log is lost; until it is heard of again.
+        """Stop waiting for a replicated writer whose log is lost, until it reports again.
 
         Raises:
             NotFound: no such writer comes from elsewhere.
@@ -188,12 +189,13 @@ class ReplicaLog:
             )
 
     def _adopt(self, writer: str) -> None:
-        """Fence a gateway of that name that would write here."""
+        """Mark the writer as replicated, which fences a gateway of that name that would write
+        here."""
         (session,) = self._db.execute(_ADOPT, (writer, GENESIS)).fetchone()
         self._db.execute(_KEEP, (writer, session))
 
     def _erased(self, writer: str, items: Sequence[Item]) -> Set[int]:
-        """The records without a payload whose payload was erased here, on record."""
+        """Numbers of the writer's items without a payload whose erasure is on record here."""
         came = [i for i in items if isinstance(i, ReplicatedRecord) and i.payload is None]
         if not came:
             return frozenset()

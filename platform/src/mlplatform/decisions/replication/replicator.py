@@ -20,21 +20,22 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.errors import Busy, InputInvalid, PlatformError, StaleFence, Unavailable
 
 BATCH: Final = 250
-"""Messages of one transaction: a gateway that writes to the same log waits for it a few ms."""
+"""Messages of one transaction; a gateway that writes to this log waits a few ms for it."""
 WAIT_S: Final = 0.5
 AGAIN_S: Final = 5.0
-"""How long records that were asked for again may take, before they are asked for again."""
+"""Seconds until records are asked for again, if they have not come by then."""
 MAX_FENCED: Final = 3
 MEMBER: Final = "gatherer"
-"""A name of topics and groups that stays: brokers hold offsets under it."""
+"""Name of the group's member. It is of an earlier release and stays, because brokers hold offsets
+under it."""
 
 log = logging.getLogger(__name__)
 
 
 class Replicator:
-    """Appends what came, then says how far each writer is, and counts it as read.
+    """Appends records, then publishes each writer's progress, and commits the messages as read.
 
-    If it is killed in between, it replicates the same again, which changes nothing.
+    If it is killed in between, it replicates the same records again, which changes nothing.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Replicator:
         self._asked_s: dict[str, tuple[int, float]] = {}
 
     def step(self) -> int:
-        """One batch; the number of records that it added to the log.
+        """Replicate one batch. Returns the number of records added to the log.
 
         Raises:
             StaleFence: another replicator has taken over; what came is its own.
@@ -106,7 +107,7 @@ def _items(found: Sequence[ReceivedMessage]) -> list[Item]:
 
 
 def follow(replicator: Replicator, stopping: threading.Event) -> None:
-    """Replicate until told to stop.
+    """Replicate until `stopping` is set.
 
     Raises:
         StaleFence: another process replicates.
@@ -126,7 +127,7 @@ def follow(replicator: Replicator, stopping: threading.Event) -> None:
 
 
 def replicate(settings: Settings, stopping: threading.Event) -> None:
-    """Replicate into the log of a home folder, until told to stop.
+    """Replicate into the log of a home folder until `stopping` is set.
 
     Raises:
         StaleFence: another process does.
@@ -145,7 +146,7 @@ def replicate(settings: Settings, stopping: threading.Event) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: everything is a setting."""
+    """The command line, which has no options: settings say everything."""
     return argparse.ArgumentParser(description=__doc__)
 
 

@@ -1,1 +1,1 @@
-"""Records that wait in files beside the log while it does not take them."""
+"""Records that wait in files beside the log while the log does not accept them."""

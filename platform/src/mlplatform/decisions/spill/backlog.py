@@ -1,4 +1,4 @@
-"""What lies in the spills of a log, as a reader of the log sees it."""
+"""The spills of a log, for readers of the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SpillBacklog:
 
 
 def spill_backlogs(db: sqlite3.Connection, folder: Path) -> list[SpillBacklog]:
-    """What each writer has spilled, by name.
+    """The spilled records of each writer, sorted by name.
 
     Args:
         db: not in a transaction: what is moved into the log during this call may still count here.
@@ -55,7 +55,7 @@ def records_of(
 
 
 def spilled_records(db: sqlite3.Connection, folder: Path) -> Iterator[StorableRecord]:
-    """Every record that is spilled and not in the log."""
+    """The records in spills that are not in the log."""
     for name in _names(folder):
         yield from _unmoved(db, folder, name)
 
@@ -69,7 +69,7 @@ def damaged_spills(folder: Path) -> list[str]:
 
 
 def lowered(marks: list[Watermark], spilled: list[SpillBacklog]) -> list[Watermark]:
-    """Watermarks that claim nothing of the time in which something is spilled."""
+    """Watermarks lowered so that none reaches past the oldest spilled record of its writer."""
     by_writer = {mark.writer: mark for mark in marks}
     for one in spilled:
         mark = by_writer.get(one.writer, Watermark(one.writer, 0, None, 0, live=True))

@@ -33,7 +33,8 @@ FOLDER: Final = "spill"
 SUFFIX: Final = ".spill"
 DAMAGED: Final = ".damaged"
 MAXIMUM_FRAME_BYTES: Final = 8 * 1024 * 1024
-"""More than any record; a larger length is damage, and must not be allocated."""
+"""Most bytes of a frame, more than any record has. A larger length means damage, and is not
+allocated."""
 
 _MAGIC: Final = b"MLSPILL1"
 _ID_BYTES: Final = 16
@@ -47,12 +48,12 @@ _decode = msgspec.msgpack.Decoder(StorableRecord).decode
 
 
 class SpillFull(Unavailable):
-    """Nothing more goes into the spill: its limit is reached, or its disk takes no more."""
+    """The spill accepts nothing more, because its limit is reached or its disk is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A record of a spill, and where it ends."""
+    """A record of a spill, with the byte where its frame ends."""
 
     record: StorableRecord
     start: int
@@ -68,12 +69,12 @@ def framed(record: StorableRecord) -> bytes:
 
 
 def spill_path(folder: Path, writer: str) -> Path:
-    """Where a writer's spill is, in the folder of spills."""
+    """The path of a writer's spill in the folder of spills."""
     return folder / f"{writer}{SUFFIX}"
 
 
 def spill_id(descriptor: int) -> str | None:
-    """The name of the spill behind this descriptor; None while its header is not whole."""
+    """The name of the spill behind this descriptor; None while its header is incomplete."""
     header = os.pread(descriptor, START, 0)
     if len(header) < START or not header.startswith(_MAGIC):
         return None
@@ -81,7 +82,7 @@ def spill_id(descriptor: int) -> str | None:
 
 
 def frames(descriptor: int, start: int = START, limit: int | None = None) -> Iterator[Frame]:
-    """The frames from here on, up to the end or to the first that is not whole."""
+    """The frames from here on, up to the end or to the first incomplete one."""
     buffer, at, count = b"", 0, 0
     while limit is None or count < limit:
         found = _first(buffer, at)
@@ -112,7 +113,7 @@ def _body_length(buffer: bytes, at: int) -> int:
 
 
 def _first(buffer: bytes, at: int) -> tuple[int, StorableRecord | None] | None:
-    """Where the frame that begins here ends, and its record, None if it is damaged.
+    """The end of the frame that begins here, and its record, None if it is damaged.
 
     None if the buffer does not hold all of it.
     """
@@ -134,7 +135,7 @@ def _first(buffer: bytes, at: int) -> tuple[int, StorableRecord | None] | None:
 
 
 class SpillFile:
-    """The spill of one writer, open for appending; made by `create` or `take_over`.
+    """The spill of one writer, open for appending; `create` and `take_over` make one.
 
     Args:
         start: where the frames begin that are not in the log.
@@ -186,7 +187,7 @@ class SpillFile:
 
     @classmethod
     def take_over(cls, path: Path) -> SpillFile | None:
-        """The spill that a process left here, a torn end cut off; None if there is nothing in it.
+        """The spill that a process left here, with a torn end cut off; None if it is empty.
 
         Raises:
             Busy: the process that writes it lives.
@@ -246,17 +247,17 @@ class SpillFile:
             yield frame
 
     def rename(self, path: Path) -> None:
-        """Go on under another writer's name, which has no spill."""
+        """Continue under another writer's name, which has no spill."""
         self.path.rename(path)
         self.path = path
 
     def advance(self, count: int, end: int) -> None:
-        """Notes that so many frames, up to here, are in the log now."""
+        """Note that `count` frames, up to the byte `end`, are in the log now."""
         self.start = end
         self.records -= count
 
     def remove(self) -> None:
-        """Everything is in the log; the file goes."""
+        """Remove the file, all of whose records are in the log."""
         _discard(self.path, self.descriptor)
 
     def close(self) -> None:
@@ -279,7 +280,8 @@ def _same_file(path: Path, descriptor: int) -> bool:
 
 
 def _cut(path: Path, descriptor: int, end: int) -> None:
-    """Cut what follows the last whole frame, and keep a copy unless it is only a torn write."""
+    """Cut off what follows the last whole frame, with a copy kept unless it is only a torn
+    write."""
     size = os.fstat(descriptor).st_size
     if size == end:
         return

@@ -1,4 +1,5 @@
-"""Which process may write idempotency keys where: into the log, or into its spill.
+"""Locks that decide which process may write idempotency keys where: into the log, or into its
+spill.
 
 Any number of processes write keys into the log at a time, as the log arbitrates them. A process
 that spills a key must know that nobody writes that key anywhere else at this moment; so it waits
@@ -24,7 +25,7 @@ from typing import Final
 _FILE: Final = "keys.lock"
 _RETRY_S: Final = 0.002
 _EVERYTHING: Final = 0
-"""Length of a range that reaches to the end, wherever that is."""
+"""Length of a range that reaches to the end of the file, wherever that is."""
 
 
 class KeyLocks:
@@ -48,7 +49,8 @@ class KeyLocks:
 
     @contextmanager
     def spilling(self, within_s: float) -> Iterator[bool]:
-        """Held while keys are spilled; false if others went on writing keys all that time."""
+        """Held while keys are spilled. Gives False if other processes went on writing keys into the
+        log for all of `within_s`."""
         end_s = time.monotonic() + within_s
         with self._spilling:
             others = ((1, 0), (self._own - 1, 1), (_EVERYTHING, self._own + 1))

@@ -15,12 +15,12 @@ from mlplatform.decisions.records.prepared_record import Key, StorableRecord
 from mlplatform.decisions.spill import files
 
 SETTLED_NS: Final = 50_000_000
-"""Longer than the step of any file system's clock that has one at all."""
+"""Nanoseconds longer than the resolution of any file system's clock."""
 KeyDigest = bytes
 
 
 class SpilledKeys:
-    """Where each spilled key's record is; bounded by what the spills may hold.
+    """The place of each spilled key's record; bounded by what the spills may hold.
 
     Safe for threads. What is found is read from the file, so answers take no memory.
     """
@@ -34,7 +34,8 @@ class SpilledKeys:
         self._empty_at_ns: int | None = None
 
     def refresh(self) -> bool:
-        """Read what was added to any spill since; whether there is any spill."""
+        """Read what was added to any spill since the last refresh. Returns whether there is any
+        spill."""
         changed_ns = _changed_ns(self._folder)
         if changed_ns == self._empty_at_ns and not self._spills:
             return False
@@ -71,7 +72,7 @@ class SpilledKeys:
         return None
 
     def has_ended(self, key: Key | None) -> bool:
-        """Whether a spilled record ended this key's claim, and none made it anew."""
+        """Whether a spilled record ended this key's claim, and no later one made it again."""
         if key is None or not self._spills or self.find(*key) is not None:
             return False
         digest = key_digest(*key)
@@ -107,7 +108,8 @@ class _Spill:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._end = files.START
         self._starts: dict[KeyDigest, int | None] = {}
-        """None: the claim of this key, wherever it stands, ended with a record here."""
+        """Place of each key's record; None if a record here ended the key's claim, wherever that
+        stands."""
 
     def is_at(self, path: Path) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(self._descriptor))

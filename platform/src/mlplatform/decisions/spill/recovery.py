@@ -1,4 +1,4 @@
-"""What is appended for a spilled record whose idempotency key is in the log by then."""
+"""The records to append for spilled ones whose idempotency key is in the log by then."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY_ANSWERED_ELSEWHERE = "key-answered-elsewhere"
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """What became of some spilled records.
+    """The records to append in place of some spilled ones.
 
     Args:
         items: what is appended in their place, in order.
@@ -33,11 +33,11 @@ def resolved(
     *,
     now_ms: int,
 ) -> CaughtUp:
-    """The records as they are to be appended.
+    """The spilled records in the form in which they are to be appended.
 
-    What the log says of a key stands. A decision that says otherwise was given to a client. So it
-    is kept as a record, without its key, and voided: the request that it was about counts once. A
-    label that is there already is the same fact twice, and is left out.
+    The log's answer for a key stands. A spilled decision with another answer was given to a client
+    too. So it is kept as a record without its key, and voided: its request counts once. A label
+    that is there already is the same fact twice, and is left out.
 
     Args:
         find: what the log has under a client, model and key.
@@ -89,7 +89,7 @@ def _void(one: StorableRecord, stands: str, now_ms: int) -> StorableRecord:
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Which part of a spill goes into the log: from one byte of it to another."""
+    """A part of a spill that goes into the log, from one byte to another."""
 
     spill: str
     start: int

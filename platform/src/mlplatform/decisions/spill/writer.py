@@ -1,4 +1,4 @@
-"""Writes to the decision log; if that fails or is slow, to a spill file, and later to the log."""
+"""Writing to the decision log; if that fails or is slow, to a spill file, and later to the log."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ from mlplatform.runtime.errors import Busy, Corrupt, PlatformError, Unavailable
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 MOVED_AT_ONCE: Final = 128
-"""Records of one transaction while catching up: new records wait that long."""
+"""Records of one transaction while catching up; new records wait for that long."""
 RETRY_S: Final = 0.1
 RETRY_MAX_S: Final = 1.0
 KEYS_WAIT_S: Final = 0.2
-"""How long a spill of keys waits for other processes that are writing keys into the log."""
+"""Seconds for which a spill of keys waits for processes that write keys into the log."""
 TAKE_OVER_WAIT_S: Final = 10.0
 ADOPT_S: Final = 1.0
 CLOSE_WAIT_S: Final = 3.0
 CREATE_TRIES: Final = 3
-"""A new spill may be held for a moment by a sibling that looks for what nobody owns."""
+"""Tries to make a spill, which a sibling that looks for orphans may hold for a moment."""
 
 _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
 
 
 class Log(Protocol):
-    """What is needed of the log behind a spill; SqliteDecisionLog has it all."""
+    """The calls of the log behind a spill; SqliteDecisionLog has them all."""
 
     @property
     def spills(self) -> Path: ...
@@ -81,7 +81,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SpillPolicy:
-    """How much may wait for the log, and what happens beyond that.
+    """How much may wait for the log, and what happens to further records.
 
     Args:
         answer_unlogged: models whose decisions are answered where they can be recorded nowhere.
@@ -95,7 +95,7 @@ class SpillPolicy:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the records handed in; each is a total since the process began.
+    """Counts of the records handed in, by what became of them; totals since the process began.
 
     At rest `accepted + recovered == written + waiting + unlogged`.
 
@@ -165,7 +165,7 @@ class SpillingLog:
         self._keys.refresh()
 
     def append(self, writer: str, entries: Sequence[Entry]) -> list[Outcome]:
-        """Record the entries in the log, or else in the spill, or say that they are not.
+        """Record the entries in the log, or else in the spill; outcomes tell which are in neither.
 
         Raises:
             StaleFence: another process has written under this writer's name; stop.
@@ -186,26 +186,26 @@ class SpillingLog:
         return self._counted(self._spilled(items))
 
     def relieve(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """Spill the entries, while the thread that appends is held up by the log."""
+        """Spill the entries while the log holds up the thread that appends."""
         return self._counted(self._spilled([prepared(entry) for entry in entries]))
 
     def find(self, client: str, model: str, key: str) -> StoredAnswer | None:
-        """The answer given under a key: from the spills that are known here, or from the log."""
+        """The answer given under a key, from the spills known here or from the log."""
         spilled = self._keys.find(client, model, key)
         if spilled is not None or self._keys.has_ended((client, model, key)):
             return spilled
         return self._log.find(client, model, key)
 
     def find_all(self, keys: Sequence[Key]) -> list[StoredAnswer | None]:
-        """`find` of each of some keys: one read of the log while nothing is spilled."""
+        """The answers for keys, as `find` gives each; one read of the log if nothing is spilled."""
         if self._keys.are_none:
             return self._log.find_all(keys)
         return [self.find(*key) for key in keys]
 
     def catch_up(self) -> bool:
-        """Move some of what is spilled into the log; whether more of it waits.
+        """Move some spilled records into the log. Returns whether more of them wait.
 
-        Whatever keeps it from that, files that can't be opened or read included, it is tried again.
+        Whatever prevents it, files that can't be opened or read included, it is tried again.
         """
         now_s = time.monotonic()
         try:
@@ -226,7 +226,7 @@ class SpillingLog:
         return self._file is not None
 
     def heartbeat(self, writer: str, event_ms: int | None = None) -> None:
-        """Say that the writer lives; while it has spilled, its spill says so."""
+        """Report that the writer lives; while it has spilled records, its spill reports it."""
         if self._file is None:
             try:
                 self._log.heartbeat(writer, event_ms)
@@ -237,7 +237,7 @@ class SpillingLog:
         self._log.checkpoint()
 
     def close_writer(self, writer: str) -> None:
-        """Catch up if the log lets it, within seconds; what is left waits for the next start."""
+        """Catch up within seconds if the log allows it; the rest waits for the next start."""
         end_s = time.monotonic() + CLOSE_WAIT_S
         while self._file is not None and self.catch_up() and time.monotonic() < end_s:
             time.sleep(max(0.0, min(self._retry_at_s - time.monotonic(), RETRY_S)))
@@ -284,7 +284,7 @@ class SpillingLog:
                 return outcomes
 
     def _keyed(self, items: Sequence[StorableRecord], *, alone: bool) -> Iterator[Outcome | None]:
-        """What each entry's key says of it; None: that it may be spilled."""
+        """The outcome that each entry's key decides; None if the entry may be spilled."""
         in_doubt = {item.key for item in self._writing if item.idempotency is not None}
         first: dict[Key, StorableRecord] = {}
         ended: set[Key] = set()
@@ -391,7 +391,7 @@ class SpillingLog:
         self._log.forget_spill(file.name)
 
     def _drop(self, file: SpillFile) -> None:
-        """Nothing waits in it, so nothing has to go through it. One that can't be removed stays."""
+        """Remove an empty spill, so that records bypass it. One that can't be removed stays."""
         try:
             file.remove()
         except OSError:
@@ -412,7 +412,7 @@ class SpillingLog:
             self._marked, self._moved_itself = True, False
 
     def _adopt(self, now_s: float) -> None:
-        """Take over what a writer left that does not run any more."""
+        """Take over the spill of a writer that does not run any more."""
         if now_s < self._adopt_at_s:
             return
         self._adopt_at_s = now_s + ADOPT_S
@@ -489,7 +489,7 @@ def _repeated(item: StorableRecord, stored: StoredAnswer) -> DuplicateKey:
 
 
 def _taken_over(path: Path) -> SpillFile | None:
-    """What was left under this name; waits a little for a predecessor that is ending."""
+    """The spill left under this name; waits a little for a predecessor that is ending."""
     end_s = time.monotonic() + TAKE_OVER_WAIT_S
     while True:
         try:

@@ -1,1 +1,1 @@
-"""Topics: durable, partitioned streams of messages, read by groups that remember how far."""
+"""Topics: durable, partitioned streams of messages, read by groups that remember their offsets."""

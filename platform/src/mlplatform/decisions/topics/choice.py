@@ -1,4 +1,4 @@
-"""Which adapter stands behind the topics of this installation."""
+"""The choice of the adapter for an installation's topics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlplatform.runtime.configuration.settings import Settings
 
 
 def open_topics(settings: Settings, specs: Sequence[TopicSpec]) -> Topics:
-    """Kafka where the settings name brokers, else the log in the home folder."""
+    """Kafka if the settings name brokers, else the embedded topics in the home folder."""
     if settings.kafka:
         return KafkaTopics(settings.kafka, specs)
     return LocalTopics(settings.home.topics_db, specs)

@@ -25,11 +25,13 @@ if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka import Producer
 
 UNREAD_KEPT_MS = 72 * HOUR_MS
-"""Kafka drops messages by age, read or not: a worker that is away over a weekend loses none."""
+"""Least retention of topics. Kafka drops messages by age, read or not; a worker that is away over a
+weekend loses none."""
 
 
 class KafkaTopics:
-    """Fencing is Kafka's: the latest process with a transactional id is the only one that counts.
+    """Topics of Kafka. Kafka does the fencing: only the latest process with a transactional id
+    counts.
 
     Args:
         specs: topics to create where they are missing.
@@ -58,7 +60,8 @@ class KafkaTopics:
         _create(self._access, [*specs, progress], replication)
 
     def publish(self, messages: Sequence[Message], progress: Progress | None = None) -> None:
-        """Every in-sync replica acknowledges it; with progress it is one transaction."""
+        """Publish messages that every in-sync replica acknowledges; with progress in one
+        transaction."""
         with self._lock:
             if progress is None:
                 self._publish_plainly(messages)

@@ -1,4 +1,4 @@
-"""How brokers are spoken to: the settings of every client, and what to do where they refuse it."""
+"""The client settings for the brokers, and the handling of brokers that refuse a client."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def client_options(brokers: Brokers, password: str | None) -> dict[str, Any]:
 
 
 class Access:
-    """Makes the clients of one user of the brokers, and notices when the brokers refuse them.
+    """Makes the clients of one user of the brokers, and notices if the brokers refuse them.
 
-    A client of librdkafka tries a refused password or certificate again for ever, and answers
-    everything with a timeout. Its error is noticed here, and `check` raises it.
+    A client of librdkafka retries a refused password or certificate for ever, and every call just
+    times out. Its error is noticed here, and `check` raises it.
 
     Args:
         options: settings of librdkafka for every client, beside those of the brokers.
@@ -57,7 +57,7 @@ class Access:
         self._heard = ""
 
     def client(self, kind: Callable[[dict[str, Any]], Client], **own: Any) -> Client:
-        """A client with settings of its own, by names in which `_` stands for a dot.
+        """A client with settings of its own; in their names `_` stands for a dot.
 
         Raises:
             ConfigInvalid: the client does not take the settings: a file that is none, say.
@@ -73,7 +73,7 @@ class Access:
             raise self._invalid(error.args[0].str()) from error
 
     def topics(self, admin: AdminClient) -> set[str]:
-        """Names of the topics that there are.
+        """Names of the existing topics.
 
         Raises:
             ConfigInvalid: they refuse the user or the password, or their certificate is not one
@@ -111,8 +111,8 @@ class Access:
         return ConfigInvalid(self._brokers.variable, self._brokers.url, wanted)
 
     def _how(self) -> str:
-        """Their protocol, and where it is set: a broker that wants more than it
-        gets hangs up without a word."""
+        """The clients' protocol and where it is set. A broker that wants more closes the connection
+        without a reason."""
         brokers = self._brokers
         if not brokers.tls:
             return f"this client connects without TLS; with TLS: {KAFKA_SSL}"
@@ -125,7 +125,8 @@ class Access:
 
 
 def _is_refusal(error: KafkaError) -> bool:
-    """One code is of all that goes wrong in a handshake: its text says what trying does not mend.
+    """Whether retrying does not help. One error code covers every failure of a handshake, so its
+    text decides.
 
     Source: librdkafka, rdkafka_ssl.c, rd_kafka_transport_ssl_handshake.
     """

@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 
 
 class KafkaSubscription:
-    """Consume, transform, produce (KIP-447): exactly once from the requests to the results.
+    """A member of a group that consumes, transforms and produces (KIP-447): results appear exactly
+    once.
 
     The member is static (group.instance.id): killed and started again within the session, it goes
     on without a rebalance. Its transactional id is of its group and name, so what its former life
@@ -82,7 +83,8 @@ class KafkaSubscription:
             )
 
     def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
-        """Messages of committed transactions; paused while the caller wants none."""
+        """Messages of committed transactions. The partitions are paused while the caller wants
+        none."""
         if self._is_lost:
             raise StaleFence(HANGS)
         self._seek()
@@ -104,7 +106,7 @@ class KafkaSubscription:
                 return received
 
     def commit(self, results: Sequence[Message]) -> None:
-        """One transaction of results and offsets."""
+        """Publish results and commit offsets in one transaction."""
         if self._is_stale:
             self.rewind()
             raise StaleFence(
@@ -119,8 +121,8 @@ class KafkaSubscription:
         self._starts, self._next, self._dropped = {}, {}, []
 
     def dropped_ranges(self) -> list[DroppedRange]:
-        """Costs nothing while no offset was passed over, else a question to the brokers. Marks of
-        transactions are passed over too, and are no reason to say anything."""
+        """Ranges that the topics dropped before the group read them; marks of transactions are not
+        reported. It is free if no offset was skipped, and else asks the brokers once."""
         if skips := self._skips.found:
             committed = self._committed([skip.place for skip in skips if skip.start is None])
             oldest = oldest_offsets(self._admin_client(), {skip.place for skip in skips})
@@ -128,7 +130,7 @@ class KafkaSubscription:
         return list(self._dropped)
 
     def rewind(self) -> None:
-        """Seek to where the last commit left each partition that is still this member's.
+        """Seek each partition that is still this member's to its last commit.
 
         Raises:
             Unavailable: the client refuses to seek now; `consume` does it before it reads anything.
@@ -141,7 +143,7 @@ class KafkaSubscription:
         self._seek()
 
     def _seek(self) -> None:
-        """What a rewind has left to be done."""
+        """Carry out what remains of a rewind."""
         from confluent_kafka import TopicPartition
 
         if not self._seeks:
@@ -154,11 +156,11 @@ class KafkaSubscription:
                 del self._seeks[place]
 
     def topic_ids(self) -> dict[str, str]:
-        """Brokers before Kafka 2.8 tell none."""
+        """Ids of the topics; none from brokers before Kafka 2.8."""
         return topic_ids(self._admin_client(), self._topics)
 
     def restart(self, places: Collection[Place]) -> None:
-        """Offsets are committed before anything is read."""
+        """Commit the first offsets of these partitions before anything is read."""
         from confluent_kafka import TopicPartition
 
         self.rewind()
@@ -175,7 +177,7 @@ class KafkaSubscription:
                 self._consumer.seek(partition)
 
     def lags(self) -> list[PartitionLag]:
-        """Visible messages beyond the committed offset, of each of this member's partitions."""
+        """Visible messages beyond the committed offset, for each of this member's partitions."""
         with translated():
             mine = self._consumer.assignment()
             committed = self._consumer.committed(mine, TIMEOUT_S) if mine else []
@@ -185,7 +187,7 @@ class KafkaSubscription:
         return sum(one.messages for one in self.lags())
 
     def close(self) -> None:
-        """Stop; a static member's partitions are kept for its next life, for one session."""
+        """Stop; a static member's partitions are kept for its next start, for one session."""
         self._consumer.close()
 
     def _admin_client(self) -> AdminClient:
@@ -196,7 +198,7 @@ class KafkaSubscription:
         return self._admin
 
     def _committed(self, places: Sequence[Place]) -> dict[Place, int]:
-        """Where the group goes on in each of these partitions that it has committed."""
+        """The committed offset of each of these partitions that has one."""
         from confluent_kafka import TopicPartition
 
         if not places:
@@ -208,7 +210,7 @@ class KafkaSubscription:
     def _note(
         self, skips: Sequence[Skip], committed: dict[Place, int], oldest: Mapping[Place, int]
     ) -> None:
-        """Keep what was dropped, and have the next commit move the offsets behind it."""
+        """Keep the dropped ranges, and let the next commit move the offsets past them."""
         for skip in skips:
             found = dropped_of(skip, committed.get(skip.place), oldest[skip.place])
             if found is not None:
@@ -232,10 +234,10 @@ class KafkaSubscription:
             )
 
     def _send_in_thread(self, send: Callable[[], None]) -> None:
-        """Do it in a thread that is given up where it hangs, and with it this subscription.
+        """Send in a thread, which is given up if it hangs, and with it this subscription.
 
-        Killed at this moment, a broker may keep the client waiting for ever, timeout or not.
-        Source: https://github.com/confluentinc/librdkafka/issues/5456
+        A broker that is killed at this moment may keep the client waiting for ever, whatever the
+        timeout.
         """
         from confluent_kafka import KafkaException
 

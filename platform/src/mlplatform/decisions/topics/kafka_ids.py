@@ -1,4 +1,4 @@
-"""The ids that brokers give topics: one that is deleted and made anew has another."""
+"""The ids that brokers give topics; a topic that is deleted and made anew gets another id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # only where topics are on Kafka
     from confluent_kafka.admin import AdminClient
 
 NONE: Final = "AAAAAAAAAAAAAAAAAAAAAA"
-"""As brokers before Kafka 2.8 answer.
+"""The id that brokers before Kafka 2.8 return: none.
 
 Source: https://cwiki.apache.org/confluence/display/KAFKA/KIP-516%3A+Topic+Identifiers
 """

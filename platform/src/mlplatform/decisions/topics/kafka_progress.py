@@ -1,4 +1,4 @@
-"""How far a projection was published: the last of its values in a compacted topic of Kafka."""
+"""A projection's progress: its last value in a compacted topic of Kafka."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:  # only where topics are on Kafka
 
 PROGRESS_TOPIC: Final = "mlplatform.progress"
 READ_S: Final = TRANSACTION_TIMEOUT_MS / 1000 + TIMEOUT_S
-"""What another projection's publisher left open when it was killed ends by then, and hides the rest
-from readers until it does."""
+"""Longest wait for a message in seconds. A transaction that a killed publisher left open has ended
+by then; until then it hides later messages from readers."""
 
 
 def last_value(access: Access, producer: Producer, name: str) -> bytes | None:
-    """The value of a projection that was committed last, of the progress topic, which is compacted
-    and short.
+    """The value of a projection that was committed last, from the progress topic, which is
+    compacted and short.
 
-    The producer, which nobody else's transaction can follow, writes a mark, and everything is read
-    up to that. The topic's end would not do: a broker that was killed says too low a one for a
-    while after its restart.
+    The producer, after which no other transaction can come, writes a mark, and everything up to it
+    is read. The topic's end would not do: a broker that was killed reports an end that is too low
+    for a while after its restart.
     """
     mark = uuid.uuid4().bytes
     key, mark_key = name.encode(), b"\0" + name.encode()
@@ -63,7 +63,7 @@ def _reader(access: Access) -> Consumer:
 
 
 def _read(reader: Consumer) -> Iterator[KafkaMessage]:
-    """Messages without end; raises Unavailable where none has come for READ_S."""
+    """Messages without end. Raises Unavailable if none has come for READ_S."""
     while True:
         message = reader.poll(READ_S)
         if message is None:

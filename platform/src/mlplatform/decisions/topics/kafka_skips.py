@@ -1,4 +1,4 @@
-"""Offsets that a consumer of Kafka passed over: marks of transactions, or messages now gone."""
+"""Offsets that a consumer of Kafka skipped: marks of transactions, or messages that are gone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # only where topics are on Kafka
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Offsets that were passed over without a message.
+    """A range of offsets that was skipped without a message.
 
     Args:
         start: the first of them; None: it is the offset that the group has committed.
@@ -29,7 +29,7 @@ class Skip:
 
 
 class Skips:
-    """What one consumer passed over since it was asked last."""
+    """The offsets that one consumer has skipped since `settle`."""
 
     def __init__(self) -> None:
         self._expected: dict[Place, int] = {}
@@ -40,7 +40,7 @@ class Skips:
         return tuple(self._found)
 
     def note(self, place: Place, offset: int, following: int) -> None:
-        """Note that a message came, or the end of the partition.
+        """Note that a message or the end of the partition was reached.
 
         Args:
             offset: of the message, or of the end.
@@ -52,16 +52,17 @@ class Skips:
         self._expected[place] = following
 
     def settle(self) -> None:
-        """Keep no skip: each was looked at."""
+        """Drop all skips, because each was examined."""
         self._found = []
 
     def forget(self) -> None:
-        """Begin anew, at the offsets that the group has committed."""
+        """Start anew, at the offsets that the group has committed."""
         self._expected, self._found = {}, []
 
 
 def dropped_of(skip: Skip, committed: int | None, oldest: int) -> DroppedRange | None:
-    """What of a skip is gone from the topic; None: nothing, or marks of transactions alone.
+    """The part of a skip that is gone from the topic; None if the skip is only marks of
+    transactions.
 
     Args:
         committed: by the group, in this partition; None: nothing, or it expired.

@@ -1,4 +1,4 @@
-"""Transactions of a Kafka producer, and what a caller can do about an error of the client."""
+"""Transactions of a Kafka producer, and the client's errors as the platform's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def transactional(access: Access, transactional_id: str) -> Producer:
-    """A producer that has fenced every other with its id, and ended what they left open.
+    """A producer that has fenced every other with its id, and ended the transactions that they left
+    open.
 
     Raises:
         Unavailable: no broker coordinates transactions.
@@ -48,7 +49,7 @@ def in_transaction(
     messages: Sequence[Message],
     offsets: Callable[[], None] = lambda: None,
 ) -> None:
-    """Publish all of the messages, and what `offsets` adds, or none.
+    """Publish all of the messages, and whatever `offsets` adds, or nothing.
 
     Raises:
         StaleFence: another producer has taken the transactional id, or the group went on without
@@ -90,7 +91,7 @@ def produce(producer: Producer, message: Message, delivered: Callable[..., Any])
 
 
 class translated:  # noqa: N801 -- reads as the context manager that it is
-    """Kafka's errors as those of the platform."""
+    """Kafka's errors as the platform's own."""
 
     def __enter__(self) -> None:
         return None
@@ -103,7 +104,7 @@ class translated:  # noqa: N801 -- reads as the context manager that it is
 
 
 def error_of(error: Any) -> NotFound | StaleFence | Unavailable:
-    """What a caller can do about an error of librdkafka."""
+    """The platform's error for an error of librdkafka, by what a caller can do about it."""
     from confluent_kafka import KafkaError
 
     name, text = error.name(), error.str()

@@ -1,4 +1,4 @@
-"""Topics in one SQLite database: any number of processes of one machine, nothing else to run."""
+"""Topics in one SQLite database, for any number of processes of one machine, without a server."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ CREATE TABLE IF NOT EXISTS progress (
         ),
     ),
 )
-"""The first step also meets files of before there were versions, which have these tables."""
+"""The migrations of the tables. Files from before schema versions have the tables of the first step
+already."""
 
 DECLARE: Final = """
 INSERT INTO topics VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET
@@ -99,9 +100,9 @@ _headers = msgspec.json.Encoder().encode
 class LocalTopics:
     """A durable log of messages with groups, like Kafka's, in one file.
 
-    What a group has not read is never deleted: a partition that is full of it takes no more. What
-    every group has read goes when it is older than the retention, or as soon as its room is needed.
-    Where no group reads, the oldest go.
+    A message that a group has not read is never deleted: a partition that is full of such messages
+    accepts no more. Messages that every group has read go after the retention, or as soon as their
+    space is needed. If no group reads a topic, its oldest messages go.
 
     Args:
         path: the database; made at first use.
@@ -133,7 +134,8 @@ class LocalTopics:
                     _declare(self._db, spec)
 
     def publish(self, messages: Sequence[Message], progress: Progress | None = None) -> None:
-        """Make messages durable in one transaction, with a projection's progress if there is."""
+        """Make messages durable in one transaction, with a projection's progress if there is
+        one."""
         with self._lock, translated(), sqlite.transaction(self._db):
             if progress is not None:
                 self._advance(progress)
@@ -155,7 +157,8 @@ class LocalTopics:
         return value
 
     def subscribe(self, topics: Sequence[str], group: str, member: str) -> LocalSubscription:
-        """Join a group; the member's earlier life, if it still runs, is refused from now on."""
+        """Join a group. An earlier process of this member that still runs is refused from now
+        on."""
         with translated():
             db = sqlite.connect(self._path, durable=self._durable, threads=True)
             for topic in topics:
@@ -257,7 +260,7 @@ def _reserve(db: sqlite3.Connection, topic: str, partition: int, count: int) -> 
 
 
 def _read_by_all(db: sqlite3.Connection, topic: str, partition: int, following: int) -> int:
-    """The offset up to which every group has read; all of it where there is no group."""
+    """The offset up to which every group has read; the end if there is no group."""
     row = db.execute(
         "SELECT min(next_offset) FROM offsets WHERE topic = ? AND partition = ?",
         (topic, partition),

@@ -1,4 +1,5 @@
-"""Messages of embedded topics, emptied where they lie: offsets and readers stay as they are."""
+"""Erasure of messages in embedded topics: each is emptied in place, and offsets and readers stay as
+they are."""
 
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ _EMPTY: Final = "UPDATE messages SET key = x'', value = x'', headers = x'7b7d' W
 def empty_messages(
     path: Path, topic: str, is_about: Callable[[bytes], bool], *, dry_run: bool = False
 ) -> int:
-    """Empty the messages of a topic that are about somebody; how many they were.
+    """Empty the messages of a topic that are about somebody. Returns their number.
 
-    A group that has not read one yet finds it empty: no message it takes. Again changes nothing.
+    A group that has not read such a message yet finds it empty, and takes it for no valid message.
+    Repeating it changes nothing.
 
     Args:
         path: the database; where there is none, there are no messages.

@@ -1,4 +1,4 @@
-"""A member of a group over the embedded topics: which partitions are its, and how far it read."""
+"""A member of a group over the embedded topics: its partitions, and the offsets read."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _decode = msgspec.json.Decoder(dict[str, bytes]).decode
 
 
 class LocalSubscription:
-    """Partitions are claimed by members in turn, in the order of their names.
+    """A subscription; members claim partitions in turn, in the order of their names.
 
-    A claim is one row, with the member's name and the number of its life. It moves when its holder
-    gives it up, closes, or is not heard of for a session; a commit checks it in the same
-    transaction, so a member that was taken for dead publishes nothing any more.
+    A claim is one row, with the member's name and the number of its start. It moves if its holder
+    gives it up, closes, or is not heard of for a session. A commit checks the claim in the same
+    transaction, so a member that counts as dead publishes nothing more.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LocalSubscription:
         self._life = self._join()
 
     def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
-        """At most `limit` messages; the partitions take turns at being first."""
+        """At most `limit` messages; partitions take turns at coming first."""
         until_s = time.monotonic() + wait_s
         while True:
             with self._lock, translated():
@@ -97,7 +97,8 @@ class LocalSubscription:
                 raise
 
     def dropped_ranges(self) -> list[DroppedRange]:
-        """Offsets have no holes here: what is passed over is gone."""
+        """Ranges that the topics dropped. Offsets have no holes here, so what was skipped is
+        gone."""
         with self._lock, translated():
             for place in self._positions.keys() - self._delivered.keys():
                 self._pass_over(place)
@@ -109,7 +110,7 @@ class LocalSubscription:
             self._delivered, self._dropped, self._is_stale = {}, [], False
 
     def topic_ids(self) -> dict[str, str]:
-        """None: one that is made anew has later messages alone, by this machine's clock."""
+        """No ids: a topic that is made anew has only later messages, by this machine's clock."""
         return {}
 
     def restart(self, places: Collection[TopicPartition]) -> None:
@@ -125,7 +126,7 @@ class LocalSubscription:
             self._is_stale, self._beat_s = False, 0.0
 
     def lags(self) -> list[PartitionLag]:
-        """Messages beyond what the group has committed, of each claimed partition."""
+        """Messages beyond the committed offset, for each claimed partition."""
         with self._lock, translated():
             rows = self._db.execute(
                 "SELECT topic, partition, p.next_offset - max(o.next_offset, p.first_offset)"
@@ -179,7 +180,7 @@ class LocalSubscription:
         return life
 
     def _beat(self) -> None:
-        """Say that this member lives, and have its share of the partitions."""
+        """Record that this member lives, and claim its share of the partitions."""
         if time.monotonic() < self._beat_s:
             return
         with sqlite.transaction(self._db):
@@ -193,7 +194,7 @@ class LocalSubscription:
         self._beat_s = time.monotonic() + self._session_ms / 1000 / BEATS_A_SESSION
 
     def _live_on(self, now_ms: int) -> None:
-        """Raises StaleFence: another process has taken this member's name."""
+        """Raises StaleFence if another process has taken this member's name."""
         row = self._db.execute(
             "SELECT life FROM members WHERE grp = ? AND member = ?", (self._group, self._member)
         ).fetchone()
@@ -206,7 +207,7 @@ class LocalSubscription:
         )
 
     def _balance(self) -> None:
-        """Give up what is another's, take what is free; what is being worked on stays."""
+        """Give up partitions of other members and take free ones; partitions in work stay."""
         members = [
             row[0]
             for row in self._db.execute(
@@ -292,7 +293,7 @@ class LocalSubscription:
         ]
 
     def _pass_over(self, place: TopicPartition) -> None:
-        """Go on behind messages that are all gone."""
+        """Continue after messages that are all gone."""
         position = self._positions[place]
         row = self._db.execute(
             "SELECT next_offset FROM partitions WHERE topic = :topic AND partition = :partition"
@@ -328,7 +329,7 @@ def _headers(place: TopicPartition, offset: int, stored: bytes) -> dict[str, byt
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """SQLite's troubles as those of the platform."""
+    """Errors of SQLite as the platform's own."""
     try:
         yield
     except sqlite3.OperationalError as error:

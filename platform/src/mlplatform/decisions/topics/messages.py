@@ -1,4 +1,5 @@
-"""The port of topics: what is published, what is read, and what a reader's group remembers."""
+"""The port of topics: messages to publish, messages read, and the offsets that a group
+remembers."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ import msgspec
 
 HOUR_MS = 3_600_000
 TRACE_HEADER = "traceparent"
-"""Of a message: the span that it comes from, as W3C Trace Context writes it. The process
-that works on the message later links its own trace with it."""
+"""Header of a message: the span that it comes from, in the form of W3C Trace Context. The process
+that works on the message later links its own trace with that span."""
 TopicPartition: TypeAlias = tuple[str, int]
 """A topic and a partition of it."""
 
 
 def requests_topic(model: str) -> str:
-    """Where a model's requests wait that are to be scored later."""
+    """The topic of a model's requests that are to be scored later."""
     return f"{model}.requests"
 
 
@@ -38,7 +39,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A message to publish; its key chooses the partition, within which order holds."""
+    """A message to publish; its key chooses the partition, and order holds within a partition."""
 
     topic: str
     key: bytes
@@ -64,7 +65,7 @@ class ReceivedMessage(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> str:
-        """Where it lies, in one word: the same whenever and to whomever it is delivered."""
+        """The place of the message in one word; it is the same for every delivery."""
         return f"{self.topic}-{self.partition}-{self.offset}"
 
 
@@ -93,12 +94,12 @@ class DroppedRange(msgspec.Struct, frozen=True):
 
     @property
     def most_messages(self) -> int:
-        """How many messages they were at most; 0 where nobody can tell."""
+        """Upper bound on the number of messages in the range; 0 if it is unknown."""
         return 0 if self.first is None else self.last - self.first + 1
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far the source of a projection was read, stored together with what is published.
+    """The progress of a projection's source, stored together with what is published.
 
     Args:
         name: of the projection; it has one publisher at a time, and the latest that asked for
@@ -111,10 +112,11 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Subscription(Protocol):
-    """One member of a group: reads its share of the partitions, and commits with what it made.
+    """One member of a group: it reads its share of the partitions, and commits offsets together
+    with results.
 
-    A message counts as read only when a commit after its delivery succeeded. A member that dies
-    leaves what it had not committed to the others, or to its own next life under the same name.
+    A message counts as read only when a commit after its delivery succeeded. If a member dies, what
+    it had not committed goes to the others, or to its next start under the same name.
     """
 
     def consume(self, limit: int, wait_s: float) -> list[ReceivedMessage]:
@@ -130,7 +132,7 @@ class Subscription(Protocol):
         ...
 
     def commit(self, results: Sequence[Message]) -> None:
-        """Publish results and count what was delivered as read: both or neither.
+        """Publish results and count delivered messages as read: both or neither.
 
         Raises:
             StaleFence: the partitions went to another member (or another process took this
@@ -142,12 +144,13 @@ class Subscription(Protocol):
         ...
 
     def dropped_ranges(self) -> Sequence[DroppedRange]:
-        """What the topics dropped, by retention or by hand, before the group read it: of what was
-        passed over since the last commit. Found again until a commit succeeds, also in the next
-        life; a commit without results moves the group's offsets behind it.
+        """The ranges skipped since the last commit that the topics dropped, by retention or by
+        hand, before the group read them.
 
-        A group that is new begins at the oldest message: in Kafka what was there before has `first`
-        None, as for a group whose offset expired; embedded topics know what no group ever read.
+        They are found again until a commit succeeds, also after a restart; a commit without results
+        moves the group's offsets past them. A new group begins at the oldest message. In Kafka,
+        earlier messages then have `first` None, as for a group whose offset expired; embedded
+        topics know what no group ever read.
 
         Raises:
             Unavailable: the topics did not answer.
@@ -155,12 +158,12 @@ class Subscription(Protocol):
         ...
 
     def rewind(self) -> None:
-        """Have what was delivered since the last commit delivered again."""
+        """Deliver the messages since the last commit again."""
         ...
 
     def topic_ids(self) -> Mapping[str, str]:
-        """The ids of this subscription's topics, which one that is made anew has another of; none
-        where topics have no ids.
+        """The ids of this subscription's topics; a topic that is made anew gets another. Empty if
+        topics have no ids.
 
         Raises:
             Unavailable: the topics did not answer.
@@ -168,30 +171,33 @@ class Subscription(Protocol):
         ...
 
     def restart(self, places: Collection[TopicPartition]) -> None:
-        """Read these partitions from their first message on, also in the next life; what was
-        delivered is delivered again."""
+        """Read these partitions from their first message on, also after a restart; delivered
+        messages are delivered again."""
         ...
 
     def lags(self) -> Sequence[PartitionLag]:
-        """Messages that the group has not read, of each of this member's partitions."""
+        """The number of messages that the group has not read, for each of this member's
+        partitions."""
         ...
 
     def lag(self) -> int:
-        """All of these messages."""
+        """The number of messages that the group has not read, over all of this member's
+        partitions."""
         ...
 
     def close(self) -> None:
-        """Stop; partitions go to the other members, at the latest when a session is over."""
+        """Stop; partitions go to the other members, at the latest when a session ends."""
         ...
 
 
 class Topics(Protocol):
-    """Every message that was published is read by every group, in order within its partition."""
+    """Topics: every group reads every published message, in order within its partition."""
 
     def publish(self, messages: Sequence[Message], progress: Progress | None = None) -> None:
         """Make messages durable, together with a projection's progress if there is one.
 
-        With progress it is all or nothing. Without, an error may leave some of them published.
+        With progress, all or nothing is published. Without, an error may leave some messages
+        published.
 
         Raises:
             NotFound: a topic that was not declared.
@@ -202,11 +208,11 @@ class Topics(Protocol):
         ...
 
     def progress(self, name: str) -> bytes | None:
-        """The progress published last, None at first; the caller is its publisher from now on."""
+        """The progress published last; None at first. The caller is its publisher from now on."""
         ...
 
     def subscribe(self, topics: Sequence[str], group: str, member: str) -> Subscription:
-        """Join a group, which begins with the oldest message.
+        """Join a group, which begins at the oldest message.
 
         Args:
             member: a name that is this process's alone and the same in its next life.
