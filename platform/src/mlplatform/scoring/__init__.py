@@ -1,5 +1,5 @@
-"""What an application gets: the gateway, the predictors behind it, and the worker of asynchronous
-requests.
+"""The services for applications: the gateway, the predictors behind it, and the worker of
+asynchronous requests.
 
 Packages from the ground up: `protos`; `admission` and `predictor`; `predictor_client`; `arms`;
 `request`; `labels` and `pushes`; `api`; `gateway` and `worker`. `backends` chooses the adapters

@@ -1,7 +1,7 @@
-"""Which adapter stands behind each port that a request's path and the rest have in common.
+"""The choice of the adapters for the ports that a request's path shares with other code.
 
-A port is embedded unless the settings name its server. What is imported for a server is imported
-only where one is named.
+A port is embedded unless the settings name its server. Code for a server is imported only if one is
+named.
 """
 
 from __future__ import annotations
@@ -54,16 +54,19 @@ if TYPE_CHECKING:  # imports the client of Redis
 log = logging.getLogger(__name__)
 
 GATEWAY_ANSWER_S = 2.0
-"""A gateway that follows its routes gives up sooner than a pass: its lease must not run out."""
+"""Seconds that a gateway waits for the journal's server: less than a pass does, because its lease
+must not run out."""
 
 READ_S = 0.1
-"""A read of features that takes longer comes too late for any request, and holds up others'."""
+"""Longest read of features in seconds. A longer one comes too late for any request, and holds up
+others."""
 
 WRITE_S = 10.0
 PROJECT_S = 1.0
-"""Whether records were added to windows is asked again after that time; no request waits for it."""
+"""Seconds after which records are added to windows again; no request waits for it."""
 ADMISSION_S = 1.0
-"""Tokens and keys are asked for by threads of their own; what a process holds lasts that long."""
+"""Seconds to wait for tokens and keys. Threads of their own ask for them; what a process holds
+lasts that long."""
 
 
 def clock(settings: Settings, latest_ms: Callable[[], int | None], start_ms: int = 0) -> Clock:
@@ -95,12 +98,12 @@ def rollouts(
 
 
 def journal_of(home: Home) -> SqlRollouts:
-    """The journal of rollouts in a home that was put back, whatever the settings name."""
+    """The journal of rollouts in a restored home, whatever the settings name."""
     return SqliteRollouts(home.rollouts_db)
 
 
 def incidents(settings: Settings) -> SqlIncidents:
-    """Drift incidents, in the same database as the rollouts that answer them."""
+    """Drift incidents, in the database of the rollouts that answer them."""
     if settings.postgres is None:
         return SqliteIncidents(settings.home.rollouts_db)
     # imports the client of PostgreSQL
@@ -110,7 +113,7 @@ def incidents(settings: Settings) -> SqlIncidents:
 
 
 def log_of(home: Home) -> SqliteDecisionLog:
-    """The home's log for who reads it; who writes to it opens `decision_log`."""
+    """The home's log for code that reads it; code that writes opens `decision_log`."""
     return SqliteDecisionLog(home.decisions)
 
 
@@ -120,8 +123,8 @@ def decision_log(
     *,
     lock_wait_ms: int = BUSY_TIMEOUT_MS,
 ) -> SqliteDecisionLog:
-    """The home's log for who writes to it: as durable as the settings say, and followed by the
-    windows of these models where they lie beside it.
+    """The home's log for code that writes to it: as durable as the settings say, and with these
+    models' windows, where those lie beside the log.
 
     Args:
         definitions: of all models that answer here.
@@ -151,14 +154,14 @@ def _positions(settings: Settings) -> Positions:
 
 
 def span_sender(settings: Settings, identity: ProcessIdentity) -> Sender:
-    """Where a process's spans go."""
+    """The sender of a process's spans."""
     if not settings.otlp_endpoint:
         return FileSender(settings.home.traces, identity)
     return OtlpSender(settings.otlp_endpoint, identity)
 
 
 def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> OnlineWriter:
-    """A model's online features for who writes them, and may wait."""
+    """A model's online features for code that writes them, and may wait."""
     if settings.redis is None:
         return FeastSqlite(settings.home.online_db, project_name(model), views)
     from mlplatform.learning.features.feast_redis import FeastRedis  # imports the client of Redis
@@ -167,8 +170,8 @@ def online(settings: Settings, model: str, views: Sequence[FeatureView]) -> Onli
 
 
 def pushes(settings: Settings, *, answer_s: float = WRITE_S) -> Pushes:
-    """Pushed values of external views: where the journal of rollouts is, so that what a gateway of
-    another home took is here too.
+    """Pushed values of external views, stored where the journal of rollouts is, so that gateways of
+    other homes share them.
 
     Raises:
         Unavailable: their store can't be opened.
@@ -204,7 +207,7 @@ def shared_table_stores(settings: Settings) -> list[SharedStore]:
 def push_targets(
     settings: Settings, definitions: Iterable[ModelDefinition], pseudonym_key: bytes
 ) -> list[PushTarget]:
-    """Every external view of these models, and the online stores that take its rows."""
+    """Every external view of these models, with the online stores for its rows."""
     found = []
     for definition in definitions:
         views = external(load_views(model_folder(definition.name)))
@@ -218,19 +221,19 @@ def push_targets(
 def push_entry(
     settings: Settings, targets: Sequence[PushTarget], event_ms: Callable[[], int]
 ) -> PushEntry:
-    """The way in for rows of these views."""
+    """The entry for pushed rows of these views."""
     return PushEntry(targets, lambda: pushes(settings, answer_s=GATEWAY_ANSWER_S), event_ms)
 
 
 def has_pushes(settings: Settings) -> bool:
-    """Whether there may be any; asking makes no file."""
+    """Whether there may be pushes; asking creates no file."""
     return settings.postgres is not None or settings.home.pushes_db.exists()
 
 
 def online_for_requests(
     settings: Settings, definition: ModelDefinition, views: Sequence[FeatureView]
 ) -> OnlineFeatures:
-    """A model's online features for requests, which may not wait, and its windows."""
+    """A model's online features and windows for requests, which may not wait."""
     stored, windows = _feature_store(settings, definition.name, views), definition.windows
     if not windows:
         return stored
@@ -257,7 +260,7 @@ def _feature_store(settings: Settings, model: str, views: Sequence[FeatureView])
 def shared_windows(
     address: Address, definition: ModelDefinition, *, answer_s: float = WRITE_S
 ) -> RedisWindows:
-    """The state of a model's windows that gateways share on a server."""
+    """The state of a model's windows on a server that gateways share."""
     # imports the client of Redis
     from mlplatform.learning.features.windows.redis import RedisWindows, state_of
 
@@ -268,8 +271,8 @@ def shared_windows(
 def window_projector(
     settings: Settings, writer: str, definitions: Sequence[ModelDefinition], clock: Clock
 ) -> WindowProjector | None:
-    """What adds the records of this home's log to windows on a server; None where they lie beside
-    the log, or no model has any."""
+    """The projector that adds the records of this home's log to windows on a server; None if
+    windows lie beside the log, or no model has any."""
     if settings.redis is None or not definitions:
         return None
 
@@ -279,9 +282,9 @@ def window_projector(
 
 
 def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) -> None:
-    """Windows beside the log of models that know no request yet begin with none; an operator builds
-    those of others, and all on a server: what other logs hold is not known here. Until then they
-    are stale."""
+    """Make the windows of models without requests, beside the log, start empty. An operator builds
+    those of other models, and all windows on a server, because the content of other logs is not
+    known here. Until then they are stale."""
     for definition in definitions:
         name = definition.name
         if settings.redis is not None:
@@ -297,8 +300,8 @@ def begin_windows(settings: Settings, definitions: Iterable[ModelDefinition]) ->
 
 
 def admission(settings: Settings) -> Admission:
-    """Keys where the rollouts are, as a revoked one must stay so; the levels of buckets, which may
-    be lost, where the features are.
+    """Keys where the rollouts are, because a revoked key must stay revoked; levels of buckets,
+    which may be lost, where the features are.
 
     Raises:
         Unavailable: a store can't be opened.
@@ -312,7 +315,7 @@ def admission(settings: Settings) -> Admission:
 
 
 def keys(settings: Settings) -> PostgresKeys | SqliteAdmission:
-    """The keys of applications and of people alone.
+    """The keys of applications and people, without buckets.
 
     Raises:
         Unavailable: their store can't be opened.
@@ -339,17 +342,17 @@ def _buckets(settings: Settings) -> Buckets | None:
 
 
 def storage_uri(settings: Settings) -> Callable[[Path], str]:
-    """How predictors name a bundle's folder of this home."""
+    """Function that gives the URI by which predictors name a bundle's folder of this home."""
     if settings.kserve is None:
         return lambda folder: bundle_uri(folder, settings.home.bundles)
     return settings.kserve.storage_uri
 
 
 def scales(settings: Settings) -> bool:
-    """Whether the number of a version's pods is left to an autoscaler, where its model asks."""
+    """Whether an autoscaler sets the number of a version's pods, if its model asks for one."""
     return settings.kserve is not None and settings.kserve.prometheus is not None
 
 
 def has_rollouts(settings: Settings) -> bool:
-    """Whether there is a journal to read; asking makes none."""
+    """Whether there is a journal to read; asking creates none."""
     return settings.postgres is not None or settings.home.rollouts_db.exists()

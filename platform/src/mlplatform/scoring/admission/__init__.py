@@ -1,1 +1,2 @@
-"""Who may ask, how much, and who waits when there is too much: decided before a request's work."""
+"""Admission: who may ask, how often, and who is turned away under overload. It is decided before a
+request's work."""

@@ -1,4 +1,4 @@
-"""Token buckets: how many tokens there are at a moment, and how long until there are more."""
+"""Token buckets: the tokens at a moment, and the time until there are more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlplatform.scoring.admission.clients import RateLimit
 
 LEASE_S = 0.1
-"""A block is what a limit allows in this time: ten renewals a second keep a process supplied."""
+"""Seconds of a limit that make a block: ten renewals a second keep a process supplied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """A process's wish: up to `tokens` of a bucket with this limit."""
+    """A process's request for up to `tokens` tokens of a bucket with this limit."""
 
     bucket: str
     limit: RateLimit
@@ -30,7 +30,7 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class TokenGrant:
-    """What was given.
+    """The tokens that a bucket gave.
 
     Args:
         retry_after_s: until one more token is there; 0 where all that was asked for was given.
@@ -42,19 +42,20 @@ class TokenGrant:
 
 
 def full(limit: RateLimit, now_ms: int) -> Level:
-    """A bucket that nobody took from yet."""
+    """The level of a bucket from which nobody has taken yet."""
     return Level(float(limit.burst), now_ms)
 
 
 def refilled(level: Level, limit: RateLimit, now_ms: int) -> Level:
-    """The level now. A clock that was set back refills nothing and takes nothing away."""
+    """The level now. A clock that was set back neither adds nor removes tokens."""
     passed_s = max(now_ms - level.at_ms, 0) / 1000
     tokens = min(level.tokens + passed_s * limit.rate_per_s, float(limit.burst))
     return Level(tokens, max(now_ms, level.at_ms))
 
 
 def take_tokens(level: Level, take: Take, now_ms: int) -> tuple[Level, TokenGrant]:
-    """Whole tokens, as many as wanted and there; the level that is left."""
+    """Take whole tokens, as many as wanted and available. Returns the level that is left, and the
+    grant."""
     now = refilled(level, take.limit, now_ms)
     tokens = min(take.tokens, math.floor(now.tokens))
     left = now.tokens - tokens
@@ -63,5 +64,5 @@ def take_tokens(level: Level, take: Take, now_ms: int) -> tuple[Level, TokenGran
 
 
 def block(limit: RateLimit) -> int:
-    """How many tokens one process holds at most without having used them."""
+    """Most tokens that one process holds unused."""
     return max(min(math.ceil(limit.rate_per_s * LEASE_S), limit.burst), 1)

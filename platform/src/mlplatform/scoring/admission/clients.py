@@ -1,4 +1,4 @@
-"""Who a caller is and what it may do: clients, keys and scopes."""
+"""Clients, keys and scopes: who a caller is, and what it may do."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Operation = Literal[
 ]
 OPERATIONS: Final[tuple[Operation, ...]] = get_args(Operation)
 PERSONAL: Final[frozenset[Operation]] = frozenset({"view", "review", "operate", "run", "approve"})
-"""What people do: look, say how reviewed decisions turned out, stop and start what runs, start
-flows, approve rollouts. `*` leaves these out: no key of an application approves anything."""
+"""Operations of people: look, label reviewed decisions, stop and start what runs, start flows,
+approve rollouts. `*` leaves these out, so that no application's key approves anything."""
 ANY = "*"
 FOREVER: Final = math.inf
 MAX_RATE_PER_S: Final = 1_000_000
@@ -43,7 +43,8 @@ _MODEL = re.compile(r"\*|[a-z0-9][a-z0-9_-]{0,63}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Scope:
-    """One operation on one model; `*` stands for every one, but those of people.
+    """One operation on one model. `*` stands for every operation, except those of people, or for
+    every model.
 
     `metrics` belongs to the whole installation: it needs the model `*`. `any-client` opens nothing
     by itself: `labels` and `void` then hold for decisions that other clients asked for, too.
@@ -58,7 +59,7 @@ class Scope:
         return f"{self.model}:{self.operation}"
 
     def covers(self, operation: Operation) -> bool:
-        """Whether it is about the operation, on whichever model."""
+        """Whether the scope is about the operation, on whichever model."""
         return self.operation == operation or (self.operation == ANY and operation not in PERSONAL)
 
 
@@ -66,7 +67,7 @@ EVERYTHING: Final = frozenset({Scope(ANY, ANY)})
 
 
 def parse_scope(text: str) -> Scope:
-    """`model:operation`.
+    """The scope in a text of the form `model:operation`.
 
     Raises:
         ConfigInvalid: it is something else.
@@ -80,14 +81,14 @@ def parse_scope(text: str) -> Scope:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """How many requests a second, and how many at once after a pause."""
+    """A limit: requests a second, and the most at once after a pause."""
 
     rate_per_s: float
     burst: int
 
 
 def rate_limit(rate_per_s: float | None, burst: int | None) -> RateLimit | None:
-    """A limit with its burst, by default one second's worth; None for no limit.
+    """A limit with its burst, by default the requests of one second; None for no limit.
 
     Raises:
         ConfigInvalid: the rate or burst can't be, or a burst stands alone.
@@ -108,7 +109,7 @@ def rate_limit(rate_per_s: float | None, burst: int | None) -> RateLimit | None:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An API key as it is stored: its digest, never itself.
+    """An API key as it is stored: its digest, never the secret.
 
     Args:
         id: the first digits of the digest, by which people name a key.
@@ -131,7 +132,7 @@ class Key:
 
 
 def check_client(name: str, key: str = "name") -> str:
-    """The name, if a client may have it.
+    """The name, if it may be a client's.
 
     Args:
         key: what the name is called where it is given.
@@ -147,7 +148,7 @@ def check_client(name: str, key: str = "name") -> str:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Somebody who proved who it is, and until when that holds.
+    """A caller who has proven who it is, and until when the proof holds.
 
     Args:
         until_s: epoch seconds.
@@ -163,7 +164,8 @@ class Client:
     )
 
     def may(self, model: str, operation: Operation) -> bool:
-        """Whether a scope covers it; `model` is `*` for what belongs to the installation."""
+        """Whether one of its scopes covers the operation on the model; `*` stands for the whole
+        installation."""
         answer = self._answers.get((model, operation))
         if answer is None:
             answer = any(
@@ -174,15 +176,16 @@ class Client:
         return answer
 
     def may_on_some(self, operation: Operation) -> bool:
-        """Whether there is any model on which a scope covers it."""
+        """Whether one of its scopes covers the operation on any model."""
         return any(scope.covers(operation) for scope in self.scopes)
 
     def has_scope_on(self, model: str) -> bool:
-        """Whether any scope is about the model."""
+        """Whether any of its scopes is about the model."""
         return any(scope.model in (model, ANY) for scope in self.scopes)
 
     def may_stop(self, model: str) -> bool:
-        """Whether it may stop what runs of a model, and start it again: who starts flows may."""
+        """Whether it may stop what runs of a model, and start it again; who may start flows may do
+        this."""
         return self.may(model, "operate") or self.may(model, "run")
 
     @property
@@ -192,10 +195,10 @@ class Client:
 
 
 def directory(keys: Iterable[Key], now_ms: int) -> Mapping[bytes, Client]:
-    """Digest of a secret → the client it proves, for every live key.
+    """Digest of a secret → the client that it proves, for every live key.
 
-    A client has one priority and one limit, those of its newest live key: otherwise a second key
-    would be a second allowance.
+    A client has one priority and one limit, those of its newest live key. Otherwise a second key
+    would give a second allowance.
     """
     by_client: dict[str, list[Key]] = defaultdict(list)
     for key in keys:

@@ -1,4 +1,4 @@
-"""Lets a request in or says why not: the one thing that the gateway asks of this package."""
+"""The gate: admits a request or says why not. It is all that the gateway calls of this package."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ PRIORITY_HEADER: Final = "X-Priority"
 _PRIORITY: Final = b"x-priority"
 _BY_NAME: Final[Mapping[bytes, Priority]] = {name.encode(): name for name in PRIORITIES}
 UNMETERED: Final[frozenset[Operation]] = frozenset({"metrics"})
-"""Who watches an overload must get in while it lasts."""
+"""Operations without limits: who watches an overload must be admitted while it lasts."""
 
 ON_SOME: Final[frozenset[Operation]] = frozenset({"read", "score", "push"})
-"""Operations whose paths name no model: a caller who may do one on any model gets in, and the model
-is checked later."""
+"""Operations whose paths name no model. A caller who may do one on any model is admitted, and the
+model is checked later."""
 
 Outcome = str
 OutcomeCounter = Callable[[Outcome, str], None]
 
 
 class Credentials(Protocol):
-    """Where secrets are looked up: API keys, then tokens of an issuer."""
+    """The place where secrets are looked up: API keys, then tokens of an issuer."""
 
     def client(self, secret: bytes, digest: bytes) -> Client | None:
-        """Whom a secret proves; None for nobody.
+        """The client that a secret proves; None for nobody.
 
         Raises:
             Problem: it can't be known now.
@@ -50,7 +50,7 @@ class Credentials(Protocol):
 
 @dataclass(slots=True)
 class AdmittedRequest:
-    """A request that was let in, until `Gate.leave`."""
+    """A request that was admitted, until `Gate.leave`."""
 
     client: Client
     priority: Priority
@@ -59,7 +59,7 @@ class AdmittedRequest:
 
 
 class Gate:
-    """Identity, permission, room and rate, in this order: what costs least is asked first.
+    """Checks identity, permission, room and rate, in this order: the cheapest check first.
 
     Args:
         limits: model → the limit of all its clients together.
@@ -84,7 +84,7 @@ class Gate:
     async def admit(
         self, headers: Mapping[bytes, bytes], model: str | None, operation: Operation
     ) -> AdmittedRequest:
-        """Who asks, once the request is let in. Every admitted request must `leave`.
+        """Admit a request, with the client that asks. Every admitted request must `leave`.
 
         Args:
             model: None for what concerns no single model.
@@ -109,13 +109,14 @@ class Gate:
         return admitted
 
     def leave(self, admitted: AdmittedRequest) -> None:
-        """The request is answered; a second time changes nothing."""
+        """Note that the request is answered; a second call changes nothing."""
         if admitted.is_counted:
             admitted.is_counted = False
             self.in_flight -= 1
 
     def charge(self, admitted: AdmittedRequest, more: int) -> None:
-        """A batch costs a token an item. It is not refused for them, and owed by its client."""
+        """Charge the further items of a batch, a token each. The batch is not refused for them; its
+        client owes them."""
         for lease in admitted.leases:
             self._leases.owe(lease, more)
 
@@ -167,7 +168,7 @@ class Gate:
     async def _take(
         self, admitted: AdmittedRequest, model: str | None, model_limit: RateLimit | None
     ) -> None:
-        """A token of the client and one of the model, or none of either."""
+        """Take a token of the client and one of the model, or none of either."""
         wanted = (
             (f"client:{admitted.client.name}", admitted.client.limit, "client-rate"),
             (f"model:{model}", model_limit, "model-rate"),

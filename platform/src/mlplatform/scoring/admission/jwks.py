@@ -26,10 +26,12 @@ from mlplatform.runtime.http.json_fetch import fetch
 
 REFRESH_S: Final = 300.0
 MIN_REFRESH_S: Final = 10.0
-"""Between two fetches, however many are asked for: any caller can name a key that is unknown."""
+"""Least seconds between two fetches, however many are asked for: any caller can name an unknown
+key."""
 
 FETCH_S: Final = 5.0
-"""How long connecting to an address may take, and how long its answer from first to last byte."""
+"""Longest time in seconds to connect to an address, and longest time of its answer from first to
+last byte."""
 
 STOP_S: Final = 1.0
 MAX_JWKS_BYTES: Final = 256 * 1024
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VerifyKey:
-    """A public key and the signatures that it may verify: those of its kind."""
+    """A public key, with the signatures that it may verify: those of its kind."""
 
     key: Any
     algorithms: tuple[str, ...]
@@ -54,7 +56,7 @@ Fetch = Callable[[str], bytes]
 
 
 class IssuerKeys:
-    """Keys by their id. Once fetched they stay while the issuer does not answer.
+    """Public keys of an issuer, by id. Fetched keys stay while the issuer does not answer.
 
     Args:
         fetched: called after every fetch, with whether it succeeded.
@@ -78,11 +80,12 @@ class IssuerKeys:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self.current: Mapping[str, VerifyKey] = {}
-        """Replaced as a whole when the issuer's keys change."""
+        """The keys by their id; replaced as a whole when the issuer's keys change."""
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what is not among the keys now was not there a moment ago either."""
+        """Whether the keys were fetched a moment ago, so that a key that is missing now was missing
+        then too."""
         fetched_s = self._fetched_s
         return fetched_s is not None and time.monotonic() - fetched_s < self._min_refresh_s
 
@@ -145,7 +148,7 @@ class IssuerKeys:
 
 
 def verify_keys(document: bytes) -> dict[str, VerifyKey]:
-    """The keys of a JWK Set that can verify tokens, by id; others are passed over.
+    """The keys of a JWK Set that can verify tokens, by id; others are left out.
 
     Raises:
         Unavailable: it is no JWK Set.
@@ -183,7 +186,8 @@ def _verify_key(jwk: dict[str, Any]) -> VerifyKey | None:
 
 
 _PRIVATE: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
-"""An issuer that shows these has lost its key; they are not needed to verify."""
+"""Members of private keys. An issuer that shows one has lost its key, and none is needed to
+verify."""
 
 
 def _algorithms(key: Any) -> tuple[str, ...]:

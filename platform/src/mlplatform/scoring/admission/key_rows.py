@@ -26,7 +26,7 @@ def key(
     id_: str, digest: str, client: str, scopes: str, priority: Any, rate: float | None,
     burst: int | None, created_ms: int, expires_ms: int | None, revoked_ms: int | None,
 ) -> Key:  # fmt: skip
-    """The key behind a row."""
+    """The key in a row."""
     return Key(
         id=id_,
         digest=digest,

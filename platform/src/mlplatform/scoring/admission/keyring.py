@@ -1,4 +1,5 @@
-"""The keys of this installation as a gateway knows them: followed in a thread, read anywhere."""
+"""The keys of this installation as a gateway knows them: a thread polls them, any thread reads
+them."""
 
 from __future__ import annotations
 
@@ -99,7 +100,7 @@ def create_key(
     now_ms: int,
     expires_ms: int | None = None,
 ) -> tuple[Key, str]:
-    """A new key in the store, and its secret, which is nowhere else."""
+    """Create a key in the store. Returns it with its secret, which is stored nowhere."""
     secret = new_secret()
     key = _key(secret.encode(), client, scopes, priority, limit, now_ms, expires_ms)
     store.add(key)
@@ -107,7 +108,8 @@ def create_key(
 
 
 def ensure_first_key(store: Keys, path: Path, now_ms: int) -> None:
-    """The key of this installation's own commands, in a file for its owner; it may do everything.
+    """Create the key of this installation's own commands, with every scope, in a file for its
+    owner.
 
     A key that was revoked stays revoked, and a file that was removed is not made again.
     """

@@ -29,13 +29,13 @@ from mlplatform.scoring.admission.bucket import Take, TokenGrant, block
 from mlplatform.scoring.admission.clients import RateLimit
 
 WAIT_S = 0.025
-"""Half of a usual deadline is the most that a request spends on finding out whether it may."""
+"""Longest wait in seconds for a token: half of a usual deadline."""
 
 PATIENCE_S = 0.015
-"""A renewal that takes longer is late: the process goes on alone until it arrives."""
+"""Seconds after which a renewal is late; the process then goes on alone until it arrives."""
 
 PAUSE_S = 0.005
-"""Between two renewals, so that a flood of refused requests is no flood of the store."""
+"""Seconds between two renewals, so that a flood of refused requests does not flood the store."""
 
 RATE_WINDOW_S = 5.0
 MAX_LEASES = 10_000
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Lease:
-    """The tokens of one bucket in this process; below zero it owes.
+    """The tokens of one bucket in this process; a number below zero is owed.
 
     Args:
         unpaid: tokens that it gave itself while the store did not answer.
@@ -74,7 +74,7 @@ class Lease:
         return math.ceil(self.block - self.tokens + self.unpaid) + self.waiting
 
     def supply(self, taken: TokenGrant, now_s: float) -> None:
-        """Tokens from the store; what it gives in a second is followed in windows."""
+        """Add tokens from the store. The number that it gives in a second is tracked in windows."""
         self.tokens += taken.tokens - self.unpaid
         self.unpaid = 0.0
         self.supplied_s = now_s
@@ -86,7 +86,8 @@ class Lease:
             self.spent, self.spent_since_s = 0, now_s
 
     def supply_alone(self, share: float, now_s: float) -> None:
-        """Tokens without the store, for the time since there were some; at most a full block."""
+        """Add tokens without the store, for the time since tokens last came; at most a full
+        block."""
         room = self.block - self.tokens
         rate_per_s = max(self.spent_per_s, self.limit.rate_per_s * share)
         passed_s = math.inf if self.supplied_s is None else now_s - self.supplied_s
@@ -97,7 +98,7 @@ class Lease:
 
 
 class Leases:
-    """The leases of one process. Everything belongs to the event loop, and nothing blocks it.
+    """The leases of one process. All calls are made on the event loop, and none blocks it.
 
     Args:
         take: asks the store; called in a thread of its own.
@@ -133,7 +134,7 @@ class Leases:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def lease(self, bucket: str, limit: RateLimit) -> Lease:
-        """The lease of a bucket; where the limit changed, a new one that holds nothing yet."""
+        """The lease of a bucket; if the limit has changed, a new lease without tokens."""
         lease = self._leases.get(bucket)
         if lease is None or lease.limit != limit:
             if len(self._leases) >= MAX_LEASES:
@@ -142,7 +143,7 @@ class Leases:
         return lease
 
     def try_take(self, lease: Lease) -> bool:
-        """One token, if it lies here; more are asked for in time."""
+        """Take one token if there is one. More tokens are asked for in time."""
         left = lease.tokens - 1
         if left + left < lease.block:
             self._ask(lease)
@@ -152,7 +153,8 @@ class Leases:
         return True
 
     async def wait_and_take(self, lease: Lease) -> float:
-        """One token after a renewal: 0.0, or in how many seconds there may be one."""
+        """Take one token after a renewal. Returns 0.0, or after how many seconds there may be
+        one."""
         now_s = time.monotonic()
         if now_s < lease.refused_until_s:
             return lease.refused_until_s - now_s
@@ -172,11 +174,12 @@ class Leases:
         return wait_s if wait_s > 0 else 1 / lease.limit.rate_per_s
 
     def give_back(self, lease: Lease) -> None:
-        """A token that was taken and not used."""
+        """Give back a token that was taken and not used."""
         lease.tokens += 1
 
     def owe(self, lease: Lease, tokens: int) -> None:
-        """Take without asking: the lease may go below zero, and pays before it gives again."""
+        """Take tokens without asking: the lease may go below zero, and pays before it gives
+        again."""
         lease.tokens -= tokens
         self._ask(lease)
 
@@ -193,7 +196,7 @@ class Leases:
             await asyncio.sleep(PAUSE_S)
 
     async def _renew(self) -> None:
-        """One renewal of all leases that ran low, by the store or, when it is late, alone."""
+        """Renew all leases that ran low: from the store or, if it is late, alone."""
         now_s = time.monotonic()
         low, self._low = self._low, {}
         waiters, self._next = self._next, None
@@ -212,7 +215,8 @@ class Leases:
                 waiters.set_result(None)
 
     async def _ask_in_time(self, takes: Sequence[Take]) -> bool:
-        """Whether the store answered in time. An answer that comes late is taken in by then."""
+        """Ask the store for tokens. Returns whether it answered in time; a late answer is counted
+        when it comes."""
         if self._call is not None:
             return False  # the one before still waits
         call = asyncio.get_running_loop().run_in_executor(self._thread, self._take, takes)
@@ -243,7 +247,7 @@ class Leases:
                 lease.supply(taken, now_s)
 
     def _forget(self) -> None:
-        """Room for new leases: a tenth of those that owe nothing, the longest unused."""
+        """Make room for new leases: drop a tenth of those that owe nothing, the longest unused."""
         idle = sorted(
             (lease for lease in self._leases.values() if lease.tokens >= 0),
             key=lambda lease: lease.used_s,

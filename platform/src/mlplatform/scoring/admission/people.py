@@ -1,4 +1,4 @@
-"""Who a person is to the platform: a client whose key says what people do (`view`, `run`, ...)."""
+"""The people of an installation: clients whose keys have a person's scopes (`view`, `run`, ...)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mlplatform.scoring.admission.clients import Client, Key, directory
 from mlplatform.scoring.admission.secrets import digest, key_id
 
 MOST_SECRET: int = 512
-"""Bytes of what may be a key's secret; nothing longer is looked up."""
+"""Most bytes of a key's secret; a longer text is not looked up."""
 
 
 class People:
-    """The people of an installation, proven by the secret of a key of their own.
+    """The people of an installation; the secret of a key of their own proves who they are.
 
     Args:
         client: the live client behind a secret and its digest; as `Keyring.client`.
@@ -30,7 +30,7 @@ class People:
         self._now_s = now_s
 
     def proven(self, name: str, secret: bytes) -> Client | None:
-        """The person of that name whose secret this is; None where there is none."""
+        """The person of that name whose secret this is; None if there is none."""
         if not 0 < len(secret) <= MOST_SECRET:
             return None
         found = self._client(secret, digest(secret))
@@ -40,13 +40,13 @@ class People:
 
 
 def people(keys: Iterable[Key], now_ms: int) -> People:
-    """The people whose keys are live now."""
+    """The people with live keys."""
     known = directory(keys, now_ms)
     return People(lambda secret, hashed: known.get(hashed), lambda: now_ms / 1000)
 
 
 def check_may_approve(keys: Iterable[Key], name: str, key: str, model: str, now_ms: int) -> None:
-    """Raises unless this key is live, is of this name and may approve rollouts of the model.
+    """Raises unless this key is live, belongs to this name and may approve rollouts of the model.
 
     Args:
         key: its id.

@@ -1,4 +1,4 @@
-"""API keys in PostgreSQL: a key that was revoked stays so, whatever else is lost."""
+"""API keys in PostgreSQL; a revoked key stays revoked, whatever else is lost."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Whether there is room for one more request: the lowest class is turned away first.
+"""Whether there is room for one more request; the lowest class is turned away first.
 
-What is counted is requests in flight. A queue anywhere behind the gateway (a slow predictor, a
-slow disk) keeps requests in flight longer, so that it shows here, whatever its place.
+Requests in flight are counted. Any queue behind the gateway (a slow predictor, a slow disk) keeps
+requests in flight longer, so that it shows here.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Final, Literal, get_args
 Priority = Literal["critical", "standard", "background"]
 
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
-"""From the one that is kept longest to the one that goes first."""
+"""The classes, from the one that is refused last to the one that is refused first."""
 
 SHARES: Final[Mapping[Priority, float]] = {"critical": 1.0, "standard": 0.9, "background": 0.5}
-"""How much of all room each class may find taken and still get in. A tenth is kept for critical
-requests alone; background work stops while half is still free, as it can wait and others can't."""
+"""Share of all room that may be taken while a class is still admitted. The last tenth is for
+critical requests only. Background work is refused while half of the room is still free, because it
+can wait."""
 
 SHED_RETRY_S: Final[Mapping[Priority, int]] = {"critical": 1, "standard": 1, "background": 5}
-"""When to come back; background work later, so that its retries do not fill the room again."""
+"""Seconds after which a refused request may come back; background work later, so that its retries
+do not fill the room again."""
 
 
 MAX_IN_FLIGHT: Final = 1024
@@ -33,12 +35,12 @@ needs more has more gateways, each with this room.
 
 @dataclass(frozen=True, slots=True)
 class Enter:
-    """There is room."""
+    """There is room for the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShedRequest:
-    """There is no room for this class.
+    """There is no room for a request of this class.
 
     Args:
         ceiling: how many requests may be in flight for this class to get in.
@@ -53,7 +55,7 @@ ENTER: Final = Enter()
 
 @dataclass(frozen=True, slots=True)
 class InFlightLimits:
-    """The most requests in flight up to which each class still gets in."""
+    """Most requests in flight with which each class is still admitted."""
 
     critical: int
     standard: int
@@ -70,18 +72,19 @@ class InFlightLimits:
 
 
 def in_flight_limits(max_in_flight: int) -> InFlightLimits:
-    """The ceilings where `max_in_flight` requests are answered at a time; each at least 1."""
+    """The limits of each class if `max_in_flight` requests are answered at a time; each at least
+    1."""
     return InFlightLimits(
         **{name: max(int(max_in_flight * share), 1) for name, share in SHARES.items()}
     )
 
 
 def entry(priority: Priority, in_flight: int, within: InFlightLimits) -> Enter | ShedRequest:
-    """Whether a request of this class gets in beside those that are in flight already."""
+    """Whether a request of this class is admitted beside those in flight."""
     ceiling = within.ceiling(priority)
     return ENTER if in_flight < ceiling else ShedRequest(ceiling, SHED_RETRY_S[priority])
 
 
 def lowered(own: Priority, asked: Priority) -> Priority:
-    """The class of a request whose sender asks for another: never above the sender's own."""
+    """The class of a request whose sender asks for another class: never above the sender's own."""
     return max(own, asked, key=PRIORITIES.index)

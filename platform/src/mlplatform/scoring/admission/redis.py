@@ -11,10 +11,12 @@ from mlplatform.scoring.admission.bucket import Take, TokenGrant
 from mlplatform.scoring.admission.clients import MAX_REFILL_S
 
 PREFIX: Final = "{mlplatform:buckets}:"
-"""The braces put all buckets into one slot of a cluster: a step is one script."""
+"""Prefix of keys. Its braces put all buckets into one slot of a cluster, because one script works
+on several."""
 
 FORGET_AFTER_MS: Final = 2 * MAX_REFILL_S * 1000
-"""A bucket without requests is full long before that: a missing bucket counts as full."""
+"""Life of a bucket without requests in milliseconds. It is full long before, and a missing bucket
+counts as full."""
 
 _TAKE: Final = """
 local now, forget, given = tonumber(ARGV[1]), ARGV[2], {}
@@ -38,8 +40,8 @@ for at, name in ipairs(KEYS) do
 end
 return given
 """
-"""`bucket.taken` for several buckets, on the server: ARGV are now, when to forget, and rate, burst
-and wish of each. A contract test holds it to the same answers."""
+"""`bucket.take_tokens` for several buckets, as a script on the server. ARGV: now, the life, then
+rate, burst and wish of each. A contract test compares both."""
 
 
 class RedisBuckets:

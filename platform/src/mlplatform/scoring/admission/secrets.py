@@ -1,4 +1,4 @@
-"""API keys as their owners hold them: 256 random bits, of which only a digest is kept."""
+"""Secrets of API keys: 256 random bits, of which only a digest is stored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import secrets
 
 PREFIX = "mlp_"
-"""Lets a scan of code and logs find a key that was left there."""
+"""Prefix by which scans of code and logs find a key."""
 
 
 def new_secret() -> str:
@@ -14,7 +14,8 @@ def new_secret() -> str:
 
 
 def digest(secret: bytes) -> bytes:
-    """SHA-256: a slow hash protects what people choose, and nobody can guess 256 random bits."""
+    """SHA-256 of a secret. A slow hash protects what people choose; nobody can guess 256 random
+    bits."""
     return hashlib.sha256(secret).digest()
 
 

@@ -1,4 +1,4 @@
-"""What a signed token of an issuer says, once its signature is an issuer's key's and it holds now.
+"""The claims of an issuer's signed token, once its signature and its times are verified.
 
 The algorithm is the key's, not the token's choice; keys named by URL or carried in a token are
 never looked at.
@@ -16,13 +16,13 @@ import jwt
 from mlplatform.scoring.admission.jwks import VerifyKey
 
 LEEWAY_S: Final = 30
-"""How far an issuer's clock and this one may differ. Both are kept by NTP, to well below a second;
-a token lives for minutes, and more leeway would only prolong those that were stolen.
-"""
+"""Seconds by which an issuer's clock and this one may differ. NTP keeps both to well below a
+second. Tokens live for minutes, and more leeway would only prolong stolen ones."""
 
 
 class TokenRefused(Exception):
-    """Why a token proves nobody, in one of the words of `WHY` or of who reads the claims."""
+    """The reason why a token proves nobody: a word of `WHY`, or of the code that reads the
+    claims."""
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
@@ -30,7 +30,7 @@ class TokenRefused(Exception):
 
 
 def named_key(token: bytes, kinds: Collection[str], most_bytes: int) -> str:
-    """The id of the key that a token says has signed it.
+    """The id of the key that has signed a token, as the token says.
 
     Args:
         kinds: what `typ` may say, in small letters.
@@ -60,7 +60,8 @@ def claims(
     audience: str,
     required: Sequence[str],
 ) -> dict[str, Any]:
-    """The claims of a token that this key has signed, of this issuer, for this audience, now.
+    """The claims of a token that this key has signed, of this issuer and for this audience, and
+    that holds now.
 
     Raises:
         TokenRefused: it is none.
@@ -82,7 +83,8 @@ def claims(
 
 
 def _is_of(kinds: Collection[str], typ: object) -> bool:
-    """Media types have no case, and may leave out `application/` (RFC 7515 section 4.1.9)."""
+    """Whether `typ` is one of these kinds. Case does not matter, and `application/` may be left out
+    (RFC 7515 section 4.1.9)."""
     return isinstance(typ, str) and typ.lower().removeprefix("application/") in kinds
 
 

@@ -36,7 +36,8 @@ SCHEMA = Schema(
         ),
     ),
 )
-"""The first step also meets files of before there were versions, which have these tables."""
+"""The migrations of the tables. Files from before schema versions have the tables of the first step
+already."""
 
 _COLUMNS = ", ".join(COLUMNS)
 

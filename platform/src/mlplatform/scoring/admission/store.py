@@ -1,4 +1,4 @@
-"""What all gateway processes share: keys and the levels of token buckets."""
+"""The state that all gateway processes share: keys, and the levels of token buckets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Keys(Protocol):
         ...
 
     def revoke(self, name: str, now_ms: int) -> list[Key]:
-        """Revoke a key by its id, or all keys of a client; those that were still live.
+        """Revoke a key by its id, or all keys of a client. Returns the keys that were still live.
 
         Revoking again changes nothing: the first time stays.
 
@@ -31,19 +31,20 @@ class Keys(Protocol):
         ...
 
     def all_keys(self) -> list[Key]:
-        """All keys ever made, in order of making."""
+        """All keys ever created, in the order of creation."""
         ...
 
     def version(self) -> int:
-        """A number that grows with every change of keys, and costs little to ask for."""
+        """A number that grows with every change of keys; cheap to ask for."""
         ...
 
 
 class Buckets(Protocol):
-    """The token buckets of an installation, full again where their levels are lost."""
+    """The token buckets of an installation; a bucket whose level is lost is full again."""
 
     def take(self, takes: Sequence[Take], now_ms: int) -> list[TokenGrant]:
-        """Tokens from several buckets in one step, in order; a bucket not seen before is full.
+        """Take tokens from several buckets in one step. Returns grants in their order; an unknown
+        bucket is full.
 
         Raises:
             Unavailable: the store does not answer.
@@ -52,7 +53,7 @@ class Buckets(Protocol):
 
 
 class Admission(Keys, Buckets, Protocol):
-    """Keys and token buckets of an installation."""
+    """Keys and token buckets of an installation together."""
 
 
 class KeysAndBuckets:

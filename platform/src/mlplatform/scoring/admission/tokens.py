@@ -1,4 +1,5 @@
-"""Whom a token of the OpenID Connect issuer proves: a JWT, verified once and kept till it ends.
+"""The clients that tokens of the OpenID Connect issuer prove; a JWT is verified once and kept until
+it ends.
 
 Source: RFC 7519 (JWT), RFC 8725 (best current practices; kinds: section 3.11), RFC 9068 (claims and
 kind of access tokens).
@@ -23,16 +24,17 @@ MAX_TOKEN_BYTES: Final = 8192
 MAX_KEPT: Final = 10_000
 MAX_SCOPES: Final = 256
 CLIENT_PREFIX: Final = "oidc:"
-"""No API key's client has a colon in its name: nobody gets another's records, retries or rate by
-choosing a name at the issuer."""
+"""Prefix of names of clients with a token. No API key's client has a colon in its name, so nobody
+gets another's records, retries or rate by choosing a name at the issuer."""
 
 KINDS: Final = frozenset({"jwt", "at+jwt"})
-"""What `typ` may say: an issuer signs other things with the same keys (a logout, a DPoP proof, a
-security event), and none of these is a token that lets its bearer in."""
+"""Accepted values of `typ`. An issuer signs other things with the same keys (a logout, a DPoP
+proof, a security event), and none of them lets its bearer in."""
 
 
 class Tokens:
-    """`Credentials` of an issuer's tokens.
+    """`Credentials` of an issuer's tokens. Only verified tokens are kept, so that nobody else can
+    fill the memory.
 
     Only tokens that were verified are kept: nobody else can fill the memory.
 
@@ -113,7 +115,7 @@ class Tokens:
 
 
 class KeysAndTokens:
-    """`Credentials` of both kinds: an API key is found by a look-up, so it is asked first."""
+    """`Credentials` of both kinds. API keys are tried first, because a look-up is cheap."""
 
     def __init__(self, keys: Credentials, tokens: Credentials) -> None:
         self._keys = keys
@@ -124,7 +126,7 @@ class KeysAndTokens:
 
 
 def scopes(claim: object) -> frozenset[Scope]:
-    """The scopes in a claim that are this platform's; others (`openid`) mean nothing here."""
+    """The scopes in a claim that are this platform's; others (`openid`) are ignored."""
     texts = claim.split() if isinstance(claim, str) else claim
     if not isinstance(texts, list):
         return frozenset()

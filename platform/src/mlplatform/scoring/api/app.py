@@ -1,4 +1,4 @@
-"""What the gateway answers to each path: an application over a table of endpoints."""
+"""The gateway's answer to each path: an application over a table of endpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.spans import Traces
 
 UNKNOWN = "unknown"
-"""Operation of a path that leads nowhere, in the metrics."""
+"""Operation of an unknown path in the metrics."""
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Gateway:
         return reply
 
     def refusal(self, refused: Refusal) -> Reply:
-        """What a connection says of its own."""
+        """The reply to a request that the connection itself refused."""
         problem = problem_of(refused)
         return _problem_reply(problem, problem.body)
 
@@ -139,12 +139,12 @@ class Gateway:
         return traces.end(operation, request.trace, request.started_s, status, done, attributes)
 
     def _endpoint_of(self, path: str) -> Endpoint | None:
-        """The endpoint of a path of which a part names something."""
+        """The endpoint of a path, one part of which may be a name."""
         return self._endpoints.get(self._pattern(path))
 
     def _pattern(self, path: str) -> str:
-        """The path as endpoints are found: `*` stands for what the last part names, or the one
-        before it."""
+        """The path as a key of the endpoints: `*` stands for a name in the last part, or in the
+        part before it."""
         if path in self._endpoints:
             return path
         folder, _, last = path.rpartition("/")

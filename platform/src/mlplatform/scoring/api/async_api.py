@@ -1,4 +1,4 @@
-"""Requests to be scored later: taken in, scored when a worker brings them, and polled for."""
+"""Requests to be scored later: accepted, scored when a worker brings them, and polled for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlplatform.scoring.request.payloads import decoded, decoded_batch
 from mlplatform.scoring.request.scoring import ScoreResponse, Scoring
 
 POLL_S = 1
-"""What a client is told to wait before it asks again."""
+"""Seconds that a client is told to wait before it asks again."""
 
 _RETRY_AFTER = line(b"retry-after", str(POLL_S).encode())
 _pending = msgspec.json.Decoder(PendingAnswer)
@@ -31,7 +31,7 @@ _accepted = msgspec.json.Decoder(AcceptedRequest)
 
 
 def endpoints(models: Mapping[str, Scoring], deferral: AsyncAcceptor) -> dict[str, Endpoint]:
-    """Path → what is found there, for the models whose definition asks for it."""
+    """Path → its endpoint, for the models whose definition asks for asynchronous requests."""
     taking = {n: s for n, s in models.items() if s.definition.takes_async}
     found: dict[str, Endpoint] = {}
     for version in VERSIONS:
@@ -82,7 +82,8 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
 
 
 def _caller_of(scoring: Scoring, request: Request) -> Caller:
-    """Raises Problem: as `caller_of`; 422, a version is named, which may be gone by then."""
+    """The terms of a request. Raises Problem as `caller_of` does, and 422 for a named version,
+    which may be gone by the time of the decision."""
     caller = caller_of(scoring, request)
     if caller.version is not None:
         detail = "what is decided later goes by the routes of that time: no version can be named"

@@ -1,4 +1,4 @@
-"""`POST /api/v2/features/VIEW`: values of an external view, as applications make them."""
+"""`POST /api/v2/features/VIEW`: values of an external view, pushed by applications."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from mlplatform.scoring.request.payloads import idempotency_key
 ROOT: Final = f"/api/{LATEST.name}/features"
 MOST_NAME: Final = 64
 Bodies = Mapping[str, Sequence[RowsBody]]
-"""View → how its rows are sent, for each model that has it."""
+"""View → the form of its rows, for each model that has the view."""
 STATUSES: Final = (*POST_STATUSES, 404)
 
 
 def endpoints(pushes: FeaturePushes, gate: Gate) -> dict[str, Endpoint]:
-    """Path → what is found there; one path stands for all views."""
+    """Path → its endpoint; one path stands for all views."""
 
     async def push(request: Request) -> Reply:
         view = request.path.removeprefix(f"{ROOT}/")
@@ -60,7 +60,7 @@ def endpoints(pushes: FeaturePushes, gate: Gate) -> dict[str, Endpoint]:
 
 
 def types_used(bodies: Bodies) -> list[Any]:
-    """What the paths refer to."""
+    """The types to which the paths refer."""
     if not bodies:
         return []
     found = [kind for group in bodies.values() for body in group[:1] for kind in body.types]
@@ -68,7 +68,7 @@ def types_used(bodies: Bodies) -> list[Any]:
 
 
 def paths(bodies: Bodies) -> Json:
-    """A path for each view; a view of several models is described as the first one has it."""
+    """A path for each view; a view of several models is described as the first of them has it."""
     return {f"{ROOT}/{view}": _path(view, group[0]) for view, group in bodies.items()}
 
 

@@ -1,4 +1,4 @@
-"""What every gRPC method of the gateway shares: admission, terms, and problems as statuses."""
+"""Code that every gRPC method of the gateway shares: admission, terms, and problems as statuses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mlplatform.scoring.request.scoring import Scoring
 from mlplatform.scoring.request.spans import Traces
 
 PROBLEM: Final = "problem-bin"
-"""Trailing metadata with the problem details (RFC 9457) as JSON."""
+"""Name of the trailing metadata with the problem details (RFC 9457) as JSON."""
 
 _CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -46,7 +46,7 @@ _CODES: Final = {
 
 STREAM_S: Final = 10.0
 STREAM_MESSAGES: Final = 64
-"""How long a stream of requests is answered, and how many of them."""
+"""Most messages of a stream of requests, and the longest time it is answered."""
 
 M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Call:
-    """One call: who asks, and about which model, is known once one is named, existing or not."""
+    """One call; its client and model are known once the call names a model, existing or not."""
 
     headers: dict[bytes, bytes]
     started_s: float
@@ -68,7 +68,7 @@ class Call:
     model: str | None = None
 
     async def admit(self, model: str | None, operation: Operation) -> AdmittedRequest:
-        """Raises Problem: 401, 403, 422, 429, 503."""
+        """Admit the call. Raises Problem: 401, 403, 422, 429 or 503."""
         self.model = model
         self.admitted = await self.gate.admit(self.headers, model, operation)
         self.admit_peer(self.peer)
@@ -79,14 +79,14 @@ class Call:
         return trace_context(self.headers)
 
     def begin_trace(self) -> None:
-        """Makes a trace if the caller names none, so that all records of the call name the same
+        """Make a trace if the caller names none, so that all records of the call name the same
         one."""
         if self.trace is None:
             self.trace = new_trace()
 
     def caller(self, scoring: Scoring, client: Client, key: str = "", version: str = "") -> Caller:
-        """The terms of this call; a key in the message counts before one in the metadata, and a
-        version in it is the same as there."""
+        """The terms of this call. A key in the message takes precedence over one in the metadata;
+        so does a version."""
         headers: Mapping[bytes, bytes] = self.headers
         if key:
             headers = {**headers, b"idempotency-key": key.encode()}
@@ -107,7 +107,8 @@ class Call:
 Answer = Callable[[bytes, Call], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Notices = Callable[[bytes, Call, Send], Awaitable[None]]
-"""Sends messages about one request until it returns; it bounds its own time and number."""
+"""Sends messages about one request until it returns; it limits its own time and number of
+messages."""
 
 _Work = Callable[[Any, Context, Call], Awaitable[Message | None]]
 _NONE: Final[Mapping[str, Notices]] = MappingProxyType({})
@@ -155,8 +156,8 @@ def _answers_one(answer: Answer) -> _Work:
 
 
 def _answers_each(answer: Answer) -> _Work:
-    """Answers each message of a stream, up to a time and a number of messages: an open stream holds
-    a connection."""
+    """Answers each message of a stream, up to a time and a number of messages, because an open
+    stream holds a connection."""
 
     async def work(requests: object, context: Context, made: Call) -> None:
         with suppress(TimeoutError):
@@ -183,7 +184,7 @@ def _sends(notices: Notices) -> _Work:
 
 
 def parsed(kind: type[M], request: bytes) -> M:
-    """Raises Problem 400."""
+    """The message of a request. Raises Problem 400."""
     try:
         return kind.FromString(request)
     except DecodeError as error:
@@ -191,7 +192,7 @@ def parsed(kind: type[M], request: bytes) -> M:
 
 
 def model_of(models: Mapping[str, Scoring], name: str) -> Scoring:
-    """Raises Problem 404."""
+    """The model of that name. Raises Problem 404."""
     scoring = models.get(name)
     if scoring is None:
         raise Problem(404, "unknown-model", f"there is no model {name[:64]!r}")
@@ -240,7 +241,7 @@ def _guarded(
 
 
 def _body_of(request: object) -> bytes:
-    """What a log line may say of a request; of a stream nothing."""
+    """The request's bytes for a log line; empty for a stream."""
     return request if isinstance(request, bytes) else b""
 
 
@@ -255,7 +256,7 @@ def _end_trace(traces: Traces, operation: str, made: Call, status: int, problem:
 
 
 def _headers(context: Context) -> dict[bytes, bytes]:
-    """The metadata as headers; the call's deadline is the request's."""
+    """The metadata as headers, with the call's deadline as the request's."""
     headers = {
         key.encode(): value if isinstance(value, bytes) else value.encode()
         for key, value in context.invocation_metadata() or ()

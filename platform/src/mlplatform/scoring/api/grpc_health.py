@@ -15,23 +15,23 @@ from mlplatform.scoring.protos import health_pb2 as pb
 
 SERVICE: Final = "grpc.health.v1.Health"
 WHOLE: Final = ""
-"""What a caller names that asks about the server, and not about one of its services."""
+"""Name by which a caller asks about the server instead of one of its services."""
 
 LOOK_S: Final = 0.25
-"""How often those who watch are told of changes."""
+"""Seconds between two looks for changes, of which watching callers are told."""
 
 WATCHES: Final = 8
-"""Open streams of one connection. A client library has one of them for each service it calls."""
+"""Most open streams of one connection. A client library opens one for each service it calls."""
 
 WATCH_S: Final = 900.0
-"""How long a stream is open, after which its client opens another: the connection of a client that
-vanished is in use for as long as a stream of it is open."""
+"""Longest life of a stream in seconds, after which its client opens another. Otherwise the
+connection of a client that vanished would be in use as long as its stream."""
 
 _STATUS: Final = pb.HealthCheckResponse
 
 
 class HealthService:
-    """Tells the status of the server once (`Check`), and at each change (`Watch`), to anybody.
+    """Reports the status of the server once (`Check`) or at each change (`Watch`), to anybody.
 
     Args:
         services: those of this listener, which are all ready or none is.
@@ -51,19 +51,20 @@ class HealthService:
         self._looking: asyncio.Task[None] | None = None
 
     def answers(self) -> dict[str, Answer]:
-        """Method → what it answers."""
+        """Method → the function that answers it."""
         return {"Check": self._check}
 
     def notices(self) -> dict[str, Notices]:
-        """Method → what it sends."""
+        """Method → the function that sends its messages."""
         return {"Watch": self._watch}
 
     def start(self) -> None:
-        """Look for changes from now on, in the running event loop."""
+        """Start looking for changes, in the running event loop."""
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
     def begin_drain(self) -> None:
-        """The server ends soon: it says so, and streams stay open, or clients would open others."""
+        """Report that the server ends soon. Streams stay open, because clients would open
+        others."""
         self._is_draining = True
         self._wake()
 
@@ -81,8 +82,9 @@ class HealthService:
         return pb.HealthCheckResponse(status=self._status())
 
     async def _watch(self, request: bytes, call: Call, send: Send) -> None:
-        """A caller who sends a key is a stranger no more, and its connection lives on; standard
-        clients watch without one, and are let in by the first call that has it."""
+        """Send the status at each change. A caller who sends a key is no stranger any more, and
+        keeps its connection; standard clients watch without a key, and stop being strangers at
+        their first call with one."""
         service = parsed(pb.HealthCheckRequest, request).service
         if b"authorization" in call.headers:
             call.gate.leave(await call.admit(None, "read"))

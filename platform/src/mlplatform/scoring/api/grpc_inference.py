@@ -1,4 +1,4 @@
-"""`inference.GRPCInferenceService`: the Open Inference Protocol's callers over gRPC."""
+"""`inference.GRPCInferenceService`: the Open Inference Protocol over gRPC."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVICE: Final = "inference.GRPCInferenceService"
 
 
 def answers(models: Mapping[str, Scoring], health: Health) -> dict[str, Answer]:
-    """Method → what it answers."""
+    """Method → the function that answers it."""
 
     async def server_live(request: bytes, call: Call) -> pb.ServerLiveResponse:
         health.check_alive()

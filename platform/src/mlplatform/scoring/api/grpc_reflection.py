@@ -1,4 +1,4 @@
-"""`grpc.reflection`: services and messages of the gateway, for clients without its .proto files."""
+"""`grpc.reflection`: the gateway's services and messages, for clients without its .proto files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ SERVICES: Final = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
-"""One protocol under its two names: clients of before 2023 know the second alone."""
+"""The two names of one protocol; clients from before 2023 know only the second."""
 _FILES: Final = (
     scoring_pb2.DESCRIPTOR,
     open_inference_pb2.DESCRIPTOR,
     health_pb2.DESCRIPTOR,
     pb.DESCRIPTOR,
 )
-"""None of them imports another file, so each is whole by itself."""
+"""Descriptors of the .proto files. None imports another file, so each is complete."""
 _BY_NAME: Final[dict[str, bytes]] = {file.name: file.serialized_pb for file in _FILES}
 
 
 def answers(services: Collection[str]) -> dict[str, Answer]:
-    """Method → what it answers to each message of its stream, to keys that may score or read.
+    """Method → the function that answers each message of its stream, for keys that may score or
+    read.
 
     Args:
         services: those of this listener.
@@ -69,7 +70,7 @@ def _refuse(response: pb.ServerReflectionResponse, code: grpc.StatusCode, why: s
 
 
 def _symbols(file: Any) -> Iterator[str]:
-    """Full names of all that a file declares."""
+    """Full names of everything that a file declares."""
     yield from (enum.full_name for enum in file.enum_types_by_name.values())
     for service in file.services_by_name.values():
         yield service.full_name

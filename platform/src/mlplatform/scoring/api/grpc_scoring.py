@@ -1,4 +1,4 @@
-"""`mlplatform.scoring.v1.Scoring`: score requests over gRPC, decided as those over HTTP."""
+"""`mlplatform.scoring.v1.Scoring`: score requests over gRPC, decided like those over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SERVICE: Final = "mlplatform.scoring.v1.Scoring"
 
 
 def answers(models: Mapping[str, Scoring]) -> dict[str, Answer]:
-    """Method → what it answers."""
+    """Method → the function that answers it."""
 
     async def score(request: bytes, call: Call) -> pb.ScoreResponse:
         message = parsed(pb.ScoreRequest, request)

@@ -63,7 +63,7 @@ class GrpcListener:
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        """Raises Busy: somebody else has the port."""
+        """Start to listen. Raises Busy if somebody else has the port."""
         server = grpc.aio.server(options=options(MAX_BODY_BYTES, shares_port=True))
         server.add_generic_rpc_handlers(self._handlers)
         try:
@@ -76,11 +76,11 @@ class GrpcListener:
         self._health.start()
 
     def begin_drain(self) -> None:
-        """Calls are taken still, and who asks for the status is told to call others."""
+        """Report that others should be called; calls are still accepted."""
         self._health.begin_drain()
 
     async def stop(self) -> None:
-        """Calls under way are finished, for a while; streams of the status end."""
+        """Finish the calls under way for a while, and end the streams of the status."""
         if self._server is not None:
             # Connections are told first that they end: else who watches would open another stream.
             stopping = asyncio.ensure_future(self._server.stop(DRAIN_S))

@@ -1,4 +1,4 @@
-"""One HTTP request as the gateway sees it, and what is found at a path: no framework."""
+"""One HTTP request as the gateway sees it, and the endpoint of a path, without a framework."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlplatform.scoring.admission.gate import AdmittedRequest
 from mlplatform.scoring.request.decision import RequestOutcome
 
 SHOWN: Final = "/openapi.html shows what there is"
-"""The way out of a path that leads nowhere."""
+"""The hint in the answer to an unknown path."""
 JSON_TYPE: Final = b"application/json"
 
 
@@ -62,7 +62,7 @@ Answerer = Callable[[Request], Awaitable[Reply]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What is found at one path.
+    """The endpoint of one path.
 
     Args:
         operation: names it in the metrics.
@@ -87,7 +87,8 @@ class Endpoint:
     refusal: Callable[[Problem], bytes] = attrgetter("body")
 
     def check(self, request: Request) -> None:
-        """Raises Problem: 405 for another method, 415 for another kind or coding of body."""
+        """Check method and body. Raises Problem: 405 for another method, 415 for another type or
+        coding of the body."""
         if request.method not in self.methods:
             allow = ", ".join(self.methods)
             detail = f"{request.path} takes {allow}, not {request.method}"
@@ -108,7 +109,7 @@ class Endpoint:
 
 
 def problem_of(refused: Refusal) -> Problem:
-    """What a connection turns down, in this gateway's words."""
+    """The gateway's problem for a request that the connection refused."""
     retry_after_s = refused.retry_after_s
     return Problem(refused.status, refused.name, refused.detail, retry_after_s=retry_after_s)
 
@@ -122,7 +123,7 @@ def reading(
     model: str | None = None,
     scope: Operation = "read",
 ) -> Endpoint:
-    """An endpoint that shows something and takes nothing."""
+    """An endpoint that shows a body and accepts none."""
 
     kind = line(b"content-type", content_type)
 

@@ -56,7 +56,7 @@ _parameters: Final = msgspec.json.Decoder(_Parameters)
 
 
 def endpoints(models: Mapping[str, Scoring], health: Health, gate: Gate) -> dict[str, Endpoint]:
-    """Path → what is found there, for every model of this installation."""
+    """Path → its endpoint, for every model of this installation."""
 
     def live() -> bytes:
         health.check_alive()
@@ -82,7 +82,7 @@ def model_of(path: str) -> str:
 
 
 def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
-    """What is wrong with a path under the models that leads nowhere."""
+    """The problem of an unknown path under the models."""
     name = model_of(path)
     if name not in models:
         return Problem(404, "unknown-model", f"there is no model {name[:64]!r}; {SHOWN}")
@@ -90,14 +90,14 @@ def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
 
 
 def refusal(problem: Problem) -> bytes:
-    """A problem that is the protocol's error object as well."""
+    """A problem that is the protocol's error object too."""
     details = msgspec.structs.asdict(problem.details)
     body = {name: value for name, value in details.items() if value is not None}
     return bytes(encode({"error": str(problem), **body}))
 
 
 def metadata(scoring: Scoring, version: str | None = None) -> dict[str, Any]:
-    """What the model takes and gives: a version, or the champion; and which versions there are.
+    """The model's inputs and outputs, of a version or of the champion, with the list of versions.
 
     Raises:
         Problem: 503, there is no champion; 404, the version is not served.
@@ -138,7 +138,7 @@ def _of_model(root: str, scoring: Scoring, gate: Gate) -> dict[str, Endpoint]:
 
 
 def _of_versions(root: str, scoring: Scoring, gate: Gate, infer: Endpoint) -> dict[str, Endpoint]:
-    """What is found under a version that the path names, in the place of `*`."""
+    """The endpoints of a version, which the path names in the place of `*`."""
     place = root.split("/").index("*")
 
     def version(request: Request) -> str:

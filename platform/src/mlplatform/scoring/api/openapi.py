@@ -1,4 +1,5 @@
-"""The gateway's OpenAPI documents: the versions of the scoring API, and the inference protocol.
+"""The gateway's OpenAPI documents: those of the scoring API's versions, and that of the inference
+protocol.
 
 They are generated from the model definitions and the types that the gateway itself parses with.
 """
@@ -74,7 +75,8 @@ def render_files() -> dict[str, str]:
 def documents(
     definitions: Sequence[ModelDefinition], pushed: features_api.Bodies = NO_PUSHES
 ) -> dict[str, bytes]:
-    """The path at which a gateway shows it → document; the latest has one without a version.
+    """Path at which a gateway shows a document → the document; the latest has a path without a
+    version too.
 
     Args:
         pushed: the external views whose values are taken.

@@ -1,4 +1,4 @@
-"""What the OpenAPI documents say of requests that are left to be scored later."""
+"""The part of the OpenAPI documents on asynchronous requests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TYPES_USED: Final[list[Any]] = [PendingAnswer, AcceptedRequest]
 
 
 def paths(version: ApiVersion, definition: ModelDefinition, payloads: Payloads) -> Json:
-    """The paths of a model that takes such requests, and the one to poll at."""
+    """The paths of a model that accepts such requests, and the path for polling."""
     name, root = definition.name, f"{version.models}/{definition.name}"
     location = {
         "description": "Where to ask for the decision.",

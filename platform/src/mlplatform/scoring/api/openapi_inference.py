@@ -1,7 +1,7 @@
-"""The Open Inference Protocol at the gateway, as an OpenAPI document of its own.
+"""The OpenAPI document of the gateway's Open Inference Protocol.
 
-Of binary tensors it says no more than that there are bytes: those follow the JSON in one body,
-which OpenAPI has no words for.
+Of binary tensors it says only that there are bytes: they follow the JSON in one body, for which
+OpenAPI has no words.
 
 Source: KServe, Open Inference Protocol v2, REST, and its binary tensor data extension.
 """
@@ -194,7 +194,7 @@ def _request_schema(definition: ModelDefinition) -> Json:
 
 
 def _named_tensors(definition: ModelDefinition) -> tuple[int, Json]:
-    """How many tensors may stand in the place of the one, and what each is."""
+    """The number of named tensors that may replace the one tensor, and the schema of each."""
     signature = definition.signature
     rows = [one.name for one in row_inputs(definition.inputs)]
     names = rows if signature is None else [tensor.name for tensor in signature.inputs]

@@ -1,4 +1,4 @@
-"""What the OpenAPI documents of the gateway share: statuses, headers, problems, references."""
+"""Parts that the gateway's OpenAPI documents share: statuses, headers, problems, references."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ _DESCRIBED: Final[Json] = {
 
 
 def document(info: Json, paths: Json, schemas: Json, announced: Sequence[str] = ()) -> str:
-    """A whole document as JSON text, in one order.
+    """A whole document as JSON text, with its keys in one order.
 
     Args:
         announced: headers that every answer of the paths' own operations has; see `announce`.
@@ -98,13 +98,13 @@ def document(info: Json, paths: Json, schemas: Json, announced: Sequence[str] = 
 
 
 def read_path(operation: str, summary: str, schema: Json, problem: str = PROBLEM) -> Json:
-    """A path that shows something to those who may read."""
+    """A path that shows something to callers with scope `read`."""
     responses = {"200": success(schema), **problems(READ_STATUSES, problem)}
     return {"get": {"operationId": operation, "summary": summary, "responses": responses}}
 
 
 def open_path(operation: str, summary: str, *statuses: int, problem: str = PROBLEM) -> Json:
-    """A path that shows something to anybody."""
+    """A path that shows something to any caller."""
     responses = {"200": success({"type": "object"}), **problems((405, *statuses), problem)}
     described = {"operationId": operation, "summary": summary, "security": []}
     return {"get": {**described, "responses": responses}}
@@ -115,7 +115,7 @@ def success(schema: Json, **more: Any) -> Json:
 
 
 def problems(statuses: tuple[int, ...], problem: str = PROBLEM) -> Json:
-    """Status → what it means, which headers it has, and its body."""
+    """Status → its response: meaning, headers and body."""
     content = {"application/problem+json": {"schema": ref(problem)}}
     return {
         str(status): {
@@ -136,7 +136,7 @@ def header_ref(name: str) -> Json:
 
 
 def announce(paths: Json, names: Sequence[str]) -> None:
-    """Say of every answer of these paths that it has these headers."""
+    """Add these headers to every response of these paths."""
     found = {name: part for each in names for name, part in header_ref(each).items()}
     for operation in (method for path in paths.values() for method in path.values()):
         for response in operation["responses"].values() if found else ():
@@ -144,7 +144,7 @@ def announce(paths: Json, names: Sequence[str]) -> None:
 
 
 def header(name: str, text: str, **schema: Any) -> Json:
-    """A request header, which may be left out."""
+    """An optional request header."""
     return {
         "name": name,
         "in": "header",
@@ -192,7 +192,7 @@ def post(
     status: str = "200",
     example: Json | None = None,
 ) -> Json:
-    """A path that takes a JSON body, shown by an example where there is one that can be sent."""
+    """A path that accepts a JSON body, with an example if one can be sent."""
     answered = success(answer, headers=headers) if headers else success(answer)
     content = {"schema": body} if example is None else {"schema": body, "example": example}
     return {
@@ -207,13 +207,13 @@ def post(
 
 
 def list_schema(field: str, item: str) -> Json:
-    """An object whose one field has a list of these."""
+    """An object with one field, a list of these items."""
     items = {"type": "array", "minItems": 1, "maxItems": MAX_ITEMS, "items": ref(item)}
     return {"type": "object", "required": [field], "properties": {field: items}}
 
 
 def request_list(field: str, item: str) -> Json:
-    """A request that holds such a list, and no other field."""
+    """A request with one field, a list of these items."""
     return {**list_schema(field, item), "additionalProperties": False}
 
 
@@ -226,7 +226,7 @@ def key_header() -> Json:
 
 
 def replayed_header() -> Json:
-    """Response header of what came from an earlier request."""
+    """The response header of an answer that comes from an earlier request."""
     return {
         "Idempotency-Replayed": {
             "description": "true: the stored answer of an earlier request with this key.",

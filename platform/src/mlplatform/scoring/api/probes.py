@@ -1,4 +1,4 @@
-"""What is asked about the gateway itself: alive, ready, metrics, the documents of its API."""
+"""Endpoints about the gateway itself: alive, ready, metrics, and the documents of its API."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _OWN_PAGE: Final = (
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Requests are answered; `detail` says what is wrong all the same."""
+    """Requests are answered; `detail` says what is wrong nevertheless."""
 
     status: str
     detail: str = ""
 
 
 class Health:
-    """Whether this process is of use.
+    """Whether this process can do its work.
 
     Args:
         is_alive: whether answers can still be recorded; if not, it must be restarted.
@@ -61,13 +61,13 @@ class Health:
         self.complaints = complaints
 
     def check_alive(self) -> None:
-        """Raises Problem 503, nothing can be recorded any more."""
+        """Raises Problem 503 if nothing can be recorded any more."""
         if not self._is_alive():
             detail = "nothing can be recorded any more: this process must be restarted"
             raise Problem(503, "log-stopped", detail)
 
     def check_ready(self) -> None:
-        """Raises Problem 503, not alive or no routes yet."""
+        """Raises Problem 503 if the process is not alive or has no routes yet."""
         self.check_alive()
         if not self._is_ready():
             raise Problem(503, "not-ready", "routes are not read yet", retry_after_s=1)
@@ -76,7 +76,7 @@ class Health:
 def endpoints(
     health: Health, metrics: Metrics, models: Mapping[str, Scoring], documents: Mapping[str, bytes]
 ) -> dict[str, Endpoint]:
-    """Path → what is found there.
+    """Path → its endpoint.
 
     Args:
         documents: path → OpenAPI document; each has a page beside it, with `.html` for `.json`.
@@ -108,7 +108,7 @@ def endpoints(
 
 
 def _endpoint_of(page: Page) -> Endpoint:
-    """A page for people, which a browser keeps to itself."""
+    """The endpoint of a page for people, which only their own browser caches."""
     found = reading("reference", lambda: page.html, b"text/html; charset=utf-8", is_open=True)
     policy = line(b"content-security-policy", page.policy)
     return dataclasses.replace(found, headers=(policy, *_OWN_PAGE))

@@ -1,4 +1,4 @@
-"""`/api/…/models`: what an application asks of the models, by JSON over HTTP."""
+"""`/api/…/models`: the calls of applications, as JSON over HTTP."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _void = msgspec.json.Decoder(VoidBody)
 def endpoints(
     models: Mapping[str, Scoring], labels: Labels, voids: Voids, gate: Gate
 ) -> dict[str, Endpoint]:
-    """Path → what is found there, for every model of this installation."""
+    """Path → its endpoint, for every model of this installation."""
 
     async def list_models(request: Request) -> Reply:
         assert request.admitted is not None
@@ -69,7 +69,7 @@ def model_of(path: str) -> str | None:
 
 
 def unknown(path: str, models: Mapping[str, Scoring]) -> Problem:
-    """What is wrong with a path of the API that leads nowhere."""
+    """The problem of an unknown path of the API."""
     name = model_of(path)
     if name and name not in models:
         return Problem(404, "unknown-model", f"there is no model {name[:64]!r}; {SHOWN}")
@@ -134,7 +134,7 @@ def _of_model(
 
 
 def caller_of(scoring: Scoring, request: Request) -> Caller:
-    """The terms on which a request is to be answered.
+    """The terms of a request.
 
     Raises:
         Problem: 422 names the header; 403, the client may name no version.
@@ -152,11 +152,11 @@ def caller_of(scoring: Scoring, request: Request) -> Caller:
 
 
 Item = Callable[[bytes, float, float], Awaitable[ScoreResponse]]
-"""The answer to one item, from its start and deadline on the monotonic clock."""
+"""Function that answers one item, from its start and its deadline on the monotonic clock."""
 
 
 async def batch_answer(batch: BatchBody, caller: Caller, item: Item, shape: Shape) -> BatchAnswer:
-    """Every item decided by itself, each with the whole deadline from its own start."""
+    """Answer each item by itself, each with the whole deadline from its own start."""
     room = asyncio.Semaphore(BATCH_CONCURRENCY)
     budget_s = caller.deadline_s - caller.started_s
 

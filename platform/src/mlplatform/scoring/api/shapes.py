@@ -1,4 +1,4 @@
-"""One answer in the shape of each version of the API: the only place where they differ.
+"""An answer in the shape of each version of the API: the only place where versions differ.
 
 An answer is stored once, as `ScoreBody`, whichever version was asked: so a retry through another
 version gets the same decision. v1 shows it as it is stored. v2 groups what belongs together, so

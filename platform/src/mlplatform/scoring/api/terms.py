@@ -1,4 +1,4 @@
-"""The terms on which a request is answered, of its headers: deadline, key, trace and version."""
+"""The terms of a request, from its headers: deadline, key, trace and version."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def terms(
 
 
 def headers_of_version(headers: Mapping[bytes, bytes], version: str) -> Mapping[bytes, bytes]:
-    """The headers with a version that the call itself names.
+    """The headers with the version that the call itself names.
 
     Raises:
         Problem: 422, they name another one.

@@ -1,4 +1,4 @@
-"""Which versions of the scoring API there are, and until when: one table."""
+"""The versions of the scoring API and their ends: one table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VersionName = Literal["v1", "v2"]
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """How a version ends.
+    """The end of a version.
 
     Args:
         deprecated: nothing new should be built on it from this day on.
@@ -34,22 +34,22 @@ class ApiVersion:
 
     @property
     def models(self) -> str:
-        """The path under which its models lie."""
+        """The path under which this version's models lie."""
         return f"/api/{self.name}/models"
 
     @property
     def decisions(self) -> str:
-        """The path under which decisions on accepted requests are polled for."""
+        """The path under which callers poll for decisions on accepted requests."""
         return f"/api/{self.name}/decisions"
 
     @property
     def document(self) -> str:
-        """The path of its OpenAPI document."""
+        """The path of this version's OpenAPI document."""
         return f"/openapi/{self.name}.json"
 
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """What every answer of this version carries.
+        """The headers that every answer of this version carries.
 
         Source: RFC 9745 (Deprecation), RFC 8594 (Sunset), RFC 8288 (Link).
         """
@@ -70,7 +70,7 @@ class ApiVersion:
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """These headers as they are sent."""
+        """The headers as lines of bytes."""
         return tuple(line(name, value) for name, value in self.headers)
 
 

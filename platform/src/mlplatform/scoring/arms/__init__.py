@@ -1,1 +1,1 @@
-"""What a gateway applies now: routes, arms, and the order in which they are asked."""
+"""The state that a gateway applies: routes, arms, and the order in which they are asked."""

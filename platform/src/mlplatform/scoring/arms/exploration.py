@@ -1,8 +1,9 @@
-"""Which requests are let through whose outcome the model's decision would hide: a declared slice.
+"""The exploration slice: requests that are let through although the model's decision would hide
+their outcome.
 
-A draw follows from what the record of the request holds, so anybody can make it again. What it may
-cost is bounded by an amount for each request and a sum for each window of event time. Both, and the
-memory of customers, are a gateway process's own: waiting for others would cost more than a draw.
+A draw follows from what the request's record holds, so anybody can repeat it. Its cost is bounded
+by an amount for each request and a sum for each window of event time. Both, and the memory of
+customers, are a gateway process's own: asking others would cost more than a draw.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ Exclusion = Literal["amount", "sum", "twice_in_a_row"]
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 REMEMBERED: Final = 10_000
-"""Customers whose last such request was let through, as a process remembers them. Beyond this many,
-it forgets those who were let through longest ago."""
+"""Most customers whose last such request was let through that a process remembers. Beyond this
+number, it forgets those let through longest ago."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Draw(msgspec.Struct, frozen=True):
-    """What became of a request whose outcome the model's decision hides.
+    """The draw for a request whose outcome the model's decision hides.
 
     Args:
         decided: by the model.
@@ -44,7 +45,7 @@ class Draw(msgspec.Struct, frozen=True):
 
 
 class Exploration:
-    """The slice of one model in this process."""
+    """The exploration slice of one model in this process."""
 
     __slots__ = (
         "_fields",
@@ -75,13 +76,13 @@ class Exploration:
 
     @property
     def decision(self) -> Decision:
-        """What a request gets that is let through."""
+        """The decision for a request that is let through."""
         return self._policy.decision
 
     def draw(
         self, decided: Decision, unit: int, fields: Mapping[str, Any], event_ms: int
     ) -> Draw | None:
-        """Whether this request is let through; None where the decision hides no outcome.
+        """The draw for this request; None if the decision hides no outcome.
 
         Args:
             unit: the customer, as the record holds it. fields: likewise.
@@ -117,7 +118,7 @@ class Exploration:
 def is_chosen(model: str, unit: int, sent: list[Any], event_ms: int, share: float) -> bool:
     """Whether the hash of a request falls into the slice.
 
-    The same request sent again on that day is drawn alike: who tries again gains nothing.
+    The same request sent again on that day gets the same draw, so that repeating gains nothing.
 
     Args:
         unit, sent: the customer and the request's fields in the order of model.yaml, pseudonymised

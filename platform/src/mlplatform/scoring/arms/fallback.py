@@ -1,4 +1,4 @@
-"""Who is asked for a score, in which order, and which slice of the deadline each may take.
+"""The order in which predictors are asked for a score, and the slice of the deadline for each.
 
     arrival ──── features ──── first ─────── next ──── last ──│── reserve ──│ deadline
                  (only when the store is slow)        predict_until
@@ -49,20 +49,22 @@ def steps(routes: Routes, assignment: Assignment) -> tuple[FallbackStep, ...]:
 
 
 def predict_until(policy: ChainPolicy, start_s: float, deadline_s: float) -> float:
-    """When the last predictor must have answered, on the clock of the arguments."""
+    """The time by which the last predictor must have answered, on the clock of the arguments."""
     return deadline_s - policy.reserve_share * (deadline_s - start_s)
 
 
 def features_until(policy: ChainPolicy, start_s: float, deadline_s: float) -> float:
-    """When features must have been read, where the store takes so long that one has to wait."""
+    """The time by which features must have been read, if reading takes so long that one has to
+    wait."""
     return start_s + policy.features_share * (deadline_s - start_s)
 
 
 def step_until(policy: ChainPolicy, now_s: float, until_s: float, steps_left: int) -> float:
-    """When the next step must have answered: a share of what is left if others are behind it.
+    """The time by which the next step must have answered: a share of the rest if other steps
+    follow.
 
-    What a step does not use is the next one's, so the slices of an undisturbed chain are shares
-    of the whole and those of a disturbed one never add up to more than there is.
+    Time that a step does not use goes to the next one. So the slices of an undisturbed chain are
+    shares of the whole, and those of a disturbed one never add up to more than there is.
 
     Args:
         until_s: when the last step must have answered.

@@ -1,4 +1,4 @@
-"""Keeps the gateway on the newest routes and predictors: a thread polls, loads and reports."""
+"""Following the routes: a thread polls for the newest routes, loads their bundles, and reports."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FIRST_ROUTES_S = 10.0
 FIRST_POLL_S = 0.005
 LEASE_TTL_S = 10.0
 LEASE_S = 2.0
-"""How often the lease is renewed when nothing changes."""
+"""Seconds between renewals of the lease while nothing changes."""
 
 log = logging.getLogger(__name__)
 
 
 class RouteSource(Protocol):
-    """The part of `rollouts.journal.journal.Rollouts` that a gateway uses."""
+    """The calls of `rollouts.journal.journal.Rollouts` that a gateway uses."""
 
     def routes(self, model: str) -> Routes: ...
 
@@ -42,7 +42,7 @@ class RouteSource(Protocol):
 class RouteFollower:
     """Applies new generations within a poll, bundles first, and reports what it applies.
 
-    A generation that can't be loaded is not applied: the gateway stays on the one before, and the
+    A generation that can't be loaded is not applied: the gateway keeps the one before, and its
     lease says so.
 
     Args:
@@ -72,9 +72,9 @@ class RouteFollower:
         self.ready = False
 
     async def start(self, within_s: float = FIRST_ROUTES_S) -> None:
-        """Follow from now on; returns once the first routes are applied, or after that long.
+        """Start following. Returns once the first routes are applied, or after `within_s`.
 
-        Until then this gateway could only refuse requests, and other gateways may answer them.
+        Until then this gateway could only refuse requests, while other gateways may answer them.
         """
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._follow, name="routes", daemon=True)
@@ -122,7 +122,7 @@ class RouteFollower:
             self._loop.call_soon_threadsafe(target.forget)
 
     def _newer(self, model: LiveModel, source: RouteSource) -> Live | None:
-        """A generation that is not applied yet, its bundles loaded."""
+        """A generation that is not applied yet, with its bundles loaded; None if there is none."""
         routes = source.routes(model.definition.name)
         if routes.generation == model.current.routes.generation:
             return None
@@ -139,7 +139,7 @@ class RouteFollower:
             return None
 
     def _hand_over(self, live: Live) -> None:
-        """Apply in the event loop, and wait until it is applied."""
+        """Apply a generation in the event loop, and wait until it is applied."""
         assert self._loop is not None
         done = threading.Event()
         self._loop.call_soon_threadsafe(self._apply, live, done)

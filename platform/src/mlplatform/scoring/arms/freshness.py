@@ -1,4 +1,4 @@
-"""Whether a model's features are as new as their views ask, judged with traffic and without."""
+"""Whether a model's features are as new as their views require, with traffic and without."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.arms.states import FeaturesState
 
 LOOK_S = 5.0
-"""How often the store is asked for its newest rows."""
+"""Seconds between two questions to the store for its newest rows."""
 LOST_MS = 0
-"""The newest row of a view whose rows were there and are not any more: what it would say of anybody
-is as unknown as where it is too old."""
+"""Event time given to the newest row of a view whose rows have vanished, so that the view counts as
+stale."""
 WINDOW_S = 60
-"""Of decisions that are counted."""
+"""Length of the window of counted decisions in seconds."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -40,7 +40,7 @@ class StaleShare:
         self._stale = [0] * WINDOW_S
 
     def count(self, is_stale: bool) -> None:
-        """A decision was made."""
+        """Count a decision."""
         second = int(self._clock_s())
         place = second % WINDOW_S
         if self._seconds[place] != second:
@@ -50,7 +50,8 @@ class StaleShare:
         self._stale[place] += is_stale
 
     def share(self) -> float | None:
-        """The share of the last minute's decisions without them; None if there was none."""
+        """The share of the last minute's decisions without fresh features; None if there was no
+        decision."""
         since = int(self._clock_s()) - WINDOW_S
         places = [place for place, second in enumerate(self._seconds) if second > since]
         decisions = sum(self._decisions[place] for place in places)
@@ -58,7 +59,7 @@ class StaleShare:
 
 
 class Freshness:
-    """Follows the newest rows of one model's views, and counts decisions without them.
+    """Tracks the newest rows of one model's views, and the decisions without them.
 
     Args:
         policies: of what the champion reads; asked anew each time, as another one may be champion.
@@ -85,7 +86,7 @@ class Freshness:
         self.decisions = StaleShare()
 
     async def start(self) -> None:
-        """Follow from now on; what is newest is known when this returns, if the store answers."""
+        """Start tracking. The newest rows are known on return, if the store answers."""
         await self._look()
         self._following = asyncio.get_running_loop().create_task(self._follow())
 
@@ -95,7 +96,7 @@ class Freshness:
             await asyncio.gather(self._following, return_exceptions=True)
 
     def state(self) -> FeaturesState:
-        """How it is now."""
+        """The present freshness."""
         share, stale, unmade = self.decisions.share(), self.stale_views(), self.unmade_views()
         is_fresh = not (self._is_away or stale or unmade)
         return FeaturesState(
@@ -113,19 +114,19 @@ class Freshness:
         return () if policies is None else policies.stale_at(self._now_ms(), self.newest)
 
     def unmade_views(self) -> tuple[str, ...]:
-        """The views that the champion reads and the store holds no row of."""
+        """The views that the champion reads and of which the store holds no row."""
         policies = self._policies()
         views = () if policies is None else policies.views
         return tuple(v.name for v in views if self.newest.get(v.name, LOST_MS) is None)
 
     def ages(self) -> Mapping[str, float]:
-        """View that the champion reads → age of its newest snapshot, if one is known, over its ttl:
-        more than 1 is too old."""
+        """View that the champion reads → age of its newest snapshot, if known, over its ttl; more
+        than 1 is too old."""
         policies = self._policies()
         return {} if policies is None else policies.ages(self._now_ms(), self.newest)
 
     def complaint(self) -> str | None:
-        """What is wrong, in a sentence; None where nothing is."""
+        """What is wrong with the features, in a sentence; None if nothing is."""
         state = self.state()
         if state.healthy:
             return None

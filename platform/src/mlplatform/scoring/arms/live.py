@@ -1,4 +1,4 @@
-"""What this gateway applies right now: routes, and what it takes to ask each of their arms."""
+"""The state that this gateway applies now: routes, and what is needed to ask each of their arms."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ from mlplatform.scoring.predictor_client.predictor import ClientLimits, Predicto
 
 SHADOW_LIMITS = ClientLimits(calls=2, rows=32, waiting=64)
 LINGER_S = 15.0
-"""How long the connections of an arm outlive its routes: requests under way still use them."""
+"""Seconds that an arm's connections outlive its routes, because requests under way still use
+them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """An arm, ready to be asked.
+    """An arm that is ready to be asked.
 
     Args:
         cut_offs: the bundle's own, which every request needs; of classes their choice.
@@ -67,20 +68,21 @@ class Target:
     explainer: Explainer | None = None
     volume: DecisionVolume | None = None
     top: int = 0
-    """Classes that an answer holds with their probabilities."""
+    """Number of most probable classes in an answer."""
 
     @property
     def stopped(self) -> VolumeStop | None:
-        """Why this arm is no longer asked, by what its bundle decided here; None: it is asked."""
+        """Why this arm is no longer asked, by what its bundle decided here; None if it is asked."""
         return None if self.volume is None else self.volume.stopped
 
     def renew(self, now_s: float) -> None:
-        """Another process answers for this arm: find it, and try it by the breaker's probes."""
+        """Find the new process that answers for this arm, and try it by the breaker's probes."""
         self.forget()
         self.breaker.on_new_process(now_s)
 
     def forget(self) -> None:
-        """What listened for this arm does so no more, until the plane says where."""
+        """Forget the address of this arm, where nothing listens for it any more, until the plane
+        names one."""
         self.predictor.forget()
         self.shadow.forget()
 
@@ -93,7 +95,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Live:
-    """One generation of routes with its arms; a request uses one of these from start to end.
+    """One generation of routes with its arms; a request uses one from beginning to end.
 
     Args:
         bulkhead: the model's, the same in every generation.
@@ -107,7 +109,7 @@ class Live:
     safe: str
 
     def order(self, assignment: Assignment) -> tuple[FallbackStep, ...]:
-        """The predictors to ask for an assignment: the same for all of an arm, so made once."""
+        """The predictors to ask for an assignment, computed once for each arm."""
         found = self._orders.get(assignment.arm)
         if found is None:
             found = steps(self.routes, assignment)
@@ -117,13 +119,13 @@ class Live:
 
     @cached_property
     def caching(self) -> bool:
-        """Whether kept scores may answer: not while two arms are compared in latency and failures,
-        which an arm that answers from memory would win."""
+        """Whether cached scores may answer. They may not while two arms are compared in latency and
+        failures, because an arm that answers from memory would win."""
         return self.routes.phase != "canary"
 
     @cached_property
     def alike(self) -> frozenset[str]:
-        """Services whose rows have the inputs and the words of the champion's."""
+        """Services whose rows have the same inputs and vocabularies as the champion's."""
         if (champion := self.champion) is None:
             return frozenset()
         wanted = champion.plan.names, champion.bundle.vocabularies
@@ -136,7 +138,7 @@ class Live:
 
     @property
     def policies(self) -> FeaturePolicies | None:
-        """The policies of what the champion reads; None if there is no champion."""
+        """The feature policies of the champion's inputs; None if there is no champion."""
         return None if self.champion is None else self.champion.policies
 
     @property
@@ -146,7 +148,7 @@ class Live:
 
 
 class LiveModel:
-    """A model's current generation, replaced as a whole."""
+    """A model's present generation, replaced as a whole."""
 
     def __init__(
         self,
@@ -179,7 +181,7 @@ class LiveModel:
         return self._live(routes, targets)
 
     def apply(self, live: Live) -> tuple[Target, ...]:
-        """Use a prepared generation from the next request on; returns the arms that left."""
+        """Use a prepared generation from the next request on. Returns the arms that left."""
         gone = [t for name, t in self.current.targets.items() if live.targets.get(name) is not t]
         if live.routes.cleared > self.current.routes.cleared:
             for target in live.targets.values():

@@ -1,4 +1,4 @@
-"""Requests that name the version which must answer: that one does, or none."""
+"""Requests that name a version: it must answer, or none does."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def named_assignment(routes: Routes, unit: int, version: str) -> Assignment:
 
 
 def unknown_version(routes: Routes, version: str) -> Problem:
-    """What is wrong with a version that is not served."""
+    """The problem of a version that is not served."""
     served = ", ".join(f"{arm.version} ({role})" for role, arm in routes.roles)
     detail = f"model {routes.model!r} serves no version {version[:SHOWN]!r}; served: {served}"
     return Problem(404, "unknown-version", detail)
 
 
 def not_answered(version: str, reason: str | None) -> Problem:
-    """What a caller gets where the version that it names gave no score."""
+    """The problem of a named version that gave no score."""
     detail = (
         f"version {version[:SHOWN]!r} gave no score ({reason}), and nothing else may answer a "
         "request that names its version"

@@ -1,4 +1,4 @@
-"""Notices that another process stands behind a predictor's service, which no breaker has tried."""
+"""Detection of a new process behind a predictor's service, which no breaker has tried yet."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mlplatform.runtime.errors import PlatformError
 from mlplatform.scoring.arms.live import Target
 
 Identity = tuple[int | None, int]
-"""Process id and number of restarts: a pid alone may be used again."""
+"""Process id and number of restarts; a pid alone may be used again."""
 
 
 class Processes:
-    """Which process answered each service when it was last ready.
+    """The process that answered for each service when it was last ready.
 
     Args:
         status: of a service, as the serving plane says; reads a file.
@@ -24,11 +24,10 @@ class Processes:
         self._known: dict[str, Identity] = {}
 
     def replaced(self, targets: Iterable[Target]) -> list[Target]:
-        """The targets that are ready in another process than when they were last, or for the first
-        time.
+        """The targets that are ready in a new process, or for the first time.
 
-        One that is not ready, or of which nothing can be known, is not replaced yet. What is among
-        the targets no more is forgotten.
+        A target that is not ready, or whose status is unknown, is not replaced yet. Services that
+        are no longer among the targets are forgotten.
         """
         asked = {target.arm.service: target for target in targets}
         ready = {name: now for name in asked if (now := self._ready(name)) is not None}
@@ -37,7 +36,8 @@ class Processes:
         return found
 
     def broken(self, targets: Iterable[Target]) -> list[Target]:
-        """The targets that waiting alone will not mend: what listens there is not their model."""
+        """The targets that waiting alone does not mend, because what listens there is not their
+        model."""
         return [target for target in targets if self._is_broken(target.arm.service)]
 
     def _is_broken(self, service: str) -> bool:

@@ -1,7 +1,7 @@
-"""Which inputs drove an alert, by their contributions to the score of its bundle.
+"""The inputs that drove an alert, by their contributions to the score of its bundle.
 
-TreeSHAP is a graph of the bundle, run by ONNX Runtime on a thread beside the event loop. It is one
-call that holds no interpreter lock, so that other requests wait for nothing but the core.
+TreeSHAP is a graph of the bundle, which ONNX Runtime runs on a thread beside the event loop. It is
+one call that holds no interpreter lock, so that other requests wait only for the core.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mlplatform.model.bundle import CONTRIBUTIONS_NAME, EXPLAINER_FILE, INPUT_NA
 
 MOST = 3
 MOST_WAITING = 16
-"""Explanations under way for one arm; at milliseconds each, more would miss their deadline."""
+"""Most explanations under way for one arm; at milliseconds each, more would miss their deadline."""
 
 Row = Sequence[float]
 Contributions = Callable[[Row, float], list[float]]
-"""From a row and its raw score to the contribution of each input."""
+"""Function from a row and its raw score to the contribution of each input."""
 
 
 class NotExplained(Exception):
-    """A score has no contributions that could be given; `reason` goes into the record."""
+    """A score has no contributions; `reason` goes into the record."""
 
     def __init__(
         self, reason: Literal["deadline", "queue_full", "not_additive", "invalid_output"]
@@ -40,7 +40,8 @@ class NotExplained(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """A reason, what its inputs add to the score, and which of them raise it, strongest first."""
+    """A reason with the contribution of its inputs, and those of them that raise the score,
+    strongest first."""
 
     reason: Reason
     contribution: float
@@ -48,7 +49,8 @@ class Driver:
 
 
 def drivers(bundle: Bundle, contributions: Sequence[float], count: int = MOST) -> list[Driver]:
-    """What raised the score most, strongest first; inputs with one reason code count as one.
+    """The reasons that raised the score most, strongest first; inputs with one reason code count as
+    one.
 
     Args:
         contributions: of each input, in order.
@@ -68,7 +70,7 @@ def _driver(bundle: Bundle, parts: Sequence[tuple[float, str]]) -> Driver:
 
 
 def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
-    """The TreeSHAP of a bundle in a folder; None where it explains by reference values.
+    """The TreeSHAP of the bundle in a folder; None if it explains by reference values.
 
     Raises:
         Corrupt: ONNX Runtime does not take the graph.
@@ -95,7 +97,7 @@ def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
 
 
 class Explainer:
-    """Contributions on a thread of their own, within a deadline."""
+    """Computes contributions on a thread of its own, within a deadline."""
 
     def __init__(self, contributions: Contributions) -> None:
         self._contributions = contributions
@@ -126,7 +128,7 @@ class Explainer:
 
 
 def explainer(bundle: Bundle, folder: Path) -> Explainer | None:
-    """What explains the scores of a bundle; None where its predictor is asked again instead."""
+    """The explainer of a bundle's scores; None if its predictor is asked again instead."""
     contributions = tree_shap(bundle, folder)
     return None if contributions is None else Explainer(contributions)
 
@@ -138,8 +140,8 @@ def ordinary_row(bundle: Bundle) -> tuple[float, ...]:
 
 
 def without_each(row: Sequence[float], reference: Sequence[float]) -> list[list[float]]:
-    """Copies of a row, each with one input at its reference value: what the score would be
-    if that input were ordinary."""
+    """Copies of a row, each with one input at its reference value. Their scores show each input's
+    effect."""
     copies = [list(row) for _ in row]
     for position, value in enumerate(reference):
         copies[position][position] = value

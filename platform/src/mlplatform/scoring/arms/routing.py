@@ -1,5 +1,5 @@
-"""Which version answers this customer: sticky for a rollout, and a ramp only adds customers; or the
-one that the request names."""
+"""Which version answers a customer: the same for a whole rollout, while a ramp only adds customers;
+or the version that the request names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlplatform.runtime.errors import NotFound
 BUCKETS = 10_000  # hundredths of a percent
 
 AssignedArm = Literal["champion", "challenger", "named"]
-"""`named` (`NAMED`) where the request names the version, so that no arm has it."""
+"""An assigned arm; `named` (`NAMED`) if the request names the version, which is then in no arm."""
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ def assign(routes: Routes, unit: int) -> Assignment:
 
 
 def assign_named(routes: Routes, unit: int, version: str) -> Assignment | None:
-    """The assignment to the version that a request names; None: it is none of those served.
+    """The assignment to the version that a request names; None if that version is not served.
 
     Args:
         version: its number in the registry, or the digest of its bundle.

@@ -1,4 +1,4 @@
-"""What a gateway says of the models that it applies: their routes, arms and features."""
+"""The state of the models as a gateway applies them: routes, arms and features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far in event time the platform has come, as one of its gateways knows it."""
+"""The event time that the platform has reached, as one of its gateways knows it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Watermark:
             self.event_ms = event_ms
 
     def start(self) -> None:
-        """Follow the other processes from now on."""
+        """Start following the other processes."""
         self._following = asyncio.get_running_loop().create_task(self._follow())
 
     async def stop(self) -> None:

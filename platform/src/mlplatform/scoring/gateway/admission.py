@@ -26,7 +26,7 @@ def now_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionServices:
-    """The gate, and what works for it behind the requests."""
+    """The gate, with the tasks that serve it in the background."""
 
     gate: Gate
     keyring: Keyring
@@ -49,7 +49,8 @@ class AdmissionServices:
 def compose(
     settings: Settings, definitions: Iterable[ModelDefinition], metrics: AdmissionMetrics
 ) -> AdmissionServices:
-    """Admission over the stores that the settings name; makes the first key at the first start.
+    """Admission over the stores that the settings name; it creates the first key at the first
+    start.
 
     Raises:
         Unavailable: the store can't be opened.

@@ -53,19 +53,19 @@ from mlplatform.scoring.request.times import EventTimes
 
 MAX_COMMIT = 256
 COMMIT_WAIT_MS = 2.0
-"""How long the records of a busy gateway wait for others to be committed with. A record alone
-costs nearly three times what one of eight costs: without this wait, a gateway could not keep up
-with evenly spaced requests at rates that it sustains for requests that arrive in groups."""
+"""Longest wait in milliseconds of a busy gateway's records for others to be committed with. A
+record alone costs nearly three times one of eight. Without this wait, a gateway could not keep up
+with evenly spaced requests at rates that it sustains for requests in groups."""
 LOG_LOCK_WAIT_MS = 20
-"""How long a commit waits for those of other processes before its records are spilled: the
-requests that wait for the records have deadlines."""
+"""Longest wait in milliseconds for commits of other processes before records are spilled: requests
+that wait for them have deadlines."""
 MIB = 1024 * 1024
 SHADOW_DRAIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """A gateway, and what happens around its serving."""
+    """A gateway, with the steps at its start and at its end."""
 
     app: Gateway
     life: Life
@@ -73,7 +73,7 @@ class Composition:
 
 @dataclass(frozen=True, slots=True)
 class _GatewayContext:
-    """What all models of one gateway process have in common.
+    """The parts that all models of one gateway process share.
 
     Args:
         name: of the process: writer of the decision log and holder of a lease on the routes.
@@ -97,7 +97,7 @@ class _GatewayContext:
 def compose(
     settings: Settings, name: str, host: str = "127.0.0.1", *, supervised: bool = False
 ) -> Composition:
-    """The gateway process of that name, which no other living one may have.
+    """The gateway process of that name, which no other living process may have.
 
     Args:
         host: where gRPC listens.
@@ -199,7 +199,7 @@ def _windows(
 
 
 def _spans(settings: Settings, name: str, metrics: Metrics) -> SpanExport[AnsweredRequest]:
-    """What keeps the spans of this process."""
+    """The export of this process's spans."""
     ends, sender = metrics.traces, backends.span_sender(settings, ProcessIdentity("gateway", name))
     return SpanExport(sender, build, lambda end, count: ends.labels(end).inc(count))
 
@@ -215,7 +215,7 @@ def _traces(
 
 
 def spill_policy(settings: Settings) -> SpillPolicy:
-    """What this installation and its models say about records that the log does not take."""
+    """The policy of this installation and its models for records that the log does not accept."""
     definitions = (load_definition(model) for model in readable_names())
     return SpillPolicy(
         maximum_bytes=settings.spill_max_mib * MIB,
@@ -321,7 +321,7 @@ def _life(
     fresh: Sequence[Freshness],
     pushes: FeaturePushes,
 ) -> tuple[Step, Step]:
-    """What runs when the server starts, and when it has finished its last request."""
+    """The steps when the server starts, and when it has finished its last request."""
 
     async def start() -> None:
         spans.start()
@@ -352,7 +352,7 @@ def _life(
 
 
 def _with_calls(start: Step, stop: Step, calls: GrpcListener) -> tuple[Step, Step]:
-    """gRPC listens once all else runs, and ends before it."""
+    """The steps with gRPC, which listens once everything else runs, and ends first."""
 
     async def start_all() -> None:
         await start()

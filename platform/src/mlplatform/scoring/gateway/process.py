@@ -21,12 +21,12 @@ from mlplatform.runtime.telemetry.refusals import Refusals
 from mlplatform.scoring.gateway.composition import compose
 
 SWITCH_INTERVAL_S = 0.0005
-"""The commit thread and the event loop share the interpreter lock: 5 ms would be a deadline's
-tenth each time one waits for the other."""
+"""Seconds after which a thread gives the interpreter lock to another that waits. With Python's 5
+ms, commit thread and event loop would wait a tenth of a deadline for each other each time."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, which the supervisor writes."""
+    """The command line, which the supervisor writes too."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--name", default="gateway-0", help="its writer in the decision log; one process a name"
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def shared_listener(host: str, port: int) -> socket.socket:
-    """The socket that applications call: the supervisor's, or one of our own without it.
+    """The socket that applications call: the supervisor's or, without one, a new socket.
 
     Raises:
         Busy: names the port that somebody else has.
@@ -63,7 +63,8 @@ def shared_listener(host: str, port: int) -> socket.socket:
 
 
 def own_listener(address_file: Path) -> socket.socket:
-    """A free port of this gateway alone, written to a file: for probes and for scraping."""
+    """A free port of this gateway alone, for probes and scraping; its address is written to a
+    file."""
     sock = socket.create_server(("127.0.0.1", 0))
     address = {"port": sock.getsockname()[1], "pid": os.getpid()}
     write_atomically(address_file, msgspec.json.encode(address))

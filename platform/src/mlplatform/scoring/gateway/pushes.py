@@ -1,4 +1,4 @@
-"""Pushes as one gateway process takes them: every external view of its models."""
+"""Pushes in one gateway process: every external view of its models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def feature_pushes(
     pseudonym_key: bytes,
     event_ms: Callable[[], int],
 ) -> FeaturePushes:
-    """Opens no journal: that is done at the first push."""
+    """The pushes of these models; the journal is opened at the first push."""
     targets = backends.push_targets(settings, definitions, pseudonym_key)
     by_view: dict[str, list[PushTarget]] = defaultdict(list)
     for target in targets:
@@ -27,5 +27,5 @@ def feature_pushes(
 
 
 def bodies(pushes: FeaturePushes) -> Mapping[str, Sequence[RowsBody]]:
-    """View → how its rows are sent, for each model that has it."""
+    """View → the form of its rows, for each model that has the view."""
     return {view: [one.body for one in group] for view, group in pushes.targets.items()}

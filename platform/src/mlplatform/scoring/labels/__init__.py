@@ -1,1 +1,1 @@
-"""What clients say of past decisions: labels, voids, and whose a decision is."""
+"""Reports of clients on past decisions: labels, voids, and who owns a decision."""

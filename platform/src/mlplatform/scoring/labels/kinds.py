@@ -1,4 +1,4 @@
-"""What labels of a model may be, by its task: one kind each."""
+"""The kinds of labels, one for each task of a model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ITEMS: Final[Mapping[str, type[AnyLabel]]] = {
     "classes": ClassLabelItem,
     "real": NumberLabelItem,
 }
-"""By a model's task, what is sent of a label."""
+"""Task of a model → the body of a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelKind:
-    """Labels of one model.
+    """The labels of one model.
 
     Args:
         item: what is sent of one.
@@ -45,7 +45,7 @@ class LabelKind:
         return cls(definition, ITEMS[definition.task], LABEL_VALUES[definition.task])
 
     def problem(self, label: Any) -> Problem | None:
-        """Why the model has no such label; None where it may have it."""
+        """Why the model can have no such label; None if it can."""
         wanted = None
         if self.definition.classes and label not in self.definition.classes:
             wanted = f"one of {', '.join(self.definition.classes)}"
@@ -57,7 +57,8 @@ class LabelKind:
         return Problem(422, "invalid-field", f"label must be {wanted}", field="label")
 
     def others(self, label: Any) -> tuple[object, ...]:
-        """The labels that one without a time ends. A number has none: each comes with its time."""
+        """The labels that a label without a time replaces. A number replaces none, because each
+        comes with its time."""
         match self.definition.task:
             case "binary":
                 return (1 - label,)

@@ -1,4 +1,4 @@
-"""Outcomes of decisions on their way into the decision log, with the time at which they came."""
+"""Outcomes of decisions on their way into the decision log, with their arrival times."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class Labels:
-    """Takes labels in; each is a record of its own, and the latest arrival of a decision counts.
+    """Accepts labels; each is a record of its own, and the last to arrive of a decision counts.
 
-    The same label with the same time is stored once, however often it is sent; without a time, once
-    until its client sends the other label. Another label, or another time, is a new record:
-    outcomes are corrected by sending the right one, back and forth. Only the client
-    that asked for a decision labels it, or one whose scope says `any-client`.
+    A label with the same value and time is stored once, however often it is sent; without a time,
+    once until its client sends another value. Another value or time is a new record, so outcomes
+    are corrected by sending the right one, back and forth. Only the client that asked for a
+    decision may label it, or one with scope `any-client`.
 
     Args:
         kinds: of each model, what its labels may be.
@@ -63,7 +63,7 @@ class Labels:
         *,
         beside: Mapping[str, Any] = _NOTHING,
     ) -> LabelsAnswer:
-        """Store all of the labels, or none where one of them is wrong.
+        """Store all of the labels, or none if one of them is invalid.
 
         Args:
             beside: what their records hold besides the client's name.
@@ -88,7 +88,7 @@ class Labels:
     async def _check(
         self, model: str, client: Client, position: int, chunk: Sequence[msgspec.Raw]
     ) -> list[Entry]:
-        """What is to be stored of a chunk that begins at this position of the list."""
+        """The entries to store for a chunk that begins at this position of the list."""
         found = [self._decoded(model, bytes(raw)) for raw in chunk]
         named = [i.decision_id for i in found if not isinstance(i, Problem) and i.decision_id]
         own = await self._ownership.of(model, client, named, reviews=True)
@@ -128,7 +128,7 @@ class Labels:
         return self._entry(model, client.name, item, decision_id)
 
     def _asked_with(self, model: str, client: str, key: str) -> str:
-        """The decision that this client asked for under its key."""
+        """The id of the decision that this client asked for under its key."""
         try:
             stored = self._answers.find(client, model, key)
         except PlatformError as error:

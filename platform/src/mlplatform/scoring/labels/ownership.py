@@ -1,4 +1,4 @@
-"""Whose a decision is: who may say how it turned out, or take it back."""
+"""Who owns a decision: who may report its outcome, or take it back."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from mlplatform.scoring.request.recording import log_unavailable
 from mlplatform.scoring.request.times import MINUTE_MS, SYSTEM_TOLERANCE_MS, ClockMode
 
 Askers = Callable[[str, Sequence[str]], Mapping[str, str]]
-"""Model and ids → the client of each decision that is on record here."""
+"""Function from a model and ids to the client of each decision that is on record here."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 
 
 class Ownership:
-    """Tells a client's decisions from others: a decision is of the client that asked for it.
+    """Tells a client's decisions from those of others; a decision belongs to the client that asked
+    for it.
 
-    The id of a decision says so by a keyed hash. Ids of before that say nothing: the decision log
-    is asked, in a thread and for all of a call at once.
+    The id of a decision shows that by a keyed hash. Older ids do not: for these the decision log is
+    asked, in a thread and once for all ids of a call.
 
     Args:
         keep: called with every refusal.
@@ -48,8 +49,7 @@ class Ownership:
     async def of(
         self, model: str, client: Client, decision_ids: Sequence[str], *, reviews: bool = False
     ) -> frozenset[str]:
-        """The ids that the client may speak for: its own, or all where it has the scope
-        `any-client`.
+        """The ids for which the client may speak: its own, or with scope `any-client` all.
 
         Args:
             reviews: it says how they turned out, as a person who reviews may of all.
@@ -69,8 +69,8 @@ class Ownership:
     async def refuse(self, surface: str, model: str, client: Client, decision_id: str) -> Problem:
         """The answer to a client for an id that is not its own; the kept refusal says more.
 
-        It is the same for a decision that exists and for one that does not, after the same work:
-        a caller can't learn of another client's decisions.
+        It is the same for a decision that exists and for one that does not, after the same work, so
+        that a caller learns nothing of another client's decisions.
         """
         exists = is_known(model, decision_id, self._key)
         why = f"another client's, and the key has no {model}:any-client" if exists else "unknown"
@@ -90,7 +90,8 @@ class Ownership:
 
 
 def recorded_askers(decisions: SqliteDecisionLog, mode: ClockMode) -> Askers:
-    """Looks decisions up in the log of this home; live ones only near the time of their ids."""
+    """A function that looks decisions up in the log of this home; in live mode only near the times
+    of their ids."""
     apart_ms = SYSTEM_TOLERANCE_MS + MINUTE_MS
 
     def found(model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:

@@ -22,7 +22,7 @@ from mlplatform.scoring.request.recording import LogUnavailable, Recorder, log_u
 from mlplatform.scoring.request.times import EventTimes
 
 CLIENT = "/voids"
-"""Of the claim that a decision is void once. Names of clients hold no slash."""
+"""Client of the claim that a decision is void once. Names of clients hold no slash."""
 
 
 class Voids:

@@ -1,4 +1,4 @@
-"""What the predictor answers to each path."""
+"""The predictor's answer to each path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RestApplication:
         self._infer_path = f"/v2/models/{predictor.name}/infer"
 
     def answer(self, request: Request) -> Answer:
-        """The reply; at once, where the body is here and the model is quick."""
+        """The reply to a request; immediate if the body is complete and the model is fast."""
         try:
             if request.path == self._infer_path:
                 return self._infer(request)
@@ -42,7 +42,7 @@ class RestApplication:
             return _refused(error)
 
     def refusal(self, refused: Refusal) -> Reply:
-        """What a connection turns down, as the protocol's error object."""
+        """The protocol's error object for a request that the connection refused."""
         return _refused(RequestRefused(refused.status, refused.detail, refused.retry_after_s))
 
     def on_ended(self, reason: str) -> None:
@@ -69,7 +69,7 @@ class RestApplication:
     async def _infer_later(
         self, request: Request, header_length: str | None, start_s: float
     ) -> Reply:
-        """The reply to a request whose body is on its way."""
+        """The reply to a request whose body is not complete yet."""
         try:
             await _arrival(request)
             model, _ = self._predictor.model_and_queue()
@@ -91,7 +91,7 @@ class RestApplication:
             return _refused(error)
 
     def _on_failure(self, request: Request, error: RequestRefused) -> None:
-        """Count it, and if it is this predictor's doing, say so with the trace of the caller."""
+        """Count a failure, and log it with the caller's trace if the predictor caused it."""
         self._predictor.metrics.error("rest", error.status)
         if error.status >= 500:
             context = trace_context(request.headers)
@@ -117,7 +117,7 @@ class RestApplication:
         return Reply(body, (_BINARY, timing, line(_HEADER_LENGTH, b"%d" % head)))
 
     def _read_head(self, request: Request) -> str | None:
-        """The length of the JSON before binary tensors, where it is given.
+        """The length of the JSON before binary tensors; None if the header is absent.
 
         Raises:
             RequestRefused: 401 without the token, 405 for another method.

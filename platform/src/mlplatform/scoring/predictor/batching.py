@@ -1,4 +1,5 @@
-"""When rows are scored, and with which others: at once where that is quick, else in one thread.
+"""When rows are scored, and with which others: at once if that is fast, else in batches on one
+thread.
 
 Source: the delay rule is a bounded form of dynamic batching as in Crankshaw et al., "Clipper: A
 Low-Latency Online Prediction Serving System", NSDI 2017, section 4.3.
@@ -25,7 +26,8 @@ from mlplatform.scoring.predictor.protocol import Floats, RequestRefused
 
 RETRY_AFTER_S: Final = 1
 SWITCH_INTERVAL_S: Final = 0.0005
-"""Python's own 5 ms would let a busy event loop keep the scoring thread waiting for that long."""
+"""Seconds after which the interpreter lock changes hands. With Python's own 5 ms, a busy event loop
+would keep the scoring thread waiting for that long."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -33,7 +35,7 @@ log.addFilter(RateLimitFilter())
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What a queue may hold, and how long it may hold it back.
+    """Limits of the queue, and of how long it holds rows back.
 
     Args:
         waiting: requests in the queue; one more is refused.
@@ -48,7 +50,7 @@ class BatchLimits:
 
 @dataclass(slots=True)
 class BatchScores:
-    """Scores, in the order of their rows, and where their time went.
+    """Scores in the order of their rows, with the time spent.
 
     Args:
         queue_s: from being asked to the start of the model's call.
@@ -75,10 +77,10 @@ Outcome = BatchScores | RequestRefused
 def wait_s(
     *, now_s: float, asked_s: float, last_end_s: float, last_requests: int, delay_s: float
 ) -> float:
-    """How much longer the first of a batch waits for others; 0 sends it.
+    """How much longer the first row of a batch waits for others, in seconds; 0 sends the batch.
 
-    It waits only under load: when the last call had several requests and ended less than a delay
-    ago. A caller who is alone, or the first after a pause, waits for nothing.
+    It waits only under load: if the last call had several requests and ended less than a delay ago.
+    A lone caller, or the first after a pause, does not wait.
 
     Args:
         asked_s: when the first of the batch came.
@@ -93,9 +95,9 @@ def wait_s(
 class ScoreQueue:
     """Scores rows for one event loop.
 
-    What warm-up found quick is scored on the loop: leaving it costs more than the model. All else
-    goes through a bounded queue to one thread, in common batches. The thread itself waits for a
-    batch to fill, because a timer of the event loop counts in milliseconds.
+    Row counts that warm-up found fast are scored on the loop, because leaving it costs more than
+    the model. All others go through a bounded queue to one thread, in common batches. The thread
+    itself waits for a batch to fill, because a timer of the event loop counts in milliseconds.
     """
 
     def __init__(self, model: Model, metrics: Metrics, limits: BatchLimits | None = None) -> None:
@@ -108,7 +110,8 @@ class ScoreQueue:
         self._arrived = threading.Condition(threading.Lock())
         self._loop: asyncio.AbstractEventLoop | None = None
         self.alive = True
-        """False once the thread has ended: what it should score is answered by nobody any more."""
+        """Whether the scoring thread runs; False once it has ended, and then nothing more is
+        scored."""
 
     async def score(self, rows: Floats) -> BatchScores:
         """Raw scores of the rows.
@@ -138,7 +141,7 @@ class ScoreQueue:
         return await future
 
     def score_at_once(self, rows: Floats) -> BatchScores | None:
-        """Raw scores of rows that the model is quick with; None for all others.
+        """Raw scores of rows for which the model is fast; None for all others.
 
         Raises:
             RequestRefused: 500 when the model fails.
@@ -155,7 +158,7 @@ class ScoreQueue:
         return BatchScores(scores, 0.0, time.perf_counter() - asked_s)
 
     def depth(self) -> float:
-        """Requests that wait for the model now."""
+        """The number of requests that wait for the model."""
         return len(self._waiting)
 
     def _start_thread(self) -> None:
@@ -170,7 +173,7 @@ class ScoreQueue:
             self._end(error)
 
     def _end(self, error: BaseException) -> None:
-        """Stay not ready, and answer every request that still waits with the error."""
+        """Become not ready for good, and answer every waiting request with the error."""
         self._metrics.ready.set(0)
         with self._arrived:
             self.alive = False

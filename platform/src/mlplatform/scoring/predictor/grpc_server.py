@@ -1,4 +1,4 @@
-"""What the predictor answers over gRPC: the Open Inference Protocol's `GRPCInferenceService`.
+"""The predictor over gRPC: the Open Inference Protocol's `GRPCInferenceService`.
 
 Source: Open Inference Protocol, gRPC; the messages are in platform/protos.
 """
@@ -34,7 +34,7 @@ from mlplatform.scoring.protos import open_inference_pb2 as pb
 SERVICE: Final = "inference.GRPCInferenceService"
 MESSAGE_OVERHEAD_BYTES: Final = 4096
 MAX_STREAMS: Final = 256
-"""Calls of one connection at a time; its client keeps further ones back."""
+"""Most calls of one connection at a time; its client holds further ones back."""
 
 HANDSHAKE_MS: Final = 10_000
 IDLE_MS: Final = 75_000
@@ -155,7 +155,7 @@ class InferenceService:
     def _answer(
         self, message: pb.ModelInferRequest, model: Model, scored: BatchScores
     ) -> pb.ModelInferResponse:
-        """Scores as the request's values were sent: raw bytes for raw bytes."""
+        """The response with scores in the form of the request's values: raw bytes for raw bytes."""
         answer = pb.ModelInferResponse(
             model_name=self._predictor.name, model_version=model.served.digest, id=message.id
         )
@@ -214,7 +214,7 @@ _CONTENTS: Final = {
 
 
 def _tensors_of(request: pb.ModelInferRequest) -> list[SentTensor]:
-    """Several tensors as they were sent: all in raw contents, or all in typed ones."""
+    """Several tensors as they were sent: all as raw contents, or all as typed ones."""
     raw = request.raw_input_contents
     if raw:
         if len(raw) != len(request.inputs) or any(t.HasField("contents") for t in request.inputs):
@@ -238,7 +238,7 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> SentTensor:
 
 
 def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple[str, int], ...]:
-    """What callers of a listener may take: gRPC itself sets no bounds but a message's."""
+    """Limits for callers of a listener; gRPC itself limits only the size of a message."""
     return (
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
@@ -252,7 +252,7 @@ def options(max_message_bytes: int, *, shares_port: bool = False) -> tuple[tuple
 def server(
     predictor: Predictor, connections: GrpcConnections, *, shares_port: bool = False
 ) -> grpc.aio.Server:
-    """A gRPC server for the predictor, without a port as yet.
+    """A gRPC server for the predictor, without a port yet.
 
     Args:
         connections: lets in callers that know the token.

@@ -1,4 +1,4 @@
-"""What a predictor counts about itself, for one bundle version."""
+"""The metrics of a predictor, for one bundle version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH_BUCKETS_ROWS: Final = signals.PREDICTOR_BATCH.buckets
 
 
 class Metrics(Collector):
-    """Metrics bound to their labels once: a look-up costs more than a count."""
+    """Metrics whose labels are bound once, because a look-up costs more than a count."""
 
     def __init__(self, service: str) -> None:
         self._registry = Registry()
@@ -48,7 +48,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def collect(self) -> Iterator[Family]:
-        """What is counted without prometheus_client, for its registry."""
+        """The metrics that are counted without prometheus_client, for its registry."""
         requests = []
         latency = histogram_family(signals.PREDICTOR_LATENCY)
         for protocol, buckets in self._latency.items():
@@ -61,7 +61,7 @@ class Metrics(Collector):
         yield from (counter_family(signals.PREDICTOR_REQUESTS, requests), latency, batches)
 
     def on_loaded(self, model: Model, depth: Callable[[], float]) -> None:
-        """Counts a model from now on, and a queue with a depth."""
+        """Start counting for a model, with the depth of its queue."""
         for timing in model.timings:
             self._warm_up.labels(
                 self._service, str(timing.rows), model.mode, model.accelerator
@@ -75,5 +75,5 @@ class Metrics(Collector):
         self._errors.labels(self._service, protocol, str(status)).inc()
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return self._registry.text()

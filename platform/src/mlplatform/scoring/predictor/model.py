@@ -26,10 +26,11 @@ from mlplatform.scoring.predictor.providers import Accelerator
 WARM_UP_ROWS: Final = (1, 2, 8, 32, 128, 512)
 WARM_UP_REPEATS: Final = 5
 WARM_UP_LIMIT_S: Final = 0.25
-"""Larger batches than one that takes this long are not tried: they would only delay the start."""
+"""Seconds of one batch above which larger batches are not tried in warm-up: they would only delay
+the start."""
 
 INLINE_LIMIT_S: Final = 200e-6
-"""A call longer than this leaves the event loop, so that health checks stay live."""
+"""Seconds above which a call leaves the event loop, so that health checks stay responsive."""
 
 RuntimeFailure = (
     onnxruntime.capi.onnxruntime_pybind11_state.EPFail,
@@ -40,12 +41,12 @@ RuntimeFailure = (
     onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented,
     onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
 )
-"""What ONNX Runtime raises for a model that it can't load or run."""
+"""Errors of ONNX Runtime for a model that it can't load or run."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictorBundle:
-    """What the predictor needs of a bundle."""
+    """The part of a bundle that the predictor needs."""
 
     model: str
     digest: str
@@ -58,7 +59,7 @@ class PredictorBundle:
     named: NamedTensors | None = None
     data: tuple[DataFile, ...] = ()
     classes: int = 0
-    """How many probabilities a row gets; 0: one score."""
+    """Number of probabilities for each row; 0 for one score."""
 
 
 Load = Callable[[Path], PredictorBundle]
@@ -68,7 +69,7 @@ Mode = Literal["event_loop", "thread"]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one call of the model took with `rows` rows: the best of a few, when warm."""
+    """Duration of one call with `rows` rows: the best of a few, when warm."""
 
     rows: int
     call_s: float
@@ -93,20 +94,20 @@ class Model:
 
     @property
     def output_shape(self) -> list[int]:
-        """The shape of its scores, as the protocol's metadata says it: -1 for the rows."""
+        """The shape of the model's scores in the protocol's metadata, with -1 for the rows."""
         classes = self.served.classes
         return [-1, classes] if classes else [-1]
 
     @property
     def input_tensors(self) -> list[dict[str, Any]]:
-        """The tensors that it takes, as the protocol's metadata says them."""
+        """The model's input tensors in the protocol's metadata."""
         if self.served.named is not None:
             return self.served.named.describe()
         return [{"name": INPUT, "datatype": DATATYPE, "shape": [-1, self.width]}]
 
     @property
     def inline_rows(self) -> int:
-        """The most rows that were scored within `INLINE_LIMIT_S`; 0 for a slow model."""
+        """Most rows that were scored within `INLINE_LIMIT_S`; 0 for a slow model."""
         return max((t.rows for t in self.timings if t.call_s <= INLINE_LIMIT_S), default=0)
 
     @property
@@ -116,7 +117,7 @@ class Model:
 
 
 def read_bundle(folder: Path) -> PredictorBundle:
-    """What is served from a bundle folder; every digest in it is checked.
+    """The bundle in a folder, with every digest checked.
 
     Raises:
         BundleCorrupt: names the file that is missing or changed.
@@ -140,7 +141,7 @@ def read_bundle(folder: Path) -> PredictorBundle:
 def load(
     folder: Path, name: str, accelerator: Accelerator = "cpu", read: Load = read_bundle
 ) -> Model:
-    """The model of a bundle folder, warm and tested.
+    """The model of a bundle folder, warmed up and tested.
 
     Raises:
         Refused: the bundle is not the one that the service is named for, or the accelerator is not
@@ -198,8 +199,8 @@ def scorer(
     *,
     classes: int = 0,
 ) -> Score:
-    """A function from rows [n, width] to raw scores [n], or to probabilities [n, classes], one ONNX
-    Runtime call on one thread.
+    """A function from rows [n, width] to raw scores [n], or to probabilities [n, classes], by one
+    call of ONNX Runtime on one thread.
 
     Args:
         tensors: what the graph takes and gives; None for the rows as they are, and their scores.
@@ -244,7 +245,8 @@ def _of_tensors(loaded: onnxruntime.InferenceSession, tensors: Tensors) -> Score
 
 
 def warm_up(score: Score, width: int) -> tuple[Timing, ...]:
-    """Scores batches of every size, so that no request is the first of its size, and times them."""
+    """Score batches of every size, so that no request is the first of its size. Returns their
+    timings."""
     timings = []
     for rows in WARM_UP_ROWS:
         batch = np.zeros((rows, width), dtype=np.float32)
@@ -256,7 +258,7 @@ def warm_up(score: Score, width: int) -> tuple[Timing, ...]:
 
 
 def self_test(score: Score, served: PredictorBundle) -> None:
-    """Scores the golden rows, in one batch and one by one.
+    """Score the golden rows, in one batch and one by one.
 
     Raises:
         Corrupt: a golden row is scored otherwise than the bundle says.

@@ -1,4 +1,4 @@
-"""What an inference request says and what its answer looks like: Open Inference Protocol v2.
+"""Inference requests and responses of the Open Inference Protocol v2.
 
 Source: KServe, "Open Inference Protocol (V2)", REST, and its binary tensor data extension.
 """
@@ -102,7 +102,7 @@ _encoder = msgspec.json.Encoder()
 def parse(
     body: bytes, header_length: str | None, width: int, named: NamedTensors | None = None
 ) -> Inference:
-    """The inference that a request body asks for.
+    """The inference in a request body.
 
     Args:
         body: the JSON, followed by the tensors' bytes where they are sent as binary data.
@@ -130,7 +130,7 @@ def parse(
 
 
 def is_matrix(names: Sequence[str], named: NamedTensors | None) -> bool:
-    """Whether the tensors of a request are the one of all inputs, and not the several named ones.
+    """Whether a request has the one tensor of all inputs, instead of the named ones.
 
     Raises:
         RequestRefused: 400, they are neither.
@@ -161,7 +161,7 @@ def rows_of_several(sent: Callable[[], Sequence[SentTensor]], named: NamedTensor
 def inference_response(
     scores: Floats, *, model: str, version: str, request_id: str | None, binary: bool
 ) -> tuple[bytes, int | None]:
-    """The answer's body, and the length of its JSON where bytes follow it.
+    """The response body, and the length of its JSON if bytes follow it.
 
     A score that is not a number is null in JSON.
     """
@@ -181,7 +181,7 @@ def error_body(message: str) -> bytes:
 
 
 def encode(value: Any) -> bytes:
-    """Any other answer of the protocol as JSON."""
+    """Any other response of the protocol as JSON."""
     return _encoder.encode(value)
 
 
@@ -200,7 +200,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, 
 
 
 def check_tensor(name: str, datatype: str, shape: Sequence[int], width: int) -> None:
-    """Whether a tensor of that description is what the model takes.
+    """Check that a tensor of that description fits the model.
 
     Raises:
         RequestRefused: 400, naming what is wrong.
@@ -218,7 +218,7 @@ def check_tensor(name: str, datatype: str, shape: Sequence[int], width: int) -> 
 
 
 def shaped(values: Floats, shape: Sequence[int]) -> Floats:
-    """The values as rows.
+    """The values in the shape of rows.
 
     Raises:
         RequestRefused: 400 where the shape needs another number of values.
@@ -232,10 +232,11 @@ def shaped(values: Floats, shape: Sequence[int]) -> Floats:
 
 
 def check_finite(rows: Floats) -> None:
-    """Whether every value is a number that FP32 holds, or NaN, which is a missing one.
+    """Check that every value is a number of FP32, or NaN for a missing one.
 
-    In JSON nothing else can be said. As bytes a predictor takes infinite values: so the gateway
-    sends what is beyond FP32, as in the training matrix. A caller's own are refused at the gateway.
+    JSON can hold nothing else. As bytes, a predictor accepts infinite values: the gateway sends
+    values beyond FP32 so, as the training matrix has them. The gateway refuses infinite values of
+    callers.
 
     Raises:
         RequestRefused: 400, one is infinite.
@@ -263,7 +264,7 @@ def _from_bytes(tensor: _InputTensor, tail: memoryview, size: Any) -> Floats:
 
 
 def _tensors_of(inputs: Sequence[_InputTensor], tail: memoryview) -> list[SentTensor]:
-    """Several tensors as they were sent; those in bytes follow the JSON in their order."""
+    """Several tensors as they were sent; binary ones follow the JSON in their order."""
     found, at = [], 0
     for tensor in inputs:
         size = tensor.parameters.get("binary_data_size")
@@ -309,7 +310,7 @@ def _from_json(tensor: _InputTensor, tail: memoryview) -> Floats:
 
 
 def _is_flat_and_bounded(data: list[Any]) -> bool:
-    """Whether these are all numbers, none too large: the usual case, checked without NumPy."""
+    """Whether these are all numbers within FP32: the usual case, checked without NumPy."""
     try:
         return bool(sum(map(abs, data)) < FLOAT32_MAX)
     except TypeError:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers, on which a model runs, by the names of model.yaml."""
+"""ONNX Runtime's execution providers, by the names of model.yaml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROVIDERS: Final[dict[Accelerator, tuple[str, ...]]] = {
 
 
 def accelerator_problem(accelerator: Accelerator) -> str | None:
-    """Why this runtime can't use the accelerator, or None where it can."""
+    """Why this runtime can't use the accelerator; None if it can."""
     available = onnxruntime.get_available_providers()
     lacking = [name for name in _PROVIDERS[accelerator] if name not in available]
     if not lacking:
@@ -35,10 +35,10 @@ def session(
     accelerator: Accelerator,
     has_data: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """A session that runs the whole model on the accelerator, never part of it elsewhere.
+    """A session that runs the whole model on the accelerator, and no part of it elsewhere.
 
-    ONNX Runtime would warn and go on with the CPU, both for a provider that does not start and for
-    operators that it lacks; its latency would then be another one.
+    ONNX Runtime would warn and continue on the CPU, for a provider that does not start and for
+    operators that it lacks. The latency would then be another one.
 
     Args:
         has_data: whether its weights lie in data files beside it, which are mapped.

@@ -1,4 +1,5 @@
-"""How a predictor process lives: listens at once, loads, serves, and drains when told to end."""
+"""The life of a predictor process: it listens at once, loads, serves, and drains when told to
+end."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line says.
+    """The values of the command line.
 
     Args:
         grpc_port: None for no gRPC, 0 for any free port.
@@ -99,7 +100,7 @@ def serve(arguments: Arguments) -> None:
 
 
 def listen(arguments: Arguments) -> socket.socket:
-    """A listening socket; port 0 takes the port of this predictor's earlier life, or any.
+    """A listening socket. Port 0 takes the port of this predictor's last start, or any free one.
 
     A caller that knows its address finds it there again after a restart.
     """
@@ -112,8 +113,8 @@ def listen(arguments: Arguments) -> socket.socket:
 
 
 def _is_kept(arguments: Arguments, port: int | None) -> bool:
-    """Whether a supervisor, which reads the address file, holds the port that it names, so that no
-    other user takes it while this process is started again."""
+    """Whether a supervisor, which reads the address file, holds the named port, so that no other
+    process takes it while this one restarts."""
     return bool(port) and arguments.address_file is not None
 
 
@@ -126,7 +127,7 @@ def _former(arguments: Arguments) -> Address | None:
 
 
 class _PredictorLifecycle:
-    """What a predictor does around HTTP: an address file, gRPC, and a model to load."""
+    """The parts of a predictor around HTTP: an address file, gRPC, and a model to load."""
 
     def __init__(self, predictor: Predictor, arguments: Arguments, listener: socket.socket) -> None:
         self._predictor = predictor
@@ -151,7 +152,7 @@ class _PredictorLifecycle:
         self._connections.stop()
 
     async def _start_grpc(self) -> int | None:
-        """The port where gRPC is answered, None where nobody asked for it."""
+        """The port of gRPC; None if it was not asked for."""
         if self._arguments.grpc_port is None:
             return None
         shared = _is_kept(self._arguments, self._arguments.grpc_port)

@@ -1,4 +1,4 @@
-"""What a predictor is, whichever protocol asks: its model, its queue, and whether it is ready."""
+"""The state of a predictor, for all protocols: its model, its queue, and whether it is ready."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RETRY_AFTER_S: Final = 1
 
 
 class Predictor:
-    """One model under one name; not ready until `serve` gives it the model.
+    """One model under one name; it is ready once `serve` gives it the model.
 
     Args:
         name: the service's name, as callers write it. Raw callers, who know no versions and come
@@ -46,7 +46,7 @@ class Predictor:
         self._problem = "the model is being loaded"
 
     def serve(self, model: Model) -> None:
-        """Makes it ready with this model from now on; called on the event loop."""
+        """Become ready with this model; called on the event loop."""
         queue = ScoreQueue(model, self.metrics, self._limits)
         self._served = (model, queue)
         if len(self._names) > 1:  # a service's name has no `_`, and its model's may
@@ -54,18 +54,18 @@ class Predictor:
         self.metrics.on_loaded(model, queue.depth)
 
     def fail(self, problem: str) -> None:
-        """Never becomes ready, and says why when it is asked."""
+        """Never become ready; the problem is the answer to every request."""
         self._problem = problem
 
     def drain(self) -> None:
-        """Ends readiness; requests are still answered."""
+        """End readiness; requests are still answered."""
         self.draining = True
         self._problem = "shutting down"
         self.metrics.ready.set(0)
 
     @property
     def alive(self) -> bool:
-        """False once nothing can be scored any more, which only a new process can mend."""
+        """False once nothing can be scored any more, which only a new process mends."""
         return self._served is None or self._served[1].alive
 
     @property
@@ -87,7 +87,7 @@ class Predictor:
         return RequestRefused(503, f"{self.name} is not ready: {problem}", RETRY_AFTER_S)
 
     def check_token(self, authorization: bytes | None) -> None:
-        """Whether the caller knows the token.
+        """Check the caller's token.
 
         Raises:
             RequestRefused: 401.
@@ -98,7 +98,8 @@ class Predictor:
             raise RequestRefused(401, "the bearer token of this predictor is needed")
 
     def check_name(self, name: str, version: str = "") -> None:
-        """Whether this names the service or its model, and its version where one is asked for.
+        """Check that the name is the service's or its model's, and the version is its own if one is
+        named.
 
         Raises:
             RequestRefused: 404, naming what there is.

@@ -1,1 +1,1 @@
-"""How a gateway calls predictors: connections, deadlines, breakers, bulkheads, cached scores."""
+"""The gateway's calls of predictors: connections, deadlines, breakers, bulkheads, cached scores."""

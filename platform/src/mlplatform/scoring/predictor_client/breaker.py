@@ -1,4 +1,4 @@
-"""Whether a predictor is worth asking: closed, open, or half open while a few probes go through."""
+"""Circuit breaker of a predictor: closed, open, or half open while a few probes go through."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Breaker:
         self._successes = 0
 
     def allows(self, now_s: float) -> bool:
-        """Whether a call may be made now; in half open every True uses up one probe."""
+        """Whether a call may be made now; in the half-open state every True uses up one probe."""
         if self.state == "closed":
             return True
         if now_s - self._since_s >= self._policy.open_s:
@@ -58,7 +58,8 @@ class Breaker:
         return False
 
     def record_answer(self, asked_s: float, now_s: float, slice_s: float) -> None:
-        """Record a call that answered; it was slow beyond its slice or the policy's `slow_ms`.
+        """Record a call that answered. It counts as slow beyond its slice or the policy's
+        `slow_ms`.
 
         Args:
             slice_s: how long the call was allowed to take.
@@ -76,7 +77,8 @@ class Breaker:
                 self._become("closed", now_s)
 
     def record_failure(self, asked_s: float, now_s: float) -> None:
-        """Record a call without a usable answer in its slice; one failed probe opens it again."""
+        """Record a call without a usable answer in its slice; one failed probe opens the breaker
+        again."""
         if asked_s < self._since_s or self.state == "open":
             return
         if self.state == "half_open":
@@ -85,13 +87,14 @@ class Breaker:
             self._count(_FAILED, now_s)
 
     def withdrawn(self, asked_s: float) -> None:
-        """Forget a call of which nothing can be said: this process failed, or its caller left."""
+        """Forget a call that says nothing of the predictor: this process failed, or its caller
+        left."""
         if self.state == "half_open" and asked_s >= self._since_s and self._probes > 0:
             self._probes -= 1
 
     def on_new_process(self, now_s: float) -> None:
-        """Another process stands behind the service from now on: what the calls before said was
-        not about it. It gets its probes at once, unless it is trusted already."""
+        """Note that another process stands behind the service, so that earlier calls say nothing
+        about it. It gets its probes at once, unless the breaker is closed."""
         self._become("closed" if self.state == "closed" else "half_open", now_s)
 
     def _count(self, outcome: int, now_s: float) -> None:

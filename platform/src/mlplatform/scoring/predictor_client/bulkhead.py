@@ -1,13 +1,14 @@
-"""How much of this gateway one model may hold, and how often a call may be repeated."""
+"""How many requests of one model this gateway holds, and how often a call may be repeated."""
 
 from __future__ import annotations
 
 
 class Bulkhead:
-    """At most `limit` requests of one model wait for predictors at a time; one more is refused.
+    """At most `limit` requests of one model wait for predictors at a time; a further one is
+    refused.
 
-    A slow predictor piles up requests. They stop at this wall, so they take neither the memory nor
-    the turns of the event loop that other models' requests need.
+    A slow predictor piles up requests. This limit keeps them from taking the memory and the turns
+    of the event loop that other models' requests need.
     """
 
     __slots__ = ("_limit", "inside")
@@ -17,7 +18,7 @@ class Bulkhead:
         self.inside = 0
 
     def enter(self) -> bool:
-        """Whether there is room; True takes a place, which `leave` gives back."""
+        """Take a place if there is one. Returns whether there was; `leave` gives it back."""
         if self.inside >= self._limit:
             return False
         self.inside += 1
@@ -28,7 +29,7 @@ class Bulkhead:
 
 
 class RetryBudget:
-    """Repeated calls as a share of first calls, with a few saved up.
+    """Repeated calls as a share of first calls, of which a few are saved up.
 
     A predictor that fails under load gets at most that much more load from repeats.
 
@@ -47,11 +48,11 @@ class RetryBudget:
         self._tokens = float(burst)
 
     def record_call(self) -> None:
-        """A first call was made."""
+        """Count a first call."""
         self._tokens = min(self._burst, self._tokens + self._share)
 
     def may_repeat(self) -> bool:
-        """Whether a call may be repeated; True spends one."""
+        """Whether a call may be repeated; True spends one repeat."""
         if self._tokens < 1.0:
             return False
         self._tokens -= 1.0

@@ -1,4 +1,4 @@
-"""Scores of rows that were scored a moment ago: for callers that repeat themselves."""
+"""Cached scores of rows, for callers that send the same row again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ScoreCache:
         return self._pack(*row)
 
     def score(self, key: bytes, now_s: float) -> Raw | None:
-        """The score that was kept for a row's key, unless it is too old."""
+        """The cached score of a row's key, unless it is too old."""
         found = self._kept.get(key)
         if found is None:
             return None
@@ -46,7 +46,7 @@ class ScoreCache:
         return raw
 
     def keep(self, key: bytes, raw: Raw, now_s: float) -> None:
-        """Keep a score; the one that was used longest ago makes room."""
+        """Cache a score; the least recently used one makes room."""
         kept = self._kept
         kept[key] = (raw, now_s)
         kept.move_to_end(key)

@@ -12,11 +12,11 @@ from mlplatform.model.oip import Reply
 
 
 class Connection(asyncio.Protocol):
-    """Sends whole requests and gathers whole answers; `usable` until anything goes wrong.
+    """Sends whole requests and reads whole answers; it is `usable` until anything goes wrong.
 
-    Our own because a general client costs more than half of a scoring request's processor time
-    (docs/performance.md). The server may be somebody else's: data that belongs to no call ends the
-    connection, so no call is answered by what was sent for another.
+    It is our own because a general client takes more than half of a scoring request's processor
+    time (docs/performance.md). The server may be another party's: data that belongs to no call ends
+    the connection, so that no call gets the answer to another.
 
     Source: RFC 9110, section 15.2 (interim answers).
     """

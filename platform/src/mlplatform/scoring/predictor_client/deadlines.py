@@ -1,4 +1,4 @@
-"""Many deadlines on one timer: most are met, so setting a timer for each is work for nothing."""
+"""Many deadlines on one timer. Most are met, so that a timer for each would be wasted work."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Protocol
 
 
 class SupportsExpiry(Protocol):
-    """Something with a deadline."""
+    """An object with a deadline."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the deadline means nothing any more."""
+        """Whether the deadline no longer matters."""
         ...
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None: ...
 
 
 class Deadlines:
-    """Expires what is not over at its deadline, as exactly as the loop's own timers do."""
+    """Expires objects at their deadlines, unless they are over, as exactly as the loop's own
+    timers."""
 
     __slots__ = ("_due", "_heap", "_number", "_timer")
 

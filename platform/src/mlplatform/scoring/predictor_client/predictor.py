@@ -37,7 +37,7 @@ Row = Sequence[float]
 
 @dataclass(frozen=True, slots=True)
 class ClientLimits:
-    """What one predictor client may hold at a time.
+    """Limits of one predictor client.
 
     Args:
         calls: calls under way, each on its own connection.
@@ -59,27 +59,27 @@ class ClientLimits:
 DEFAULT_LIMITS = ClientLimits()
 
 STALL_S = 0.005
-"""A deadline that is noticed this much too late says that this process was held up, not the
-predictor: its answer may be here, unread."""
+"""Seconds. A deadline that is noticed this much too late shows that this process was held up, not
+the predictor, and that the answer may have come unread."""
 
 STALL_GRACE_S = 0.001
 RETRY_LEAST_S = 0.002
-"""Less than this is not worth a second call: nobody would wait for its answer."""
+"""Least remaining seconds for a second call; with less, nobody would wait for its answer."""
 
 CALL_GRACE_S = 0.01
-"""How long a call outlives the rows in it before its connection is given up."""
+"""Seconds that a call outlives its rows before its connection is dropped."""
 
 
 def by_row(values: Sequence[float], classes: int) -> Sequence[float | tuple[float, ...]]:
-    """Numbers of an answer, row by row: one of each, or a tuple of one for each class."""
+    """Values of an answer, row by row: one number, or a tuple with one for each class."""
     if not classes:
         return values
     return [tuple(values[i : i + classes]) for i in range(0, len(values), classes)]
 
 
 class _Call:
-    """A call that rows share. One of them tells how it ended: a call of fifty rows that is late
-    is one late call, not fifty."""
+    """A call that several rows share. Only one of them reports its end, so that a late call of
+    fifty rows counts as one late call."""
 
     __slots__ = ("is_reported",)
 
@@ -88,10 +88,10 @@ class _Call:
 
 
 class _QueuedRows:
-    """Rows of one caller that leave together, and the future that the caller waits for.
+    """Rows of one caller that are sent together, with the future that the caller waits for.
 
-    Rows that are still in the queue at their deadline were in no call. What kept them there tells
-    of itself: the calls that are under way.
+    Rows that are still queued at their deadline were in no call. They report nothing, because the
+    calls under way that kept them waiting report.
     """
 
     __slots__ = ("call", "deadline_s", "future", "is_stalled", "origin", "rows")
@@ -115,7 +115,7 @@ class _QueuedRows:
         return self.future.done()
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give up at the deadline; if this process itself is late, read first what has come."""
+        """Give up at the deadline. If this process itself is late, first read what has arrived."""
         if self.future.done():
             return
         late_s = time.monotonic() - self.deadline_s
@@ -146,7 +146,7 @@ class _QueuedRows:
 
 
 class Predictor:
-    """Calls one service; connections, queue and batches are its own.
+    """Calls one service, with connections, queue and batches of its own.
 
     Args:
         service: its InferenceService name.
@@ -180,7 +180,8 @@ class Predictor:
     def predict(
         self, rows: Sequence[Row], deadline_s: float, origin: Origin | None = None
     ) -> asyncio.Future[Scores]:
-        """A future of one raw score a row, or of one for each class, row by row.
+        """A future of one raw score a row, or of one for each class of each row; it may raise
+        PredictionFailed.
 
         It raises PredictionFailed.
 
@@ -202,13 +203,13 @@ class Predictor:
         return waiting.future
 
     def forget(self) -> None:
-        """Drop connections and address: the process that listens there is not, or no longer, our
-        predictor. The next call asks the plane again."""
+        """Drop connections and address, because the process that listens there is not our
+        predictor, or no longer. The next call asks the plane again."""
         self.close()
         self._address = None
 
     def close(self) -> None:
-        """Drop the connections; callers that still wait run into their deadlines."""
+        """Drop the connections; waiting callers run into their deadlines."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -232,7 +233,7 @@ class Predictor:
     def _give_up(
         self, loop: asyncio.AbstractEventLoop, call: asyncio.Task[None], batch: list[_QueuedRows]
     ) -> None:
-        """End a call, and its connection, when nobody waits for it any more."""
+        """End a call and its connection when nobody waits for it any more."""
         if all(waiting.future.done() for waiting in batch):
             call.cancel()
         else:

@@ -1,4 +1,4 @@
-"""Taking pushed values in: durable, then served, then answered."""
+"""Handling of pushed values: stored durably, then served, then answered."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.pushes.rows import RowsBody
 
 MOST_WAITING: Final = 64
-"""Pushes of one process; more are refused, and sent again by their clients."""
+"""Most pushes that wait in one process; further ones are refused, and their clients send them
+again."""
 MOST_BEHIND: Final = 100
-"""Of what the online store lacks, given to it before the next push."""
+"""Most missing pushes that the online store gets before the next push."""
 AGAIN_S: Final = 0.2
-"""Between two such times, in which pushes that wait are taken."""
+"""Seconds between two such deliveries, in which waiting pushes are handled."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -54,7 +55,7 @@ class PushAnswer(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PushTarget:
-    """An external view of one model, and what takes its rows."""
+    """An external view of one model, with the stores for its rows."""
 
     model: str
     view: FeatureView
@@ -63,7 +64,7 @@ class PushTarget:
 
 
 class PushEntry:
-    """The one way of pushed rows from the journal into online stores; for one thread.
+    """The only way of pushed rows from the journal into online stores; for one thread.
 
     Args:
         targets: all views that are pushed here.
@@ -84,16 +85,13 @@ class PushEntry:
 
     @property
     def journal(self) -> Pushes:
-        """
-        Raises:
-            Unavailable: it can't be opened.
-        """
+        """The journal, opened at its first use. Raises Unavailable if it can't be opened."""
         if self._journal is None:
             self._journal = self._open()
         return self._journal
 
     def serve(self, target: PushTarget, kept: KeptPush) -> KeptPush:
-        """Give a push to the online store, after what it lacks of earlier ones.
+        """Give a push to the online store, after earlier pushes that the store lacks.
 
         Raises:
             Unavailable: the store does not take it now; a later call does it.
@@ -108,18 +106,19 @@ class PushEntry:
 
     @property
     def is_behind(self) -> bool:
-        """Whether pushes may be kept that the online store does not have."""
+        """Whether there may be stored pushes that the online store does not have."""
         return self._is_behind
 
     def catch_up(self) -> None:
-        """Serve the oldest of what was kept and not served; what fails is left for the next."""
+        """Serve the oldest pushes that are stored and not served; failed ones wait for the next
+        time."""
         try:
             self._is_behind = any([self._served_some(target) for target in self._targets])
         except Unavailable as error:
             log.error("pushes that are kept are not served yet: %s", error)
 
     def serve_all(self) -> None:
-        """Serve all that was kept and not served.
+        """Serve all pushes that are stored and not served.
 
         Raises:
             Unavailable: a store does not take it now; a later call does the rest.
@@ -131,7 +130,7 @@ class PushEntry:
         self._is_behind = False
 
     def _served_some(self, target: PushTarget) -> bool:
-        """Serve the oldest that are not; whether there may be more."""
+        """Serve the oldest pushes that are not served. Returns whether there may be more."""
         try:
             kept = self.journal.waiting(
                 target.model, target.view.name, most=MOST_BEHIND, unserved=True
@@ -151,14 +150,14 @@ class PushEntry:
 
 @dataclass(frozen=True, slots=True)
 class PushResponse:
-    """An answer, and whether it is that of an earlier push with the same key."""
+    """An answer, and whether it repeats that of an earlier push with the same key."""
 
     answer: PushAnswer
     replayed: bool
 
 
 class FeaturePushes:
-    """Takes pushes in, one after the other by a thread of its own: no other request waits.
+    """Accepts pushes, one after the other on a thread of its own, so that no other request waits.
 
     Args:
         targets: view → the models that have it; each takes every push of it.
@@ -175,7 +174,7 @@ class FeaturePushes:
     async def push(
         self, view: str, client: str, idempotency: str | None, body: bytes
     ) -> PushResponse:
-        """Take the rows of a body in, for every model that has the view, or for none.
+        """Store the rows of a body for every model that has the view, or for none.
 
         Raises:
             Problem: 400 or 422 names what is wrong; 503: sent again with the same key, it is taken
@@ -194,8 +193,8 @@ class FeaturePushes:
             self._waiting -= 1
 
     async def start(self) -> None:
-        """Give the online store what an earlier process took and did not serve: the oldest now, the
-        rest, and what it refuses later, between pushes."""
+        """Serve what an earlier process stored and did not serve: the oldest now; the rest, and
+        what a store refuses, later between pushes."""
         if self.targets:
             await self._catch_up()
             self._following = asyncio.create_task(self._follow())
@@ -251,7 +250,7 @@ class FeaturePushes:
 def push_of(
     target: PushTarget, client: str, idempotency: str | None, rows: tuple[PushedRow, ...]
 ) -> Push:
-    """The rows as a push of that client."""
+    """The push of that client with these rows."""
     names = target.view.feature_names
     content = msgspec.json.encode((names, [(row.key, row.event_s, row.values) for row in rows]))
     digest = hashlib.sha256(content).hexdigest()

@@ -22,9 +22,9 @@ from mlplatform.scoring.request.payloads import (
 )
 
 MOST_WHOLE: Final = 2**53
-"""Whole numbers up to it are the same as floats, which is what a model reads."""
+"""Largest whole number that is exact as a float, which is what a model reads."""
 SKEW_S: Final = 30
-"""By which the clocks of a topic's producers may be ahead, as those of token issuers."""
+"""Seconds by which clocks of a topic's producers may be ahead, as for token issuers."""
 _VALUES: Final[Mapping[ValueType, Any]] = {
     "float64": float | None,
     "int64": Annotated[int, Meta(ge=-MOST_WHOLE, le=MOST_WHOLE)] | None,
@@ -33,7 +33,8 @@ _VALUES: Final[Mapping[ValueType, Any]] = {
 
 
 class RowsBody:
-    """Parses the bodies of pushes to one view.
+    """Parses the bodies of pushes to one view. `types` are those of a row and of the body with its
+    rows.
 
     `types` are a row, and the body with its rows.
 
@@ -69,7 +70,7 @@ class RowsBody:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
 
     def rows(self, body: bytes, now_ms: int) -> tuple[PushedRow, ...]:
-        """The rows of a body, with their keys as they are stored.
+        """The rows of a body, with their keys in stored form.
 
         Args:
             now_ms: event time; no row may hold from later on.
@@ -92,8 +93,8 @@ class RowsBody:
         return tuple(found.values())
 
     def row(self, text: bytes, now_ms: int) -> PushedRow:
-        """The row of a message, which holds from now on where its event time is up to `SKEW_S`
-        later: nobody is there to send it again.
+        """The row of a message. If its event time is up to `SKEW_S` ahead, it holds from now on,
+        because nobody can send it again.
 
         Raises:
             Problem: as of `rows`.

@@ -1,1 +1,2 @@
-"""A request from its parsed body to its answer: features, prediction, decision, durable record."""
+"""The path of a request from its parsed body to its answer: features, prediction, decision, durable
+record."""

@@ -1,7 +1,7 @@
-"""A request that was accepted to be scored later, as it travels from one gateway to another.
+"""A request that was accepted to be scored later, in the form in which it travels between gateways.
 
 It leaves the gateway through the decision log and a topic, and a worker brings it back. Its keyed
-hash proves that it comes back unchanged: a user who can write to the topic cannot make one up.
+hash proves that it is unchanged: a user who can write to the topic cannot forge one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an application gets back, and how it learns that a fallback had to decide."""
+"""The bodies of answers, which also tell an application that a fallback decided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a body, in words: the field, what it must be, and which fields there are."""
+"""Errors of a body in words: the field, its required type, and the known fields."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NAMED: Final = re.compile(r"(?:unknown|missing required) field `(.*?)`")
 
 
 def unfit(message: str, shape: Any) -> Problem:
-    """The problem that msgspec's message about a body tells of, without what was sent: that may
-    be about a person.
+    """The problem for msgspec's message about a body. It leaves out the values sent, which may be
+    about a person.
 
     Args:
         shape: the struct that the body was to be, or another type.

@@ -1,4 +1,4 @@
-"""Names of decisions: unique, rising with time, and recognisable as given out here, to whom."""
+"""Ids of decisions: unique, increasing with time, and verifiable: given out here, and to whom."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _ASKING = b"decision-asker"
 _OWNING: Final = b"decision-owner"
 
 IdOwnership = Literal["own", "foreign", "unsaid", "unknown"]
-"""Of an id to a client; `unsaid`: it was given out before ids said to whom."""
+"""The ownership of an id; `unsaid` if it was given out before ids named their client."""
 
 
 def new_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
-    """42 hexadecimal digits: wall time, chance, a keyed hash of the client that asks, and a keyed
-    hash over all of these and the model.
+    """A new id of 42 hexadecimal digits: wall time, random digits, a keyed hash of the client that
+    asks, and a keyed hash over all of these and the model. The hashes let a label for a decision be
+    checked without a search through years of records.
 
     The hashes let a label for a decision be checked without a search through years of records.
     """
@@ -28,7 +29,8 @@ def new_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
 
 
 def owned_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
-    """The same of a decision that is to come: its client may poll for it.
+    """A new id of a decision that is made later, for which its client may poll. The id alone shows
+    that it is this client's, before any decision is stored under it.
 
     So whether an id that no decision is stored under yet is this client's needs no look-up.
     """
@@ -36,7 +38,7 @@ def owned_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
 
 
 def is_known(model: str, decision_id: str, key: bytes) -> bool:
-    """Whether it was given out here, for this model and with this key."""
+    """Whether the id was given out here, for this model and with this key."""
     if len(decision_id) not in (_EARLIER, _LENGTH) or not decision_id.isascii():
         return False
     body = decision_id[:-_MAC]
@@ -44,14 +46,14 @@ def is_known(model: str, decision_id: str, key: bytes) -> bool:
 
 
 def is_owned(model: str, client: str, decision_id: str, key: bytes) -> bool:
-    """Whether `owned_decision_id` made it, for this model and this client."""
+    """Whether `owned_decision_id` made the id, for this model and this client."""
     if len(decision_id) != _LENGTH or not is_known(model, decision_id, key):
         return False
     return hmac.compare_digest(_hashed(client, key, _OWNING), _owner(decision_id))
 
 
 def ownership(model: str, client: str, decision_id: str, key: bytes) -> IdOwnership:
-    """Whose an id of this model is; what is foreign takes as long to tell as what is unknown."""
+    """Who owns an id of this model. A foreign id takes as long to tell as an unknown one."""
     known = is_known(model, decision_id, key)
     if len(decision_id) == _EARLIER:
         return "unsaid" if known else "unknown"

@@ -1,4 +1,4 @@
-"""Requests that are accepted now and decided later, under an id that their client polls for."""
+"""Requests that are accepted now and decided later, under an id for which their client polls."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""JSON with a repeated key is refused, because two readers may see two requests.
+"""Refusal of JSON with a repeated key, because two readers may see two requests in it.
 
-One decoder silently takes the last of them, another the first. A system that checks a request
+Some decoders silently take the last of the values, others the first. A system that checks a request
 before it gets here may have read another amount than the one that is scored.
-Source: RFC 8259, section 4.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ QUOTE, BACKSLASH = b'"', b"\\"
 
 
 def refuse_repeats(body: bytes) -> None:
-    """Reads all of a body that is known to be JSON.
+    """Refuse repeated keys anywhere in a body that is known to be JSON.
 
     Raises:
         Problem: 422, names the first member that stands twice in its object; 400, what nobody asked
@@ -30,7 +29,7 @@ def refuse_repeats(body: bytes) -> None:
 
 
 def refuse_repeats_of(name: str, body: bytes, items: Sequence[bytes]) -> None:
-    """Refuses repeats in a list, the only member of its object; `items` are its bytes as sent.
+    """Refuse repeats in a list, the only member of its object; `items` are its bytes as sent.
 
     Raises:
         Problem: 422, names the list.

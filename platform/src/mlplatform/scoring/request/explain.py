@@ -1,7 +1,8 @@
-"""A logged decision made again: does it follow from its record and its bundle, and what drove it?
+"""A logged decision computed again: whether it follows from its record and its bundle, and what
+drove it.
 
-The log keeps the request and the features as they were read, and names the bundle by its digest:
-with the three of them the gateway's own functions must come to the same answer, also years later.
+The log holds the request and the features as they were read, and names the bundle by its digest.
+With these the gateway's own functions must give the same answer, also years later.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Decider:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What was decided; without a score where no model was asked.
+    """A decision, with its score if a model was asked. `reasons` are the codes of an answer,
+    strongest first; only alerts have any.
 
     `reasons` are codes, strongest first, as an answer gives them: none but for an alert.
     """
@@ -77,7 +79,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class InputCause(msgspec.Struct, frozen=True, tag="input", tag_field="by"):
-    """An input that raised the score, and what would have come out had it been ordinary.
+    """An input that raised the score, with the score and decision if the input had been ordinary.
 
     `contribution` is to the margin by TreeSHAP, to the raw score by reference values. Missing
     values are None; of a category both are words.
@@ -124,7 +126,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Payload(msgspec.Struct, frozen=True):
-    """What is read of the payloads of decisions and shadows."""
+    """The fields of the payloads of decisions and shadows that are read."""
 
     request: dict[str, Any] = {}
     features: dict[str, float | None] = {}
@@ -177,7 +179,7 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
 def explain_records(
     records: Sequence[Record], decider_of: Callable[[str, str], Decider]
 ) -> list[Explanation]:
-    """The decision among the records of one decision id, then the shadow of it if there is one.
+    """The decision among the records of one decision id, then its shadow if there is one.
 
     Args:
         decider_of: gives the bundle of a model and digest.
@@ -230,7 +232,7 @@ def _explanation(
 
 
 def _lost_reasons(record: Record, own: _Payload, decider_of: Callable[[str, str], Decider]) -> bool:
-    """Whether the exploration slice gave a decision that has no reasons for one that has some."""
+    """Whether the exploration slice replaced a decision with reasons by one without."""
     if own.explored_instead_of is None or record.bundle is None:
         return False
     alerts = decider_of(record.model, record.bundle).bundle.decider.alerts
@@ -238,14 +240,15 @@ def _lost_reasons(record: Record, own: _Payload, decider_of: Callable[[str, str]
 
 
 def _before_draw(own: _Payload, logged: Outcome | None) -> Outcome | None:
-    """What the model decided, where the exploration slice has put another decision in its place."""
+    """The model's decision, if the exploration slice has put another in its place; else the logged
+    one."""
     if logged is None or own.explored_instead_of is None:
         return logged
     return msgspec.structs.replace(logged, decision=own.explored_instead_of)
 
 
 def _drawn(own: _Payload) -> str | None:
-    """What the exploration slice did, in words."""
+    """The action of the exploration slice, in words; None if there was no draw."""
     if own.propensity is None:
         return None
     if own.explored_instead_of is not None:
@@ -307,7 +310,7 @@ def _by_model(decider: Decider, row: Row) -> _Again:
 
 
 def _by_class(decider: Decider, row: Row) -> _Again:
-    """The most probable class, and what its probability would be with each input as usual."""
+    """The most probable class, and its probability with each input at its usual value."""
     bundle = decider.bundle
     rows = [row, *without_each(row, ordinary_row(bundle))]
     found = decider.score(np.array(rows, np.float32)).astype(np.float64)

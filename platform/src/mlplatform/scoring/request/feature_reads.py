@@ -1,10 +1,10 @@
 """Features of a request, without holding up the event loop for more than a few slow reads.
 
-A read of the embedded store takes some 20 µs from the page cache, less than a hop to a thread
-costs, so it is made in the event loop. A store that is locked says so at once. One that is slow (a
-disk that does not answer) shows by reads that take too long, one that somebody holds up says so
-when it is asked: from then on reads are made by one thread, each waited for within its slice,
-until they are quick again. A store on another machine is read by threads always.
+A read of the embedded store takes some 20 µs from the page cache, less than a hop to a thread, so
+it is made on the event loop. A locked store fails at once. A slow store (a disk that does not
+answer) shows by reads that take too long, and a store that somebody holds up says so when it is
+asked. From then on one thread makes the reads, and each request waits for its slice, until reads
+are fast again. A store on another machine is always read by threads.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 SLOW_READ_S = 0.002
 SLOW_READS = 3
-"""This many slow reads in a row send the next ones to the thread. One is no sign: on a busy machine
-every hundredth read is interrupted by another process for that long, though the disk is quick."""
+"""Number of slow reads in a row after which the thread makes the reads. One slow read is no sign:
+on a busy machine another process interrupts every hundredth read for that long, though the disk is
+fast."""
 
 QUICK_READS = 20
-"""This many quick reads in a row, and none under way, bring reads back into the event loop."""
+"""Number of fast reads in a row, with none under way, after which reads return to the event
+loop."""
 
 MOST_WAITING = 64
 READERS = 4
-"""Threads that read a store on another machine, each with a connection."""
+"""Number of threads, each with a connection, that read a store on another machine."""
 
 Reading = Future[tuple[OnlineRow, float]]
 
@@ -59,7 +61,7 @@ class FeatureReads:
 
     @property
     def is_apart(self) -> bool:
-        """Whether reads are made by a thread, because some were slow not long ago or would be."""
+        """Whether a thread makes the reads, because some were slow lately or would be."""
         if self._is_remote:
             return True
         if not self._is_apart and self._features.is_held_up():
@@ -67,7 +69,7 @@ class FeatureReads:
         return self._is_apart
 
     def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
-        """The features, read here and now; not while `is_apart`.
+        """The features, read now on this thread; not to be called while `is_apart`.
 
         Raises:
             FeaturesUnavailable: the store is locked, gone or broken.
@@ -117,7 +119,7 @@ class FeatureReads:
         return row
 
     def close(self) -> None:
-        """Start no more reads; one that hangs is left to the process's end."""
+        """Start no more reads; a read that hangs ends with the process."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -137,7 +139,7 @@ class FeatureReads:
         return row, time.perf_counter() - began_s
 
     def _on_finished(self, reading: Reading) -> None:
-        """A read by the thread is over, also one that nobody waits for any more."""
+        """Note that a read by the thread is over, also one for which nobody waits any more."""
         self._waiting -= 1
         if self._is_remote:
             return
@@ -164,7 +166,7 @@ def _tell(
 
 
 def features_missing(gaps: Gaps) -> Problem:
-    """What a caller gets where a feature's policy is to refuse.
+    """The problem for a caller if a feature is missing whose policy is to refuse.
 
     503, not 422: nothing about the request is wrong, and it may be answered once the feature is
     there again.

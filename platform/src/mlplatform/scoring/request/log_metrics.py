@@ -1,4 +1,4 @@
-"""What became of the records of this gateway, as metrics: read when asked for, free otherwise."""
+"""Metrics of what became of this gateway's records, read when they are asked for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LogCollector(Collector):
 
 
 class WindowsCollector(Collector):
-    """`mlplatform_windows_*`, from what a projector says; empty where there is none."""
+    """`mlplatform_windows_*`, from a projector's counts; empty without a projector."""
 
     def __init__(self) -> None:
         self._wall_ms: Callable[[], int] = lambda: 0

@@ -1,4 +1,4 @@
-"""What the gateway counts about itself; labels are bound once, as a look-up costs most."""
+"""The gateway's metrics about itself; labels are bound once, because a look-up costs most."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE: Final[Mapping[str, Freshness]] = {}
 
 
 class RoutedArm(NamedTuple):
-    """An arm that the routes name, as it is now."""
+    """An arm of the present routes."""
 
     model: str
     service: str
@@ -73,11 +73,11 @@ class Metrics:
             self._registry.register(histograms)
 
     def show_trace(self, model: str, latency_s: float, trace_id: str) -> None:
-        """Notes the trace of a latency that was counted."""
+        """Note the trace of a latency that was counted."""
         self.latency.of(model).show(latency_s, trace_id, time.time())
 
     def watch_log(self, counts: Counts) -> None:
-        """Show what becomes of records."""
+        """Show the counts of what became of records."""
         self._registry.register(LogCollector(counts))
 
     def watch_windows(
@@ -100,7 +100,7 @@ class Metrics:
         counter.inc()
 
     def text(self, arms: Iterable[RoutedArm], fresh: Mapping[str, Freshness] = NONE) -> bytes:
-        """All of it in Prometheus' text format.
+        """All metrics in Prometheus' text format.
 
         Args:
             arms: those that the routes name.
@@ -128,7 +128,7 @@ class Metrics:
 
 
 class AdmissionMetrics:
-    """Who was let in, who was not, and how the shared store did."""
+    """Metrics of admission: requests admitted and refused, and the answers of the shared store."""
 
     def __init__(self, registry: Registry) -> None:
         self._decisions = registry.counter(signals.ADMISSION)
@@ -139,7 +139,7 @@ class AdmissionMetrics:
         self._bound: dict[tuple[str, str], Any] = {}
 
     def count_request(self, outcome: str, priority: str) -> None:
-        """Count a request; `priority` is empty for callers that nobody knows."""
+        """Count a request; `priority` is empty for unknown callers."""
         counter = self._bound.get((outcome, priority))
         if counter is None:
             counter = self._decisions.labels(outcome, priority)
@@ -216,4 +216,4 @@ class ModelMetrics:
 
 
 def _ignore(value: float) -> None:
-    """Counts a score nowhere."""
+    """Count a score nowhere."""

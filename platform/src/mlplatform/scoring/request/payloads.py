@@ -1,4 +1,5 @@
-"""What an application may send, built from the model's definition; errors name the field."""
+"""The bodies that applications may send, built from the model's definition; errors name the
+field."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ _labels = msgspec.json.Decoder(LabelsBody)
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, gc=False):
-    """One request as it was sent, checked.
+    """One request as it was sent, validated.
 
     Args:
         fields: the values of the model's request fields, by name, not yet pseudonymised; None
@@ -125,7 +126,8 @@ class Payloads:
         self._quotes = 2 * (len(shape) + texts)
 
     def score(self, body: bytes) -> ScoreRequest:
-        """Raises Problem 400 (not JSON) or 422 (names the field; one that stands twice too)."""
+        """The request in a body. Raises Problem 400 (not JSON) or 422 (names the field, also a
+        repeated one)."""
         return self._parsed(self._request, body)
 
     def batch_item(self, body: bytes) -> ScoreRequest:
@@ -162,7 +164,7 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
 
 
 def decoded_once(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """The decoded body, which has no member twice; for what is not on a request's path.
+    """The decoded body without repeated members; for bodies that are not on a score request's path.
 
     Raises:
         Problem: as `decoded`, or 422 for a member that stands twice.
@@ -195,7 +197,7 @@ def decoded_labels(body: bytes) -> LabelsBody:
 
 
 def epoch_ms(value: int | datetime) -> int:
-    """An event time in milliseconds, whichever way it was spelled.
+    """An event time in milliseconds, in whichever form it was sent.
 
     Raises:
         Problem: 422, a written time has a year that no counted one can have.
@@ -235,7 +237,7 @@ def _struct(model: str, name: str, fields: list[Any]) -> type[msgspec.Struct]:
 
 
 def field_type(field: RequestField) -> Any:
-    """What msgspec decodes a field as."""
+    """The type as which msgspec decodes a field."""
     match field.type:
         case "int64":
             low = -INT64 if field.minimum is None else int(field.minimum)

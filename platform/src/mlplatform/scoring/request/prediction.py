@@ -1,4 +1,4 @@
-"""A score from the first predictor that gives one in time, and what to say when none does."""
+"""A score from the first predictor that gives one in time, and the decision if none does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MINIMUM_BUDGET_S = 0.001
 
 
 class RequestFacts(msgspec.Struct, frozen=True):
-    """What is known about one request.
+    """The facts of one request.
 
     Args:
         fields: the request, pseudonymised.
@@ -57,7 +57,7 @@ class RawFacts(RequestFacts, frozen=True):
 
 class Prediction(msgspec.Struct, frozen=True):
     """The raw score of the step that answered, or its probabilities of all classes; `cached` if it
-    was kept from an equal row.
+    comes from an equal row.
 
     Args:
         asked_s, answered_s: on the monotonic clock.
@@ -75,7 +75,8 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A step that gave no score, why, and from when to when it was tried; 0 if it was not asked."""
+    """A step that gave no score: why, and from when to when it was tried; times are 0 if it was not
+    asked."""
 
     step: ModelStep
     reason: FailureReason
@@ -84,7 +85,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The decision, who made it and why.
+    """A decision, who made it and why.
 
     Args:
         target: the arm whose bundle decided; None for the safe default.
@@ -165,7 +166,7 @@ async def _ask(
 async def _score(
     target: Target, row: Sequence[float], asked_s: float, until_s: float, origin: Origin | None
 ) -> Scores | FailureReason:
-    """The one score, or why there is none; the breaker counts either, once for each call."""
+    """The score, or why there is none. The breaker counts either, once for each call."""
     breaker = target.breaker
     try:
         found = await target.predictor.predict((row,), until_s, origin)
@@ -226,11 +227,11 @@ async def _judged_class(prediction: Prediction, choice: ClassChoice, until_s: fl
 def explore(
     exploration: Exploration, verdict: Verdict, facts: RequestFacts, unit: int
 ) -> tuple[Verdict, Draw | None]:
-    """A model's decision, or the one that stands in its place for a slice of requests.
+    """A model's decision, or the one that replaces it for the exploration slice.
 
-    To be asked of a model's decision alone, made with fresh features by the arm that was due: what
-    rules, the small model or the safe default decide is never explored, nor inputs that a caller
-    made.
+    Call it only for a model's decision, made with fresh features by the arm that was due. Decisions
+    of rules, of the small model or of the safe default are never explored, nor those on inputs that
+    a caller made.
     """
     if isinstance(facts, RawFacts):
         return verdict, None
@@ -244,8 +245,8 @@ def explore(
 
 
 def without_predictor(live: Live, facts: RequestFacts, why: ReasonInfo = DEFAULT_REASON) -> Verdict:
-    """What the champion's bundle says by itself: its small model, or its rules where that one
-    knows too little or there is none, or the safe default where the rules abstain.
+    """The decision of the champion's bundle without its predictor: by its small model; by its rules
+    if the small model knows too little or is missing; or the safe default if the rules abstain.
 
     Args:
         why: the reason that the safe default gives.
@@ -262,7 +263,8 @@ def without_predictor(live: Live, facts: RequestFacts, why: ReasonInfo = DEFAULT
 def without_model(
     bundle: Bundle, small: SmallScorer | None, row: Sequence[float], safe: str, why: ReasonInfo
 ) -> Verdict:
-    """What a bundle says of a row without its model: its small model, its rules or the default.
+    """The decision of a bundle about a row without its model: its small model, its rules, or the
+    default.
 
     Args:
         small: of the bundle; None where it has none.
@@ -281,7 +283,8 @@ def without_model(
 def rule_decision(
     bundle: Bundle, row: Sequence[float]
 ) -> tuple[Decision, tuple[ReasonInfo, ...]] | None:
-    """What the bundle's rules decide about a row of its inputs, and why; None: they abstain."""
+    """The decision of the bundle's rules about a row of its inputs, and why; None if they
+    abstain."""
     inputs = dict(zip(bundle.input_names, row, strict=True))
     outcome = evaluate(bundle.rules, inputs, bundle.scale)
     if outcome is None:

@@ -59,7 +59,7 @@ async def infer(
 
 
 def width(scoring: Scoring) -> int:
-    """How many inputs the champion takes.
+    """The number of inputs of the champion.
 
     Raises:
         Problem: 503, there is none.
@@ -68,7 +68,7 @@ def width(scoring: Scoring) -> int:
 
 
 def champion_of(scoring: Scoring) -> Target:
-    """The arm whose inputs requests are in.
+    """The arm whose inputs requests must have: the champion.
 
     Raises:
         Problem: 503, there is none.
@@ -81,7 +81,7 @@ def champion_of(scoring: Scoring) -> Target:
 
 
 def target_of(scoring: Scoring, version: str | None) -> Target:
-    """The arm whose inputs requests are in: of the version that they name, or the champion.
+    """The arm whose inputs requests must have: that of the version that they name, or the champion.
 
     Raises:
         Problem: 503, there is no champion; 404, the version is not served.
@@ -111,7 +111,7 @@ def _version(decided: DecidedRequest) -> str:
 
 
 def _unit_value(scoring: Scoring, key: Any | None) -> Any | None:
-    """The key as the value of the model's assignment unit, as a score request would hold it."""
+    """The key as a value of the model's assignment unit, as a score request would hold it."""
     name = scoring.definition.assignment_unit
     if key is None or name == REQUEST_UNIT:
         return None

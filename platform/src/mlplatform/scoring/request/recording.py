@@ -1,4 +1,4 @@
-"""Records on their way into the decision log: an answer waits here until its record is durable."""
+"""Records on their way into the decision log; an answer waits here until its record is durable."""
 
 from __future__ import annotations
 
@@ -26,27 +26,30 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.scoring.predictor_client.deadlines import Deadlines
 
 WAIT_S = 2.0
-"""How long what has no deadline waits for its record: a label, a void, a copy."""
+"""Seconds for which a record without a deadline is waited for: a label, a void, a copy."""
 
 BEYOND_S = 0.01
-"""How much longer than its deadline an answer waits for its record: most that are not there in time
-are there in a few milliseconds, and a decision that is on record is worth more than a refusal. So
-long is waited, too, from when the record was handed in or this process was held up itself."""
+"""Seconds beyond its deadline for which an answer waits for its record. Most records that are late
+come within a few milliseconds, and a recorded decision is worth more than a refusal. The wait also
+lasts so long from the time when the record was handed in, or when this process was itself held
+up."""
 
 STALL_S = 0.005
-"""A wait whose end is noticed this much too late says that this process was held up itself."""
+"""Seconds. A wait whose end is noticed this much too late shows that this process was itself held
+up."""
 
 UNLOGGED_KEPT = 4096
 LOOK_AGAIN_S = 0.005
 LOOK_UP_SHARE = 0.4
-"""Of the deadline, for a key that cannot be looked up at once: what is left is enough to decide."""
+"""Share of the deadline for a key that cannot be looked up at once; the rest is enough to
+decide."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 
 
 class Commit(Protocol):
-    """The part of `decisions.log.commit.AsyncGroupCommit` that is used here."""
+    """The calls of `decisions.log.commit.AsyncGroupCommit` that are used here."""
 
     @property
     def alive(self) -> bool: ...
@@ -60,17 +63,17 @@ OpenCommit = Callable[[Callable[[], int]], Commit]
 
 
 class LogUnavailable(Unavailable):
-    """The log did not confirm a record in time; whether it holds it is open."""
+    """The log did not confirm a record in time; it may or may not hold the record."""
 
 
 def log_unavailable() -> Problem:
-    """What a caller gets then: no answer is given without its record."""
+    """The problem for the caller then: no answer is given without its record."""
     detail = "the decision log does not answer, so nothing is decided or stored; try again"
     return Problem(503, "log-unavailable", detail, retry_after_s=1)
 
 
 class Recorder:
-    """Appends records one by one; the commit behind it makes them few transactions.
+    """Appends records one by one; the commit behind it joins them into few transactions.
 
     Args:
         open_commit: called when the server starts, in the event loop, with what tells how many
@@ -92,16 +95,17 @@ class Recorder:
 
     @property
     def alive(self) -> bool:
-        """False once nothing can be recorded any more, which only a new process can mend."""
+        """False once nothing can be recorded any more, which only a new process mends."""
         return self._commit is None or self._commit.alive
 
     async def stop(self) -> None:
-        """Everything that was handed in is durable afterwards."""
+        """Stop; everything that was handed in is durable on return."""
         if self._commit is not None:
             await self._commit.close()
 
     async def append(self, entry: Entry, deadline_s: float | None = None) -> Outcome:
-        """The outcome, once the record is durable, or known to be recorded nowhere by declaration.
+        """Append an entry. Returns the outcome once the record is durable, or, where its model
+        declares that, is known to be recorded nowhere.
 
         Args:
             deadline_s: of the caller, on the monotonic clock, which is also the event loop's: the
@@ -145,7 +149,7 @@ class _Wait:
         return self._answer.done()
 
     def expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give up; if this process itself is late, read first what the commit has said."""
+        """Give up. If this process itself is late, first read what the commit has reported."""
         if self._answer.done():
             return
         late_s = time.monotonic() - self._until_s
@@ -165,10 +169,12 @@ class AnswerLookup(Protocol):
 
 
 class KeptAnswers:
-    """Answers given under a key: those on record, and the last of those that are on none.
+    """Answers given under a key: those on record, and the last of those without a record.
 
-    What one turn of the event loop looks up is one read of the log. Each read takes locks and hands
-    the interpreter to the commit thread, which costs more than to look for a key.
+    Look-ups of one turn of the event loop make one read of the log. A read takes locks and hands
+    the interpreter to the commit thread, which costs more than finding a key. An answer without a
+    record holds for retries that reach this process while it is among the last few thousand; more
+    cannot be promised where nothing can be written.
 
     An unlogged answer holds for retries that reach this process while it is among the last few
     thousand; more cannot be promised where nothing can be written.
@@ -186,7 +192,8 @@ class KeptAnswers:
         return found
 
     def look_up(self, key: Key) -> asyncio.Future[StoredAnswer | None]:
-        """`find`, together with what else this turn of the event loop looks up."""
+        """The answer under a key, looked up together with the other look-ups of this turn of the
+        event loop."""
         loop = asyncio.get_running_loop()
         if not self._wanted:
             loop.call_soon(self._look_up)
@@ -195,7 +202,7 @@ class KeptAnswers:
         return answer
 
     def _look_up(self) -> None:
-        """A key that can't be read fails its own request, and none of those beside it."""
+        """Look the keys up. A key that can't be read fails only its own request."""
         wanted, self._wanted = self._wanted, []
         found: list[StoredAnswer | Exception | None]
         try:
@@ -231,10 +238,10 @@ class KeptAnswers:
 async def found_in_time(
     find: Callable[[], Awaitable[StoredAnswer | None]], until_s: float
 ) -> StoredAnswer | None:
-    """What a look-up finds, tried again while the log lets nobody read.
+    """The result of a look-up, repeated while nobody can read the log.
 
-    A process that starts the log anew holds up readers for microseconds, or for some milliseconds
-    where it loses its core at that moment: no reason to refuse anybody.
+    A process that starts the write-ahead log anew holds up readers for microseconds, or for some
+    milliseconds if it loses its core at that moment. That is no reason to refuse a request.
 
     Args:
         until_s: when to give up, on the monotonic clock.
@@ -262,7 +269,8 @@ class AnswerStore(Protocol):
 async def looked_up(
     answers: AnswerStore, key: Key, started_s: float, deadline_s: float
 ) -> StoredAnswer | None:
-    """What is kept under a client, model and key, looked for while there is time to decide after.
+    """The stored answer under a client, model and key, looked for while there is still time to
+    decide.
 
     Raises:
         Problem: 503, the log does not say.
@@ -276,7 +284,8 @@ async def looked_up(
 
 
 class InFlight:
-    """Idempotency keys that are being answered in this process; the log arbitrates the rest."""
+    """Idempotency keys that are being answered in this process; the log arbitrates between
+    processes."""
 
     def __init__(self) -> None:
         self._keys: set[tuple[str, str]] = set()

@@ -1,4 +1,4 @@
-"""One request from its parsed body to its durable answer.
+"""The path of one request from its parsed body to its durable answer.
 
 docs/architecture.md names the steps in their order.
 """
@@ -81,21 +81,21 @@ from mlplatform.scoring.request.times import HOUR_MS, EventTimes
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 each = logging.getLogger(f"{__name__}.each")
-"""A line for every decision, at debug level; these lines are not rate-limited."""
+"""Logger of a line for every decision, at debug level; these lines are not rate-limited."""
 
 
 NO_FEATURES = OnlineRow({}, {})
 
 
 class ScoreResponse(msgspec.Struct, frozen=True):
-    """An answer as bytes: fresh, or the stored one of an earlier request with the same key."""
+    """An answer as bytes: a new one, or the stored one of an earlier request with the same key."""
 
     body: bytes
     replayed: bool
 
 
 class ScoringInput(msgspec.Struct, frozen=True):
-    """A request under its id.
+    """A request, with its id.
 
     Args:
         fields: as they are stored: pseudonyms in place of what is pseudonymous.
@@ -107,8 +107,8 @@ class ScoringInput(msgspec.Struct, frozen=True):
 
 
 class IdempotencyClaim(msgspec.Struct, frozen=True):
-    """The key under which an answer is kept for retries; only a caller that waits for it gets one
-    that is on no record."""
+    """The key under which an answer is kept for retries. Only a caller that waits for the answer
+    may get one without a record."""
 
     client: str
     key: str
@@ -182,7 +182,7 @@ class Scoring:
 
     async def answer_accepted(self, accepted: AcceptedRequest, caller: Caller) -> ScoreResponse:
         """The answer to a request that a gateway accepted earlier: one for its id, however often
-        and wherever it is asked for; judged at its own event time, however late.
+        and wherever it is asked for. Its own event time counts, however late it is.
 
         Args:
             caller: the deadline; the client is the one that asked.
@@ -249,7 +249,8 @@ class Scoring:
         return Problem(503, "no-champion", detail, retry_after_s=5)
 
     def check_accepts(self, event_ms: int) -> None:
-        """Raises Problem: 503, nothing is promoted; 422, the event time is too far from now."""
+        """Raises Problem: 503 if no version is promoted; 422 if the event time is too far from
+        now."""
         if self.live.current.champion is None:
             raise self._no_champion()
         self.times.check(event_ms)
@@ -312,7 +313,7 @@ class Scoring:
         )
 
     async def _decide(self, case: RoutedRequest, caller: Caller) -> DecidedRequest:
-        """The decision of the first that can give one in time."""
+        """The decision of the first step that can decide in time."""
         live = case.live
         if live.routes.killed:
             verdict = without_predictor(live, case.facts, KILLED_REASON)
@@ -340,7 +341,8 @@ class Scoring:
     async def _record(
         self, decided: DecidedRequest, caller: Caller, claim: IdempotencyClaim | None
     ) -> ScoreResponse:
-        """The answer, after its record is durable; another one's, if that came first."""
+        """The answer, once its record is durable; another request's answer, if that came first
+        under the same key."""
         if caller.version is not None and decided.prediction is None:
             self._note(decided, caller, time.monotonic(), is_recorded=False)
             raise not_answered(caller.version, decided.degraded_reason)
@@ -401,8 +403,8 @@ class Scoring:
             each.debug("decided by %s in %.1f ms", verdict.answered_by, took_ms, extra=extra)
 
     def _watch_volume(self, decided: DecidedRequest, now_s: float) -> None:
-        """Count what a bundle decided, and stop its arm here where that is too much: of customers
-        that are known, as else each request of one caller would be another customer's."""
+        """Count a bundle's decision, and stop its arm here if that is too many. Only known
+        customers count, because else each request of one caller would be another customer's."""
         if not decided.case.has_unit or decided.prediction is None:
             return
         if (volume := decided.prediction.target.volume) is None:
@@ -418,7 +420,7 @@ class Scoring:
     def _note(
         decided: DecidedRequest, caller: Caller, now_s: float, *, is_recorded: bool = True
     ) -> None:
-        """Notes it for the request's trace, should it become one."""
+        """Note a decision for the spans of the request, if it gets any."""
         if caller.finished is None:
             return
         accepted = None
@@ -435,7 +437,7 @@ class Scoring:
         )
 
     def pseudonymised(self, sent: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields as they are stored."""
+        """The fields in stored form, with pseudonyms."""
         return {
             name: pseudonym(value, self._key) if self._is_pseudonymous[name] else value
             for name, value in sent.items()
@@ -461,13 +463,13 @@ class Scoring:
 
 
 def promised_to(client: str) -> str:
-    """Whose the answers to accepted requests are, by decision id. Names of clients hold no slash,
-    so these keys meet no Idempotency-Key."""
+    """The owner of answers to accepted requests, by decision id. Names of clients hold no slash, so
+    these keys never meet an Idempotency-Key."""
     return f"{client}/decisions"
 
 
 def replay(answer: bytes, *, same_body: bool) -> ScoreResponse:
-    """A stored answer again.
+    """A stored answer, given again.
 
     Raises:
         Problem: 422, it was given to another request.

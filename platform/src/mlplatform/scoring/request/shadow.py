@@ -1,4 +1,5 @@
-"""Copies of answered requests for the challenger: never in the way, and each becomes a record."""
+"""Copies of answered requests for the challenger: they never delay answers, and each becomes a
+record."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ShadowCopy:
-    """An answered request that the challenger shall see too."""
+    """An answered request that the challenger is to see too."""
 
     decision_id: str
     facts: RequestFacts
@@ -77,7 +78,7 @@ class ShadowCopies:
         self._workers = [loop.create_task(self._work()) for _ in range(WORKERS)]
 
     def offer(self, copy: ShadowCopy) -> None:
-        """Take a copy if there is room; returns at once either way."""
+        """Queue a copy if there is room; returns at once either way."""
         if len(self._queue) >= QUEUE_LENGTH:
             self._dropped(copy.routes.model, "full", 1)
             return
@@ -85,7 +86,7 @@ class ShadowCopies:
         self._arrived.set()
 
     async def stop(self, within_s: float) -> None:
-        """Send what waits for a while, drop the rest."""
+        """Send waiting copies for a while, and drop the rest."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + within_s
         while (self._queue or self._busy) and loop.time() < end_s:
@@ -162,7 +163,7 @@ class ShadowCopies:
 def shadow_record(
     copy: ShadowCopy, raw: Raw | None, reason: str | None, latency_us: int, recorded_ms: int
 ) -> Record:
-    """What the challenger would have decided, or why it did not.
+    """The record of a copy: the challenger's decision, or why there is none.
 
     Args:
         latency_us: of the call that carried this copy and perhaps others.

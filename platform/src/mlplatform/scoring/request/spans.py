@@ -1,6 +1,6 @@
-"""Which requests are worth their spans, decided when they are over, and what those spans are.
+"""Which requests get spans, decided when they are over, and those spans.
 
-A request that is not leaves no more than a few clock readings behind.
+A request without spans leaves only a few clock readings.
 """
 
 from __future__ import annotations
@@ -37,15 +37,17 @@ from mlplatform.scoring.request.prediction import Prediction
 
 KeptFor = Literal["error", "slow", "degraded", "canary", "caller", "share"]
 SPARE: Final = ("slow", "caller", "share")
-"""In an overload every request is slow; the others must not be lost among them."""
+"""Reasons whose traces are dropped first: in an overload every request is slow, and the others must
+not be lost among them."""
 MAX_DECISIONS: Final = 20
-"""Of a batch, those that speak for it first: what is wrong with one is mostly wrong with all."""
+"""Most decisions of a batch with spans, those with a fault first: what is wrong with one is mostly
+wrong with all."""
 
 _TIMINGS: Final = {b"queue": signals.QUEUE_MS, b"compute": signals.COMPUTE_MS}
 
 
 class AnsweredRequest(msgspec.Struct, frozen=True):
-    """A request that is answered.
+    """A request that was answered.
 
     Args:
         operation: as in the metrics.
@@ -64,20 +66,20 @@ class AnsweredRequest(msgspec.Struct, frozen=True):
 
     @property
     def trace_id(self) -> str | None:
-        """The caller's trace, or the first decision's; None where there is neither."""
+        """The caller's trace, or that of the first decision; None if there is neither."""
         if self.trace is not None:
             return self.trace.trace_id
         return trace_id_of(_decision_id(self.done[0])) if self.done else None
 
 
 class Sink(Protocol):
-    """Where requests go whose spans are wanted."""
+    """The receiver of requests whose spans are wanted."""
 
     def offer(self, item: AnsweredRequest, *, is_spare: bool) -> None: ...
 
 
 class Traces:
-    """Every request that ends is passed to this.
+    """Decides for every request that ends whether its spans are stored.
 
     Args:
         slo_s: model → how long an answer may take and not be slow.
@@ -108,7 +110,7 @@ class Traces:
         done: Sequence[RequestOutcome],
         attributes: Callable[[], Attributes],
     ) -> bool:
-        """Keep the request, if anything speaks for it; whether it was."""
+        """Offer the request for spans if there is a reason. Returns whether it was."""
         kept_for = self._kept_for(trace, status, done)
         if kept_for is None:
             return False
@@ -139,7 +141,7 @@ class Traces:
 
 
 def spoken_for(done: RequestOutcome, slo_s: Mapping[str, float]) -> KeptFor | None:
-    """Why this alone makes a request worth its spans, if it does."""
+    """Why this outcome alone makes a request worth its spans; None if it does not."""
     if isinstance(done, AcceptedForLater):
         return None
     if not done.is_recorded:
@@ -154,7 +156,7 @@ def spoken_for(done: RequestOutcome, slo_s: Mapping[str, float]) -> KeptFor | No
 
 
 def build(ended: AnsweredRequest) -> Trace:
-    """The spans of a request; the first is the request's own."""
+    """The spans of a request, with the request's own first."""
     done, trace = ended.done, ended.trace
     parent_id = trace.parent_id if trace is not None else None
     if trace is not None:
@@ -183,10 +185,11 @@ def build(ended: AnsweredRequest) -> Trace:
 
 
 def _first_of(done: Sequence[RequestOutcome]) -> Sequence[RequestOutcome]:
-    """The spans that a trace shows, those that something is wrong with before others.
+    """The decisions whose spans a trace shows: the first one, then those with a fault before
+    others.
 
-    The first stays the first: a trace that no caller began is named by it. A batch may hold a
-    thousand, and this is on the event loop: they are looked at once, not sorted.
+    The first stays the first, because a trace that no caller began has its name. A batch may hold a
+    thousand, and this runs on the event loop: they are looked at once, not sorted.
     """
     if len(done) <= MAX_DECISIONS:
         return done
@@ -254,7 +257,7 @@ def _decision_attributes(finished: FinishedDecision) -> Attributes:
 
 
 def _steps(finished: FinishedDecision, parent_id: str) -> list[Span]:
-    """What a decision's time went into, in order."""
+    """The spans of a decision's steps, in order."""
     decided, found = finished.decided, []
     features, predict, record = signals.FEATURES_SPAN, signals.PREDICT_SPAN, signals.RECORD_SPAN
     if decided.case.read_s:
@@ -277,7 +280,7 @@ def _steps(finished: FinishedDecision, parent_id: str) -> list[Span]:
 
 
 def _prediction(decision_id: str, found: Prediction | None, parent_id: str) -> list[Span]:
-    """The call that gave the score, and the predictor's part in it, as the predictor tells it."""
+    """The call that gave the score, and the predictor's part in it, as the predictor reports it."""
     if found is None or found.cached:
         return []
     kind, inner = signals.PREDICT_SPAN, signals.INFER_SPAN
@@ -296,7 +299,7 @@ def _prediction(decision_id: str, found: Prediction | None, parent_id: str) -> l
 
 
 def timings(header: bytes) -> dict[Attribute, float]:
-    """What a predictor says of its own time, in its Server-Timing header.
+    """A predictor's report of its own time, in its Server-Timing header.
 
     Source: W3C Server Timing; entries that are not as we write them are passed over.
     """

@@ -1,4 +1,4 @@
-"""Which event times are accepted: nobody may push the platform's clock."""
+"""Accepted event times: no request may move the platform's event clock far."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ HOUR_MS = 60 * MINUTE_MS
 SYSTEM_TOLERANCE_MS = 5 * MINUTE_MS
 IN_FLIGHT_MS = 15_000
 LEAST_MS = 100_000_000_000
-"""In 1973: a count of seconds since 1970 is less for thousands of years."""
+"""Least event time in milliseconds, in 1973. A count of seconds since 1970 stays below it for
+thousands of years."""
 SETTLED_S = 2.0
-"""In a replay, what was sent this long ago has arrived."""
+"""Seconds after which, in a replay, everything sent has arrived."""
 REPLAY_BEHIND_MS = HOUR_MS
 REPLAY_AHEAD_MS = 48 * HOUR_MS
 REPLAY_ARRIVAL_BEHIND_MS = 7 * 24 * HOUR_MS
@@ -52,12 +53,12 @@ class EventTimes:
         return _NOTHING if self._mode == "system" else _AnswerInProgress(self._answering, event_ms)
 
     def passed_ms(self) -> int | None:
-        """The event time before which this process has no request left to record; None: unknown.
+        """The event time before which this process has no request left to record; None if unknown.
 
         Live traffic can't be older than its tolerance. A replay sends its requests in order, to
-        whichever gateway: what the platform had reached a while ago this process has passed too,
-        unless it still answers an older request. Without that a gateway that gets no traffic would
-        hold up every judgement of what the others record.
+        whichever gateway. So this process has passed what the platform had reached a while ago,
+        unless it still answers an older request. Otherwise a gateway without traffic would delay
+        every judgement of what the others record.
         """
         if self._mode == "system":
             return self.now_ms() - SYSTEM_TOLERANCE_MS - IN_FLIGHT_MS
@@ -75,11 +76,11 @@ class EventTimes:
         return event_ms if event_ms > 0 and seen_s <= now_s - SETTLED_S else None
 
     def check(self, event_ms: int) -> None:
-        """Raises Problem 422 for the event time of a request that is refused."""
+        """Raises Problem 422 for a request whose event time is too far from now."""
         self._check(event_ms, behind_ms=REPLAY_BEHIND_MS)
 
     def check_arrival(self, event_ms: int) -> None:
-        """Raises Problem 422 for the arrival of a label that is refused.
+        """Raises Problem 422 for a label whose arrival is too far from now.
 
         A replay may report a few days' labels at a time, after the requests of those days.
         """
@@ -118,7 +119,7 @@ _NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
 
 
 def bounds(mode: ClockMode, now_ms: int, *, behind_ms: int) -> tuple[int, int]:
-    """The first and last event time that is accepted now, both included.
+    """The first and the last event time that is accepted now, both inclusive.
 
     Args:
         behind_ms: how far behind the watermark a replay may report.

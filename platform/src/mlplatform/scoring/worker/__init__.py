@@ -1,1 +1,1 @@
-"""Scores the messages of a topic into another, through the gateway."""
+"""Scores the messages of a topic through the gateway, and publishes results to another topic."""

@@ -37,13 +37,13 @@ KEEP_ALIVE_S = 1.0
 LAG_S = 5.0
 BACK_OFF_S = 1.0
 MAX_FENCED = 3
-"""Consecutive rebalances that may cost a batch. After more, another process is using this name."""
+"""Most consecutive rebalances that cost a batch. After more, another process is using this name."""
 
 log = logging.getLogger(__name__)
 
 
 class Scorer(Protocol):
-    """What answers the items of a batch."""
+    """A scorer of the items of a batch."""
 
     def score(
         self, items: Sequence[Item], stopping: threading.Event, batch: BatchSpan
@@ -51,14 +51,14 @@ class Scorer(Protocol):
 
 
 class Sink(Protocol):
-    """Where batches go whose spans are wanted."""
+    """The receiver of batches whose spans are wanted."""
 
     def offer(self, item: FinishedBatch) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class DrainLimits:
-    """How much is in work at once.
+    """Limits of what is in work at once.
 
     Args:
         batch: messages of one transaction, and the most that this worker holds.
@@ -72,15 +72,15 @@ class DrainLimits:
 
 
 def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    """The items in calls of the gateway: what it accepted earlier goes another way."""
+    """The items in calls of the gateway; those accepted earlier go in calls of their own."""
     ways = [[i for i in items if i.is_accepted], [i for i in items if not i.is_accepted]]
     return [way[at : at + size] for way in ways for at in range(0, len(way), size)]
 
 
 class Worker:
-    """Effectively once: scoring is idempotent by the request's key, and the result becomes visible
-    in the transaction that counts the request as read. Killed anywhere, nothing shows twice.
-    """
+    """Works effectively once: scoring is idempotent by the request's key, and a result becomes
+    visible in the transaction that counts the request as read. If it is killed anywhere, nothing
+    appears twice."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Worker:
             self._subscription.close()
 
     def step(self, stopping: threading.Event) -> int:
-        """One batch; the number of its messages."""
+        """Score one batch. Returns the number of its messages."""
         self._observe_lag()
         found = self._subscription.consume(self._limits.batch, WAIT_S)
         dropped = self._subscription.dropped_ranges()

@@ -1,4 +1,4 @@
-"""Messages of a topic as rows of an external view, taken as pushes are."""
+"""Messages of a topic as rows of an external view, stored in the way of pushes."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ from mlplatform.scoring.worker.stream_lag import StreamLag
 
 BATCH: Final = 1_000
 MOST_BYTES: Final = 64 * 1024
-"""Of one row."""
+"""Most bytes of one row."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
 
 
 def topic_of(view: FeatureView) -> str | None:
-    """The topic of a view; None of one that has none."""
+    """The topic of a view; None if it has none."""
     return None if view.external is None else view.external.topic
 
 
 def letters_of(topic: str) -> str:
-    """The topic of its dead letters."""
+    """The topic of the dead letters of a topic."""
     return f"{topic}.dead-letters"
 
 
 def group_of(model: str, view: str) -> str:
-    """Who reads a view's topic, whichever process it is."""
+    """The group that reads a view's topic, in whichever process."""
     return f"{model}.features.{view}"
 
 
 def specs_of(topic: str) -> list[TopicSpec]:
-    """The topic and that of its dead letters, as they are made where nobody has."""
+    """The topic and that of its dead letters, as they are created if they are missing."""
     letters = TopicSpec(letters_of(topic), partitions=1, retention_ms=DEAD_LETTER_KEEP_MS)
     return [TopicSpec(topic), letters]
 
 
 class FeatureStream:
-    """Reads a view's topic: a batch is durable and served before it counts as read, and is known
-    again by the places of its messages. Killed anywhere, no value is lost or counts twice.
+    """Reads a view's topic. A batch is durable and served before it counts as read, and the places
+    of its messages identify it. If it is killed anywhere, no value is lost or counts twice.
 
     Args:
         entry: of the target alone.
@@ -101,7 +101,7 @@ class FeatureStream:
             self._entry.close()
 
     def step(self) -> int:
-        """One batch; the number of its messages.
+        """Read one batch. Returns the number of its messages.
 
         Raises:
             Unavailable: a store or the topics do not answer; nothing counts as read.
@@ -136,12 +136,11 @@ class FeatureStream:
         return len(found)
 
     def _made_anew(self, first: Mapping[TopicPartition, Place]) -> bool:
-        """Whether a partition is of a topic that was made anew since it was read: then it is read
-        from its beginning, and what was found is not taken. Offsets come before the journal's note:
-        killed in between, it is done again.
+        """Whether a partition belongs to a topic that was made anew since it was read. If so, it is
+        read from its beginning, and the messages found are dropped.
 
-        Args:
-            first: the first message that was found of each partition.
+        Offsets are written before the journal's note; if the process is killed in between, this is
+        done again.
         """
         model, view = self._target.model, self._target.view.name
         known = self._entry.journal.topics_read(model, view)
@@ -158,8 +157,9 @@ class FeatureStream:
         return bool(anew)
 
     def _watch_ids(self) -> None:
-        """Restarts partitions that were read whole and are of a topic that was made anew: with as
-        many messages as before nothing of it is ever delivered."""
+        """Restart partitions that were read to their end and belong to a topic that was made anew.
+        While the new topic has no more messages than the old one, nothing of it would be
+        delivered."""
         if time.monotonic() < self._watched_s:
             return
         self._watched_s = time.monotonic() + LAG_S
@@ -185,7 +185,7 @@ class FeatureStream:
     def _keep_gaps(
         self, dropped: Sequence[DroppedRange], ids: Mapping[str, str] | None = None
     ) -> bool:
-        """Put on record what is gone, before offsets move on; whether there is anything."""
+        """Put dropped messages on record before offsets move on. Returns whether there are any."""
         if not dropped:
             return False
         model, view, now_ms = self._target.model, self._target.view.name, self._entry.event_ms()

@@ -1,4 +1,4 @@
-"""Asks the gateway to score items, again and again where that can help."""
+"""Calls of the gateway to score items, repeated where that can help."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ TIMEOUT_S = 30.0
 ITEM_TIMEOUT_MS = 2_000
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
 LONGEST_OBEYED_S = 30.0
-"""Of a Retry-After: a gateway that says more than that may be back, or another one answer."""
+"""Longest Retry-After in seconds that is obeyed: a gateway that asks for more may be back, or
+another one may answer."""
 RETRIED = frozenset((409, 429, 500, 502, 503, 504))
 Outcome = ScoreReply | Poison
 
@@ -63,7 +64,7 @@ class GatewayScorer:
     def score(
         self, items: Sequence[Item], stopping: threading.Event, batch: BatchSpan
     ) -> list[Outcome]:
-        """One outcome an item, in any order.
+        """Score the items. Returns one outcome for each, in any order.
 
         Args:
             items: all of them accepted by a gateway, or none.
@@ -89,8 +90,8 @@ class GatewayScorer:
     def _attempt(
         self, items: list[Item], outcomes: list[Outcome], batch: BatchSpan
     ) -> tuple[list[Item], str, float]:
-        """Adds what is settled to the outcomes; the items to ask for again, why, and after how
-        many seconds the gateway wants to be asked."""
+        """Ask once, and add settled items to the outcomes. Returns the items to ask for again, why,
+        and after how many seconds."""
         body = b'{"requests":[' + b",".join(i.body for i in items) + b"]}"
         try:
             status, answer, asked_s = self._called(items, body, batch)

@@ -1,4 +1,4 @@
-"""What a request message must be, and what becomes of it: a result or a dead letter."""
+"""The messages of requests, and what they become: results or dead letters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mlplatform.decisions.topics.messages import (
 
 KEY_HEADER = "idempotency-key"
 ACCEPTED_HEADER = "accepted"
-"""The id of a request that a gateway accepted; such a message is brought back as it is."""
+"""Header with the id of a request that a gateway accepted; such a message is sent back to a gateway
+unchanged."""
 BODY_KEY = "idempotency_key"
 MAX_BYTES = 256 * 1024
 DEAD_LETTER_KEEP_MS = 14 * 86_400_000
@@ -74,7 +75,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
-    """The gateway's answer, as it would have given it over HTTP."""
+    """The gateway's answer, as over HTTP."""
 
     item: Item
     answer: bytes
@@ -95,10 +96,10 @@ class Poison:
 
 
 def item_of(message: ReceivedMessage) -> Item | Poison:
-    """The message as an item of a batch.
+    """The message as an item of a batch, or as poison.
 
-    Its key is the header's, else the body's, else the place of the message: a redelivery is always
-    the same request, and two messages are one if their sender says so.
+    The item's key is the header's, else the body's, else the place of the message. So a redelivery
+    is always the same request, and two messages are one request only if their sender says so.
     """
     if len(message.value) > MAX_BYTES:
         return Poison(message, "too-large", f"more than {MAX_BYTES} bytes")
@@ -120,7 +121,7 @@ def item_of(message: ReceivedMessage) -> Item | Poison:
 
 
 def result(names: Names, answered: ScoreReply) -> Message:
-    """The message in the topic of results, beside which the request counts as read."""
+    """The message for the topic of results, published together with the request's offset."""
     message = answered.item.message
     headers = {KEY_HEADER: answered.item.key.encode(), "request": message.place.encode()}
     if TRACE_HEADER in message.headers:  # the reader of the result knows that trace
@@ -129,13 +130,13 @@ def result(names: Names, answered: ScoreReply) -> Message:
 
 
 def dead_letter(names: Names, poison: Poison) -> Message:
-    """A request as it came, with what is wrong with it."""
+    """The dead letter of a request: the request as it came, with its error."""
     return letter_of(names.dead_letters, poison)
 
 
 def dropped_letter(names: Names, dropped: DroppedRange) -> Message | None:
-    """A record of requests that are gone, beside which the group's offset moves behind them; None
-    where nobody can tell which: the group was not there before, or its offset expired."""
+    """A record of requests that are gone, published together with the offset after them; None if
+    nobody can tell which, because the group is new or its offset expired."""
     if dropped.first is None:
         return None
     words = dropped_words(dropped.topic, dropped.partition, dropped.first, dropped.last)
@@ -151,7 +152,7 @@ def dropped_letter(names: Names, dropped: DroppedRange) -> Message | None:
 
 
 def letter_of(topic: str, poison: Poison) -> Message:
-    """The message as it came, byte for byte, with where it lay and what is wrong with it."""
+    """The message byte for byte, with its place and its error."""
     message = poison.message
     headers = {
         **message.headers,

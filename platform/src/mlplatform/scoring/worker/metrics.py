@@ -1,4 +1,4 @@
-"""What a worker counts."""
+"""The metrics of a worker."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mlplatform.scoring.worker.messages import Poison, ScoreReply
 
 
 class DroppedCounts:
-    """What topics dropped before a worker read it."""
+    """Counts of messages that topics dropped before a worker read them."""
 
     def __init__(self, registry: Registry) -> None:
         self._messages = registry.counter(signals.TOPIC_DROPPED)
         self._found = registry.gauge(signals.TOPIC_DROPPED_FOUND)
 
     def watch(self, model: str, topic: str, last_found_ms: int | None = None) -> None:
-        """Have the series of a topic from now on.
+        """Start the series of a topic.
 
         Args:
             last_found_ms: wall time of the latest loss that is on record.
@@ -29,7 +29,7 @@ class DroppedCounts:
         self._found.labels(model, topic).set((last_found_ms or 0) / 1000)
 
     def add(self, model: str, topic: str, messages: int, found_ms: int) -> None:
-        """Count messages of a loss that was found at a wall time."""
+        """Count the messages of a loss that was found at this wall time."""
         self._messages.labels(model, topic).inc(messages)
         self._found.labels(model, topic).set(found_ms / 1000)
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class _MessageHeader(msgspec.Struct):
-    """What the header of an accepted request's message needs."""
+    """The fields for the header of an accepted request's message."""
 
     trace_id: str | None = None
 
@@ -41,7 +41,7 @@ _position = msgspec.json.Decoder(dict[str, int]).decode
 
 
 class Log(Protocol):
-    """What is read of the decision log."""
+    """The calls of the decision log that are used here."""
 
     def read(self, span: Span) -> Any: ...
 
@@ -83,7 +83,8 @@ def decisions_of(model: str) -> Projection:
 
 
 def requests_of(model: str) -> Projection:
-    """What was accepted to be scored later, for the worker: the payload as the gateway made it."""
+    """Requests that were accepted to be scored later, for the worker, with the payload that the
+    gateway made."""
     topic = Names(model).requests
 
     def message(row: Mapping[str, Any]) -> Message:
@@ -96,14 +97,16 @@ def requests_of(model: str) -> Projection:
 
 
 def _accepted(row: Mapping[str, Any]) -> bytes:
-    """The span under which a request was accepted; nobody here knows whether it was kept."""
+    """The traceparent of the span under which a request was accepted. Whether that span was sampled
+    is not known here."""
     decision_id = row["decision_id"]
     trace_id = _named(row["payload"]).trace_id or trace_id_of(decision_id)
     return parent(trace_id, derived_span_id(decision_id, ACCEPTED), False).encode()
 
 
 def _is_an_opinion(row: Mapping[str, Any]) -> bool:
-    """A label without a value: one analyst has said it, and another has to confirm it."""
+    """Whether this is a label without a value: one analyst's opinion, which another has to
+    confirm."""
     return row.get("kind") == "label" and all(row[name] is None for name in LABEL_VALUES.values())
 
 
@@ -112,11 +115,11 @@ def _place(row: Mapping[str, Any]) -> bytes:
 
 
 class Outbox:
-    """Publishes what the log holds beyond the progress that was published last.
+    """Publishes the records of the log that were not published yet.
 
-    The log is the only truth: messages and progress become visible together, so that a crash
-    anywhere repeats nothing. A void comes after its decision if one writer wrote both, and has its
-    key in any case.
+    The log is the only truth. Messages and progress become visible together, so that a crash
+    anywhere repeats nothing. A void comes after its decision if one writer wrote both, and always
+    has the decision's key.
     """
 
     def __init__(
@@ -129,7 +132,7 @@ class Outbox:
         self._read_to: dict[str, int] | None = self._published_offsets()
 
     def step(self) -> int:
-        """The number of records published; 0 once there is nothing more.
+        """Publish the next records. Returns their number; 0 if there is nothing more.
 
         Raises:
             StaleFence: another outbox publishes for this model.
@@ -165,8 +168,8 @@ class Outbox:
     def _reached(
         self, before: Mapping[str, int], marks: Mapping[str, int], rows: Sequence[dict[str, Any]]
     ) -> dict[str, int]:
-        """The number up to which each writer's log is read: its mark, unless the batch was full
-        before."""
+        """The number up to which each writer's log is read: its mark, or its last record if the
+        batch was full."""
         last: dict[str, int] = {}
         counts: dict[str, int] = {}
         for row in rows:
@@ -181,7 +184,7 @@ class Outbox:
 
 
 def follow(outboxes: Sequence[Outbox], stopping: threading.Event) -> None:
-    """Follow the log until told to stop."""
+    """Follow the log until `stopping` is set."""
     while not stopping.is_set():
         try:
             if not sum([outbox.step() for outbox in outboxes]):
@@ -192,7 +195,7 @@ def follow(outboxes: Sequence[Outbox], stopping: threading.Event) -> None:
 
 
 def publish(model: str, settings: Settings, stopping: threading.Event) -> None:
-    """Publish all that is published of a model, until told to stop.
+    """Publish everything of a model until `stopping` is set.
 
     Raises:
         StaleFence: another process does.

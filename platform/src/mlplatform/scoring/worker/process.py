@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def limits_of(policy: AsyncPolicy | None, batch: int | None) -> DrainLimits:
-    """How much is in work at once: as model.yaml says, unless the command line does."""
+    """Limits of what is in work at once: those of the command line, else of model.yaml."""
     limits = (
         DrainLimits(policy.batch, policy.chunk, policy.connections) if policy else DrainLimits()
     )
@@ -142,7 +142,7 @@ def _stream(
 
 @contextmanager
 def _beside(name: str, work: Callable[[], None], stopping: threading.Event) -> Iterator[None]:
-    """Work in a thread beside the worker; each ends when the other does.
+    """Runs work in a thread beside the worker; each ends when the other does.
 
     Raises:
         PlatformError: what ended the work.

@@ -1,4 +1,4 @@
-"""What a batch of messages came to: its spans, for those that are worth them."""
+"""The spans of a batch of messages, for batches that get any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KeptFor = Literal["error", "gateway", "share"]
 
 @dataclass
 class BatchSpan:
-    """A batch that is worked on, and the calls of the gateway for it, from several threads.
+    """A batch in work, and the calls of the gateway for it, from several threads.
 
     Args:
         is_sampled: one of the share that is kept whatever comes of it; the gateway learns it.
@@ -46,7 +46,7 @@ class BatchSpan:
     def record_call(
         self, span_id: str, at_s: tuple[float, float], items: int, result: CallOutcome
     ) -> None:
-        """A call is over."""
+        """Note the end of a call."""
         kind = signals.ASK_SPAN
         about: Attributes = {
             signals.MESSAGES: items,
@@ -62,7 +62,7 @@ class BatchSpan:
 
     @property
     def kept_for(self) -> KeptFor | None:
-        """Why the batch is worth its spans, if it is."""
+        """Why the batch gets spans; None if it gets none."""
         if self.is_error:
             return "error"
         if self.is_kept_there:
@@ -72,7 +72,7 @@ class BatchSpan:
 
 @dataclass(frozen=True, slots=True)
 class CallOutcome:
-    """What a call of the gateway came to.
+    """The outcome of a call of the gateway.
 
     Args:
         status: None where there was no answer.
@@ -93,7 +93,7 @@ def outcome(status: int, traceparent: str | None) -> CallOutcome:
 
 
 def came_from(messages: Sequence[ReceivedMessage]) -> tuple[Link, ...]:
-    """The spans that the messages name in their traceparent, the first of them."""
+    """The first spans that the messages name in their traceparents, at most MAX_LINKS."""
     found: list[Link] = []
     for message in messages:
         context = context_of(message)
@@ -105,14 +105,14 @@ def came_from(messages: Sequence[ReceivedMessage]) -> tuple[Link, ...]:
 
 
 def context_of(message: ReceivedMessage) -> TraceContext | None:
-    """Where a message says that it comes from."""
+    """The trace context that a message names; None if it names none."""
     header = message.headers.get(TRACE_HEADER)
     return None if header is None else trace_context({b"traceparent": header})
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedBatch:
-    """A batch that is over, and why its spans are kept."""
+    """A batch that is over, with the reason for its spans."""
 
     batch: BatchSpan
     ended_s: float
@@ -120,7 +120,7 @@ class FinishedBatch:
 
 
 def build(drained: FinishedBatch) -> Trace:
-    """The spans of a batch, its own first."""
+    """The spans of a batch, with its own first."""
     batch, kind = drained.batch, signals.DRAIN_SPAN
     about: Attributes = {
         signals.TOPIC: batch.topic,

@@ -13,7 +13,7 @@ from mlplatform.runtime.telemetry.prometheus import Collector, Family, gauge_fam
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """What one partition lacks.
+    """The messages that one partition's reader has not served yet.
 
     Args:
         messages: that the online store does not have.
@@ -28,7 +28,7 @@ class Behind:
 
 @dataclass(slots=True)
 class _Partition:
-    """What is known of a partition; times are of the wall, in milliseconds.
+    """The state of a partition; times are wall times in milliseconds.
 
     Args:
         messages: behind, when that was last counted.
@@ -45,7 +45,7 @@ class _Partition:
 
 
 class StreamLag:
-    """How far one reader is behind; safe for threads.
+    """The lag of one reader; safe for threads.
 
     Args:
         wall_ms: the clock by which topics date their messages.
@@ -58,7 +58,7 @@ class StreamLag:
         self._known: dict[TopicPartition, _Partition] = {}
 
     def on_delivered(self, messages: Sequence[ReceivedMessage]) -> None:
-        """These were read, and may have been before."""
+        """Note messages that were delivered, perhaps again."""
         now_ms = self._wall_ms()
         with self._lock:
             for partition in self._known.values():
@@ -72,7 +72,7 @@ class StreamLag:
                     known.oldest_ms = message.published_ms
 
     def on_committed(self) -> None:
-        """What was delivered counts as read."""
+        """Note that the delivered messages count as read."""
         with self._lock:
             for known in self._known.values():
                 known.messages = max(0, known.messages - known.waiting)
@@ -81,7 +81,8 @@ class StreamLag:
                 known.waiting, known.oldest_ms = 0, None
 
     def on_counted(self, lags: Sequence[PartitionLag]) -> None:
-        """What the topics say of this reader's partitions; others are not its own any more."""
+        """Note the topics' counts for this reader's partitions; other partitions are no longer its
+        own."""
         now_ms = self._wall_ms()
         with self._lock:
             before, self._known = self._known, {}
@@ -94,7 +95,7 @@ class StreamLag:
                 self._known[place] = known
 
     def behind(self) -> list[Behind]:
-        """Each partition, now."""
+        """The present lag of each partition."""
         now_ms = self._wall_ms()
         with self._lock:
             found = []

@@ -1,7 +1,7 @@
 """Examples of bodies for the OpenAPI documents, made from a model's definition.
 
-An example is right but for two stand-ins, which no document can know: the present time, and the id
-of a decision. `as_sent` puts them in; the reference page and the tests do the same.
+An example is valid except for two placeholders, which no document can know: the present time, and
+the id of a decision. `as_sent` replaces them; the reference page and the tests do the same.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mlplatform.scoring.pushes.rows import RowsBody
 Json = dict[str, Any]
 
 NOW_MS: Final = 1_767_225_600_000
-"""Stands for the present time, in milliseconds: 2026-01-01."""
+"""Placeholder of the present time, in milliseconds: 2026-01-01."""
 DECISION_ID: Final = "0" * 42
-"""Stands for the id of a decision that was given to the caller."""
+"""Placeholder of the id of a decision that the caller was given."""
 PLACEHOLDERS: Final = (
     f" In examples, `event_time` {NOW_MS} stands for now, in milliseconds, and the `decision_id` of"
     " zeros for one that a request of yours was answered with."
@@ -27,7 +27,7 @@ _AMOUNT: Final = 31.5
 
 
 def score(definition: ModelDefinition) -> Json:
-    """A request that every field of the model allows, without those that may be left out."""
+    """A request with every field of the model, except those that may be left out."""
     needed = {n: f for n, f in definition.request.items() if n not in definition.protected}
     return {**{name: _value(field) for name, field in needed.items()}, EVENT_TIME: NOW_MS}
 
@@ -59,7 +59,7 @@ def push(body: RowsBody) -> Json:
 
 
 def as_sent(text: str, *, now_ms: str, decision_id: str) -> str:
-    """An example's text with the present time and a decision in place of their stand-ins."""
+    """An example's text with the present time and a decision's id in place of the placeholders."""
     return text.replace(str(NOW_MS), now_ms).replace(DECISION_ID, decision_id)
 
 

@@ -26,19 +26,20 @@ _STYLE: Final = (_FOLDER / "style.css").read_text()
 _SCRIPT: Final = (_FOLDER / "send.js").read_text()
 _JSON: Final = "application/json"
 _TYPED: Final = str.maketrans({"\\": r"\\", "$": r"\$", "`": r"\`"})
-"""What a shell would read in a body that stands in a here-document."""
+"""Characters of a body that a shell would interpret in a here-document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page and the Content-Security-Policy that it is sent with."""
+    """A page, with the Content-Security-Policy that it is sent with."""
 
     html: bytes
     policy: bytes
 
 
 def pages(documents: Mapping[str, bytes]) -> dict[str, Page]:
-    """The path of each document's page → the page: `.html` where the document has `.json`."""
+    """Path of each document's page → the page; the path ends with `.html` where the document's ends
+    with `.json`."""
     own = {path: path.removesuffix("json") + "html" for path in documents}
     return {
         own[path]: render(json.loads(text), others=tuple(own.values()))
@@ -100,7 +101,7 @@ def _operations(document: Json) -> Iterator[tuple[str, str, Json]]:
 
 
 def _callers(document: Json, *, sends: bool) -> str:
-    """What proves who calls, and where the script takes the key from."""
+    """The part on authentication, and where the script takes the key from."""
     schemes = document["components"].get("securitySchemes", {})
     rows = ((code(name), prose(one.get("description", ""))) for name, one in schemes.items())
     credentials = table("Either one, as Authorization: Bearer", ("credential", "what it is"), rows)
@@ -156,7 +157,7 @@ def _parameters(parameters: Sequence[Json]) -> str:
 
 
 def _example(path: str, method: str, body: Json | None, *, asks: bool) -> str:
-    """What can be sent; nothing for a body that nobody but a worker has."""
+    """The example of an operation; empty for a body that only a worker has."""
     if body is not None and "example" not in body:
         return ""
     text = "" if body is None else json.dumps(body["example"], indent=2, ensure_ascii=False)
@@ -170,7 +171,7 @@ def _example(path: str, method: str, body: Json | None, *, asks: bool) -> str:
 
 
 def _command(path: str, method: str, text: str, *, asks: bool) -> str:
-    """The call as people type it; `$GATEWAY` is the address, `$KEY` the key."""
+    """The call as a command; `$GATEWAY` is the address, `$KEY` the key."""
     key = ' -H "Authorization: Bearer $KEY"' if asks else ""
     address = path.replace("{decision_id}", "$DECISION").replace("{version}", "$VERSION")
     if method == "GET":

@@ -1,4 +1,4 @@
-"""What a schema of an OpenAPI document says, in words and as HTML."""
+"""A schema of an OpenAPI document in words and as HTML."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BOUNDS: Final = {
 
 
 def prose(text: str) -> str:
-    """A description, with what stands in backticks as code."""
+    """A description as HTML, with text in backticks as code."""
     return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def code(value: object) -> str:
-    """A value as it stands in JSON, a text without its quotes."""
+    """A value as in JSON; a text without its quotes."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return f"<code>{escape(text)}</code>"
 
@@ -53,7 +53,7 @@ def words(schema: Schema | bool) -> str:
 
 
 def properties(schema: Schema, caption: str) -> str:
-    """The fields of an object as a table; empty for what has none."""
+    """The fields of an object as a table; empty if it has none."""
     found = _fields(schema)
     if not found:
         return ""
@@ -65,7 +65,7 @@ def properties(schema: Schema, caption: str) -> str:
 
 
 def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already; the first of a row is its head.
+    """A table of cells that are HTML already; the first cell of a row is its head.
 
     Args:
         caption: empty where a heading above says it.
@@ -99,7 +99,8 @@ def _bounded(schema: Schema) -> str:
 
 
 def _fields(schema: Schema, above: str = "") -> list[tuple[str, Schema, bool]]:
-    """Path, schema and whether it is required of each field, those of unnamed objects too."""
+    """Path, schema, and whether it is required, of each field, those of unnamed objects
+    included."""
     found: list[tuple[str, Schema, bool]] = []
     for name, one in schema.get("properties", {}).items():
         path = f"{above}{name}"
