@@ -1,1 +1,1 @@
-"""Features: one definition, compiled to offline SQL and to what the online store holds."""
+"""Features: one definition, compiled to offline SQL and to the content of the online store."""

@@ -1,4 +1,4 @@
-"""The order in which requests became known, and those known when each was answered.
+"""The order in which requests became known, and which of them were known when each was answered.
 
 A record says what its windows were made of: per writer of the log, the last record (`windows_at`).
 The state moves with the log's transactions, one after the other, so these positions have an order:
@@ -21,7 +21,7 @@ from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import Corrupt
 
 OWN: Final = ("_row", "_event_ms", "_rank", "_seen")
-"""The columns of the relation that are not fields of the request, whose names begin with none."""
+"""Columns of the relation besides the request's fields, whose names never begin like these."""
 _COLUMNS: Final[list[tuple[str, pa.DataType]]] = [
     ("request_id", pa.string()),
     ("writer", pa.string()),
@@ -30,7 +30,7 @@ _COLUMNS: Final[list[tuple[str, pa.DataType]]] = [
     ("windows_at", pa.map_(pa.string(), pa.int64())),
 ]
 ARRIVALS: Final = pa.schema(_COLUMNS)
-"""Of decisions that the log recorded; `windows_at` is null where no windows were read."""
+"""Columns of decisions that the log recorded; `windows_at` is null if no windows were read."""
 
 
 class _Payload(msgspec.Struct):
@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(_Payload).decode
 
 
 def arrivals_of(decisions: pa.Table) -> pa.Table:
-    """Decision records as rows of `ARRIVALS`; none where not one of them has read windows.
+    """Decision records as rows of `ARRIVALS`; no rows if none of them has read windows.
 
     Raises:
         Corrupt: a payload is not what was logged.
@@ -65,7 +65,7 @@ def arrivals_of(decisions: pa.Table) -> pa.Table:
 
 
 def ranked_sql(requests: str, arrivals: str) -> str:
-    """Every request with `OWN`: its number, time, rank and the last rank it saw.
+    """SQL of every request with `OWN`: its number, time, rank, and the last rank that it saw.
 
     Args:
         requests: a relation of `request_id`, `event_time` and the request's fields.

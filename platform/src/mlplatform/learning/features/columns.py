@@ -1,4 +1,5 @@
-"""Which column of somebody's file is which of those that a history needs, and what to propose."""
+"""The match between the columns of a file from outside and those that a history needs, with
+proposals."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from mlplatform.runtime.errors import ConfigInvalid, InputInvalid
 LEAST_LIKENESS: Final = 0.5
 MOST_NAMED: Final = 20
 MOST_ALIKE: Final = 100
-"""Refusals of one kind that are kept, so that none of another kind is left out for them."""
+"""Most refusals of one kind that are kept, so that refusals of other kinds are kept too."""
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedColumn:
-    """A column that is looked for in a file.
+    """A column that is expected in a file.
 
     Args:
         name: of the history's column.
@@ -47,7 +48,7 @@ class ExpectedColumn:
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """What some files hold, and what is refused of it.
+    """The content of some files, and the refusals.
 
     Args:
         table: canonical columns; where rows are refused, of those files and rows that could be
@@ -69,7 +70,8 @@ class FileCheck:
 def kept_refusals(
     refusals: Iterable[InputInvalid], most: int
 ) -> tuple[tuple[InputInvalid, ...], Mapping[tuple[str, str], int]]:
-    """The first refusals of each kind, `most` in all; and how many rows each kind has in a file."""
+    """The first refusals of each kind, `most` in all, and the number of rows of each kind in a
+    file."""
     kept, refused = list[InputInvalid](), Counter[tuple[str, str]]()
     for one in refusals:
         refused[one.source, one.kind] += 1
@@ -120,7 +122,7 @@ def match_columns(
 def propose_columns(
     missing: Sequence[ExpectedColumn], found: Mapping[str, str], taken: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The likeliest column of the file for each missing one that has a likely one at all."""
+    """The likeliest column of the file for each missing one that has a likely one."""
     pairs = sorted(
         (
             (-_likeness(one, column), one.name, column)
@@ -157,8 +159,8 @@ def _column_list(found: Mapping[str, str]) -> str:
 
 
 def _likeness(one: ExpectedColumn, column: str) -> float:
-    """0 to 1: the share of the column's words that this one is known by, or how alike the names
-    are."""
+    """Likeness, 0 to 1: the share of the file's column name that the expected column's words cover,
+    or the likeness of the names."""
     words = [word.lower() for word in _WORDS.findall(column)]
     known = sum(word in one.words for word in words) / max(1, len(words))
     alike = max(

@@ -1,4 +1,4 @@
-"""A feature view as SQL: what each entity's features were at a midnight.
+"""A feature view compiled to SQL: each entity's features at a midnight.
 
 A window of w days with a delay of d ends d days before the snapshot: [T - d - w, T - d). Counts of
 an empty window are 0; other aggregates of it are missing, because nothing is known, and that is

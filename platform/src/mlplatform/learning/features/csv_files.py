@@ -1,4 +1,4 @@
-"""CSV files from outside as columns of plain values, and each cell that is none."""
+"""CSV files from outside as columns of plain values, with the cells that hold none."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from mlplatform.learning.features.parquet_work import MOST_COLUMNS, MOST_ROWS
 from mlplatform.runtime.errors import InputInvalid
 
 MOST_ROW: Final = 65_536
-"""Characters; Python's reader takes a row whole, of several lines where cells are quoted."""
+"""Most characters of a row. Python's reader reads a row whole, which with quoted cells may be
+several lines."""
 SAMPLE_ROWS: Final = 1_000
 BATCH_ROWS: Final = 65_536
 SHOWN: Final = 40
 DELIMITERS: Final = (",", ";", "\t", "|")
 KINDS: Final = ("int64", "double", "bool", "timestamp[us]", "string")
-"""From the narrowest: a column is of the first that all of its first rows are of."""
+"""Kinds of columns, narrowest first; a column has the first kind that fits all of its first
+rows."""
 
 
 class CsvProblem(NamedTuple):
-    """What is wrong with a row of the file.
+    """The error of a row of a file.
 
     Args:
         is_cut: whether it is of the line, which has no cell then.
@@ -42,7 +44,7 @@ class CsvProblem(NamedTuple):
 
 
 class CsvBatch(NamedTuple):
-    """Some rows, null where a cell is none of its column's values."""
+    """Some rows, with null in each cell that is no value of its column."""
 
     rows: pa.RecordBatch
     problems: list[CsvProblem]
@@ -51,7 +53,7 @@ class CsvBatch(NamedTuple):
 class CsvFiles:
     """Some CSV files with a line of names each; to be used as a context.
 
-    Python's own reader splits lines, which holds no parser of types; cells become values here.
+    Python's own reader splits lines, but has no parser of types; cells become values here.
 
     Raises:
         InputInvalid: one is no plain file, or too large, or there are too many of them.
@@ -75,7 +77,7 @@ class CsvFiles:
         self._opened.close()
 
     def types(self, number: int) -> Mapping[str, str]:
-        """The columns of a file, and what their first rows hold, in Arrow's words.
+        """The columns of a file and the types of their first rows, in Arrow's terms.
 
         Raises:
             InputInvalid: it has no line of names, or no text of UTF-8; names the file.
@@ -90,7 +92,7 @@ class CsvFiles:
     def read(
         self, number: int, wanted: Mapping[str, pa.DataType]
     ) -> tuple[pa.Table, list[InputInvalid]]:
-        """Columns of a file, with a refusal for each cell that is no such value, and null there.
+        """Columns of a file, with null and a refusal for each cell that is no value of its column.
 
         Raises:
             InputInvalid: a row is cut or too long, or there are too many rows.
@@ -111,7 +113,7 @@ class CsvFiles:
         first: int = 0,
         hidden: Collection[str] = (),
     ) -> Iterator[CsvBatch]:
-        """Columns of a file, some rows at a time, from the row `first` on.
+        """Columns of a file in batches of rows, from the row `first` on.
 
         Args:
             hidden: columns whose cells no problem shows.
@@ -179,7 +181,7 @@ class CsvFiles:
 
 
 class _Lines:
-    """A text's lines, as long as one row is not too long."""
+    """A text's lines. Raises if one row is too long."""
 
     def __init__(self, text: io.TextIOWrapper, name: str) -> None:
         self._text = text
@@ -200,7 +202,7 @@ class _Lines:
 
 
 def _kind(texts: Sequence[str]) -> str:
-    """The kind of a column: that of its cells that are not blank."""
+    """The kind of a column, by its cells that are not blank."""
     filled = [text for text in texts if text.strip()]
     if not filled:
         return "string"
@@ -219,8 +221,8 @@ def _is(text: str, read: Callable[[str], object]) -> bool:
 def _values(
     texts: Sequence[str], kind: pa.DataType
 ) -> tuple[pa.Array[Any], list[tuple[int, str, str]]]:
-    """The values, null where a cell is empty or wrong; and row and text of the wrong ones, with
-    what is wanted."""
+    """The values, null where a cell is empty or wrong; and of each wrong cell the row, the text,
+    and the required kind."""
     read = _READERS.get(str(kind), _integer)
     values: list[Any] = []
     wrong = []

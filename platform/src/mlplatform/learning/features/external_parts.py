@@ -1,7 +1,7 @@
 """An external view's rows on disk: numbered Parquet files, each with a note of when it was served.
 
 A file appears whole, by one rename. Its note is written once the online store has its rows, and
-only then does training read it: what was not served yet was not known.
+training reads it only then: rows that were not served yet were not known.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mlplatform.runtime.storage.files import is_held, sync, write_atomically
 TAKEN: Final = "taken_"
 BUILDING: Final = ".building"
 MARK: Final = "online-mark"
-"""The mark of the online store that had the rows of all parts."""
+"""File with the mark of the online store that had the rows of all parts."""
 _NUMBER: Final = "[0-9]" * 8
 
 
 class PushedBy(msgspec.Struct, frozen=True):
-    """What a client pushed of a part: how often, how many rows, from when to when."""
+    """A client's pushes in a part: how many, how many rows, and from when to when."""
 
     pushes: int
     rows: int
@@ -36,7 +36,7 @@ class PushedBy(msgspec.Struct, frozen=True):
 
 
 class PartNote(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A part's note.
+    """The note of a part.
 
     Args:
         taken_ms: event time at which the online store had all of its rows; of a part of pushes,
@@ -52,7 +52,8 @@ class PartNote(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A file of rows, ordered by key, event time and availability; no two have all three."""
+    """A file of rows, ordered by key, event time and availability; no two rows have the same
+    three."""
 
     path: Path
     taken_ms: int
@@ -60,7 +61,7 @@ class Part(msgspec.Struct, frozen=True):
 
     @property
     def rows_sql(self) -> str:
-        """Its rows, with `TAKEN`."""
+        """SQL of the part's rows, with the column `TAKEN`."""
         path = str(self.path).replace("'", "''")
         column = "" if self.is_merged else f", epoch_ms({self.taken_ms}) AS {TAKEN}"
         return f"SELECT *{column} FROM '{path}'"
@@ -77,7 +78,7 @@ class ExternalParts:
         self.folder = folder
 
     def served_parts(self) -> list[Part]:
-        """The parts that the online store has had, in their order.
+        """The parts that the online store has had, in order.
 
         Raises:
             Corrupt: a note is none.
@@ -89,15 +90,15 @@ class ExternalParts:
         ]
 
     def every(self) -> list[Path]:
-        """All parts but those that others replace, in their order."""
+        """All parts except replaced ones, in order."""
         there = self.files()
         notes = (self._note(path) for path in there)
         gone = {name for note in notes if note is not None for name in note.replaces}
         return [path for path in there if path.stem not in gone]
 
     def remove_replaced(self, before_s: float) -> int:
-        """Remove parts that were replaced before a wall time in epoch seconds: a reader that had
-        begun with them has ended by then. How many they were."""
+        """Remove parts that were replaced before a wall time in epoch seconds, whose readers have
+        ended by then. Returns their number."""
         count = 0
         for path in self.files():
             note = self._note(path)
@@ -111,15 +112,15 @@ class ExternalParts:
         return count
 
     def files(self) -> list[Path]:
-        """All parts, those that others replace and that are not removed yet among them."""
+        """All parts, including replaced ones that are not removed yet."""
         return sorted(self.folder.glob(f"{_NUMBER}.parquet"))
 
     def unserved_parts(self) -> list[Path]:
-        """What a killed import left before the online store had all of it."""
+        """Parts that a killed import left before the online store had all of their rows."""
         return [path for path in self.every() if self._note(path) is None]
 
     def add(self, draft: Path, note: PartNote | None = None) -> Path:
-        """Make a whole file the next part, which is there or not there after a kill.
+        """Make a complete file the next part, by one rename.
 
         Args:
             note: of rows that the online store has had already.
@@ -136,7 +137,7 @@ class ExternalParts:
         return path
 
     def notes(self) -> list[PartNote]:
-        """Notes of all parts that the online store has had, in their order.
+        """Notes of all parts that the online store has had, in order.
 
         Raises:
             Corrupt: one is none.
@@ -144,17 +145,16 @@ class ExternalParts:
         return [note for _, note in self.parts_and_notes()]
 
     def parts_and_notes(self) -> list[tuple[Path, PartNote]]:
-        """The same, each with its part."""
+        """All parts that the online store has had, each with its note."""
         every = self.every()
         return [(path, note) for path in every if (note := self._note(path)) is not None]
 
     def note(self, path: Path, taken_ms: int) -> None:
-        """Say since when the online store has a part's rows."""
+        """Record since when the online store has a part's rows."""
         write_atomically(path.with_suffix(".json"), msgspec.json.encode(PartNote(taken_ms)))
 
     def mark(self) -> str | None:
-        """The mark that the online store had when it had the rows of all parts; None: it never had
-        them all."""
+        """The mark of the online store when it had the rows of all parts; None if it never had."""
         try:
             return (self.folder / MARK).read_text()
         except FileNotFoundError:
@@ -164,13 +164,13 @@ class ExternalParts:
         write_atomically(self.folder / MARK, mark.encode())
 
     def is_importing(self) -> bool:
-        """Whether an importer is at work now."""
+        """Whether an import is running now."""
         return is_held(self.folder / "lock")
 
     @contextmanager
     def building(self) -> Iterator[Path]:
-        """An empty folder for what is not whole yet, gone afterwards; one importer at a time, and
-        the kernel lets go of the lock when its holder dies."""
+        """An empty folder for incomplete files, removed at the end of the block. One import at a
+        time has it; the kernel frees the lock when its holder dies."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH: Final = 500
-"""Rows that one round trip writes."""
+"""Number of rows that one round trip writes."""
 
 _WRITE: Final = """
 if KEYS[2] and (redis.call('HGET', KEYS[2], ARGV[1]) or '') ~= ARGV[2] then return -1 end
@@ -81,7 +81,7 @@ if not known or tonumber(known) < tonumber(ARGV[2]) then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
 """
-"""The event time in milliseconds of a view's newest row, which Feast's layout does not tell."""
+"""Field with the event time in milliseconds of a view's newest row, which Feast's layout lacks."""
 
 _MARK: Final = """
 local known = redis.call('HGET', KEYS[1], ARGV[1]) or ''
@@ -90,7 +90,8 @@ if known ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
-"""A view's mark in place of the one before, which is empty where there is none."""
+"""Script that replaces a view's mark if it is still the one before; an empty text stands for
+none."""
 
 
 class FeastRedis:
@@ -160,7 +161,7 @@ class FeastRedis:
         return found.decode() if isinstance(found, bytes) else found or ""
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
-        """A hash that holds nothing more is gone."""
+        """Remove rows. A hash that holds nothing more is removed too."""
         definition = self._view(view)
         prefix, time_field = entity_key_prefix(definition.join_key), _time_field(definition)
         fields = [*_fields(definition), time_field, f"_made:{view}".encode()]
@@ -237,7 +238,7 @@ class FeastRedis:
 
 
 def _is_stale(row: OnlineRow, view: FeatureView, answer: list[bytes | None], event_ms: int) -> bool:
-    """Whether the view's stored row is too old; put into the answer where it is valid."""
+    """Whether the view's stored row is too old; a valid one is added to the answer."""
     *cells, stored = answer
     if stored is None:
         return False

@@ -25,7 +25,7 @@ DTYPES = {"Float64": "float64", "Int64": "int64", "Bool": "bool"}
 _WANTED_TAGS = "tags as docs/features.md has them"
 KEYS = {feast.ValueType.INT64: "int64", feast.ValueType.STRING: "string"}
 EXTERNAL = "external"
-"""A view with this tag gets its values from a table of the bank, not from requests."""
+"""Tag of a view whose values come from a table of the bank instead of from requests."""
 
 
 def feast_objects(model: str) -> list[Any]:
@@ -56,7 +56,7 @@ def views(model: str) -> tuple[FeatureView, ...]:
 
 
 def purposes(model: str) -> tuple[str, ...]:
-    """What a model uses features for, as `PURPOSES` of its features.py says."""
+    """The purposes for which a model uses features, by `PURPOSES` of its features.py."""
     return tuple(getattr(load_module(model, "features"), "PURPOSES", ()))
 
 
@@ -119,7 +119,7 @@ def _view(view: Any, entities: dict[str, Any]) -> FeatureView:
 
 
 def _external(view: Any, entity: Any, tags: dict[str, str]) -> dict[str, Any] | None:
-    """Where a view with the tag `external` comes from; its tags are taken out of the others."""
+    """The source of a view with the tag `external`; its own tags are removed from the others."""
     tag = tags.pop(EXTERNAL, None)
     if tag is None:
         return None

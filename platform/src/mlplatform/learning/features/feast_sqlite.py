@@ -59,7 +59,8 @@ _NOTE: Final = (
     f"INSERT INTO {NEWEST} AS old (project, view, event_s) VALUES (?, ?, ?) ON CONFLICT(project,"
     " view) DO UPDATE SET event_s=excluded.event_s WHERE excluded.event_s > old.event_s"
 )
-"""What Feast's tables do not tell without being read whole. Feast minds no other table."""
+"""Table of facts that Feast's tables do not hold, or only by reading them whole. Feast ignores
+other tables."""
 
 MARKS: Final = "mlplatform_marks"
 _MARKS_TABLE: Final = (
@@ -73,7 +74,8 @@ _FENCES_TABLE: Final = (
 )
 
 SCHEMA = Schema("online", ((),))
-"""The tables are Feast's, one a view, and made for whatever views there are."""
+"""Migrations of the file. The tables of views are Feast's, and are created for whatever views there
+are."""
 
 
 class FeastSqlite:
@@ -167,7 +169,7 @@ class FeastSqlite:
             return self._fence(view)
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
-        """The file is written anew; requests read it meanwhile."""
+        """Remove rows. The file is written anew, while requests go on reading it."""
         definition = self._view(view)
         prefix = entity_key_prefix(definition.join_key)
         places = [(prefix + key_value(key),) for key in keys]
@@ -201,7 +203,8 @@ class FeastSqlite:
         return True
 
     def newest(self) -> Mapping[str, int | None]:
-        """The read has a connection of its own: who reads rows waits for nothing here."""
+        """Event time of each view's newest row, read on a connection of its own, so that reads of
+        rows never wait."""
         address = f"{self._path.absolute().as_uri()}?mode=ro"
         with self._translated(), closing(sqlite3.connect(address, uri=True)) as db:
             times = dict(
@@ -262,7 +265,7 @@ class FeastSqlite:
         return found
 
     def _follow(self) -> None:
-        """Read from whatever has the file's name now."""
+        """Open the file that has the name now, if it is another one."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError as error:
@@ -282,9 +285,9 @@ class FeastSqlite:
         return f'"{self._project}_{view.name}"'
 
     def _ddl(self, view: FeatureView) -> str:
-        """Feast's table, and an index of ours: a read that finds all in it, in one place for each
-        entity, takes half the time of one that looks for each feature's row. Feast minds no index.
-        """
+        """Feast's table, with an index of ours. A read that finds everything in the index, in one
+        place for each entity, takes half the time of one that looks up each feature's row. Feast
+        ignores the index."""
         table = self._table(view)
         index = f'"{self._project}_{view.name}_read"'
         return (
@@ -335,7 +338,8 @@ def _text(value: float | None) -> str | None:
 
 
 def _exact_s(micros: int) -> int | float:
-    """Seconds, with a fraction where there is one: what is pushed may change within a second."""
+    """Seconds, with a fraction if there is one, because pushed values may change within a
+    second."""
     return micros / MICROS if micros % MICROS else micros // MICROS
 
 

@@ -31,13 +31,14 @@ def project_name(model: str) -> str:
 
 
 def entity_key_prefix(join_key: str) -> bytes:
-    """An entity key of one join key (version 3) without its value's type, length and bytes."""
+    """The beginning of an entity key with one join key (version 3), before its value's type, length
+    and bytes."""
     name = join_key.encode()
     return struct.pack("<III", 1, STRING, len(name)) + name
 
 
 def key_value(key: int | str) -> bytes:
-    """The end of an entity key: an INT64, or a STRING."""
+    """The end of an entity key: its value as INT64 or STRING."""
     if isinstance(key, str):
         text = key.encode()
         return struct.pack("<II", STRING, len(text)) + text
@@ -45,7 +46,7 @@ def key_value(key: int | str) -> bytes:
 
 
 def encode(value: float | None, dtype: ValueType = "float64") -> bytes:
-    """A `feast.types.Value`; nothing at all for a missing one.
+    """The bytes of a `feast.types.Value`; empty for a missing one.
 
     Args:
         value: whole of an int64, within its 64 bits; a truth of a bool.
@@ -60,7 +61,7 @@ def encode(value: float | None, dtype: ValueType = "float64") -> bytes:
 
 
 def decode(value: bytes, name: str) -> float | None:
-    """The number of a `feast.types.Value`, 1 or 0 of a bool, None for a missing one.
+    """The number in a `feast.types.Value`: 1 or 0 for a bool, None for a missing value.
 
     Raises:
         Corrupt: names the feature.
@@ -85,7 +86,7 @@ def _varint(number: int) -> Iterator[int]:
 
 
 def _whole(content: bytes) -> int | None:
-    """The signed number of a varint; None where it is none."""
+    """The signed number of a varint; None if the bytes are none."""
     ends = [place for place, byte in enumerate(content) if byte < 0x80]
     if len(content) > _VARINT_BYTES or ends != [len(content) - 1]:
         return None
@@ -105,7 +106,7 @@ def check_columns(view: FeatureView, rows: pa.Table) -> None:
 
 
 def columns(view: FeatureView, rows: pa.Table) -> Iterator[FeatureRow]:
-    """A table row by row.
+    """The rows of a table.
 
     Raises:
         ConfigInvalid: a column is missing.
@@ -124,7 +125,7 @@ def columns(view: FeatureView, rows: pa.Table) -> Iterator[FeatureRow]:
 
 
 def cells(rows: pa.Table, field: FeatureField) -> list[float | None]:
-    """A feature's values, of its type."""
+    """A feature's values, in its type."""
     import pyarrow as pa
 
     kinds: dict[ValueType, pa.DataType] = {

@@ -1,9 +1,9 @@
-"""Requests whose outcome our own decision hid, and what a training set makes of them.
+"""Requests whose outcome the platform's own decision hid, and how a training set treats them.
 
-A stopped request gets no positive label: without a label it is not negative, it is unknown. Left
-out, a model sees less of what it stops; called negative, it is taught the opposite; called
-positive, it may teach itself what it believes already. So each is known as such, and model.yaml
-says what is made of it.
+A stopped request gets no positive label, so without a label its outcome is unknown, not negative.
+If such requests are left out, a model sees less of what it stops; if they count as negative, it
+learns the opposite; if they count as positive, it may learn its own beliefs. So each is marked, and
+model.yaml says how it is treated.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 MOST_WEIGHT: Final = 100.0
-"""Of one request that was let through by chance: a few of them may not outweigh a training set."""
+"""Largest weight of one request that was let through by chance, so that a few of them do not
+outweigh a training set."""
 LEAST_EXPLORED: Final = 30
-"""Fewer stand badly for all that were stopped, where stopped ones may count as positive instead."""
+"""Least number of explored requests that can stand for all stopped ones, where stopped ones may
+count as positive instead."""
 Z_ONE_SIDED_95: Final = 1.6449
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interventions:
-    """What our decisions did to the rows of a training set, one element a row.
+    """The effect of our decisions on the rows of a training set, one element a row.
 
     Args:
         stopped: by whomever, and what was asked for did not take place.
@@ -57,7 +59,7 @@ class Interventions:
 
 @dataclass(frozen=True, slots=True)
 class HiddenOutcomes:
-    """How many outcomes were hidden in a training set, and what was done with them.
+    """The number of hidden outcomes in a training set, and their treatment.
 
     Args:
         hidden: stopped requests whose outcome nobody knows.
@@ -78,7 +80,7 @@ class HiddenOutcomes:
 
     @property
     def sentence(self) -> str:
-        """A sentence for the report."""
+        """The treatment in a sentence, for the report."""
         left_out = self.hidden - self.as_positive
         text = (
             f"{self.hidden:,} requests that were stopped have no known outcome: "
@@ -100,7 +102,7 @@ NOTHING_HIDDEN: Final = HiddenOutcomes(0, 0, 0, 0, 0, None, None)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingLabels:
-    """Labels as they are taught, and by how much each row counts: 0 teaches nothing."""
+    """Labels for training, and each row's weight; a row of weight 0 teaches nothing."""
 
     y: NDArray[np.int8]
     weight: Floats
@@ -108,7 +110,7 @@ class TrainingLabels:
 
 
 def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
-    """What a joined table of requests says of our decisions; None where it says nothing.
+    """The interventions in a joined table of requests; None if there are none.
 
     Args:
         table: with the columns of `rows.DECIDED` but its id, null where no decision hid an outcome
@@ -129,7 +131,7 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
 
 
 def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> TrainingLabels:
-    """The labels and weights that a model is taught, as model.yaml declares.
+    """The labels and weights for training, treated as model.yaml declares.
 
     Under `weight` those that chance let through stand for hidden requests by weights of
     1/propensity; under `pseudo_label` too, once there are `LEAST_EXPLORED`. Others count as
@@ -174,10 +176,11 @@ def treat(y: NDArray[np.int8], done: Interventions, policy: TrainingPolicy) -> T
 
 
 def _known_outcomes(y: NDArray[np.int8], done: Interventions) -> tuple[int, int]:
-    """Stopped requests whose outcome is known, and the positives among them.
+    """The number of stopped requests with a known outcome, and of the positives among them.
 
-    Those that chance let through are known whatever became of them. Of stopped ones only where
-    somebody says of requests that they were negative too: positive labels alone are all positive.
+    Requests that chance let through are known whatever became of them. Stopped ones are known only
+    if somebody reports negative requests too: with positive labels alone, all known ones would be
+    positive.
     """
     known = done.explored.copy()
     if (done.labelled & done.stopped & (y == 0)).any():
@@ -210,6 +213,6 @@ def _untrusted(precision: float | None, known: int, floor: float) -> str:
 
 
 def _flags(table: pa.Table, name: str) -> Flags:
-    """False where nothing is said."""
+    """The column's flags, False where it is null."""
     column = table.column(name).to_numpy(zero_copy_only=False)
     return np.array([bool(flag) for flag in column], dtype=bool)

@@ -1,4 +1,4 @@
-"""A history in Parquet files with the columns of the model: for folders without `sources.py`."""
+"""A history in Parquet files with the columns of the model, for folders without `sources.py`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LABELS: Final[dict[str, tuple[tuple[pa.DataType, ...], str]]] = {
     "classes": ((pa.string(),), "its class, one of decision.outcomes; may be missing"),
     "real": ((pa.float64(), pa.float32(), *_INTEGERS), "its number; may be missing"),
 }
-"""By a model's task, the types of labels that are taken, and what they mean."""
+"""Task of a model → the accepted types of labels, and their meaning."""
 _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
     "int64": _INTEGERS,
     "float64": (pa.float64(), pa.float32(), *_INTEGERS),
@@ -43,7 +43,7 @@ _FIELDS: Final[dict[str, tuple[pa.DataType, ...]]] = {
 
 
 def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
-    """The columns of a history, which have the model's own names.
+    """The columns of a history, with the model's own names.
 
     Raises:
         InputInvalid: the model has a field of yes and no, which its own `sources.py` must read.
@@ -63,7 +63,8 @@ def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
 def examine_history(
     path: Path, *, definition: ModelDefinition, now_ms: int | None, columns: Mapping[str, str]
 ) -> FileCheck:
-    """All rows of a Parquet file, or of a folder's Parquet files by name, as `history_schema` says.
+    """The check of a Parquet file, or of a folder's Parquet files by name, against
+    `history_schema`.
 
     Args:
         now_ms: no row may be later; None where the data is from another time than ours.

@@ -1,8 +1,9 @@
-"""A model's past requests and their labels: history that was imported, then what the log recorded.
+"""The offline table: a model's past requests and their labels, from imported history and then from
+the log.
 
-On disk the table is a row of numbered parts. Each holds requests and labels by UTC day, and the
-log position that they reach; a part appears whole, by one rename, so that data and position never
-differ. Files that have no part's number are what a killed run left, and are swept by the next.
+On disk the table is a series of numbered parts. Each holds requests and labels by UTC day, and the
+log position that they reach. A part appears whole, by one rename, so that data and position never
+differ. Files without a part's number were left by a killed run; the next one removes them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ NO_POSITION = b"{}"  # of history, which no record of the log stands behind
 
 @dataclass(frozen=True, slots=True)
 class ProjectionCounts:
-    """What one projection took from the log."""
+    """Counts of what one projection read from the log."""
 
     requests: int
     labels: int
@@ -58,7 +59,7 @@ class _Part:
 
 
 class OfflineTable:
-    """The offline table of one model; every method may be called by several processes at once.
+    """The offline table of one model; several processes may call every method at once.
 
     Args:
         folder: `settings.Home.offline(model)`.
@@ -71,7 +72,7 @@ class OfflineTable:
         self._db: duckdb.DuckDBPyConnection | None = None
 
     def import_history(self, table: pa.Table, key: bytes, source: str = "history") -> int:
-        """Take in what happened before there was a log, and return how many requests that was.
+        """Import requests from before there was a log. Returns their number.
 
         Args:
             table: `rows.history_schema(definition)`, sorted by event time; labels may be null, and
@@ -99,13 +100,14 @@ class OfflineTable:
         return len(requests)
 
     def unfinished_import(self) -> UnfinishedImport | None:
-        """The import whose rows are here, and whose snapshots are not said to be."""
+        """The import whose rows are in the table and whose snapshots are not known to be complete;
+        None if there is none."""
         mark = unfinished_import.read(self.folder)
         is_here = mark is not None and self._parts / _name(mark.part) in self._history()
         return mark if is_here else None
 
     def note_forgotten(self, midnights_ms: Iterable[int]) -> tuple[int, ...]:
-        """Note snapshots that are about to be removed, and return all that the import has noted."""
+        """Note snapshots that are about to be removed. Returns all that the import has noted."""
         mark = self.unfinished_import()
         if mark is None:
             raise Refused(f"no import of {self.definition.name} is unfinished")
@@ -114,11 +116,11 @@ class OfflineTable:
         return every
 
     def finish_history(self) -> None:
-        """Say that the history and all its snapshots are here."""
+        """Note that the history and all its snapshots are complete."""
         unfinished_import.remove(self.folder)
 
     def check_follows(self, table: pa.Table, source: str) -> None:
-        """Raises unless a history may be added to what is here.
+        """Raises unless this history may be added to the table.
 
         Raises:
             Refused, InputInvalid: as `import_history`.
@@ -155,7 +157,7 @@ class OfflineTable:
         rows.refuse(again, source, problem, table.column("request_id"))
 
     def project(self, log: DecisionLog) -> ProjectionCounts:
-        """Append what the log holds beyond the position of the last part.
+        """Append the log's records after the position of the last part.
 
         Raises:
             Corrupt: a decision whose request is not what the model declares.
@@ -181,7 +183,7 @@ class OfflineTable:
         return ProjectionCounts(len(part.requests), len(part.labels), len(part.voids))
 
     def position(self) -> Mapping[str, int]:
-        """The number of each writer's last record of the log that is in the table."""
+        """The number of each writer's last log record in the table."""
         numbers = self._numbers()
         if not numbers:
             return {}
@@ -189,7 +191,7 @@ class OfflineTable:
         return msgspec.json.decode(content, type=dict[str, int])
 
     def history_end_ms(self) -> int | None:
-        """The event time of the last request of the imported history; None where none was."""
+        """The event time of the imported history's last request; None without history."""
         parts = self._history()
         if not parts:
             return None
@@ -199,7 +201,8 @@ class OfflineTable:
 
     @property
     def db(self) -> duckdb.DuckDBPyConnection:
-        """The connection of this object's relations; one thread, so that sums repeat exactly."""
+        """The connection of this object's relations. It uses one thread, so that sums repeat
+        exactly."""
         if self._db is None:
             self._db = duckdb.connect(":memory:", config={"threads": 1})
             self._db.execute("SET enable_progress_bar=false")
@@ -208,18 +211,18 @@ class OfflineTable:
     def requests(
         self, from_ms: int | None = None, to_ms: int | None = None
     ) -> duckdb.DuckDBPyRelation:
-        """Requests with event time in [from_ms, to_ms): request_id, event_time, the fields."""
+        """Requests with event time in [from_ms, to_ms): request_id, event_time, and the fields."""
         bounds = [("event_time", ">=", from_ms), ("event_time", "<", to_ms)]
         return self._relation("requests", rows.request_schema(self.definition), bounds)
 
     def every_request(self, from_ms: int) -> duckdb.DuckDBPyRelation:
-        """Requests from an event time on, with those that were voided later: windows had seen
+        """Requests from an event time on, with those voided later, because windows had counted
         them."""
         schema = rows.request_schema(self.definition)
         return self._relation("requests", schema, [("event_time", ">=", from_ms)], voided=True)
 
     def history_files(self, name: str) -> list[str]:
-        """Parquet files of the imported history: its `requests`, or its `labels`."""
+        """Parquet files of the imported history's `requests` or `labels`."""
         return sorted(str(f) for p in self._history() for f in p.glob(f"{name}/*.parquet"))
 
     def history(self, from_ms: int) -> duckdb.DuckDBPyRelation:
@@ -230,14 +233,15 @@ class OfflineTable:
         return self.db.read_parquet(files).filter(f"event_time >= epoch_ms({int(from_ms)})")
 
     def arrivals(self) -> duckdb.DuckDBPyRelation:
-        """When the log's requests became known, and what was known to them (`arrivals`)."""
+        """When the log's requests became known, and which requests were known to them
+        (`arrivals`)."""
         files = sorted(str(f) for f in self._parts.glob("[0-9]*/arrivals.parquet"))
         if not files:
             return self.db.from_arrow(arrivals.ARRIVALS.empty_table())
         return self.db.read_parquet(files)
 
     def labels(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
-        """What was known at `as_of_ms`: request_id, label, label_time, one row a request.
+        """The labels known at `as_of_ms`: request_id, label, label_time, one row a request.
 
         Of several labels of a request the last counts, as `decisions.records.last_labels` says.
         """
@@ -248,7 +252,7 @@ class OfflineTable:
         )
 
     def label_records(self, as_of_ms: int) -> duckdb.DuckDBPyRelation:
-        """Every label that had arrived at `as_of_ms`, repeated ones too."""
+        """Every label that had arrived at `as_of_ms`, including repeated ones."""
         schema = rows.labels_schema(self.definition)
         found = self._relation("labels", schema, [("label_time", "<=", as_of_ms)])
         order = (  # which parts of an earlier version do not know
@@ -258,7 +262,7 @@ class OfflineTable:
         return found.project(", ".join([*rows.LABELS.names[:3], *order]))
 
     def labelled_requests(self, from_ms: int, to_ms: int, as_of_ms: int) -> pa.Table:
-        """Requests in [from_ms, to_ms) with what was known of them at `as_of_ms`, by event time.
+        """Requests in [from_ms, to_ms) with the labels known at `as_of_ms`, ordered by event time.
 
         A request without a known label has null in `label` and `label_time`; one that was neither
         stopped nor explored, in the columns of `rows.DECIDED`.
@@ -277,7 +281,7 @@ class OfflineTable:
         return table
 
     def decisions(self) -> duckdb.DuckDBPyRelation:
-        """What decisions did to their requests: the rows of `rows.DECIDED`, a small share."""
+        """The effects of decisions on their requests: the rows of `rows.DECIDED`, a small share."""
         files = sorted(str(f) for f in self._parts.glob("[0-9]*/decided.parquet"))
         if not files:
             return self.db.from_arrow(rows.DECIDED.empty_table())
@@ -287,7 +291,7 @@ class OfflineTable:
         return self.folder / "snapshots" / view
 
     def external(self, view: str) -> ExternalParts:
-        """The rows of a table of the bank, for an external view."""
+        """The parts of an external view's table."""
         return ExternalParts(self.folder / "external" / view)
 
     def _relation(
@@ -314,7 +318,7 @@ class OfflineTable:
         )
 
     def _history(self) -> list[Path]:
-        """The parts that were imported; those of the log come behind them."""
+        """The imported parts; those of the log come after them."""
         parts = [self._parts / _name(number) for number in self._numbers()]
         return [p for p in parts if (p / "position.json").read_bytes() == NO_POSITION]
 
@@ -342,7 +346,7 @@ class OfflineTable:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """One writer at a time; the kernel lets go when the holder dies."""
+        """Holds the writer's lock; the kernel frees it when the holder dies."""
         self._parts.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""The online store's port: the newest features of the entities of one request."""
+"""The port of the online store: the newest features of the entities of one request."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
 EVENT_TIMESTAMP = "event_timestamp"
 CREATED = "created"
 FeatureRow = tuple[int | str, int, int, tuple[float | None, ...]]
-"""Key, event time and making in microseconds of the epoch, and a view's values in its order."""
+"""Key, event time and time of creation in microseconds of the epoch, and a view's values in its
+order."""
 
 
 class OnlineRow(msgspec.Struct, frozen=True):
-    """Features by name and the event time of each view's row, None where there is no valid row.
+    """Features by name, and the event time of each view's row; None if there is no valid row.
 
     Args:
         stale: views that have a row, but one that is older than their ttl: of an entity that no
@@ -51,18 +52,18 @@ class OnlineFeatures(Protocol):
         ...
 
     def is_held_up(self) -> bool:
-        """Whether a read would have to wait for somebody now; costs next to nothing."""
+        """Whether a read would have to wait for another process now; costs next to nothing."""
         ...
 
     def newest(self) -> Mapping[str, int | None]:
-        """Event time of each view's newest row; None where nothing is known of one.
+        """Event time of each view's newest row; None if it is unknown.
 
         May wait, as `write` does: not for an event loop.
         """
         ...
 
     def write(self, view: str, rows: pa.Table) -> int:
-        """Store rows of a view and return how many are now the newest of their entity.
+        """Store rows of a view. Returns how many are now the newest of their entity.
 
         A row never replaces one with a later event time, or an equal one made later.
 
@@ -75,10 +76,11 @@ class OnlineFeatures(Protocol):
 
 
 class OnlineWriter(OnlineFeatures, Protocol):
-    """An online store that takes a few rows at once from a process without pyarrow."""
+    """An online store to which a process without pyarrow writes a few rows at once."""
 
     def put(self, view: str, rows: Sequence[FeatureRow], *, fence: str | None = None) -> int:
-        """Store rows of a view as `write` does; how many are now the newest of their entity.
+        """Store rows of a view as `write` does. Returns how many are now the newest of their
+        entity.
 
         Args:
             fence: of before the rows were read elsewhere; None: they cannot have been erased since.
@@ -89,21 +91,21 @@ class OnlineWriter(OnlineFeatures, Protocol):
         ...
 
     def fence(self, view: str) -> str:
-        """A word that is another one after each `remove` of the view."""
+        """A word that changes with each `remove` of the view."""
         ...
 
     def remove(self, view: str, keys: Collection[int | str]) -> int:
-        """Take the rows of these entities out of a view, for good; how many there were.
+        """Remove the rows of these entities from a view for good. Returns their number.
 
-        No `put` with an older fence stores a row from then on, however long it takes.
+        From then on no `put` with an older fence stores a row, however long it takes.
         """
         ...
 
     def mark(self, view: str) -> str | None:
-        """The last mark that a view was given; None of a store that has none, or lost it with its
+        """The last mark that a view was given; None if the store never had one, or lost it with its
         rows."""
         ...
 
     def set_mark(self, view: str, before: str | None, mark: str) -> bool:
-        """Give a view a mark in place of the one before; whether that one was there still."""
+        """Replace a view's mark if it is still `before`. Returns whether it was."""
         ...

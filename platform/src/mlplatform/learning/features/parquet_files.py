@@ -1,4 +1,4 @@
-"""Parquet files from outside, read in a confined process: what comes out is plain columns."""
+"""Parquet files from outside, read in a confined process that returns plain columns."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mlplatform.runtime.sandbox.process import Sandbox, WorkRefused
 from mlplatform.runtime.sandbox.protocol import Frame
 
 LIMITS: Final = ProcessLimits(memory_bytes=1024 * MIB, cpu_s=600)
-"""Over what the libraries took. A row group is decoded page by page; 65 536 rows of a file of a
-million rows in one group took 40 MiB of it."""
+"""Limits of the process, beyond what the libraries take. A row group is decoded page by page; 65
+536 rows of a file of a million rows in one group took 40 MiB."""
 OPEN_CPU_S: Final = 20.0
 BATCH_CPU_S: Final = 20.0
 
@@ -48,11 +48,11 @@ class ParquetFiles:
 
     @property
     def sandbox(self) -> Sandbox:
-        """The process, for code that measures what it uses."""
+        """The confined process, for code that measures its use."""
         return self._sandbox
 
     def types(self, number: int) -> Mapping[str, str]:
-        """The columns of a file and their types, in Arrow's words.
+        """The columns of a file and their types, in Arrow's terms.
 
         Raises:
             InputInvalid: it is no Parquet, or beyond the limits; names the file.
@@ -64,7 +64,7 @@ class ParquetFiles:
         return {str(name): str(kind) for name, kind in zip(names, types, strict=True)}
 
     def read(self, number: int, wanted: Mapping[str, pa.DataType]) -> pa.Table:
-        """Columns of a file, which are known to be of these types.
+        """Columns of a file whose types are known.
 
         Raises:
             InputInvalid: it is damaged, or beyond the limits; names the file.
@@ -75,7 +75,7 @@ class ParquetFiles:
     def batches(
         self, number: int, wanted: Mapping[str, pa.DataType], first: int = 0
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of what `read` gives, some rows at a time, from the row `first` on."""
+        """The columns that `read` gives in batches of rows, from the row `first` on."""
         columns = list(wanted)
         asked = {"deed": "read", "file": number, "columns": columns, "first": first}
         self._ask(number, asked, OPEN_CPU_S)
@@ -113,7 +113,7 @@ class ParquetFiles:
 
 
 def _parts(kind: pa.DataType, has_missing: bool) -> int:
-    """How many arrays a column comes in."""
+    """The number of arrays in which a column comes."""
     return 1 + _is_text(kind) + has_missing
 
 
@@ -122,7 +122,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _column(parts: Sequence[NDArray[Any] | None], kind: pa.DataType) -> pa.Array[Any] | None:
-    """The column of these arrays; None where they are not those of such values."""
+    """The column of these arrays; None if they are no arrays of such values."""
     if _is_text(kind):
         return None if (found := _texts(*parts)) is None else found.cast(kind)
     values, nulls = parts[0], parts[1] if len(parts) > 1 else None

@@ -1,5 +1,5 @@
-"""What the confined process does with Parquet files from outside: reads columns of plain numbers,
-truths and texts, a batch of rows at a time."""
+"""The work of the confined process on Parquet files: it reads columns of plain numbers, truths and
+texts in batches of rows."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mlplatform.runtime.sandbox.protocol import Frame
 MIB: Final = 1024 * 1024
 BATCH_ROWS: Final = 65_536
 MOST_TEXT_BYTES: Final = 16 * MIB
-"""Of one column's texts in one batch: 256 to a row."""
+"""Most bytes of one column's texts in one batch: 256 to a row."""
 MOST_ROWS: Final = 20_000_000
 MOST_ROW_GROUPS: Final = 10_000
 MOST_COLUMNS: Final = 64
 MOST_RATIO: Final = 1_000
-"""Bytes of pages for a byte of the file; beyond a few hundred nothing but made-up data goes."""
+"""Most bytes of pages for a byte of the file; only made-up data goes beyond a few hundred."""
 MOST_DECODED_RATIO: Final = 200
-"""Bytes of values for a byte of the file: pages of repeats are small, and what they stand for is
-held. Requests as banks write them have fewer than ten."""
+"""Most bytes of values for a byte of the file. Pages of repeats are small, but all of their values
+are held. Requests as banks write them have fewer than ten."""
 RATIO_FREE_BYTES: Final = 16 * MIB
 MOST_FOOTER_BYTES: Final = 16 * MIB
 MOST_FOOTER_ENTRIES: Final = 1_000_000
@@ -37,13 +37,14 @@ _NUMBERS: Final[tuple[pa.DataType, ...]] = (
 
 
 def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
-    """The answer to requests about these open files, with all that is imported late imported."""
+    """The function that answers requests about these open files; it has imported everything that
+    libraries import late."""
     _try_out()
     return _Work([os.fdopen(number, "rb", buffering=0) for number in files]).handle
 
 
 class _Work:
-    """Open files, and the one that is being read."""
+    """Open files, and the file that is being read."""
 
     def __init__(self, files: Sequence[Any]) -> None:
         self._files = files
@@ -88,7 +89,7 @@ class _Work:
 
 
 def _opened(file: Any) -> pq.ParquetFile:
-    """The file, if what it says of itself is within the limits: no page was read yet."""
+    """The file, if its metadata is within the limits; no page has been read yet."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     found = _parquet(file)
@@ -108,7 +109,7 @@ def _opened(file: Any) -> pq.ParquetFile:
 
 
 def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Iterator[pa.RecordBatch]:
-    """Batches from a row on: row groups before it are not decoded."""
+    """Batches from a row on; earlier row groups are not decoded."""
     group, groups = 0, file.metadata.num_row_groups
     while group < groups and first >= (rows := file.metadata.row_group(group).num_rows):
         first, group = first - rows, group + 1
@@ -130,7 +131,8 @@ def _parquet(file: Any) -> pq.ParquetFile:
 
 
 def _values(column: pa.Array[Any]) -> NDArray[Any]:
-    """Values made without pyarrow.compute, which imports as long as everything else together."""
+    """A column's values, without pyarrow.compute, whose import takes as long as everything else
+    together."""
     kind = np.dtype(f"i{column.type.bit_width // 8}")
     if pa.types.is_floating(column.type):
         kind = np.dtype(f"f{column.type.bit_width // 8}")
@@ -139,7 +141,7 @@ def _values(column: pa.Array[Any]) -> NDArray[Any]:
 
 
 def _texts(column: pa.Array[Any]) -> list[NDArray[Any]]:
-    """Where each text begins, and where the last one ends, and the bytes of all of them."""
+    """The offsets of a column's texts, the last one their end, and the bytes of all texts."""
     _, bounds, content = column.buffers()
     stored: Any = bounds
     kind = np.int64 if column.type == pa.large_string() else np.int32
@@ -151,14 +153,15 @@ def _texts(column: pa.Array[Any]) -> list[NDArray[Any]]:
 
 
 def _truths(column: pa.Array[Any]) -> NDArray[np.uint8]:
-    """1 where it is true."""
+    """1 where the value is true, else 0."""
     stored: Any = column.buffers()[1]
     bits = np.unpackbits(np.frombuffer(stored, np.uint8), bitorder="little")
     return bits[column.offset : column.offset + len(column)]
 
 
 def _without_zone(kind: pa.DataType) -> pa.DataType:
-    """A time with a zone is one of UTC, which its zone only shows otherwise."""
+    """The type without its time zone: the time is one of UTC, and its zone only displays it
+    differently."""
     return pa.timestamp(kind.unit) if pa.types.is_timestamp(kind) else kind
 
 
@@ -169,7 +172,7 @@ def _width(kind: pa.DataType) -> int:
 
 
 def _nulls(column: pa.Array[Any]) -> NDArray[np.uint8]:
-    """1 where there is no value."""
+    """1 where there is no value, else 0."""
     valid: Any = column.buffers()[0]
     bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
     nulls: NDArray[np.uint8] = 1 - bits[column.offset : column.offset + len(column)]
@@ -182,8 +185,8 @@ def _most(what: str, found: int, limit: int) -> None:
 
 
 def _try_out() -> None:
-    """Reads a small file of every type: libraries import and open files at their first use, and
-    there is no first use once this process is locked."""
+    """Read a small file of every type. Libraries import and open files at their first use, which
+    must come before this process is locked."""
     # Not by pa.array, which imports pandas and with it half a second.
     valid, two = pa.py_buffer(b"\x01"), pa.py_buffer(bytes(16))
     arrays = [pa.Array.from_buffers(kind, 2, [valid, two]) for kind in _NUMBERS]

@@ -1,4 +1,4 @@
-"""What it means that features are not there: carry on, carry on degraded, or refuse.
+"""The consequences of missing features: continue, continue degraded, or refuse.
 
 There are three causes. `missing`: the view is up to date, and its newest snapshot has no row
 of the entity. `stale`: the view's newest snapshot is older than its ttl, or the store knows of
@@ -32,7 +32,7 @@ class FeatureGaps(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Features that are not there, each with its cause and its policy.
+    """Features without a value, each with its cause and its policy.
 
     Args:
         by_cause: the views with missing features; None where all are there.
@@ -71,7 +71,7 @@ class FeaturePolicies:
     def gaps(
         self, row: OnlineRow, event_ms: int = 0, newest: Mapping[str, int | None] = NOTHING_KNOWN
     ) -> Gaps:
-        """What is not there in a row that the store gave.
+        """The gaps in a row that the store returned.
 
         Args:
             event_ms: for when it was asked for.
@@ -89,7 +89,7 @@ class FeaturePolicies:
         return self._gaps(tuple(causes))
 
     def unavailable(self) -> Gaps:
-        """Everything, because the store did not answer."""
+        """The gaps if the store did not answer: every feature."""
         causes: tuple[Cause | None, ...] = ("unavailable",)
         return self._gaps(causes * len(self.views))
 

@@ -1,4 +1,4 @@
-"""Rows of the offline table: what history must be, and what a record of the log becomes."""
+"""Rows of the offline table: the form of a history, and the rows made from the log's records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Flags = NDArray[np.bool_]
 TIME = pa.timestamp("us")
 SHOWN = 60
 MOST_CHARACTERS = 1024
-"""Of a text without a `max_length` of its own, as in requests."""
+"""Most characters of a text without a `max_length` of its own, as in requests."""
 DIGEST_ROWS = 65_536
 ARROW: dict[str, pa.DataType] = {
     "int64": pa.int64(),
@@ -48,9 +48,9 @@ LABEL_TYPES: Mapping[str, pa.DataType] = {
     "classes": pa.string(),
     "real": pa.float64(),
 }
-"""By a model's task, what its labels are in histories and the offline table."""
+"""Task of a model → the type of its labels in histories and the offline table."""
 LABEL_RANK = ", ".join(("label_time", *RANK[1:]))
-"""Labels in the order in which they count, as SQL over `LABELS`."""
+"""SQL order of labels over `LABELS`; the last one counts."""
 VOIDS = pa.schema([("request_id", pa.string())])
 DECIDED = pa.schema(
     [
@@ -58,7 +58,8 @@ DECIDED = pa.schema(
         ("propensity", pa.float64()), ("explored", pa.bool_()),
     ]
 )  # fmt: skip
-"""Of decisions that hid an outcome, or showed one by chance; all others let it happen."""
+"""Columns of decisions that hid an outcome, or showed one by chance; all other decisions have no
+row."""
 
 
 def history_schema(definition: ModelDefinition) -> pa.Schema:
@@ -69,7 +70,7 @@ def history_schema(definition: ModelDefinition) -> pa.Schema:
 
 
 def labels_schema(definition: ModelDefinition) -> pa.Schema:
-    """`LABELS`, where a label is the text of a class or a number if the model's are."""
+    """`LABELS`; for a model of classes or numbers with that type of label."""
     place = LABELS.get_field_index("label")
     return LABELS.set(place, pa.field("label", LABEL_TYPES[definition.task]))
 
@@ -81,7 +82,7 @@ def request_schema(definition: ModelDefinition) -> pa.Schema:
 
 
 def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> None:
-    """Refuse a history that the model's request schema, or time itself, forbids.
+    """Raise for a history that breaks the model's request schema or the order of time.
 
     Raises:
         InputInvalid: names the source, the first wrong row (from 0) and what is wrong.
@@ -105,7 +106,7 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
 
 
 def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
-    """SHA-256, hexadecimal, of a history's rows, however its table is cut into chunks."""
+    """SHA-256, hexadecimal, of a history's rows, however its table is split into chunks."""
     table = table.select(history_schema(definition).names)
     found = hashlib.sha256()
     for start in range(0, table.num_rows, DIGEST_ROWS):
@@ -115,7 +116,7 @@ def history_digest(table: pa.Table, definition: ModelDefinition) -> str:
 
 
 def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
-    """Refuse missing, unknown and mistyped columns; their order is free."""
+    """Raise for missing, unknown and mistyped columns, in any order."""
     for name in wanted.names:
         if name not in found.names:
             raise InputInvalid(source, None, f"column {name} is missing")
@@ -130,14 +131,15 @@ def check_columns(found: pa.Schema, wanted: pa.Schema, source: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Which rows have a problem; with `values`, a refusal names the row's value."""
+    """A check of rows: which are wrong, and the problem; with `values`, a refusal shows the row's
+    value."""
 
     wrong: NDArray[np.bool_]
     problem: str
     values: Column | None = None
 
     def refusals(self, source: str, numbers: NDArray[np.int64]) -> Iterator[InputInvalid]:
-        """One for each wrong row, by its number in the source."""
+        """One refusal for each wrong row, with its number in the source."""
         for row in map(int, np.flatnonzero(self.wrong)):
             problem = (
                 self.problem
@@ -148,14 +150,14 @@ class Check:
 
 
 def in_order(times: Column, name: str) -> Check:
-    """No time is before that of the row above it."""
+    """Check that no time is before that of the row above it."""
     steps = np.diff(times.cast(pa.int64()).to_numpy(), prepend=-(2**62))
     problem = f"{name} is before that of the row above (sort the rows by it, oldest first)"
     return Check(steps < 0, problem, times)
 
 
 def within_bounds(values: Column, name: str, field: RequestField) -> list[Check]:
-    """No value is outside the bounds that model.yaml gives the field."""
+    """Checks that no value is outside the bounds that model.yaml gives the field."""
     found = []
     if field.type == "string":
         return _within_words(values, name, field)
@@ -179,7 +181,7 @@ def _within_words(values: Column, name: str, field: RequestField) -> list[Check]
 
 
 def unique_values(values: Column, name: str) -> Check:
-    """No value is that of an earlier row."""
+    """Check that no value is that of an earlier row."""
     codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.full(len(codes), len(codes))
     np.minimum.at(first, codes, np.arange(len(codes)))
@@ -188,25 +190,25 @@ def unique_values(values: Column, name: str) -> Check:
 
 
 def check_order(times: Column, name: str, source: str) -> None:
-    """Refuse a time before that of the row above it."""
+    """Raise for a time before that of the row above it."""
     found = in_order(times, name)
     refuse(found.wrong, source, found.problem, times)
 
 
 def check_printable(values: Column, name: str, source: str) -> None:
-    """Refuse a text with control characters or others that show nothing."""
+    """Raise for a text with control characters or others that show nothing."""
     hidden = ~pc.utf8_is_printable(values).to_numpy()
     refuse(hidden, source, f"{name} holds a character that is not printed", values)
 
 
 def check_unique(values: Column, name: str, source: str) -> None:
-    """Refuse a value that an earlier row has."""
+    """Raise for a value that an earlier row has."""
     found = unique_values(values, name)
     refuse(found.wrong, source, found.problem, values)
 
 
 def check_bounds(values: Column, name: str, field: RequestField, source: str) -> None:
-    """Refuse a value outside the bounds that model.yaml gives the field."""
+    """Raise for a value outside the bounds that model.yaml gives the field."""
     for found in within_bounds(values, name, field):
         refuse(found.wrong, source, found.problem, values)
 
@@ -214,7 +216,8 @@ def check_bounds(values: Column, name: str, field: RequestField, source: str) ->
 def refuse(
     wrong: NDArray[np.bool_], source: str, problem: str, values: Column | None = None
 ) -> None:
-    """Raise with the number of the first row that is wrong, if one is, and its value if given."""
+    """Raise with the number of the first wrong row, if there is one, and with its value if
+    given."""
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputInvalid(
@@ -223,7 +226,7 @@ def refuse(
 
 
 def value_problem(problem: str, value: pa.Scalar[Any]) -> str:
-    """The problem with the value that has it, of which no more is shown than a line takes."""
+    """The problem with its value, cut to what fits a line."""
     found = value.as_py()
     text = found.isoformat() if isinstance(found, datetime) else repr(found)
     return f"{problem}: {text if len(text) <= SHOWN else f'{text[:SHOWN]}…'}"
@@ -237,7 +240,7 @@ def is_missing(values: Column) -> NDArray[np.bool_]:
 def split_history(
     table: pa.Table, definition: ModelDefinition, key: bytes
 ) -> tuple[pa.Table, pa.Table]:
-    """A history's requests under pseudonyms, and its labels."""
+    """A history's requests with pseudonyms, and its labels."""
     requests = table.select(request_schema(definition).names)
     for position, name in enumerate(requests.column_names):
         if name in definition.request and definition.request[name].pseudonymous:
@@ -250,7 +253,7 @@ def split_history(
 
 
 def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
-    """What decision records did to their requests, of those that were stopped or explored."""
+    """Rows of `DECIDED` from decision records: of requests that were stopped or explored."""
     decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
     draws = logged_draws(decisions)
     ids = decisions.column("decision_id").to_pylist()
@@ -269,7 +272,7 @@ def decided_of(decisions: pa.Table, hides: Sequence[str]) -> pa.Table:
 
 
 def requests_of(decisions: pa.Table, definition: ModelDefinition) -> pa.Table:
-    """The requests that decision records hold; one whose payload was erased has no row."""
+    """The requests in decision records; one whose payload was erased has no row."""
     decisions = decisions.filter(pc.is_valid(decisions.column("payload")))
     decoder = _payload_decoder(definition)
     columns: dict[str, list[Any]] = {name: [] for name in definition.request}
@@ -328,7 +331,7 @@ def _payload_decoder(definition: ModelDefinition) -> msgspec.json.Decoder[Any]:
 
 
 def pseudonyms(values: Column, key: bytes) -> Column:
-    """What stands for each value, in int64."""
+    """The pseudonym of each value, as int64."""
     encoded = values.combine_chunks().dictionary_encode()
     hidden = [pseudonym(value, key) for value in encoded.dictionary.to_pylist()]
     return pa.chunked_array([pa.array(hidden, pa.int64()).take(encoded.indices)])
@@ -368,7 +371,7 @@ _OTHER: Mapping[str, Callable[[Column, ModelDefinition], tuple[Flags, str]]] = {
     "classes": _no_class,
     "real": _no_number,
 }
-"""By a model's task, which labels it can't have, and what is wrong with them."""
+"""Task of a model → the labels that it can't have, and the problem."""
 
 
 def _times(event_ms: Column) -> Column:

@@ -1,4 +1,5 @@
-"""End-of-day snapshots: computed from the offline table, kept as Parquet, served online."""
+"""Snapshots at the end of a day: computed from the offline table, stored as Parquet, served
+online."""
 
 from __future__ import annotations
 
@@ -25,11 +26,11 @@ from mlplatform.runtime.errors import InputInvalid, Refused
 from mlplatform.runtime.storage.files import DRAFT, sweep_drafts
 
 MADE_OF: Final = b"mlplatform.made_of"
-"""Where a snapshot's file says what it was made of."""
+"""Key of the metadata in a snapshot's file that says what it was made from."""
 
 
 class MadeOf(msgspec.Struct, frozen=True):
-    """What a snapshot was made of.
+    """The sources of a snapshot.
 
     Args:
         position: per writer of the log, the last record that was known; history always is.
@@ -42,7 +43,7 @@ class MadeOf(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class MaterializationCounts:
-    """Rows of each view's snapshot, and how many of them the online store took as newest."""
+    """Rows of each view's snapshot, and how many the online store took as its newest."""
 
     at_ms: int
     rows: Mapping[str, int]
@@ -52,7 +53,7 @@ class MaterializationCounts:
 def snapshot(
     offline: OfflineTable, view: FeatureView, at_ms: int, available_ms: int | None = None
 ) -> pa.Table:
-    """The view's features at a UTC midnight, one row an entity, by key.
+    """The view's features at a UTC midnight, one row an entity, ordered by key.
 
     Nothing that happened, and no label that arrived, later than `at_ms` changes it.
 
@@ -105,7 +106,8 @@ def backfill(
     midnights_ms: Iterable[int],
     online: OnlineFeatures,
 ) -> MaterializationCounts:
-    """Write the snapshots of these midnights, each as if available at once; serve the last.
+    """Write the snapshots of these midnights, each as if it had been available at once, and serve
+    the last one.
 
     For history, whose requests were not served from here. The offline table is read once. Where
     every file is there, the last one is served too.
@@ -162,8 +164,8 @@ def snapshot_files(offline: OfflineTable, view: FeatureView) -> dict[int, Path]:
 
 
 def made_of(path: Path) -> MadeOf | None:
-    """What a snapshot's file says that it was made of; None where it says nothing, as those of
-    earlier releases."""
+    """The sources of a snapshot by its file; None if the file does not say, as of earlier
+    releases."""
     metadata = (pq.read_schema(path).metadata or {}).get(MADE_OF)
     try:
         return None if metadata is None else msgspec.json.decode(metadata, type=MadeOf)
@@ -172,7 +174,7 @@ def made_of(path: Path) -> MadeOf | None:
 
 
 def declaration(field: FeatureField) -> str:
-    """What decides the values of a computed feature, in words."""
+    """Everything that decides the values of a computed feature, in words."""
     of = "requests" if field.column is None else field.column
     delay = f", {field.delay_days} days before" if field.delay_days else ""
     return f"{field.aggregate} of {of} over {field.window_days} days{delay}"
@@ -187,8 +189,8 @@ def _missing_views(
 def _load(
     offline: OfflineTable, views: Sequence[FeatureView], days: Sequence[int]
 ) -> Mapping[str, int]:
-    """Put what snapshots of these days read into temporary tables of the connection; the position
-    of the log that they stand for."""
+    """Read the sources of snapshots of these days into temporary tables of the connection. Returns
+    the position of the log that they represent."""
     position: Mapping[str, int] | None = None
     while position != (position := offline.position()):  # another process may have projected
         _read(offline, views, days)
@@ -225,7 +227,7 @@ def _compute(offline: OfflineTable, view: FeatureView, at_ms: int, available_ms:
 
 
 def _snapshot_rows(offline: OfflineTable, view: FeatureView, at_ms: int) -> pa.Table:
-    """The rows of a snapshot, null where it was made before a feature was declared."""
+    """The rows of a snapshot, with null for features that were declared after it was made."""
     rows = pq.read_table(snapshot_path(offline, view, at_ms))
     for name in view.feature_names:
         if name not in rows.column_names:

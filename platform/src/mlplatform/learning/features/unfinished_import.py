@@ -1,4 +1,4 @@
-"""The mark of a history whose rows are taken in, and whose snapshots are not all there yet."""
+"""The mark of a history whose rows are imported and whose snapshots are not all made yet."""
 
 from __future__ import annotations
 

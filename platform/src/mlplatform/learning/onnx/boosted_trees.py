@@ -1,8 +1,8 @@
-"""Boosted trees of two classes, or of a number, from other libraries, as what training gives: raw
-scores, and ONNX that is written from the trees that the library itself tells.
+"""Boosted trees of two classes, or of a number, from other libraries: raw scores, and ONNX written
+from the trees.
 
-Converters of these libraries round thresholds to nearest, guess at base scores, and follow their
-releases late. Here every split is one that float32 rows take in the library too: a threshold is the
+Converters of these libraries round thresholds to nearest, guess base scores, and lag behind
+releases. Here every split is one that the library itself takes for float32 rows: a threshold is the
 largest float32 for which a value goes left.
 """
 
@@ -28,13 +28,13 @@ REFUSED: Final = {
     "early_stopping_round": _STOPPING,
     "pred_early_stop": "False: a score is the sum of all trees",
 }
-"""Parameters that no form of a model here can follow, and what is wanted of each."""
+"""Parameters that no form of a model here can follow, and the value each must have."""
 Node = TypeVar("Node")
 
 
 @dataclass(frozen=True, slots=True)
 class Split(Generic[Node]):
-    """A node with children: a value goes left where it is not above the threshold, a float32."""
+    """A node with children: a value goes left if it is not above the threshold, a float32."""
 
     feature: int
     threshold: np.float32
@@ -61,7 +61,7 @@ class FittedTrees:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The classifier's, by the library's names."""
+        """The classifier's parameters, by the library's names."""
         parameters: Mapping[str, Any] = self.classifier.get_params()
         return parameters
 
@@ -78,7 +78,7 @@ def fit_on_one_thread(
     *,
     threads: str = "n_jobs",
 ) -> None:
-    """Fit a classifier with scikit-learn's methods, on one thread where it names no number.
+    """Fit a classifier with scikit-learn's methods, on one thread unless it names a number.
 
     Args:
         threads: its parameter for that number.
@@ -112,7 +112,7 @@ def tree_sum(
     base: float = 0.0,
     link: Link = "logistic",
 ) -> Ensemble:
-    """Trees whose sum is the log-odds of the second class, or a number.
+    """An ensemble of trees whose sum is the log-odds of the second class, or a number.
 
     Args:
         roots: the first node of each tree, as the library tells it.
@@ -184,7 +184,7 @@ def ensemble_file(ensemble: Ensemble, *, inputs: int) -> bytes:
 
 
 def _attributes(ensemble: Ensemble) -> dict[str, Any]:
-    """The operator's attributes but for leaves; nodes are numbered from 0 in each tree."""
+    """The operator's attributes without leaves; nodes are numbered from 0 in each tree."""
     is_leaf = ensemble.feature < 0
     tree, number = _places(ensemble)
     start = ensemble.roots[tree]
@@ -232,4 +232,4 @@ _OPERATORS: Final[Mapping[Link, tuple[str, list[str], int, _Leaves]]] = {
     "logistic": ("TreeEnsembleClassifier", ["label", "probabilities"], 1, _of_classes),
     "identity": ("TreeEnsembleRegressor", ["numbers"], 0, _of_number),
 }
-"""By link, the operator, its outputs, the column that is the score, and what says its leaves."""
+"""Link → the operator, its outputs, the score's column, and the names of its leaf attributes."""

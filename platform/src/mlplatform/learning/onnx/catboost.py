@@ -1,4 +1,4 @@
-"""Models of CatBoost as what training gives: raw scores or numbers, and the same as ONNX."""
+"""Models of CatBoost for training: raw scores or numbers, and the same as ONNX."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ LINKS: Final[Mapping[str, Link]] = {
     "Quantile": "identity",
     "Huber": "identity",
 }
-"""By loss, the link of the sum of trees."""
+"""Loss function → link of the sum of trees."""
 NUMERIC: Final = "FloatFeature"
 _MISSING_LEFT: Final = {"AsIs": True, "AsFalse": True, "AsTrue": False}
-"""A value goes right where it is above a border; of AsIs no value was missing in training, and NaN
-is above none."""
+"""Treatments by which a missing value goes left. A value goes right if it is above a border; with
+AsIs, no value was missing in training, and NaN is above none."""
 
 
 def fitted(
@@ -67,7 +67,7 @@ def fitted(
 
 
 def trees(model: Mapping[str, Any]) -> Ensemble:
-    """The trees of a model as CatBoost saves it.
+    """The trees of a model, from CatBoost's own file format.
 
     Source: CatBoost, the JSON format of models (save_model), and its tutorial "Apply model from
     JSON": bit i of a leaf's place says whether the value of split i is above its border.
@@ -114,8 +114,8 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
 
 
 def _oblivious(splits: Sequence[Node], values: Iterable[float]) -> Node:
-    """A tree whose nodes of one depth ask the same, as one with nodes of its own: the last split
-    is the highest bit of a leaf's place, and its root here."""
+    """An oblivious tree, whose nodes of one depth ask the same, as a tree with nodes of its own.
+    The last split is the highest bit of a leaf's place, and becomes the root."""
     nodes: list[Node] = [{"value": value} for value in values]
     for split in splits:
         pairs = zip(nodes[::2], nodes[1::2], strict=True)

@@ -1,4 +1,4 @@
-"""A model from outside, run in a confined process: to its caller it is an `OnnxFile`."""
+"""A model from outside in a confined process; its caller sees an `OnnxFile`."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ from mlplatform.runtime.sandbox.protocol import Arrays, Frame
 
 ROWS_AT_ONCE: Final = 2048
 LIMITS: Final = ProcessLimits(memory_bytes=1024 * MIB, cpu_s=900)
-"""Over what the libraries took. A boosting of 150 trees takes 20 MiB of it, and one of 60 MiB of
-weights that is scored 2 048 rows at a time 400 MiB."""
+"""Limits of the process, beyond what the libraries take. A boosting of 150 trees takes 20 MiB, and
+a model with 60 MiB of weights that scores 2 048 rows at a time 400 MiB."""
 LOAD_CPU_S: Final = 30.0
 CALL_CPU_S: Final = 10.0
 ROW_CPU_S: Final = 0.05
-"""Of a request to score: so much for the call, and so much more for each row."""
+"""Most CPU seconds for each row of a request to score, in addition to `CALL_CPU_S`."""
 DATA_BYTES_PER_CPU_S: Final = 100_000_000
-"""Of data files, read and copied as a model is loaded."""
+"""Bytes of data files for each CPU second of loading a model: they are read and copied."""
 DATA_BYTES_PER_ROW_CPU_S: Final = 2_000_000_000
-"""Of data files, of which a row may need every number; many rows at once need less each."""
+"""Bytes of data files for each CPU second of a row, which may need every number; many rows at once
+need less each."""
 EXPLAIN_CPU_S: Final = 240.0
 PLACE_KEY: Final = b"location"
-"""Stands in every file that has a tensor elsewhere."""
+"""Text in every file that has a tensor elsewhere."""
 _INVALID: Final = "the sandbox process sent an invalid response"
 MOST_EXPLAINER_BYTES: Final = 256 * MIB
 
@@ -84,7 +85,7 @@ class ConfinedModel:
     def load(
         self, content: bytes, *, inputs: int, tensors: Tensors | None = None, classes: int = 0
     ) -> None:
-        """Take another model in place of the one that is there.
+        """Replace the model by another one.
 
         Raises:
             ModelRefused: as for the first one.
@@ -98,8 +99,8 @@ class ConfinedModel:
         self._ask(body, arrays, _loading_s(self._data))
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row, or a row of them; many rows that were scored before are not run
-        again.
+        """One raw score a row, or one for each class of a row; many rows that were scored before
+        are not scored again.
 
         Raises:
             ModelRefused: it failed on these rows, took too long, or a score is not a number.
@@ -113,22 +114,22 @@ class ConfinedModel:
         return scores
 
     def seconds(self, x: NDArray[np.float32]) -> float:
-        """Measure the seconds that its thread works on these rows."""
+        """The CPU seconds for these rows, measured in the process."""
         frame = self._ask({"deed": "seconds"}, [x], self._allowed_s(len(x)))
         return msgspec.convert(frame.body.get("seconds"), float)
 
     def latencies_ms(
         self, rows: NDArray[np.float32], *, calls: int, budget_s: float
     ) -> NDArray[np.float64]:
-        """The `OnnxFile.latencies_ms`, measured where it runs: without the way there and back."""
+        """The `OnnxFile.latencies_ms`, measured in the process, without the transfer."""
         body = {"deed": "latencies", "calls": calls, "budget_s": budget_s}
         cpu_s = budget_s + self._allowed_s(WARM_UP_CALLS + 1)
         frame = self._ask(body, [rows[:calls]], cpu_s, reply_bytes=8 * calls)
         return _numbers(frame, at_most=calls)
 
     def explained(self, background: NDArray[np.float32], rows: NDArray[np.float32]) -> Explainer:
-        """An explainer by `make_explainer` of its content; what that made is looked at in another
-        process, because predictors and gateways will load it."""
+        """An explainer of its content by `make_explainer`. Another process checks it, because
+        predictors and gateways will load it."""
         step = max(1, len(background) // BACKGROUND_ROWS)
         arrays = [background[::step], rows[:CHECKED_ROWS]]
         frame = self._ask({"deed": "explain"}, arrays, EXPLAIN_CPU_S, MOST_EXPLAINER_BYTES)
@@ -142,12 +143,12 @@ class ConfinedModel:
         return Explainer(attribution, content)
 
     def close(self) -> None:
-        """Stop the process; it cannot score afterwards."""
+        """Stop the process; the model cannot score afterwards."""
         self._sandbox.close()
 
     @property
     def sandbox(self) -> Sandbox:
-        """The process, for code that measures what it uses."""
+        """The confined process, for code that measures its use."""
         return self._sandbox
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -172,7 +173,7 @@ class ConfinedModel:
 
 
 def inspect(content: bytes) -> None:
-    """Holds a model of any signature to the limits, and loads it once, in a process of its own.
+    """Check a model of any signature against the limits, and load it once in a process of its own.
 
     Raises:
         ModelRefused: it is beyond them, or is not loaded.
@@ -185,7 +186,7 @@ def inspect(content: bytes) -> None:
 
 
 class GraphTensor(msgspec.Struct, frozen=True):
-    """An input or output as a graph declares it; None for a size that it leaves open."""
+    """An input or output as a graph declares it; None for a size that the graph leaves open."""
 
     name: Annotated[str, Meta(max_length=1024)]
     type: Annotated[str, Meta(max_length=64)]
@@ -193,14 +194,14 @@ class GraphTensor(msgspec.Struct, frozen=True):
 
 
 class GraphTensors(msgspec.Struct, frozen=True):
-    """What a graph takes and gives, the first 64 of either."""
+    """The inputs and outputs of a graph, the first 64 of each."""
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
 
 
 def graph_tensors(content: bytes, data: Sequence[DataFile] = ()) -> GraphTensors:
-    """What a model of any signature takes and gives, read by a process of its own.
+    """The inputs and outputs of a model of any signature, read by a process of its own.
 
     Raises:
         ModelRefused: it is beyond the limits, or is not loaded.
@@ -211,14 +212,14 @@ def graph_tensors(content: bytes, data: Sequence[DataFile] = ()) -> GraphTensors
 
 
 class DataNames(msgspec.Struct, frozen=True):
-    """Names of the files that a graph's tensors lie in."""
+    """Names of the files that hold a graph's tensors."""
 
     files: tuple[Annotated[str, Meta(max_length=MOST_NAME_BYTES)], ...]
 
 
 def data_file_names(content: bytes) -> tuple[str, ...]:
-    """Names of the files beside a model that its tensors lie in, read by a process of its own; none
-    for a model that is one file.
+    """Names of the files beside a model that hold its tensors, read by a process of its own; none
+    for a model in one file.
 
     Raises:
         ModelRefused: it is not read, or a tensor lies outside of the model's folder.
@@ -252,7 +253,7 @@ def _converted(frame: Frame, kind: type[_Kind]) -> _Kind:
 
 
 def _sandbox(limits: ProcessLimits, data: Sequence[DataFile]) -> Sandbox:
-    """A process that may take as much memory more as data files have bytes, with them open.
+    """A process with these files open, which may take as much more memory as they have bytes.
 
     Raises:
         ModelRefused: this machine has not as much memory free.
@@ -296,7 +297,7 @@ def _bytes(content: bytes) -> NDArray[np.uint8]:
 
 
 def _numbers(frame: Frame, *, at_most: int) -> NDArray[np.float64]:
-    """The one array of an answer, if it is such an array of finite numbers."""
+    """The only array of an answer, if it is one of finite numbers."""
     if len(frame.arrays) != 1 or frame.arrays[0].dtype != np.float64:
         raise ModelRefused(_INVALID)
     (found,) = frame.arrays

@@ -1,4 +1,4 @@
-"""The trees of an ONNX file as tables, where the file is an ensemble of trees and nothing else."""
+"""The trees of an ONNX file as tables, if the file is an ensemble of trees and nothing else."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from mlplatform.model.bundle import INPUT_NAME, OUTPUT_NAME, Link
 from mlplatform.runtime.errors import InputInvalid
 
 HALF_A_ROW = 0.5
-"""Added to the cover of every leaf, so that one which no row of the background reaches keeps a
-weight, and every fraction of a path is positive."""
+"""Rows added to the cover of every leaf, so that a leaf which no row of the background reaches has
+a weight, and every fraction of a path is positive."""
 
 _MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "LEAF")
 _SELECTING = frozenset({"Cast", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze"})
-"""What may stand between the trees and the scores: it selects a column and computes nothing."""
+"""Operators that may stand between the trees and the scores: they select a column and compute
+nothing."""
 
 
 class NotAnEnsemble(InputInvalid):
-    """The file computes more than a sum over trees, or in a way that is not read here."""
+    """The file computes more than a sum over trees, or in a way that is not supported here."""
 
     def __init__(self, problem: str) -> None:
         super().__init__("ONNX model", None, problem)
@@ -80,7 +81,7 @@ class Ensemble:
         return margins if self.link == "identity" else 1 / (1 + np.exp(-margins))
 
     def covers(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How many rows pass each node, and half a row more for every leaf below it."""
+        """The number of rows that pass each node, and half a row more for every leaf below it."""
         cover = np.where(self.feature < 0, HALF_A_ROW, 0.0)
         for root in self.roots:
             np.add.at(cover, self.leaves(x, root), 1.0)
@@ -198,8 +199,8 @@ def _ensemble(fields: Mapping[str, Any], leaf: str, link: Link) -> Ensemble:
 
 
 def _thresholds(values: NDArray[np.float32], modes: list[str]) -> NDArray[np.float32]:
-    """Thresholds that a value must not be above; for float32 inputs, below t is at most the one
-    before t."""
+    """Thresholds that a value must not be above. For float32 inputs, "below t" means at most the
+    float32 before t."""
     strict = np.array([m in ("BRANCH_LT", "BRANCH_GTE") for m in modes])
     with np.errstate(over="ignore"):  # CatBoost parts missing values by the least float32
         return np.where(strict, np.nextafter(values, np.float32(-np.inf)), values)
@@ -208,7 +209,7 @@ def _thresholds(values: NDArray[np.float32], modes: list[str]) -> NDArray[np.flo
 def _roots(
     trees: NDArray[np.int64], true: NDArray[np.int64], false: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The one node of each tree that is nobody's child."""
+    """The root of each tree: the node that is no node's child."""
     children = np.concatenate([true, false])
     is_root = ~np.isin(np.arange(len(trees)), children)
     if len(set(trees[is_root].tolist())) != is_root.sum() or is_root.sum() != len(set(trees)):

@@ -1,4 +1,5 @@
-"""What a bundle carries to explain its scores: TreeSHAP where its model is trees, else why not."""
+"""The explanation of scores in a bundle: TreeSHAP if its model is trees, else the reason why
+not."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from mlplatform.model.bundle import CONTRIBUTIONS_NAME, INPUT_NAME, Attribution
 from mlplatform.runtime.errors import InputInvalid
 
 BACKGROUND_ROWS = 20_000
-"""Rows that the cover of the nodes is counted on; more of them change no reason."""
+"""Number of rows on which the cover of the nodes is counted; more rows change no reason."""
 
 CHECKED_ROWS = 256
 SCORE_TOLERANCE = 1e-5
@@ -22,7 +23,7 @@ SCORE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Explainer:
-    """The attribution, and the content of `contributions.onnx` where it has one."""
+    """The attribution, with the content of `contributions.onnx` if there is one."""
 
     attribution: Attribution
     content: bytes | None = None

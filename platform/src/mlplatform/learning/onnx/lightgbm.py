@@ -1,4 +1,4 @@
-"""Models of LightGBM as what training gives: raw scores or numbers, and the same as ONNX."""
+"""Models of LightGBM for training: raw scores or numbers, and the same as ONNX."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LINKS: Final[Mapping[str, Link]] = {
     "huber": "identity",
     "quantile": "identity",
 }
-"""By objective, the link of the sum of trees."""
+"""Objective → link of the sum of trees."""
 ZERO = np.float32(1e-35)
-"""Values up to this one, of either sign, count as 0 (kZeroThreshold)."""
+"""Largest absolute value that counts as 0 (kZeroThreshold)."""
 
 
 def fitted(

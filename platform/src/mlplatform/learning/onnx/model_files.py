@@ -1,4 +1,4 @@
-"""An ONNX file that a person names, with the files beside it that its weights lie in."""
+"""An ONNX file that a person names, with the files beside it that hold its weights."""
 
 from __future__ import annotations
 

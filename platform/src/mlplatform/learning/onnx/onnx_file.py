@@ -1,4 +1,4 @@
-"""An ONNX file run on one thread: what training, gates and replays score with."""
+"""An ONNX file run on one thread, for training, gates and replays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.errors import InputInvalid
 
 MAX_MODEL_BYTES = 2**31 - 1
-"""Of one ONNX file: protobuf holds no more."""
+"""Most bytes of one ONNX file: protobuf holds no more."""
 BATCH_ROWS = 8192
 KEPT_ROWS = 1000
 KEPT = 8
@@ -46,14 +46,15 @@ class ScoringSession(Protocol):
 
 
 class KnownScores:
-    """Scores of rows that were scored before: bands, profiles and gates look at the same days, and
+    """Scores of rows that were scored before. Bands, profiles and gates look at the same days, and
     a model may take long for them."""
 
     def __init__(self) -> None:
         self._known: dict[str, NDArray[np.float64]] = {}
 
     def of(self, x: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """A copy of them; None for rows that are new, or so few that they are scored again."""
+        """A copy of known scores; None for rows that are new, or so few that they are scored
+        again."""
         found = self._known.get(digest(x.tobytes())) if len(x) >= KEPT_ROWS else None
         return None if found is None else found.copy()
 
@@ -99,8 +100,8 @@ class OnnxFile:
         self._known = KnownScores()
 
     def scores(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """One raw score a row, or a row of them; many rows that were scored before are not run
-        again.
+        """One raw score a row, or one for each class of a row; many rows that were scored before
+        are not scored again.
 
         Raises:
             InputInvalid: the model failed on these rows, or answered with another shape.
@@ -112,7 +113,7 @@ class OnnxFile:
         return scores
 
     def seconds(self, x: NDArray[np.float32]) -> float:
-        """How long this thread works on these rows."""
+        """The CPU seconds of this thread for these rows."""
         began = time.thread_time()
         self.run(x)
         return time.thread_time() - began
@@ -138,10 +139,10 @@ class OnnxFile:
         return np.array(times)
 
     def close(self) -> None:
-        """Does nothing: nothing is held beyond this object."""
+        """Do nothing, because nothing is held beyond this object."""
 
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The `scores`, in batches, whether or not they were scored before."""
+        """The scores, in batches, whether or not they were computed before."""
         parts = [self._run(x[i : i + BATCH_ROWS]) for i in range(0, len(x), BATCH_ROWS)]
         return np.concatenate(parts) if parts else np.empty(self._shape(0))
 
@@ -189,7 +190,7 @@ class OnnxFile:
 
 
 def check_signature(running: Any, signature: Signature) -> None:
-    """Whether a session takes exactly the inputs of a signature, and gives its outputs.
+    """Check that a session takes exactly the inputs of a signature, and gives its outputs.
 
     Raises:
         InputInvalid: names the first tensor that the graph has otherwise.
@@ -219,8 +220,8 @@ def check_signature(running: Any, signature: Signature) -> None:
 
 
 def _fits(found: Sequence[Any], wanted: Sequence[Any]) -> bool:
-    """Whether dimensions that a graph declares can be those: what it leaves open fits, but for the
-    number of rows, which it must leave open."""
+    """Whether the declared dimensions of a graph can be the wanted ones. Open dimensions fit; that
+    of the rows must be open."""
     if len(found) != len(wanted) or isinstance(found[0], int):
         return False
     pairs = zip(found[1:], wanted[1:], strict=True)
@@ -232,7 +233,7 @@ def _dims(shape: Sequence[Any]) -> str:
 
 
 def session(content: bytes, weights: Weights | None = None) -> Any:
-    """A session of ONNX Runtime on one thread, of these bytes and no other file's.
+    """A session of ONNX Runtime on one thread, from these bytes and no other file.
 
     Args:
         weights: adds to its options tensors that lie elsewhere; they stay where they are until the

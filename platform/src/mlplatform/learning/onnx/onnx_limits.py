@@ -1,4 +1,4 @@
-"""What an ONNX model from outside may hold: decided from its parsed form, before it is run."""
+"""Limits of an ONNX model from outside, checked on its parsed form before it runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MOST_NODES: Final = 5_000
 MOST_TENSORS: Final = 5_000
 MOST_TENSOR_BYTES: Final = 64 * MIB
 MOST_ENTRIES: Final = 16_000_000
-"""Of all attributes together: a node of a tree ensemble takes about ten."""
+"""Most entries of all attributes together; a node of a tree ensemble takes about ten."""
 MOST_STRING_BYTES: Final = 1_024
 MOST_TEXT_BYTES: Final = 256 * 1024
-"""Of documentation and metadata, which nothing reads."""
+"""Most bytes of documentation and metadata, which nothing reads."""
 MOST_RANK: Final = 8
 MOST_ENDS: Final = 4_096
-"""Inputs and outputs of one node, and attributes of one."""
+"""Most inputs and outputs of one node, and most attributes of one."""
 MOST_VALUES: Final = 20_000
-"""Described values between nodes, inputs and outputs together."""
+"""Most described values between nodes, inputs and outputs included."""
 
 _PLAIN: Final = """
         Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh BatchNormalization BitwiseAnd
@@ -48,12 +48,7 @@ _LEARNED: Final = """
         TreeEnsembleClassifier TreeEnsembleRegressor
 """
 OPERATORS: Final = {"": frozenset(_PLAIN.split()), "ai.onnx.ml": frozenset(_LEARNED.split())}
-"""What a model of requests is made of. Not on it: what loops or branches (Loop, Scan, If, RNNs:
-one node can run for ever), what makes a tensor of a size that a number in the file says
-(ConstantOfShape, Expand, Tile, Range, Pad, Resize, OneHot, EyeLike), what draws (a score must be
-the same twice), and what works on texts, sequences, images and audio: texts are only looked up, by
-encoders, and come from a bundle's vocabulary alone. What is on it can still take memory, by
-broadcasting or by joining a tensor with itself: the limits of the process hold that."""
+"""Operators that a model of requests may have."""
 
 _DOMAINS: Final = {"ai.onnx": ""}
 _ITEM_BYTES: Final = {
@@ -71,10 +66,11 @@ _ITEM_BYTES: Final = {
     13: 8,
     16: 2,
 }
-"""By TensorProto.DataType: floats, integers, booleans. Not complex or packed numbers."""
+"""TensorProto.DataType → bytes of an element: floats, integers and booleans, not complex or packed
+numbers."""
 _TEXT: Final = 8
 TEXT_BYTES: Final = 32
-"""That a text takes beside its own."""
+"""Bytes that a text takes beside its own."""
 _STORED_IN: Final = {
     1: "float_data", 11: "double_data", 7: "int64_data", 12: "uint64_data", 13: "uint64_data",
 }  # fmt: skip
@@ -83,7 +79,7 @@ _WAY_OUT: Final = "export the model without it, or score with it where it was ma
 
 
 class ModelRefused(InputInvalid):
-    """A model from outside is not taken: names what in it is the reason."""
+    """A model from outside is refused; the message names what in it is the reason."""
 
     def __init__(self, problem: str) -> None:
         super().__init__("ONNX model", None, problem)
@@ -91,7 +87,7 @@ class ModelRefused(InputInvalid):
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model that is within the limits holds."""
+    """The facts of a model that is within the limits."""
 
     nodes: int
     tensors: int
@@ -102,7 +98,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class DataTensor:
-    """A tensor whose numbers lie in a data file.
+    """A tensor whose numbers are in a data file.
 
     Args:
         kind: of TensorProto.DataType.
@@ -137,13 +133,13 @@ def parsed(content: bytes) -> ModelProto:
 
 
 def beyond(size: int) -> str:
-    """What is said of a graph that is too large."""
+    """The message for a graph that is too large."""
     hint = "save its weights as external data, in files beside it"
     return f"{size} bytes; the limit is {MOST_BYTES}: {hint}"
 
 
 def data_files(model: ModelProto) -> list[str]:
-    """Names of the files that the model's tensors lie in.
+    """Names of the files that hold the model's tensors.
 
     Raises:
         ModelRefused: one is not in the model's own folder, or they are too many.
@@ -156,7 +152,7 @@ def data_files(model: ModelProto) -> list[str]:
 
 
 def check(model: ModelProto, data: Mapping[str, int] | None = None) -> ModelFacts:
-    """What the model holds, if that is within the limits.
+    """The facts of the model, if it is within the limits.
 
     Args:
         data: sizes of the files beside it, by name, that its tensors may lie in.
@@ -222,7 +218,7 @@ def _check_texts(model: ModelProto) -> None:
 
 
 def _check_node(node: NodeProto) -> int:
-    """How many entries its attributes have."""
+    """The number of entries of a node's attributes."""
     domain = _domain(node.domain)
     if node.op_type not in OPERATORS.get(domain, ()):
         which = f"{domain}.{node.op_type}" if domain else node.op_type
@@ -264,7 +260,7 @@ def _is_outside(tensor: TensorProto) -> bool:
 
 
 def _location(tensor: TensorProto) -> str:
-    """The file that a tensor lies in, a plain name."""
+    """The name of the file that holds a tensor, without a folder."""
     named, found = _printable(tensor.name), _entries_of(tensor).get("location", "")
     if problem := name_problem(found):
         raise ModelRefused(
@@ -280,7 +276,7 @@ def _entries_of(tensor: TensorProto) -> dict[str, str]:
 
 
 def _data_tensor(tensor: TensorProto, data: Mapping[str, int]) -> DataTensor:
-    """Where a tensor lies in a data file, all of it within the file and as long as it declares.
+    """The place of a tensor in a data file, within the file and as long as the tensor declares.
 
     Source: onnx.proto, TensorProto.external_data.
     """
@@ -314,7 +310,7 @@ def _data_tensor(tensor: TensorProto, data: Mapping[str, int]) -> DataTensor:
 
 
 def _holds_numbers(tensor: TensorProto) -> bool:
-    """Whether it has numbers of its own, beside those that lie elsewhere."""
+    """Whether the tensor has numbers of its own, beside those in a data file."""
     return tensor.HasField("segment") or tensor.HasField("raw_data") or _stored_count(tensor) > 0
 
 
@@ -327,7 +323,8 @@ def _whole(named: str, text: str) -> int:
 
 
 def _tensor_bytes(tensor: TensorProto) -> int:
-    """The size of its elements as its dimensions declare them; all of them must be in the file."""
+    """The bytes of a tensor's elements, by its declared dimensions; all of them must be in the
+    file."""
     named = _printable(tensor.name)
     _check_name(tensor.name)
     if _is_outside(tensor):

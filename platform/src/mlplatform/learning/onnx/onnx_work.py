@@ -1,4 +1,4 @@
-"""What the confined process does with a model from outside: checks, loads, scores and explains."""
+"""The work of the confined process on a model from outside: check, load, score and explain."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ from mlplatform.runtime.sandbox.protocol import Frame
 _NO_MEMORY: Final = re.compile(r"[Ff]ailed to allocate memory|bad_alloc|bad allocation")
 MOST_TENSORS_LISTED: Final = 64
 _PLACE: Final = re.compile(r"\S*\.(?:cc|h):\d+ ")
-"""Where in ONNX Runtime's source an error arose, then the function, which tells nobody anything."""
+"""Pattern of the place and function in ONNX Runtime's source in an error's text, which tell nobody
+anything."""
 
 
 _NUMBERS: Final = {
     **{1: "<f4", 2: "|u1", 3: "|i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "|b1"},
     **{10: "<f2", 11: "<f8", 12: "<u4", 13: "<u8", 16: "<u2"},
 }
-"""By TensorProto.DataType, how numbers lie in a data file; NumPy has no bfloat16."""
+"""TensorProto.DataType → type of the numbers in a data file; NumPy has no bfloat16."""
 
 
 def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
-    """The answer to requests about one model, with all that is imported late imported.
+    """The function that answers requests about one model; it has imported everything that libraries
+    import late.
 
     Args:
         files: data files, which are mapped now: once this process is locked it opens nothing.
@@ -43,7 +45,7 @@ def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
 
 
 class TensorsOf(msgspec.Struct, frozen=True):
-    """What `Tensors` is made of, as it goes to the confined process."""
+    """The fields of `Tensors`, as they are sent to the confined process."""
 
     signature: Signature
     names: tuple[str, ...]
@@ -51,7 +53,7 @@ class TensorsOf(msgspec.Struct, frozen=True):
 
 
 class _Work:
-    """One model: its bytes, and once it is loaded what scores.
+    """One model: its bytes and, once it is loaded, its session.
 
     Args:
         data: contents of the data files; the first request to load tells their names.
@@ -115,7 +117,8 @@ class _Work:
     def _checked(
         self, frame: Frame, content: bytes
     ) -> tuple[onnx_limits.ModelFacts, Weights | None]:
-        """A model that is within the limits, and what adds its tensors in data files."""
+        """The facts of a model that is within the limits, and the function that adds its tensors
+        from data files."""
         data = dict(zip(frame.body.get("data", ()), self._data, strict=True))
         sizes = {name: len(file) for name, file in data.items()}
         facts = onnx_limits.check(onnx_limits.parsed(content), sizes)
@@ -181,8 +184,8 @@ def _tensor(value: Any) -> dict[str, Any]:
 
 
 def _try_out() -> None:
-    """Runs a small model of trees through everything: libraries import and open files at their
-    first use, and there is no first use once this process is locked."""
+    """Run a small model of trees through everything. Libraries import and open files at their first
+    use, which must come before this process is locked."""
     rows: NDArray[np.float32] = np.array([[0.0], [np.nan], [2.0]], np.float32)
     work = _Work()
     content = np.frombuffer(_small_trees(), np.uint8)

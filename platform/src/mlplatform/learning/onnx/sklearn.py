@@ -1,4 +1,4 @@
-"""Models of scikit-learn as what training gives: raw scores or numbers, and the same as ONNX."""
+"""Models of scikit-learn for training: raw scores or numbers, and the same as ONNX."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FittedClassifier:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The classifier's, by scikit-learn's names."""
+        """The classifier's parameters, by scikit-learn's names."""
         parameters: Mapping[str, Any] = self.classifier.get_params()
         return parameters
 
@@ -64,7 +64,7 @@ class FittedRegressor:
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """The regressor's, by scikit-learn's names."""
+        """The regressor's parameters, by scikit-learn's names."""
         parameters: Mapping[str, Any] = self.regressor.get_params()
         return parameters
 
@@ -132,8 +132,8 @@ def _fit(
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """OpenMP's threads wait for each other beside a serving platform on two cores, and what takes
-    one thread 3 s took two of them 30 s."""
+    """A context with one OpenMP thread; two threads took ten times as long beside a serving
+    platform."""
     # only where scikit-learn is
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -142,11 +142,11 @@ def one_thread() -> AbstractContextManager[Any]:
 
 
 def _round_thresholds(estimator: Any) -> None:
-    """Give every split of boosted trees a float32 threshold, rounded down: for float32 inputs the
-    same model.
+    """Round every split's threshold of boosted trees down to a float32, which gives the same model
+    for float32 inputs.
 
-    ONNX holds float32. Rounded to nearest, a value between a threshold and its rounding would
-    take the other branch there.
+    ONNX holds float32. With rounding to nearest, a value between a threshold and its rounded form
+    would take the other branch.
     """
     for trees in estimator._predictors:
         for tree in trees:

@@ -1,4 +1,4 @@
-"""Modules of PyTorch as what training gives: raw scores, and the same as ONNX."""
+"""Modules of PyTorch for training: raw scores, and the same as ONNX."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def fitted(
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """PyTorch draws in it from this seed, works on one thread, and refuses operations whose
-    result is another each time: the same rows and seed give the same module."""
+    """Makes PyTorch draw from this seed, work on one thread, and refuse operations that are not
+    deterministic, within the block. The same rows and seed then give the same module."""
     torch = importlib.import_module("torch")
     was = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
@@ -138,7 +138,8 @@ def reproducible(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _one_thread(torch: Any) -> Iterator[None]:
-    """Threads of several processes would wait for each other beside a serving platform."""
+    """Limits PyTorch to one thread within the block, because threads of several processes would
+    wait for each other beside a serving platform."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -34,10 +34,11 @@ from mlplatform.runtime.errors import InputInvalid
 OPSET = 17
 IR_VERSION = 8
 MOST_ELEMENTS = 2_000_000
-"""Conditions in one graph: 40 MB of tables and some 15 ms a row."""
+"""Most conditions in one graph: 40 MB of tables and some 15 ms a row."""
 
 SEGMENT = 32
-"""Contributions to one input are summed in segments of this many, the rest by one product."""
+"""Length of the segments in which contributions to one input are summed; one product sums the
+rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class PathCondition:
 
 
 FILL = PathCondition(0)
-"""Met by every value, and all of the cover meets it: an input that changes nothing."""
+"""A condition that every value meets, with all of the cover: an input that changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Leaf:
 
     @property
     def mean(self) -> float:
-        """What the leaf adds when no input is known."""
+        """The leaf's contribution when no input is known."""
         return self.value * float(np.prod([i.share for i in self.path]))
 
 

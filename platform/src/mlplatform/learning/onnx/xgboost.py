@@ -1,4 +1,4 @@
-"""Models of XGBoost as what training gives: raw scores or numbers, and the same as ONNX."""
+"""Models of XGBoost for training: raw scores or numbers, and the same as ONNX."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINKS: Final[Mapping[str, Link]] = {
     "reg:pseudohubererror": "identity",
     "reg:quantileerror": "identity",
 }
-"""By objective, the link of the sum of trees."""
+"""Objective → link of the sum of trees."""
 
 
 def fitted(

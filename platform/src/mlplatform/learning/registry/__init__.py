@@ -1,1 +1,1 @@
-"""The versions that may serve, kept in MLflow."""
+"""The registry: versions that may serve, kept in MLflow."""

@@ -46,15 +46,15 @@ API: Final = "/api/2.0/mlflow"
 ARTIFACTS: Final = "/api/2.0/mlflow-artifacts/artifacts"
 TIMEOUT_S: Final = 20.0
 READ_TIMEOUT_S: Final = 5.0
-"""Of versions and aliases, for which passes wait too."""
+"""Seconds to wait for versions and aliases, which passes read too."""
 LEAST_BYTES_PER_S: Final = 20_000_000
-"""At which a file is sent and kept, at least."""
+"""Least bytes a second at which a file is sent and stored."""
 TRIES: Final = 3
 PAUSE_S: Final = 0.2  # its database was locked, as it is for moments
 
 
 class AlreadyThere(Refused):
-    """Somebody else has created the same, now or before."""
+    """The object exists already; somebody else may just have created it."""
 
 
 class MlflowRegistry:
@@ -120,7 +120,8 @@ class MlflowRegistry:
         return folder
 
     def show(self, model: str, alias: str, version: int) -> None:
-        """Point an alias at a version; the same again changes nothing. Nothing is decided from it.
+        """Point an alias at a version; repeating it changes nothing. Nothing is decided from an
+        alias.
 
         Raises:
             Unavailable: MLflow does not answer, or not as expected.
@@ -138,7 +139,8 @@ class MlflowRegistry:
     def _run(
         self, bundle: Bundle, folder: Path, facts: VersionFacts, status: str, shown: RunRecord
     ) -> dict[str, Any]:
-        """A finished run that holds the bundle and its report; one left by a killed call serves."""
+        """A finished run that holds the bundle and its report; a run that a killed call left is
+        used."""
         experiment = self._experiment(bundle.model)
         done = self._post(
             "runs/search",
@@ -184,12 +186,13 @@ class MlflowRegistry:
         return str(found["experiment"]["experiment_id"])
 
     def _same(self, model: str, digest: str) -> list[Version]:
-        """Versions with this bundle, the lowest first."""
+        """Versions with this bundle, lowest number first."""
         found = self._search(f"name = '{_quotable(model)}' AND tags.{BUNDLE_TAG} = '{digest}'")
         return sorted(found, key=lambda v: v.version)
 
     def _first(self, model: str, digest: str, mine: int) -> Version:
-        """The one version of this bundle: of two registered at once, the later one goes."""
+        """The only version of this bundle. Of two that were registered at once, the later one is
+        removed."""
         first = self._same(model, digest)[0]
         if first.version != mine:
             path = f"{API}/model-versions/delete"
@@ -218,7 +221,7 @@ class MlflowRegistry:
             raise Unavailable(f"the artifacts of MLflow at {self._uri}") from error
 
     def _artifacts(self, run: dict[str, Any]) -> str:
-        """Where the server has a run's artifacts.
+        """The URL of a run's artifacts at the server.
 
         Raises:
             Refused: it does not serve them itself.
@@ -240,14 +243,14 @@ class MlflowRegistry:
         self._call("PUT", f"{ARTIFACTS}/{quote(path)}", content=content)
 
     def _put_file(self, path: str, file: Path) -> None:
-        """Send a file piece by piece: the server keeps it before it answers."""
+        """Send a file in pieces; the server stores it before it answers."""
         timeout_s = TIMEOUT_S + file.stat().st_size / LEAST_BYTES_PER_S
         with file.open("rb") as content:
             url = f"{ARTIFACTS}/{quote(path)}"
             self._call("PUT", url, content=content, timeout=timeout_s)
 
     def _save(self, path: str, target: Path) -> None:
-        """Write what the server has at a path into a file, piece by piece."""
+        """Write the content of a path at the server to a file, in pieces."""
         for left in reversed(range(TRIES)):
             try:
                 with self._client.stream("GET", path) as response, target.open("wb") as file:
@@ -297,7 +300,7 @@ class MlflowRegistry:
 
 
 def _error_of(response: httpx.Response) -> tuple[str, str]:
-    """The code and the message of an error; empty where the answer is none of MLflow's."""
+    """Code and message of an error; empty if the response is not MLflow's."""
     try:
         body = response.json()
     except ValueError:
@@ -312,7 +315,7 @@ def _now_ms() -> int:
 
 
 def _tags(facts: VersionFacts, status: str) -> list[dict[str, str]]:
-    """The facts in one tag, and beside it those that a person looks for in MLflow's pages."""
+    """The facts in one tag, and tags that a person looks for in MLflow's pages."""
     tags = {
         BUNDLE_TAG: facts.bundle,
         STATUS_TAG: status,

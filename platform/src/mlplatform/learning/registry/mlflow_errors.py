@@ -1,4 +1,4 @@
-"""Whether what MLflow calls a bad request is a failure of the database behind it."""
+"""Whether an error that MLflow calls a bad request is a failure of its database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 BAD_REQUEST: Final = "BAD_REQUEST"
-"""MLflow's code for whatever SQLAlchemy raises, but for an OperationalError."""
+"""MLflow's code for every error of SQLAlchemy except an OperationalError."""
 
 # The class of the driver's error stands in brackets first, the statement and its values after it.
 _DRIVER: Final = re.compile(r"\((?:\w+\.)*(?:InterfaceError|OperationalError)\) ")
@@ -16,7 +16,7 @@ _POOL: Final = re.compile(r"QueuePool limit|Can't reconnect until invalid transa
 
 
 def database_away(code: str, message: str) -> bool:
-    """Whether asking again later may help, though the answer was 400.
+    """Whether a later attempt may succeed, although the status was 400.
 
     Args:
         code: MLflow's `error_code`.

@@ -1,4 +1,4 @@
-"""A run's record in the words of MLflow's REST API.
+"""A run's record in the form of MLflow's REST API.
 
 Source: MLflow REST API 2.0: runs/log-batch, runs/log-inputs; `mlflow.utils.mlflow_tags`.
 """
@@ -14,11 +14,11 @@ from mlplatform.learning.registry.run_record import RunDataset, RunRecord
 
 MOST_METRICS: Final = 500
 MOST_PARAMETERS: Final = 100
-"""Of one request: MLflow takes 1000 and 100."""
+"""Most parameters of one request. MLflow accepts 100 parameters, and 1000 metrics."""
 DIGEST_CHARACTERS: Final = 36
-"""As many as MLflow keeps of a data set's digest."""
+"""Number of characters that MLflow keeps of a data set's digest."""
 MOST_DESCRIPTION: Final = 5_000
-"""Characters of a version's description that MLflow's database has room for in PostgreSQL."""
+"""Most characters of a version's description: MLflow's limit with PostgreSQL."""
 TABLES: Final = "mlflow.loggedArtifacts"
 _NOT_OF_A_NAME: Final = re.compile(r"[^\w\-. :/]|\.\.|//+", re.ASCII)
 
@@ -26,7 +26,7 @@ _NOT_OF_A_NAME: Final = re.compile(r"[^\w\-. :/]|\.\.|//+", re.ASCII)
 def batches(
     metrics: Mapping[str, float], record: RunRecord, *, now_ms: int
 ) -> Iterator[dict[str, Any]]:
-    """Requests of log-batch with all metrics and parameters, as many in each as it takes."""
+    """Requests of log-batch for all metrics and parameters, each with as many as it may have."""
     measured = [
         {"key": _name(name), "value": value, "timestamp": now_ms, "step": 0}
         for name, value in {**metrics, **record.metrics}.items()
@@ -44,7 +44,7 @@ def batches(
 
 
 def run_tags(record: RunRecord, author: str) -> list[dict[str, str]]:
-    """The record's tags, and those that MLflow's own pages look for."""
+    """The record's tags, and tags that MLflow's own pages use."""
     tables = [
         {"path": name, "type": "table"} for name in record.artifacts if name.endswith(".json")
     ]
@@ -60,13 +60,13 @@ def run_tags(record: RunRecord, author: str) -> list[dict[str, str]]:
 
 
 def description(record: RunRecord) -> str:
-    """The record's text, its end cut where it is longer than a version's may be."""
+    """The record's text, cut to the length that a version's description may have."""
     text = record.description
     return text if len(text) <= MOST_DESCRIPTION else f"{text[: MOST_DESCRIPTION - 1]}…"
 
 
 def dataset_inputs(datasets: Sequence[RunDataset]) -> list[dict[str, Any]]:
-    """The data sets of log-inputs; their rows are in no place that MLflow could read."""
+    """The data sets for log-inputs. Their rows are nowhere that MLflow could read."""
     return [
         {
             "tags": [{"key": "mlflow.data.context", "value": one.context}],
@@ -92,5 +92,5 @@ def _name(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """The value as JSON, but for texts: `true` and not `True`, `null` and not `None`."""
+    """The value as JSON, except texts: `true` and not `True`, `null` and not `None`."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""What MLflow needs beside a bundle to load it as a model: its description, as data.
+"""The files with which MLflow loads a bundle as a model: its description, as data.
 
 Source: MLflow 3, model storage format (`MLmodel`) and `mlflow.types.schema`.
 """
@@ -19,9 +19,9 @@ MLMODEL: Final = "MLmodel"
 REQUIREMENTS: Final = "requirements.txt"
 EXAMPLE: Final = "input_example.json"
 FILES: Final = frozenset((MLMODEL, REQUIREMENTS, EXAMPLE))
-"""They lie beside a bundle's files in the registry and are no part of it."""
+"""Names of files beside a bundle's in the registry; they are no part of the bundle."""
 LOADER: Final = "mlplatform.learning.registry.pyfunc"
-"""Kept in every version that was registered: this module may not move."""
+"""Module that loads a version. Every registered version names it, so it must never move."""
 RAW_SCORE: Final = "raw_score"
 SCORE: Final = "score"
 DECISION: Final = "decision"
@@ -29,8 +29,8 @@ NEEDS: Final = ("numpy", "onnxruntime", "pandas")
 
 
 def columns(bundle: Bundle) -> dict[str, str]:
-    """Input → MLflow's type of its column, in the model's order: a category is its word, and all
-    tokens of a text are one column, the text."""
+    """Input → MLflow's type of its column, in the model's order. A category's column holds its
+    word; all tokens of a text share one column, the text."""
     return {i.declared: "string" if i.kind in WORDED else "double" for i in bundle.inputs}
 
 
@@ -92,7 +92,8 @@ def model_files(bundle: Bundle, described: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _example(bundle: Bundle) -> dict[str, Any]:
-    """Two rows that no customer has: each input's usual value, and nothing at all."""
+    """Example with two rows that no customer has: every input at its usual value, and every input
+    missing."""
     names, reference = list(columns(bundle)), bundle.reference
     usual = [
         word_of(reference.get(name), bundle.vocabularies[name])

@@ -1,4 +1,4 @@
-"""A registered version as MLflow loads it: `mlflow.pyfunc.load_model("models:/<model>@champion")`.
+"""A registered version for MLflow: `mlflow.pyfunc.load_model("models:/<model>@champion")`.
 
 MLflow imports this module by the name in a version's `MLmodel`. Nothing is unpickled: the model is
 the bundle's ONNX file, run as training and gates run it.
@@ -26,7 +26,7 @@ from mlplatform.runtime.errors import InputInvalid
 
 
 class BundleModel:
-    """A bundle that answers data frames.
+    """A bundle that scores data frames.
 
     Args:
         folder: with the bundle's files, each of which is checked by its digest.
@@ -83,7 +83,7 @@ class BundleModel:
         return {RAW_SCORE: sure, SCORE: sure, DECISION: decided}
 
     def get_raw_model(self) -> Bundle:
-        """What MLflow's `get_raw_model` gives: the bundle, whose digest says which one it is."""
+        """The bundle, for MLflow's `get_raw_model`; its digest says which one it is."""
         return self.bundle
 
     def _score(self, raw: float) -> float | None:
@@ -96,7 +96,7 @@ class BundleModel:
         return np.column_stack([self._column(s, frame[n]) for n, s in declared.items()])
 
     def _column(self, spec: InputSpec, values: pd.Series[Any]) -> NDArray[np.float32]:
-        """One column, or one for each token of a text."""
+        """One column, or for a text one column for each token."""
         name = spec.declared
         words = self.bundle.vocabularies.get(name)
         if words is None:
@@ -114,5 +114,5 @@ class BundleModel:
 
 
 def _load_pyfunc(path: str) -> BundleModel:
-    """MLflow calls it with the folder of a version."""
+    """The model in a version's folder; MLflow calls this function."""
     return BundleModel(Path(path))

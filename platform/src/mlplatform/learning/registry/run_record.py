@@ -1,4 +1,4 @@
-"""What a tracking server shows of the run behind a version; nothing is decided from it."""
+"""The record of the run behind a version, for a tracking server; nothing is decided from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port of the registry: versions that may serve, and the record of those that may not."""
+"""The port of the registry: versions that may serve, and records of rejected candidates."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ STATUS_TAG = "status"
 FACTS_TAG = "facts"
 VALIDATED = "validated"
 TRAINED_HERE = "trained here"
-"""The origin of what a model's own folder fitted; what somebody brings never has it."""
+"""Origin of a bundle that a model's own folder fitted; a bundle from elsewhere never has it."""
 
 
 class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the registry remembers of a candidate beside its bundle.
+    """The facts that the registry stores of a candidate beside its bundle.
 
     `folder` is the digest of the model folder that fitted it; empty for a model that was brought.
     `report` is the gate report as JSON can hold it, `validated` whether it passed. `seed` is the
@@ -44,7 +44,7 @@ class VersionFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A registered version: validated, and so deployable."""
+    """A registered version: validated, and therefore deployable."""
 
     model: str
     version: int
@@ -56,7 +56,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A candidate that did not pass: kept as a record, never deployable."""
+    """A candidate that did not pass: stored as a record, never deployable."""
 
     model: str
     digest: str
@@ -67,7 +67,7 @@ class Rejection:
 def read_version(
     model: str, version: int, tags: Mapping[str, str], *, run_id: str, created_at_ms: int
 ) -> Version | None:
-    """A version from its tags; None for one that this platform did not register as validated."""
+    """A version from its tags; None if this platform did not register it as validated."""
     if tags.get(STATUS_TAG) != VALIDATED or FACTS_TAG not in tags:
         return None
     facts = msgspec.json.decode(tags[FACTS_TAG], type=VersionFacts)
@@ -75,7 +75,7 @@ def read_version(
 
 
 class Registry(Protocol):
-    """Versions of models; every method may be repeated.
+    """Versions of models. Every method may be repeated.
 
     Raises:
         Unavailable: the registry did not answer; from any method.
@@ -84,9 +84,9 @@ class Registry(Protocol):
     def register(
         self, folder: Path, facts: VersionFacts, record: RunRecord | None = None
     ) -> Version | Rejection:
-        """Keep the bundle in a folder, as a version if it was validated and as a record if not.
+        """Register the bundle in a folder: as a version if it was validated, else as a record.
 
-        The same bundle again gives the version that it has.
+        Registering the same bundle again gives the version that it has.
 
         Args:
             record: what people see of the run; nothing is read from it again.
@@ -105,11 +105,11 @@ class Registry(Protocol):
         ...
 
     def versions(self, model: str) -> Sequence[Version]:
-        """All versions of a model, the newest first; none for a model never registered."""
+        """All versions of a model, newest first; none for a model that was never registered."""
         ...
 
     def fetch(self, model: str, version: int, into: Path) -> Path:
-        """The folder `into`/<digest> with the version's bundle, fetched and checked if need be.
+        """The folder `into`/<digest> with the version's bundle, fetched and checked if necessary.
 
         Raises:
             NotFound: there is no such version.

@@ -1,4 +1,4 @@
-"""What a fit is given beside its rows, where model.yaml declares a search."""
+"""The context of a fit, for models whose model.yaml declares a search."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ Judge = Callable[[int, NDArray[np.float64]], None]
 
 
 class TrialStopped(Exception):
-    """This trial goes no further: it is worse than others, or the budget is spent. Let it pass."""
+    """This trial ends here: it is worse than others, or the budget is spent. Let the exception
+    pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitContext:
-    """The hyper-parameters of one fit, and how it does meanwhile.
+    """The hyper-parameters of one fit, and the reports of its progress.
 
     Args:
         parameters: by the names in `training.search.space`.
@@ -32,7 +33,7 @@ class FitContext:
     _judge: Judge | None = None
 
     def report(self, step: int, scores: NDArray[np.float64]) -> None:
-        """Say how the model scores `rows` by now, so that a bad trial ends early.
+        """Report the present scores of `rows`, so that a bad trial ends early.
 
         Args:
             step: 0 to 998, rising: rounds or epochs; not every one has to be reported.
@@ -47,5 +48,5 @@ class FitContext:
 
 
 def last_fit(parameters: Mapping[str, Choice], inputs: int) -> FitContext:
-    """The context of a fit that is no trial."""
+    """The context of the last fit, which is no trial."""
     return FitContext(parameters, np.empty((0, inputs), np.float32))

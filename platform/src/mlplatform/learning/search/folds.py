@@ -1,4 +1,4 @@
-"""The days that trials are tested on: the last ones of those that a model is fitted to."""
+"""The days on which trials are tested: the last days of those that a model is fitted to."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ class SearchFold:
 def search_folds(
     dataset: Dataset, policy: SearchPolicy, *, maturity_days: int
 ) -> tuple[SearchFold, ...]:
-    """Folds of rolling origin within the days to fit, the oldest first: nothing of the held-out
-    days is in them, and `maturity_days` lie between what is fitted and what is tested, as in
-    service.
+    """Folds of rolling origin within the days to fit, oldest first. They hold none of the held-out
+    days, and `maturity_days` lie between fitted and tested rows, as in service.
 
     Raises:
         InputInvalid: a fold has one label alone.

@@ -1,7 +1,7 @@
-"""Which parameters to try next, by Optuna: a function of the trials before and of the seed.
+"""The parameters to try next, by Optuna: a function of the trials before and of the seed.
 
-No study of Optuna's is kept. One is made of the trials that have ended, for each trial anew, with a
-seed of its own; so a search that was killed goes on as if it had not been.
+No study of Optuna is stored. For each trial a new study is made of the trials that have ended, with
+a seed of its own, so that a search that was killed continues as if it had not been.
 
 Source: TPE; Bergstra et al., NeurIPS 24 (2011). PED-ANOVA; Watanabe et al., IJCAI 2023.
 """
@@ -20,9 +20,10 @@ from mlplatform.model.policies.search import Choice, SearchParameter, SearchPoli
 from mlplatform.runtime.canonical import digest
 
 STARTUP_TRIALS: Final = 5
-"""Complete ones, before any trial is stopped."""
+"""Number of complete trials before any trial is stopped."""
 LEAST_COMPLETE: Final = 10
-"""Trials, of which a tenth is one: of fewer, importances are the sampler's and not the model's."""
+"""Least number of complete trials for importances, of which a tenth is one. With fewer, importances
+show the sampler and not the model."""
 _STATES: Final = {
     "complete": optuna.trial.TrialState.COMPLETE,
     "pruned": optuna.trial.TrialState.PRUNED,
@@ -31,27 +32,27 @@ _STATES: Final = {
 
 
 class Suggestion:
-    """The parameters of the next trial, and whether it is worth to go on with."""
+    """The parameters of the next trial, and the test of whether it is worth continuing."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self._trial = trial
         self.parameters: dict[str, Choice] = dict(trial.params)
 
     def is_worse(self, step: int, value: float) -> bool:
-        """Whether a trial that has this value at this step is to be stopped."""
+        """Whether a trial with this value at this step is to be stopped."""
         self._trial.report(value, step)
         return bool(self._trial.should_prune())
 
 
 def suggestion(policy: SearchPolicy, done: Sequence[Trial], seed: int) -> Suggestion:
-    """What to try after these trials; the same ones and the same seed give the same."""
+    """The suggestion after these trials; the same trials and seed give the same one."""
     study = _study(policy, done, seed)
     return Suggestion(study.ask(fixed_distributions=_distributions(policy)))
 
 
 def importances(policy: SearchPolicy, done: Sequence[Trial], seed: int) -> dict[str, float]:
-    """How much each parameter matters for the best tenth of the trials, shares of 1, the largest
-    first; none of fewer than `LEAST_COMPLETE` complete ones, or of equal ones."""
+    """Importance of each parameter for the best tenth of the trials, as shares of 1, largest first;
+    empty for fewer than `LEAST_COMPLETE` complete trials, or for equal ones."""
     values = [trial.value for trial in done if trial.state == "complete"]
     if len(values) < LEAST_COMPLETE or len({*values}) < 2:
         return {}

@@ -1,4 +1,4 @@
-"""Trials of hyper-parameters on days to fit, until all are made or the budget is spent."""
+"""Trials of hyper-parameters on the days to fit, until all are done or the budget is spent."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from mlplatform.runtime.errors import InputInvalid
 log = logging.getLogger(__name__)
 
 STEPS: Final = 1000
-"""Of one fold: step 999 of each is its end."""
+"""Steps of one fold; step 999 is its end."""
 MOST_STARTS: Final = 3
-"""A trial in which its process has ended so often has failed: out of memory, or a crash."""
+"""Number of starts after which a trial has failed: its process ran out of memory or crashed each
+time."""
 
 Scorer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 Fit = Callable[[LabelledRows, FitContext], Scorer]
@@ -41,7 +42,7 @@ OwnMeasure = Callable[[NDArray[np.int8], NDArray[np.float64]], float]
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What all trials of a search have in common.
+    """The parts that all trials of a search share.
 
     Args:
         names: of the inputs, in the order in which a fit takes them.
@@ -127,7 +128,7 @@ class _TrialRun:
 
 
 def search(asked: Search, study: Study | None) -> SearchReport:
-    """The trials of a search, those that a killed run had made taken up.
+    """Run the trials of a search, and continue those that a killed run had made.
 
     The budget binds once one trial is complete. The same folds, policy and seed give the same
     trials where it does not bind.
@@ -174,7 +175,7 @@ def search(asked: Search, study: Study | None) -> SearchReport:
 def _trial(
     asked: Search, done: Sequence[Trial], study: Study | None, left_s: float
 ) -> Trial | None:
-    """One trial to its end; None where the budget ended before it."""
+    """Run one trial. Returns None if the budget ended before it."""
     suggested, begin_s = suggestion(asked.policy, done, asked.seed), asked.clock_s()
     running = _TrialRun(asked, suggested, begin_s + left_s)
     state: TrialState = "complete"

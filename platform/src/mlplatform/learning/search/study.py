@@ -1,4 +1,4 @@
-"""The trials of one search on disk, so that a killed one goes on."""
+"""The trials of one search on disk, so that a killed search continues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = TypeVar("Kind")
 
 
 class _TrialStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The trial that began last, and how often."""
+    """The trial that was started last, and how often."""
 
     number: int
     times: int
@@ -36,7 +36,7 @@ class Study:
         self._folder = folder
 
     def trials(self, policy: SearchPolicy) -> list[Trial]:
-        """The trials that have ended, by number, up to the first that is missing or is none."""
+        """The trials that have ended, by number, up to the first that is missing or invalid."""
         found: list[Trial] = []
         while len(found) < policy.trials:
             trial = _read(self._file(len(found)), Trial)
@@ -48,26 +48,26 @@ class Study:
         return found
 
     def begin(self, number: int) -> int:
-        """How often this trial has begun, this time included; more than once where its process
-        ended in it."""
+        """Note the start of a trial. Returns how often it has started, this time included; more
+        than once if its process ended in it."""
         before = _read(self._folder / STARTED, _TrialStart)
         times = before.times + 1 if before is not None and before.number == number else 1
         write_atomically(self._folder / STARTED, msgspec.json.encode(_TrialStart(number, times)))
         return times
 
     def keep(self, trial: Trial) -> None:
-        """A trial that has ended."""
+        """Store a trial that has ended."""
         write_atomically(self._file(trial.number), canonical_json(msgspec.to_builtins(trial)))
 
     def note_spent(self) -> None:
-        """The budget ended within a trial, which is not kept."""
+        """Note that the budget ended within a trial, which is not stored."""
         write_atomically(self._folder / SPENT, b"")
 
     def is_spent(self) -> bool:
         return (self._folder / SPENT).exists()
 
     def forget(self) -> None:
-        """Nothing was tried: the next search begins anew."""
+        """Forget all trials, so that the next search starts anew."""
         marks = (self._folder / STARTED, self._folder / SPENT)
         for file in (*self._folder.glob("trial-*.json"), *marks):
             file.unlink(missing_ok=True)

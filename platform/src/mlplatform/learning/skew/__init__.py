@@ -1,1 +1,2 @@
-"""Whether decisions read what they should have: a sample, counted again from raw records."""
+"""Skew: whether decisions read what they should have, by a sample that is counted again from raw
+records."""

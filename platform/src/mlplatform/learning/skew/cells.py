@@ -1,4 +1,5 @@
-"""One feature of one decision: what it was served beside what the records give."""
+"""One feature of one decision: the value that it was served beside the value that the records
+give."""
 
 from __future__ import annotations
 
@@ -25,12 +26,13 @@ the record's own word on why there was nothing; `empty`, what is read for an unk
 table had then."""
 
 CLOSE: Final = 1e-9
-"""Relative: a mean of the same requests, added up in another order."""
+"""Relative difference up to which two means are the same: one of the same requests, added up in
+another order."""
 
 
 class LateInterval(NamedTuple):
-    """What a late value stands for: made of what was known until one moment, and without what came
-    at another; epoch milliseconds, None where nobody knows."""
+    """The interval that a late value represents: it includes what was known at one moment, and
+    lacks what came at another. Epoch milliseconds, None if unknown."""
 
     until_ms: int | None
     without_ms: int | None
@@ -38,7 +40,7 @@ class LateInterval(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A comparison.
+    """The comparison of one feature of one decision.
 
     Args:
         position: of the log, per writer, that the served value stands for by its own word.
@@ -56,14 +58,14 @@ class Cell(NamedTuple):
 
 
 def exactly(one: float | None, other: float | None) -> bool:
-    """Whether two values are the same, bit for bit but for the sign of zero."""
+    """Whether two values are the same, bit for bit except for the sign of zero."""
     if one is None or other is None:
         return one is other
     return one == other or (math.isnan(one) and math.isnan(other))
 
 
 def closely(one: float | None, other: float | None) -> bool:
-    """Whether two values are the same but for the order in which floats were added up."""
+    """Whether two values are the same except for the order in which floats were added."""
     if one is None or other is None:
         return one is other
     return exactly(one, other) or math.isclose(one, other, rel_tol=CLOSE, abs_tol=1e-12)

@@ -1,4 +1,5 @@
-"""What a sample of decisions read, taken from the log: each decision has the same chance."""
+"""The values that a sample of decisions read, taken from the log; each decision has the same
+chance."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.runtime.canonical import NOT_JSON
 
 CHUNK_ROWS: Final = 10_000
-"""Of the log in memory at a time, of all writers together."""
+"""Records of the log in memory at a time, of all writers together."""
 FEWEST_ROWS: Final = 1_000
 IDS_AT_ONCE: Final = 10_000
 Key = int | str
 
 
 class DecisionReads(msgspec.Struct, frozen=True, kw_only=True):
-    """What one decision read.
+    """The values that one decision read.
 
     Args:
         keys: entity → its key.
@@ -43,12 +44,12 @@ class DecisionReads(msgspec.Struct, frozen=True, kw_only=True):
     gaps: Mapping[str, str] = {}
 
     def gap(self, source: str) -> str | None:
-        """Why nothing of a source was read; None where it was, or nobody knows."""
+        """Why nothing was read of a source; None if something was, or the reason is unknown."""
         return self.gaps.get(source, None if self.features else "unavailable")
 
 
 class SampledReads(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample.
+    """A sample of decisions with their reads.
 
     Args:
         population: decisions that it was drawn from.
@@ -81,7 +82,8 @@ def stream(
     after: Mapping[str, int] | None = None,
     from_ms: int | None = None,
 ) -> Iterator[pa.Table]:
-    """The records of a model in pieces that fit memory, while other processes keep appending.
+    """The records of a model in portions that fit into memory, while other processes go on
+    appending.
 
     Args:
         columns: with `writer` and `seq`.
@@ -185,7 +187,7 @@ def _reads_of(row: Mapping[str, Any], definition: ModelDefinition) -> DecisionRe
 
 
 def is_key(value: object) -> bool:
-    """Whether it can be the key of an entity."""
+    """Whether the value can be the key of an entity."""
     if isinstance(value, bool):
         return False
     return isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)

@@ -1,4 +1,4 @@
-"""Where the last pass over a model's decisions stopped, and what it found."""
+"""The end of the last pass over a model's decisions, and its findings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class LastPass(msgspec.Struct, frozen=True):
 
 
 def keep(folder: Path, model: str, ended: LastPass) -> None:
-    """Replaces what was there."""
+    """Store the end of a pass, in place of the one before."""
     write_struct(_file(folder, model), ended)
 
 
 def last(folder: Path, model: str) -> LastPass | None:
-    """None before the first pass.
+    """The end of the last pass; None before the first.
 
     Raises:
         Corrupt: the file is not what `keep` writes.

@@ -1,4 +1,4 @@
-"""One pass: a sample of what is new in the log, counted again from raw records, and judged."""
+"""One skew pass: a sample of the log's new decisions, counted again from raw records and judged."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from mlplatform.model.features.views import FeatureView, external, request_views
 from mlplatform.model.windows.tiles import series_of
 
 SAMPLE: Final = 2_000
-"""If none of this many is wrong, at most half a percent of all are, for 20 features at once."""
+"""Size of a sample. If none of so many is wrong, at most half a percent of all are, for 20 features
+at once."""
 MOST_SAMPLED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class SkewPass:
-    """What a pass found, and per writer of the log the last record that it has read."""
+    """The result of a pass, and the last log record that it has read of each writer."""
 
     report: SkewReport
     position: Mapping[str, int]
@@ -49,10 +50,10 @@ def look(
     from_ms: int | None = None,
     size: int = SAMPLE,
 ) -> SkewPass:
-    """Compare a sample of decisions with what the log and the imported history say.
+    """Compare a sample of decisions with the log and the imported history.
 
-    The log is read in pieces, twice, and what is gathered of it lies on disk beyond a limit.
-    Nothing of the online state is read.
+    The log is read twice, in portions; what is gathered of it lies on disk beyond a limit. The
+    online state is not read.
 
     Args:
         after: per writer, the last record that an earlier pass has read.
@@ -115,7 +116,7 @@ def _report(
 def _key_of(
     definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[DecisionReads]
 ) -> Callable[[Cell], Key]:
-    """Whose requests a cell's feature counts."""
+    """Function from a cell to the key whose requests its feature counts."""
     keys = {one.decision_id: one.keys for one in served}
     entities = {name: view.entity for view in views for name in view.feature_names}
     entities |= {window.name: window.entity for window in definition.windows}
@@ -125,7 +126,7 @@ def _key_of(
 def _there(
     db: duckdb.DuckDBPyConnection, served: Sequence[DecisionReads]
 ) -> tuple[DecisionReads, ...]:
-    """The reads whose own request could be read: the others are counted as unreadable."""
+    """The reads whose own request could be read; the others are counted as unreadable."""
     db.register("taken_", pa.table({"request_id": [one.decision_id for one in served]}))
     found = db.sql("SELECT request_id FROM events SEMI JOIN taken_ USING (request_id)").fetchall()
     db.unregister("taken_")
@@ -141,7 +142,7 @@ def _keys(definition: ModelDefinition, served: Sequence[DecisionReads]) -> dict[
 def _reach(
     definition: ModelDefinition, views: Sequence[FeatureView], served: Sequence[DecisionReads]
 ) -> int:
-    """Event time of the first record that any of the decisions depends on."""
+    """Event time of the first record on which any of the decisions depends."""
     first_ms = min(one.event_ms for one in served)
     starts = [first_ms]
     for view in request_views(views):

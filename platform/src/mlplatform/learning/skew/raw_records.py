@@ -1,4 +1,4 @@
-"""What the log and the history say of a few entities, in a database of its own that may spill."""
+"""Records of a few entities from the log and the history, in a database that may spill to disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 THREADS: Final = 2
 MEMORY: Final = "512MB"
-"""Of DuckDB: beyond it, what is gathered and what is joined lies on disk."""
+"""Memory limit of DuckDB; beyond it, records and joins lie on disk."""
 ARRIVAL: Final = ("writer", "seq", "recorded_ms", "windows_at")
 COLUMNS: Final = (
     *("writer", "seq", "kind", "decision_id", "event_ms", "recorded_ms", "decision", "label"),
@@ -56,7 +56,7 @@ _TYPES: Final[dict[str, Any]] = {"int64": Whole, "float64": float, "string": str
 
 @contextmanager
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty one, in a folder that goes with it."""
+    """An empty database, in a folder that is removed with it."""
     with TemporaryDirectory(prefix="skew-") as folder:
         config = {"threads": THREADS, "memory_limit": MEMORY, "temp_directory": folder}
         with duckdb.connect(str(Path(folder) / "records.db"), config=config) as db:
@@ -74,7 +74,8 @@ def gather(
     from_ms: int,
     upto: Mapping[str, int],
 ) -> int:
-    """Fill the tables `events`, `labels` and `voids`; returns how many payloads can't be read.
+    """Fill the tables `events`, `labels` and `voids`. Returns the number of payloads that can't be
+    read.
 
     `events` holds the requests of these entities: those of the history without a writer, those of
     the log with `_writer`, `_seq`, `_recorded_ms` and `_windows_at`; `_stopped` ones hid their
@@ -109,14 +110,14 @@ def gather(
 
 
 def event_schema(definition: ModelDefinition) -> pa.Schema:
-    """The columns of `events`: a request, then what the log says of it; no request field begins
-    with _."""
+    """The columns of `events`: the request's fields, then what the log says of it. No request field
+    begins with _."""
     arrival = [(f"_{name}", ARRIVALS.field(name).type) for name in ARRIVAL]
     return pa.schema([*request_schema(definition), *arrival, ("_stopped", pa.bool_())])
 
 
 def keys_table(field: str) -> str:
-    """The relation that holds the wanted keys of a request field, as `key`."""
+    """Name of the relation that holds the wanted keys of a request field, as `key`."""
     return f"keys_{field}"
 
 
@@ -153,7 +154,7 @@ def _take_history(
 
 
 class _Requests:
-    """Decision records of wanted keys, as rows of `events`."""
+    """Turns decision records of wanted keys into rows of `events`."""
 
     def __init__(self, definition: ModelDefinition, keys: Keys) -> None:
         self._fields = tuple(definition.request)
@@ -171,7 +172,8 @@ class _Requests:
         self._decode = msgspec.json.Decoder(msgspec.defstruct("Payload", payload)).decode
 
     def events(self, decisions: pa.Table, schema: pa.Schema) -> tuple[pa.Table, int]:
-        """The rows, and how many payloads are gone or no longer what the model declares."""
+        """The rows, and the number of payloads that are gone or no longer fit the model's
+        declaration."""
         kept: list[int] = []
         found: list[Any] = []
         unreadable = 0

@@ -1,4 +1,4 @@
-"""External views: what each decision should have read of the imported table."""
+"""External views: the values that each decision should have read of the imported table."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from mlplatform.learning.training_sets.join import view_join
 from mlplatform.model.features.views import FeatureView
 
 SLACK_MS: Final = 5 * 60_000
-"""Event times may lie so far from when a request came, and imports end in between."""
+"""Milliseconds by which an event time may differ from the request's arrival, and in which an import
+may end."""
 
 
 def table_cells(
     offline: OfflineTable, views: Sequence[FeatureView], served: Sequence[DecisionReads]
 ) -> Iterator[Cell]:
-    """Every feature of an external view of every decision.
+    """A cell for every feature of an external view and every decision.
 
     A value is equal where the table had it at the event, `SLACK_MS` before or after it, or when the
     decision was recorded, if that was not further off: values may be pushed in between.
@@ -55,7 +56,7 @@ def _cell(view: FeatureView, one: DecisionReads, name: str, near: Sequence[float
 
 
 def _read_ms(one: DecisionReads) -> int:
-    """When its features were read, where wall time is event time."""
+    """The time at which a decision read its features, where wall time is event time."""
     is_near = abs(one.recorded_ms - one.event_ms) <= SLACK_MS
     return one.recorded_ms if is_near else one.event_ms
 

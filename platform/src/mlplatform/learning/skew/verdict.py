@@ -1,8 +1,8 @@
-"""What a sample of comparisons says of each feature: equal, skewed, or not known.
+"""The verdict on each feature, from a sample of comparisons: equal, skewed, or unknown.
 
-Decisions are drawn by chance, so the share of a feature's values that are not what they should have
-been lies within bounds, however they hang together. A feature is named where the low bound is above
-what is tolerated, and called equal where the high one is within it.
+Decisions are drawn by chance, so the share of a feature's wrong values lies within bounds, however
+the values depend on each other. A feature is called skewed if the low bound is above what is
+tolerated, and equal if the high one is within it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mlplatform.runtime.figures import utc_minute
 from mlplatform.runtime.intervals import exact_share
 
 ERROR_SHARE: Final = 0.001
-"""Chance that a pass names a feature whose skew is within what is tolerated, all together."""
+"""Chance that a pass calls any feature skewed whose skew is within what is tolerated."""
 SHOWN: Final = 3
-"""Examples of a feature."""
+"""Number of examples of a feature that are shown."""
 MOSTLY: Final = 0.5
-"""A cause is named where it explains more than this share of what is wrong."""
+"""Least share of the wrong values that a cause must explain to be named."""
 ALIKE: Final = 0.02
-"""Factors that differ by less are one."""
+"""Relative difference up to which two factors count as one."""
 MINUTE_MS: Final = 60_000
 Verdict = Literal["equal", "skewed", "not known"]
 
 
 class Example(msgspec.Struct, frozen=True):
-    """One value that was not what it should have been.
+    """One wrong value.
 
     Args:
         position: per writer, the record of the log that it stands for by its own word.
@@ -49,7 +49,7 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class FeatureSkew(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature.
+    """The verdict on one feature.
 
     Args:
         low, high: bounds of the share (0-1) that is not equal, among all decisions of the window;
@@ -71,7 +71,7 @@ class FeatureSkew(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pass found.
+    """The findings of a pass.
 
     Args:
         from_ms, to_ms: event times of the first and the last decision of the sample; None without.
@@ -97,7 +97,7 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_known(self) -> bool:
-        """Whether something can be said of every feature."""
+        """Whether there is a verdict on every feature."""
         return bool(self.features) and all(f.verdict != "not known" for f in self.features)
 
     @property
@@ -124,7 +124,8 @@ class _FeatureOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class UncountableRequests:
-    """Requests that were served, and that cannot be counted again: erased, or not as declared.
+    """Requests that were served and cannot be counted again, because they are erased or not as
+    declared.
 
     Args:
         requests: how many. Each is of one entity's key, which nobody knows any more.
@@ -135,7 +136,8 @@ class UncountableRequests:
     key_of: Callable[[Cell], Hashable]
 
     def unexplained(self, wrong: Sequence[Cell]) -> list[Cell]:
-        """The wrong cells of a feature that are left whichever keys the requests were of."""
+        """The wrong cells of a feature that remain unexplained, whichever keys the requests were
+        of."""
         counts = Counter(map(self.key_of, wrong))
         worst = {key for key, _ in counts.most_common(self.requests)}
         return [cell for cell in wrong if self.key_of(cell) not in worst]
@@ -147,7 +149,7 @@ def judge(
     share: float,
     lost: UncountableRequests | None = None,
 ) -> tuple[FeatureSkew, ...]:
-    """Every feature's verdict, in the order of `features`.
+    """The verdict on every feature, in the order of `features`.
 
     Args:
         cells: what is not equal among them is kept; no other.
@@ -213,7 +215,7 @@ _NOTES: Final[Mapping[Note, str]] = {
 
 
 def cause(wrong: Sequence[Cell]) -> str:
-    """The likely one of what is wrong with a feature, in a sentence.
+    """The likely cause of a feature's wrong values, in a sentence.
 
     Args:
         wrong: its cells that are not equal; one at least.
@@ -237,7 +239,8 @@ def _of(noted: int, count: int) -> str:
 
 
 def _why_late(late: Sequence[Cell]) -> str:
-    """One feed that stopped leaves everything after one moment out, and nothing before it."""
+    """Why values are late. A feed that stopped leaves out everything after one moment, and nothing
+    before it."""
     holds = [cell.holds for cell in late if cell.holds is not None]
     untils = [h.until_ms for h in holds if h.until_ms is not None]
     withouts = [h.without_ms for h in holds if h.without_ms is not None]

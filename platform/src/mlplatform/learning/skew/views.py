@@ -1,7 +1,7 @@
-"""End-of-day snapshots: what each decision should have read, made again from records.
+"""Snapshots: the values that each decision should have read, computed again from records.
 
-A snapshot says in its file which position of the log it was made at. So records that came later are
-distinguished from records that it counted wrongly.
+A snapshot's file names the log position at which it was made. So records that came later can be
+told from records that it counted wrongly.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def view_cells(
     files: Mapping[str, Mapping[int, Path]],
     late_after_ms: int,
 ) -> Iterator[Cell]:
-    """Every view feature of every decision.
+    """A cell for every feature of a view and every decision.
 
     Args:
         db: with the tables of `raw_records.gather`.
@@ -58,13 +58,13 @@ def view_cells(
 
 
 def _due_ms(one: DecisionReads, late_after_ms: int, row_ms: int | None) -> int:
-    """The midnight whose snapshot a decision should have read: it may read a newer one already."""
+    """The midnight whose snapshot a decision should have read; it may have read a newer one."""
     due_ms = (one.event_ms - late_after_ms) // DAY_MS * DAY_MS
     return max(due_ms, row_ms) if row_ms is not None and row_ms <= one.event_ms else due_ms
 
 
 def _midnights(view: FeatureView, served: Iterable[DecisionReads], late_after_ms: int) -> set[int]:
-    """All that decisions may have read, or should have."""
+    """The midnights whose snapshots decisions may have read, or should have read."""
     found: set[int] = set()
     for one in served:
         row_ms = one.times.get(view.name)
@@ -98,8 +98,8 @@ def _compared(
     late_after_ms: int,
     newest_ms: int | None,
 ) -> Iterator[Cell]:
-    """A decision that found no row is judged by the newest snapshot that decisions before it read:
-    it says whether there was one then."""
+    """The cells of a decision. One that found no row is judged by the newest snapshot that earlier
+    decisions read, which shows whether there was a row then."""
     key = one.keys[view.entity]
     row_ms = one.times.get(view.name)
     due_ms = _due_ms(one, late_after_ms, row_ms)
@@ -149,7 +149,8 @@ def _then(source: _ExpectedSnapshot, key: Key, name: str) -> float | None:
 
 
 def _holds(one: DecisionReads, source: _ExpectedSnapshot, row_ms: int, due_ms: int) -> LateInterval:
-    """A snapshot of an earlier day, or one that lacks records which came after it."""
+    """The interval of a snapshot of an earlier day, or of one that lacks records which came after
+    it."""
     if row_ms < due_ms:
         return LateInterval(row_ms, row_ms, one.event_ms - row_ms - DAY_MS)
     return LateInterval(row_ms, None)
@@ -158,7 +159,8 @@ def _holds(one: DecisionReads, source: _ExpectedSnapshot, row_ms: int, due_ms: i
 def _whose(
     view: FeatureView, source: _ExpectedSnapshot, key: Key, name: str, value: float
 ) -> Note | None:
-    """Who holds a value that no record gives."""
+    """The holder of a value that the records do not give: the online store, the snapshot, or one by
+    another definition."""
     if source.kept is None:
         return None
     if not closely(value, source.kept.get(key, {}).get(name)):
@@ -170,7 +172,7 @@ def _whose(
 
 
 class _Snapshots:
-    """Makes snapshots again, of the wanted entities."""
+    """Computes snapshots of the wanted entities again."""
 
     def __init__(self, db: duckdb.DuckDBPyConnection) -> None:
         self._db = db
@@ -226,8 +228,8 @@ class _Snapshots:
         return {row.pop(view.join_key): row for row in rows}
 
     def _differs(self, at_ms: int, position: Mapping[str, int]) -> bool:
-        """Whether there are records from before a midnight that its snapshot did not know, or
-        voids that it knew too early."""
+        """Whether there are records from before a midnight that its snapshot lacked, or voids that
+        it counted too early."""
         self._reach(position)
         at = f"epoch_ms({at_ms})"
         ((count,),) = self._db.execute(
@@ -248,6 +250,6 @@ class _Snapshots:
 
 
 def _is_within(writer: str, seq: str) -> str:
-    """Whether a record is within the position of `reached`; history always is."""
+    """SQL that tells whether a record is within the position of `reached`; history always is."""
     upto = f"(SELECT max(r.upto) FROM reached r WHERE r.writer = {writer})"
     return f"({writer} IS NULL OR coalesce({seq} <= {upto}, false))"

@@ -1,7 +1,8 @@
-"""Real-time windows: what each decision should have read, by the SQL that training joins.
+"""Real-time windows: the values that each decision should have read, by the SQL that training
+joins.
 
-The record says at which position of the log its windows stand, so they are counted again exactly
-there. Whether that position is behind what had been recorded by then is a question of its own.
+A record names the log position of its windows, and they are counted again exactly there. Whether
+that position is behind what had been recorded by then is a separate question.
 """
 
 from __future__ import annotations
@@ -24,18 +25,19 @@ from mlplatform.model.windows.ratios import ratios_of
 from mlplatform.model.windows.tiles import SeriesReader, fold, new_columns, series_of
 
 MOST_REQUESTS: Final = 20_000
-"""Of an entity whose earlier states are looked for: all of them are in memory, and added up."""
+"""Most requests of an entity whose earlier states are looked for: all of them are in memory, and
+added up."""
 ROWS_AT_ONCE: Final = 10_000
 MOST_FOLDED: Final = 1_000_000
-"""Requests that a pass adds up again for that; values beyond are reported as different."""
+"""Most requests that a pass adds up again for that; further values are reported as different."""
 MOST_STATES: Final = 100
-"""Earlier states of an entity that a value is held to, the newest ones."""
+"""Number of an entity's newest earlier states with which a value is compared."""
 Values = Mapping[str, float | None]
 
 
 class _Behind(NamedTuple):
-    """The first request that a decision had not seen of an entity, though it was recorded
-    long enough before, and the last one that it had seen; wall time."""
+    """The first request of an entity that a decision had not seen although it was recorded long
+    enough before, and the last one that it had seen; wall times."""
 
     unseen_ms: int | None
     seen_ms: int | None
@@ -47,7 +49,7 @@ def window_cells(
     served: Sequence[DecisionReads],
     late_after_ms: int,
 ) -> Iterator[Cell]:
-    """Every window of every decision.
+    """A cell for every window and every decision.
 
     Args:
         db: with the tables of `raw_records.gather`.
@@ -86,7 +88,7 @@ def _has_all(source: EntityWindows, one: DecisionReads, values: Values) -> bool:
 
 
 def _plain(source: EntityWindows, one: DecisionReads, right: Values) -> Iterator[Cell]:
-    """Equal ones, and those of a decision that read no windows."""
+    """Cells of equal values, and cells of a decision that read no windows."""
     for name in source.feature_names:
         value, wanted = one.features.get(name), right[name]
         note = _why(source, one, name)
@@ -113,8 +115,8 @@ def _late(
 def _strange(
     source: EntityWindows, one: DecisionReads, right: Values, found: LateInterval | Note | None
 ) -> Iterator[Cell]:
-    """Values that the position does not give: those of an earlier state, of none, or of no state
-    at all."""
+    """Cells of values that the position does not give: those of an earlier state, of the empty
+    state, or of no state."""
     for name in source.feature_names:
         value, wanted = one.features.get(name), right[name]
         if exactly(value, wanted) and name in one.features:
@@ -140,8 +142,8 @@ def _cell(one: DecisionReads, name: str, expected: float | None, outcome: Any, *
 
 
 def _rank(db: duckdb.DuckDBPyConnection, served: Sequence[DecisionReads]) -> None:
-    """Requests in the order in which they became known to readers (`ranked`), and in the order
-    in which they were recorded (`recorded`)."""
+    """Create the relations `ranked`, requests in the order in which they became known to readers,
+    and `recorded`, in the order of recording."""
     row, event_ms, rank, seen = OWN
     _draw(db, [one.decision_id for one in served])
     own = ", ".join(f"_{name}" for name in (*ARRIVAL, "stopped") if name != "recorded_ms")
@@ -174,7 +176,7 @@ def _draw(db: duckdb.DuckDBPyConnection, decision_ids: Sequence[str]) -> None:
 def _values(
     db: duckdb.DuckDBPyConnection, definition: ModelDefinition, relation: str
 ) -> dict[str, Values]:
-    """Windows of the decisions of `drawn`, by their id."""
+    """Windows of the decisions in `drawn`, by decision id."""
     shared = series_of(definition.windows, definition.entities)
     wanted = "request_id IN (SELECT request_id FROM drawn)"
     row = OWN[0]
@@ -211,7 +213,8 @@ def _due(
     served: Sequence[DecisionReads],
     behind: Mapping[str, Mapping[str, _Behind]],
 ) -> dict[str, Values]:
-    """What decisions should have read whose position is behind, or who had none."""
+    """The values that decisions should have read whose position is behind, or that had no
+    position."""
     late = [
         one.decision_id
         for one in served
@@ -230,8 +233,8 @@ def _states(
     source: EntityWindows,
     odd: Sequence[DecisionReads],
 ) -> dict[str, LateInterval | Note | None]:
-    """Which earlier state of the entity gives what each was served: what that was made of, `empty`
-    where of nothing, None where no earlier state gives all of its windows."""
+    """The earlier state of the entity that gives the values of each decision: its interval; `empty`
+    for the state without requests; None if no earlier state gives all of its windows."""
     by_key: dict[Key, list[DecisionReads]] = {}
     for one in odd:
         if all(name in one.features for name in source.feature_names):
@@ -292,8 +295,8 @@ def _earlier(
 def _between(
     one: DecisionReads, events: Sequence[dict[str, Any]], alike: Sequence[int]
 ) -> LateInterval:
-    """What is certain of a state that equals those of several numbers of requests in a row: it held
-    what the first of them held, and not what the last one lacked."""
+    """The certain interval of a state that equals those of several numbers of requests in a row: it
+    includes the requests of the first, and lacks those that the last one lacks."""
     last = alike[-1]
     first = next(n for n in range(last, -1, -1) if n == 0 or n - 1 not in set(alike))
     without_ms = events[last]["_recorded_ms"]

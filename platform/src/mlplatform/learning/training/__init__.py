@@ -1,1 +1,1 @@
-"""The way from a training set to a candidate: fit, calibration, small model and bundle."""
+"""Training: from a training set to a candidate, by fit, calibration, small model and bundle."""

@@ -1,4 +1,4 @@
-"""Tables, carried by a bundle, from raw scores to probabilities and decision thresholds."""
+"""Tables in a bundle from raw scores to probabilities, and decision thresholds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fit_calibration(
 
 
 class KnownScores(NamedTuple):
-    """Calibrated scores of requests whose label is known, 0 or 1, and by how much each counts."""
+    """Calibrated scores of requests with a known label, 0 or 1, and each one's weight."""
 
     scores: Floats
     y: NDArray[np.integer[Any]]
@@ -60,7 +60,7 @@ class KnownScores(NamedTuple):
 def fit_thresholds(
     decision: DecisionPolicy, scores: Floats, known: KnownScores
 ) -> dict[str, float]:
-    """The calibrated score from which on each outcome but the first is given.
+    """The calibrated score from which on each outcome but the first is decided.
 
     By shares, the highest scores get the last outcome. Where scores tie, a threshold moves up until
     no more than the share is above it.

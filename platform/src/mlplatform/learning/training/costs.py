@@ -1,4 +1,4 @@
-"""What decisions cost by a matrix, and the scores at which held-out requests cost least."""
+"""The cost of decisions by a matrix, and the thresholds at which held-out requests cost least."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def mean_cost(
     costs: Sequence[LabelCosts],
     weight: Floats | None = None,
 ) -> float:
-    """What one request costs on average, in the currency of the costs.
+    """The average cost of a request, in the currency of the costs.
 
     Args:
         places: of each request's outcome among the costs, from 0. y: its label, 0 or 1.
@@ -33,8 +33,8 @@ def mean_cost(
 def cheapest_thresholds(
     scores: Floats, y: Labels, costs: Sequence[LabelCosts], weight: Floats | None = None
 ) -> list[float]:
-    """The scores from which on each outcome but the first is given, so that these requests cost
-    least: no other thresholds cost them less.
+    """The scores from which on each outcome but the first is decided, so that these requests cost
+    least.
 
     Requests of one score get one outcome, and a higher score none that is weaker. Of thresholds
     that cost the same, the highest are chosen. An outcome that nothing is cheaper by begins where

@@ -1,4 +1,4 @@
-"""What scores look like against labels: curves and figures of a whole sample, never of one row."""
+"""Curves and figures of scores against labels, of a whole sample and never of one row."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ TRIAL_ROWS: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class CalibrationBins:
-    """Rows in bins of equal counts by score: mean score, share of positives, rows, of each."""
+    """Rows in bins of equal counts by score; of each bin the mean score, the share of positives,
+    and the number of rows."""
 
     predicted: Floats
     actual: Floats
@@ -73,7 +74,8 @@ def score_histogram(scores: Floats, y: Integers) -> NDArray[np.int64]:
 def permutation_importances(
     model: ScoringSession, x: NDArray[np.float32], y: Integers, *, seed: int, budget_s: float
 ) -> list[float]:
-    """How much average precision is lost with each input's values shuffled among the rows.
+    """The loss of average precision if an input's values are shuffled among the rows, for each
+    input.
 
     Nothing is measured where the rows that can be scored in time hold too few positives.
 

@@ -16,7 +16,8 @@ from mlplatform.learning.training.curves import CalibrationBins
 
 DPI: Final = 100
 COLOURS: Final = ("#1f5fa8", "#c26a1a")
-"""Of the candidate and of the champion: told apart by people who see no red or green."""
+"""Colours of the candidate and of the champion, which people who see no red or green can tell
+apart."""
 DASHES: Final = ("-", "--")
 MARKS: Final = ("o", "s")
 
@@ -57,12 +58,12 @@ def histogram_picture(counts: NDArray[np.int64], thresholds: Mapping[str, float]
 
 
 def importances_picture(names: Sequence[str], lost: Sequence[float]) -> bytes:
-    """A PNG of inputs by what they are worth, the first one on top."""
+    """A PNG of the inputs by importance, the first one on top."""
     return _bars("Average precision lost with an input shuffled", "loss", names, lost)
 
 
 def parameters_picture(shares: Mapping[str, float]) -> bytes:
-    """A PNG of hyper-parameters by how much each matters for the best tenth of trials."""
+    """A PNG of hyper-parameters by their importance for the best tenth of trials."""
     title = "What matters for the best tenth of the trials (PED-ANOVA)"
     return _bars(title, "share", list(shares), list(shares.values()))
 

@@ -1,4 +1,4 @@
-"""Gathers what the gates look at: runs the candidate and the champion on the same rows."""
+"""The evidence for the gates: candidate and champion run on the same rows."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Runnable:
 
 
 def load_runnable(folder: Path) -> Runnable:
-    """The bundle of a folder, ready to score: in a confined process if it was made elsewhere.
+    """The bundle of a folder, ready to score; one that was made elsewhere in a confined process.
 
     Raises:
         BundleCorrupt: a file is not what its digest says.
@@ -81,7 +81,7 @@ def load_runnable(folder: Path) -> Runnable:
 
 @dataclass(frozen=True, slots=True)
 class JudgingInputs:
-    """What a candidate is judged by.
+    """The inputs by which a candidate is judged.
 
     Args:
         recent: requests to replay; the held-out days where it is None.
@@ -102,7 +102,8 @@ def gate_report(definition: ModelDefinition, inputs: JudgingInputs) -> GateRepor
 
 
 def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
-    """What running both bundles showed; the candidate's folder is read back and checked first."""
+    """The evidence from running both bundles. The candidate's folder is read back and checked
+    first."""
     candidate, dataset, champion = inputs.candidate, inputs.dataset, inputs.champion
     recent, seed, skew = inputs.recent, inputs.seed, inputs.skew
     written = load_bundle(candidate.folder, candidate.bundle.digest)
@@ -139,7 +140,7 @@ def gather(definition: ModelDefinition, inputs: JudgingInputs) -> Evidence:
 
 
 def data_evidence(definition: ModelDefinition, dataset: Dataset) -> DataEvidence:
-    """What the training set holds, before anything is fitted to it.
+    """The facts of the training set, before anything is fitted to it.
 
     A text is missing where it has no token: its later places are empty in all shorter texts.
     """
@@ -206,7 +207,7 @@ def _measures(
 def _fairness(
     definition: ModelDefinition, challenger: Runnable, days: LabelledRows
 ) -> Fairness | None:
-    """None of a model without protected attributes."""
+    """Fairness of a model's decisions; None for a model without protected attributes."""
     if not definition.protected or not len(days):
         return None
     policy, bundle = definition.gates.fairness, challenger.bundle
@@ -233,8 +234,8 @@ def _fairness(
 def running_evidence(
     challenger: Runnable, candidate: Candidate, judging: LabelledRows, seed: int
 ) -> ModelEvidence:
-    """What running the candidate's file shows on days for the gates; of classes, how probable the
-    decided one is beside how often it is right."""
+    """The evidence from running the candidate's file on the days for the gates; of classes, also
+    how probable the decided one is beside how often it is right."""
     bundle, model = challenger.bundle, challenger.model
     golden = np.array(bundle.golden.rows, dtype=np.float32)
     alone = np.concatenate([model.scores(row[None, :]) for row in golden])
@@ -258,8 +259,8 @@ def running_evidence(
 
 
 def _calibration(challenger: Runnable, judging: LabelledRows, seed: int) -> tuple[Interval, int]:
-    """How far probabilities are off, and of how many positives, or right classes, it is known; a
-    number is no probability."""
+    """The calibration error, and the number of positives, or of right classes, behind it. A number
+    is no probability."""
     bundle, y = challenger.bundle, judging.y
     if bundle.scale.task == "real":
         return Interval(math.nan, math.nan, math.nan), 0
@@ -272,8 +273,8 @@ def _calibration(challenger: Runnable, judging: LabelledRows, seed: int) -> tupl
 
 
 def _small_model(bundle: Bundle, days: LabelledRows) -> SmallModelEvidence:
-    """The small model as gateways evaluate it, on days that it was neither fitted nor calibrated
-    to."""
+    """The small model's quality as gateways evaluate it, on days to which it was neither fitted nor
+    calibrated."""
     small, positives = SmallScorer.of(bundle), int(days.y.sum())
     share = positives / len(days) if len(days) else math.nan
     if small is None:
@@ -300,7 +301,7 @@ def _counts(
 def _segments(
     definition: ModelDefinition, recent: Recent, defaults: Mapping[str, float]
 ) -> dict[str, Flags]:
-    """Which of the replayed rows lie in each of the rollout's segments by an input.
+    """The replayed rows in each of the rollout's segments by an input.
 
     A row does not tell a feature's default from a value. In a rollout a missing value lies in no
     segment, so one that rows with a default would be counted in is left out.
@@ -329,7 +330,7 @@ def replay_evidence(
     champion: Runnable | None,
     recent: Recent,
 ) -> ReplayEvidence:
-    """What both bundles would have decided about recent requests."""
+    """The decisions of both bundles about recent requests."""
     own = replay(challenger.bundle, challenger.model, recent.matrix)
     limit = definition.decision.limit
     flips, counts = None, None

@@ -1,4 +1,4 @@
-"""A candidate of a model that was made elsewhere, and is not trusted."""
+"""A candidate from a model that was made elsewhere and is not trusted."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def candidate_from_onnx(
 
 
 def check_memory(definition: ModelDefinition, content: bytes, data: Sequence[DataFile]) -> None:
-    """Raises unless model.yaml gives a predictor as much memory as weights in data files need."""
+    """Raises unless model.yaml gives a predictor the memory that weights in data files need."""
     needed = needed_mib(len(content), [file.size for file in data])
     declared = definition.serving.memory_mib
     if data and (declared is None or declared < needed):

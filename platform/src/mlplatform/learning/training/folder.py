@@ -1,4 +1,5 @@
-"""What a model's folder gives to training: definition, views, rules, reasons and the fit itself."""
+"""The parts of a model's folder for training: definition, views, rules, reasons, and the fit
+itself."""
 
 from __future__ import annotations
 
@@ -54,15 +55,15 @@ class FittedModel(Protocol):
 
 @runtime_checkable
 class ParametrisedModel(Protocol):
-    """A fitted model that tells its hyper-parameters, which MLflow shows of its run."""
+    """A fitted model with hyper-parameters, which MLflow shows of its run."""
 
     @property
     def parameters(self) -> Mapping[str, Any]: ...
 
 
 def parameters_of(fitted: FittedModel) -> dict[str, Parameter]:
-    """The hyper-parameters that a fitted model tells, the first `MOST_PARAMETERS` by name; what is
-    neither a number nor a text as Python prints it, none for a model that tells none."""
+    """The hyper-parameters of a fitted model, the first `MOST_PARAMETERS` by name, as text if they
+    are neither a number nor a text; empty for a model without any."""
     reported = fitted.parameters if isinstance(fitted, ParametrisedModel) else {}
     plain = {
         str(name)[:MOST_CHARACTERS]: _plain(reported[name]) for name in sorted(reported, key=str)
@@ -91,7 +92,7 @@ class TrainingModule(Protocol):
         seed: int,
         weight: NDArray[np.float64] | None = None,
     ) -> FittedModel:
-        """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same.
+        """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same model.
 
         Args:
             weight: by how much each row counts; None for 1 each. Requests that were let through by
@@ -107,7 +108,7 @@ class TrainingModule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """One model's folder, read and checked.
+    """A model's folder, read and checked.
 
     Args:
         digest: of all that is in it (`model.folders.folder_digest`).
@@ -133,7 +134,7 @@ def load_folder(name: str) -> ModelFolder:
 
 
 def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
-    """A model's folder, wherever it is.
+    """The model folder at this path.
 
     Raises:
         ConfigInvalid: names the file and the key, of what does not fit its definition.
@@ -165,7 +166,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
 def _unprotected(
     views: tuple[FeatureView, ...], definition: ModelDefinition
 ) -> tuple[FeatureView, ...]:
-    """The views, none of which reads a protected field, or labels that are classes or numbers.
+    """The views. Raises if one reads a protected field, or labels that are classes or numbers.
 
     Raises:
         ConfigInvalid: names the feature that does.
@@ -194,7 +195,7 @@ def _text(file: Path) -> str:
 
 
 def check_takes_classes(training: TrainingModule) -> None:
-    """Raises unless the `fit` of a model of classes takes their names.
+    """Raises unless `fit` of a model of classes takes the names of classes.
 
     Raises:
         ConfigInvalid: it does not.
@@ -207,7 +208,7 @@ def check_takes_classes(training: TrainingModule) -> None:
 def own_measure(
     training: TrainingModule,
 ) -> Callable[[NDArray[np.int8], NDArray[np.float64]], float]:
-    """The function `measure(y, scores)` of a training module, of which more is better.
+    """The function `measure(y, scores)` of a training module; larger values are better.
 
     Raises:
         ConfigInvalid: it has none.

@@ -1,4 +1,4 @@
-"""Folds in time: what is fitted to earlier days, and how it does on the days after them."""
+"""Folds in time: fits to earlier days, and their quality on later days."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mlplatform.runtime.figures import utc_day
 
 
 def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
-    """Why the history can't tell a fold; empty where it can."""
+    """Why the history holds too little for a fold; empty if it holds enough."""
     first = offline.requests(0, fold.to_ms).aggregate("epoch_ms(min(event_time))").fetchall()[0][0]
     if first is None or first >= fold.from_ms + DAY_MS:
         days = -(-(fold.as_of_ms - fold.from_ms) // DAY_MS)
@@ -48,7 +48,7 @@ def fold_problem(folder: ModelFolder, offline: OfflineTable, fold: Fold) -> str:
 
 
 def untaught_fold(definition: ModelDefinition, dataset: Dataset) -> str:
-    """Why nothing can be fitted to the days of a fold; empty where it can."""
+    """Why nothing can be fitted to the days of a fold; empty if something can."""
     return untaught(definition, dataset.fitting.taught, "learn from") or untaught(
         definition, dataset.calibrating.taught, CALIBRATE
     )
@@ -62,7 +62,7 @@ def later_rows(
     as_of_ms: int,
     champion: Runnable | None,
 ) -> LabelledRows:
-    """The requests of the days that a fold is tested on, with the labels known at `as_of_ms`."""
+    """The requests of a fold's test days, with the labels known at `as_of_ms`."""
     definition, views = folder.definition, folder.views
     known = offline.labelled_requests(fold.as_of_ms, fold.to_ms, as_of_ms)
     table = training_join(offline, views, known)
@@ -81,7 +81,7 @@ def tested_fold(
     champion: Runnable | None,
     seed: int,
 ) -> FoldFinding:
-    """How a fit of a fold does on its test, beside the champion on the same rows.
+    """The quality of a fold's fit on its test days, beside the champion on the same rows.
 
     Args:
         dataset: that it was fitted to. tested: of `later_rows`.

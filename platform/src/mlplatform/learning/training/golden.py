@@ -1,4 +1,5 @@
-"""The golden set of a ready ONNX file: rows, and the scores that they had where it was made."""
+"""The golden set of a ready ONNX file: rows, with the scores that they had where the file was
+made."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ WANTED: Final = 'a list of {"inputs": {name: value}, "score": 0.5}, one for each
 
 Value = float | bool | str | None
 Reader = Callable[[str, Value], list[float]]
-"""From the key, for what is wrong there, and a value to its numbers in a row."""
+"""Function from the key, for error messages, and a value to its numbers in a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
 
 
 def _readers(definition: ModelDefinition) -> dict[str, Reader]:
-    """Readers by declared input of model.yaml, each from a value to numbers of a row."""
+    """Declared input of model.yaml → function from a value to numbers of a row."""
     words = declared_words(definition)
     if lacking := [name for name in word_inputs(definition.inputs) if not words.get(name)]:
         wanted = f"the words of {', '.join(lacking)}: a ready model learns none"
@@ -116,7 +117,8 @@ def _reader(spec: InputSpec, words: Sequence[str]) -> Reader:
 def check_ready(
     content: bytes, definition: ModelDefinition, golden: GoldenSet, data: Sequence[DataFile] = ()
 ) -> None:
-    """Raises unless the platform can run a ready file, and it scores its golden set as expected.
+    """Raises unless the platform can run a ready file, and the file scores its golden set as
+    expected.
 
     Args:
         data: files with weights beside it.

@@ -1,7 +1,7 @@
-"""A fit in another process or pod: what it is given, and what it gives back, as files.
+"""The files by which a fit in another process or pod gets its order and returns its result.
 
-Parquet, JSON and ONNX, nothing that would run when it is read. Either side checks by digest what
-the other one wrote.
+They are Parquet, JSON and ONNX, of which nothing runs when it is read. Each side checks by digest
+what the other one wrote.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RECENT: Final = "recent.parquet"
 RESULT: Final = "result.json"
 
 _OWN: Final = ("@event_ms", "@unit", "@label", "@hidden", "@weight")
-"""Columns before the inputs; no input's name begins so."""
+"""Columns before the inputs; no input's name begins like them."""
 _BUNDLE_FILES: Final = (BUNDLE_FILE, MODEL_FILE, EXPLAINER_FILE)
 
 Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -62,11 +62,11 @@ Read = TypeVar("Read")
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown and missing keys are errors."""
+    """A part of an order or result. Unknown and missing keys are errors."""
 
 
 class ReplaySource(_Part, frozen=True):
-    """The recent requests of an order: where they are from, and their digest."""
+    """The recent requests of an order: their source and their digest."""
 
     source: str
     digest: Sha256
@@ -74,7 +74,7 @@ class ReplaySource(_Part, frozen=True):
 
 
 class Order(_Part, frozen=True):
-    """`order.json`: what is to be fitted, by which code, on which rows.
+    """The content of `order.json`: what to fit, by which code, on which rows.
 
     Args:
         code: version of the code that asked; only the same may fit.
@@ -96,12 +96,13 @@ class Order(_Part, frozen=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that the candidate depends on: two fits of one order are equal."""
+        """SHA-256 of everything on which the candidate depends; two fits of one order are equal."""
         return digest(msgspec.to_builtins(self))
 
 
 class Result(_Part, frozen=True):
-    """`result.json`: the order that was fitted, and what the candidate is beyond its bundle.
+    """The content of `result.json`: the order that was fitted, and the candidate's facts beyond its
+    bundle.
 
     Args:
         difference: of `Parity`; None where it is not a number.
@@ -144,8 +145,8 @@ def order(dataset: Dataset, recent: Recent | None, *, code: str, folder: str, se
 
 
 def write(asked: Order, dataset: Dataset, recent: Recent | None, shared: Path, item: Path) -> None:
-    """Write an order and its rows into two folders that are there: `order.json` and
-    `recent.parquet` into `shared`, `requests.parquet` into `item`."""
+    """Write an order and its rows into two existing folders: `order.json` and `recent.parquet` into
+    `shared`, `requests.parquet` into `item`."""
     _write_rows(dataset.rows, item / REQUESTS)
     if recent is not None:
         _write_rows(_unlabelled(recent.matrix), shared / RECENT)
@@ -188,7 +189,8 @@ def read(asked: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | 
 
 
 def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
-    """What `result.json` says of a candidate, whose bundle lies beside it under its digest."""
+    """The content of `result.json` for a candidate, whose bundle lies beside it under its
+    digest."""
     made = Result(
         order=asked.digest,
         bundle=candidate.bundle.digest,
@@ -204,7 +206,7 @@ def result(asked: Order, candidate: Candidate) -> dict[str, Any]:
 
 
 def take(written: Path, asked: Order, bundles: Path) -> Candidate:
-    """The candidate that a fit wrote, its bundle copied to `bundles`/<digest>.
+    """The candidate that a fit wrote, with its bundle copied to `bundles`/<digest>.
 
     Raises:
         BundleCorrupt: a file is not what its digest says, or it is the candidate of another order.
@@ -278,7 +280,7 @@ def _plain(words: Vocabularies) -> dict[str, tuple[str, ...]]:
 
 
 def _values(column: Any) -> Any:
-    """None for a column that these rows do not have."""
+    """The values of a column; None if these rows do not have it."""
     return None if pa.types.is_null(column.type) else column.to_numpy()
 
 

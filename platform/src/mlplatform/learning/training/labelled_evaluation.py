@@ -1,4 +1,4 @@
-"""Gathers what the gates of classes and of numbers look at: both models on the same rows."""
+"""The evidence for the gates of classes and of numbers: both models on the same rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from mlplatform.runtime.errors import InputInvalid
 Compare = Callable[
     [NDArray[np.float64], LabelledRows, NDArray[np.float64] | None], tuple[Measure, ...]
 ]
-"""From the candidate's scores, the rows with their labels and the champion's scores to measures."""
+"""Function from the candidate's scores, the rows with their labels and the champion's scores to
+measures."""
 
 
 def judged_classes(definition: ModelDefinition, inputs: JudgingInputs) -> GateReport:
@@ -71,7 +72,8 @@ def judged_numbers(definition: ModelDefinition, inputs: JudgingInputs) -> GateRe
 def _gather(
     definition: ModelDefinition, inputs: JudgingInputs, compare: Compare
 ) -> LabelledEvidence:
-    """What running both bundles showed; the candidate's folder is read back and checked first."""
+    """The evidence from running both bundles. The candidate's folder is read back and checked
+    first."""
     candidate, dataset, champion = inputs.candidate, inputs.dataset, inputs.champion
     written = load_bundle(candidate.folder, candidate.bundle.digest)
     challenger = Runnable(written, candidate.model)
@@ -112,8 +114,8 @@ def _gather(
 def beside(
     champion: Runnable, days: LabelledRows, scale: DecisionScale
 ) -> NDArray[np.float64] | None:
-    """The champion's probabilities in this order of classes, or its numbers in this unit; None
-    where it gives none any more."""
+    """The champion's probabilities in this order of classes, or its numbers in this unit; None if
+    it no longer gives any."""
     own = champion.bundle.scale
     unit = None if scale.number is None else scale.number.unit
     if own.task != scale.task or (own.number is not None and own.number.unit != unit):

@@ -1,4 +1,4 @@
-"""A folder's own gates, run on the days for the gates: of a candidate, and of made-up rows."""
+"""A folder's own gates, run on the days for the gates: for a candidate, or on made-up rows."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def own_findings(
     champion: Runnable | None,
     seed: int,
 ) -> OwnFindings:
-    """What the folder's own functions say of a candidate; nothing of a folder without them.
+    """The results of the folder's own functions on a candidate; empty for a folder without any.
 
-    Where they can't be run, or the folder changed since it fitted the candidate, one inconclusive
+    If they can't be run, or the folder has changed since it fitted the candidate, one inconclusive
     gate says why.
     """
     model, bundle = folder.definition.name, candidate.bundle
@@ -71,8 +71,8 @@ def own_findings(
 
 
 def try_own_gates(definition: ModelDefinition, seed: int) -> OwnFindings:
-    """What the folder's own functions say of made-up rows, once as of a first version and once
-    beside a champion; of use is what is `wrong`."""
+    """The results of the folder's own functions on made-up rows, once as for a first version and
+    once beside a champion; only `wrong` is of use."""
     own = _read(definition, "")
     if isinstance(own, OwnFindings):
         return own
@@ -106,7 +106,8 @@ def _load(definition: ModelDefinition, fitted_by: str) -> OwnGates:
 
 
 def _changed(model: str, fitted_by: str) -> str:
-    """Why nobody can tell by which gates a candidate is judged; empty where its folder is there."""
+    """Why it is unknown by which gates to judge a candidate; empty if its folder is there
+    unchanged."""
     found = folder_digest(model_folder(model))
     if found == fitted_by:
         return ""
@@ -138,8 +139,8 @@ def _held_out(
 
 
 def _beside(champion: Runnable, days: LabelledRows, scale: DecisionScale) -> Arm | None:
-    """The champion on the same rows, its probabilities in this order of classes; None where it
-    can't be run any more, or its labels were of another kind."""
+    """The champion on the same rows, its probabilities in this order of classes; None if it can no
+    longer be run, or its labels were of another kind."""
     own = champion.bundle.scale
     if own.task != scale.task:
         return None
@@ -228,7 +229,8 @@ def _frozen_columns(columns: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
-    """The same values; writing to them raises, and one function can't change those of the next."""
+    """The values in an array that can't be written, so that no function changes those of the
+    next."""
     held = values.copy()
     held.flags.writeable = False
     return held.view()

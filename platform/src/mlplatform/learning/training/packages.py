@@ -1,4 +1,5 @@
-"""A package that a folder's Python imports and this installation lacks, told with the way out."""
+"""The error for a package that a folder's Python imports and this installation lacks, with the way
+out."""
 
 from __future__ import annotations
 
@@ -17,14 +18,15 @@ LOCKS: Final = {
     "torch": "train-torch",
     "xgboost": "train-xgboost",
 }
-"""Package → its lock below requirements/, which is make's target too."""
+"""Package → its lock below requirements/, which is also the target of make."""
 OF_TRAINING: Final = "training.py: import"
 _LIBRARY: Final = re.compile(r"([\w.+-]+): cannot open shared object file")
 
 
 @contextmanager
 def import_problems(key: str = OF_TRAINING) -> Iterator[None]:
-    """Around what imports or runs a folder's Python, or what a key of model.yaml asks for.
+    """Translates import errors of a folder's Python, or of what a key of model.yaml asks for,
+    within the block.
 
     Raises:
         ConfigInvalid: names the package, or the system's library behind one, and the way out.

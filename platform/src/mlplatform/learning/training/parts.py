@@ -1,4 +1,4 @@
-"""The parts of a bundle that are not learned: what a model reads, and how scores are explained."""
+"""The parts of a bundle that are not learned: the model's inputs, and how scores are explained."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Parts:
 
 
 def bundle_parts(bundle: Bundle) -> Parts:
-    """The parts of a bundle, for a model that replaces its own."""
+    """The parts of a bundle, for a model that replaces the bundle's own."""
     return Parts(
         inputs=bundle.inputs,
         views=bundle.views,
@@ -62,7 +62,7 @@ def bundle_parts(bundle: Bundle) -> Parts:
 
 
 def folder_parts(folder: ModelFolder, vocabularies: Vocabularies) -> Parts:
-    """What a model folder declares, with these vocabularies."""
+    """The parts that a model folder declares, with these vocabularies."""
     definition = folder.definition
     read = {
         n for i in definition.inputs for n in (i.name, i.to) if n is not None

@@ -1,4 +1,4 @@
-"""The retraining job as the few plain steps that a flow's tasks wrap."""
+"""The retraining job as a few plain steps, which a flow's tasks wrap."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ JUDGED: Final[Mapping[str, Callable[[ModelDefinition, JudgingInputs], GateReport
     "classes": judged_classes,
     "real": judged_numbers,
 }
-"""By a model's task, the gates of the platform."""
+"""Task of a model → the platform's gates."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 def build_dataset(
     folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
 ) -> Dataset:
-    """The training set as it was known at `as_of_ms`, with the champion's inputs beside its own.
+    """The training set as it was known at `as_of_ms`, with the champion's inputs beside the model's
+    own.
 
     Raises:
         InputInvalid: no request has matured, or late rows would falsify the features.
@@ -74,10 +75,10 @@ def build_dataset(
 def recent_requests(
     folder: ModelFolder, offline: OfflineTable, *, as_of_ms: int, champion: Runnable | None
 ) -> Recent | None:
-    """The whole days since the fit's last, matured or not: no candidate has learned from them.
+    """Whole days after the fit's last one, matured or not: no candidate has learned from them.
 
-    Their labels are not needed: a replay asks what would have been decided. None where there are
-    fewer than two such days.
+    Their labels are not needed, because a replay only asks for decisions. None if there are fewer
+    than two such days.
     """
     from_ms = dataset.window(folder.definition, as_of_ms).holdout_from_ms
     to_ms = as_of_ms // dataset.DAY_MS * dataset.DAY_MS
@@ -128,7 +129,8 @@ def validate(
     folds: Sequence[FoldFinding] = (),
     seed: int = SEED,
 ) -> GateReport:
-    """Every gate's result for the candidate, the platform's and those of the folder's `gates.py`.
+    """The result of every gate for the candidate: the platform's gates and those of the folder's
+    `gates.py`.
 
     Args:
         skew: what the last look at served features found.
@@ -159,9 +161,9 @@ def describe(
     champion: Runnable | None,
     seed: int = SEED,
 ) -> RunRecord:
-    """What MLflow shows of the run that made a candidate; its model is scored.
+    """The record of the run that made a candidate, for MLflow; its model is scored.
 
-    Where it can't be made, nothing is shown: a version is decided on without it.
+    If it can't be made, it is empty: versions are decided on without it.
     """
     from mlplatform.learning.training.run_figures import run_record  # imports matplotlib
 
@@ -181,7 +183,7 @@ def register(
     author: str,
     record: RunRecord | None = None,
 ) -> Version | Rejection:
-    """Keep the candidate: as a version if every gate passed, as a record of the run if not."""
+    """Register the candidate: as a version if every gate passed, else as a record of the run."""
     facts = version_facts(candidate, report, author=author)
     outcome = registry.register(candidate.folder, facts, record)
     match outcome:
@@ -193,14 +195,14 @@ def register(
 
 
 def metrics(report: GateReport) -> dict[str, float]:
-    """The numbers that the registry holds of a report: what gates observed, then the measures."""
+    """The numbers of a report for the registry: those that gates observed, then the measures."""
     gates = {g.name: g.observed for g in report.gates if g.observed is not None}
     values = {m.name: m.candidate.value for m in report.measures}
     return gates | {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def version_facts(candidate: Candidate, report: GateReport, *, author: str) -> VersionFacts:
-    """What the registry remembers of a candidate."""
+    """The facts that the registry stores of a candidate."""
     bundle = candidate.bundle
     return VersionFacts(
         bundle=bundle.digest,

@@ -1,4 +1,5 @@
-"""What a person finds of a retrain in MLflow: parameters, figures of both models, and curves."""
+"""The figures of a retrain that people see in MLflow: parameters, figures of both models, and
+curves."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ IMPORTANCES: Final = "importances.json"
 
 @dataclass(frozen=True, slots=True)
 class _Arm:
-    """Raw scores of the held-out days, calibrated ones of the gates' days, and their labels."""
+    """Raw scores of the held-out days, calibrated scores of the gates' days, and their labels."""
 
     bundle: Bundle
     raw: NDArray[np.float64]
@@ -102,8 +103,8 @@ def run_record(
 def _tables(
     definition: ModelDefinition, candidate: Candidate, days: LabelledRows
 ) -> dict[str, bytes]:
-    """What was decided beside the labels of the held-out days; none of two outcomes, of which
-    curves say it."""
+    """Tables of decisions beside labels, of the held-out days; none for two outcomes, for which
+    curves show it."""
     if definition.task == "binary" or not len(days):
         return {}
     scores = candidate.bundle.calibrate_many(Runnable(candidate.bundle, candidate.model).raw(days))
@@ -115,7 +116,7 @@ def _tables(
 def _confusion(
     classes: Sequence[str], candidate: Candidate, days: LabelledRows, scores: NDArray[np.float64]
 ) -> bytes:
-    """How often each class was decided as each."""
+    """A table of how often each class was decided as each."""
     count, decided = len(classes), candidate.bundle.decide_many(scores)
     cells = np.bincount(count * days.y.astype(np.int64) + decided, minlength=count * count)
     rows = [
@@ -138,7 +139,7 @@ def _residuals(numbers: NDArray[np.float64], y: NDArray[np.float64]) -> bytes:
 
 
 def _fold_metrics(fold: FoldFinding) -> dict[str, float]:
-    """What a fold measured, with the ends of intervals."""
+    """The measures of a fold, with the ends of their intervals."""
     found: dict[str, float] = {}
     for measure in fold.measures:
         parts = {"": measure.candidate, "champion/": measure.champion}
@@ -273,7 +274,7 @@ def _importances(names: Sequence[str], lost: Sequence[float]) -> dict[str, bytes
 
 
 def _search(search: SearchReport | None) -> dict[str, bytes]:
-    """All trials of a search as one table, and what each parameter is worth."""
+    """Tables of a search: all of its trials, and the importance of each parameter."""
     if search is None:
         return {}
     names = list(search.best.parameters)
@@ -298,7 +299,7 @@ def _search(search: SearchReport | None) -> dict[str, bytes]:
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    """A table as MLflow shows it."""
+    """A table in the form that MLflow shows."""
     return json.dumps({"columns": list(names), "data": rows}, allow_nan=False).encode()
 
 
@@ -318,7 +319,7 @@ def _description(definition: ModelDefinition, figures: ValidationReport) -> str:
 
 
 def _numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Every number of a report by its keys, and by `name` in a list."""
+    """Every number of a report by its keys, and in a list by `name`."""
     for name, value in _leaves(found, "/"):
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             yield name, float(value)

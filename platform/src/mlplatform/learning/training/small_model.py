@@ -1,7 +1,7 @@
-"""The scorecard that goes into every bundle beside its model: few inputs, binned, added up.
+"""The scorecard in every bundle beside its model: few inputs, binned, and added up.
 
-It has to be right about little with whatever is known, so each input is cut into bins with points
-of their own: no outlier, missing value or odd scale can move the sum by more than its points.
+It must be roughly right on whatever is known. So each input is cut into bins with points of their
+own: no outlier, missing value or odd scale changes the sum by more than its points.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BinnedInput:
 
 @dataclass(frozen=True, slots=True)
 class Scorecard:
-    """Points without a calibration: what is fitted on the days to learn from."""
+    """Points without a calibration, fitted on the days to learn from."""
 
     base: float
     characteristics: tuple[Characteristic, ...]
@@ -60,7 +60,7 @@ class Scorecard:
 def fit_scorecard(
     x: NDArray[np.float32], y: Labels, names: Sequence[str], policy: SmallModelPolicy
 ) -> Scorecard:
-    """The scorecard of the inputs that tell most alone; the same rows give the same points.
+    """The scorecard of the inputs that tell most by themselves; the same rows give the same points.
 
     Bins are at the quantiles of the rows with label 1 and of all rows: positives are few and sit in
     the tails, where quantiles of all rows alone would cut nothing.

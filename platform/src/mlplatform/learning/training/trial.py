@@ -1,7 +1,7 @@
-"""Whether a folder's Python fits made-up rows, and its ONNX form scores as the fitted model does.
+"""Whether a folder's Python fits made-up rows, and its ONNX form gives the fitted model's scores.
 
-The programs of `mlplatform check-model`, each in a process of its own. Rows lie within the bounds
-of the request's fields, with holes; nothing is said about how good a model is.
+These are the programs of `mlplatform check-model`, each in a process of its own. Rows lie within
+the bounds of the request's fields, with holes. They say nothing about how good a model is.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ HOLES: Final = 0.05
 HALF: Final = 0.5
 OF_SOURCES: Final = ("COLUMNS", "examine_transactions")
 WIDEST: Final = 1e6
-"""Of a field without bounds."""
+"""Range of values of a field without bounds."""
 
 
 def main() -> None:
-    """Tries the model that the first argument names; what is wrong is the last of the output."""
+    """Tries the model that the first argument names; an error is the last line of the output."""
     try:
         run(sys.argv[1])
     except PlatformError as error:
@@ -57,8 +57,8 @@ def main() -> None:
 
 
 def read_sources() -> None:
-    """Imports the sources.py of the model that the first argument names, and looks for what a
-    command reads of it."""
+    """Imports the sources.py of the model that the first argument names, and checks the parts that
+    commands read."""
     try:
         module = load_module(sys.argv[1], "sources")
     except PlatformError as error:
@@ -119,8 +119,8 @@ def run(model: str) -> None:
 def _context(
     policy: SearchPolicy | None, training: TrainingModule, x: NDArray[np.float32]
 ) -> dict[str, Any]:
-    """What a fit is given besides where model.yaml declares a search: the first trial's parameters,
-    and rows to report on.
+    """Further arguments of a fit if model.yaml declares a search: the first trial's parameters, and
+    rows for reports.
 
     Raises:
         ConfigInvalid: Optuna is not installed, `fit` takes no context, or there is no own measure.
@@ -147,8 +147,8 @@ def _context(
 def rows(
     definition: ModelDefinition, views: tuple[FeatureView, ...], seed: int
 ) -> tuple[NDArray[np.float32], Labels, Vocabularies]:
-    """Made-up inputs within the fields' bounds, labels that depend on the first of them, and the
-    words of their categories."""
+    """Made-up inputs within the fields' bounds, labels that depend on the first input, and the
+    words of categories."""
     random = np.random.default_rng(seed)
     features = [*(n for v in views for n in v.feature_names), *(w.name for w in definition.windows)]
     columns: dict[str, pa.Array[Any]] = {

@@ -1,1 +1,1 @@
-"""Training sets: what was known at each request, joined in time, with labels that have matured."""
+"""Training sets: the features known at each request, joined in time, with matured labels."""

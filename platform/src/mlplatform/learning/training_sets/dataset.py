@@ -1,4 +1,4 @@
-"""The requests that a model learns from and is judged on, as they were known at one moment."""
+"""The requests that a model learns from and is judged by, as they were known at one moment."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # a model's folder is read without pyarrow
 DAY_MS = 86_400_000
 NO_WORDS: Final[Vocabularies] = {}
 Groups = NDArray[np.int16]
-"""Of each row, the place of its group among the `values` of a protected field; -1: not known."""
+"""For each row, the place of its group among the `values` of a protected field; -1 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Matrix:
         return self.by(bundle.vocabularies).columns(bundle.input_names)
 
     def by(self, vocabularies: Vocabularies) -> Matrix:
-        """The same rows with categories and tokens at their places in other vocabularies."""
+        """The rows with categories and tokens at their places in other vocabularies."""
         changed = {
             name: words
             for name, words in vocabularies.items()
@@ -134,7 +134,7 @@ class LabelledRows:
         return self if self.hidden is None else self.rows(~self.hidden)
 
     def by(self, vocabularies: Vocabularies) -> LabelledRows:
-        """The same as `Matrix.by`."""
+        """The rows by other vocabularies, as by `Matrix.by`."""
         return replace(self, matrix=self.matrix.by(vocabularies))
 
     def share(self, share: float) -> LabelledRows:
@@ -144,7 +144,7 @@ class LabelledRows:
         return self.rows(share_of_units(self.matrix.unit, share))
 
     def before(self, at_ms: int) -> int:
-        """How many rows, the first ones, are of events before a time."""
+        """The number of rows at the beginning whose events are before a time."""
         return int(np.searchsorted(self.matrix.event_ms, at_ms))
 
     def __len__(self) -> int:
@@ -180,7 +180,7 @@ class Dataset:
     vocabularies: Vocabularies = field(default_factory=dict)
 
     def by(self, vocabularies: Vocabularies) -> Dataset:
-        """The same as `Matrix.by`."""
+        """The data set by other vocabularies, as by `Matrix.by`."""
         return replace(self, rows=self.rows.by(vocabularies))
 
     @property
@@ -189,12 +189,13 @@ class Dataset:
 
     @property
     def calibrating(self) -> LabelledRows:
-        """The first half of the held-out days: calibration and thresholds, never the gates."""
+        """The first half of the held-out days, for calibration and thresholds, never for the
+        gates."""
         return self._between(self.window.holdout_from_ms, self.window.gates_from_ms)
 
     @property
     def judging(self) -> LabelledRows:
-        """The second half of the held-out days: for the gates alone, nothing is fitted to them."""
+        """The second half of the held-out days, for the gates only; nothing is fitted to them."""
         return self._between(self.window.gates_from_ms, self.window.to_ms)
 
     @property
@@ -202,7 +203,7 @@ class Dataset:
         return self._between(self.window.holdout_from_ms, self.window.to_ms)
 
     def data_window(self) -> DataWindow:
-        """The form in which a bundle remembers its data."""
+        """The data window in the form that a bundle stores."""
         w = self.window
         return DataWindow(
             from_ms=w.from_ms,
@@ -220,7 +221,8 @@ class Dataset:
 
 
 def share_of_units(unit: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """Which rows belong to the share of units that is kept, whole; the same ones every time.
+    """Whether each row belongs to the units that are kept, with all of their rows; the choice is
+    the same every time.
 
     A larger share holds every unit of a smaller one.
 
@@ -231,7 +233,7 @@ def share_of_units(unit: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
 
 
 def window(definition: ModelDefinition, as_of_ms: int) -> Window:
-    """Which whole days a training set as of a moment covers.
+    """The whole days that a training set as of a moment covers.
 
     It ends at the last midnight by which every request had matured. Of the held-out days the first
     half (rounded up) calibrates and the second half is for the gates alone.
@@ -334,7 +336,8 @@ def dataset(
 def label_rows(
     matrix: Matrix, table: pa.Table, definition: ModelDefinition, as_of_ms: int
 ) -> tuple[LabelledRows, HiddenOutcomes]:
-    """The rows of a table with the labels that had arrived."""
+    """The rows of a table with the labels that had arrived, and how hidden outcomes were
+    treated."""
     arrived = _epoch_ms(table, "label_time") <= as_of_ms
     if (read := KNOWN.get(definition.task)) is not None:
         y, known = read(table, definition)
@@ -351,7 +354,7 @@ def label_rows(
 def _with_hidden_outcomes(
     rows: LabelledRows, table: pa.Table, labelled: NDArray[np.bool_], definition: ModelDefinition
 ) -> tuple[LabelledRows, HiddenOutcomes]:
-    """The rows with what model.yaml makes of outcomes that decisions hid; as they are without."""
+    """The rows with hidden outcomes treated as model.yaml says; unchanged if there are none."""
     done = interventions(table, labelled)
     if done is None or not (done.stopped | done.explored).any():
         return rows, NOTHING_HIDDEN
@@ -387,7 +390,8 @@ def requests_between(
     also: Sequence[InputSpec] = (),
     words: Vocabularies = NO_WORDS,
 ) -> Matrix:
-    """Requests in [from_ms, to_ms) with the inputs that serving read, labelled or not, in order.
+    """Requests in [from_ms, to_ms) with the inputs that serving read, with or without a label, in
+    order.
 
     Categories are at places among all their words there, 10 000 at most, so that every bundle's are
     among them.
@@ -409,7 +413,7 @@ def any_matrix(
     also: Sequence[InputSpec],
     words: Vocabularies,
 ) -> Matrix:
-    """The rows of a joined table, with categories at places among all their words there."""
+    """The rows of a joined table, with categories at places among all words of the table."""
     there = own_words(definition, table, every=True)
     plan, known = _plan(definition, views, also, words, there)
     event_ms = _epoch_ms(table, "event_time")
@@ -423,7 +427,7 @@ def _plan(
     first: Vocabularies,
     then: Vocabularies,
 ) -> tuple[InputPlan, dict[str, tuple[str, ...]]]:
-    """The plan of a table, and the words of its categories, `first` in their own order."""
+    """The plan of a table, and the words of its categories, with `first` in their own order."""
     known = {
         name: joined(first.get(name, ()), then.get(name, ()), most=2 * MOST_TOKENS)
         for name in {**first, **then}
@@ -467,7 +471,7 @@ def _latest_label(offline: OfflineTable, as_of_ms: int) -> int | None:
 
 
 def _epoch_ms(table: pa.Table, column: str) -> NDArray[np.int64]:
-    """Epoch milliseconds; of a missing time the smallest number there is."""
+    """Epoch milliseconds; for a missing time the smallest number of the type."""
     times = table.column(column).to_numpy()
     return times.astype("datetime64[ms]").astype(np.int64)
 

@@ -27,7 +27,7 @@ THREADS = 2
 def training_join(
     offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table
 ) -> pa.Table:
-    """The `view_join` with every window of the model.
+    """The result of `view_join`, with every window of the model.
 
     Args:
         events: `event_time` and the views' join keys, and whatever else is to be kept. Where the
@@ -40,9 +40,7 @@ def training_join(
 
 
 def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Table) -> pa.Table:
-    """The events, in their order, with every feature of the views, null where none was valid. A
-    feature that a snapshot was made before is null there. Of each external view there is the column
-    `point_in_time_join.row_name` beside: a row may be there whose values are all null.
+    """The events, in their order, with every feature of the views; null if no row was valid.
 
     A row is valid for its view's ttl, both bounds included, as in the online store.
 
@@ -77,7 +75,7 @@ def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Ta
 def _rows(
     db: duckdb.DuckDBPyConnection, view: FeatureView, paths: Sequence[str]
 ) -> duckdb.DuckDBPyRelation:
-    """All snapshots of a view, null where one was made before a feature was declared."""
+    """All snapshots of a view, with null for features that were declared later."""
     rows = db.read_parquet(list(paths), union_by_name=True)
     lacking = [name for name in view.feature_names if name not in rows.columns]
     return rows.project(", ".join(["*", *(f"CAST(NULL AS DOUBLE) AS {quote(n)}" for n in lacking)]))
@@ -146,7 +144,8 @@ def _join_sql(
 
 
 def _newest_sql(view: FeatureView) -> str:
-    """The row with the latest time, of those of an entity that became available together."""
+    """SQL for the row with the latest time among an entity's rows that became available
+    together."""
     return (
         f"(SELECT * FROM {view.name} QUALIFY row_number() OVER"
         f" (PARTITION BY {view.join_key}, {CREATED} ORDER BY {EVENT_TIMESTAMP} DESC) = 1)"

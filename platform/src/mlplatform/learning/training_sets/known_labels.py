@@ -1,4 +1,5 @@
-"""Labels of a joined table that say nothing by being absent: classes, as places, and numbers."""
+"""Known labels of a joined table, for tasks in which a missing label means nothing: classes, as
+places, and numbers."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ if TYPE_CHECKING:  # a model's folder is read without pyarrow
     import pyarrow as pa
 
 Labels = NDArray[Any]
-"""Of a model's task: int8 of 0 and 1 or of places, or float64."""
+"""Labels by a model's task: int8 with 0 and 1 or with places, or float64."""
 
 
 def class_labels(table: pa.Table, definition: ModelDefinition) -> tuple[Labels, NDArray[np.bool_]]:
-    """The place of each row's class, 0 where none is known, and where one is."""
+    """The place of each row's class, 0 if unknown; and whether it is known."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -28,7 +29,7 @@ def class_labels(table: pa.Table, definition: ModelDefinition) -> tuple[Labels, 
 
 
 def number_labels(table: pa.Table, _: ModelDefinition) -> tuple[Labels, NDArray[np.bool_]]:
-    """Each row's number, 0 where none is known, and where one is."""
+    """Each row's number, 0 if unknown; and whether it is known."""
     numbers = table.column("label").to_numpy().astype(np.float64)  # a missing label is NaN there
     known = np.isfinite(numbers)
     return np.where(known, numbers, 0.0), known
@@ -37,4 +38,5 @@ def number_labels(table: pa.Table, _: ModelDefinition) -> tuple[Labels, NDArray[
 KNOWN: Final[
     Mapping[str, Callable[[pa.Table, ModelDefinition], tuple[Labels, NDArray[np.bool_]]]]
 ] = {"classes": class_labels, "real": number_labels}
-"""By the tasks of which a matured request without a label is unknown: it teaches nothing."""
+"""Tasks in which a matured request without a label is unknown and teaches nothing → the function
+that reads the labels."""

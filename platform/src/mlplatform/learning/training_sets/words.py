@@ -1,4 +1,4 @@
-"""The words of a model's categories and texts, as the rows that it is fitted to have them."""
+"""The words of a model's categories and texts, in the rows to which the model is fitted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a candidate of classes may serve: the gates of `gates`, and those of classes."""
+"""Whether a candidate of classes may serve: the gates common to all tasks, and those of classes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def judge_classes(
 
 
 def judge_counts(of_class: Mapping[str, int], limit: int) -> GateResult:
-    """Enough labelled requests of each class."""
+    """Checks that there are enough labelled requests of each class."""
     least = min(of_class, key=lambda name: of_class[name])
     few = sum(count < limit for count in of_class.values())
     more = f"; {few} classes have fewer" if few > 1 else ""
@@ -63,7 +63,7 @@ def judge_counts(of_class: Mapping[str, int], limit: int) -> GateResult:
 
 
 def judge_accuracy(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
-    """The gate `gates.judge_quality` of the share of right classes."""
+    """The gate on accuracy, the share of right classes, by the rule of `gates.judge_quality`."""
     lost = next((m.difference for m in evidence.unseen if m.name == "accuracy"), None)
     if lost is not None and lost.high < -gates.accuracy_loss:
         reason = (
@@ -77,12 +77,14 @@ def judge_accuracy(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
 
 
 def judge_macro_f1(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
-    """Likewise, of the mean F1 of all classes: a rare class counts as a frequent one."""
+    """The gate on macro F1, the mean F1 of all classes, by the rule of `gates.judge_quality`: a
+    rare class counts as much as a frequent one."""
     return _no_worse(evidence, "macro_f1", gates.macro_f1_drop, gates.minimum_macro_f1)
 
 
 def judge_log_loss(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
-    """The right classes are not less probable than to the champion by more than is tolerated."""
+    """The gate on log loss: the right classes are no less probable than to the champion, within the
+    tolerance."""
     name, limit = "log_loss", gates.log_loss_rise
     found = evidence.measure(name)
     if (why := undecided_reason(evidence, name)) is not None or found is None:
@@ -104,7 +106,8 @@ def judge_log_loss(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
 
 
 def judge_certainty(evidence: LabelledEvidence, gates: ClassGates) -> GateResult:
-    """The decided class is not shown to be less often right than its probability says, or more."""
+    """The gate on certainty: the decided class is not shown to be right less often than its
+    probability says, or more often."""
     name, limit, error = "calibration", gates.calibration_error, evidence.running.calibration_error
     value, low, high = error.value, error.low, error.high
     if any(math.isnan(v) for v in (value, low, high)):
@@ -119,7 +122,8 @@ def judge_certainty(evidence: LabelledEvidence, gates: ClassGates) -> GateResult
 
 
 def _no_worse(evidence: LabelledEvidence, name: str, drop: float, least: float) -> GateResult:
-    """A gate of a measure of which more is better: against the champion, or a least value."""
+    """A gate on a measure of which more is better: against the champion, or against a least
+    value."""
     found, words = evidence.measure(name), name.replace("_f1", " F1")
     if (why := undecided_reason(evidence, name)) is not None or found is None:
         return GateResult(name, "inconclusive", None, None, why or f"no {words} was measured")

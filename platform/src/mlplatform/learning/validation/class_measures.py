@@ -1,4 +1,4 @@
-"""What is asked of a model of classes: right ones, of all and of each, and probability."""
+"""Measures of a model of classes: accuracy of all and of each class, and probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the decisions of a binary model fall on the groups of protected attributes."""
+"""Effects of a binary model's decisions on the groups of protected attributes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 ERROR_SHARE: Final = 0.05
-"""Of the gate: that a group which keeps the limit fails it, or one that does not passes it. All
+"""Error share of the gate: that a group within the limit fails it, or one beyond it passes. All
 comparisons of all attributes share it (Bonferroni, decision 0079)."""
 LEAST_UNITS: Final = 30
-"""A group of fewer units shows nothing: their variance tells too little of others."""
+"""Least number of units of a group; a smaller group shows nothing, because its variance tells too
+little."""
 FOUR_FIFTHS: Final = 0.8
 """Below this share of the best group's favourable outcomes, evidence of adverse impact.
 Source: Uniform Guidelines on Employee Selection Procedures, 29 CFR 1607.4(D). Information only."""
@@ -31,7 +32,7 @@ NOTHING: Final = Interval(math.nan, math.nan, math.nan)
 
 @dataclass(frozen=True, slots=True)
 class GroupRows:
-    """Judged rows with what was decided of them, and which of their outcomes are known.
+    """Judged rows with their decisions, and whether each outcome is known.
 
     Args:
         scores: calibrated, 0 to 1.
@@ -48,7 +49,7 @@ class GroupRows:
 
 @dataclass(frozen=True, slots=True)
 class GroupFairness:
-    """One group's shares, each with a 90 % interval by unit; ratios share the gate's error.
+    """The shares of one group, each with a 90 % interval by unit; ratios share the gate's error.
 
     Args:
         units: whole customers, which the intervals count.
@@ -77,7 +78,7 @@ class GroupFairness:
 
 @dataclass(frozen=True, slots=True)
 class AttributeFairness:
-    """The groups of one protected attribute that occur, and rows whose group is not known.
+    """The groups of one protected attribute that occur, and the rows whose group is unknown.
 
     Args:
         reference: empty where no group occurs and none is declared.
@@ -112,7 +113,7 @@ def fairness_of(
     adverse: tuple[str, ...],
     policy: FairnessPolicy | None,
 ) -> Fairness:
-    """What rows show of the groups of each attribute.
+    """The fairness of decisions by the groups of each attribute.
 
     Args:
         groups: by attribute, the place [n] of each row's group among `values`; -1: not known.
@@ -177,7 +178,7 @@ def _groups(
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """A share of rows, of as many rows and units as would be as uncertain if all were alike.
+    """A share of rows, with the numbers of equal rows and units that would make it as uncertain.
 
     Args:
         units: whole ones.
@@ -284,7 +285,8 @@ def _student(share: float, freedom: float) -> float:
 
 
 def judge_fairness(fairness: Fairness | None, policy: FairnessPolicy | None) -> GateResult | None:
-    """Whether each group keeps the declared limits; None where model.yaml declares none.
+    """The gate on fairness: whether each group keeps the declared limits; None if model.yaml
+    declares none.
 
     Failed where a group is proven to be beyond a limit; passed where each is shown to be within;
     else inconclusive, or told, as `not_shown` says.

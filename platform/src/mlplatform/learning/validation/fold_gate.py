@@ -1,4 +1,4 @@
-"""Whether a model's training holds over folds in time, and how far they lie apart."""
+"""Whether a model's training works over folds in time, and how much the folds differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEWEST_COMPARED: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class FoldFinding:
-    """What a fit of earlier days reached on the days after it.
+    """The quality of a fit of earlier days on the days after them.
 
     Args:
         number: from 1, the oldest. from_ms, to_ms: the days of the test, UTC midnights.
@@ -46,7 +46,7 @@ class FoldFinding:
 
     @property
     def quality(self) -> Measure | None:
-        """Average precision, or the accuracy of classes; None where it could not be tested."""
+        """Average precision, or the accuracy of classes; None if the fold could not be tested."""
         return next((m for m in self.measures if m.name in QUALITY), None)
 
 

@@ -1,4 +1,4 @@
-"""What the gates found of one candidate, and what is reported beside them."""
+"""The results of the gates on one candidate, and further figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlplatform.model.policies.volume import VolumeStop
 
 @dataclass(frozen=True, slots=True)
 class ReplayCounts:
-    """Requests that were replayed, and those of them on which an alert would have been raised.
+    """The number of replayed requests, and of those with an alert.
 
     A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
 
@@ -61,10 +61,10 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
-        """Every gate passed; a report without gates has not."""
+        """Whether every gate passed; False for a report without gates."""
         return bool(self.gates) and all(g.verdict == "passed" for g in self.gates)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it did not pass."""
+        """The reasons why the candidate did not pass."""
         return tuple(f"{g.name}: {g.reason}" for g in self.gates if g.verdict != "passed")

@@ -1,4 +1,4 @@
-"""What one gate says of a candidate."""
+"""The result of one gate on a candidate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Verdict = Literal["passed", "failed", "inconclusive"]
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """What one gate saw, what it allows, and why it decided so.
+    """The observed value of one gate, its limit, its verdict and the reason.
 
     Args:
         reason: a sentence with units, for people responsible for the version.

@@ -30,7 +30,7 @@ MINIMUM_REPLAYED = 1000
 
 @dataclass(frozen=True, slots=True)
 class DataEvidence:
-    """What the training set holds; `labels_until_ms` is the latest arrival of any label."""
+    """Facts of the training set; `labels_until_ms` is the latest arrival of any label."""
 
     rows: int
     positives: int
@@ -73,7 +73,7 @@ class QualityEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ModelEvidence:
-    """What running the candidate's own file showed."""
+    """The evidence from running the candidate's own file."""
 
     calibration_error: Interval
     positives: int
@@ -99,7 +99,7 @@ class SmallModelEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ReplayEvidence:
-    """What replaying recent requests showed.
+    """The evidence from replaying recent requests.
 
     `flip_share` and `counts` are None for a first version, `counts` also where the champion can't
     be replayed any more. `volume` is None where model.yaml has no `decision.limit`.
@@ -116,7 +116,7 @@ class ReplayEvidence:
 
 @dataclass(frozen=True, slots=True)
 class LeakageEvidence:
-    """What each input shows by itself.
+    """The evidence of each input by itself.
 
     Args:
         alone: input → average precision of the share of positives in its bins, learned on the
@@ -134,7 +134,7 @@ class LeakageEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that the gates look at."""
+    """All evidence for the gates."""
 
     model: str
     bundle: str
@@ -186,7 +186,7 @@ def judge(evidence: Evidence, gates: GatePolicy, training: TrainingPolicy) -> Ga
 def judge_data(
     data: DataEvidence, gates: GatePolicy, training: TrainingPolicy
 ) -> tuple[GateResult, ...]:
-    """Enough rows and positives, and what `judge_feeds` says."""
+    """Checks that there are enough rows and positives, and what `judge_feeds` checks."""
     return (
         at_least("rows", data.rows, training.minimum_rows, "requests in the window"),
         at_least(
@@ -197,7 +197,7 @@ def judge_data(
 
 
 def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]:
-    """No input nearly always missing, no label from before its time, hidden outcomes treated."""
+    """Checks that inputs are there, that labels come after their time, and hidden outcomes."""
     shares = data.missing_shares
     unknown = [name for name, share in shares.items() if math.isnan(share)]
     worst = max(shares, key=lambda name: shares[name], default=None)
@@ -218,7 +218,7 @@ def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]
 
 
 def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
-    """What was done with outcomes that our own decisions hid: reported, and no reason to refuse.
+    """Reports the treatment of outcomes that our own decisions hid; it is no reason to refuse.
 
     A warning does not fail: the version before it saw no more. What it says is in the report.
     """
@@ -229,7 +229,7 @@ def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
 
 
 def judge_schema(schema: SchemaEvidence) -> GateResult:
-    """The champion's inputs, or else exactly those that model.yaml declares; none protected."""
+    """Checks that the inputs are the champion's, or else model.yaml's, and none is protected."""
     reading = sorted(i.name for i in schema.candidate if protected_sources(i, schema.protected))
     if reading:
         reason = f"{', '.join(reading)} read what model.yaml calls protected: train without them"
@@ -280,7 +280,7 @@ def judge_quality(quality: QualityEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
-    """No input knows the outcome, the future, or whose request it is."""
+    """Checks that no input knows the outcome, the future, or whose request it is."""
     name, limit = "leakage", gates.single_input_average_precision
     if leakage.identifiers or leakage.growing:
         problems = [f"{n} says whose or which request a row is" for n in leakage.identifiers]
@@ -312,10 +312,10 @@ def judge_leakage(leakage: LeakageEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
-    """Probabilities are not shown to mean something else, on days that calibration did not see.
+    """Checks that probabilities are not shown to be wrong, on days that calibration did not see.
 
-    The platform fitted the calibration itself, on the days just before: what is asked is whether
-    that went wrong. The low end of the interval must be within the limit (decision 0040).
+    The platform fitted the calibration itself, on the days just before; the gate checks that this
+    did not go wrong. The low end of the interval must be within the limit (decision 0040).
     """
     name, limit = "calibration", gates.calibration_error
     if running.positives < MINIMUM_POSITIVES:
@@ -334,7 +334,7 @@ def judge_calibration(running: ModelEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
-    """The ONNX file gives the scores that it should."""
+    """Checks that the ONNX file gives the scores that it should."""
     finding = (
         f"scores differ from those of {running.parity_against} by {running.parity_difference:.1g} "
         "or less"
@@ -344,14 +344,14 @@ def judge_parity(running: ModelEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_golden(running: ModelEvidence) -> GateResult:
-    """The written bundle repeats its own examples."""
+    """Checks that the written bundle repeats its own examples."""
     value, limit = running.golden_difference, running.golden_tolerance
     finding = f"the bundle's own examples score as they should to within {value:.1g}"
     return at_most("golden", value, limit, finding, f"{limit:g}")
 
 
 def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
-    """One row on one thread is fast enough."""
+    """Checks that one row on one thread is fast enough."""
     name, value, limit = "latency", running.latency_p99_ms, gates.latency_p99_ms
     calls = running.latency_calls
     if calls < MINIMUM_CALLS:
@@ -364,7 +364,7 @@ def judge_latency(running: ModelEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResult:
-    """The fallback that answers when no predictor does is far better than guessing."""
+    """Checks that the fallback that answers when no predictor does is far better than guessing."""
     name, value = "small_model", small.average_precision
     if value is None:
         return GateResult(name, "failed", None, None, "the bundle has no small model")
@@ -383,7 +383,7 @@ def judge_small_model(small: SmallModelEvidence, gates: GatePolicy) -> GateResul
 
 
 def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
-    """The predicted share of alerts is one that people can work with, and has a band."""
+    """Checks that people can work with the predicted share of alerts, and that it has a band."""
     name, share = "alert_share", replay.alert_share
     low, high = gates.alert_share_minimum, gates.alert_share_maximum
     if replay.rows < MINIMUM_REPLAYED or math.isnan(share):
@@ -400,7 +400,7 @@ def judge_alerts(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
-    """Limits how many recent requests would be decided otherwise than by the champion."""
+    """Limits the share of recent requests that would be decided differently from the champion."""
     name, limit = "decision_flips", gates.decision_flip_share
     if replay.flip_share is None:
         return GateResult(name, "passed", None, limit, "a first version has nothing to differ from")
@@ -415,7 +415,8 @@ def judge_flips(replay: ReplayEvidence, gates: GatePolicy) -> GateResult:
 
 
 def judge_volume(replay: ReplayEvidence) -> tuple[GateResult, ...]:
-    """No gateway would have stopped the bundle on recent requests; nothing without a limit."""
+    """Checks that no gateway would have stopped the bundle on recent requests; empty without a
+    limit."""
     if replay.volume is None:
         return ()
     name, stop = "volume_limit", replay.volume.stop
@@ -454,7 +455,7 @@ def above(
     form: str,
     measure: str = "average precision",
 ) -> GateResult:
-    """A gate that passes where the whole interval is at the limit or above."""
+    """A gate that passes if the whole interval is at or above the limit."""
     value, low, high = interval.value, interval.low, interval.high
     if any(math.isnan(v) for v in (value, low, high)):
         return GateResult(name, "inconclusive", None, limit, f"{measure} is not a number")
@@ -466,7 +467,7 @@ def above(
 
 
 def at_most(name: str, value: float, limit: float, finding: str, allowed: str) -> GateResult:
-    """A gate that passes where a value that was measured is at the limit or below."""
+    """A gate that passes if a measured value is at or below the limit."""
     if math.isnan(value):
         return GateResult(name, "inconclusive", None, limit, f"not measured (limit {allowed})")
     reason = f"{finding} (at most {allowed} allowed)"
@@ -474,7 +475,7 @@ def at_most(name: str, value: float, limit: float, finding: str, allowed: str) -
 
 
 def at_least(name: str, value: int, limit: int, what: str) -> GateResult:
-    """A gate that passes where so many are there."""
+    """A gate that passes if there are at least this many."""
     reason = f"{value:,} {what} (at least {limit:,} wanted)"
     return GateResult(name, "passed" if value >= limit else "failed", value, limit, reason)
 

@@ -1,4 +1,4 @@
-"""What a candidate of classes or of numbers is judged by: requests whose label is known."""
+"""The evidence on a candidate of classes or of numbers: requests with a known label."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MINIMUM_LABELLED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class LabelledEvidence:
-    """Everything that the gates of classes and of numbers look at.
+    """All evidence for the gates of classes and of numbers.
 
     Args:
         labelled: held-out requests whose class or number is known.
@@ -51,18 +51,18 @@ class LabelledEvidence:
     has_features: bool = True
 
     def measure(self, name: str) -> Measure | None:
-        """None where nothing could be measured."""
+        """The measure of that name; None if nothing could be measured."""
         return next((m for m in self.measures if m.name == name), None)
 
     def report(self, results: tuple[GateResult, ...]) -> GateReport:
-        """The report of what the gates say of this."""
+        """The report with these results."""
         return GateReport(
             self.model, self.bundle, self.champion, results, self.replay.counts, self.measures
         )
 
 
 def judge_leaks(evidence: LabelledEvidence) -> GateResult:
-    """No input says whose request it is, or grows with time."""
+    """Checks that no input says whose request it is, or grows with time."""
     problems = [f"{n} says whose or which request a row is" for n in evidence.identifiers]
     problems += [f"{n} grows with time" for n in evidence.growing]
     if problems:
@@ -73,7 +73,7 @@ def judge_leaks(evidence: LabelledEvidence) -> GateResult:
 
 
 def undecided_reason(evidence: LabelledEvidence, name: str) -> str | None:
-    """Why no verdict is possible; None where one is."""
+    """Why no verdict is possible; None if one is."""
     if evidence.labelled < MINIMUM_LABELLED:
         return (
             f"only {evidence.labelled:,} labelled requests to judge by (at least "

@@ -1,8 +1,9 @@
-"""Inputs that know what no model may know: the outcome, the future, or who it is.
+"""Inputs that know what no model may know: the outcome, the future, or the identity of a customer
+or request.
 
-A leaked input makes every figure better, so no gate on quality finds it. It shows in itself: alone
-it tells positives about as well as anything could, it is another value in every row, or it grows
-with time, so that whatever is scored later lies beyond all that was learned.
+A leaked input improves every figure, so no gate on quality finds it. It shows by itself: alone it
+tells positives nearly as well as anything could, it has another value in every row, or it grows
+with time, so that later requests lie beyond all that was learned.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GROWS: Final = 0.99
 DISTINCT: Final = 0.95
 SHARED: Final = 0.001
 WHOLE_BELOW: Final = 2.0**24
-"""From here on float32 makes one of two neighbouring whole numbers."""
+"""Whole number from which on float32 merges neighbouring whole numbers."""
 ROWS_OF_A_UNIT: Final = 3
 LEAST_UNITS: Final = 50
 
@@ -35,7 +36,7 @@ LEAST_UNITS: Final = 50
 def leakage_evidence(
     definition: ModelDefinition, names: Sequence[str], fitting: LabelledRows, held_out: LabelledRows
 ) -> LeakageEvidence:
-    """What the inputs of these names show on rows whose outcome is known."""
+    """The evidence of these inputs on rows with a known outcome."""
     learned, x = fitting.matrix.columns(names), held_out.matrix.columns(names)
     alone = {
         name: average_precision(_shares(learned[:, i], fitting.y, x[:, i]), held_out.y)
@@ -48,8 +49,8 @@ def leakage_evidence(
 def identifying_inputs(
     definition: ModelDefinition, names: Sequence[str], fitting: LabelledRows
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Inputs of these names that say whose or which request a row is, and those that
-    rise or fall with event time."""
+    """The inputs that identify a customer or a request, and those that rise or fall with event
+    time."""
     learned = fitting.matrix.columns(names)
     step = max(1, len(fitting) // CHECKED_ROWS)
     rows, event_ms = learned[::step], fitting.matrix.event_ms[::step]
@@ -71,7 +72,8 @@ def identifying_inputs(
 def _shares(
     learned: NDArray[np.float32], y: NDArray[np.int8], values: NDArray[np.float32]
 ) -> Floats:
-    """The share of positives in each value's bin, of the rows that were learned from."""
+    """The share of positives in each value's bin, learned from the rows `learned` with labels
+    `y`."""
     cuts = _cuts(learned, y)
     bins, size = _bins(learned, cuts), len(cuts) + 2
     rows = np.bincount(bins, minlength=size)
@@ -82,7 +84,8 @@ def _shares(
 
 
 def _cuts(values: NDArray[np.float32], y: NDArray[np.int8]) -> Floats:
-    """Quantiles of all rows and of the positives, each with its own bin where many share it."""
+    """Quantiles of all rows and of the positives; a value that many rows share gets a bin of its
+    own."""
     inner = np.linspace(0, 1, BINS + 1)[1:-1]
     present = np.isfinite(values)
     parts = [values[present], values[present & (y == 1)]]
@@ -100,8 +103,9 @@ def _bins(values: NDArray[np.float32], cuts: Floats) -> NDArray[np.intp]:
 
 
 def is_counted(values: NDArray[np.float32], unit: NDArray[np.int64]) -> bool:
-    """Whole numbers of which nearly every row has its own, and hardly two units the same: a number
-    of the request. Two customers do owe the same sum, however few do."""
+    """Whether the input is a number of the request: whole numbers of which nearly every row has its
+    own, and hardly two units share one. Amounts are shared: two customers do owe the same sum,
+    however rarely."""
     present = np.isfinite(values)
     rows, values, unit = len(values), values[present], unit[present]
     whole = len(values) > 0 and bool((values == np.round(values)).all())
@@ -115,7 +119,8 @@ def is_counted(values: NDArray[np.float32], unit: NDArray[np.int64]) -> bool:
 
 
 def names_units(values: NDArray[np.float32], unit: NDArray[np.int64]) -> bool:
-    """One value for each unit and one unit for each value: it is the unit by another name."""
+    """Whether the input is the unit by another name: one value for each unit, and one unit for each
+    value."""
     units = len(np.unique(unit))
     if units < LEAST_UNITS or len(values) < ROWS_OF_A_UNIT * units or np.isnan(values).any():
         return False

@@ -1,4 +1,4 @@
-"""What a bank asks of a binary model: rank, separation and probability, beside the champion's."""
+"""Measures of a binary model, beside the champion's: ranking, separation and probability."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.learning.validation.statistics import (
 NAMES: Final = ("average_precision", "auc", "gini", "ks", "brier", "log_loss")
 LESS_IS_BETTER: Final = frozenset(("brier", "log_loss"))
 SMALLEST: Final = 1e-15
-"""Probabilities are held so far from 0 and 1 in the log loss, as scikit-learn holds them."""
+"""Least distance of probabilities from 0 and 1 in the log loss, as in scikit-learn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class UnitSums(Protocol):
     """One model's answers, summed by unit."""
 
     def values(self, times: Floats) -> Any:
-        """Its measures, with each unit counted so many times."""
+        """The measures, with each unit counted this many times."""
 
 
 def binary_measures(

@@ -1,4 +1,4 @@
-"""Whether a candidate that gives numbers may serve: the gates of `gates`, and those of errors."""
+"""Whether a candidate of numbers may serve: the gates common to all tasks, and those on errors."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ def judge_numbers(
 
 
 def judge_mae(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateResult:
-    """The gate `gates.judge_quality` of the mean absolute error: no larger than the champion's by
-    more than is tolerated, and no rise proven; of a first version, no more than a declared one."""
+    """The gate on the mean absolute error, by the rule of `gates.judge_quality`: it is no larger
+    than the champion's beyond the tolerance, and no rise is proven; for a first version it is at
+    most a declared one."""
     name, found = "mae", evidence.measure("mae")
     seen = next((m for m in evidence.unseen if m.name == name), None)
     if seen is not None and seen.champion is not None and seen.difference is not None:
@@ -87,7 +88,8 @@ def judge_mae(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateRe
 
 
 def judge_bias(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateResult:
-    """Numbers are not shown to be too high or too low, on average, by more than is declared."""
+    """The gate on bias: numbers are not shown to be too high or too low on average, by more than is
+    declared."""
     name, limit, found = "bias", gates.maximum_bias, evidence.measure("bias")
     if (why := undecided_reason(evidence, name)) is not None or found is None:
         return GateResult(name, "inconclusive", None, limit, why or "it was not measured")
@@ -101,7 +103,7 @@ def judge_bias(evidence: LabelledEvidence, gates: RealGates, unit: str) -> GateR
 
 
 def _no_larger(evidence: LabelledEvidence, name: str, rise: float, unit: str) -> GateResult:
-    """A gate of an error: against the champion's on the same requests, by a share of it."""
+    """A gate on an error, as a share of the champion's on the same requests."""
     words, found = WORDS[name], evidence.measure(name)
     if (why := undecided_reason(evidence, name)) is not None or found is None:
         return GateResult(name, "inconclusive", None, None, why or f"no {words} was measured")

@@ -1,4 +1,4 @@
-"""What is asked of a model of numbers: how far they lie from the labels, and to which side."""
+"""Measures of a model of numbers: their distance from the labels, and its side."""
 
 from __future__ import annotations
 

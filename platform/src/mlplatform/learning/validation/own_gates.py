@@ -34,7 +34,7 @@ from mlplatform.model.folders import GATES_FILE
 from mlplatform.model.policies.decision_scale import DecisionPolicy
 
 NAME: Final = "own_gates"
-"""Of the gate that stands for a file which can't be read."""
+"""Name of the gate for a file that can't be read."""
 VERDICTS: Final[Mapping[str, Verdict]] = {verdict: verdict for verdict in get_args(Verdict)}
 MOST_FUNCTIONS: Final = 50
 MOST_CHARACTERS: Final = 500
@@ -43,7 +43,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What one model says of the rows.
+    """The answers of one model on the rows.
 
     Args:
         scores: calibrated, float64 [n] of 0-1, or numbers in the model's unit; of classes their
@@ -83,7 +83,7 @@ class HeldOut:
     seed: int
 
     def costs(self, decisions: NDArray[np.object_] | str) -> NDArray[np.float64]:
-        """What each request costs by its label, float64 [n], in the currency of model.yaml.
+        """The cost of each request by its label, float64 [n], in the currency of model.yaml.
 
         Args:
             decisions: of each row, or one for all.
@@ -116,7 +116,8 @@ class OwnGates:
 
 @dataclass(frozen=True, slots=True)
 class OwnFindings:
-    """What a model's own functions said; `wrong` are answers that are none, also among `gates`."""
+    """The results of a model's own functions; `wrong` are invalid answers, which are also among
+    `gates`."""
 
     gates: tuple[GateResult, ...] = ()
     measures: tuple[Measure, ...] = ()
@@ -168,7 +169,7 @@ def _check_function(function: Any) -> None:
 
 
 def judge_own(own: OwnGates, rows: HeldOut) -> OwnFindings:
-    """The answer of every function; one that is none is inconclusive under the function's name."""
+    """The result of every function; an invalid answer is inconclusive under the function's name."""
     gates, measures, wrong = [], [], []
     for function in (*own.gates, *own.measures):
         try:
@@ -189,7 +190,7 @@ class _WrongAnswer(Exception):
 
 
 def unreadable(why: str) -> OwnFindings:
-    """The finding in place of functions that can't be run."""
+    """The findings if the functions can't be run."""
     found = GateResult(NAME, "inconclusive", None, None, f"{GATES_FILE}: {why}")
     return OwnFindings((found,), (), (found,))
 
@@ -230,7 +231,8 @@ def _checked_gate(found: GateResult) -> GateResult:
 
 
 def _checked_measure(found: Measure) -> Measure:
-    """The ends of an interval may be NaN, where there is too little for one."""
+    """The measure, checked. The ends of its interval may be NaN, if there is too little data for
+    one."""
     return Measure(
         str(found.name),
         _interval("candidate", found.candidate),

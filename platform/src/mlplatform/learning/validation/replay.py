@@ -1,4 +1,4 @@
-"""What a bundle would have decided about recent requests, and so what to expect of it live."""
+"""The decisions of a bundle about recent requests, and so what to expect of it in service."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mlplatform.runtime.figures import percent
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Recent requests with the inputs that serving read, and where they are from."""
+    """Recent requests with the inputs that serving read, and their source."""
 
     matrix: Matrix
     source: str
 
     def by(self, vocabularies: Vocabularies) -> Recent:
-        """The same as `Matrix.by`."""
+        """The requests by other vocabularies, as by `Matrix.by`."""
         return replace(self, matrix=self.matrix.by(vocabularies))
 
     def share(self, share: float) -> Recent:
@@ -40,16 +40,16 @@ class Recent:
 
 
 def replay(bundle: Bundle, model: ScoringSession, rows: Matrix) -> ReplayResult:
-    """What the bundle says of each row."""
+    """The answers of the bundle on the rows."""
     scores = bundle.calibrate_many(model.scores(rows.of(bundle)))
     return ReplayResult(bundle.scale, scores, bundle.decide_many(scores).astype(np.int8))
 
 
 def replay_volume(limit: VolumeLimit, result: ReplayResult, rows: Matrix) -> VolumeReplay:
-    """What the volume limit of a gateway says of the replayed decisions, in event time.
+    """The effect of a gateway's volume limit on the replayed decisions, in event time.
 
-    An hour at which few people pay, and those few get alerts, reaches a limit that whole days keep
-    to: a bundle would be stopped each night that is as it should be.
+    An hour in which few people pay, and those few get alerts, can reach a limit that whole days
+    keep to. Such a bundle would be stopped each night although nothing is wrong.
     """
     customers, bucket = np.unique(rows.unit, return_inverse=True)
     volume = DecisionVolume(limit, result.scale, len(customers))
@@ -62,7 +62,7 @@ def replay_volume(limit: VolumeLimit, result: ReplayResult, rows: Matrix) -> Vol
 
 
 def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) -> AlertBand:
-    """Where the share of alerts is expected to stay live.
+    """The band in which the share of alerts is expected in service.
 
     The interval for a coming day, then its low end divided and its high end multiplied by
     `factor`: the days ahead differ from the days replayed by more than those differ among each
@@ -86,5 +86,5 @@ def predicted_band(alerts: NDArray[np.bool_], recent: Recent, *, factor: float) 
 
 
 def flip_share(changed: NDArray[np.bool_]) -> float:
-    """Share of requests that two bundles decide differently; NaN without requests."""
+    """The share of requests that two bundles decide differently; NaN without requests."""
     return float(np.mean(changed)) if len(changed) else float("nan")

@@ -121,7 +121,7 @@ def _replayed(counts: ReplayCounts) -> ReplayEntry:
 
 
 def to_markdown(report: ValidationReport) -> str:
-    """A report of `to_dict` as a page."""
+    """A report, as `to_dict` returns it, as a page of Markdown."""
     outcome = "passed" if report["passed"] else "did not pass"
     return "\n".join(
         [
@@ -140,7 +140,7 @@ def to_markdown(report: ValidationReport) -> str:
 
 
 def summary(report: ValidationReport) -> str:
-    """How many gates passed, and against what, in two sentences."""
+    """The number of gates that passed, and the champion compared with, in two sentences."""
     gates, champion = report["gates"], report["champion"]
     passed = sum(g["verdict"] == "passed" for g in gates)
     against = (
@@ -152,7 +152,7 @@ def summary(report: ValidationReport) -> str:
 
 
 def findings(report: ValidationReport) -> list[str]:
-    """The gates as lines of a Markdown list, what stopped the candidate first.
+    """The gates as lines of a Markdown list, with those that stopped the candidate first.
 
     A list, not a table: the form in Prefect's UI is too narrow for a column of sentences.
     """
@@ -180,7 +180,7 @@ def _measures(measures: Sequence[MeasureEntry]) -> list[str]:
 
 
 def _folds(folds: Sequence[FoldEntry]) -> list[str]:
-    """Each fold's first measure, as the other ones are in the run's metrics."""
+    """The first measure of each fold; the others are in the run's metrics."""
     if not folds:
         return []
     measured = (m["name"] for fold in folds for m in fold["measures"])

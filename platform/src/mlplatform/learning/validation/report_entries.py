@@ -1,4 +1,4 @@
-"""What a gate report holds as JSON, by name; journal, registry and page keep and read it.
+"""The JSON form of a gate report, by name; journal, registry and page store and read it.
 
 A report of an earlier release may lack any of it.
 """
@@ -11,7 +11,7 @@ from mlplatform.learning.validation.gate_result import Verdict
 
 
 class IntervalEntry(TypedDict):
-    """An `Interval`; null is what is not known."""
+    """An `Interval`; null if it is unknown."""
 
     value: float | None
     low: float | None

@@ -1,4 +1,4 @@
-"""What a search of hyper-parameters tried, and what it chose."""
+"""The trials of a search of hyper-parameters, and its choice."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a search came to.
+    """The result of a search.
 
     Args:
         wanted: trials that were declared; fewer were made where `budget_s` bound.
@@ -54,7 +54,7 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     @property
     def best(self) -> Trial:
-        """The complete trial that was chosen: of equals the first.
+        """The complete trial that was chosen; among equals the first.
 
         Raises:
             ValueError: none is complete.
@@ -70,7 +70,7 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return (t for t in self.trials if t.state == "complete" and t.value is not None)
 
     def count(self, state: TrialState) -> int:
-        """How many trials ended so."""
+        """The number of trials that ended in this state."""
         return sum(trial.state == state for trial in self.trials)
 
     def summary(self) -> dict[str, Any]:

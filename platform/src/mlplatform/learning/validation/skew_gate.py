@@ -1,4 +1,4 @@
-"""Whether served features may be trained from: what the last look at them found."""
+"""Whether served features may be used for training, by the last skew pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers with their intervals: average precision by customer, and the share of alerts to expect.
+"""Figures with intervals: average precision by customer, and the expected share of alerts.
 
 Requests of one customer are alike, so whole customers are drawn or summed, never single requests.
 """
@@ -23,7 +23,7 @@ CALIBRATION_BINS = 20
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value and where it may lie."""
+    """A value with its interval."""
 
     value: float
     low: float
@@ -32,7 +32,8 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Where the share of a coming day should be, and from how much that was found."""
+    """The interval of a coming day's share, and the number of rows, customers and days behind
+    it."""
 
     share: float
     low: float
@@ -43,7 +44,7 @@ class Band:
 
 
 class Ranking:
-    """Scores sorted once, so that what they rank is cheap to measure under many weightings.
+    """Scores sorted once, so that ranking measures are cheap under many weightings.
 
     Ranks change at the scores that a positive has: only there are rows counted.
     """

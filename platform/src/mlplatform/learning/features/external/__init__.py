@@ -1,1 +1,1 @@
-"""Features that the bank already has: tables, imported and served as snapshots are."""
+"""External views: tables that the bank has, imported and served like snapshots."""

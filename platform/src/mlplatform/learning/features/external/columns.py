@@ -1,4 +1,4 @@
-"""Rows of a bank's table in the platform's own columns, each checked."""
+"""Rows of a bank's table in the platform's own columns, with every value checked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mlplatform.model.features.views import FeatureView, ValueType
 from mlplatform.runtime.errors import InputInvalid
 
 MOST_WHOLE: Final = 2**53
-"""Whole numbers up to it are the same as floats, which is what a model reads."""
+"""Largest whole number that is exact as a float, which is what a model reads."""
 LAST_S: Final = 2**33
-"""Of the epoch, in the year 2242: later times are mistakes."""
+"""Latest accepted time in seconds of the epoch, in the year 2242; later times are mistakes."""
 MOST_NAMED: Final = 20
 UNITS: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 VALUES: Final[Mapping[ValueType, pa.DataType]] = {
@@ -39,7 +39,7 @@ _TAKEN: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ExternalColumns:
-    """A view's columns in a bank's files, and what is stored of them.
+    """A view's columns in a bank's files, and the columns that are stored.
 
     Args:
         field: the request's, whose value is the key.
@@ -60,7 +60,7 @@ class ExternalColumns:
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """Column of the file → what it holds: a key of the types that are taken."""
+        """Column of the file → its kind: a key of the types that are accepted."""
         source = self.view.external
         assert source is not None
         return {
@@ -72,7 +72,7 @@ class ExternalColumns:
 
     @property
     def described(self) -> dict[str, tuple[list[str], str]]:
-        """Column of the file → its types in Parquet, and what it is."""
+        """Column of the file → its types in Parquet, and its description."""
         source = self.view.external
         assert source is not None
         meaning = {
@@ -115,10 +115,7 @@ class ExternalColumns:
         return wanted
 
     def check_names(self, types: Mapping[str, str], source: str) -> None:
-        """
-        Raises:
-            InputInvalid: a column is missing; names it, and those that are there.
-        """
+        """Raises InputInvalid if a column is missing; names it, and those that are there."""
         if lacking := [name for name in self.kinds if name not in types]:
             named = ", ".join(list(types)[:MOST_NAMED])
             more = f" and {len(types) - MOST_NAMED} more" if len(types) > MOST_NAMED else ""
@@ -127,8 +124,8 @@ class ExternalColumns:
 
     @property
     def schema(self) -> pa.Schema:
-        """What is stored. Times are whole seconds, all that online stores keep: from when on values
-        hold, rounded down; when they were known, rounded up."""
+        """The stored columns. Times are whole seconds, because online stores keep no finer ones:
+        event times are rounded down, availability times up."""
         is_text = self.field.type == "string" and not self.field.pseudonymous
         return pa.schema(
             [
@@ -200,7 +197,7 @@ _Check = tuple[NDArray[np.bool_], str, Any]
 
 
 def _refuse(checks: list[_Check], source: str, first: int) -> None:
-    """Raise for the first row that is wrong, by the first check that says so."""
+    """Raise for the first wrong row, with the first check that finds it."""
     wrong = [
         (int(np.argmax(rows)), place) for place, (rows, _, _) in enumerate(checks) if rows.any()
     ]
@@ -214,7 +211,7 @@ def _refuse(checks: list[_Check], source: str, first: int) -> None:
 def _seconds(
     rows: pa.RecordBatch, name: str, *, up: bool
 ) -> tuple[NDArray[np.int64], list[_Check]]:
-    """Seconds of the epoch; 0 if there is no time, or none that our tables can hold."""
+    """Seconds of the epoch; 0 for a missing time, or one beyond the range of the tables."""
     column = pa.chunked_array([rows.column(name)])
     unit = UNITS[column.type.unit]
     missing = is_missing(column)

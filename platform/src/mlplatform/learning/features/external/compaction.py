@@ -1,5 +1,5 @@
-"""Parts of an external view made few and small: many merged into one, rows that have ended left
-out. What training joins and the online store holds stays the same."""
+"""Compaction of an external view's parts: many are merged into one, without rows that have ended.
+The rows that training joins and the online store holds stay the same."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from mlplatform.model.features.views import FeatureView, quote
 
 SMALL_ROWS: Final = 4_000_000
 MOST_SMALL: Final = 16
-"""Parts of fewer rows; as many are merged into one."""
+"""Number of parts with fewer than `SMALL_ROWS` rows that are merged into one."""
 DROPPED_SHARE: Final = 0.1
-"""Of all rows, that have ended before it is worth to write the others again."""
+"""Least share of all rows that must have ended before all parts are written again."""
 READ_S: Final = 24 * 3600.0
-"""How long a reader of what was merged may take."""
+"""Longest time in seconds that a reader of merged parts may take."""
 
 
 class CompactionResult(msgspec.Struct, frozen=True):
-    """What was done.
+    """The result of a compaction.
 
     Args:
         merged: parts that are one now.
@@ -47,9 +47,9 @@ class CompactionResult(msgspec.Struct, frozen=True):
 def compact(view: FeatureView, parts: ExternalParts, *, horizon_ms: int | None) -> CompactionResult:
     """Merge small parts, and leave out rows that no request since the horizon can read.
 
-    A row has ended where its values are older than the view's ttl at the horizon, and its entity
-    has a newer one. Killed at any point, the parts are as before or as after. An import that is at
-    work is not waited for.
+    A row has ended if its values are older than the view's ttl at the horizon, and its entity has a
+    newer row. If the process is killed at any point, the parts are as before or as after. A running
+    import is not waited for.
 
     Args:
         horizon_ms: event time of the first request that training may join again, or later ones;
@@ -88,7 +88,8 @@ def _union(parts: Sequence[Part]) -> str:
 def _mark_ended(
     db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part], horizon_ms: int
 ) -> int:
-    """Make the view `rows_`, in which `ended_` says whether a row has; how many have."""
+    """Create the view `rows_` with a column `ended_`. Returns the number of rows that have
+    ended."""
     key = quote(view.join_key)
     last = f"epoch_ms({horizon_ms - view.ttl_ms})"
     db.execute(

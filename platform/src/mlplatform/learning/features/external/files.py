@@ -1,4 +1,4 @@
-"""A bank's files of one table, as batches of checked rows: nothing is held but one batch."""
+"""A bank's files of one table as batches of checked rows; only one batch is in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IN_CSV: Final[Mapping[str, pa.DataType]] = {
 
 
 class StoredRows(NamedTuple):
-    """Some rows of a file, from its row `first` on, as they are stored."""
+    """Stored rows of a file, from its row `first` on."""
 
     rows: pa.RecordBatch
     file: int
@@ -33,7 +33,7 @@ class StoredRows(NamedTuple):
 
 
 def files_at(path: Path) -> list[Path]:
-    """A file, or a folder's files by name.
+    """A file, or the files of a folder sorted by name.
 
     Raises:
         InputInvalid: there is none, or something else is among them.

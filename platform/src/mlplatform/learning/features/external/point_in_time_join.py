@@ -1,9 +1,10 @@
-"""What was known of an external view when: the relations that the point-in-time join reads.
+"""The point-in-time join of external views: which row of a view was known when.
 
-Serving holds, of an entity, the row with the latest event time among those that it was given, and
-of several of one event time the one that was known last. So that training joins the same, a row
-counts from when it was both known and taken in. Before the view was served at all nothing could
-differ from serving, and a row counts from when it was known: so the past of a table can be taught.
+Of an entity, serving holds the row with the latest event time among those that it was given; of
+several with one event time, the one known last. Training must join the same row, so a row counts
+from when it was both known and taken in. Before the view was served at all, nothing could differ
+from serving, and a row counts from when it was known. So the past of a table can be used for
+training.
 """
 
 from __future__ import annotations
@@ -21,21 +22,20 @@ from mlplatform.model.features.views import FeatureView, quote
 
 NEVER_MS: Final = -(2**62)
 COUNTS: Final = "counts_"
-"""The column of from when a row counts."""
+"""Name of the column with the time from which a row counts."""
 BEFORE, SINCE = "before_", "since_"
 
 
 def served_from_ms(parts: Sequence[Part]) -> int | None:
-    """Since when the view is served; None where it never was."""
+    """Since when the view is served, in epoch milliseconds; None if it never was."""
     return min((part.taken_ms for part in parts), default=None)
 
 
 def create_relations(
     db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]
 ) -> None:
-    """Views `<view>before_` and `<view>since_`: of each entity the rows that were its newest, each
-    with the time from which on it was; for an ASOF join of events before the view was served, and
-    of those since then.
+    """Create the views `<view>before_` and `<view>since_`: each entity's rows that were its newest,
+    with the time since which each was.
 
     The events are in a relation `events`, by the view's join key.
     """
@@ -61,7 +61,8 @@ RANK: Final = (
 
 
 def _newest(view: FeatureView, rows: str, counts: str) -> str:
-    """The rows that were the best known of their key when they came; of one moment, the best."""
+    """Each key's rows that ranked above every earlier one; of rows that count from the same time,
+    the highest-ranked."""
     key = quote(view.join_key)
     return (
         f"SELECT * FROM (SELECT *, max(rank_) OVER (PARTITION BY {key} ORDER BY {COUNTS}, rank_"
@@ -73,8 +74,8 @@ def _newest(view: FeatureView, rows: str, counts: str) -> str:
 
 
 def row_name(view: str) -> str:
-    """The column that says whether a request had a valid row of a view, values or none in it; no
-    field of a request begins so."""
+    """Name of the column that says whether a request had a valid row of a view, with values or
+    without. No request field begins like it."""
     return f"_{view}_row"
 
 

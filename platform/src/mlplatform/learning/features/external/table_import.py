@@ -1,4 +1,4 @@
-"""Taking in a bank's table: checked as a whole, then added as one part, then served."""
+"""Import of a bank's table: checked as a whole, then added as one part, then served."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mlplatform.model.features.views import FeatureView, ValueType, quote
 from mlplatform.runtime.errors import InputInvalid
 
 MEMORY: Final = "512MB"
-"""Of DuckDB, which spills to disk beyond it."""
+"""Memory limit of DuckDB, which spills to disk beyond it."""
 THREADS: Final = 2
 SERVED_ROWS: Final = 20_000
-"""In one transaction of the online store."""
+"""Rows of one transaction of the online store."""
 GROUP_ROWS: Final = 65_536
 FILE, ROW = "file_", "row_"
 
 
 class ImportReport(msgspec.Struct, frozen=True):
-    """What an import found and did.
+    """The result of an import.
 
     Args:
         rows: of the files.
@@ -54,11 +54,11 @@ def import_table(
     clock_ms: Callable[[], int],
     progress: Callable[[str], None] = lambda text: None,
 ) -> ImportReport:
-    """Take in the rows of some files that are not there yet, or none of them.
+    """Import the rows of some files that are not in the table yet, or none of them.
 
-    A row is the same as another by key, event time and availability time: with the same values it
-    changes nothing, with others it is refused, as a correction is known later than what it
-    corrects.
+    Key, event time and availability time identify a row. A row that is there already with the same
+    values changes nothing. With other values it is refused, because a correction is known later
+    than the row that it corrects.
 
     Args:
         online: None for a dry run, which checks everything and leaves nothing behind.
@@ -95,7 +95,8 @@ def add_served(
     note: PartNote,
     online: OnlineWriter,
 ) -> int:
-    """Add rows that the online store was given already as a part; how many were not there yet.
+    """Add rows that the online store already has, as a part. Returns the number of rows that were
+    new.
 
     A store that was lost stays known as lost: it may have been given them before.
 
@@ -123,7 +124,7 @@ def add_served(
 def _collect(
     columns: ExternalColumns, files: Sequence[Path], draft: Path, progress: Callable[[str], None]
 ) -> int:
-    """Write all rows to one file, with where they come from; how many there are."""
+    """Write all rows to one file, each with its place in the files. Returns their number."""
     schema = columns.schema.append(pa.field(FILE, pa.int32())).append(pa.field(ROW, pa.int64()))
     count = 0
     with pq.ParquetWriter(draft, schema, compression="zstd", compression_level=1) as writer:
@@ -153,7 +154,7 @@ def database(building: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 def _relations(
     db: duckdb.DuckDBPyConnection, columns: ExternalColumns, draft: Path, there: Sequence[Path]
 ) -> None:
-    """Views `draft`, and `known`: of the rows that are there, those that the draft has too."""
+    """Create the views `draft`, and `known`: the stored rows that the draft has too."""
     key, names = _key(columns.view), quote(*columns.schema.names)
     db.read_parquet(str(draft)).create_view("draft")
     rows = (
@@ -169,7 +170,7 @@ _SQL: Final[Mapping[ValueType, str]] = {"float64": "DOUBLE", "int64": "BIGINT", 
 
 
 def _declared(view: FeatureView, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Stored rows, null where they were taken in before a feature was declared."""
+    """Stored rows, with null for features that were declared after the rows were stored."""
     lacking = [field for field in view.fields if field.name not in rows.columns]
     nulls = (f", CAST(NULL AS {_SQL[field.dtype]}) AS {quote(field.name)}" for field in lacking)
     return rows.project("*" + "".join(nulls))
@@ -178,8 +179,8 @@ def _declared(view: FeatureView, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDB
 def _refuse_conflict(
     db: duckdb.DuckDBPyConnection, columns: ExternalColumns, files: Sequence[Path]
 ) -> None:
-    """Refuse a row that differs from one of the same key and times, here or among those that are
-    there."""
+    """Raise for a row that differs from another of the same key and times, in the draft or in the
+    table."""
     key = _key(columns.view)
     values = f"row({quote(*columns.view.feature_names)})"
     found = db.execute(
@@ -203,7 +204,8 @@ def _refuse_conflict(
 
 
 def _write_new(db: duckdb.DuckDBPyConnection, columns: ExternalColumns, path: Path) -> int:
-    """Write the draft's rows that are not there, each once and in order; how many they are."""
+    """Write the draft's rows that are not in the table, each once and in order. Returns their
+    number."""
     key, names = _key(columns.view), quote(*columns.schema.names)
     rows = db.sql(
         f"SELECT DISTINCT {names} FROM draft ANTI JOIN known USING ({key}) ORDER BY {key}"
@@ -222,10 +224,10 @@ def serve_missing(
     online: OnlineWriter,
     clock_ms: Callable[[], int],
 ) -> int:
-    """Give the online store the parts that it does not have; how many they are.
+    """Give the online store the parts that it lacks. Returns their number.
 
-    A store that is new, or of a backup, does not have the mark that stands beside the parts: it is
-    given every part again. An import that is at work does so itself, and is not waited for.
+    A store that is new, or from a backup, lacks the mark that is stored beside the parts, and gets
+    every part again. A running import serves its part itself, and is not waited for.
     """
     if not parts.every() or parts.is_importing():
         return 0
@@ -259,14 +261,14 @@ def _serve_missing(
 
 
 def _is_whole(view: FeatureView, parts: ExternalParts, online: OnlineWriter) -> bool:
-    """Whether the online store has had the rows of all parts that were served."""
+    """Whether the online store still has the rows of all served parts, by its mark."""
     mark = parts.mark()
     return mark is not None and online.mark(view.name) == mark
 
 
 def _renew_mark(view: FeatureView, parts: ExternalParts, online: OnlineWriter) -> None:
-    """Give the online store another mark now that it has one more part, so that an older copy of it
-    is known. A store that was lost meanwhile gets none."""
+    """Give the online store a new mark after it got one more part, so that an older copy of it is
+    recognised. A store that was lost meanwhile gets none."""
     mark = secrets.token_hex(16)
     if online.set_mark(view.name, parts.mark(), mark):
         parts.note_mark(mark)
@@ -275,7 +277,8 @@ def _renew_mark(view: FeatureView, parts: ExternalParts, online: OnlineWriter) -
 def _serve(
     db: duckdb.DuckDBPyConnection, view: FeatureView, path: Path, online: OnlineWriter
 ) -> int:
-    """Give the online store each entity's newest row of a part; how many are now its newest."""
+    """Give the online store each entity's newest row of a part. Returns how many are now its
+    newest."""
     _declared(view, db.read_parquet(str(path))).create_view("part", replace=True)
     rows = db.sql(
         f"SELECT * FROM part QUALIFY row_number() OVER (PARTITION BY"

@@ -19,7 +19,7 @@ from mlplatform.runtime.storage.files import write_atomically
 STORE_FILE: Final = "feature_store.yaml"
 REGISTRY_FILE: Final = "registry.db"
 ONLINE_LINK: Final = ".online.db"
-"""A link, so that `feast teardown` takes the link away and not what gateways read."""
+"""Name of a link to the online store, so that `feast teardown` removes only the link."""
 FIRST_LINE: Final = "# Rendered by `mlplatform models feast`, which writes it again: do not edit."
 PASSWORD_VARIABLE: Final = "FEAST_REDIS_PASSWORD"  # noqa: S105 (its name)
 

@@ -1,1 +1,1 @@
-"""Values of external views that applications push: kept until training's table has them."""
+"""Values of external views that applications push, stored until training's table has them."""

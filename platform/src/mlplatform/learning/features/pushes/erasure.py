@@ -1,4 +1,4 @@
-"""An entity's rows of an external view, taken out of every store that the platform has of it."""
+"""Erasure of an entity's rows of an external view from every store of the platform."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.storage.files import sync
 
 GIVEN_S: Final = 3.0
-"""For which a gateway that has just kept a push is left to serve it itself."""
+"""Seconds for which a gateway that has just stored a push is left to serve it itself."""
 LOOKED_S: Final = 0.1
 Keys = Set[int | str]
 IsAbout = Callable[[int | str], bool]
-"""Whether a stored key is about somebody."""
+"""Function that tells whether a stored key is about somebody."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewStores:
-    """Where the rows of a model's view lie.
+    """The stores of a model's view.
 
     Args:
         pushes: None: nothing was ever pushed here.
@@ -53,7 +53,7 @@ class ViewStores:
 
 
 class RowCounts(msgspec.Struct, frozen=True):
-    """How many rows of an entity there were.
+    """The number of an entity's rows in each store.
 
     Args:
         journal: of pushes, which training's table has not taken yet.
@@ -67,7 +67,7 @@ class RowCounts(msgspec.Struct, frozen=True):
 
 
 def known_keys(stores: ViewStores, is_about: IsAbout) -> set[int | str]:
-    """The stored keys that are about somebody, of all that journal and table have."""
+    """The keys in journal and table that are about somebody."""
     found = {row.key for kept in _pushes(stores) for row in kept.push.rows if is_about(row.key)}
     for path in stores.parts.files():
         for batch in _batches(path, [stores.view.join_key]):
@@ -77,7 +77,7 @@ def known_keys(stores: ViewStores, is_about: IsAbout) -> set[int | str]:
 
 
 def rows_of(stores: ViewStores, keys: Keys, at_ms: int) -> RowCounts:
-    """How many rows there are of these entities; nothing is written.
+    """The number of rows of these entities; nothing is written.
 
     Args:
         at_ms: event time; the online store's row counts however old it is.
@@ -93,12 +93,12 @@ def erase_rows(
     clock_ms: Callable[[], int],
     before: Callable[[], None] | None = None,
 ) -> RowCounts:
-    """Take the rows of these entities out of journal, table and online store; how many they were.
+    """Remove the rows of these entities from journal, table and online store. Returns their number.
 
-    Killed between any two steps, the next call does the rest. Imports and other readers of the
-    journal wait meanwhile; an import that is at work is waited for. All other rows stay as they
-    are, and so does when they count from. What comes later is not erased. A gateway that is putting
-    such a row into the online store is refused, however slow it is.
+    If it is killed between two steps, the next call does the rest. Imports and other readers of the
+    journal wait meanwhile; a running import is waited for. Other rows stay as they are, and so does
+    the time from which they count. Rows that come later are not erased. A gateway that is writing
+    such a row to the online store is refused, however slow it is.
 
     Args:
         whose: their keys; where these are not known, those of `known_keys` once imports have ended.
@@ -126,8 +126,8 @@ def erase_rows(
 
 
 def _serve_first(stores: ViewStores, keys: Keys, clock_ms: Callable[[], int]) -> None:
-    """See to it that no gateway is about to serve such a row: a push that is served is not given to
-    the online store again, also where its client sends it again."""
+    """Make sure that no gateway is about to serve such a row. A push that is served is not given to
+    the online store again, even if its client sends it again."""
     until_s = time.monotonic() + GIVEN_S
     while any(stores.kept(keys, unserved=True)) and time.monotonic() < until_s:
         time.sleep(LOOKED_S)
@@ -158,8 +158,9 @@ def _count(view: FeatureView, path: Path, keys: Keys) -> int:
 
 
 def _without(view: FeatureView, path: Path, keys: Keys, draft: Path) -> int:
-    """Put a part without the rows of these entities in its place, by one rename: a reader that has
-    it open reads the old one to its end. How many the rows were; 0 leaves the part as it is."""
+    """Replace a part by one without the rows of these entities, by one rename; a reader that has it
+    open reads the old one to its end. Returns the number of rows removed; 0 leaves the part as it
+    is."""
     count = _count(view, path, keys)
     if not count:
         return 0

@@ -1,4 +1,4 @@
-"""Values that a view's topic dropped before they were read, and which decisions they concern."""
+"""Values that a view's topic dropped before they were read, and the decisions that they concern."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StreamGap(msgspec.Struct, frozen=True):
 
     @property
     def most_messages(self) -> int:
-        """How many they were at most."""
+        """Upper bound on the messages in the gap."""
         return self.last_offset - self.first_offset + 1
 
     @property
@@ -42,7 +42,7 @@ class StreamGap(msgspec.Struct, frozen=True):
 
 
 class StreamLoss(msgspec.Struct, frozen=True):
-    """All that a view lost in reach of some decisions.
+    """The losses of a view that can concern some decisions.
 
     Args:
         messages: how many they were at most.
@@ -70,7 +70,7 @@ class StreamLoss(msgspec.Struct, frozen=True):
 def lost_values(
     view: str, gaps: Sequence[StreamGap], *, ttl_ms: int, from_ms: int | None, to_ms: int | None
 ) -> StreamLoss | None:
-    """What decisions of a span of event time may lack; None: nothing.
+    """The loss that concerns decisions in a span of event time; None if there is none.
 
     Args:
         ttl_ms: for how long a row of the view is read.

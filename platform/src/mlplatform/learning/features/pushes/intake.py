@@ -1,4 +1,4 @@
-"""Pushed rows on their way into training's table, as parts beside those of imports."""
+"""Transfer of pushed rows into training's table, as parts beside those of imports."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mlplatform.learning.features.pushes.sql import PAGE
 from mlplatform.model.features.views import FeatureView
 
 MOST_PUSHES: Final = 100_000
-"""Of one part; more make another one."""
+"""Most pushes of one part; further ones make another part."""
 MINUTE_MS: Final = 60_000
 MARKED: Final = 1_000
-"""In one transaction, for which pushes wait."""
+"""Most pushes that one transaction marks as taken; new pushes wait for it."""
 
 
 def take_pushed(
@@ -32,11 +32,11 @@ def take_pushed(
     online: OnlineWriter,
     clock_ms: Callable[[], int],
 ) -> int:
-    """Give training's table the rows of a view that were pushed before; how many they were.
+    """Give training's table the rows that were pushed to a view before. Returns their number.
 
-    What the online store lacks, since the process that took it died, is given to it first. Killed
-    at any point, the next call does the rest: a row that is there is not added again. Pushes that
-    come meanwhile are of the next call too.
+    Rows that the online store lacks, because the process that took them died, are given to it
+    first. If this is killed at any point, the next call does the rest: rows that are there are not
+    added again. Pushes that come meanwhile are left for the next call.
 
     Raises:
         Unavailable: the journal or the online store does not answer; the rest is done later.
@@ -71,8 +71,8 @@ def _plan(
     clock_ms: Callable[[], int],
     last: int,
 ) -> dict[int, list[_PushSummary]]:
-    """Which pushes up to the last one make one part: all that counted at once, and late ones by the
-    minute."""
+    """The pushes up to the last one, grouped into parts: all that counted at once, and late ones by
+    the minute."""
     found: dict[int, list[_PushSummary]] = defaultdict(list)
     after, count = 0, 0
     while count < MOST_PUSHES:

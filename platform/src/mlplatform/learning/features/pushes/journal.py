@@ -1,4 +1,5 @@
-"""The port behind pushes: what was pushed, by whom and when, until training's table has it."""
+"""The port of the journal of pushes: each push with its client and time, until training's table has
+it."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from mlplatform.model.features.views import FeatureView
 
 MICROS = 1_000_000
 KEEP_MS = 7 * 24 * 3_600_000
-"""A push with an idempotency key is known for that long of event time, as a decision is."""
+"""Event time for which a push's idempotency key is kept, as for a decision."""
 PROMPT_MS = 1_000
-"""A push that the online store has so soon counts in training from its arrival; a later one from
-when it had it."""
+"""Milliseconds within which a served push counts in training from its arrival; a later one counts
+from when the online store had it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PushedRow:
-    """One row of a push, as it is stored.
+    """One row of a push in stored form.
 
     Args:
         key: of the entity, a pseudonym where the request field is pseudonymous.
@@ -36,7 +37,7 @@ class PushedRow:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Rows of one view that came together.
+    """Rows of one view that were sent together.
 
     Args:
         client: who sent them.
@@ -70,8 +71,8 @@ class KeptPush:
     served_ms: int | None
 
     def features(self, view: FeatureView) -> list[FeatureRow]:
-        """The rows as an online store takes them: known since the push arrived, and without a value
-        where a feature was declared later."""
+        """The rows for an online store: known since the push arrived, and without values of
+        features that were declared later."""
         made_us, place = self.arrived_ms * 1000, {n: p for p, n in enumerate(self.push.names)}
         places = [place.get(name) for name in view.feature_names]
         return [
@@ -86,7 +87,7 @@ class KeptPush:
 
     @property
     def counts_ms(self) -> int:
-        """The time from which training joins a push that is served."""
+        """The time from which training joins a served push."""
         assert self.served_ms is not None
         is_prompt = self.served_ms - self.arrived_ms <= PROMPT_MS
         return self.arrived_ms if is_prompt else self.served_ms
@@ -94,7 +95,7 @@ class KeptPush:
 
 @dataclass(frozen=True, slots=True)
 class DurablePush:
-    """The push is durable. It may have been there before, and been served at `served_ms`."""
+    """The push is durable; it may have been there before, and served at `served_ms`."""
 
     number: int
     arrived_ms: int
@@ -104,7 +105,7 @@ class DurablePush:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row lay in a stream.
+    """The place of a row in a stream.
 
     Args:
         published_ms: of its message, wall time as the topic says.
@@ -120,14 +121,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ReusedKey:
-    """Its idempotency key belongs to other content; nothing was added."""
+    """The idempotency key belongs to other content; nothing was added."""
 
 
 class Pushes(Protocol):
-    """All pushes of an installation. Every method may raise Unavailable."""
+    """The journal of an installation's pushes. Every method may raise Unavailable."""
 
     def add(self, pushes: Sequence[Push], now_ms: int) -> Sequence[DurablePush] | ReusedKey:
-        """Keep all of these pushes or none; durable when this returns.
+        """Store all of these pushes or none, durably.
 
         Args:
             now_ms: event time. A push arrives after every other one of its view.
@@ -135,11 +136,11 @@ class Pushes(Protocol):
         ...
 
     def add_read(self, push: Push, places: Sequence[Place], now_ms: int) -> KeptPush | None:
-        """Keep the rows of a push that were not read before, of one key and event time the last
-        one; None: all were. Durable with how far each partition was read.
+        """Store those rows of a push that were not read before; of rows with one key and event time
+        only the last. Returns None if all were read before. Stored durably with the read offsets.
 
-        A row is known by the place of its message. A topic that was made anew begins at 0 again:
-        it has another id, and where there are none, later messages.
+        The place of its message identifies a row. A topic that was made anew starts at offset 0
+        again; it is recognised by another id or, where topics have no ids, by later messages.
 
         Args:
             places: of the rows, in their order.
@@ -147,12 +148,12 @@ class Pushes(Protocol):
         ...
 
     def begin_reading(self, model: str, view: str, places: Sequence[Place]) -> None:
-        """Remember of which topic each partition is read, by its id; of a topic that was made anew
-        nothing counts as read. Again changes nothing."""
+        """Record the id of the topic from which each partition is read. Nothing of a topic that was
+        made anew counts as read. Repeating it changes nothing."""
         ...
 
     def topics_read(self, model: str, view: str) -> Mapping[tuple[str, int], str]:
-        """Topic and partition → the id of the topic that was read there; empty: it is not known."""
+        """Topic and partition → the id of the topic that was read there; empty if it is unknown."""
         ...
 
     def add_gaps(
@@ -163,25 +164,26 @@ class Pushes(Protocol):
         topic_ids: Mapping[str, str],
         found_ms: int,
     ) -> Sequence[StreamGap]:
-        """Remember what a topic dropped before it was read; those that were not known, durable.
+        """Record what a topic dropped before it was read. Returns the gaps that were not known,
+        once they are durable.
 
-        What `add_read` had before is not missing. A range that was found before, by a reader that
-        died, is one with that.
+        Messages that `add_read` had before are not missing. A range that was found before, by a
+        reader that died, counts as the same gap.
         """
         ...
 
     def gaps(self, model: str, view: str) -> Sequence[StreamGap]:
-        """All that were found, in the order in which they were."""
+        """All gaps of a view, in the order in which they were found."""
         ...
 
     def mark_served(self, number: int, at_ms: int) -> None:
-        """The online store has it; a second time changes nothing."""
+        """Record that the online store has a push; repeating it changes nothing."""
         ...
 
     def waiting(
         self, model: str, view: str, *, after: int = 0, most: int, unserved: bool = False
     ) -> Sequence[KeptPush]:
-        """The pushes whose rows training's table does not have, the oldest first.
+        """The pushes whose rows training's table does not have, oldest first.
 
         Args:
             after: the number that they are behind.
@@ -190,18 +192,18 @@ class Pushes(Protocol):
         ...
 
     def last(self, model: str, view: str) -> int:
-        """The number of the newest push of a view; 0 where none was kept."""
+        """The number of a view's newest push; 0 if there is none."""
         ...
 
     def mark_taken(self, model: str, view: str, numbers: Sequence[int], now_ms: int) -> None:
-        """Training's table has the rows of these: they go, and so do idempotency keys that are too
-        old by now."""
+        """Delete the rows of these pushes, which training's table now has, and expired idempotency
+        keys."""
         ...
 
     def erase(self, model: str, view: str, keys: Set[int | str]) -> int:
-        """Take the rows of these entities out of what is kept, for good; how many they were.
+        """Remove the rows of these entities from the journal for good. Returns their number.
 
-        What else a push holds stays, and so does its idempotency key.
+        Other rows of a push stay, and so does its idempotency key.
         """
         ...
 

@@ -1,4 +1,5 @@
-"""Which home has the tables of external views whose rows a Redis server serves."""
+"""The home that holds the tables of external views, recorded on a Redis server that serves their
+rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A push on its way into the online store."""
+"""Delivery of a push to the online store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlplatform.model.features.views import FeatureView
 from mlplatform.runtime.errors import StaleFence, Unavailable
 
 MOST_ERASURES: Final = 10
-"""That may come between the reading of a push and its serving."""
+"""Most erasures between the reading of a push and its delivery."""
 
 
 def serve(
@@ -22,10 +22,10 @@ def serve(
     online: OnlineWriter,
     clock_ms: Callable[[], int],
 ) -> KeptPush:
-    """Give a push's rows to the online store, and say so; again changes nothing.
+    """Give a push's rows to the online store, and record that; repeating it changes nothing.
 
-    The rows are those that the journal has at this moment: an erasure may have taken some out since
-    the push was read, and served the rest. One that runs meanwhile has the journal read again.
+    The rows are those that the journal has at this moment: an erasure may have removed some since
+    the push was read. If one runs meanwhile, the journal is read again.
 
     Returns:
         The push as it is now. One whose rows training's table has taken meanwhile has none; it was

@@ -23,7 +23,7 @@ from mlplatform.runtime.storage.sql import Database, Session
 
 PART: Final = "pushes"
 PAGE: Final = 200
-"""Pushes that are held in memory at once."""
+"""Number of pushes that are in memory at once."""
 NOT_SERVED: Final = -1
 UNSERVED: Final = f"served_ms = {NOT_SERVED}"
 COLUMNS: Final = (
@@ -31,7 +31,7 @@ COLUMNS: Final = (
     " digest TEXT NOT NULL, arrived_ms {whole} NOT NULL, served_ms {whole} NOT NULL, names TEXT,"
     " content TEXT"
 )
-"""`content` is null once training's table has the rows."""
+"""Columns of a push; `content` is null once training's table has the rows."""
 REST: Final = (
     "CREATE TABLE IF NOT EXISTS stream_marks (model TEXT NOT NULL, view_name TEXT NOT NULL,"
     " topic TEXT NOT NULL, part BIGINT NOT NULL, next_offset BIGINT NOT NULL,"
@@ -245,7 +245,7 @@ class _Mark(NamedTuple):
 
 
 _Marks = dict[tuple[str, int], _Mark]
-"""By topic and partition."""
+"""Marks by topic and partition."""
 
 
 def _was_read(place: Place, mark: _Mark | None) -> bool:
@@ -266,7 +266,8 @@ def _marks(db: Session, model: str, view: str) -> _Marks:
 
 
 def _gap(dropped: DroppedRange, marks: _Marks, topic_id: str, found_ms: int) -> StreamGap | None:
-    """What of a range this journal has not; None: all of it, or nobody can say where it begins."""
+    """The part of a dropped range that this journal does not have; None if it has all of it, or
+    nobody can tell where it begins."""
     mark = marks.get((dropped.topic, dropped.partition))
     if mark is not None and topic_id and mark.topic_id not in ("", topic_id):
         mark = None
@@ -280,7 +281,7 @@ def _gap(dropped: DroppedRange, marks: _Marks, topic_id: str, found_ms: int) -> 
 
 
 def _covers(known: StreamGap, found: StreamGap) -> bool:
-    """Whether a gap is one that was found before."""
+    """Whether the gap found is part of a known one."""
     return (
         (known.topic, known.partition, known.topic_id)
         == (found.topic, found.partition, found.topic_id)
@@ -350,7 +351,7 @@ def _insert(db: Session, push: Push, content: str, now_ms: int) -> DurablePush:
 
 
 def _find_key(db: Session, push: Push) -> DurablePush | ReusedKey | None:
-    """What is there of the push's idempotency key."""
+    """The stored result of the push's idempotency key; None if there is none."""
     if push.idempotency is None:
         return None
     found = db.rows(

@@ -105,7 +105,8 @@ class SqlitePushes(SqlPushes):
             super().mark_taken(model, view, numbers, now_ms)
 
     def erase(self, model: str, view: str, keys: Set[int | str]) -> int:
-        """The file is written anew: rows that are in training's table left copies in it."""
+        """Erase rows. The file is written anew, because rows that training's table has left copies
+        in it."""
         with self._translated():
             count = super().erase(model, view, keys)
             self._file.write_anew()

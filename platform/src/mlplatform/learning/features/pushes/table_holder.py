@@ -1,7 +1,8 @@
-"""Which home has the tables of external views, where several homes share the stores behind them.
+"""The home that holds the tables of external views, where several homes share the stores behind
+them.
 
-Rows leave the shared journal once the table of one home has them, and the shared online store
-serves what one home imported: another home's training would lack both, and nothing would show it.
+Rows leave the shared journal once one home's table has them, and the shared online store serves
+what one home imported. Training of another home would lack both, and nothing would show it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from mlplatform.runtime.errors import Refused
 from mlplatform.runtime.storage.files import create_atomically
 
 FILE: Final = "tables.id"
-"""Beside the tables, so that a backup that is put back is the same home."""
+"""Name of the file with the home's id. It lies beside the tables, so that a restored backup is the
+same home."""
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """A home that has the tables.
+    """A home that holds the tables.
 
     Args:
         home: a random id.
@@ -47,7 +49,7 @@ class SharedStore(Protocol):
     def place(self) -> str: ...
 
     def hold(self, own: Holder, *, over: bool = False) -> Holder:
-        """Who has the tables; the caller from now on where nobody had.
+        """The home that holds the tables; the caller's, if nobody held them before.
 
         Args:
             over: take them from another home that has them.
@@ -61,7 +63,7 @@ class SharedStore(Protocol):
 
 
 def home_id(offline: Path) -> str:
-    """The id of the home whose tables lie in that folder; made at first use."""
+    """The id of the home whose tables lie in that folder, made at first use."""
     path = offline / FILE
     if not path.exists():
         create_atomically(path, secrets.token_hex(16).encode())
@@ -69,7 +71,7 @@ def home_id(offline: Path) -> str:
 
 
 def hold_tables(stores: Sequence[SharedStore], own: Holder, *, over: bool = False) -> None:
-    """Say at each store that this home has the tables; stores are closed.
+    """Record at each store that this home holds the tables; the stores are closed afterwards.
 
     Raises:
         Refused: another home has them; names it.

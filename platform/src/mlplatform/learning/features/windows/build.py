@@ -1,4 +1,4 @@
-"""The state of windows made of all that is known: imported history, and then the log."""
+"""Building the state of windows from everything known: imported history, then the log."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from mlplatform.runtime.errors import Busy
 from mlplatform.runtime.storage import sqlite
 
 ALL: Final = -1
-"""No limit, in SQLite."""
+"""A limit of SQLite that means no limit."""
 
 
 def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
-    """Make the state anew, beside whatever is there, and let it take its place in one transaction.
+    """Build the state anew beside the present one, which it replaces in one transaction.
 
     Gateways keep running: the tiles are made in a database of their own and copied from there.
     What was recorded since the log was read is added in the transaction of the copy, and followed
@@ -79,9 +79,10 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
 
 
 def build_shared(store: RedisWindows, offline: OfflineTable, log: DecisionLog) -> int:
-    """The same for windows that gateways with logs of their own share.
+    """Build the state of windows on a server that gateways share. Returns the number of series of
+    tiles of entities.
 
-    What was recorded since the log was read is added by each gateway from its own log.
+    Each gateway adds what was recorded since the log was read, from its own log.
 
     Args:
         log: that the logs of all gateways are replicated into.
@@ -145,7 +146,7 @@ def _refuse_sealed(db: sqlite3.Connection, position: Mapping[str, int]) -> None:
 
 
 def _history(offline: OfflineTable, series: Series) -> Iterator[tuple[Any, bytes]]:
-    """Key and tiles of every entity that the history has in what the windows reach back to."""
+    """Key and tiles of every entity in that part of the history to which the windows reach back."""
     end_ms = offline.history_end_ms()
     if end_ms is None:
         return

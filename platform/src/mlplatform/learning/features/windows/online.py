@@ -1,4 +1,4 @@
-"""A request's windows: the port of what serves them, and the state beside the decision log."""
+"""A request's windows: the port that serves them, and the state beside the decision log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a gateway starts without pyarrow
     import pyarrow as pa
 
 LOOK_AGAIN_S: Final = 0.5
-"""So often it is looked for a state that was not there, and for another file of that name."""
+"""Seconds between two looks for a state that was missing, and for another file of that name."""
 _POSITIONS: Final = (
     "SELECT -1, NULL, w.writer, coalesce(p.seq, 0), w.seq FROM writers w LEFT JOIN"
     " window_positions p ON p.model = ? AND p.writer = w.writer WHERE w.seq > 0"
@@ -46,7 +46,7 @@ class Windows(Protocol):
     is_remote: bool
 
     def read(self, keys: Mapping[str, int | str], event_ms: int) -> OnlineRow:
-        """Every window at that time, of what the state holds now.
+        """Every window at that time, from the present state.
 
         Windows whose state is not there, or far behind the log, are stale: they have no value.
 
@@ -59,14 +59,14 @@ class Windows(Protocol):
         ...
 
     def is_held_up(self) -> bool:
-        """Whether a read would have to wait for somebody now; costs next to nothing."""
+        """Whether a read would have to wait for another process now; costs next to nothing."""
         ...
 
     def close(self) -> None: ...
 
 
 class WindowValues:
-    """Values of a model's windows, from the tiles of each series.
+    """Computes the values of a model's windows from the tiles of each series.
 
     Args:
         keys: entity → the request field that holds its key.
@@ -79,7 +79,7 @@ class WindowValues:
         self.entities: tuple[str, ...] = tuple(
             next(e for e, key in entities.items() if key == series.key) for series in self.series
         )
-        """Of each series."""
+        """The entity of each series."""
         self._none = [new_columns(series) for series in self.series]
         self._readers = [SeriesReader(series, of) for series, of in shared]
         self._sources = [(s.name, s.entity) for s in by_entity(windows, keys)]
@@ -89,7 +89,7 @@ class WindowValues:
     def row(
         self, tiles: Sequence[Columns | None], position: Mapping[str, int], event_ms: int
     ) -> OnlineRow:
-        """Every window at a time.
+        """The values of every window at a time.
 
         Args:
             tiles: of each series; None where nothing is known of the entity.
@@ -108,7 +108,7 @@ class WindowValues:
         return OnlineRow(values, times, (), position)
 
     def stale(self) -> OnlineRow:
-        """No value, of windows of which nobody knows what they would be."""
+        """A row without values, for windows whose state is unknown."""
         names = [name for name, _ in self._sources]
         return OnlineRow(dict.fromkeys(self._names), dict.fromkeys(names), names)
 
@@ -171,7 +171,8 @@ class WindowReads:
             self._db.close()
 
     def _connection(self) -> sqlite3.Connection:
-        """A connection to the file that has the database's name now; a writer has set it up."""
+        """A connection to the file that has the database's name now; a writer has created its
+        tables."""
         now_s = time.monotonic()
         if self._db is None or now_s >= self._look_at_s:
             self._look_at_s = now_s + LOOK_AGAIN_S
@@ -207,7 +208,7 @@ class WindowReads:
 
 
 class FeaturesWithWindows:
-    """OnlineFeatures of a model that has windows: its stored features, and what the log holds."""
+    """OnlineFeatures of a model with windows: its stored features and its windows."""
 
     def __init__(self, stored: OnlineFeatures, windows: Windows) -> None:
         self._stored = stored

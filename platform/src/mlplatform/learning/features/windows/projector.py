@@ -1,9 +1,10 @@
-"""Adds the records of one home's log to the windows that gateways share on a server.
+"""The projector, which adds the records of one home's log to the windows that gateways share on a
+server.
 
-It follows the log after the commit: no answer waits for it, and no record fails with it. How far a
-state is, the state alone says: a projector that dies, is cut off or repeats itself goes on from
-there. Each gateway process projects what it writes, at once; what others have left in the same log,
-it adds when it looks around.
+It follows the log after the commit: no answer waits for it, and no record fails with it. The state
+alone holds how far it has come, so a projector that dies, is cut off or repeats itself continues
+from there. Each gateway process projects at once what it writes; what other processes left in the
+log, it adds at each look around.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ if TYPE_CHECKING:  # imports the client of Redis
     from mlplatform.learning.features.windows.redis import Position, RedisWindows, State
 
 BATCH: Final = 64
-"""Records of one round trip: a server does nothing else for a millisecond or two."""
+"""Records of one round trip; the server does nothing else for a millisecond or two."""
 AROUND_S: Final = 1.0
 LOOKED_MS: Final = 5_000
-"""A projector that has not looked around for so long does not work."""
+"""Milliseconds without a look around after which a projector counts as not working."""
 REPORT_S: Final = 60.0
-"""How often a state without requests is told that it is still wanted."""
+"""Seconds between two reports that a state without requests is still wanted."""
 BACK_OFF_S: Final = 0.5
 CLOSE_S: Final = 3.0
-"""How long a projector that ends tries to add the rest."""
+"""Seconds for which an ending projector tries to add the rest."""
 _HEADS: Final = "SELECT writer, seq FROM writers WHERE seq > 0"
 _HEAD: Final = "SELECT seq FROM writers WHERE writer = ?"
 _RECORDS: Final = """
@@ -52,7 +53,7 @@ _logger.addFilter(RateLimitFilter())
 
 
 class Lag(NamedTuple):
-    """How far a model's windows are behind a writer of this log.
+    """The lag of a model's windows behind a writer of this log.
 
     Args:
         records: that they lack.
@@ -67,7 +68,7 @@ class Lag(NamedTuple):
 
 
 class WindowProjector:
-    """Follows one log; not for several threads at once, but for `lags`.
+    """Follows one log. Only `lags` may be called by several threads.
 
     Args:
         folder: of the log; a writer has set it up.
@@ -100,7 +101,7 @@ class WindowProjector:
         self._looked_ms = 0
 
     def step(self) -> bool:
-        """Add some of what the log has beyond the states; whether more may wait.
+        """Add some of the log's records that the states lack. Returns whether more may wait.
 
         A state that lacks what its log no longer has is named, and holds up no other.
 
@@ -118,8 +119,8 @@ class WindowProjector:
         return bool(self._behind)
 
     def lags(self, now_ms: int) -> Mapping[tuple[str, str], Lag]:
-        """Lags by model and writer at the last look around; one that was long ago is behind
-        since."""
+        """Lags by model and writer at the last look around; if that was long ago, the lag began
+        then."""
         looked_ms = self._looked_ms
         if now_ms - looked_ms < LOOKED_MS:
             return self._lags
@@ -135,7 +136,7 @@ class WindowProjector:
             store.close()
 
     def _look_around(self, now_s: float) -> None:
-        """Find new states, and bring every writer of this log forward."""
+        """Find new states, and add the records of every writer of this log."""
         heads = dict(self._connection().execute(_HEADS).fetchall())
         found: dict[tuple[RedisWindows, State], Position] = {}
         for store in self._stores:
@@ -188,7 +189,7 @@ class WindowProjector:
         return moved.seqs.get(writer, 0) < reached
 
     def _records(self, writer: str, after: int) -> list[ProjectedRecord] | None:
-        """The next ones; None where the log has them no longer."""
+        """The next records; None if the log no longer has them."""
         rows = self._connection().execute(_RECORDS, (writer, after, BATCH)).fetchall()
         if rows and rows[0][0] == after + 1:
             return [ProjectedRecord(*row) for row in rows]
@@ -225,7 +226,7 @@ class WindowProjector:
 
 
 class ProjectorThread:
-    """Runs a projector beside what commits records, until it is stopped.
+    """Runs a projector beside the code that commits records, until it is stopped.
 
     Args:
         poll_s: how often the log is asked where nothing wakes the thread.
@@ -242,11 +243,11 @@ class ProjectorThread:
         self._thread.start()
 
     def wake(self) -> None:
-        """Records were committed."""
+        """Note that records were committed."""
         self._changed.set()
 
     def stop(self) -> None:
-        """Add the rest, for a limited time."""
+        """Add the rest for a limited time, and end."""
         self._stopping.set()
         self._changed.set()
         self._thread.join()

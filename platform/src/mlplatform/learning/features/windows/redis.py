@@ -39,13 +39,13 @@ from mlplatform.runtime.storage.redis import client, translated
 from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 UNREAD_MS: Final = KEPT_MS
-"""So long a state is followed that no gateway's model.yaml declares any more."""
+"""Milliseconds for which a state is updated after the last gateway declared it."""
 WENT_BACK_S: Final = 60.0
-"""So long windows are stale at most where a server has lost what was served already: what it lacks
-is added again within seconds, or is lost with its log."""
+"""Longest time in seconds that windows are stale after a server lost what was served already.
+Records that it lacks are added again within seconds, or are lost with their log."""
 _NO_EVICTION: Final = "noeviction"
 BATCH: Final = 500
-"""Tiles of entities that one round trip writes while a state is built."""
+"""Number of entities' tiles that one round trip writes while a state is built."""
 
 _ADVANCE: Final = """
 local function whole(text, at) return (struct.unpack('>i8', text, at)) end
@@ -147,7 +147,7 @@ _KINDS: Final[Mapping[str, str]] = {
     **{"last_ms": ">", "max": ">", "first_ms": "<", "min": "<", "last": "l", "first": "f"},
     **dict.fromkeys(BITS, "|"),
 }
-"""Of columns that do not add up."""
+"""Kinds of columns that do not add up."""
 
 _logger = logging.getLogger(__name__)
 _logger.addFilter(RateLimitFilter())
@@ -155,7 +155,7 @@ _logger.addFilter(RateLimitFilter())
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Which records a state holds.
+    """The records that a state holds.
 
     Args:
         token: names the tiles that belong to it.
@@ -169,19 +169,19 @@ class Position:
 
     @property
     def behind(self) -> int:
-        """Records that logs were said to have, and that it lacks."""
+        """The number of records that logs were reported to have, and that the state lacks."""
         return sum(max(head - self.seqs[writer], 0) for writer, head in self.heads.items())
 
 
 class State(NamedTuple):
-    """The series of one model.yaml's windows, and the digest by which they are known."""
+    """The series of one model.yaml's windows, with the digest that identifies them."""
 
     id: str
     series: tuple[Series, ...]
 
 
 def state_of(windows: Sequence[Window], keys: Mapping[str, str]) -> State:
-    """The state that windows need.
+    """The state that these windows need.
 
     Args:
         keys: entity → the request field that holds its key.
@@ -219,8 +219,9 @@ class RedisWindows:
         self._prefix = f"{{mlplatform:windows:{model}}}"
 
     def states(self) -> list[State]:
-        """The states that are followed, `own` too where it is built. One that nobody has declared
-        for `UNREAD_MS` is gone; one that is not understood, as a newer release's, waits for it."""
+        """The states that are updated, with `own` if it is built. A state that nobody has declared
+        for `UNREAD_MS` is dropped; one that is not understood, as of a newer release, is left to
+        that release."""
         with translated(self._address):
             listed: Any = self._redis.hgetall(f"{self._prefix}:states")
             names = [name.decode() for name in listed]
@@ -238,7 +239,7 @@ class RedisWindows:
         return found
 
     def position(self, state: State) -> Position | None:
-        """Which records a state holds; None where there is no such state."""
+        """The records that a state holds; None if there is no such state."""
         with translated(self._address):
             return _position(self._values([self._at(state.id)])[0])
 
@@ -250,7 +251,7 @@ class RedisWindows:
         records: Sequence[ProjectedRecord],
         head: int,
     ) -> Position | None:
-        """Add the records that follow those that the state holds of their writer.
+        """Add the records that follow those of their writer in the state.
 
         They are added all or none, and none where the state has moved since `before` for this
         writer, or was built anew.
@@ -278,8 +279,8 @@ class RedisWindows:
             return _position(self._script(keys=[self._at(state.id), *names], args=arguments))
 
     def build(self, position: Mapping[str, int], tiles: Iterable[tuple[int, Any, Columns]]) -> int:
-        """Let a state that was made anew take the place of `own`, at once; its number of tiles of
-        entities. What was there before is dropped.
+        """Replace `own` by a newly built state, in one step. Returns its number of tiles of
+        entities.
 
         Args:
             position: per writer, the last record that the tiles hold.
@@ -312,7 +313,8 @@ class RedisWindows:
         return count
 
     def _check_eviction(self) -> None:
-        """Tiles that are taken out are records that are not counted, and nobody can tell."""
+        """Raise if the server may evict tiles, because windows would lack records and nobody could
+        tell."""
         with translated(self._address):
             memory: Any = self._redis.info("memory")
         policy = memory.get("maxmemory_policy", _NO_EVICTION)
@@ -327,7 +329,7 @@ class RedisWindows:
         self._redis.close()
 
     def read(self, token: str, keys: Sequence[Any]) -> tuple[Position | None, list[bytes | None]]:
-        """The position of `own` and the tiles of each of its series, of one moment.
+        """The position of `own` and the tiles of each of its series, all of one moment.
 
         Args:
             token: the position's; with another one, the tiles are not those that belong to it.
@@ -351,7 +353,7 @@ class RedisWindows:
             self._redis.unlink(*batch)
 
     def _values(self, names: Sequence[str | bytes]) -> list[bytes | None]:
-        """The values, all read at one time."""
+        """The values of these keys, all read at one time."""
         found: Any = self._redis.mget(names)
         return list(found)
 
@@ -407,11 +409,10 @@ class RedisWindowReads:
         self._store.close()
 
     def _went_back(self, reached: Mapping[str, int], position: Position) -> bool:
-        """Whether the state lacks what this process has served already: a server took over that had
-        not all of it. The order of positions would be none.
+        """Whether the state lacks records that this process has served already: a server without
+        them took over.
 
-        Args:
-            reached: the position that was served last before the state was read.
+        The positions of reads would then have no order.
         """
         lacks = any(position.seqs.get(writer, 0) < seq for writer, seq in reached.items())
         now_s = time.monotonic()
@@ -441,7 +442,7 @@ def _position(text: bytes | None) -> Position | None:
 def _rows(
     model: str, series: Sequence[Series], records: Sequence[ProjectedRecord]
 ) -> dict[tuple[int, Any], bytearray]:
-    """The tiles that records make each for itself, by series and entity."""
+    """The tiles of each record alone, by series and entity."""
     found: dict[tuple[int, Any], bytearray] = {}
     forms = [struct.Struct(f">{len(one.columns)}q").pack for one in series]
     for record in records:
@@ -459,7 +460,7 @@ def _rows(
 
 
 def _kinds(series: Series) -> str:
-    """What becomes of each column but the first, where two tiles of one number meet."""
+    """How each column but the first is merged when two tiles have one number."""
     return "+" + "".join(_KINDS.get(name, "+") for name in series.kept)
 
 

@@ -1,4 +1,4 @@
-"""Windows as SQL: what each request's windows were when it was answered, for DuckDB.
+"""Windows as SQL for DuckDB: each request's windows when it was answered.
 
 One pure function from declarations to text. The sums are those of `model.windows.tiles`, over
 whole numbers, so that a value here is the value that was served, bit for bit.
@@ -134,7 +134,7 @@ def _series_sql(series: Series, windows: Sequence[Window], requests: str, wanted
 
 
 def _late_rows(series: Series, reach: int) -> str:
-    """Wanted rows that met something else than what is before them."""
+    """Wanted rows for which other requests were known than exactly those before them."""
     return (
         "SELECT * FROM (SELECT row_, event_ms, key, tile, seen, is_wanted,"
         # known too late for this request, though before it in time
@@ -188,7 +188,7 @@ def _condition(where: Filter | None) -> str:
 
 
 PLACES: Final = 2**31
-"""Ranks in one tile: a tile and a rank make one number, which orders an entity's requests."""
+"""Number of ranks in one tile. Tile and rank make one number, which orders an entity's requests."""
 _PARTS: Final = {
     "n": "count(*)",
     "last": "max({of}event_ms)",
@@ -201,7 +201,7 @@ _PARTS: Final = {
     "earliest": "min({{t: {of}event_ms, x: {of}x}})",
     "places": "count(DISTINCT {of}bit)",
 }
-"""What is added up over a window; a value is made of them."""
+"""Parts that are added up over a window; values are computed from them."""
 PARTS: Final = tuple(_PARTS)
 NEEDED: Final[dict[Aggregate, tuple[str, ...]]] = {
     "count": ("n",),
@@ -224,13 +224,14 @@ def _aggregates(of: str = "") -> dict[str, str]:
 
 
 def _needed(windows: Sequence[Window], frame: tuple[int, int]) -> set[str]:
-    """Which parts the windows of one frame need; the others are not added up."""
+    """The parts that the windows of one frame need; others are not added up."""
     members = (w for w in windows if (w.tiles, w.delay_tiles) == frame)
     return {part for w in members for part in NEEDED[w.aggregate]}
 
 
 SUMS: Final = ("n", "last", "total", "squares", "matched", "latest")
-"""Parts that a difference of what is before two rows gives; the others are looked up by frame."""
+"""Parts that are differences of sums over all requests before two rows; other parts are looked up
+by frame."""
 BY_FRAME: Final = frozenset(PARTS) - frozenset(SUMS)
 
 
@@ -243,14 +244,14 @@ def _carried(parts: Sequence[str]) -> str:
 
 
 def _running(parts: Sequence[str]) -> str:
-    """What all requests of the key before this one come to."""
+    """Sums over all requests of the key before this one."""
     aggregates = _aggregates()
     cells = [f"{n}: {aggregates[n]} FILTER (counted) OVER before" for n in SUMS if n in parts]
     return ", ".join(cells)
 
 
 def _ends(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
-    """What was before the first tile of each window, and before the first one after it."""
+    """Sums before the first tile of each window, and before the first tile after it."""
     found = "".join(f", first_value(past) OVER from_{k} AS past_{k}" for k in _offsets(frames))
     for tiles, delay in frames:
         for name in sorted(_needed(windows, (tiles, delay)) & BY_FRAME):
@@ -260,12 +261,12 @@ def _ends(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
 
 
 def _offsets(frames: Sequence[tuple[int, int]]) -> list[int]:
-    """How many tiles before a request's own the bounds of windows are."""
+    """Distances of the windows' bounds from a request's own tile, in tiles."""
     return sorted({t + d for t, d in frames} | {d - 1 for _, d in frames if d})
 
 
 def _frames(frames: Sequence[tuple[int, int]], windows: Sequence[Window]) -> str:
-    """Windows of whole tiles, and of the requests of the open one that are before."""
+    """SQL frames of whole tiles, and of the earlier requests in the open tile."""
     ordered = "(PARTITION BY key ORDER BY place RANGE BETWEEN"
     found = [
         f"from_{k} AS {ordered} {k * PLACES} + rank PRECEDING AND CURRENT ROW)"

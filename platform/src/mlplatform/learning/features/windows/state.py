@@ -54,15 +54,15 @@ CREATE TABLE IF NOT EXISTS window_positions (
 ) STRICT, WITHOUT ROWID;
 """
 KEPT_MS: Final = 8 * DAY_MS
-"""How much longer than its windows an entity's tiles are kept: a request may be answered a week
+"""Milliseconds that an entity's tiles are kept beyond its windows: a request may be answered a week
 after it was accepted."""
 SWEPT_A_ROW: Final = 2
-"""Entities that are checked for each one that a transaction writes. With only one, new entities
-could come faster than old ones are dropped."""
+"""Number of entities that are checked for each one that a transaction writes. With only one, new
+entities could come faster than old ones are dropped."""
 CAUGHT_UP_AT_ONCE: Final = 200
-"""Records of another writer in one transaction: a process that appends waits for it."""
+"""Most records of another writer in one transaction; a process that appends waits for it."""
 MOST_BEHIND: Final = 2_000
-"""A state that is more than this many records behind the log is stale."""
+"""Number of records behind the log from which on a state is stale."""
 # Tiles of a few kilobytes lie in a page; a table without rowids would put each into two more.
 _READ: Final = "SELECT tiles FROM window_tiles WHERE series = ? AND key = ?"
 _WRITE: Final = (
@@ -92,19 +92,19 @@ _logger.addFilter(RateLimitFilter())
 
 
 class NumberedSeries(NamedTuple):
-    """A series under the number that its tiles are stored with."""
+    """A series with the number under which its tiles are stored."""
 
     number: int
     series: Series
 
 
 def declaration(series: Series) -> str:
-    """The text that a series is known by."""
+    """The text that identifies a series."""
     return msgspec.json.encode(series).decode()
 
 
 def pack(columns: Columns) -> bytes:
-    """Tiles as they are stored: column after column, 64-bit whole numbers, little-endian."""
+    """Tiles in stored form: column after column, 64-bit whole numbers, little-endian."""
     return b"".join(columns if sys.byteorder == "little" else map(_little, columns))
 
 
@@ -148,8 +148,7 @@ def registered_series(db: sqlite3.Connection) -> dict[str, list[NumberedSeries]]
 
 
 def register(db: sqlite3.Connection, model: str, series: Series) -> int:
-    """The number of a series, made unless it is there. Its tiles must stand at the positions of the
-    model's others, in the same transaction."""
+    """The number of a series; it is created if it is not there."""
     text = declaration(series)
     db.execute(
         "INSERT OR IGNORE INTO window_series (model, declaration) VALUES (?, ?)", (model, text)
@@ -159,15 +158,15 @@ def register(db: sqlite3.Connection, model: str, series: Series) -> int:
 
 
 def behind(db: sqlite3.Connection, model: str) -> list[tuple[str, int, int]]:
-    """Writers whose records the model's windows have not all taken in: where they stand, and the
-    number of the last record."""
+    """Writers some of whose records the model's windows lack: the number reached, and that of the
+    last record."""
     return db.execute(_BEHIND, (model,)).fetchall()
 
 
 def stand_at(
     db: sqlite3.Connection, model: str, new: Sequence[NumberedSeries], position: Mapping[str, int]
 ) -> None:
-    """Bring series that hold the log up to a position to where the log is, and the model with them.
+    """Bring series that hold the log up to a position to the log's end, and the model with them.
 
     To be called where the model's other series stand there already.
     """
@@ -178,7 +177,8 @@ def stand_at(
 
 
 def begin(database: Path, definition: ModelDefinition, *, has_history: bool) -> bool:
-    """Whether the state of a model's windows is there; it is made, empty, where no request is.
+    """Whether the state of a model's windows is there. An empty one is created if the model has no
+    request.
 
     Args:
         database: the decision log's, with its tables.
@@ -197,7 +197,7 @@ def begin(database: Path, definition: ModelDefinition, *, has_history: bool) -> 
 
 
 class WindowProjection:
-    """Follows the log with the tiles of every registered series."""
+    """Updates the tiles of every registered series with the log."""
 
     tables = TABLES
 
@@ -241,7 +241,7 @@ class WindowProjection:
         return written
 
     def _sweep(self, db: sqlite3.Connection, reached_ms: int, most: int) -> None:
-        """Drop entities that no window can need any more, among the next few."""
+        """Drop entities that no window can need any more, among the next `most`."""
         ends = {
             one.number: (one.series.width, _first_kept(one.series, reached_ms))
             for of in self._series.values()
@@ -259,7 +259,8 @@ class WindowProjection:
 
 
 def _first_kept(series: Series, reached_ms: int) -> int:
-    """An entity whose newest tile is before this one is over."""
+    """Number of the first tile that windows can need; an entity whose newest tile is before it is
+    dropped."""
     return -((KEPT_MS - reached_ms) // series.tile_ms) - 1 - series.retained
 
 
@@ -277,7 +278,8 @@ def catch_up(
     head: int,
     most: int = CAUGHT_UP_AT_ONCE,
 ) -> int:
-    """Take in records of a writer that does not follow the log; returns the entities written.
+    """Add records of a writer that does not update the windows itself. Returns the number of
+    entities written.
 
     Raises:
         Unavailable: they are in segments already; windows are to be built anew.
@@ -300,8 +302,8 @@ def add(
     series: Sequence[NumberedSeries],
     records: Iterable[ProjectedRecord],
 ) -> int:
-    """Add the decisions among some records to the tiles of their entities, whose number it gives,
-    counted by series."""
+    """Add the decisions among some records to the tiles of their entities. Returns the number of
+    entities, counted by series."""
     touched: dict[tuple[int, Any], Columns] = {}
     for record in records:
         if record.kind != "decision" or record.model != model or record.payload is None:
@@ -324,7 +326,7 @@ def add(
 
 
 def request_of(payload: str) -> dict[str, Any]:
-    """The request of a record; empty for a payload that no request could have made."""
+    """The request in a record; empty for a payload that no request can have made."""
     try:
         return _payload(payload).request
     except NOT_JSON:  # of no request that anybody could ask windows for
@@ -332,5 +334,5 @@ def request_of(payload: str) -> dict[str, Any]:
 
 
 def is_key(value: object) -> bool:
-    """Whether an entity may be known by it."""
+    """Whether the value can be an entity's key."""
     return isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)

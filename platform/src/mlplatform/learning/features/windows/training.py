@@ -1,4 +1,4 @@
-"""Windows of past requests: what each was, or would have been, answered with."""
+"""Windows of past requests, as each was answered with them, or would have been."""
 
 from __future__ import annotations
 
