@@ -1,4 +1,5 @@
-"""What rolls out: a model and everything needed to decide with it, under one content hash.
+"""The bundle, which is what rolls out: a model and everything needed to decide with it, under one
+digest.
 
 A bundle is a folder of `bundle.json` (canonical JSON, which names every other file with its
 SHA-256), `model.onnx` and files with its weights. Nothing in it is code. The gateway and the
@@ -44,13 +45,15 @@ OUTPUT_NAME = "scores"
 EXPLAINER_FILE = "contributions.onnx"
 CONTRIBUTIONS_NAME = "contributions"
 NO_OTHER_FILE = ("session.model_external_initializers_file_folder_path", "/dev/null")
-"""A setting of ONNX Runtime's sessions: what a model looks for in other files is looked for in a
-folder that can't be, so it is not loaded. Without it a model reads files that lie beside it."""
+"""Setting of ONNX Runtime's sessions: files that a model names are looked for in a folder that
+can't exist, so that none is loaded. Without it a model reads files that lie beside it."""
 AS_ONNX = ("session.load_model_format", "ONNX")
-"""Another: bytes are ONNX. Without it a mark at byte 4 has them taken for the runtime's own format,
-and a file that is both is score_map by another model than the one that was looked into."""
+"""Setting of ONNX Runtime's sessions: the bytes are ONNX. Without it a mark at byte 4 makes them
+the runtime's own format, and a file that is both would score by another model than the one that was
+checked."""
 AS_THEY_ARE = ("session.disable_prepacking", "1")
-"""Another: weights are used where they lie in data files, not copied and laid out anew."""
+"""Setting of ONNX Runtime's sessions: weights are used where they lie in data files, without
+copying them into another layout."""
 MAX_DESCRIPTION_BYTES = 256 * 1024 * 1024
 MARGIN_TOLERANCE = 1e-4
 
@@ -58,15 +61,15 @@ Link = Literal["logistic", "identity"]
 
 
 class BundleCorrupt(Corrupt):
-    """A bundle folder is incomplete, not a bundle, or not what its digests say."""
+    """A bundle folder is incomplete, not a bundle, or does not match its digests."""
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown and missing keys are errors."""
+    """A part of `bundle.json`. Unknown and missing keys are errors."""
 
 
 class Reason(_Part, frozen=True):
-    """How an input is named when it drove a decision, to a customer and to an analyst."""
+    """The name of an input that drove a decision, for a customer and for an analyst."""
 
     code: str
     customer: str
@@ -82,8 +85,8 @@ class Golden(_Part, frozen=True):
 
 
 class View(_Part, frozen=True, omit_defaults=True):
-    """A feature view that the model reads, how old its values may be, and what is put where a
-    feature has none (features without an entry are missing to the model)."""
+    """A feature view that the model reads, the longest validity of its values, and the value for a
+    feature without one (a feature without an entry is missing to the model)."""
 
     name: str
     ttl_ms: int
@@ -120,7 +123,7 @@ class SmallModel(_Part, frozen=True):
 
 
 class AlertBand(_Part, frozen=True):
-    """Where the share of alerts is expected to stay, and how that was found."""
+    """The band in which the share of alerts is expected, and how it was found."""
 
     low: float
     high: float
@@ -141,7 +144,7 @@ class DataWindow(_Part, frozen=True):
 
 
 class Attribution(_Part, frozen=True):
-    """How the share of each input in a score is found.
+    """The method by which each input's share in a score is found.
 
     `tree_shap`: Shapley values of the margin, which is what the raw score is before its link, by
     the graph in `contributions.onnx`; with `base`, the mean margin, they add up to the margin.
@@ -155,12 +158,12 @@ class Attribution(_Part, frozen=True):
     why: str = ""
 
     def margin(self, shares: Sequence[float]) -> float:
-        """What the raw score is before its link, by the shares of the inputs."""
+        """The margin, which is the raw score before its link, from the shares of the inputs."""
         return self.base + math.fsum(shares)
 
     def adds_up(self, shares: Sequence[float], raw: float) -> bool:
-        """Whether shares of the inputs are those of a raw score, within what float32 can tell
-        apart: of a sum of large ones as much less."""
+        """Whether shares of the inputs add up to a raw score, within float32's precision; sums of
+        large shares have less."""
         score, slope = self.margin(shares), 1.0
         size = 0.1 * math.fsum(map(abs, (self.base, *shares)))
         if self.link == "logistic":
@@ -198,19 +201,21 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
     attribution: Attribution = Attribution()
     small_model: SmallModel | None = None
     rhythms: dict[str, Rhythm] | None = None
-    """Of the profile's inputs, and of `score`; None for a bundle that was made before it."""
+    """Rhythms of the profile's inputs, and of `score`; None for a bundle from before they
+    existed."""
     folder: str = ""
     """Digest of the model folder that fitted it (`model.folders.folder_digest`); empty for a model
-    that was brought, and for a bundle that was made before it."""
+    from elsewhere, and for a bundle from before the digest existed."""
     scale: DecisionScale = EARLIER
     vocabularies: dict[str, tuple[str, ...]] = {}
     """The words of each category input, in the order of their places (`model.tensors`)."""
     signature: Signature | None = None
     """The graph's tensors; None for float32 "inputs" [n, inputs], "scores" [n] or [n, classes]."""
     windows: tuple[Window, ...] = ()
-    """As they were when it was trained, of those that its inputs read."""
+    """The windows that its inputs read, as they were declared when it was trained."""
     server: ModelServer | None = None
-    """What answers for it, with an artefact of its own; None: the graph, run by the platform."""
+    """The server that answers for it, with an artefact of its own; None if the platform runs the
+    graph."""
 
     @functools.cached_property
     def content(self) -> bytes:
@@ -229,7 +234,7 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
 
     @property
     def tensors(self) -> Tensors | None:
-        """Rows as its graph takes them; None for a graph that takes rows as they are."""
+        """The form in which its graph takes rows; None for a graph that takes rows as they are."""
         found = self.signature
         if found is None:
             return None
@@ -237,17 +242,17 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
 
     @property
     def classes(self) -> int:
-        """How many probabilities its graph gives for a row; 0: one score."""
+        """Number of probabilities that its graph gives for a row; 0 for one score."""
         return len(self.scale.names) if self.scale.by_class else 0
 
     @property
     def defaults(self) -> dict[str, float]:
-        """The number that stands for a missing value, by feature, of those that have one."""
+        """Feature → the number in place of a missing value, for features that have one."""
         of_views = {name: value for view in self.views for name, value in view.defaults.items()}
         return of_views | {w.name: w.default for w in self.windows if w.default is not None}
 
     def calibrate(self, raw: float) -> float:
-        """The probability, 0-1, for one raw score of the model; its number, where it gives one.
+        """The probability, 0-1, for a raw score of the model; of a model of numbers its number.
 
         Raises:
             ValueError: the raw score is NaN or infinite.
@@ -263,17 +268,17 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
 
     @functools.cached_property
     def cut_offs(self) -> CutOffs:
-        """The way from calibrated scores or numbers to decisions."""
+        """The function from calibrated scores or numbers to decisions."""
         return CutOffs(self.scale, self.thresholds)
 
     @functools.cached_property
     def choice(self) -> ClassChoice:
-        """The way from probabilities to decisions, where they are classes."""
+        """The function from probabilities to decisions, for classes."""
         return ClassChoice(self.scale)
 
     @property
     def decider(self) -> CutOffs | ClassChoice:
-        """What decides about rows: of scores [n], or of probabilities [n, classes]."""
+        """The decider about rows: of scores [n], or of probabilities [n, classes]."""
         return self.choice if self.scale.by_class else self.cut_offs
 
     def decide(self, score: float) -> Decision:
@@ -286,7 +291,7 @@ class Bundle(_Part, frozen=True, dict=True, omit_defaults=True):
 
 
 def problems(bundle: Bundle) -> list[str]:
-    """What in a bundle contradicts itself; empty for one that can decide."""
+    """The contradictions within a bundle; empty for one that can decide."""
     names = set(bundle.input_names)
     width = len(bundle.inputs)
     golden, band, small = bundle.golden, bundle.alert_band, bundle.small_model
@@ -365,7 +370,7 @@ def write_bundle(
     explainer: bytes | None = None,
     data: Sequence[DataFile] = (),
 ) -> str:
-    """Write a bundle into a folder that appears whole or not at all; returns its digest.
+    """Write a bundle into a folder that appears whole or not at all. Returns its digest.
 
     The hashes in `bundle.files` must be those of the contents. A folder that already holds this
     bundle is left alone.
@@ -401,7 +406,7 @@ def write_bundle(
 
 
 def load_bundle(folder: Path, expected: str | None = None, *, data: bool = True) -> Bundle:
-    """The bundle in a folder, every file of it checked against its digest.
+    """The bundle in a folder, with every file checked against its digest.
 
     Args:
         expected: the digest that the bundle must have.
@@ -433,14 +438,15 @@ def load_bundle(folder: Path, expected: str | None = None, *, data: bool = True)
 
 
 def server_of(folder: Path) -> ModelServer | None:
-    """What answers for the bundle in a folder; None: the platform, with its graph."""
+    """The server that answers for the bundle in a folder; None if the platform runs its graph."""
     return load_bundle(folder, data=False).server
 
 
 def appear(draft: Path, folder: Path, bundle_digest: str) -> None:
-    """Rename a complete draft to its place; somebody else's equal bundle there is as good.
+    """Rename a complete draft to its place. An equal bundle that somebody else put there is as
+    good.
 
-    It is as readable as the folder that it gets into: on a volume, predictors read it as another
+    Its permissions are those of the folder around it: on a volume, predictors read it as another
     user.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Whether the keys of a model.yaml agree with one another: one table of rules for each part."""
+"""Whether the keys of a model.yaml agree with each other: one table of rules for each part."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ from mlplatform.model.windows import declaration as windows
 
 
 class _Need(NamedTuple):
-    """Days of event time after a record, within which its payload is read, and for what."""
+    """A use of payloads: the days of event time after a record in which its payload is read, and
+    the purpose."""
 
     days: int
     why: str
@@ -51,11 +52,11 @@ OF_EVERY_REQUEST = (
     *("request_id", "label", "label_time", "recorded_ms", "seq"),
     *("decision", "by_model", "propensity", "explored"),
 )
-"""Columns that stand beside a request's fields in the offline table and its joins."""
+"""Columns beside a request's fields in the offline table and its joins."""
 
 
 def contradictions(model: ModelDefinition) -> Iterator[DocumentFinding]:
-    """Every rule that does not hold, by its key."""
+    """A finding for every rule that is broken, by its key."""
     for part in (
         _request,
         _categories,
@@ -132,7 +133,7 @@ def _categories(model: ModelDefinition) -> Iterator[Rule]:
 
 
 def _protected(model: ModelDefinition) -> Iterator[Rule]:
-    """A protected attribute has groups, and nothing that decides reads it."""
+    """Rules of protected attributes: each has groups, and nothing that decides reads it."""
     protected = model.protected
     yield len(set(protected)) == len(protected), "protected", protected, "names that differ"
     for number, name in enumerate(protected):
@@ -227,7 +228,7 @@ _BY_TASK: Final[Mapping[str, Callable[[ModelDefinition], Iterator[Rule]]]] = {
     "classes": _classes,
     "real": _number,
 }
-"""What a model's decisions are held to besides, by its task."""
+"""Task of a model → further rules for its decisions."""
 
 
 def _limit(model: ModelDefinition) -> Iterator[Rule]:
@@ -341,7 +342,7 @@ def _needs(model: ModelDefinition) -> Iterator[_Need]:
 
 
 def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
-    """What is proven to be harm is not tolerated by any step, and no step ends before its time."""
+    """Rules of steps: none tolerates proven harm, and none ends before its time."""
     deadlines_h = [policy.shadow.deadline_h, *(step.deadline_h for step in policy.canary)]
     longest_s = 3600 * max(deadlines_h)
     wanted = f"the longest deadline_h in seconds ({longest_s:g}) or more"
@@ -361,7 +362,7 @@ def _tolerances(policy: RolloutPolicy) -> Iterator[Rule]:
 
 
 def _segments(model: ModelDefinition) -> Iterator[Rule]:
-    """What is proven to be harm in a segment is not tolerated there, and each has one source."""
+    """Rules of segments: none tolerates proven harm, and each has one source."""
     if (policy := model.rollout.segments) is None:
         return
     for name in ("alerts", "disagreement"):
@@ -397,7 +398,8 @@ def _segments(model: ModelDefinition) -> Iterator[Rule]:
 def _segment_values(
     key: str, segment: RolloutSegment, field: RequestField | None
 ) -> Iterator[Rule]:
-    """A rollout would wait for a segment that no value can lie in, and never see it."""
+    """Rules of a segment's values: without a possible value, a rollout would wait for a segment
+    that never occurs."""
     is_text, values = field is not None and field.type == "string", segment.values
     fits = bool(values) if is_text else not any(isinstance(value, str) for value in values)
     wanted = "texts of a field of type string, which has no bounds" if is_text else "numbers"
@@ -477,7 +479,7 @@ def _rising(percents: list[float]) -> bool:
 
 
 def _inputs_near(unknown: Sequence[str], model: ModelDefinition) -> str:
-    """The sentence that asks for inputs, with the names nearest to the unknown ones."""
+    """A sentence that asks for inputs, with the names nearest to the unknown ones."""
     names = [one.name for one in model.inputs]
     near = [difflib.get_close_matches(name, names, n=1) for name in unknown]
     found = ", ".join(dict.fromkeys(name for names in near for name in names))

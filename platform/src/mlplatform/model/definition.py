@@ -1,4 +1,4 @@
-"""What model.yaml declares: the one home of a model's numbers, as types."""
+"""The declarations of model.yaml as types: the only home of a model's numbers."""
 
 from __future__ import annotations
 
@@ -41,16 +41,15 @@ from mlplatform.model.windows.declaration import Window
 
 REQUEST_UNIT = "request"
 EVENT_TIME = "event_time"
-"""The field of every request that no model.yaml declares: when the request was made."""
+"""The field of every request that model.yaml does not declare: when the request was made."""
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 5, 10_000
-"""Of what an application may ask for, and of what a model.yaml may give it by default."""
+"""Bounds of deadlines in milliseconds, those that applications ask for and those of model.yaml."""
 CALL_ROWS = 128
-"""The most rows that a gateway sends in one call of a predictor."""
+"""Most rows that a gateway sends in one call of a predictor."""
 
 
 def dns_name(model: str) -> str:
-    """A model's name where no `_` is taken: services, workflows and their templates. Two models of
-    one installation never have the same (`model.folders`)."""
+    """A model's name where `_` is not allowed: services, workflows and their templates."""
     return model.replace("_", "-")
 
 
@@ -105,20 +104,20 @@ class InputSpec(Section, frozen=True):
 
     @property
     def declared(self) -> str:
-        """The name that model.yaml has for it."""
+        """The input's name in model.yaml."""
         text = text_of(self.name) if self.kind == "text" else None
         return self.name if text is None else text
 
 
 def row_inputs(declared: Sequence[InputSpec]) -> tuple[InputSpec, ...]:
-    """The inputs that a row has a number for, of those that model.yaml declares."""
+    """The inputs that have a number in a row, for those that model.yaml declares."""
     return tuple(
         msgspec.structs.replace(spec, name=name) for spec in declared for name in _row_names(spec)
     )
 
 
 def row_signature(signature: Signature, declared: Sequence[InputSpec]) -> Signature:
-    """The tensors of inputs that a row has, of those of inputs that model.yaml declares."""
+    """The signature of a row's inputs, for one of inputs that model.yaml declares."""
     names = {spec.name: _row_names(spec) for spec in declared}
     return msgspec.structs.replace(
         signature,
@@ -130,17 +129,17 @@ def row_signature(signature: Signature, declared: Sequence[InputSpec]) -> Signat
 
 
 def declared_names(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
-    """The names that model.yaml has for some inputs of a row, in order."""
+    """The names in model.yaml of some inputs of a row, in order."""
     return tuple(dict.fromkeys(spec.declared for spec in inputs))
 
 
 def word_inputs(inputs: Sequence[InputSpec]) -> tuple[str, ...]:
-    """Names of the vocabularies of some inputs: of categories and of texts."""
+    """Names of the vocabularies of some inputs, categories and texts."""
     return tuple(dict.fromkeys(i.declared for i in inputs if i.kind in WORDED))
 
 
 def are_whole(inputs: Sequence[InputSpec]) -> bool:
-    """Whether the texts among a row's inputs have all their places, side by side and in order."""
+    """Whether each text among a row's inputs has all of its places, side by side and in order."""
     first = (i for i in inputs if i.kind != "text" or i.name == _row_names(_declared(i))[0])
     return list(inputs) == [*row_inputs([_declared(i) for i in first])]
 
@@ -148,7 +147,7 @@ def are_whole(inputs: Sequence[InputSpec]) -> bool:
 def word_problems(
     vocabularies: Vocabularies, inputs: Sequence[InputSpec]
 ) -> Iterator[tuple[str, str]]:
-    """Input and what is wrong with its words: of a text, with its tokens."""
+    """Input and the problem of its words; for a text, of its tokens."""
     texts = {i.declared for i in inputs if i.kind == "text"}
     yield from token_problems({n: words for n, words in vocabularies.items() if n in texts})
     yield from vocabulary_problems({n: w for n, w in vocabularies.items() if n not in texts})
@@ -172,7 +171,7 @@ class Label(Section, frozen=True):
 
 
 class ModelDefinition(Section, frozen=True):
-    """Everything that the platform knows about a model before any version of it exists."""
+    """The declarations about a model before any version of it exists."""
 
     name: Name
     owner: Text
@@ -197,38 +196,42 @@ class ModelDefinition(Section, frozen=True):
     rollout: RolloutPolicy
     drift: DriftPolicy
     task: Task = "binary"
-    """What labels are: 0 and 1, a class (`ClassesDefinition`) or a number (`RealDefinition`)."""
+    """The kind of labels: 0 and 1, a class (`ClassesDefinition`) or a number (`RealDefinition`)."""
     protected: tuple[FieldName, ...] = ()
-    """Request fields whose groups are compared, and that nothing decides by; they may be absent."""
+    """Request fields whose groups are compared, and by which nothing decides; they may be
+    absent."""
     features: FeaturesPolicy = FeaturesPolicy()
     windows: tuple[Window, ...] = ()
-    """Of the request's entities, as fresh as the last request (docs/features.md)."""
+    """Real-time windows of the request's entities, as fresh as the last request
+    (docs/features.md)."""
     exploration: ExplorationPolicy | None = None
     retention: RetentionPolicy | None = None
-    """None: payloads are kept until somebody erases them."""
+    """How long payloads are kept; None until somebody erases them."""
     vocabularies: dict[str, Words] = msgspec.field(default_factory=dict)
     """The words of category inputs that are not learned, in the order of their places."""
     signature: Signature | None = None
     gpu: GpuPolicy | None = None
     team: Team | None = None
-    """Whose quota of a cluster the model's pods count against; None: that of all such models."""
+    """The team on whose quota of a cluster the model's pods count; None for the quota of all models
+    without a team."""
     cache: CachePolicy | None = None
     asynchronous: AsyncPolicy | None = msgspec.field(default=None, name="async")
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that labels and outcomes are, in the order of their places; none of another
-        task."""
+        """The classes of labels and outcomes, in the order of their places; empty for other
+        tasks."""
         return self.decision.outcomes if self.decision.by_class else ()
 
     @property
     def takes_async(self) -> bool:
-        """Whether requests may be left to be scored later."""
+        """Whether gateways accept requests to be scored later."""
         return self.asynchronous is not None and self.asynchronous.enabled
 
     @property
     def personal(self) -> frozenset[str]:
-        """Request fields and inputs made of them: no log, span or metric may hold such a value."""
+        """Personal request fields, and inputs made of them; no log, span or metric may hold their
+        values."""
         made = (i.name for i in self.inputs if i.of is not None)
         return frozenset((*self.request, *made))
 
@@ -239,7 +242,8 @@ class ModelDefinition(Section, frozen=True):
 
 
 class ClassesDefinition(ModelDefinition, frozen=True, kw_only=True):
-    """What is known of a model whose labels are classes, and whose outcome is the most probable."""
+    """The declarations about a model whose labels are classes, and whose outcome is the most
+    probable class."""
 
     decision: ClassDecision
     training: ClassTraining
@@ -248,7 +252,7 @@ class ClassesDefinition(ModelDefinition, frozen=True, kw_only=True):
 
 
 class RealDefinition(ModelDefinition, frozen=True, kw_only=True):
-    """What is known of a model whose labels are numbers, and that answers with a number."""
+    """The declarations about a model whose labels are numbers, and that answers with a number."""
 
     decision: RealDecision
     training: RealTraining

@@ -1,4 +1,4 @@
-"""YAML as a person meant it: plain, of bounded size and depth, every key once."""
+"""YAML in the plain form that people mean: of bounded size and depth, with every key once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ MOST_CHARACTERS: Final = 256 * 1024
 MOST_DEPTH: Final = 32
 MOST_VALUES: Final = 20_000
 MOST_OF_A_NUMBER: Final = 64
-"""Characters; some that YAML takes for one take time by the square of their length."""
+"""Most characters of a number. Some texts that YAML takes for a number cost time by the square of
+their length."""
 _HALF: Final = re.compile("[\ud800-\udfff]")
-"""Of a pair of UTF-16: an escape writes it, and no file, message or record can hold it."""
+"""Half of a pair of UTF-16. An escape can write it, and no file, message or record can hold it."""
 _NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _KEYS: Final = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:int")
 
@@ -42,7 +43,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read(text: str) -> Any:
-    """The document in plain values; its events are looked at before anything is made of them.
+    """The document in plain values. Its events are checked before values are made of them.
 
     Raises:
         yaml.MarkedYAMLError: no YAML, or beyond the limits, or with references, tags of its own, or
@@ -76,7 +77,7 @@ def lines(text: str) -> dict[tuple[str, ...], int]:
 
 
 def place(source: str, error: yaml.YAMLError) -> tuple[str, str]:
-    """Where a document is wrong, with the line if it is known, and what is wrong there."""
+    """The place of a document's error, with the line if known, and the error."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark, problem = error.problem_mark, error.problem or error.context or "no YAML"
         return source if mark is None else f"{source}: line {mark.line + 1}", problem
@@ -84,7 +85,7 @@ def place(source: str, error: yaml.YAMLError) -> tuple[str, str]:
 
 
 def non_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
-    """Keys with an infinity or NaN, which would switch off whatever they limit."""
+    """Keys with an infinity or NaN, which would switch off the limit that they stand for."""
     match value:
         case dict():
             for key, part in value.items():
@@ -97,8 +98,8 @@ def non_finite(value: object, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _check(text: str) -> None:
-    """What takes more than its characters is refused as it comes: the parser makes events one by
-    one and does not call itself."""
+    """Raise for a text beyond the limits while it is parsed: the parser makes events one by one,
+    without recursion."""
     depth = 0
     for number, event in enumerate(_events(text)):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
@@ -122,7 +123,7 @@ def _check(text: str) -> None:
 
 
 def _events(text: str) -> Iterator[Any]:
-    """What the parser makes of a text, one by one."""
+    """The parser's events of a text, one by one."""
     loader: Any = yaml.SafeLoader(text)
     try:
         while loader.check_event():

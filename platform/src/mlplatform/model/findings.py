@@ -1,4 +1,4 @@
-"""All that is wrong in a written document, each with its line, key, value and what is wanted."""
+"""The errors of a written document, each with its line, key, value and what is wanted."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from mlplatform.runtime.errors import ConfigInvalid, PlatformError
 from mlplatform.runtime.shape_words import in_words
 
 Path = tuple[str, ...]
-"""Keys from the document's top; places in a list count from 0."""
+"""Keys from the document's top down; places in a list count from 0."""
 MOST_SHOWN: Final = 80
 MOST_FINDINGS: Final = 100
 NEAR: Final = 0.75
-"""From which likeness on a key may be one that was misspelt."""
+"""Likeness from which on an unknown key may be a misspelt known one."""
 _PLACE: Final = re.compile(r" - at `[^`]*`$")
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentFinding:
-    """One thing that is wrong: what stands at a key, or that nothing does, and what is wanted."""
+    """One error: the value at a key, or its absence, and what is wanted."""
 
     path: Path
     found: str
@@ -37,7 +37,7 @@ class DocumentFinding:
 
 
 class DocumentInvalid(ConfigInvalid):
-    """A document with all that is wrong in it, in the order of its lines."""
+    """The document has these errors, in the order of its lines."""
 
     def __init__(
         self, source: str, findings: Sequence[DocumentFinding], lines: Mapping[Path, int]
@@ -67,7 +67,8 @@ def valued(path: Path, value: object, wanted: str) -> DocumentFinding:
 
 
 def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[DocumentFinding]:
-    """Where plain values are not of a type: every key that is unknown, missing, or of another kind.
+    """Findings where plain values do not fit a type: every key that is unknown, missing, or of
+    another type.
 
     Args:
         wanted: a struct that forbids unknown fields, or what msgspec converts to.
@@ -114,7 +115,7 @@ def _of_struct(
 
 
 def _bare(wanted: Any) -> Any:
-    """A type without its limits, and without what stands for nothing."""
+    """A type without its limits, and without the alternatives that stand for nothing."""
     if get_origin(wanted) is Annotated:
         return _bare(get_args(wanted)[0])
     if get_origin(wanted) in (Union, types.UnionType):

@@ -1,4 +1,4 @@
-"""A model's own Python, imported from its folder: in flow runs, jobs and commands alone.
+"""A model's own Python, imported from its folder, in flow runs, jobs and commands only.
 
 No process that serves imports this module (`[tool.importlinter]`).
 """
@@ -18,15 +18,15 @@ from mlplatform.model.folders import folder_digest, model_folder
 from mlplatform.runtime.errors import NotFound
 
 PREFIX: Final = "mlplatform_model_"
-"""Of the package that a folder is imported as: no installed one begins so. Two models never have
-the same (`model.folders`)."""
+"""Prefix of the package as which a folder is imported; no installed package begins like it. Two
+models never have the same package (`model.folders`)."""
 _contents: dict[str, str] = {}
-"""Package → digest of the folder that it was imported from."""
+"""Package → digest of the folder from which it was imported."""
 
 
 class _SourceLoader(SourceFileLoader):
-    """Compiles what stands in the file: bytecode, which the folder's digest leaves out, is neither
-    read nor written."""
+    """Compiles source files. Bytecode, which the folder's digest leaves out, is neither read nor
+    written."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)

@@ -1,4 +1,4 @@
-"""The model folders of this installation, and what their model.yaml declares.
+"""The model folders of this installation, and the declarations of their model.yaml.
 
 Folders are those below the folders that MLPLATFORM_MODELS names, our examples' among them: all come
 through this module. Everything here is data: `model.folder_code` imports Python.
@@ -97,14 +97,14 @@ def parse(text: str, source: str) -> ModelDefinition:
 
 
 def model_names() -> list[str]:
-    """Names of the model folders of this installation. What is wrong with one folder takes no other
-    away: of two of one name the first counts, and `check_folders` tells of the second."""
+    """Names of the model folders of this installation. A fault in one folder hides no other: of two
+    of one name the first counts, and `check_folders` reports the second."""
     return sorted(_find_folders()[0])
 
 
 def readable_names() -> list[str]:
-    """The names of models whose model.yaml and feature views can be read now: for processes
-    that serve, which one team's mistake must not keep from serving the models of others."""
+    """The names of models whose model.yaml and feature views can be read now. Processes that serve
+    use it, so that one team's mistake does not stop the models of others."""
     names = []
     for name in model_names():
         try:
@@ -118,8 +118,8 @@ def readable_names() -> list[str]:
 
 
 def check_folders() -> None:
-    """Raises unless every folder that MLPLATFORM_MODELS leads to is a model: for the start of the
-    platform, and for commands.
+    """Raises unless every folder that MLPLATFORM_MODELS leads to is a model. Used at the start of
+    the platform, and by commands.
 
     Raises:
         ConfigInvalid: a folder that it names can't be read, or is a model's own; or a model has no
@@ -170,20 +170,20 @@ def load_definition(name: str) -> ModelDefinition:
 
 
 def is_ready(folder: Path) -> bool:
-    """Whether a folder holds a ready ONNX file, and nothing that trains one."""
+    """Whether a folder holds a ready ONNX file, and no training code."""
     return (folder / READY_FILE).is_file() and not (folder / TRAINING_FILE).is_file()
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256, hexadecimal, of the names and contents of all files in a folder, hidden ones and
-    bytecode aside: of what a model's data and Python are."""
+    """SHA-256, hexadecimal, of the names and contents of all files in a folder, without hidden ones
+    and bytecode: the identity of a model's data and Python."""
     files = {f.relative_to(folder).as_posix(): file_digest(f) for f in _files(folder)}
     return digest(files)
 
 
 @functools.lru_cache(maxsize=256)
 def _definition(path: Path, state: tuple[int, int, int]) -> ModelDefinition:
-    """The definition in a file that was in that state: its time of change, size and number."""
+    """The definition in a file, cached by the file's state: its time of change, size and number."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -193,7 +193,7 @@ def _definition(path: Path, state: tuple[int, int, int]) -> ModelDefinition:
 
 
 def _find_folders() -> tuple[dict[str, Path], list[ConfigInvalid]]:
-    """Name → folder, and what is wrong with other folders."""
+    """Name → folder, and the problems of other folders."""
     found: dict[str, Path] = {}
     problems: list[ConfigInvalid] = []
     for root in model_roots(os.environ):
@@ -239,7 +239,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _with_dates_as_text(value: Any) -> Any:
-    """A document in which a date is the text that was written: YAML makes values of some."""
+    """A document with dates as the text that was written, because YAML makes other values of
+    some."""
     if isinstance(value, dict):
         return {key: _with_dates_as_text(held) for key, held in value.items()}
     if isinstance(value, list):
@@ -248,7 +249,7 @@ def _with_dates_as_text(value: Any) -> Any:
 
 
 def _unclean_text(model: ModelDefinition) -> Iterator[DocumentFinding]:
-    """What a person reads of the model, where it is no text that may be kept."""
+    """Findings for texts about the model that may not be kept or shown."""
     for name, text, lines in (("owner", model.owner, False), ("purpose", model.purpose, True)):
         try:
             cleaned(name, text, lines=lines)

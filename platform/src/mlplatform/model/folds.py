@@ -1,4 +1,5 @@
-"""Folds in time: as of which moments a model is fitted again, and on which days each is tested."""
+"""Folds in time: the moments as of which a model is fitted again, and the days on which each fit is
+tested."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from mlplatform.model.features.transforms import DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One fold, numbered from 1, the oldest.
+    """One fold, numbered from 1 for the oldest.
 
     Args:
         as_of_ms: a UTC midnight: the fit knows what was known then, and is tested from there on.
@@ -24,13 +25,14 @@ class Fold:
 
 
 def fold_days(definition: ModelDefinition) -> int:
-    """The days that a fold is tested on: as many as the gates have of the held-out days."""
+    """The number of days on which a fold is tested: as many as the gates have of the held-out
+    days."""
     return definition.training.holdout_days // 2
 
 
 def folds(definition: ModelDefinition, as_of_ms: int) -> tuple[Fold, ...]:
-    """The folds of a model whose candidate is fitted as of a moment, the oldest first; none where
-    model.yaml wants one hold-out. Their tests are the last matured days, none in two folds.
+    """The folds of a model whose candidate is fitted as of a moment, oldest first; empty if
+    model.yaml wants one hold-out.
 
     Source: rolling-origin evaluation; Tashman, International Journal of Forecasting 16 (2000).
     """
@@ -49,14 +51,15 @@ def folds(definition: ModelDefinition, as_of_ms: int) -> tuple[Fold, ...]:
 
 
 def training_day_ms(definition: ModelDefinition, last_ms: int, now_ms: int) -> int | None:
-    """The midnight to train as of, for a training set that ends with the day of the last request;
-    None where the present does: a later set would end in days without any request."""
+    """The midnight as of which to train, for a training set that ends with the day of the last
+    request; None if the present does as well. A later set would end in days without any request."""
     matured_ms = (last_ms // DAY_MS + 1 + definition.label.maturity_days) * DAY_MS
     return matured_ms if matured_ms < now_ms // DAY_MS * DAY_MS else None
 
 
 def history_days(definition: ModelDefinition) -> int:
-    """How many days back from now training reads requests, the fits of its folds included."""
+    """The number of days before now of which training reads requests, the fits of its folds
+    included."""
     training, mature = definition.training, definition.label.maturity_days
     one = mature + training.window_days + 1
     if training.folds == 1:

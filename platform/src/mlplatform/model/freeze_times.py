@@ -1,4 +1,4 @@
-"""Times as a freeze window writes them: a day of the year, or of the week."""
+"""Times in the forms of a freeze window: on a day of the year, or of the week."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WANTED: Final = "2026-12-20, 2026-12-20 16:00, or a weekday with a time: Fri 16:00"
 Weekday = int
-"""0 is Monday."""
+"""Number of a weekday; 0 is Monday."""
 
 _DATE: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2})(?::00)?)?")
 _WEEKLY: Final = re.compile(r"([A-Za-z]{3,9}) (\d{2}:\d{2})")
@@ -19,7 +19,7 @@ _WEEKLY: Final = re.compile(r"([A-Za-z]{3,9}) (\d{2}:\d{2})")
 
 @dataclass(frozen=True, slots=True)
 class LocalTime:
-    """What a calendar and a clock on the wall show.
+    """A local time: a date or a weekday, with a time of day.
 
     Args:
         time: None where a date stands alone.
@@ -30,7 +30,7 @@ class LocalTime:
 
 
 def local_time(text: str) -> LocalTime:
-    """The time that a text says.
+    """The local time in a text.
 
     Raises:
         ValueError: it says none; `WANTED` says what would.
@@ -47,14 +47,15 @@ def local_time(text: str) -> LocalTime:
 
 
 def is_before(start: LocalTime, end: LocalTime) -> bool:
-    """Whether a window from one to the other lasts; between weekdays, into the next week."""
+    """Whether a window from `start` to `end` is longer than zero. Weekday windows may run into the
+    next week."""
     if not isinstance(start.day, date) or not isinstance(end.day, date):
         return start != end
     return (start.day, start.time or time.min) < (end.day, end.time or time.max)
 
 
 def is_zone(name: str) -> bool:
-    """Whether the machine's data know a time zone of that name."""
+    """Whether this machine knows a time zone of that name."""
     try:
         ZoneInfo(name)
     except (ValueError, OSError, ZoneInfoNotFoundError):

@@ -41,7 +41,7 @@ Step = Callable[[Request, int, ViewValues], float]
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """One input by position: where it comes from, and the names it is computed from."""
+    """One input by position: its transform, and the names from which it is computed."""
 
     name: str
     kind: Literal["request", "view"]
@@ -162,18 +162,18 @@ class InputPlan:
 
 
 def feature_names(sources: Sequence[FeatureSource]) -> tuple[str, ...]:
-    """Every feature of some sources, in order."""
+    """The features of some sources, in order."""
     return tuple(name for source in sources for name in source.feature_names)
 
 
 def view_defaults(views: Sequence[FeatureSource]) -> dict[str, float]:
-    """The number that stands for a missing value, by feature, of those that have one."""
+    """Feature → the number in place of a missing value, for features that have one."""
     return {f.name: f.default for v in views for f in v.fields if f.default is not None}
 
 
 def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
-    """Category or text → the words that model.yaml gives it: its own, or for a category those of
-    its field's closed list."""
+    """Category or text → the words that model.yaml gives it: its own, or for a category the closed
+    list of its field."""
     found = {}
     for spec in definition.inputs:
         if spec.kind == "category":
@@ -188,7 +188,7 @@ def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
 
 
 def protected_sources(spec: InputSpec, protected: Sequence[str]) -> tuple[str, ...]:
-    """The protected fields that an input reads by itself."""
+    """The protected fields that an input itself reads."""
     if spec.kind in ("view", "window"):
         return ()  # these read columns of their own declaration
     return tuple(name for name in protected if name in (spec.of, spec.to))
@@ -197,7 +197,8 @@ def protected_sources(spec: InputSpec, protected: Sequence[str]) -> tuple[str, .
 def segment_sources(
     policy: SegmentPolicy | None, inputs: Sequence[InputSpec]
 ) -> tuple[SegmentSource, ...]:
-    """Where the values of a model's segments are, in the order of model.yaml; none without any."""
+    """The sources of the values of a model's segments, in the order of model.yaml; empty without
+    segments."""
     declared = {spec.name: spec for spec in inputs}
 
     def source(segment: RolloutSegment) -> SegmentSource:
@@ -237,7 +238,7 @@ def _step(spec: ModelInput, features: Mapping[str, str], defaults: Mapping[str, 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """One text of a request, and which of its places stand where in a row.
+    """One text of a request, with the places that a row holds and their positions.
 
     Args:
         places: from 0. positions: of each of them.
@@ -265,8 +266,8 @@ def _texts(inputs: Sequence[ModelInput], words: Vocabularies) -> tuple[_Text, ..
 
 
 def _order(inputs: Sequence[ModelInput], texts: Sequence[_Text]) -> list[int]:
-    """Where the value of each input stands among the others' values, then all places of each text;
-    empty for a plan without texts."""
+    """The index of each input's value when the other inputs' values come first, then all places of
+    each text; empty for a plan without texts."""
     if not texts:
         return []
     others = (p for p, spec in enumerate(inputs) if spec.transform != "text")

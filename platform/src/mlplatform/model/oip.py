@@ -1,4 +1,4 @@
-"""Rows to a predictor and scores back, in the binary form of the Open Inference Protocol v2.
+"""Rows for a predictor and scores from it, in the binary form of the Open Inference Protocol v2.
 
 Source: KServe, Open Inference Protocol v2, binary tensor data extension.
 """
@@ -16,7 +16,7 @@ import msgspec
 INPUT, OUTPUT = "inputs", "scores"
 FLOAT32_MAX = 3.4028234e38
 REPLY_HEAD_BYTES, REPLY_NUMBER_BYTES = 64 * 1024, 64
-"""An answer has room for headers and JSON around its numbers, and for each number."""
+"""Bytes of an answer: for headers and the JSON around its numbers, and for each number."""
 REPLY_BYTES = 4 * 1024 * 1024
 HEADER_LENGTH = b"inference-header-content-length"
 SERVER_TIMING = b"server-timing"
@@ -31,12 +31,12 @@ FailureReason = Literal[
     "stalled",
     "killed",
 ]
-"""`breaker_open` is a predictor that was not asked, `volume_limit` one whose bundle raised
-alerts on far more customers than planned, `killed` one whose model a person switched off."""
+"""Why a predictor gave no scores. `breaker_open`: it was not asked. `volume_limit`: its bundle
+raised alerts on far more customers than planned. `killed`: a person switched the model off."""
 
 OWN_FAILURES: Final = ("queue_full", "bulkhead", "stalled", "killed")
-"""Those that the gateway is to blame for: it had no room or time to ask, or a person had switched
-the model off. No evidence about an arm, no matter what answered in its place."""
+"""Failures for which the gateway is to blame: it had no room or time to ask, or a person had
+switched the model off. They are no evidence about an arm, whatever answered in its place."""
 
 
 class PredictionFailed(Exception):
@@ -82,7 +82,7 @@ class Reply:
 
 
 class Scores(list[float]):
-    """Raw scores, and what the predictor says of its own time (Server-Timing).
+    """Raw scores, with the predictor's report of its own time (Server-Timing).
 
     Args:
         speaks: whether they tell how a call ended, as one row of each call does.
@@ -99,7 +99,7 @@ class Scores(list[float]):
 
 
 class Codec(Protocol):
-    """What a server is asked for scores of rows, and how its answer is read."""
+    """The form of a server's requests for scores, and of its answers."""
 
     def request(
         self, authority: str, token: str, rows: Sequence[Sequence[float]], more: str = ""
@@ -113,11 +113,11 @@ class Codec(Protocol):
         ...
 
     def reply_bytes(self, rows: int) -> int:
-        """The most that an answer to so many rows may have, its headers included."""
+        """Most bytes of an answer to this many rows, headers included."""
         ...
 
     def scores(self, reply: Reply, rows: int) -> list[float]:
-        """Row by row one score, or one for each class.
+        """One score for each row, or one for each class of each row.
 
         Raises:
             PredictionFailed: as the function `scores` does.
@@ -178,13 +178,12 @@ def infer_request(
 
 
 def reply_bytes(numbers: int) -> int:
-    """The most bytes of an answer that holds so many numbers, its headers included."""
+    """Most bytes of an answer with this many numbers, headers included."""
     return min(REPLY_BYTES, REPLY_HEAD_BYTES + REPLY_NUMBER_BYTES * numbers)
 
 
 def scores(reply: Reply, count: int) -> list[float]:
-    """The scores in an answer, row by row: `count` is that of the rows, or of the rows times the
-    classes.
+    """The scores in an answer, row by row; `count` is the number of rows, or of rows times classes.
 
     Raises:
         PredictionFailed: unavailable for any status but 200 and 400, invalid_output for anything

@@ -1,4 +1,4 @@
-"""Which fields of a request are personal: what no log line may hold."""
+"""The personal fields of requests, whose values no log line may hold."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from mlplatform.runtime.telemetry.redaction import FieldPolicy
 
 @functools.cache
 def personal_fields() -> FieldPolicy:
-    """The personal fields of this installation's models, which their model.yaml alone declares."""
+    """The personal fields of this installation's models, as their model.yaml declares them."""
     return FieldPolicy(n for model in readable_names() for n in load_definition(model).personal)

@@ -1,4 +1,4 @@
-"""What a model saw when it was made, small enough to travel inside its bundle."""
+"""The profile of a model: the distributions of its held-out days, small enough for its bundle."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def column(values: Floats, name: str) -> Column:
 
 
 def category(values: Floats, name: str, words: int) -> Column:
-    """The distribution of the places of a category, of which place 1 is of unknown values.
+    """The distribution of the places of a category; place 1 is that of unknown values.
 
     That place has a bin of its own, as has each word of at least `WORD_SHARE`; rarer ones share
     bins of that share with the words beside them.
@@ -146,7 +146,7 @@ def category(values: Floats, name: str, words: int) -> Column:
 
 
 def finite(values: Floats) -> npt.NDArray[np.float64]:
-    """The values that are there, as the model sees them: rounded to float32, held as float64."""
+    """The present values as the model sees them: rounded to float32, held as float64."""
     as_seen = np.asarray(values).astype(np.float32, copy=False).astype(np.float64)
     there = np.isfinite(as_seen)
     return as_seen if there.all() else as_seen[there]
@@ -155,7 +155,7 @@ def finite(values: Floats) -> npt.NDArray[np.float64]:
 def bin_counts(
     values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.int64]:
-    """How many values fall into each of the len(edges) + 1 bins."""
+    """The number of values in each of the len(edges) + 1 bins."""
     return np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
 
 

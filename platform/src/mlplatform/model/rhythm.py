@@ -1,4 +1,5 @@
-"""How a number changes over the week and from day to day, learned from whole days."""
+"""The rhythm of a number: how it changes over the week and from day to day, learned from whole
+days."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ ENOUGH_DEGREES = 6  # of freedom: from fewer days nothing is learned of how days
 
 @dataclass(frozen=True, slots=True)
 class Weekday:
-    """A number on one day of the week: shares of the column's bins, quantiles, missing share.
+    """A number on one weekday: shares of the column's bins, quantiles, missing share.
 
     Args:
         rows, days: that it was learned from.
@@ -42,7 +43,7 @@ class Weekday:
 
 @dataclass(frozen=True, slots=True)
 class Rhythm:
-    """How far days without drift are from what was to be expected of them.
+    """How far days without drift are from what is expected of them.
 
     Args:
         weekdays: Monday first; empty where not each of them was seen twice. Then days are compared
@@ -62,7 +63,7 @@ Rhythms = Mapping[str, Rhythm]
 
 
 def weekday_of(start_ms: int, end_ms: int) -> int | None:
-    """0 for the window of a Monday (UTC), 6 for that of a Sunday; None if it is no whole day."""
+    """The weekday of a window: 0 for a Monday (UTC), 6 for a Sunday; None if it is no whole day."""
     if start_ms % DAY_MS or end_ms - start_ms != DAY_MS:
         return None
     return weekday(start_ms // DAY_MS)
@@ -76,7 +77,7 @@ def weekday(day: int) -> int:
 def rhythm(
     column: Column, values: Floats, days: npt.NDArray[np.int64], *, by_weekday: bool = True
 ) -> Rhythm | None:
-    """The rhythm of a column; None where there are too few days to learn one.
+    """The rhythm of a column; None if there are too few days to learn one.
 
     Args:
         column: whose bins and standard deviation count.
@@ -105,7 +106,7 @@ def rhythm(
 
 
 def expected_column(column: Column, of: Weekday) -> Column:
-    """The column as it is to be expected on that weekday."""
+    """The column as it is expected on that weekday."""
     return replace(column, shares=of.shares, quantiles=of.quantiles, missing_share=of.missing_share)
 
 

@@ -1,4 +1,5 @@
-"""Which version answers whom: the one value that rollouts write and gateways read."""
+"""The routes of a model: which version answers whom. Rollouts write this value, and gateways read
+it."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ Phase = Literal["none", "steady", "shadow", "canary"]
 ArmRole = Literal["champion", "challenger", "previous"]
 
 VERSION_HEADER: Final = "mlplatform-version"
-"""On a request: the version that must answer it."""
+"""Request header that names the version which must answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Where a model's traffic goes.
+    """The routing of a model's traffic.
 
     Args:
         generation: grows by one with every change; records of other generations are not counted.
@@ -50,12 +51,12 @@ class Routes:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """Everything that must keep running while these routes may be applied."""
+        """The arms that must keep running while these routes may be applied."""
         return tuple(arm for _, arm in self.roles)
 
     @property
     def roles(self) -> tuple[tuple[ArmRole, Arm], ...]:
-        """What each of them is there for, the champion first."""
+        """The arms with their roles, champion first."""
         listed: tuple[tuple[ArmRole, Arm | None], ...] = (
             ("champion", self.champion),
             ("challenger", self.challenger),

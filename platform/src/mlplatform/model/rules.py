@@ -1,4 +1,4 @@
-"""What a table of rules says about one request: the fallback when no model answers."""
+"""A table of rules: the fallback that decides about a request when no model answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Op = Literal[">", ">=", "<", "<=", "==", "missing"]
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One comparison of an input; `missing` takes no value and holds for an absent input."""
+    """One comparison of an input; `missing` has no value and holds for an absent input."""
 
     input: str
     op: Op
     value: float | None = None
 
     def holds(self, inputs: Mapping[str, float | None]) -> bool | None:
-        """True, False, or None: the input is missing, so nobody can say."""
+        """Whether the condition holds; None if its input is missing, so that nobody can say."""
         value = inputs.get(self.input)
         missing = value is None or math.isnan(value)
         if self.op == "missing":
@@ -35,7 +35,7 @@ class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A decision that follows when every condition holds, and the code it is explained by."""
+    """A decision that follows when every condition holds, and the code that explains it."""
 
     code: str
     text: str
@@ -43,7 +43,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decision: Decision
 
     def holds(self, inputs: Mapping[str, float | None]) -> bool | None:
-        """Whether all conditions hold; None where a missing input alone leaves it open."""
+        """Whether all conditions hold; None if only a missing input leaves it open."""
         answers = [condition.holds(inputs) for condition in self.when]
         if False in answers:
             return False
@@ -51,7 +51,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RuleOutcome(msgspec.Struct, frozen=True):
-    """What the table decided, and the codes of the rules that said so, in table order."""
+    """The decision of the table, and the codes of the rules behind it, in table order."""
 
     decision: Decision
     codes: tuple[str, ...]
@@ -60,11 +60,11 @@ class RuleOutcome(msgspec.Struct, frozen=True):
 def evaluate(
     rules: Sequence[Rule], inputs: Mapping[str, float | None], scale: DecisionScale
 ) -> RuleOutcome | None:
-    """The strongest decision among the rules that hold; None where the table abstains.
+    """The strongest decision among the rules that hold; None if the table abstains.
 
-    The order of rules does not matter, so adding one can only make a decision stricter. One that is
-    no alert is given only when no stricter rule was left open by a missing input: what is unknown
-    is not harmless. An alert stands whatever else is missing.
+    The order of rules does not matter, so adding a rule can only make a decision stricter. A
+    decision that is no alert is given only if no stricter rule is left open by a missing input,
+    because an unknown is not harmless. An alert stands whatever else is missing.
     """
     verdicts = [(rule, rule.holds(inputs)) for rule in rules]
     holding = [rule for rule, verdict in verdicts if verdict]
@@ -138,7 +138,8 @@ def _check(rule: Rule, source: str, inputs: Collection[str], protected: Collecti
 
 
 def check_text(key: str, text: str) -> None:
-    """What customers and analysts are shown must be text, and in the form in which it is kept.
+    """Check that a text for customers and analysts is printable, and in the form in which it is
+    kept.
 
     Raises:
         ConfigInvalid: names the character that is none.

@@ -1,4 +1,4 @@
-"""A bundle's scorecard, evaluated without a predictor, in microseconds, when none answers."""
+"""A bundle's scorecard, evaluated without a predictor in microseconds, when none answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SmallScorer:
 
     @classmethod
     def of(cls, bundle: Bundle) -> SmallScorer | None:
-        """The scorer of a bundle; None for one that carries no small model."""
+        """The scorer of a bundle; None for a bundle without a small model."""
         if bundle.small_model is None:
             return None
         values = (bundle.reference[name] for name in bundle.input_names)
@@ -45,24 +45,24 @@ class SmallScorer:
         return cls(bundle.small_model, bundle.input_names, reference, bundle.scale)
 
     def knows(self, row: Sequence[float]) -> bool:
-        """Whether enough of the row is there to say anything."""
+        """Whether enough of the row is present to give a score."""
         present = sum(row[place] == row[place] for place, _ in self._places)
         return present >= self.model.minimum_present
 
     def raw(self, row: Sequence[float]) -> float:
-        """The uncalibrated probability for a row; there is one for every row."""
+        """The uncalibrated probability of a row; every row has one."""
         odds = self.model.base
         for place, characteristic in self._places:
             odds += _points(characteristic, row[place])
         return probability(odds)
 
     def decide(self, raw: float) -> tuple[float, Decision]:
-        """The calibrated score and what follows from it."""
+        """The calibrated score and the decision."""
         score = self.model.calibration.probability(raw)
         return score, self._cut_offs.outcome(score)
 
     def strongest(self, row: Sequence[float], most: int) -> list[str]:
-        """The inputs that got more points than an ordinary value gets, the most first."""
+        """The inputs that got more points than an ordinary value gets, most points first."""
         above = [
             (_points(c, row[place]) - ordinary, c.input)
             for (place, c), ordinary in zip(self._places, self._ordinary, strict=True)

@@ -1,5 +1,5 @@
-"""Whether the tensors that are declared for a graph fit the model's inputs, and one another; and
-whether texts are inputs that a row can hold."""
+"""Whether the tensors declared for a graph fit the model's inputs and each other, and whether a row
+can hold the texts."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from mlplatform.model.tensors.signature import InputTensor, OutputTensor, Signat
 from mlplatform.model.tensors.tokens import Tokens, text_of
 
 MOST_EXACT: Final = 2**24
-"""Up to here a float32 holds every whole number."""
+"""Largest whole number up to which float32 holds every whole number."""
 
 MOST_COLUMNS: Final = 1024
-"""Of a row: as many rows explain a score by reference values, and go to a predictor in one call."""
+"""Most columns of a row: explaining a score by reference values takes as many rows, in one call of
+a predictor."""
 
 Problem = tuple[str, object, str]
 """A key below the signature, its value, and what is wanted there."""
@@ -32,7 +33,7 @@ def signature_problems(
     fields: Mapping[str, RequestField],
     classes: int = 0,
 ) -> Iterator[Problem]:
-    """What in a signature does not fit the model's inputs, or itself.
+    """The problems of a signature with the model's inputs, or within itself.
 
     Args:
         fields: of the request; none where only inputs are known.
@@ -58,7 +59,8 @@ def signature_problems(
 
 
 def text_rules(model: ModelDefinition) -> Iterator[tuple[bool, str, object, str]]:
-    """Whether each rule about texts holds in a model.yaml: the key, its value, what is wanted."""
+    """The rules about texts in a model.yaml: whether each holds, the key, its value, and what is
+    wanted."""
     for number, spec in enumerate(model.inputs):
         key, tokens = f"inputs.{number}", spec.tokens
         has_tokens, shown = isinstance(tokens, Tokens), tokens or "not there"

@@ -1,1 +1,1 @@
-"""Where inputs come from: views of entities, and transforms of the request itself."""
+"""Sources of inputs: views of entities, and transforms of the request itself."""

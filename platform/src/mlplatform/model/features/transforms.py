@@ -1,4 +1,4 @@
-"""What a model can compute from a request alone: a closed set of transforms, twice the same.
+"""The closed set of transforms that a model can compute from a request alone, each in two forms.
 
 Each kind exists as a scalar function (serving, one request) and a numpy one (training, a column);
 a property test holds the two equal. Missing is NaN. Event time is UTC, days begin at midnight,
@@ -43,7 +43,7 @@ def is_night(event_ms: int) -> float:
 
 
 def number(value: Any) -> float:
-    """The value as a float; None and infinities are missing."""
+    """The value as a float; None and infinities become missing."""
     if value is None:
         return MISSING
     result = float(value)
@@ -51,7 +51,8 @@ def number(value: Any) -> float:
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """Numerator over denominator; missing where either is, or where the latter is nearly 0."""
+    """Numerator over denominator; missing if either is missing, or if the denominator is nearly
+    0."""
     if not abs(denominator) >= SMALLEST_DENOMINATOR:
         return MISSING
     return number(numerator / denominator)

@@ -1,5 +1,5 @@
-"""What a feature is: an aggregate over a window of an entity's past, or a column of a table that
-the bank already has; read from features.json."""
+"""A feature, as features.json declares it: an aggregate over a window of an entity's past, or a
+column of a table that the bank already has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KeyType = Literal["int64", "string"]
 
 
 class Feature(Protocol):
-    """What serving asks of a feature's declaration."""
+    """The part of a feature's declaration that serving needs."""
 
     @property
     def name(self) -> str: ...
@@ -35,7 +35,7 @@ class Feature(Protocol):
 
 
 class FeatureSource(Protocol):
-    """Features that are there together or not at all: a view, or the windows of an entity."""
+    """Features that are present together or not at all: a view, or the windows of an entity."""
 
     @property
     def name(self) -> str: ...
@@ -54,8 +54,8 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class FeatureField(_Strict, frozen=True):
-    """One feature: the aggregate of a column over `window_days` that end `delay_days` ago; or, of
-    an external view, the column of its name.
+    """One feature: the aggregate of a column over `window_days` that end `delay_days` ago; in an
+    external view, the column of its name.
 
     Args:
         dtype: float64 of an aggregate.
@@ -140,23 +140,23 @@ class FeatureFile(_Strict, frozen=True):
 
 
 def quote(*names: str) -> str:
-    """Names as SQL takes them whatever they are, such as `limit`; none has a quotation mark."""
+    """Names as quoted for SQL, also ones like `limit`; no name has a quotation mark."""
     return ", ".join(f'"{name}"' for name in names)
 
 
 def request_views(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
-    """The views that snapshots of requests are made for."""
+    """The views whose snapshots are computed from requests."""
     return tuple(view for view in views if view.external is None)
 
 
 def external(views: Sequence[FeatureView]) -> tuple[FeatureView, ...]:
-    """The views whose values are imported."""
+    """The external views, whose values are imported."""
     return tuple(view for view in views if view.external is not None)
 
 
 def load_views(folder: Path) -> tuple[FeatureView, ...]:
-    """The feature views of a model folder, in the order of its definitions; none of a folder that
-    defines none.
+    """The feature views of a model folder, in the order of its definitions; empty if it defines
+    none.
 
     Raises:
         ConfigInvalid: names the file, the key and what is wanted.
@@ -178,7 +178,7 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
 
 
 def check(views: tuple[FeatureView, ...]) -> None:
-    """Refuse definitions that cannot be compiled.
+    """Raise for definitions that cannot be compiled.
 
     Raises:
         ConfigInvalid: names the feature and what is wanted.
@@ -218,7 +218,7 @@ _APART: Final = "names that differ in more than the case of letters, which datab
 
 
 def _alike(names: Sequence[str]) -> tuple[str, ...]:
-    """The first names that differ in the case of letters alone; none where all are apart."""
+    """The first names that differ only in the case of letters; empty if there are none."""
     spelled: dict[str, set[str]] = {}
     for name in names:
         spelled.setdefault(name.casefold(), set()).add(name)
@@ -269,7 +269,7 @@ def _check_external(view: FeatureView, source: ExternalSource) -> None:
 
 
 def check_purposes(views: Sequence[FeatureView], purposes: Sequence[str]) -> None:
-    """Refuse an external view that may not be used for what the model uses features for.
+    """Raise for an external view that may not be used for what the model uses features for.
 
     Raises:
         ConfigInvalid: names the view, its owner and the purpose.

@@ -1,1 +1,1 @@
-"""Sections of model.yaml as types: what a model's team decides by numbers."""
+"""Sections of model.yaml as types: the numbers by which a model's team decides."""

@@ -1,4 +1,4 @@
-"""A table, carried by a bundle, from raw scores to probabilities."""
+"""The table in a bundle from raw scores to probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mlplatform.model.policies.decision_scale import DecisionScale
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Raw score to probability, linear between knots and flat beyond them; both rise."""
+    """A table from raw score to probability, linear between knots and flat beyond them; both
+    rise."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -43,18 +44,19 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 UNCHANGED: Final = Calibration(x=(0.0, 1.0), y=(0.0, 1.0))
-"""Of probabilities as the graph gives them, which classes have."""
+"""The calibration that changes nothing, for classes, whose graph gives probabilities."""
 
 
 class ScoreMap(NamedTuple):
-    """The way from raw scores to those that decide: of one, and of an array."""
+    """The function from raw scores to scores that decide, for one score and for an array."""
 
     one: Callable[[float], float]
     many: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
 
 def score_map(scale: DecisionScale, calibration: Calibration) -> ScoreMap:
-    """The way by a calibration, or, where the scores of a scale are numbers, by their range."""
+    """The score map of a calibration; for a scale of numbers, the one that holds them to their
+    range."""
     if (number := scale.number) is not None:
         return ScoreMap(number.held, number.held_many)
     return ScoreMap(calibration.probability, calibration.probabilities)

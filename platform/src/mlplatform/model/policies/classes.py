@@ -1,4 +1,4 @@
-"""Models whose outcomes are classes: what model.yaml declares of one, and how one is chosen."""
+"""Models whose outcomes are classes: their model.yaml, and the choice of a class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.model.policies.values import Count, Positive, Share
 
 MOST_CLASSES: Final = 100
 MOST_TOP: Final = 5
-"""Classes of an answer, and of its record, with their probabilities."""
+"""Most classes in an answer and in its record, with their probabilities."""
 
 
 class ClassProbability(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class ClassProbability(msgspec.Struct, frozen=True):
 
 
 class ClassChoice:
-    """The way from probabilities by class to the most probable one; of equals the first.
+    """The function from probabilities by class to the most probable class; among equals, the first.
 
     Attributes:
         alerts: the classes that are alerts.
@@ -48,33 +48,34 @@ class ClassChoice:
         return self._scale.names[self.place(probabilities)]
 
     def place(self, probabilities: Sequence[float]) -> int:
-        """Its place among the classes."""
+        """The place of the decided class among the classes."""
         return max(range(len(probabilities)), key=probabilities.__getitem__)
 
     def top(self, probabilities: Sequence[float], count: int) -> tuple[ClassProbability, ...]:
-        """The most probable classes, the first one first; of equals in the order of the classes."""
+        """The most probable classes, most probable first; among equals in the order of the
+        classes."""
         order = sorted(range(len(probabilities)), key=lambda place: -probabilities[place])
         names = self._scale.names
         return tuple(ClassProbability(names[i], probabilities[i]) for i in order[:count])
 
     def places(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The places, from 0 and in int8, of the classes decided for rows [n, classes]."""
+        """Places, from 0 in int8, of the decided classes of rows [n, classes]."""
         if not len(probabilities):
             return np.zeros(0, np.int8)
         places: np.ndarray[Any, Any] = probabilities.argmax(axis=1).astype(np.int8)
         return places
 
     def alerting(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Which rows get an alert."""
+        """Whether each row gets an alert."""
         return self._scale.alerting(self.places(probabilities))
 
     def certainty(self, probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The one score of each row that records keep: the decided class' probability."""
+        """The score of each row that records keep: the probability of the decided class."""
         return probabilities.max(axis=1) if len(probabilities) else np.zeros(0)
 
 
 class ClassDecision(DecisionPolicy, frozen=True, kw_only=True):
-    """What a model of classes decides: the most probable one.
+    """The decision of a model of classes, which is the most probable class.
 
     Args:
         outcomes: the classes, in the order of the graph's probabilities.
@@ -94,12 +95,12 @@ class ClassDecision(DecisionPolicy, frozen=True, kw_only=True):
 
     @property
     def alert_share(self) -> float:
-        """None are planned."""
+        """0, because no share of alerts is planned."""
         return 0.0
 
 
 class ClassGates(NeutralGates, frozen=True, kw_only=True):
-    """What a candidate of classes is held to before it is a version.
+    """The limits of a candidate of classes before it becomes a version.
 
     Args:
         accuracy_drop: share of right classes that it may lose to the champion, by the low end.
@@ -119,7 +120,7 @@ class ClassGates(NeutralGates, frozen=True, kw_only=True):
 
 
 class ClassTraining(NeutralTraining, frozen=True, kw_only=True):
-    """What a model of classes learns from.
+    """The training data of a model of classes.
 
     Args:
         minimum_per_class: labelled requests of each class in the window.
@@ -129,7 +130,7 @@ class ClassTraining(NeutralTraining, frozen=True, kw_only=True):
 
 
 class ClassStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
-    """A challenger of classes of which more than this is proven is stopped, at any step.
+    """Harm limits for a challenger of classes: proof of more than this stops it, at any step.
 
     Args:
         disagreement: share of requests for which it decides another class than the champion,
@@ -142,7 +143,7 @@ class ClassStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class ClassRollout(RolloutPolicy, frozen=True, kw_only=True):
-    """How a challenger of classes goes on, and what stops it."""
+    """The rollout of a challenger of classes: how it advances, and what stops it."""
 
     stop: ClassStop
 
@@ -183,4 +184,4 @@ NOT_OF_CLASSES: Final[Mapping[str, str]] = {
     "drift.segments": "segments watch recall and precision of alerts",
     "drift.calibration_drift": "only accuracy is watched",
 }
-"""Keys of model.yaml that a model of classes does not have, and why."""
+"""Keys of model.yaml that a model of classes must not have, and why."""

@@ -1,4 +1,4 @@
-"""Whether what turns a bundle's scores into decisions fits its outcomes, by its task."""
+"""Whether calibration and thresholds of a bundle fit its outcomes, by its task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlplatform.model.policies.calibration import UNCHANGED, Calibration
 from mlplatform.model.policies.decision_scale import DecisionScale
 
 Problems = dict[str, bool]
-"""What may be wrong, and whether it is."""
+"""Whether each problem exists, with its text."""
 
 
 def decision_problems(
@@ -23,7 +23,7 @@ def decision_problems(
 
 
 def rises(values: Sequence[float], *, strictly: bool) -> bool:
-    """Whether no value is below the one before it, or equal to it."""
+    """Whether no value is below the one before it; with `strictly`, none equal to it either."""
     return all(a < b if strictly else a <= b for a, b in itertools.pairwise(values))
 
 

@@ -1,4 +1,5 @@
-"""What a model can decide: its outcomes in order, which are alerts, and from which score on."""
+"""The possible decisions of a model: its outcomes in order, which of them are alerts, and where
+each begins."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from msgspec import Meta
 from mlplatform.model.policies.values import Positive, Text
 
 Task = Literal["binary", "classes", "real"]
-"""What labels are: 0 and 1, a class, or a number."""
+"""The kind of labels: 0 and 1, a class, or a number."""
 Decision = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_-]{0,30}\Z")]
 """One of a model's outcomes, by the name that answers, records and metrics show."""
 SCORE_WORDS: Final[Mapping[Task, str]] = {
@@ -42,7 +43,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     maximum: float | None = None
 
     def held(self, raw: float) -> float:
-        """A graph's number, held to the range.
+        """A graph's number, limited to the range.
 
         Raises:
             ValueError: it is NaN or infinite.
@@ -53,14 +54,15 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return least if self.maximum is None else min(least, self.maximum)
 
     def held_many(self, raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The same of an array, in float64; NaN where a number is not finite."""
+        """An array of a graph's numbers, limited to the range, in float64; NaN where a number is
+        not finite."""
         raw = np.asarray(raw, np.float64)
         least = -math.inf if self.minimum is None else self.minimum
         most = math.inf if self.maximum is None else self.maximum
         return np.where(np.isfinite(raw), np.clip(raw, least, most), np.nan)
 
     def ends(self, width: float) -> tuple[float, float]:
-        """Its ends; one that is not declared lies so far from the other, or from 0."""
+        """The ends of the range; an undeclared end lies `width` from the other, or from 0."""
         least, most = self.minimum, self.maximum
         if least is None:
             least = 0.0 if most is None else most - width
@@ -68,13 +70,13 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     @property
     def span(self) -> str:
-        """Its ends, in words."""
+        """The ends of the range, in words."""
         parts = ((self.minimum, "{:g} or more"), (self.maximum, "{:g} or less"))
         ends = [words.format(end) for end, words in parts if end is not None]
         return " and ".join(ends) or "any finite number"
 
     def admits(self, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Which numbers may be labels."""
+        """Whether each number may be a label."""
         inside: np.ndarray[Any, Any] = self.held_many(numbers) == numbers
         return inside
 
@@ -100,7 +102,7 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
     @property
     def task(self) -> Task:
-        """What the labels of such a model are."""
+        """The kind of labels of such a model."""
         if self.by_class:
             return "classes"
         return "binary" if self.number is None else "real"
@@ -112,8 +114,8 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
     @property
     def can_decide(self) -> bool:
-        """Whether it has two or more outcomes, the last of them alerts; of classes, any; of
-        numbers, one or more outcomes, with alerts or without."""
+        """Whether the scale can decide: it has two or more outcomes, the last of them alerts; for
+        classes, any alerts; for numbers, one or more outcomes, with or without alerts."""
         names, alerts = self.names, self.alerts
         outcomes, flagged = (2, 1) if self.number is None else (1, 0)
         differ = outcomes <= len(set(names)) == len(names)
@@ -124,11 +126,11 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
     @property
     def first_alert(self) -> int:
-        """The place among the names from which on an outcome is an alert."""
+        """The place of the first alert among the names; later outcomes are alerts too."""
         return len(self.names) - len(self.alerts)
 
     def alerting(self, places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Which outcomes are alerts, by their places among the names."""
+        """Whether each outcome is an alert, by its place among the names."""
         if self.by_class:
             return np.isin(places, [self.names.index(name) for name in self.alerts])
         found: np.ndarray[Any, Any] = places >= self.first_alert
@@ -143,8 +145,8 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         return tuple(thresholds[name] for name in self.names[1:])
 
     def places_of(self, other: DecisionScale, places: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Outcomes by their places on another scale, by their places on this one, in int8; -1 for
-        one that this scale lacks."""
+        """Places of outcomes on another scale, from their places on this one, in int8; -1 for an
+        outcome that the other scale lacks."""
         known = {name: place for place, name in enumerate(self.names)}
         mine = np.array([known.get(name, -1) for name in other.names], np.int8)
         found: np.ndarray[Any, Any] = mine[places]
@@ -152,7 +154,8 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
 
 
 class CutOffs:
-    """The way from scores to outcomes: each begins at its own score and ends where the next begins.
+    """The function from scores to outcomes: each begins at its own score and ends where the next
+    begins.
 
     Attributes:
         outcome: gives the outcome for one score. It stands in the path of every request: a function
@@ -186,11 +189,11 @@ class CutOffs:
         return places
 
     def alerting(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Which scores get an alert."""
+        """Whether each score gets an alert."""
         return self._scale.alerting(self.places(scores))
 
     def certainty(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """The one score of each row that records keep: the score itself."""
+        """The score of each row that records keep: the score itself."""
         return scores
 
 
@@ -199,7 +202,8 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class VolumeLimit(_Strict, frozen=True):
-    """The number of customers for whom a bundle may decide so before a gateway stops asking it.
+    """The share of customers for whom a bundle may decide an alert before a gateway stops asking
+    it.
 
     Args:
         shares: by alert, of the customers that it decides about; alerts without one count below.
@@ -216,14 +220,15 @@ class VolumeLimit(_Strict, frozen=True):
 
 
 class LabelCosts(_Strict, frozen=True):
-    """What one outcome costs by the label that the request gets in the end; a gain is negative."""
+    """The cost of one outcome, by the label that the request gets in the end; a gain is
+    negative."""
 
     negative: float
     positive: float
 
 
 class ThresholdPolicy(_Strict, frozen=True):
-    """The score from which each outcome but the first is given: one of the three says it.
+    """The score from which each outcome but the first is given, by one of three ways.
 
     Args:
         shares: of all requests that each gets, the highest scores the last outcome.
@@ -240,7 +245,7 @@ class ThresholdPolicy(_Strict, frozen=True):
 
 
 class DecisionPolicy(_Strict, frozen=True):
-    """What the model decides, from which score on, and where a bundle is stopped.
+    """The decisions of the model, their thresholds, and the limit at which a bundle is stopped.
 
     Args:
         outcomes: from the lowest score to the highest. Their names keep their meaning for the life
@@ -279,7 +284,7 @@ class DecisionPolicy(_Strict, frozen=True):
 
 
 class ReviewPolicy(_Strict, frozen=True):
-    """Which decisions analysts look at, and what it takes to make a label of what they say.
+    """The decisions that analysts review, and the rule by which their opinions become a label.
 
     Args:
         outcomes: decisions that are looked at; empty: alerts, and those that hide their outcome.
@@ -295,7 +300,7 @@ class ReviewPolicy(_Strict, frozen=True):
     days: Annotated[int, Meta(ge=1, le=366)] = 30
 
     def reviewed(self, decision: DecisionPolicy) -> tuple[Decision, ...]:
-        """The outcomes that are looked at, in the order of the model's scale; none where labels are
+        """The outcomes that are reviewed, in the order of the model's scale; empty if labels are
         not 0 and 1."""
         if decision.scale.task != "binary":
             return ()
@@ -304,14 +309,14 @@ class ReviewPolicy(_Strict, frozen=True):
 
 
 EARLIER: Final = DecisionScale(("approve", "review", "decline"), ("review", "decline"))
-"""Of bundles and evidence that name none: they were made before model.yaml said it."""
+"""The scale of bundles and evidence that name none, from before model.yaml declared it."""
 EARLIER_HIDE: Final = ("decline",)
 EARLIER_SAFE: Final = "review"
 
 
 def renewed(section: Any) -> Any:
-    """The `decision` section of a model.yaml as earlier releases read it, in today's form; any
-    other as it is, for the check of its shape to speak of."""
+    """The `decision` section of an earlier release's model.yaml in today's form; any other section
+    unchanged, for the check of its shape to report."""
     if not isinstance(section, dict) or not {"review_share", "decline_share"} <= set(section):
         return section
     if {"outcomes", "thresholds"} & set(section):

@@ -1,4 +1,5 @@
-"""A model server that is not the platform's: which one answers for a model, and what it loads."""
+"""A model server that is not the platform's: the server of a model, and the artefact that it
+loads."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from mlplatform.model.policies.threshold_rules import Rule
 from mlplatform.model.tensors.signature import Signature
 
 RESERVED: Final = ("mlplatform-onnx", "mlplatform-triton")
-"""Runtimes that the platform lays bundles out for: `mlplatform` and `triton` in model.yaml."""
+"""Runtimes for which the platform prepares bundles: `mlplatform` and `triton` in model.yaml."""
 
 
 class ModelServer(
@@ -54,7 +55,7 @@ class ModelServer(
 
 
 def model_server(serving: ServingPolicy, tolerance: float) -> ModelServer | None:
-    """The server that a model.yaml names; None: versions run on the platform's own, or on Triton.
+    """The server that a model.yaml names; None if versions run on the platform's own, or on Triton.
 
     Args:
         tolerance: by how much scores of two forms of it may differ (`gates.onnx_difference`).

@@ -1,4 +1,4 @@
-"""When traffic has drifted, and how long payloads are kept, as model.yaml declares it."""
+"""Limits of drift and retention of payloads, as model.yaml declares them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Segment(Section, frozen=True):
 
 
 class DriftPolicy(Section, frozen=True):
-    """When traffic has drifted, and what may follow.
+    """The limits beyond which traffic has drifted, and the reactions.
 
     Args:
         performance_false_alarm_share: chance that 30 days without one make an incident of

@@ -1,5 +1,5 @@
-"""Keys about one score of two outcomes, for models that have no such score: values that refuse
-nothing. `refused_keys` keeps them out of model.yaml; they are encoded as all keys are."""
+"""Keys about one score of two outcomes, for models without such a score, with values that refuse
+nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mlplatform.model.policies.training import GatePolicy, SmallModelPolicy, Tra
 from mlplatform.model.policies.values import Count, Positive, Ratio, Share
 
 UNBOUNDED: Final = 1e9
-"""Of a limit that nothing reaches."""
+"""Value of a limit that nothing reaches."""
 
 
 class NeutralGates(GatePolicy, frozen=True, kw_only=True):
-    """What a candidate without a score of two outcomes is held to before it is a version."""
+    """Limits of a candidate without a score of two outcomes, before it becomes a version."""
 
     average_precision_drop: Share = 1.0
     minimum_average_precision: Share = 0.0
@@ -25,14 +25,14 @@ class NeutralGates(GatePolicy, frozen=True, kw_only=True):
 
 
 class NeutralTraining(TrainingPolicy, frozen=True, kw_only=True):
-    """What a model without a score of two outcomes learns from."""
+    """The training data of a model without a score of two outcomes."""
 
     minimum_positives: Count = 1
     small_model: SmallModelPolicy = SmallModelPolicy(inputs=1, bins=2)
 
 
 class NeutralStop(StopLimits, frozen=True, kw_only=True, omit_defaults=False):
-    """What stops a challenger that plans no share of alerts."""
+    """Harm limits for a challenger without a planned share of alerts."""
 
     alerts: Positive = UNBOUNDED
     recall: Share = 1.0

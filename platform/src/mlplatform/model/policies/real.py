@@ -1,4 +1,4 @@
-"""Models whose labels are numbers: what model.yaml declares of one."""
+"""Models whose labels are numbers: the declarations of their model.yaml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.model.policies.rollout import RolloutPolicy
 from mlplatform.model.policies.values import Count, Positive, Share
 
 NO_DECISION: Final = "none"
-"""The one outcome of a model that gives its number and nothing else."""
+"""The outcome of a model that gives only its number."""
 
 
 class NumberThresholds(ThresholdPolicy, frozen=True):
@@ -35,7 +35,7 @@ class NumberThresholds(ThresholdPolicy, frozen=True):
 
 
 class RealDecision(DecisionPolicy, frozen=True, kw_only=True):
-    """The number that the model gives, and the outcomes that follow from it, if any do.
+    """The number that the model gives, and the outcomes that follow from it, if any.
 
     Args:
         outcomes: from the lowest number to the highest; left out: the number is all there is.
@@ -54,17 +54,17 @@ class RealDecision(DecisionPolicy, frozen=True, kw_only=True):
 
     @property
     def scale(self) -> DecisionScale:
-        """The outcomes and alerts, as a bundle carries them, and what the number is."""
+        """The outcomes and alerts, as a bundle carries them, with the number's unit and range."""
         return DecisionScale(self.outcomes, self.alerts, number=self.number)
 
     @property
     def alert_share(self) -> float:
-        """None are planned."""
+        """0, because no share of alerts is planned."""
         return 0.0
 
 
 class RealGates(NeutralGates, frozen=True, kw_only=True):
-    """What a candidate that gives numbers is held to before it is a version.
+    """The limits of a candidate of numbers before it becomes a version.
 
     Rises are shares of the champion's own, on the same requests.
 
@@ -93,7 +93,7 @@ class RealGates(NeutralGates, frozen=True, kw_only=True):
 
 
 class RealTraining(NeutralTraining, frozen=True, kw_only=True):
-    """What a model of numbers learns from.
+    """The training data of a model of numbers.
 
     Args:
         minimum_labelled: requests of the window whose number is known.
@@ -103,7 +103,7 @@ class RealTraining(NeutralTraining, frozen=True, kw_only=True):
 
 
 class RealStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
-    """A challenger of numbers of which more than this is proven is stopped, at any step.
+    """Harm limits for a challenger of numbers: proof of more than this stops it, at any step.
 
     Args:
         disagreement: share of requests whose number lies further than the tolerance from the
@@ -116,7 +116,7 @@ class RealStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class RealRollout(RolloutPolicy, frozen=True, kw_only=True):
-    """How a challenger of numbers goes on, and what stops it."""
+    """The rollout of a challenger of numbers: how it advances, and what stops it."""
 
     stop: RealStop
 
@@ -164,4 +164,4 @@ NOT_OF_NUMBERS: Final[Mapping[str, str]] = {
     "drift.segments": "segments watch recall and precision of alerts",
     "drift.calibration_drift": _NO_PROBABILITY,
 }
-"""Keys of model.yaml that a model of numbers does not have, and why."""
+"""Keys of model.yaml that a model of numbers must not have, and why."""

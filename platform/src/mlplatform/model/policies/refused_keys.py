@@ -1,4 +1,4 @@
-"""Keys of model.yaml that make no sense for a model's task, and why: one table."""
+"""Keys of model.yaml that a model's task does not allow, and why: one table."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ NOT_OF_TWO: Final[Mapping[str, str]] = {
     "rollout.confirm_accuracy_drop": "confirm_recall_drop compares versions",
     "rollout.confirm_error_rise": "confirm_recall_drop compares versions",
 }
-"""Those that a model of two outcomes does not have."""
+"""Keys that a model of two outcomes must not have."""
 REFUSED: Final[Mapping[str, Mapping[str, str]]] = {
     "binary": NOT_OF_TWO,
     "classes": NOT_OF_CLASSES,
     "real": NOT_OF_NUMBERS,
 }
-"""By task, the keys and the reasons; `*` stands for each place of a list."""
+"""Task → its keys and the reasons; `*` stands for each place of a list."""
 
 
 def refused_keys(plain: Any, task: str) -> Iterator[tuple[tuple[str, ...], object, str]]:
-    """Keys of a model.yaml that make no sense for its task: path, value and what is wanted."""
+    """The keys of a model.yaml that its task does not allow: path, value and what is wanted."""
     for key, why in REFUSED[task].items():
         for path, value in _at(plain, key.split(".")):
             yield path, value, f"nothing, where task is {task}: {why}"
 
 
 def _at(plain: Any, path: Sequence[str]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """The values that are there at a path, with the path of each."""
+    """The values at a path, each with its own path."""
     if not path:
         if plain is not None:
             yield (), plain

@@ -1,4 +1,4 @@
-"""How a challenger goes on, and what stops it, as model.yaml declares it."""
+"""The rollout of a challenger, as model.yaml declares it: how it advances, and what stops it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.model.policies.values import (
 
 
 class StopLimits(Section, frozen=True, omit_defaults=True):
-    """A challenger of which more than this is proven is stopped, at any step.
+    """Harm limits for a challenger: proof of more than this stops it, at any step.
 
     Args:
         alerts: more or fewer alerts than predicted, as a share of the predicted ones.
@@ -46,14 +46,15 @@ class StopLimits(Section, frozen=True, omit_defaults=True):
 
     @property
     def task(self) -> Task:
-        """The task of the models whose versions these are the limits."""
+        """The task of the models to whose versions these limits apply."""
         if self.accuracy is not None:
             return "classes"
         return "binary" if self.error is None else "real"
 
 
 class Tolerance(Section, frozen=True):
-    """A step is passed once no more than this is left open; what is left out is not asked there.
+    """Harm that a step tolerates: the step passes once no more is left open. A tolerance that is
+    left out is not asked for.
 
     Args:
         failures: more failures than the champion's, as a share of all requests.
@@ -82,7 +83,7 @@ class CanaryStep(Section, frozen=True):
 
 
 class FreezeWindow(Section, frozen=True):
-    """A time in which no rollout moves forward: once, or each week.
+    """A window in which no rollout moves forward: once, or each week.
 
     Args:
         start, end: `from` and `to` in model.yaml, as `model.freeze_times` reads them; both dates or
@@ -95,7 +96,7 @@ class FreezeWindow(Section, frozen=True):
 
 
 class FreezePolicy(Section, frozen=True):
-    """When no rollout moves forward.
+    """The windows in which no rollout moves forward.
 
     Args:
         time_zone: of all windows, as IANA names it.
@@ -120,16 +121,16 @@ class RolloutPolicy(Section, frozen=True):
     confirm_after_days: Count
     confirm_recall_drop: Share | None = None
     confirm_accuracy_drop: Share | None = None
-    """Of a model of classes alone."""
+    """Accuracy that may be lost by matured labels, for models of classes only."""
     confirm_error_rise: Positive | None = None
-    """Of a model of numbers alone."""
+    """Rise of the error that is allowed by matured labels, for models of numbers only."""
     freeze: FreezePolicy | None = None
     segments: SegmentPolicy | None = None
 
     @property
     def by_labels(self) -> tuple[float, float | None]:
-        """Limits by matured labels: beyond how much harm a challenger is stopped, and within how
-        much it is confirmed: of positives found, of right classes, or of errors."""
+        """Limits by matured labels: the harm beyond which a challenger is stopped, and the harm
+        within which it is confirmed. Harm is in positives found, in right classes, or in errors."""
         stop = self.stop
         if stop.accuracy is not None:
             return stop.accuracy, self.confirm_accuracy_drop

@@ -10,15 +10,16 @@ from msgspec import Meta
 from mlplatform.model.policies.values import Count, FieldName, Section
 
 Rule = tuple[bool, str, object, str]
-"""As of `model.consistency`."""
+"""A rule, as in `model.consistency`."""
 Choice = Annotated[str, Meta(max_length=100)] | int | float | bool
 SearchMeasure = Literal["average_precision", "auc", "gini", "ks", "brier", "log_loss", "own"]
 OWN: Final = "own"
-"""The function `measure(y, scores)` of training.py, of which more is better."""
+"""Name of the measure that is the function `measure(y, scores)` of training.py; larger values are
+better."""
 
 
 class SearchParameter(Section, frozen=True):
-    """One hyper-parameter, and where its values lie.
+    """One hyper-parameter, with the range of its values.
 
     Args:
         low, high: both ends belong to the range.
@@ -34,7 +35,7 @@ class SearchParameter(Section, frozen=True):
 
 
 class SearchPolicy(Section, frozen=True):
-    """Which hyper-parameters are tried before a model is fitted, and within which budget.
+    """The hyper-parameters to try before a model is fitted, and the budget for that.
 
     Args:
         trials: at most.
@@ -54,7 +55,7 @@ class SearchPolicy(Section, frozen=True):
 
 
 def search_rules(policy: SearchPolicy, *, days: int, deadline_s: int) -> Iterator[Rule]:
-    """What must hold of a search: whether it does, the key, the value, what is wanted.
+    """The rules of a search: whether each holds, the key, the value, and what is wanted.
 
     Args:
         days: of a training set, without the held-out ones and `label.maturity_days`.

@@ -1,4 +1,4 @@
-"""Segments and protected groups: requests alike in one value, judged by themselves."""
+"""Segments and protected groups: requests with one value in common, judged by themselves."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy.typing as npt
 from msgspec import Meta
 
 MOST_SEGMENTS = 16
-"""Each one more takes its part of the share of false alarms, and so of the power, of all others."""
+"""Most segments. Each takes a part of the share of false alarms, and so power from all others."""
 
 MOST_GROUPS = 50
-"""Of a protected attribute: all comparisons share one error."""
+"""Most groups of a protected attribute, because all comparisons share one error."""
 
 Flags = npt.NDArray[np.bool_]
 
 
 class SegmentLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The limits of one segment: as `StopLimits`, or as `Tolerance`, over its requests alone."""
+    """The limits of one segment, as in `StopLimits` or `Tolerance`, for its requests only."""
 
     alerts: Annotated[float, Meta(gt=0)]
     disagreement: Annotated[float, Meta(gt=0)]
@@ -61,7 +61,7 @@ class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class FairnessPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How far the outcomes of the groups of a protected attribute may lie apart.
+    """How much the outcomes of the groups of a protected attribute may differ.
 
     Args:
         adverse: outcomes that go against a customer; empty: the last of `decision.outcomes`.
@@ -81,7 +81,7 @@ class FairnessPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class SegmentSource(msgspec.Struct, frozen=True):
-    """A segment, and where a logged request has its value.
+    """A segment, with the place of its value in a logged request.
 
     Args:
         kind, of, to: as those of an input; `of` a view's feature is the name of the feature.
@@ -105,7 +105,8 @@ class SegmentSource(msgspec.Struct, frozen=True):
 
 
 def band(values: npt.NDArray[Any], at_least: float | None, below: float | None) -> Flags:
-    """Whether each number lies in [at_least, below); None does not bound, NaN is never inside."""
+    """Whether each number lies in [at_least, below); a bound of None is open, and NaN is never
+    inside."""
     low = -np.inf if at_least is None else at_least
     high = np.inf if below is None else below
     return np.asarray((values >= low) & (values < high), dtype=bool)

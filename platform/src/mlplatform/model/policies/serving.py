@@ -1,4 +1,4 @@
-"""How requests of a model are taken and answered, as model.yaml declares it."""
+"""How requests of a model are accepted and answered, as model.yaml declares it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 from mlplatform.model.policies.values import Count, ErrorShare, Positive, Section, Share
 
 OWN_RUNTIMES: Final = ("mlplatform", "triton")
-"""Those to which the platform gives the bundle itself, or a repository made of it."""
+"""Runtimes that get the bundle itself, or a repository made from it."""
 RUNTIME_NAME: Final = r"\A[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\Z"
 FORMAT: Final = r"\A[a-z][a-z0-9-]{0,62}(/[0-9][0-9A-Za-z.-]{0,15})?\Z"
 STORAGE: Final = r"\A(s3|gs|pvc|hdfs|https|oci)://[!-~]{1,1000}\Z"
@@ -36,14 +36,14 @@ def is_address(text: str) -> bool:
 
 
 class AdmissionPolicy(Section, frozen=True):
-    """What all clients together may ask of this model."""
+    """Limits of all clients of this model together."""
 
     rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)]
     burst: Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class ChainPolicy(Section, frozen=True):
-    """How a request's deadline is spent, and how much of a gateway its model may hold."""
+    """The parts of a request's deadline, and the share of a gateway that the model may use."""
 
     reserve_share: Annotated[float, Meta(gt=0, lt=1)]
     step_share: Annotated[float, Meta(gt=0, lt=1)]
@@ -54,7 +54,7 @@ class ChainPolicy(Section, frozen=True):
 
 
 class FeaturesPolicy(Section, frozen=True):
-    """How fresh features have to be for all to be well.
+    """The freshness of features that the model requires.
 
     Args:
         stale_share_limit: of a minute's decisions, that may be made without fresh features.
@@ -82,7 +82,7 @@ class BreakerPolicy(Section, frozen=True):
 
 
 class ScalingPolicy(Section, frozen=True):
-    """The numbers of pods between which an autoscaler chooses, and what it holds a version to.
+    """The range of pods of an autoscaler, and the targets that it holds a version to.
 
     Args:
         queued_requests: that wait in one predictor.
@@ -96,7 +96,7 @@ class ScalingPolicy(Section, frozen=True):
 
 
 class ServingPolicy(Section, frozen=True):
-    """How a predictor of this model collects requests into calls of the model, and what it needs.
+    """How a predictor of this model collects requests into calls of the model, and its resources.
 
     Args:
         load_deadline_s: a pod that is not ready this long after its start is started again.
@@ -127,14 +127,14 @@ class ServingPolicy(Section, frozen=True):
 
 
 class CachePolicy(Section, frozen=True):
-    """Scores kept for equal rows; a model.yaml without it keeps none."""
+    """Limits of the cache of scores of equal rows; a model.yaml without it caches none."""
 
     entries: Count
     keep_s: Positive
 
 
 class AsyncPolicy(Section, frozen=True):
-    """How requests to be scored later are worked off; a model.yaml without it takes none.
+    """How requests that are to be scored later are processed; a model.yaml without it accepts none.
 
     Args:
         enabled: whether gateways take such requests and the platform runs a worker for them.

@@ -10,7 +10,7 @@ from mlplatform.model.policies.decision_scale import DecisionPolicy, LabelCosts
 from mlplatform.model.policies.real import RealDecision
 
 Rule = tuple[bool, str, object, str]
-"""Whether it holds, the key that it is about, that key's value, and what is wanted there."""
+"""Whether a rule holds, the key that it is about, that key's value, and what is wanted there."""
 
 
 def threshold_rules(decision: DecisionPolicy) -> Iterator[Rule]:
@@ -59,7 +59,8 @@ def number_rules(decision: RealDecision) -> Iterator[Rule]:
 
 
 def _costs(costs: Mapping[str, LabelCosts], names: tuple[str, ...]) -> Iterator[Rule]:
-    """Each outcome is the cheapest one between two probabilities, in their order."""
+    """Rules of costs: each outcome is the cheapest within some range of probabilities, in their
+    order."""
     if set(costs) != set(names):
         return
     before = 0.0

@@ -1,4 +1,5 @@
-"""What a model learns from, what its fit needs, and a candidate's gates, as model.yaml says."""
+"""The training data of a model, the resources of its fit, and a candidate's gates, as model.yaml
+declares them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from mlplatform.model.policies.values import Count, FieldName, Positive, Section
 
 
 class SmallModelPolicy(Section, frozen=True):
-    """The scorecard that is fitted beside every model, for when no predictor answers."""
+    """The scorecard that is fitted beside every model, for the time when no predictor answers."""
 
     inputs: Count
     bins: Annotated[int, Meta(ge=2, le=50)]
@@ -41,7 +42,7 @@ class ExplorationPolicy(Section, frozen=True):
 
 
 class GatePolicy(Section, frozen=True):
-    """What a candidate is held to before it is a version.
+    """The limits of a candidate before it becomes a version.
 
     Args:
         average_precision_drop: against the champion, that the low end of the interval may reach.
@@ -87,7 +88,7 @@ class GpuPolicy(Section, frozen=True):
 
 
 class TrainingPolicy(Section, frozen=True):
-    """What a model learns from, and what its fit needs.
+    """The training data of a model, and the resources of its fit.
 
     Args:
         folds: fits of earlier days that are tested on the days after them; 1: one hold-out.

@@ -1,4 +1,4 @@
-"""Kinds of values that sections of model.yaml have in common. NaN is in none of the numbers."""
+"""Types of values that sections of model.yaml share. No number is NaN."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 NAME_PATTERN = r"\A[a-z][a-z0-9_-]{0,27}\Z"
-"""Names of jobs hold a model's, and have at most 53 characters."""
+"""Pattern of model names. Names of jobs hold one, and have at most 53 characters."""
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Team = Annotated[str, Meta(pattern=r"\A[a-z]([a-z0-9-]{0,28}[a-z0-9])?\Z")]
 FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
@@ -19,8 +19,9 @@ Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Ratio = Annotated[float, Meta(ge=1)]
 ErrorShare = Annotated[float, Meta(gt=0, lt=0.5)]
-"""At 0 an interval is so wide that nothing is ever proven: the test would be switched off."""
+"""Share of errors, more than 0: at 0 an interval is so wide that nothing is ever proven, and the
+test is switched off."""
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown and missing keys are errors."""
+    """A section of model.yaml. Unknown and missing keys are errors."""

@@ -16,12 +16,12 @@ from mlplatform.model.policies.decision_scale import DecisionScale, VolumeLimit
 from mlplatform.runtime.figures import percent
 
 RAISED: Final = 2.0
-"""The evidence weighs the limit against this many times the limit. Shares between the limit and
+"""Multiple of the limit with which the evidence compares the limit. Shares between the limit and
 about 1.45 times the limit are never proven."""
 
 
 class VolumeStop(msgspec.Struct, frozen=True):
-    """Why an arm is no longer asked.
+    """The reason why an arm is no longer asked.
 
     Args:
         reason: in words.
@@ -38,7 +38,7 @@ class Excess:
     """Evidence that a share is above its limit, kept at every event (an e-CUSUM).
 
     However long a share stays at its limit, and however its events depend on earlier ones, `add`
-    says yes once in `events` on average at most.
+    returns True once in `events` events on average, at most.
 
     Source: Shin, Ramdas and Rinaldo, E-detectors: a nonparametric framework for sequential change
     detection (2023), definition 2.2 and theorem 2.4; the increment is the likelihood ratio of two
@@ -61,7 +61,7 @@ class Excess:
         self.events = self.hits = 0
 
     def add(self, is_hit: bool) -> bool:
-        """One more event; whether the excess is proven now."""
+        """Add one event. Returns whether the excess is proven now."""
         self.events += 1
         if is_hit:
             self.hits += 1
@@ -75,7 +75,8 @@ class Excess:
 
 
 class DecisionVolume:
-    """The decisions of one arm in this process; stopped once, until somebody clears it.
+    """The decisions of one arm in this process. Once it is stopped, it stays so until somebody
+    clears it.
 
     A customer counts once within `once_per_s`, so that one customer alone stops nothing.
 
@@ -112,7 +113,7 @@ class DecisionVolume:
         self.stopped = None
 
     def count(self, bucket: int, decision: str, now_s: float) -> bool:
-        """A decision of this arm; whether it is the one that stops the arm.
+        """Count a decision of this arm. Returns whether this one stops the arm.
 
         Args:
             bucket: of the customer, less than `buckets`.

@@ -1,1 +1,1 @@
-"""How the values of a row become what an ONNX graph takes: places of a vocabulary, and tensors."""
+"""The inputs of an ONNX graph from the values of a row: places of a vocabulary, and tensors."""

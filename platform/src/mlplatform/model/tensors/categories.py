@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what serves starts without pyarrow
     import pyarrow as pa
 
 Vocabularies = Mapping[str, Sequence[str]]
-"""By input, its words in the order of their places."""
+"""Input → its words in the order of their places."""
 Places = Mapping[str | None, float]
 
 MISSING: Final = math.nan
@@ -30,12 +30,12 @@ UNKNOWN: Final = 1.0
 FIRST: Final = 2
 MOST_WORDS: Final = 10_000
 MOST_CHARACTERS: Final = 1_000_000
-"""Of all words of a bundle together."""
+"""Most characters of all words of a bundle together."""
 MOST_OF_A_WORD: Final = 1024
 
 
 def places(words: Sequence[str]) -> Places:
-    """The place of each word; of no text at all, that of a missing value."""
+    """The place of each word, and of None, which is a missing value."""
     known: dict[str | None, float] = {None: MISSING, "": MISSING}
     known.update((word, float(number)) for number, word in enumerate(words, FIRST))
     return known
@@ -55,8 +55,8 @@ def column_places(values: pa.ChunkedArray[Any], known: Places) -> NDArray[np.flo
 
 
 def frequent_words(values: pa.ChunkedArray[Any], most: int) -> tuple[str, ...]:
-    """The texts that occur most often in a column, the most frequent first, of equals the lesser;
-    those that may not be kept are left out."""
+    """The most frequent texts of a column, most frequent first and among equals in their order;
+    texts that may not be kept are left out."""
     texts, indices = encoded(values)
     counts = np.bincount(indices + 1, minlength=len(texts) + 1)[1:]
     found: dict[str, int] = {}
@@ -68,21 +68,22 @@ def frequent_words(values: pa.ChunkedArray[Any], most: int) -> tuple[str, ...]:
 
 
 def joined(first: Iterable[str], *others: Iterable[str], most: int) -> tuple[str, ...]:
-    """The words of several vocabularies, each once, those of the first one first."""
+    """The words of several vocabularies, each once, with those of the first in front."""
     return tuple(dict.fromkeys(word for words in (first, *others) for word in words))[:most]
 
 
 def translated(
     values: NDArray[np.float32], words: Sequence[str], wanted: Sequence[str]
 ) -> NDArray[np.float32]:
-    """Places of one vocabulary as those of another, in which other words are known."""
+    """Places of one vocabulary as places of another, which may know other words."""
     known = places(wanted)
     table = np.array([np.nan, UNKNOWN, *(known.get(w, UNKNOWN) for w in words)], np.float32)
     return table[indices(values, len(words))]
 
 
 def indices(values: NDArray[np.floating[Any]], words: int) -> NDArray[np.int64]:
-    """Places as integers, 0 for missing; a value that is no place of `words` words is unknown."""
+    """Places as integers, 0 for missing; a value that is no place of `words` words becomes that of
+    unknown values."""
     missing = np.isnan(values)
     with np.errstate(invalid="ignore"):
         right = (values >= 1) & (values < FIRST + words) & (values == np.floor(values))
@@ -91,7 +92,7 @@ def indices(values: NDArray[np.floating[Any]], words: int) -> NDArray[np.int64]:
 
 
 def word_of(value: float | None, words: Sequence[str]) -> str | None:
-    """The word at a place for a reader; None for a missing value."""
+    """The word at a place, for a reader; None for a missing value."""
     if value is None or math.isnan(value):
         return None
     number = int(indices(np.array([value]), len(words))[0])
@@ -99,7 +100,7 @@ def word_of(value: float | None, words: Sequence[str]) -> str | None:
 
 
 def vocabulary_problems(vocabularies: Vocabularies) -> Iterator[tuple[str, str]]:
-    """Input and what is wrong with its words."""
+    """Input and the problem of its words."""
     for name, words in vocabularies.items():
         if len(words) > MOST_WORDS:
             yield name, f"{len(words)} words; the limit is {MOST_WORDS}"
@@ -112,7 +113,7 @@ def vocabulary_problems(vocabularies: Vocabularies) -> Iterator[tuple[str, str]]
 
 
 def word_form(text: str) -> str | None:
-    """The form in which a text is a word; None where it can't be one."""
+    """The form in which a text is a word; None if it can't be one."""
     if not text or len(text) > MOST_OF_A_WORD:
         return None
     try:
@@ -130,7 +131,7 @@ def _unseen(text: str | None, known: Places) -> float:
 
 
 def encoded(values: pa.ChunkedArray[Any]) -> tuple[list[str], NDArray[np.int64]]:
-    """A column's distinct texts, and for each value the number of its text, -1 for none."""
+    """A column's distinct texts, and for each value the index of its text, -1 for none."""
     import pyarrow as pa
 
     encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()

@@ -23,7 +23,7 @@ from mlplatform.model.tensors.signature import DType, Signature
 from mlplatform.model.tensors.tokens import words_of
 
 MATRIX: Final = "inputs"
-"""The name of the one tensor of all inputs, by which gateways ask."""
+"""The name of the one tensor of all inputs, which gateways send."""
 DATATYPES: Final[Mapping[DType, str]] = {
     "float32": "FP32",
     "float64": "FP64",
@@ -33,7 +33,7 @@ DATATYPES: Final[Mapping[DType, str]] = {
 }
 NUMBERS: Final = ("FP32", "FP64", "INT64", "BOOL")
 WHOLE_MOST: Final = 2**24
-"""Beyond it float32, which a row is, does not hold every whole number."""
+"""Largest whole number up to which float32, the type of a row, holds every whole number."""
 
 _NUMPY: Final = {"FP32": "<f4", "FP64": "<f8", "INT64": "<i8", "BOOL": "?"}
 _Number = float | None
@@ -65,7 +65,7 @@ class SentTensor:
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """Where a tensor's values go.
+    """The columns for a tensor's values.
 
     Args:
         tails: the shapes that it may have behind the number of rows.
@@ -79,7 +79,7 @@ class _Slot:
 
 
 class NamedTensors:
-    """The tensors of which rows of a bundle's inputs can be made.
+    """The tensors from which rows of a bundle's inputs can be made.
 
     A signature one of whose tensors bears the name of the matrix counts for nothing here.
 
@@ -119,8 +119,8 @@ class NamedTensors:
             }
 
     def describe(self) -> list[dict[str, Any]]:
-        """The tensors as the protocol's metadata says them: those of the signature, or the matrix
-        of all inputs."""
+        """The tensors in the protocol's metadata: those of the signature, or the matrix of all
+        inputs."""
         if self.signature is None:
             return [{"name": MATRIX, "datatype": "FP32", "shape": [-1, self._width]}]
         return [
@@ -129,7 +129,7 @@ class NamedTensors:
         ]
 
     def check_names(self, names: Sequence[str]) -> None:
-        """Whether tensors of these names make rows: before any of them is decoded.
+        """Check that tensors of these names make rows, before any of them is decoded.
 
         Raises:
             ValueError: naming what is missing or unknown.
@@ -197,7 +197,7 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
 
 
 def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: memoryview) -> SentTensor:
-    """A tensor whose values are bytes, little-endian; texts each after its length in 4 bytes.
+    """A tensor whose values are bytes, little-endian; a text has its length in 4 bytes before it.
 
     Raises:
         ValueError: they are no values of the datatype.
@@ -236,7 +236,7 @@ def _check(tensor: SentTensor, slot: _Slot, count: int) -> None:
 
 
 def _numbers(tensor: SentTensor, values: Sequence[Any], known: Places | None) -> list[float]:
-    """One column of a row's numbers; words by their places."""
+    """One column of a row's numbers, with words as their places."""
     if tensor.datatype == "BYTES":
         assert known is not None  # texts are taken where there are words alone
         return [place(text, known) for text in values]

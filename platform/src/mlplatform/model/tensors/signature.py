@@ -1,7 +1,7 @@
-"""Which tensors a model's ONNX graph takes and gives, where it is not one float32 matrix.
+"""The tensors that a model's ONNX graph takes and gives, if it is not one float32 matrix.
 
-A row of inputs is float32 everywhere: in training, on the way to a predictor, in golden rows. What
-is put together here is what the graph is asked with, next to the session that runs it.
+A row of inputs is float32 everywhere: in training, on the way to a predictor, in golden rows. Only
+here, next to the session that runs the graph, the graph's own tensors are made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TensorName = Annotated[str, Meta(min_length=1, max_length=256)]
 Shape = Annotated[
     tuple[Literal["n"] | Annotated[int, Meta(ge=1, le=4096)], ...], Meta(min_length=1, max_length=2)
 ]
-"""`[n]` or `[n, columns]`, n being the number of rows."""
+"""Shape `[n]` or `[n, columns]`, where n is the number of rows."""
 
 ONNX_TYPES: Final[Mapping[DType, str]] = {
     "float32": "tensor(float)",
@@ -36,7 +36,7 @@ _INT64: Final = 2.0**63 - 1024
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown and missing keys are errors."""
+    """A part of a signature. Unknown and missing keys are errors."""
 
 
 class InputTensor(_Part, frozen=True):
@@ -66,8 +66,8 @@ class OutputTensor(_Part, frozen=True):
 
 
 class ScoreOf(_Part, frozen=True):
-    """The output that is the score, and its column, from 0, where it has columns. A model of
-    classes has no column: all of them are probabilities, in the order of the classes."""
+    """The output that is the score, and its column, from 0, if it has columns. A model of classes
+    names no column: all are probabilities, in the order of the classes."""
 
     output: TensorName
     column: Annotated[int, Meta(ge=0, le=4095)] | None = None
@@ -82,7 +82,7 @@ class Signature(_Part, frozen=True):
 
 
 class Tensors:
-    """Rows of a bundle's inputs as its graph takes them, and what it gives as scores.
+    """The conversion of rows to a graph's tensors, and of its output to scores.
 
     Args:
         names: of the inputs, in the order of rows.
@@ -116,7 +116,7 @@ class Tensors:
         return {t.name: self._tensor(t, rows) for t in self.signature.inputs}
 
     def scores(self, output: NDArray[Any], rows: int) -> NDArray[Any]:
-        """One score a row, or a row of probabilities, of the output that holds them.
+        """One score a row, or probabilities for each row, from the output that holds them.
 
         Raises:
             ValueError: it has another shape than was declared.
@@ -151,7 +151,7 @@ class Tensors:
 def _values(
     tensor: InputTensor, column: NDArray[np.float32], words: Sequence[str] | None
 ) -> NDArray[Any]:
-    """One or several columns of one vocabulary, or of numbers, each value by itself."""
+    """The values of one or several columns of one vocabulary, or of numbers, each by itself."""
     if words is not None and tensor.dtype in ("int64", "string"):
         places = indices(column, len(words))
         if tensor.dtype == "int64":

@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     import pyarrow as pa  # a gateway starts without pyarrow
 
 MOST_READ: Final = 1024
-"""Characters of a text that are looked at, as sent and in each form on the way: what is longer is
-no text that a request may hold, and NFKC makes 18 characters of some."""
+"""Most characters of a text that are read, as sent and in each form on the way. A longer text is
+none that a request may hold, and NFKC makes 18 characters of some single ones."""
 MOST_OF_A_TOKEN: Final = 64
-"""Characters of a token that is learned."""
+"""Most characters of a token that is learned."""
 LEAST_ROWS: Final = 5
-"""In which a token has to stand to be learned: one of a single customer's texts says who it is."""
+"""Least number of rows in which a token must occur to be learned: a token of a single customer's
+texts would reveal the customer."""
 MOST_TOKENS: Final = 200_000
-"""That rows may know between bundles, the most frequent ones; each bundle has fewer."""
+"""Most tokens that rows know between bundles, the most frequent ones; each bundle has fewer."""
 
 _ASCII: Final = re.compile("[a-z0-9]+")
 _MARKS: Final = frozenset(("Mn", "Mc", "Me"))
@@ -50,7 +51,7 @@ _COLUMN: Final = re.compile(r"(.+)\.[wc][1-5]\.([1-9][0-9]?)")
 
 
 class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a text becomes tokens.
+    """The rules by which a text becomes tokens.
 
     Args:
         of: what a token is made of.
@@ -74,8 +75,8 @@ class Tokenizer:
         self._padding = [[MISSING] * count for count in range(tokens.length + 1)]
 
     def places(self, text: object) -> list[float]:
-        """One place for each token that is read of the text, and NaN up to `length` of them; what
-        is no text has no tokens."""
+        """One place for each token that is read of the text, then NaN up to `length` values; a
+        value that is no text has no tokens."""
         known = self._known
         found = [known.get(token, UNKNOWN) for token in tokens_of(text, self._tokens)]
         return found + self._padding[self._tokens.length - len(found)]
@@ -88,7 +89,8 @@ class Tokenizer:
 
 
 def tokens_of(text: object, tokens: Tokens) -> list[str]:
-    """The first tokens of a text, in order; a text of fewer parts than one holds is one token."""
+    """The first tokens of a text, in order; a text with fewer parts than one token holds is one
+    token."""
     if not isinstance(text, str):
         return []
     words = split(text)
@@ -137,8 +139,8 @@ def _token_character(character: str) -> str:
 def learned_tokens(
     values: pa.ChunkedArray[Any], tokens: Tokens, *, most: int, least_rows: int = LEAST_ROWS
 ) -> tuple[str, ...]:
-    """The tokens that the most texts of a column hold, the most frequent first, of equals the
-    lesser."""
+    """The tokens that occur in the most texts of a column, most frequent first and among equals in
+    their order."""
     texts, indices = encoded(values)
     counts = np.bincount(indices + 1, minlength=len(texts) + 1)[1:]
     found: Counter[str] = Counter()
@@ -150,7 +152,7 @@ def learned_tokens(
 
 
 def token_problems(vocabularies: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-    """Text input and what is wrong with its tokens."""
+    """Text input and the problem of its tokens."""
     for name, words in vocabularies.items():
         if len(words) > MOST_WORDS:
             yield name, f"{len(words)} tokens; the limit is {MOST_WORDS}"
@@ -163,27 +165,28 @@ def token_problems(vocabularies: Mapping[str, Sequence[str]]) -> Iterator[tuple[
 
 
 def _is_token(word: str) -> bool:
-    """Whether it is made of words as `split` gives them, with one space between two of them; one
-    of characters may begin or end with it."""
+    """Whether a word is made of words as `split` gives them, with one space between two; a token of
+    characters may begin or end with a space."""
     return 0 < len(word) <= MOST_OF_A_TOKEN and (
         word == " " or " ".join(split(word)) == word.removeprefix(" ").removesuffix(" ")
     )
 
 
 def column_name(text: str, tokens: Tokens, number: int) -> str:
-    """The name of an input that holds one place of a text, from 1; of other tokens, another name:
-    bundles that read one text in two ways share no column."""
+    """The name of an input that holds one place of a text, numbered from 1. Other token rules give
+    another name, so that bundles which read one text in two ways share no column."""
     return f"{text}.{tokens.of[0]}{tokens.grams}.{number}"
 
 
 def text_of(column: str) -> str | None:
-    """The text whose place an input holds, by its name; None for another input."""
+    """The text of whose tokens an input holds a place, by the input's name; None for another
+    input."""
     found = _COLUMN.fullmatch(column)
     return None if found is None else found[1]
 
 
 def number_of(column: str) -> int:
-    """Which place of its text an input holds, from 1."""
+    """The number of the place that an input holds, from 1."""
     found = _COLUMN.fullmatch(column)
     if found is None:
         raise ValueError(f"{column} is not a place of a text")
@@ -191,6 +194,6 @@ def number_of(column: str) -> int:
 
 
 def words_of(column: str, vocabularies: Vocabularies) -> Sequence[str] | None:
-    """The words at whose places the values of an input are; None for a number."""
+    """The words whose places are an input's values; None for a number."""
     found = vocabularies.get(column)
     return found if found is not None else vocabularies.get(text_of(column) or "")

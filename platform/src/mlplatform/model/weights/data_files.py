@@ -1,4 +1,4 @@
-"""Data files of a bundle: what they may be called, and how they get into a bundle's folder."""
+"""Data files of a bundle: their allowed names, and how they get into a bundle's folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlplatform.runtime.storage.large_files import copy, file_digest
 MOST_FILES: Final = 64
 MOST_NAME_BYTES: Final = 200
 NOT_DATA: Final = frozenset(("bundle.json", "model.onnx", "contributions.onnx", "MLmodel"))
-"""Names that other files of a bundle, or of its record in MLflow, have."""
+"""Names that other files of a bundle, or of its record in MLflow, already have."""
 MOST_DESCRIPTION_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -44,7 +44,7 @@ class _BundleFiles(msgspec.Struct, frozen=True):
 
 
 def name_problem(name: str) -> str:
-    """Why a graph's data may not lie in a file of that name; empty where it may."""
+    """Why a graph's data file may not have that name; empty if it may."""
     if name != os.path.basename(name) or "\\" in name or name in ("", ".", ".."):
         return "which is not the name of a file in the model's own folder"
     if name.startswith(".") or name in NOT_DATA:
@@ -60,7 +60,7 @@ def data_names(files: Iterable[str]) -> list[str]:
 
 
 def data_of(folder: Path, files: Mapping[str, str]) -> tuple[DataFile, ...]:
-    """The data files in a bundle's folder, by the digests that the bundle names.
+    """The data files in a bundle's folder, with the digests that the bundle names.
 
     Raises:
         OSError: one is not there.
@@ -70,10 +70,10 @@ def data_of(folder: Path, files: Mapping[str, str]) -> tuple[DataFile, ...]:
 
 
 def put(file: DataFile, draft: Path, bundles: Path) -> str:
-    """Give a draft of a bundle the data file; returns the digest of what it got.
+    """Put a data file into a draft of a bundle. Returns the digest of the file there.
 
-    A file that another bundle beside it has already is that same file, under one more name: it
-    takes its room on the disk, and in memory once it is read, once.
+    A file that another bundle beside it has already becomes a link to that file, which takes its
+    space on the disk, and in memory, only once.
     """
     target = draft / file.name
     if link_file(file.name, file.sha256, draft, bundles):
@@ -86,7 +86,7 @@ def put(file: DataFile, draft: Path, bundles: Path) -> str:
 
 
 def link_file(name: str, sha256: str, draft: Path, bundles: Path) -> bool:
-    """Whether a bundle beside a draft has that file, and the draft has it now too."""
+    """Link a file from a bundle beside a draft into the draft. Returns whether a bundle has it."""
     for folder in sorted(bundles.iterdir()) if bundles.is_dir() else []:
         if folder.name.startswith(".") or file_digests(folder).get(name) != sha256:
             continue
@@ -101,7 +101,7 @@ def link_file(name: str, sha256: str, draft: Path, bundles: Path) -> bool:
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """The digests by name that a bundle says its files have; empty where none can be read."""
+    """The digests by file name that a bundle declares; empty if none can be read."""
     try:
         description = folder / "bundle.json"
         if description.stat().st_size > MOST_DESCRIPTION_BYTES:

@@ -1,4 +1,4 @@
-"""How much memory a model takes once it is loaded, told from the sizes of its files."""
+"""The memory of a loaded model, estimated from the sizes of its files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from mlplatform.model.weights.data_files import data_names
 
 MIB: Final = 1024 * 1024
 BASE_BYTES: Final = 192 * MIB
-"""A predictor without a model, its libraries and its buffers."""
+"""Memory of a predictor without a model: its libraries and its buffers."""
 OF_GRAPH: Final = 3
-"""A graph is held as bytes, parsed, and as what runs, for a while all at once."""
+"""Copies of a graph in memory: for a while it is held as bytes, parsed, and ready to run."""
 OF_DATA: Final = 1.05
-"""Data files are mapped as they are; sums of a row and what a page rounds up come on top."""
+"""Factor for data files, which are mapped as they are; sums of a row and rounding to pages come on
+top."""
 
 
 def needed_bytes(graph_bytes: int, data_bytes: Iterable[int]) -> int:
-    """Memory of a process that serves a model on a CPU, with all of its weights.
+    """The memory of a process that serves a model on a CPU with all of its weights, in bytes.
 
     Args:
         graph_bytes: size of the ONNX file.
@@ -28,12 +29,14 @@ def needed_bytes(graph_bytes: int, data_bytes: Iterable[int]) -> int:
 
 
 def needed_mib(graph_bytes: int, data_bytes: Iterable[int]) -> int:
-    """The same in MiB, rounded up."""
+    """The needed memory in MiB, rounded up."""
     return -(-needed_bytes(graph_bytes, data_bytes) // MIB)
 
 
 def folder_needs_mib(folder: Path) -> int | None:
-    """The same of a bundle's folder, or of a model's with a ready ONNX file; None without one.
+    """The needed memory in MiB for a bundle's folder, or for a model's folder with a ready ONNX
+    file; None without one. Files in a model's folder that no graph names count too, so it is never
+    too low.
 
     Files of a model's folder that no graph names count too: more is told then, never less.
     """
@@ -46,7 +49,7 @@ def folder_needs_mib(folder: Path) -> int | None:
 
 
 def shortage(needed: int, present: int, *, what: str, whose: str) -> str:
-    """A sentence that a model does not fit; empty where it does.
+    """A sentence that a model does not fit; empty if it fits.
 
     Args:
         needed: bytes that it takes.

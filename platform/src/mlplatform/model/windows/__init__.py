@@ -1,1 +1,1 @@
-"""Windows over an entity's requests: how they are declared, and the arithmetic of their tiles."""
+"""Windows over an entity's requests: their declarations, and the arithmetic of their tiles."""

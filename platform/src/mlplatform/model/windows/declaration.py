@@ -1,4 +1,4 @@
-"""What a real-time window is: an aggregate over an entity's requests until this one, in tiles."""
+"""A real-time window: an aggregate over an entity's requests until this one, in tiles."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from mlplatform.runtime.errors import ConfigInvalid
 MINUTE_MS: Final = 60_000
 LONGEST_MS: Final = 90 * DAY_MS
 MOST_TILES: Final = 400
-"""Of one window: what an entity takes stays bounded, however many requests it has."""
+"""Most tiles of one window, so that an entity takes bounded space however many requests it has."""
 MOST_WINDOWS: Final = 100
 MOST_STEPS: Final = 2**36
-"""A value in its last digit: so large a number, squared and added up 8 million times, is exact."""
+"""Largest value in steps of its last digit. A number this large, squared and added 8 million times,
+is exact."""
 _UNIT_MS: Final = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 Span = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,4}[mhd]\Z")]
@@ -41,7 +42,7 @@ Aggregate = Literal[
 OF_VALUES: Final[frozenset[Aggregate]] = frozenset(
     ("sum", "mean", "std", "min", "max", "first", "last")
 )
-"""Aggregates of a number: the others count requests, or divide two windows."""
+"""Aggregates of a number; the others count requests, or divide two windows."""
 Comparison = Literal["==", "!=", ">", ">=", "<", "<="]
 
 
@@ -50,7 +51,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Filter(_Strict, frozen=True):
-    """Which requests a window counts: those whose request field compares so."""
+    """A filter on requests: a window counts those whose request field compares as declared."""
 
     field: str
     op: Comparison
@@ -96,7 +97,7 @@ class Window(_Strict, frozen=True):
 
     @property
     def length_ms(self) -> int:
-        """0 of a ratio, which has no length of its own."""
+        """The window's length in milliseconds; 0 for a ratio, which has no length of its own."""
         return span_ms(self.window) if self.window else 0
 
     @property
@@ -105,7 +106,7 @@ class Window(_Strict, frozen=True):
 
     @property
     def tiles(self) -> int:
-        """Whole tiles before the one that is open."""
+        """The number of whole tiles before the open one."""
         return self.length_ms // self.tile_ms
 
     @property
@@ -114,12 +115,12 @@ class Window(_Strict, frozen=True):
 
 
 _LATER: Final = ("to", "matching", "per")
-"""Keys that windows of earlier releases lack."""
+"""Keys that windows of earlier releases do not have."""
 
 
 def as_written(windows: Sequence[Window]) -> dict[str, list[dict[str, Any]]]:
-    """`windows` in plain values, without later keys that they do not use: what was digested under
-    an earlier release keeps its digest. Empty where there are none."""
+    """`windows` in plain values, without later keys that they do not use, so that what an earlier
+    release digested keeps its digest; empty if there are none."""
     written = [
         {key: value for key, value in plain.items() if key not in _LATER or value is not None}
         for plain in map(msgspec.to_builtins, windows)
@@ -128,7 +129,7 @@ def as_written(windows: Sequence[Window]) -> dict[str, list[dict[str, Any]]]:
 
 
 class EntityWindows(msgspec.Struct, frozen=True, kw_only=True):
-    """The windows of one entity, which are there together or not at all."""
+    """The windows of one entity, which are present together or not at all."""
 
     name: str
     entity: str
@@ -143,7 +144,7 @@ class EntityWindows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def by_entity(windows: Sequence[Window], keys: Mapping[str, str]) -> tuple[EntityWindows, ...]:
-    """The windows of each entity, in the order in which entities are named first.
+    """The windows of each entity, in the order in which entities are first named.
 
     Args:
         keys: entity → the request field that holds its key.
@@ -165,7 +166,7 @@ def by_entity(windows: Sequence[Window], keys: Mapping[str, str]) -> tuple[Entit
 
 
 def source_name(entity: str) -> str:
-    """How gaps name the windows of an entity."""
+    """The name of an entity's windows in gaps."""
     return f"{entity}_windows"
 
 
@@ -178,7 +179,7 @@ def read_by(names: Collection[str], windows: Sequence[Window]) -> tuple[Window, 
 
 
 def check_same(trained: Sequence[Window], declared: Sequence[Window]) -> None:
-    """Refuse to compute for a bundle what it was not trained with.
+    """Raise if windows are declared differently from those that a bundle was trained with.
 
     Raises:
         ConfigInvalid: names the window that is declared otherwise, or no more.
@@ -197,7 +198,8 @@ def span_ms(span: str) -> int:
 
 
 class _Field(Protocol):
-    """What is asked of a request field; `model.definition.RequestField` is one."""
+    """The properties of a request field that are needed here; `model.definition.RequestField` has
+    them."""
 
     @property
     def type(self) -> str: ...
@@ -215,7 +217,7 @@ Rule = tuple[bool, str, Any, str]
 
 
 def rules(windows: Sequence[Window], request: Mapping[str, _Field]) -> Iterator[Rule]:
-    """What must hold of declared windows: whether it does, the key, the value, what is wanted."""
+    """The rules of declared windows: whether each holds, the key, the value, and what is wanted."""
     names = [w.name for w in windows]
     differ = len({name.lower() for name in names}) == len(names)  # as SQL reads them
     yield differ, "windows", names, "names that differ in more than case"
@@ -251,7 +253,7 @@ _OF_SOME: Final[Mapping[str, tuple[frozenset[Aggregate], str]]] = {
     ),
     "per": (frozenset(("rate",)), "a span like 1h: the time that the rate is for"),
 }
-"""Keys that some aggregates need and the others do not take, and what they need there."""
+"""Keys that some aggregates need and others must not have, and what is needed there."""
 
 
 def _needs(window: Window, key: str) -> Iterator[Rule]:
@@ -327,7 +329,7 @@ def _value(window: Window, key: str, request: Mapping[str, _Field]) -> Iterator[
 
 
 _MOST: Final = 1e300
-"""YAML knows whole numbers that no float holds."""
+"""Largest whole number that is accepted: YAML has whole numbers that no float holds."""
 
 
 def _filter(where: Filter | None, key: str, request: Mapping[str, _Field]) -> Iterator[Rule]:
@@ -351,7 +353,7 @@ def _filter(where: Filter | None, key: str, request: Mapping[str, _Field]) -> It
 
 
 def protected_rules(windows: Sequence[Window], protected: Collection[str]) -> Iterator[Rule]:
-    """No window reads a field whose groups are compared."""
+    """The rules that no window reads a protected field."""
     wanted = "nothing that is `protected`: take it out here, or out of protected"
     for position, window in enumerate(windows):
         read = {"of": window.of}

@@ -1,4 +1,4 @@
-"""How many distinct values a window has: a bitmap of hashes, from which their number is estimated.
+"""The number of distinct values in a window, estimated from a bitmap of hashes.
 
 Bitmaps of tiles are joined by `or`, so an estimate depends on the values alone, not on their order
 or their number, and the SQL counts the same places. The estimate is linear counting's.
@@ -15,20 +15,22 @@ from typing import Final
 
 WORDS: Final = 4
 WORD_BITS: Final = 63
-"""Of a whole number of 64 bits with a sign."""
+"""Usable bits of a signed whole number of 64 bits."""
 PLACES: Final = WORDS * WORD_BITS
 ESTIMATES: Final = (
     *(round(PLACES * math.log(PLACES / free)) for free in range(PLACES, 0, -1)),
     round(PLACES * math.log(2 * PLACES)),
 )
-"""The number of distinct values by how many places are taken: 0 to 1 568, which says that or more.
+"""Number of places taken → estimated number of distinct values: 0 to 1 568, which stands for that
+or more. The standard error is about 5 % up to 250 values, 7 % at 500 and 14 % at 1 000.
 
 Its standard error is about 5 % up to 250 values, 7 % at 500 and 14 % at 1 000.
 """
 
 
 def place(value: object) -> int | None:
-    """The place of a text or a whole number, 0 to 251; None of an empty text and of anything else.
+    """The place of a text or a whole number, 0 to 251; None for an empty text and for anything
+    else.
 
     The low half of MD5, which DuckDB has too. It is not keyed: a sender who chooses values freely
     can choose many of one place.

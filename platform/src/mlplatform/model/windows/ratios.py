@@ -1,4 +1,4 @@
-"""Windows that are made of two others of their entity."""
+"""Windows that are the ratio of two others of their entity."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mlplatform.model.windows.declaration import Window
 
 
 class Ratio(NamedTuple):
-    """The names of a window, and of the two that it divides."""
+    """The names of a window, and of the two windows that it divides."""
 
     name: str
     of: str
     to: str
 
     def of_values(self, values: dict[str, float | None]) -> float | None:
-        """None where one of both has no value, and where the divisor is 0."""
+        """The ratio of two windows' values; None if either has no value, or if the divisor is 0."""
         above, below = values[self.of], values[self.to]
         return above / below if above is not None and below else None
 

@@ -21,16 +21,17 @@ from mlplatform.model.windows import distinct_count
 from mlplatform.model.windows.declaration import OF_VALUES, Aggregate, Filter, Window, span_ms
 
 LATE_MS: Final = HOUR_MS
-"""So much older than an entity's newest request a request may be, and find its whole window."""
+"""Milliseconds by which a request may be older than its entity's newest and still find its whole
+window."""
 HALF: Final = 2**53
-"""From here on a float holds no longer every whole number."""
+"""Whole number from which on a float no longer holds every whole number."""
 LOW: Final = 2**32
 LARGEST: Final = 2**47
-"""A tile has room for no larger value: its square is kept in two whole numbers of 64 bits."""
+"""Largest value that a tile has room for: its square is stored in two whole numbers of 64 bits."""
 
 Columns = list["array[int]"]
-"""Tiles of one entity by column: numbers in rising order, counts, then what the series keeps; whole
-numbers of 64 bits."""
+"""Tiles of one entity by column: numbers in ascending order, counts, then the columns of the
+series; whole numbers of 64 bits."""
 
 TileColumn = Literal[
     "last",
@@ -64,9 +65,10 @@ KEPT: Final[dict[Aggregate, tuple[TileColumn, ...]]] = {
     "distinct": BITS,
     "ratio": (),
 }
-"""What a tile holds for an aggregate, besides how many requests there were."""
+"""Aggregate → the columns of its tiles, besides the number of requests."""
 _ORDER: Final[tuple[TileColumn, ...]] = get_args(TileColumn)
-"""A value that goes with a time lies before it: both are compared before either is changed."""
+"""Order of columns. A value with a time lies before its time, because both are compared before
+either is changed."""
 _OFTEN: Final = ("count", "mean")
 BETTER: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "last_ms": max,
@@ -77,10 +79,10 @@ BETTER: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "first": min,
     **dict.fromkeys(BITS, operator.or_),
 }
-"""What becomes of columns that do not add up, where two tiles meet."""
+"""How columns that do not add up are merged where two tiles meet."""
 WITH_TIME: Final = ("last", "first")
-"""Columns that are compared together with the next one, their time, which comes first. Of requests
-of one time, the greatest value is the last one and the least the first one."""
+"""Columns that are compared together with the next one, their time, which decides first. Of
+requests with one time, the greatest value is the last one and the least value the first one."""
 
 
 class Series(
@@ -112,7 +114,7 @@ class Series(
 
     @property
     def width(self) -> int:
-        """How many columns there are."""
+        """The number of columns."""
         return 2 + len(self.kept)
 
     @property
@@ -124,7 +126,7 @@ SeriesWindows = tuple[tuple[Series, tuple[Window, ...]], ...]
 
 
 def series_of(windows: Sequence[Window], keys: Mapping[str, str]) -> SeriesWindows:
-    """The series that windows need, each with those that read it, in a fixed order.
+    """The series that windows need, each with the windows that read it, in a fixed order.
 
     Args:
         keys: entity → the request field that holds its key.
@@ -142,7 +144,7 @@ def series_of(windows: Sequence[Window], keys: Mapping[str, str]) -> SeriesWindo
 
 
 class _Group:
-    """Windows that read the same tiles, at first one."""
+    """Windows that read the same tiles, at first a single one."""
 
     def __init__(self, key: str, window: Window) -> None:
         self.requests = (key, window.tile_ms, window.where)
@@ -153,7 +155,8 @@ class _Group:
         self.windows = [window]
 
     def takes(self, one: _Group) -> bool:
-        """Any that has its requests will do for what is of no value: every field has one."""
+        """Whether another group can share these tiles. Windows without a value fit any tiles with
+        their requests."""
         return (
             self.requests == one.requests
             and one.value in (self.value, (None, 0))
@@ -189,8 +192,8 @@ def late_tiles(tile_ms: int) -> int:
 
 
 def steps(value: object, scale: float) -> int | None:
-    """A value in steps of its last digit, halves upward; None for one that is no number, or larger
-    than any that a declared window takes: a field may have been declared otherwise since."""
+    """A value in steps of its last digit, rounded half up; None if it is no number, or larger than
+    any declared window allows, because a field may have been declared differently since."""
     if not isinstance(value, int | float) or not abs(value) < LARGEST:
         return None
     found = math.floor(float(value) * scale + 0.5)
@@ -211,16 +214,16 @@ def counts(where: Filter | None, request: Mapping[str, Any]) -> bool:
 
 
 def new_columns(series: Series) -> Columns:
-    """No tiles."""
+    """Columns without tiles."""
     return [array("q") for _ in series.columns]
 
 
 def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, Any]) -> bool:
-    """Add one request to an entity's tiles, in place; whether it counts for them at all.
+    """Add one request to an entity's tiles, in place. Returns whether it counts for them.
 
-    A request that is further behind the entity's newest than what is retained is left out, and
-    what falls behind with a new one is dropped: what is kept depends on the requests alone, never
-    on their order.
+    A request that is further behind the entity's newest than the retained tiles is left out, and
+    tiles that fall behind with a new request are dropped: the result depends on the requests alone,
+    never on their order.
     """
     made = request_tile(series, event_ms, request)
     if made is None:
@@ -247,7 +250,7 @@ def fold(columns: Columns, series: Series, event_ms: int, request: Mapping[str, 
 def request_tile(
     series: Series, event_ms: int, request: Mapping[str, Any]
 ) -> tuple[int, ...] | None:
-    """The columns of a tile that holds this request alone; None where it does not count."""
+    """The columns of a tile that holds only this request; None if it does not count."""
     if series.where is not None and not counts(series.where, request):
         return None
     x = 0
@@ -277,7 +280,7 @@ def request_tile(
 
 
 def _bitmap(value: object) -> list[int]:
-    """The words of `BITS` for one value; none is set where there is none."""
+    """The words of `BITS` for one value; no bit is set without a value."""
     words, place = [0] * distinct_count.WORDS, distinct_count.place(value)
     if place is not None:
         words[place // distinct_count.WORD_BITS] = 1 << place % distinct_count.WORD_BITS
@@ -299,7 +302,7 @@ def _add(columns: Columns, series: Series, place: int, made: tuple[int, ...]) ->
 
 
 class _Frame(NamedTuple):
-    """Windows of the same tiles, by how their value is made."""
+    """Windows of the same tiles, by how their value is computed."""
 
     tiles: int
     delay: int
@@ -329,7 +332,7 @@ class SeriesReader:
             )
 
     def fill(self, values: dict[str, float | None], columns: Columns, at_ms: int) -> None:
-        """Each window's value at a time, by name; None where there is none, before any default."""
+        """Set each window's value at a time, by name; None if it has none, before any default."""
         numbers, newest = columns[0], at_ms // self._tile_ms
         delay_before, first = -1, 0
         for tiles, delay, counted, means, others in self._frames:
@@ -389,7 +392,7 @@ class SeriesReader:
                 return math.sqrt(_float(spread)) / float(count) / self._scale
 
     def _covered_ms(self, window: Window, at_ms: int) -> int:
-        """The time from the begin of the first tile to now, or to the end of the last one."""
+        """The time from the beginning of the first tile to now, or to the end of the last tile."""
         open_ms = self._tile_ms if window.delay_tiles else at_ms % self._tile_ms
         return window.tiles * self._tile_ms + open_ms
 
