@@ -1,4 +1,5 @@
-"""What is going on, and who is notified: service levels, alerts, dashboards, metrics, page, events.
+"""Watching the platform and notifying people: service levels, alerts, dashboards, metrics, page,
+events.
 
 Packages from the ground up: `slo`; `dashboards`, `exporter`, `page` and `events`. Imports every
 area below: `operations`, `scoring`, `rollouts`, `learning`, `decisions`, `model` and `runtime`.

@@ -1,1 +1,1 @@
-"""Dashboards of Grafana: what people look at, drawn from signals.py, slo.yaml and model.yaml."""
+"""Dashboards of Grafana for people, generated from signals.py, slo.yaml and model.yaml."""

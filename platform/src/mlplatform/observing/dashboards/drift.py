@@ -1,4 +1,5 @@
-"""One model's features and drift: are inputs there, fresh, and what the model learned from?"""
+"""One model's features and drift: whether inputs are present, fresh, and as the model learned
+them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model's GPUs by bundle version: how many hours are taken, used, and what for."""
+"""One model's GPUs by bundle version: the hours that are taken and used, and their purpose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlplatform.runtime.telemetry import signals
 _NAME = "{{service}}"
 _EVERY = "1m"
 _PER_HOUR = 60
-"""Samples of an hour, one `_EVERY`."""
+"""Number of samples in an hour, one for each `_EVERY`."""
 _NONE = "no GPU"
 
 
@@ -24,7 +24,7 @@ def dashboard() -> Dashboard:
 
 
 def _summed(expression: str) -> str:
-    """A sum over the time shown: value times hours."""
+    """A sum over the time shown, of values times hours."""
     over = f"sum_over_time(({expression})[{PERIOD}:{_EVERY}])"
     return f"{over} / {_PER_HOUR}"
 

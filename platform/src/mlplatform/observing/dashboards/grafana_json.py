@@ -1,4 +1,4 @@
-"""Dashboards as Grafana reads them: only this imports the Grafana Foundation SDK."""
+"""Dashboards in Grafana's form; only this module imports the Grafana Foundation SDK."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from mlplatform.runtime.telemetry import signals
 STORES: Final[dict[Store, str]] = {
     "prometheus": "Metrics", "loki": "Logs", "tempo": "Traces",
 }  # fmt: skip
-"""Type of a data source, which is its uid here too → what it holds."""
+"""Type of a data source, which is also its uid here → its content."""
 REFRESH: Final = "30s"
 TAG: Final = "mlplatform"
 LINES_OF_LOG: Final = 200
@@ -124,7 +124,7 @@ def _panel(panel: Panel, number: int, place: GridPosition) -> _Builder:
 
 
 def _stat(panel: Panel) -> _Builder:
-    """Large values; a background of colour where colour says something."""
+    """A panel of large values, with a coloured background if colours have a meaning."""
     colours, texts = options.BigValueColorMode, options.BigValueTextMode
     return (
         stat.Panel()
@@ -136,7 +136,7 @@ def _stat(panel: Panel) -> _Builder:
 
 
 def _lines(panel: Panel) -> _Builder:
-    """Values over time, with a table of what each series is now and was at most."""
+    """A panel of values over time, with a table of each series' newest and largest value."""
     made = (
         timeseries.Panel()
         .legend(
@@ -276,7 +276,7 @@ def _links(found: Sequence[Link]) -> list[_Builder]:
 
 
 def _others() -> _Builder:
-    """All dashboards of the platform, in one menu."""
+    """A menu of all dashboards of the platform."""
     return (
         build.DashboardLink("Dashboards")
         .type(models.DashboardLinkType.DASHBOARDS)

@@ -1,4 +1,4 @@
-"""One model's labels and outcomes: do labels come, and how right were its decisions?"""
+"""One model's labels and outcomes: whether labels come, and how right its decisions were."""
 
 from __future__ import annotations
 

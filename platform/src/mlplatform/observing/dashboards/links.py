@@ -1,4 +1,4 @@
-"""Where a dashboard leads: the platform's page, MLflow, Prefect, and the other dashboards."""
+"""The links of a dashboard: to the platform's page, MLflow, Prefect, and the other dashboards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ADDRESSES: Final = {
     "mlflow": _HERE.mlflow_url,
     "prefect": _HERE.prefect_url,
 }
-"""Name of a dashboard's constant → the address on one machine; infra/terraform sets others."""
+"""Name of a dashboard's constant → its address on one machine; infra/terraform sets others."""
 
 PAGE: Final = Link("Platform's page", "${page}/")
 MODEL_PAGE: Final = Link("Model on the platform's page", "${page}/models/${model}")
@@ -28,5 +28,5 @@ DEPLOYMENTS: Final = Link("Deployments in Prefect", "${prefect}/deployments")
 
 
 def dashboard(name: str, model: str = "${model}") -> str:
-    """Address of another dashboard, for the same time."""
+    """The address of another dashboard, for the same time range."""
     return f"/d/mlplatform-{name}?var-model={model}&${{__url_time_range}}"

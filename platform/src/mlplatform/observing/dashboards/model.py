@@ -1,4 +1,4 @@
-"""One model: are its answers there, in time, complete, and what are they?"""
+"""One model's answers: whether they come, in time and complete, and their content."""
 
 from __future__ import annotations
 

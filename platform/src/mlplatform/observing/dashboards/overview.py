@@ -1,4 +1,4 @@
-"""All models and processes: is something wrong, and where does one look next?"""
+"""All models and processes: whether something is wrong, and where to look next."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def dashboard(objectives: Objectives) -> Dashboard:
 
 
 def burn_limits(objectives: Objectives) -> PanelLimits:
-    """Yellow from the slowest burn that makes a ticket, red from the slowest that pages."""
+    """Limits of burn rates: yellow from the slowest that makes a ticket, red from the slowest that
+    pages."""
     slowest = [min(b.factor for b in of) for of in (objectives.burns.ticket, objectives.burns.page)]
     return at_most(*slowest)
 

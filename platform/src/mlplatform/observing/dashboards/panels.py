@@ -1,4 +1,4 @@
-"""What a dashboard holds, as values: rows of panels, their queries, units and limits."""
+"""The content of dashboards as values: rows of panels, their queries, units and limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Colour = Literal["green", "yellow", "orange", "red", "blue", "text"]
 Words = Mapping[str, tuple[str, Colour]]
 
 WIDTH: Final = 24
-"""Columns of Grafana's grid."""
+"""Number of columns of Grafana's grid."""
 HEIGHTS: Final[dict[Kind, int]] = {
     "stat": 4, "lines": 8, "stacked": 8, "bars": 8, "heat": 8, "states": 6, "logs": 8, "traces": 8,
 }  # fmt: skip
@@ -22,7 +22,7 @@ HEIGHTS: Final[dict[Kind, int]] = {
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of a store.
+    """A query to a store.
 
     Args:
         legend: name of each series, with its labels in `{{}}`.
@@ -45,7 +45,7 @@ def requests(which: str) -> Query:
 
 @dataclass(frozen=True, slots=True)
 class PanelLimits:
-    """Colours of values: `first`, and from each value on another."""
+    """Colours of values: `first`, then another colour from each value on."""
 
     first: Colour
     then: tuple[tuple[float, Colour], ...] = ()
@@ -105,7 +105,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """One dashboard; its file and its address are named for `name`.
+    """One dashboard; its file and its address are named after `name`.
 
     Args:
         of_model: whether it is of one model, chosen on top.
@@ -129,7 +129,7 @@ class GridPosition:
 
 
 def places(row: Row, top: int) -> list[GridPosition]:
-    """Where a row's panels stand, from left to right and then below; `top` is the first line."""
+    """Positions of a row's panels, from left to right and then below; `top` is the first line."""
     found, x, y, tallest = [], 0, top, 0
     for panel in row.panels:
         if x + panel.width > WIDTH:

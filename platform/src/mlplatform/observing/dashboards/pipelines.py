@@ -1,4 +1,4 @@
-"""What works behind the answers: decision log, topics, flows, and telemetry itself."""
+"""The processing behind the answers: decision log, topics, flows, and telemetry itself."""
 
 from __future__ import annotations
 

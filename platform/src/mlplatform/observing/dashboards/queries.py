@@ -8,11 +8,12 @@ from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.signals import Metric
 
 MODEL: Final = "$model"
-"""The model that somebody has chosen on top of a dashboard."""
+"""Variable with the model that is chosen at the top of a dashboard."""
 WINDOW: Final = "$__rate_interval"
 PERIOD: Final = "$__range"
 SERVICES: Final = f'service=~"{MODEL}-v[0-9]+-[0-9a-f]+"'
-"""Predictors of the model: a bundle version is an InferenceService, which is named for both."""
+"""Pattern of the model's predictors: a bundle version is an InferenceService, whose name has
+both."""
 
 
 def series(metric: Metric, where: str = "", *, suffix: str = "", of_all: bool = False) -> str:
@@ -32,24 +33,24 @@ def series(metric: Metric, where: str = "", *, suffix: str = "", of_all: bool = 
 
 
 def level(metric: Metric, *by: str, where: str = "", of_all: bool = False, how: str = "max") -> str:
-    """A gauge now: the largest of all processes unless `how` says otherwise."""
+    """The present value of a gauge: the largest of all processes unless `how` says otherwise."""
     return f"{_over(how, by)} ({series(metric, where, of_all=of_all)})"
 
 
 def rate(metric: Metric, *by: str, where: str = "", of_all: bool = False) -> str:
-    """A counter's events a second."""
+    """A counter's events per second."""
     counted = series(metric, where, suffix="_total", of_all=of_all)
     return f"{_over('sum', by)} (rate({counted}[{WINDOW}]))"
 
 
 def increase(metric: Metric, *by: str, where: str = "", of_all: bool = False) -> str:
-    """A counter's events in the time that the dashboard shows."""
+    """A counter's events in the time range of the dashboard."""
     counted = series(metric, where, suffix="_total", of_all=of_all)
     return f"{_over('sum', by)} (increase({counted}[{PERIOD}]))"
 
 
 def buckets(metric: Metric, *by: str, of_all: bool = False) -> str:
-    """A histogram's observations a second, by upper bound."""
+    """A histogram's observations per second, by upper bound."""
     counted = series(metric, suffix="_bucket", of_all=of_all)
     return f"sum by ({', '.join(('le', *by))}) (rate({counted}[{WINDOW}]))"
 
@@ -68,12 +69,12 @@ def mean(metric: Metric, *by: str) -> str:
 
 
 def since(metric: Metric, *by: str, of_all: bool = False) -> str:
-    """Seconds since the time that a gauge says."""
+    """Seconds since the time that a gauge holds."""
     return f"time() - {level(metric, *by, of_all=of_all)}"
 
 
 def recorded_series(name: str, where: str = "") -> str:
-    """A series of observability/alerts/."""
+    """A series that a rule of observability/alerts/ records."""
     return f"{name}{{{where}}}" if where else name
 
 

@@ -1,4 +1,4 @@
-"""observability/dashboards/, from slo.yaml and the list of signals."""
+"""Rendering of observability/dashboards/ from slo.yaml and the list of signals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def render_files(root: Path) -> dict[str, str]:
 
 
 def dashboards(objectives: Objectives) -> list[Dashboard]:
-    """All of them, in the order in which one looks."""
+    """All dashboards, in the order in which people look at them."""
     return [
         overview.dashboard(objectives),
         model.dashboard(objectives),

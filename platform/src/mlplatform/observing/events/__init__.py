@@ -1,1 +1,1 @@
-"""Events to people and other systems: who gets which, signed how, sent again until it is taken."""
+"""Events to people and other systems: receivers, signatures, and repeated delivery."""

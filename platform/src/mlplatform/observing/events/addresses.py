@@ -1,4 +1,5 @@
-"""Which addresses events may go to: none at which a machine tells its own secrets."""
+"""Addresses to which events may be sent; addresses at which a machine gives out its secrets are
+not."""
 
 from __future__ import annotations
 
@@ -12,13 +13,12 @@ _METADATA: Final = frozenset(
         ipaddress.ip_address, ("169.254.169.254", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
     )
 )
-"""Where clouds answer with credentials. Source: documentation of AWS, Alibaba Cloud, Oracle Cloud;
-others use the first."""
+"""Addresses at which clouds give out credentials."""
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 def refusal(address: str, *, loopback: bool) -> str:
-    """Why nothing is sent to an address; empty where it may be.
+    """Why nothing is sent to an address; empty if events may be sent there.
 
     Args:
         loopback: the receiver's url names this machine.
@@ -36,7 +36,7 @@ def refusal(address: str, *, loopback: bool) -> str:
 
 
 def _inner(address: Ip) -> Ip:
-    """The IPv4 address that an IPv6 address stands for, where it does."""
+    """The IPv4 address that an IPv6 address embeds; the address itself if it embeds none."""
     if isinstance(address, ipaddress.IPv4Address):
         return address
     if address in _NAT64:

@@ -1,4 +1,5 @@
-"""One receiver's events, in order, each until it is taken, from where the receiver stands."""
+"""Delivery of one receiver's events: in order, from the receiver's position, each until it is
+taken."""
 
 from __future__ import annotations
 
@@ -31,10 +32,12 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 
 POLL_S: Final = 1.0
 LEASE_S: Final = 30.0
-"""A claim outlasts an attempt twice over: it is renewed once half of it is over."""
+"""Seconds of a claim: twice as long as an attempt, because a claim is renewed once half of it is
+over."""
 BATCH: Final = 50
 SKIPPED: Final = 200
-"""Positions that pass by without an event before they are recorded: they cost a write each time."""
+"""Number of positions without an event that pass before they are recorded, because each recording
+is a write."""
 DOWN: Final = (Unavailable, sqlite3.Error, DatabaseError)
 
 log = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ log.addFilter(RateLimitFilter())
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPorts:
-    """What every delivery of a process has in common.
+    """The parts that all deliveries of a process share.
 
     Args:
         holder: of claims; another one for each life of a process, so that two never share one.
@@ -67,7 +70,8 @@ class DeliveryPorts:
 
 
 class Delivery:
-    """Sends to one receiver. Its state is in the database: it may die between any two lines."""
+    """Sends events to one receiver. Its state is in the database, so that it may die at any
+    time."""
 
     def __init__(self, receiver: Receiver, ports: DeliveryPorts) -> None:
         self._receiver = receiver
@@ -79,8 +83,7 @@ class Delivery:
         self._failures = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Delivers until it is told to stop: an attempt that is under way is finished and
-        recorded."""
+        """Deliver until told to stop; an attempt that is under way is finished and recorded."""
         while not stopping.is_set():
             try:
                 pause_s = await self._turn(stopping)
@@ -95,7 +98,7 @@ class Delivery:
         await self._give_back()
 
     async def _turn(self, stopping: asyncio.Event) -> float:
-        """Sends what there is; how many seconds to wait then."""
+        """Send the waiting events. Returns how many seconds to wait."""
         if not await self._holds():
             return self._ports.poll_s
         batch = await asyncio.to_thread(self._ports.stream.after, self._at, BATCH)
@@ -139,7 +142,7 @@ class Delivery:
                 assert_never(tried)
 
     async def _holds(self) -> bool:
-        """Whether this process may send; a position that somebody moved is taken anew."""
+        """Whether this process may send; if somebody moved the position, it is read again."""
         if self._claim is not None:
             known = await asyncio.to_thread(self._ports.stream.positions.list)
             token = {one.receiver: one.token for one in known}.get(self._receiver.name)
@@ -163,8 +166,8 @@ class Delivery:
             await self._record(None)
 
     async def _record(self, attempt: Attempt | None) -> None:
-        """Where the receiver stands now. What was sent is not sent again because a database is
-        away for a while: that is waited for."""
+        """Record the receiver's position. While the database is away this waits, so that nothing is
+        sent twice."""
         if self._claim is None:
             return
         while True:
@@ -180,7 +183,8 @@ class Delivery:
                 return
 
     async def _give_back(self) -> None:
-        """So that the next process need not wait; one that is killed lets its lease run out."""
+        """Give the claim back, so that the next process need not wait; a killed process lets its
+        lease expire."""
         if self._claim is not None:
             with suppress(StaleFence, *DOWN):
                 await asyncio.to_thread(

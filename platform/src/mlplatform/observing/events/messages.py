@@ -1,4 +1,4 @@
-"""An event in the form that a receiver takes: a signed CloudEvent, or a message for Slack."""
+"""An event in a receiver's form: a signed CloudEvent, or a message for Slack."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CLOUD_EVENT: Final = "application/cloudevents+json; charset=utf-8"
 JSON: Final = "application/json; charset=utf-8"
 AGENT: Final = "mlplatform-events"
 MOST_HEADING, MOST_TEXT = 150, 2900
-"""Characters. Source: Slack, Block Kit reference, header (150) and section (3000)."""
+"""Most characters of a heading and of a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What is posted. Its headers and body hold no secret, only what was made with one."""
+    """The request to be posted. Headers and body hold no secret, only what was made with one."""
 
     headers: Mapping[str, str]
     body: bytes
 
 
 def message(receiver: Receiver, event: CloudEvent, now_s: int) -> Message:
-    """The event for a receiver.
+    """The message of an event for a receiver.
 
     Args:
         now_s: Unix time of this attempt.
@@ -45,8 +45,7 @@ def message(receiver: Receiver, event: CloudEvent, now_s: int) -> Message:
 
 
 def slack(event: CloudEvent) -> dict[str, Any]:
-    """The event as Slack's incoming webhooks take it. All text but the link is plain: nothing in
-    it is markup, a mention or a picture.
+    """The event in the form of Slack's incoming webhooks.
 
     Source: Slack, "Sending messages using incoming webhooks", and "Formatting text", escaping.
     """

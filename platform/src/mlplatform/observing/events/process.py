@@ -24,13 +24,13 @@ from mlplatform.runtime.processes.shutdown_signals import called_at_signals
 from mlplatform.scoring import backends
 
 START_S = 60.0
-"""How long a start waits for the database."""
+"""Longest wait for the database at the start, in seconds."""
 
 log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: the settings say all."""
+    """The command line, which has no options: settings say everything."""
     return argparse.ArgumentParser(description=__doc__)
 
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
 
 
 async def deliver(to: Sequence[Receiver], ports: DeliveryPorts) -> None:
-    """Delivers to all of them at once, each at its own pace, until SIGTERM or SIGINT."""
+    """Deliver to all receivers at once, each at its own pace, until SIGTERM or SIGINT."""
     stopping = asyncio.Event()
     with called_at_signals(stopping.set):
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Who gets events: the file that MLPLATFORM_RECEIVERS names, checked as a whole."""
+"""The receivers of events: the file that MLPLATFORM_RECEIVERS names, checked as a whole."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Receiver:
         return event.type.name in self.types
 
     def address(self) -> str:
-        """Where it is now.
+        """The receiver's URL, read from its file now.
 
         Raises:
             ConfigInvalid: the file of its url holds none; the url is not named.
@@ -71,7 +71,7 @@ class Receiver:
 
 @dataclass(frozen=True, slots=True)
 class ReceiversFile:
-    """What the file says.
+    """The content of the receivers' file.
 
     Args:
         page: where people open the platform's page, without a slash at its end.
@@ -265,5 +265,5 @@ def _read(file: Path) -> str:
 
 
 def host(receiver: Receiver) -> str:
-    """Where it is, as may be shown: never the path, which may be a secret."""
+    """The receiver's host as it may be shown, without the path, which may be a secret."""
     return urlsplit(receiver.address()).netloc

@@ -1,4 +1,4 @@
-"""When a delivery that failed is tried again."""
+"""When a failed delivery is tried again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 120.0
 LONGEST_ASKED_S: Final = 3600.0
-"""A receiver may ask for that much by `Retry-After`, and for no more."""
+"""Longest Retry-After in seconds that is obeyed."""
 
 
 def delay_s(failures: int, jitter: float, asked_s: float | None = None) -> float:
@@ -25,7 +25,7 @@ def delay_s(failures: int, jitter: float, asked_s: float | None = None) -> float
 
 
 def asked_s(header: str, now_s: float) -> float | None:
-    """What a `Retry-After` asks for, in seconds; None where it says nothing that can be read.
+    """The seconds that a `Retry-After` asks for; None if it can't be read.
 
     Source: RFC 9110, section 10.2.3.
     """

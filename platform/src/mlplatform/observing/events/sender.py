@@ -1,4 +1,4 @@
-"""Posts to receivers by HTTPS, each within a few seconds, whatever they answer."""
+"""Posts to receivers by HTTPS, each within a few seconds, whatever the answer."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mlplatform.runtime.configuration.kinds import names_loopback
 from mlplatform.runtime.errors import ConfigInvalid
 
 SEND_S: Final = 10.0
-"""From the look-up of its name to the head of its answer; more is a failure."""
+"""Longest time of an attempt in seconds, from the look-up of the name to the head of the answer."""
 MOST_ADDRESSES: Final = 4
 MOST_ERROR: Final = 200
-"""Characters of what an error says, as some of it may come from the receiver."""
+"""Most characters of an error's text, part of which may come from the receiver."""
 GONE: Final = 410
 _PORTS: Final = {"https": 443, "http": 80}
 
@@ -37,7 +37,8 @@ class DeliverySuccess:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFailure:
-    """It did not; asked_s: when it wants to be asked again."""
+    """The delivery failed; `asked_s` is after how many seconds the receiver wants to be asked
+    again."""
 
     why: str
     asked_s: float | None = None
@@ -45,7 +46,7 @@ class DeliveryFailure:
 
 @dataclass(frozen=True, slots=True)
 class GoneReceiver:
-    """It answered 410: it wants nothing any more."""
+    """The receiver answered 410, and wants no more events."""
 
     why: str = "answered 410 Gone: it takes no more events"
 
@@ -54,10 +55,11 @@ Outcome = DeliverySuccess | DeliveryFailure | GoneReceiver
 
 
 class Sender(Protocol):
-    """How an event reaches a receiver."""
+    """The way in which events reach a receiver."""
 
     async def send(self, receiver: Receiver, event: CloudEvent) -> Outcome:
-        """One attempt. The event may have reached the receiver even if a failure is reported."""
+        """Attempt one delivery. The event may have reached the receiver even if a failure is
+        returned."""
         ...
 
 
@@ -132,7 +134,7 @@ class HttpSender:
 
 
 def outcome(status: int, retry_after: str, now_s: float) -> Outcome:
-    """What an answer means."""
+    """The outcome of an attempt, by the answer."""
     if 200 <= status < 300:
         return DeliverySuccess()
     if status == GONE:
@@ -143,7 +145,7 @@ def outcome(status: int, retry_after: str, now_s: float) -> Outcome:
 
 
 async def _addresses(url: SplitResult) -> list[str]:
-    """The addresses of the receiver's host that may be asked.
+    """The addresses of the receiver's host to which events may be sent.
 
     Raises:
         ConfigInvalid: it has others alone.

@@ -1,4 +1,4 @@
-"""Signatures of webhooks, so that a receiver knows who sent a body, and when.
+"""Signatures of webhooks, by which a receiver knows who sent a body, and when.
 
 Source: Standard Webhooks 1.0, "Signature scheme", symmetric: HMAC-SHA256 over `id.timestamp.body`.
 """
@@ -19,9 +19,9 @@ ID, TIMESTAMP, SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 -- what every secret begins with
 SCHEME: Final = "v1"
 LEAST_BYTES, MOST_BYTES = 24, 64
-"""Of a secret."""
+"""Least and most bytes of a secret."""
 TOLERANCE_S: Final = 300
-"""How old or how far ahead a timestamp may be: an older body may be somebody's recording."""
+"""Seconds by which a timestamp may be old or ahead; an older body may be a replayed recording."""
 MOST_FILE_BYTES: Final = 4096
 
 
@@ -51,7 +51,7 @@ def secret(file: Path) -> bytes:
 
 
 def signed(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> dict[str, str]:
-    """The headers of a body, with one signature for each secret.
+    """The signature headers of a body, with one signature for each secret.
 
     Args:
         at_s: Unix time of this attempt.
@@ -63,7 +63,7 @@ def signed(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> d
 def verify(
     secrets: Sequence[bytes], headers: Mapping[str, str], body: bytes, *, now_s: float
 ) -> None:
-    """Raises unless one of the secrets has signed this body, not long ago.
+    """Raises unless one of the secrets has signed this body recently.
 
     Raises:
         Refused: says what is wrong.

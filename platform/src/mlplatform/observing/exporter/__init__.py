@@ -1,1 +1,1 @@
-"""The state of rollouts, drift, labels and log as metrics: what no request passes through."""
+"""The state of rollouts, drift, labels and the log as metrics, none of which a request changes."""

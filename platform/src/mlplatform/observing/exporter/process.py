@@ -1,4 +1,5 @@
-"""`python -m mlplatform.process exporter`: /metrics of the platform's state, until told to stop."""
+"""`python -m mlplatform.process exporter`: serves /metrics of the platform's state until told to
+stop."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ log.addFilter(RateLimitFilter())
 
 
 class RolloutReader(Protocol):
-    """The part of `rollouts.journal.journal.Rollouts` that is shown."""
+    """The calls of `rollouts.journal.journal.Rollouts` that are needed here."""
 
     def routes(self, model: str) -> Routes: ...
 
@@ -56,7 +56,8 @@ class IncidentReader(Protocol):
 
 
 class StateCollector(Collector):
-    """What a part that can't be read would show is left out, and counted: no data is not health.
+    """Collects the state as metrics. Metrics of a part that can't be read are left out, and
+    counted: missing data is no health.
 
     Args:
         watermarks: of the decision log.
@@ -88,7 +89,7 @@ class StateCollector(Collector):
         self._unread = Tally({of: 0 for of in signals.STATE_UNREAD.labels[0].values})
 
     def collect(self) -> Iterable[Family]:
-        """Every metric of an exporter; one whose part can't be read has no samples."""
+        """All metrics of an exporter; a metric whose part can't be read has no samples."""
         samples: dict[Metric, list[Sample]] = {m: [] for m in signals.METRICS["exporter"]}
         del samples[signals.STATE_UNREAD], samples[signals.EVENT_TIME]
         for of, read in self._parts():
@@ -239,7 +240,7 @@ def _counts(model: str, arm: str, counts: ArmCounts) -> list[Sample]:
 
 
 def _outcomes(model: str, outcomes: Outcomes, *, is_binary: bool) -> Iterator[Read]:
-    """Figures of matured labels; those of positives only where labels are 0 and 1."""
+    """Figures of matured labels; those about positives only if labels are 0 and 1."""
     newest = outcomes.newest_label_ms
     values: dict[Metric, Any] = {
         signals.LABELS_MATURED: outcomes.matured,

@@ -1,4 +1,4 @@
-"""Where the processes of one machine are scraped: a file for Prometheus's file discovery."""
+"""The scrape targets of one machine's processes: a file for Prometheus's file discovery."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class _Address(msgspec.Struct):
 
 
 def targets(run: Path) -> list[dict[str, Any]]:
-    """Every process that has said where it listens, in the format of file discovery.
+    """The processes that have reported where they listen, in the format of file discovery.
 
-    A process that died keeps its place until the supervisor removes its file, so that it is seen
-    to be gone.
+    A process that died stays a target until the supervisor removes its file, so that its absence
+    shows.
 
     Args:
         run: the `run` folder of a home.
@@ -42,7 +42,7 @@ def targets(run: Path) -> list[dict[str, Any]]:
 
 
 def keep(home: Home) -> None:
-    """Write the current scrape targets to `run/targets.json`."""
+    """Write the present scrape targets to `run/targets.json`."""
     content = msgspec.json.encode(targets(home.run))
     file = home.run / FILE
     if not file.exists() or file.read_bytes() != content:

@@ -1,4 +1,4 @@
-"""The platform's own page: what matters, for a browser on this machine.
+"""The platform's own page, for a browser on this machine.
 
 Packages from the ground up: `pictures`; `queries`; `people`; `review`. The modules of this folder
 are above them.

@@ -1,4 +1,4 @@
-"""The page as an application: one template for each path, forms for what people do, no script."""
+"""The page as an application: one template for each path, forms for people's actions, no script."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 PAGE_ROWS: Final = 50
 MOST_SHOWN: Final = 64
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 MAX_OFFSET: Final = 1_000_000
 MAX_VERSIONS: Final = 10
 LISTS: Final = ("rollouts", "incidents", "decisions")
@@ -76,7 +76,8 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-"""A browser runs no script here, whatever a template let through, and keeps nothing."""
+"""Headers of every answer: a browser runs no script, whatever a template let through, and stores
+nothing."""
 
 Show = Callable[[Request], str]
 T = TypeVar("T")
@@ -92,7 +93,7 @@ def application(
     admit: Callable[[Scope], None] = lambda scope: None,
     provider: Provider | None = None,
 ) -> Application:
-    """The page behind its token, and behind the sessions of people.
+    """The page behind its token and people's sessions.
 
     Args:
         hosts: what a request's `Host` may say, each with its port.
@@ -145,7 +146,7 @@ def application(
 
 
 class Pages:
-    """What each path shows. Methods run on threads, each raises as its source does."""
+    """The content of each path. Methods run on threads; each raises as its source does."""
 
     def __init__(
         self, sources: Sources, links: Mapping[str, str], actions: Actions, reviews: Reviews
@@ -156,7 +157,7 @@ class Pages:
         self._actions = actions
 
     def overview(self, request: Request) -> str:
-        """Each part on its own: what can't be read now says so beside the rest."""
+        """The overview. A part that can't be read now says so beside the others."""
         models, period = _or_why(self._sources.models), _period(request)
         each = [] if isinstance(models, str) else models
         return render(
@@ -176,7 +177,7 @@ class Pages:
         )
 
     def system(self, request: Request) -> str:
-        """The alerts that fire, and the processes."""
+        """The firing alerts, and the processes."""
         alerts = _or_why(self._sources.alerts)
         return render("system.html", here="system", alerts=alerts, status=self._sources.processes())
 
@@ -279,7 +280,8 @@ class Pages:
         return exports.export(found)
 
     def find(self, form: Mapping[str, str]) -> str:
-        """The path of what a form asks for. A customer's id goes no further than its pseudonym."""
+        """The path that a search form leads to. A customer's id goes no further than its
+        pseudonym."""
         fields = dict(form)
         decision_id = fields.pop("decision_id", "").strip()
         if decision_id:
@@ -309,7 +311,7 @@ class Pages:
 
 
 class Headers:
-    """Sets the headers of every answer, refusals too."""
+    """Sets the headers of every answer, refusals included."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -355,7 +357,7 @@ def _or_problem(make: Callable[[Request], Response]) -> Callable[[Request], Resp
 
 
 def _trains(model: str) -> bool:
-    """Whether the model's folder, as far as it is here, trains it."""
+    """Whether the model's folder trains it, as far as the folder is here."""
     try:
         return not is_ready(model_folder(model))
     except (NotFound, ConfigInvalid):
@@ -368,7 +370,7 @@ def _definitions(models: Callable[[], list[ModelRow]]) -> list[ModelDefinition]:
 
 
 def _or_why(read: Callable[[], T]) -> T | str:
-    """What is read, or a sentence on why it can't be."""
+    """The result of a read, or a sentence on why it failed."""
     try:
         return read()
     except PlatformError as error:
@@ -376,13 +378,13 @@ def _or_why(read: Callable[[], T]) -> T | str:
 
 
 def _part(rows: list[T], offset: int = 0) -> tuple[list[T], int | None]:
-    """The rows of one part, and where the next one begins."""
+    """The rows of one part, and the offset of the next part."""
     end = offset + PAGE_ROWS
     return rows[offset:end], end if end < len(rows) else None
 
 
 def _period(request: Request) -> str:
-    """The stretch of time that is asked for.
+    """The period that a request asks for.
 
     Raises:
         NotFound: there is none of this name.
@@ -403,7 +405,8 @@ def _offset(request: Request) -> int:
 
 
 def _finding(find: Callable[[Mapping[str, str]], str]) -> Callable[[Request], Awaitable[Response]]:
-    """A form's search becomes a link, and what was typed is in no address and no log."""
+    """The response that turns a form's search into a link, so that no address and no log holds what
+    was typed."""
 
     async def endpoint(request: Request) -> Response:
         try:

@@ -1,4 +1,4 @@
-"""What drove a decision, as bars."""
+"""The causes of a decision, as bars."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CauseBar:
 
 @dataclass(frozen=True, slots=True)
 class ExplanationDetail:
-    """One record explained.
+    """The explanation of one record.
 
     Args:
         word: how people call what the model gives.
@@ -100,7 +100,7 @@ def _detail_of(number: int, found: Explanation, word: str) -> ExplanationDetail:
 
 
 def _written(value: float | str | None) -> str:
-    """A number, or the word of a category."""
+    """A number in words, or the word of a category."""
     if isinstance(value, str):
         return value
     return "missing" if value is None else f"{value:.6g}"

@@ -11,16 +11,16 @@ from typing import Any, Final
 from mlplatform.observing.page.queries.search import SearchResult
 
 MOST_ROWS: Final = 5_000
-"""Of one file; a narrower search, or one of older decisions, gives the rest."""
+"""Most rows of one file; a narrower search, or one of older decisions, gives the rest."""
 BUDGET_S: Final = 3.0
-"""Of the search for one file, which a person waits for longer than for a page."""
+"""Seconds for the search of one file, for which a person waits longer than for a page."""
 COLUMNS: Final = (
     *("decision_id", "model", "kind", "event_time", "customer_pseudonym", "version", "arm"),
     *("answered_by", "score", "decision", "degraded", "degraded_reason", "latency_us"),
     "generation",
 )
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a spreadsheet takes for the beginning of a formula. Source: OWASP, CSV Injection."""
+"""First characters by which a spreadsheet recognises a formula."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Export:
 
 
 def export(found: SearchResult) -> Export:
-    """The rows of a search as RFC 4180 has them, the newest event first."""
+    """The rows of a search in the form of RFC 4180, newest event first."""
     written = io.StringIO(newline="")
     writer = csv.writer(written, lineterminator="\r\n")
     writer.writerow(COLUMNS)
@@ -52,7 +52,7 @@ def export(found: SearchResult) -> Export:
 
 
 def cell(value: Any) -> Any:
-    """A value that a spreadsheet shows and does not compute: text that could be a formula begins
+    """A value that a spreadsheet shows without computing it: a text that could be a formula begins
     with an apostrophe."""
     if value is None:
         return ""

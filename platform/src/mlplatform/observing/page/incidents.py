@@ -1,4 +1,4 @@
-"""What the page shows of incidents: the journal, windows, features that moved, metrics."""
+"""Incidents as the page shows them: journal, windows, features that moved, metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEALTH = {"HEALTHY": "as the profile", "UNHEALTHY": "drifted", "INCONCLUSIVE": "
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:
-    """How far a feature moved in the last window.
+    """The movement of a feature in the last window.
 
     Args:
         missing_share: of the rows, 0 to 1.
@@ -52,7 +52,7 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class WindowRow:
-    """One window, in event time, and what it said."""
+    """One window, in event time, with its verdict."""
 
     start_ms: int
     end_ms: int
@@ -65,7 +65,7 @@ class WindowRow:
 
 @dataclass(frozen=True, slots=True)
 class IncidentDetail:
-    """An incident with its windows, oldest first, and its features, the furthest moved first.
+    """An incident with its windows, oldest first, and its features, those that moved most first.
 
     Args:
         cause: what moved, dropped or broke, in a sentence; empty where the evidence names nothing.
@@ -156,7 +156,7 @@ _FORMS: Final[Mapping[str, Callable[[float], str]]] = {
     "calibration": lambda ratio: f"{ratio:.2f} times",
     "error": lambda mean: f"{mean:.4g}",
 }
-"""Of metrics that are no shares, how their values are written."""
+"""Metric that is no share → how its values are written."""
 
 
 def _dropped(name: str, metric: Mapping[str, Any]) -> str:
@@ -169,14 +169,14 @@ def _dropped(name: str, metric: Mapping[str, Any]) -> str:
 
 
 def _is_given_up(incident: Incident, now_ms: int) -> bool:
-    """Whether no further retrain is started for it (`rollouts.drift.retrain`)."""
+    """Whether no further retrain is started for the incident (`rollouts.drift.retrain`)."""
     return (
         incident.state == "claimed" and incident.claim >= MAX_CLAIMS and incident.until_ms <= now_ms
     )
 
 
 def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
-    """What follows by itself, and when a person has to do something."""
+    """What happens next without a person, and when a person has to act."""
     if incident.state == "closed":
         return "Nothing is left to do."
     if incident.found.kind == FAULT:

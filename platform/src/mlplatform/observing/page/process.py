@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def provider_of(settings: Settings) -> Provider | None:
-    """The identity provider of the settings; None: they name none.
+    """The identity provider of the settings; None if they name none.
 
     Raises:
         ConfigInvalid: its file of roles is wrong, or browsers find the page by plain http: who
@@ -79,8 +79,7 @@ def provider_of(settings: Settings) -> Provider | None:
 
 
 def cookie_of(settings: Settings) -> str:
-    """The name of a session's cookie. By https it is one that another host of the same domain can't
-    set: its session, or sign-in, would pass for the browser's own.
+    """The name of a session's cookie.
 
     Source: RFC 6265bis section 4.1.3.2.
     """
@@ -93,14 +92,15 @@ def _is_secure(settings: Settings) -> bool:
 
 
 def asked_for_as(settings: Settings) -> list[str]:
-    """What a request's `Host` may say: the address of `MLPLATFORM_PAGE_URL`, else this machine."""
+    """The accepted values of a request's `Host`: the address of `MLPLATFORM_PAGE_URL`, else this
+    machine."""
     if settings.servers.page:
         return [urlsplit(settings.page_url).netloc.lower()]
     return [f"{name}:{settings.page_port}" for name in ("127.0.0.1", "localhost")]
 
 
 def _links(settings: Settings) -> dict[str, str]:
-    """Pages beside this one, where a browser that reads this one reaches them."""
+    """Other pages of the installation, at addresses that a browser reading this one can reach."""
     if settings.servers.page:  # a cluster's names mean nothing to it
         return {}
     return {"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url}

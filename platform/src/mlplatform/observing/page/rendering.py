@@ -1,4 +1,5 @@
-"""One set of templates for the page, the evidence and the demo's report; everything is escaped."""
+"""One set of templates for the page, the evidence and the demo's report, with every value
+escaped."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ STYLES: Final = ("style.css", "people/people.css")
 
 
 def render(template: str, **shown: Any) -> str:
-    """The page that a template makes of these values, for its reader.
+    """The page that a template makes from these values, for its reader.
 
     Raises:
         jinja2.UndefinedError: the template shows something that is not among them.
@@ -28,7 +29,7 @@ def render(template: str, **shown: Any) -> str:
 
 @cache
 def templates() -> Environment:
-    """The templates of this package: every value is escaped, and a missing one is an error."""
+    """The templates of this package. Every value is escaped, and a missing one is an error."""
     made = Environment(
         loader=PackageLoader("mlplatform.observing.page"),
         autoescape=True,
@@ -45,25 +46,26 @@ def templates() -> Environment:
 
 
 def _harmless(value: object) -> object:
-    """The value; in a text, characters that reorder or hide text in a browser are written out."""
+    """The value; in a text, characters that reorder or hide text in a browser are written as
+    codes."""
     is_text = isinstance(value, str) and not isinstance(value, Markup)
     return shown(str(value), lines=True) if is_text else value
 
 
 @cache
 def style() -> str:
-    """The one style sheet."""
+    """The style sheet."""
     files = PackageLoader("mlplatform.observing.page")
     return "\n".join(files.get_source(templates(), name)[0] for name in STYLES)
 
 
 def words(name: str) -> str:
-    """A name of ours as a person reads it: "awaiting approval"."""
+    """A name of the code in words: "awaiting approval"."""
     return name.replace("_", " ")
 
 
 def coded(sentence: str) -> Markup:
-    """A sentence whose commands, between backticks, look like commands."""
+    """A sentence in which commands between backticks look like commands."""
     text = shown(sentence, lines=True)
     parts = text.split("`")
     if len(parts) % 2 == 0:
@@ -95,7 +97,7 @@ def _time(ms: int, form: str) -> str:
 
 
 def number(value: float | None) -> str:
-    """A count with separators, or a measure with four digits that count."""
+    """A count with separators, or a measure with four significant digits."""
     if value is None:
         return NONE
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -107,7 +109,7 @@ def percent(share: float | None) -> str:
 
 
 def short(digest: str | None) -> str:
-    """So much of a digest as tells two apart."""
+    """As much of a digest as tells two apart."""
     return NONE if not digest else digest[:12]
 
 

@@ -1,4 +1,4 @@
-"""What the page shows of a model's traffic: the newest numbers, each with its course over time."""
+"""A model's traffic as the page shows it: the newest numbers, each with its course over time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PERIODS: Final[Mapping[str, tuple[int, int]]] = {
     "week": (7 * DAY_MS, 4 * HOUR_MS),
     "month": (31 * DAY_MS, 12 * HOUR_MS),
 }
-"""How far back each goes, and how long a point of a line is, in milliseconds of event time."""
+"""Period → its length, and the length of a point, in milliseconds of event time."""
 SURE: Final = 1.96
-"""Standard errors to either side of a share, for 95 %."""
+"""Standard errors to either side of a share for 95 %."""
 TABLE_ROWS: Final = 24
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -83,7 +83,7 @@ class _Point:
 def traffic_detail(
     definition: ModelDefinition, found: TrafficReport | None, period: str
 ) -> TrafficDetail | None:
-    """The newest period of a model's traffic; None where nothing was counted yet.
+    """The newest period of a model's traffic; None if nothing was counted yet.
 
     Of a model without alerts none is counted, and of one whose labels are not 0 and 1 neither
     precision nor recall.
@@ -114,7 +114,7 @@ def traffic_detail(
 
 
 def share_interval(hits: int, trials: int) -> tuple[float, float]:
-    """The bounds between which a share lies, with 95 %.
+    """The bounds of a share, with 95 %.
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
     """
@@ -124,7 +124,7 @@ def share_interval(hits: int, trials: int) -> tuple[float, float]:
 
 
 def _points(found: TrafficReport, span_ms: tuple[int, int], point_ms: int) -> list[_Point]:
-    """Every point of the period, with those in which nothing was asked."""
+    """Every point of the period, including points without requests."""
     held: dict[int, dict[str, Counts]] = {}
     for bucket in found.buckets:
         roles = held.setdefault(bucket.start_ms - bucket.start_ms % point_ms, {})
@@ -202,7 +202,7 @@ def _latency(
 def _by_arm(
     points: Sequence[_Point], value: Callable[[Counts], float | None]
 ) -> list[tuple[str, Points]]:
-    """The champion's line, and the challenger's where there is one: its copies' in shadow."""
+    """The champion's line, and the challenger's if there is one; in shadow that of its copies."""
     lines: list[tuple[str, Points]] = []
     roles = {role for point in points for role in point.roles}
     challengers = roles & {CHALLENGER, SHADOW}
@@ -213,7 +213,7 @@ def _by_arm(
 
 
 def _outcomes(found: TrafficReport, span_ms: tuple[int, int]) -> list[Metric]:
-    """Precision and recall of matured labels, as the drift checks of the period saw them."""
+    """Precision and recall by matured labels, from the drift checks of the period."""
     checks = [(at, check_of(body).outcomes) for at, body in found.samples.get(CHECK, ())]
     known = [(at, one) for at, one in checks if one is not None]
     pairs = (
@@ -239,7 +239,7 @@ def _of_labels(
 
 
 def _drift(found: TrafficReport, span_ms: tuple[int, int]) -> Metric:
-    """How far the input that moved furthest is, as a share of what is allowed."""
+    """The distance of the input that moved most, as a share of what is allowed."""
     checks = [(at, check_of(body)) for at, body in found.samples.get(CHECK, ())]
     line: list[tuple[int, float | None]] = []
     furthest = ""

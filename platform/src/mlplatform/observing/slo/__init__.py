@@ -1,1 +1,1 @@
-"""Service levels: the objectives, and the rules and alerts of Prometheus that watch over it."""
+"""Service levels: the objectives, and the rules and alerts of Prometheus on them."""

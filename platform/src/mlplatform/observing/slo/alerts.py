@@ -1,4 +1,4 @@
-"""Alerts on states: silence where something should be heard, and what no error budget shows."""
+"""Alerts on states: on missing signals, and on faults that no error budget shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOBS: Final = {
     "worker": "mlplatform-worker",
     "exporter": "mlplatform-exporter",
 }
-"""Process → `job` of its series: what `observability/prometheus/` calls it."""
+"""Process → `job` of its series, as in `observability/prometheus/`."""
 
 HAS_CHAMPION: Final = f'max by (model) ({signals.ROUTES_SHARE.name}{{arm="champion"}}) > 0'
 
@@ -90,7 +90,7 @@ def of_installation(objectives: Objectives) -> list[Rule]:
 
 
 def of_model(model: ModelDefinition, objectives: Objectives) -> list[Rule]:
-    """Alerts whose limits stand in a model.yaml."""
+    """Alerts whose limits are in a model.yaml."""
     made = _Maker(objectives)
     return [_overdue(made, model, objectives), *_stale(made, model)]
 
@@ -116,7 +116,7 @@ def _overdue(made: _Maker, model: ModelDefinition, objectives: Objectives) -> Ru
 
 
 def _stale(made: _Maker, model: ModelDefinition) -> list[Rule]:
-    """Alerts that fire at once: a share is of a minute, and an age of days."""
+    """Alerts that fire at once, because a share is of a minute, and an age of days."""
     own, policy = f'model="{model.name}"', model.features
     share = f"max by (model) ({signals.FEATURES_STALE_SHARE.name}{{{own}}})"
     age = f"max by (model) ({signals.VIEW_AGE.name}{{{own}}})"
@@ -273,7 +273,7 @@ def _rate(metric: Metric, labels: str = "") -> str:
 
 
 class _Maker:
-    """Makes alerts that all link to their runbook."""
+    """Makes alerts that link to their runbooks."""
 
     def __init__(self, objectives: Objectives) -> None:
         self._runbooks = objectives.runbooks
@@ -289,5 +289,5 @@ class _Maker:
 
 
 def names(rules: Sequence[Rule]) -> list[str]:
-    """The names of the alerts among rules, in order, each once."""
+    """The names of the alerts among rules, in order and without repeats."""
     return list(dict.fromkeys(rule["alert"] for rule in rules if "alert" in rule))

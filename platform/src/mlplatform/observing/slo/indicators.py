@@ -1,4 +1,4 @@
-"""how each objective is measured: the share of what was bad, as expressions over listed metrics."""
+"""Indicators of each objective: the share of bad events, as expressions over listed metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCORING: Final = "score|score_batch|infer|grpc_Score|grpc_ScoreBatch|grpc_ModelI
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Rates of bad events and of all; `{window}` stands in them for a range."""
+    """Rates of bad events and of all events, in which `{window}` stands for a range."""
 
     bad: str
     total: str
@@ -29,7 +29,7 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """An expression of value 1 while something is bad, and 0 otherwise."""
+    """An expression with value 1 while something is bad, and 0 otherwise."""
 
     bad: str
 
@@ -62,7 +62,7 @@ def of_model(model: ModelDefinition, limits: AlertLimits) -> dict[Name, Events |
 
 
 def of_installation() -> dict[Name, Events | Times]:
-    """The indicators that are not of one model."""
+    """The indicators that belong to no single model."""
     refused = rate(signals.LOG_COUNTS["refused"])
     unlogged = rate(signals.LOG_COUNTS["unlogged"])
     accepted = rate(signals.LOG_COUNTS["accepted"])
@@ -70,7 +70,7 @@ def of_installation() -> dict[Name, Events | Times]:
 
 
 def tier_of(models: list[ModelDefinition]) -> Literal[1, 2, 3]:
-    """The tier of what models share: the strictest of theirs."""
+    """The tier of what models share: the strictest of their tiers."""
     return min(model.tier for model in models)
 
 

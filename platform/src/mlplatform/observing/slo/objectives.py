@@ -1,4 +1,4 @@
-"""The objectives of the platform, and when people are alerted: observability/slo.yaml, checked."""
+"""The objectives of the platform and their alerts: observability/slo.yaml, checked."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 FILE: Final = "observability/slo.yaml"
 _PACKAGED: Final = Path(__file__).with_name("slo.yaml")
 SHIPPED: Final = _PACKAGED if _PACKAGED.is_file() else Path(__file__).parents[5] / FILE
-"""That of the wheel, or of the repository."""
+"""The slo.yaml of the wheel, or of the repository."""
 WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-"""Those that error ratios are recorded over."""
+"""The windows over which error ratios are recorded."""
 
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Severity = Literal["page", "ticket"]
 HEARTBEAT: Final = "none"
-"""Severity of the alert that always fires: it only shows that alerts are delivered."""
+"""Severity of the alert that always fires; it only shows that alerts are delivered."""
 Window = Literal["5m", "30m", "1h", "2h", "6h", "1d", "3d"]
 Duration = Annotated[str, Meta(pattern=r"\A[1-9][0-9]{0,5}[smhd]\Z")]
 Ratio = Annotated[float, Meta(gt=0, lt=1)]
@@ -34,7 +34,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Burn(_Strict, frozen=True):
-    """A pair of windows, and how many times too fast the budget burns over both."""
+    """A pair of windows, and the burn rate that must be exceeded over both."""
 
     factor: Annotated[float, Meta(gt=0, le=1000)]
     long: Window
@@ -113,7 +113,7 @@ class AlertLimits(_Strict, frozen=True):
 
 
 class Objectives(_Strict, frozen=True):
-    """All of slo.yaml.
+    """The content of slo.yaml.
 
     Args:
         minimum_bad: bad events in a long window, of which fewer fire nothing.

@@ -1,4 +1,4 @@
-"""observability/alerts/, from slo.yaml and every model.yaml."""
+"""Rendering of observability/alerts/ from slo.yaml and every model.yaml."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def render_files(root: Path) -> dict[str, str]:
 
 
 def of_model(model: ModelDefinition, objectives: Objectives) -> dict[str, Any]:
-    """Rules of a model's objectives, and alerts that its model.yaml sets limits for."""
+    """Rules of a model's objectives, and alerts with limits in its model.yaml."""
     measured = indicators.of_model(model, objectives.limits)
     tier = objectives.tiers[model.tier]
     slos = [
@@ -76,7 +76,7 @@ def _group(name: str, members: list[Rule]) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Longer texts over several lines stay readable."""
+    """A YAML dumper that writes longer texts over several lines."""
 
 
 def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -1,4 +1,4 @@
-"""Recording rules and burn-rate alerts of one objective, named as sloth names them."""
+"""Recording rules and burn-rate alerts of one objective, with the names that sloth uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALERTS: Final = {
     "labels": "LabelBudgetBurns",
     "rollout": "RolloutBudgetBurns",
 }
-"""Name of an objective in slo.yaml → its alert."""
+"""Name of an objective in slo.yaml → name of its alert."""
 
 BAD: Final = {
     "availability": "scoring requests are answered 5xx",
@@ -61,12 +61,12 @@ class Slo:
         return f'{{service="{self.service}",slo="{self.name}"}}'
 
     def ratio(self, window: str) -> str:
-        """The recorded error ratio."""
+        """The name of the recorded error ratio over a window."""
         return f"slo:sli_error:ratio_rate{window}{self.selector}"
 
 
 def recordings(slo: Slo, objectives: Objectives) -> list[Rule]:
-    """Error ratios over every window, the objective, and how fast its budget burns."""
+    """Error ratios over every window, the objective, and the burn rate of its budget."""
     days = f"{objectives.window_days}d"
     long = f"slo:sli_error:ratio_rate{days}"
     budget = f"{BUDGET}{slo.selector}"
@@ -86,7 +86,7 @@ def recordings(slo: Slo, objectives: Objectives) -> list[Rule]:
 
 
 def numbers(model: ModelDefinition) -> list[Rule]:
-    """What a model.yaml says of time and failures, as series that a dashboard can draw."""
+    """The limits of time and failures in a model.yaml, as series that a dashboard can draw."""
     made = [
         (LATENCY_GOAL, model.latency_slo_ms / 1000),
         (DEADLINE, model.deadline_ms / 1000),

@@ -1,1 +1,1 @@
-"""Who reads the page, and what people do on it: sign-in, sessions, confirmed actions."""
+"""The people at the page: sign-in, sessions, confirmed actions."""

@@ -1,7 +1,8 @@
-"""What people do on the page: a form that shows what is signed, and the same function as a command.
+"""The actions of people on the page: a form that shows what it confirms, and then the same function
+as a command.
 
-A form is shown before anything is done. It stands for one act on what it showed, it counts once,
-and the journal, not the form, says what is true when it comes back.
+A form is shown before anything is done. It is for one act on the state that it showed, and it
+counts once. When it comes back, the journal and not the form decides what is true.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ log = logging.getLogger(__name__)
 
 MOST_SHOWN: Final = 64
 CODE: Final = "code"
-"""What the button of a form sends that asks for a code alone."""
+"""Value of the form button that asks only for a code."""
 KINDS: Final[Mapping[str, tuple[Act, ...]]] = {"rollouts": acts.OF_ROLLOUT, "models": acts.OF_MODEL}
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What an act is about, as the journal has it now.
+    """The subject of an act, in its present state by the journal.
 
     Args:
         kind: `rollouts` or `models`: the beginning of its page's path.
@@ -82,7 +83,7 @@ class Subject:
 
 
 class Actions:
-    """The forms of acts, their answers, and what other pages show of them.
+    """The forms of acts and their answers, and the parts of them that other pages show.
 
     Args:
         show: renders a template with a status.
@@ -114,7 +115,7 @@ class Actions:
     # What other pages show.
 
     def waiting_rollouts(self) -> list[WaitingRollout]:
-        """Everything that waits for a person's answer, what ends first at the top.
+        """The rollouts that wait for a person's answer, the first to end at the top.
 
         Raises:
             Unavailable: journal or keys can't be read.
@@ -137,7 +138,7 @@ class Actions:
         return sorted((w for w in found if w is not None), key=lambda w: w.until_ms)
 
     def buttons(self, kind: str, name: str) -> tuple[Button, ...]:
-        """What the reader of this page may do of a rollout or a model now."""
+        """The acts that the reader of this page may do now on a rollout or a model."""
         reader = READER.get()
         if reader is None or reader.client is None:
             return ()
@@ -151,11 +152,11 @@ class Actions:
     # Forms.
 
     async def ask(self, request: Request) -> Response:
-        """The form that confirms an act, with what it stands for."""
+        """The form that confirms an act, with what it is about."""
         return await run_in_threadpool(self._ask, request)
 
     async def carry_out(self, request: Request) -> Response:
-        """What a form asks for, done once; the journal has it when this answers."""
+        """Do what a form asks for, once; the journal has it on return."""
         try:
             fields = await forms.read(request)
         except InputInvalid as error:
@@ -193,7 +194,7 @@ class Actions:
     def _response_to(
         self, request: Request, respond: Callable[[Reader, Subject, Act], Response]
     ) -> Response:
-        """What a request is answered with; each refusal is kept with the name of the person."""
+        """The response to a request; each refusal is stored with the person's name."""
         kind, name = request.url.path.split("/")[1], request.path_params["name"]
         reader, back = READER.get(), f"/{kind}/{name}"
         act = cast(Act, request.path_params["act"])
@@ -264,7 +265,8 @@ class Actions:
         )
 
     def _code(self, reader: Reader, subject: Subject, act: Act, seen: str) -> Response:
-        """A code that gives this answer of the reader's in Prefect's form or by the command."""
+        """A response with the code by which the reader gives this answer in Prefect's form or by
+        the command."""
         assert act == "approve" or act == "reject"
         question = Question(subject.name, seen, act)
         proof = _by_provider(reader)
@@ -281,7 +283,7 @@ class Actions:
     def _done(
         self, reader: Reader, subject: Subject, act: Act, seen: str, reason: str
     ) -> tuple[str, BackgroundTask | None]:
-        """What was done, in words, and what follows once that is said."""
+        """The result of an act in words, and a task to run after the response."""
         platform, actor, identity = self._platform, reader.name, reader.identity
         if act == "approve" or act == "reject":
             question = Question(subject.name, seen, act)
@@ -314,8 +316,8 @@ class Actions:
         return f"Done, from generation {generation} of the routes of {subject.name} on.", None
 
     def _finish_form(self, question: Question, proven: Approver, reason: str) -> None:
-        """Let Prefect's form of this question end, and its run take the pass; else the next one
-        of the schedule reads the answer."""
+        """End Prefect's form of this question, so that its run starts a pass; otherwise the next
+        scheduled pass reads the answer."""
         try:
             job.answer_form(self._platform, question, proven, reason=reason)
         except PlatformError as error:
@@ -349,7 +351,8 @@ class Actions:
 
     @staticmethod
     def _own(subject: Subject, act: Act, reader: Reader) -> str:
-        """Why this person may not answer, if they made what is asked about; empty: they may."""
+        """Why this person may not answer, because they made what is asked about; empty if they
+        may."""
         if act not in acts.ANSWERS or subject.state is None:
             return ""
         return acts.own(subject.state, reader.name, reader.identity)
@@ -368,7 +371,7 @@ def check_form(
     fields: Mapping[str, str],
     says_origin: bool,
 ) -> None:
-    """Raises unless a form is this session's, unused, and about what holds now.
+    """Raises unless a form is this session's, unused, and about the present state.
 
     Args:
         fields: `token` of the session, `form` as it was offered, and what was `seen`.
@@ -395,7 +398,7 @@ def _by_provider(reader: Reader) -> job.ByProvider | None:
 
 
 def _evidence(subject: Subject) -> EvidenceDetail | None:
-    """The evidence that a rollout's journal asked with last."""
+    """The evidence with which a rollout's journal asked last; None if it has not asked."""
     assert subject.state is not None
     for fact in reversed(subject.facts):
         if fact.evidence_digest == subject.state.asked:

@@ -1,4 +1,5 @@
-"""What a person can do of a rollout or a model now: pure rules over the journal's states."""
+"""The acts that a person may do now on a rollout or a model: pure rules over the journal's
+states."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ OF_ROLLOUT: Final[tuple[OfRollout, ...]] = get_args(OfRollout)
 OF_MODEL: Final[tuple[OfModel, ...]] = get_args(OfModel)
 ANSWERS: Final[frozenset[Act]] = frozenset({"approve", "reject"})
 BOUND: Final[frozenset[Act]] = ANSWERS | {"resume", "lift", "clear"}
-"""Acts that are refused where what they were shown has changed. Nothing holds up one that stops."""
+"""Acts that are refused if the state that their form showed has changed. Acts that stop something
+are never refused for that."""
 ROLES: Final[tuple[tuple[str, Operation], ...]] = (
     ("approver", "approve"),
     ("engineer", "run"),
@@ -50,12 +52,12 @@ WORDS: Final[dict[Act, tuple[str, str]]] = {
         "gateways ask again the versions that they stopped for alerting too often",
     ),
 }
-"""What a button says, and what pressing it does."""
+"""Act → text of its button, and its effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Button:
-    """An act that is offered, and where it is confirmed."""
+    """An act that is offered, and the path where it is confirmed."""
 
     act: Act
     title: str
@@ -63,26 +65,26 @@ class Button:
 
 
 def may(client: Client | None, act: Act, model: str) -> bool:
-    """Whether somebody's scopes hold for an act; None: somebody who only looks."""
+    """Whether a person's scopes allow an act; None stands for somebody who only looks."""
     if client is None:
         return False
     return client.may(model, "approve") if act in ANSWERS else client.may_stop(model)
 
 
 def scope_of(act: Act, model: str) -> str:
-    """The scope that an act takes, as `keys create` names it."""
+    """The scope that an act needs, in the form of `keys create`."""
     if act in ANSWERS:
         return f"{model}:approve"
     return f"{model}:operate or {model}:run"
 
 
 def role_for(act: Act) -> str:
-    """What people call somebody who may do this."""
+    """The word for people who may do this act."""
     return "an approver" if act in ANSWERS else "an operator or an engineer"
 
 
 def roles(client: Client | None) -> tuple[str, ...]:
-    """What people call somebody with these scopes."""
+    """The words for somebody with these scopes."""
     if client is None:
         return ("viewer",)
     found = tuple(role for role, operation in ROLES if client.may_on_some(operation))
@@ -119,7 +121,7 @@ def of_model(routes: Routes, *, is_stopped: bool) -> tuple[OfModel, ...]:
 
 
 def own(state: RolloutState, name: str, identity: ProvenIdentity | None = None) -> str:
-    """Why this person may not answer for a rollout; empty: may."""
+    """Why this person may not answer for a rollout; empty if they may."""
     try:
         check_approver(state, name, identity)
     except Refused as refused:
@@ -128,11 +130,11 @@ def own(state: RolloutState, name: str, identity: ProvenIdentity | None = None) 
 
 
 def seen_of_rollout(state: RolloutState, facts: int, act: Act) -> str:
-    """What an act of a rollout is bound to: the evidence of its question, else how much of its
-    journal there is."""
+    """The state that an act on a rollout is bound to: the evidence of its question, else the length
+    of its journal."""
     return state.asked or "" if act in ANSWERS else f"fact {facts}"
 
 
 def seen_of_model(routes: Routes) -> str:
-    """What an act of a model is bound to."""
+    """The state that an act on a model is bound to."""
     return f"generation {routes.generation}"

@@ -1,4 +1,5 @@
-"""Sign-ins at the identity provider that have begun: each of one browser, taken once, soon over.
+"""Sign-ins at the identity provider that have begun: each belongs to one browser, counts once, and
+soon ends.
 
 Source: RFC 7636 (PKCE, method S256); RFC 9700 section 4.7.1 (state and nonce bound to a browser).
 """
@@ -18,13 +19,13 @@ from typing import Final
 LASTS_S: Final = 10 * 60.0
 MOST: Final = 1024
 MOST_OF_ONE: Final = 128
-"""Of one peer, which may be a proxy with many people behind it: a further one ends the oldest of
-them, so that no peer takes others' places."""
+"""Most attempts of one peer, which may be a proxy for many people. A further one ends its oldest,
+so that no peer takes others' places."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What the provider's answer is compared with.
+    """The values with which the provider's answer is compared.
 
     Args:
         cookie: of the browser that began it.
@@ -42,7 +43,7 @@ class Attempt:
 
     @property
     def challenge(self) -> str:
-        """What the provider is told of the verifier."""
+        """The challenge that the provider gets in place of the verifier."""
         hashed = hashlib.sha256(self.verifier.encode()).digest()
         return base64.urlsafe_b64encode(hashed).rstrip(b"=").decode()
 
@@ -60,7 +61,7 @@ class Attempts:
         self._by_state: dict[str, Attempt] = {}
 
     def begin(self, peer: str, wanted: str) -> tuple[str, Attempt]:
-        """The state that the provider sends back, and what it stands for."""
+        """Begin an attempt. Returns the state that the provider sends back, and the attempt."""
         state, now_s = secrets.token_urlsafe(32), self._now_s()
         cookie, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         made = Attempt(cookie, peer, nonce, verifier, wanted, now_s + LASTS_S)
@@ -76,7 +77,7 @@ class Attempts:
         return state, made
 
     def take(self, state: str, cookie: str, peer: str) -> Attempt | None:
-        """What a state stands for; None where this browser began none, or it is over."""
+        """The attempt of a state; None if this browser began none, or it is over."""
         with self._lock:
             found = self._by_state.get(state)
             if found is None or found.peer != peer:

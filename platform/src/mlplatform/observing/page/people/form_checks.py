@@ -27,7 +27,7 @@ def check_own(
     fields: Mapping[str, str],
     says_origin: bool,
 ) -> str:
-    """What a form's reader had seen, where the form is this session's and not used before.
+    """The state that a form had shown, if the form is this session's and unused.
 
     Args:
         act, about: what it has to stand for.

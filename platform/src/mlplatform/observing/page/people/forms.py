@@ -1,4 +1,4 @@
-"""A form as it comes in: bounded, of this page, each field once."""
+"""An incoming form: bounded, of this page, with each field once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from mlplatform.runtime.errors import InputInvalid
 
 MOST_BYTES: Final = 16 * 1024
-"""Of a form: a reason of 500 characters has at most 6,000 bytes as browsers send it."""
+"""Most bytes of a form: a reason of 500 characters has up to 6,000 bytes as browsers send it."""
 MOST_FIELDS: Final = 16
 KIND: Final = "application/x-www-form-urlencoded"
 
@@ -62,7 +62,8 @@ def parsed(body: bytes) -> Mapping[str, str]:
 def says_its_origin(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a browser says that a page of this server sent the form.
 
-    That the origin is this server's own is looked at before (`runtime.http.cross_site_guard`).
+    Whether the named origin is this server's own is checked earlier
+    (`runtime.http.cross_site_guard`).
     """
     pairs = list(headers)
     origins = [value for name, value in pairs if name == b"origin"]
@@ -71,7 +72,7 @@ def says_its_origin(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def cookie(headers: Iterable[tuple[bytes, bytes]], name: str) -> str:
-    """The value of a cookie; empty where there is none, or more than one."""
+    """The value of a cookie; empty if it is missing, or there is more than one."""
     found = []
     for key, value in headers:
         if key == b"cookie":
@@ -85,7 +86,7 @@ def cookie(headers: Iterable[tuple[bytes, bytes]], name: str) -> str:
 def set_cookie(
     name: str, value: str, *, secure: bool, lasts_s: float, samesite: str = "Strict"
 ) -> str:
-    """The `Set-Cookie` header of a session; with no value, the cookie is taken away.
+    """The `Set-Cookie` header of a session; without a value it deletes the cookie.
 
     Args:
         samesite: `Lax`: it comes along where another site leads here.
@@ -103,7 +104,7 @@ def set_cookie(
 
 
 def own_path(text: str) -> str:
-    """A path of this page to go on to; the overview where it is none.
+    """A path of this page to go on to; the overview if the text is no path of it.
 
     A path that begins with two slashes would lead to another server.
     """

@@ -1,4 +1,4 @@
-"""Which requests the page answers: of people who signed in, and of programs with its token."""
+"""Admission to the page: people who have signed in, and programs with its token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from mlplatform.scoring.admission.store import Keys
 SURFACE: Final = "page"
 SIGN_IN: Final = "/sign-in"
 OPEN: Final = (SIGN_IN, AT_PROVIDER, RETURN, "/style.css", "/health")
-"""What is answered to anybody; it holds nothing of this installation, but whose word it takes."""
+"""Paths that anybody may read; they hold nothing of this installation except which identity
+provider it trusts."""
 PEER: Final = "mlplatform.peer"
 LOOKS: Final = ("GET", "HEAD")
 
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Identities:
-    """The people of an installation, followed while their keys come and go.
+    """The people of an installation, kept up to date with their keys.
 
     Their store is opened when somebody first signs in: a page that is only read needs none.
 
@@ -53,7 +54,7 @@ class Identities:
         self._keyring: Keyring | None = None
 
     def proven(self, name: str, secret: bytes) -> Client | None:
-        """The person of that name whose secret this is; None where there is none.
+        """The person of that name whose secret this is; None if there is none.
 
         Raises:
             Unavailable: the store does not answer.
@@ -61,8 +62,8 @@ class Identities:
         return People(self._open_keyring().client, self._now_s).proven(name, secret)
 
     def check_alone(self, person: Person) -> None:
-        """Raises where a client with a key here has a name that a reader takes for one of a
-        provider's person, and the file of roles does not say which name that person has.
+        """Raises if a client with a key here has a name that looks like that of a provider's
+        person, and the file of roles does not say which name the person has.
 
         Raises:
             Refused: says what to write into the file.
@@ -76,8 +77,8 @@ class Identities:
             )
 
     def live(self, session: Session) -> Client | None:
-        """The person of a session; None where the key is revoked or has expired, or a provider's
-        person is not alone with a name any more."""
+        """The person of a session; None if the key is revoked or has expired, or if a provider's
+        person is no longer the only one with that name."""
         keyring, person = self._keyring, session.person
         if keyring is None:
             return None
@@ -96,7 +97,7 @@ class Identities:
 
     @staticmethod
     def _taken(keyring: Keyring, person: Person) -> str:
-        """The client whose name is like one of this person's; empty: none is."""
+        """The client whose name looks like one of this person's; empty if there is none."""
         if person.is_mapped:
             return ""
         own = appearances(person.client.name, *person.identity.known_as)
@@ -127,7 +128,7 @@ class PageAccess:
     secure: bool = False
 
     def refuse(self, who: str, asked: str, why: str) -> None:
-        """Keep a refusal where a person finds it, with the proof of who reads, if it is theirs."""
+        """Store a refusal for people to find, with the reader's proof, if the reader has one."""
         reader = READER.get()
         is_proven = reader is not None and reader.identity is not None and reader.name == who
         proof = str(reader.identity) if reader is not None and is_proven else ""
@@ -135,7 +136,8 @@ class PageAccess:
 
 
 class SessionGate:
-    """An ASGI application that lets in who has a session, and leaves others to a gate by token.
+    """An ASGI application that admits requests with a session, and passes others to a gate by
+    token.
 
     Args:
         by_token: knows who has the token, and refuses programs that have none.
@@ -199,9 +201,10 @@ class SessionGate:
 
     @staticmethod
     def _to_tell(scope: Scope, found: NoSession | None, peer: str) -> str:
-        """Why a person should know that this request is refused; empty where nobody need.
+        """Why a person should be told of this refusal; empty if nobody need be.
 
-        That somebody looks is no event, unless a session is used by another user of this machine.
+        Somebody who only looks is no event, unless a session is used by another user of this
+        machine.
         """
         if found is None:
             return "" if scope["method"] in LOOKS else "nobody has signed in"
@@ -210,7 +213,7 @@ class SessionGate:
 
 
 def _taken_notice(scope: Scope, session: Session) -> str:
-    """What the last action came to, for the page that is shown next."""
+    """The result of the last action, for the next page."""
     if scope["method"] != "GET" or scope["path"] in OPEN:
         return ""
     notice, session.notice = session.notice, ""
@@ -223,7 +226,7 @@ def _end(scope: Scope, name: str) -> object:
 
 
 def _is_a_browsers(scope: Scope) -> bool:
-    """Whether a person asks, who can fill in a form."""
+    """Whether a browser asks, whose user can fill in a form."""
     return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 

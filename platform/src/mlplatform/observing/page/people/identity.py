@@ -1,4 +1,4 @@
-"""Who the claims of an ID token say that somebody is here: a name, scopes, until when. Pure.
+"""The person that an ID token's claims prove: name, scopes, and until when. Pure functions.
 
 Source: OpenID Connect Core 1.0, sections 2 (ID token), 3.1.3.7 (its validation) and 5.1 (claims).
 """
@@ -20,11 +20,11 @@ from mlplatform.scoring.admission.clients import Client
 
 MOST_GROUPS: Final = 2_000
 MOST_NAMED: Final = 20
-"""Groups that a refusal names."""
+"""Most groups that a refusal names."""
 MOST_OF_A_NAME: Final = 80
 _SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(@[a-z0-9][a-z0-9.-]{0,63})?")
-"""A client's name, with a domain if the provider gives one: no other name has an `@`."""
+"""Pattern of a client's name, with a domain if the provider gives one; no other name has an `@`."""
 _OTHER_NAMES: Final = ("preferred_username", "email", "name", "nickname")
 
 
@@ -44,7 +44,7 @@ class Person:
 
 
 def check_answers(claims: Mapping[str, Any], client_id: str, nonce: str) -> None:
-    """Raises unless a token answers the one request that this nonce was made for.
+    """Raises unless a token answers the request for which this nonce was made.
 
     Raises:
         Refused: it answers another one, or was made for another client too.
@@ -95,7 +95,7 @@ def person(claims: Mapping[str, Any], provider: IdentityProvider, roles: Roles) 
 
 
 def alike(own: frozenset[str], names: Iterable[str]) -> str:
-    """The first of some names, in order, that a reader takes for one of these; empty: none is.
+    """The first of some names that looks like one of the person's own; empty if none does.
 
     Args:
         own: of `appearances`.

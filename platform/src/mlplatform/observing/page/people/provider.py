@@ -1,4 +1,4 @@
-"""The identity provider as the page speaks to it: discovery, the code's exchange, its keys.
+"""The page's calls of the identity provider: discovery, the exchange of a code, its keys.
 
 Source: OpenID Connect Discovery 1.0; OpenID Connect Core 1.0 section 3.1; RFC 6749 section 2.3.1.
 """
@@ -31,22 +31,23 @@ from mlplatform.scoring.admission.jwks import IssuerKeys
 from mlplatform.scoring.admission.signed_claims import TokenRefused, named_key
 
 ANSWER_S: Final = 5.0
-"""For connecting, and again for an answer from its first byte to its last."""
+"""Seconds to connect, and again for an answer from its first byte to its last."""
 MOST_BYTES: Final = 256 * 1024
 MOST_TOKEN_BYTES: Final = 64 * 1024
 MIN_REFRESH_S: Final = 1.0
-"""Between two fetches of keys: each takes a code that the provider gave a token for."""
+"""Least seconds between two fetches of keys; each fetch needs a code for which the provider gave a
+token."""
 AT_PROVIDER: Final = "/sign-in/provider"
 RETURN: Final = "/sign-in/return"
-"""Paths of the page: where a sign-in begins, and what the provider sends browsers back to."""
+"""Paths of the page: where a sign-in begins, and where the provider sends browsers back to."""
 KINDS: Final = frozenset({"jwt"})
-"""Of ID tokens: an access token is none (RFC 9068 section 4)."""
+"""Kinds of ID tokens; an access token is none (RFC 9068 section 4)."""
 
 log = logging.getLogger(__name__)
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """What of a discovery document is used; the rest is passed over."""
+    """The fields of a discovery document that are used."""
 
     issuer: str
     authorization_endpoint: str
@@ -69,7 +70,7 @@ class _Error(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationResponse:
-    """What a browser brings back from the provider.
+    """The parameters with which the provider sends a browser back.
 
     Args:
         code: empty where the provider refused.
@@ -83,7 +84,8 @@ class AuthorizationResponse:
 
 
 class Provider:
-    """One provider. Methods ask it over the network, on threads; nothing it says is kept on disk.
+    """One provider. Methods ask it over the network, on threads; nothing of its answers is stored
+    on disk.
 
     Args:
         page: the page's own address, as browsers have it: one of another name would not send back
@@ -99,11 +101,10 @@ class Provider:
         self._keys: Mapping[str, IssuerKeys] = {}
 
     def authorization_url(self, state: str, attempt: Attempt) -> str:
-        """Where a browser goes to sign in. Asks for the discovery document first: a provider that
-        does not answer is known before anybody is sent there.
+        """The URL to which a browser goes to sign in.
 
-        Raises:
-            Unavailable: it does not answer, or with something else.
+        It asks for the discovery document first, so that nobody is sent to a provider that does not
+        answer.
         """
         found = self._discover()
         asked = {
@@ -119,7 +120,8 @@ class Provider:
         return f"{found.authorization_endpoint}?{urlencode(asked)}"
 
     def sign_out_url(self) -> str:
-        """Where a person ends the session at the provider; empty where it names no such place.
+        """The URL at which a person ends the session at the provider; empty if the provider names
+        none.
 
         Source: OpenID Connect RP-Initiated Logout 1.0, without the ID token: the provider asks.
         """
@@ -129,7 +131,7 @@ class Provider:
         return f"{found.end_session_endpoint}?{urlencode({'client_id': self.settings.client_id})}"
 
     def person(self, answer: AuthorizationResponse, attempt: Attempt) -> Person:
-        """Who has signed in there.
+        """The person who has signed in at the provider.
 
         Raises:
             Refused: the provider or the token proves nobody who has a role here; says why.
@@ -174,7 +176,7 @@ class Provider:
         return found
 
     def _redeemed(self, found: Metadata, code: str, attempt: Attempt) -> bytes:
-        """The ID token of a code."""
+        """The ID token in exchange for a code."""
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -195,7 +197,7 @@ class Provider:
         raise Refused(f"{self.settings.host} gives no token for this code: {_plain(why)}")
 
     def _proof_of_client(self, found: Metadata) -> tuple[dict[str, str], dict[str, str]]:
-        """Fields and headers that say which client asks."""
+        """Fields and headers that prove which client asks."""
         file, name = self.settings.client_secret_file, self.settings.client_id
         if file is None:
             return {"client_id": name}, {}
@@ -238,5 +240,5 @@ class Provider:
 
 
 def _plain(text: str) -> str:
-    """What a provider says, as a page and a log can show it."""
+    """A text of the provider in a form that a page and a log can show."""
     return shown(text[:200])

@@ -1,4 +1,4 @@
-"""Signing in at the identity provider: a browser is sent there, and comes back with a code."""
+"""Sign-in at the identity provider: a browser is sent there, and comes back with a code."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
 from mlplatform.runtime.telemetry.refusals import UNKNOWN
 
 MOST_CHARACTERS: Final = 4096
-"""Of a parameter that a browser brings back."""
+"""Most characters of a parameter that a browser brings back."""
 AT_A_TIME: Final = 4
-"""Requests to the provider; further ones wait without a thread, so that the page goes on."""
+"""Most requests to the provider at a time; further ones wait without a thread, so that the page
+goes on."""
 BEGIN_AGAIN: Final = (
     "this sign-in was not begun in this browser, was finished before, or took longer than"
     f" {LASTS_S / 60:.0f} minutes: begin again"
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class ProviderSignIn:
-    """Both ends of the way to the provider and back.
+    """Both ends of a sign-in at the provider: the way there and the way back.
 
     Args:
         sign_in: shows the form again where nobody is signed in, and begins sessions.
@@ -129,7 +130,7 @@ class ProviderSignIn:
 
 
 def _brought_back(request: Request) -> tuple[str, AuthorizationResponse]:
-    """State and answer of the provider's redirect.
+    """State and answer in the provider's redirect.
 
     Raises:
         InputInvalid: a parameter stands there twice, or is too long.

@@ -1,4 +1,4 @@
-"""Who reads a page: what every template shows at its top, and what a form is bound to."""
+"""The reader of a page, whom every template shows at its top, and to whom forms are bound."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlplatform.scoring.admission.clients import Client
 from mlplatform.scoring.admission.secrets import key_id
 
 ONLY_LOOKS: Final = "page token"
-"""The name of a reader who proved only the page's token. No client can have it."""
+"""Name of a reader who proved only the page's token; no client can have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who has signed in and reads.
+    """The person who has signed in and reads.
 
     Args:
         client: with the scopes of the person's key, or groups at the identity provider; None: the
@@ -41,29 +41,29 @@ class Reader:
 
     @property
     def approver(self) -> Approver:
-        """This person as the journal names who answers."""
+        """This person as the journal names an approver."""
         if self.session.person is not None:
             return Approver.by_provider(self.name, self.session.person.identity)
         return Approver(self.name, key_id(self.session.key))
 
     def lacks(self, scope: str) -> str:
-        """The sentence that this person has no such scope."""
+        """The sentence that says that this person lacks a scope."""
         if self.identity is None:
             return f"the key of {self.name} has no scope {scope}"
         return f"no group of {self.name} at {self.identity.issuer} has scope {scope}"
 
     @property
     def identity(self) -> ProvenIdentity | None:
-        """The person at the identity provider; None: a key proved this person."""
+        """The person's identity at the provider; None if a key proved this person."""
         person = self.session.person
         return None if person is None else person.identity
 
 
 def sees(model: str) -> bool:
-    """Whether who reads may look at a model: with any scope on it, or by the page's token."""
+    """Whether the reader may look at a model, by any scope on it or by the page's token."""
     reader = READER.get()
     return reader is None or reader.client is None or reader.client.has_scope_on(model)
 
 
 READER: Final[ContextVar[Reader | None]] = ContextVar("reader", default=None)
-"""Of the request that is answered; None: nobody has signed in, or a program has the token."""
+"""Reader of the present request; None if nobody has signed in, or a program has the token."""

@@ -1,4 +1,5 @@
-"""Which scopes the groups of an identity provider have here, and who of it has a name here already.
+"""The scopes that groups of an identity provider have here, and the names that its people have here
+already.
 
 The declared mapping, a YAML file:
 
@@ -33,7 +34,7 @@ _SUBJECT: Final = re.compile(r"[\x20-\x7e]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What the file says.
+    """The content of the file of roles.
 
     Args:
         groups: a group's name at the provider → its scopes here.

@@ -1,8 +1,9 @@
-"""Who has signed in to the page: sessions in memory, bounded, which end with the process.
+"""Sessions of people who have signed in to the page: in memory, bounded, and ended with the
+process.
 
-A cookie of 127.0.0.1 is sent to every port of 127.0.0.1, another user's server among them. So a
-session counts for the peer alone that began it: on loopback the user whose socket it is, as the
-kernel says (`runtime.http.peers`). A cookie that somebody else was sent opens nothing.
+Browsers send a cookie of 127.0.0.1 to every port of 127.0.0.1, another user's server among them. So
+a session counts only for the peer that began it: on loopback the user whose socket it is, as the
+kernel reports (`runtime.http.peers`). A cookie that was sent to somebody else opens nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from mlplatform.observing.page.people.identity import Person
 
 LASTS_S: Final = 12 * 3600.0
 IDLE_S: Final = 30 * 60.0
-"""Without a request; a page that is only left open asks nothing."""
+"""Seconds without a request after which a session ends; a page that is only left open asks
+nothing."""
 MOST: Final = 256
 MOST_OF_ONE: Final = 8
-"""Sessions of one person: a further one ends the oldest of them."""
+"""Most sessions of one person; a further one ends the oldest of them."""
 OFFER_S: Final = 15 * 60.0
 MOST_OFFERS: Final = 16
 WRONG: Final = 10
@@ -34,7 +36,7 @@ MOST_PEERS: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a form stands for, as it was shown: it is taken once.
+    """The act that a form was shown for; it is taken once.
 
     Args:
         act: of `people.acts`, or `review`.
@@ -50,7 +52,7 @@ class Offer:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """Somebody who has signed in.
+    """A person who has signed in.
 
     Args:
         name: of the person.
@@ -79,7 +81,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class NoSession:
-    """A cookie that opens nothing.
+    """A cookie that opens no session.
 
     Args:
         name: whose it was; empty where nobody knows.
@@ -102,7 +104,8 @@ class Sessions:
         self._by_digest: dict[bytes, Session] = {}
 
     def begin(self, name: str, key: bytes, peer: str, person: Person | None = None) -> str:
-        """A new session's cookie: 256 random bits, of which the page keeps a digest."""
+        """Begin a session. Returns its cookie: 256 random bits, of which the page stores a
+        digest."""
         cookie, now_s = secrets.token_urlsafe(32), self._now_s()
         with self._lock:
             for digest, found in list(self._by_digest.items()):
@@ -120,7 +123,7 @@ class Sessions:
         return cookie
 
     def find(self, cookie: str, peer: str) -> Session | NoSession:
-        """The session behind a cookie, which is used by this."""
+        """The session of a cookie; its time of last use becomes now."""
         with self._lock:
             found = self._by_digest.get(_digest(cookie))
             if found is None:
@@ -136,14 +139,14 @@ class Sessions:
             return found
 
     def end(self, session: Session) -> None:
-        """Nothing opens this session any more."""
+        """End a session."""
         with self._lock:
             for digest, found in list(self._by_digest.items()):
                 if found is session:
                     del self._by_digest[digest]
 
     def offer(self, session: Session, act: str, about: str, seen: str) -> str:
-        """The number of a form that stands for this act."""
+        """Offer a form for this act. Returns the form's number."""
         number = secrets.token_urlsafe(16)
         with self._lock:
             while len(session.offers) >= MOST_OFFERS:
@@ -153,14 +156,14 @@ class Sessions:
         return number
 
     def take(self, session: Session, number: str) -> Offer | None:
-        """What a form stands for; None where it was taken before, has ended, or was never made."""
+        """Take the offer of a form; None if it was taken before, has ended, or was never made."""
         with self._lock:
             found = session.offers.pop(number, None)
             return found if found is not None and self._now_s() < found.until_s else None
 
 
 class WrongSignIns:
-    """How often each peer may be wrong: `WRONG` times in `WRONG_WITHIN_S` seconds.
+    """Limits the wrong sign-ins of each peer: `WRONG` in `WRONG_WITHIN_S` seconds.
 
     Other peers can still sign in. Keys are 256 random bits, so this protects the list of refusals
     from a flood rather than a key from being guessed.
@@ -172,7 +175,7 @@ class WrongSignIns:
         self._wrong: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=WRONG))
 
     def wait_s(self, peer: str) -> float:
-        """How long this peer has to wait; 0: not at all."""
+        """Seconds that this peer has to wait; 0 if it need not."""
         with self._lock:
             times_s = self._wrong.get(peer)
             if times_s is None or len(times_s) < WRONG:
@@ -197,7 +200,7 @@ def _whose(session: Session) -> tuple[str, bytes, str]:
 
 
 def _end_reason(session: Session, now_s: float) -> str:
-    """Why a session is over; empty: it goes on."""
+    """Why a session is over; empty while it goes on."""
     if now_s - session.began_s >= LASTS_S:
         return f"its session ended: it lasts {LASTS_S / 3600:.0f} hours"
     if now_s - session.used_s >= IDLE_S:

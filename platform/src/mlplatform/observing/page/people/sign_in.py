@@ -1,4 +1,4 @@
-"""Signing in with a name and a key, beginning a session, and signing out."""
+"""Sign-in with a name and a key, the beginning of a session, and sign-out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mlplatform.scoring.admission.secrets import PREFIX, digest, key_id
 SIGN_OUT: Final = "/sign-out"
 
 Show = Callable[..., Response]
-"""Renders a template with a status."""
+"""Function that renders a template with a status."""
 
 
 class SignIn:
@@ -91,7 +91,7 @@ class SignIn:
     def begin(
         self, response: Response, name: str, key: bytes, peer: str, person: Person | None = None
     ) -> Response:
-        """The response with the cookie of a new session; the browser's session before it ends."""
+        """The response with the cookie of a new session; the browser's earlier session ends."""
         before = READER.get()
         if before is not None:
             self._access.sessions.end(before.session)
@@ -120,7 +120,8 @@ class SignIn:
         return self._with_cookie(RedirectResponse(to, 303), "")
 
     def _proven(self, name: str, secret: bytes) -> tuple[str, bytes] | None:
-        """Who this is and the digest of the key that says so; None: nobody."""
+        """The name of the person and the digest of the key that proves it; None if nobody is
+        proven."""
         if hmac.compare_digest(secret, self._token.encode()):
             return ONLY_LOOKS, b""
         found = self._access.identities.proven(name, secret)
@@ -134,7 +135,7 @@ class SignIn:
         return self._form(wanted, problem or f"You are not signed in: {why}.", status)
 
     def refused_form(self, wanted: str, problem: str, status: int) -> Response:
-        """The form again, with why nobody is signed in."""
+        """The sign-in form again, with the reason why nobody is signed in."""
         return self._form(wanted, problem, status)
 
     def _form(self, wanted: str, problem: str, status: int, *, is_out: bool = False) -> Response:
@@ -170,7 +171,8 @@ def _proof(key: bytes, person: Person | None) -> str:
 
 
 def _can_be_a_name(text: str) -> bool:
-    """Whether a refusal may hold it: a key typed into the name field must not be stored."""
+    """Whether a refusal may hold the text: a key that was typed into the name field must not be
+    stored."""
     try:
         return not check_client(text).startswith(PREFIX)
     except ConfigInvalid:

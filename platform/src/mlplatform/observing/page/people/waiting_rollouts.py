@@ -1,4 +1,4 @@
-"""What waits for a person's answer: who may give it, until when, and by which command."""
+"""Rollouts that wait for a person's answer: who may give it, until when, and by which command."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def waiting_rollout(
     now_ms: int,
     groups: tuple[str, ...] = (),
 ) -> WaitingRollout | None:
-    """What a rollout waits for; None where it needs no answer of a person.
+    """The answer that a rollout waits for; None if it needs none from a person.
 
     Args:
         groups: of the identity provider that may approve rollouts of the model.
@@ -79,7 +79,7 @@ def may_answer(state: RolloutState, keys: Iterable[Key], now_ms: int) -> Sequenc
 
 
 def until_ms(state: RolloutState, policy: RolloutPolicy, now_ms: int) -> int:
-    """When the time for an answer is over, wall time; a pause and a freeze put it off."""
+    """Wall time until which an answer counts; a pause and a freeze extend it."""
     if state.emergency:
         return state.since_wall_ms + EMERGENCY_CONFIRM_H * HOUR_MS
     since_ms = running_since_wall_ms(state, policy, now_ms)

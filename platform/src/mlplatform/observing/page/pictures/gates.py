@@ -1,4 +1,4 @@
-"""A gate's picture: its interval against its tolerance over the looks of a step."""
+"""The picture of a gate: its interval against its tolerance, over the looks of a step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from mlplatform.rollouts.verdicts.verdict import Gate
 WIDTH, HEIGHT = 360.0, 150.0
 LEFT, RIGHT, TOP, BOTTOM = 62.0, 350.0, 8.0, 126.0
 MOST_RANGE: Final = 4.0
-"""Times the limits, beyond which an interval is cut off: an early one would hide all others."""
+"""Multiple of the limits at which an interval is cut off: an early wide one would hide all
+others."""
 LINE_APART: Final = 12.0
 MOST_ROWS: Final = 12
 SHAPES: Final = {"HEALTHY": "dot", "UNHEALTHY": "cross", "INCONCLUSIVE": "ring"}
@@ -25,7 +26,7 @@ TONES: Final = {"HEALTHY": "good", "UNHEALTHY": "bad"}
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One arm's own number.
+    """The number of one arm.
 
     Args:
         width: of the bar, 0 to 100.
@@ -98,7 +99,7 @@ class GatePicture:
 def gate_pictures(
     name: str, analyses: Sequence[InterimAnalysis], begun_ms: int | None
 ) -> list[GatePicture]:
-    """A picture of each gate of the newest look, what stops the challenger first.
+    """A picture of each gate of the newest look, with those that stop the challenger first.
 
     Args:
         name: of the step, unique on the page.
@@ -179,7 +180,7 @@ def _drawing(
 
 
 def _height(limits: Sequence[float], seen: Sequence[GateReading]) -> Scale:
-    """So high that limits and the newest interval are seen, if that leaves the limits apart."""
+    """The scale that shows the limits and the newest interval, unless the limits would touch."""
     newest = seen[-1]
     size = max([abs(v) for v in limits if v] or [abs(newest.value or 0.0) * 2, 1e-3])
     most = MOST_RANGE * size

@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 240.0, 54.0
 LEFT, RIGHT, TOP, BOTTOM = 4.0, 236.0, 6.0, 48.0
 
 Points = Sequence[tuple[int, float | None]]
-"""Event time in milliseconds and the value; None where there is none."""
+"""Event time in milliseconds and value of each point; None for no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Spark:
-    """A line in units of the view box, `WIDTH` by `HEIGHT`.
+    """A sparkline in units of the view box, `WIDTH` by `HEIGHT`.
 
     Args:
         band: between which values lie; empty: no interval is known.
@@ -52,7 +52,7 @@ def spark(
     goal: float | None = None,
     band: Sequence[tuple[int, float, float]] = (),
 ) -> Spark | None:
-    """The sparkline of one or two lines from zero up; None where nothing was measured.
+    """The sparkline of one or two lines, from zero up; None if nothing was measured.
 
     Args:
         lines: each with its name. span_ms: the range of time that is drawn.

@@ -1,4 +1,4 @@
-"""What each gate of traffic measures: which numbers its picture shows, and its plain sentence."""
+"""The measure of each traffic gate: the numbers of its picture, and its plain sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GateReading:
 
 @dataclass(frozen=True, slots=True)
 class Arms:
-    """The two arms' own numbers, beside each other; None where the gate has none.
+    """The numbers of the two arms, side by side; None if the gate has none.
 
     Args:
         what: is measured of each.
@@ -42,7 +42,7 @@ class Arms:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How a gate is shown.
+    """The way in which a gate is shown.
 
     Args:
         axis: what the picture's height is.
@@ -60,12 +60,13 @@ class Measure:
 
 
 def milliseconds(value: float) -> str:
-    """Microseconds, written in milliseconds."""
+    """Microseconds, written as milliseconds."""
     return f"{value / 1000:.1f} ms" if value < 100_000 else f"{value / 1000:,.0f} ms"
 
 
 def measure(name: str) -> Measure | None:
-    """How a gate is shown, a segment's as that of all; None for one that has no interval."""
+    """The measure of a gate; a segment's gate has that of all requests. None for a gate without an
+    interval."""
     return _MEASURES.get(name.partition(" of ")[0])
 
 
@@ -74,7 +75,7 @@ def _difference(values: Values) -> GateReading:
 
 
 def _loss(values: Values) -> GateReading:
-    """A difference in which less is harm, turned over."""
+    """The reading of a difference in which less is harm, with its sign turned."""
     found = _difference(values)
     turned = (None if v is None else -v for v in (found.value, found.high, found.low))
     return GateReading(*turned)

@@ -1,4 +1,5 @@
-"""A rollout's ramp: the share of the customers over time, who was exposed, the steps to come."""
+"""A rollout's ramp: the share of the customers over time, the customers exposed, and the steps to
+come."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 42.0, 392.0, 10.0, 116.0
 HOUR_MS: Final = 3_600_000
 LINE_APART: Final = 13.0
 PLANNED: Final = 0.4
-"""Of the width, for the steps to come, where there are some."""
+"""Share of the width for the steps to come, if there are any."""
 PHASES: Final = {"awaiting_approval": "approval", "deploying": "deploying"}
 
 
@@ -80,7 +81,7 @@ class Ramp:
 
 
 def ramp(facts: Sequence[Transition], until_ms: int | None = None) -> Ramp | None:
-    """The ramp that a rollout's journal tells; None where it tells no time.
+    """The ramp from a rollout's journal; None if the journal has no times.
 
     Args:
         until_ms: event time of the newest look; None: the journal's last transition.

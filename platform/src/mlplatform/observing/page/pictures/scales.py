@@ -1,4 +1,4 @@
-"""Where values lie in a picture, and how numbers of one unit are written beside it."""
+"""Positions of values in a picture, and the text of numbers in one unit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 NONE: Final = "\N{EN DASH}"
 """Stands where there is no value."""
 Write = Callable[[float], str]
-"""A value in words."""
+"""Function that writes a value in words."""
 
 
 def probability(score: float | None) -> str:
@@ -20,7 +20,7 @@ def probability(score: float | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A scale from values to units of the view box; values beyond the ends lie on them.
+    """A scale from values to units of the view box; values beyond its ends lie at the ends.
 
     Args:
         first, last: values at the ends, first < last.
@@ -40,14 +40,14 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A place on an axis, and what is written there."""
+    """A place on an axis with its text."""
 
     at: float
     text: str
 
 
 def scale(values: Iterable[float], start: float, end: float, *, room: float = 0.0) -> Scale:
-    """A scale on which all of these values lie.
+    """A scale that includes all of these values.
 
     Args:
         room: left free on either side, as a share of the values' range.
@@ -62,7 +62,7 @@ def scale(values: Iterable[float], start: float, end: float, *, room: float = 0.
 
 
 def spread(ticks: Sequence[Tick], apart: float) -> tuple[Tick, ...]:
-    """The ticks that can be read beside each other; of two that can't, the first stays."""
+    """The ticks that can be read side by side; of two that can't, the first stays."""
     kept: list[Tick] = []
     for tick in ticks:
         if all(abs(tick.at - other.at) >= apart for other in kept):
@@ -76,13 +76,13 @@ def path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def finite(value: object) -> float | None:
-    """The number, where it is one that can be drawn."""
+    """The number if it can be drawn, else None."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number and math.isfinite(value) else None  # type: ignore[arg-type]
 
 
 def percents(value: float) -> str:
-    """A share (0-1) in percent, as long as it takes to tell it: "0.43 %"."""
+    """A share (0-1) in percent with as many digits as it needs: "0.43 %"."""
     return f"{_digits(100 * value)} %"
 
 

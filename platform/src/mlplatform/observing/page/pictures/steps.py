@@ -1,4 +1,4 @@
-"""The steps of a rollout, each with all of its looks: those in the journal and those in between."""
+"""The steps of a rollout, each with all of its looks: those in the journal and those between."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Step:
 
 
 def steps(facts: Sequence[Transition], histories: Sequence[StepHistory]) -> tuple[StepRow, ...]:
-    """The steps of a rollout's journal, the newest first.
+    """The steps in a rollout's journal, newest first.
 
     Args:
         histories: looks that led to no transition, as far as they are kept.

@@ -1,1 +1,1 @@
-"""The page's reads of the platform: logs, journals, metrics, as values that templates show."""
+"""The page's reads of the platform: logs, journals and metrics, as values that templates show."""

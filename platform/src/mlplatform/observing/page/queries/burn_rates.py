@@ -1,4 +1,4 @@
-"""How fast the budgets of objectives burn, as Prometheus has it by the rules of this platform."""
+"""Burn rates of error budgets, by Prometheus and the rules of this platform."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlplatform.runtime.http.json_fetch import fetch
 TIMEOUT_S: Final = 1.0
 MOST_BYTES: Final = 2 * 1024 * 1024
 KEPT_S: Final = 15.0
-"""How long an answer, or that there is none, is kept: rules are evaluated no more often."""
+"""Seconds for which an answer, or its absence, is kept; rules are evaluated no more often."""
 
 SpentShares = Mapping[tuple[str, str], float]
 """(service, objective) → the share of its budget that is spent; 1 is all of it."""
@@ -40,7 +40,7 @@ class _Reply(msgspec.Struct):
 
 
 class BurnRates:
-    """What one Prometheus says, asked at most once in `KEPT_S`. Safe for threads.
+    """The answers of one Prometheus, which is asked at most once in `KEPT_S`. Safe for threads.
 
     Args:
         url: of Prometheus.
@@ -55,7 +55,7 @@ class BurnRates:
         self._known: SpentShares | Unavailable = {}
 
     def read(self) -> SpentShares:
-        """The spend of every budget that Prometheus knows.
+        """The spent share of every budget that Prometheus knows.
 
         Raises:
             Unavailable: it gives none in time.
@@ -77,7 +77,8 @@ class BurnRates:
 
 
 def parse(body: bytes) -> SpentShares:
-    """Prometheus' answer, of which nothing is believed but its form; what is no number is left out.
+    """The spent shares in Prometheus' answer. Only its form is trusted; what is no number is left
+    out.
 
     Raises:
         Unavailable: it has another form.

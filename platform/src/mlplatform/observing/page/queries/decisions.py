@@ -1,4 +1,4 @@
-"""What the page shows of decisions: the newest ones, and every record of one."""
+"""Decisions as the page shows them: the newest ones, and every record of one."""
 
 from __future__ import annotations
 
@@ -145,13 +145,13 @@ def _gaps(values: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _named_fields(values: Any) -> tuple[tuple[str, Any], ...]:
-    """A raw call's request is rows of numbers: they stand in the record alone."""
+    """Fields by name. A raw call's request is rows of numbers, which only the record shows."""
     return tuple(values.items()) if isinstance(values, Mapping) else ()
 
 
 @dataclass(frozen=True, slots=True)
 class ArmDecision:
-    """What one arm said of a decision's request.
+    """The answer of one arm to a decision's request.
 
     Args:
         of: whose answer it is, in words.
@@ -176,7 +176,7 @@ class LaterRecord:
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """How old a view's features were when they were used, and as a bar, 0 to 100."""
+    """The age of a view's features when they were used, in words and as a bar from 0 to 100."""
 
     view: str
     hours: float
@@ -185,7 +185,7 @@ class Age:
 
 @dataclass(frozen=True, slots=True)
 class DecisionDetail:
-    """One decision with everything on record of it.
+    """One decision with everything on record about it.
 
     Args:
         decided: the record of the decision; None: the log has others of it alone.
@@ -201,7 +201,7 @@ class DecisionDetail:
 
 
 def decision(records: Sequence[RecordDetail]) -> DecisionDetail:
-    """The records of one decision, in order of what they tell."""
+    """The details of one decision, from its records."""
     decided = [r for r in records if r.kind in ("decision", "inference")]
     copies = [r for r in records if r.kind == "shadow"]
     later = sorted((r for r in records if r.kind in _LATER), key=lambda r: r.event_ms)

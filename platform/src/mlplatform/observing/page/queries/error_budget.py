@@ -1,4 +1,4 @@
-"""How much of its error budgets a model has spent, by what was counted of the decision log."""
+"""The spent share of a model's error budgets, by what was counted of the decision log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlplatform.operations.traffic.projection import TrafficReport
 
 NO_DATA: Final = "no data"
 NEARLY: Final = 0.8
-"""Of a budget: more is said to be bad."""
+"""Share of a budget; more than this is shown as bad."""
 UNCOUNTED: Final = (
     "The decision log cannot tell: a request that was answered 5xx leaves no record in it. The "
     "gateways' metrics count those; MLPLATFORM_PROMETHEUS_URL names no Prometheus that has them."
@@ -28,7 +28,7 @@ UNWRITTEN: Final = "The log does not know how long the writing took: Grafana sho
 
 @dataclass(frozen=True, slots=True)
 class BudgetRow:
-    """The spend of one error budget.
+    """The spending of one error budget.
 
     Args:
         objective: the share, in words. text: how much is spent, or that nothing is known.
@@ -83,10 +83,10 @@ def _availability(model: str, objective: Objective, burned: SpentShares | str | 
 
 
 def slower(latency: npt.NDArray[np.int64], goal_ms: float) -> int:
-    """How many answers took longer than the goal.
+    """The number of answers that took longer than the goal.
 
-    The bin in which the goal lies is shared as if its answers were spread evenly over it, so that
-    at most the answers within 9 % of the goal are on the wrong side.
+    The bin of the goal is divided as if its answers were spread evenly over it, so that at most the
+    answers within 9 % of the goal are on the wrong side.
 
     Args:
         latency: answers by bin of `EDGES`.
@@ -121,14 +121,14 @@ def _latency(objective: Objective, goal_ms: float, found: TrafficReport | None) 
 
 
 def spend(spent: float) -> str:
-    """A spend as people say it: 1 is all of the budget."""
+    """The spent share in words; 1 is all of the budget."""
     if spent > 1:
         return f"spent {spent:.1f} times over"
     return f"{_share(spent)} spent"
 
 
 def tone(spent: float) -> str:
-    """How a spend is coloured; the words say it too."""
+    """The tone of a spent share; its words say the same."""
     return "bad" if spent > NEARLY else "good"
 
 

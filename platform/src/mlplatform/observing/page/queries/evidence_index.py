@@ -1,4 +1,4 @@
-"""Which rollout's journal carries the evidence of a digest."""
+"""The rollout whose journal carries the evidence of a digest."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mlplatform.rollouts.journal.sql import SqlRollouts
 from mlplatform.rollouts.journal.transitions import Transition
 
 PORTION: Final = 500
-"""Transitions that are read at a time."""
+"""Number of transitions that are read at a time."""
 
 
 class EvidenceIndex:
-    """Digest → rollout, as far as the journal was read; safe for threads.
+    """Digest → rollout, for the journal as far as it was read; safe for threads.
 
-    The journal only grows, so each of its transitions is read once. Where its last position is
-    before this one's, it was put back, and is read from its beginning.
+    The journal only grows, so each transition is read once. If its last position is before this
+    index's, it was restored, and is read from its beginning.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class EvidenceIndex:
         self._rollouts: dict[str, str] = {}
 
     def rollout_of(self, journal: SqlRollouts, digest: str) -> str | None:
-        """The rollout whose newest transition with this evidence it is; None: there is none."""
+        """The rollout of the newest transition with this evidence; None if there is none."""
         with self._lock:
             if journal.last_position() < self._position:
                 self._position, self._rollouts = 0, {}

@@ -1,4 +1,4 @@
-"""The alerts that fire now, as Alertmanager says, with the runbook of each."""
+"""The alerts that fire now, by Alertmanager, each with its runbook."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FiringAlert:
 
 @dataclass(frozen=True, slots=True)
 class AlertTable:
-    """What fires, the most urgent first.
+    """The firing alerts, most urgent first.
 
     Args:
         left_out: how many more there are.
@@ -65,7 +65,7 @@ class _Alert(msgspec.Struct):
 
 
 def firing_alerts(url: str, runbooks: str, hidden: Sequence[str]) -> AlertTable:
-    """What fires and is neither silenced nor inhibited.
+    """The alerts that fire and are neither silenced nor inhibited.
 
     Args:
         url: of Alertmanager. runbooks: where those of this platform are published.
@@ -79,7 +79,7 @@ def firing_alerts(url: str, runbooks: str, hidden: Sequence[str]) -> AlertTable:
 
 
 def parse(body: bytes, runbooks: str, hidden: Sequence[str]) -> AlertTable:
-    """Alertmanager's answer, of which nothing is believed but its form.
+    """The alerts in Alertmanager's answer. Only its form is trusted.
 
     Raises:
         Unavailable: it has another form.
@@ -109,7 +109,7 @@ def _alert_of(alert: _Alert, runbooks: str) -> FiringAlert:
 
 
 def _runbook(name: str, annotations: Mapping[str, str], runbooks: str) -> str:
-    """The address that this platform's rule has; no other address becomes a link."""
+    """The runbook's address, if this platform's rule has it; no other address becomes a link."""
     own = f"{runbooks}/{name}.md"
     return own if _NAME.fullmatch(name) and annotations.get("runbook_url") == own else ""
 

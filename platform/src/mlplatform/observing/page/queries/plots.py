@@ -1,4 +1,4 @@
-"""Where the lines of an interval plot lie: pure geometry, drawn by a template as inline SVG."""
+"""Positions of the lines of an interval plot: pure geometry, drawn by a template as inline SVG."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT, MARGIN = 320.0, 34.0, 8.0
 ROOM = 0.08
-"""Of the values' range, left free on either side."""
+"""Share of the values' range that is left free on either side."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlottedInterval:
-    """What was measured, and what it is held to; all in one unit.
+    """A measured value with its limits, all in one unit.
 
     Args:
         low, high: ends of the interval around the value; None: there is none.
@@ -51,7 +51,7 @@ class Plot:
 
 
 def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plot | None:
-    """The plot of an interval; None where there is nothing to draw, or nothing to hold it to.
+    """The plot of an interval; None if there is nothing to draw, or no limit to compare with.
 
     Args:
         share: the values are shares (0-1), written in percent.

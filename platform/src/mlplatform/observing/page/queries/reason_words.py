@@ -1,4 +1,4 @@
-"""The words for the codes of reasons, as a model's folder has them now."""
+"""The words for codes of reasons, from a model's present folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from mlplatform.model.rules import parse_rules
 from mlplatform.runtime.errors import PlatformError
 
 MOST_FILES: Final = 64
-"""That are kept read: parsing them takes ten times as long as the rest of a page."""
+"""Most files that stay parsed, because parsing takes ten times as long as the rest of a page."""
 
 
 def reason_words(definition: ModelDefinition) -> Mapping[str, str]:
-    """Code → words for analysts, of reasons and rules; those of a file that can't be read lack.
+    """Code → words for analysts, of reasons and rules; codes of a file that can't be read are
+    missing.
 
-    A decision of an earlier bundle may have a code that the folder has no more: it has no words.
+    A code of an earlier bundle may no longer be in the folder, and then has no words.
     """
     folder = model_folder(definition.name)
     inputs = declared_names(definition.inputs)

@@ -1,4 +1,4 @@
-"""What the page shows of rollouts and their evidence, out of the journal's values."""
+"""Rollouts and their evidence as the page shows them, from the journal's values."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ TONES = {
     "promoted": "good",
     "rolled_back": "bad",
 }
-"""How a verdict or a phase is coloured; others are neither good nor bad. Words say it too."""
+"""Verdict or phase → its tone; others are neither good nor bad. Words say the same."""
 _BY_PEOPLE = frozenset({"Answered", "Paused", "Resumed"})
-"""Facts that a person said, which begin no phase."""
+"""Facts by people that begin no phase."""
 _ORDER = {"UNHEALTHY": 0, "failed": 0, "INCONCLUSIVE": 1, "inconclusive": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class GateRow:
-    """One gate: its verdict in words, why, and its plot where there is an interval to hold."""
+    """One gate: its verdict in words, the reason, and its plot if it has an interval with a
+    limit."""
 
     title: str
     mark: str
@@ -72,7 +73,7 @@ class EvidenceDetail:
 
 @dataclass(frozen=True, slots=True)
 class PhaseRow:
-    """One line of the journal: what began, when on both clocks, who, why, and the evidence."""
+    """One entry of the journal: what began, when on both clocks, by whom, why, and the evidence."""
 
     phase: str
     tone: str
@@ -101,7 +102,7 @@ class RolloutDetail:
 
 
 def rollout(facts: Sequence[Transition], histories: Sequence[StepHistory] = ()) -> RolloutDetail:
-    """A rollout as its journal tells it.
+    """The details of a rollout, from its journal.
 
     Args:
         histories: the looks between its transitions.
@@ -128,7 +129,7 @@ def rollout(facts: Sequence[Transition], histories: Sequence[StepHistory] = ()) 
 
 
 def evidence(fact: Transition) -> EvidenceDetail | None:
-    """The evidence of a transition; None where it carries none."""
+    """The evidence of a transition; None if it carries none."""
     found = fact.evidence
     if not found:
         return None
@@ -153,7 +154,7 @@ def evidence(fact: Transition) -> EvidenceDetail | None:
 
 
 def validation_gates(report: Mapping[str, Any]) -> tuple[GateRow, ...]:
-    """The gates before traffic, what stopped the candidate first."""
+    """The gates before traffic, with those that stopped the candidate first."""
     found = sorted(report.get("gates", ()), key=lambda g: _ORDER.get(g["verdict"], 2))
     return tuple(_validation_gate(gate) for gate in found)
 

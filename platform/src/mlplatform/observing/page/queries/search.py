@@ -1,4 +1,4 @@
-"""A search for decisions: what is asked, and which stretches of event time are looked through."""
+"""A search for decisions: the query, and the stretches of event time that are searched."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ SHOWN: Final = (
     *("arm", "answered_by", "version", "score", "decision", "degraded", "degraded_reason"),
     "latency_us",
 )
-"""No column that says whom a decision was about."""
+"""Columns that a search shows, none of which says whom a decision was about."""
 READ: Final = (*SHOWN, "unit")
-"""A unit is a pseudonym: whom a decision was about, without saying who that is."""
+"""Columns that a search reads. A unit is a pseudonym, which does not reveal whom a decision was
+about."""
 
 FIRST_WIDTH_MS: Final = 60_000
 LEAST_WIDTH_MS: Final = 1_000
 WIDER: Final = 8
 MOST_OF_WINDOW: Final = 20_000
-"""Records of each writer in one stretch; one that holds more is cut into shorter ones."""
+"""Most records of each writer in one stretch; a stretch with more is split into shorter ones."""
 MOST_READ: Final = 200_000
 MOST_WINDOWS: Final = 40
 BUDGET_S: Final = 0.2
-"""Of a page: once it has taken so long, what was not looked through is left to the next page."""
+"""Seconds for a page; after them, the rest of the search is left to the next page."""
 FIRST_WIDTH_OF_UNIT_MS: Final = 6 * 3_600_000
-"""The log finds a customer's records without giving the others: a stretch costs less."""
+"""Length of the first stretch when searching a customer, longer because the log finds one
+customer's records without reading others."""
 MOST_TEXT: Final = 64
 
 _TIME: Final = "%Y-%m-%dT%H:%M"
@@ -50,7 +52,7 @@ _LARGEST: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class SearchCursor:
-    """Where a page of results ends: after this record, or before a time where the name is empty."""
+    """The end of a page of results: after this record, or before a time if the name is empty."""
 
     event_ms: int
     writer: str = ""
@@ -59,7 +61,7 @@ class SearchCursor:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked for; what is None does not filter.
+    """The criteria of a search; a field of None does not filter.
 
     Args:
         unit: the pseudonym of a customer.
@@ -78,7 +80,7 @@ class Query:
 
     @property
     def narrow(self) -> bool:
-        """Whether it asks for more than the newest decisions."""
+        """Whether the query asks for more than the newest decisions."""
         return self != Query(before=self.before)
 
     def link(self, before: SearchCursor | None = None) -> str:
@@ -89,14 +91,14 @@ class Query:
         return _path("/decisions", texts)
 
     def export_link(self) -> str:
-        """The path of the same search as a file, from its page's beginning on."""
+        """The path of this search as a file, from the beginning of its page on."""
         texts = {f.name: _text_of(getattr(self, f.name)) for f in fields(self)}
         return _path("/decisions.csv", texts)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """A page of results, the newest event first.
+    """A page of results, newest event first.
 
     Args:
         older: where the next page begins; None: everything was looked through.
@@ -111,7 +113,7 @@ class SearchResult:
 
 
 def query(form: Mapping[str, str]) -> Query:
-    """What a link or a form asks for; empty fields do not filter.
+    """The query in a link or a form; empty fields do not filter.
 
     Raises:
         InputInvalid: names the field, its value and what is wanted.
@@ -142,7 +144,7 @@ def search(
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> SearchResult:
-    """The newest decisions that match, looked for backwards in event time within a bound.
+    """The newest decisions that match, searched backwards in event time within a bound.
 
     A stretch that holds too many records is cut into shorter ones, and one with few makes the next
     one longer, so that the work follows from what is found and not from the log's length. A stretch
@@ -189,15 +191,15 @@ def search(
 
 
 def _longer_s(took_s: float, quickest_s: float) -> float:
-    """How long a longer stretch may take: a part of each read, no more than the quickest one took,
-    does not grow with its length."""
+    """Seconds that a longer stretch may take. A part of each read, at most the time of the quickest
+    one, does not grow with the stretch."""
     return 2 * took_s + WIDER * (took_s - quickest_s)
 
 
 def _window(
     read: Callable[[Span], pa.Table], asked: Query, start: int, end: int | None, width: int
 ) -> tuple[pa.Table, bool]:
-    """The records of a stretch of event time; whether there are too many of them."""
+    """The records of a stretch of event time, and whether there are too many of them."""
     limit = None if width <= LEAST_WIDTH_MS else MOST_OF_WINDOW
     table = read(
         Span(
@@ -250,7 +252,7 @@ def _path(path: str, texts: Mapping[str, str]) -> str:
 
 
 def minute(ms: int | None) -> str:
-    """The text of a form's field for a time."""
+    """The text of a time in a form's field."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).strftime(_TIME)
 
 
@@ -289,7 +291,7 @@ def _count(name: str, text: str) -> int:
 
 
 def _time(name: str, text: str) -> int:
-    """Epoch milliseconds, or a minute in UTC as a form's field gives it."""
+    """The time in a form's field: epoch milliseconds, or a minute in UTC."""
     if text.isascii() and text.isdecimal():
         value = _count(name, text)
         return value if value <= _LAST_MS else _refuse(name, text, "a time before the year 10000")

@@ -1,4 +1,4 @@
-"""What the page reads, through the platform's ports, a bounded part at a time."""
+"""The page's data, read through the platform's ports in bounded parts."""
 
 from __future__ import annotations
 
@@ -56,26 +56,27 @@ if TYPE_CHECKING:  # imports ONNX Runtime
 T = TypeVar("T")
 
 MOST_SEARCHES: Final = 4
-"""At a time: each may read many records, and threads that wait for a turn answer nobody else."""
+"""Most searches at a time: each may read many records, and threads that wait for a turn answer
+nobody else."""
 MOST_ALERTING: Final = 4
-"""Who may wait for Alertmanager at a time."""
+"""Most requests that wait for Alertmanager at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A model, and where its traffic goes."""
+    """A model and its routes."""
 
     definition: ModelDefinition
     routes: Routes
 
     @property
     def is_reviewed(self) -> bool:
-        """Whether people look at decisions of it."""
+        """Whether people review decisions of the model."""
         return bool(self.definition.label.review.reviewed(self.definition.decision))
 
 
 class Sources:
-    """What the page reads. Safe for threads; each store is opened when it is first asked for.
+    """The page's data. Safe for threads; each store is opened when it is first needed.
 
     Args:
         sees: whether the reader of the moment may look at a model; what is of another one is not
@@ -96,23 +97,23 @@ class Sources:
         self._burn_rates = BurnRates(url) if url else None
 
     def without_restriction(self) -> Sources:
-        """The same of every model, for what asks by itself what a reader may do."""
+        """The data of every model, for code that checks the reader's rights itself."""
         every = copy.copy(self)  # with the same locks
         every._sees = lambda model: True
         return every
 
     def processes(self) -> PlatformStatus | None:
-        """The processes of this machine's supervisor; None if the page runs elsewhere, as pods
-        do."""
+        """The processes of this machine's supervisor; None if the page runs elsewhere, as in a
+        pod."""
         settings = self.platform.settings
         return None if settings.servers.page else status(settings.home)
 
     def refusal_counts(self) -> Mapping[str, int]:
-        """How often each surface refused somebody in the last day."""
+        """Surface → number of its refusals in the last day."""
         return of_the_last_day(self.platform.settings.home)
 
     def alerts(self) -> AlertTable | None:
-        """What fires, as Alertmanager says; None where no setting names one.
+        """The firing alerts, by Alertmanager; None if no setting names one.
 
         Raises:
             Unavailable: it does not answer, or others wait for its answer.
@@ -125,7 +126,7 @@ class Sources:
             return firing_alerts.firing_alerts(url, _objectives().runbooks, hidden)
 
     def models(self) -> list[ModelRow]:
-        """Every model of this installation whose model.yaml can be read; the log tells of others.
+        """The models of this installation whose model.yaml can be read; the log reports others.
 
         Raises:
             Unavailable: the journal does not answer.
@@ -144,7 +145,7 @@ class Sources:
         return ModelRow(load_definition(name), routes)
 
     def traffic(self, model: str, back_ms: int) -> TrafficReport | None:
-        """What passes have counted of a model's newest traffic; None before there is any.
+        """The counts of a model's newest traffic, by passes; None before there are any.
 
         Raises:
             Unavailable: it can't be read now.
@@ -152,7 +153,7 @@ class Sources:
         return traffic.read(self.platform, model, back_ms)
 
     def error_budgets(self, model: ModelDefinition) -> BudgetTable:
-        """What a model has spent of its error budgets, as far as passes have counted.
+        """The spending of a model's error budgets, as far as passes have counted.
 
         Raises:
             Unavailable: it can't be read now.
@@ -171,7 +172,7 @@ class Sources:
             return f"Prometheus cannot be asked: {error}"
 
     def rollouts(self, model: str | None = None, *, skip: int = 0, most: int) -> list[RolloutState]:
-        """A part of all rollouts, the newest first: the journals of these alone are read.
+        """A part of all rollouts, newest first; only the journals of these are read.
 
         Args:
             skip: rollouts, newer than those that are wanted.
@@ -193,7 +194,7 @@ class Sources:
         return [state for state in found if self._sees(state.model)]
 
     def rollout(self, rollout_id: str) -> tuple[Transition, ...]:
-        """Everything that happened to a rollout.
+        """All transitions of a rollout.
 
         Raises:
             NotFound: there is none of this name.
@@ -204,12 +205,12 @@ class Sources:
         return facts
 
     def histories(self, opened: Transition) -> list[StepHistory]:
-        """The looks at a rollout's steps that are kept, of whose journal this is one transition."""
+        """The stored looks at the steps of the rollout that has this transition."""
         folder = self.platform.settings.home.interim_analyses
         return step_histories(folder, opened.model, opened.rollout_id)
 
     def evidence(self, digest: str) -> EvidenceDetail:
-        """The evidence with this digest, of the newest transition that carries it.
+        """The evidence with this digest, from the newest transition that carries it.
 
         Raises:
             NotFound: no transition does.
@@ -228,7 +229,7 @@ class Sources:
         raise NotFound(f"no transition carries evidence {digest!r}")
 
     def versions(self, model: str, numbers: Sequence[int]) -> list[Version]:
-        """What the registry remembers of these versions; those that it does not know are left out.
+        """The registry's data on these versions; unknown versions are left out.
 
         Raises:
             Unavailable: the registry does not answer.
@@ -242,7 +243,7 @@ class Sources:
         return found
 
     def card(self, model: str, version: int) -> Card:
-        """Everything on record about a version, as far as it is on this machine or in the registry.
+        """The card of a version, as far as its data is on this machine or in the registry.
 
         Raises:
             NotFound: there is no such model or version.
@@ -281,7 +282,7 @@ class Sources:
     def decisions(
         self, asked: Query, rows: int, columns: Sequence[str] = SHOWN, budget_s: float = BUDGET_S
     ) -> SearchResult:
-        """A page of the decisions that match; nothing where there is no log yet.
+        """A page of the decisions that match; empty if there is no log yet.
 
         Args:
             budget_s: after so long, what was not looked through is left to the next page.
@@ -299,7 +300,8 @@ class Sources:
         return replace(found, rows=tuple(row for row in found.rows if self._sees(row["model"])))
 
     def pseudonym(self, customer: str) -> int:
-        """What the log holds in place of a customer's id, which is neither kept nor logged.
+        """The pseudonym that the log holds in place of a customer's id; the id is neither stored
+        nor logged.
 
         Raises:
             NotFound: this installation has no key yet: no decision was made.
@@ -311,7 +313,8 @@ class Sources:
         return pseudonym(customer, self.platform.pseudonym_key())
 
     def why(self, decision_id: str) -> list[Explanation]:
-        """What drove a decision, computed again from its record and its bundle, one at a time.
+        """The causes of a decision, computed again from its record and its bundle, one decision at
+        a time.
 
         Raises:
             NotFound: no decision, payload or bundle of it is here.
@@ -345,7 +348,7 @@ class Sources:
         return [decisions.record(found, self.scale(found["model"])) for found in rows]
 
     def reasons(self, model: str) -> Mapping[str, str]:
-        """Code → words of a model's reasons; empty where no folder has them."""
+        """Code → words of a model's reasons; empty if no folder has them."""
         try:
             return reason_words(load_definition(model))
         except (NotFound, ConfigInvalid):
@@ -367,7 +370,8 @@ class Sources:
             raise not_logged(decision_id)
 
     def _of_journal(self, read: Callable[[SqlRollouts], T], nothing: T) -> T:
-        """What is read of the journal; before there is one, nothing: looking makes no file."""
+        """The result of a read of the journal; `nothing` before there is a journal, because reading
+        creates no file."""
         if not backends.has_rollouts(self.platform.settings):
             return nothing
         with translated(), self._opening:
@@ -384,13 +388,13 @@ class Sources:
 
 @functools.cache
 def _objectives() -> Objectives:
-    """They come with the release, like the alerts that are made of them."""
+    """The objectives of the release, like the alerts that are made from them."""
     return objectives.load(objectives.SHIPPED)
 
 
 @contextlib.contextmanager
 def _turn(turns: threading.Semaphore, why: str) -> Iterator[None]:
-    """Raises `Unavailable` where no turn is free: who waited would keep a thread from others."""
+    """Raises `Unavailable` if no turn is free, because waiting would keep a thread from others."""
     if not turns.acquire(blocking=False):
         raise Unavailable(f"{why}: ask again in a moment")
     try:
@@ -401,7 +405,7 @@ def _turn(turns: threading.Semaphore, why: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Raises `Unavailable` where the journal's file does not answer."""
+    """Raises `Unavailable` if the journal's file does not answer."""
     try:
         yield
     except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""What the page shows of the review queue: rows, the decision that is asked about, answers."""
+"""The review queue as the page shows it: rows, the decision that is asked about, answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLACE: Final = re.compile(r"(\d{1,15}):([\x21-\x7e]{1,64})")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the two answers, with the key that gives it.
+    """One of the two answers, with its key on the keyboard.
 
     Args:
         word: what the form sends. says: what its button says.
@@ -32,7 +32,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class PastOpinion:
-    """What somebody said of a decision before."""
+    """An earlier opinion on a decision."""
 
     analyst: str
     says: str
@@ -94,7 +94,7 @@ def row(
 
 
 def result_sentence(done: ReviewResult, definition: ModelDefinition) -> str:
-    """What became of an answer, in words."""
+    """The result of an answer, in words."""
     what = says(done.outcome, definition.label.name)
     if done.is_label:
         agreed = f", as {' and '.join(done.agreed)} said before" if done.agreed else ""
@@ -108,7 +108,7 @@ def result_sentence(done: ReviewResult, definition: ModelDefinition) -> str:
 
 
 def place(text: str) -> QueueCursor | None:
-    """Where a page of the queue begins, as a link says it; None for its beginning.
+    """The place where a page of the queue begins, from a link; None for its beginning.
 
     Raises:
         InputInvalid: no page of this queue made this link.

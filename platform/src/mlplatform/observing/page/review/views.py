@@ -1,4 +1,4 @@
-"""The pages of the review queue: what waits, a form about one decision, and what becomes of it."""
+"""The pages of the review queue: waiting decisions, a form about one of them, and the result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Reviews:
-    """The queue of each model.
+    """The review queue of each model.
 
     Args:
         show: renders a template with a status.
@@ -59,7 +59,7 @@ class Reviews:
         ]
 
     def mine(self) -> list[tuple[str, int]]:
-        """The models that the reader may review, each with how many of its decisions wait.
+        """The models that the reader may review, each with the number of its waiting decisions.
 
         Raises:
             Unavailable: a queue can't be read now.
@@ -73,7 +73,7 @@ class Reviews:
         return await run_in_threadpool(self._look, request)
 
     async def record(self, request: Request) -> Response:
-        """What a form says of a decision; the log has it when this answers."""
+        """Record a form's opinion on a decision; the log has it on return."""
         try:
             fields: Mapping[str, str] = await forms.read(request)
         except InputInvalid as error:
@@ -143,7 +143,7 @@ class Reviews:
         )
 
     def _offer(self, reader: Reader | None, chosen: QueuedDecision | None) -> dict[str, str]:
-        """The hidden fields of a form about this decision, as what was said of it stands now."""
+        """The hidden fields of a form about this decision, bound to its present opinions."""
         assert reader is not None
         assert chosen is not None
         seen = job.opinions_digest(chosen.opinions)
@@ -211,7 +211,7 @@ class Reviews:
 
 
 def _account(reader: Reader | None) -> Account | None:
-    """The reader's account, where an identity provider proved it."""
+    """The reader's account, if an identity provider proved it; else None."""
     if reader is None or reader.identity is None:
         return None
     return Account(reader.identity.issuer, reader.identity.subject)
