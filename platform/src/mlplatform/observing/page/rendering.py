@@ -109,7 +109,7 @@ def percent(share: float | None) -> str:
 
 
 def short(digest: str | None) -> str:
-    """As much of a digest as tells two apart."""
+    """The first digits of a digest, enough to tell two apart."""
     return NONE if not digest else digest[:12]
 
 
