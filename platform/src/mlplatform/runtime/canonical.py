@@ -1,4 +1,4 @@
-"""One byte string for one value: the form in which everything signed or compared is hashed."""
+"""The canonical bytes of a value, which are hashed wherever something is signed or compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 NOT_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for bytes that are no JSON, or not of the wanted shape. For text that is not
+"""Exceptions of decoding bytes that are no JSON, or not of the wanted shape. For text that is not
 UTF-8 msgspec raises Python's `UnicodeDecodeError`."""
 
 
@@ -28,11 +28,11 @@ def canonical_json(value: Any) -> bytes:
 
 
 def digest(value: bytes | Any) -> str:
-    """SHA-256, hexadecimal, of bytes as they are or of anything else in canonical form."""
+    """SHA-256, hexadecimal, of bytes as they are, or of any other value in canonical form."""
     data = value if isinstance(value, bytes) else canonical_json(value)
     return hashlib.sha256(data).hexdigest()
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """The number, or None where it is missing, NaN or infinite: JSON has no word for those."""
+    """The number; None if it is missing, NaN or infinite, for which JSON has no form."""
     return None if value is None or not math.isfinite(value) else value

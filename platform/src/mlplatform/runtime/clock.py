@@ -1,4 +1,4 @@
-"""What time it is: wall time for latency and leases, event time for everything about requests."""
+"""The time: wall time for latency and leases, event time for everything about requests."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks in one: flows and the gateway never read time from anywhere else."""
+    """Both clocks. Flows and the gateway never read the time from anywhere else."""
 
     def event_ms(self) -> int:
-        """Now in event time, epoch milliseconds (UTC)."""
+        """The present event time in epoch milliseconds (UTC)."""
         ...
 
     def wall_ms(self) -> int:
-        """Now in wall time, epoch milliseconds (UTC)."""
+        """The present wall time in epoch milliseconds (UTC)."""
         ...
 
 
 class SystemClock:
-    """Event time is wall time: live traffic."""
+    """A clock for live traffic: event time is wall time."""
 
     def event_ms(self) -> int:
         return self.wall_ms()
@@ -30,7 +30,8 @@ class SystemClock:
 
 
 class ReplayClock(SystemClock):
-    """Event time is the latest event that the decision log holds: recorded traffic played fast.
+    """A clock for recorded traffic that is played fast: event time is that of the latest event in
+    the decision log.
 
     Args:
         watermark: returns the largest event time in the log, or None while it is empty.

@@ -1,4 +1,4 @@
-"""Which code this is: its release, and a digest over every file of it."""
+"""The version of this code: its release, and a digest over all of its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def code_version() -> str:
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 (hex) over names and contents of a folder's files, without what Python compiles."""
+    """SHA-256 (hex) over names and contents of a folder's files, without files that Python
+    compiles."""
     whole = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if "__pycache__" not in path.parts:

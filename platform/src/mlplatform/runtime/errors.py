@@ -63,19 +63,19 @@ class InputInvalid(PlatformError):
 
 
 class NotFound(PlatformError):
-    """Nothing of that name exists here."""
+    """Nothing with that name exists here."""
 
 
 class Unavailable(PlatformError):
-    """A system that was needed did not answer."""
+    """A needed system did not answer."""
 
 
 class Busy(PlatformError):
-    """Somebody else holds it now."""
+    """Somebody else holds the resource now."""
 
 
 class Refused(PlatformError):
-    """The platform's rules forbid it."""
+    """The platform's rules forbid the request."""
 
 
 class StaleFence(Refused):
@@ -91,7 +91,7 @@ class GateFailed(Refused):
 
 
 class JobFailed(PlatformError):
-    """Heavy work has ended without results: it failed, was cancelled or took too long."""
+    """Heavy work ended without results: it failed, was cancelled or took too long."""
 
 
 class Corrupt(PlatformError):

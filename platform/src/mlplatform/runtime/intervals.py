@@ -1,11 +1,11 @@
-"""Where a share may lie, by what was counted."""
+"""Intervals of a share, by what was counted."""
 
 from __future__ import annotations
 
 
 def exact_share(hits: float, others: float, error_share: float) -> tuple[float, float]:
     """The exact interval of a share (0-1), each end missed with half of the error's chance; 0 to 1
-    where nothing was counted.
+    if nothing was counted.
 
     Args:
         hits, others: how many are and are not; not whole where they stand for clustered data

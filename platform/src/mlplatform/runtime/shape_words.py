@@ -1,4 +1,4 @@
-"""What a value was to be, in words: msgspec's messages without the names of its types."""
+"""The required shape of a value in words: msgspec's messages without the names of its types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which text from people is taken in, and how text from outside is shown.
+"""The text that is accepted from people, and how text from outside is shown.
 
 A name of two scripts can look like another person's, and an invisible character can make two names
 out of one: such text is refused where it comes in. Not all that is shown came in that way (a log
@@ -23,7 +23,7 @@ SCRIPTS: Final = frozenset(
         *("SINHALA", "TAMIL", "TELUGU", "THAANA", "THAI", "TIBETAN"),
     }
 )
-"""Scripts in which people write today. Source: Unicode UAX #31, table 5, Recommended Scripts."""
+"""Scripts that people write in today."""
 
 TOGETHER: Final = (
     frozenset({"LATIN", "HAN", "HIRAGANA", "KATAKANA"}),
@@ -55,7 +55,8 @@ _REFUSED: Final = {
 }
 _LINES: Final = frozenset("\n\t")
 _UNITS: Final = frozenset({"μs", "μm", "μg", "μl", "μW", "μV", "μA", "kΩ", "MΩ"})
-"""Words of two scripts that are in everybody's reasons: NFKC makes a Greek mu of the micro sign."""
+"""Words of two scripts that occur in everybody's reasons: NFKC turns the micro sign into a Greek
+mu."""
 
 _CAPITALS: Final = str.maketrans("АВЕЅІЈКМНОРСТХҮԌΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABESIJKMHOPCTXYGABEZHIKMNOPTYX")
 _SMALL: Final = str.maketrans(
@@ -124,10 +125,10 @@ def name(field: str, text: str) -> str:
 
 
 def look_alike(text: str) -> str:
-    """What two names have in common that a reader takes for one another, in any case of letters and
-    with any signs between them.
+    """A key that is equal for names which a reader takes for one another, in any case of letters
+    and with any signs between them.
 
-    To compare by, never to show or keep: a Cyrillic and a Latin a give the same.
+    It is only to compare by, never to show or store: a Cyrillic and a Latin a give the same.
     """
     decomposed = unicodedata.normalize("NFKD", text)
     lower = decomposed.translate(_CAPITALS).casefold().translate(_SMALL)

@@ -17,7 +17,7 @@ PREFIX: Final = "MLPLATFORM_"
 EVERY: Final = ("every process",)
 _UP: Final = "supervisor"
 _WORK: Final = ("flow-run", "commands")
-"""What `operations/wiring.py` gives ports to, beside the page."""
+"""Processes that get ports from `operations/wiring.py`, without the page."""
 _TOPICS: Final = ("worker", "outbox", "log-publisher", "log-replicator")
 _STATE: Final = ("gateway", "prefect", "flows", "exporter", "events", "page", *_WORK)
 
@@ -62,7 +62,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Settings that are about one thing, with a sentence about all of them."""
+    """Settings about one subject, with a sentence about all of them."""
 
     title: str
     settings: tuple[Setting, ...]
@@ -266,7 +266,7 @@ DEFAULTS: Final = {s.name: s.default for s in SETTINGS}
 """Name without `PREFIX` → default."""
 
 CONSTANTS: Final = {"MAX_IN_FLIGHT": "1024", "OIDC_LEEWAY_S": "30"}
-"""Settings of earlier releases → what they always are now. A variable that says so is no mistake:
-a supervisor of such a release, which runs, hands them down to children of this one."""
+"""Settings of earlier releases → their only value now. A variable with that value is no mistake: a
+running supervisor of such a release hands it down to children of this one."""
 
 PORTS: Final = tuple(s for s in SETTINGS if s.name.endswith("_PORT"))

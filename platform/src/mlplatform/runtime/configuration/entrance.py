@@ -1,4 +1,4 @@
-"""What raw callers come through: a Gateway of the cluster, and a domain of theirs."""
+"""The entrance of raw callers: a Gateway of the cluster, and a domain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Entrance:
-    """The Gateway that raw callers come through.
+    """The Gateway through which raw callers come.
 
     Args:
         namespace, gateway: of the Gateway.

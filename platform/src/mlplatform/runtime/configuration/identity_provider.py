@@ -1,4 +1,4 @@
-"""Whose word on people's identities the page takes: nobody's unless settings name a provider."""
+"""The identity provider at which people sign in to the page: none unless settings name one."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ class IdentityProvider:
 
     @property
     def host(self) -> str:
-        """What people call it."""
+        """The provider's host, by which people know it."""
         return urlsplit(self.url).netloc

@@ -1,4 +1,4 @@
-"""Folders of model folders that installed packages bring."""
+"""Folders of model folders in installed packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGE: Final = re.compile(r"(?!__main__\b)\w+(\.\w+)*")
 
 @functools.cache
 def installed_models() -> tuple[Path, ...]:
-    """The folders of those packages, by the names of their entry points; imports none of them.
+    """The folders of those packages, by the names of their entry points; none of them is imported.
 
     Raises:
         ConfigInvalid: there is no such entry point, or no such package.

@@ -1,4 +1,5 @@
-"""Which OpenID Connect issuer's tokens this installation takes: none unless settings name one."""
+"""The OpenID Connect issuer whose tokens this installation accepts: none unless settings name
+one."""
 
 from __future__ import annotations
 

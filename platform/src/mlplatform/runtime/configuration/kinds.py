@@ -1,6 +1,6 @@
-"""The types of settings: what text each takes, which msgspec reads.
+"""The types of settings: the texts that each accepts, as msgspec parses them.
 
-A type is what `msgspec.convert` takes; its `description` says in words what is wanted.
+A type is one that `msgspec.convert` takes; its `description` says in words what is wanted.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Level = Literal["debug", "info", "warning"]
 
 
 class TrustworthyUrl(str):
-    """A URL of keys that are their owner's: see `is_trustworthy`."""
+    """A URL of keys that certainly belong to their owner: see `is_trustworthy`."""
 
     __slots__ = ()
 
 
 class Folders(tuple[Path, ...]):
-    """Absolute, each once; as text with the system's separator between them."""
+    """Absolute folders, each once; as text with the system's separator between them."""
 
     __slots__ = ()
 
@@ -39,9 +39,9 @@ class Folders(tuple[Path, ...]):
 
 NO_FOLDERS: Final = Folders()
 OF_SHIPPED: Final = "examples"
-"""What stands for `SHIPPED` in a list of folders; a folder of that name is `./examples`."""
+"""Word for `SHIPPED` in a list of folders; a folder of that name is written `./examples`."""
 OF_INSTALLED: Final = "installed"
-"""What stands there for the folders of installed packages (`installed_models`)."""
+"""Word for the folders of installed packages (`installed_models`) in a list of folders."""
 
 
 def _shipped(package: Path) -> Path:
@@ -50,7 +50,7 @@ def _shipped(package: Path) -> Path:
 
 
 SHIPPED: Final = _shipped(Path(__file__).parents[2])
-"""The folder of the example models: that of the wheel, or `models/` of the repository."""
+"""The folder of the example models: in the wheel, or `models/` of the repository."""
 
 
 def number(least: int, most: int, what: str) -> Any:
@@ -88,7 +88,7 @@ CLAIM: Final = text("[A-Za-z0-9_:/.-]{1,128}", "the name of a claim")
 
 
 def address(form: str) -> Any:
-    """The type of a server's URL, which `runtime.storage.addresses` takes apart."""
+    """The type of a server's URL, which `runtime.storage.addresses` parses."""
     return Annotated[str, Meta(description=form)]
 
 
@@ -102,7 +102,7 @@ def parse(kind: Any, text: str) -> Any:
 
 
 def kind_in_words(kind: Any) -> str:
-    """What a text of that type is, in words."""
+    """The texts of a type, in words."""
     if hasattr(kind, "__metadata__"):
         return str(kind.__metadata__[0].description)
     *others, last = get_args(kind)
@@ -110,7 +110,8 @@ def kind_in_words(kind: Any) -> str:
 
 
 def is_trustworthy(url: str) -> bool:
-    """Whether keys from there are its owner's: https, or http that does not leave this machine."""
+    """Whether keys from a URL certainly belong to its owner: by https, or by http within this
+    machine."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -139,7 +140,7 @@ def _folders(part: str) -> tuple[Path, ...]:
 
 
 def names_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine, by its own words."""
+    """Whether a URL's host is this machine by its name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where model folders are."""
+"""The folders that hold model folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ VARIABLE: Final = _SETTING.variable
 
 
 def model_roots(environment: Mapping[str, str]) -> Folders:
-    """The folders that MLPLATFORM_MODELS names, in its order; not set, that of the examples.
+    """The folders that MLPLATFORM_MODELS names, in its order; the folder of the examples if it is
+    not set.
 
     Raises:
         ConfigInvalid: a part of the list is empty.

@@ -1,4 +1,4 @@
-"""Where the platform's own servers are when they do not run on this machine."""
+"""The addresses of the platform's own servers that do not run on this machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final
 
 PREFECT_AUTH: Final = "PREFECT_API_AUTH_STRING"
-"""Prefect's own variable, which its client in a flow run needs too."""
+"""Prefect's own variable, which its client in a flow run needs as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The servers that are somewhere else; what is left empty is on this machine.
+    """The servers on other machines; an empty field stands for this machine.
 
     Args:
         gateway: http://host:port of the scoring API.

@@ -37,7 +37,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {s.name: variables.value(s, {}) for s in S
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The one folder that holds all state (0700), and the names of what lies in it.
+    """The folder that holds all state (0700), and the names within it.
 
     Args:
         shared_bundles: a folder outside of it, on a volume that predictors read too; None: within.
@@ -112,7 +112,7 @@ class Home:
 
     @property
     def staging(self) -> Path:
-        """Inputs of jobs, until they have ended."""
+        """The folder of inputs of jobs, until the jobs have ended."""
         return self.root / "staging"
 
     @property
@@ -121,17 +121,19 @@ class Home:
 
     @property
     def measured(self) -> Path:
-        """What flows saw last, for the exporter: small files that the next run replaces."""
+        """The folder of what flows saw last, for the exporter: small files that the next run
+        replaces."""
         return self.root / "measured"
 
     @property
     def interim_analyses(self) -> Path:
-        """What passes saw of the gates, a file for each step of a rollout, for pictures."""
+        """The folder of passes' looks at gates, a file for each step of a rollout, for pictures."""
         return self.root / "looks"
 
     @property
     def counted(self) -> Path:
-        """What passes have counted of the decision log: it follows from the log."""
+        """The folder of passes' counts of the decision log; it can be computed again from the
+        log."""
         return self.root / "counted"
 
     @property
@@ -140,7 +142,7 @@ class Home:
 
     @property
     def audit(self) -> Path:
-        """What was refused, and by which rule."""
+        """The folder of refusals, each with the rule that refused."""
         return self.root / "audit"
 
     @property
@@ -149,7 +151,8 @@ class Home:
 
     @property
     def restoring(self) -> Path:
-        """What a restore has not put in its place yet; while it is there, the rest is not whole."""
+        """The folder of a restore's files that are not in their places yet; while it exists, the
+        home is incomplete."""
         return self.root / ".restoring"
 
     @property
@@ -217,8 +220,7 @@ class Home:
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def close_to_others(self) -> None:
-        """Close what an earlier version, or a person, left open within. Bundles are read by
-        users who may read the folder that they lie in, and say so themselves.
+        """Close to others what an earlier version, or a person, left open in the folder.
 
         Raises:
             ConfigInvalid: something within belongs to somebody else.
@@ -228,7 +230,7 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Argo:
-    """Where jobs run as workflows of Argo.
+    """The namespace and the artifacts of Argo, for jobs that run as its workflows.
 
     Args:
         namespace: of the workflows and their templates (`argo/`).
@@ -241,7 +243,7 @@ class Argo:
 
 @dataclass(frozen=True, slots=True)
 class OnKServe:
-    """Where a cluster's predictors are.
+    """The predictors of a cluster, on KServe.
 
     Args:
         namespace: of their InferenceServices.
@@ -260,13 +262,13 @@ class OnKServe:
     prometheus: str | None = None
 
     def storage_uri(self, folder: Path) -> str:
-        """The address of a bundle's folder."""
+        """The URI of a bundle's folder."""
         return f"{self.bundles}/{folder.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that may differ between two installations.
+    """The settings of an installation.
 
     A field means what its row of `declarations` says, and has the row's default.
 
@@ -316,7 +318,7 @@ class Settings:
 
     @property
     def gateway_grpc_target(self) -> str | None:
-        """The target that clients of gRPC take; None where none listens."""
+        """The target for clients of gRPC; None if nothing listens."""
         return f"127.0.0.1:{self.gateway_grpc_port}" if self.gateway_grpc_port else None
 
     @property
@@ -382,7 +384,7 @@ def load(environment: Mapping[str, str]) -> Settings:
 
 
 def home_of(environment: Mapping[str, str]) -> Home:
-    """The home folder alone, for what needs no other setting.
+    """The home folder, for code that needs no other setting.
 
     Raises:
         ConfigInvalid: the profile, or what says where the home is, is wrong.
@@ -393,7 +395,7 @@ def home_of(environment: Mapping[str, str]) -> Home:
 
 
 def log_level(environment: Mapping[str, str]) -> Level:
-    """The level from which a process writes lines, for one that needs no other setting.
+    """The level from which a process writes log lines, for one that needs no other setting.
 
     Raises:
         ConfigInvalid: it is none.
@@ -412,14 +414,14 @@ _SERVERS: dict[str, Callable[[str, Mapping[str, str]], Address | Brokers | None]
 
 
 def _at(settings: object, field: str) -> Any:
-    """The value of a field, named with dots; None where something on the way is None."""
+    """The value of a field, named with dots; None if a part on the way is None."""
     return reduce(
         lambda o, name: None if o is None else getattr(o, name), field.split("."), settings
     )
 
 
 def _below(values: Mapping[str, Any], parent: str) -> dict[str, Any]:
-    """What is set of the fields of one part of the settings; "": of the settings themselves."""
+    """The values of the fields of one part of the settings; of the settings themselves for ""."""
     named = (
         (*s.field.rpartition("."), values[s.name]) for s in SETTINGS if s.field and s.name in values
     )
@@ -427,7 +429,7 @@ def _below(values: Mapping[str, Any], parent: str) -> dict[str, Any]:
 
 
 def _at_odds(values: Mapping[str, Any]) -> Iterator[ConfigInvalid]:
-    """Values that exclude each other."""
+    """The errors of values that exclude each other."""
     if values["KSERVE_PROMETHEUS"] and values["KSERVE_REPLICAS"]:
         wanted = "nothing beside KSERVE_PROMETHEUS: an autoscaler chooses the number"
         yield ConfigInvalid(f"{PREFIX}KSERVE_REPLICAS", values["KSERVE_REPLICAS"], wanted)

@@ -15,13 +15,13 @@ from mlplatform.runtime.errors import ConfigInvalid
 from mlplatform.runtime.storage.addresses import without_secrets
 
 HANDED_DOWN = frozenset({"MLPLATFORM_LIFELINE_FD", "MLPLATFORM_LISTEN_FD"})
-"""From the supervisor to its children. The names stay: a supervisor that runs may start children
-of a newer release."""
+"""Variables that the supervisor hands down to its children. The names stay, because a running
+supervisor may start children of a newer release."""
 OF_TESTS = re.compile(r"MLPLATFORM_(TEST_\w+|CLUSTER_CACHE|OBSERVABILITY_TOOLS|TRANSACTIONS)")
 OF_SERVICES = re.compile(r"\w+_(SERVICE_(HOST|PORT)|PORT_\d+_(TCP|UDP|SCTP))(_\w+)?")
 OF_A_PORT = re.compile(r"(tcp|udp|sctp)://.+")
-"""Names, and values of names that end in PORT, that a pod is given for each service of its
-namespace: one that is called mlplatform-… looks like our settings.
+"""Names, and values of names that end in PORT, that a pod gets for each service of its namespace:
+those of a service called mlplatform-… look like our settings.
 
 Source: Kubernetes, "Accessing the Service", environment variables.
 """
@@ -29,7 +29,7 @@ _BY_VARIABLE = {s.variable: s for s in SETTINGS}
 
 
 def parse(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[ConfigInvalid]]:
-    """Setting's name → its value, None where it is not set or wrong; and what is wrong."""
+    """Name of a setting → its value, None if it is not set or wrong; and the errors."""
     problems = list(unknown(environment))
     values: dict[str, Any] = {}
     for setting in SETTINGS:
@@ -60,9 +60,9 @@ def value(setting: Setting, environment: Mapping[str, str]) -> Any:
 
 
 def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
-    """Variables of our prefix that nothing here reads, and the settings that are nearest to them.
+    """Variables of our prefix that nothing here reads, with the settings nearest to them.
 
-    Values are not shown: nobody knows what they are.
+    Their values are not shown, because nobody knows what they are.
     """
     for name in sorted(environment):
         if name.startswith(PREFIX) and not _is_known(name, environment[name]):
@@ -78,7 +78,7 @@ def unknown(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
 
 
 def _lonely(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
-    """Settings that must stand beside others and do not."""
+    """The errors of settings that must stand beside others and do not."""
     lacking = {
         PREFIX + other: setting
         for setting in reversed(SETTINGS)
@@ -91,7 +91,7 @@ def _lonely(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
 
 
 def _missing_in_cluster(environment: Mapping[str, str]) -> Iterator[ConfigInvalid]:
-    """Servers that a cluster must name: none is left out by oversight."""
+    """The errors of servers that a cluster must name, so that none is left out by oversight."""
     if environment.get(f"{PREFIX}PROFILE") != "cluster":
         return
     lines = [

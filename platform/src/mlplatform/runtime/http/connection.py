@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: requests as they come, whole answers in their order, and its limits.
+"""One HTTP/1.1 connection: requests as they come, whole answers in order, and its limits.
 
 Source: RFC 9112 for messages and connections; their syntax is llhttp's, through httptools.
 """
@@ -26,13 +26,13 @@ MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 16 * 1024
 _HEAD_SLACK_BYTES: Final = 1024  # what an unfinished head may hold that is not counted in the end
 MAX_PIPELINED: Final = 64
-"""Requests of one connection that wait for their turn; what comes after them is not read."""
+"""Most requests of one connection that wait for their turn; later ones are not read yet."""
 
 MAX_DISCARDED_BYTES: Final = 16 * MAX_BODY_BYTES
-"""Of what nobody wants any more, read so that its sender gets to read the answer."""
+"""Most bytes that are read and discarded, so that their sender gets to read the answer."""
 
 LINGER_S: Final = 2.0
-"""How long what follows a last answer is read: closing upon it could take the answer with it."""
+"""Seconds for which bytes after a last answer are read: closing on them could lose the answer."""
 
 _MAX_KEPT_PATHS: Final = 256
 _METHODS: Final = {name: name.decode() for name in (b"GET", b"HEAD", b"POST")}
@@ -54,7 +54,7 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REPORTED: Final = frozenset(
     ("too-many-connections", "slow-request", "slow-reader", "head-too-large")
 )
-"""Ends that a person should know of; what is merely no HTTP is counted."""
+"""Reasons of ends that a person should know of; what is merely no HTTP is counted."""
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ Answer = Reply | Coroutine[Any, Any, Reply]
 
 
 class Application(Protocol):
-    """What answers requests."""
+    """The code that answers requests."""
 
     def answer(self, request: Request) -> Answer:
-        """A reply, or what will be one; a reply that waits for nothing costs no task.
+        """A reply, or a future of one; a reply that waits for nothing costs no task.
 
         Raises:
             Refusal: of the body, as it is waited for.
@@ -73,17 +73,17 @@ class Application(Protocol):
         ...
 
     def refusal(self, refused: Refusal) -> Reply:
-        """How this application words what a connection turns down."""
+        """The application's reply to a request that the connection refuses."""
         ...
 
     def on_ended(self, reason: str) -> None:
-        """A connection was ended for a reason."""
+        """Note that a connection was ended for a reason."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What connections may ask for.
+    """The limits of connections.
 
     Args:
         connections: of all clients together.
@@ -102,7 +102,7 @@ class HttpLimits:
 
 
 class ServerState:
-    """What the connections of one server have in common."""
+    """The state that the connections of one server share."""
 
     def __init__(
         self,
@@ -127,11 +127,11 @@ class ServerState:
 
     @property
     def owes_answers(self) -> bool:
-        """Whether anybody waits for an answer, or has not got all of one."""
+        """Whether anybody waits for an answer, or has not received all of one."""
         return bool(self.answering) or any(one.owes_answer for one in self.connections)
 
     def on_opened(self, connection: Connection, transport: asyncio.BaseTransport) -> None:
-        """Count one more, and end another where it must."""
+        """Count a new connection, and end another if it must."""
         self.connections.add(connection)
         info = transport.get_extra_info
         peer = self._peers.of(info("sockname"), info("peername"))
@@ -145,7 +145,7 @@ class ServerState:
         self.open.remove(connection)
 
     def count_end(self, connection: Connection, reason: str) -> None:
-        """A connection is ended for what it did."""
+        """Count a connection that is ended for what it did."""
         self.application.on_ended(reason)
         if self._ended is not None and reason in _REPORTED and connection in self.open:
             self._ended.count(reason, self.open.peer(connection))
@@ -154,7 +154,7 @@ class ServerState:
         self._peers.close()
 
     def is_host(self, value: bytes) -> bool:
-        """Whether a Host may say this; most say what the last one did."""
+        """Whether a Host may have this value; most have that of the last one."""
         if value != self._host:
             if _HOST.fullmatch(value) is None:
                 return False
@@ -162,7 +162,7 @@ class ServerState:
         return True
 
     def path(self, url: bytes) -> str:
-        """The decoded path of a target; the few that are asked for often are kept."""
+        """The decoded path of a target; the few frequent ones are cached."""
         path = self._paths.get(url)
         if path is None:
             path = unquote((httptools.parse_url(url).path or b"/").decode("ascii"))
@@ -172,7 +172,7 @@ class ServerState:
 
 
 class _NothingMore(Exception):
-    """What follows is not read."""
+    """Nothing after this is read."""
 
 
 class Connection(asyncio.Protocol):
@@ -258,7 +258,7 @@ class Connection(asyncio.Protocol):
         self._parser = None
 
     def eof_received(self) -> bool:
-        """Who sends no more still gets the answers to what came."""
+        """A peer that has closed its sending side still gets its answers."""
         last = self._queue[-1] if self._queue else self._current
         self._is_heard_out = True
         if last is None or self._is_closing:
@@ -442,7 +442,7 @@ class Connection(asyncio.Protocol):
             self._since_s = time.monotonic()
 
     def _go_on(self) -> None:
-        """Starts the next request, else sends the final error, else reads on."""
+        """Start the next request, else send the final error, else read on."""
         while self._queue and self._current is None and not self._is_write_paused:
             self._start(self._queue.popleft())
         if self._queue or self._is_closing:
@@ -455,7 +455,7 @@ class Connection(asyncio.Protocol):
     # how it ends
 
     def look(self, now_s: float) -> None:
-        """End it if it has waited for too long."""
+        """End the connection if it has waited for too long."""
         limits, waited_s = self._shared.limits, now_s - self._since_s
         if self._is_closing:
             if waited_s > LINGER_S and not self._transport.get_write_buffer_size():
@@ -473,7 +473,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
 
     def make_room(self) -> None:
-        """End it for a new connection; its peer gets an error if it still reads."""
+        """End this connection for a new one; its peer gets an error if it still reads."""
         if self._is_closing or self._transport.get_write_buffer_size():
             self._shared.count_end(self, "too-many-connections")
             self._transport.abort()
@@ -483,7 +483,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def close_idle(self) -> None:
-        """Close it unless somebody waits for an answer."""
+        """Close the connection unless somebody waits for an answer."""
         begun = self._is_arriving and self._read_bytes
         if self._current is None and not self._queue and not begun:
             self._transport.close()
@@ -493,7 +493,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _stop(self, error: httptools.HttpParserError) -> None:
-        """What came is not, or no more, read as HTTP."""
+        """Handle bytes that are not, or no longer, HTTP."""
         cause = error.__context__
         is_after_last = self._is_last and self._incoming is None
         if isinstance(cause, _NothingMore) or is_after_last:
@@ -554,7 +554,8 @@ class Connection(asyncio.Protocol):
     # details
 
     def _on_partial_request(self, was_arriving: bool) -> None:
-        """A request has not come whole: look at its head, or give it to the application so."""
+        """Check the head of a request that is not complete yet, or give it to the application
+        so."""
         if not was_arriving:
             self._since_s = time.monotonic()
         request = self._incoming
@@ -601,7 +602,7 @@ class Connection(asyncio.Protocol):
         self._repeated_bytes += len(name) + len(value) + 4
 
     def _stay(self, request: Request) -> None:
-        """Another protocol is wanted: this one is spoken on, as RFC 9110 section 7.8 allows.
+        """Go on with HTTP/1.1 although another protocol is wanted, as RFC 9110 section 7.8 allows.
 
         The parser takes what follows for that protocol, so a body is counted here.
         """

@@ -1,4 +1,4 @@
-"""Which requests a server without a log-in answers: those of programs, and of its own pages."""
+"""Admission to a server without a log-in: requests of programs, and of its own pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POLICY_VIOLATION: Final = 1008
 
 
 class CrossSiteGuard:
-    """An ASGI application that refuses what another site's page makes a browser send.
+    """An ASGI application that refuses requests which another site's page makes a browser send.
 
     CORS only keeps such a page from reading answers: a request that needs no preflight is carried
     out. And a page whose name is made to mean this machine (DNS rebinding) reads answers too. The

@@ -1,4 +1,4 @@
-"""Connections that were ended because they asked too much of a listener, reported once a minute."""
+"""Connections that were ended because they exceeded a listener's limits, reported once a minute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVERY_S: Final = 60.0
 
 
 class EndedConnections:
-    """Counts connections that were ended, and keeps one refusal a minute that says how many.
+    """Counts ended connections, and stores one refusal a minute with their number.
 
     Args:
         listener: its name.
@@ -39,7 +39,7 @@ class EndedConnections:
         self._peers[peer] += 1
 
     def tell(self) -> None:
-        """Keep what was counted, unless that was done less than a minute ago."""
+        """Store the count, unless that was done less than a minute ago."""
         now_s = self._clock_s()
         if not self._reasons or now_s - self._kept_s < EVERY_S:
             return

@@ -1,4 +1,4 @@
-"""Limits of a gRPC listener's connections that gRPC itself does not know: who may hold them.
+"""Limits on who may hold a gRPC listener's connections, which gRPC itself does not have.
 
 gRPC counts connections and ends idle ones, but a call whose message never comes is not idle, and a
 listener that is full of silent ones lets nobody in. Source: grpc.github.io, arguments of channels.
@@ -25,10 +25,10 @@ from mlplatform.runtime.http.peers import Peers
 
 MAX_CONNECTIONS: Final = 512
 MAX_STRANGERS: Final = 128
-"""Of them, connections on which no call has named a key or a token."""
+"""Most connections on which no call has named a key or a token."""
 
 ARRIVAL_S: Final = 10.0
-"""How long a stranger's connection lives; probes open another."""
+"""Seconds that a stranger's connection lives; probes open another."""
 
 LOOK_S: Final = 0.25
 _FILES: Final = Path("/proc/self/fd")
@@ -37,7 +37,8 @@ _PEER: Final = re.compile(r"ipv[46]:\[?(.+?)\]?:(\d+)")
 
 @dataclass(frozen=True, slots=True)
 class _GrpcConnection:
-    """One connection of this process: its file and that file's identity, which outlive no other."""
+    """One connection of this process: its file, and that file's identity, which no other file
+    has."""
 
     descriptor: int
     inode: int
@@ -46,7 +47,7 @@ class _GrpcConnection:
 
 
 class GrpcConnections:
-    """Looks at the connections of the port a few times a second, and ends those that have to go.
+    """Looks at the connections of the port a few times a second, and ends those that must end.
 
     gRPC accepts them by itself, so they are found among the open files of the process (Linux).
 
@@ -68,7 +69,7 @@ class GrpcConnections:
         self._looking: asyncio.Task[None] | None = None
 
     def start(self, port: int) -> None:
-        """Look from now on, in the running event loop."""
+        """Start looking, in the running event loop."""
         self._port = port
         if _FILES.exists():
             self._looking = asyncio.get_running_loop().create_task(self._watch())
@@ -79,7 +80,7 @@ class GrpcConnections:
         self._peers.close()
 
     def admit(self, peer: str) -> None:
-        """The caller on this connection has proven who it is.
+        """Note that the caller on this connection has proven who it is.
 
         Args:
             peer: as the call's context names it: `ipv4:127.0.0.1:40000`.
@@ -99,7 +100,7 @@ class GrpcConnections:
             await asyncio.sleep(LOOK_S)
 
     def look(self, now_s: float) -> None:
-        """Count what has come and gone, and end what has to."""
+        """Count new and closed connections, and end those that must end."""
         here = set(self._connections())
         for held in [one for one in self._since_s if one not in here]:
             self._forget(held)
@@ -146,7 +147,8 @@ class GrpcConnections:
         return (held for held in known.values() if held is not None)
 
     def _connection(self, descriptor: int, inode: int) -> _GrpcConnection | None:
-        """None: it is something else than a connection of this listener."""
+        """The connection behind an open file; None if the file is no connection of this
+        listener."""
         with suppress(OSError), _copy(descriptor) as sock:
             if sock.family not in (socket.AF_INET, socket.AF_INET6):
                 return None
@@ -162,7 +164,7 @@ class GrpcConnections:
 
 
 def _address(text: str) -> str:
-    """IPv4 as such, whichever kind of socket took the connection."""
+    """An IPv4 address in its own form, whichever kind of socket took the connection."""
     return text.removeprefix("::ffff:")
 
 
@@ -171,7 +173,8 @@ def _copy(descriptor: int) -> socket.socket:
 
 
 def _shut(held: _GrpcConnection, port: int) -> None:
-    """End it for gRPC, which closes it; another that has its file by now is left alone."""
+    """End a connection for gRPC, which closes it; another connection that has its file by now is
+    left alone."""
     with suppress(OSError), _copy(held.descriptor) as sock:
         if os.fstat(sock.fileno()).st_ino == held.inode and sock.getsockname()[1] == port:
             sock.shutdown(socket.SHUT_RDWR)

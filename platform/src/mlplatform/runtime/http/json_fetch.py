@@ -1,4 +1,4 @@
-"""JSON from another server: of bounded size, in bounded time, from that address alone."""
+"""JSON from another server: of bounded size, in bounded time, without redirects."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from urllib.parse import urlencode
 from mlplatform.runtime.errors import Unavailable
 
 HEAD_BYTES: Final = 64 * 1024
-"""What an answer may have besides its body: its head, and what a transfer coding adds."""
+"""Most bytes of an answer besides its body: its head, and what a transfer coding adds."""
 
 MOST_TEXT: Final = 200
-"""Of an answer's own words that logs and pages repeat."""
+"""Most characters of an answer's own words in logs and pages."""
 
 _ACCEPT: Final = {"accept": "application/json"}
 
@@ -32,14 +32,14 @@ class _FetchLimits:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """An answer comes from where the settings say, not from where that points."""
+    """Refuses redirects: an answer must come from where the settings say."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 
 class _InTime(io.RawIOBase):
-    """What a socket receives until a moment and up to a size; its own timeout is for each read."""
+    """Limits what a socket receives, by time and by size; its own timeout is for each read."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase, limits: _FetchLimits) -> None:
         self._sock = sock

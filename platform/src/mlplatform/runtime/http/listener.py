@@ -1,4 +1,5 @@
-"""/metrics with a token and /healthz without, of a process that serves nothing else."""
+"""The listener of a process that serves nothing else: /metrics with a token, and /healthz
+without."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ _TEXT: Final = (line(b"content-type", b"text/plain; version=0.0.4; charset=utf-8
 
 
 def add_options(parser: argparse.ArgumentParser, *, must_be_read: bool) -> None:
-    """Adds where a process shows its metrics, and who may read them.
+    """Add the options for where a process shows its metrics, and who may read them.
 
     Args:
         must_be_read: else the process may be started without a token, and nobody reads them.
@@ -50,7 +51,7 @@ class MetricsListener:
         self._options = options
 
     def begin(self, refusals: Refusals) -> None:
-        """Show the metrics from now on, and say where in the address file.
+        """Start to show the metrics, and write where into the address file.
 
         Args:
             refusals: where connections are kept that were ended for what they did.
@@ -75,7 +76,7 @@ def listen(
     host: str = "127.0.0.1",
     ended: EndedConnections | None = None,
 ) -> int:
-    """Serve from now on, in a thread of its own; returns the port.
+    """Serve on a thread of its own. Returns the port.
 
     Args:
         port: 0: any that is free.
@@ -102,7 +103,7 @@ def listen(
 
 
 def read_token(path: Path) -> str:
-    """The token that a file holds.
+    """The token in a file.
 
     Raises:
         ConfigInvalid: the file can't be read.

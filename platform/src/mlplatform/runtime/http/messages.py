@@ -1,4 +1,4 @@
-"""A request and its reply, as far as a connection looks into them."""
+"""A request and its reply, as far as a connection uses them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Final, NewType
 
 Line = NewType("Line", bytes)
-"""A header of a reply as it is sent; only `line` makes one."""
+"""A header of a reply in the form in which it is sent; only `line` makes one."""
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 
@@ -34,7 +34,8 @@ JSON: Final = line(b"content-type", b"application/json")
 
 
 class Reply:
-    """A whole answer; length and connection are added when it is sent."""
+    """A whole answer, without its length and connection headers, which are added when it is
+    sent."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -58,7 +59,7 @@ class Reply:
 
 
 class Refusal(Exception):
-    """What a connection turns down by itself.
+    """A request that the connection itself refuses.
 
     Args:
         name: of the reason, stable for programs.
@@ -122,16 +123,17 @@ class Request:
         self.is_whole = self.is_too_large = self.is_broken = False
         self.is_taken = self.is_answered = False  # by the application, or to be as its turn comes
         self.wanted: Callable[[], None] | None = None
-        """Tells a sender that waits for it (Expect) that its body is wanted."""
+        """Function that tells a sender that waits for it (Expect) that its body is wanted."""
         self.admit: Callable[[], object] = _nothing
-        """Tells the connection that the sender of this request has proven who it is."""
+        """Function that tells the connection that the sender of this request has proven who it
+        is."""
         self.task: asyncio.Task[None] | None = None
         self._limit_bytes = limit_bytes
         self._body: bytes | bytearray = b""
         self._waiter: asyncio.Future[None] | None = None
 
     async def body(self) -> bytes:
-        """The whole body, waited for.
+        """The whole body, once it has come.
 
         Raises:
             Refusal: 413, it is larger than is taken here; 408, its sender ended before it did.
@@ -146,7 +148,7 @@ class Request:
 
     @property
     def arrived(self) -> bytes:
-        """What has come of the body so far."""
+        """The part of the body that has come so far."""
         return bytes(self._body)
 
     def arrived_body(self) -> bytes:
@@ -164,7 +166,7 @@ class Request:
         return body if type(body) is bytes else bytes(body)
 
     def take(self, part: bytes) -> None:
-        """A part of the body has come."""
+        """Add a part of the body that has come."""
         body = self._body
         if not body:
             self._body = part
@@ -175,18 +177,18 @@ class Request:
             self.turn_too_large()
 
     def turn_too_large(self) -> None:
-        """The body is, or will be, larger than is taken: nothing of it is kept."""
+        """Note that the body is too large, or will be; nothing of it is kept."""
         self.is_too_large = True
         self._body = b""
         self._tell()
 
     def complete(self) -> None:
-        """The body has come."""
+        """Note that the body is complete."""
         self.is_whole = True
         self._tell()
 
     def break_off(self) -> None:
-        """The rest of the body will not come."""
+        """Note that the rest of the body will not come."""
         self.is_broken = True
         self._tell()
 

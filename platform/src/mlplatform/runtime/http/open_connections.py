@@ -1,4 +1,4 @@
-"""Which connections of one listener are open, and which of them has to end for a new one."""
+"""The open connections of one listener, and the choice of the one that ends for a new one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ C = TypeVar("C", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """How many connections a listener holds.
+    """The number of connections that a listener holds.
 
     Args:
         connections: of everybody together.
@@ -44,7 +44,7 @@ class OpenConnections(Generic[C]):
 
     @property
     def strangers(self) -> int:
-        """How many of them have proven nothing."""
+        """The number of connections whose peers have proven nothing."""
         return self._stranger_count
 
     def __iter__(self) -> Iterator[C]:
@@ -54,7 +54,8 @@ class OpenConnections(Generic[C]):
         return self._peers[connection]
 
     def add(self, connection: C, peer: str) -> C | None:
-        """Count a new one; returns the one that has to end, which is still counted."""
+        """Count a new connection. Returns the one that has to end, which is still counted, or
+        None."""
         self._peers[connection] = peer
         self._strangers.setdefault(peer, {})[connection] = None
         self._stranger_count += 1
@@ -64,8 +65,8 @@ class OpenConnections(Generic[C]):
         return next(iter(most))
 
     def admit(self, connection: C) -> bool:
-        """It has proven who it is, and keeps its place; False where all those places are taken: it
-        is served as a stranger's."""
+        """Note that a connection's peer has proven who it is, so that it keeps its place. Returns
+        False if all those places are taken: it is then served as a stranger's."""
         peer = self._peers.get(connection)
         if peer is None or connection not in self._strangers.get(peer, ()):
             return peer is not None

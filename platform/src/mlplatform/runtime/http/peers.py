@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: a user of this machine, or an address."""
+"""The peer of a connection: a user of this machine, or an address."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Peers:
-    """Names peers. On loopback all have one address, so there the kernel is asked whose socket the
-    other end is: `uid 1000`, which stands for the ids that this user was given too. Elsewhere, and
-    where the kernel does not say, as of a socket that is closed by now, a peer is its address.
+    """Names peers.
 
     One question takes 13 microseconds, however many sockets there are. Source: sock_diag(7).
     """
@@ -61,7 +59,7 @@ class Peers:
         return address if uid is None else f"uid {self._subordinate_ids.owner(uid)}"
 
     def close(self) -> None:
-        """Ask no more; peers are addresses from now on."""
+        """Stop asking the kernel; from now on peers are addresses."""
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
@@ -97,7 +95,7 @@ def _kernel() -> socket.socket | None:
 
 
 def _question(number: int, local: Any, remote: Any) -> bytes:
-    """Whose is the socket at `remote` that is connected to `local`?"""
+    """The kernel query for the owner of the socket at `remote` that is connected to `local`."""
     family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
     ends = [socket.inet_pton(family, end[0]).ljust(16, b"\0") for end in (remote, local)]
     asked = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ANY_STATE)

@@ -1,4 +1,4 @@
-"""What a caller is told when something is wrong: problem details that name the field.
+"""Errors for callers: problem details that name the field.
 
 Source: RFC 9457.
 """
@@ -61,7 +61,7 @@ class Problem(PlatformError):
         self.allow = allow
 
     def within(self, path: str) -> Problem:
-        """The same problem, of one item of a list."""
+        """The same problem for one item of a list."""
         problem = Problem(
             self.status, self.name, f"{path}: {self}", retry_after_s=self.retry_after_s
         )

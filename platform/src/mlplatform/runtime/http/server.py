@@ -1,4 +1,4 @@
-"""A server's life: it listens, answers, and ends without losing a request."""
+"""The life of a server: it listens, answers, and ends without losing a request."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mlplatform.runtime.processes.shutdown_signals import called_at_signals
 
 BACKLOG: Final = 512
 OTHER_FILES: Final = 2 * BACKLOG + 512 + 256
-"""Open files that are not these connections: what two listeners may have taken before anybody
-counts it, gRPC's connections, and what is read, written and asked behind the answers."""
+"""Open files besides these connections: those that two listeners may have accepted before anybody
+counts them, gRPC's connections, and files that are needed for answers."""
 
 LOOK_S: Final = 1.0
-"""How often connections are looked at; their limits are kept to this."""
+"""Seconds between two looks at connections; their limits are kept to this precision."""
 
 _TICK_S: Final = 0.1
 
 
 def connections_within(wanted: int) -> int:
-    """How many of the wanted connections this process may have open files for.
+    """The number of the wanted connections for which this process may have open files.
 
     The soft limit is raised as far as it must and may be. With connections up to it, a file that
     is needed to answer or to record would not open.
@@ -49,7 +49,7 @@ async def _nothing() -> None: ...
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What happens around serving.
+    """The steps around serving.
 
     Args:
         start: before the first connection is taken.
@@ -107,7 +107,7 @@ class Server:
         self._ending.set()
 
     async def serve(self) -> None:
-        """Returns when all is answered and stopped."""
+        """Serve. Returns when everything is answered and stopped."""
         with called_at_signals(self.end):
             await self._serve()
 
@@ -156,7 +156,7 @@ class Server:
 
 
 def _within_files(limits: HttpLimits) -> HttpLimits:
-    """The limits, and their share of strangers, where there are few open files."""
+    """The limits, with their share of strangers, reduced if there are few open files."""
     room = connections_within(limits.connections)
     strangers = max(limits.strangers * room // limits.connections, 1)
     return replace(limits, connections=room, strangers=strangers)

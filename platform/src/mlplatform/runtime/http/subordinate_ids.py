@@ -1,4 +1,5 @@
-"""Who was given a user id beside their own, for containers and user namespaces."""
+"""Owners of user ids that were given to a user beside their own, for containers and user
+namespaces."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ class SubordinateIds:
         self._ranges: tuple[tuple[range, int], ...] = ()
 
     def owner(self, uid: int) -> int:
-        """Who was given this id; itself where nobody was."""
+        """The user to whom this id was given; the id itself if it was given to nobody."""
         try:
             found = self._file.stat()
             seen = (found.st_mtime_ns, found.st_size)

@@ -1,4 +1,4 @@
-"""Which requests a server behind one shared token answers."""
+"""Admission to a server behind one shared token."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ OPEN_PATHS: Final = ("/health",)
 
 
 class TokenGate:
-    """An ASGI application that lets through callers that know the token: as a bearer token,
-    or as the password of any user.
+    """An ASGI application that admits callers with the token: as a bearer token, or as the password
+    of any user.
 
     Programs send the first (MLflow's client by MLFLOW_TRACKING_TOKEN), a browser asks a person for
     the second.
@@ -50,7 +50,7 @@ class TokenGate:
             await self._refuse(send)
 
     def admits(self, scope: Scope) -> bool:
-        """Whether who asks knows the token."""
+        """Whether the caller knows the token."""
         headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
         for key, value in headers:
             if key == b"authorization":

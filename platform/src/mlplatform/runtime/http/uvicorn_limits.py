@@ -1,4 +1,4 @@
-"""Limits of connections for servers that run on uvicorn, which bounds neither heads nor waiting.
+"""Limits of connections for servers on uvicorn, which limits neither heads nor waiting.
 
 Source: uvicorn's protocols for httptools and websockets, which are private to it and pinned.
 """
@@ -28,20 +28,20 @@ from mlplatform.runtime.telemetry.rate_limit_filter import RateLimitFilter
 from mlplatform.runtime.telemetry.refusals import Refusals
 
 BACKLOG: Final = 128
-"""Of connections that the kernel holds for the listener: this many may be open and not counted."""
+"""Connections that the kernel queues for the listener; this many may be open and not counted."""
 
 MAX_PIPELINED: Final = 16
 MAX_MESSAGE_BYTES: Final = 2 * 1024 * 1024
-"""Of a WebSocket; an event of Prefect's may have 1.5 MB."""
+"""Most bytes of a WebSocket message; an event of Prefect's may have 1.5 MB."""
 LOOK_S: Final = 1
-"""How often connections are looked at; their limits are kept to this."""
+"""Seconds between two looks at connections; their limits are kept to this precision."""
 
 _RATE_LIMIT: Final = RateLimitFilter()
 
 
 @dataclass(frozen=True, slots=True)
 class UvicornLimits:
-    """What connections may ask for.
+    """The limits of connections.
 
     Args:
         connections: of everybody together.
@@ -71,13 +71,13 @@ class _Connection(Protocol):
     def __hash__(self) -> int: ...
 
     def overdue(self, now_s: float, limit_s: float) -> str | None:
-        """Why it has to end, if it has waited for longer than the limit; empty where it never said
-        a word, as a browser's spare connection does."""
+        """Why the connection has to end, if it has waited for longer than the limit; empty if it
+        never sent anything, like a browser's spare connection."""
         ...
 
 
 class ListenerConnections:
-    """One listener's connections: who is open, who was let in, who has to go.
+    """The connections of one listener: which are open, which were admitted, and which have to end.
 
     Args:
         name: of the listener, in refusals.
@@ -98,7 +98,7 @@ class ListenerConnections:
         self._ended = EndedConnections(name, refusals)
 
     def options(self) -> dict[str, Any]:
-        """Arguments of `uvicorn.Config` by which the server keeps to the limits.
+        """Arguments of `uvicorn.Config` by which the server keeps the limits.
 
         Headers of proxies are not taken: a connection's peer is the process that opened it.
         """
@@ -117,7 +117,8 @@ class ListenerConnections:
         }
 
     def admit(self, scope: MutableMapping[str, Any]) -> None:
-        """The sender of this ASGI request has proven who it is: its connection keeps its place."""
+        """Note that the sender of this ASGI request has proven who it is, so that its connection
+        keeps its place."""
         client = scope.get("client")
         held = None if client is None else self._by_client.get(tuple(client))
         if held is not None:
@@ -127,7 +128,7 @@ class ListenerConnections:
         return self._open.is_admitted(held)
 
     async def look(self) -> None:
-        """End what has waited for too long. Called once a second."""
+        """End connections that have waited for too long. Called once a second."""
         now_s = time.monotonic()
         for held in self._open:
             is_known = self._open.is_admitted(held)
@@ -152,7 +153,7 @@ class ListenerConnections:
             del self._by_client[held.client]
 
     def count(self, held: _Connection, reason: str) -> None:
-        """It ends itself."""
+        """Count a connection that ends itself."""
         self._ended.count(reason, self._open.peer(held))
 
     def _end(self, held: _Connection, reason: str) -> None:
@@ -196,7 +197,7 @@ def serve(
 
 
 class _TooMuch(Exception):
-    """What comes is not read on."""
+    """The rest of what comes is not read."""
 
 
 class LimitedHttp(HttpToolsProtocol):
@@ -285,7 +286,7 @@ class LimitedHttp(HttpToolsProtocol):
         return "slow to ask" if self._has_begun else ""
 
     def _count_head(self, size: int, headers: int) -> None:
-        """Trailers count as part of it."""
+        """Count the bytes of a head; trailers count as part of it."""
         self._header_bytes += size
         self._header_count += headers
         if self._header_bytes > MAX_HEAD_BYTES or self._header_count > MAX_HEADERS:
@@ -302,13 +303,13 @@ class LimitedHttp(HttpToolsProtocol):
 
 
 class _UnreadOutput:
-    """Since when a peer has left what it was sent unread."""
+    """Since when a peer has not read what it was sent."""
 
     def __init__(self) -> None:
         self._since_s: float | None = None
 
     def lasts(self, transport: asyncio.Transport, now_s: float) -> float:
-        """Seconds; 0 where all was read."""
+        """Seconds since output was left unread; 0 if all was read."""
         if not transport.get_write_buffer_size():
             self._since_s = None
             return 0.0
@@ -318,7 +319,7 @@ class _UnreadOutput:
 
 
 class LimitedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket: it ends unless it is let in, and then only where it is not read.
+    """uvicorn's WebSocket. It ends unless it is admitted, and then only if its peer does not read.
 
     Who was let in may be silent: uvicorn's pings end who is gone.
     """

@@ -1,1 +1,1 @@
-"""How processes of one machine belong together: death of a parent, sockets handed down, endings."""
+"""Relations of one machine's processes: a parent's death, sockets that are handed down, endings."""

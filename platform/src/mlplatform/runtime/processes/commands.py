@@ -1,4 +1,4 @@
-"""How one process of the platform starts another: the command line of `mlplatform.process`."""
+"""The command line by which one process of the platform starts another: `mlplatform.process`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 
 ENTRY: Final = "mlplatform.process"
 PYTHON: Final = (sys.executable, "-P")
-"""Without `-P` Python looks for modules in the working folder first. A user who may write there
-could put a module of their own before ours."""
+"""The interpreter and its options. Without `-P` Python looks for modules in the working folder
+first, where another user may have put one in place of ours."""
 
 
 def command(name: str, *options: str, python: Sequence[str] = PYTHON) -> tuple[str, ...]:
-    """The words that start the process of that name.
+    """The words that start the process with this name.
 
     Args:
         python: the interpreter and its options.

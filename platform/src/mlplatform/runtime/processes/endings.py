@@ -1,4 +1,4 @@
-"""What ended a process, in words: the memory that it ran out of is named where anything tells."""
+"""The cause of a process's end, in words; memory that it ran out of is named if anything tells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMORY_ERROR: Final = re.compile(rb"^(?:[\w.]*\.)?\w*MemoryError\b", re.MULTILI
 def ending(
     returncode: int, *, kills_before: int | None, kills_after: int | None, last_lines: bytes = b""
 ) -> str:
-    """How a process that nobody asked to end has ended.
+    """How a process ended that nobody had asked to end.
 
     Args:
         returncode: as subprocess has it: negative for a signal.
@@ -39,7 +39,8 @@ def ending(
 
 
 def memory_kills() -> int | None:
-    """How many processes the kernel has killed for memory: of this control group, else in all."""
+    """The number of processes that the kernel has killed for memory, in this control group or else
+    in all; None if unknown."""
     with suppress(OSError, ValueError):
         for line in _OWN_CGROUP.read_text().splitlines():
             if line.startswith("0::/"):
@@ -52,8 +53,8 @@ def memory_kills() -> int | None:
 
 
 def own_memory(pid: int) -> int:
-    """Bytes that a process holds for itself alone, which is what a limit in Kubernetes counts; 0
-    where it is gone."""
+    """Bytes that a process holds for itself alone, which a limit in Kubernetes counts; 0 if it is
+    gone."""
     try:
         found = psutil.Process(pid).memory_info()
     except psutil.Error:
@@ -63,7 +64,7 @@ def own_memory(pid: int) -> int:
 
 
 def tail(log: Path, since: int) -> bytes:
-    """The end of a log, as far as it was written from that size on."""
+    """The end of a log, of what was written after it had the size `since`."""
     with suppress(OSError), log.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(since if since <= end else 0, end - _TAIL_BYTES))

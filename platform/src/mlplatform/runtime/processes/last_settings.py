@@ -1,4 +1,4 @@
-"""The settings of the last start of a home's platform, so that any shell finds it."""
+"""The settings of the last start of a home's platform, by which any shell finds it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mlplatform.runtime.storage.files import write_atomically
 FILE: Final = "settings.json"
 MOST_BYTES: Final = 65_536
 LASTING: Final = (*(port.variable for port in PORTS), f"{PREFIX}PROFILE", f"{PREFIX}CLOCK")
-"""What the next start takes over too. They say where the platform is and what time it has: a
-command that has others would speak to another platform than the one that runs."""
+"""Settings that the next start takes over too. They say where the platform is and which clock it
+has: a command with others would speak to another platform than the running one."""
 
 
 class _Start(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,15 +29,16 @@ class _Start(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def remember(settings: Settings) -> None:
-    """Write down with what a platform starts; no setting is a secret, and the file is 0600."""
+    """Store the settings with which a platform starts; none is a secret, and the file has mode
+    0600."""
     home = settings.home
     start = _Start(str(home.root), settings.environment())
     write_atomically(home.run / FILE, msgspec.json.encode(start))
 
 
 def for_start(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a platform that is to start: ports, profile and clock are those of its
-    last start where no variable says otherwise.
+    """The environment of a platform that is to start: ports, profile and clock of its last start,
+    unless a variable says otherwise.
 
     Raises:
         ConfigInvalid: what the home remembers can't be used; names the file, and how to go on.
@@ -46,8 +47,8 @@ def for_start(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_command(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a command about a home: with the settings of the platform that runs
-    there, else as its next start would have it.
+    """The environment of a command about a home: the settings of the platform that runs there, or
+    else those of its next start.
 
     Raises:
         ConfigInvalid: a variable says otherwise than the platform that runs; or what the home
@@ -87,7 +88,8 @@ def _is_running(home: Home) -> bool:
 
 
 def _remembered(home: Home) -> dict[str, str]:
-    """Empty where no platform was started here, and in a home that was moved or copied."""
+    """The stored settings; empty if no platform was started here, and in a home that was moved or
+    copied."""
     path = home.run / FILE
     text = _content(path)
     if text is None:

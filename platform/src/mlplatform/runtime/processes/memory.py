@@ -1,4 +1,4 @@
-"""How much memory this machine, or the container that this process runs in, has."""
+"""The memory of this machine, or of the container in which this process runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def free_memory_bytes() -> int:
 
 
 def _groups() -> list[tuple[int, int]]:
-    """Control groups of this process that have a limit: the limit, and what is held of it."""
+    """Control groups of this process that have a limit: the limit, and the bytes held."""
     found = []
     with suppress(OSError, ValueError):
         for line in _OWN_CGROUP.read_text().splitlines():
@@ -52,7 +52,7 @@ def _limit(file: Path) -> int | None:
 
 
 def _held_bytes(file: Path) -> int:
-    """Memory of a group that is no cache of files."""
+    """Bytes of a group that are no cache of files."""
     with suppress(OSError, ValueError):
         stats = dict(line.split() for line in file.read_text().splitlines())
         return int(stats["anon"]) + int(stats.get("kernel", 0))

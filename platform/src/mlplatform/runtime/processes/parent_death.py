@@ -1,4 +1,5 @@
-"""How a child learns that its supervisor is gone, even by SIGKILL: the end of an inherited pipe."""
+"""The sign by which a child learns that its supervisor is gone, even by SIGKILL: an inherited pipe
+ends."""
 
 from __future__ import annotations
 
@@ -16,24 +17,25 @@ log = logging.getLogger(__name__)
 
 
 class ParentDeathPipe:
-    """The supervisor's end of the pipe: it closes when the process does, however it ends."""
+    """The supervisor's end of the pipe; it closes when the process ends in any way."""
 
     def __init__(self) -> None:
         self.read_fd, self._write_fd = os.pipe()
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a child must have in its environment, besides the inherited `read_fd`."""
+        """The variables that a child needs in its environment, besides the inherited `read_fd`."""
         return {VARIABLE: str(self.read_fd)}
 
     def close(self) -> None:
-        """Closes the pipe: every child that still runs is killed by its own thread."""
+        """Close the pipe: every child that still runs is killed by its own thread."""
         os.close(self._write_fd)
         os.close(self.read_fd)
 
 
 def follow_parent() -> bool:
-    """Ends this process and its group as soon as the supervisor is gone; False without one.
+    """Make this process and its group end as soon as the supervisor is gone. Returns False without
+    a supervisor.
 
     Called once, first thing, by the entry point of every child. The group is killed outright:
     whatever must survive is on disk by then, and half a platform must not live on.
@@ -48,8 +50,8 @@ def follow_parent() -> bool:
 
 
 def lower_priority() -> None:
-    """Let this process and its children take the cores that requests leave: what it does may be
-    late, and they may not."""
+    """Lower the priority of this process and its children to the cores that requests leave, because
+    their work may be late and requests may not."""
     os.nice(BACKGROUND_NICE)
     # Linux may share the cores between sessions first, and every child has a session of its own.
     # Then niceness counts only within a session, and that of the session must be set (sched(7)).

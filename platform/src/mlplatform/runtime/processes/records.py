@@ -1,4 +1,4 @@
-"""Which processes a supervisor has started, so that the next one can clear away what is left."""
+"""The processes that a supervisor has started, so that the next one can end those that are left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ LOCK_FILE: Final = "supervisor.lock"
 SUPERVISOR_FILE: Final = "supervisor.json"
 PROCESSES_FILE: Final = "processes.json"
 SAME_START_S: Final = 1.5
-"""Start times are read from ticks since boot; the boot time itself may be corrected by a second."""
+"""Seconds by which two start times may differ: they are computed from ticks since boot, and the
+boot time may be corrected."""
 SWEEP_LIMIT_S: Final = 5.0
 
 _T = TypeVar("_T")
@@ -30,21 +31,21 @@ Write = Callable[[Path, bytes], None]
 
 
 class ProcessId(msgspec.Struct, frozen=True):
-    """A process beyond doubt: a pid is used again, but not with the same start time."""
+    """The identity of a process: a pid is used again, but not with the same start time."""
 
     pid: int
     started_s: float
 
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
-        """The running process of that pid."""
+        """The running process with that pid; None if there is none."""
         try:
             return cls(pid, psutil.Process(pid).create_time())
         except psutil.Error:
             return None
 
     def alive(self) -> bool:
-        """Whether that very process still runs."""
+        """Whether this very process still runs."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started_s) <= SAME_START_S
@@ -54,7 +55,7 @@ class ProcessId(msgspec.Struct, frozen=True):
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
-    """One child as of the last write.
+    """The record of one child at the last write.
 
     Args:
         ended: what ended its last process that nobody asked to end; empty where none did.
@@ -73,14 +74,15 @@ class ProcessRecord(msgspec.Struct, frozen=True):
 
 
 class SupervisorRecord(msgspec.Struct, frozen=True):
-    """The supervisor itself."""
+    """The record of the supervisor itself."""
 
     process: ProcessId
     state: str
 
 
 class Lock:
-    """At most one supervisor for a home folder; the kernel releases it however the process ends."""
+    """A lock that allows at most one supervisor for a home folder; the kernel frees it when the
+    process ends in any way."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -118,7 +120,7 @@ def write_supervisor(home: Home, record: SupervisorRecord, write: Write = write_
 
 
 def read_supervisor(home: Home) -> SupervisorRecord | None:
-    """The last supervisor's record; it may be long dead."""
+    """The last supervisor's record; that supervisor may have ended long ago."""
     return _read(home.run / SUPERVISOR_FILE, SupervisorRecord)
 
 
@@ -135,7 +137,7 @@ def read_processes(home: Home) -> list[ProcessRecord]:
 
 
 def descendants(roots: Iterable[int]) -> dict[int, tuple[ProcessId, ...]]:
-    """Processes below each root pid or in its process group, the root left out."""
+    """Processes below each root pid or in its process group, without the root."""
     wanted = set(roots)
     owner: dict[int, int] = {}
     parents: dict[int, int] = {}
@@ -154,13 +156,13 @@ def descendants(roots: Iterable[int]) -> dict[int, tuple[ProcessId, ...]]:
 
 
 def kill_group(pid: int) -> None:
-    """SIGKILL to every process of the group that a child led."""
+    """Send SIGKILL to every process of the group that a child led."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
 def sweep(home: Home) -> list[str]:
-    """Kills what an earlier supervisor left running; returns the names of those children.
+    """Kill what an earlier supervisor left running. Returns the names of those children.
 
     Only processes that are the recorded ones by pid and start time, and the groups that they lead.
     """

@@ -1,4 +1,4 @@
-"""How a process of the platform is told to end: by SIGTERM or SIGINT, in one way for all of them.
+"""The end of a process by SIGTERM or SIGINT, in one way for all processes.
 
 `process.start` works within `ended_by_signals`: until a process serves, a signal ends it as
 `sys.exit(0)` does. Then it has one that works in steps look at `stopping_at_signals`; what runs on
@@ -22,25 +22,27 @@ log = logging.getLogger(__name__)
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _STDERR: Final = 2
-"""By number: `sys.stderr` may be closed, or not a file."""
+"""Number of standard error, because `sys.stderr` may be closed, or not a file."""
 LIMIT_S: Final = 60.0
-"""The longest end of any process, a gateway's in Kubernetes. Supervisor and kubelet wait less."""
+"""Longest end of any process in seconds, which is a gateway's in Kubernetes. Supervisor and kubelet
+wait less."""
 _AGAIN_S: Final = 0.2
 _seen: Final[set[int]] = set()
 
 
 class _SignalExit(SystemExit):
-    """A signal raises this, wherever the main thread is then."""
+    """A signal raises this in the main thread, wherever that is."""
 
 
 def has_end_signal() -> bool:
-    """Whether a signal has come: what fails after it is no failure of this process."""
+    """Whether a signal has come: errors after it are no failure of this process."""
     return bool(_seen)
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """A signal ends the process with status 0 within this, wherever it is; for the main thread.
+    """Makes a signal end the process with status 0 within the block, wherever it is; for the main
+    thread.
 
     Python loses what a signal's handler raises in a finalizer, in a callback of a weak reference
     and where its compiler folds constants, and imports are full of these. A process that has not
@@ -83,14 +85,14 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _is_on_its_way(handled: BaseException | None) -> bool:
-    """Whether what is handled now, or what was handled as it was raised, is a signal's."""
+    """Whether the exception being handled is a signal's, or was raised while one was handled."""
     while handled is not None and not isinstance(handled, _SignalExit):
         handled = handled.__context__
     return handled is not None
 
 
 def stopping_at_signals() -> threading.Event:
-    """An event that is set at SIGTERM or SIGINT; to be asked for in the main thread.
+    """An event that is set at SIGTERM or SIGINT; to be called in the main thread.
 
     A thread sets it: the main thread may be in `wait` when the signal comes, and hold the event's
     lock there.
@@ -102,8 +104,8 @@ def stopping_at_signals() -> threading.Event:
 
 @contextmanager
 def called_at_signals(act: Callable[[], object]) -> Iterator[None]:
-    """A signal has the running event loop call `act` within this; then what handled signals before
-    does again. It changes nothing in another thread than the main one."""
+    """Makes a signal call `act` in the running event loop within the block; afterwards the earlier
+    handler counts again."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -117,8 +119,8 @@ def called_at_signals(act: Callable[[], object]) -> Iterator[None]:
 
 
 def _act_at_signals(act: Callable[[], object]) -> None:
-    """Have a signal call this, in the main thread and between any two of its steps: no lock that
-    this thread may hold is to be taken.
+    """Make a signal call `act`, in the main thread between any two of its steps; it must take no
+    lock that this thread may hold.
 
     A process that has not ended `LIMIT_S` later is ended with status 1, and what each of its
     threads was doing is in its log.

@@ -1,1 +1,1 @@
-"""Work on files from outside, in a process that may do nothing but compute and answer."""
+"""Work on files from outside, in a process that can only compute and answer."""

@@ -1,4 +1,4 @@
-"""`python -m mlplatform.runtime.sandbox.child`: locks itself up, then works for its parent.
+"""`python -m mlplatform.runtime.sandbox.child`: confines itself, then works for its parent.
 
 Its arguments are numbers of open files and the limits; it reads no environment and no setting.
 """
@@ -23,11 +23,12 @@ MOST_REQUEST_BYTES: Final = 512 * MIB
 
 Answer = Callable[[Frame], Frame]
 Prepare = Callable[[Sequence[int]], Answer]
-"""Makes the answer to requests about open files, before the child locks itself up."""
+"""Function that makes the function which answers requests about open files, before the child
+confines itself."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child is told on its command line.
+    """The values of a child's command line.
 
     Args:
         module, name: of the work's `Prepare`.
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _answer_of(answer: Answer, frame: Frame, limits: ProcessLimits) -> Frame:
-    """The answer, or why there is none; a process that takes too long is ended by the kernel."""
+    """The answer, or why there is none; the kernel ends a process that takes too long."""
     signal.setitimer(signal.ITIMER_PROF, float(frame.body["cpu_s"]))
     try:
         return answer(frame)

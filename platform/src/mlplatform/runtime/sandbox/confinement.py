@@ -1,4 +1,5 @@
-"""How a process locks itself up: its files first, and once it is loaded its limits and calls."""
+"""The confinement of a process: first its files, and once it is loaded its limits and system
+calls."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from mlplatform.runtime.sandbox import kernel, landlock, seccomp
 from mlplatform.runtime.sandbox.limits import ProcessLimits, take_limits
 
 _FIRST_TO_GO: Final = "1000"
-"""Where the machine has no memory left, the kernel ends a confined process before any other."""
+"""Score by which the kernel ends a confined process before any other when memory runs out."""
 _SYSTEM: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null",
                   "/dev/urandom", "/proc/self/statm", "/proc/cpuinfo",
                   "/sys/devices/system/cpu")  # fmt: skip
@@ -24,7 +25,8 @@ _WIDEST: Final = ("/", "/home", "/root", "/etc", "/var", "/tmp")  # noqa: S108 -
 
 
 def end_with(parent_fd: int) -> None:
-    """Have the kernel kill this process when the parent's end of a pipe is closed, however it ends.
+    """Make the kernel kill this process when the parent's end of a pipe is closed, however the
+    parent ends.
 
     Not by PR_SET_PDEATHSIG: that comes when the thread ends that started the process.
     """
@@ -40,7 +42,8 @@ def end_with(parent_fd: int) -> None:
 
 
 def hide_files() -> list[str]:
-    """Leave to this process the reading of Python and its libraries; names what is in force.
+    """Restrict this process to reading Python and its libraries. Returns the names of what is in
+    force.
 
     Called before any library makes a thread of its own: Landlock binds the calling one.
     """
@@ -57,7 +60,7 @@ def hide_files() -> list[str]:
 
 
 def lock(limits: ProcessLimits) -> list[str]:
-    """Take the limits and the filter of system calls; names what is in force.
+    """Set the limits and the filter of system calls. Returns the names of what is in force.
 
     After this nothing can be imported, opened, started or connected to.
     """
@@ -71,7 +74,7 @@ def lock(limits: ProcessLimits) -> list[str]:
 
 
 def _readable() -> list[Path]:
-    """Where this interpreter and what it imports lie."""
+    """The folders of this interpreter and of what it imports."""
     roots = [sys.prefix, sys.base_prefix, *sys.path, *_SYSTEM]
     found = {Path(root).resolve() for root in roots if root}
     return sorted(path for path in found if str(path) not in _WIDEST)

@@ -13,7 +13,7 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 def machine() -> str:
-    """`x86_64`, `aarch64` and so on; empty where the kernel is not Linux."""
+    """The architecture: `x86_64`, `aarch64` and so on; empty if the kernel is not Linux."""
     return platform.machine() if sys.platform == "linux" else ""
 
 

@@ -1,4 +1,5 @@
-"""Landlock: which files a process may read; no other file, no TCP, no other process's socket.
+"""Landlock: a process may read some files, and reaches no other file, no TCP and no other process's
+socket.
 
 Source: Linux, Documentation/userspace-api/landlock.rst; include/uapi/linux/landlock.h.
 """
@@ -15,20 +16,20 @@ from typing import Final
 from mlplatform.runtime.sandbox import kernel
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
-"""The same numbers on every architecture."""
+"""Numbers of the system calls, the same on every architecture."""
 _VERSION_ASKED: Final = 1
 _PATH_BENEATH: Final = 1
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _ALL_NET: Final = 0b11
-"""To bind and to connect TCP sockets."""
+"""Rights to bind and to connect TCP sockets."""
 _ALL_SCOPES: Final = 0b11
-"""Abstract Unix sockets and signals."""
+"""Scopes of abstract Unix sockets and signals."""
 _RIGHTS_OF_FILES: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many rights over files each version knows; later ones know no more of those refused here."""
+"""Number of file rights that each version knows; later ones know no more of those refused here."""
 
 
 def version() -> int:
-    """The kernel's version of Landlock; 0 where it has none."""
+    """The kernel's version of Landlock; 0 if it has none."""
     if not kernel.machine():
         return 0
     try:
@@ -38,8 +39,8 @@ def version() -> int:
 
 
 def restrict_to(readable: Iterable[Path]) -> int:
-    """Let this thread, and those that it starts, read below these paths and do nothing else with
-    files; returns the version in force, 0 where the kernel has none.
+    """Restrict this thread, and those that it starts, to reading below these paths. Returns the
+    version in force, 0 if the kernel has none.
 
     Raises:
         OSError: the kernel has it and does not do it.

@@ -1,4 +1,4 @@
-"""What a confined process may use, and how the kernel enforces it."""
+"""The resources of a confined process, and how the kernel limits them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STATM: Final = Path("/proc/self/statm")
 
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of one confined process, beyond what it had once its libraries were loaded.
+    """The limits of one confined process, beyond what its loaded libraries use.
 
     Args:
         memory_bytes: that it may map.
@@ -27,7 +27,7 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def take_limits(limits: ProcessLimits) -> list[str]:
-    """Bind this process to the limits, for good; names those that this system has."""
+    """Bind this process to the limits for good. Returns the names of those that this system has."""
     hard = {
         "RLIMIT_CPU": limits.cpu_s,
         "RLIMIT_CORE": 0,
@@ -40,7 +40,8 @@ def take_limits(limits: ProcessLimits) -> list[str]:
 
 
 def _memory(bytes_more: int) -> dict[str, int]:
-    """Both are needed: RLIMIT_DATA counts no shared mapping, RLIMIT_AS is what malloc meets."""
+    """The two limits of memory: RLIMIT_DATA counts no shared mapping, RLIMIT_AS is what malloc
+    meets."""
     if sys.platform != "linux":
         return {"RLIMIT_AS": bytes_more}
     size, *_, data, _ = (int(part) for part in _STATM.read_text().split())

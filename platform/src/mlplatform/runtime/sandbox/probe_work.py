@@ -1,4 +1,4 @@
-"""What confinement is tried with: does what hostile code would, and says how that ended."""
+"""Work that tests confinement: it does what hostile code would, and reports the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _LOOPBACK: Final = "127.0.0.1"
 
 
 def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
-    """The answer to a request that names a deed and, where it takes one, what to do it to."""
+    """The function that answers a request which names an attempt and, if it needs one, its
+    target."""
     return _answer
 
 

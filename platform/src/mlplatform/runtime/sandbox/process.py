@@ -27,10 +27,10 @@ from mlplatform.runtime.sandbox.limits import MIB, ProcessLimits
 from mlplatform.runtime.sandbox.protocol import Arrays, BrokenFrame, Frame
 
 START_S: Final = 120.0
-"""A fully loaded machine takes long to load libraries."""
+"""Longest time in seconds to load libraries, on a fully loaded machine."""
 WALL_PER_CPU: Final = 4
 WALL_MORE_S: Final = 60.0
-"""A request ends after its processor time, and so much later on a machine that others use."""
+"""Seconds beyond its processor time after which a request ends, on a machine that others use."""
 MOST_CHARACTERS: Final = 300
 WANTED: Final = ("landlock", "seccomp", "RLIMIT_AS")
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkRefused(PlatformError):
-    """The confined process did not do what it was asked, and the file is the reason."""
+    """The confined process did not do what it was asked, because of the file."""
 
 
 class Sandbox:
@@ -102,7 +102,7 @@ class Sandbox:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the process can be asked."""
         return self._end.alive
 
     def ask(
@@ -124,7 +124,7 @@ class Sandbox:
         return frame
 
     def close(self) -> None:
-        """End it; what it holds is gone."""
+        """End the process, with everything that it holds."""
         self._end()
 
     def _exchange(
@@ -163,7 +163,7 @@ class Sandbox:
         return found
 
     def _ending(self, cpu_s: float) -> str:
-        """How it ended, in words."""
+        """How the process ended, in words."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(WALL_MORE_S)
         code = self._process.poll()

@@ -1,4 +1,4 @@
-"""What a confined process and its parent say to each other: JSON and raw arrays, both bounded."""
+"""The messages between a confined process and its parent: JSON and raw arrays, both bounded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def packed(frame: Frame) -> list[bytes | memoryview]:
-    """The parts of a frame, to be written one after the other."""
+    """The parts of a frame, to be written in order."""
     laid = [np.ascontiguousarray(array) for array in frame.arrays]
     arrays = tuple(_Array(kind=_kind(array), shape=array.shape) for array in laid)
     head = msgspec.json.encode(_Head(dict(frame.body), arrays))

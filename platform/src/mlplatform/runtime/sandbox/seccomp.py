@@ -1,4 +1,4 @@
-"""A filter of system calls: a process that computes and answers needs few, and gets no other.
+"""A filter of system calls: a process that computes and answers needs few, and gets no others.
 
 Source: Linux, Documentation/userspace-api/seccomp_filter.rst; numbers of arch/x86/entry/syscalls
 and include/uapi/asm-generic/unistd.h.
@@ -33,7 +33,7 @@ _ARM: Final[Mapping[str, int]] = {
     "clock_nanosleep": 115, "exit_group": 94, "set_robust_list": 99, "getrandom": 278, "rseq": 293,
 }  # fmt: skip
 _MACHINES: Final = {"x86_64": (0xC000003E, 317, _X86), "aarch64": (0xC00000B7, 277, _ARM)}
-"""Audit number, number of seccomp(2), and the calls that are let through."""
+"""Architecture → its audit number, the number of seccomp(2), and the allowed calls."""
 
 _SET_FILTER, _ALL_THREADS = 1, 1
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
@@ -41,7 +41,7 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER_AT, _AUDIT_AT, _THIRD_ARGUMENT_AT = 0, 4, 32
 _PROT_EXEC: Final = 4
 _X32_CALLS: Final = 0x40000000
-"""Numbers from here on are of another table on x86_64."""
+"""First number of another table of calls on x86_64."""
 
 _Step = tuple[int, int, int, int]
 
@@ -56,8 +56,8 @@ def has_calls() -> bool:
 
 
 def confine() -> bool:
-    """Let all threads of this process make the listed calls alone, and map no memory to run code
-    from; other calls fail with EPERM. False where this machine has no list.
+    """Restrict all threads of this process to the listed calls, without mapping memory to run code
+    from; other calls fail with EPERM. Returns False if this machine has no list.
 
     Raises:
         OSError: the kernel has no filters, or does not take this one.

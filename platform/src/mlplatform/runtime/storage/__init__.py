@@ -1,1 +1,1 @@
-"""Files, databases and the disk below them: small drivers, and what may be said of their errors."""
+"""Files, databases and the disk below them: small drivers, and the meaning of their errors."""

@@ -1,4 +1,4 @@
-"""Where the servers of the cluster profile are: one URL each, secrets in files beside it.
+"""The addresses of the cluster profile's servers: one URL each, with secrets in files beside it.
 
 A URL with a password is refused: it would show in the environment and in every process's listing.
 """
@@ -19,7 +19,7 @@ KAFKA_SSL: Final = "kafka+ssl://user@host:9093,host:9093?ssl.ca.location=FILE"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server, and how it is to be spoken to.
+    """A server, and how to connect to it.
 
     Args:
         url: as it was given, without any secret.
@@ -39,7 +39,7 @@ class Address:
     authority: Path | None
 
     def password(self) -> str | None:
-        """The password of now.
+        """The present password; None without one.
 
         Raises:
             Unavailable: names the file that cannot be read.
@@ -52,7 +52,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Brokers:
-    """A cluster of Kafka, and how it is to be spoken to.
+    """A cluster of Kafka, and how to connect to it.
 
     Args:
         variable: that names it.
@@ -73,7 +73,7 @@ class Brokers:
     authority: Path | None = None
 
     def password(self) -> str | None:
-        """The password of now.
+        """The present password; None without one.
 
         Raises:
             Unavailable: names the file that cannot be read.
@@ -164,7 +164,7 @@ def kafka(variable: str, environment: Mapping[str, str]) -> Brokers | None:
 
 
 def variables(name: str, address: Address | Brokers | None) -> dict[str, str]:
-    """What gives a child process this same address."""
+    """The variables that give a child process the same address."""
     if address is None:
         return {name: ""}
     file = address.password_file
@@ -193,7 +193,7 @@ def _hosts(variable: str, url: str, text: str) -> tuple[str, ...]:
 
 
 def without_secrets(text: str) -> str:
-    """The same text, where nobody put a password before the host."""
+    """The text with dots in place of a password before the host."""
     found = re.match(r"[a-z+]+://", text)
     scheme = found[0] if found else ""
     who, _, hosts = text[len(scheme) :].rpartition("@")

@@ -1,7 +1,7 @@
 """Many rows by one SQLite statement.
 
-The interpreter lock is released and taken again per step of a statement, and next to a busy event
-loop each time costs up to a switch interval (5 ms).
+The interpreter lock is released and taken again for each step of a statement. Beside a busy event
+loop, each time costs up to a switch interval (5 ms).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def chunks(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 
 @lru_cache(maxsize=512)
 def inserting(table: str, width: int, count: int) -> str:
-    """The statement that inserts so many rows of so many columns.
+    """The statement that inserts this many rows of this many columns.
 
     Where it fails, its first rows may be there: roll back. To be able to undo them by itself, it
     would copy each page that it changes, which costs as much as to change it.

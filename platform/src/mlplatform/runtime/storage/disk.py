@@ -1,4 +1,4 @@
-"""How much room the disk of a folder has, and which errors say that it has none."""
+"""The free space on a folder's disk, and the errors that mean a full one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Final
 
 LOW_SHARE: Final = 0.05
-"""Of the disk; with less than that free, `status`, the page and an alert say so."""
+"""Share of the disk; with less free, `status`, the page and an alert report it."""
 FULL_BYTES: Final = 64 * 1024
-"""With less than that free, files of the usual sizes can't be written."""
+"""Free bytes; with less, files of the usual sizes can't be written."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """The disk on which a folder is.
+    """The disk that holds a folder.
 
     Args:
         free_bytes: that this user may still write.
@@ -36,7 +36,7 @@ class DiskSpace:
         return self.size_bytes > 0 and self.free_bytes < FULL_BYTES
 
     def warning(self, folder: Path) -> str:
-        """What a person has to know and do; empty while there is room."""
+        """What a person must know and do; empty while there is space."""
         if not self.is_low:
             return ""
         state = "is full" if self.is_full else "is nearly full"
@@ -48,7 +48,7 @@ class DiskSpace:
 
 
 def disk_space(folder: Path) -> DiskSpace:
-    """The room on a folder's disk now.
+    """The present space on a folder's disk.
 
     Raises:
         OSError: the folder is not there.
@@ -58,7 +58,7 @@ def disk_space(folder: Path) -> DiskSpace:
 
 
 def says_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that of a disk, a quota or a file without room."""
+    """Whether an error, or its cause, means a disk, a quota or a file without space."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

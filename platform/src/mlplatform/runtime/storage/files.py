@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 DRAFT: Final = ".draft"
-"""Ends the names of files that are not whole yet; nobody reads them."""
+"""Suffix of files that are not complete yet, which nobody reads."""
 FORGOTTEN_S: Final = 60.0
-"""A draft that nobody has touched for so long is of a process that was killed."""
+"""Seconds after which an untouched draft belongs to a process that was killed."""
 
 
 def open_private(path: str, flags: int) -> int:
@@ -23,7 +23,7 @@ def open_private(path: str, flags: int) -> int:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content in one step; its folder is made when missing."""
+    """Replace a file's content in one step; its folder is created if it is missing."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(DRAFT, f".{path.name}.", path.parent)
     try:
@@ -36,7 +36,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def create_atomically(path: Path, data: bytes) -> bool:
-    """Make a file with that content; False, and nothing changed, where it already exists."""
+    """Create a file with that content. Returns False, and changes nothing, if the file exists."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(DRAFT, f".{path.name}.", path.parent)
     try:
@@ -51,7 +51,7 @@ def create_atomically(path: Path, data: bytes) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Have what was written of a file or of a folder's entries on disk."""
+    """Write what is buffered of a file, or of a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,9 +60,9 @@ def sync(path: Path) -> None:
 
 
 def append_lines(path: Path, lines: bytes) -> int:
-    """Add whole lines to a file of any number of writers; how long it is now, in bytes.
+    """Add whole lines to a file with any number of writers. Returns its new length in bytes.
 
-    They begin on a line of their own also where a full disk has cut the last one.
+    They begin on a line of their own, even if a full disk has cut the last one.
 
     Raises:
         OSError: not all of them are in the file.
@@ -92,7 +92,7 @@ def is_held(lock: Path) -> bool:
 
 
 def sweep_drafts(folder: Path, *, now_s: float | None = None) -> int:
-    """Remove what killed processes left of files that they were writing, in all of a folder.
+    """Remove drafts that killed processes left in a folder and below it. Returns their number.
 
     Returns how many there were; none where there is no such folder.
     """

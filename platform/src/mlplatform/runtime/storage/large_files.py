@@ -1,4 +1,4 @@
-"""Files of any size: written, copied and digested, piece by piece in memory of one piece."""
+"""Files of any size: written, copied and digested in pieces, with one piece in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Final
 PIECE_BYTES: Final = 4 * 1024 * 1024
 REMEMBERED_FROM_BYTES: Final = 64 * 1024 * 1024
 SETTLED_S: Final = 2.0
-"""A file system's clock has steps: a file that has just changed could change again within one."""
+"""Resolution of a file system's clock in seconds: a file that has just changed could change again
+without a new time."""
 MOST_REMEMBERED: Final = 1024
 
 _State = tuple[int, int, int, int, int]
@@ -63,7 +64,7 @@ def copy(source: int, target: Path, mode: int) -> str:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Make a file of its owner's with that content, which is on the disk afterwards.
+    """Create a file with that content for its owner alone; it is on the disk on return.
 
     Raises:
         FileExistsError: there is something of that name.

@@ -20,7 +20,7 @@ class StoredObject(NamedTuple):
 
 
 class Objects:
-    """The objects below a prefix of a bucket, by the part of their keys that follows it.
+    """The objects below a prefix of a bucket, by the rest of their keys.
 
     Args:
         uri: s3://bucket/prefix; who and where is said by the variables of AWS's SDK.
@@ -57,7 +57,7 @@ class Objects:
 
     @contextmanager
     def open(self, name: str, tag: str | None = None) -> Iterator[IO[bytes]]:
-        """What an object holds.
+        """The content of an object.
 
         Args:
             tag: that it must have; else it is not given.
@@ -68,7 +68,7 @@ class Objects:
             yield found["Body"]
 
     def put(self, name: str, path: Path) -> None:
-        """Make an object of a file's content; it is there whole or not at all."""
+        """Create an object with a file's content, whole or not at all."""
         with self._translated():
             self._s3.upload_file(str(path), self._bucket, self._prefix + name)
 
@@ -84,6 +84,6 @@ class Objects:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a file's name leads nowhere but below the folder that it is joined to."""
+    """Whether a file's name leads only to places below the folder that it is joined to."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts

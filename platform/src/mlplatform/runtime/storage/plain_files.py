@@ -1,4 +1,5 @@
-"""Opens a file that a person names: a plain one of bounded size, and none of the platform's own."""
+"""Opening a file that a person names: a plain one of bounded size, and none of the platform's
+own."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from mlplatform.runtime.errors import InputInvalid, NotFound
 MOST_SHOWN: Final = 80
 _OF_THE_KERNEL: Final = (Path("/proc"), Path("/sys"), Path("/dev"))
 _FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-"""Opening a pipe that nobody writes to does not wait; a link is not followed."""
+"""Flags of opening: a pipe that nobody writes to does not block, and a link is not followed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What may be opened.
+    """The rule for files that may be opened.
 
     Args:
         most_bytes: of the file.
@@ -35,14 +36,14 @@ class Rule:
     anyones: bool = False
 
     def lets(self, file: Path) -> bool:
-        """Whether a file, its links resolved, lies where it may be opened."""
+        """Whether a file, with its links resolved, lies where it may be opened."""
         if _is_below(file, self.but):
             return True
         return not _is_below(file, (*self.closed, *_OF_THE_KERNEL))
 
 
 def open_plain(path: Path, rule: Rule) -> int:
-    """A descriptor to read from, of the file itself and no link's target; the caller closes it.
+    """A descriptor to read the file itself, never a link's target; the caller closes it.
 
     Links among the folders above it are followed, and where they lead to is what counts.
 
@@ -105,7 +106,7 @@ def _check(descriptor: int, file: Path, named: str, rule: Rule) -> None:
 
 
 def _place(descriptor: int, file: Path) -> Path:
-    """Where an open file lies, as the kernel says where it does."""
+    """The place of an open file: by the kernel on Linux, else by its name."""
     if sys.platform != "linux":
         return file
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))

@@ -1,5 +1,4 @@
-"""PostgreSQL as this platform uses it: one connection, made again when it breaks, never waited for
-long."""
+"""PostgreSQL: one connection, made again when it breaks, with short waits."""
 
 from __future__ import annotations
 
@@ -18,18 +17,20 @@ from mlplatform.runtime.storage.addresses import Address
 from mlplatform.runtime.storage.sql import Schema, Session, migrate
 
 ANSWER_S = 10.0
-"""How long to wait for each answer, connecting included."""
+"""Seconds to wait for each answer, connecting included."""
 
 LOCK_SHARE = 0.5
 STATEMENT_SHARE = 0.8
-"""Of the time for an answer: the server gives up first, and says why."""
+"""Share of the time for an answer after which the server gives up, before the client, and says
+why."""
 
 IDLE_MS = 30_000
-"""After this long in a transaction without a statement the server ends it: its client is gone."""
+"""Milliseconds without a statement after which the server ends a transaction, because its client is
+gone."""
 
 _TRANSIENT = ("08", "53", "57", "58", "28", "40001", "40P01", "55P03")
-"""Classes of errors that say something about the server's moment, not about the statement: no
-connection, no resources, it shuts down or has cancelled, its disk; who may log in; who goes first.
+"""Classes of errors about the server's present state and not about the statement: no connection, no
+resources, a shutdown or a cancelled statement, a full disk; log-in rights; order of locks.
 
 Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
@@ -190,6 +191,6 @@ def tls_context(address: Address) -> ssl.SSLContext | bool:
 
 
 def _lock_of(part: str) -> int:
-    """The number of the lock that writers of a part take turns by, within the database."""
+    """The number of the lock for writers of a part, within the database."""
     hashed = hashlib.blake2b(part.encode(), digest_size=8).digest()
     return int.from_bytes(hashed, "big", signed=True)

@@ -1,7 +1,7 @@
-"""Whether a folder is its user's alone, and what is done where it is not.
+"""Whether a folder belongs to its user alone, and what is done if not.
 
-A folder that somebody else owns, or may put another one in the place of, is refused. What is merely
-open to be read is closed.
+A folder that somebody else owns, or may replace, is refused. A folder that is only open to be read
+is closed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from mlplatform.runtime.errors import ConfigInvalid
 
 OTHERS: Final = 0o077
-"""What a file or folder may let its group and everybody else do."""
+"""Permission bits of a file's or folder's group and of everybody else."""
 
 _ROOT: Final = 0
 _MOST_NAMED: Final = 5
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def claim(root: Path, variable: str, *, has_neighbours: bool) -> None:
-    """Close a folder to everybody but its owner, who is this process's user.
+    """Close a folder to everybody but its owner, who must be this process's user.
 
     One that root owns and this process's group may write, as a pod's volume is mounted, is taken
     as it is, unless everybody may enter it.
@@ -95,7 +95,7 @@ def _hidden(root: Path) -> frozenset[str]:
 
 
 def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
-    """Take from group and others what they may do with anything in a folder; returns what was open.
+    """Remove the permissions of group and others on everything in a folder. Returns what was open.
 
     Args:
         left_alone: names in `root` whose own rules say who reads them.
@@ -121,7 +121,8 @@ def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
 
 
 def _above(root: Path) -> Iterator[Path]:
-    """What stands above the folder as it is named and as that resolves; links themselves too."""
+    """The folders above a folder, by its name and by its resolved path, with links themselves
+    too."""
     seen = set()
     for path in (root, root.resolve()):
         for one in (path, *path.parents):
@@ -151,8 +152,8 @@ def _check_above(folder: Path, root: Path, variable: str) -> None:
 
 
 def _check_entries(root: Path, variable: str) -> None:
-    """Raises if another user put something into the folder while it was open to others: with a
-    link in the place of a folder, secrets would be written, and read, where that user wants."""
+    """Raises if another user put something into the folder while it was open. With a link in the
+    place of a folder, secrets would be written and read where that user wants."""
     for entry in os.scandir(root):
         try:
             uid = entry.stat(follow_symlinks=False).st_uid
@@ -170,13 +171,13 @@ def may_others_write(folder: Path) -> bool:
 
 
 def _is_open(status: os.stat_result) -> bool:
-    """Whether its group, if that is not ours alone, or everybody may write."""
+    """Whether everybody may write, or the folder's group, if that is not ours alone."""
     by_group = status.st_mode & stat.S_IWGRP and not _is_ours_alone(status.st_gid)
     return bool(status.st_mode & stat.S_IWOTH or by_group)
 
 
 def _is_ours_alone(gid: int) -> bool:
-    """Whether a group is root's, or the one that bears this user's name and has no other member."""
+    """Whether a group is root's, or the one with this user's name and no other member."""
     if gid == _ROOT:
         return True
     try:
@@ -187,7 +188,7 @@ def _is_ours_alone(gid: int) -> bool:
 
 
 def _within(root: Path, left_alone: frozenset[str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Files, folders and links, which are not followed; one that disappears is no error."""
+    """Files, folders and links (not followed) below a folder; one that disappears is no error."""
     folders = [root]
     while folders:
         folder = folders.pop()

@@ -1,4 +1,4 @@
-"""Redis and Valkey as this platform uses them: short waits, one repeat where a connection broke."""
+"""Redis and Valkey: short waits, and one repeat if a connection broke."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlplatform.runtime.storage.addresses import Address
 
 
 class _FromFile(CredentialProvider):
-    """The password of now, at every connection."""
+    """The present password, read at every connection."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -29,7 +29,7 @@ class _FromFile(CredentialProvider):
 
 
 def client(address: Address, *, answer_s: float) -> Redis:
-    """Connections are made when they are needed; safe for threads.
+    """A client that connects when it is needed; safe for threads.
 
     A command whose connection had broken is sent again once. A command that got no answer in time
     is never sent again: it may have been carried out, and the caller has no time left.
@@ -54,7 +54,7 @@ def client(address: Address, *, answer_s: float) -> Redis:
 
 @contextmanager
 def translated(address: Address) -> Iterator[None]:
-    """What the server or the way to it has against a command is Unavailable."""
+    """Errors of the server, or of the way to it, as Unavailable."""
     try:
         yield
     except (RedisError, OSError) as error:

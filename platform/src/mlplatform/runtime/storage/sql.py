@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL have in common: sessions, transactions, and schemas with versions.
+"""The common part of SQLite and PostgreSQL: sessions, transactions, and schemas with versions.
 
 Statements that are run over both name their values (`:model`), keep truth as 0 or 1, and cast a
 value that may be NULL.
@@ -22,21 +22,21 @@ class Session(Protocol):
     """One connection inside a transaction."""
 
     def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
-        """What a query finds."""
+        """The rows of a query."""
         ...
 
     def change(self, statement: str, **values: object) -> int:
-        """How many rows a statement changed."""
+        """Run a statement. Returns the number of rows that it changed."""
         ...
 
 
 class Writable(Protocol):
-    """Whatever takes transactions."""
+    """A store that runs write transactions."""
 
     def write_transaction(self) -> AbstractContextManager[Session]:
-        """A transaction that no other writer of the same part runs beside: it waits for its turn.
+        """A transaction that waits for other writers of the same part.
 
-        Committed at the end of the block, rolled back where the block raises.
+        It is committed at the end of the block, and rolled back if the block raises.
         """
         ...
 
@@ -45,11 +45,11 @@ class Database(Writable, Protocol):
     """A database that any number of threads and processes share."""
 
     def rows(self, statement: str, **values: object) -> list[Sequence[Any]]:
-        """What one query finds, outside of any transaction."""
+        """The rows of one query, outside of any transaction."""
         ...
 
     def read_transaction(self) -> AbstractContextManager[Session]:
-        """Several queries that see the state of one moment."""
+        """A transaction for several queries that see the state of one moment."""
         ...
 
     def close(self) -> None: ...

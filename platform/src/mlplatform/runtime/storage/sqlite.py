@@ -1,4 +1,4 @@
-"""SQLite as this platform uses it: write-ahead log, short lock waits, files only we can read."""
+"""SQLite: write-ahead log, short lock waits, files that only this user can read."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def connect(
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """A write transaction that takes its lock at once: no read can go stale under it.
+    """A write transaction that takes its lock at once, so that none of its reads goes stale.
 
     BEGIN DEFERRED followed by a write fails with "database is locked" whatever the timeout is.
     """
@@ -90,10 +90,10 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def giving_way() -> Iterator[None]:
-    """Runs a piece of work, then sleeps for as long as it took.
+    """Runs a piece of work, then sleeps for as long as the work took.
 
-    Who waits for the lock looks for it now and then: between two pieces of work without a sleep,
-    hardly ever at the moment at which it is free.
+    A process that waits for the lock looks for it now and then. Between two pieces of work without
+    a sleep, it would hardly ever look while the lock is free.
     """
     began_s = time.monotonic()
     yield
@@ -101,7 +101,7 @@ def giving_way() -> Iterator[None]:
 
 
 def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_PAGES) -> bool:
-    """Give some free pages back to the disk; false where no more than these are free.
+    """Give some free pages back to the disk. Returns False if no more than `keep_pages` are free.
 
     Each call is one short transaction. A file that was not made to shrink keeps its pages: they are
     used again.
@@ -126,7 +126,7 @@ def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_P
 
 
 def write_anew(db: sqlite3.Connection) -> None:
-    """Write the file anew, so that what was deleted is in none of its pages; then the write-ahead
+    """Write the file anew, so that none of its pages holds what was deleted. Then the write-ahead
     log is emptied, or overwritten once its readers have ended. Writers wait meanwhile."""
     db.execute("VACUUM")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -181,7 +181,7 @@ class _SqliteSession:
 
 
 class _OneConnection:
-    """One connection, as `migrate` wants it."""
+    """One connection, in the form that `migrate` needs."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db

@@ -15,12 +15,12 @@ S = TypeVar("S")
 
 
 def write_struct(path: Path, value: object) -> None:
-    """Replace the file in one step; its folder is made when missing."""
+    """Replace the file in one step; its folder is created if it is missing."""
     write_atomically(path, msgspec.json.encode(value))
 
 
 def read_struct(path: Path, kind: type[S]) -> S | None:
-    """What the file holds; None where there is no file.
+    """The value in the file; None if there is no file.
 
     Raises:
         Corrupt: it cannot be read, or is not what `write_struct` writes of this kind.

@@ -1,4 +1,4 @@
-"""Whether a reader of an SQLite database in WAL mode would be held up, asked without trying.
+"""Whether a reader of an SQLite database in WAL mode would be held up, tested without reading.
 
 A reader marks its place in the write-ahead log by a shared lock on one of four bytes of the wal
 index. A writer that starts the log anew holds them alone, for microseconds; if it is stopped then
@@ -17,12 +17,12 @@ from pathlib import Path
 
 READ_MARKS_AT = 124
 READ_MARKS = 4
-"""The first of five belongs to readers of a wholly checkpointed log; a checkpoint holds it alone
-for as long as it takes, and readers then take one of the others."""
+"""Number of tested read marks. The first of five belongs to readers of a fully checkpointed log; a
+checkpoint holds it alone while it runs, and readers then take one of the others."""
 
 _IS_LINUX = os.uname().sysname == "Linux"
 _TYPE, _FLOCK = (0, "@hhqqi0q") if _IS_LINUX else (3, "@qqihh")
-"""`struct flock` there and on macOS, and where its type is."""
+"""Format of `struct flock` here and on macOS, and the place of its type."""
 
 
 class WalReaders:

@@ -1,1 +1,1 @@
-"""What a process tells about itself: metrics, spans, log lines and refusals."""
+"""A process's telemetry: metrics, spans, log lines and refusals."""

@@ -1,4 +1,4 @@
-"""W3C trace context: which trace a request belongs to, and what is said of it onwards.
+"""W3C trace context: the trace of a request, and the headers that pass it on.
 
 Source: W3C Recommendation, Trace Context level 1, sections 3.2 and 3.3.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 MAX_STATE_BYTES = 512
-"""Of tracestate: what every system must pass on; a longer one is dropped whole."""
+"""Most bytes of tracestate: as many as every system must pass on; a longer one is dropped whole."""
 
 _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _STATE = re.compile(rb"[\x20-\x7e\t]*")
@@ -26,7 +26,7 @@ ACCEPTED = 5
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """The caller's place in a trace, and the span that this gateway is in it.
+    """The caller's place in a trace, and this gateway's span in it.
 
     Args:
         parent_id: the caller's span; None where the trace begins here.
@@ -67,7 +67,7 @@ class Origin(msgspec.Struct, frozen=True):
     def header_lines(self) -> str:
         """The headers of the call, each with its line's end.
 
-        Whether the spans will be kept nobody knows yet: sampled is what the caller sampled.
+        Nobody knows yet whether the spans will be sampled, so the flag is the caller's.
         """
         span_id = derived_span_id(self.decision_id, step_place(self.step))
         trace = self.trace
@@ -83,12 +83,13 @@ def parent(trace_id: str, span_id: str, is_sampled: bool) -> str:
 
 
 def trace_id_of(decision_id: str) -> str:
-    """The trace that begins with a decision: its id is as long and as rare, and in its record."""
+    """The trace that begins with a decision: the first digits of its id, as long and as rare, and
+    in its record."""
     return decision_id[:32]
 
 
 def derived_span_id(decision_id: str, place: int = 0) -> str:
-    """The id of a span of a decision, known to all before anybody knows whether it is kept.
+    """The id of a span of a decision, known before anybody knows whether the span is sampled.
 
     Args:
         place: 0 for the request's own span.
@@ -102,12 +103,13 @@ def step_place(step: str) -> int:
 
 
 def new_trace() -> TraceContext:
-    """A trace of a request whose caller names none, where several records must name it."""
+    """A new trace, for a request whose caller names none and of which several records must name
+    one."""
     return TraceContext(secrets.token_hex(16), None, secrets.token_hex(8), False)
 
 
 def trace_context(headers: Mapping[bytes, bytes]) -> TraceContext | None:
-    """The trace that the headers name; None where they name none, or not as the standard says."""
+    """The trace that the headers name; None if they name none, or not in the standard's form."""
     parent = headers.get(b"traceparent")
     if parent is None:
         return None

@@ -1,4 +1,4 @@
-"""Spans out of a process, from a thread: a request waits for none of it."""
+"""Export of spans from a process, on a thread, so that no request waits for it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from mlplatform.runtime.telemetry.spans import Trace
 
 POLL_S: Final = 0.1
 MOST_A_SECOND: Final = 2_000
-"""Items of one process. Building and encoding one takes the interpreter from the event loop for
-some 25 us. When every request is worth its spans, this many are enough to see why."""
+"""Most items of one process per second. Building and encoding one takes the interpreter from the
+event loop for some 25 us. When every request is worth its spans, this many are enough to see
+why."""
 MOST_A_POLL: Final = int(MOST_A_SECOND * POLL_S)
 MAX_WAITING: Final = 6_144
 SPARE_WAITING: Final = 4_096
-"""Spare items are queued only while fewer than this wait: the rest is for those that matter."""
+"""Number of waiting items below which spare items are queued; the rest of the queue is for those
+that matter."""
 
 STOP_S: Final = 1.0
 
@@ -28,17 +30,17 @@ log = logging.getLogger(__name__)
 
 
 class Sender(Protocol):
-    """Takes traces away."""
+    """The destination of traces."""
 
     def send(self, traces: Sequence[Trace]) -> bool:
-        """Whether they were taken."""
+        """Send the traces. Returns whether they were taken."""
         ...
 
     def close(self) -> None: ...
 
 
 class SpanExport(Generic[T]):
-    """Takes what spans can be built from, builds them in its thread, and has them sent.
+    """Takes the data of spans, builds the spans on its thread, and sends them.
 
     Args:
         build: makes the spans of one item; runs in the thread.
@@ -60,7 +62,7 @@ class SpanExport(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
 
     def offer(self, item: T, *, is_spare: bool = False) -> None:
-        """Have it sent, if there is room; costs its caller a microsecond.
+        """Queue an item if there is room; costs the caller a microsecond.
 
         Args:
             is_spare: it is one of many alike, and gives way to what is not.
@@ -74,7 +76,7 @@ class SpanExport(Generic[T]):
         self._thread.start()
 
     def stop(self) -> None:
-        """Sends what waits, for a moment; a collector that does not answer holds nobody up."""
+        """Send what waits, for a moment; a collector that does not answer delays nobody."""
         self._stopping.set()
         self._thread.join(STOP_S)
         self._sender.close()

@@ -1,4 +1,4 @@
-"""Spans of flow runs: Prefect makes them, this keeps them, as far as signals.py lists them.
+"""Spans of flow runs: Prefect makes them, and those that signals.py lists are stored.
 
 Prefect puts parameters' types, messages of states and texts of exceptions into its spans; whatever
 is not listed is left out here.
@@ -27,26 +27,27 @@ _LISTED: Final[tuple[Attribute, ...]] = (signals.RUN_ID, signals.RUN_TYPE)
 
 
 def install(sender: Sender) -> None:
-    """Sends spans of this process there from now on, at its end at the latest."""
+    """Send the spans of this process to a sender, at the end of the process at the latest."""
     trace.set_tracer_provider(provider(sender))
 
 
 def provider(sender: Sender) -> TracerProvider:
-    """Makes tracers whose spans go there."""
+    """A provider of tracers whose spans go to a sender."""
     made = TracerProvider()
     made.add_span_processor(BatchSpanProcessor(_PlatformExporter(sender)))
     return made
 
 
 def current_traceparent() -> str:
-    """The span that this code runs in, as a value to pass on with a request; empty: in none."""
+    """The traceparent of the span in which this code runs, to pass on with a request; empty if
+    there is none."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     return carrier.get(HEADER, "")
 
 
 def link_to(traceparent: str) -> None:
-    """Link the span that this code runs in with the one that asked for it, if one did."""
+    """Link the span in which this code runs with the span that asked for it, if there is one."""
     context = trace_context({b"traceparent": traceparent.encode()})
     if context is not None and context.parent_id is not None:
         at = SpanContext(
@@ -59,7 +60,7 @@ def link_to(traceparent: str) -> None:
 
 
 class CurrentTrace(logging.Filter):
-    """Gives a line the trace that it is written in."""
+    """Adds the present trace to a log line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         context = trace.get_current_span().get_span_context()
@@ -69,7 +70,7 @@ class CurrentTrace(logging.Filter):
 
 
 class _PlatformExporter(SpanExporter):
-    """Makes of the SDK's spans what the platform's own are."""
+    """Turns spans of the SDK into the platform's own."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender

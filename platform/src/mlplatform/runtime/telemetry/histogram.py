@@ -30,7 +30,7 @@ class Buckets:
         self.counts = [0] * (len(self._bounds) + 1)
         self.total = 0.0
         self.examples: dict[int, tuple[float, str, float]] = {}
-        """By bucket, a value that was counted in it, its trace, and when, wall time in seconds."""
+        """Bucket → a value that was counted in it, its trace, and the wall time in seconds."""
 
     def observe(self, value: float) -> None:
         """Count a value, in the first bucket whose bound it does not exceed."""
@@ -38,7 +38,7 @@ class Buckets:
         self.total += value
 
     def show(self, value: float, trace_id: str, wall_s: float) -> None:
-        """Notes the trace of a value that was counted; the latest of each bucket is kept."""
+        """Note the trace of a value that was counted; the latest of each bucket is kept."""
         self.examples[bisect_left(self._bounds, value)] = value, trace_id, wall_s
 
 
@@ -60,14 +60,14 @@ def add_to(
 
 
 class Histograms(Collector):
-    """One metric by labels, all of it counted by one thread."""
+    """One metric by its labels, all counted by one thread."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._by_labels: dict[tuple[str, ...], Buckets] = {}
 
     def of(self, *labels: str) -> Buckets:
-        """The buckets under these labels, to be kept by the code that counts."""
+        """The buckets of these labels, which the counting code keeps."""
         return self._by_labels.setdefault(labels, Buckets(self._metric.buckets))
 
     def collect(self) -> Iterable[Family]:

@@ -1,4 +1,4 @@
-"""How far this machine's clock is from the right time, as its kernel knows it."""
+"""How far this machine's clock is off, as its kernel knows it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mlplatform.runtime.telemetry import signals
 from mlplatform.runtime.telemetry.prometheus import Collector, Family, gauge_value
 
 ERROR: Final = 5
-"""adjtimex's answer where nothing keeps the clock on time."""
+"""adjtimex's result if nothing keeps the clock on time."""
 STA_NANO: Final = 0x2000
-"""Of `status`: the offset is in nanoseconds, not microseconds."""
+"""Bit of `status`: the offset is in nanoseconds, not microseconds."""
 
 
 class _Timex(ctypes.Structure):
-    """struct timex; of it `offset` and `status` are read, the rest gives it its size.
+    """struct timex, of which `offset` and `status` are read; the rest gives it its size.
 
     Source: adjtimex(2), linux/timex.h.
     """
@@ -36,7 +36,7 @@ class _Timex(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class KernelClock:
-    """What the kernel says of its clock.
+    """The kernel's report on its clock.
 
     Args:
         offset_s: that is still to be corrected.
@@ -48,7 +48,8 @@ class KernelClock:
 
 
 def kernel_clock() -> KernelClock | None:
-    """None where the kernel does not tell: on macOS, or in a sandbox that refuses."""
+    """The kernel's clock; None if the kernel does not tell: on macOS, or in a sandbox that
+    refuses."""
     if sys.platform != "linux":
         return None
     clock = _Timex()
@@ -60,7 +61,7 @@ def kernel_clock() -> KernelClock | None:
 
 
 class ClockCollector(Collector):
-    """`mlplatform_clock_*`, asked for at each scrape: one system call."""
+    """`mlplatform_clock_*`, asked for at each scrape by one system call."""
 
     def collect(self) -> Iterable[Family]:
         seen = kernel_clock()

@@ -1,4 +1,4 @@
-"""Log lines on disk, found again by what they name."""
+"""Log lines on disk, found by the ids that they name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def find(folder: Path, ids: Collection[str]) -> Iterator[dict[str, Any]]:
 
 
 def _line(raw: bytes) -> dict[str, Any]:
-    """Empty where a process wrote something else."""
+    """The fields of a line; empty if a process wrote something else."""
     try:
         found = json.loads(raw)
     except ValueError:

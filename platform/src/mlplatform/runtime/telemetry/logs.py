@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, one a line: what signals.py lists and nothing else."""
+"""Log lines as JSON objects, one a line, with the fields that signals.py lists and no others."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ EXTRA: Final[Mapping[str, str]] = {
     "model": "model",
     "flow_run_id": "run_id",
 }
-"""What a line may be given by `extra=`, and as which field: names of things, never their content.
-Prefect gives the last to the lines of its runs."""
+"""Names of `extra=` → field of the line. They are names of things, never content. Prefect gives the
+last one to the lines of its runs."""
 
 SENT: Final = "sent"
-"""By `extra=` too: the body of the request that a line is about. It is not in the line, and its
-values are taken out of the line's text."""
+"""Name of `extra=` for the body of the request that a line is about. The body is not in the line,
+and its values are removed from the line's text."""
 
 MAX_ERROR_CHARS: Final = 16_384
 _OURS: Final = "mlplatform"
@@ -66,7 +66,7 @@ class JsonLines(logging.Formatter):
 
 
 def _harmless(text: str) -> str:
-    """The same JSON, with what a terminal takes for a command as an escape of it."""
+    """JSON in which characters that a terminal takes for a command are escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
@@ -94,7 +94,7 @@ class DebugShare(logging.Filter):
 def handler(
     process: Process, fields: FieldPolicy, instance: str | None = None, *, to: Path | None = None
 ) -> logging.Handler:
-    """Writes lines of a process.
+    """A handler that writes the lines of a process.
 
     Args:
         fields: whose values are taken out of every line.
@@ -119,7 +119,7 @@ def _to_standard_error() -> logging.Handler:
 
 
 def configure(process: Process, fields: FieldPolicy, instance: str | None = None) -> None:
-    """Every line of this process, from now on, as JSON to standard error."""
+    """Write every line of this process as JSON to standard error from now on."""
     logging.basicConfig(
         handlers=[handler(process, fields, instance)], level=logging.INFO, force=True
     )
@@ -127,7 +127,8 @@ def configure(process: Process, fields: FieldPolicy, instance: str | None = None
 
 
 def set_level(level: str) -> None:
-    """Sets the level from which the platform's own lines are written; others' are from info on.
+    """Set the level from which the platform's own lines are written; other lines are written from
+    info on.
 
     Args:
         level: `debug`, `info` or `warning`.

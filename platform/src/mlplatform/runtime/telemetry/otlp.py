@@ -1,4 +1,4 @@
-"""Spans to a collector by OTLP/HTTP, in the JSON form that files have too.
+"""Export of spans to a collector by OTLP/HTTP, in the JSON form that files have too.
 
 Source: OpenTelemetry Protocol 1.x, OTLP/HTTP, JSON Protobuf encoding; which answers may be asked
 again is its section "Retryable response codes".
@@ -28,7 +28,7 @@ _JSON: Final = {"Content-Type": "application/json"}
 
 
 class OtlpSender:
-    """Sends to a collector.
+    """Sends spans to a collector.
 
     Args:
         endpoint: "http://host:port"; spans go to its /v1/traces.

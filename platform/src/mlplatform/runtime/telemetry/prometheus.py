@@ -1,4 +1,4 @@
-"""Prometheus metrics as signals.py declares them: the only way to make one."""
+"""Prometheus metrics, as signals.py declares them: the only way to make one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Registry:
-    """The metrics of one process. Code that counts binds labels once: a look-up costs most."""
+    """The metrics of one process. Counting code binds labels once, because a look-up costs most."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -67,18 +67,18 @@ class Registry:
         self._registry.register(collector)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format, which has no exemplars."""
+        """All metrics in Prometheus' text format, which has no exemplars."""
         return generate_latest(self._registry)
 
     def open_text(self) -> bytes:
-        """All of it in OpenMetrics' text format, with the exemplars that lead to traces."""
+        """All metrics in OpenMetrics' text format, with the exemplars that lead to traces."""
         return openmetrics.generate_latest(self._registry)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def counter_family(
     metric: Metric, samples: Sequence[tuple[Sequence[str], float]]
 ) -> CounterMetricFamily:
-    """A counter that somebody else counted: values by labels."""
+    """A counter that is counted elsewhere: values by labels."""
     _check(metric, "counter")
     family = CounterMetricFamily(metric.name, metric.meaning, labels=metric.label_names)
     for labels, value in samples:
@@ -87,17 +87,17 @@ def counter_family(
 
 
 def exemplar(value: float, trace_id: str, wall_s: float) -> Exemplar:
-    """A value that was observed and has a trace."""
+    """An exemplar: an observed value with its trace."""
     return Exemplar({"trace_id": trace_id}, value, wall_s)
 
 
 def wants_openmetrics(accept: bytes) -> bool:
-    """Whether who asks with this Accept header takes OpenMetrics."""
+    """Whether a client with this Accept header accepts OpenMetrics."""
     return b"application/openmetrics-text" in accept
 
 
 def gauge_value(metric: Metric, value: float | None) -> GaugeMetricFamily:
-    """A gauge without labels that somebody else keeps; None: it has no value now."""
+    """A gauge without labels that is kept elsewhere; None if it has no value now."""
     _check(metric, "gauge")
     return GaugeMetricFamily(metric.name, metric.meaning, value)
 
@@ -105,7 +105,7 @@ def gauge_value(metric: Metric, value: float | None) -> GaugeMetricFamily:
 def gauge_family(
     metric: Metric, samples: Iterable[tuple[Sequence[str], float]]
 ) -> GaugeMetricFamily:
-    """A gauge that somebody else keeps: values by labels."""
+    """A gauge that is kept elsewhere: values by labels."""
     _check(metric, "gauge")
     family = GaugeMetricFamily(metric.name, metric.meaning, labels=metric.label_names)
     for labels, value in samples:
@@ -114,7 +114,7 @@ def gauge_family(
 
 
 def histogram_family(metric: Metric) -> HistogramMetricFamily:
-    """An empty histogram that somebody else fills."""
+    """An empty histogram that is filled elsewhere."""
     _check(metric, "histogram")
     return HistogramMetricFamily(metric.name, metric.meaning, labels=metric.label_names)
 

@@ -1,4 +1,4 @@
-"""Keeps what every request would say from filling the log: a full disk is no time to write more."""
+"""Keeps messages of every request from filling the log: a full disk is no time to write more."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ EVERY_S = 1.0
 
 
 class RateLimitFilter(logging.Filter):
-    """Lets each message of a logger through once a second, with how many were left out before it.
+    """Lets each message of a logger through once a second, with the number left out before it.
 
-    Messages are told apart by their text before values are put in, so there are as many as there
-    are calls in the module.
+    The text before values are put in identifies a message, so there are as many as there are calls
+    in the module.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:

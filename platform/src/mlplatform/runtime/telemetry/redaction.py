@@ -1,8 +1,8 @@
-"""Which texts of a request never reach a log: the values of the fields that model.yaml declares.
+"""Removal of personal values from log text: those of the fields that model.yaml declares.
 
-Lines, spans and metrics are made from lists of names that hold no such field. What is left is text
-that somebody else wrote, above all the text of an exception: there values are taken out by the name
-before them, and, where the request is at hand, by themselves.
+Lines, spans and metrics are made from lists of names without such fields. What is left is text that
+other code wrote, above all the text of an exception. In it, values are removed by the name before
+them and, if the request is at hand, by themselves.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from mlplatform.runtime.canonical import NOT_JSON
 
 REDACTED: Final = "[redacted]"
 LEAST_CHARS: Final = 3
-"""A value that is shorter stands in too many words and numbers that tell nothing."""
+"""Least characters of a value that is removed; a shorter one occurs in too many words and numbers
+that tell nothing."""
 MAX_VALUES: Final = 500
 
 
 class FieldPolicy:
-    """Takes the values of fields out of text.
+    """Removes the values of fields from text.
 
     Args:
         names: of the fields; as `name=value`, `"name": value` or `'name': value` in text.
@@ -37,7 +38,7 @@ class FieldPolicy:
         self._has_names = bool(alternatives)
 
     def applied(self, text: str, sent: bytes = b"") -> str:
-        """The text without values.
+        """The text without the values.
 
         Args:
             sent: the body of the request under way, whatever its form; its values go too.
@@ -55,7 +56,7 @@ class FieldPolicy:
 
 
 def _values(sent: bytes) -> Iterator[str]:
-    """The scalars in a JSON body, in each way that a program may print them."""
+    """The scalars in a JSON body, in each form in which a program may print them."""
     if not sent:
         return
     try:

@@ -1,4 +1,4 @@
-"""What was refused at a surface of the platform and a person should know of: a line and a file.
+"""Refusals at a surface of the platform that a person should know of: a log line and a file.
 
 One line of JSON a refusal, appended by any process of the home; a full file becomes the old one, so
 that nobody fills the disk by asking. Callers who proved nothing have a file and a quota of their
@@ -24,20 +24,21 @@ from mlplatform.runtime.text import shown
 
 KEPT: Final = Retention(4 * MIB, 2)
 MOST_CHARACTERS: Final = 200
-"""Of each field; what was asked comes from outside."""
+"""Most characters of each field, because the request comes from outside."""
 MOST_OF_A_PROOF: Final = 600
-"""A subject has 255 at most."""
+"""Most characters of a proof; a subject has 255 at most."""
 FILE: Final = "refusals.jsonl"
 STRANGERS: Final = "refusals-unknown.jsonl"
-"""Of callers who proved nothing, but at the surfaces of `REPORTED_AT_ONCE`."""
+"""File of callers who proved nothing, except at the surfaces of `REPORTED_AT_ONCE`."""
 UNKNOWN: Final = "unknown"
 REPORTED_AT_ONCE: Final = ("approval", "flow run")
-"""Surfaces at which a single refusal is an event: nobody comes to them by mistyping an address."""
+"""Surfaces at which a single refusal is an event, because nobody comes to them by mistyping an
+address."""
 DAY_MS: Final = 24 * 3600 * 1000
 AGAIN_S: Final = 60.0
-"""The same refusal is kept once in so long by each process, so that repeats hide no other."""
+"""Seconds in which each process stores the same refusal once, so that repeats hide no other."""
 MOST_IN_A_WHILE: Final = 240
-"""Different ones of one identity at one surface that a process keeps in so long."""
+"""Most different refusals of one identity at one surface that a process stores in that time."""
 
 log = logging.getLogger(__name__)
 log.addFilter(RateLimitFilter())
@@ -64,7 +65,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Refusals:
-    """The refusals of one home. Keeping one never fails: a disk may be full, a home read-only.
+    """The refusals of one home. Storing one never fails, although a disk may be full or a home
+    read-only.
 
     Args:
         folder: `Home.audit`.
@@ -77,7 +79,7 @@ class Refusals:
         self._since_s = float("-inf")
 
     def keep(self, refusal: Refusal) -> None:
-        """Write it to the log and to the file."""
+        """Write a refusal to the log and to the file."""
         short = _shortened(refusal)
         if self._was_kept(short):
             return
@@ -89,7 +91,7 @@ class Refusals:
             log.warning("refusals are not written to %s: %s", file, error.strerror)
 
     def since(self, wall_ms: int) -> Iterator[Refusal]:
-        """The refusals that are kept from then on, the oldest first."""
+        """The stored refusals from then on, oldest first."""
         found = [
             refusal
             for name in (STRANGERS, FILE)
@@ -113,7 +115,7 @@ class Refusals:
 
 
 def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
-    """How many of them there were at each surface."""
+    """Surface → number of these refusals."""
     found: dict[str, int] = {}
     for refusal in refusals:
         found[refusal.door] = found.get(refusal.door, 0) + 1
@@ -121,7 +123,7 @@ def counts(refusals: Iterator[Refusal]) -> Mapping[str, int]:
 
 
 def of_the_last_day(home: Home) -> Mapping[str, int]:
-    """How many there were at each surface of a home."""
+    """Surface → number of a home's refusals in the last day."""
     return counts(Refusals(home.audit).since(time.time_ns() // 1_000_000 - DAY_MS))
 
 

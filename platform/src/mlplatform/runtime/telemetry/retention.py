@@ -1,4 +1,4 @@
-"""How much of logs and traces a machine keeps: the one home of these numbers.
+"""How much of logs and traces a machine keeps: the only home of these numbers.
 
 They bound sizes, so that no disk fills up. For how many days logs are kept where a log server keeps
 them is that server's configuration.
@@ -22,7 +22,7 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How many files one process keeps: a full one becomes .1, that one .2, and the last is
+    """The files that one process keeps: a full one becomes .1, that one .2, and the last is
     removed.
 
     Args:
@@ -36,22 +36,23 @@ class Retention:
 
 LOGS: Final = Retention(5 * MIB, 4)
 TRACES: Final = Retention(16 * MIB, 4)
-"""A trace of one decision has some 2.5 KB: 64 MiB hold the last 25,000. A process has two files:
-what is rare, and what are many alike."""
+"""Retention of traces. A trace of one decision has some 2.5 KB: 64 MiB hold the last 25,000. A
+process has two files: one for rare traces, and one for those of which there are many alike."""
 
 DEBUG_SHARE: Final = 0.1
-"""Of the debug lines that are asked for; those of one decision are kept or left out together."""
+"""Share of the requested debug lines that is written; those of one decision are written or left out
+together."""
 
 
 def is_full(path: Path, retention: Retention) -> bool:
-    """Whether a file is to be turned; one that is not there is not."""
+    """Whether a file is to be rotated; a missing file is not."""
     with suppress(FileNotFoundError):
         return path.stat().st_size >= retention.file_bytes
     return False
 
 
 def rotate(path: Path, retention: Retention) -> None:
-    """Make room for a new file where this one is full; it becomes the youngest of the old ones.
+    """Make room for a new file if this one is full; it becomes the youngest of the old ones.
 
     Any number of processes may write to the file. If another one is making room in this folder,
     nothing is done: the next write checks again.
@@ -64,7 +65,7 @@ def rotate(path: Path, retention: Retention) -> None:
 
 
 def rotate_in_place(path: Path, retention: Retention) -> None:
-    """Rotates a file that its writer keeps open (for appending): it is copied and emptied.
+    """Rotate a file that its writer keeps open for appending: it is copied and emptied.
 
     What is written between the last look at it and its end, microseconds, is lost.
 

@@ -1,4 +1,4 @@
-"""Who signed in to a page and out again, by which proof and from where: a file of bounded size."""
+"""Sign-ins to a page and sign-outs, with proof and peer: a file of bounded size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class SignInEvent(msgspec.Struct, frozen=True):
-    """One sign-in, or sign-out.
+    """One sign-in or sign-out.
 
     Args:
         wall_ms: when, epoch milliseconds.
@@ -35,7 +35,8 @@ class SignInEvent(msgspec.Struct, frozen=True):
 
 
 class SignIns:
-    """The sign-ins of one home. Keeping one never fails: a disk may be full, a home read-only.
+    """The sign-ins of one home. Storing one never fails, although a disk may be full or a home
+    read-only.
 
     Args:
         folder: `Home.audit`.
@@ -45,7 +46,7 @@ class SignIns:
         self._file = folder / FILE
 
     def keep(self, event: SignInEvent) -> None:
-        """Write it to the log and to the file."""
+        """Write an event to the log and to the file."""
         log.info("%s has signed %s from %s (%s)", event.name, event.what, event.peer, event.proof)
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

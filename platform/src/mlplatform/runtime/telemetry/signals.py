@@ -1,6 +1,6 @@
 """Every metric, span, attribute and log field that the processes in a request's path emit.
 
-The one list: code makes its metrics and spans from what stands here and can emit nothing else,
+This is the only list: code makes its metrics and spans from it and can emit nothing else,
 docs/signals.md is rendered from it, and dashboards and alerts are checked against it.
 """
 
@@ -18,7 +18,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A label and what bounds its values.
+    """A label, and what bounds its values.
 
     Args:
         values: all there are; empty where the installation says them.
@@ -277,7 +277,7 @@ LOG_COUNTS: Final = {
     "waiting_bytes": _log("waiting_bytes", "gauge", "bytes",
                           "Size of the records in the spill now."),
 }  # fmt: skip
-"""By the name of the count in decisions/spill/writer.py."""
+"""Name of a count in decisions/spill/writer.py → its metric."""
 
 _PREDICTOR_SERVICE = Label("service", bound="the one name of this process")
 PREDICTOR_REQUESTS: Final = Metric(
@@ -572,7 +572,7 @@ MOST_FILES: Final = _process("max_fds", "gauge", "files", "How many may be open.
 PROCESS_METRICS: Final = (
     VIRTUAL_MEMORY, RESIDENT_MEMORY, STARTED, CPU, OPEN_FILES, MOST_FILES,
 )  # fmt: skip
-"""Of every process besides, as all Prometheus clients name them."""
+"""Metrics of every process, with the names that all Prometheus clients use."""
 
 UP: Final = Metric(
     "up", "gauge", "1", "Prometheus: 1 for a process that it could scrape.",
@@ -622,7 +622,7 @@ FOREIGN: Final = (
     UP, ALERTS, SPAN_CALLS, SPAN_DURATION, GPU_BUSY, GPU_UTILISATION, GPU_MEMORY, GPU_MEMORY_FREE,
     GPU_POWER,
 )  # fmt: skip
-"""Emitted by others about the platform, and used by rules or dashboards."""
+"""Metrics that others emit about the platform, and that rules or dashboards use."""
 
 REQUEST_SPAN: Final = SpanKind(
     "{operation} {model}", "SERVER", "A request, from its first byte until its answer is ready."
@@ -717,4 +717,4 @@ LOG_FIELDS: Final = {
     "model": "The model that the line is about.",
     "run_id": "The flow run that wrote the line.",
 }
-"""Of every log line, a JSON object; the last five and `instance` where they apply."""
+"""Fields of every log line, a JSON object; the last five and `instance` where they apply."""

@@ -1,4 +1,4 @@
-"""Spans on disk: what a machine without a collector keeps of its traces, and how it is found again.
+"""Spans on disk: the traces of a machine without a collector, and how they are found.
 
 A line is one ExportTraceServiceRequest in OTLP's JSON form, so that a collector can read it too.
 Source: OpenTelemetry Protocol 1.x, JSON Protobuf encoding and File Exporter.
@@ -28,15 +28,16 @@ log.addFilter(RateLimitFilter())
 _KINDS: Final = {"INTERNAL": 1, "SERVER": 2, "CLIENT": 3, "PRODUCER": 4, "CONSUMER": 5}
 _ERROR: Final = {"code": 2}
 _LOCAL, _REMOTE = 0x101, 0x301
-"""Sampled, with a parent that is known to be of this process or of another one."""
+"""Flags of a span: sampled, with a parent of this process or of another one."""
 _SCOPE: Final = {"name": "mlplatform.telemetry"}
 _encode = msgspec.json.Encoder().encode
 
 
 class FileSender:
-    """Appends to two files of the process's own, each of which is bounded.
+    """Appends spans to two files of the process's own, each of bounded size.
 
-    Of many alike there is another file, so that a flood of them does not turn out what is rarer.
+    One of them is for spans of which there are many alike, so that a flood of them does not push
+    out rarer ones.
 
     Args:
         identity: whose spans they are where they do not say; its names are the file's.
@@ -60,11 +61,11 @@ class FileSender:
         return True
 
     def close(self) -> None:
-        """Does nothing: a file is open only while it is written to."""
+        """Do nothing: a file is open only while it is written to."""
 
 
 def append(path: Path, lines: bytes) -> None:
-    """Add lines to a file, readable by its owner alone; what is old is turned out.
+    """Add lines to a file that only its owner can read; old lines are rotated out.
 
     Raises:
         OSError: not all of them are in the file.
@@ -85,7 +86,7 @@ def encoded(traces: Sequence[Trace], identity: ProcessIdentity) -> bytes:
 
 
 def _parts(trace: Trace, identity: ProcessIdentity, wall_ns: int) -> Iterator[dict[str, Any]]:
-    """A trace's spans by the process that they are of."""
+    """A trace's spans, grouped by their process."""
     for of, spans in itertools.groupby(trace.spans, lambda span: span.of or identity):
         yield {
             "resource": _resource(of),
@@ -157,7 +158,7 @@ class StoredSpan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find(folder: Path, wanted: Iterable[str]) -> Iterator[StoredSpan]:
-    """The spans on disk of every trace in whose line one of the texts stands: ids, in whole."""
+    """The spans on disk of every trace whose line has one of these texts: whole ids."""
     texts = [text.encode() for text in wanted]
     for path in sorted(folder.glob("*.jsonl*")):
         with path.open("rb") as file:

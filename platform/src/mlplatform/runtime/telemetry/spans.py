@@ -1,4 +1,4 @@
-"""Spans as plain values: what a process says of work that is over, by the names of signals.py.
+"""Spans as plain values: work of a process that is over, by the names of signals.py.
 
 In an overload they are made for thousands of requests a second, hence msgspec.Struct.
 """
@@ -25,7 +25,7 @@ class Link(NamedTuple):
 
 
 class ProcessIdentity(NamedTuple):
-    """The process that a span is of: its kind and its name."""
+    """The process of a span: its kind and its name."""
 
     process: Process
     instance: str
@@ -69,7 +69,7 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 def new_span_id() -> str:
-    """16 hexadecimal digits, not all of them zero; they need only be unlikely to meet again."""
+    """A new span id: 16 hexadecimal digits, not all zero; a repeat is unlikely."""
     return f"{random.getrandbits(64) or 1:016x}"
 
 

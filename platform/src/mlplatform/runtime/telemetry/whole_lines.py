@@ -1,4 +1,4 @@
-"""Lines of a log on a disk that may be full: whole ones, and no error for those that it refuses."""
+"""Log lines on a disk that may be full: only whole ones, and no error for those that it refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WholeLines:
         self._is_cut = False
 
     def write(self, text: str) -> int:
-        """All of the text.
+        """Write all of the text.
 
         Raises:
             OSError: nothing of it, or not all of it, was written.
@@ -38,7 +38,7 @@ class WholeLines:
         return len(text)
 
     def flush(self) -> None:
-        """Does nothing: no text waits."""
+        """Do nothing, because no text waits."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return os.lseek(self._descriptor, offset, whence)
@@ -66,7 +66,8 @@ class LineHandler(logging.StreamHandler[WholeLines]):
 
 
 class LineFileHandler(RotatingFileHandler):
-    """Its base prints a traceback for each line that a full disk refuses."""
+    """A handler of a file. Unlike its base, it prints no traceback for each line that a full disk
+    refuses."""
 
     def __init__(self, path: Path, *, file_bytes: int, files: int) -> None:
         super().__init__(path, maxBytes=file_bytes, backupCount=files - 1, encoding="utf-8")
