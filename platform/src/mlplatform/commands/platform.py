@@ -40,7 +40,7 @@ from mlplatform.operations.supervisor.supervisor import Change, Supervisor
 from mlplatform.rollouts.journal.state import RolloutState
 from mlplatform.runtime.configuration.settings import Settings, home_of
 from mlplatform.runtime.errors import Busy, Unavailable
-from mlplatform.runtime.http.json_fetch import fetched
+from mlplatform.runtime.http.json_fetch import fetch
 from mlplatform.runtime.processes.last_settings import remember
 from mlplatform.runtime.processes.records import read_supervisor
 from mlplatform.runtime.telemetry import logs
@@ -166,7 +166,7 @@ def _processes(settings: Settings) -> PlatformStatus:
     if not (url := settings.servers.gateway):
         return processes(settings.home)
     try:
-        fetched(f"{url}/readyz", timeout_s=READY_TIMEOUT_S, most_bytes=READY_BYTES)
+        fetch(f"{url}/readyz", timeout_s=READY_TIMEOUT_S, most_bytes=READY_BYTES)
     except Unavailable:
         return PlatformStatus("stopped", ())
     return PlatformStatus("ready", ())

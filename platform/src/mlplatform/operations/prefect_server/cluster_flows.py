@@ -98,7 +98,7 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
         placed = {
             "work_pool_name": POOL,
             "work_queue_name": HEAVY if name in names.HEAVY else DEFAULT,
-            # A scheduled run has no name of ours before it starts; its Job and pod say what they are.
+            # A scheduled run has a made-up name until it starts, which its Job and pod would keep.
             "job_variables": {"name": f"{model}-{name}", **job_variables(name)},
         }
         deployment = local_flows.deployment(name, model, settings, Path("flows"), **placed)
