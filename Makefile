@@ -165,7 +165,7 @@ verify: generate ## generated files are what their sources say, locks name no ho
 	@git diff --exit-code -- argo kserve docs models observability platform tests/artifacts/sentences.txt
 	@! grep -nE 'https?://' requirements/*.txt requirements/*.in
 
-test-cluster: .venv/.dev ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Envoy Gateway, Argo and metrics-server too (Linux, root, Go)
+test-cluster: .venv/.dev $(if $(FULL),build/servers/.done) ## a real Kubernetes on this machine, built at the first run: serving on KServe, with FULL=1 Envoy Gateway, Argo, metrics-server and the whole platform as pods too (Linux, root, Go)
 	@$(RUN) tests.cluster test $(TEST_FLAGS)
 
 # Nothing is started or ended: the cluster is somebody's. docs/cluster.md says what it takes.
@@ -180,7 +180,7 @@ demo-cluster: build/servers/.done ## the demo with predictors as pods by KServe 
 cluster-state: .venv/.dev ## whether that Kubernetes is built, to be built, or what it lacks here
 	@$(RUN) tests.cluster state
 
-cluster-build: .venv/.dev ## build what is missing of it, with FULL=1 Envoy Gateway, Argo's controller and metrics-server too
+cluster-build: .venv/.dev ## build what is missing of it, with FULL=1 Envoy Gateway, Argo's controller, metrics-server and the image of flow runs too
 	@$(RUN) tests.cluster build
 
 cluster-up: .venv/.dev ## start that Kubernetes and leave it up (LEVEL=control for an API server alone)

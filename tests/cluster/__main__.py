@@ -10,7 +10,17 @@ import threading
 import time
 from typing import Final
 
-from tests.cluster import argo, build, demo, envoy_gateway, gateway, kserve, metrics
+from tests.cluster import (
+    argo,
+    build,
+    demo,
+    dns,
+    envoy_gateway,
+    gateway,
+    kserve,
+    metrics,
+    predictor_image,
+)
 from tests.cluster.kubernetes import TestCluster
 from tests.cluster.layout import ROOT, Layout, layout
 from tests.cluster.processes import CGROUPS, Failed, resident_bytes
@@ -64,6 +74,7 @@ def _state(place: Layout) -> str:
     if not all((place.bin / command).exists() for command in ("etcd", *build.COMMANDS)):
         return "to be built"
     whole = all(part.is_built(place) for part in (argo, metrics, envoy_gateway))
+    whole = whole and predictor_image.has_flows(place)
     return "built, whole" if whole else "built"
 
 
@@ -83,6 +94,7 @@ def _up(cluster: TestCluster, level: str) -> None:
     cluster.up("control" if level == "control" else "node")
     kserve.install(cluster, real)
     if level == "node":
+        dns.install(cluster)
         gateway.install(cluster)
     if argo.is_built(cluster.layout):
         argo.install(cluster)

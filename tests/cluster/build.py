@@ -73,7 +73,8 @@ def build(layout: Layout, *, full: bool = False) -> None:
     """Everything that a cluster needs; what is there and current is left alone.
 
     Args:
-        full: Argo's controller, metrics-server and Envoy Gateway too, which take minutes.
+        full: Argo's controller, metrics-server, Envoy Gateway and the image of flow runs too, which
+            take minutes.
     """
     for folder in (layout.bin, layout.images):
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,7 @@ def build(layout: Layout, *, full: bool = False) -> None:
         ("pause", _pause),
         ("Gateway API's definitions", _gateway_api),
         ("KEDA's definition", _keda),
+        ("CoreDNS", _dns),
         ("Envoy", _envoy),
         ("base image", predictor_image.base),
         ("images of predictor and page", predictor_image.build),
@@ -126,6 +128,10 @@ def _pause(layout: Layout) -> None:
     if not archive.exists() or archive.stat().st_mtime < output.stat().st_mtime:
         content = layer(layout.cache / "pause-layer.tar", {output: "pause"})
         pack(archive, Image("mlplatform.test/pause:1", ["/pause"], layers=[content]))
+
+
+def _dns(layout: Layout) -> None:
+    _go(layout, "dns", ".", flags="-s -w", output=layout.bin / "coredns")
 
 
 def _gateway_api(layout: Layout) -> None:
@@ -213,6 +219,7 @@ _WHOLE: Final[list[tuple[str, Callable[[Layout], None]]]] = [
     ("Argo's controller", _argo),
     ("metrics-server", _metrics),
     ("Envoy Gateway", _envoy_gateway),
+    ("image of flow runs", predictor_image.build_flows),
 ]
 
 

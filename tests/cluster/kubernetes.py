@@ -18,6 +18,8 @@ from tests.cluster.processes import Failed, Holder, make_cgroups, remove_cgroups
 from mlplatform.rollouts.kubernetes.api import KubernetesApi
 
 Level = Literal["control", "node"]
+DISK_BYTES: Final = 40 << 30
+"""At most, for images and containers: of a file that grows as it is written."""
 PAUSE: Final = "mlplatform.test/pause:1"
 CONTAINERD_NAMESPACE: Final = "k8s.io"
 
@@ -132,6 +134,7 @@ class TestCluster:
         place = self.layout
         make_cgroups(place.cgroup)
         self._configure_node()
+        self._make_disk()
         self._holder.daemon("containerd", ["containerd", "--config", place.run / "containerd.toml"])
         until(lambda: self.ctr("version"), "containerd", within_s=30, log=self._log("containerd"))
         for archive in sorted(place.images.glob("*.tar")):
@@ -152,6 +155,21 @@ class TestCluster:
         proxied = lambda: self._holder.run(probe, check=False)  # noqa: E731
         until(proxied, "kube-proxy", within_s=60, log=self._log("kube-proxy"))
 
+    def _make_disk(self) -> None:
+        """A file system in one file for what images hold, where loop devices are: to remove their
+        hundred thousand files one by one takes minutes on some disks."""
+        root, disk = self.layout.run / "containerd" / "root", self.layout.run / "containerd.ext4"
+        root.mkdir(parents=True)
+        with disk.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        for command in (
+            ["mkfs.ext4", "-q", str(disk)],
+            ["mount", "-o", "loop", str(disk), str(root)],
+        ):
+            if not self._holder.run(command, check=False):
+                self._say(f"images lie in a folder, as {command[0]} failed")
+                return
+
     def ctr(self, *arguments: str) -> bool:
         """Whether containerd's own client ended well."""
         command = ["ctr", "-a", str(self.layout.socket), "-n", CONTAINERD_NAMESPACE, *arguments]
@@ -160,6 +178,10 @@ class TestCluster:
     def pids(self) -> set[int]:
         """Every process of the cluster and its pods."""
         return self._holder.pids()
+
+    def inside(self, *command: str) -> bool:
+        """Whether a command ended well that ran in the cluster's own network."""
+        return self._holder.run(command, check=False)
 
     def daemon(self, name: str, command: list[str], **environment: str) -> None:
         """Start one more process beside the cluster's own; it ends with them."""

@@ -46,6 +46,11 @@ class Layout:
         return self.cache / "gateway-images"
 
     @property
+    def flow_images(self) -> Path:
+        """Apart from the others too."""
+        return self.cache / "flow-images"
+
+    @property
     def envoy(self) -> Path:
         """Envoy's wheel, unpacked."""
         return self.cache / "envoy"

@@ -20,6 +20,8 @@ from tests.cluster.processes import Failed
 NAME: Final = "mlplatform/predictor:0.3.0"
 """As kserve/runtimes/mlplatform-onnx.yaml names it."""
 PAGE: Final = "mlplatform.test/page:1"
+FLOWS: Final = "mlplatform/flows:0.3.0"
+"""As platform/manifests/workloads name it: 1.6 GB, so the suite that needs it brings it in."""
 OF_THE_PAGE: Final = (
     *("anyio", "certifi", "click", "h11", "httpcore", "httpx", "idna", "jinja2", "markupsafe"),
     *("opentelemetry-api", "opentelemetry-sdk", "opentelemetry-semantic-conventions"),
@@ -29,6 +31,8 @@ OF_THE_PAGE: Final = (
 REQUIREMENTS: Final = ROOT / "requirements"
 VENV: Final = "opt/venv"
 SUITE: Final = "bookworm"
+LATER_PYTHON: Final = re.compile(r" ; python_full_version < '3\.\d+\.\d+'")
+"""Pip would judge these by the Python of this machine; the image's is the older one."""
 
 
 def base(layout: Layout) -> None:
@@ -63,9 +67,24 @@ def build(layout: Layout) -> None:
     _image(layout, "page", PAGE, [base_, libraries, of_page, code])
 
 
-def _image(layout: Layout, module: str, name: str, layers: list[Path]) -> None:
+def build_flows(layout: Layout) -> None:
+    """The archive of the flow runner's image, as platform/images/flows.Dockerfile makes it."""
+    layout.flow_images.mkdir(exist_ok=True)
+    libraries = _libraries(layout, "flow-libraries", (REQUIREMENTS / "flows.txt").read_text())
+    flows = layer(layout.cache / "flows.tar", {ROOT / "flows": "opt/mlplatform/flows"})
+    layers = [layout.cache / "base.tar", libraries, flows, _code(layout, ROOT / "clients/python")]
+    _image(layout, "flow-run", FLOWS, layers, layout.flow_images)
+
+
+def has_flows(layout: Layout) -> bool:
+    return (layout.flow_images / "flow-run.tar").exists()
+
+
+def _image(
+    layout: Layout, module: str, name: str, layers: list[Path], folder: Path | None = None
+) -> None:
     """Packed anew where its code or the names of its layers, which say what is in them, changed."""
-    archive, stamp = layout.images / f"{module}.tar", layout.cache / f"{module}.digest"
+    archive, stamp = (folder or layout.images) / f"{module}.tar", layout.cache / f"{module}.digest"
     made_of = hashlib.sha256(layers[-1].read_bytes()).hexdigest()
     command = ["python", "-m", "mlplatform.process", module]
     made_of += " ".join((*command, *(each.name for each in layers)))
@@ -98,6 +117,7 @@ def _entries(lock: str, names: Sequence[str]) -> str:
 
 def _libraries(layout: Layout, kind: str, lock: str) -> Path:
     """A layer of what a lock holds, named by its digest."""
+    lock = LATER_PYTHON.sub("", lock)
     digest = hashlib.sha256(lock.encode()).hexdigest()
     target = layout.cache / f"{kind}-{digest[:16]}.tar"
     if target.exists():
@@ -121,19 +141,21 @@ def _libraries(layout: Layout, kind: str, lock: str) -> Path:
     return target
 
 
-def _code(layout: Layout) -> Path:
+def _code(layout: Layout, *others: Path) -> Path:
+    """A layer of our own packages: the platform, and those that lie in these folders."""
     folder = layout.cache / "code"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     wheel = (sys.executable, "-m", "pip", "wheel", "--disable-pip-version-check", "--quiet")
     flags = ("--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
-    subprocess.run([*wheel, *flags, str(ROOT)], check=True)
-    [built] = folder.glob("*.whl")
+    subprocess.run([*wheel, *flags, str(ROOT), *map(str, others)], check=True)
     tree = folder / "tree"
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(tree)
+    for built in folder.glob("*.whl"):
+        with zipfile.ZipFile(built) as archive:
+            archive.extractall(tree)
     _compile(tree)
-    return layer(layout.cache / "code.tar", {tree: f"{VENV}/lib/python3.11/site-packages"})
+    target = layout.cache / ("flow-code.tar" if others else "code.tar")
+    return layer(target, {tree: f"{VENV}/lib/python3.11/site-packages"})
 
 
 def _compile(folder: Path) -> None:

@@ -23,7 +23,7 @@ from mlplatform.model.routes import Arm, Routes
 from mlplatform.rollouts.journal.sqlite import SqliteRollouts
 from mlplatform.rollouts.journal.transitions import Opened, Promoted
 from mlplatform.rollouts.kubernetes.api import PODS
-from support.kserve_world import test_cluster
+from support.kserve_world import installation, test_cluster
 from support.platform_process import wait
 from support.probe import status_of
 from support.scoring_world import MODEL, write_amount_bundle
@@ -256,9 +256,11 @@ def _workloads(built: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    made = Gateway()
-    yield made
-    made.close()
+    _, place = test_cluster()
+    with installation(place):
+        made = Gateway()
+        yield made
+        made.close()
 
 
 def test_an_evicted_gateway_comes_back_to_its_records(gateway: Gateway) -> None:

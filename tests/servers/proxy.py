@@ -16,9 +16,12 @@ class Proxy:
 
     Args:
         tls: what this side shows; the server behind gets plain text.
+        host: the address of this side, where it is not loopback's.
     """
 
-    def __init__(self, target: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, target: int, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._target = target
         self._tls = tls
         self._forwards = threading.Event()
@@ -26,7 +29,7 @@ class Proxy:
         self._refuses = False
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 

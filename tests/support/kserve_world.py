@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,14 @@ def test_cluster() -> tuple[KubernetesApi, Layout]:
 
 
 test_cluster.__test__ = False  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def installation(place: Layout) -> Iterator[None]:
+    """One suite at a time has namespace `mlplatform` and what the manifests make there."""
+    with (place.run / "installation.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def any_cluster() -> tuple[KubernetesApi, list[str]]:
