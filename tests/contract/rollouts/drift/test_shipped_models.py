@@ -15,11 +15,12 @@ from tests.support.team_folder import team_folder
 
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.evaluate import Runnable, load_runnable
+from mlplatform.learning.training.folder import load_folder
 from mlplatform.learning.training_sets.dataset import DAY_MS, Matrix, requests_between
 from mlplatform.learning.validation.replay import replay
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition
-from mlplatform.operations.actions import features, training
+from mlplatform.operations.actions import features
 from mlplatform.operations.wiring import Platform
 from mlplatform.rollouts.drift.verdict import (
     Band,
@@ -104,7 +105,7 @@ def made(model: str) -> World:
     platform = Platform(load(os.environ))
     platform.settings.home.create()
     features.import_history(platform, model, history, "made up")
-    folder, offline = training.load_folder(model), platform.offline(model)
+    folder, offline = load_folder(model), platform.offline(model)
     dataset = retrain.build_dataset(folder, offline, as_of_ms=live_ms, champion=None)
     candidate = retrain.fit(folder, dataset, bundles=platform.settings.home.bundles)
     candidate.model.close()
