@@ -119,7 +119,7 @@ def feast(
     json: AsJson = False,
 ) -> None:
     """Render a folder for Feast's own commands: feature_store.yaml and a registry of the model's
-    feature views, over the online store that gateways read.
+    feature views and windows, over the online store that gateways read.
 
     Example: mlplatform models feast fraud
     """

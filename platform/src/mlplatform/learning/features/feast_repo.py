@@ -1,4 +1,4 @@
-"""Feast definitions rendered to features.json: development only, the one importer of Feast.
+"""Feast definitions rendered to features.json, which every process reads in place of Feast.
 
 Importing Feast takes seconds and sets PROMETHEUS_MULTIPROCESS_DIR for the whole process and its
 children, so no serving or training process may load this module.

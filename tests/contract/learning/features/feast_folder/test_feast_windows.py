@@ -32,14 +32,20 @@ FEAST = Path(sys.executable).with_name("feast")
 CUSTOMERS, TERMINALS, PAYMENTS = 12, 5, 300
 OF = {"customer": "customer_id", "terminal": "terminal_id"}
 READ = """
-import feast, json, sys
+import asyncio, feast, json, sys
 store = feast.FeatureStore(repo_path=sys.argv[1])
-found = {}
+is_async, found, loop = sys.argv[2:] == ["async"], {}, asyncio.new_event_loop()
 for entity, most in (("customer", 14), ("terminal", 6)):
     view, key = f"{entity}_windows", f"{entity}_id"
     names = [f.name for f in store.get_feature_view(view).features]
     asked = [{key: number} for number in range(most)]
-    answer = store.get_online_features([f"{view}:{name}" for name in names], asked)
+    wanted = [f"{view}:{name}" for name in names]
+    if is_async:  # a view that is stored, in the same request
+        wanted.append(f"{entity}_stats:{entity}_count_7d")
+        answer = loop.run_until_complete(store.get_online_features_async(wanted, asked))
+        assert answer.to_dict()[f"{entity}_count_7d"] == [None] * most
+    else:
+        answer = store.get_online_features(wanted, asked)
     vectors = dict(zip(answer.proto.metadata.feature_names.val, answer.proto.results))
     values = answer.to_dict()
     for name in names:
@@ -162,5 +168,6 @@ def test_the_sdk_reads_windows_on_a_server_as_gateways_do(
         with closing(SharedGateway(redis.address, root, definition, "gateway-0")) as gateway:
             pay(gateway)
             folder = json.loads(command("models", "feast", NAME, "--json"))["folder"]
-            found = json.loads(run(sys.executable, "-c", READ, folder).splitlines()[-1])
-            assert_equal(found, gateway.reads, definition)
+            for way in ((), ("async",)):
+                found = json.loads(run(sys.executable, "-c", READ, folder, *way).splitlines()[-1])
+                assert_equal(found, gateway.reads, definition)

@@ -1,1 +1,1 @@
-"""A folder in which Feast's own commands find a model's features, rendered without Feast."""
+"""A folder in which Feast's own commands find a model's features, and the store that they read."""

@@ -82,9 +82,11 @@ class _WindowsBeside(OnlineStore):  # type: ignore[misc]  # Feast's classes are 
 
 
 class WindowsSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):  # type: ignore[misc]
-    """Args:
-    decisions: the database of the decision log, with the tiles beside it.
-    keys: entity → the request field that holds its key.
+    """The store in SQLite, and where the tiles are.
+
+    Args:
+        decisions: the database of the decision log, with the tiles beside it.
+        keys: entity → the request field that holds its key.
     """
 
     type: Literal[
@@ -104,9 +106,11 @@ class WindowsSqliteOnlineStore(_WindowsBeside, SqliteOnlineStore):  # type: igno
 
 
 class WindowsRedisOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]
-    """Args:
-    server: its address, without user and password; Feast's own client is asked.
-    keys: entity → the request field that holds its key.
+    """The store in Redis, where the tiles are too.
+
+    Args:
+        server: its address as errors name it; Feast's own client is asked.
+        keys: entity → the request field that holds its key.
     """
 
     type: Literal[
