@@ -1,5 +1,5 @@
-"""Who runs the work, where and when: what people ask for, heavy work, Prefect, the processes of a
-machine, backups.
+"""The running of an installation: actions that people ask for, heavy work, Prefect, the processes
+of a machine, backups.
 
 Packages from the ground up: `backup`, `cluster`, `compute`, `prefect_client` and `traffic`;
 `review`; `actions`, `erasure`, `tables` and `whatif`; `card` and `prefect_server`; `supervisor`.

@@ -54,14 +54,14 @@ from mlplatform.scoring.admission.store import Keys
 
 @functools.cache
 def settings() -> Settings:
-    """The settings of this process: its environment's, and those of the platform that runs in its
-    home where the environment has none."""
+    """The settings of this process, from its environment, completed by those of the platform that
+    runs in its home."""
     return last_settings.command_settings()
 
 
 def settings_to_start(profile: Profile | None) -> Settings:
-    """The settings of a platform that is to start: the environment's, and ports, profile and clock
-    of the home's last start where the environment has none.
+    """The settings of a platform that is to start, from the environment, completed by ports,
+    profile and clock of the home's last start.
 
     Args:
         profile: instead of the environment's, also for children.
@@ -74,7 +74,7 @@ def settings_to_start(profile: Profile | None) -> Settings:
 
 @functools.cache
 def platform() -> Platform:
-    """The platform that these settings describe; its home is there, for its owner alone."""
+    """The platform of this process's settings; its home is created with mode 0700."""
     # Prefect sends our records to its API; the level is ours to set.
     logs.set_level(settings().log_level)
     settings().home.create()
@@ -94,7 +94,7 @@ def api_key(settings: Settings) -> str:
 
 @dataclass(frozen=True)
 class Platform:
-    """Every port with its adapter; each is built when it is first asked for."""
+    """All ports with their adapters, each built on first use."""
 
     settings: Settings
 
@@ -108,7 +108,7 @@ class Platform:
         return OfflineTable(self.settings.home.offline(model), load_definition(model))
 
     def projected(self, model: str) -> OfflineTable:
-        """The offline table with all that the log has of the model, and that was pushed.
+        """The model's offline table, up to date with the log and with pushed rows.
 
         Raises:
             Unavailable: as `with_pushes`.
@@ -118,7 +118,7 @@ class Platform:
         return offline
 
     def with_pushes(self, model: str) -> OfflineTable:
-        """The offline table with all rows of external views that were pushed.
+        """The model's offline table with all pushed rows of external views.
 
         Raises:
             Unavailable: pushes are on a server that does not answer, or some wait and the online
@@ -140,7 +140,7 @@ class Platform:
         return offline
 
     def hold_tables(self, *, over: bool = False) -> None:
-        """Say that this home has the tables of external views, where other homes may share servers.
+        """Claim the tables of external views for this home, if other homes may share their servers.
 
         Args:
             over: also where another home has them.
@@ -218,7 +218,8 @@ class Platform:
         return MlflowRegistry(self.settings.mlflow_url, self.mlflow_token())
 
     def bundle(self, model: str, arm: Arm) -> Path:
-        """The folder of an arm's bundle, here and checked; fetched from the registry if need be.
+        """The local folder of an arm's checked bundle; it is fetched from the registry if it is
+        missing.
 
         Raises:
             Unavailable: it is not here, and the registry does not answer.
@@ -231,7 +232,7 @@ class Platform:
         return folder
 
     def ports(self, model: str) -> Ports:
-        """Everything that a pass over the rollouts of a model touches."""
+        """The ports that a pass over the rollouts of a model uses."""
         return Ports(
             rollouts=self.rollouts,
             passes=self.rollouts,
@@ -255,7 +256,7 @@ class Platform:
         return _current_traceparent()
 
     def mlflow_token(self) -> str:
-        """This start's token.
+        """MLflow's token of this start.
 
         Raises:
             Unavailable: the platform is not running.
@@ -288,7 +289,7 @@ def prefect_api(settings: Settings) -> PrefectApi:
 
 
 def _operator(home: Home) -> str:
-    """Name and token, at Prefect's gate, of the user who has the home folder."""
+    """Name and token with which the owner of the home folder passes Prefect's gate."""
     try:
         return f"operator:{home.prefect_token.read_text().strip()}"
     except FileNotFoundError:
@@ -296,7 +297,8 @@ def _operator(home: Home) -> str:
 
 
 def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPlane:
-    """Where versions are served. Not among `backends`: a request's path knows no Kubernetes client.
+    """The plane that serves versions. It is not among `backends`, so that no request's path imports
+    the Kubernetes client.
 
     Args:
         by_address: a cluster's services are asked for at addresses and not by the cluster's names.
@@ -319,7 +321,8 @@ def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPla
 
 
 def followed_plane(settings: Settings) -> ServingPlane | None:
-    """Whose services the supervisor of this machine follows; None where it starts them itself.
+    """The plane whose services this machine's supervisor follows; None if the supervisor starts
+    them itself.
 
     Raises:
         ConfigInvalid: no cluster can be found, where one is asked for.
@@ -328,7 +331,7 @@ def followed_plane(settings: Settings) -> ServingPlane | None:
 
 
 def raw_routes(settings: Settings) -> RawRoutes | None:
-    """Where raw callers are routed; None where there are none."""
+    """The routes of raw callers; None if there are none."""
     if settings.kserve is None or settings.entrance is None:
         return None
     from mlplatform.rollouts.kubernetes.api import KubernetesApi  # imports the Kubernetes client
@@ -351,8 +354,8 @@ class _Versions:
 
 
 def _current_traceparent() -> str:
-    """The traceparent of the running flow or task; a command that imports no OpenTelemetry has
-    none."""
+    """The traceparent of the running flow or task; empty in a command that imports no
+    OpenTelemetry."""
     if "opentelemetry.sdk.trace" not in sys.modules:
         return ""
     from mlplatform.runtime.telemetry.flow_spans import current_traceparent  # imports OpenTelemetry

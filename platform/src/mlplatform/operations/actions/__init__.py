@@ -1,1 +1,1 @@
-"""What flows, commands and the demo ask for: each action in a few steps over the ports."""
+"""Actions that flows, commands and the demo ask for, each a few steps over the ports."""

@@ -1,4 +1,5 @@
-"""Past days scored again with a registered version: inputs as serving read them, a shard a day."""
+"""Batch scoring of past days with a registered version: the inputs are those that serving read, one
+shard a day."""
 
 from __future__ import annotations
 
@@ -39,12 +40,13 @@ NO_FEATURES: Final = (
     "tables begin with `mlplatform features import`"
 )
 JOINED_DAYS: Final = 16
-"""Of one join: reading the snapshots takes as long for one day as for many."""
+"""Days whose requests are joined to features at once: reading the snapshots takes as long for one
+day as for many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What is scored: requests with event time in [from_ms, to_ms), which are UTC midnights.
+    """A batch: requests with event time in [from_ms, to_ms), which are UTC midnights.
 
     Args:
         name: of the job, and of the folder of results; asking twice under one name is one batch.
@@ -69,7 +71,7 @@ def batch(
     to_ms: int,
     deadline_s: int,
 ) -> Batch:
-    """The batch of a version, the champion where none is named.
+    """Describe the batch of a version; without a version, of the champion.
 
     Raises:
         NotFound: there is no such version, or no champion yet.
@@ -89,7 +91,7 @@ def batch(
 
 
 def prepare(platform: Platform, asked: Batch) -> Job:
-    """The job of a batch, its inputs written: `shared/` with the bundle, `items/` with the days.
+    """Write the inputs of a batch and return its job: `shared/` has the bundle, `items/` the days.
 
     What an earlier attempt under the same name wrote is taken as it is: a job may be reading it.
 
@@ -108,8 +110,8 @@ def prepare(platform: Platform, asked: Batch) -> Job:
 
 
 def days_without_features(platform: Platform, asked: Batch, bundle: Bundle) -> dict[str, list[str]]:
-    """Day → the bundle's views of which no snapshot, or no row of its table, was valid on it: their
-    features are missing.
+    """Day → the bundle's views without features on that day: no snapshot, or no row of the table,
+    was valid.
 
     What a model says of such a day is what it says of customers whom nobody knows.
     """
@@ -209,7 +211,8 @@ def _write_shards(platform: Platform, asked: Batch, shared: Path, items: Path) -
 def _days(
     platform: Platform, model: str, bundle: Bundle, from_ms: int, to_ms: int
 ) -> Iterator[tuple[str, pa.Table]]:
-    """Each day's requests, if it has some, in order of time: ids and the bundle's inputs."""
+    """Yield each day that has requests with a table of their ids and inputs, in order of event
+    time."""
     offline, views = platform.offline(model), platform.views(model)
     asked = offline.requests(from_ms, to_ms).order("event_time, request_id")
     joined = training_join(offline, views, asked.to_arrow_table())
@@ -240,7 +243,7 @@ def _keep(
     *,
     alerts: Sequence[str],
 ) -> None:
-    """Take the results over, the manifest last: a batch is there when its manifest is."""
+    """Copy the results, then write the manifest: a batch exists when its manifest does."""
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     files: dict[str, Any] = {}
     for item in job.items:

@@ -1,4 +1,4 @@
-"""What people ask beside opening and answering: stopping and starting what runs, at once."""
+"""Controls that take effect at once: people stop and start a model or a rollout."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ def control_model(
     reason: str,
     identity: ProvenIdentity | None = None,
 ) -> int:
-    """Carry out what a person asks of a model; returns the generation of the routes that gateways
-    follow.
+    """Carry out what a person asks of a model; returns the new generation of the gateways' routes.
 
     Args:
         identity: of the actor, where an identity provider proved it.
@@ -94,7 +93,7 @@ def control_rollout(
     reason: str,
     identity: ProvenIdentity | None = None,
 ) -> RolloutState:
-    """Carry out what a person asks of a rollout; returns where it stands then.
+    """Carry out what a person asks of a rollout; returns the rollout's state after it.
 
     Args:
         identity: of the actor, where an identity provider proved it.
@@ -124,7 +123,8 @@ def control(
     actor: str,
     reason: str,
 ) -> str:
-    """Carry out what a person asks of a model or one of its rollouts; what it did, in words.
+    """Carry out what a person asks of a model or of one of its rollouts; returns a sentence that
+    says what was done.
 
     Raises:
         NotFound: no rollout has this id.
@@ -142,7 +142,7 @@ def control(
 
 
 def switched_off(platform: Platform, model: str | None) -> list[str]:
-    """A sentence for each model that is killed.
+    """Returns one sentence for each killed model.
 
     Args:
         model: the only one to look at; None: all.

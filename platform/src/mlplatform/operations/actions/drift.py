@@ -1,4 +1,4 @@
-"""A drift check as it is asked for, and what people see of it."""
+"""Drift checks: the action that runs one, and the pages that show it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def watch(platform: Platform, model: str, holder: str) -> DriftCheck:
-    """Judge the last windows, keep the incident, and ask for a retrain when one is due.
+    """Judge the last windows, record the incident, and ask for a retrain if one is due.
 
     Raises:
         NotFound: the model has no champion yet.
@@ -57,7 +57,7 @@ def open_retrained(
 
 
 def ports(platform: Platform, model: str) -> DriftPorts:
-    """What a check over that model touches."""
+    """The ports that a drift check of a model uses."""
 
     def bundle(arm: Arm) -> Bundle:
         return load_bundle(platform.bundle(model, arm), arm.bundle)
@@ -111,7 +111,7 @@ def _check_before(folder: Path, model: str) -> Check | None:
 
 
 def page(model: str, check: DriftCheck) -> str:
-    """The check in Markdown."""
+    """A drift check as Markdown."""
     observation = check.observation
     return summary(
         model,
@@ -124,12 +124,13 @@ def page(model: str, check: DriftCheck) -> str:
 
 
 def report_note(path: Path) -> str:
-    """Where the report is, in Markdown: no browser follows a link from a page to a local file."""
+    """The report's path as Markdown text, not a link: browsers follow no link from a page to a
+    local file."""
     return f"Evidently's report is a file on the machine of the flows; open it there:\n\n`{path}`\n"
 
 
 def write_report(platform: Platform, model: str, check: DriftCheck) -> Path:
-    """Evidently's report on the windows that were judged, as an HTML file; returns its path."""
+    """Write Evidently's HTML report on the judged windows; returns its path."""
     observation = check.observation
     day = str(observation.now_ms // 86_400_000)
     path = platform.settings.home.reports / f"drift-{model}-v{observation.champion}-day{day}.html"

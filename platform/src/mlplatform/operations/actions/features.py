@@ -1,4 +1,5 @@
-"""History taken in, the snapshot of each day's end, and the folder for Feast's commands."""
+"""Actions on features: import history, make the snapshot of each day, write the folder for Feast's
+commands."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ log = logging.getLogger(__name__)
 
 
 def import_history(platform: Platform, model: str, table: pa.Table, source: str) -> int:
-    """Take history in and snapshot every midnight that training may join; returns its rows.
+    """Import a history and make a snapshot of every midnight that training may join; returns the
+    number of rows.
 
     More is added behind what is there, as long as no request was answered. An import that was
     killed between its rows and the last snapshot is finished by the next one, which must bring the
@@ -67,7 +69,7 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
 
 
 def build_windows(platform: Platform, model: str) -> int:
-    """Make the state of the model's windows of all that is known; the entities' tiles that it has.
+    """Build the state of the model's windows from all known requests; returns the number of tiles.
 
     Raises:
         Busy: the log was sealed in between; try again.
@@ -94,7 +96,7 @@ def import_external(
     dry_run: bool,
     progress: Callable[[str], None],
 ) -> ImportReport:
-    """Take in a table of the bank for an external view, from a file or a folder of files.
+    """Import one of the bank's tables into an external view, from a file or a folder of files.
 
     Raises:
         NotFound: the model has no such external view.
@@ -128,7 +130,8 @@ def external_columns(platform: Platform, model: str, view_name: str) -> External
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """An external view that has a topic, and what the topic dropped before it was read."""
+    """An external view that a topic feeds, and the messages that the topic dropped before they were
+    read."""
 
     view: str
     topic: str
@@ -136,7 +139,7 @@ class StreamStatus:
 
 
 def streams(platform: Platform, model: str) -> list[StreamStatus]:
-    """Every view of a model that a topic feeds; asking makes no file.
+    """Every view of a model that a topic feeds; the call creates no file.
 
     Raises:
         NotFound: there is no such model.
@@ -151,7 +154,7 @@ def streams(platform: Platform, model: str) -> list[StreamStatus]:
 
 
 def check_addable(platform: Platform, model: str, table: pa.Table, source: str) -> None:
-    """Raises unless this history may be taken in now; nothing is written.
+    """Raises unless this history may be imported now; writes nothing.
 
     Raises:
         Refused, InputInvalid: as `import_history`.
@@ -162,7 +165,7 @@ def check_addable(platform: Platform, model: str, table: pa.Table, source: str) 
 
 
 def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Path:
-    """The folder for `feast -c`, rendered anew.
+    """Render the folder for `feast -c` anew; returns its path.
 
     Args:
         into: None for `feast/`model in the home folder.
@@ -204,7 +207,7 @@ def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Pa
 
 
 def _is_rest(platform: Platform, model: str, table: pa.Table, source: str) -> bool:
-    """Whether these rows belong to an import that was killed after storing them."""
+    """Whether these rows belong to an import that was killed after it had stored them."""
     half = platform.offline(model).unfinished_import()
     if half is None:
         return False
@@ -225,9 +228,10 @@ def _check_may_be_added(platform: Platform, model: str, table: pa.Table, source:
 
 
 def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
-    """Snapshots of all midnights from the first request that was added on, or from the first that
-    is missing where training reaches further back by now. A platform that was up made some without
-    it; what is made again stands in the import's mark before it is removed."""
+    """Make the snapshots of all midnights from the first added request on, or from the first
+    missing snapshot if training now reaches further back. A running platform may have made later
+    snapshots without these requests: they are noted in the import's mark, removed and made
+    again."""
     offline, views = platform.offline(model), request_views(platform.views(model))
     wanted = _midnights(platform, model)
     there = {view.name: snapshots.snapshot_days(offline, view) for view in views}
@@ -243,7 +247,8 @@ def _make_snapshots(platform: Platform, model: str, table: pa.Table) -> None:
 
 
 def _add_snapshots(platform: Platform, model: str) -> None:
-    """Snapshots behind the last of each view: requests were answered from what is there."""
+    """Make the snapshots after the last one of each view; earlier ones stay, since requests were
+    answered from them."""
     offline, online = platform.offline(model), platform.online(model)
     for view in request_views(platform.views(model)):
         last_ms = max(snapshots.snapshot_days(offline, view), default=0)
@@ -261,13 +266,14 @@ def _has_decisions(platform: Platform, model: str) -> bool:
 
 
 def history_is_whole(platform: Platform, model: str) -> bool:
-    """Whether a history was taken in, with the snapshots of its midnights."""
+    """Whether a history was imported and the snapshots of its midnights are complete."""
     offline = platform.offline(model)
     return offline.history_end_ms() is not None and offline.unfinished_import() is None
 
 
 def _midnights(platform: Platform, model: str) -> range:
-    """The midnights whose snapshots training may join to requests of the history."""
+    """Midnights whose snapshots training may join to requests of the history, in epoch
+    milliseconds."""
     end_ms = platform.offline(model).history_end_ms()
     if end_ms is None:
         return range(0)
@@ -277,9 +283,10 @@ def _midnights(platform: Platform, model: str) -> range:
 
 
 def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dict[str, int]:
-    """Bring the offline table up to the log and serve the snapshot of an event-time midnight, and
-    imported tables whose rows the online store lacks; rows by view, of tables parts. Many small
-    parts become one, without rows that the view keeps no longer.
+    """Bring the offline table up to the log, serve the snapshot of an event-time midnight, and
+    serve imported rows that the online store lacks. Many small parts of an imported table become
+    one part, without rows older than the view keeps. Returns view → number of rows, and for an
+    imported table the number of parts.
 
     Args:
         at_ms: the midnight; the last one that has passed in event time where it is None.
@@ -312,8 +319,9 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
 
 
 def _horizon_ms(platform: Platform, model: str, view: FeatureView) -> int | None:
-    """The first request that training may join to the view again, or that a bundle which is kept
-    was trained on; None where the view keeps all of its rows."""
+    """Event time (ms) from which a view's rows are kept: that of the first request that training
+    may join to it, or that an existing bundle was trained on. None if the view keeps all rows or a
+    bundle can't be read."""
     assert view.external is not None
     if view.external.keep_days is None:
         return None

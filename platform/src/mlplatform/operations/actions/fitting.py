@@ -1,4 +1,4 @@
-"""A retrain's fit as a job: in the pool of this machine, or in a pod on the model's accelerator."""
+"""The fit of a retrain as a job: in this machine's pool, or in a pod on the model's accelerator."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def fit(
     report: Callable[[JobStatus], None],
     bundles: Path | None = None,
 ) -> Candidate:
-    """The candidate that the model's own training makes of a dataset, its bundle under `bundles`,
-    which are the platform's where no other folder is given.
+    """The candidate that the model's own training makes of a dataset. Its bundle is written below
+    `bundles`, by default the platform's folder.
 
     The job is named after all that the candidate depends on. A caller that asks for the same again,
     while it runs or within a week of its end, gets that job's. So a flow run that was killed can be
@@ -65,7 +65,7 @@ def fit(
 
 
 def attempt(jobs: Jobs, order: Order) -> str:
-    """The name of the order's first job that has not failed and was not cancelled.
+    """The name of the order's first job that neither failed nor was cancelled.
 
     Raises:
         Refused: `MAX_ATTEMPTS` of them have failed within a week.

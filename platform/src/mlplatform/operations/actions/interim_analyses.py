@@ -1,4 +1,4 @@
-"""What passes saw at each look at a rollout's step: the history of its gates, for people.
+"""Interim analyses: the gates of a rollout's step as each pass saw them, kept for people.
 
 The journal holds the evidence of the steps that were taken; these files hold the looks in between,
 thinned out with time. Nothing is decided from them, and they may be deleted at any time.
@@ -18,9 +18,10 @@ from mlplatform.rollouts.verdicts.verdict import Gate
 from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
 MOST_ANALYSES: Final = 64
-"""Of one step; with more, every second is left out, but for the first and the last."""
+"""Most analyses kept of one step; if there are more, every second one is dropped, except the first
+and the last."""
 MOST_FILES: Final = 256
-"""Of one model, the newest; each is of one step of a rollout."""
+"""Most files kept of one model, each of one step of a rollout; the newest stay."""
 
 
 class InterimAnalysis(msgspec.Struct, frozen=True):
@@ -38,7 +39,7 @@ class InterimAnalysis(msgspec.Struct, frozen=True):
 
 
 class StepHistory(msgspec.Struct, frozen=True):
-    """The looks at one step of a rollout, in their order.
+    """The analyses of one step of a rollout, oldest first.
 
     Args:
         percent: of the customers; None in shadow, and as champion.
@@ -54,7 +55,7 @@ class StepHistory(msgspec.Struct, frozen=True):
 
 
 def analysis_of(evidence: Evidence, event_ms: int) -> InterimAnalysis | None:
-    """The look that evidence is of; None where no traffic was judged."""
+    """The analysis that evidence holds; None if the evidence judged no traffic."""
     gates = evidence.get("gates")
     if not isinstance(gates, Mapping) or "verdict" not in evidence:
         return None
@@ -74,7 +75,7 @@ def analysis_of(evidence: Evidence, event_ms: int) -> InterimAnalysis | None:
 
 
 def thinned(analyses: Sequence[InterimAnalysis]) -> tuple[InterimAnalysis, ...]:
-    """At most `MOST_ANALYSES`, the first and the last of them among them."""
+    """At most `MOST_ANALYSES` of the analyses, always with the first and the last."""
     kept = tuple(analyses)
     while len(kept) > MOST_ANALYSES:
         kept = (*kept[:-1:2], kept[-1])
@@ -82,7 +83,8 @@ def thinned(analyses: Sequence[InterimAnalysis]) -> tuple[InterimAnalysis, ...]:
 
 
 def followed_by(history: StepHistory, newest: InterimAnalysis) -> StepHistory:
-    """The history with one look more; one that saw no new record replaces the look before it."""
+    """The history with one more analysis; it replaces the last one if neither the records nor the
+    verdict changed."""
     earlier = history.analyses
     if earlier and (earlier[-1].records, earlier[-1].verdict) == (newest.records, newest.verdict):
         earlier = earlier[:-1]
@@ -91,7 +93,7 @@ def followed_by(history: StepHistory, newest: InterimAnalysis) -> StepHistory:
 
 
 def keep(folder: Path, model: str, history: StepHistory) -> None:
-    """The history with the looks of this one, in the model's files below the folder."""
+    """Add the analyses of a history to its file in the model's folder."""
     path = _file(folder / model, history.rollout_id, history.generation)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     before = read_struct(path, StepHistory)
@@ -105,7 +107,7 @@ def keep(folder: Path, model: str, history: StepHistory) -> None:
 
 
 def step_histories(folder: Path, model: str, rollout_id: str) -> list[StepHistory]:
-    """What is kept of a rollout's steps, by generation.
+    """Stored histories of a rollout's steps, by generation.
 
     Raises:
         Corrupt: a file is not what `keep` writes.
@@ -117,7 +119,7 @@ def step_histories(folder: Path, model: str, rollout_id: str) -> list[StepHistor
 
 
 def newest_analysis(folder: Path, state: RolloutState) -> InterimAnalysis | None:
-    """The newest look at the step at which a rollout stands; None before the first.
+    """The newest analysis of the rollout's present step; None before the first.
 
     Raises:
         Corrupt: a file is not what `keep` writes.

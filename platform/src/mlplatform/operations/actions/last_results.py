@@ -1,4 +1,4 @@
-"""What flows saw last, in small files: a run has ended before anybody scrapes it.
+"""The last results of flows, in small files: metrics are scraped after a flow run has ended.
 
 They are for people and alerts; nothing is decided from them.
 """
@@ -19,7 +19,7 @@ from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
 
 class ArmCounts(msgspec.Struct, frozen=True):
-    """What an arm did in the present step of a rollout, as the last pass counted it."""
+    """One arm's counts in the present step of a rollout, as the last pass saw them."""
 
     units: int = 0
     requests: int = 0
@@ -43,7 +43,7 @@ class Pass(msgspec.Struct, frozen=True):
 
 
 class InputShift(msgspec.Struct, frozen=True):
-    """How far one input is from the champion's profile in the newest window."""
+    """The distance of one input in the newest window from the champion's profile."""
 
     psi: float
     psi_limit: float
@@ -53,7 +53,7 @@ class InputShift(msgspec.Struct, frozen=True):
 
 
 class Outcomes(msgspec.Struct, frozen=True):
-    """What became of matured decisions.
+    """Counts of matured decisions by outcome.
 
     Args:
         matured: decisions whose label is mature; stopped ones without one are not among them.
@@ -102,7 +102,8 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def undecided_since(verdict: str, at_ms: int, before: Check | None) -> int | None:
-    """Since when checks have been undecided, this one included; None where it is not."""
+    """The time (ms) since which checks have been undecided, including this one; None if this one is
+    decided."""
     if verdict != "undecided":
         return None
     began_ms = None if before is None else before.undecided_since_ms
@@ -115,7 +116,8 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def for_people() -> Iterator[None]:
-    """Errors inside are only logged: no pass or check may fail for a figure."""
+    """Log errors of the block and suppress them: no pass or check may fail because of a figure for
+    people."""
     try:
         yield
     except (PlatformError, OSError, MemoryError, ValueError, pa.ArrowException):
@@ -123,12 +125,12 @@ def for_people() -> Iterator[None]:
 
 
 def keep(folder: Path, model: str, result: Pass | Check) -> None:
-    """What was seen of this model, in place of what was there."""
+    """Write the model's newest result over the stored one."""
     write_struct(_file(folder, model, type(result)), result)
 
 
 def last(folder: Path, model: str, kind: type[M]) -> M | None:
-    """What was seen last; None before the first time.
+    """The model's last result; None before the first.
 
     Raises:
         Corrupt: the file is not what `keep` writes.

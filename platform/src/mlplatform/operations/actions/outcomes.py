@@ -1,4 +1,4 @@
-"""What became of decisions whose labels are mature: for people and alerts, not for gates."""
+"""Outcomes of decisions with matured labels: for people and alerts, not for gates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DECISION = ("decision_id", "event_ms", "decision")
 
 
 def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) -> Outcomes:
-    """The outcomes of the last matured decisions, of as many windows as drift is judged by.
+    """The outcomes of the last matured decisions, over as many windows as drift is judged by.
 
     Decisions are read window by window, as they are for drift: those of one have to fit into
     memory, and no more.
@@ -51,7 +51,7 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
 
 
 def together(parts: Sequence[Outcomes]) -> Outcomes:
-    """The outcomes of several windows as one."""
+    """The sum of the outcomes of several windows."""
     newest = [p.newest_label_ms for p in parts if p.newest_label_ms is not None]
     return Outcomes(
         matured=sum(p.matured for p in parts),
@@ -71,8 +71,8 @@ def outcomes(
     maturity_ms: int,
     policy: DecisionPolicy,
 ) -> Outcomes:
-    """Mature decisions joined to their labels; the last label counts, and none means negative, but
-    for decisions after which none can come: those are left out.
+    """Join matured decisions to their last labels; a decision without a label counts as negative.
+    Unlabelled decisions that hide their outcome are left out.
 
     Args:
         policy: says which those are, and which are alerts.
@@ -106,7 +106,7 @@ def outcomes(
 def alert_counts(
     decisions: pa.Table, labels: pa.Table, voids: pa.Table, policy: DecisionPolicy
 ) -> Outcomes:
-    """Mature decisions of a model of classes or numbers, of which nothing is positive.
+    """Counts of matured decisions of a model of classes or numbers, which has no positive outcome.
 
     Args:
         labels: in order.
@@ -123,6 +123,6 @@ def _among(decisions: pa.Table, voids: pa.Table) -> np.ndarray:
 
 
 def _filled(joined: pa.Table, column: str) -> np.ndarray:
-    """The labels, with 0 for a decision that nobody labelled."""
+    """The labels, with 0 for a decision without a label."""
     found = joined[column].to_numpy()
     return np.nan_to_num(np.asarray(found, dtype=np.float64)).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Who asks and why: what every request of a person is signed with, and how long it may be."""
+"""Fields that every request of a person has, such as name and reason, and their lengths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """How many characters a text may have, without the white space around it.
+    """The allowed length of a text in characters, without surrounding white space.
 
     Args:
         form: the text as it is kept, or `InputInvalid` (`mlplatform.runtime.text`).
@@ -24,7 +24,7 @@ class Length:
     form: Callable[[str, str], str]
 
     def checked(self, name: str, text: str) -> str:
-        """The text as it is kept.
+        """The text in its stored form.
 
         Raises:
             InputInvalid: names what is too short or too long, and the limits, or the character that

@@ -1,4 +1,5 @@
-"""Payloads that models keep for days: what is due goes with the passes, once a day."""
+"""Retention of payloads that a model keeps for a number of days: passes remove due ones once a
+day."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ModelRetention:
-    """What of a model is due.
+    """The payloads of a model that are due for removal.
 
     Args:
         payload_days: as its model.yaml declares; None where it keeps payloads for ever.
@@ -29,7 +30,7 @@ class ModelRetention:
 
 
 def look(platform: Platform, model: str) -> ModelRetention:
-    """What would go now; nothing is written.
+    """The payloads that would be removed now; writes nothing.
 
     Raises:
         Corrupt: the log is damaged.
@@ -48,7 +49,7 @@ def look(platform: Platform, model: str) -> ModelRetention:
 
 
 def expire(platform: Platform, model: str) -> ModelRetention:
-    """What goes now, put on record; seals take it out of the log.
+    """Record the removal of payloads that are due; seals then take them out of the log.
 
     Raises:
         Busy: another process seals.
@@ -69,7 +70,8 @@ def expire(platform: Platform, model: str) -> ModelRetention:
 
 
 def expire_with_a_pass(platform: Platform, model: str) -> None:
-    """The same where no pass may fail for it: a later one does it."""
+    """Call `expire` unless it ran a short while ago; if another process seals, a later pass does
+    it."""
     folder, wall_ms = platform.settings.home.decisions, platform.clock.wall_ms()
     if platform.definition(model).retention is None:
         return

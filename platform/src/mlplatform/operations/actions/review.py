@@ -1,4 +1,4 @@
-"""What analysts ask: which decisions wait for them, and that what they say of one is recorded."""
+"""Actions of analysts: list the decisions that wait for review, and record what is said of one."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from mlplatform.scoring.request.times import EventTimes
 NOTE: Final = Length(0, 500, text.cleaned)
 UNAVAILABLE: Final = 503
 SURFACE: Final = "review"
-"""The name under which refusals of commands are kept; those of the page have the page's."""
+"""Surface of the refusals of commands; refusals of the page have the page's."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewResult:
-    """What became of an analyst's word.
+    """The result of recording an analyst's opinion.
 
     Args:
         is_label: it stands as the decision's label; else another person has to say the same.
@@ -60,7 +60,7 @@ class ReviewResult:
 
 
 def advance(platform: Platform, model: str, *, budget_s: float = queue.BUDGET_S) -> bool:
-    """Take what is new in the log into a model's queue; whether that was all of it.
+    """Read new records of the log into a model's queue; returns whether all were read.
 
     Raises:
         Unavailable: the log or the queue can't be read or written now.
@@ -72,7 +72,7 @@ def advance(platform: Platform, model: str, *, budget_s: float = queue.BUDGET_S)
 def review_queue(
     platform: Platform, model: str, rows: int, after: QueueCursor | None = None
 ) -> Queue:
-    """A page of the decisions that wait for a person, the oldest first.
+    """A page of the decisions that wait for review, oldest first.
 
     Raises:
         Unavailable: the queue can't be read now.
@@ -81,7 +81,7 @@ def review_queue(
 
 
 def queued_decision(platform: Platform, model: str, decision_id: str) -> QueuedDecision | None:
-    """A decision of the queue; None where it does not wait.
+    """A decision of the queue; None if it does not wait for review.
 
     Raises:
         Unavailable: the queue can't be read now.
@@ -92,7 +92,7 @@ def queued_decision(platform: Platform, model: str, decision_id: str) -> QueuedD
 def first(
     platform: Platform, model: str, analyst: str, account: Account | None = None
 ) -> QueuedDecision | None:
-    """The oldest decision that waits for this person's word.
+    """The oldest decision that waits for this person's opinion; None if there is none.
 
     Args:
         account: that proved the analyst, at an identity provider.
@@ -116,7 +116,7 @@ def model_of(platform: Platform, decision_id: str) -> str:
 
 
 def person(platform: Platform, name: str, secret: bytes, asked: str) -> Client:
-    """Who proves by a key to be the person of that name.
+    """The client that a key proves a person to be.
 
     Args:
         asked: what for, in words; it stands with the refusal.
@@ -144,7 +144,7 @@ def record(
     note: str = "",
     seen: str | None = None,
 ) -> ReviewResult:
-    """Record what a proven person says of a decision: as its label, or as half of one.
+    """Record what a proven person says of a decision: as its label, or as one of two opinions.
 
     Args:
         outcome: 1 is what the model looks for, 0 is not.
@@ -170,7 +170,7 @@ def record(
 
 
 def check_may_review(client: Client, model: str) -> None:
-    """Raises unless this person may say how decisions of the model turned out.
+    """Raises unless this person may record outcomes of the model's decisions.
 
     Raises:
         Refused: names the scope and the command that gives it.
@@ -181,7 +181,7 @@ def check_may_review(client: Client, model: str) -> None:
 
 
 def opinions_digest(held: tuple[Opinion, ...]) -> str:
-    """What an answer is bound to: how much was said of the decision before."""
+    """Digest of the opinions on a decision; an answer names the digest that its author saw."""
     return f"opinions {len(held)}"
 
 
@@ -189,7 +189,7 @@ def opinions_digest(held: tuple[Opinion, ...]) -> str:
 def keep_refusals(
     platform: Platform, who: str, asked: str, account: Account | None = None
 ) -> Iterator[None]:
-    """Keeps a refusal where a person finds it."""
+    """Record a refusal raised in the block where people can find it."""
     try:
         yield
     except Refused as refused:
@@ -234,7 +234,7 @@ class _ReviewSession:
                 return ReviewResult(decision_id, model, now.outcome, False, differs=differs)
 
     def _on_record(self, decision_id: str) -> OnRecord:
-        """What there is of a decision; one that can't be looked at leaves the queue."""
+        """The decision as the log holds it; a decision that can't be reviewed leaves the queue."""
         records = logged_records(self._decisions, decision_id)
         reviewed = self._definition.label.review.reviewed(self._definition.decision)
         try:
@@ -246,7 +246,7 @@ class _ReviewSession:
     async def _label(
         self, found: OnRecord, now: Opinion, analyst: Client, agreed: tuple[str, ...]
     ) -> None:
-        """Store the label by the path of those that applications send.
+        """Store the label on the same path as labels of applications.
 
         Raises:
             Refused: the rules of labels refuse it. Unavailable: the log does not take it.
@@ -270,7 +270,7 @@ class _ReviewSession:
             raise wrong(str(problem)) from problem
 
     async def _keep_opinion(self, found: OnRecord, now: Opinion) -> int:
-        """Keep what one of two people says: a label without a value, which no reader counts.
+        """Store the opinion as a label without a value, which no reader counts.
 
         Returns the number of its record.
 
@@ -293,7 +293,7 @@ class _ReviewSession:
         return outcome.seq
 
     def _show(self, change: Callable[[Path], None]) -> None:
-        """The queue follows the log in any case: here it does so at once."""
+        """Change the queue at once; otherwise it would follow when it next reads the log."""
         try:
             change(_file(self._platform, self._definition.name))
         except Unavailable as error:

@@ -1,4 +1,4 @@
-"""Rollouts as they are asked for: open, pass, answer, take back, look at."""
+"""Actions on rollouts: open, pass, answer, roll back and look at one."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from mlplatform.scoring.admission.secrets import digest, key_id
 log = logging.getLogger(__name__)
 
 CONTROL: Final = "control"
-"""The surface of refusals of what people ask of rollouts and models, by whatever way they come."""
+"""Surface of refused requests about rollouts and models, from every interface."""
 _Asks = ApprovalAsked | Promoted
-"""An emergency promotion is its own question."""
+"""Transitions that ask a question: an emergency promotion asks its own."""
 
 
 def open_rollout(
@@ -59,7 +59,7 @@ def open_rollout(
     despite_plan: str = "",
     emergency: bool = False,
 ) -> str:
-    """The id of the rollout of a validated version.
+    """Open a rollout of a validated version; returns the rollout's id.
 
     Args:
         despite_plan: why to go on with a plan that is refused; empty: it stops the rollout.
@@ -102,7 +102,8 @@ def open_rollout(
 def plan_rollout(
     platform: Platform, model: str, version: int | None, *, days: float = planning.PLANNED_DAYS
 ) -> Plan | str:
-    """What a rollout of a version would take at the present traffic; or why nothing can be said.
+    """The expected course of a version's rollout at the present traffic, or a sentence that says
+    why none can be given.
 
     Args:
         version: a validated one; None: any that is as replay predicts of none.
@@ -166,7 +167,8 @@ def _keep_analyses(platform: Platform, model: str, steps: tuple[JudgedStep, ...]
 def roll_back(
     platform: Platform, model: str, *, actor: str, reason: str, only: str | None = None
 ) -> str:
-    """Take the traffic back at once; returns the id of the rollout that is now rolled back.
+    """Return the traffic to the champion at once; returns the id of the rollout that was rolled
+    back.
 
     Args:
         only: as `take_back` takes it.
@@ -185,8 +187,8 @@ def take_back(
     only: str | None = None,
     identity: ProvenIdentity | None = None,
 ) -> RolloutState:
-    """Write into the journal that a model's traffic goes back. Gateways follow within their poll;
-    the next pass retires what is not needed any more.
+    """Record in the journal that a model's traffic goes back to its champion. Gateways follow at
+    their next poll; the next pass retires services that are no longer needed.
 
     Args:
         only: the rollout that may be taken back; None: whichever has the traffic.
@@ -211,7 +213,7 @@ def take_back(
 
 
 def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Question, str]:
-    """What a rollout asks now, with the evidence of its journal in Markdown.
+    """The question that a rollout asks now, and the evidence from its journal as Markdown.
 
     Raises:
         NotFound: no rollout has this id.
@@ -228,7 +230,7 @@ def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Quest
 
 
 def evidence(platform: Platform, rollout_id: str, digest: str) -> str:
-    """The question that a rollout's journal asked with this evidence, in Markdown.
+    """The question with this evidence's digest from a rollout's journal, as Markdown.
 
     Raises:
         NotFound: the journal never asked it.
@@ -242,7 +244,8 @@ def evidence(platform: Platform, rollout_id: str, digest: str) -> str:
 def approval_code(
     platform: Platform, question: Question, *, approver: str, secret: bytes
 ) -> tuple[str, int]:
-    """A code for an approver who proves to be one, and when it ends (epoch seconds).
+    """An approval code for an approver who proves who they are, and the time at which it expires
+    (epoch seconds).
 
     Raises:
         Refused: nobody has that name and key, or that person may not approve this model's
@@ -269,7 +272,8 @@ def code_for(
     *,
     by_provider: ByProvider | None = None,
 ) -> tuple[str, int]:
-    """A code of somebody who has been proven, and when it ends (epoch seconds).
+    """An approval code for a person who has been proven, and the time at which it expires (epoch
+    seconds).
 
     Args:
         by_provider: the proof, where it is no key's: the code ends with it at the latest.
@@ -308,7 +312,7 @@ def _code(
 
 
 def record_approval(platform: Platform, question: Question, *, code: str, reason: str) -> str:
-    """Append a person's answer to the journal, in words.
+    """Append a person's answer to the journal; returns a sentence that says what was answered.
 
     Args:
         code: proves which person answers (`approval_code`, `code_for`). One of somebody whom an
@@ -342,7 +346,8 @@ def record_answer(
     proven_by: str,
     by_provider: ByProvider | None = None,
 ) -> str:
-    """Append the answer of a proven person to the journal, in words.
+    """Append a proven person's answer to the journal; returns a sentence that says what was
+    answered.
 
     Args:
         proven_by: how it was proven who answers.
@@ -377,8 +382,8 @@ def _appended(
 
 
 def answer_form(platform: Platform, question: Question, proven: Approver, *, reason: str) -> None:
-    """Give an answer that stands in the journal to the form that asks for it in Prefect, so that
-    its run takes a pass now and waits no more.
+    """Submit an answer that the journal has to the form in Prefect that asks for it, so that the
+    waiting run takes a pass now and ends.
 
     Raises:
         NotFound: no run asks it.
@@ -391,7 +396,7 @@ def answer_form(platform: Platform, question: Question, proven: Approver, *, rea
 
 
 def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
-    """The run that waits for the answer to this question.
+    """The suspended run that waits for the answer to this question.
 
     Raises:
         NotFound: none does.
@@ -419,7 +424,7 @@ class ByProvider:
     client: Client
 
     def check_may_approve(self, model: str, now_ms: int) -> None:
-        """Raises unless it holds now, and gives the scope.
+        """Raises unless the proof still holds and grants scope `approve` of the model.
 
         Raises:
             Refused: says which of them it does not.
@@ -440,7 +445,7 @@ def kept_refusal(
     *,
     surface: str = "approval",
 ) -> Iterator[None]:
-    """Keeps a refusal where a person finds it."""
+    """Record a refusal raised in the block where people can find it."""
     try:
         yield
     except Refused as refused:
@@ -450,8 +455,8 @@ def kept_refusal(
 
 
 def newest_analysis(platform: Platform, state: RolloutState) -> InterimAnalysis | None:
-    """What the newest pass saw of the step at which a rollout stands; None before the first, and
-    where its file is damaged: nothing is decided from it."""
+    """The newest pass's analysis of the rollout's present step. None before the first, and if its
+    file is damaged: no decision depends on it."""
     try:
         return interim_analyses.newest_analysis(platform.settings.home.interim_analyses, state)
     except Corrupt:
@@ -460,6 +465,6 @@ def newest_analysis(platform: Platform, state: RolloutState) -> InterimAnalysis 
 
 
 def history(platform: Platform, rollout_id: str) -> tuple[RolloutState, tuple[Transition, ...]]:
-    """The state of a rollout and everything that happened to it."""
+    """The state of a rollout and all transitions in its journal."""
     facts = platform.rollouts.read(rollout_id)
     return fold(facts), facts

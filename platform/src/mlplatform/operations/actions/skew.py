@@ -1,4 +1,5 @@
-"""Whether decisions read what they should have: a pass over what is new, or a look at some days."""
+"""Skew checks: compare the features that decisions read with those of the offline table, since the
+last pass or over some days."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ from mlplatform.scoring import backends
 
 DAY_MS: Final = 86_400_000
 FIRST_DAYS: Final = 7
-"""Of the log's end, that the first pass looks at."""
+"""Days before the end of the log that the first pass looks at."""
 SAMPLE: Final = 2_000
 log = logging.getLogger(__name__)
 
 
 def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
-    """Judge the decisions since the last pass, and keep what was found for gates and the next pass.
+    """Judge the decisions since the last pass, and store the findings for gates and the next pass.
 
     A pass whose sample is too small to say something of all features leaves its decisions to the
     next one.
@@ -69,7 +70,7 @@ def look_at(
     days: int = FIRST_DAYS,
     size: int = SAMPLE,
 ) -> SkewReport:
-    """Judge the decisions since a moment of event time, or of the last days; nothing is kept.
+    """Judge the decisions since a moment of event time, or of the last days; stores nothing.
 
     Raises:
         NotFound: the model has no features, or no decision yet.
@@ -88,7 +89,7 @@ def look_at(
 
 
 def last_skew(platform: Platform, model: str) -> SkewReport | None:
-    """What the last pass found; None before the first one."""
+    """The findings of the last pass; None before the first."""
     found = _last(platform, model)
     return None if found is None else found.report
 
@@ -115,7 +116,8 @@ def page(report: SkewReport) -> str:
 def lost(
     platform: Platform, model: str, from_ms: int | None, to_ms: int | None
 ) -> tuple[StreamLoss, ...]:
-    """What topics of the model's views dropped unread, in reach of decisions of a span.
+    """Messages that topics of the model's views dropped unread, where decisions in the range could
+    have used them.
 
     Raises:
         Unavailable: pushes are on a server that does not answer.
@@ -149,7 +151,8 @@ def _last(platform: Platform, model: str) -> LastPass | None:
 
 
 def _is_ahead(platform: Platform, before: LastPass) -> bool:
-    """Whether the log was put back since: its next records have numbers that were read already."""
+    """Whether the log was restored after the last pass: its new records then have numbers that were
+    read before."""
     marks = {mark.writer: mark.seq for mark in platform.log.watermarks()}
     return any(marks.get(writer, 0) < seq for writer, seq in before.position.items())
 
@@ -160,7 +163,7 @@ def _check_has_features(platform: Platform, model: str) -> None:
 
 
 def _end_ms(platform: Platform, model: str) -> int:
-    """Event time that the log has reached."""
+    """The newest event time in the log, in epoch milliseconds."""
     ends = [mark.event_ms for mark in platform.log.watermarks() if mark.event_ms is not None]
     if not ends:
         raise NotFound(f"{model} has answered no request yet: there is nothing to compare")

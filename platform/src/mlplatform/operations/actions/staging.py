@@ -1,4 +1,4 @@
-"""Inputs of jobs, from when they are written until their job has ended."""
+"""Staged inputs of jobs, kept until their job has ended."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Final
 from mlplatform.operations.compute.jobs import ITEMS, SHARED
 
 LEFT_S: Final = 7 * 24 * 3600
-"""What a killed run left is removed by the first run after so long."""
+"""Seconds after which a run removes inputs that a killed run left behind."""
 
 
 def inputs(staging: Path, name: str, write: Callable[[Path, Path], None]) -> Path:
-    """The folder of that name, written by `write(shared, items)`, whole or not at all.
+    """The folder of that name; `write(shared, items)` fills it, and it appears whole or not at all.
 
     One that is there is taken as it is: a job may be reading it.
     """

@@ -1,4 +1,5 @@
-"""What has matured of each version that was champion, as the last drift check under it saw it.
+"""Matured outcomes of each version that was champion, as the last drift check during its tenure saw
+them.
 
 One small file for each version, for the model card. Nothing is decided from it, and it may be
 deleted: the next drift check writes the present champion's again.
@@ -13,12 +14,12 @@ from mlplatform.runtime.storage.struct_files import read_struct, write_struct
 
 
 def keep(folder: Path, model: str, tenure: MaturedTenure) -> None:
-    """What was seen of this version, in place of what was there."""
+    """Write the version's newest outcomes over the stored ones."""
     write_struct(_file(folder, model, tenure.version), tenure)
 
 
 def last(folder: Path, model: str, version: int) -> MaturedTenure | None:
-    """What was seen of it last; None where no drift check ran while it was champion.
+    """The version's last stored outcomes; None if no drift check ran while it was champion.
 
     Raises:
         Corrupt: the file is not what `keep` writes.

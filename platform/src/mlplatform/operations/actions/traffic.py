@@ -1,4 +1,4 @@
-"""What a pass counts of a model's traffic for the page, beside what it judges."""
+"""Counts of a model's traffic that a pass makes for the page, beside its verdicts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mlplatform.operations.traffic import projection
 from mlplatform.operations.wiring import Platform
 
 AGES, CHECK = "ages", "check"
-"""The kinds of samples: ages of features, and what the last drift check saw."""
+"""Kinds of samples: the ages of features, and the result of the last drift check."""
 SAMPLED: Final = 32
-"""Records of each writer, the newest, in which the ages of features are read."""
+"""Newest records of each writer from which the ages of features are read."""
 
 
 def count(platform: Platform, model: str) -> None:
-    """Count what is new in the log, and keep what there is to see of features and labels.
+    """Count new records of the log, and store a sample of feature ages and of the last drift check.
 
     Raises:
         Unavailable: the log or the projection can't be read or written now.
@@ -39,7 +39,7 @@ def count(platform: Platform, model: str) -> None:
 
 
 def read(platform: Platform, model: str, back_ms: int) -> projection.TrafficReport | None:
-    """What was counted of a model's traffic; None where nothing was.
+    """The counts of a model's traffic; None if nothing was counted.
 
     Raises:
         Unavailable: the projection can't be read now.
@@ -67,7 +67,7 @@ def check_of(body: Any) -> Check:
 
 
 def ages_of(body: Mapping[str, Any]) -> dict[str, int]:
-    """The ages of features that a sample holds, in milliseconds."""
+    """View → the age of its features in a sample, in milliseconds."""
     return {str(view): int(age) for view, age in body.items()}
 
 

@@ -1,4 +1,5 @@
-"""The way from matured requests to a registered version, or to a report that says why not."""
+"""Training: from matured requests to a registered version, or to a report that says why there is
+none."""
 
 from __future__ import annotations
 
@@ -48,13 +49,14 @@ from mlplatform.runtime.text import cleaned
 DAY_MS = 86_400_000
 COPIES: Final = ".brought."
 FORGOTTEN_S: Final = 86_400.0
-"""No run makes a candidate for so long."""
+"""Seconds after which copies of data files count as abandoned: no run takes so long to make a
+candidate."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class GateOutcome:
-    """What the gates say of a candidate, and what is shown of its run beside it."""
+    """The gates' report on a candidate, and the record of the training run."""
 
     report: GateReport
     record: RunRecord
@@ -62,7 +64,7 @@ class GateOutcome:
 
 @dataclass(frozen=True, slots=True)
 class TrainingInputs:
-    """What a candidate is made from and held against."""
+    """The data a candidate is made from and compared with."""
 
     dataset: Dataset
     champion: Runnable | None
@@ -71,7 +73,7 @@ class TrainingInputs:
 
 
 def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> TrainingInputs:
-    """The training set as of a moment (now where it is None), the champion, recent requests.
+    """The training set as of a moment (None: now), the champion, and recent requests.
 
     Raises:
         InputInvalid: the moment is not known yet, or nothing has matured by then.
@@ -85,7 +87,8 @@ def prepare_training(platform: Platform, model: str, as_of_ms: int | None) -> Tr
 
 
 def _skew(platform: Platform, model: str, dataset: Dataset) -> SkewReport | None:
-    """What the last look at features found, and what of the training set's values is lost."""
+    """The last skew report, completed by the messages that are missing from the training set's
+    values."""
     values = lost(platform, model, dataset.window.from_ms, dataset.window.to_ms)
     for one in values:
         log.warning("the training set of %s: %s", model, one.summary)
@@ -94,7 +97,7 @@ def _skew(platform: Platform, model: str, dataset: Dataset) -> SkewReport | None
 
 
 def check_trains(model: str) -> None:
-    """Raises unless a model's folder trains it.
+    """Raises unless the model's folder contains a training program.
 
     Raises:
         Refused: it holds a ready ONNX file.
@@ -107,7 +110,7 @@ def check_trains(model: str) -> None:
 
 
 def training_moment(asked_ms: int | None, known_ms: int) -> int:
-    """The moment to train as of: the one asked for, or that until which requests are known.
+    """The moment to train as of: the one asked for, or else the end of the known requests.
 
     A day after the last known one is taken too: training sets end at midnights, and the moment may
     be given before the first request of its day.
@@ -128,7 +131,7 @@ def training_moment(asked_ms: int | None, known_ms: int) -> int:
 def bring(
     platform: Platform, model: str, path: Path, author: str, prepared: TrainingInputs
 ) -> Candidate:
-    """A candidate around an ONNX file that somebody made elsewhere; a refusal is recorded.
+    """Make a candidate from an ONNX file that was trained elsewhere; a refusal is recorded.
 
     Args:
         path: a file, or the folder of a bundle.
@@ -151,7 +154,7 @@ def bring(
 
 
 def _remove_forgotten(bundles: Path) -> None:
-    """Copies of data files that a killed run left: they may be as large as a disk."""
+    """Remove copies of data files that a killed run left behind: they may be very large."""
     for folder in bundles.glob(f"{COPIES}*"):
         if time.time() - folder.stat().st_mtime > FORGOTTEN_S:
             shutil.rmtree(folder, ignore_errors=True)
@@ -160,7 +163,7 @@ def _remove_forgotten(bundles: Path) -> None:
 def judge_brought(
     platform: Platform, model: str, author: str, candidate: Candidate, prepared: TrainingInputs
 ) -> GateOutcome:
-    """The `validate` of a candidate that somebody brought; a refusal is recorded."""
+    """Call `validate` for a candidate that somebody brought; a refusal is recorded."""
     with _refusals_kept(platform, author, f"validate {candidate.bundle.origin} for {model}"):
         return validate(model, candidate, prepared)
 
@@ -198,8 +201,8 @@ def _candidate(
 def try_folds(
     platform: Platform, model: str, prepared: TrainingInputs, report: Callable[[JobStatus], None]
 ) -> tuple[FoldFinding, ...]:
-    """What fits of earlier days reach on the days after them, one job after the other; none where
-    model.yaml wants one hold-out. Their bundles are not kept.
+    """Fit earlier days and test each fit on the days after them, one job after another. Returns
+    nothing if model.yaml asks for a single hold-out. The bundles are removed.
 
     Raises:
         JobFailed, Refused, Unavailable: as `fitting.fit`.
@@ -242,7 +245,7 @@ def _tried(
 def validate(
     model: str, candidate: Candidate, prepared: TrainingInputs, folds: Sequence[FoldFinding] = ()
 ) -> GateOutcome:
-    """Every gate's result for a candidate, whose model scores no more after it.
+    """Judge a candidate by every gate; its model is closed afterwards.
 
     Args:
         folds: of `try_folds`.
@@ -269,7 +272,7 @@ def validate(
 def register(
     platform: Platform, candidate: Candidate, judged: GateOutcome, *, author: str
 ) -> Version:
-    """The candidate as a version.
+    """Register the candidate as a version.
 
     Raises:
         GateFailed: names the gates; the report is kept in the registry, nothing is deployable.
@@ -286,7 +289,8 @@ def register(
 def incident_answer(
     platform: Platform, model: str, incident: str | None, claim: int
 ) -> Iterator[Callable[[int], None]]:
-    """Records in a drift incident what the retrain inside came to: call with the version.
+    """Record in a drift incident what the retrain in the block came to; call the yielded function
+    with the version.
 
     The claim holds for as long as this lasts. A failed gate is recorded as no version. Any other
     error leaves the claim to expire, so that the incident is claimed again.
@@ -321,7 +325,7 @@ def report_page(report: GateReport) -> str:
 
 
 def milliseconds(moment: datetime | None) -> int | None:
-    """Epoch milliseconds of a moment; without a time zone it is UTC."""
+    """A moment in epoch milliseconds; without a time zone it is read as UTC."""
     if moment is None:
         return None
     aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
@@ -333,7 +337,8 @@ def _iso(epoch_ms: int) -> str:
 
 
 def brought_files(path: Path, home: Home, copies: Path) -> ModelFiles:
-    """An ONNX file, or the one of a bundle folder, and copies of the files that its weights lie in.
+    """Returns an ONNX file, or that of a bundle's folder, with copies of the files that hold its
+    weights.
 
     Raises:
         NotFound: there is no such file.

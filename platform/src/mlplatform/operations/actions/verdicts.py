@@ -1,4 +1,4 @@
-"""The verdicts of a rollout, computed again from the log."""
+"""Verdicts of a rollout, computed again from the log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlplatform.runtime.errors import NotFound
 
 
 def replay(platform: Platform, rollout_id: str) -> Iterator[ReplayedVerdict]:
-    """Each verdict that a transition of the rollout followed from, in their order.
+    """Yield each verdict that led to a transition of the rollout, in order.
 
     Raises:
         NotFound: no rollout has this id.

@@ -1,1 +1,2 @@
-"""The state of an installation as one folder or file, taken while it runs, and put back."""
+"""Backups: the state of an installation as one folder or file, taken while it runs, and
+restored."""

@@ -1,4 +1,4 @@
-"""The two forms of a backup: a folder, or one tar file. Either appears whole or not at all."""
+"""Forms of a backup: a folder, or one tar file. Either appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mlplatform.runtime.storage.files import sync
 TAR: Final = ".tar"
 CHUNK_BYTES: Final = 1024 * 1024
 Progress = Callable[[str, int], None]
-"""Of a file's name, and of how many more bytes of it are done."""
+"""Callback with a file's name and the number of bytes copied since the last call."""
 
 
 class ArchiveWriter(Protocol):
-    """A backup in the making."""
+    """A backup that is being written."""
 
     def add(self, name: str, source: IO[bytes], progress: Progress) -> File:
-        """Put in what a file holds from here to its end."""
+        """Add a file with the content of `source` from its position to its end."""
         ...
 
     def write(self, name: str, make: Callable[[Path], None]) -> File:
@@ -35,20 +35,21 @@ class ArchiveWriter(Protocol):
 
 
 class ArchiveReader(Protocol):
-    """A backup that is there."""
+    """A backup that is being read."""
 
     def names(self) -> set[str]:
-        """The names of all files, the manifest's too."""
+        """Names of all files, including the manifest."""
         ...
 
     def open(self, name: str) -> IO[bytes]:
-        """A file that is there."""
+        """Open a file of the backup for reading."""
         ...
 
 
 @contextmanager
 def writing(target: Path) -> Iterator[ArchiveWriter]:
-    """A backup that is there under its name once the block has ended, on disk; else nothing is.
+    """Write a backup: it appears under its name, synced to disk, when the block ends without an
+    error, and else not at all.
 
     Args:
         target: ends in `.tar` for one file; else a folder.
@@ -75,7 +76,7 @@ def writing(target: Path) -> Iterator[ArchiveWriter]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[ArchiveReader]:
-    """The backup at a path, folder or tar file.
+    """Open the backup at a path, a folder or a tar file, for reading.
 
     Raises:
         NotFound: there is none.
@@ -108,20 +109,20 @@ def copy(source: IO[bytes], target: IO[bytes], progress: Callable[[int], None]) 
 
 
 def new_file(path: Path) -> IO[bytes]:
-    """A file that was not there, for its owner alone."""
+    """Create a file with mode 0600 and open it for writing; fails if it exists."""
     private_folder(path.parent)
     return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb")
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for their owner alone."""
+    """Create a folder and its missing parents with mode 0700."""
     if not path.is_dir():
         private_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
 
 
 def sync_folders(root: Path) -> None:
-    """Have the entries of a folder, and of all below it, on disk."""
+    """Sync the entries of a folder and of all folders below it to disk."""
     for folder, _, _ in os.walk(root):
         sync(Path(folder))
 

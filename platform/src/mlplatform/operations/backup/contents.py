@@ -1,4 +1,4 @@
-"""What is there once a backup is put back, as a person asks for it."""
+"""The contents of a restored backup, summarised for a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlplatform.scoring import backends
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a restored home folder holds.
+    """Counts of what a restored home folder holds.
 
     Args:
         champions: version that answers, by model; None where none does.
@@ -28,7 +28,7 @@ class Contents:
 
 
 def contents_of(settings: Settings, now_ms: int) -> Contents:
-    """What is in a home folder, and in its servers.
+    """The contents of a home folder and of its servers.
 
     Args:
         now_ms: wall time, by which keys are live.

@@ -1,4 +1,4 @@
-"""What a backup says about itself: every file with its digest, and what state the files are."""
+"""The manifest of a backup: every file with its digest, and the state that the files hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT: Final = 1
 
 
 class File(msgspec.Struct, frozen=True):
-    """One file; `name` is its path within the home folder, with slashes."""
+    """One file of a backup; `name` is its path within the home folder, with slashes."""
 
     name: str
     bytes: int
@@ -25,14 +25,14 @@ class File(msgspec.Struct, frozen=True):
 
 
 class JournalPosition(msgspec.Struct, frozen=True):
-    """How far the rollouts' journal was, and the generation of each model's routes."""
+    """The position of the rollouts' journal, and the generation of each model's routes."""
 
     rows: int
     generations: Mapping[str, int]
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """Everything that is to be known of a backup before it is put back.
+    """Facts about a backup that a restore needs before it begins.
 
     Args:
         platform: the release that took it.
@@ -66,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The stored form: indented JSON, with the digest of all the rest."""
+    """The stored form: indented JSON that ends with the digest of the rest."""
     fields: dict[str, Any] = msgspec.to_builtins(manifest)
     return msgspec.json.format(
         msgspec.json.encode({**fields, "digest": digest(fields)}, order="sorted"), indent=1
@@ -74,7 +74,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def decode(data: bytes) -> Manifest:
-    """The manifest that was stored.
+    """Read a manifest from its stored form.
 
     Raises:
         Corrupt: it is not what its digest says.

@@ -1,4 +1,4 @@
-"""Putting a backup back into an empty home folder, once every byte of it is what it should be."""
+"""Restoring a backup into an empty home folder, after every byte has been checked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOG_AND_JOURNAL: Final = ("decisions/", "rollouts.db")
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What a restore, or a check, came to.
+    """The result of a restore or of a check.
 
     Args:
         findings: one sentence for each thing that is not as it should be.
@@ -65,7 +65,7 @@ def restore(
     progress: Progress = lambda name, count: None,
     despite_findings: bool = False,
 ) -> RestoreReport:
-    """Put a backup into a home folder, and into the servers that the settings name.
+    """Restore a backup into a home folder, and into the servers that the settings name.
 
     Every file is held to its digest, then the log and the journal to theirs. With a finding nothing
     is put in place. The home folder is whole or empty; servers are filled before it, each in one
@@ -103,7 +103,7 @@ def restore(
 
 
 def check(source: Path, *, progress: Progress = lambda name, count: None) -> RestoreReport:
-    """Hold a backup to all its digests, and change nothing.
+    """Check a backup against all of its digests; restores nothing.
 
     Log and journal are copied to the system's folder for temporary files, and removed from there.
 
@@ -133,7 +133,7 @@ def _manifest(reader: ArchiveReader) -> Manifest:
 
 @contextmanager
 def _staging(home: Home) -> Iterator[Path]:
-    """A folder within the home folder; as long as it is there, the platform does not start."""
+    """A folder within the home folder; while it exists, the platform does not start."""
     folder, is_new = home.restoring, not home.root.exists()
     _check_empty(home)
     try:
@@ -184,7 +184,8 @@ def _staged(
     progress: Progress,
     is_wanted: Callable[[str], bool] = lambda name: True,
 ) -> tuple[str, ...]:
-    """Copy the files that are wanted and read all; one sentence for each that is not whole."""
+    """Read all files and copy the wanted ones; returns a sentence for each file that is not
+    intact."""
     there = reader.names()
     strangers = there - {file.name for file in manifest.files} - {manifests.NAME}
     findings = [f"{name} is not in the manifest" for name in sorted(strangers)]
@@ -216,7 +217,8 @@ def _copy(reader: ArchiveReader, entry: File, place: Path | None, progress: Prog
 
 
 def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str, ...]]:
-    """The log's own check, against the anchor in the journal, and the journal's."""
+    """Verify the log against the anchor in the journal, and the journal itself; returns the log's
+    report and all findings."""
     home = Home(folder)
     anchor = manifest.anchor
     findings: tuple[str, ...] = ()
@@ -233,7 +235,8 @@ def _verified(folder: Path, manifest: Manifest) -> tuple[VerifyReport, tuple[str
 
 
 def _move_services(folder: Path, before: Path, after: Path) -> None:
-    """Have the services read their bundles where they are now."""
+    """Rewrite the bundle paths in the manifests of services from the old home folder to the new
+    one."""
     old, new = f"{before.as_uri()}/", f"{after.as_uri()}/"
     for path in sorted(Home(folder).serving.glob("desired/*.json")):
         manifest = read_manifest(path)
@@ -253,7 +256,8 @@ def _put_in_place(folder: Path, home: Home) -> None:
 
 
 def _share(staged: Path, shared: Path) -> None:
-    """Move bundles to the volume that predictors read too; one that is there is the same one."""
+    """Move bundles to the volume that predictors read; a bundle that exists there is the same by
+    its digest."""
     shared.mkdir(mode=0o700, parents=True, exist_ok=True)
     for bundle in sorted(staged.glob("[!.]*")):
         if not (shared / bundle.name).exists():

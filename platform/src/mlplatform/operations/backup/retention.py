@@ -1,4 +1,5 @@
-"""Backups in one folder, named by when they began: what the next is called, and which may go."""
+"""Backups in one folder, named by the time at which they began: the next name, and the ones to
+delete."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ NAME: Final = re.compile(r"mlplatform-\d{8}T\d{6}Z\.tar")
 
 
 def name_at(now_ms: int) -> str:
-    """The name of the backup that begins now, to the second; names sort as times do."""
+    """The name of a backup that begins now, to the second; names sort by time."""
     return f"mlplatform-{datetime.fromtimestamp(now_ms / 1000, UTC):%Y%m%dT%H%M%SZ}.tar"
 
 
 def superseded_backups(names: Iterable[str], keep: int) -> list[str]:
-    """The oldest of them, but for the newest `keep`; what is not named as here is left alone.
+    """Names of the backups beyond the newest `keep`; files with other names are ignored.
 
     Args:
         keep: 1 or more.

@@ -1,4 +1,4 @@
-"""Every part of the platform's state that has a schema version: what this release knows."""
+"""Schema versions of every part of the platform's state that this release can read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ON_POSTGRES: Final[tuple[Schema, ...]] = (
 def check_known(
     found: Mapping[str, Mapping[str, int | str]], schemas: Sequence[Schema] = EMBEDDED
 ) -> None:
-    """Raises unless this release can read what is there, or bring it up to date.
+    """Raises unless this release can read, or upgrade, every found schema.
 
     Args:
         found: of each database the versions of its parts.

@@ -1,4 +1,5 @@
-"""What the servers of an installation keep: PostgreSQL by its own programs, S3 object by object."""
+"""State of an installation that servers hold: PostgreSQL by its own programs, S3 object by
+object."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from mlplatform.runtime.storage.objects import Objects
 from mlplatform.runtime.storage.postgres import ANSWER_S, tls_context
 
 FOLDER: Final = "servers"
-"""Within a backup; what is below is put back into servers, not into the home folder."""
+"""Folder of a backup whose content is restored into servers, not into the home folder."""
 PLATFORM: Final = f"{FOLDER}/platform.dump"
 MLFLOW: Final = f"{FOLDER}/mlflow.dump"
 ARTIFACTS: Final = f"{FOLDER}/mlflow-artifacts"
@@ -35,7 +36,7 @@ _TABLES = (
 
 @dataclass(frozen=True, slots=True)
 class HeldDatabase:
-    """A PostgreSQL database in a read transaction, in which `pg_dump` can join.
+    """A PostgreSQL database in a read transaction that `pg_dump` can join.
 
     Args:
         snapshot: the transaction's name for others.
@@ -53,7 +54,7 @@ class HeldDatabase:
         return [table] in [list(row) for row in self.rows(_TABLES)]
 
     def dump(self, path: Path) -> None:
-        """Write the database as of this transaction, in PostgreSQL's custom format.
+        """Write the database as this transaction sees it, in PostgreSQL's custom format.
 
         Raises:
             NotFound: there is no `pg_dump` on this machine.
@@ -65,7 +66,7 @@ class HeldDatabase:
 
 @contextmanager
 def hold_database(address: Address) -> Iterator[HeldDatabase]:
-    """A database as it is now, however long it is read.
+    """Hold a read transaction: it sees the database as it is now, however long it lasts.
 
     Raises:
         Unavailable: the server does not answer.
@@ -85,7 +86,7 @@ def hold_database(address: Address) -> Iterator[HeldDatabase]:
 
 
 def server_settings(settings: Settings) -> dict[str, str]:
-    """What of an installation's state is a server's, by the names of its settings."""
+    """Setting → address of each server that holds a part of the installation's state."""
     found = {
         "MLPLATFORM_POSTGRES": settings.postgres,
         "MLPLATFORM_MLFLOW_POSTGRES": settings.mlflow_postgres,
@@ -95,7 +96,8 @@ def server_settings(settings: Settings) -> dict[str, str]:
 
 
 def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
-    """Raises unless what was a server's goes to a server, and that server is empty.
+    """Raises unless the settings name a server for each server of the backup, and all of them are
+    empty.
 
     Args:
         before: what was a server's when the backup was taken.
@@ -120,7 +122,7 @@ def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
 
 
 def fill(settings: Settings, folder: Path) -> None:
-    """Put what was the servers' into them, and take it out of the folder.
+    """Restore the servers' parts of a backup, and remove them from the folder.
 
     Objects come first and the journal last, which refers to the others.
 
@@ -193,7 +195,8 @@ def _run(name: str, address: Address, *options: str) -> None:
 
 
 def _environment(address: Address) -> dict[str, str]:
-    """What PostgreSQL's programs read; a password on a command line could be seen by others."""
+    """Environment variables of PostgreSQL's programs; other users could read a password on a
+    command line."""
     variables = {
         "PGHOST": address.host,
         "PGPORT": str(address.port),

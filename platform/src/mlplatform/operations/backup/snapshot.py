@@ -1,4 +1,5 @@
-"""The databases and spills of a home folder as they were at one moment, while others write them.
+"""Snapshots of the databases and spills of a home folder at one moment, while other processes
+write.
 
 What refers to something is looked at before what it refers to, since that only grows: Prefect's
 runs, online features, the offline table and the topics before the log and the journal that they
@@ -35,20 +36,20 @@ from mlplatform.runtime.storage.addresses import Address
 TRIES: Final = 20
 LOCK_WAIT_S: Final = 10.0
 PAGES: Final = 4_096
-"""Copied at a time: a part of a second, after which the copy says how far it is."""
+"""Pages copied at a time; the copy reports its progress after each, several times a second."""
 
 LOG: Final = f"decisions/{tables.DATABASE}"
 JOURNAL: Final = "rollouts.db"
 FIRST: Final = ("prefect/prefect.db", "online.db", "pushes.db")
 SECOND: Final = ("topics.db", JOURNAL)
 LAST: Final = ("mlflow/mlflow.db", "admission.db")
-"""Read, copied and released at once: MLflow's writers wait for readers."""
+"""Databases copied last, each read and released at once: MLflow's writers wait for readers."""
 SPILLS: Final = f"decisions/{files.FOLDER}"
 
 
 @dataclass(frozen=True, slots=True)
 class Spill:
-    """A spill that is held open: what is in it stays readable, whatever becomes of its name."""
+    """An open spill: its content stays readable even if it is renamed or removed."""
 
     name: str
     descriptor: int
@@ -57,7 +58,7 @@ class Spill:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was there at one moment; readable as long as it is held.
+    """The state of a home folder at one moment; readable while it is held.
 
     Args:
         held: databases in a read transaction, by name.
@@ -79,7 +80,7 @@ class Snapshot:
 
 @contextmanager
 def held_snapshot(home: Home, postgres: Address | None = None) -> Iterator[Snapshot]:
-    """Hold on to the state of a home folder, and of its journal on a server.
+    """Hold the state of a home folder, and of its journal if that is on a server.
 
     Raises:
         Busy: the rollouts changed at every try.
@@ -96,7 +97,7 @@ def held_snapshot(home: Home, postgres: Address | None = None) -> Iterator[Snaps
 
 @contextmanager
 def database_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
-    """A database as it is now, however long it is read.
+    """Hold a read transaction: it sees the database as it is now, however long it lasts.
 
     Raises:
         Unavailable: it is locked, or is none.
@@ -118,17 +119,17 @@ def database_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def schemas(db: sqlite3.Connection) -> dict[str, int | str]:
-    """The versions of a database's parts, as it says them."""
+    """Part → schema version, as the database records them."""
     return _schemas(_Sqlite(db))
 
 
 def postgres_schemas(database: HeldDatabase) -> dict[str, int | str]:
-    """The same of a database on a server."""
+    """Part → schema version of a PostgreSQL database."""
     return _schemas(database)
 
 
 def offline_files(root: Path) -> tuple[str, ...]:
-    """Every file of the offline tables that is whole, by name."""
+    """Names of all complete files of the offline tables."""
     folder = root / "offline"
     found = (path.relative_to(root) for path in folder.rglob("*.*") if path.is_file())
     whole = (p for p in found if p.suffix != ".tmp" and not any(n.startswith(".") for n in p.parts))
@@ -136,7 +137,7 @@ def offline_files(root: Path) -> tuple[str, ...]:
 
 
 def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Snapshot | None:
-    """The snapshot; None if the journal changed meanwhile."""
+    """The snapshot; None if the journal changed while it was taken."""
     held: dict[str, sqlite3.Connection] = {}
 
     def hold(*names: str) -> None:
@@ -173,7 +174,7 @@ def _look(root: Path, postgres: Address | None, holding: ExitStack) -> Snapshot 
 
 
 class _ReadTransaction(Protocol):
-    """A database in a read transaction, wherever it is."""
+    """A database in a read transaction, as a file or on a server."""
 
     def rows(self, statement: str) -> Sequence[Sequence[Any]]: ...
 
@@ -225,12 +226,11 @@ def _anchor(db: _ReadTransaction) -> ManifestHead | None:
 
 
 OpenSpills = dict[int, tuple[str, int]]
-"""By inode the last name and the descriptor of a spill."""
+"""Inode → last name and open descriptor of a spill."""
 
 
 def _open_spills(root: Path, holding: ExitStack, known: OpenSpills | None = None) -> OpenSpills:
-    """The spills that are there, beside those that were; one that changed hands has its new
-    name."""
+    """The known spills and those that exist now; a renamed spill appears under its new name."""
     found = dict(known or {})
     for path in sorted((root / SPILLS).glob(f"*{files.SUFFIX}")):
         try:
@@ -248,7 +248,7 @@ def _open_spills(root: Path, holding: ExitStack, known: OpenSpills | None = None
 
 
 def _are_accounted_for(spills: OpenSpills, log: sqlite3.Connection | None) -> bool:
-    """Whether it is known of each spill which of its records this log has.
+    """Whether the log's snapshot says of each spill how many of its records the log holds.
 
     A spill that is gone, and has no mark, was forgotten by the log or is not known to it yet.
     """

@@ -1,4 +1,4 @@
-"""Taking a backup of a home folder, while its platform runs or not."""
+"""Taking a backup of a home folder, whether its platform runs or not."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ LEFT_OUT: Final = (
     *("run", "logs", "jobs", "staging", "counted", "serving/status"),
     f"decisions/{SEGMENTS}",
 )
-"""Of one start (tokens, addresses), or work that its caller begins again. Segments are copied as
-the log lists them."""
+"""Folders that a backup leaves out: they belong to one start (tokens, addresses) or to work that
+its caller repeats. Segments are copied by the log's list of them."""
 PREFECTS: Final = "prefect/storage"
-"""Of Prefect's folder: results of runs. The rest is its database and notes of its clients."""
+"""The only copied part of Prefect's folder, results of runs, beside its database; the rest is notes
+of its clients."""
 UNFINISHED: Final = (".tmp", ".lock", "-wal", "-shm", "-journal")
 SQLITE: Final = b"SQLite format 3\0"
 
@@ -125,13 +126,15 @@ class _BackupRun:
         )
 
     def _log(self) -> None:
-        """First, and its snapshot ends then: as long as it is held, its write-ahead log grows."""
+        """Copy the log first and release its snapshot: its write-ahead log grows while the snapshot
+        is held."""
         db = self._at.held[LOG]
         self._database(LOG, db)
         db.execute("ROLLBACK")
 
     def _servers(self) -> None:
-        """The registry's database before its objects: it names only those that are there."""
+        """Copy the registry's database before its objects, so that it names only objects that
+        exist."""
         if self._at.postgres is not None:
             self._dump(servers.PLATFORM, self._at.postgres)
         if self._settings.mlflow_postgres is not None:
@@ -171,7 +174,8 @@ class _BackupRun:
             self._files.append(self._writer.add(spill.name, source, self._progress))
 
     def _shared_bundles(self) -> None:
-        """Bundles on a volume beside the home folder, under the name that they have within it."""
+        """Copy bundles on a volume outside of the home folder, under the names that they have
+        inside it."""
         shared = self._settings.home.shared_bundles
         if shared is None or shared.is_relative_to(self._root):
             return
@@ -197,8 +201,8 @@ class _BackupRun:
             self._file(name)
 
     def _rest(self) -> Iterator[str]:
-        """What was not looked at in its turn: keys, bundles, artifacts, what is to be served,
-        results, and whatever a later release puts beside them."""
+        """Yield all files not copied yet: keys, bundles, artifacts, services to run, results, and
+        what a later release adds."""
         done = {file.name for file in self._files}
         for path in sorted(self._root.rglob("*")):
             name = path.relative_to(self._root).as_posix()
@@ -207,7 +211,7 @@ class _BackupRun:
 
 
 class _First:
-    """The first bytes of a file, while other processes may keep appending to it."""
+    """The first `count` bytes of a file to which other processes may keep appending."""
 
     def __init__(self, file: IO[bytes], count: int) -> None:
         self._file = file

@@ -1,1 +1,1 @@
-"""A model card: everything on record about one version, for people responsible for its risk."""
+"""Model cards: everything on record about one version, for people responsible for its risk."""

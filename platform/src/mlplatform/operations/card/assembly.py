@@ -1,4 +1,4 @@
-"""The card of a version, made of what is on record: a pure function that invents nothing."""
+"""Assembly of a version's card from its records: a pure function that invents nothing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class VersionRecords:
 
 
 class _Report(msgspec.Struct, frozen=True):
-    """The part of a gate report that a card shows; earlier releases wrote less."""
+    """The part of a gate report that a card shows; reports of earlier releases lack some of it."""
 
     champion: str | None = None
     gates: tuple[ValidationGate, ...] = ()
@@ -179,7 +179,7 @@ def _in_words(number: Quantity) -> str:
 
 
 def _planned_shares(recorded: VersionRecords) -> dict[str, float]:
-    """The planned share of requests by outcome; the first one gets the rest."""
+    """Outcome → planned share of requests; the first outcome gets the rest."""
     policy = recorded.definition.decision
     shares = dict(policy.thresholds.shares or {})
     if not shares:
@@ -237,7 +237,7 @@ def _validation(version: Version) -> Validation:
 
 
 def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report with its intervals as two numbers, which a card names."""
+    """The report with each interval as the two numbers that a card names."""
     gates = report.get("gates", ())
     if not isinstance(gates, list | tuple) or not all(isinstance(g, Mapping) for g in gates):
         return dict(report)

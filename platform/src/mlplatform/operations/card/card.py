@@ -1,4 +1,4 @@
-"""The model card of a version as one value: what is on record, and None where nothing is.
+"""The model card of a version as one value; a fact that is not on record is None.
 
 Shares lie between 0 and 1, times are epoch milliseconds. `--json` prints it as it is.
 """
@@ -12,7 +12,7 @@ import msgspec
 from mlplatform.model.policies.decision_scale import SCORE_WORDS, Task
 
 _KEYS: Final = {"requests": "payments", "positives": "frauds"}
-"""What fields are called in a card's JSON."""
+"""Names of fields in a card's JSON."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
@@ -20,7 +20,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, rename=_KEYS):
 
 
 class Identity(_Part, frozen=True):
-    """Which version it is, and what answers for it.
+    """The identity of the version, and the names of those who answer for it.
 
     Args:
         bundle: digest of all that decides.
@@ -51,7 +51,7 @@ class Identity(_Part, frozen=True):
 
 
 class Outcome(_Part, frozen=True):
-    """One thing that the version decides.
+    """One possible outcome of the version's decisions.
 
     Args:
         from_score: calibrated, at which it begins; None for the first, or where it is not recorded.
@@ -67,8 +67,8 @@ class Outcome(_Part, frozen=True):
 
 
 class CardDecision(_Part, frozen=True):
-    """What it decides, from the lowest score or number to the highest; of classes, in the order of
-    their probabilities.
+    """The version's decision: outcomes from the lowest score or number to the highest, or classes
+    in the order of their probabilities.
 
     Args:
         task: what labels are. number: of a model of numbers what they are, in words.
@@ -96,7 +96,8 @@ class CardDecision(_Part, frozen=True):
 
 
 class Data(_Part, frozen=True):
-    """What it was made from, in event time: fitted on [from, holdout), held out up to `to`.
+    """The data that the version was made from, by event time: fitted on [from, holdout), held out
+    up to `to`.
 
     Args:
         gates_from_ms: from here on the gates judge; before it calibration and thresholds learn.
@@ -113,7 +114,7 @@ class Data(_Part, frozen=True):
 
 
 class Labels(_Part, frozen=True):
-    """What counts as an outcome, and when.
+    """The labels of the model: which outcomes they report, and when.
 
     Args:
         maturity_days: after them no label counts as negative; of classes and numbers, as unknown.
@@ -138,7 +139,7 @@ class Labels(_Part, frozen=True):
 
 
 class ValidationGate(_Part, frozen=True):
-    """One gate before traffic.
+    """One gate of validation.
 
     Args:
         low, high: where the observed value may lie; the reason says how sure that is.
@@ -154,7 +155,8 @@ class ValidationGate(_Part, frozen=True):
 
 
 class AlertComparison(_Part, frozen=True):
-    """Requests that validation replayed, and alerts of this version and of the champion then.
+    """Counts of the requests that validation replayed, and of the alerts of this version and of the
+    champion at that time.
 
     Args:
         flips: of classes, requests that both decided, each another class.
@@ -168,7 +170,7 @@ class AlertComparison(_Part, frozen=True):
 
 
 class Estimate(_Part, frozen=True):
-    """A number and where it may lie; None where the rows do not tell."""
+    """A number with its interval; None if there were too few rows."""
 
     value: float | None
     low: float | None
@@ -176,7 +178,7 @@ class Estimate(_Part, frozen=True):
 
 
 class CardMeasure(_Part, frozen=True):
-    """One measure on the days for the gates, as `learning.validation.measures.Measure`."""
+    """One measure on the days for the gates, as in `learning.validation.measures.Measure`."""
 
     name: str
     candidate: Estimate
@@ -185,7 +187,7 @@ class CardMeasure(_Part, frozen=True):
 
 
 class CardGroup(_Part, frozen=True, rename={}):
-    """One protected group, as `learning.validation.fairness.GroupFairness` and under its names."""
+    """One protected group, with the fields of `learning.validation.fairness.GroupFairness`."""
 
     group: str
     rows: int
@@ -203,7 +205,7 @@ class CardGroup(_Part, frozen=True, rename={}):
 
 
 class CardAttribute(_Part, frozen=True):
-    """The groups of one protected attribute, and how many rows were in none that is known."""
+    """The groups of one protected attribute; `unknown` counts rows without a known group."""
 
     attribute: str
     reference: str
@@ -212,7 +214,7 @@ class CardAttribute(_Part, frozen=True):
 
 
 class CardFairness(_Part, frozen=True):
-    """All protected attributes, as `learning.validation.fairness.Fairness`."""
+    """All protected attributes, as in `learning.validation.fairness.Fairness`."""
 
     adverse: tuple[str, ...]
     rows: int
@@ -221,7 +223,7 @@ class CardFairness(_Part, frozen=True):
 
 
 class Validation(_Part, frozen=True):
-    """What validation found; champion is the bundle that it was held against, None for none.
+    """The findings of validation; `champion` is the bundle compared with, None if there was none.
 
     Args:
         fairness: None where no attribute was protected then.
@@ -271,7 +273,7 @@ class Approval(_Part, frozen=True):
 
 
 class TrafficGate(_Part, frozen=True):
-    """One gate in traffic: its verdict, and the sentence that it is."""
+    """One gate in traffic: its verdict, and a sentence about it."""
 
     name: str
     verdict: str
@@ -280,7 +282,7 @@ class TrafficGate(_Part, frozen=True):
 
 
 class CardEvent(_Part, frozen=True):
-    """One thing that happened to a rollout, and what was judged before it.
+    """One event of a rollout, and the gates judged before it.
 
     Args:
         what: "shadow began", "canary of 5 % began" and so on.
@@ -322,7 +324,7 @@ class Rollout(_Part, frozen=True):
 
 
 class NamedEstimate(_Part, frozen=True):
-    """A share or ratio, and where it may lie."""
+    """A named share or ratio with its interval."""
 
     name: str
     value: float | None
@@ -331,7 +333,7 @@ class NamedEstimate(_Part, frozen=True):
 
 
 class Pairs(_Part, frozen=True):
-    """What matured labels said of the requests that this version and its champion both scored."""
+    """Matured outcomes of the requests that this version and its champion both scored."""
 
     rollout: str
     event_ms: int
@@ -343,7 +345,7 @@ class Pairs(_Part, frozen=True):
 
 
 class Stretch(_Part, frozen=True):
-    """Matured days of this version as champion."""
+    """A range of matured days during which this version was champion."""
 
     from_ms: int
     to_ms: int
@@ -354,7 +356,7 @@ class Stretch(_Part, frozen=True):
 
 
 class MaturedPerformance(_Part, frozen=True):
-    """What has matured since its promotion, as the last drift check under it saw it."""
+    """The version's performance since its promotion, as its last drift check saw it."""
 
     since_ms: int
     seen_ms: int
@@ -363,7 +365,7 @@ class MaturedPerformance(_Part, frozen=True):
 
 
 class CardIncident(_Part, frozen=True):
-    """An incident that is about this version, or that it answers."""
+    """An incident about this version, or one that this version answers."""
 
     id: str
     kind: str
@@ -374,7 +376,7 @@ class CardIncident(_Part, frozen=True):
 
 
 class Explanations(_Part, frozen=True):
-    """How reasons are found; `why` says what stands against Shapley values, where anything does."""
+    """The method that finds reasons; `why` says what prevents Shapley values, if anything does."""
 
     method: str
     link: str

@@ -1,4 +1,4 @@
-"""What a version's inputs are made of, and what happens where one is missing."""
+"""Inputs of a version: their sources, and what happens if one is missing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ AGGREGATES: Mapping[str, str] = {
 def card_inputs(
     definition: ModelDefinition, views: Sequence[FeatureView], bundle: Bundle | None
 ) -> tuple[Input, ...]:
-    """The inputs in the order of the model: the bundle's, or else those that model.yaml declares.
+    """The inputs in the model's order: those of the bundle, or else those that model.yaml declares.
 
     Args:
         views: of the model's folder, which say what happens where a feature is missing or stale.

@@ -1,4 +1,4 @@
-"""What was not shown of a version, and what can't be known: said, so that nobody reads silence."""
+"""Limits of a card: what was not shown of a version and what can't be known, stated explicitly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLOSED = "closed"
 
 
 def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
-    """Sentences on all that the rest of a card does not show.
+    """Sentences about everything that the rest of a card does not show.
 
     Args:
         card: without its limits.

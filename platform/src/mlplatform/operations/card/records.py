@@ -1,4 +1,4 @@
-"""What is on record about a version, read through the platform's ports; the log is not read."""
+"""Records about a version, read through the platform's ports; the decision log is not read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from mlplatform.runtime.errors import NotFound
 from mlplatform.scoring import backends
 
 GREATEST_VERSION: Final = 1_000_000_000
-"""The registry counts versions from 1; a larger number is a mistake, and is not asked for."""
+"""The greatest version that is looked up: the registry counts from 1, and a larger number is a
+mistake."""
 
 
 def read_card(platform: Platform, model: str, version: int, *, fetches: bool) -> Card:
-    """The card of a version of this installation, as everything stands now.
+    """The card of a version of this installation, as of now.
 
     Args:
         fetches: a bundle that is not on this machine is fetched from the registry, and kept.
@@ -38,7 +39,7 @@ def read_card(platform: Platform, model: str, version: int, *, fetches: bool) ->
 def version_records(
     platform: Platform, model: str, version: int, *, fetches: bool
 ) -> VersionRecords:
-    """What is on record; as `read_card` otherwise."""
+    """The records about a version; arguments and errors are those of `read_card`."""
     if not 0 < version <= GREATEST_VERSION:
         raise NotFound(f"{model} has no version {version}")
     folder = model_folder(model)
@@ -60,7 +61,8 @@ def version_records(
 def _journal(
     platform: Platform, model: str, version: int
 ) -> tuple[Routes, tuple[Journal, ...], tuple[Incident, ...]]:
-    """The journal; nothing before there is one: looking makes none."""
+    """The routes, journals and incidents of a version; empty if there is no journal yet, and none
+    is created."""
     if not backends.has_rollouts(platform.settings):
         return no_routes(model), (), ()
     rollouts = platform.rollouts

@@ -1,4 +1,4 @@
-"""What a version's rollouts say: steps with their gates, approvals, and labels of its pairs."""
+"""Rollouts of a version in its card: steps with their gates, approvals, and labels of its pairs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def card_rollout(facts: Journal) -> Rollout:
 
 
 def approvals(journals: Iterable[Journal]) -> tuple[Approval, ...]:
-    """Every answer that a person gave, in order."""
+    """All answers of people, in order."""
     return tuple(
         Approval(
             rollout=fact.rollout_id,
@@ -84,13 +84,14 @@ def approvals(journals: Iterable[Journal]) -> tuple[Approval, ...]:
 
 
 def newest_pairs(journals: Iterable[Journal]) -> Pairs | None:
-    """What labels said last of the requests that both versions scored; None: nothing yet."""
+    """The newest comparison by labels on requests that both versions scored; None if there is none
+    yet."""
     found = [p for facts in journals for p in _pairs(facts)]
     return max(found, key=lambda p: p.event_ms, default=None)
 
 
 def label_arrivals(journals: Iterable[Journal]) -> dict[str, float | int | None]:
-    """The newest numbers of the gate on labels; empty where it was never asked."""
+    """The newest numbers of the gate on labels; empty if it was never evaluated."""
     found = [
         (fact.event_ms, gate.values)
         for facts in journals

@@ -1,4 +1,4 @@
-"""A card in the words that people read: sections of fields, sentences and tables."""
+"""A card in words: sections of fields, sentences and tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ COMPARED = {
     "quality": "average precision",
     **{name: report.MEASURES[name] for name in (*CLASS_NAMES, *NUMBER_NAMES) if name != "bias"},
 }
-"""Gates whose number is less the champion's, where there is one, and what it measures."""
+"""Gate → its measure, for gates whose number is a difference from the champion's if there is
+one."""
 MEASURES = (
     *COMPARED,
     "calibration",
@@ -47,7 +48,7 @@ MEASURES = (
     "alert_share",
     "decision_flips",
 )
-"""Gates whose number was measured on requests that the fit did not see."""
+"""Gates whose number was measured on requests outside of the fit."""
 TREATMENTS = {
     "leave_out": "they are left out",
     "weight": "those that chance let through stand for them",
@@ -70,7 +71,7 @@ class Section:
 
 
 def sections(card: Card) -> tuple[Section, ...]:
-    """The whole card; each part that has nothing on record says so."""
+    """The sections of the card; a section without records says so."""
     return (
         Section("What it decides, and for what", _purpose(card), tables=(_outcomes(card),)),
         Section("Limits: what was not shown, or is not known", lines=card.limits),
@@ -392,7 +393,7 @@ _WRITTEN: Final[Mapping[str, Callable[[float], str]]] = {
     CALIBRATION: _times,
     ERROR: lambda mean: f"{mean:.4g}",
 }
-"""Of metrics that are no shares, how a value is written."""
+"""Formats of metrics that are not shares."""
 
 
 def _incidents(card: Card) -> Parts:

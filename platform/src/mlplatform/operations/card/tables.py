@@ -1,4 +1,4 @@
-"""The tables of a card on measures and on protected groups."""
+"""Tables of a card: measures and protected groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOO_FEW: Final = "too few for an interval"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows as wide as the head."""
+    """A table; each row is as long as the head."""
 
     caption: str
     head: tuple[str, ...]
@@ -37,7 +37,7 @@ Parts = tuple[Fields, Lines, tuple[Table, ...]]
 
 
 def measures_table(measures: Sequence[CardMeasure]) -> tuple[Table, ...]:
-    """One table, or none where an earlier release wrote the report."""
+    """One table of measures; none if an earlier release wrote the report."""
     if not measures:
         return ()
     rows = tuple(
@@ -54,7 +54,7 @@ def measures_table(measures: Sequence[CardMeasure]) -> tuple[Table, ...]:
 
 
 def fairness_parts(fairness: CardFairness | None) -> Parts:
-    """How decisions fell on protected groups on the days for the gates."""
+    """Decisions by protected group on the days for the gates."""
     if fairness is None:
         return (), ("No attribute was declared as protected: no groups were compared.",), ()
     fields = (

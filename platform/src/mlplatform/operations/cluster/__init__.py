@@ -1,1 +1,2 @@
-"""What the platform asks of a Kubernetes cluster, and what an existing one lacks."""
+"""Requirements of the platform on a Kubernetes cluster, and a check of an existing one against
+them."""

@@ -1,4 +1,4 @@
-"""What an existing cluster lacks for the platform, and what to do about each of it; pure."""
+"""The check of a cluster: what it lacks for the platform, and how to mend each lack; pure."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from mlplatform.operations.cluster.finding import (
 from mlplatform.operations.cluster.rights import Use
 
 OLDEST: Final = (1, 32)
-"""The Kubernetes that KServe 0.20 asks for; the platform's admission policy needs 1.30."""
+"""The oldest Kubernetes version that KServe 0.20 supports; the platform's admission policy needs
+1.30."""
 OLDEST_KSERVE: Final = (0, 20)
-"""The one that the platform's services were tried with; it knows deployment mode `Standard`."""
+"""The KServe version that the services were tested with; it has deployment mode `Standard`."""
 NEEDED_KINDS: Final = {
     "inferenceservices.serving.kserve.io": ("v1beta1", "install KServe in Standard mode"),
     "clusterservingruntimes.serving.kserve.io": ("v1alpha1", "install KServe in Standard mode"),
@@ -52,7 +53,7 @@ GIVEN_BY: Final[dict[Use, str]] = {
 
 
 def check(facts: ClusterFacts, wanted: ClusterRequirements) -> list[CheckFinding]:
-    """Everything that was looked at, in the order in which to mend it."""
+    """All findings, in the order in which to mend them."""
     return [
         _kubernetes(facts),
         *_kinds(facts),
@@ -159,7 +160,8 @@ def _present(
 
 
 def _teams(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
-    """A team without a class has pods that are refused, one without a quota has no limit."""
+    """Findings on teams: without its PriorityClass a team's pods are refused, without a quota they
+    have no limit."""
     for name in wanted.team_priorities:
         yield _present("PriorityClass", name, facts.priorities, TEAMS)
         what, quotas = f"quota of PriorityClass {name}", facts.quota_classes
@@ -226,7 +228,7 @@ def _offered(gpus: Mapping[str, int], products: frozenset[str]) -> CheckFinding:
 
 
 def _rights(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
-    """Findings by what rights are for: what nobody uses here is no lack."""
+    """Findings on rights, grouped by use: a missing right that nothing here uses is no lack."""
     needed: dict[Use, bool] = {
         "services": True,
         "GPUs": bool(wanted.gpus),

@@ -1,4 +1,4 @@
-"""What `check` judges, read from a cluster's API."""
+"""Facts about a cluster, read from its API for `check`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VERSION_LABEL: Final = "app.kubernetes.io/version"
 
 
 def read(api: KubernetesApi, wanted: ClusterRequirements) -> ClusterFacts:
-    """Everything, in some fifty calls; nothing is changed, and no Secret's value is asked for.
+    """Read all facts in about fifty calls; changes nothing and asks for no Secret's value.
 
     Raises:
         Unavailable: the API server does not answer.
@@ -94,7 +94,8 @@ def _names(api: KubernetesApi, path: str) -> frozenset[str] | UnreadableObject:
 
 
 def _kinds(api: KubernetesApi) -> dict[str, frozenset[str]]:
-    """Kinds by discovery, which every user may ask, and not by the definitions themselves."""
+    """Kind → served versions, by discovery, which every user may read, unlike the definitions
+    themselves."""
     served: dict[str, set[str]] = defaultdict(set)
     wanted = ("serving.kserve.io", "gateway.networking.k8s.io", "keda.sh", "argoproj.io")
     for group in api.get("/apis")["groups"]:
@@ -116,7 +117,8 @@ def _controller(api: KubernetesApi, namespace: str) -> Controller | UnreadableOb
 
 
 def version_of(deployment: Mapping[str, object]) -> str | None:
-    """KServe's, by the tag of its controller's image or a label; a digest alone says none."""
+    """KServe's version, from the tag of its controller's image or from a label; None if neither has
+    one."""
     found: Object = dict(deployment)
     pod = found["spec"]["template"]["spec"]["containers"]
     images = [c["image"] for c in pod if c["name"] == "manager"] or [c["image"] for c in pod]
@@ -201,8 +203,8 @@ def _claim(api: KubernetesApi, namespace: str, name: str) -> Claim | UnreadableO
 def _keys(
     api: KubernetesApi, namespace: str, name: str
 ) -> frozenset[str] | UnreadableObject | None:
-    """The keys of a Secret, from what the server says about who wrote which: no value is sent
-    here."""
+    """The keys of a Secret, read from the field owners in its metadata, so that no value is
+    sent."""
     try:
         metadata = api.metadata(SECRETS.path(namespace, name))
     except Refused:

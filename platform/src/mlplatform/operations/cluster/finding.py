@@ -1,4 +1,4 @@
-"""What was read of a cluster, what the platform wants of it, and what was found in comparing."""
+"""Types of a cluster's check: facts, requirements and findings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final, Literal
 from mlplatform.operations.cluster.rights import Right
 
 State = Literal["ok", "lacking", "unknown", "optional"]
-"""`unknown` could not be looked at, and is no pass; `optional` is lacking too, but only what uses
-it does without."""
+"""State of a finding: `unknown` could not be checked and does not count as passed; `optional` is
+lacking, but only the functions that use it stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckFinding:
-    """One thing that was looked at.
+    """One checked thing.
 
     Args:
         what: it is, and where.
@@ -31,7 +31,7 @@ class CheckFinding:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableObject:
-    """Stands for what this user may not look at: neither there nor absent.
+    """An object that this user may not read: whether it exists is not known.
 
     Args:
         why: not, in words.
@@ -42,7 +42,7 @@ class UnreadableObject:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """KServe's.
+    """KServe's controller.
 
     Args:
         answering: its pods that do.
@@ -70,7 +70,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """What was read from a cluster.
+    """Facts read from a cluster.
 
     Args:
         version: of the API server, as `v1.34.4`.
@@ -113,7 +113,7 @@ class ClusterFacts:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What model.yaml asks for.
+    """The GPU that model.yaml asks for.
 
     Args:
         resource: as nodes offer it.
@@ -127,7 +127,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class ClusterRequirements:
-    """What this release of the platform, its models and its settings ask for.
+    """Requirements of this release of the platform, its models and its settings.
 
     Args:
         models: namespace of the predictors.
@@ -159,7 +159,7 @@ APPLY_WORKLOADS: Final = "an overlay of platform/manifests/workloads (docs/clust
 
 
 def unreadable_finding(what: str, missing: UnreadableObject) -> CheckFinding:
-    """The finding of a check that could not be made: it does not count as passed."""
+    """The finding of a check that could not be made; it does not count as passed."""
     return CheckFinding(
         "unknown",
         what,

@@ -1,4 +1,4 @@
-"""What the platform's namespaces lack: labels, claims, Secrets; pure."""
+"""Checks of the platform's namespaces: labels, claims, Secrets; pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ LET_IN: Final[Mapping[str, str]] = {
     "mlplatform/operators": "nobody reaches page, Prefect and MLflow: label the proxy's namespace",
     "mlplatform/raw-callers": "no Gateway reaches predictors: label its namespace",
 }
-"""Labels by which NetworkPolicies let namespaces in, each `"true"` → what lacks without it."""
+"""Namespace labels, each `"true"`, by which NetworkPolicies admit namespaces → the effect of a
+missing one."""
 SECRETS: Final[Mapping[str, frozenset[str]]] = {
     "postgres": frozenset({"password"}),
     "redis": frozenset({"password"}),
@@ -40,18 +41,18 @@ SECRETS: Final[Mapping[str, frozenset[str]]] = {
     "worker": frozenset({"token"}),
     "s3": frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),
 }
-"""Those that docs/cluster.md lists → their keys."""
+"""Secrets that docs/cluster.md lists → their keys."""
 OPTIONAL: Final[Mapping[str, str]] = {
     "s3": "where accounts have no identity of their own",
     "kafka": "where the brokers ask for a user",
 }
-"""Secrets that installations may leave out → which need them."""
+"""Secrets that an installation may leave out → the installations that need them."""
 READ_BY_MANY: Final = frozenset({"ReadWriteMany", "ReadOnlyMany"})
 WRITTEN_BY_MANY: Final = frozenset({"ReadWriteMany"})
 
 
 def namespaces(facts: ClusterFacts) -> Iterator[CheckFinding]:
-    """Whether both are there and admit restricted pods alone."""
+    """Findings on the namespaces: each exists and admits restricted pods only."""
     for name, labels in facts.namespaces.items():
         what = f"namespace {name}"
         match labels:
@@ -67,7 +68,7 @@ def namespaces(facts: ClusterFacts) -> Iterator[CheckFinding]:
 
 
 def admit(facts: ClusterFacts) -> Iterator[CheckFinding]:
-    """A namespace's labels, and whether it has each; which a bank needs only the bank knows."""
+    """Findings on labels that admit namespaces; only the bank knows which of them it needs."""
     for label, lacks in LET_IN.items():
         what = f"namespaces labelled {label}"
         if isinstance(facts.labelled, UnreadableObject):
@@ -79,7 +80,7 @@ def admit(facts: ClusterFacts) -> Iterator[CheckFinding]:
 
 
 def claims(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
-    """The bundles' volume, as predictors read it and as passes write it."""
+    """Findings on the claims of the bundles' volume: predictors read it, passes write it."""
     first = _claim(facts, wanted.models, wanted.bundles, READ_BY_MANY)
     yield first
     second = _claim(facts, wanted.platform, wanted.bundles, WRITTEN_BY_MANY)
@@ -87,7 +88,7 @@ def claims(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFi
 
 
 def secrets(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckFinding]:
-    """Each Secret of the platform's own processes, with its keys; no value is read."""
+    """Findings on the Secrets of the platform's processes and on their keys; no value is read."""
     for name, keys in SECRETS.items():
         what = f"Secret {wanted.platform}/{name}"
         found = facts.secrets.get(name)
@@ -110,7 +111,8 @@ def secrets(facts: ClusterFacts, wanted: ClusterRequirements) -> Iterator[CheckF
 
 
 def _of_workloads(finding: CheckFinding, facts: ClusterFacts) -> CheckFinding:
-    """What lacks is lacking once the processes are there, and until then before they may be."""
+    """The finding, `optional` instead of `lacking` while the platform's workloads are not
+    installed."""
     if finding.state != "lacking" or facts.workloads is True:
         return finding
     return CheckFinding(

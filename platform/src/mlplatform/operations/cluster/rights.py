@@ -1,4 +1,4 @@
-"""What the platform asks an API server for: the home of every right that it needs.
+"""Rights that the platform needs from an API server; this list is the only source for them.
 
 The Roles of platform/manifests and argo/ give these and no others, `mlplatform cluster check` asks
 for them, and tests hold both, and the calls of the adapters, to this list.
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Use = Literal["services", "GPUs", "autoscaling", "raw callers", "heavy jobs", "addresses"]
-"""What a right is for. `addresses` is of a machine beside the cluster alone."""
+"""The use of a right; only a machine beside the cluster uses `addresses`."""
 Where = Literal["models", "jobs", "cluster"]
-"""In the namespace of the models, in that of the jobs, or in no namespace or all of them."""
+"""The scope of a right: the models' namespace, the jobs' namespace, or the whole cluster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,2 @@
-"""Heavy work beside the platform's own processes: in a bounded pool here, in pods on a cluster."""
+"""Heavy work beside the platform's own processes: in a bounded pool on this machine, in pods on a
+cluster."""

@@ -1,4 +1,4 @@
-"""The `Jobs` of a cluster: workflows of Argo, as plain objects of the Kubernetes API.
+"""Jobs on a cluster: Argo workflows, as plain objects of the Kubernetes API.
 
 No Argo Server is needed. Inputs and outputs are artifacts, below the job's name.
 """
@@ -24,9 +24,9 @@ MODEL_LABEL: Final = "mlplatform/model"
 ITEMS_PARAMETER: Final = "items"
 SERVICE_ACCOUNT: Final = "mlplatform-jobs"
 POOLS: Final = "mlplatform-pools"
-"""The ConfigMap whose numbers say how many items may hold a scarce device at a time."""
+"""The ConfigMap with the number of items that may hold each scarce device at a time."""
 SETTINGS: Final = "mlplatform-jobs"
-"""The ConfigMap of the settings that items get as they start."""
+"""The ConfigMap with the settings that items read when they start."""
 TEMPLATE_LABELS: Final[Mapping[str, str]] = {"app.kubernetes.io/part-of": "mlplatform"}
 ROOT: Final = "jobs"
 
@@ -86,7 +86,7 @@ class ArgoJobs:
         return target
 
     def _create(self, job: Job) -> Object:
-        """The object that is there afterwards: of two that race with one name, the first stays."""
+        """The created Workflow, or the existing one if another process created it first."""
         try:
             return self._api.create(WORKFLOWS.path(self._namespace), workflow(job))
         except AlreadyThere:
@@ -111,12 +111,12 @@ def template_name(model: str, work: Work) -> str:
 
 
 def key(name: str, *below: str) -> str:
-    """Where a job's artifacts lie in the repository."""
+    """The key of a job's artifacts in the repository."""
     return "/".join((ROOT, name, *below))
 
 
 def workflow(job: Job) -> Object:
-    """The Workflow of a job: its name, its template, its items and its deadline."""
+    """The Workflow of a job, with its name, template, items and deadline."""
     items = {"name": ITEMS_PARAMETER, "value": json.dumps(list(job.items))}
     return {
         "apiVersion": WORKFLOWS.group_version,
@@ -146,7 +146,7 @@ def _status(name: str, found: Object) -> JobStatus:
 
 
 def _reason(state: State, status: Mapping[str, Any]) -> str:
-    """What Argo says of the item that has failed, or else of one that waits, or of the whole."""
+    """Argo's message on a failed item, or else on a waiting one, or else on the whole Workflow."""
     match state:
         case "succeeded":
             return ""
@@ -164,7 +164,8 @@ _BAD: Final = ("Failed", "Error")
 
 
 def _says_why(node: Mapping[str, Any]) -> bool:
-    """Pods; and, with retries, what stands for an item that waits for a place in a pool."""
+    """Whether a node has a message on an item that failed, runs or waits: a pod, or with retries
+    the node of an item that waits for a place in a pool."""
     bad_or_waiting = node.get("phase") in (*_BAD, "Pending", "Running")
     item = node.get("type") == "Pod" or (node.get("type"), node.get("phase")) == (
         "Retry",

@@ -1,4 +1,4 @@
-"""Where inputs and outputs of a cluster's jobs lie: a bucket, or a folder that stands for one."""
+"""Storage for inputs and outputs of a cluster's jobs: a bucket, or a folder in its place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlplatform.runtime.errors import Unavailable
 
 
 class Artifacts:
-    """Folders under keys.
+    """Folders, each stored under a key.
 
     Args:
         uri: `s3://bucket[/prefix]`, with credentials as the AWS SDK finds them and, for another
@@ -22,7 +22,7 @@ class Artifacts:
         self._fs, self._root = fs.FileSystem.from_uri(uri)
 
     def put(self, folder: Path, key: str) -> None:
-        """Write every file of a folder below the key; what is there already is written over.
+        """Write every file of a folder below the key, over any that exists.
 
         Raises:
             Unavailable: the store did not take a file; putting it again is safe.
@@ -37,7 +37,7 @@ class Artifacts:
                 raise Unavailable(f"{target} could not be stored") from error
 
     def take(self, key: str, folder: Path) -> None:
-        """Bring every file below the key into a folder, which is made.
+        """Copy every file below the key into a folder, which is created.
 
         Raises:
             Unavailable: the store did not give a file.

@@ -1,4 +1,4 @@
-"""Fits a model to the requests of an order: what a retrain's job does, in its pool or pod."""
+"""Fitting a model on the requests of an order: the job of a retrain, in its pool or pod."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mlplatform.runtime.code_version import code_version
 from mlplatform.runtime.errors import Refused
 
 STUDIES: Final = "studies"
-"""Beside the inputs of a fit, which its next job finds again: the trials of its search."""
+"""Folder beside the inputs of a fit with the trials of its search, which its next job continues."""
 
 
 def fit(shared: Path, requests: Path, output: Path, model: str) -> Mapping[str, Any]:
-    """Write the candidate's bundle below `output`, under its digest; says what came of it.
+    """Write the candidate's bundle below `output`, under its digest; returns a summary of the fit.
 
     Args:
         shared: holds `order.json` and, where the order names recent requests, `recent.parquet`.

@@ -15,7 +15,8 @@ Answer = TypeVar("Answer")
 
 POLL_S: Final = 0.5
 GRACE_S: Final = 60.0
-"""A backend ends a job at its deadline. The caller waits this much longer for it to say so."""
+"""Seconds that the caller waits beyond the deadline, at which the backend ends the job, for the
+backend to say so."""
 
 
 def run(
@@ -53,7 +54,7 @@ def run(
 
 
 def retry_until(ask: Callable[[], Answer], until_s: float, poll_s: float = POLL_S) -> Answer:
-    """The answer of a backend, which is asked again while it gives none.
+    """Call a backend until it answers; returns the answer.
 
     Args:
         until_s: of the monotonic clock.
@@ -73,7 +74,7 @@ def retry_until(ask: Callable[[], Answer], until_s: float, poll_s: float = POLL_
 def _end(
     jobs: Jobs, name: str, report: Callable[[JobStatus], None], until_s: float, poll_s: float
 ) -> JobStatus:
-    """Its final status. A backend that does not answer for a while is asked again."""
+    """Wait for the job's final status; while the backend does not answer, it is asked again."""
     last: JobStatus | None = None
     silent: PlatformError | None = None
     while True:

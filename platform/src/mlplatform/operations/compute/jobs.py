@@ -1,4 +1,4 @@
-"""What runs heavy work: a job is a program over items, each in a process or pod of its own."""
+"""The port for heavy work: a job is a program over items, each in its own process or pod."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ State = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 FINAL: Final[frozenset[State]] = frozenset({"succeeded", "failed", "cancelled"})
 
 SHARED: Final = "shared"
-"""Of a job's inputs, the folder that every item reads."""
+"""Folder of a job's inputs that every item reads."""
 ITEMS: Final = "items"
-"""Of a job's inputs, the folder that holds each item's own file or folder, under its name."""
+"""Folder of a job's inputs with each item's own file or folder, under its name."""
 RESULT: Final = "result.json"
-"""Of an item's outputs, the file that is written last: what came of it, as one JSON object."""
+"""File of an item's outputs that is written last: its result, as one JSON object."""
 MAX_ITEMS: Final = 1000
 TRACEPARENT: Final = "TRACEPARENT"
-"""Variable of an item's process: the span that the job was asked for in.
+"""Environment variable of an item's process: the span in which the job was asked for.
 
 Source: OpenTelemetry, Environment Variables as Context Propagation Carriers.
 """
@@ -73,13 +73,13 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """The digest of what is to be done, without the place of its inputs."""
+        """The digest of the job's work, without the path of its inputs."""
         return digest([self.work, self.model, list(self.items), self.deadline_s])
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How a job does.
+    """The progress of a job.
 
     Args:
         done: how many of the `total` items have ended well.
@@ -99,10 +99,11 @@ class JobStatus:
 
 
 class Jobs(Protocol):
-    """Runs jobs. The process that submitted one may die: the job goes on, and its name finds it."""
+    """Runs jobs. A job continues if the process that submitted it dies, and is found again by its
+    name."""
 
     def submit(self, job: Job) -> None:
-        """Have this job run; returns before it has started. One that is there already is adopted.
+        """Submit a job; returns before it starts. A submitted job of the same content is adopted.
 
         Raises:
             Refused: there is another job of that name, with other work, model, items or deadline.
@@ -111,7 +112,7 @@ class Jobs(Protocol):
         ...
 
     def status(self, name: str) -> JobStatus:
-        """How the job does now.
+        """The present status of a job.
 
         Raises:
             NotFound: no such job was submitted.
@@ -120,7 +121,7 @@ class Jobs(Protocol):
         ...
 
     def cancel(self, name: str) -> None:
-        """Have its processes end, all of them; nothing to do for a job that has ended.
+        """End all processes of a job; does nothing if the job has ended.
 
         Returns at once; `status` says when it is cancelled.
 
@@ -131,7 +132,7 @@ class Jobs(Protocol):
         ...
 
     def outputs(self, name: str) -> Path:
-        """A folder with what each item of a job that succeeded wrote, under the item's name.
+        """The folder with the outputs of each item of a succeeded job, under the item's name.
 
         It is the caller's to read, and stays for days.
 

@@ -1,4 +1,4 @@
-"""The embedded `Jobs`: jobs as folders, run by the pool process that the platform keeps.
+"""The embedded `Jobs`: jobs are folders, and this machine's pool process runs them.
 
 Of a job's folder this module writes `job.json`, `inputs` stay where they are, and `cancel`; the
 pool (`compute.pool`) writes `status.json` and `outputs`.
@@ -23,12 +23,12 @@ CANCEL_FILE: Final = "cancel"
 STATUS_FILE: Final = "status.json"
 OUTPUTS: Final = "outputs"
 LOCK_FILE: Final = "pool.lock"
-"""Held by the pool as long as it lives."""
+"""Lock file that the pool holds while it lives."""
 NO_POOL: Final = "no pool runs jobs here: is the platform up?"
 
 
 class JobFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`job.json`: what is to be done, and since when.
+    """`job.json`: the job, and the time of its submission.
 
     Args:
         inputs: as seen from the folder of jobs, where both lie in one home; else a path.
@@ -45,7 +45,7 @@ class JobFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatusFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`status.json`: how far the pool is."""
+    """`status.json`: the job's progress in the pool."""
 
     state: State
     done: int
@@ -112,7 +112,7 @@ class LocalJobs:
 
 
 def read_job(folder: Path) -> JobFile | None:
-    """The job of a folder, or None where there is none."""
+    """The job of a folder; None if there is none."""
     try:
         return msgspec.json.decode((folder / JOB_FILE).read_bytes(), type=JobFile)
     except (FileNotFoundError, NotADirectoryError):
@@ -120,8 +120,8 @@ def read_job(folder: Path) -> JobFile | None:
 
 
 def inputs_of(job: JobFile, jobs: Path) -> Path:
-    """Where a job's inputs are. An earlier one names them by the path where its home was, which
-    may have been moved or copied since: what has that name in this home is it.
+    """The folder of a job's inputs. Jobs of earlier releases hold an absolute path, and the home
+    may have been moved or copied since: the folder of that name in this home is used if it exists.
 
     Args:
         jobs: the folder of jobs.
@@ -139,7 +139,7 @@ def _input_place(inputs: Path, jobs: Path) -> str:
 
 
 def read_status(folder: Path) -> StatusFile | None:
-    """What the pool last said about the job of a folder."""
+    """The pool's last status of the job of a folder; None if there is none."""
     try:
         return msgspec.json.decode((folder / STATUS_FILE).read_bytes(), type=StatusFile)
     except FileNotFoundError:

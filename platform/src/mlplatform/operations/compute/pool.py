@@ -46,13 +46,14 @@ log.addFilter(RateLimitFilter())
 
 POLL_S: Final = 0.25
 KEPT_S: Final = 7 * 24 * 3600
-"""Jobs that ended longer ago are removed with their outputs."""
+"""Seconds after which an ended job is removed with its outputs."""
 REASON_BYTES: Final = 2000
 
 
 @dataclass
 class _Item:
-    """An item in work; `kills_before` is the kernel's count of kills for memory at its start."""
+    """An item that runs; `kills_before` is the kernel's count of out-of-memory kills at its
+    start."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -61,7 +62,8 @@ class _Item:
 
 @dataclass
 class _PoolJob:
-    """What the pool knows of a job beyond its files; `end` is what the disk has not taken yet."""
+    """The pool's state of a job beyond its files; `end` is a final state that could not be written
+    to disk yet."""
 
     folder: Path
     job: JobFile
@@ -72,7 +74,7 @@ class _PoolJob:
         return sum((self.folder / OUTPUTS / i / RESULT).exists() for i in self.job.items)
 
     def waiting_items(self) -> Iterator[str]:
-        """Items that are neither done nor in work."""
+        """Yield the items that neither are done nor run."""
         busy = {item.name for item in self.items}
         for name in self.job.items:
             if name not in busy and not (self.folder / OUTPUTS / name / RESULT).exists():
@@ -90,7 +92,7 @@ def _wall_ms() -> int:
 
 
 class Pool:
-    """Runs what is submitted to a folder, oldest first; one pool a folder.
+    """Runs the jobs of a folder, oldest first; a folder has at most one pool.
 
     Args:
         slots: how many processes run at a time, over all jobs.
@@ -116,8 +118,8 @@ class Pool:
         self._lock = _lock(folder)
 
     def step(self) -> None:
-        """Look at every job once: end what is to end, take in results, start what there is room
-        for."""
+        """Look at every job once: end those that are due, read results, start items in free
+        slots."""
         for name, job in self._open_jobs():
             running = self._running.setdefault(name, _PoolJob(self._folder / name, job))
             self._look_at(running)
@@ -126,7 +128,7 @@ class Pool:
             self._say_progress(running)
 
     def close(self) -> None:
-        """Kill the running jobs, which are not finished, and release the folder."""
+        """Kill the running jobs, which stay unfinished, and release the folder."""
         for running in self._running.values():
             running.kill()
         self._running.clear()
@@ -219,7 +221,7 @@ class Pool:
 
 
 def work(pool: Pool, stopping: threading.Event, poll_s: float = POLL_S) -> None:
-    """Works until `stopping` is set; the next pool begins anew what is not finished then."""
+    """Work until `stopping` is set; the next pool restarts unfinished jobs."""
     try:
         while not stopping.is_set():
             try:
@@ -232,7 +234,7 @@ def work(pool: Pool, stopping: threading.Event, poll_s: float = POLL_S) -> None:
 
 
 def _failure(folder: Path, item: _Item) -> str | None:
-    """Why an ended item has no result, or None where it has one."""
+    """The reason why an ended item has no result; None if it has one."""
     status = item.process.returncode
     if status == 0 and (folder / OUTPUTS / item.name / RESULT).exists():
         return None
@@ -270,7 +272,7 @@ def _lock(folder: Path) -> IO[bytes]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, which the supervisor writes."""
+    """The parser of the command line, which the supervisor writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="<home>/jobs")
     parser.add_argument("--slots", type=int, default=1, help="processes at a time")
@@ -278,5 +280,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, stopping: threading.Event) -> None:
-    """Runs until `stopping` is set."""
+    """Run the pool until `stopping` is set."""
     work(Pool(options.folder, options.slots), stopping)

@@ -1,4 +1,4 @@
-"""The `Jobs` of a process that no pool runs beside: it starts one, which ends with it."""
+"""The `Jobs` of a process beside which no pool runs: it starts a pool, which ends with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 
 
 class PrivatePool:
-    """A `Jobs` whose jobs are this process's alone, and go with it, however it ends.
+    """A `Jobs` whose jobs belong to this process alone and end with it, however it ends.
 
     A flow run that is a pod of its own has nobody else who would work for it.
 
@@ -46,7 +46,7 @@ class PrivatePool:
         return self._jobs.outputs(name)
 
     def close(self) -> None:
-        """End the pool and what it has in work."""
+        """End the pool and its running items."""
         self._parent_pipe.close()
         if self._pool is not None:
             self._pool.wait()

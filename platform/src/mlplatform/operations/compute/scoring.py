@@ -1,4 +1,4 @@
-"""Scores a Parquet file of inputs with a bundle: what a batch job does with each of its shards."""
+"""Scoring a Parquet file of inputs with a bundle: the work of a batch job on each shard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.runtime.errors import InputInvalid
 from mlplatform.scoring.predictor.providers import Accelerator, session
 
 BUNDLE: Final = "bundle"
-"""Of the shared inputs, the bundle's folder."""
+"""Folder of the shared inputs that holds the bundle."""
 ORDER: Final = "order.json"
 SCORES: Final = "scores.parquet"
 ID: Final = "request_id"
@@ -33,19 +33,19 @@ _COLUMNS: Final[list[pa.Field[Any]]] = [
     pa.field("decision", pa.string(), nullable=False),
 ]
 RESULTS: Final = pa.schema(_COLUMNS)
-"""Of `scores.parquet`: score is calibrated, 0 to 1, or a number in the model's unit; decision an
-outcome of the bundle."""
+"""Schema of `scores.parquet`: `score` is calibrated, 0 to 1, or a number in the model's unit;
+`decision` is an outcome of the bundle."""
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`order.json`: with which version to score."""
+    """`order.json`: the version that scores."""
 
     version: int
     bundle: str
 
 
 def score(shared: Path, shard: Path, output: Path, accelerator: Accelerator) -> Mapping[str, Any]:
-    """Write `scores.parquet` for a shard, row by row in its order; says what is in it.
+    """Write `scores.parquet` for a shard, in the order of its rows; returns a summary of it.
 
     Args:
         shared: holds `order.json` and `bundle/`.

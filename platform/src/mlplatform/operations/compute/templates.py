@@ -1,4 +1,4 @@
-"""The Argo WorkflowTemplate of each model's jobs, authored with hera and rendered to YAML.
+"""Argo WorkflowTemplates of each model's jobs, authored with hera and rendered to YAML.
 
 As with Feast, hera is imported here and nowhere else: a submitted job only names its template.
 """
@@ -61,7 +61,7 @@ LOG_LEVEL: Final = f"{PREFIX}LOG_LEVEL"
 FOLDER: Final = "/work"
 ITEM: Final = "{{inputs.parameters.item}}"
 PARALLELISM: Final = 4
-"""Pods of one job at a time."""
+"""Most pods of one job at a time."""
 KEPT_S: Final = 7 * 24 * 3600
 TRANSIENT_RETRIES: Final = 3
 
@@ -71,7 +71,7 @@ _BACKOFF: Final = {"duration": "10s", "factor": 2, "maxDuration": "5m"}
 
 
 def template(definition: ModelDefinition, work: Work) -> dict[str, Any]:
-    """The WorkflowTemplate of a model's jobs of one kind, as Kubernetes takes it.
+    """The WorkflowTemplate of a model's jobs of one kind, as a Kubernetes object.
 
     Each item is a pod on the model's accelerator. Inputs and outputs are artifacts of the
     namespace's default repository, below the workflow's name. An item is begun anew only after what
@@ -109,7 +109,7 @@ def template(definition: ModelDefinition, work: Work) -> dict[str, Any]:
 
 
 def render_files() -> dict[str, str]:
-    """Path under the repository's root → content: one file a model and kind of work."""
+    """Path below the repository's root → content: one file for each model and kind of work."""
     return {
         f"argo/{name_of(name, work)}.yaml": _document(load_definition(name), work)
         for name in model_names()
@@ -181,7 +181,7 @@ def _resources(gpu: GpuPolicy | None) -> ResourceRequirements:
 
 
 def _file_artifact(name: str, path: str, *below: str) -> Artifact:
-    """An artifact that is stored file by file, as it is."""
+    """An artifact that is stored file by file, unpacked."""
     return S3Artifact(
         name=name,
         path=path,
@@ -191,6 +191,6 @@ def _file_artifact(name: str, path: str, *below: str) -> Artifact:
 
 
 def _one_of(pool: str) -> Synchronization:
-    """Wait for one of as many places as the ConfigMap of pools says."""
+    """A semaphore with the number of places that the ConfigMap of pools gives."""
     place = ConfigMapKeySelector(name=POOLS, key=pool)
     return Synchronization(semaphores=[SemaphoreRef(config_map_key_ref=place)])

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, which pools and templates write."""
+    """The parser of the command line, which pools and templates write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", choices=get_args(Work))
     parser.add_argument("--model", required=True, help="a model folder's name")
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs one item to its end."""
+    """Run one item to its end."""
     with traced(options.work, os.environ):
         try:
             result = PROGRAMS[options.work](options)
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
-    """A span around the work on an item, below the one that the environment names, if it does."""
+    """Open a span around the work on an item, below the span that the environment names, if any."""
     parent = trace_context({b"traceparent": environment.get(TRACEPARENT, "").encode()})
     began_s, is_error = time.monotonic(), True
     try:

@@ -1,1 +1,1 @@
-"""A person's rows of features, taken out of every place that the platform has of them."""
+"""Erasure of a person's rows of features from every place where the platform holds them."""

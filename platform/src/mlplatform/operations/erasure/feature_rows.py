@@ -1,4 +1,5 @@
-"""An entity's rows of external views over all models: what there is, what goes, what stays."""
+"""An entity's rows of external views over all models: found, counted, erased, and the places not
+reached."""
 
 from __future__ import annotations
 
@@ -31,13 +32,14 @@ from mlplatform.scoring import backends
 from mlplatform.scoring.worker.feature_stream import letters_of, topic_of
 
 MOST_DIGITS: Final = 20
-"""Of a key, with its sign."""
+"""Most characters of a numeric key, including its sign."""
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-"""Others than the key may be no values: that is why they are dead letters."""
+"""Decode a message to its raw fields: fields of a dead letter other than the key may hold invalid
+values."""
 
 
 class PlaceCount(msgspec.Struct, frozen=True):
-    """How many rows of an entity one place had.
+    """The number of rows that one place held of an entity.
 
     Args:
         place: "journal of pushes", "table", "online store", or "topic NAME".
@@ -51,7 +53,7 @@ class PlaceCount(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Whose rows are meant, of one model.
+    """The entity of one model whose rows are meant.
 
     Args:
         field: of the request, which holds its key.
@@ -67,7 +69,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class FoundEntities:
-    """Somebody as each model has them.
+    """One person as the entity of each model.
 
     Args:
         unread: sentences about models that cannot be read now.
@@ -79,7 +81,7 @@ class FoundEntities:
 
 @dataclass(frozen=True, slots=True)
 class FoundViews:
-    """The external views that may have rows of somebody.
+    """External views that may hold rows of a person.
 
     Args:
         views: with the entity as their model has it.
@@ -99,7 +101,7 @@ class FoundViews:
 
 
 def entities_of_unit(platform: Platform, unit: int, model: str | None) -> FoundEntities:
-    """The assignment unit of each model, where it is a field of the request."""
+    """The entity of each model whose assignment unit is a field of the request."""
     definitions, unread = _definitions(platform, model)
     return FoundEntities(
         [
@@ -112,7 +114,7 @@ def entities_of_unit(platform: Platform, unit: int, model: str | None) -> FoundE
 
 
 def entities_named(platform: Platform, named: str, model: str | None) -> FoundEntities:
-    """The entity of that name in each model that has it.
+    """The entity of that name in each model that declares it.
 
     Args:
         named: as `customer=4711`.
@@ -138,7 +140,7 @@ def entities_named(platform: Platform, named: str, model: str | None) -> FoundEn
 
 
 def _key_of(text: str, kind: str, why: str) -> int | str:
-    """A key as a request has it; it stands in no message."""
+    """A key in the type of the request's field; messages never contain it."""
     if kind != "int64":
         return text
     is_whole = text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= MOST_DIGITS
@@ -148,7 +150,7 @@ def _key_of(text: str, kind: str, why: str) -> int | str:
 
 
 def views_of(platform: Platform, found: FoundEntities) -> FoundViews:
-    """The external views whose key these entities are."""
+    """External views whose join key is one of these entities."""
     views, unread = list[tuple[Entity, FeatureView]](), list(found.unread)
     for entity in found.entities:
         declared = external(platform.views(entity.model))
@@ -170,7 +172,7 @@ def views_of(platform: Platform, found: FoundEntities) -> FoundViews:
 
 
 def count_rows(platform: Platform, found: FoundViews) -> list[PlaceCount]:
-    """How many rows each place has; nothing is written."""
+    """The number of rows in each place; erases nothing."""
     counted: list[PlaceCount] = []
     for entity, view in found.views:
         counted += _letters(platform, entity, view, dry_run=True)
@@ -188,7 +190,7 @@ def erase_feature_rows(
     known: Set[tuple[str, str]],
     record: Callable[[str, str], None],
 ) -> list[PlaceCount]:
-    """Take all these rows out, and say how many went from each place.
+    """Erase all these rows; returns the number of rows erased from each place.
 
     Killed anywhere, the next call does the rest.
 
@@ -213,7 +215,8 @@ def erase_feature_rows(
 
 
 def not_reached(platform: Platform, found: FoundViews) -> list[str]:
-    """Places outside of the platform that may have such rows, and what to do about them."""
+    """Sentences on places outside of the platform that may hold such rows, and what to do about
+    each."""
     settings, sentences = platform.settings, list(found.unread)
     for entity, view in found.views:
         assert view.external is not None
@@ -251,7 +254,7 @@ def not_reached(platform: Platform, found: FoundViews) -> list[str]:
 def _definitions(
     platform: Platform, model: str | None
 ) -> tuple[dict[str, ModelDefinition], list[str]]:
-    """Definitions of one model, or of all that can be read, and why others cannot."""
+    """Definitions of one model, or of all readable ones, and sentences on the unreadable ones."""
     if model is not None:
         return {model: platform.definition(model)}, []
     found, unread = {}, []
@@ -265,7 +268,7 @@ def _definitions(
 
 
 def _whose(platform: Platform, entity: Entity) -> Keys | IsAbout:
-    """The entity's key as its rows have it, or how to know it among theirs."""
+    """The entity's key as its rows hold it, or a function that recognises it among theirs."""
     if platform.definition(entity.model).request[entity.field].pseudonymous:
         return {entity.unit}
     if entity.key is not None:
@@ -289,7 +292,7 @@ def _stores(platform: Platform, entity: Entity, view: FeatureView) -> Iterator[V
 def _letters(
     platform: Platform, entity: Entity, view: FeatureView, *, dry_run: bool
 ) -> Iterator[PlaceCount]:
-    """Embedded topics, which hold keys as they were sent."""
+    """Count or erase messages in embedded topics, which hold keys as they were sent."""
     topic = topic_of(view)
     if topic is None or platform.settings.kafka:
         return

@@ -1,1 +1,1 @@
-"""How flow runs are asked for, answered and followed, without importing Prefect."""
+"""Client of Prefect: requests, answers and follows flow runs without importing Prefect."""

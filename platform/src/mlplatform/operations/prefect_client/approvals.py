@@ -1,4 +1,4 @@
-"""Approvals are suspended flow runs: one for each digest of evidence, asked again if one ended."""
+"""Approvals as suspended flow runs: one for each digest of evidence, asked again if a run ended."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mlplatform.operations.prefect_client.prefect import FlowRun, PrefectApi
 from mlplatform.runtime.clock import Clock
 
 DEAD_AFTER_MS: Final = 90_000
-"""A run that has been on its way to its suspension for this long was killed on the way."""
+"""Milliseconds after which a run that has not reached its suspension counts as killed."""
 AGAIN_AFTER_MS: Final = 60_000
-"""A question is asked once in this time, however many wrong answers end its runs."""
+"""Least milliseconds between two runs of one question, however many wrong answers end its runs."""
 
 
 class PrefectApprovals:

@@ -1,4 +1,4 @@
-"""What a drift check asks for, as events of Prefect, which start a retrain or call a person.
+"""Requests of a drift check as events of Prefect, which start a retrain or notify a person.
 
 An event's id is made of what it asks for: emitted twice, it is one.
 """
@@ -18,12 +18,12 @@ NAMESPACE: Final = uuid.UUID("6b0f2ad5-7d7c-5d0e-9a3f-0f6a5b1f7c11")
 
 
 def resource(model: str) -> str:
-    """The id of a model, as a resource of Prefect's events."""
+    """The id of a model as a resource of Prefect's events."""
     return f"mlplatform.model.{model}"
 
 
 def event_of(request: RetrainRequest | PersonRequest, wall_ms: int) -> dict[str, Any]:
-    """The event of a request, in the form that Prefect's API takes."""
+    """The event of a request, in the form of Prefect's API."""
     match request:
         case RetrainRequest():
             return _event(

@@ -1,4 +1,4 @@
-"""Prefect's REST API as this platform uses it: start runs, answer suspensions, emit events.
+"""Client of Prefect's REST API: start runs, answer suspended ones, emit events.
 
 `import prefect` costs 1.7 s and 80 MB; the command line and the demo need only these calls.
 Source: Prefect 3.9 REST API.
@@ -23,7 +23,7 @@ from mlplatform.runtime.errors import InputInvalid, NotFound, Refused, Unavailab
 FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "CRASHED"})
 RAISED = re.compile(r"Flow run encountered an exception: (?P<kind>\w+): (?P<text>.*)", re.DOTALL)
 TRACE_LABEL = "__OTEL_TRACEPARENT"
-"""By which Prefect knows the span that a run's own belongs below."""
+"""Label of a run with the span that is the parent of the run's own span."""
 TRIES, PAUSE_S = 10, 0.3
 SILENCE_LIMIT_S = 60.0
 
@@ -32,7 +32,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error of a flow: its class's name and what it says."""
+    """An error of a flow: the name of its class and its message."""
 
     kind: str
     text: str
@@ -40,7 +40,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class FlowRun:
-    """One run of a flow, as its server knows it (which is not the truth about a rollout).
+    """One flow run as its server knows it; the truth about a rollout is in the journal.
 
     Args:
         state_ms: since when it is in its state, wall time.
@@ -60,13 +60,13 @@ class FlowRun:
 
     @property
     def failure(self) -> Failure | None:
-        """What the flow raised; None where it raised nothing."""
+        """The error that the flow raised; None if it raised none."""
         found = RAISED.fullmatch(self.message) if self.state == "FAILED" else None
         return Failure(found["kind"], found["text"]) if found else None
 
 
 class PrefectApi:
-    """A client of one Prefect server, which repeats what a busy database refused.
+    """A client of one Prefect server; it repeats requests that a busy database refused.
 
     Args:
         auth: gives the user:password of now, as a token lives for one start; empty: none.
@@ -98,7 +98,7 @@ class PrefectApi:
     def start(
         self, flow: str, parameters: Mapping[str, Any], idempotency_key: str | None = None
     ) -> FlowRun:
-        """Ask for a run of a flow; with a key, asking again gives the same run.
+        """Start a run of a flow; calls with the same idempotency key return the same run.
 
         Args:
             parameters: with the model, whose deployment of the flow it is.
@@ -118,7 +118,7 @@ class PrefectApi:
         return _flow_run(self._call("GET", f"/flow_runs/{run_id}"))
 
     def reports(self, run_id: str) -> dict[str, str]:
-        """The Markdown artifacts that a run has written, by key."""
+        """Key → text of the Markdown artifacts that a run has written."""
         body = {
             "artifacts": {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["markdown"]}},
             "sort": "CREATED_DESC",
@@ -127,7 +127,7 @@ class PrefectApi:
         return {a["key"]: a["data"] for a in reversed(found)}
 
     def unfinished(self, flow: str, parameters: Mapping[str, Any]) -> list[FlowRun]:
-        """Runs of a flow with these parameters that have not ended, the newest first."""
+        """Unended runs of a flow with these parameters, newest first."""
         states = ["SCHEDULED", "PENDING", "RUNNING", "PAUSED"]
         body = {
             "flows": {"name": {"any_": [flow]}},
@@ -141,7 +141,7 @@ class PrefectApi:
         return [run for run in runs if dict(parameters).items() <= dict(run.parameters).items()]
 
     def suspended(self, flow: str = names.APPROVAL_FLOW) -> list[FlowRun]:
-        """Runs of a flow that wait for a person's answer, the oldest first."""
+        """Runs of a flow that wait for a person's answer, oldest first."""
         body = {
             "flows": {"name": {"any_": [flow]}},
             "flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}},
@@ -162,8 +162,8 @@ class PrefectApi:
             raise InputInvalid(f"flow run {run_id}", None, f"the answer was refused: {reason}")
 
     def emit(self, event: Mapping[str, Any]) -> None:
-        """Send one event; the same id twice starts one run. Its payload says which span sent it, if
-        it has a place for that."""
+        """Send one event; an id that is sent twice starts one run. The payload names the sending
+        span if it has a field for it."""
         payload = event.get("payload", {})
         if "traceparent" in payload:
             traceparent = payload["traceparent"] or self._traceparent()
@@ -205,8 +205,8 @@ class PrefectApi:
         return response.json() if response.content else None
 
     def _request(self, method: str, path: str, body: Any, *, again: bool = False) -> httpx.Response:
-        """Asks a second time at once, if `again`, where the server drops the connection without an
-        answer, as it may do at any time with a connection that is kept open."""
+        """Send a request, and with `again` a second time if the server closes the connection
+        without an answer, which may happen to any open connection."""
         try:
             return self._client.request(method, path, json=body)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as dropped:
@@ -218,7 +218,7 @@ class PrefectApi:
 
 
 class _Basic(httpx.Auth):
-    """Credentials that are read anew for every request."""
+    """Basic authentication with credentials that are read anew for every request."""
 
     def __init__(self, credentials: Callable[[], str]) -> None:
         self._credentials = credentials
@@ -231,7 +231,7 @@ class _Basic(httpx.Auth):
 
 
 class Poller(Generic[Answer]):
-    """Asks the same of a server again and again, which may be silent for a while between answers.
+    """Asks a server the same question repeatedly and tolerates a limited silence between answers.
 
     Args:
         limit_s: of unbroken silence, counted from the last answer, or from the first question.
@@ -243,7 +243,7 @@ class Poller(Generic[Answer]):
         self._heard_s = time.monotonic()
 
     def ask(self) -> Answer | None:
-        """The answer; None where there is none now.
+        """The answer; None if there is none at present.
 
         Raises:
             Unavailable: there has been none for as long as the limit.

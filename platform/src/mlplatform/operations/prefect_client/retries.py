@@ -1,4 +1,4 @@
-"""Which failures of a task are worth another try."""
+"""Retries of a flow's tasks: which failures are worth another try."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlplatform.runtime.errors import Unavailable
 
 
 def unavailable(task: Any, run: Any, state: Any) -> bool:
-    """A system did not answer; anything else would fail again in the same way.
+    """Whether a task failed because a system did not answer; any other failure would repeat itself.
 
     Source: Prefect's `retry_condition_fn`.
     """

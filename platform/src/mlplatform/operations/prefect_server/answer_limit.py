@@ -1,4 +1,5 @@
-"""How many answers one person's forms are sent: a wrong one costs the others that a form waits."""
+"""A limit on each person's answers to forms: a wrong answer makes everybody else wait for the
+form."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ WITHIN_S: Final = approval_codes.VALID_S
 
 
 class AnswerLimit:
-    """Counts each person's answers within the time that a code is good for.
+    """Counts each person's answers within the validity of a code.
 
     Args:
         now_s: seconds of a clock that never goes back.

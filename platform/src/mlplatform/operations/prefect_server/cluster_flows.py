@@ -1,4 +1,5 @@
-"""`python -m mlplatform.process flow-deployments`: tells a Prefect server of the flows and a pool.
+"""`python -m mlplatform.process flow-deployments`: registers the flows and a pool with a Prefect
+server.
 
 On one machine the process that serves flows runs them too (`served`). On Kubernetes a worker makes
 a Job of each run, and this says, once at each start of that worker, what such a Job is.
@@ -30,20 +31,20 @@ if TYPE_CHECKING:  # Prefect reads its environment when it is imported
 
 POOL: Final = "kubernetes"
 DEFAULT: Final = "default"
-"""The queue that every pool of Prefect has."""
+"""The queue that every Prefect pool has."""
 HEAVY: Final = "heavy"
 START_LIMIT_S: Final = 300
 PASSES: Final = frozenset({"rollout", "promote", "rollback", names.APPROVAL_FLOW})
-"""Flows that take a pass over rollouts, and so create and remove services: a rollback waits for
-no retrain, whose pod makes room for it."""
+"""Flows that take a pass over rollouts and so create and remove services. Their pods have
+production priority: a rollback does not wait for a retrain."""
 STARTS_JOBS: Final = frozenset({"batch", "retrain"})
-"""Flows whose heavy work is a job: of Argo, where the settings name it."""
+"""Flows whose heavy work is a job, on Argo if the settings name it."""
 
 log = logging.getLogger(__name__)
 
 
 def job_variables(name: str) -> dict[str, str]:
-    """What the Jobs of that flow have otherwise than the template says."""
+    """Variables of a flow's Kubernetes Jobs that differ from the template's defaults."""
     if name in STARTS_JOBS:
         return {
             "service_account_name": "batches",
@@ -61,7 +62,7 @@ def job_variables(name: str) -> dict[str, str]:
 
 
 def template(path: Path, image: str) -> dict[str, Any]:
-    """The base job template in that file.
+    """The base job template in a file.
 
     Args:
         image: of flow runs, unless a deployment names another.
@@ -78,7 +79,8 @@ def template(path: Path, image: str) -> dict[str, Any]:
 
 
 def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
-    """The pool, deployments of each flow in it, and the automations that start retrains.
+    """Register the pool, a deployment of each flow and model, and the automations that start
+    retrains.
 
     To be called in the folder that holds `flows`: runs find them from there.
     """
@@ -120,7 +122,7 @@ def _keep_heavy_queue(client: SyncPrefectClient) -> None:
 
 
 def await_server(settings: Settings) -> None:
-    """Returns once the server answers.
+    """Return when the server answers.
 
     Raises:
         Unavailable: it did not in time.
@@ -134,7 +136,7 @@ def await_server(settings: Settings) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; where the server is, the settings say."""
+    """The parser of the command line; the settings name the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--template", type=Path, required=True, help="the base job template")
     parser.add_argument("--image", required=True, help="of flow runs")
@@ -143,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Registers everything and ends."""
+    """Register everything and return."""
     job_template = template(options.template, options.image)
     # Before Prefect is imported, which reads it then.
     os.environ["PREFECT_API_URL"] = f"{settings.prefect_url}/api"

@@ -1,4 +1,4 @@
-"""Prefect's control of flow runs, with a bound on who may hold its connections.
+"""A limit on the connections of Prefect's control channel for flow runs.
 
 Prefect waits five seconds for a token on each connection and counts none of them: a flood would
 take every open file of the process that serves its API too.
@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # Prefect reads its environment when it is imported
 
 ROOM: Final = ConnectionLimits(connections=160, strangers=32)
 TOKEN_S: Final = 5
-"""Prefect's own limit for a connection's first line; here for the table of listeners."""
+"""Seconds that Prefect allows for a connection's first line; stated here for the table of
+listeners."""
 
 
 def limit_strangers(channel: ControlChannel) -> None:

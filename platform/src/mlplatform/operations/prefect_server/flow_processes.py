@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 def warm_up(modules: Sequence[str]) -> None:
-    """Start the fork server, with this process's environment of now.
+    """Start the fork server with this process's present environment.
 
     Args:
         modules: what its children find imported; importing them must start no thread.
@@ -74,7 +74,7 @@ class WarmRunner(Runner):
         self._entrypoints: dict[UUID, str | None] = {}
 
     def pin(self, deployment: RunnerDeployment) -> None:
-        """Register a deployment, whose runs execute its file as it is now."""
+        """Register a deployment; its runs execute the file with its present content."""
         pin = Pin.of(deployment.entrypoint or "")
         registered = self.add_deployment(deployment)
         assert isinstance(registered, UUID)  # outside an event loop, as here
@@ -120,7 +120,8 @@ class WarmRunner(Runner):
         return WarmStarter(self._control_channel, pin, self._tell_if_changed)
 
     async def _tell_if_changed(self, flow_run: FlowRun) -> None:
-        """Keep a refusal where the database names another file than the one that runs."""
+        """Record a refusal if the database names another file than the registered one, which
+        runs."""
         if flow_run.deployment_id is None:
             return
         try:
@@ -137,7 +138,8 @@ class WarmRunner(Runner):
 
 
 async def run_together(runners: Sequence[Runner]) -> None:
-    """Run until SIGTERM, of which Prefect tells the runner that started last; none outlives it."""
+    """Run all runners until one ends, then stop the others. Prefect sends SIGTERM to the runner
+    that started last only."""
     running = {asyncio.create_task(runner.start()): runner for runner in runners}
     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     for task, runner in running.items():
@@ -149,13 +151,14 @@ async def run_together(runners: Sequence[Runner]) -> None:
 
 
 async def _no_hooks(flow_run: FlowRun) -> Flow[..., Any]:
-    """Flows here have no hooks for crashes and cancellations; to look for some, the runner itself
-    would load the file that the server's database names."""
+    """Refuse to load hooks: the platform's flows have none, and the runner would load the file that
+    the server's database names."""
     raise Refused(f"no hooks are run for {flow_run.name}")
 
 
 class WarmStarter:
-    """Starts one flow run, as Prefect's own EngineCommandStarter does with a new interpreter."""
+    """Starts one flow run in a fork; Prefect's EngineCommandStarter starts a new interpreter
+    instead."""
 
     def __init__(
         self,
@@ -172,7 +175,7 @@ class WarmStarter:
         flow_run: FlowRun,
         task_status: TaskStatus[ProcessHandle] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Returns when the process has ended; its handle is reported before that."""
+        """Start the process, report its handle, and return when it has ended."""
         await self._before(flow_run)
         port, token = self._control_channel.register(flow_run.id)
         environment = {
@@ -194,8 +197,8 @@ class WarmStarter:
 
 
 def run_engine(environment: dict[str, str], pin: Pin) -> None:
-    """What the child does: Prefect's engine for the run that the environment names, with the flow
-    that is pinned."""
+    """Run Prefect's engine in the child for the run that the environment names, with the pinned
+    flow."""
     os.environ.update(environment)
     from mlplatform.operations.prefect_server import flow_run  # finds that environment
 

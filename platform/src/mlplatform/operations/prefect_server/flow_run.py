@@ -1,4 +1,4 @@
-"""`python -m mlplatform.process flow-run`: one flow run, whose lines and spans are kept.
+"""`python -m mlplatform.process flow-run`: one flow run, with its log lines and spans.
 
 It is Prefect's engine, for the run that the environment names (PREFECT__FLOW_RUN_ID). Which file it
 executes is not asked of the server: on one machine the runner pins it, in a pod it is the flow of
@@ -29,17 +29,18 @@ ENGINE: Final = "prefect.engine"
 INSTANCE: Final = "runs"
 RUN_ID: Final = "PREFECT__FLOW_RUN_ID"
 OWN_HANDLERS: Final = ("uvicorn", "fastapi", "prefect._internal")
-"""Loggers that Prefect gives handlers of their own, for a terminal."""
+"""Loggers to which Prefect gives handlers of their own, for a terminal."""
 
 
 def observe(settings: Settings) -> None:
-    """Lines of this process as JSON with the trace that they belong to, its spans where they go."""
+    """Write this process's log lines as JSON with their trace, and send its spans."""
     lines_as_json(INSTANCE, settings.log_level)
     flow_spans.install(backends.span_sender(settings, ProcessIdentity("flows", INSTANCE)))
 
 
 def lines_as_json(instance: str, level: Level) -> None:
-    """Every line of a process in which Prefect is imported already; our own from a level on."""
+    """Write every log line of a process that has imported Prefect as JSON; the platform's own from
+    `level` on, others from WARNING on."""
     logs.configure("flows", personal_fields(), instance)
     root = logging.getLogger()
     root.handlers[0].addFilter(flow_spans.CurrentTrace())
@@ -52,7 +53,7 @@ def lines_as_json(instance: str, level: Level) -> None:
 
 
 def execute(pin: Pin) -> None:
-    """Prefect's engine, in this process, for the flow that is pinned.
+    """Run Prefect's engine in this process for the pinned flow.
 
     Raises:
         Refused: its file has changed.
@@ -64,7 +65,7 @@ def execute(pin: Pin) -> None:
 
 
 def pinned_here() -> Pin:
-    """The flow of the run that the environment names, in `flows/` of the working folder.
+    """The pin of the run that the environment names, in `flows/` of the working folder.
 
     Raises:
         Refused: no flow of this platform has its name.
@@ -79,12 +80,12 @@ def pinned_here() -> Pin:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: the environment names the run."""
+    """The parser of the command line; the environment names the run."""
     return argparse.ArgumentParser(description=__doc__)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """The run, to its end."""
+    """Execute the run to its end."""
     import prefect.main  # noqa: F401 -- it sets up its logging, which is then ours
 
     observe(settings)

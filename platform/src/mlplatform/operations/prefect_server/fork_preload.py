@@ -1,4 +1,4 @@
-"""The last import of the fork server, which does once what its children need not repeat."""
+"""The fork server's last import: work that is done once instead of in every child."""
 
 from __future__ import annotations
 

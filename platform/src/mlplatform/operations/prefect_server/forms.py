@@ -1,4 +1,4 @@
-"""Fields of the forms that start flows, with the limits that the command line holds to as well."""
+"""Fields of the forms that start flows, with the limits of the command line."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ Reason = Annotated[
     StringConstraints(strip_whitespace=True, min_length=REASON.least, max_length=REASON.most),
 ]
 OptionalReason = Annotated[str, StringConstraints(strip_whitespace=True, max_length=REASON.most)]
-"""Empty, or as long as a reason: what takes it checks that."""
+"""Empty, or of the length of a reason; the flow checks the lower limit."""

@@ -31,17 +31,20 @@ if TYPE_CHECKING:  # Prefect reads its environment when it is imported
 
 CHECKOUT = Path(__file__).parents[5] / "flows"
 FLOWS = CHECKOUT if CHECKOUT.is_dir() else Path(sys.prefix).parent / "mlplatform/flows"
-"""Of the checkout that this is installed from, else beside the environment, as in the image."""
+"""Folder of the flows: in the checkout that is installed, else beside the environment, as in the
+image."""
 DAILY = {"materialize": "5 0 * * *", "drift": "20 0 * * *", "skew": "50 0 * * *"}  # UTC
 PASS_INTERVAL = timedelta(seconds=60)
 RUNS_AT_A_TIME = 12
-"""On Kubernetes it is the pool's limit, heavy runs included, and its worker has none of its own."""
+"""Most light runs at a time. On Kubernetes this is the limit of the pool, including heavy runs, and
+its worker has no limit."""
 HEAVY_AT_A_TIME = 1
-"""Two would take each other's cores and memory, and requests the rest."""
+"""Most heavy runs at a time: two would compete for cores and memory, also with requests."""
 HEAVY_QUERY_S = 2.0
-"""Each look costs the server 20 ms, and these runs take minutes."""
+"""Seconds between queries for heavy runs: a query costs the server 20 ms, and these runs take
+minutes."""
 HEAVY_ELSEWHERE = 4
-"""Where heavy work has pods of its own, so that the runs wait for it more than they work."""
+"""Most heavy runs at a time if heavy work has pods of its own: the runs then mostly wait."""
 TAG = "mlplatform"
 PRELOADED = (
     "mlplatform.operations.prefect_server.flow_run",
@@ -53,12 +56,14 @@ PRELOADED = (
     "pyarrow.dataset",  # brings pandas
 )
 ON_KSERVE = ("mlplatform.rollouts.serving.kserve",)
-"""Brings the Kubernetes client: a second for each pass."""
+"""Modules to preload with KServe: they import the Kubernetes client, which takes a second in each
+pass."""
 
 
 def places(settings: Settings) -> list[Places]:
-    """One deployment a flow and model, the approval last: who waits for it finds all of them.
-    Recorded traffic has no daily schedules: who plays it starts the runs at its own midnights."""
+    """The deployments of all flows and models, in two groups with separate limits; the approval
+    comes last, so a client that waits for it finds all others. With recorded traffic there are no
+    daily schedules: its player starts those runs at its own midnights."""
     heavy_at_a_time = HEAVY_AT_A_TIME if settings.argo is None else HEAVY_ELSEWHERE
     others = [flow for flow in names.RUNS if flow not in names.HEAVY]
     return [
@@ -105,7 +110,8 @@ def _schedules(name: str, settings: Settings) -> list[Schedule]:
 
 
 def on_ready(settings: Settings) -> None:
-    """Keep the automations that start retrains, and pass once over every model's rollouts."""
+    """Create the automations that start retrains, and start one pass over every model's
+    rollouts."""
     settle()
     api = wiring.prefect_api(settings)
     for model in model_names():
@@ -114,7 +120,7 @@ def on_ready(settings: Settings) -> None:
 
 
 def settle() -> None:
-    """Retire what an earlier release left on the server, and keep the automations by which an
+    """Remove what an earlier release left on the server, and create the automations by which an
     incident starts a retrain."""
     from prefect.client.orchestration import get_client
 
@@ -125,7 +131,7 @@ def settle() -> None:
 
 
 def retire_former(client: SyncPrefectClient) -> None:
-    """Remove what an earlier release served under other names: nobody runs it any more.
+    """Remove deployments that an earlier release served under other names: no process runs them.
 
     Questions that wait there are cancelled; the next pass asks them again. An automation goes with
     the deployment that it would start.
@@ -206,12 +212,12 @@ def _automation(model: str, retrain: UUID) -> AutomationCore:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: everything is a setting."""
+    """The parser of the command line; everything is a setting."""
     return argparse.ArgumentParser(description=__doc__)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Serves until SIGTERM."""
+    """Serve until SIGTERM."""
     prefect_server.run(
         settings,
         lambda: places(settings),

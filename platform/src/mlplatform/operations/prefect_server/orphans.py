@@ -1,4 +1,4 @@
-"""Flow runs that no process works on any more, though the server says that one does.
+"""Orphaned flow runs: the server says that they run, and no process works on them.
 
 A runner tells the server how each run ended. What the server can't write then, on a full disk, is
 lost. The run would stay PENDING, RUNNING or CANCELLING for ever, processes that follow it would
@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # Prefect reads its environment when it is imported
     from prefect.client.orchestration import PrefectClient
 
 EVERY_S: Final = 20.0
-"""Between two looks. A run is settled when two in a row find it without a process: one look may
-come between a process that ended and the state that it set last."""
+"""Seconds between two looks. A run is settled after two looks in a row without a process, since one
+look may fall between the end of a process and the state that it set last."""
 GONE: Final = "its process is gone, and could not say how it ended"
 NEVER_STARTED: Final = "its process was not started; it is tried again"
 
@@ -40,7 +40,7 @@ log.addFilter(RateLimitFilter())
 
 
 class Orphans:
-    """Settles the runs of some deployments that have no process.
+    """Settles runs of some deployments that have no process.
 
     Args:
         deployments: whose runs this process alone starts.
@@ -59,7 +59,7 @@ class Orphans:
         self._seen: set[UUID] = set()
 
     async def settle(self) -> list[UUID]:
-        """One look; the runs that were settled.
+        """Look once; returns the ids of the settled runs.
 
         A run that had begun has crashed. One that had not is scheduled again. One that was to be
         cancelled is.

@@ -1,4 +1,4 @@
-"""Which file a flow run executes: the one that was registered, with the content it had then."""
+"""Pins of flow runs: a run executes the registered file with the content that it had then."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlplatform.operations.prefect_client import names
 from mlplatform.runtime.errors import Refused
 
 ENTRYPOINT: Final = "PREFECT__FLOW_ENTRYPOINT"
-"""By which Prefect's engine takes a flow from a file, and nothing from its server.
+"""Environment variable that makes Prefect's engine load a flow from a file and not from its server.
 
 Source: `prefect.flow_engine.load_flow`, Prefect 3.9.
 """
@@ -19,7 +19,7 @@ Source: `prefect.flow_engine.load_flow`, Prefect 3.9.
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """One flow in one file.
+    """One flow in one file with its digest.
 
     Args:
         digest: SHA-256 of the file.
@@ -31,13 +31,13 @@ class Pin:
 
     @classmethod
     def of(cls, entrypoint: str) -> Pin:
-        """The flow that `file.py:function` names, as the file is now."""
+        """The pin of the flow that `file.py:function` names, with the file's present content."""
         path, _, function = entrypoint.rpartition(":")
         file = Path(path).absolute()
         return cls(file, function, _digest(file))
 
     def checked_entrypoint(self) -> str:
-        """The entrypoint, for Prefect's engine.
+        """The entrypoint for Prefect's engine, if the file is unchanged.
 
         Raises:
             Refused: the file is another one now.
@@ -51,7 +51,7 @@ class Pin:
 
 
 def pin_of_flow(flow: str, folder: Path) -> Pin:
-    """The pin of a flow of this platform in that folder.
+    """The pin of one of the platform's flows in a folder.
 
     Raises:
         Refused: no flow of this platform has the name.

@@ -1,4 +1,5 @@
-"""What a person who has logged in may ask of Prefect's API: a method and a path, and nothing else.
+"""Requests that a logged-in person may send to Prefect's API, by method and path; all others are
+forbidden.
 
 Reading, starting a run of a deployment, answering and cancelling a run. Everything that changes
 what runs, or what a person is shown, is left to the platform's own processes.
@@ -73,11 +74,11 @@ _CANCEL: Final = re.compile(rf"flow_runs/({_ID})/set_state")
 _CHECK: Final = "ui/schemas/validate"
 _API: Final = "/api/"
 _SHELL: Final = re.compile(r"/(?!api(/|$))[^\\]*")
-"""Pages, scripts and documents: the same for everybody who has logged in."""
+"""Paths of pages, scripts and documents, which are the same for every logged-in person."""
 
 
 def access(method: str, path: str) -> Access:
-    """What a request would do; `forbidden` where it is on no list.
+    """The kind of access that a request needs; `forbidden` if no list contains it.
 
     Args:
         method: of HTTP, or `WEBSOCKET`.
@@ -100,8 +101,8 @@ def access(method: str, path: str) -> Access:
 
 
 def only_looks(method: str, path: str) -> bool:
-    """Whether a request would change nothing even if it were let through: a page requests more than
-    it may show, and such refusals are not recorded."""
+    """Whether a request would change nothing if it were let through: pages send many such requests,
+    and their refusals are not recorded."""
     asks = path.removesuffix("/").endswith(("/filter", "/count", "/paginate"))
     return method in ("GET", "HEAD", "OPTIONS") or (
         asks if method == "POST" else access(method, path) == "read"
@@ -109,7 +110,7 @@ def only_looks(method: str, path: str) -> bool:
 
 
 def subject(path: str) -> str:
-    """The id of the deployment or run that a `start`, an `answer` or a `cancel` is about."""
+    """The id of the deployment or run that a `start`, `answer` or `cancel` request names."""
     rest = path.removeprefix(_API).removesuffix("/")
     found = _START.fullmatch(rest) or _ANSWER.fullmatch(rest) or _CANCEL.fullmatch(rest)
     return found[1] if found else ""
@@ -128,7 +129,8 @@ def _posted(rest: str) -> Access:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether every router reads it alike: nothing empty, nothing that climbs, nothing unseen."""
+    """Whether every router reads the path alike: no empty parts, no `.` or `..`, no unprintable
+    characters."""
     parts = path.split("/")
     return (
         path.startswith("/")

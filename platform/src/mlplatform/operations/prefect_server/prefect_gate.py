@@ -1,4 +1,5 @@
-"""Which requests Prefect's server answers: the platform's own, and what people may ask.
+"""The gate of Prefect's server: it passes the platform's own requests and those that people may
+send.
 
 Prefect knows no users. So nothing reaches it without an identity, and what a person may change goes
 through lists (`prefect_access`, `prefect_requests`). A browser sends name and key as Basic
@@ -39,12 +40,12 @@ from mlplatform.scoring.admission.people import People
 SURFACE: Final = "prefect"
 APPROVAL: Final = "approval"
 HEALTH: Final = "/health"
-"""The only path that is open: it says whether Prefect's API answers, and nothing else."""
+"""The only open path: it says whether Prefect's API answers, and nothing else."""
 MOST_BODY_BYTES: Final = 1024 * 1024
 MOST_FIRST_BYTES: Final = 4096
-"""Of a socket's first message, read before anybody is proven."""
+"""Most bytes of a socket's first message, which is read before its sender is proven."""
 PROVEN_FOR_S: Final = 1.0
-"""How long a person's socket goes on before its key is looked at again."""
+"""Seconds after which a person's key is checked again while a socket is open."""
 PLATFORM: Final = "platform"
 OPERATOR: Final = "operator"
 _ID: Final = re.compile("/[0-9a-fA-F-]{32,36}(?=/|$)")
@@ -53,14 +54,14 @@ _REALM: Final = b'Basic realm="mlplatform: your name and your key", charset="UTF
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """One of the platform's own processes: it may do everything."""
+    """One of the platform's own processes, which may do everything."""
 
     name: str = PLATFORM
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """The user who has the home folder: may do what people may do, in anybody's name."""
+    """The user who owns the home folder, who may do what people may do, in any person's name."""
 
     name: str = OPERATOR
 
@@ -70,7 +71,7 @@ Identity = Platform | Operator | Client
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Secrets of this start.
+    """Secrets of one start of the platform.
 
     Args:
         platform: of the platform's own calls.
@@ -82,7 +83,7 @@ class Tokens:
 
 
 class _TooLarge(Exception):
-    """A request's body is longer than any that is taken."""
+    """A request's body exceeds the limit."""
 
 
 class PrefectGate:
@@ -151,7 +152,7 @@ class PrefectGate:
         return self._people.proven(name, secret)
 
     def _while_proven(self, credentials: tuple[str, bytes] | None, send: Send) -> Send:
-        """What is sent to a socket, until the key that opened it is revoked or expires."""
+        """A `send` that closes the socket when the key that opened it is revoked or expires."""
         proven_s, is_over = time.monotonic(), False
 
         async def send_guarded(message: Any) -> None:
@@ -167,8 +168,8 @@ class PrefectGate:
         return send_guarded
 
     async def _by_first_message(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A socket of Prefect's own client, whose first message has its token: until it is the
-        platform's, nothing reaches the server and nothing leaves it.
+        """Serve a socket of Prefect's own client, whose first message holds its token: before it is
+        proven to be the platform's, nothing passes in either direction.
 
         Source: `prefect.server.utilities.subscriptions`, Prefect 3.9.
         """
@@ -234,7 +235,8 @@ class PrefectGate:
     async def _check_change(
         self, person: Operator | Client, wanted: Access, about: str, body: bytes
     ) -> bytes | requests.Wrong:
-        """What Prefect is sent of a request that changes something, or why nothing is."""
+        """The body sent to Prefect for a request that changes something, or the reason why it is
+        refused."""
         parsed = _json(body)
         if wanted == "cancel" and not requests.is_cancelling(parsed):
             return requests.Wrong("the state of a run is the platform's to set: CANCELLING ends it")
@@ -275,7 +277,8 @@ class PrefectGate:
     async def _unproven(
         self, person: Operator | Client, run_id: str, answer: requests.Start
     ) -> str | None:
-        """Why an answer's code proves nothing; None where it does, or the run itself finds out.
+        """The reason why an answer's code proves nothing; None if it proves its person, or if only
+        the run can check it.
 
         A person should know of a single one, as where the run refuses it.
         """
@@ -300,8 +303,8 @@ class PrefectGate:
         return int(found.json()) if found.is_success else requests.MOST_UNFINISHED
 
     async def _is_known_form(self, body: object) -> bool:
-        """Whether values are to be checked by the schema of a deployment or of a waiting form: one
-        that somebody makes up can take any time."""
+        """Whether values are to be checked by the schema of an existing deployment or waiting form:
+        a made-up schema could take any time."""
         if not isinstance(body, dict) or not requests.is_plain(body.get("values")):
             return False
         found = await self._inner.post("/deployments/filter", json={})
@@ -316,8 +319,8 @@ class PrefectGate:
         return body.get("schema") in schemas
 
     async def _deployment_of(self, about: str, *, of_run: bool) -> tuple[str, str]:
-        """The flow and the model of a deployment, or of the one that a run is of; empty where
-        there is none: Prefect then says so."""
+        """The flow and the model of a deployment, or of a run's deployment; empty texts if there is
+        none, and Prefect answers so."""
         if of_run:
             run = await self._inner.get(f"/flow_runs/{about}")
             about = str(run.json().get("deployment_id")) if run.is_success else ""
@@ -356,7 +359,7 @@ def _is(secret: bytes, token: str) -> bool:
 
 
 def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes] | None:
-    """Name and secret; None where there are none, or more than one pair."""
+    """Name and secret; None if there are none or several pairs."""
     values = [value for name, value in headers if name == b"authorization"]
     if len(values) != 1:
         return None
@@ -373,12 +376,12 @@ def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, bytes] | 
 
 
 def _says_who(scope: Scope) -> bool:
-    """Whether a socket speaks Prefect's own protocol, in which the first message says who it is."""
+    """Whether a socket speaks Prefect's own protocol, in which the first message holds a token."""
     return "prefect" in scope.get("subprotocols", ())
 
 
 def _token(message: Any) -> str:
-    """The token of a first message; empty where there is none."""
+    """The token of a first message; empty if there is none."""
     text = message.get("text") or message.get("bytes") or b""
     if len(text) > MOST_FIRST_BYTES:
         return ""
@@ -396,12 +399,12 @@ def _json(body: bytes) -> object:
 
 
 def _shape(path: str) -> str:
-    """The path without ids: those that somebody makes up would make every refusal a new one."""
+    """The path with `{id}` in place of ids: made-up ids would make every refusal a new one."""
     return _ID.sub("/{id}", path)
 
 
 async def _body(receive: Receive) -> bytes:
-    """The whole body.
+    """The whole body of a request.
 
     Raises:
         _TooLarge: it is longer than `MOST_BODY_BYTES`.
@@ -419,7 +422,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _resent(scope: Scope, body: bytes) -> tuple[Scope, Receive]:
-    """The request with this body, whole, in place of its own."""
+    """The request with another body."""
     headers = [
         (name, value)
         for name, value in scope["headers"]

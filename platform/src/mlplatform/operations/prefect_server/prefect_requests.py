@@ -1,4 +1,4 @@
-"""What a person's request may hold that starts a flow run, or ends one: pure checks of its body."""
+"""Checks of the body of a person's request that starts or ends a flow run; pure."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from mlplatform.rollouts.journal.approval_codes import Question
 ACTOR: Final = "actor"
 MODEL: Final = "model"
 CODE: Final = "code"
-"""The field of an approval's form that proves who answers."""
+"""Field of an approval's form with the code that proves who answers."""
 STARTED_BY_THE_PLATFORM: Final = frozenset({"approval"})
-"""Flows that only a pass starts: the journal says what they ask."""
+"""Flows that only a pass starts: the journal holds the question that they ask."""
 
 OF_AN_INCIDENT: Final = frozenset({"incident", "claim", "traceparent"})
-"""Parameters by which a run answers a drift incident: a check gives them, and no person."""
+"""Parameters of a run that answers a drift incident: a drift check sets them, never a person."""
 
 RUN_BY_A_SCHEDULE: Final = frozenset({"rollout", "materialize", "drift", "skew"})
-"""Flows whose runs no person ends: without them nothing is taken back, and features go stale."""
+"""Flows whose runs people may not end: without these runs no rollback completes, and features go
+stale."""
 
 NAMES_ITS_ACTOR: Final = frozenset({"retrain", "validate", "promote", "rollback", "control"})
 STOPS_THINGS: Final = frozenset({"rollback", "control"})
-"""Flows that a person may always start: a queue of other runs keeps nobody from them."""
+"""Flows that a person may always start, however many unfinished runs the person has."""
 MOST_UNFINISHED: Final = 20
-"""Runs of one person's that have not ended: waiting ones keep no turn, and still fill a database,
-and a queue that others wait in."""
+"""Most unended runs of one person: waiting runs occupy no place, but they fill the database and the
+queue."""
 DUE_WITHIN_S: Final = 24 * 3600
 AT_ONCE_S: Final = 300
-"""How far ahead a person's run may be due, and one that promotes at once or stops things: it begins
-with the right that its starter has when it is asked for, and a key that is revoked ends no run."""
+"""Most seconds until a person's run that stops things or promotes at once may begin. Its starter's
+right is checked when the run is asked for, and revoking a key ends no run."""
 _UNFINISHED: Final = ("SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING")
 HYDRATED: Final = "__prefect_kind"
-"""A key by which Prefect takes a template, or JSON in a text, in the place of a value: what was
-checked would not be what runs, and a template can take any time.
+"""Key that makes Prefect replace a value by a template or by parsed JSON: the run would not use
+what was checked, and a template can take any time.
 
 Source: `prefect.server.utilities.user_templates` and `prefect.utilities.schema_tools.hydration`.
 """
@@ -51,14 +52,14 @@ _DROPPED: Final = frozenset({"enforce_parameter_schema", "empirical_policy", "pa
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Why a request is refused, in words for its sender."""
+    """The reason why a request is refused, in words for its sender."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A run that may be started; `body` is what Prefect is sent."""
+    """A run that may be started; `body` is sent to Prefect."""
 
     body: Mapping[str, Any]
 
@@ -66,7 +67,8 @@ class Start:
 def run_start(
     body: object, *, flow: str, model: str, person: str | None, now_s: float
 ) -> Start | Wrong:
-    """A run of a deployment, with its parameters and nothing about where or how it runs.
+    """Check a request that starts a run: it may set parameters and a start time, not where or how
+    the run executes.
 
     Args:
         flow, model: whose deployment it is.
@@ -119,7 +121,7 @@ def run_start(
 
 
 def unfinished_runs(person: str) -> Mapping[str, Any]:
-    """The filter, in Prefect's own form, for the runs that a person has started and that go on."""
+    """Prefect's filter for the unended runs that a person has started."""
     states = {"type": {"any_": list(_UNFINISHED)}}
     return {"flow_runs": {"tags": {"all_": [_tag(person)]}, "state": states}}
 
@@ -129,7 +131,7 @@ def _tag(person: str) -> str:
 
 
 def form_values(body: object, *, person: str | None) -> Start | Wrong:
-    """A form's values, and nothing else.
+    """Check the values of a form; nothing else is passed on.
 
     Args:
         person: who answers, and so whose code it has to be; None: who runs the platform, for
@@ -147,7 +149,8 @@ def form_values(body: object, *, person: str | None) -> Start | Wrong:
 
 
 def question_of(parameters: object, answer: Start) -> Question | None:
-    """What the run of an approval with these parameters asks, as the form answers it."""
+    """The question that the run of an approval with these parameters asks, with the form's answer;
+    None if a part is missing."""
     named = parameters if isinstance(parameters, dict) else {}
     fields = {
         "rollout_id": named.get("rollout_id"),
@@ -161,13 +164,14 @@ def question_of(parameters: object, answer: Start) -> Question | None:
 
 
 def is_emergency(body: object) -> bool:
-    """Whether a request promotes at once, before anybody else has looked."""
+    """Whether a request is an emergency promotion, which happens before another person has
+    looked."""
     parameters = body.get("parameters") if isinstance(body, dict) else None
     return isinstance(parameters, dict) and parameters.get("emergency") not in (None, False)
 
 
 def is_plain(value: object, depth: int = 0) -> bool:
-    """Whether Prefect takes a value as it is."""
+    """Whether Prefect takes a value unchanged."""
     if depth > MOST_DEPTH:
         return False
     if isinstance(value, dict):
@@ -176,17 +180,17 @@ def is_plain(value: object, depth: int = 0) -> bool:
 
 
 CANCELLING: Final[Mapping[str, Any]] = {"state": {"type": "CANCELLING"}}
-"""What Prefect is sent where a person ends a run: no name or message of that person's."""
+"""Body sent to Prefect when a person ends a run, without names or messages of that person."""
 
 
 def is_cancelling(body: object) -> bool:
-    """Whether a change of a run's state asks for its end."""
+    """Whether a state change asks for the end of a run."""
     state = body.get("state") if isinstance(body, dict) else None
     return isinstance(state, dict) and state.get("type") == "CANCELLING"
 
 
 def _scheduled(state: object) -> Mapping[str, Any] | None:
-    """The state of a run that is due now or later; None where it is another one."""
+    """The state of a run that is due now or later; None for any other state."""
     if state is None:
         return {"type": "SCHEDULED"}
     if not isinstance(state, dict) or state.get("type", "SCHEDULED") != "SCHEDULED":
@@ -197,7 +201,7 @@ def _scheduled(state: object) -> Mapping[str, Any] | None:
 
 
 def _is_due(state: Mapping[str, Any], until_s: float) -> bool:
-    """Whether a run begins by then; of a time without a zone nobody knows."""
+    """Whether a run begins by then; False for a time without a zone."""
     when = state.get("state_details", {}).get("scheduled_time")
     if when is None:
         return True

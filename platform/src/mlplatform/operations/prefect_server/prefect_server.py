@@ -1,4 +1,4 @@
-"""Prefect's server and the served flows in one process: half the memory of two.
+"""Prefect's server and the served flows in one process, which takes half the memory of two.
 
 Nothing reaches the server but through its gate (`prefect_gate`), and what a run executes is one of
 the flows that were registered here (`flow_processes`), whatever the server's database says.
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Deployments whose runs share places.
+    """Deployments whose runs share one limit.
 
     Args:
         limit: of their runs at a time; further ones stay scheduled. None leaves Prefect's default.
@@ -59,7 +59,8 @@ class Places:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """How Prefect is told to keep everything in the home folder; must be set before its import.
+    """Environment variables that make Prefect store everything in the home folder; set them before
+    importing Prefect.
 
     It also makes its clients find this server, so processes that talk to it need it too.
     """
@@ -101,7 +102,7 @@ def run(
     on_ready: Callable[[], None] = lambda: None,
     preload: Sequence[str] = (),
 ) -> None:
-    """Serves the API, the UI and the deployments until SIGTERM.
+    """Serve the API, the UI and the deployments until SIGTERM.
 
     Args:
         places: makes what is served; called once the API is up.
@@ -169,7 +170,7 @@ def gate(
     hosts: Sequence[str],
     approval_key: Callable[[], bytes] | None = None,
 ) -> Application:
-    """Prefect's application behind what lets nobody in without an identity.
+    """Prefect's application behind a gate that refuses requests without an identity.
 
     Args:
         hosts: what a request's `Host` may be, each with its port.
@@ -183,7 +184,7 @@ def gate(
 def configuration(
     application: Application, connections: ListenerConnections, host: str, port: int
 ) -> uvicorn.Config:
-    """How uvicorn serves it: lines are ours, and connections have limits."""
+    """Uvicorn's configuration, with the platform's log lines and limits on connections."""
     return uvicorn.Config(
         application,
         host=host,
@@ -198,7 +199,7 @@ def configuration(
 
 @contextmanager
 def people_of(settings: Settings) -> Iterator[People]:
-    """The people who may log in, followed while they come and go.
+    """The people who may log in, kept up to date.
 
     Raises:
         Unavailable: the store of keys does not answer.

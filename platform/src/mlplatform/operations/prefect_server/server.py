@@ -21,7 +21,7 @@ from mlplatform.runtime.telemetry.refusals import Refusals
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; all else are settings."""
+    """The parser of the command line; everything is a setting."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="where it listens")
     parser.add_argument("--port", type=int, default=4200, help="of the UI and the API")
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def tokens(settings: Settings) -> Tokens:
-    """The token of the platform's own calls; nobody else has one here.
+    """The token of the platform's own calls; there is no operator's token here.
 
     Raises:
         ConfigInvalid: there is none.
@@ -41,7 +41,7 @@ def tokens(settings: Settings) -> Tokens:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT."""
     known = tokens(settings)
     with prefect_server.people_of(settings) as people:
         # Prefect reads its environment when it is imported

@@ -1,1 +1,2 @@
-"""Decisions that people look at: which are open, what was said of them, and what makes a label."""
+"""Reviews of decisions by people: the open ones, the opinions on them, and the labels that
+follow."""

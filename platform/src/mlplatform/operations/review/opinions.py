@@ -1,4 +1,4 @@
-"""What analysts said of one decision, and whether that makes a label: pure rules."""
+"""Opinions of analysts on one decision, and when they make a label: pure rules."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from mlplatform.rollouts.journal.state import appearances
 from mlplatform.runtime.errors import InputInvalid, Refused
 
 REVIEW: Final = "review"
-"""The key of a label's payload under which it stands what an analyst said."""
+"""Key of a label's payload that holds an analyst's opinion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A person's account at an identity provider: who it is, whatever the name becomes."""
+    """A person's account at an identity provider; it identifies the person even if the name
+    changes."""
 
     issuer: str
     subject: str
@@ -26,7 +27,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What one analyst says of a decision.
+    """One analyst's opinion on a decision.
 
     Args:
         outcome: 1 is what the model looks for, 0 is not.
@@ -40,8 +41,8 @@ class Opinion:
     account: Account | None = None
 
     def is_by(self, analyst: str, account: Account | None) -> bool:
-        """Whether this person opinions it. Two accounts of one provider are answer apart by their
-        subjects, two keys by their names, and everybody else by what a reader takes names for."""
+        """Whether this person stated the opinion. Two accounts of one provider are compared by
+        subject, two keys by name, and any other pair by names that look alike to a reader."""
         own = self.account
         if own is not None and account is not None and own.issuer == account.issuer:
             return own == account
@@ -50,13 +51,13 @@ class Opinion:
         return bool(appearances(self.analyst) & appearances(analyst))
 
     def is_by_author_of(self, other: Opinion) -> bool:
-        """Whether one person stated both."""
+        """Whether the same person stated both opinions."""
         return self.is_by(other.analyst, other.account)
 
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """It becomes the decision's label.
+    """The opinion becomes the decision's label.
 
     Args:
         agreed: names of the others who said the same before, in order.
@@ -67,7 +68,7 @@ class Consensus:
 
 @dataclass(frozen=True, slots=True)
 class OpenOpinion:
-    """It is kept, and becomes a label once another person says the same.
+    """The opinion is stored, and becomes a label when another person states the same.
 
     Args:
         differs: somebody has said the opposite before.
@@ -77,7 +78,7 @@ class OpenOpinion:
 
 
 def weigh(opinions: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Consensus | OpenOpinion:
-    """What comes of an opinion after those that are on record; of each person the last one counts.
+    """The result of an opinion after those on record; only each person's last opinion counts.
 
     Args:
         opinions: the oldest first.
@@ -102,7 +103,7 @@ def weigh(opinions: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Cons
 
 
 def is_disputed(opinions: Sequence[Opinion]) -> bool:
-    """Whether people contradict each other, by the last word of each."""
+    """Whether people's last opinions contradict each other."""
     return len({o.outcome for o in _last_words(opinions)}) > 1
 
 
@@ -114,7 +115,7 @@ def _last_words(opinions: Sequence[Opinion]) -> list[Opinion]:
 
 
 def payload(now: Opinion, agreed: Sequence[str] = ()) -> dict[str, Any]:
-    """What the record of an opinion, or of the label that it makes, holds of it."""
+    """The part of a record's payload that holds an opinion, or the opinion that became a label."""
     answer: dict[str, Any] = {"outcome": now.outcome}
     if now.note:
         answer["note"] = now.note
@@ -126,7 +127,7 @@ def payload(now: Opinion, agreed: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def opinion(held: Mapping[str, Any]) -> Opinion | None:
-    """What the payload of a label's record says; None where no analyst said it.
+    """The opinion in the payload of a label's record; None if no analyst stated it.
 
     Args:
         held: with the name of its client.
@@ -141,18 +142,18 @@ def opinion(held: Mapping[str, Any]) -> Opinion | None:
 
 
 def words(label: str) -> dict[str, int]:
-    """What people say of an outcome, by the name of the model's label: `NAME`, `not-NAME`."""
+    """Word → outcome, by the name of the model's label: `NAME` is 1, `not-NAME` is 0."""
     return {label: 1, f"not-{label}": 0}
 
 
 def says(outcome: int, label: str) -> str:
-    """An outcome as a person reads it."""
+    """The word for an outcome, as people read it."""
     name = label.replace("_", " ")
     return name if outcome else f"not {name}"
 
 
 def outcome_of(text: str, label: str) -> int:
-    """The outcome that a person names: by its word, or as the label is stored, 1 or 0.
+    """The outcome that a person's text names: by word, or by the stored label 1 or 0.
 
     Raises:
         InputInvalid: it is neither.
@@ -170,7 +171,7 @@ def outcome_of(text: str, label: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OnRecord:
-    """A decision that can be looked at, and what was said of it so far, the oldest first."""
+    """A decision that can be reviewed, and its opinions, oldest first."""
 
     decision_id: str
     model: str
@@ -181,7 +182,7 @@ class OnRecord:
 def on_record(
     decision_id: str, model: str, records: Iterable[Mapping[str, Any]], reviewed: Sequence[str]
 ) -> OnRecord:
-    """What the log's records of a decision come to.
+    """The decision and its opinions, from the log's records.
 
     Args:
         records: with every column, their payload parsed, in any order.

@@ -1,4 +1,5 @@
-"""The decisions of one model that wait for a person, in a file that new records of the log advance.
+"""The queue of one model's decisions that wait for review, in a file that new records of the log
+advance.
 
 The file holds the position in the log that it stands for, and follows from the log: it may be
 deleted, and is made again. Records come in any order and in any portions: what ends a decision's
@@ -36,17 +37,18 @@ COLUMNS: Final = (
     *("writer", "seq", "kind", "decision_id", "event_ms", "version", "score", "decision", "label"),
 )
 PORTION: Final = 50_000
-"""Records of each writer in one transaction."""
+"""Most records of each writer in one transaction."""
 MOST_IDS: Final = 10_000
-"""Decisions whose payloads are read at a time: payloads are by far the largest part of a record."""
+"""Most decisions whose payloads are read at a time: payloads are by far the largest part of a
+record."""
 BUDGET_S: Final = 10.0
-"""Of one advance: the rest waits for the next one."""
+"""Seconds after which an advance stops; the next one continues."""
 ANSWER_WAITS_MS: Final = 1_000
-"""How long an answer waits for its turn while a pass takes in a portion."""
+"""Milliseconds that an answer waits while a pass writes a portion."""
 DAY_MS: Final = 86_400_000
 EARLY_MS: Final = DAY_MS
-"""For so long it is remembered, in event time, that a decision is labelled which was not read yet:
-it may be spilled. One that comes later still is shown, and refused when somebody labels it."""
+"""Event time for which the queue remembers a label whose decision it has not read yet, as that may
+be spilled. A decision that arrives later still is shown, and a label for it is refused."""
 FORMAT: Final = 1
 MOST_TEXT: Final = 200
 _TABLES: Final = """
@@ -80,7 +82,8 @@ _ROW: Final = "decision_id, event_ms, decision, score, version, shown"
 
 
 class QueuePolicy(msgspec.Struct, frozen=True):
-    """Which decisions wait, and what is shown of them, as model.yaml has it now."""
+    """Rules of the queue from the present model.yaml: which decisions wait, and what is shown of
+    them."""
 
     outcomes: tuple[str, ...]
     shows: tuple[str, ...]
@@ -93,7 +96,7 @@ class QueuePolicy(msgspec.Struct, frozen=True):
 
 
 class DecisionSummary(msgspec.Struct, frozen=True):
-    """What an analyst sees of a decision besides its score.
+    """Details of a decision that an analyst sees besides its score.
 
     Args:
         reasons: codes of what raised the score most.
@@ -106,7 +109,7 @@ class DecisionSummary(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class QueuedDecision:
-    """A decision that waits for a person.
+    """A decision that waits for review.
 
     Args:
         opinions: what analysts said of it, the oldest first; none of it is its label yet.
@@ -123,7 +126,7 @@ class QueuedDecision:
 
 @dataclass(frozen=True, slots=True)
 class QueueCursor:
-    """Where a page of the queue ends: after this decision."""
+    """The last decision of a page of the queue; the next page begins after it."""
 
     event_ms: int
     decision_id: str
@@ -131,7 +134,7 @@ class QueueCursor:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A page of the queue, the oldest decision first.
+    """A page of the queue, oldest decision first.
 
     Args:
         newer: where the next page begins; None: this is the last one.
@@ -146,7 +149,7 @@ class Queue:
 
 
 def file_of(folder: Path, model: str) -> Path:
-    """Where the queue of a model is, in the folder of what is counted of the log."""
+    """The path of a model's queue below the folder of counts of the log."""
     return folder / model / f"review-{FORMAT}.db"
 
 
@@ -158,7 +161,7 @@ def advance(
     portion: int = PORTION,
     budget_s: float = BUDGET_S,
 ) -> bool:
-    """Take in what is new in the log; whether that was all of it.
+    """Read new records of the log; returns whether all were read.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.
@@ -181,7 +184,7 @@ def advance(
 
 
 def page(path: Path, rows: int, after: QueueCursor | None = None) -> Queue:
-    """A page of the queue; an empty one where nothing was read of the log yet.
+    """A page of the queue; empty if nothing of the log was read yet.
 
     Raises:
         Unavailable: the file can't be read now.
@@ -204,7 +207,7 @@ def page(path: Path, rows: int, after: QueueCursor | None = None) -> Queue:
 
 
 def find(path: Path, decision_id: str) -> QueuedDecision | None:
-    """One decision of the queue; None where it does not wait.
+    """One decision of the queue; None if it does not wait.
 
     Raises:
         Unavailable: the file can't be read now.
@@ -218,7 +221,7 @@ def find(path: Path, decision_id: str) -> QueuedDecision | None:
 
 
 def first(path: Path, analyst: str, account: Account | None = None) -> QueuedDecision | None:
-    """The oldest decision of which this person has not said anything yet; None where none is left.
+    """The oldest decision on which this person has stated no opinion; None if there is none.
 
     Args:
         account: that proved the analyst, at an identity provider.
@@ -242,7 +245,7 @@ def first(path: Path, analyst: str, account: Account | None = None) -> QueuedDec
 
 
 def end(path: Path, decision_id: str, event_ms: int) -> None:
-    """Let a decision wait no more, before the log is read again.
+    """Remove a decision from the queue before the log is read again.
 
     Raises:
         Unavailable: the file can't be written now.
@@ -253,7 +256,7 @@ def end(path: Path, decision_id: str, event_ms: int) -> None:
 
 
 def say(path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now: Opinion) -> None:
-    """Keep what somebody said of a decision, before the log is read again.
+    """Store an opinion on a decision before the log is read again.
 
     Args:
         place: of its record: writer and number.
@@ -284,8 +287,7 @@ def _opened(
 
 
 def _begin(db: sqlite3.Connection, log: LogReader, wanted: QueuePolicy) -> None:
-    """Begins at the log's beginning, where it was put back or model.yaml asks for something
-    else."""
+    """Start from the log's beginning if the log was restored or the policy changed."""
     declaration = msgspec.json.encode(wanted).decode()
     with sqlite.transaction(db):
         row, marks = db.execute("SELECT declaration FROM stands_for").fetchone(), _marks(log)
@@ -306,7 +308,7 @@ def _add(
     from_ms: int,
     portion: int,
 ) -> bool:
-    """Take in a portion; whether there may be more."""
+    """Read a portion of the log; returns whether there may be more."""
     with sqlite.transaction(db):
         # Marks of before this transaction could be behind what another process has taken in.
         position, marks = _position(db), _marks(log)
@@ -331,7 +333,7 @@ def _decision_rows(table: pa.Table, wanted: QueuePolicy) -> pa.Table:
 
 
 def _spoken(table: pa.Table) -> pa.Table:
-    """Labels without a value: what one of two people said."""
+    """Labels without a value: opinions of one of two people."""
     return table.filter((pc.field("kind") == "label") & pc.field("label").is_null())
 
 
@@ -342,7 +344,7 @@ def _of_erasures(table: pa.Table) -> pa.Table:
 def _payloads_of(
     log: LogReader, model: str, table: pa.Table, wanted: QueuePolicy
 ) -> Mapping[tuple[str, int], Mapping[str, Any]]:
-    """Writer and number → payload, of the records whose payload is needed, and maybe of others."""
+    """Writer and number → payload of at least the records whose payload is needed."""
     read = [_decision_rows(table, wanted), _spoken(table), _of_erasures(table)]
     needed = pa.concat_tables(read).select(_ENDS)
     rows = sorted(needed.to_pylist(), key=lambda row: row["event_ms"])
@@ -413,7 +415,7 @@ def _opinions(
 
 
 def _payload(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A record's payload; one that is erased, or no JSON, holds nothing."""
+    """A record's payload; empty if it was erased or is no JSON object."""
     try:
         found = msgspec.json.decode(row["payload"] or "null")
     except NOT_JSON:
@@ -429,7 +431,8 @@ def _end(db: sqlite3.Connection, ended: Sequence[tuple[str, int]]) -> None:
 
 
 def _erase(db: sqlite3.Connection, decision_id: str, held: Mapping[str, Any]) -> None:
-    """Keep nothing of the payloads that an erasure names; whose are not named came after it."""
+    """Remove what the queue shows of a decision, and the opinions whose records an erasure names;
+    unnamed ones came after it."""
     text = msgspec.json.encode(DecisionSummary()).decode()
     db.execute("UPDATE waiting SET shown = ? WHERE decision_id = ?", (text, decision_id))
     try:

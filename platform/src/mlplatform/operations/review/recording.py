@@ -1,4 +1,4 @@
-"""How what an analyst says becomes a record: by the labels' own path, one person at a time."""
+"""Recording of analysts' opinions on the path of labels, one person at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.scoring import backends
 from mlplatform.scoring.request.recording import Recorder
 
 WRITER: Final = "review"
-"""The name under which this home numbers these records; a lock says whose it is for a moment."""
+"""Writer of these records in this home; a lock gives it to one process at a time."""
 LOCK: Final = "review.lock"
 WAIT_S: Final = 5.0
 AGAIN_S: Final = 0.02
@@ -29,7 +29,7 @@ AGAIN_S: Final = 0.02
 
 @contextmanager
 def turn(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
-    """Be the only one of this home whose word is recorded; the lock dies with its process.
+    """Hold the lock under which one opinion of this home is recorded; it ends with its process.
 
     So nobody's word comes between what was read and what is written of a decision.
 
@@ -57,7 +57,7 @@ def _is_locked(descriptor: int) -> bool:
 
 
 class OwnCommit:
-    """`scoring.request.recording.Commit` of a process that records a few entries, one by one.
+    """`scoring.request.recording.Commit` of a process that records few entries, one at a time.
 
     The writer is closed after each: no verdict waits for it. What the log does not take is refused.
     """
@@ -83,7 +83,7 @@ class OwnCommit:
         return answer
 
     async def close(self) -> None:
-        """Does nothing: no entry waits; each caller has its outcome, or gave up."""
+        """Do nothing: no entry waits, since each caller has its outcome or gave up."""
 
     def _append(self, entries: Sequence[Entry]) -> list[Outcome]:
         try:
@@ -93,7 +93,8 @@ class OwnCommit:
 
 
 def opened(settings: Settings) -> SqliteDecisionLog:
-    """The log of a home as its gateways open it: as durable, and followed by the same windows.
+    """The log of a home, opened as by its gateways: with their durability, followed by the same
+    windows.
 
     Raises:
         NotFound: there is none yet.
@@ -104,7 +105,7 @@ def opened(settings: Settings) -> SqliteDecisionLog:
 
 
 def recorder(log: SqliteDecisionLog) -> Recorder:
-    """The recorder of a running event loop, started."""
+    """A started recorder of the running event loop."""
 
     def commit(_: Callable[[], int]) -> OwnCommit:
         return OwnCommit(log)

@@ -1,5 +1,5 @@
-"""Model servers that run elsewhere and are not the platform's: asked whether they are the models of
-their versions, and followed as long as a manifest names them."""
+"""Model servers at addresses outside of the platform: each is tested on the golden rows of its
+version while a manifest names it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlplatform.rollouts.serving.manifest import Service
 from mlplatform.runtime.errors import PlatformError
 
 ASK_S: Final = 10.0
-"""Between two times: somebody else may put another model there at any moment."""
+"""Seconds between two tests: somebody may deploy another model there at any time."""
 ASK_UNREADY_S: Final = 1.0
 READY: Final = ("", False)
 
@@ -57,7 +57,7 @@ class AddressedServer:
         threading.Thread(target=self._follow, name=service.name, daemon=True).start()
 
     def write(self) -> None:
-        """Say again how it does. It is not ready while nobody has answered in time."""
+        """Write the service's status again; without an answer in time it is not ready."""
         if time.monotonic() > self._answer_until_s:  # a name server can hold a question longer
             self._reason, self._failed = f"has not answered within {WITHIN_S:g} s", False
         url, is_ready = urlsplit(self._url), not self._reason
@@ -97,7 +97,8 @@ class AddressedServer:
         self.write()
 
     def _problem(self) -> tuple[str, bool]:
-        """Why it is not ready, and whether waiting alone will not mend it."""
+        """The reason why the server is not ready (empty if it is), and whether only an action can
+        change that."""
         name = self._service.name
         try:
             bundle = load_bundle(self._folder, self._service.digest, data=False)

@@ -1,4 +1,4 @@
-"""The life of one child process: started, watched, started again, and in the end stopped."""
+"""The life of one child process: started, watched, restarted, and finally stopped."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Child:
         return self.state == "ready"
 
     def record(self) -> ProcessRecord:
-        """What others may know of it; descendants are added by the supervisor."""
+        """The record of the process for other programs; the supervisor adds descendants."""
         return ProcessRecord(
             self.spec.name,
             self.state,
@@ -95,7 +95,7 @@ class Child:
         )
 
     async def keep(self) -> None:
-        """Runs the process, again and again, until `stop` is called and it has ended."""
+        """Run the process repeatedly until `stop` is called and the process has ended."""
         failures = 0
         while not self._stop.is_set():
             started = time.monotonic()
@@ -117,18 +117,18 @@ class Child:
         self._set("stopped", "")
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL to the group after the grace; `keep` then returns."""
+        """Send SIGTERM, and SIGKILL to the process group after the grace; `keep` then returns."""
         self._stop.set()
 
     def kill(self) -> None:
-        """SIGKILL to the group at once."""
+        """Send SIGKILL to the process group at once."""
         self._killed = True
         self._stop.set()
         if self._popen is not None and self._popen.poll() is None:
             kill_group(self._popen.pid)
 
     async def _run(self) -> str:
-        """Starts the process and returns, once it is gone with all of its group, what ended it."""
+        """Start the process and wait until its whole group has ended; returns why it ended."""
         kills_before, log_began = endings.memory_kills(), _size(self._log)
         try:
             popen = self._start()
@@ -197,7 +197,7 @@ class Child:
             log.warning("%s keeps growing: %s", self._log, error)
 
     async def _watch(self) -> str:
-        """Follows the child's answers; returns why it must be killed, if it must."""
+        """Probe the child; returns only if it must be killed, with the reason."""
         begun = heard = time.monotonic()
         answered = False
         deadline_s = self.spec.start_deadline_s * start_patience(self._late_starts)
@@ -222,7 +222,7 @@ class Child:
             await asyncio.sleep(START_PROBE_S if young else PROBE_S)
 
     def _too_much_memory(self) -> str | None:
-        """What it took beyond its limit, in a sentence; None where it keeps to it."""
+        """A sentence if the child uses more memory than its limit; None if not."""
         limit, process = self.spec.memory_bytes, self.process
         if limit is None or process is None:
             return None

@@ -1,4 +1,5 @@
-"""Services that a cluster runs: watched for this machine's gateways, and left to the cluster."""
+"""Services that a cluster runs: their statuses are written for this machine's gateways, and nothing
+is started."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class ClusterStatusMirror:
-    """Says of each service of a plane how it does and where it listens.
+    """Writes the status and address of each service of a plane.
 
     A gateway outside of the cluster can't resolve the cluster's names, and none has a right to ask
     the API server: it reads what is said here.
@@ -34,11 +35,11 @@ class ClusterStatusMirror:
 
     @property
     def children(self) -> list[Child]:
-        """None: pods are nobody's processes here."""
+        """An empty list: pods are not processes of this machine."""
         return []
 
     async def reconcile(self) -> None:
-        """Look again and again, until cancelled or closed."""
+        """Look at the services repeatedly until cancelled or closed."""
         while not self._closed:
             problem = ""
             try:
@@ -51,8 +52,8 @@ class ClusterStatusMirror:
             await asyncio.sleep(LOOK_S)
 
     def look(self) -> None:
-        """One look at every service. What was said of those that can't be asked now stays: pods
-        answer on while the API server is away.
+        """Look at every service once. A service that can't be asked keeps its last status: pods
+        answer while the API server is away.
 
         Each has a thread: a model server of somebody else's that is slow holds up no other status.
 
@@ -68,7 +69,7 @@ class ClusterStatusMirror:
             one.result()
 
     def close(self) -> list[asyncio.Task[None]]:
-        """Looks no more; there is nothing to wait for."""
+        """Stop looking; there is nothing to wait for."""
         self._closed = True
         return []
 

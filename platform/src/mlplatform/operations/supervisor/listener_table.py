@@ -1,4 +1,4 @@
-"""Every listener of a platform on one machine: who may call it, and its limits.
+"""The table of all listeners of a platform on one machine, with their callers and limits.
 
 The table of docs/security.md is rendered from this; a test compares it with the sockets that the
 processes of a running platform hold.
@@ -15,7 +15,8 @@ from mlplatform.runtime.http.connection import MAX_HEAD_BYTES, MAX_HEADERS, Http
 from mlplatform.scoring.predictor.grpc_server import HANDSHAKE_MS, IDLE_MS, MAX_STREAMS
 
 ADDRESS: Final = "127.0.0.1"
-"""Of all of them; `--host` of a pod's process is another matter (docs/cluster.md)."""
+"""Address of all listeners on one machine; a pod's process has `--host` instead
+(docs/cluster.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Listener:
 
 
 def _own(limits: HttpLimits) -> str:
-    """The limits of this platform's own server."""
+    """Limits of the platform's own HTTP server."""
     return (
         f"{limits.connections} connections a process, {limits.strangers} of them strangers';"
         f" {limits.arrival_s:g} s for a request, {limits.idle_s:g} s idle and for reading an"
@@ -132,7 +133,7 @@ LISTENERS: Final = (
 
 
 def render() -> str:
-    """The table in Markdown."""
+    """The table as Markdown."""
     lines = [
         "| listener | port | proves who calls | open to anybody | limits |",
         "|---|---|---|---|---|",

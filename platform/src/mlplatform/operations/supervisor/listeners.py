@@ -1,4 +1,5 @@
-"""Sockets that the supervisor listens on for its children, so that they outlive any of them."""
+"""Sockets on which the supervisor listens for its children, so that the sockets outlive each
+child."""
 
 from __future__ import annotations
 
@@ -43,11 +44,11 @@ class Listeners:
             raise
 
     def of(self, spec: ChildSpec) -> socket.socket | None:
-        """The socket that this child inherits."""
+        """The socket that this child inherits; None if it has no fixed port."""
         return None if spec.shared_port is None else self._sockets[spec.shared_port]
 
     def close(self) -> None:
-        """Let go: once its last child has too, nobody can connect any more."""
+        """Close the sockets; connections are refused once the last child has closed its own."""
         for sock in (*self._sockets.values(), *self._kept):
             sock.close()
 
@@ -60,8 +61,8 @@ def _listen(spec: ChildSpec, port: int) -> socket.socket:
 
 
 def reserve_port(port: int = 0) -> socket.socket:
-    """A port of 127.0.0.1 that no other user can take while this is open, and that processes of
-    this one can listen on, with SO_REUSEPORT; 0: any that is free.
+    """Reserve a port of 127.0.0.1 (0: any free one) against other users while the socket is open;
+    this user's processes can listen on it with SO_REUSEPORT.
 
     Another process that listens where one of ours did a moment ago would receive what was meant for
     ours: tokens, keys and requests. This socket itself does not listen, so connections are refused
@@ -89,7 +90,7 @@ def _keep(spec: ChildSpec, port: int) -> socket.socket:
 
 
 def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
-    """The port of `::1`, bound; nothing where this machine has no such address."""
+    """A socket bound to the port of `::1`; empty if it can't be bound."""
     try:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError:
@@ -110,7 +111,7 @@ def _keep_from_others(spec: ChildSpec, port: int) -> list[socket.socket]:
 
 
 def port_in_use(spec: ChildSpec, port: int, error: OSError, setting: str | None = None) -> Busy:
-    """What to say of a port that can't be used."""
+    """The error for a port that can't be used."""
     setting = setting or spec.port_setting
     hint = "" if setting is None else f"; set {setting} to another"
     who = "`mlplatform doctor` says who holds it, and which is free"
@@ -119,7 +120,7 @@ def port_in_use(spec: ChildSpec, port: int, error: OSError, setting: str | None 
 
 
 def ports_in_use(taken: Sequence[tuple[int, str | None]]) -> Busy:
-    """What to say of several ports that can't be used, each with the setting that moves it."""
+    """The error for several ports that can't be used, each with the setting that changes it."""
     ports = ", ".join(f"{port} ({setting})" if setting else str(port) for port, setting in taken)
     return Busy(
         f"these ports can't be used: {ports}; `mlplatform doctor` says who holds them, and ends"

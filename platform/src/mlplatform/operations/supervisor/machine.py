@@ -1,4 +1,4 @@
-"""What `mlplatform doctor` makes of a machine and a home: a finding for each thing it looked at."""
+"""The findings of `mlplatform doctor` on a machine and a home."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mlplatform.runtime.storage.disk import LOW_SHARE, DiskSpace
 LEAST_PYTHON: Final = (3, 11)
 LEAST_CORES: Final = 2
 LEAST_MEMORY_GB: Final = 4.0
-"""A platform with one version takes about 2 GB, a fit as much again."""
+"""Least free memory in GB: a platform with one version takes about 2 GB, and a fit takes as much
+again."""
 LEAST_FREE_GB: Final = 2.0
 LEAST_SHARE: Final = f"{LOW_SHARE:.0%}"
 MOST_OFFSET_S: Final = 1.0
@@ -27,7 +28,7 @@ NAME_THEM: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who listens on a port.
+    """The process that listens on a port.
 
     Args:
         pid: None where the system does not tell who it is.
@@ -58,7 +59,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class HomeFacts:
-    """A home folder.
+    """Facts about a home folder.
 
     Args:
         owner: uid; None: there is no such folder.
@@ -72,7 +73,7 @@ class HomeFacts:
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """What was read of a machine, and of a home on it.
+    """Facts about a machine and a home on it.
 
     Args:
         uid: of the user who asks.
@@ -107,7 +108,7 @@ class MachineFacts:
 
 
 def check(facts: MachineFacts) -> list[CheckFinding]:
-    """Everything that was looked at, each with what mends it."""
+    """All findings, each with what mends it."""
     return [
         *_machine(facts),
         _clock(facts),
@@ -121,7 +122,8 @@ def check(facts: MachineFacts) -> list[CheckFinding]:
 
 
 def start_elsewhere(facts: MachineFacts) -> str:
-    """The command that starts the platform on free ports; empty: nobody else holds its ports."""
+    """The command that starts the platform on free ports; empty if no other program holds its
+    ports."""
     held = [p for p in facts.ports if p.holder is not None and p.holder.home != facts.home.root]
     return " ".join([*(f"{p.variable}={p.other}" for p in held), "mlplatform up"]) if held else ""
 

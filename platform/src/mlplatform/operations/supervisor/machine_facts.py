@@ -1,4 +1,4 @@
-"""Reads what `mlplatform doctor` judges; nothing is started, made or changed."""
+"""Reading of the facts that `mlplatform doctor` judges; starts, creates and changes nothing."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from mlplatform.runtime.telemetry.kernel_clock import kernel_clock
 ADDRESS: Final = "127.0.0.1"
 MOST_ENTRIES: Final = 20_000
 LATER: Final = 1000
-"""How far above a port that is held another one is looked for."""
+"""Distance above an occupied port at which the search for a free one begins."""
 REFUSED_BY_BROWSERS: Final = frozenset(
     {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6679, 6697, 10080}
 ) | frozenset(range(6665, 6670))
-"""From 1024 on. Source: WHATWG Fetch, "Port blocking"."""
+"""Ports from 1024 on that browsers refuse. Source: WHATWG Fetch, "Port blocking"."""
 LOCK: Final = Path(__file__).parents[5] / "requirements" / "flows.txt"
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)\s*(?:;\s*([^\\]+))?")
 
 
 def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFacts:
-    """The machine, and a home on it.
+    """Facts about the machine and a home on it.
 
     Args:
         settings: None where they can't be used, for the reason that `problem` gives.
@@ -68,7 +68,7 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFac
 
 
 def left_out(home: Home) -> tuple[str, ...]:
-    """Models that have a history in a home, and no folder that MLPLATFORM_MODELS leads to."""
+    """Models with a history in the home but without a folder that MLPLATFORM_MODELS names."""
     try:
         kept = sorted(one.name for one in home.offline("").iterdir() if one.is_dir())
     except OSError:  # there is none yet, or it is another's, which is told of the home
@@ -78,7 +78,7 @@ def left_out(home: Home) -> tuple[str, ...]:
 
 
 def _models() -> str:
-    """Why the model folders can't be used; empty: they can."""
+    """The reason why the model folders can't be used; empty if they can."""
     try:
         check_folders()
     except ConfigInvalid as error:
@@ -99,7 +99,8 @@ def _home(root: Path) -> HomeFacts:
 
 
 def _open(root: Path) -> Iterator[Path]:
-    """What in a home others may use, links left out; bundles say themselves who reads them."""
+    """Paths in a home that other users may access, without links and without the folder of bundles,
+    whose modes are set apart."""
     if stat.S_IMODE(root.stat().st_mode) & OTHERS:
         yield root
     looked = 0
@@ -135,8 +136,8 @@ def _is_free(port: int) -> bool:
 
 
 def _free_above(port: int) -> int:
-    """The first free one from a thousand above on that browsers open; any free one where there is
-    none so high."""
+    """The first free port, from a thousand above, that browsers open; any free port if there is
+    none."""
     candidates = range(port + LATER, min(port + 2 * LATER, 65_536))
     usable = (number for number in candidates if number not in REFUSED_BY_BROWSERS)
     found = next((number for number in usable if _is_free(number)), None)
@@ -148,7 +149,7 @@ def _free_above(port: int) -> int:
 
 
 def _holder(port: int, home: Home) -> Holder:
-    """The process that holds a listener; the supervisor holds those of its children."""
+    """The process that listens on a port; the supervisor holds the sockets of its children."""
     pids: set[int | None] = set()
     with contextlib.suppress(psutil.Error):  # macOS tells root alone
         for found in psutil.net_connections("tcp"):
@@ -164,7 +165,7 @@ def _holder(port: int, home: Home) -> Holder:
 
 
 def _home_of(process: psutil.Process) -> Path | None:
-    """The home of the platform that a process belongs to; None where it is no platform's."""
+    """The home of the platform that a process belongs to; None if it belongs to none."""
     if not any("mlplatform" in word for word in process.cmdline()):
         return None
     named = process.environ().get(f"{PREFIX}HOME", DEFAULTS["HOME"])
@@ -172,7 +173,7 @@ def _home_of(process: psutil.Process) -> Path | None:
 
 
 def _differing(lock: Path) -> Mapping[str, tuple[str, str | None]] | None:
-    """Distributions that are not as the lock says: wanted and installed version.
+    """Distribution → wanted and installed version, where they differ from the lock.
 
     A line with a condition may be meant for another Python or system: its distribution may be
     absent here, or be that of another line.
@@ -199,7 +200,7 @@ def _differing(lock: Path) -> Mapping[str, tuple[str, str | None]] | None:
 
 
 def _silent(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Parts of a platform that runs and do not answer as they should."""
+    """Yield each part of a running platform that does not answer as it should, with the reason."""
     if status(settings.home).state == "stopped":
         return
     for spec in children(settings):

@@ -16,14 +16,14 @@ from mlplatform.runtime.telemetry.refusals import Refusals
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; all else are settings."""
+    """The parser of the command line; everything else is a setting."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="where it listens")
     return parser
 
 
 def run(options: argparse.Namespace, settings: Settings) -> None:
-    """Serves tracking and registry until told to stop."""
+    """Serve tracking and registry until told to stop."""
     os.environ.update(environment(settings))
     settings.home.create()
     settings.home.mlflow.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, settings: Settings) -> None:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """How MLflow is told where to keep everything, and to do nothing else.
+    """Environment variables that tell MLflow where to store everything, and to do nothing else.
 
     The names with an underscore are private to MLflow, which is therefore pinned.
     """
@@ -60,7 +60,8 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def _allowed_hosts(settings: Settings) -> dict[str, str]:
-    """Requests for another name are refused: a page in a browser can't reach in by one of its own.
+    """Allowed host names: requests for other names are refused, so a web page can't call MLflow
+    through a name of its own.
 
     Left out, MLflow takes this machine's names and private addresses.
     """
@@ -70,7 +71,7 @@ def _allowed_hosts(settings: Settings) -> dict[str, str]:
 
 
 def log_in_to(address: Address) -> None:
-    """Give every connection of SQLAlchemy's in this process the password of now, and TLS.
+    """Give every SQLAlchemy connection of this process the present password, and TLS.
 
     So neither is in the URL, which MLflow logs and shows.
     """

@@ -1,4 +1,4 @@
-"""The processes that always run on one machine; predictors come and go beside them."""
+"""The processes that always run on one machine; predictors are added and removed beside them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from mlplatform.runtime.configuration.settings import Settings
 from mlplatform.runtime.processes.commands import command
 
 GATEWAY_GRACE_S = 15.0
-"""More than a gateway's limit for requests in flight, its shadow copies and last commit."""
+"""Seconds between SIGTERM and SIGKILL: more than a gateway's limit for requests in flight, its
+shadow copies and its last commit."""
 WORKER_GRACE_S = 3.0
-"""A batch in work is committed within a second or is read again; killed in it, nothing doubles."""
+"""Seconds between SIGTERM and SIGKILL: a batch is committed within a second; if it is killed, it is
+read again, and nothing doubles."""
 EVENTS_GRACE_S = 12.0
-"""More than one attempt may take; killed in it, the receiver gets the event again."""
+"""Seconds between SIGTERM and SIGKILL: more than one attempt takes; if it is killed, the receiver
+gets the event again."""
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def children(settings: Settings) -> list[ChildSpec]:
-    """All that is started, the registry first; traffic stops first, the registry last.
+    """The processes to start, in order, the registry first. Traffic stops first, the registry last.
 
     Raises:
         ConfigInvalid: a model folder is none that can be taken.
@@ -75,7 +78,7 @@ def children(settings: Settings) -> list[ChildSpec]:
 
 
 def gateway(settings: Settings, name: str) -> ChildSpec:
-    """One gateway process. All of them answer on one port; each is probed on one of its own."""
+    """One gateway process. All gateways share one port, and each is probed on a port of its own."""
     address = settings.home.run / "gateways" / f"{name}.json"
     return ChildSpec(
         name=name,
@@ -97,8 +100,8 @@ def gateway(settings: Settings, name: str) -> ChildSpec:
 
 
 def workers(settings: Settings) -> list[ChildSpec]:
-    """One process for each model that takes requests for later, or reads a topic of features: its
-    worker, its outbox and those topics."""
+    """One process for each model that takes asynchronous requests or reads features from a topic:
+    it runs the worker, the outbox and the readers."""
     return [
         worker(settings, name)
         for name in readable_names()
@@ -112,7 +115,8 @@ def _reads_features(model: str) -> bool:
 
 
 def worker(settings: Settings, model: str) -> ChildSpec:
-    """It stops before the gateways: what it has in work is scored and committed."""
+    """The worker process of a model. It stops before the gateways, after it has scored and
+    committed its batch."""
     address = settings.home.run / "workers" / f"{model}.json"
     return ChildSpec(
         name=f"worker-{model}",
@@ -147,7 +151,7 @@ def exporter(settings: Settings) -> ChildSpec:
 
 
 def jobs(settings: Settings) -> ChildSpec:
-    """The pool of heavy jobs. What it has in work is begun anew at the next start."""
+    """The pool of heavy jobs. Unfinished jobs are restarted at the next start."""
     return ChildSpec(
         name="jobs",
         argv=command(
@@ -161,7 +165,8 @@ def jobs(settings: Settings) -> ChildSpec:
 
 
 def events(settings: Settings) -> ChildSpec:
-    """What tells receivers of rollouts and incidents; an attempt under way is finished first."""
+    """The process that sends events of rollouts and incidents to receivers; it finishes an attempt
+    before it stops."""
     return ChildSpec(
         name="events",
         argv=command("events"),
@@ -172,8 +177,8 @@ def events(settings: Settings) -> ChildSpec:
 
 
 def page(settings: Settings) -> ChildSpec:
-    """The platform's own page. What a person does there is in the journal or is not, so it may end
-    at once; people who have signed in sign in again."""
+    """The process of the platform's own page. It may stop at once, since every action of a person
+    is in the journal or did not happen; signed-in people sign in again."""
     return ChildSpec(
         name="page",
         argv=command("page"),

@@ -1,5 +1,5 @@
-"""Predictor processes, one for each manifest in the desired folder of the local serving plane, and
-servers that run elsewhere where a manifest has an address."""
+"""Predictor processes: one for each manifest in the local serving plane's desired folder, or a
+watch on the server if the manifest has an address."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ STOP_ORDER: Final = 10
 STOP_GRACE_S: Final = 12.0
 START_S: Final = 60.0
 LEAST_BYTES_PER_S: Final = 50_000_000
-"""Of a bundle, read and digested while it loads, on a machine that others use."""
+"""Least rate at which a bundle is read and digested while it loads, on a shared machine."""
 """More than a predictor's drain and its limit for requests in flight together."""
 
 
 class PredictorProcesses:
-    """Makes the running predictors those of the manifests, and keeps their statuses written."""
+    """Starts and stops predictors so that they match the manifests, and writes their statuses."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class PredictorProcesses:
         return [child for child, _ in self._kept.values()]
 
     async def reconcile(self) -> None:
-        """Starts and stops predictors as the folder says, until cancelled."""
+        """Start and stop predictors as the folder says, until cancelled."""
         written_s = 0.0
         while not self._closed:
             desired = {path.stem: path for path in self._desired.glob("[!.]*.json")}
@@ -84,7 +84,8 @@ class PredictorProcesses:
             await asyncio.sleep(RECONCILE_S)
 
     def close(self) -> list[asyncio.Task[None]]:
-        """Starts nothing any more; returns what to wait for when its children are stopped."""
+        """Start nothing any more; returns the tasks to wait for after the children have been told
+        to stop."""
         self._closed = True
         for server in self._servers.values():
             server.stop()
@@ -197,17 +198,17 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
 
 
 def _size(folder: Path) -> int:
-    """Bytes of a bundle's files, which are all digested as it loads; 0 where there is none."""
+    """Bytes of a bundle's files, all of which are digested on loading; 0 if there is no folder."""
     return sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _check_bundle(folder: Path) -> None:
-    """Raises unless the home has the bundle: a copy of a home may lack it."""
+    """Raises unless the home has the bundle; a copy of a home may lack it."""
     if not folder.is_dir():
         whence = "copy it from a backup, or from the home that this one was copied from"
         raise NotFound(f"no bundle {folder}: {whence}")
 
 
 def address_file(home: Home, name: str) -> Path:
-    """Where a predictor says on which port it listens."""
+    """The file in which a predictor writes the port on which it listens."""
     return home.run / "predictors" / f"{name}.json"

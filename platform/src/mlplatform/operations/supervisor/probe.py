@@ -1,4 +1,4 @@
-"""One question to a child over HTTP, answered in time or not at all."""
+"""One HTTP request to a child, answered in time or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REASON_BYTES: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class ProbeReply:
-    """The child answered; `ok` for 2xx. `reason` holds what is wrong, if it said so."""
+    """An answer of the child; `ok` for 2xx. `reason` says what is wrong, if the child said so."""
 
     ok: bool
     reason: str
@@ -41,7 +41,7 @@ class _Error(msgspec.Struct):
 def ask(
     port: int, path: str, token_file: Path | None = None, *, absent: str = ""
 ) -> ProbeReply | Silent:
-    """What the child on this port answers to a GET.
+    """The answer of the child on this port to a GET request.
 
     Args:
         absent: the reason to give for status 404; empty: the child's own.

@@ -1,4 +1,4 @@
-"""Small files that say how things are: written at once, or else as soon as the disk takes them."""
+"""Writes of small status files, repeated until the disk takes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ log.addFilter(RateLimitFilter())
 
 
 class RetriedWrites:
-    """The newest content of each file, written once the disk has room; a full disk raises nothing.
+    """Holds the newest content of each file until the disk has room for it; a full disk raises
+    nothing.
 
     For one thread, which calls `retry` from time to time.
     """
@@ -25,18 +26,18 @@ class RetriedWrites:
 
     @property
     def waiting(self) -> frozenset[Path]:
-        """The files whose newest content is not on disk."""
+        """The files whose newest content is not on disk yet."""
         return frozenset(self._waiting)
 
     def put(self, path: Path, data: bytes) -> None:
-        """Make this the file's content, now or later."""
+        """Write the file's new content now, or later if the disk refuses it."""
         if self._is_written(path, data):
             self._waiting.pop(path, None)
         else:
             self._waiting[path] = data
 
     def retry(self) -> None:
-        """Write what waits, as far as that is possible now."""
+        """Write all waiting content that the disk takes now."""
         if not self._waiting:
             return
         self._waiting = {

@@ -1,4 +1,4 @@
-"""What the supervisor knows about a child, and how long it waits before starting it again."""
+"""The supervisor's specification of a child, and its delays before restarts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ FIRST_DELAY_S: Final = 0.2
 LONGEST_DELAY_S: Final = 15.0
 MOST_PATIENCE_DOUBLINGS: Final = 3
 STABLE_S: Final = 30.0
-"""A child that ran this long starts again without a delay from earlier failures."""
+"""Seconds after which earlier failures of a running child no longer delay its restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpCheck:
-    """Where a child says that it is ready, and that it lives.
+    """The HTTP paths that say whether a child is ready and whether it is alive.
 
     Args:
         ready: path that answers 2xx once the child is ready.
@@ -77,18 +77,19 @@ class ChildSpec:
 
 
 def next_failures(failures: int, ran_s: float) -> int:
-    """Failures in a row, after one more that came when the child had run for `ran_s`."""
+    """The number of failures in a row after one more, which came `ran_s` seconds after the
+    start."""
     return 1 if ran_s >= STABLE_S else failures + 1
 
 
 def restart_delay_s(failures: int) -> float:
-    """How long to wait before the next start: doubles with each failure in a row, up to a limit."""
+    """Seconds before the next start; they double with each failure in a row, up to a limit."""
     doublings = min(failures - 1, 16)
     return min(FIRST_DELAY_S * 2.0**doublings, LONGEST_DELAY_S)
 
 
 def start_patience(late_starts: int) -> float:
-    """How many times its start deadline a child has after that many starts in a row that were late.
+    """The factor by which a child's start deadline grows after that many late starts in a row.
 
     A machine too busy for one start is too busy for the next: a child that was killed each time at
     the same age would never come up.

@@ -1,4 +1,4 @@
-"""What has to be true before the first process of a platform starts, on a full disk too."""
+"""Preparations before the first process of a platform starts, which also work on a full disk."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mlplatform.runtime.storage.disk import says_full
 from mlplatform.runtime.storage.files import sweep_drafts, write_atomically
 
 ROOM_S: Final = 1.0
-"""Between two attempts on a full disk; nothing tells when it has room."""
+"""Seconds between two attempts on a full disk; nothing signals that it has room again."""
 SAY_S: Final = 60.0
 
 log = logging.getLogger(__name__)
 
 
 def prepare(home: Home, specs: Sequence[ChildSpec]) -> None:
-    """End what an earlier life left, and put on disk what children read. May be done again.
+    """End processes of an earlier life, and write the files that children read; may be repeated.
 
     Raises:
         Busy: a port is taken, or a process of an earlier supervisor does not end.
@@ -69,7 +69,7 @@ def check_ports(specs: Sequence[ChildSpec]) -> None:
 
 
 def _fixed_ports(specs: Sequence[ChildSpec]) -> dict[int, tuple[ChildSpec, str | None]]:
-    """Whose each port is that a setting names, and the setting."""
+    """Fixed port → the child that uses it, and the setting that changes it."""
     ports: dict[int, tuple[ChildSpec, str | None]] = {}
     for spec in specs:
         own = spec.check.port if isinstance(spec.check, HttpCheck) else None
@@ -82,14 +82,14 @@ def _fixed_ports(specs: Sequence[ChildSpec]) -> dict[int, tuple[ChildSpec, str |
 
 
 def new_token(path: Path) -> None:
-    """A fresh random token in a file of mode 0600, good for one life of the platform."""
+    """Write a new random token to a file of mode 0600; it is valid for one life of the platform."""
     write_atomically(path, secrets.token_urlsafe(32).encode())
 
 
 def when_there_is_room(
     home: Home, do: Callable[[], None], pause: Callable[[float], None] = time.sleep
 ) -> None:
-    """Does it, as soon as the disk lets it.
+    """Call `do`, again and again until the disk has room for it.
 
     Raises:
         OSError, PlatformError: for something else than room.

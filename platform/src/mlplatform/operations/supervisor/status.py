@@ -1,4 +1,4 @@
-"""Which of the platform's processes run now: read from records and the process table."""
+"""Status of the platform's processes, read from records and the process table."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ProcessStatus:
 
     @property
     def why(self) -> str:
-        """What a person wants to know of it: why it is not ready, or what ended it last."""
+        """A sentence for people: why the process is not ready, or what ended it last."""
         if self.reason or self.state != "ready" or not self.ended:
             return self.reason
         at = time.strftime("%m-%d %H:%M", time.gmtime((self.ended_ms or 0) / 1000))
@@ -52,7 +52,7 @@ class ProcessStatus:
 
 @dataclass(frozen=True, slots=True)
 class PlatformStatus:
-    """The supervisor first, then its children.
+    """The status of the supervisor and of its children, in this order.
 
     Args:
         state: stopped, starting, ready or stopping.
@@ -70,7 +70,7 @@ class PlatformStatus:
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """What processes that are ready say is wrong all the same: stale features, for example."""
+        """Problems that ready processes report nevertheless, for example stale features."""
         ready = (p for p in self.processes if p.state == "ready")
         return tuple(f"{p.name}: {p.reason}" for p in ready if p.reason)
 
@@ -80,7 +80,7 @@ class PlatformStatus:
 
 
 def status(home: Home) -> PlatformStatus:
-    """How the platform of a home folder does; nothing is started or changed."""
+    """The status of the platform of a home folder; starts and changes nothing."""
     supervisor = read_supervisor(home)
     if supervisor is None or not supervisor.process.alive():
         left = [r for r in read_processes(home) if r.process is not None and r.process.alive()]
@@ -134,8 +134,8 @@ def _memory_mb(processes: list[ProcessId]) -> float:
 
 
 def _memory(process: psutil.Process) -> int:
-    """Bytes that are its own, and its part of those that it shares; resident ones elsewhere than on
-    Linux, or where another user's process tells no more."""
+    """Bytes of the process's own memory and its share of common memory; resident bytes if the
+    system does not tell more."""
     with contextlib.suppress(psutil.AccessDenied):
         proportional: int | None = getattr(process.memory_full_info(), "pss", None)
         if proportional is not None:

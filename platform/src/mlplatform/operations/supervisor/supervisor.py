@@ -1,4 +1,5 @@
-"""Runs the whole platform of one home folder: all children from the first to the last moment."""
+"""The supervisor of one home folder's platform: it runs all children from the first to the last
+moment."""
 
 from __future__ import annotations
 
@@ -38,9 +39,9 @@ from mlplatform.runtime.processes.records import (
 STOP_LIMIT_S: Final = 15.0
 RECORD_S: Final = 5.0
 RETRY_S: Final = 0.5
-"""Between two attempts to write what the disk did not take."""
+"""Seconds between two attempts to write what the disk did not take."""
 AGAIN_S: Final = 1.0
-"""Before a part of the supervisor that failed goes on."""
+"""Seconds before a failed part of the supervisor continues."""
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Change:
-    """A child's state became another one."""
+    """A change of a child's state."""
 
     name: str
     state: str
@@ -88,7 +89,7 @@ class Supervisor:
         self._is_heard = True
 
     def run(self) -> None:
-        """Runs until SIGINT, SIGTERM, SIGHUP or `stop`, and then stops the children in order.
+        """Run until SIGINT, SIGTERM, SIGHUP or `stop`, then stop the children in order.
 
         A second signal kills them. Outside the main thread only `stop` ends it.
 
@@ -107,7 +108,7 @@ class Supervisor:
             lock.release()
 
     def stop(self) -> None:
-        """Ends `run` in order; may be called from another thread."""
+        """End `run` in order; may be called from another thread."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._ask_to_stop)
 
@@ -153,7 +154,7 @@ class Supervisor:
         return ClusterStatusMirror(self._home, self._elsewhere)
 
     async def _until_stopping(self, tasks: list[asyncio.Task[None]]) -> None:
-        """Returns when the platform is to stop; raises what any of the tasks raised."""
+        """Return when the platform is to stop; raises an error that any of the tasks raised."""
         stopping = asyncio.create_task(self._wait_for_stop())
         pending = {stopping, *tasks}
         while not stopping.done():
@@ -180,7 +181,7 @@ class Supervisor:
     async def _record(
         self, children: Sequence[Child], predictors: PredictorProcesses | ClusterStatusMirror
     ) -> None:
-        """Keeps `run/processes.json` true: at once after a change, and from time to time."""
+        """Write `run/processes.json` after each change, and at regular intervals."""
         last: list[ProcessRecord] = []
         written_s = retried_s = 0.0
         while True:
@@ -233,7 +234,8 @@ async def _with_descendants(records: Sequence[ProcessRecord]) -> list[ProcessRec
 
 
 async def _going_on(what: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part of the supervisor again where it fails: its children are answering requests."""
+    """Run a part of the supervisor again after each failure, since its children are answering
+    requests."""
     while True:
         try:
             return await run()

@@ -1,4 +1,5 @@
-"""Any table scored by a version: a row out for each row in, by partitions that are done once.
+"""Table batches: a version scores any table, one output row for each input row, in partitions that
+are done once.
 
 From the ground up: `plan` decides what is left to do; `locations` reads where input and output lie;
 `columns` and `request_rows` make requests of rows, `input_files` and `postgres_table` read them,

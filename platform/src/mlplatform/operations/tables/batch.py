@@ -1,4 +1,4 @@
-"""A table scored by a version of this platform's: what the command and the flow ask for."""
+"""Scoring of a table with one of the platform's versions, for the command and the flow."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from mlplatform.runtime.text import markdown
 
 @dataclass(frozen=True, slots=True)
 class TableBatch:
-    """What is asked for.
+    """A request for a table batch.
 
     Args:
         input: a file, a folder, `s3://bucket/prefix` or `postgresql://…?table=NAME`.
@@ -115,13 +115,14 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
 
 
 def _rules(definition: ModelDefinition, views: Sequence[FeatureView]) -> str:
-    """Digest of what a row's answer takes from the model's folder, beside the bundle."""
+    """Digest of the parts of a model's folder, beside the bundle, on which a row's answer
+    depends."""
     read = definition.request, definition.protected, as_written(definition.windows), views
     return digest(msgspec.to_builtins([*read, definition.decision.safe]))
 
 
 def _refuse_own(platform: Platform, asked: TableBatch, place: Input, target: Output) -> None:
-    """Neither place may be the platform's own, nor the output the input's."""
+    """Raises if a place is inside the platform's home, or if the output is the input's folder."""
     home = platform.settings.home
     rule = Rule(most_bytes=0, closed=(home.root, home.bundles), but=(home.demo,))
     for key, text, one in (("--input", asked.input, place), ("--output", asked.output, target)):
@@ -167,7 +168,7 @@ def _scored(
 
 
 def _finished(results: Results, plan: Plan) -> dict[str, Any] | None:
-    """The manifest, where each partition is still there as it was written."""
+    """The manifest, if all partitions are still as they were written; else None."""
     if MANIFEST not in results.sizes() or not is_complete(plan, done_in(results, plan)):
         return None
     return _decoded(results.read(MANIFEST))
@@ -178,7 +179,7 @@ def _decoded(content: bytes) -> dict[str, Any]:
 
 
 def _arm(platform: Platform, asked: TableBatch, there: Plan | None) -> Arm:
-    """The version that was asked for, that of what was begun, or the champion."""
+    """The version that was asked for, else that of the begun batch, else the champion."""
     if asked.version is not None:
         found = platform.registry.get(asked.model, asked.version)
         return Arm(found.version, found.digest, found.digest)
@@ -191,7 +192,7 @@ def _arm(platform: Platform, asked: TableBatch, there: Plan | None) -> Arm:
 
 
 def page(content: Mapping[str, Any], output: str) -> str:
-    """A manifest in Markdown."""
+    """A batch's manifest as Markdown."""
     plan, found = content["plan"], content["output"]
     head = (
         f"Version {plan['version']} of {markdown(plan['model'])}: {found['rows']:,} rows of "

@@ -1,4 +1,4 @@
-"""Which columns of a table make a request of a model, and in which types they are taken."""
+"""Columns of a table that make a request of a model, and the types accepted for them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ _FIELDS: Final[Mapping[str, tuple[pa.DataType, ...]]] = {
 
 
 def column_types(definition: ModelDefinition) -> dict[str, tuple[pa.DataType, ...]]:
-    """Column → the types in which it is taken, the one that a text is read as first."""
+    """Column → accepted types; text is read as the first of them."""
     fields = {name: _FIELDS[field.type] for name, field in definition.request.items()}
     return {ROW_ID: (*_TEXTS, *_INTEGERS), EVENT_TIME: _TIMES, **fields}
 
 
 def expected_columns(definition: ModelDefinition) -> list[ExpectedColumn]:
-    """The columns that are looked for in a table; event times and protected attributes may be
-    missing."""
+    """The columns that a table should have; event times and protected attributes may be missing."""
     return [
         ExpectedColumn(
             name=name,
@@ -54,7 +53,7 @@ def matched_columns(
     *,
     is_text: bool,
 ) -> dict[str, tuple[str, pa.DataType]]:
-    """Column of the request → column of the table and its type there.
+    """Column of the request → the table's column and its type.
 
     Args:
         found: the table's columns and their types, in Arrow's words.
@@ -82,5 +81,6 @@ def matched_columns(
 
 
 def _zoneless(kind: str) -> str:
-    """A time with a zone is one of UTC, which its zone only shows otherwise."""
+    """The type without a time zone: values of a zoned time are UTC, and the zone only affects
+    display."""
     return f"{kind.partition(',')[0]}]" if kind.startswith("timestamp[") and "," in kind else kind

@@ -1,4 +1,4 @@
-"""A table of features as files that are here, wherever a person says that it lies."""
+"""Tables of features as local files, copied from their source if needed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mlplatform.operations.tables.sources import BucketFiles
 from mlplatform.runtime.errors import InputInvalid
 
 MOST_BYTES: Final = 8 * 1024**3
-"""Of a bucket's objects together: they lie on the disk of the home folder, which records need too.
-"""
+"""Most bytes of a bucket's objects together: they lie on the disk of the home folder, which records
+need too."""
 
 
 @contextmanager
 def local_input(
     source: Input, columns: ExternalColumns, staging: Path, progress: Callable[[str], None]
 ) -> Iterator[Path]:
-    """A context with a local file or folder of a view's table.
+    """A local file or folder with a view's table, for the duration of the block.
 
     Args:
         staging: a folder below which what lies elsewhere is copied meanwhile.
@@ -58,7 +58,7 @@ def local_input(
 
 
 def _chosen(columns: ExternalColumns, kinds: Mapping[str, str], source: str) -> ColumnSelection:
-    """The view's columns, sorted so that a row's number in a message is the same next time."""
+    """The view's columns, sorted so that row numbers in messages are stable."""
     columns.found(arrow_types(kinds, pa.bool_()), source)
     wanted = list(columns.kinds)
     truths = [name for name in wanted if kinds[name] == "boolean"]

@@ -1,4 +1,4 @@
-"""Parquet and CSV files in blocks of rows, one block a partition."""
+"""Parquet and CSV files as blocks of rows, one block for each partition."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _Batch = tuple[pa.Table, Mapping[int, str]]
 
 
 def is_table(name: str) -> bool:
-    """Whether a file of that name is read; those that begin with _ or . are what programs keep."""
+    """Whether a file of that name is read; names that begin with _ or . belong to programs."""
     last = name.rsplit("/", 1)[-1]
     return last.endswith((PARQUET, CSV)) and not last.startswith(("_", "."))
 
@@ -71,7 +71,7 @@ def blocks(
     rows: int,
     first: int,
 ) -> Iterator[Block]:
-    """The blocks of a file from the number `first` on; one without rows of a file that has none.
+    """Yield the blocks of a file from number `first` on; a file without rows has one empty block.
 
     Raises:
         ConfigInvalid, InputInvalid: as `check_columns`; or the file is damaged, or too large.
@@ -94,7 +94,7 @@ def blocks(
 
 
 def _is_hidden(definition: ModelDefinition, name: str) -> bool:
-    """Whether values of a column stand in no message."""
+    """Whether messages may not contain values of the column."""
     return name in definition.request and definition.request[name].pseudonymous
 
 
@@ -128,7 +128,7 @@ def _schema(columns: Mapping[str, tuple[str, pa.DataType]]) -> pa.Schema:
 
 
 def _cut(batches: Iterator[_Batch], schema: pa.Schema, rows: int, number: int) -> Iterator[Block]:
-    """Batches of any size as blocks of one size; the last one is known by what follows it."""
+    """Cut batches of any size into blocks of `rows` rows; the last block is marked as such."""
     held: list[pa.Table] = []
     unread: dict[int, str] = {}
     count = 0

@@ -1,4 +1,4 @@
-"""Where a batch's input and output lie, as people write it."""
+"""Locations of a batch's input and output, parsed from text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUCKET: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/[^?#]*)?"
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Objects below a prefix; who asks, and which server, is said by the variables of AWS's SDK."""
+    """Objects below a prefix; AWS SDK variables name the server and the credentials."""
 
     uri: str
 

@@ -1,4 +1,4 @@
-"""Where a batch's results lie: a folder or a bucket, in which nothing is half there."""
+"""Storage of a batch's results: a folder or a bucket in which every file is whole."""
 
 from __future__ import annotations
 
@@ -20,32 +20,33 @@ from mlplatform.runtime.storage.objects import Objects
 PLAN: Final = "_plan.json"
 MANIFEST: Final = "_manifest.json"
 DONE: Final = "_done"
-"""Below it, a file for each finished partition; readers of Parquet leave out names with _."""
+"""Folder with a file for each finished partition; readers of Parquet skip names that begin with
+_."""
 LOCK: Final = "_lock"
 
 
 class Results(Protocol):
-    """Files by name; each appears whole, by one rename or one object."""
+    """Files by name; each appears whole, by one rename or as one object."""
 
     def sizes(self) -> dict[str, int]:
-        """Name → bytes of each whole file that is there, below the folder too."""
+        """Name → bytes of each whole file, including those in subfolders."""
         ...
 
     def read(self, name: str) -> bytes: ...
 
     def put(self, name: str, path: Path) -> None:
-        """Take a finished file over; it is gone from where it was, or not needed there."""
+        """Store a finished file; the source is moved or no longer needed."""
         ...
 
     def write(self, name: str, content: bytes) -> None: ...
 
     def sha256(self, name: str) -> str | None:
-        """The digest of what is there now; None if reading it again is not worth its cost."""
+        """The digest of the stored file; None if reading it again costs too much."""
         ...
 
     @property
     def drafts(self) -> Path:
-        """A folder for files that are not finished; asked for once the plan is there."""
+        """The folder for unfinished files; call only after the plan is written."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Carries out what is left of a batch: reads, scores and keeps one partition after the other.
+"""Execution of a batch's remaining partitions: read, score and store one after the other.
 
 Three steps overlap, each in a thread of its own: rows are read and made inputs of, a model scores
 and explains them, and results are written. Each holds one partition, so that memory is that of
@@ -42,7 +42,7 @@ Report = Callable[[Partition], None]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What scores the rows of a plan."""
+    """Everything needed to score the rows of a plan."""
 
     plan: Plan
     definition: ModelDefinition
@@ -60,7 +60,7 @@ class _BlockInputs:
 
 
 def stored_plan(results: Results, where: str) -> Plan | None:
-    """The plan of an output; None of one in which nothing is yet.
+    """The plan stored in an output; None if the output has no plan yet.
 
     Raises:
         Corrupt: its plan can't be read.
@@ -71,7 +71,7 @@ def stored_plan(results: Results, where: str) -> Plan | None:
 
 
 def agreed(there: Plan | None, asked: Plan, results: Results, where: str) -> Plan:
-    """The plan to carry out: the one that is there, if it is of the same work.
+    """The plan to carry out: the stored one if it is for the same work.
 
     One of which nothing is done yet is replaced: so a wrong --map can be put right.
 
@@ -90,7 +90,7 @@ def agreed(there: Plan | None, asked: Plan, results: Results, where: str) -> Pla
 
 
 def done_in(results: Results, plan: Plan) -> dict[tuple[int, int], Partition]:
-    """The partitions that are finished, each file as it was written."""
+    """File and number → finished partition, if its file is unchanged."""
     sizes = results.sizes()
     found = {}
     for name in sorted(sizes):
@@ -104,7 +104,7 @@ def done_in(results: Results, plan: Plan) -> dict[tuple[int, int], Partition]:
 
 
 def carry_out(work: Work, source: Source, results: Results, report: Report) -> list[Partition]:
-    """Score what is left; returns every partition, those of earlier runs too.
+    """Score the remaining partitions; returns all partitions, including those of earlier runs.
 
     Raises:
         InputInvalid: a file is damaged, or not one row of the first partition is a request.
@@ -131,7 +131,7 @@ def carry_out(work: Work, source: Source, results: Results, report: Report) -> l
 
 
 def finish(results: Results, content: Mapping[str, object]) -> None:
-    """Say that the output is whole; the last thing that is written."""
+    """Write the manifest, the last file, which says that the output is complete."""
     results.write(MANIFEST, canonical_json(content))
 
 
@@ -173,7 +173,7 @@ def _inputs(work: Work, file: int, block: Block) -> _BlockInputs:
 
 
 def _keep(work: Work, results: Results, one: _BlockInputs, scored: BlockDecisions) -> Partition:
-    """The partition's results, in their place, and then the note that they are."""
+    """Store a partition's results, then the note that says so."""
     block, requests = one.block, one.requests
     table, tally = work.decisions.results(
         scored, requests.ids, requests.good, requests.problems, block.first_row
@@ -209,7 +209,7 @@ def _keep(work: Work, results: Results, one: _BlockInputs, scored: BlockDecision
 
 
 def _ahead(items: Generator[_Item]) -> Generator[_Item]:
-    """The same items, the next of which is made while one is worked on.
+    """Yield the same items; a thread makes the next item while one is in use.
 
     To be closed: its thread ends then, and the items' own clean-up has run.
     """

@@ -1,4 +1,4 @@
-"""What a batch over a table has done, and what is left of it: from values to values."""
+"""The plan of a table batch: what is done and what remains, as pure functions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ FORMAT: Final = "table-batch/1"
 PARTITION_ROWS: Final = 250_000
 LEAST_ROWS, MOST_ROWS = 1_000, 2_000_000
 SHOWN_ERRORS: Final = 20
-"""Wrong rows that a partition names; all are counted, and each has its error in its own row."""
+"""Most wrong rows that a partition names. All wrong rows are counted, and each has its error in its
+output row."""
 
 
 class _StoredPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown and missing keys are errors."""
+    """A stored part of a plan; unknown and missing keys are errors."""
 
 
 class InputFile(_StoredPart, frozen=True):
@@ -36,7 +37,7 @@ class InputFile(_StoredPart, frozen=True):
 
 
 class Plan(_StoredPart, frozen=True):
-    """The input, model and options of a batch, written into its output folder before anything else.
+    """The input, model and options of a batch; written into the output before anything else.
 
     Args:
         rules: digest of what the model's folder says of requests, features and the safe outcome;
@@ -58,14 +59,14 @@ class Plan(_StoredPart, frozen=True):
 
 
 class RowError(_StoredPart, frozen=True):
-    """A row, from 0, of an input file that could not be scored, and why."""
+    """A row of an input file, counted from 0, that could not be scored, and the reason."""
 
     row: int
     problem: str
 
 
 class Partition(_StoredPart, frozen=True):
-    """A partition that is done: where it is of the input, and what came out.
+    """A finished partition: its place in the input, and its results.
 
     Args:
         file: the place among the plan's files.
@@ -93,7 +94,8 @@ class Partition(_StoredPart, frozen=True):
 
 
 class Totals(_StoredPart, frozen=True):
-    """What came out of all partitions; `digest` is the output's, over names and digests."""
+    """Results of all partitions together; `digest` covers the names and digests of the output
+    files."""
 
     rows: int
     decisions: dict[str, int]
@@ -105,7 +107,7 @@ class Totals(_StoredPart, frozen=True):
 
 
 DonePartitions = Mapping[tuple[int, int], Partition]
-"""File and number → the partition."""
+"""File and number of a finished partition → the partition."""
 
 
 def partition_name(file: int, number: int) -> str:
@@ -113,7 +115,7 @@ def partition_name(file: int, number: int) -> str:
 
 
 def left_in(done: DonePartitions, file: int) -> int | None:
-    """The number of the first partition of a file that is not done; None where all are."""
+    """The number of a file's first unfinished partition; None if all are finished."""
     number = 0
     while (found := done.get((file, number))) is not None:
         if found.is_last:
@@ -127,7 +129,8 @@ def is_complete(plan: Plan, done: DonePartitions) -> bool:
 
 
 def difference(there: Plan, asked: Plan) -> str | None:
-    """What an output folder's plan has otherwise than what is asked for now; None: the same work.
+    """The first difference between an output's plan and the requested one; None if they are the
+    same work.
 
     The time of rows without one is that of the first run.
     """
@@ -161,7 +164,7 @@ def _pairs(columns: Mapping[str, str]) -> str:
 
 
 def totals(plan: Plan, partitions: Iterable[Partition]) -> Totals:
-    """All partitions together, in the input's order."""
+    """Totals of all partitions, in the input's order."""
     ordered = sorted(partitions, key=lambda one: (one.file, one.number))
     decisions, answered_by, without = Counter[str](), Counter[str](), Counter[str]()
     errors: list[tuple[str, int, str]] = []
@@ -185,7 +188,7 @@ def totals(plan: Plan, partitions: Iterable[Partition]) -> Totals:
 def manifest(
     plan: Plan, partitions: Sequence[Partition], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What stands beside a finished output: plan, totals, and each partition's input file."""
+    """The manifest of a finished output: plan, totals, and each partition's input file."""
     ordered = sorted(partitions, key=lambda one: (one.file, one.number))
     return {
         "plan": msgspec.to_builtins(plan),

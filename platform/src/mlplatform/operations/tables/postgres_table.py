@@ -1,4 +1,4 @@
-"""A PostgreSQL table as one Parquet file: read in one transaction, in the order of its row id."""
+"""A PostgreSQL table as one Parquet file, read in one transaction and sorted by row id."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ _TYPES: Final[Mapping[str, tuple[str, pa.DataType]]] = {
     "timestamp without time zone": ("{}", pa.timestamp("us")),
     "timestamp with time zone": ("({} AT TIME ZONE 'UTC')", pa.timestamp("us")),
 }
-"""PostgreSQL's type → what is asked for, and the type in which it comes."""
+"""PostgreSQL type → the expression that is selected, and the type of its result."""
 _COLUMNS: Final = (
     "SELECT attname, format_type(atttypid, NULL) FROM pg_attribute"
     " WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
 )
 SORTED_S: Final = 600.0
-"""How long to wait for each answer: the first row comes when the server has sorted the table."""
+"""Seconds to wait for each answer: the first row comes after the server has sorted the table."""
 MOST_TEXT_BYTES: Final = 4 * MOST_FILE_BYTES
-"""Of a table as text: it lies on the disk of the home folder, which records need too."""
+"""Most bytes of a table as text: it lies on the disk of the home folder, which records need too."""
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
 
 
 class ColumnSelection(NamedTuple):
-    """What is read of a table.
+    """The columns to read from a table.
 
     Args:
         columns: in the order of the file.
@@ -88,7 +88,7 @@ def export(
 def export_columns(
     table: Table, choose: Callable[[Mapping[str, str]], ColumnSelection], target: Path
 ) -> str:
-    """Write columns of a table to a Parquet file, as the table is at one moment.
+    """Write columns of a table to a Parquet file, as of one moment.
 
     Args:
         choose: what is read, of the table's columns and their types in PostgreSQL's words.
@@ -128,8 +128,8 @@ def export_columns(
 
 
 def arrow_types(kinds: Mapping[str, str], truth: pa.DataType) -> dict[str, str]:
-    """The types in Arrow's words in which columns of these types come; of one that is not read, its
-    own.
+    """Column → Arrow's name of the type in which it is read; PostgreSQL's own name if that type is
+    not supported.
 
     Args:
         truth: of a boolean.
@@ -141,7 +141,7 @@ def arrow_types(kinds: Mapping[str, str], truth: pa.DataType) -> dict[str, str]:
 
 
 class _DigestingFile:
-    """A file that is written, within a limit, and the digest of what it holds."""
+    """A file with a size limit that computes the digest of what is written."""
 
     def __init__(self, file: IO[bytes], source: str) -> None:
         self._file, self._hash = file, hashlib.sha256()
@@ -284,7 +284,7 @@ def password(address: Address) -> str | None:
 
 
 def _folded(name: str) -> str:
-    """The form that PostgreSQL takes a name without quotes in."""
+    """The name as PostgreSQL reads it without quotes: in lower case."""
     return name.lower()
 
 

@@ -1,4 +1,4 @@
-"""Rows of a table as requests of a model: what is checked of each, as an application's are."""
+"""Rows of a table as requests of a model, with the checks that applications' requests get."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     Column = pa.ChunkedArray[Any]
 
 _EXACT: Final = 2.0**53
-"""Up to here a float64 holds every whole number: beyond, an id would be another one's."""
+"""Greatest number up to which a float64 holds every whole number; beyond it, ids would be mixed
+up."""
 _NOTHING: Final[Any] = 0
 _TRUTHS: Final = pa.array([0, 1], pa.int64())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Requests:
-    """What the rows of a block are.
+    """The requests of a block, and the problems of its other rows.
 
     Args:
         ids: of all rows, as texts; null where there is none.
@@ -57,7 +58,7 @@ def requests_of(
     as_of_ms: int,
     key: bytes,
 ) -> Requests:
-    """The requests of a block, and what is wrong with each of its other rows.
+    """Read the requests of a block, and find the problem of each other row.
 
     Args:
         block: columns named as the request's, in a type of `columns.column_types`.
@@ -134,7 +135,7 @@ def _times(block: pa.Table, as_of_ms: int) -> tuple[Column, list[Check]]:
 
 
 def _field(values: Column, name: str, field: RequestField) -> tuple[Column, list[Check]]:
-    """The values in the field's own type, null where they are none, and what is wrong with them."""
+    """The values in the field's own type, null if missing, and checks that find wrong ones."""
     checks = list(_missing(values, name))
     match field.type:
         case "int64":

@@ -1,4 +1,4 @@
-"""What a version decides about rows, why, and the columns in which that is kept."""
+"""Decisions of a version on rows, their reasons, and the columns in which they are stored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from mlplatform.scoring.request.prediction import DEFAULT_REASON, STALE_REASON, 
 
 CALL_ROWS: Final = 8_192
 EXPLAINERS: Final = 2
-"""Threads: an explanation takes as long as the scores of 250 rows, and waits for nothing else."""
+"""Number of threads that explain: one explanation takes as long as scoring 250 rows, and waits for
+nothing else."""
 ANSWERED: Final = ("model", "small_model", "rules", "default")
 NOBODY: Final = -1
 _COLUMNS: Final[list[pa.Field[Any]]] = [
@@ -50,9 +51,9 @@ REPEATED: Final = (
     *("decision", "answered_by", "reasons_omitted"),
     *("reasons.list.element", "without_features.list.element"),
 )
-"""Columns of few values, which a file holds as numbers of a dictionary."""
+"""Columns of few values, which are dictionary-encoded in the file."""
 RESULTS: Final = pa.schema(_COLUMNS)
-"""One row for each of the input, in its order.
+"""Schema of the results: one row for each input row, in its order.
 
 `row` is its place in the input's file, from 0. `score` is calibrated, 0 to 1, or a number in the
 model's unit; `decision` an outcome of the bundle, by `answered_by`; `reasons` are codes, strongest
@@ -63,7 +64,7 @@ neither score nor decision.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockDecisions:
-    """Requests of a block with what was decided; `NOBODY` in `decisions` is a row with an error.
+    """Decisions on the requests of a block; `NOBODY` in `decisions` marks a row with an error.
 
     `failed` are those that the model gave no number for.
     """
@@ -81,7 +82,7 @@ class BlockDecisions:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What a partition's rows came to."""
+    """Counts of a partition's rows."""
 
     decisions: Mapping[str, int]
     answered_by: Mapping[str, int]
@@ -91,7 +92,7 @@ class Tally:
 
 
 class RowDecisions:
-    """Decides as a gateway does for a version that is the champion, with time enough.
+    """Decides as a gateway does for a champion, without a time limit.
 
     Args:
         safe: the decision where nothing can decide.
@@ -115,8 +116,8 @@ class RowDecisions:
         self._safe = safe
 
     def scored(self, inputs: Inputs) -> BlockDecisions:
-        """Decisions by the model where its features allow it, and by others where they do not, with
-        reasons for alerts.
+        """Decide each row: by the model if its features allow it, else by a fallback. Alerts get
+        reasons.
 
         A row that may not be answered has a problem.
         """
@@ -173,7 +174,7 @@ class RowDecisions:
         problems: Mapping[int, str],
         first_row: int,
     ) -> tuple[pa.Table, Tally]:
-        """All rows of a block as `RESULTS`, and what they came to.
+        """All rows of a block as `RESULTS`, and their counts.
 
         Args:
             ids: of all rows of the block.
@@ -243,7 +244,7 @@ class RowDecisions:
         raw: NDArray[np.float64],
         found: dict[int, Sequence[str]],
     ) -> dict[int, str]:
-        """Add the codes of each alert; returns why there are none, of those where that is so."""
+        """Add the reason codes of each alert to `found`; returns row → why it has none."""
         omitted: dict[int, str] = {}
 
         def explain(row: int) -> None:
@@ -301,7 +302,7 @@ def _lists_by_kind(
     good: NDArray[np.int64],
     count: int,
 ) -> pa.Array[Any]:
-    """The list of each row's kind; of a row that was not scored, an empty one."""
+    """The list that belongs to each row's kind; empty for rows that were not scored."""
     is_good = np.zeros(count, np.bool_)
     is_good[good] = True
     if not any(lists):

@@ -1,4 +1,4 @@
-"""The inputs of a table's requests: features as they could be read at each one's event time."""
+"""Inputs of a table's requests: features as they were readable at each request's event time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _EPOCH: Final = date(1970, 1, 1)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """What a model reads of some requests.
+    """The model's inputs of some requests.
 
     Args:
         x: float32, rows by inputs.
@@ -102,8 +102,9 @@ class RowFeatures:
     def _causes(
         self, joined: pa.Table, source: FeatureSource, event_ms: NDArray[np.int64]
     ) -> NDArray[np.int8]:
-        """Whether each request has a row of the view, and if not, whether anybody had one; for
-        windows, a request of the entity before it, and if not, whether windows are known at all."""
+        """The state of a view for each request: there, missing, or stale, which means that no
+        entity had a valid row. For windows: there was an earlier request of the entity, there was
+        none, or the windows are not known."""
         if isinstance(source, EntityWindows):
             count = joined.column(_known_name(source)).to_numpy()  # NaN where there is none
             causes = np.select([np.isnan(count), count == 0], [_STALE, _MISSING], _THERE)
@@ -146,7 +147,7 @@ class RowFeatures:
 
 
 def _request_counts(source: EntityWindows) -> Window:
-    """How many requests of the entity lie where one of its windows reaches back to."""
+    """A window that counts the entity's requests over the longest reach of its windows."""
     longest = max(source.fields, key=_reach_ms)
     return Window(
         name=_known_name(source),
@@ -158,7 +159,7 @@ def _request_counts(source: EntityWindows) -> Window:
 
 
 def _known_name(source: EntityWindows) -> str:
-    """No declared window begins so."""
+    """A name with which no declared window begins."""
     return f"_{source.name}"
 
 
@@ -178,7 +179,7 @@ def _no_gaps(policies: FeaturePolicies, sources: Sequence[FeatureSource]) -> Gap
 
 
 def _midnights(offline: OfflineTable, view: FeatureView) -> NDArray[np.int64]:
-    """The midnights of the view's snapshots, in milliseconds, ascending."""
+    """Midnights of the view's snapshots in epoch milliseconds, ascending."""
     stems = sorted(path.stem for path in offline.snapshot_folder(view.name).glob("*.parquet"))
     days = [(date.fromisoformat(stem) - _EPOCH).days for stem in stems]
     return np.array(days, np.int64) * DAY_MS

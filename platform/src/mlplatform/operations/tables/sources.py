@@ -1,4 +1,4 @@
-"""An input as files that are here: of a folder, of a bucket one by one, or of a table."""
+"""The input of a batch as local files: of a folder, of a bucket one by one, or of a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Source(Protocol):
     def files(self) -> tuple[InputFile, ...]: ...
 
     def here(self, number: int) -> AbstractContextManager[Path]:
-        """A context with a local path of a file, whose content is what its identity says.
+        """A local path of a file, for the duration of the block, with the content that its identity
+        names.
 
         Raises:
             Refused: it was changed since the batch began.
@@ -49,7 +50,7 @@ class Source(Protocol):
 def opened(
     source: Input, definition: ModelDefinition, columns: Mapping[str, str], staging: Path
 ) -> Iterator[Source]:
-    """The input, whose columns were looked at: of a bucket, those of the first file.
+    """The input, with its columns checked; of a bucket, those of the first file.
 
     Args:
         columns: of the request → the input's, where they differ.
@@ -76,7 +77,7 @@ def opened(
 
 
 class _Folder:
-    """Files of this machine."""
+    """Files on this machine."""
 
     def __init__(self, path: Path, definition: ModelDefinition, columns: Mapping[str, str]) -> None:
         self._paths = _tables(path)
@@ -103,7 +104,7 @@ class _Folder:
 
 
 class BucketFiles:
-    """Objects of a bucket; each is brought here when its turn comes, and removed after it.
+    """Objects of a bucket; each is downloaded when its turn comes and removed afterwards.
 
     Raises:
         InputInvalid: there is no table, or one is too large, or there are too many.
@@ -139,7 +140,7 @@ class BucketFiles:
             path.unlink(missing_ok=True)
 
     def check(self, number: int) -> None:
-        """What was brought here stays as it is."""
+        """Do nothing: a downloaded file does not change."""
 
 
 def _checked(
@@ -151,7 +152,7 @@ def _checked(
 
 
 class _ExportedTable:
-    """A table as the file that was made of it."""
+    """A table as the file that was exported from it."""
 
     def __init__(self, path: Path, file: InputFile) -> None:
         self._path, self.files = path, (file,)
@@ -161,7 +162,7 @@ class _ExportedTable:
         yield self._path
 
     def check(self, number: int) -> None:
-        """What was brought here stays as it is."""
+        """Do nothing: an exported file does not change."""
 
 
 def _exported(

@@ -1,1 +1,2 @@
-"""What traffic was like, counted from the decision log for people: a bounded projection."""
+"""Traffic statistics for people, counted from the decision log into a projection of bounded
+size."""

@@ -1,4 +1,4 @@
-"""Counts of decisions in stretches of event time, coarser the older they are.
+"""Counts of decisions in buckets of event time, which are longer the older they are.
 
 A bucket holds sums alone, so that records may come in any order and in any portions. A void takes a
 decision back for verdicts and training; it was traffic all the same, and stays counted here.
@@ -23,11 +23,11 @@ COLUMNS: Final = (
 )
 BINS_PER_OCTAVE: Final = 8
 EDGES: Final = 64.0 * 2 ** (np.arange(18 * BINS_PER_OCTAVE + 1) / BINS_PER_OCTAVE)
-"""Of latencies in microseconds, 64 µs to 16.8 s, each 9 % above the one before."""
+"""Edges of latency bins in microseconds, 64 µs to 16.8 s, each 9 % above the one before."""
 BINS: Final = len(EDGES) + 1
 SHADOW: Final = "shadow"
 NOBODY: Final = "unassigned"
-"""Raw callers' requests whose arm the log does not name."""
+"""Role of raw callers' requests whose arm the log does not name."""
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
@@ -52,12 +52,12 @@ LEVELS: Final = (
 )
 
 Key = tuple[int, int, str, int]
-"""Length and start of the bucket (ms), role, version (-1: none)."""
+"""Key of a bucket: length and start (ms), role, and version (-1: none)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts:
-    """What one bucket holds.
+    """The counts of one bucket.
 
     Args:
         alerts: among the answers that are not degraded.
@@ -84,7 +84,7 @@ def no_counts() -> Counts:
 
 
 def bucket_counts(table: pa.Table, alerting: Sequence[str]) -> dict[Key, Counts]:
-    """The records' counts in buckets of every level.
+    """Counts of the records, in buckets of every level.
 
     Args:
         table: has `COLUMNS`; its kinds are among `KINDS`.
@@ -117,12 +117,12 @@ def bucket_counts(table: pa.Table, alerting: Sequence[str]) -> dict[Key, Counts]
 
 
 def horizon(level: Level, newest_ms: int) -> int:
-    """Buckets that start before it are dropped."""
+    """The event time before which buckets of a level are dropped, by their start."""
     return newest_ms - level.keep_ms - level.length_ms
 
 
 def quantile_ms(latency: npt.NDArray[np.int64], quantile: float) -> float | None:
-    """A latency in milliseconds, to within a bin's 9 %; None of no answers."""
+    """A quantile of latency in milliseconds, within a bin's 9 %; None if there are no answers."""
     total = int(latency.sum())
     if not total:
         return None
@@ -135,7 +135,7 @@ def quantile_ms(latency: npt.NDArray[np.int64], quantile: float) -> float | None
 def _keys(
     table: pa.Table,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Sequence[str], npt.NDArray[Any]]:
-    """Event time, role as a number, the roles' names, version."""
+    """Columns of the records: event time, role as a number, the roles' names, version."""
     arm, kind = _words(table, "arm"), _words(table, "kind")
     role = np.where(kind == SHADOW, SHADOW, np.where(arm == "", NOBODY, arm))
     names, codes = np.unique(role.astype(str), return_inverse=True)

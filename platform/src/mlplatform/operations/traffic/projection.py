@@ -1,4 +1,4 @@
-"""The buckets of one model in a file, advanced by new records of the log alone.
+"""Buckets of one model in a file that only new records of the log advance.
 
 The file holds the log position that it stands for, and follows from the log: it may be deleted at
 any time, and is counted again. A portion is one transaction, so a killed process leaves the file
@@ -27,9 +27,9 @@ from mlplatform.runtime.errors import Unavailable
 from mlplatform.runtime.storage import sqlite
 
 PORTION: Final = 50_000
-"""Records of each writer that are counted in one transaction."""
+"""Most records of each writer that are counted in one transaction."""
 BUDGET_S: Final = 10.0
-"""Of one advance: the rest waits for the next one."""
+"""Seconds after which an advance stops; the next one continues."""
 SAMPLE_EVERY_MS: Final = buckets.HOUR_MS
 SAMPLES_KEPT_MS: Final = 32 * buckets.DAY_MS
 FORMAT: Final = 1
@@ -57,7 +57,7 @@ CREATE TABLE IF NOT EXISTS samples (
 
 
 class LogReader(Protocol):
-    """The part of `DecisionLog` that is counted."""
+    """The part of `DecisionLog` that counting uses."""
 
     def watermarks(self) -> Sequence[Watermark]: ...
 
@@ -66,7 +66,7 @@ class LogReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """One row: its stretch of time, role and version, and what it holds."""
+    """One bucket: its range of event time, role, version and counts."""
 
     start_ms: int
     role: str
@@ -76,7 +76,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class TrafficReport:
-    """What is known of a model's traffic in a range of event time.
+    """The counts of a model's traffic in a range of event time.
 
     Args:
         length_ms: of each bucket.
@@ -93,7 +93,7 @@ class TrafficReport:
 
 
 def file_of(folder: Path, model: str) -> Path:
-    """Where the projection of a model is, in the folder of what is counted of the log."""
+    """The path of a model's projection below the folder of counts of the log."""
     return folder / model / f"traffic-{FORMAT}.db"
 
 
@@ -106,7 +106,7 @@ def advance(
     portion: int = PORTION,
     budget_s: float = BUDGET_S,
 ) -> bool:
-    """Count what is new in the log; whether that was all of it.
+    """Count new records of the log; returns whether all were counted.
 
     Args:
         alerting: the decisions that are alerts, as the model's definition has them now.
@@ -126,7 +126,7 @@ def advance(
 
 
 def sample(path: Path, of: str, event_ms: int, body: object) -> None:
-    """Keep what was seen at a time, one for each hour of event time.
+    """Store a sample; of each hour of event time, one is kept.
 
     Raises:
         Unavailable: the file can't be written now.
@@ -140,7 +140,7 @@ def sample(path: Path, of: str, event_ms: int, body: object) -> None:
 
 
 def read(path: Path, back_ms: int) -> TrafficReport | None:
-    """The newest stretch of event time, in the shortest buckets that reach back so far.
+    """The newest range of event time, in the shortest buckets that reach back so far.
 
     Returns None where nothing was counted yet.
 
@@ -197,7 +197,7 @@ def _add(
     alerting: Sequence[str],
     portion: int,
 ) -> bool:
-    """Count a portion; whether there may be more."""
+    """Count a portion of the log; returns whether there may be more."""
     with sqlite.transaction(db):
         position = _position(db)
         if position == marks:
@@ -216,7 +216,7 @@ def _add(
 
 
 def write(db: sqlite3.Connection, found: Mapping[Key, Counts]) -> None:
-    """Add counts to the buckets that are there."""
+    """Add counts to the stored buckets."""
     where = "length_ms = ? AND start_ms = ? AND role = ? AND version = ?"
     query = f"SELECT requests, degraded, alerts, latency FROM buckets WHERE {where}"
     for key, counts in found.items():
@@ -227,7 +227,7 @@ def write(db: sqlite3.Connection, found: Mapping[Key, Counts]) -> None:
 
 
 def _move_newest(db: sqlite3.Connection, event_ms: int) -> None:
-    """What is too old before the newest event goes."""
+    """Update the newest event time, and delete buckets that are too old for it."""
     move = (
         "INSERT INTO newest VALUES (1, ?) ON CONFLICT (only_one)"
         " DO UPDATE SET event_ms = max(event_ms, excluded.event_ms) RETURNING event_ms"
@@ -241,7 +241,7 @@ def _move_newest(db: sqlite3.Connection, event_ms: int) -> None:
 def read_positions(
     table: pa.Table, marks: Mapping[str, int], portion: int
 ) -> tuple[dict[str, int], bool]:
-    """Up to where each writer was read; whether some may have more."""
+    """The last number read of each writer, and whether some writer may have more."""
     come_to, full = dict(marks), False
     groups = table.select(["writer", "seq"]).group_by("writer", use_threads=False)
     for row in groups.aggregate([("seq", "max"), ("seq", "count")]).to_pylist():

@@ -1,4 +1,4 @@
-"""Requests of a model as the log has them, page by page, and what became of them."""
+"""Requests of a model as the log holds them, page by page, and their outcomes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlplatform.rollouts.whatif.requests import NEGATIVE, POSITIVE, UNKNOWN, Fla
 
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000
 PAGE: Final = 20_000
-"""Records of a writer that are in memory at once, with their payloads."""
+"""Records of each writer that are in memory at once, with their payloads."""
 _COLUMNS = (
     "writer", "seq", "decision_id", "event_ms", "unit", "version", "score", "decision", "degraded",
     "degraded_reason", "payload",
@@ -26,7 +26,7 @@ _COLUMNS = (
 
 
 class LoggedRequests:
-    """The decisions of a stretch of event time, page by page; what is void is left out.
+    """The decisions in a range of event time, page by page, without voided ones.
 
     Args:
         from_ms, to_ms: event time; what was labelled or taken back later counts too.
@@ -59,7 +59,7 @@ class LoggedRequests:
         return {decision_id: label for decision_id, (_, label) in labels.items()}
 
     def pages(self) -> Iterator[pa.Table]:
-        """Tables of at most `PAGE` decisions of each writer."""
+        """Yield tables of at most `PAGE` decisions of each writer."""
         for start_ms in range(self._from_ms, self._to_ms, HOUR_MS):
             end_ms = min(start_ms + HOUR_MS, self._to_ms)
             after: dict[str, int] = {}
