@@ -52,7 +52,8 @@ Exit codes: 0 done, 1 it failed or found something, 2 wrong use or unknown name,
 
 
 def _journal(chosen: Settings) -> log.JournalAnchor | None:
-    """The log's last head as the rollout journal holds it, and whether that journal is whole."""
+    """The log's last head in the rollout journal, and the findings of the journal's own check; None
+    if there is no journal."""
     if not backends.has_rollouts(chosen):
         return None
     with closing(backends.rollouts(chosen)) as rollouts:
@@ -91,7 +92,7 @@ app.add_typer(log.commands(_journal), name="log")
 
 
 def main() -> None:
-    """Entry point: errors that we raise on purpose become one clear line and an exit code."""
+    """Entry point: the platform's own errors become one clear line and an exit code."""
     os.umask(0o077)  # what is made is for its owner alone
     try:
         app()

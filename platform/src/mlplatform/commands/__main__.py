@@ -1,4 +1,4 @@
-"""`python -m mlplatform.commands`: the same as the `mlplatform` command."""
+"""`python -m mlplatform.commands` is the `mlplatform` command."""
 
 from mlplatform.commands import main
 

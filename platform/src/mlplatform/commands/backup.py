@@ -1,4 +1,4 @@
-"""Commands that take a backup of the platform's state, and put one back."""
+"""Commands that take a backup of the platform's state, and restore one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def backup(
 
 
 def _keep(path: Path, keep: int) -> list[str]:
-    """Older ones go once this one is known to be whole; if it is not, its name says so."""
+    """Check a new backup, then remove the older ones beyond the newest `keep`; a damaged new one is
+    renamed and nothing is removed."""
     with _progress("checking") as progress:
         findings = check(path, progress=progress).findings
     if findings:
@@ -97,7 +98,8 @@ def restore(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Put a backup into an empty home folder, once every digest and the decision log are verified.
+    """Restore a backup into an empty home folder, after every digest and the decision log are
+    verified.
 
     Exits 1 with a sentence for each finding, and then nothing was put in place.
 
@@ -126,7 +128,7 @@ def restore(
 
 @contextmanager
 def _progress(verb: str) -> Iterator[Progress]:
-    """A line beside standard output that says which file is copied, and how much is done."""
+    """A status line on standard error with the file that is copied and the amount done."""
     done = 0
     with ERR.status(verb) as status:
 

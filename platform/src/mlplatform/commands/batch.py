@@ -1,4 +1,4 @@
-"""The command that scores many rows at once: a table from anywhere, or past days of the log."""
+"""The command that scores many rows: a table from anywhere, or past days of the log."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _options_named(input_: str | None, output: str | None, first: datetime | Non
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Partition], None]]:
-    """How far it is, on a moving line beside standard output."""
+    """A status line on standard error with the numbers of scored and wrong rows."""
     rows = errors = 0
     with ERR.status("reading and checking") as status:
 

@@ -1,4 +1,4 @@
-"""The commands about what happened before there was a decision log."""
+"""Commands about requests from before the decision log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mlplatform.runtime.errors import InputInvalid, PlatformError, Refused
 SHOWN_ROWS = 10
 SHOWN_REFUSALS = 100
 SHOWN_ALIKE = 3
-"""Refusals of one kind that are shown, each with another value."""
+"""Most refusals of one kind that are shown, each with another value."""
 MORE_DAYS = 14
 DAY_MS = 86_400_000
 NEXT = "next: mlplatform retrain {model}{as_of} --actor NAME --reason WHY --rollout"
@@ -51,7 +51,8 @@ app = typer.Typer(help="Requests from before there was a decision log.", no_args
 
 
 def _reader(model: str) -> tuple[Sequence[ExpectedColumn], Callable[..., FileCheck]]:
-    """The columns of a model's history, and what reads them: its own, or the platform's."""
+    """The columns of a model's history, and the function that reads them: the model's own, or the
+    platform's."""
     if (model_folder(model) / "sources.py").is_file():
         sources = load_module(model, "sources")
         return sources.COLUMNS, sources.examine_transactions
@@ -78,7 +79,7 @@ def import_history(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Check the files, take them in whole or not at all, and snapshot the features of their days.
+    """Check the files, import all of them or none, and snapshot the features of their days.
 
     Later imports add what comes behind the last one, until the first request is answered.
 
@@ -117,7 +118,7 @@ def generate(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Take in made-up requests of the last days, for people who have no history of their own.
+    """Import generated requests of the last days, for people who have no history of their own.
 
     The model's folder makes them: `generate` in its sources.py.
 
@@ -147,7 +148,7 @@ def generate(
 
 @app.command()
 def windows(model: Model, json: AsJson = False) -> None:
-    """Build the state of a model's real-time windows anew, of its history and of the decision log.
+    """Rebuild the state of a model's real-time windows from its history and the decision log.
 
     Windows that model.yaml declares anew are stale until then. Gateways may run meanwhile. A series
     is the tiles of one entity at one resolution.
@@ -165,7 +166,7 @@ def windows(model: Model, json: AsJson = False) -> None:
 
 @app.command()
 def schema(model: Model, json: AsJson = False) -> None:
-    """The columns that a history of the model has, and under which names a file's are taken.
+    """The columns of a model's history, and the names by which a file's columns are recognised.
 
     Example: mlplatform history schema fraud
     """
@@ -256,7 +257,8 @@ def _show(found: FileCheck, refusals: Sequence[PlatformError], as_json: bool) ->
 def _refusal_lines(
     refusals: Sequence[PlatformError], refused: Mapping[tuple[str, str], int]
 ) -> list[str]:
-    """The first refusals of each kind, and of how many more rows that is true."""
+    """Lines with the first refusals of each kind, and the number of other rows with the same
+    problem."""
     groups: dict[tuple[str, str], dict[str, PlatformError]] = {}
     for one in refusals:
         kind, problem = (str(one), ""), str(one)

@@ -1,4 +1,4 @@
-"""Look into the decision log: is it whole, what does it say about one decision, and why."""
+"""Commands on the decision log: check it, show a decision, explain it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mlplatform.runtime.processes.last_settings import command_settings
 
 @dataclass(frozen=True, slots=True)
 class JournalAnchor:
-    """What is known of the log outside it.
+    """Facts about the log that are held outside of it.
 
     Args:
         anchor: its head as the rollout journal holds it; None where no pass has anchored it yet.
@@ -71,7 +71,7 @@ Exit codes: 0 all well, 1 something is wrong with the log, 2 no such log, decisi
 
 
 def no_journal(_: Settings) -> JournalAnchor:
-    """Nothing outside: the log is checked against itself alone."""
+    """No facts from outside: the log is checked only against itself."""
     return JournalAnchor()
 
 

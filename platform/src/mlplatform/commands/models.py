@@ -1,4 +1,4 @@
-"""Commands that look at models and their versions."""
+"""Commands that show models and their versions."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def show(
     version: Annotated[int | None, typer.Argument(help="A version; default: list them.")] = None,
     json: AsJson = False,
 ) -> None:
-    """The versions of a model, or everything that the registry remembers of one, and the memory
-    that it needs to be served, where its bundle is in the home folder.
+    """The versions of a model, or everything that the registry holds of one, with the memory that
+    serving it needs if its bundle is in the home folder.
 
     Example: mlplatform models show fraud 2 --json
     """

@@ -93,7 +93,7 @@ def up(
 
 
 def check_tables(platform: wiring.Platform) -> None:
-    """Raises where this home would serve external views whose tables another home has.
+    """Raises if another home holds the tables of external views that this home would serve.
 
     Raises:
         Refused: names that home.
@@ -174,7 +174,7 @@ def _processes(settings: Settings) -> PlatformStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """Where a model's traffic goes, and what is under way to change that."""
+    """The routes of a model, and the rollouts that are under way."""
 
     routes: Routes
     rollouts: tuple[RolloutState, ...]
@@ -257,7 +257,8 @@ def _arm(arm: Arm | None) -> str | None:
 
 
 def _log_to(settings: Settings) -> None:
-    """The supervisor's lines in a file beside those of its children; the terminal gets changes."""
+    """Write the supervisor's log lines to a file beside its children's; the terminal shows state
+    changes."""
     shown = logging.getLogger().handlers[0]
     shown.setLevel(logging.WARNING)
     log = logging.getLogger("mlplatform")
@@ -280,7 +281,7 @@ def _start(settings: Settings) -> None:
 
 
 def _addresses(settings: Settings) -> dict[str, str]:
-    """What listens under which address; gRPC only where it is on."""
+    """Name → address of each listener for people and applications; gRPC only if it is on."""
     found = {
         "scoring API": f"{settings.gateway_url}/openapi.html",
         "inference protocol": f"{settings.gateway_url}/v2",

@@ -24,7 +24,7 @@ def refusals(
     days: Annotated[int, typer.Option(min=1, max=MOST_DAYS, help="How far back.")] = 1,
     json: AsJson = False,
 ) -> None:
-    """What was refused at a surface: who asked, for what, and by which rule. The newest comes last.
+    """List refused requests: the surface, who asked, for what, and the rule. The newest comes last.
 
     Example: mlplatform refusals --days 7
     """

@@ -1,4 +1,4 @@
-"""Commands of analysts: which decisions wait for a person, and how one of them turned out."""
+"""Commands of analysts: list decisions that wait for review, and record how one turned out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def list_waiting(
     limit: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="At most so many.")] = 50,
     json: AsJson = False,
 ) -> None:
-    """Decisions without a label that people look at, the oldest first (`label.review`, model.yaml).
+    """Decisions that wait for review, the oldest first (`label.review`, model.yaml).
 
     Takes in what is new in the log first, for ten seconds at most.
 
@@ -107,7 +107,8 @@ def _as_values(row: QueuedDecision) -> dict[str, Any]:
 
 
 def _lines(row: QueuedDecision, label: str) -> list[str]:
-    """A decision by its id, whole in one line, to be copied; what is known of it below."""
+    """Lines on a decision: its id alone in the first, to be copied, and its details in the
+    second."""
     score = "no score" if row.score is None else f"score {row.score:.4f}"
     asked = ", ".join(f"{name} {value}" for name, value in row.shown.fields)
     columns = [

@@ -15,7 +15,7 @@ from mlplatform.operations.actions.controls import OfModel, OfRollout
 
 
 def add_to(app: typer.Typer) -> None:
-    """Have a group of commands hold these."""
+    """Add these commands to a group."""
     for command in (pause, resume, abort, kill, lift, clear):
         app.command()(command)
 

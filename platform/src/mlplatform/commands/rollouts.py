@@ -251,7 +251,7 @@ def take_pass(
 
 
 def _show_undecided(model: str) -> None:
-    """Where each rollout of the model stands, and what keeps it there."""
+    """Print the step of each rollout of the model, and what keeps it there."""
     platform = wiring.platform()
     for state in platform.rollouts.active(model, finished=False):
         newest = job.newest_analysis(platform, state)
@@ -295,8 +295,8 @@ def rollback(
 
 
 def _rollout_with_traffic(model: str) -> str | None:
-    """The rollout that a roll back would take back now; None where there is none, as the roll back
-    itself refuses, on record."""
+    """The rollout that a rollback would take back now. None if there is none; the rollback itself
+    then refuses, and the refusal is recorded."""
     journal = wiring.platform().rollouts
     try:
         states = journal.active(model, finished=True)
@@ -328,7 +328,8 @@ def _show_code(
 
 
 def _asking_run(platform: Platform, question: approval_codes.Question) -> FlowRun:
-    """The run that asks this in Prefect, for which a pass that comes each minute is waited.
+    """The run in Prefect that asks this question; waits for the next pass, which comes every
+    minute.
 
     Raises:
         NotFound: none asked it within `ASK_LIMIT_S`.

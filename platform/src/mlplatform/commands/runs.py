@@ -101,12 +101,13 @@ def materialize(
 
 
 def follow(flow: str, parameters: Mapping[str, Any], as_json: bool) -> None:
-    """Start a run, wait for its end, print what it found; exit as its failure would here."""
+    """Start a run, wait for its end, print what it found, and exit with the code of its result."""
     raise typer.Exit(run_to_end(flow, parameters, as_json))
 
 
 def run_to_end(flow: str, parameters: Mapping[str, Any], as_json: bool) -> int:
-    """Start a run, wait for its end, print what it found; the exit code of its failure here, or 0.
+    """Start a run, wait for its end and print what it found; returns the exit code of its failure,
+    or 0.
 
     Raises:
         Unavailable: Prefect has gone silent; names the run, which does not need this command.
@@ -150,7 +151,7 @@ def _code_of(run: FlowRun) -> int:
 
 
 def wait(api: PrefectApi, run: FlowRun) -> FlowRun:
-    """The run at its end, or as it is after half an hour."""
+    """Wait for the end of a run, for half an hour at most; returns its last state."""
     give_up_at = time.monotonic() + GIVE_UP_S
     state = Poller(partial(api.run, run.id))
     while not run.final and time.monotonic() < give_up_at:
@@ -160,7 +161,7 @@ def wait(api: PrefectApi, run: FlowRun) -> FlowRun:
 
 
 def first_answer(question: Poller[Answer]) -> Answer:
-    """The first answer."""
+    """Repeat a question until it is answered; returns the answer."""
     while (answer := question.ask()) is None:
         time.sleep(POLL_S)
     return answer

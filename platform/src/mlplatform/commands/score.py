@@ -1,4 +1,4 @@
-"""Ask the gateway for one score, as an application would."""
+"""The command that scores one request through the gateway, as an application would."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def score(
 
 
 def _fields(answer: Answer) -> dict[str, object]:
-    """What a person reads of a decision."""
+    """Fields of an answer that a person reads."""
     version, degraded = answer.model, answer.degraded
     top = ", ".join(f"{one.class_} {one.probability:.3f}" for one in answer.top)
     return {

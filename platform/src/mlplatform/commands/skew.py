@@ -1,4 +1,4 @@
-"""`mlplatform skew`: whether decisions read what they should have."""
+"""`mlplatform skew`: whether decisions read the features that they should have."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def skew(
     ] = job.SAMPLE,
     json: AsJson = False,
 ) -> None:
-    """Count the features of a sample of decisions again, from raw records; name what differs.
+    """Compute the features of a sample of decisions again from raw records; name what differs.
 
     Without --since and --days: the decisions since the last pass; the first time those of a week.
     Exit code 1 if a feature is skewed.

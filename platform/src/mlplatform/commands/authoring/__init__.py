@@ -1,1 +1,1 @@
-"""Commands of who writes a model: a folder that works at once, and what is wrong in one."""
+"""Commands for authors of models: write a model folder that works at once, and check one."""

@@ -1,4 +1,4 @@
-"""The command that says what is wrong in a model folder before anything runs."""
+"""The command that finds mistakes in a model folder before anything runs."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def check_model(
 
 
 def ready_model_mib(folder: Path) -> int | None:
-    """The memory that a predictor of a ready file and its data files needs; None for a folder that
-    trains, or whose ready file is not taken."""
+    """Memory (MiB) that a predictor of a ready file and its data files needs; None for a folder
+    that trains, or if the file is not accepted."""
     if not is_ready(folder):
         return None
     try:
@@ -81,8 +81,8 @@ def ready_model_mib(folder: Path) -> int | None:
 
 
 def problems(folder: Path) -> Iterator[str]:
-    """Every part of a folder that is wrong, as a text; files first, and its Python where they are
-    well.
+    """Yield every mistake of a folder as a text: first those of its files, and if there is none,
+    those of its Python code.
 
     The Python runs as this user, in child processes with the time limit of a check.
     """

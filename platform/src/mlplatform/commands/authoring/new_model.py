@@ -24,7 +24,7 @@ from mlplatform.runtime.storage.plain_files import Rule
 
 Template = Literal["sklearn", "classes", "real", "xgboost", "lightgbm", "catboost", "torch", "onnx"]
 SHARED: Final = "sklearn"
-"""The template whose files those of other libraries take where they have none of their own."""
+"""The template whose files other templates use if they have none of their own."""
 NAME = "@NAME@"
 
 
@@ -70,8 +70,8 @@ def new_model(
 
 
 def write_ready(folder: Path, name: str, file: Path) -> list[str]:
-    """Write a folder around a ready ONNX file, which a confined process has read; returns the names
-    of its files.
+    """Write a folder around a ready ONNX file, which a confined process reads; returns the names of
+    the written files.
 
     Raises:
         InputInvalid: the file is not taken, or gives or takes what no signature can say; nothing is
@@ -97,7 +97,7 @@ def write_ready(folder: Path, name: str, file: Path) -> list[str]:
 
 
 def write(folder: Path, name: str, template: str) -> list[str]:
-    """Write a template's files into a folder that is made for them; returns their names.
+    """Write a template's files into a new folder; returns their names.
 
     Raises:
         Refused: there is something in the folder's place.

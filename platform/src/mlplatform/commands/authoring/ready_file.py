@@ -1,4 +1,4 @@
-"""What `mlplatform new-model --template onnx` writes around a ready ONNX file, from its graph."""
+"""Texts that `mlplatform new-model --template onnx` derives from the graph of a ready ONNX file."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,250}")
 _WORDS: Final = frozenset(("yes", "no", "on", "off", "true", "false", "null", "n", "y"))
 _CUSTOMER: Final = "customer_id"
 _TAKEN: Final = _WORDS | {_CUSTOMER, EVENT_TIME, *OF_EVERY_REQUEST}
-"""What no field of a request is called here: other values in YAML, and the platform's own names."""
+"""Names that no field of a request gets: YAML reads them as other values, or the platform uses
+them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """One input of the model: a field of the request that goes into a tensor."""
+    """One input of the model: a field of the request that is a column of a tensor."""
 
     name: str
     dtype: str
@@ -73,7 +74,7 @@ def folder_files(graph: GraphTensors, shared: str) -> dict[str, str]:
 
 
 def with_memory(text: str, needed_mib: int) -> str:
-    """A model.yaml that gives predictors as much memory as a model with data files needs."""
+    """A model.yaml that gives predictors the memory that a model with data files needs."""
     line = f"serving:\n  memory_mib: {needed_mib}  # all of its weights in memory\n"
     return re.sub(r"^serving:\n", line, text, count=1, flags=re.MULTILINE)
 
@@ -137,7 +138,8 @@ def _columns(tensor: GraphTensor) -> list[_Column]:
 
 
 def _is_plain(graph: GraphTensors) -> bool:
-    """Whether it is one float32 matrix and one score, which need no signature."""
+    """Whether the graph has one float32 matrix as input and one score as output, which need no
+    signature."""
     taken = [(t.name, t.type, len(t.shape)) for t in graph.inputs]
     outputs = [(t.name, t.type, len(t.shape)) for t in graph.outputs]
     kind = ONNX_TYPES["float32"]
@@ -154,7 +156,7 @@ def _shape(tensor: GraphTensor, columns: int) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name as YAML, whatever a graph calls its tensors."""
+    """A tensor's name as a YAML value."""
     if _PLAIN_NAME.fullmatch(name) and name.lower() not in _WORDS:
         return name
     if not name.isprintable() or len(name) > 250:

@@ -1,1 +1,1 @@
-"""Commands that look a decision up, or make decisions again."""
+"""Commands that look a decision up, or decide again."""

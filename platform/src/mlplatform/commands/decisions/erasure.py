@@ -1,4 +1,4 @@
-"""`mlplatform log erase`: by law, what log, features and topics hold of somebody."""
+"""`mlplatform log erase`: erases what log, features and topics hold of a customer, by law."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WANTED = "wanted: --decision, --unit or --entity, one of the three"
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What an act is about.
+    """The objects of an erasure.
 
     Args:
         logged: of the log, one for each model where an entity is named.
@@ -155,7 +155,8 @@ def _act(platform: wiring.Platform, request: ErasureRequest, entity: str | None)
 def _rows_erased(
     platform: wiring.Platform, log: SqliteDecisionLog, request: ErasureRequest, act: Act
 ) -> list[PlaceCount]:
-    """Rows of features, which are on record before they go."""
+    """Record which rows of features will be erased, then erase them; returns their counts by
+    place."""
     if act.unit is None or not act.views.views:
         return []
     with progress("looking for rows of features"):
@@ -233,7 +234,7 @@ def _print_preview(
 
 
 def _remaining(settings: Settings, log: SqliteDecisionLog, done: ErasureResult) -> list[str]:
-    """The copies that the act has not reached, one sentence each."""
+    """Sentences on copies that the erasure has not reached."""
     home, found = settings.home, []
     if not done.is_done:
         found.append("the log: something reads it, or a file is damaged; the next seal goes on")

@@ -1,4 +1,4 @@
-"""The home's decision log, opened for a command."""
+"""Opening the home's decision log for a command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_log(settings: Settings) -> SqliteDecisionLog:
 
 @contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
-    """A context whose errors end the command, said with a hint."""
+    """Print errors of the block with a hint, and end the command with their exit code."""
     try:
         yield
     except PlatformError as error:

@@ -1,4 +1,5 @@
-"""What another version would have decided about the last days' requests; verdicts, once more."""
+"""Commands that decide the last days' requests with another version, and compute a rollout's
+verdicts again."""
 
 from __future__ import annotations
 
@@ -96,7 +97,7 @@ def replay(
 
 
 def _scores(written: Sequence[str]) -> dict[str, float]:
-    """Outcome → score, of texts that join the two by `=`."""
+    """Outcome → score, from texts of the form OUTCOME=SCORE."""
     found = {}
     for text in written:
         name, _, score = text.partition("=")

@@ -1,4 +1,5 @@
-"""`mlplatform log retention`: for how many days models keep payloads, and what is due."""
+"""`mlplatform log retention`: the number of days for which models keep payloads, and what is
+due."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlplatform trace`: what is known of a trace or a decision on this machine, in one place."""
+"""`mlplatform trace`: everything on this machine about a trace or a decision."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_LINES = 200
 
 
 class TraceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What names the id, or is named by what names it.
+    """Spans, log lines and records that mention the id, or an id found in those.
 
     Args:
         traces: ids, that of the first span first.
@@ -85,7 +85,7 @@ def trace(
 
 
 def look_up(settings: Settings, any_id: str) -> TraceReport:
-    """What is known of an id: of its trace, the traces linked with it, and their decisions."""
+    """Find everything about an id: its trace, the traces linked with it, and their decisions."""
     records = _records(settings, {any_id})
     named = {any_id, any_id[:32], *(r["trace_id"] for r in records)}
     spans = list(span_files.find(settings.home.traces, named))
@@ -158,7 +158,8 @@ def _hints(found: TraceReport) -> Iterable[str]:
 
 
 def _tree(spans: Sequence[StoredSpan]) -> Iterable[tuple[str, str, str, str, str]]:
-    """A row a span, below its parent and further in; times count from its trace's first span."""
+    """Yield a row for each span, indented below its parent; times count from the first span of its
+    trace."""
     below: dict[tuple[str, str | None], list[StoredSpan]] = {}
     here = {(span.trace_id, span.span_id) for span in spans}
     first_ns: dict[str, int] = {}

@@ -1,1 +1,1 @@
-"""Documents that are rendered from code: settings, signals, messages."""
+"""Documents rendered from code: settings, signals, messages."""

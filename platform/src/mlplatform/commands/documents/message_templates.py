@@ -1,4 +1,4 @@
-"""Messages as the code writes them, with an example number or a name where a value stands.
+"""Messages as the code writes them, with an example number or a name in place of each value.
 
 A message is found by what is made of it: an error of a class of the code, a line of the log, or
 another text of several words. Nothing is run: expressions are read, so that a message that no test
@@ -34,12 +34,12 @@ from mlplatform.commands.documents.python_modules import (
 Kind = Literal["error", "log", "text"]
 
 MOST_FORMS: Final = 4
-"""Of one message, where its parts can differ."""
+"""Most forms of one message whose parts can differ."""
 _DEEPEST: Final = 5
 _LEVELS: Final = frozenset(("debug", "info", "warning", "error", "exception", "critical"))
 _BUILT_IN: Final = frozenset(("Exception", "ValueError", "OSError", "RuntimeError"))
 _KEYED: Final = re.compile(r"(?<=[a-z›])\.12\b")
-"""An example that stands in a key, such as receivers.12.name."""
+"""An example number inside a key, such as the 12 of receivers.12.name."""
 _CODE: Final = re.compile(
     r"\s*(?:SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER|DROP|WITH|PRAGMA|BEGIN|COPY|LOCK|WHERE|FROM"
     r"|ORDER BY|VALUES|COALESCE|CASE|local)\b(?!:)|\s*[<{#(^]"
@@ -47,7 +47,7 @@ _CODE: Final = re.compile(
     r"|.*(?:import \w+; |\bby \(|slo:|\{t: |redis\.call)|[a-z_0-9]+(?:, [a-z_0-9.*]+){2,}$",
     re.DOTALL,
 )
-"""Text for a machine: SQL, Lua, PromQL, formats, policies."""
+"""Texts for machines: SQL, Lua, PromQL, formats, policies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where an expression is read: its module, its function, and what is known of names there."""
+    """The context of an expression: its module, its function, and the known texts of names."""
 
     module: Module
     function: Function | None
@@ -76,7 +76,7 @@ class Scope:
 
 
 class Catalogue:
-    """All messages of some files of Python."""
+    """All messages of some Python files."""
 
     def __init__(self, files: Mapping[str, tuple[str, str]]) -> None:
         """
@@ -89,7 +89,7 @@ class Catalogue:
 
     @cached_property
     def errors(self) -> dict[str, tuple[Module, ast.ClassDef]]:
-        """Every class of errors that the files define."""
+        """Name → module and definition of every error class that the files define."""
         found: dict[str, tuple[Module, ast.ClassDef]] = {}
         classes = [(m, c) for m in self._modules.values() for c in m.classes.values()]
         while more := [
@@ -102,7 +102,8 @@ class Catalogue:
         return found
 
     def messages(self) -> list[Message]:
-        """Sorted; errors and lines of logs first, as what they use is no text besides."""
+        """All messages, sorted. Errors and log lines are read first, so that their texts are not
+        listed again as other texts."""
         self._used.clear()
         found = {m for module in self._modules.values() for m in self._messages_of(module)}
         found |= {m for module in self._modules.values() for m in self._texts(module)}
@@ -145,7 +146,8 @@ class Catalogue:
                     yield Message(module.path, "text", "", text)
 
     def _error_of(self, call: ast.Call, scope: Scope) -> str | None:
-        """The class of the error that a call makes, by itself or by a function that says so."""
+        """The error class that a call creates, directly or by a function that returns it; None if
+        it creates none."""
         name = last_name(call.func)
         if name in self.errors or name in _BUILT_IN:
             return name
@@ -166,7 +168,7 @@ class Catalogue:
         return None
 
     def _place(self, node: ast.expr, scope: Scope) -> tuple[Module | None, str]:
-        """The module of ours that a name or an attribute is imported from, and its name there."""
+        """The platform's module from which a name or attribute is imported, and its name there."""
         if isinstance(node, ast.Name) and node.id in scope.module.imports:
             module, name = scope.module.imports[node.id]
             return self._modules.get(module), name
@@ -182,7 +184,7 @@ class Catalogue:
         return tuple(percent_filled(form, values) for form in self.texts(call.args[0], scope))
 
     def texts(self, node: ast.expr, scope: Scope) -> tuple[str, ...]:
-        """What an expression can read as: at least one form, at most MOST_FORMS."""
+        """Possible texts of an expression: at least one form, at most MOST_FORMS."""
         forms = tuple(dict.fromkeys(islice(self._forms(node, scope), MOST_FORMS)))
         return forms or (placeholder(node),)
 
@@ -290,7 +292,7 @@ class Catalogue:
         return (placeholder(call),)
 
     def _error(self, name: str, call: ast.Call, scope: Scope) -> Iterable[str]:
-        """The message by what the class, or one that it is derived from, passes to `Exception`."""
+        """Texts that an error class, or a class it is derived from, passes to `Exception`."""
         module, kind = self.errors[name]
         made = next(
             (f for f in kind.body if isinstance(f, Function) and f.name == "__init__"), None
@@ -324,7 +326,7 @@ class Catalogue:
 
 
 def files_below(root: Path, folder: Path, package: str) -> dict[str, tuple[str, str]]:
-    """The files of a package for a catalogue, by their paths below the repository's root."""
+    """Path below the repository's root → module name and source of each file of a package."""
     found: dict[str, tuple[str, str]] = {}
     for path in sorted(folder.rglob("*.py")):
         parts = [package, *path.relative_to(folder).with_suffix("").parts]
@@ -334,7 +336,8 @@ def files_below(root: Path, folder: Path, package: str) -> dict[str, tuple[str, 
 
 
 def _branches(node: ast.IfExp, scope: Scope) -> tuple[ast.expr, ...]:
-    """Both, but where a name is compared with None whose text is known."""
+    """The possible branches of a conditional expression: one if it compares a name of known text
+    with None, else two."""
     match node.test:
         case ast.Compare(
             left=ast.Name(id=name),
@@ -347,7 +350,7 @@ def _branches(node: ast.IfExp, scope: Scope) -> tuple[ast.expr, ...]:
 
 
 def _status(call: ast.Call) -> str:
-    """The kind of an answer by HTTP: its status, and the last part of the problem's type."""
+    """The kind of an HTTP answer: its status, and the last part of the problem's type."""
     match call.args:
         case [ast.Constant(value=int(status)), ast.Constant(value=str(name)), _, *_]:
             return f" {status} {name}"
@@ -364,5 +367,5 @@ def _level(call: ast.Call) -> str | None:
 
 
 def _documentation(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """Texts that stand alone as statements: docstrings, and what is said of constants."""
+    """Expressions that are statements: docstrings, and texts below constants."""
     return (n.value for n in nodes if isinstance(n, ast.Expr))

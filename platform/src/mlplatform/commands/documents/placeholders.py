@@ -1,4 +1,4 @@
-"""What stands in a message for a value that only a run would know: a name or an example."""
+"""Placeholders in messages for values that only a run knows: a name or an example."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WORD: Final = re.compile(r"(?<![\w./`-])[A-Za-z][a-z']*(?![\w/`=(-])")
 
 
 def number_of(node: ast.expr) -> int | float | None:
-    """The value of an expression of numbers alone, such as 4 * 1024."""
+    """The value of an expression that has only numbers, such as 4 * 1024; None for any other."""
     match node:
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return value
@@ -50,12 +50,12 @@ def number_of(node: ast.expr) -> int | float | None:
 
 
 def is_arithmetic(node: ast.BinOp) -> bool:
-    """Whether a sum is one of numbers."""
+    """Whether an addition adds numbers and not texts."""
     return any(number_of(side) is not None for side in (node.left, node.right))
 
 
 def placeholder(node: ast.expr) -> str:
-    """An example where a number is certain, else the name of what stands there."""
+    """An example number for a value that is a count, else the value's name."""
     match node:
         case ast.Call(func=ast.Name(id="len")):
             return "3"
@@ -98,7 +98,7 @@ def percent_filled(form: str, values: Sequence[str]) -> str:
 
 
 def has_words(text: str, words: int) -> bool:
-    """Whether words of its own stand in a text, and in order: not an id, a path or a format."""
+    """Whether a text has at least so many words; an id, a path or a format has none."""
     bare = _PLACE.sub("", text)
     if len(_WORD.findall(bare)) < words:
         return False

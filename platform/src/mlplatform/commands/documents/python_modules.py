@@ -1,4 +1,4 @@
-"""What one file of Python defines and imports, for a reader of its expressions."""
+"""The definitions and imports of one Python file, for readers of its expressions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Module:
-    """What one file defines."""
+    """The definitions and imports of one file."""
 
     def __init__(self, path: str, name: str, tree: ast.Module) -> None:
         self.path, self.name, self.tree = path, name, tree
@@ -35,7 +35,7 @@ class Module:
         return {name: value for name, value in assignments(self.tree.body)}
 
     def assigned(self, function: Function) -> dict[str, list[ast.expr]]:
-        """Name → all that a function gives it."""
+        """Name → all values that a function assigns to it."""
         if function not in self._assigned:
             found = self._assigned.setdefault(function, {})
             for name, value in assignments(ast.walk(function)):
@@ -44,7 +44,7 @@ class Module:
 
     @cached_property
     def imports(self) -> dict[str, tuple[str, str]]:
-        """Name here → module and name there."""
+        """Local name → module and name from which it is imported."""
         found: dict[str, tuple[str, str]] = {}
         for node in self.nodes:
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -54,7 +54,7 @@ class Module:
 
     @cached_property
     def owners(self) -> dict[ast.AST, Function | None]:
-        """Node → the innermost function that it stands in."""
+        """Node → the innermost function that contains it."""
         found: dict[ast.AST, Function | None] = {}
         waiting: list[tuple[ast.AST, Function | None]] = [(self.tree, None)]
         while waiting:

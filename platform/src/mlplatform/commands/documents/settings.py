@@ -1,4 +1,4 @@
-"""docs/settings.md and `mlplatform settings`, from the table of settings."""
+"""docs/settings.md and `mlplatform settings`, rendered from the table of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/signals.md, from signals.py."""
+"""docs/signals.md, rendered from signals.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands about features that the bank already has."""
+"""Commands about features that the bank already has."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 
 SHOWN: Final = 20
-"""Losses of a view, the latest ones."""
+"""Most losses of a view that are shown, the latest ones."""
 SUMMARY: Final = ("view", "topic", "messages dropped unread, at most", "losses", "last found")
 LOSSES: Final = (
     "view", "partition", "first offset", "last offset", "published since", "found",
@@ -55,7 +55,7 @@ def import_table(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Check a table's files, and take them in whole or not at all: training and gateways read them.
+    """Check a table's files, and import all of them or none: training and gateways read them.
 
     Rows that are there already change nothing. A correction has a later availability time.
 
@@ -139,7 +139,7 @@ def _loss(view: str, gap: StreamGap) -> tuple[object, ...]:
 
 
 def _moment(at_ms: int | None) -> str:
-    """The moment in UTC; empty where it is not known."""
+    """The moment in UTC; empty if it is not known."""
     if at_ms is None:
         return ""
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -147,10 +147,10 @@ def _moment(at_ms: int | None) -> str:
 
 @app.command("take-over")
 def take_over(json: AsJson = False) -> None:
-    """Say that this home has the tables of external views, where another home had them.
+    """Claim the tables of external views for this home, if another home held them.
 
-    Only where that home is lost: rows that it took in, and that are in no backup that was put back
-    here, are served and never trained from. Import their tables again. The other home, if it comes
+    Use it only if that home is lost. Rows that it imported, and that are in no backup restored
+    here, are served and never trained from: import their tables again. The other home, if it comes
     back, is refused.
 
     Example: mlplatform features take-over

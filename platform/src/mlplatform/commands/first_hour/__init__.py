@@ -1,1 +1,1 @@
-"""What a person types in the first hour."""
+"""Commands for a person's first hour with the platform."""

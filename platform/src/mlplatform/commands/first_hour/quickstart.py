@@ -1,4 +1,5 @@
-"""The command that goes from nothing to a scored, explained request, by the other commands."""
+"""The command that starts a platform, trains a model, and scores and explains a request, by other
+commands."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ from mlplatform.runtime.text import shown
 from mlplatform.scoring import backends
 
 HOME: Final = "var-quickstart"
-"""Where `MLPLATFORM_HOME` names no other: what is tried out is in nobody's way."""
+"""Home folder unless `MLPLATFORM_HOME` names another, so that a trial disturbs no other
+installation."""
 DAY_MS: Final = 86_400_000
 MORE_DAYS: Final = 12
 CUSTOMERS: Final = 3_000
@@ -107,7 +109,7 @@ def _refuse_used(settings: Settings, model: str) -> None:
 
 
 def _start(home: Home) -> subprocess.Popen[bytes]:
-    """`mlplatform up`, in a session of its own: it stays when this command has ended."""
+    """Start `mlplatform up` in its own session, so that it outlives this command."""
     _say("up")
     with (home.logs / "up.log").open("ab") as file:
         return subprocess.Popen(
@@ -120,7 +122,8 @@ def _start(home: Home) -> subprocess.Popen[bytes]:
 
 
 def _history(model: str, seed: int) -> dict[str, Any]:
-    """Take in generated requests up to last midnight; returns one of today, by a known customer."""
+    """Import generated requests up to last midnight; returns the fields of the last one, whose
+    customer is known."""
     sources = load_module(model, "sources")
     definition = load_definition(model)
     now_ms, maturity_days = time.time_ns() // 1_000_000, definition.label.maturity_days
@@ -140,7 +143,7 @@ def _history(model: str, seed: int) -> dict[str, Any]:
 
 
 def _of_this_size(sources: ModuleType, days: int) -> dict[str, Any]:
-    """What makes a history small, of a folder whose `generate` takes a population."""
+    """Arguments that make a history small, if the folder's `generate` takes a population."""
     if not hasattr(sources, "Population"):
         return {}
     size = sources.Population(customers=CUSTOMERS, payments_per_day=REQUESTS // days)
@@ -148,7 +151,7 @@ def _of_this_size(sources: ModuleType, days: int) -> dict[str, Any]:
 
 
 def _first_version(model: str, home: Home) -> str:
-    """Train, validate and approve it; returns the rollout that made it champion."""
+    """Train, validate and approve a version; returns the rollout that made it champion."""
     why = ("--actor", ENGINEER, "--reason", "first version", "--rollout")
     _run("retrain", model, *why, limit_s=START_LIMIT_S)
     key = home.secrets / f"{APPROVER}.key"
@@ -164,7 +167,7 @@ def _first_version(model: str, home: Home) -> str:
 
 
 def _approve(rollout: str, key: Path) -> None:
-    """Answers as the second person, once Prefect's run asks, moments after the pass.
+    """Answer as the second person when Prefect's run asks, which is a few moments after the pass.
 
     Raises:
         Unavailable: it is not taken; with what was said.
@@ -199,7 +202,7 @@ def _score(model: str, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _until(rollout: str, phase: str) -> None:
-    """Wait for a phase, which the platform's own passes lead to as well.
+    """Wait until a rollout reaches a phase; the platform's own passes may take it there too.
 
     Raises:
         Unavailable: it has not come in time; says how the rollout stands.

@@ -1,1 +1,1 @@
-"""How commands read arguments and speak to a person: tables, explanations, errors, exit codes."""
+"""Input and output of commands: arguments, tables, explanations, errors, exit codes."""

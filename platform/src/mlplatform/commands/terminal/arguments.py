@@ -1,4 +1,4 @@
-"""Arguments and options that many commands take, checked before anything else happens."""
+"""Arguments and options of several commands, checked before anything else happens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _approver(text: str | None) -> str | None:
 
 
 def analyst_name(text: str) -> str:
-    """The name of who says how a decision turned out, as keys have it."""
+    """The name of an analyst, in the form that keys have."""
     return check_client(text.strip().casefold(), "--analyst")
 
 
@@ -39,7 +39,7 @@ def _reason(text: str | None) -> str | None:
 
 
 def column_names(pairs: list[str] | None) -> dict[str, str]:
-    """What --map says: the platform's name of a column → the file's.
+    """Platform's name of a column → the file's, from --map.
 
     Raises:
         ConfigInvalid: a pair is none, or a name is given twice.

@@ -1,4 +1,4 @@
-"""A model card on a terminal: a heading a section, a line a field, tables."""
+"""Model cards on a terminal: a heading for each section, a line for each field, tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlplatform.operations.card.sections import sections
 
 
 def print_card(card: Card) -> None:
-    """Every section, in order."""
+    """Print every section of a card, in order."""
     print_heading(f"Version {card.identity.version} of {card.identity.model}")
     for section in sections(card):
         print_line("")

@@ -1,4 +1,4 @@
-"""What the shell sees: one number for each kind of end, listed in `mlplatform --help`."""
+"""Exit codes of commands: one number for each kind of end, listed in `mlplatform --help`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ EXIT_CODES: tuple[tuple[type[errors.PlatformError], int], ...] = (
 
 
 def exit_code(error: errors.PlatformError) -> int:
-    """The exit code for an error of this process."""
+    """The exit code of an error of this process."""
     return _code(type(error))
 
 
 def exit_code_of_class(name: str) -> int:
-    """The exit code for an error of another process, known by its class's name alone."""
+    """The exit code of an error of another process, of which only the class's name is known."""
     known = (kind for kind in _classes(errors.PlatformError) if kind.__name__ == name)
     return next(map(_code, known), FAILED)
 

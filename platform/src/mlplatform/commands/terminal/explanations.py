@@ -1,4 +1,4 @@
-"""How `mlplatform log explain` shows why a decision came out as it did."""
+"""Output of `mlplatform log explain`: why a decision came out as it did."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Expl
 
 
 def print_explanations(explanations: Sequence[Explanation]) -> None:
-    """Each record beside what was computed again, then what drove it."""
+    """Print each record beside what was computed again, then its reasons."""
     for explanation in explanations:
         print_fields({k: v for k, v in _head(explanation).items() if v is not None})
         for difference in explanation.differences:

@@ -1,4 +1,4 @@
-"""How commands ask the gateway: as an application does, by the client library."""
+"""Client of the gateway for commands, by the client library that applications use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlplatform_client import CallFailed, Client
 ASKED: Final = client_library.Settings(
     deadline_s=10.0, retries=client_library.Retries(attempts=1, attempt_s=10.0)
 )
-"""Once: who types a command sees what went wrong, and types it again."""
+"""Client settings without retries: a person sees what went wrong and repeats the command."""
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def gateway(settings: Settings) -> Iterator[Client]:
 
 
 def error_of(failed: CallFailed, url: str) -> PlatformError:
-    """The error of a command, by which the shell sees its exit code."""
+    """A failed call as an error of the command, which determines its exit code."""
     match failed:
         case client_library.NotAuthenticated() | client_library.NotAllowed():
             return Refused(f"the gateway at {url}: {failed}")

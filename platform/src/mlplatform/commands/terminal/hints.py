@@ -1,4 +1,4 @@
-"""Which command mends it where a part of the platform does not answer."""
+"""Hints at the command that helps when a part of the platform does not answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlplatform.runtime.text import shown
 
 
 def print_with_hint(error: PlatformError) -> None:
-    """The error, and after one of a connection the command that mends it."""
+    """Print an error, and after one of a connection the command that helps."""
     print_error(error)
     if isinstance(error, Unavailable):
         ERR.print(f"  {shown(hint(os.environ))}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Markdown for a terminal: reports of flow runs and the evidence of rollouts."""
+"""Markdown on a terminal: reports of flow runs and evidence of rollouts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlplatform.commands.terminal.tables import print_table
 from mlplatform.runtime.text import shown
 
 PROSE = frozenset({"reason", "seen", "why"})
-"""Columns of sentences in this platform's reports."""
+"""Columns of the platform's reports that hold sentences."""
 
 _CELL_END = re.compile(r"(?<!\\)\|")
 _ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
@@ -23,7 +23,7 @@ _MARKS = re.compile(r"(?<!\\)(?:\*\*|`)")
 
 
 def print_markdown(console: Console, text: str) -> None:
-    """Headings, tables and paragraphs, none of them wider than the console."""
+    """Print headings, tables and paragraphs, none wider than the console."""
     for kind, lines in _blocks(shown(text, lines=True)):
         match kind:
             case "table":

@@ -1,4 +1,4 @@
-"""How the command line speaks: tables or JSON on standard output, errors and progress beside it.
+"""Output of commands: tables or JSON on standard output, errors and progress on standard error.
 
 What comes from outside (names, reasons, error texts) steers no terminal: control characters are
 written out, and rich's markup in it is text.
@@ -26,7 +26,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 def print_error(error: errors.PlatformError) -> None:
-    """What went wrong and what caused it, beside standard output; nothing twice."""
+    """Print an error and its cause on standard error; a cause that the error's text contains is not
+    repeated."""
     text = str(error)
     ERR.print(f"[red]error:[/] {escape(_indented(text))}", soft_wrap=True)
     if error.__cause__ is not None and (cause := _message(error.__cause__)) not in text:
@@ -34,7 +35,7 @@ def print_error(error: errors.PlatformError) -> None:
 
 
 def _indented(text: str) -> str:
-    """A text of several lines none of which can be taken for another error."""
+    """A text with indented further lines, none of which can be taken for another error."""
     return shown(text, lines=True).replace("\n", "\n  ")
 
 
@@ -55,7 +56,8 @@ def print_table(
     *,
     prose: str | None = None,
 ) -> None:
-    """A table of rows; cells of the column `prose` go below them where it is too wide."""
+    """Print a table; cells of the column `prose` stand below their rows if the table would be too
+    wide."""
     tables.print_table(OUT, columns, rows, title=title, prose=prose)
 
 
@@ -64,7 +66,7 @@ def print_heading(text: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line as it is, on standard output."""
+    """Print one line on standard output, without wrapping."""
     OUT.print(shown(text), soft_wrap=True, markup=False)
 
 
@@ -73,7 +75,7 @@ def print_markdown(text: str) -> None:
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """A line a field; on a terminal, sentences are continued below where they began."""
+    """Print one line for each field; on a terminal, long texts continue below their beginning."""
     width = max((len(name) for name in fields), default=0)
     for name, value in fields.items():
         text = "none" if value is None else shown(str(value))
@@ -84,6 +86,6 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 @contextmanager
 def progress(text: str) -> Iterator[None]:
-    """A moving sign beside standard output while something takes time."""
+    """Show a status line on standard error while the block runs."""
     with ERR.status(text):
         yield

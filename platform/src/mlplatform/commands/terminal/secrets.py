@@ -1,4 +1,4 @@
-"""Secrets and codes of people, from a file or a prompt: never from a command line."""
+"""Secrets and codes of people, read from a file or a prompt and never from a command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_BYTES = 4096
 
 
 def secret_of(name: str, file: Path | None) -> bytes:
-    """The secret of somebody's key.
+    """The secret of a person's key.
 
     Args:
         file: that holds it; None: it is asked for, where a person can be.
@@ -35,7 +35,7 @@ def secret_of(name: str, file: Path | None) -> bytes:
 
 
 def page_code() -> str:
-    """A code that the page gave, as a person types it, or as it comes by standard input."""
+    """A code that the page gave, from a prompt or from standard input."""
     if sys.stdin.isatty():
         asked: str = typer.prompt("the page's code")
         return asked.strip()

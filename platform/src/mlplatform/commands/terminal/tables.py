@@ -23,7 +23,7 @@ PADDING = 1
 """Blanks on each side of a cell in a table with lines."""
 INDENT = "    "
 READABLE = 48
-"""Characters a line that sentences are given beside other columns."""
+"""Least characters of a line that sentences need beside other columns."""
 UNBOUNDED = 10_000
 
 
@@ -35,7 +35,7 @@ def print_table(
     title: str = "",
     prose: str | None = None,
 ) -> None:
-    """One table.
+    """Print one table.
 
     Args:
         prose: the column whose cells are sentences; where the console leaves them little room, they
@@ -60,7 +60,7 @@ def print_table(
 
 
 def _parted(rows: Sequence[Sequence[str]], at: int) -> tuple[list[list[str]], list[str]]:
-    """Rows without one of their columns, and that column."""
+    """The rows without one of their columns, and that column."""
     return [[*row[:at], *row[at + 1 :]] for row in rows], [row[at] for row in rows]
 
 
@@ -146,7 +146,7 @@ def _print_below(
 
 
 def _width(name: str, *cells: str) -> int:
-    """The width of a column whose heading may take as many lines as it has words."""
+    """The width of a column whose heading may wrap at its words."""
     return max(cell_len(text) for text in (*name.split(), *cells, ""))
 
 
@@ -158,5 +158,6 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """Lines of no more than `width`, but for a word (a path, a digest) that is longer."""
+    """Lines of at most `width` characters; a longer word (a path, a digest) has a line of its
+    own."""
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
