@@ -512,7 +512,8 @@ def test_what_is_taken_from_outside_is_found(text: str, expected: set[str]) -> N
 
 NO_SUBJECT: Final = re.compile(
     r"(?:About|Above|After|Among|As|At(?! (?:most|least))|Before|Below|Beside|Between|By|For|From"
-    r"|In|Of|On|Over|Per|Through|To|Under|Until|With|Within|Without|Those|That|Not) "
+    r"|In|Of|On|Over|Per|Through|To|Under|Until|With|Within|Without|Those|That|Not"
+    r"|All of|Again|Also|Both|Each|It|Its|Only|So|Some|Still|The same|Then|These|They|This) "
 )
 
 

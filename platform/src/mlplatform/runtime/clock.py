@@ -8,7 +8,8 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Both clocks. Flows and the gateway never read the time from anywhere else."""
+    """A clock of event time and wall time. Flows and the gateway read the time from nowhere
+    else."""
 
     def event_ms(self) -> int:
         """The present event time in epoch milliseconds (UTC)."""

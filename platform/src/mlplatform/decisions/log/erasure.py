@@ -54,7 +54,7 @@ _BITE_ROWS: Final = 200
 _CHECKPOINT_WAIT_MS: Final = 2_000
 """Longest wait in milliseconds for readers to end; writers wait as long."""
 _SHORT_WAIT_MS: Final = 20
-"""The same wait for retention, which comes each day and can also be done at the next seal."""
+"""Longest such wait for retention, which runs every day and can also finish at the next seal."""
 _logger = logging.getLogger(__name__)
 
 

@@ -50,7 +50,7 @@ def read(db: sqlite3.Connection, folder: Path, span: Span) -> pa.Table:
 def _one_moment(
     db: sqlite3.Connection, span: Span, schema: pa.Schema
 ) -> tuple[dict[str, list[SealedFile]], dict[str, pa.Table]]:
-    """Each writer's files that may hold records of the span, and its unsealed records."""
+    """Files of each writer that may hold records of the span, and its unsealed records."""
     files: dict[str, list[SealedFile]] = {}
     rows = {}
     db.execute("BEGIN")

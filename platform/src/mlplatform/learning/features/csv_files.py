@@ -44,14 +44,14 @@ class CsvProblem(NamedTuple):
 
 
 class CsvBatch(NamedTuple):
-    """Some rows, with null in each cell that is no value of its column."""
+    """A batch of rows; a cell whose text is no value of its column is null."""
 
     rows: pa.RecordBatch
     problems: list[CsvProblem]
 
 
 class CsvFiles:
-    """Some CSV files with a line of names each; to be used as a context.
+    """A group of CSV files, each with a line of names; to be used as a context.
 
     Python's own reader splits lines, but has no parser of types; cells become values here.
 

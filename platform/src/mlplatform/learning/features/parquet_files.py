@@ -26,7 +26,8 @@ BATCH_CPU_S: Final = 20.0
 
 
 class ParquetFiles:
-    """Some Parquet files of columns of plain numbers, truths and texts; to be used as a context.
+    """A group of Parquet files of columns of plain numbers, truths and texts; to be used as a
+    context.
 
     Raises:
         InputInvalid: one is no plain file, or too large, or there are too many of them.

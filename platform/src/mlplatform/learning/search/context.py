@@ -14,7 +14,7 @@ Judge = Callable[[int, NDArray[np.float64]], None]
 
 
 class TrialStopped(Exception):
-    """This trial ends here: it is worse than others, or the budget is spent. Let the exception
+    """The trial ends here: it is worse than others, or the budget is spent. Let the exception
     pass."""
 
 

@@ -179,8 +179,8 @@ def run_search(
     seed: int,
     studies: Path | None,
 ) -> SearchReport | None:
-    """What the search that model.yaml declares came to on the days to fit; None where it declares
-    none.
+    """Run the search that model.yaml declares on the days to fit; returns its report, or None if
+    none is declared.
 
     Raises:
         ConfigInvalid: Optuna is not installed, or training.py has no `measure` and should.
@@ -265,8 +265,8 @@ def golden_rows(x: NDArray[np.float32], raw: NDArray[np.float64]) -> NDArray[np.
 def reference_values(
     x: NDArray[np.float32], names: Sequence[str], categories: Container[str] = ()
 ) -> dict[str, float | None]:
-    """What "usual" means in reasons: the median of each input, of a category the most frequent
-    place; None for one without values."""
+    """Input → its usual value for reasons: the median, or of a category the most frequent place;
+    None for an input without values."""
     found: dict[str, float | None] = {}
     for name, held in zip(names, x.T, strict=True):
         values = held[np.isfinite(held)]
@@ -358,7 +358,7 @@ def made_candidate(
 
 
 class _LearnedDecision(NamedTuple):
-    """What turns raw scores into decisions."""
+    """The calibration and thresholds that turn raw scores into decisions."""
 
     calibration: Calibration
     thresholds: dict[str, float]
@@ -461,8 +461,8 @@ def _input_rhythms(profile: Profile, rows: Matrix) -> dict[str, Rhythm]:
 
 
 def _score_rhythm(scores: NDArray[np.float64], fitted: Matrix) -> dict[str, Rhythm]:
-    """How much the scores of one day differ from those of others: days that the model was fitted
-    on, where it is surer than later, so they are compared with each other alone."""
+    """The rhythm of the scores by day. The model was fitted on these days and is surer on them than
+    later, so they are compared only with each other."""
     days = fitted.event_ms // DAY_MS
     found = rhythm(column(scores, SCORE), scores, days, by_weekday=False)
     return {} if found is None else {SCORE: found}

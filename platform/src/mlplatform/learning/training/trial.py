@@ -172,7 +172,7 @@ def rows(
 
 
 def _texts(random: np.random.Generator) -> pa.Array[Any]:
-    """Up to 12 words of 50; some are empty."""
+    """Texts of up to 12 words out of 50; some are empty."""
     made = random.integers(0, 50, (ROWS, 12))
     counts = random.integers(0, 13, ROWS)
     return pa.array([

@@ -29,7 +29,7 @@ def class_labels(table: pa.Table, definition: ModelDefinition) -> tuple[Labels, 
 
 
 def number_labels(table: pa.Table, _: ModelDefinition) -> tuple[Labels, NDArray[np.bool_]]:
-    """Each row's number, 0 if unknown; and whether it is known."""
+    """The number of each row, 0 if unknown; and whether it is known."""
     numbers = table.column("label").to_numpy().astype(np.float64)  # a missing label is NaN there
     known = np.isfinite(numbers)
     return np.where(known, numbers, 0.0), known

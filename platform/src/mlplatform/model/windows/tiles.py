@@ -79,7 +79,7 @@ BETTER: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "first": min,
     **dict.fromkeys(BITS, operator.or_),
 }
-"""How columns that do not add up are merged where two tiles meet."""
+"""Functions that merge columns which do not add up, where two tiles meet."""
 WITH_TIME: Final = ("last", "first")
 """Columns that are compared together with the next one, their time, which decides first. Of
 requests with one time, the greatest value is the last one and the least value the first one."""

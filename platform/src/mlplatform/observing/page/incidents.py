@@ -176,7 +176,7 @@ def _is_given_up(incident: Incident, now_ms: int) -> bool:
 
 
 def _advice(incident: Incident, now_ms: int, *, trains: bool) -> str:
-    """What happens next without a person, and when a person has to act."""
+    """Advice on an incident: the next step without a person, and when a person has to act."""
     if incident.state == "closed":
         return "Nothing is left to do."
     if incident.found.kind == FAULT:

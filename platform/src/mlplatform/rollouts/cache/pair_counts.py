@@ -49,10 +49,10 @@ HIGHEST: Final = ("score", "copy")
 """Names of the score columns: the champion's, then the challenger's."""
 READ_AT_ONCE: Final = 20_000
 FEW_TELLING: Final = 20_000
-"""Up to this many pairs all are kept, without floors."""
+"""Most pairs that are all kept; with more, floors apply."""
 MORE_SHARE, MORE_PAIRS = 0.25, 1_000
-"""How many more of the highest scores are kept than people can look at: a share of them, and a
-number."""
+"""Highest scores kept beyond the number that people can look at: a share of that number, and a
+count."""
 
 Rows = Sequence[tuple[str, str, int, bytes]]
 """A pair's decision id, writer, number in that writer's log, and packed values."""

@@ -63,8 +63,7 @@ def _around(windows: Iterable[FreezePeriod], at_ms: int) -> FreezePeriod | None:
 
 
 def _joined(windows: Iterable[FreezePeriod]) -> list[FreezePeriod]:
-    """The same time as windows that neither touch nor overlap; each has the reason of its first
-    window."""
+    """The windows merged so that none touch or overlap; each has the reason of its first window."""
     joined: list[FreezePeriod] = []
     for frozen in sorted(windows, key=lambda f: (f.from_ms, -f.until_ms)):
         last = joined[-1] if joined else None

@@ -121,7 +121,7 @@ def _policy_notes(then: RolloutPolicy, now: RolloutPolicy) -> tuple[str, ...]:
 
 
 def _leaves(one: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two values of JSON differ."""
+    """Yield path and values of each difference between two JSON values."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in sorted({*one, *other}):
             inner = f"{path}.{key}" if path else key

@@ -233,7 +233,7 @@ def slice_totals(counts: Integers) -> Integers:
 
 
 _SUMS: Final = 15
-"""How many numbers of `cluster_sums` the totals of customers' days begin with."""
+"""Number of `cluster_sums` with which the totals of customers' days begin."""
 TOTALS: Final[Mapping[str, Callable[[Integers], Integers]]] = {
     "customers": customer_totals,
     "days": day_totals,

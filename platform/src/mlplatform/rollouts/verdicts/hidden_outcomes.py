@@ -46,7 +46,7 @@ class PartialOutcomes:
     came: Floats
 
     def of(self, kept: Flags) -> PartialOutcomes:
-        """Some of the requests."""
+        """The outcomes of the selected requests."""
         return PartialOutcomes(
             self.unit[kept], self.positive[kept], self.seen[kept], self.chance[kept],
             self.guess[kept], self.came[kept],

@@ -34,10 +34,10 @@ COURSES = 200
 ANALYSES = 96
 SEED = 65
 LONGEST = 8.0
-"""How many times a step's deadline the simulation looks ahead."""
+"""Horizon of the simulation, in multiples of a step's deadline."""
 SHORTEST = 1e-4
 HARM = 2.0
-"""How many times the limit the harm of a plan's bad challenger is."""
+"""Harm of a plan's bad challenger, in multiples of the limit."""
 DECIDES = 0.5
 """Least chance of a step to pass a challenger as good as the champion; else it can't decide."""
 MOST_TELLING = 5_000

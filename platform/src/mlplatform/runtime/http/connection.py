@@ -172,7 +172,7 @@ class ServerState:
 
 
 class _NothingMore(Exception):
-    """Nothing after this is read."""
+    """The rest of the input is not read."""
 
 
 class Connection(asyncio.Protocol):

@@ -61,7 +61,7 @@ class Problem(PlatformError):
         self.allow = allow
 
     def within(self, path: str) -> Problem:
-        """The same problem for one item of a list."""
+        """A copy of the problem that names one item of a list."""
         problem = Problem(
             self.status, self.name, f"{path}: {self}", retry_after_s=self.retry_after_s
         )

@@ -112,7 +112,7 @@ class Model:
 
     @property
     def mode(self) -> Mode:
-        """Where a single row is scored."""
+        """The thread that scores a single row: the event loop's own, or another."""
         return "event_loop" if self.inline_rows else "thread"
 
 

@@ -50,7 +50,7 @@ class Log(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Some of a model's records as messages of a topic.
+    """A selection of a model's records as messages of a topic.
 
     Args:
         name: under which its progress is kept.

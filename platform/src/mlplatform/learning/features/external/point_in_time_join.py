@@ -61,7 +61,7 @@ RANK: Final = (
 
 
 def _newest(view: FeatureView, rows: str, counts: str) -> str:
-    """Each key's rows that ranked above every earlier one; of rows that count from the same time,
+    """Rows of each key that ranked above every earlier one; of rows that count from the same time,
     the highest-ranked."""
     key = quote(view.join_key)
     return (

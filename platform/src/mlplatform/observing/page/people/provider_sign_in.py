@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class ProviderSignIn:
-    """Both ends of a sign-in at the provider: the way there and the way back.
+    """Sign-in at an identity provider, both the redirect to it and the return from it.
 
     Args:
         sign_in: shows the form again where nobody is signed in, and begins sessions.

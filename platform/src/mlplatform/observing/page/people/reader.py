@@ -41,7 +41,7 @@ class Reader:
 
     @property
     def approver(self) -> Approver:
-        """This person as the journal names an approver."""
+        """The person as the journal names an approver."""
         if self.session.person is not None:
             return Approver.by_provider(self.name, self.session.person.identity)
         return Approver(self.name, key_id(self.session.key))
