@@ -17,6 +17,7 @@ OPENED_IN: Final = {
     "decisions/replication/copies.py": "for what carries a log elsewhere, which lies below scoring",
     "decisions/topics/choice.py": "for workers and what publishes the log",
     "decisions/topics/kafka.py": "a subscription of its own topics",
+    "learning/features/feast_folder/online_store.py": "what Feast makes, in its own process",
 }
 
 

@@ -162,7 +162,7 @@ def status(json: AsJson = False) -> None:
 
 
 def _processes(settings: Settings) -> PlatformStatus:
-    """Those of this machine; of a platform elsewhere only whether its gateway is ready."""
+    """The processes of this machine; of a platform elsewhere only whether its gateway is ready."""
     if not (url := settings.servers.gateway):
         return processes(settings.home)
     try:

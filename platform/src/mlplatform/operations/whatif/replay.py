@@ -154,7 +154,7 @@ def side_of_folder(folder: Path) -> Side:
 
 
 def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
-    """The same model deciding from other scores, or numbers, on.
+    """A model with the same bundle that decides from other scores, or numbers, on.
 
     Args:
         begins: outcome → the calibrated score (0-1), or the number, from which on it is given
@@ -211,7 +211,7 @@ def replay(
     days: int,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Replay:
-    """Both bundles on the requests of the last days, as the log has them.
+    """Decide the logged requests of the last days by both bundles.
 
     Args:
         tell: called with the number of requests that are done.
