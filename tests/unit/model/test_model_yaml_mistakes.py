@@ -33,7 +33,7 @@ MISTAKES = [
     ("shows: [amount, terminal_id]", "shows: [amount, customer_id]",
      "wanted: request fields that are not pseudonymous (terminal_id, amount)"),
     ("window_days: 21", "window_days: 21\n  window_days: 20",
-     "'the key window_days stands there twice'; wanted: YAML as docs/adding-a-model.md shows it"),
+     "the key window_days stands there twice; wanted: YAML as docs/adding-a-model.md shows it"),
     ("\ntier: 1", "\n\ttier: 1", "wanted: YAML as docs/adding-a-model.md shows it, every key once"),
 ]  # fmt: skip
 

@@ -182,7 +182,7 @@ def test_somebody_without_a_decision_is_known_by_the_key_alone(world: World) -> 
     ("words", "said"),
     [
         (["--entity", "customer"], "NAME=KEY"),
-        (["--entity", "customer=48151a"], "a whole number, as customer_id of"),
+        (["--entity", "customer=48151a"], "not a whole number; wanted: one, as customer_id of"),
         (["--entity", "shop=1"], "one of customer, terminal"),
         (["--entity", "customer=1", "--unit", "1"], "one of the three"),
         ([], "one of the three"),

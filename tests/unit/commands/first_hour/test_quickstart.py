@@ -87,7 +87,7 @@ def test_a_payment_is_scored_until_the_champion_answers(monkeypatch: pytest.Monk
     )
     seen = commands_that(monkeypatch, lambda words: next(answers))
     monkeypatch.setattr(command, "POLL_S", 0.0)
-    assert command._scored("fraud", {"amount": 3.5})["decision"] == "approve"
+    assert command._score("fraud", {"amount": 3.5})["decision"] == "approve"
     assert [words[:2] for words in seen] == [["score", "fraud"]] * 3
     body = json.loads(seen[0][2])
     assert body["amount"] == 3.5

@@ -94,7 +94,7 @@ def test_a_missing_or_broken_file_says_how_to_make_it(tmp_path: Path, content: s
     (tmp_path / "features.py").touch()
     if content is not None:
         (tmp_path / FILE).write_text(content)
-    with pytest.raises(ConfigInvalid, match="feast_repo"):
+    with pytest.raises(ConfigInvalid, match="mlplatform features render"):
         load_views(tmp_path)
 
 

@@ -39,7 +39,7 @@ def render(model: Model, json: AsJson = False) -> None:
 
     Feast and the folder's Python run in a process of their own.
 
-    Example: mlplatform features render credit-default
+    Example: mlplatform features render fraud
     """
     folder = model_folder(model)
     if not (folder / SOURCE).is_file():
