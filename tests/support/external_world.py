@@ -12,7 +12,12 @@ import pyarrow.parquet as pq
 from msgspec.structs import replace
 from tests.support.model_folders import copied
 
-from mlplatform.model.features.views import ExternalSource, FeatureField, FeatureView
+from mlplatform.model.features.views import (
+    ExternalSource,
+    FeatureField,
+    FeatureView,
+    source_digest,
+)
 from mlplatform.model.folders import load_definition
 
 NAME = "scored-by-bureau"
@@ -90,7 +95,7 @@ def model_with_table(root: Path, topic: str | None = None) -> Path:
     listed = json.loads((folder / "features.json").read_text())
     source = replace(BUREAU.external, topic=topic)
     listed["views"].append(msgspec.to_builtins(replace(BUREAU, external=source)))
-    listed["purposes"] = ["fraud-prevention"]
+    listed |= {"purposes": ["fraud-prevention"], "source": source_digest(folder)}
     (folder / "features.json").write_text(json.dumps(listed))
     model, reasons = folder / "model.yaml", folder / "reasons.yaml"
     last = "  - {name: amount_to_mean_30d, kind: ratio, of: amount, to: customer_mean_30d}\n"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from tests.support.documented_views import with_documented_view
+from tests.support.model_folders import copied
 from tests.support.team_folder import team_folder
 from typer.testing import CliRunner
 
 from mlplatform import commands
+from mlplatform.commands.authoring.check_model import problems
 from mlplatform.model.features.views import load_views
 from mlplatform.runtime.errors import ConfigInvalid
 
@@ -56,6 +58,21 @@ def test_without_feast_it_says_how_to_get_it(folder: Path, monkeypatch: pytest.M
 def test_a_folder_without_features_py_is_told_where_views_are_explained(folder: Path) -> None:
     (folder / "features.py").unlink()
     assert "docs/features.md" in refused()
+
+
+def test_a_features_py_that_changed_since_it_was_rendered_is_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    folder = copied(tmp_path / "models", "lending")
+    assert not list(problems(folder))
+    with (folder / "features.py").open("a") as file:
+        file.write("WINDOW_DAYS = 60\n")
+    (told,) = (problem for problem in problems(folder) if "features.py" in problem)
+    assert told == (
+        "lending/features.json: features.py has changed since it was rendered; wanted: what "
+        "`mlplatform features render lending` writes (docs/features.md)"
+    )
+    assert load_views(folder), "what serves goes on with what was rendered"
 
 
 def test_a_folder_that_nobody_rendered_names_the_command(folder: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
@@ -32,16 +29,15 @@ from mlplatform.model.inputs import InputPlan
 from mlplatform.model.weights.memory import MIB, needed_mib
 from mlplatform.runtime.configuration.model_roots import VARIABLE
 from mlplatform.runtime.errors import ConfigInvalid, PlatformError
+from mlplatform.runtime.processes.folder_python import run_error
 from mlplatform.runtime.processes.memory import memory_bytes
 from mlplatform.runtime.storage import plain_files, private_folder
 from mlplatform.runtime.text import shown
 
-TRIAL_S: Final = 180.0
 TRIAL: Final = "from mlplatform.learning.training.trial import main; main()"
 SOURCES: Final = "from mlplatform.learning.training.trial import read_sources; read_sources()"
 GATES: Final = "from mlplatform.learning.training.trial import read_gates; read_gates()"
 SOURCES_FILE: Final = "sources.py"
-MOST_LINES: Final = 12
 
 
 def check_model(
@@ -153,21 +149,10 @@ def _of_a_ready_file(folder: Path) -> Iterator[str]:
 
 
 def _of_a_child(folder: Path, program: str, file: str, what: str) -> Iterator[str]:
-    kept = {n: v for n, v in os.environ.items() if not n.startswith("MLPLATFORM_")}
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", program, folder.name],
-            env={**kept, VARIABLE: str(folder.parent)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=TRIAL_S,
-        )
-    except subprocess.TimeoutExpired:
-        yield f"{file}: {what} took more than {TRIAL_S:g} s"
+        failed = run_error("-c", program, folder.name, settings={VARIABLE: str(folder.parent)})
+    except TimeoutError as error:
+        yield f"{file}: {what} {error}"
         return
-    if done.returncode:
-        last = "\n  ".join(done.stderr.strip().splitlines()[-MOST_LINES:])
-        yield f"{file}: {what} failed:\n  {last}"
+    if failed is not None:
+        yield f"{file}: {what} failed:\n  {failed}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from typing import Final
 
 import typer
@@ -19,14 +17,12 @@ from mlplatform.commands.terminal.output import (
     progress,
 )
 from mlplatform.learning.training.packages import import_problems
-from mlplatform.model.features.views import FILE, FeatureView, load_views
+from mlplatform.model.features.views import FILE, SOURCE, FeatureView, load_views
 from mlplatform.model.folders import model_folder
 from mlplatform.runtime.configuration.model_roots import VARIABLE
 from mlplatform.runtime.errors import InputInvalid, NotFound, Unavailable
+from mlplatform.runtime.processes.folder_python import run_error
 
-SOURCE: Final = "features.py"
-RENDER_S: Final = 180.0
-MOST_LINES: Final = 12
 COLUMNS: Final = ("view", "entity", "comes from", "features")
 
 
@@ -59,24 +55,13 @@ def render(model: Model, json: AsJson = False) -> None:
 
 def _write(model: str) -> None:
     """Raises InputInvalid with the last lines of what Feast or the folder's Python printed."""
-    kept = {n: v for n, v in os.environ.items() if n == VARIABLE or not n.startswith("MLPLATFORM_")}
-    program = ("-P", "-m", "mlplatform.learning.features.feast_repo", model)
+    named = {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else None
     try:
-        done = subprocess.run(
-            [sys.executable, *program],
-            env=kept,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=RENDER_S,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{SOURCE}: its import took more than {RENDER_S:g} s") from error
-    if done.returncode:
-        output = "\n  ".join(done.stderr.strip().splitlines()[-MOST_LINES:])
-        raise InputInvalid(SOURCE, None, output)
+        failed = run_error("-m", "mlplatform.learning.features.feast_repo", model, settings=named)
+    except TimeoutError as error:
+        raise Unavailable(f"{SOURCE}: its import {error}") from error
+    if failed is not None:
+        raise InputInvalid(SOURCE, None, failed)
 
 
 def _shown(view: FeatureView) -> tuple[str, str, str, str]:

@@ -16,7 +16,15 @@ import feast
 import msgspec
 
 from mlplatform.model.definition import ModelDefinition
-from mlplatform.model.features.views import FILE, FeatureField, FeatureView, check, check_purposes
+from mlplatform.model.features.views import (
+    FILE,
+    SOURCE,
+    FeatureField,
+    FeatureView,
+    check,
+    check_purposes,
+    source_digest,
+)
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import load_definition, model_folder, model_names
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, PlatformError
@@ -61,10 +69,10 @@ def purposes(model: str) -> tuple[str, ...]:
 
 
 def render(model: str) -> str:
-    """The text of a model's features.json; the same definitions give the same text."""
+    """The text of a model's features.json; the same features.py gives the same text."""
     generated = "by python -m mlplatform.learning.features.feast_repo from features.py; do not edit"
     listed = [_listed(msgspec.to_builtins(view)) for view in views(model)]
-    body = {"model": model, "views": listed}
+    body = {"model": model, "source": source_digest(model_folder(model)), "views": listed}
     if known := purposes(model):
         body["purposes"] = list(known)
     return f'{{"generated": "{generated}",{json.dumps(body, indent=1)[1:]}\n'
@@ -82,7 +90,7 @@ def write(models: Iterable[str]) -> None:
     """
     for model in models:
         folder = model_folder(model)
-        if (folder / "features.py").is_file():
+        if (folder / SOURCE).is_file():
             (folder / FILE).write_text(render(model))
 
 

@@ -19,7 +19,7 @@ from mlplatform.learning.training_sets.known_labels import Labels
 from mlplatform.model.bundle import Reason, parse_reasons
 from mlplatform.model.definition import WORDED, ModelDefinition, declared_names
 from mlplatform.model.features.views import FILE as VIEWS_FILE
-from mlplatform.model.features.views import FeatureView, load_views
+from mlplatform.model.features.views import FeatureView, check_rendered, load_views
 from mlplatform.model.folder_code import load_module
 from mlplatform.model.folders import (
     READY_FILE,
@@ -140,6 +140,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
         ConfigInvalid: names the file and the key, of what does not fit its definition.
     """
     name = definition.name
+    check_rendered(folder)
     if definition.task != "binary" and is_ready(folder):
         wanted = f"a {TRAINING_FILE}: a ready file scores two outcomes; task is {definition.task}"
         raise ConfigUnusable(f"{name}/{READY_FILE}", "it has no training.py beside it", wanted)

@@ -3,6 +3,7 @@ column of a table that the bank already has."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ import msgspec
 from mlplatform.runtime.canonical import NOT_JSON
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
-FILE = "features.json"
+FILE: Final = "features.json"
+SOURCE: Final = "features.py"
 Aggregate = Literal["count", "mean", "std", "max", "label_share"]
 OF_COLUMN: Final[frozenset[Aggregate]] = frozenset(("mean", "std", "max"))
 MissingPolicy = Literal["default", "degrade", "refuse"]
@@ -131,12 +133,14 @@ class FeatureFile(_Strict, frozen=True):
 
     Args:
         purposes: what the model uses features for.
+        source: SHA-256 of the features.py that was rendered; empty where an earlier release did.
     """
 
     generated: str
     model: str
     views: tuple[FeatureView, ...]
     purposes: tuple[str, ...] = ()
+    source: str = ""
 
 
 def quote(*names: str) -> str:
@@ -161,20 +165,42 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
     Raises:
         ConfigInvalid: names the file, the key and what is wanted.
     """
-    path = folder / FILE
-    if not path.exists() and not (folder / "features.py").exists():
+    if not (folder / FILE).exists() and not (folder / SOURCE).exists():
         return ()
-    try:
-        content = msgspec.json.decode(path.read_bytes(), type=FeatureFile)
-    except (OSError, *NOT_JSON) as error:
-        raise ConfigUnusable(
-            f"{folder.name}/{FILE}",
-            str(error),
-            f"what `mlplatform features render {folder.name}` writes (docs/features.md)",
-        ) from error
+    content = _content(folder)
     check(content.views)
     check_purposes(content.views, content.purposes)
     return content.views
+
+
+def check_rendered(folder: Path) -> None:
+    """Raise if a model folder's features.py has changed since its features.json was rendered.
+
+    Raises:
+        ConfigInvalid: names the file and the command that renders it.
+    """
+    if (folder / FILE).exists() and (folder / SOURCE).exists():
+        rendered = _content(folder).source
+        if rendered and rendered != source_digest(folder):
+            raise ConfigUnusable(
+                f"{folder.name}/{FILE}", f"{SOURCE} has changed since it was rendered", _how(folder)
+            )
+
+
+def source_digest(folder: Path) -> str:
+    """SHA-256 of a model folder's features.py, in hexadecimal."""
+    return hashlib.sha256((folder / SOURCE).read_bytes()).hexdigest()
+
+
+def _content(folder: Path) -> FeatureFile:
+    try:
+        return msgspec.json.decode((folder / FILE).read_bytes(), type=FeatureFile)
+    except (OSError, *NOT_JSON) as error:
+        raise ConfigUnusable(f"{folder.name}/{FILE}", str(error), _how(folder)) from error
+
+
+def _how(folder: Path) -> str:
+    return f"what `mlplatform features render {folder.name}` writes (docs/features.md)"
 
 
 def check(views: tuple[FeatureView, ...]) -> None:
