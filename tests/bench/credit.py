@@ -26,11 +26,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from tests.support.costs import mean_cost
 
 from mlplatform.commands.authoring import templates
 from mlplatform.learning.training import retrain
 from mlplatform.learning.training.calibration import KnownScores, fit_calibration, fit_thresholds
-from mlplatform.learning.training.costs import mean_cost
 from mlplatform.learning.training_sets.dataset import dataset
 from mlplatform.learning.validation.fairness import GroupRows, fairness_of, judge_fairness
 from mlplatform.learning.validation.measures import binary_measures

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tests.support.delays import delay_curve
 
-from mlplatform.rollouts.verdicts.delays import delay_curve
 from mlplatform.rollouts.verdicts.hidden_outcomes import (
     Metric,
     MetricBounds,

@@ -30,6 +30,7 @@ from tests.bench.rollout_traffic import (
 )
 from tests.bench.rollout_worlds import BUSY_HOURS, CELLS, World, busy
 from tests.bench.rollouts import COMPLETE
+from tests.support.traffic_profiles import profile_of
 
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.rollout import CanaryStep, RolloutPolicy, ShadowStep
@@ -38,7 +39,7 @@ from mlplatform.rollouts.verdicts.judgement import Judgement, judge
 from mlplatform.rollouts.verdicts.planner import Stage, StagePlan, plan_stage
 from mlplatform.rollouts.verdicts.simulated_paths import Alerts
 from mlplatform.rollouts.verdicts.traffic import Traffic
-from mlplatform.rollouts.verdicts.traffic_profile import Slice, TrafficProfile, profile_of
+from mlplatform.rollouts.verdicts.traffic_profile import Slice, TrafficProfile
 from mlplatform.rollouts.verdicts.verdict import Prediction
 
 LOOKS = 40

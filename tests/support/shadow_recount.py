@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from tests.support.delays import delay_curve
 
 from mlplatform.decisions.records.last_labels import dated_labels, in_order
 from mlplatform.decisions.records.record import LABEL_VALUES
 from mlplatform.model.policies.decision_scale import EARLIER_HIDE, Task
-from mlplatform.rollouts.verdicts.delays import LabelsCome, delay_curve, labels_come
+from mlplatform.rollouts.verdicts.delays import LabelsCome, labels_come
 from mlplatform.rollouts.verdicts.facts import Columns, Flags, columns_of, scored_flags
 from mlplatform.rollouts.verdicts.hidden_outcomes import PartialOutcomes
 from mlplatform.rollouts.verdicts.outcomes import (

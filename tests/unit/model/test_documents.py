@@ -6,21 +6,22 @@ import time
 from functools import partial
 
 import pytest
-import yaml
 
 from mlplatform.model import document
 from mlplatform.model.bundle import parse_reasons
 from mlplatform.model.rules import parse_rules
-from mlplatform.runtime.errors import ConfigInvalid
+from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable
 
 LAUGHS = "a0: &a0 [lol, lol]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
 )
 
+read = partial(document.read, source="model.yaml", wanted="YAML")
+
 
 def test_plain_values_are_read_as_they_are():
     text = "name: x\nshares: [0.5, 1]\nnested: {on: null, '1': 2026-01-01}\n"
-    found = document.read(text.replace("on:", "'on':"))
+    found = read(text.replace("on:", "'on':"))
     assert found["shares"] == [0.5, 1]
     assert list(found["nested"]) == ["on", "1"]
 
@@ -58,23 +59,23 @@ def test_plain_values_are_read_as_they_are():
 )
 def test_what_takes_more_than_it_shows_is_refused_with_its_line(text, line, why):
     began = time.monotonic()
-    with pytest.raises(yaml.MarkedYAMLError) as caught:
-        document.read(text)
+    with pytest.raises(ConfigUnusable) as caught:
+        read(text)
     assert time.monotonic() - began < 30
-    place, problem = document.place("model.yaml", caught.value)
-    assert place == f"model.yaml: line {line}"
-    assert why in problem
+    said = str(caught.value)
+    assert said.startswith(f"model.yaml: line {line}: ")
+    assert why in said
+    assert said.endswith("; wanted: YAML")
 
 
 def test_a_long_text_that_begins_like_a_number_is_one():
     text = "3 of the models that are named here " * 4
-    assert document.read(f"a: {text}\nb: '{'9' * 90}'\n") == {"a": text.strip(), "b": "9" * 90}
+    assert read(f"a: {text}\nb: '{'9' * 90}'\n") == {"a": text.strip(), "b": "9" * 90}
 
 
 def test_a_forbidden_character_is_refused():
-    with pytest.raises(yaml.YAMLError) as caught:
-        document.read("a: \x00\n")
-    assert document.place("x.yaml", caught.value) == ("x.yaml", "a character that YAML forbids")
+    with pytest.raises(ConfigUnusable, match=r"^model\.yaml: a character that YAML forbids"):
+        read("a: \x00\n")
 
 
 @pytest.mark.parametrize("parsed", [partial(parse_rules, decisions=["pass"]), parse_reasons])

@@ -467,17 +467,13 @@ def parse_reasons(text: str, *, source: str, inputs: Sequence[str]) -> Mapping[s
     Raises:
         ConfigInvalid: an unknown key, an input without a code, a code with two wordings.
     """
-    import yaml  # a predictor does without PyYAML
+    from mlplatform.model import document  # a predictor does without PyYAML
 
-    from mlplatform.model import document
-
+    wanted = "input: {code, customer, analyst}"
     try:
-        reasons = msgspec.convert(document.read(text), dict[str, Reason])
-    except yaml.YAMLError as error:
-        where, problem = document.place(source, error)
-        raise ConfigUnusable(where, problem, "input: {code, customer, analyst}") from error
+        reasons = msgspec.convert(document.read(text, source, wanted), dict[str, Reason])
     except msgspec.ValidationError as error:
-        raise ConfigUnusable(source, str(error), "input: {code, customer, analyst}") from error
+        raise ConfigUnusable(source, str(error), wanted) from error
     if set(reasons) != set(inputs):
         differing = sorted(set(reasons) ^ set(inputs))
         raise ConfigInvalid(f"{source}: inputs", differing, "exactly the model's inputs")

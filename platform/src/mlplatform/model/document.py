@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import yaml
 
+from mlplatform.runtime.errors import ConfigUnusable
+
 MOST_CHARACTERS: Final = 256 * 1024
 MOST_DEPTH: Final = 32
 MOST_VALUES: Final = 20_000
@@ -42,14 +44,24 @@ class _PlainLoader(yaml.SafeLoader):
             ) from error
 
 
-def read(text: str) -> Any:
+def read(text: str, source: str, wanted: str) -> Any:
     """The document in plain values. Its events are checked before values are made of them.
 
+    Args:
+        source: the file's name, for messages. wanted: what belongs there, for messages.
+
     Raises:
-        yaml.MarkedYAMLError: no YAML, or beyond the limits, or with references, tags of its own, or
-            a key that stands twice or is no text; names what and the line.
-        yaml.YAMLError: it holds characters that YAML forbids.
+        ConfigUnusable: no YAML, or beyond the limits, or with references, tags of its own, or a key
+            that stands twice or is no text, or characters that YAML forbids; names what and, if
+            known, the line.
     """
+    try:
+        return _read(text)
+    except yaml.YAMLError as error:
+        raise ConfigUnusable(*_place(source, error), wanted) from error
+
+
+def _read(text: str) -> Any:
     if len(text) > MOST_CHARACTERS:
         problem = f"{len(text)} characters; the limit is {MOST_CHARACTERS}"
         raise _wrong(problem, yaml.Mark("", 0, 0, 0, None, 0))
@@ -76,7 +88,7 @@ def lines(text: str) -> dict[tuple[str, ...], int]:
     return found
 
 
-def place(source: str, error: yaml.YAMLError) -> tuple[str, str]:
+def _place(source: str, error: yaml.YAMLError) -> tuple[str, str]:
     """The place of a document's error, with the line if known, and the error."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark, problem = error.problem_mark, error.problem or error.context or "no YAML"

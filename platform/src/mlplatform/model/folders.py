@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import yaml
 
 from mlplatform.model import document
 from mlplatform.model.consistency import contradictions
@@ -37,7 +36,7 @@ from mlplatform.runtime.canonical import digest
 from mlplatform.runtime.configuration.kinds import SHIPPED
 from mlplatform.runtime.configuration.model_roots import VARIABLE, model_roots
 from mlplatform.runtime.configuration.neighbours import has_neighbours
-from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid, NotFound
+from mlplatform.runtime.errors import ConfigInvalid, InputInvalid, NotFound
 from mlplatform.runtime.storage import private_folder
 from mlplatform.runtime.storage.large_files import file_digest
 from mlplatform.runtime.text import cleaned
@@ -59,15 +58,11 @@ def parse(text: str, source: str) -> ModelDefinition:
             wanted; where there is none, every one that contradicts another.
         ConfigInvalid: it is no YAML that is taken, or a key stands twice; names the line.
     """
-    try:
-        written = document.read(text)
-        plain = _with_dates_as_text(written)
-        if isinstance(plain, dict) and "decision" in plain:
-            plain["decision"] = renewed(plain["decision"])
-    except yaml.YAMLError as error:
-        where, problem = document.place(source, error)
-        wanted = "YAML as docs/adding-a-model.md shows it, every key once"
-        raise ConfigUnusable(where, problem, wanted) from error
+    wanted = "YAML as docs/adding-a-model.md shows it, every key once"
+    written = document.read(text, source, wanted)
+    plain = _with_dates_as_text(written)
+    if isinstance(plain, dict) and "decision" in plain:
+        plain["decision"] = renewed(plain["decision"])
     task = plain.get("task", BINARY) if isinstance(plain, dict) else BINARY
     kind = DEFINITIONS.get(task) if isinstance(task, str) else None
     if kind is None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from mlplatform.model.policies.decision_scale import Decision, DecisionScale
 from mlplatform.runtime.errors import ConfigInvalid, ConfigUnusable, InputInvalid
 from mlplatform.runtime.text import cleaned, shown
+
+WANTED: Final = "a list of rules"
 
 Op = Literal[">", ">=", "<", "<=", "==", "missing"]
 
@@ -98,17 +100,12 @@ def parse_rules(
         ConfigInvalid: an unknown key, operator, input or outcome, a missing value, a code used
             twice.
     """
-    import yaml  # a predictor does without PyYAML
-
-    from mlplatform.model import document
+    from mlplatform.model import document  # a predictor does without PyYAML
 
     try:
-        rules = msgspec.convert(document.read(text), tuple[Rule, ...])
-    except yaml.YAMLError as error:
-        where, problem = document.place(source, error)
-        raise ConfigUnusable(where, problem, "a list of rules") from error
+        rules = msgspec.convert(document.read(text, source, WANTED), tuple[Rule, ...])
     except msgspec.ValidationError as error:
-        raise ConfigUnusable(source, str(error), "a list of rules") from error
+        raise ConfigUnusable(source, str(error), WANTED) from error
     codes = [rule.code for rule in rules]
     if len(set(codes)) != len(codes):
         raise ConfigInvalid(f"{source}: code", codes, "codes that differ")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.costs import mean_cost
 
 from mlplatform.learning.training.calibration import KnownScores, fit_thresholds
-from mlplatform.learning.training.costs import cheapest_thresholds, mean_cost
+from mlplatform.learning.training.costs import cheapest_thresholds
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.decision_scale import (
     CutOffs,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.delays import delay_curve
 
-from mlplatform.rollouts.verdicts.delays import delay_curve, labels_come
+from mlplatform.rollouts.verdicts.delays import labels_come
 from mlplatform.rollouts.verdicts.hidden_outcomes import (
     Estimate,
     PartialOutcomes,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.bench import planner as bench
 from tests.bench.rollout_worlds import World
 from tests.support.class_model import class_definition, real_definition
+from tests.support.traffic_profiles import profile_of
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.policies.segments import RolloutSegment, SegmentLimits, SegmentPolicy
@@ -37,7 +38,6 @@ from mlplatform.rollouts.verdicts.traffic_profile import (
     HiddenRequests,
     Slice,
     TrafficProfile,
-    profile_of,
 )
 from mlplatform.rollouts.verdicts.verdict import ALIKE, Errors, Prediction
 from rollout_world import fraud

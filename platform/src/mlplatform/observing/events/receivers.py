@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-import yaml
-
 from mlplatform.model import document
 from mlplatform.observing.events import signature
 from mlplatform.rollouts.events.event import TEST, TYPES, CloudEvent
@@ -121,15 +119,7 @@ def parse(text: str, file: Path, page: str) -> ReceiversFile:
         ConfigInvalid: of all that is wrong the key, its value and what is wanted, a line each. The
             value of a url is not named where it may hold a secret.
     """
-    try:
-        found = document.read(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        place, problem = (
-            document.place(file.name, error)
-            if isinstance(error, yaml.YAMLError)
-            else (file.name, "")
-        )
-        raise ConfigInvalid(VARIABLE, str(file), f"YAML ({place}: {problem})") from error
+    found = document.read(text, f"{VARIABLE}: {file}", "YAML as docs/events.md shows it")
     if not isinstance(found, dict) or not {"receivers"} <= found.keys() <= {"receivers", "page"}:
         raise ConfigInvalid(VARIABLE, str(file), "keys receivers and page (docs/events.md)")
     listed, page = found["receivers"], found.get("page", page)

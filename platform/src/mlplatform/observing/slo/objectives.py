@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
 
 from mlplatform.model import document
@@ -144,12 +143,10 @@ def parse(text: str, source: str = "slo.yaml") -> Objectives:
     Raises:
         ConfigInvalid: an unknown, missing, repeated, mistyped or impossible value, by its key.
     """
+    wanted = f"YAML like that of {FILE}, every key once"
     try:
-        found = msgspec.convert(document.read(text), Objectives)
-    except yaml.YAMLError as error:
-        where, problem = document.place(source, error)
-        raise ConfigUnusable(where, problem, f"YAML like that of {FILE}, every key once") from error
-    except (msgspec.ValidationError, RecursionError) as error:
+        found = msgspec.convert(document.read(text, source, wanted), Objectives)
+    except msgspec.ValidationError as error:
         raise ConfigUnusable(source, str(error), f"keys and values like those of {FILE}") from error
     if sorted(found.tiers) != [1, 2, 3]:
         raise ConfigInvalid(f"{source}: tiers", sorted(found.tiers), "1, 2 and 3")

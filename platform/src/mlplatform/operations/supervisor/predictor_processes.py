@@ -32,10 +32,10 @@ RECONCILE_S: Final = 0.25
 REPEAT_STATUS_S: Final = 2.0
 STOP_ORDER: Final = 10
 STOP_GRACE_S: Final = 12.0
+"""More than a predictor's drain and its limit for requests in flight together."""
 START_S: Final = 60.0
 LEAST_BYTES_PER_S: Final = 50_000_000
 """Least rate at which a bundle is read and digested while it loads, on a shared machine."""
-"""More than a predictor's drain and its limit for requests in flight together."""
 
 
 class PredictorProcesses:

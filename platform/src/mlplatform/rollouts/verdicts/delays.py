@@ -85,18 +85,6 @@ def labels_come(
     return LabelsCome(share, low, high, curve.longest_ms)
 
 
-def delay_curve(age_ms: Integers, delay_ms: Integers) -> DelayCurve:
-    """The curve of one type of label, censored at the present time.
-
-    Args:
-        age_ms: of each request that could get a label, now.
-        delay_ms: from request to label, at most the age; -1: none has come.
-    """
-    ages, place = np.unique(age_ms, return_inverse=True)
-    without = np.bincount(place[delay_ms < 0], minlength=len(ages))
-    return counted_curve(ages, without, *np.unique(delay_ms[delay_ms >= 0], return_counts=True))
-
-
 def counted_curve(
     age_ms: Integers, without: Integers, delay_ms: Integers, events: Integers
 ) -> DelayCurve:

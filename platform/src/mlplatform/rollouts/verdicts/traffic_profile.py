@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -332,11 +331,3 @@ def _spread(units: Integers) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def profile_of(slices: Sequence[Slice], *, speed: float = 1.0) -> TrafficProfile | None:
-    """The profile of slices that follow each other without a gap."""
-    builder = ProfileBuilder(days=sum(s.hours for s in slices) / 24, speed=speed)
-    for each in slices:
-        builder.add(each)
-    return builder.profile()

@@ -19,6 +19,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
 from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import FeastConfigBaseModel
 
 from mlplatform.learning.features.feast_folder.registry import WINDOWS
 from mlplatform.learning.features.windows.online import WindowReads, Windows
@@ -81,20 +82,28 @@ class _WindowsBeside(OnlineStore):  # type: ignore[misc]  # Feast's classes are 
         raise NotImplementedError
 
 
-class WindowsSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):  # type: ignore[misc]
+class _DeclaredWindows(FeastConfigBaseModel):  # type: ignore[misc]
+    """The windows of a model.
+
+    Args:
+        keys: entity → the request field that holds its key.
+    """
+
+    model: str
+    windows: list[dict[str, Any]]
+    keys: dict[str, str]
+
+
+class WindowsSqliteOnlineStoreConfig(_DeclaredWindows, SqliteOnlineStoreConfig):  # type: ignore[misc]
     """The store in SQLite, and where the tiles are.
 
     Args:
         decisions: the database of the decision log, with the tiles beside it.
-        keys: entity → the request field that holds its key.
     """
 
     type: Literal[
         "mlplatform.learning.features.feast_folder.online_store.WindowsSqliteOnlineStore"
     ] = "mlplatform.learning.features.feast_folder.online_store.WindowsSqliteOnlineStore"
-    model: str
-    windows: list[dict[str, Any]]
-    keys: dict[str, str]
     decisions: str
 
 
@@ -105,20 +114,16 @@ class WindowsSqliteOnlineStore(_WindowsBeside, SqliteOnlineStore):  # type: igno
         return WindowReads(Path(of.decisions), of.model, _declared(of), of.keys)
 
 
-class WindowsRedisOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]
+class WindowsRedisOnlineStoreConfig(_DeclaredWindows, RedisOnlineStoreConfig):  # type: ignore[misc]
     """The store in Redis, where the tiles are too.
 
     Args:
         server: its address as errors name it; Feast's own client is asked.
-        keys: entity → the request field that holds its key.
     """
 
     type: Literal[
         "mlplatform.learning.features.feast_folder.online_store.WindowsRedisOnlineStore"
     ] = "mlplatform.learning.features.feast_folder.online_store.WindowsRedisOnlineStore"
-    model: str
-    windows: list[dict[str, Any]]
-    keys: dict[str, str]
     server: str
 
 
@@ -147,7 +152,7 @@ def _apart(grouped_refs: Any) -> tuple[list[Any], list[Any]]:
     return found
 
 
-def _declared(of: Any) -> list[Window]:
+def _declared(of: _DeclaredWindows) -> list[Window]:
     return msgspec.convert(of.windows, list[Window])
 
 

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import yaml
-
 from mlplatform.model import document
 from mlplatform.runtime.configuration.declarations import PREFIX
 from mlplatform.runtime.errors import ConfigInvalid
@@ -64,10 +62,7 @@ def parse(text: str, file: Path) -> Roles:
     Raises:
         ConfigInvalid: of all that is wrong the key, its value and what is wanted, a line each.
     """
-    try:
-        found = document.read(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigInvalid(VARIABLE, str(file), f"YAML ({str(error)[:300]})") from error
+    found = document.read(text, f"{VARIABLE}: {file}", "YAML as docs/security.md shows it")
     if not isinstance(found, dict) or not {"groups"} <= found.keys() <= {"groups", "people"}:
         raise ConfigInvalid(VARIABLE, str(file), "keys groups and people (docs/security.md)")
     groups, people = found["groups"], found.get("people", {})
