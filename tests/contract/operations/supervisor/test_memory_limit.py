@@ -66,6 +66,16 @@ def test_the_limit_is_the_manifests(tmp_path: Path) -> None:
     assert predictor_spec(Home(tmp_path), read(old)).memory_bytes is None, "from before limits"
 
 
+def test_the_time_to_load_is_the_manifests_and_grows_with_the_bundle(tmp_path: Path) -> None:
+    home, patient = Home(tmp_path), manifest()
+    assert predictor_spec(home, read(patient)).start_deadline_s == 60
+    probe = patient["spec"]["predictor"]["model"]["startupProbe"]
+    probe["failureThreshold"] = 300
+    assert predictor_spec(home, read(patient)).start_deadline_s == 300
+    del patient["spec"]["predictor"]["model"]["startupProbe"]
+    assert predictor_spec(home, read(patient)).start_deadline_s == 60, "from before it was read"
+
+
 def test_a_limit_that_says_nothing_is_refused() -> None:
     wrong = manifest()
     wrong["spec"]["predictor"]["model"]["resources"]["limits"]["memory"] = "lots"

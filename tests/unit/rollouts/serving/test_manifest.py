@@ -44,6 +44,7 @@ def test_a_manifest_says_what_is_read_from_it() -> None:
             "--batch-delay-us=300",
         ),
         memory_bytes=512 * 1024**2,
+        load_deadline_s=60,
     )
 
 
@@ -76,6 +77,21 @@ def test_of_probes_only_the_time_to_load_is_the_models() -> None:
     probe = model["startupProbe"]
     assert probe["failureThreshold"] * probe["periodSeconds"] == 300
     assert probe["httpGet"]["path"] == "/v2/models/fraud-v7-01234567/ready"
+
+
+def test_a_large_bundle_may_take_longer_to_load_on_every_plane() -> None:
+    large = render(FRAUD, 7, DIGEST, URI, bundle_bytes=6_000_000_000)
+
+    assert large["spec"]["predictor"]["model"]["startupProbe"]["failureThreshold"] == 60 + 120
+    assert read(large).load_deadline_s == 180
+
+
+@pytest.mark.parametrize("allowed", [-1, 1e9, "60", 24 * 3600 + 1])
+def test_a_time_to_load_that_nobody_waits_for_is_refused(allowed: object) -> None:
+    wrong = manifest()
+    wrong["spec"]["predictor"]["model"]["startupProbe"]["failureThreshold"] = allowed
+    with pytest.raises(ConfigInvalid, match=r"startupProbe\.failureThreshold"):
+        read(wrong)
 
 
 @pytest.mark.parametrize(("accelerator", "gpus"), [("cpu", None), ("cuda", "1"), ("tensorrt", "1")])

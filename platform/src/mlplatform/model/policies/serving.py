@@ -99,7 +99,8 @@ class ServingPolicy(Section, frozen=True):
     """How a predictor of this model collects requests into calls of the model, and its resources.
 
     Args:
-        load_deadline_s: a pod that is not ready this long after its start is started again.
+        load_deadline_s: seconds after its start by which a predictor must be ready, or it is
+            started again; a bundle has a second more for each 50 MB.
         cpus: processors of each pod, asked for and allowed; None means the platform's own amounts.
         memory_mib: its memory in MiB, likewise; a model takes some of it twice while it loads.
         runtime: what answers: the platform's own predictor, Triton (on Kubernetes; on one machine

@@ -35,8 +35,7 @@ def needed_mib(graph_bytes: int, data_bytes: Iterable[int]) -> int:
 
 def folder_needs_mib(folder: Path) -> int | None:
     """The needed memory in MiB for a bundle's folder, or for a model's folder with a ready ONNX
-    file; None without one. Files in a model's folder that no graph names count too, so it is never
-    too low.
+    file; None without one.
 
     Files of a model's folder that no graph names count too: more is told then, never less.
     """

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from mlplatform.model.weights.loading import folder_bytes, load_deadline_s
 from mlplatform.operations.supervisor.addressed_servers import AddressedServer
 from mlplatform.operations.supervisor.child import Child
 from mlplatform.operations.supervisor.listeners import reserve_port
@@ -33,9 +34,9 @@ REPEAT_STATUS_S: Final = 2.0
 STOP_ORDER: Final = 10
 STOP_GRACE_S: Final = 12.0
 """More than a predictor's drain and its limit for requests in flight together."""
-START_S: Final = 60.0
-LEAST_BYTES_PER_S: Final = 50_000_000
-"""Least rate at which a bundle is read and digested while it loads, on a shared machine."""
+START_S: Final = 60
+"""Least time that a predictor may take to start; a manifest of an earlier release has its own, and
+none for the size of its bundle."""
 
 
 class PredictorProcesses:
@@ -191,15 +192,12 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
         ),
         stop_order=STOP_ORDER,
         stop_grace_s=STOP_GRACE_S,
-        start_deadline_s=START_S + _size(folder) / LEAST_BYTES_PER_S,
+        start_deadline_s=max(
+            service.load_deadline_s, load_deadline_s(START_S, folder_bytes(folder))
+        ),
         memory_bytes=service.memory_bytes,
         memory_setting="serving.memory_mib of model.yaml",
     )
-
-
-def _size(folder: Path) -> int:
-    """Bytes of a bundle's files, all of which are digested on loading; 0 if there is no folder."""
-    return sum(f.stat().st_size for f in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _check_bundle(folder: Path) -> None:

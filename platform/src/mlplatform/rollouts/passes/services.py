@@ -8,6 +8,7 @@ from typing import assert_never
 
 from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.routes import Arm
+from mlplatform.model.weights.loading import folder_bytes
 from mlplatform.rollouts.passes.plan import Deploy, Hold, Retire, reconciled_services
 from mlplatform.rollouts.passes.ports import Ports
 from mlplatform.rollouts.passes.raw_callers import gateways, lists
@@ -66,6 +67,7 @@ def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
     """
     folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
     server = ports.server_of(folder)
+    bundle_bytes = folder_bytes(folder)
     is_triton = server is None and definition.serving.runtime == "triton"
     repositories = ports.repositories if is_triton else None
     if repositories is not None:
@@ -76,6 +78,7 @@ def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
         arm.bundle,
         ports.storage_uri(folder),
         ports.replicas,
+        bundle_bytes=bundle_bytes,
         scales=ports.scales,
         triton=repositories is not None,
         server=server,

@@ -12,6 +12,7 @@ from mlplatform.model.definition import ModelDefinition
 from mlplatform.model.folders import load_definition, model_names
 from mlplatform.model.policies.model_server import ModelServer
 from mlplatform.model.policies.serving import ADDRESS, RUNTIME_NAME, ScalingPolicy, is_address
+from mlplatform.model.weights.loading import load_deadline_s
 from mlplatform.rollouts.serving.ignored_fields import AUTOSCALER
 from mlplatform.rollouts.serving.names import ServiceName
 from mlplatform.rollouts.serving.placement import placement, resources
@@ -41,6 +42,7 @@ GENERATED: Final = (
 _OWN: Final = {"modelFormat": {"name": MODEL_FORMAT}, "runtime": RUNTIME}
 _TRITON: Final = {"modelFormat": {"name": TRITON_FORMAT, "version": "2"}, "runtime": TRITON}
 
+MOST_LOAD_S: Final = 24 * 3600
 REPLICAS: Final = {1: 2, 2: 2, 3: 1}
 """Pods by tier; a tier with somebody on call has more than one."""
 
@@ -52,6 +54,8 @@ class Service:
     Args:
         memory_bytes: that the predictor may take; None where the manifest is from before limits.
         address: of a server that runs already, `http://host:port`; None: the plane starts one.
+        load_deadline_s: seconds after its start by which it must be ready; 0 where the manifest
+            does not say.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Service:
     runtime: str = RUNTIME
     memory_bytes: int | None = None
     address: str | None = None
+    load_deadline_s: int = 0
 
     @property
     def is_own(self) -> bool:
@@ -77,6 +82,7 @@ def render(
     storage_uri: str,
     replicas: int | None = None,
     *,
+    bundle_bytes: int = 0,
     scales: bool = False,
     triton: bool = False,
     server: ModelServer | None = None,
@@ -90,6 +96,7 @@ def render(
         digest: SHA-256 of the bundle, hexadecimal.
         storage_uri: of the bundle's folder; for Triton, of the repository laid out from it.
         replicas: how many pods; None: as many as the model's tier asks for.
+        bundle_bytes: size of the bundle's files: a large one may take longer to load.
         scales: the number of pods is left to an autoscaler, if model.yaml says between what
             (`serving.scaling`).
         triton: Triton answers, and not the platform's own predictor.
@@ -132,7 +139,7 @@ def render(
                     # Triton reads from its config.pbtxt what our predictor gets here.
                     **({} if triton or server else {"args": predictor_args(definition)}),
                     "resources": resources(definition),
-                    "startupProbe": _startup_probe(definition, name, server),
+                    "startupProbe": _startup_probe(definition, name, server, bundle_bytes),
                 },
             }
         },
@@ -140,14 +147,14 @@ def render(
 
 
 def _startup_probe(
-    definition: ModelDefinition, name: ServiceName, server: ModelServer | None
+    definition: ModelDefinition, name: ServiceName, server: ModelServer | None, bundle_bytes: int
 ) -> dict[str, Any]:
     served_as = (server.served_as if server else "") or name
     return {
         "httpGet": {"path": f"/v2/models/{served_as}/ready", "port": 8080},
         "periodSeconds": 1,
         "timeoutSeconds": 1,
-        "failureThreshold": definition.serving.load_deadline_s,
+        "failureThreshold": load_deadline_s(definition.serving.load_deadline_s, bundle_bytes),
     }
 
 
@@ -227,7 +234,19 @@ def read(manifest: Manifest) -> Service:
         key = f"metadata.annotations.{ADDRESS_ANNOTATION}"
         raise ConfigInvalid(key, address, f"another server's {ADDRESS}")
     memory = _memory_bytes(_at(manifest, *_MODEL, "resources", "limits", "memory"))
-    return Service(str(name), name.model, name.version, digest, uri, args, runtime, memory, address)
+    load_s = _load_deadline_s(_at(manifest, *_MODEL, "startupProbe"))
+    return Service(
+        str(name), name.model, name.version, digest, uri, args, runtime, memory, address, load_s
+    )
+
+
+def _load_deadline_s(probe: object) -> int:
+    """The seconds that a startup probe of `render` allows; 0 where there is none."""
+    allowed = probe.get("failureThreshold", 0) if isinstance(probe, dict) else 0
+    if not isinstance(allowed, int) or not 0 <= allowed <= MOST_LOAD_S:
+        key = "spec.predictor.model.startupProbe.failureThreshold"
+        raise ConfigInvalid(key, allowed, f"0 to {MOST_LOAD_S}")
+    return allowed
 
 
 _MEMORY: Final = re.compile(r"([0-9]{1,9})(Mi|Gi)")
