@@ -40,8 +40,9 @@ class JournalAnchor:
     """Facts about the log that are held outside of it.
 
     Args:
-        anchor: its head as the rollout journal holds it; None where no pass has anchored it yet.
-        findings: what is wrong with that journal itself, one sentence each.
+        anchor: head of the log, as the rollout journal holds it; None if no pass has anchored it
+            yet.
+        findings: problems of the rollout journal itself, one sentence each.
     """
 
     anchor: ManifestHead | None = None
@@ -79,7 +80,8 @@ def commands(journal_of: JournalOf = no_journal) -> typer.Typer:
     """The commands of `mlplatform log`.
 
     Args:
-        journal_of: finds what is anchored outside the log; None where that is missing.
+        journal_of: finds what the rollout journal holds about the log; it returns None if the
+            journal is missing.
     """
     app = typer.Typer(name="log", help=__doc__, epilog=_EXAMPLES, no_args_is_help=True)
 

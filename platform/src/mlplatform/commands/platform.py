@@ -96,7 +96,7 @@ def check_tables(platform: wiring.Platform) -> None:
     """Raises if another home holds the tables of external views that this home would serve.
 
     Raises:
-        Refused: names that home.
+        Refused: another home holds them; the error names it.
     """
     views = [view for name in readable_names() for view in platform.views(name)]
     if external(views):

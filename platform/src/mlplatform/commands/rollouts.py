@@ -332,7 +332,7 @@ def _asking_run(platform: Platform, question: approval_codes.Question) -> FlowRu
     minute.
 
     Raises:
-        NotFound: none asked it within `ASK_LIMIT_S`.
+        NotFound: no run asked the question within `ASK_LIMIT_S`.
     """
     give_up_at = time.monotonic() + ASK_LIMIT_S
     with progress("waiting until the next pass asks in Prefect, up to two minutes"):

@@ -110,7 +110,8 @@ def run_to_end(flow: str, parameters: Mapping[str, Any], as_json: bool) -> int:
     or 0.
 
     Raises:
-        Unavailable: Prefect has gone silent; names the run, which does not need this command.
+        Unavailable: Prefect does not answer any more. The error names the run, which goes on
+            without this command.
     """
     settings = wiring.settings()
     api = wiring.prefect_api(settings)

@@ -74,9 +74,9 @@ def write_ready(folder: Path, name: str, file: Path) -> list[str]:
     the written files.
 
     Raises:
-        InputInvalid: the file is not taken, or gives or takes what no signature can say; nothing is
-            written then.
-        Refused: there is something in the folder's place.
+        InputInvalid: the file is refused, or a signature cannot describe its inputs or outputs.
+            Nothing is written then.
+        Refused: something with the name of the folder exists already.
     """
     model = model_files(file, Rule(most_bytes=MOST_BYTES))
     shared = _templates().joinpath(SHARED, FILE).read_text().replace(NAME, name)
@@ -100,7 +100,7 @@ def write(folder: Path, name: str, template: str) -> list[str]:
     """Write a template's files into a new folder; returns their names.
 
     Raises:
-        Refused: there is something in the folder's place.
+        Refused: something with the name of the folder exists already.
     """
     try:
         folder.mkdir(mode=0o700, parents=True)

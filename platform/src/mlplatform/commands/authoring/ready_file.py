@@ -50,10 +50,12 @@ def folder_files(graph: GraphTensors, shared: str) -> dict[str, str]:
     """The texts of model.yaml, reasons.yaml and golden.json for a graph.
 
     Args:
-        shared: the model.yaml of a template that is trained: all but fields and inputs is taken.
+        shared: text of the model.yaml of a template that trains; everything in it but the fields
+            and inputs is kept.
 
     Raises:
-        InputInvalid: the graph takes or gives what no signature can say; names the tensor.
+        InputInvalid: a signature cannot describe an input or output of the graph; the error names
+            the tensor.
     """
     tensors = [(tensor, _columns(tensor)) for tensor in graph.inputs]
     columns = [column for _, made in tensors for column in made]

@@ -57,9 +57,10 @@ class Act:
     """The objects of an erasure.
 
     Args:
-        logged: of the log, one for each model where an entity is named.
-        views: those that may have rows of somebody; of a decision none.
-        unit: the keyed hash of whose rows they are.
+        logged: erasures in the log: one, or one for each model when an entity is named.
+        views: external views that may have rows of the entity; empty when a decision is erased.
+        unit: keyed hash of the customer, or of another entity, whose rows are erased; None when a
+            decision is erased.
     """
 
     logged: Sequence[ErasureRequest]

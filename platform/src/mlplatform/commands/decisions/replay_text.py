@@ -39,7 +39,9 @@ class _Words:
     """How requests that are decided otherwise are called.
 
     Args:
-        flips: in a row of its own. changed: in a column. predicted: as the gate counts them.
+        flips: words for these requests as the name of a row.
+        changed: words for them as the name of a column.
+        predicted: words for them as the disagreement gate counts them.
     """
 
     flips: str

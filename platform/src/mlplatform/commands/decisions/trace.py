@@ -37,10 +37,10 @@ class TraceReport(msgspec.Struct, frozen=True, kw_only=True):
     """Spans, log lines and records that mention the id, or an id found in those.
 
     Args:
-        traces: ids, that of the first span first.
-        decisions: what the log says of each, in short.
-        spans: in order of their begin.
-        lines: in order of time.
+        traces: ids of the traces, in the order of their first spans.
+        decisions: short records of the decisions, from the log.
+        spans: spans by start time, earliest first.
+        lines: log lines by time, earliest first.
     """
 
     traces: tuple[str, ...]

@@ -55,8 +55,8 @@ class Message:
     """One form of a message.
 
     Args:
-        module: path of its file, as it was given.
-        name: the error's class, the log's level, or "" of another text.
+        module: path of its file, as the caller gave it.
+        name: class of an error, or level of a log line; "" for other texts.
     """
 
     module: str
@@ -81,7 +81,7 @@ class Catalogue:
     def __init__(self, files: Mapping[str, tuple[str, str]]) -> None:
         """
         Args:
-            files: path as it is shown → name of the module, and its source.
+            files: path to show → (name of the module, its source text).
         """
         read = (Module(path, name, ast.parse(text)) for path, (name, text) in files.items())
         self._modules = {module.name: module for module in read}

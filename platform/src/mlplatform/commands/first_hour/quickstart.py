@@ -170,7 +170,7 @@ def _approve(rollout: str, key: Path) -> None:
     """Answer as the second person when Prefect's run asks, which is a few moments after the pass.
 
     Raises:
-        Unavailable: it is not taken; with what was said.
+        Unavailable: the answer was refused; the error has the command's output.
     """
     asked = ("--decision", "approve", "--approver", APPROVER, "--reason", "a first look")
     arguments = ("rollouts", "approve", rollout, *asked, "--key-file", str(key))
@@ -205,7 +205,7 @@ def _until(rollout: str, phase: str) -> None:
     """Wait until a rollout reaches a phase; the platform's own passes may take it there too.
 
     Raises:
-        Unavailable: it has not come in time; says how the rollout stands.
+        Unavailable: the rollout has not reached the phase in time; the error names its phase.
     """
     deadline = time.monotonic() + STEP_LIMIT_S
     while True:
@@ -233,7 +233,7 @@ def _run(*arguments: str, limit_s: float = STEP_LIMIT_S) -> str:
     """What a command printed.
 
     Raises:
-        Unavailable: it failed; with what it said.
+        Unavailable: the command failed; the error has its output.
     """
     _say(*arguments)
     with progress(arguments[0]):

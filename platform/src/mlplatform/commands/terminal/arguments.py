@@ -42,7 +42,7 @@ def column_names(pairs: list[str] | None) -> dict[str, str]:
     """Platform's name of a column → the file's, from --map.
 
     Raises:
-        ConfigInvalid: a pair is none, or a name is given twice.
+        ConfigInvalid: an argument is not a pair NAME=COLUMN, or a name is given twice.
     """
     names: dict[str, str] = {}
     for pair in pairs or []:

@@ -22,12 +22,13 @@ def explain_again(rows: Sequence[Mapping[str, Any]], bundles: Path) -> list[Expl
     """Explanations of the records of one decision.
 
     Args:
-        rows: the records as the log gives them, payloads parsed; an erased one is None.
+        rows: records of the decision as the log returns them, with parsed payloads; an erased
+            payload is None.
 
     Raises:
-        NotFound: no decision, payload or bundle of it is here.
+        NotFound: the decision, its payload or its bundle is not here.
         ConfigInvalid: the model folder no longer has an input of the bundle.
-        Corrupt: payload or bundle are not what they should be.
+        Corrupt: the payload or the bundle is damaged.
     """
     from mlplatform.scoring.request import explain  # imports ONNX Runtime
 

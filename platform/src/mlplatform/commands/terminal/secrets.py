@@ -16,10 +16,11 @@ def secret_of(name: str, file: Path | None) -> bytes:
     """The secret of a person's key.
 
     Args:
-        file: that holds it; None: it is asked for, where a person can be.
+        file: file that holds the secret; None means that the command prompts for it at the
+            terminal.
 
     Raises:
-        ConfigInvalid: there is no such file, or nobody to ask.
+        ConfigInvalid: the file cannot be read, or there is no file and no terminal.
     """
     if file is not None:
         try:

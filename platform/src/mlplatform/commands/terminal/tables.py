@@ -38,8 +38,8 @@ def print_table(
     """Print one table.
 
     Args:
-        prose: the column whose cells are sentences; where the console leaves them little room, they
-            stand below their rows.
+        prose: name of the column whose cells are sentences. In a narrow console, each sentence
+            stands below its row. None means that no column has sentences.
     """
     columns = [shown(column) for column in columns]
     texts = [["" if cell is None else shown(str(cell)) for cell in row] for row in rows]

@@ -33,8 +33,8 @@ def by_ids(path: Path, span: Span, matching: pc.Expression) -> Iterator[pa.Table
     """The records of a file that match, in order, with the span's columns.
 
     Args:
-        span: that `has_ids`.
-        matching: all conditions of the span, over `_FILTERED`.
+        span: a span that `has_ids`.
+        matching: filter with all conditions of the span, over the columns `_FILTERED`.
 
     Raises:
         pyarrow.ArrowException, OSError, ValueError: the file is missing or not readable.

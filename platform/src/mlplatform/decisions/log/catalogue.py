@@ -66,11 +66,11 @@ class Contents:
     """The content of a catalogue entry.
 
     Args:
-        values: per column of `_LISTED` its values, as JSON strings with commas; None where they are
-            more than `_MOST_LISTED`, so that the file may hold any.
-        prints: per piece three bytes of the digest of each id that falls in it. Ids fall in a piece
-            by their digest, so that one id is looked for in one piece of each file alone; and
-            pieces of all files lie beside each other.
+        values: for each column of `_LISTED`, its distinct values as JSON strings, separated by
+            commas. None means more than `_MOST_LISTED` values: the file may hold any value.
+        prints: number of a piece → three bytes of the digest of each id in the piece, sorted. The
+            digest of an id determines its piece. A lookup reads one piece of each file, and the
+            same piece of all files lies together in the database.
     """
 
     values: tuple[str | None, ...]
@@ -106,7 +106,7 @@ def files_of_span(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
     """The files that may hold records of the span, ordered by writer and number.
 
     Args:
-        db: of the log, with the catalogue attached if there is one.
+        db: database of the log; its catalogue is attached if there is one.
     """
     conditions, values = _bounds(span)
     try:
@@ -139,7 +139,7 @@ def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str
     files that are gone.
 
     Raises:
-        sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
+        sqlite3.DatabaseError: the catalogue is damaged; the caller must `discard` it.
     """
     files = present(db)
     (token,) = db.execute("SELECT token FROM files_token").fetchone()
@@ -175,7 +175,7 @@ def is_whole(db: sqlite3.Connection, folder: Path) -> bool:
     """Whether every file has an entry of its digest, and there are no other entries.
 
     Raises:
-        sqlite3.DatabaseError: the catalogue is damaged: `discard` it.
+        sqlite3.DatabaseError: the catalogue is damaged; the caller must `discard` it.
     """
     if not exists(folder):
         return False

@@ -23,10 +23,11 @@ class Chain:
     """A walk along one writer's records; `seq` and `chain` are those of the last record seen.
 
     Args:
-        marks: numbers of records whose chain to keep in `marked` on the way.
-        expired: ranges in which payloads went by their age; of how many, `gone` counts.
-        absent: every other record that has no payload. Its digests hold without; whether an erasure
-            is on record, the log alone can say.
+        marks: numbers of the records whose chain the walk stores in `marked`.
+        expired: ranges of records whose payloads were removed because of their age. `gone` counts
+            the payloads that these ranges explain.
+        absent: other records without a payload. Their digests are still checked; only the log knows
+            whether their erasure is on record.
     """
 
     writer: str

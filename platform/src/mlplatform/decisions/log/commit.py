@@ -60,14 +60,17 @@ class AsyncGroupCommit:
 
     Args:
         writer: the name under which this process numbers its records.
-        max_batch: entries of one transaction; a larger submission still goes as one.
-        max_wait_ms: how long the loop itself holds back what is submitted under load, so that it
-            goes together and the thread is woken once for it. A lone submission waits for nothing.
-        reached_ms: the event time before which the owner has nothing left to submit, asked each
-            second: it moves the watermark of an idle writer. Without it only records move it.
-        relief: takes what is queued while one call of the log lasts longer than SLOW_S.
-        expected: the most submissions that can be waiting: once that many wait, no more will come.
-            0: that is not known.
+        max_batch: most entries in one transaction. A larger submission still goes in one
+            transaction.
+        max_wait_ms: milliseconds for which the loop collects submissions under load, so that it
+            wakes the thread once for all of them. A single submission does not wait.
+        reached_ms: returns the event time before which the owner has nothing left to submit. It is
+            called once a second and moves the watermark of an idle writer. None means that only
+            records move the watermark.
+        relief: takes the queued entries while a call of the log lasts longer than SLOW_S; None
+            means that they wait.
+        expected: returns the largest number of submissions that can wait at the same time. When
+            that many wait, the loop stops collecting. 0 means that the number is not known.
     """
 
     def __init__(
@@ -104,11 +107,9 @@ class AsyncGroupCommit:
         each handing over costs a lock, a system call and, on one core, a switch of threads.
         Cancelling the future does not take the entries back.
 
-        Cancelling the future does not take the entries back.
-
         Raises:
             Busy: too much is queued.
-            Refused: this was closed.
+            Refused: this object was closed.
         """
         self._committer.check(self._size)
         answer: asyncio.Future[list[Outcome]] = self._loop.create_future()

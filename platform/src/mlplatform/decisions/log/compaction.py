@@ -76,7 +76,7 @@ def records_of(folder: Path, parts: Sequence[SealedFile]) -> pa.Table:
     """The records of files, joined in order.
 
     Raises:
-        Corrupt: a file is missing, or not what its digest says.
+        Corrupt: a file is missing, or it does not match its digest.
     """
     import pyarrow as pa
 

@@ -63,10 +63,12 @@ class PendingErasures:
     """The erasures on record that may not be carried out yet.
 
     Args:
-        numbers: by writer, the records whose payload goes, in order.
-        decisions: ids, whose kept answers go.
-        ranges: by writer, records among which a model's payloads go by their age.
-        reached: by writer of erasures, its last record that is done once all of these are.
+        numbers: writer → numbers of the records whose payload is erased, ascending.
+        decisions: ids of the decisions whose stored answers are erased.
+        ranges: writer → ranges of records in which a model's payloads are removed because of their
+            age.
+        reached: writer of erasures → number of its last record that is done when all of these are
+            done.
     """
 
     numbers: Mapping[str, Sequence[int]]
@@ -94,8 +96,8 @@ class OnRecord:
     """Every payload that may be missing, by what is on record.
 
     Args:
-        numbers: by writer, of erasures.
-        ranges: by writer, of retention.
+        numbers: writer → numbers of the records whose erasure is on record.
+        ranges: writer → ranges of records whose retention has ended.
     """
 
     numbers: Mapping[str, Set[int]]
@@ -115,7 +117,7 @@ def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | 
     An erasure of records that come from a log elsewhere, and have not come yet, waits for them.
 
     Raises:
-        Corrupt: an erasure record is not what was logged.
+        Corrupt: the payload of an erasure record is damaged.
     """
     heads = {w.writer: w.seq for w in tables.writers(db)}
     done = _done(db)
@@ -148,7 +150,7 @@ def on_record(folder: Path) -> OnRecord:
     """The payloads whose erasure, or end of retention, is on record.
 
     Raises:
-        Corrupt: a record of it is not what was logged.
+        Corrupt: the payload of an erasure or retention record is damaged.
     """
     rows = _records_of(folder, Span(kinds=KEPT_KINDS, columns=_COLUMNS))
     erasures = [erasure_of(row["payload"]) for row in rows if row["kind"] == "erasure"]
@@ -160,7 +162,7 @@ def ranges_to_expire(folder: Path) -> Mapping[str, Sequence[ExpiredRange]]:
     """Ranges by writer in which payloads may be missing because of their age.
 
     Raises:
-        Corrupt: a record of it is not what was logged.
+        Corrupt: the payload of a retention record is damaged.
     """
     return _expired(folder, _records_of(folder, Span(kinds=("retention",), columns=_COLUMNS)))
 
@@ -169,7 +171,7 @@ def rules_of(folder: Path, model: str) -> list[RetentionRule]:
     """The retention rules of a model that this log itself has on record.
 
     Raises:
-        Corrupt: a record of it is not what was logged.
+        Corrupt: the payload of a retention record is damaged.
     """
     own = _own_writers(folder)
     rows = _records_of(folder, Span(model, ("retention",), columns=_COLUMNS))
@@ -206,7 +208,8 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     log that is being read) stays pending for the next call.
 
     Args:
-        most_records: of files that are written again; the files after them wait for the next call.
+        most_records: most records in the files that one call writes again; other files wait for the
+            next call.
     """
     todo = pending_erasures(db, folder)
     if todo is None:

@@ -36,11 +36,11 @@ class ErasureRequest:
     """The payloads that an act erases, and who asks for it.
 
     Args:
-        decision_id: every record of this decision.
-        unit: every record of each decision about this customer, by the pseudonym in `Record.unit`.
-            One of the two is given.
-        model: of this model alone.
-        act: a new id, by which all records of the act are known.
+        decision_id: erase every record of this decision.
+        unit: erase every record of each decision about this customer, given by the pseudonym in
+            `Record.unit`. Exactly one of `decision_id` and `unit` is given.
+        model: erase only records of this model; None means all models.
+        act: new id that all records of the act share.
     """
 
     act: str
@@ -56,10 +56,14 @@ class ErasureResult:
     """The result of an act.
 
     Args:
-        records: whose payload it erased; `known` are those of earlier acts.
-        spilled: records that it is about and that are not in the log yet: their payload stays.
-        is_done: no copy is left in the log; else the next seal, or the same act again, goes on.
-        is_replicated: records of this log come from logs elsewhere, which have them for a while.
+        records: number of records whose payload the act erased. `known` counts records that an
+            earlier act erased.
+        spilled: number of spilled records that the act is about; they are not in the log yet, and
+            their payloads stay.
+        is_done: no copy of the payloads is left in the log. False means that the next seal, or the
+            same act again, continues.
+        is_replicated: this log holds records from other logs, which keep the payloads for some
+            time.
     """
 
     act: str
@@ -83,13 +87,13 @@ def erase(
     """Put an erasure on record and carry it out.
 
     Args:
-        folder: of the log.
-        now_ms: wall time.
+        folder: the log's folder.
+        now_ms: wall time in epoch milliseconds.
 
     Raises:
         InputInvalid: neither a decision nor a unit is given, or both.
-        Busy: another process seals for a minute on end. Before the act is on record, nothing is
-            done; after it, that process carries it out.
+        Busy: another process has sealed for a minute without a break. If the act is not on record
+            yet, nothing is done; else that process carries it out.
         Corrupt: the log is damaged.
     """
     _check(request)
@@ -132,7 +136,7 @@ def record_rows(
         views: model → names of its external views.
 
     Raises:
-        Busy: another process seals for a minute on end; nothing is on record.
+        Busy: another process has sealed for a minute without a break; nothing is on record.
     """
     event_ms = log.latest_event_ms() or now_ms
     entries = [
@@ -157,8 +161,9 @@ class Preview:
     """The records that an act would be about now.
 
     Args:
-        records: whose payload it would erase; `known` are those of earlier acts.
-        spilled: records that it is about and that are not in the log yet.
+        records: number of records whose payload the act would erase. `known` counts records that an
+            earlier act erased.
+        spilled: number of spilled records that it would be about; they are not in the log yet.
     """
 
     decisions: int

@@ -26,12 +26,15 @@ class FileCheck:
     """A file, with the values that it must match.
 
     Args:
-        sha256: by the manifest, where it was never merged.
-        start: the chain before its first record; None where no entry of the manifest ends there.
-        ends: the chain where entries of the manifest end within it.
-        marks: numbers of records whose chain is asked for.
-        is_catalogued: the catalogue says that it has an entry for every file.
-        expired: where payloads of its writer went by their age.
+        sha256: digest that the file must have: the manifest's, or the file list's for a merged or
+            rewritten file.
+        start: chain before the first record of the file; None if no entry of the manifest ends
+            there.
+        ends: number of a record → chain there, for the entries of the manifest that end in this
+            file.
+        marks: numbers of further records whose chain the check returns.
+        is_catalogued: the catalogue claims an entry for every file.
+        expired: ranges in which payloads of the file's writer were removed because of their age.
     """
 
     folder: Path
@@ -49,10 +52,10 @@ class FileFinding:
     """The findings about a file.
 
     Args:
-        gone: records whose payload went by its age.
+        gone: number of records whose payload was removed because of its age.
         absent: other records without a payload.
-        is_misled: the catalogue says of it what is not so; if it is listed still, that is
-            `catalogue_problem`.
+        is_misled: the catalogue's entry for the file is missing or wrong. If the file is still
+            listed, `catalogue_problem` has the finding.
     """
 
     findings: list[str] = field(default_factory=list)

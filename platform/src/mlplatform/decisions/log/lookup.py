@@ -22,7 +22,7 @@ def logged_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, A
     """The records of a decision in the log, with every column and the payload parsed.
 
     Raises:
-        NotFound: it holds nothing.
+        NotFound: the log holds no record of the decision.
     """
     table = log.read(Span(decision_id=decision_id, columns=tuple(COLUMNS)))
     if table.num_rows == 0:
@@ -37,10 +37,10 @@ def erased_by(log: SqliteDecisionLog, records: Sequence[Mapping[str, Any]]) -> s
     """Why the payload of a decision is missing, as a clause; None if it is there.
 
     Args:
-        records: of `logged_records`.
+        records: the decision's records, as `logged_records` returns them.
 
     Raises:
-        Corrupt: an erasure is not what was logged.
+        Corrupt: the payload of an erasure record is damaged.
     """
     own = [r for r in records if r["kind"] in ("decision", "inference", "shadow")]
     gone = [record for record in own if record["payload"] is None]
@@ -85,8 +85,8 @@ def askers(
     payload.
 
     Args:
-        from_ms, to_ms: event times between which all of them are, if that is known: without, every
-            record is looked at.
+        from_ms, to_ms: event times that enclose all of these decisions, `to_ms` exclusive. None
+            means that the times are not known, and every record is searched.
     """
     span = Span(
         model=model,
@@ -109,7 +109,7 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
     marked.
 
     Raises:
-        NotFound: there is nothing.
+        NotFound: there is no record of the decision.
     """
     # spills first: what is moved into the log after this is found twice, and shown once
     spilled = log.spilled_records(decision_id)

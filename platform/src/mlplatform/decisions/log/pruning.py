@@ -21,10 +21,10 @@ def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, 
     the other log's chain differs from this one's, nothing is dropped, because it has other records.
 
     Args:
-        seq: the last record that the other log has, `chain` the chain there.
-        before_ms: of wall time; the first record that was made then or later, and all after it,
-            stay.
-        now_ms: wall time, by which keys expire.
+        seq: number of the last record that the other log has; `chain` is the chain there.
+        before_ms: wall time. The first record that was recorded at this time or later stays, and so
+            do all records after it.
+        now_ms: wall time against which the life of idempotency keys is checked.
     """
     path = folder / tables.DATABASE
     dropped = 0

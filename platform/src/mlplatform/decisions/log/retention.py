@@ -24,9 +24,10 @@ class HeldPayloads(NamedTuple):
     unsealed records.
 
     Args:
-        first, last: numbers of the records among which they are.
-        payloads: how many; 0 where nobody looked, as none can be due.
-        from_ms, to_ms: event times of the model's own records, inclusive.
+        first, last: numbers of the first and the last record of the group, both inclusive.
+        payloads: number of payloads; 0 means that they were not counted, because none of them can
+            be due.
+        from_ms, to_ms: earliest and latest event time of the model's records in the group.
     """
 
     writer: str
@@ -42,13 +43,18 @@ class DuePayloads:
     """The payloads of a model that are due.
 
     Args:
-        before_ms: what is older goes in this pass; None where nothing does.
-        due_ms: what is older is due, also what `MOST_DAYS` or the day of rest holds back.
-        payloads: of this pass; `later` are as due, and wait for the next passes.
-        ranges: of this pass, by writer.
-        oldest_ms: event time of the oldest payload; None where there is none.
-        next_ms: event time at which the next that is not due will be.
-        rests_until_ms: of wall time; the last pass was less than a day ago.
+        before_ms: event time; payloads of older records are removed in this pass. None means that
+            nothing is removed.
+        due_ms: event time; payloads of older records are due, including those that `MOST_DAYS` or
+            the day of rest postpones.
+        payloads: number of payloads that this pass removes. `later` counts due payloads that wait
+            for later passes.
+        ranges: writer → first and last numbers of the records whose payloads this pass removes.
+        oldest_ms: event time of the oldest payload; None if there is no payload.
+        next_ms: event time at which the next payload becomes due; None if there is no later
+            payload.
+        rests_until_ms: wall time until which no pass runs, because the last one was less than a day
+            ago; None if a pass may run.
     """
 
     due_ms: int
@@ -86,9 +92,9 @@ def due_payloads(
     """The payloads that go now and those that wait, and when the next are due.
 
     Args:
-        held: what no rule covers, all of it.
-        rules: of the model.
-        now_ms: as `reached_ms` says.
+        held: all payloads of the model that no rule covers yet.
+        rules: retention rules of the model that are on record.
+        now_ms: present event time, from `reached_ms`.
     """
     due_ms = now_ms - payload_days * DAY_MS
     due = [one for one in held if one.to_ms < due_ms]

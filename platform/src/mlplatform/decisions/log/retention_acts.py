@@ -58,12 +58,12 @@ def due(
     time.
 
     Args:
-        folder: of the log.
-        payload_days: as model.yaml declares them.
+        folder: the log's folder.
+        payload_days: days for which model.yaml keeps payloads.
 
     Raises:
-        Unavailable: it does not answer.
-        Corrupt: it is damaged.
+        Unavailable: the log does not answer.
+        Corrupt: the log is damaged.
     """
     now_ms = reached_ms(log.latest_event_ms(), wall_ms)
     if now_ms is None:
@@ -89,7 +89,7 @@ def record(
     Returns as `due`.
 
     Args:
-        act: a new id.
+        act: new id of the act.
 
     Raises:
         Busy: another process seals; nothing is recorded.
@@ -128,7 +128,7 @@ def carry_out(folder: Path) -> bool:
     to do.
 
     Raises:
-        Busy: another process seals; it carries that out.
+        Busy: another process is sealing and removes them itself.
     """
     path = folder / tables.DATABASE
     with seal.lock(folder), Translation(path), closing(sqlite.connect(path)) as db:

@@ -64,7 +64,7 @@ def steps(
     do, the cost is a few queries, however many segments there are.
 
     Raises:
-        Corrupt: a record to be sealed is not what its digest says.
+        Corrupt: a record to be sealed does not match its digest.
     """
     try:
         yield from erasure.steps(db, folder, compaction.MOST_RECORDS)

@@ -26,11 +26,12 @@ class SealedFile:
     """A file with a range of one writer's records: one segment as it was sealed, or several merged.
 
     Args:
-        file: its number, given once.
-        sha256: of the file.
-        apart: 0 as it was sealed. Else it is merged, or was written again without some payloads,
-            the number says how often; and it lies beside the folders of the writers: the release
-            before, which may go on for a while, removes what it does not know from these.
+        file: unique number of the file.
+        sha256: digest of the file.
+        apart: 0 for a segment as it was sealed. Other files were merged, or written again without
+            some payloads; the number counts the versions. They lie beside the folders of the
+            writers, because the previous release, which may still run, deletes unknown files in
+            those folders.
     """
 
     file: int
@@ -59,7 +60,7 @@ def present(
     """The files that hold the sealed records, ordered by writer and number.
 
     Args:
-        where: a condition over their fields, with its values.
+        where: SQL condition over the columns `FIELDS`; `values` are its parameters.
     """
     query = f"SELECT {FIELDS} FROM files WHERE {where} ORDER BY writer, first LIMIT ?"
     return [SealedFile(*row) for row in db.execute(query, (*values, limit))]

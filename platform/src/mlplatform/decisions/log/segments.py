@@ -42,10 +42,10 @@ class Segment:
     """An entry of the manifest: the range of a writer that one file held when it was sealed.
 
     Args:
-        from_ms: the least event time in the file; `to_ms` is the largest, inclusive.
-        chain: the writer's chain after the last record.
-        sha256: of the file.
-        previous: digest of the entry before, zeros for the first.
+        from_ms: earliest event time in the file; `to_ms` is the latest, inclusive.
+        chain: the writer's chain after the last record of the file.
+        sha256: digest of the file.
+        previous: digest of the entry before this one; zeros for the first entry.
     """
 
     number: int
@@ -194,7 +194,7 @@ def stored(path: Path, after: int = 0) -> Iterator[list[tuple[Any, ...]]]:
     """The `records`, for callers that can't continue without the file.
 
     Raises:
-        Corrupt: it is missing or not readable.
+        Corrupt: the file is missing or not readable.
     """
     import pyarrow as pa
 

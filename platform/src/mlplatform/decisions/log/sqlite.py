@@ -111,12 +111,14 @@ class SqliteDecisionLog:
     the last process that claimed it.
 
     Args:
-        folder: holds decisions.db and segments/; made at first use.
-        wall_ms: wall time, for heartbeats and the life of idempotency keys.
-        durable: fsync each append (`durability: disk`), not only survive killed processes.
-        segment_rows: the least and the most records that a segment holds.
-        lock_wait_ms: how long an append waits for another process's transaction.
-        projection: follows the records that this process writes, each in its own transaction.
+        folder: folder that holds decisions.db and segments/; it is created at first use.
+        wall_ms: returns the wall time for heartbeats and for the life of idempotency keys.
+        durable: fsync each append (`durability: disk`). Without it, appends survive killed
+            processes but not power loss.
+        segment_rows: least and largest number of records in a segment.
+        lock_wait_ms: milliseconds for which an append waits for another process's transaction.
+        projection: state that is updated with the records that this process writes, in the same
+            transactions; None means no such state.
     """
 
     def __init__(
@@ -170,7 +172,8 @@ class SqliteDecisionLog:
         """Append entries that are in their stored form.
 
         Args:
-            known: by position, those whose key was answered elsewhere; they are not written.
+            known: position in `items` → the earlier answer, for items whose key was answered
+                elsewhere; these are not written.
         """
         with self._lock, _refusing_what_cannot_be_stored():
             try:
@@ -259,8 +262,8 @@ class SqliteDecisionLog:
         """Check the log with these options; what was intact is remembered.
 
         Args:
-            new_only: leave out the segments that an earlier check found whole.
-            cores: processes that check segments.
+            new_only: leave out the segments that an earlier check found intact.
+            cores: number of processes that check segments.
         """
         spilled = self.backlogs()
         since = verified_head.last(self._folder) if new_only else None

@@ -51,9 +51,9 @@ def verify(
     processes of their own, so that the write-ahead log does not wait for them.
 
     Args:
-        db: in no transaction.
-        since: the head at an earlier check that found nothing: what was sealed by then is left out,
-            and so is the database file as such.
+        db: connection without an open transaction.
+        since: head of the log at an earlier check that found nothing. Records that were sealed by
+            then are left out, and so is the check of the database file itself.
     """
     db.text_factory = lambda data: data.decode("utf-8", "replace")
     walk = _Walk(db, folder, anchor, since)
@@ -90,9 +90,10 @@ class _Writer:
     """The state of one writer's check.
 
     Args:
-        chain: the walk over the records that no file holds.
-        rows: what was found on it.
-        ends: the chain where each new entry of the manifest ends, by the number of the record.
+        chain: walk over the records that no file holds.
+        rows: findings of that walk.
+        ends: number of a record → chain there, for each new entry of the manifest that ends at the
+            record.
     """
 
     chain: Chain

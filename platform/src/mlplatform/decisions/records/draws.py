@@ -16,8 +16,10 @@ class LoggedDraw(msgspec.Struct, frozen=True):
     """The draw for a request whose outcome the model's decision hides, if a slice is explored.
 
     Args:
-        propensity: chance (0-1) with which it was let through; None: the record is of no draw.
-        explored: it was. explored_instead_of: the model's decision, where it was.
+        propensity: chance (0-1) with which the request was let through; None means that the record
+            has no draw.
+        explored: whether the request was let through.
+        explored_instead_of: the model's own decision; None if the request was not let through.
     """
 
     propensity: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -35,10 +37,10 @@ def logged_draws(decisions: pa.Table) -> dict[str, LoggedDraw]:
     """Draws by decision, in the order of the records; decisions without a draw are left out.
 
     Args:
-        decisions: decision_id and payload.
+        decisions: table with the columns decision_id and payload.
 
     Raises:
-        Corrupt: names the decision whose payload holds no such draw.
+        Corrupt: a payload holds an invalid draw; the error names the decision.
     """
     columns = (decisions.column(name).to_pylist() for name in ("decision_id", "payload"))
     found: dict[str, LoggedDraw] = {}

@@ -22,10 +22,10 @@ class Erasure(msgspec.Struct, frozen=True, omit_defaults=True):
     each model whose external views had rows of the unit.
 
     Args:
-        act: the id that all records of the act share.
-        by: the person who did it, as they said.
-        records: by writer, the numbers of the records whose payload is erased.
-        views: external views from which rows are taken.
+        act: id that all records of the act share.
+        by: name of the person who erased, as that person gave it.
+        records: writer → numbers of the records whose payload is erased.
+        views: names of the external views whose rows are removed.
     """
 
     act: str
@@ -65,7 +65,7 @@ def erasure_of(payload: str | None) -> Erasure:
     """The erasure in a record's payload.
 
     Raises:
-        Corrupt: it is the payload of no erasure.
+        Corrupt: the payload is not that of an erasure.
     """
     try:
         return _decode(payload or "")
@@ -86,10 +86,11 @@ def acts_on(records: Sequence[Mapping[str, Any]]) -> list[tuple[Erasure, int]]:
     """The acts among the records of one decision, each with its wall time in milliseconds.
 
     Args:
-        records: as `lookup.logged_records` gives them, payloads parsed.
+        records: the decision's records as `lookup.logged_records` returns them, with parsed
+            payloads.
 
     Raises:
-        Corrupt: one of them is no erasure.
+        Corrupt: the payload of an erasure record is damaged.
     """
     try:
         return [

@@ -88,7 +88,8 @@ def find(db: sqlite3.Connection, key: Key, *, earlier: bool) -> StoredAnswer | N
     """The answer kept under a client, model and key.
 
     Args:
-        earlier: look among keys of an earlier release too, which `has_earlier` says there are.
+        earlier: search the keys of an earlier release too; `has_earlier` tells whether there are
+            any.
     """
     row = db.execute(_FIND, (key_digest(*key),)).fetchone()
     if row is not None:
@@ -121,7 +122,7 @@ class KeyWriter:
     """Writes keys in transactions of its caller, who reports a transaction that failed.
 
     Args:
-        db: inside a write transaction at every call but `forget`.
+        db: connection that is inside a write transaction at every call but `forget`.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -138,7 +139,8 @@ class KeyWriter:
         """Store the answers of items that have a key.
 
         Raises:
-            KeyTaken: roll back; something is kept under one of them, or two are the same.
+            KeyTaken: an answer is stored under one of the keys already, or two items have the same
+                key. The caller must roll back.
         """
         keys = [key_digest(*key) for item in items if (key := item.key) is not None]
         if len(set(keys)) < len(keys) or self._are_kept(keys, items):

@@ -29,7 +29,7 @@ def in_order(labels: pa.Table, task: str = "binary") -> pa.Table:
     """The labels that have a value, ordered so that the last row of each decision counts.
 
     Args:
-        labels: with the `label_columns` of the task, in any order.
+        labels: table with the `label_columns` of the task, in any order.
     """
     known = labels.filter(pc.is_valid(labels[LABEL_VALUES[task]]))
     return known.sort_by([(name, "ascending") for name in (*_ARRIVAL, LABEL_VALUES[task])])
@@ -39,8 +39,9 @@ def last_labels(labels: pa.Table, *, until_ms: int | None = None) -> dict[str, i
     """Decision → its last label, 0 or 1.
 
     Args:
-        labels: with `LABEL_COLUMNS`, in any order.
-        until_ms: labels that arrived later, in event time, are not known.
+        labels: table with `LABEL_COLUMNS`, in any order.
+        until_ms: event time; labels that arrived later are left out. None means that all labels
+            count.
     """
     return {i: label for i, (_, label) in dated_labels(labels, until_ms=until_ms).items()}
 

@@ -22,9 +22,10 @@ class InputColumns:
     """The values from which decisions were made.
 
     Args:
-        facts: event time, request fields and features, as columns.
-        matrix: the plan's inputs of them, rows by inputs.
-        newest: by feature view, the newest snapshot that was read (epoch ms); None: none was.
+        facts: event time, request fields and features, one column each.
+        matrix: the plan's inputs, computed from the facts [rows, inputs].
+        newest: feature view → newest snapshot that the decisions read, in epoch milliseconds; None
+            if they read none.
     """
 
     facts: pa.Table
@@ -55,10 +56,10 @@ class LoggedInputs:
         erased.
 
         Args:
-            rows: with `event_ms` and `payload`.
+            rows: table with the columns `event_ms` and `payload`.
 
         Raises:
-            Corrupt: a payload is not what was logged.
+            Corrupt: a payload does not have the form of a decision's payload.
         """
         try:
             texts = rows["payload"].to_pylist()

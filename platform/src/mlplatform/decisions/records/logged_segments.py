@@ -39,10 +39,10 @@ class LoggedSegments:
         A row whose payload is empty or was erased lies in segments of time alone.
 
         Args:
-            rows: with `event_ms` and `payload`.
+            rows: table with the columns `event_ms` and `payload`.
 
         Raises:
-            Corrupt: a payload is not what was logged.
+            Corrupt: a payload does not have the form of a decision's payload.
         """
         event_ms = rows["event_ms"].to_numpy()
         requests, features = self._values(rows) if self._names else ({}, {})

@@ -27,11 +27,11 @@ class Idempotency(msgspec.Struct, frozen=True):
     where that is more; without any of them it stays.
 
     Args:
-        body_digest: of the request; its first `BODY_DIGITS` characters tell bodies apart.
-        impersonal: but for the decision's id and score, the answer says only what a model says to
-            everybody, so that its text may outlast the erasure of a person.
-        ends: keys of this client and model whose claim ends with this record: what they stand
-            for may be said again, and is a record then. A label ends that of its opposite.
+        body_digest: digest of the request's body; its first `BODY_DIGITS` characters are compared.
+        impersonal: apart from the decision's id and score, the answer has only texts that the model
+            gives to everybody. Such a text may stay when a person's data is erased.
+        ends: other keys of this client and model whose claim ends with this record. A later record
+            with such a key is written again. A label ends the claim of the opposite label.
     """
 
     client: str
@@ -90,7 +90,7 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     """An answer that was given under an idempotency key.
 
     Args:
-        body_digest: as it came, or its first `BODY_DIGITS` characters.
+        body_digest: the full digest, or its first `BODY_DIGITS` characters.
     """
 
     answer: bytes
@@ -112,13 +112,15 @@ class Span:
     """The records to read; a field of None does not filter.
 
     Args:
-        to_ms: exclusive; both bounds are of `event_ms`.
-        after: per writer, the last number already read; writers not named are read whole.
-        unit: of a customer, as `Record.unit`; every file is opened for it.
-        decision_id_starts: the first digits of a decision's id, as the id of its trace holds them.
-        decision_ids: of any of these; for one, `decision_id` costs less.
-        limit: at most this many records of each writer, the first ones.
-        columns: names of records.COLUMNS; the payload is read only when named here.
+        to_ms: end of the span, exclusive. Both `from_ms` and `to_ms` are event times.
+        after: writer → last number already read; writers that are not named are read from the
+            start.
+        unit: pseudonym of a customer (`Record.unit`); the read opens every file for it.
+        decision_id_starts: first digits of the decision ids, for example the id of a trace that
+            began with the decision.
+        decision_ids: records of any of these decisions; for one decision, `decision_id` costs less.
+        limit: most records of each writer; the first ones are read.
+        columns: names of records.COLUMNS; the payload is read only if it is named here.
     """
 
     model: str | None = None
@@ -212,8 +214,8 @@ class DecisionLog(Protocol):
         entries.
 
         Raises:
-            StaleFence: another process has written under this writer's name; stop.
-            InputInvalid: a record that cannot be stored; nothing of the batch was.
+            StaleFence: another process has written under this writer's name; the caller must stop.
+            InputInvalid: a record cannot be stored; nothing of the batch was written.
         """
         ...
 
@@ -227,7 +229,7 @@ class DecisionLog(Protocol):
 
         Raises:
             Busy: another process is sealing.
-            Corrupt: a record to be sealed is not what its digest says; nothing of it was sealed.
+            Corrupt: a record to be sealed does not match its digest; nothing of it was sealed.
         """
         ...
 

@@ -75,7 +75,7 @@ def prepared(entry: Entry) -> StorableRecord:
     """The entry in the form in which it will be appended.
 
     Raises:
-        InputInvalid: it is no record that can be stored; see stored_form.
+        InputInvalid: the record cannot be stored; `stored_form` says why.
     """
     return StorableRecord(stored_form(entry.record), entry.idempotency)
 

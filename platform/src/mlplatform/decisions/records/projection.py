@@ -21,7 +21,7 @@ class Projection(Protocol):
     """State that is made from records, each counted once.
 
     Args:
-        tables: DDL, idempotent, of the tables that it has in the log's database.
+        tables: idempotent DDL of the tables that the projection has in the log's database.
     """
 
     @property
@@ -36,7 +36,7 @@ class Projection(Protocol):
         A projection that was absent for earlier records of any writer reads those first.
 
         Args:
-            before: the number of the writer's last record before these.
+            before: number of the writer's last record before `records`.
 
         Where it raises, its part of the transaction is rolled back, and the records are written.
         """

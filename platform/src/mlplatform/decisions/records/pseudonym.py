@@ -27,7 +27,7 @@ def key_of(home: Home) -> bytes:
     """The pseudonym key of a home folder's installation.
 
     Raises:
-        ConfigInvalid: it is to be shared with other homes, and is not there or no such key.
+        ConfigInvalid: the key is to be shared with other homes, and its file is missing or invalid.
     """
     shared = home.shared_pseudonym_key
     if shared is None:
@@ -46,8 +46,8 @@ def load_or_create_key(path: Path) -> bytes:
     Losing it unlinks every stored record from its customer; it is never logged or exported.
 
     Raises:
-        Corrupt: the file holds something else. With a shorter key, or none, what it stands for
-            could be guessed.
+        Corrupt: the file does not hold a key of the right length. With a shorter key, somebody
+            could guess whom the pseudonyms stand for.
     """
     if not path.exists():
         # Several processes may start at once: the first one's key is everybody's.

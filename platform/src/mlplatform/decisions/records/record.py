@@ -183,8 +183,8 @@ def stored_form(record: Record) -> Sealable:
     """The record as it is stored and hashed; reading it back gives the same bytes.
 
     Raises:
-        InputInvalid: a field has another type than declared, the score is not finite, the label is
-            not 0 or 1, or the payload holds something that JSON has no form for.
+        InputInvalid: a field does not have its declared type, the score is not finite, the label is
+            not 0 or 1, or JSON cannot represent the payload.
     """
     *scalars, payload = msgspec.structs.astuple(record)
     score = scalars[_SCORE]

@@ -37,8 +37,8 @@ class ExpiredRange(NamedTuple):
     """A range of one writer's records in which a model's payloads are removed, or will be.
 
     Args:
-        first, last: numbers, both inclusive.
-        before_ms: of event time; what is of then or later has its payload.
+        first, last: numbers of the first and the last record of the range, both inclusive.
+        before_ms: event time; payloads of older records are removed, others stay.
     """
 
     model: str
@@ -60,11 +60,11 @@ class Retention(msgspec.Struct, frozen=True):
     """The payload of a retention record; a pass over a model writes one.
 
     Args:
-        payload_days: as model.yaml declared them.
-        before_ms: of event time; payloads of the record's model that are older go.
-        payloads: how many, when it was recorded.
-        ranges: by writer, first and last number of records among which no younger one is of the
-            model, in order.
+        payload_days: days for which model.yaml kept payloads at the time of the pass.
+        before_ms: event time; payloads of the model's older records are removed.
+        payloads: number of these payloads when the pass was recorded.
+        ranges: writer → first and last numbers of ranges of records, ascending. All records of the
+            model in a range are older than `before_ms`.
     """
 
     act: str
@@ -78,7 +78,7 @@ class RetentionRule(NamedTuple):
     """A retention record with its model and time.
 
     Args:
-        recorded_ms: of wall time.
+        recorded_ms: wall time at which the record was written.
     """
 
     model: str
@@ -120,10 +120,10 @@ def rule_of(row: Mapping[str, Any]) -> RetentionRule:
     """The rule in a retention record.
 
     Args:
-        row: its model, recorded_ms and payload.
+        row: mapping with the record's model, recorded_ms and payload.
 
     Raises:
-        Corrupt: it is the payload of no retention.
+        Corrupt: the payload is not that of a retention record, or recorded_ms is not a time.
     """
     if not 0 <= row["recorded_ms"] <= _LAST_MS:
         raise Corrupt(f"a retention was recorded at {row['recorded_ms']} ms, which is not a time")
@@ -151,7 +151,7 @@ def expired_ranges(rules: Iterable[RetentionRule]) -> dict[str, tuple[ExpiredRan
 
 
 def _joined(ranges: Iterable[ExpiredRange]) -> list[ExpiredRange]:
-    """Args: ranges: of one model, by their first numbers."""
+    """Args: ranges: ranges of one model, sorted by their first numbers."""
     found: list[ExpiredRange] = []
     for one in ranges:
         if found and one.first <= found[-1].last + 1:

@@ -140,8 +140,9 @@ class ReplicatedWriter(NamedTuple):
     """A writer whose records come from a log elsewhere.
 
     Args:
-        session: of the table of writers, at which that was so; at another it writes here itself.
-        spilled: records that its gateway had spilled when it was last heard of.
+        session: session number of the writer when its records came from elsewhere. If the table of
+            writers has another number now, the writer writes here itself.
+        spilled: number of spilled records that its gateway reported last.
     """
 
     session: int

@@ -54,11 +54,12 @@ class AppendPlan:
     """The plan for some items of one writer.
 
     Args:
-        rows: to append, in order, as they are stored.
-        head: after them.
-        offset: the last one that was true of a place here; None where none came.
-        finding: what ended the walk before the last item.
-        repeated: records that were here already, and the same.
+        rows: stored rows to append, in order.
+        head: end of the writer's records after the append.
+        offset: last offset among the items that matches the writer's place here; None if none
+            matches.
+        finding: reason why the walk stopped before the last item; None if it reached the end.
+        repeated: number of items whose records were here already, unchanged.
     """
 
     rows: tuple[tuple[Any, ...], ...]
@@ -82,10 +83,10 @@ def append_plan(
     out of date, or comes from a log that lost its end.
 
     Args:
-        items: in the order in which they came.
-        known: of those among them that this log has, by number.
-        erased: numbers of the writer's records whose erasure is on record here. One that comes
-            without its payload before its erasure came is asked for again.
+        items: the writer's items in the order in which they arrived.
+        known: number → record, for those records of `items` that this log has already.
+        erased: numbers of the writer's records whose erasure is on record here. A record outside
+            this set that arrives without its payload is requested again.
     """
     places = dict(known)
     rows: list[tuple[Any, ...]] = []

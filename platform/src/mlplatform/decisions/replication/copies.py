@@ -48,8 +48,8 @@ class ReplicatedRecord(msgspec.Struct, frozen=True, array_like=True, tag="record
     """A stored record with the number that its writer gave it.
 
     Args:
-        scalars: in the order of SCALARS[2:], truth as 0 or 1.
-        payload: JSON text as it was hashed; None where it was erased.
+        scalars: values in the order of SCALARS[2:]; booleans are 0 or 1.
+        payload: JSON text as it was hashed; None if it was erased.
     """
 
     writer: str
@@ -75,8 +75,9 @@ class ReplicaOffset(msgspec.Struct, frozen=True, array_like=True, tag="stand"):
     """A writer's progress in its own log: its last record, and its watermark.
 
     Args:
-        event_ms: nothing that comes later is before it, spilled records included.
-        closed: it has closed; a later message reopens it.
+        event_ms: watermark of the writer: no later record, spilled ones included, has an earlier
+            event time. None if it is not known.
+        closed: the writer has closed; a later message opens it again.
     """
 
     writer: str
@@ -103,10 +104,10 @@ def decoded(data: bytes, source: str) -> Item:
     """The item in a message that `encoded` made.
 
     Args:
-        source: where it was found, for the error.
+        source: place where the message was found, for the error.
 
     Raises:
-        InputInvalid: it is no record and no offset, or could not be stored.
+        InputInvalid: the message is not a record or an offset, or it cannot be stored.
     """
     try:
         item = _decoder.decode(data)
@@ -134,7 +135,7 @@ def opened(folder: Path) -> Iterator[CopyReader]:
     """A reader of the log in this folder, open within the block.
 
     Raises:
-        Unavailable: there is none, or it can't be opened.
+        Unavailable: there is no log, or it cannot be opened.
     """
     with closing(SqliteDecisionLog(folder)) as log:
         yield CopyReader(folder, log)
@@ -144,8 +145,8 @@ class CopyReader:
     """Reads a log that other processes write, to replicate it.
 
     Args:
-        folder: of the log.
-        log: the same one.
+        folder: the log's folder.
+        log: the log in that folder.
     """
 
     def __init__(self, folder: Path, log: SqliteDecisionLog) -> None:

@@ -56,7 +56,7 @@ class ConfirmedOffset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A writer's progress in the log that passes read: its records up to there are safe.
 
     Args:
-        again: what comes after them has to be sent again.
+        again: the records after `seq` must be sent again.
     """
 
     writer: str
@@ -78,7 +78,7 @@ def confirmed(data: bytes, source: str) -> ConfirmedOffset:
     """The confirmation in a message that `confirmation` made.
 
     Raises:
-        InputInvalid: something else was published there.
+        InputInvalid: the message is not a confirmation.
     """
     try:
         return _decode(data)

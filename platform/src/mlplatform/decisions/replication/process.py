@@ -15,7 +15,7 @@ def require_brokers(settings: Settings) -> None:
     """Raises unless the topics are those of brokers.
 
     Raises:
-        ConfigInvalid: the settings name none.
+        ConfigInvalid: the settings name no brokers.
     """
     if not settings.kafka:
         wanted = "brokers: the topics of a home folder reach nobody else"

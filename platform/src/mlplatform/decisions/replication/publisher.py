@@ -60,8 +60,8 @@ class Publisher:
     offset follows the last record that it is about.
 
     Args:
-        name: of the log: no other publisher may have it.
-        answers: what the replicator says back.
+        name: name of the log; no other publisher may use it.
+        answers: subscription to the replicator's confirmations.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Publisher:
 
         Raises:
             StaleFence: another process publishes this log.
-            Unavailable: the log or the topics do not answer. Whether the last messages were
-                published is asked at the next step.
+            Unavailable: the log or the topics do not answer. The next step finds out whether the
+                last messages were published.
         """
         if self._published is None:
             self._published = self._replica_offsets()
@@ -179,7 +179,8 @@ def follow(publisher: Publisher, stopping: threading.Event, prune_now: Callable[
     """Follow the log until `stopping` is set; then publish the rest of it for a limited time.
 
     Args:
-        prune_now: drops of the log what is safe elsewhere; called every `PRUNE_S`.
+        prune_now: removes records from the log that another log has; it is called every `PRUNE_S`
+            seconds.
     """
     prune_s = time.monotonic() + PRUNE_S
     until_s: float | None = None
@@ -221,10 +222,10 @@ def _publish(name: str, settings: Settings, stopping: threading.Event, keep_h: f
     """Publish the log until `stopping` is set, or until an error ends it.
 
     Args:
-        keep_h: how long records stay that are safe elsewhere, in hours.
+        keep_h: hours for which the log keeps records that another log has.
 
     Raises:
-        StaleFence: another process does.
+        StaleFence: another process publishes the log.
         Unavailable: the log or the topics could not be opened.
     """
     with opened(settings.home.decisions) as copies:

@@ -48,8 +48,8 @@ class ReplicaPosition:
     """A replicated writer's progress in this log.
 
     Args:
-        taken: records that were appended; `repeated` were here already.
-        finding: why the rest was not taken; None where there was no rest.
+        taken: number of records that were appended. `repeated` counts those that were here already.
+        finding: why the other items were not appended; None if there were no others.
     """
 
     writer: str
@@ -77,8 +77,9 @@ class ReplicaLog:
     earlier place.
 
     Args:
-        folder: of the log; made at first use.
-        wall_ms: wall time, which tells whether a writer of this log itself still lives.
+        folder: the log's folder; it is created at first use.
+        wall_ms: returns the wall time, which tells whether a writer of this log itself is still
+            alive.
         durable: fsync each transaction (`durability: disk`).
     """
 
@@ -107,12 +108,14 @@ class ReplicaLog:
         per writer.
 
         Args:
-            items: those of one writer in the order in which they were published.
+            items: items of any writers; those of one writer are in the order in which they were
+                published.
 
         Raises:
-            Unavailable: the log did not answer; nothing was taken.
-            Corrupt: what the log holds is damaged; nothing was taken.
-            Busy: another process wrote under one of these names at that time; nothing was taken.
+            Unavailable: the log did not answer; nothing was appended.
+            Corrupt: the log holds damaged data; nothing was appended.
+            Busy: another process wrote under one of these names at the same time; nothing was
+                appended.
         """
         by_writer: dict[str, list[Item]] = {}
         for item in items:
@@ -129,8 +132,8 @@ class ReplicaLog:
         """Stop waiting for a replicated writer whose log is lost, until it reports again.
 
         Raises:
-            NotFound: no such writer comes from elsewhere.
-            Refused: it has ended by itself, and nobody waits for it.
+            NotFound: no writer with this name comes from another log.
+            Refused: the writer has ended by itself, and nobody waits for it.
         """
         with self._transaction():
             if writer not in tables.replicated_writers(self._db):

@@ -57,8 +57,9 @@ class Replicator:
         """Replicate one batch. Returns the number of records added to the log.
 
         Raises:
-            StaleFence: another replicator has taken over; what came is its own.
-            Unavailable, Busy: the log or the topics did not answer; what came comes again.
+            StaleFence: another replicator has taken over; it gets the messages.
+            Unavailable, Busy: the log or the topics did not answer; the messages are delivered
+                again.
         """
         found = self._subscription.consume(self._batch, WAIT_S)
         if not found:
@@ -130,7 +131,7 @@ def replicate(settings: Settings, stopping: threading.Event) -> None:
     """Replicate into the log of a home folder until `stopping` is set.
 
     Raises:
-        StaleFence: another process does.
+        StaleFence: another process replicates.
         Corrupt: the home's log is damaged.
     """
     into = ReplicaLog(settings.home.decisions, durable=settings.durability == "disk")

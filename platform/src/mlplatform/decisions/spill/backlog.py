@@ -33,7 +33,8 @@ def spill_backlogs(db: sqlite3.Connection, folder: Path) -> list[SpillBacklog]:
     """The spilled records of each writer, sorted by name.
 
     Args:
-        db: not in a transaction: what is moved into the log during this call may still count here.
+        db: connection without an open transaction. Records that are moved into the log during this
+            call may still be counted.
     """
     for _ in range(_LISTINGS):
         names = _names(folder)

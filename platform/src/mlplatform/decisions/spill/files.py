@@ -138,9 +138,9 @@ class SpillFile:
     """The spill of one writer, open for appending; `create` and `take_over` make one.
 
     Args:
-        start: where the frames begin that are not in the log.
-        end: where the last whole frame ends.
-        records: how many frames lie between the two.
+        start: byte offset of the first frame that is not in the log yet.
+        end: byte offset behind the last whole frame.
+        records: number of frames between `start` and `end`.
     """
 
     def __init__(self, path: Path, descriptor: int, name: str, end: int, records: int) -> None:
@@ -156,8 +156,8 @@ class SpillFile:
         """A new, empty spill.
 
         Raises:
-            SpillFull: the disk takes no new file.
-            Busy: there is one already.
+            SpillFull: the disk accepts no new file.
+            Busy: a spill exists already.
         """
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ class SpillFile:
         """The spill that a process left here, with a torn end cut off; None if it is empty.
 
         Raises:
-            Busy: the process that writes it lives.
+            Busy: the process that writes the spill is alive.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -217,7 +217,7 @@ class SpillFile:
         """Write these frames, all or none.
 
         Raises:
-            SpillFull: nothing was written.
+            SpillFull: the limit is reached, or the disk is full; nothing was written.
         """
         data = b"".join(parts)
         if self.end + len(data) > maximum_bytes:

@@ -19,8 +19,8 @@ class CaughtUp:
     """The records to append in place of some spilled ones.
 
     Args:
-        items: what is appended in their place, in order.
-        conflicts: decisions among them whose key had been answered by another decision.
+        items: records to append, in order.
+        conflicts: number of decisions among them whose key had been answered by another decision.
     """
 
     items: tuple[StorableRecord, ...]
@@ -40,8 +40,8 @@ def resolved(
     that is there already is the same fact twice, and is left out.
 
     Args:
-        find: what the log has under a client, model and key.
-        now_ms: wall time, of the void records.
+        find: returns the log's answer for a client, model and key; None if it has none.
+        now_ms: wall time, for the void records.
     """
     items: list[StorableRecord] = []
     conflicts = 0

@@ -84,8 +84,8 @@ class SpillPolicy:
     """How much may wait for the log, and what happens to further records.
 
     Args:
-        answer_unlogged: models whose decisions are answered where they can be recorded nowhere.
-        durable: fsync what is spilled before it counts as recorded (`durability: disk`).
+        answer_unlogged: models whose decisions are answered even if nothing can record them.
+        durable: fsync spilled records before they count as recorded (`durability: disk`).
     """
 
     maximum_bytes: int
@@ -100,12 +100,12 @@ class Counts:
     At rest `accepted + recovered == written + waiting + unlogged`.
 
     Args:
-        accepted: those whose answer may be given: written, spilled or declared unlogged.
-        recovered: those that a predecessor or sibling had spilled, taken over by this process.
-        written: those in the log, at once or by catching up.
-        waiting: those in the spill now.
-        refused: those that could be recorded nowhere, whose answer was not given.
-        conflicts: decisions that caught up with a log that had another one for their key.
+        accepted: records whose answer may be given: written, spilled or declared unlogged.
+        recovered: records that a predecessor or sibling had spilled and this process took over.
+        written: records in the log, written at once or moved there from the spill.
+        waiting: records that are in the spill now.
+        refused: records that could not be stored anywhere; their answers were not given.
+        conflicts: moved decisions for whose key the log had another decision already.
     """
 
     accepted: int = 0
@@ -132,10 +132,10 @@ class SpillingLog:
     not. Otherwise its record is refused, as a second decision for one key cannot be taken back.
 
     Args:
-        committed: called with how many records each transaction of the log had.
+        committed: called with the number of records in each transaction of the log.
 
     Raises:
-        Busy: a process that writes under this name lives.
+        Busy: a process that writes under this name is alive.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class SpillingLog:
         """Record the entries in the log, or else in the spill; outcomes tell which are in neither.
 
         Raises:
-            StaleFence: another process has written under this writer's name; stop.
-            InputInvalid: a record that cannot be stored; nothing of the batch was.
+            StaleFence: another process has written under this writer's name; stop appending.
+            InputInvalid: a record cannot be stored; nothing of the batch was recorded.
         """
         items = [prepared(entry) for entry in entries]
         with self._mutex:

@@ -34,14 +34,16 @@ class KafkaTopics:
     counts.
 
     Args:
-        specs: topics to create where they are missing.
-        options: settings of librdkafka for every client, beside those of the brokers.
-        replication: of topics that are created; -1 takes the broker's default.
+        specs: topics to create if they are missing.
+        options: settings of librdkafka for every client, besides those of the brokers; None means
+            none.
+        replication: replication factor of the topics that are created; -1 means the broker's
+            default.
 
     Raises:
-        ConfigInvalid: the brokers refuse the user or the password, or show a certificate that is
-            not trusted. Whatever is asked later may raise it too: a password may change.
-        Unavailable: none of them answered.
+        ConfigInvalid: the brokers refuse the user or the password, or their certificate is not
+            trusted. Later calls may raise it too, because a password may change.
+        Unavailable: no broker answered.
     """
 
     def __init__(

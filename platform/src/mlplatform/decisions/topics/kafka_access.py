@@ -47,7 +47,8 @@ class Access:
     times out. Its error is noticed here, and `check` raises it.
 
     Args:
-        options: settings of librdkafka for every client, beside those of the brokers.
+        options: settings of librdkafka for every client, besides those of the brokers; None means
+            none.
     """
 
     def __init__(self, brokers: Brokers, options: Mapping[str, Any] | None = None) -> None:
@@ -60,7 +61,7 @@ class Access:
         """A client with settings of its own; in their names `_` stands for a dot.
 
         Raises:
-            ConfigInvalid: the client does not take the settings: a file that is none, say.
+            ConfigInvalid: the client refuses the settings, for example because a file is missing.
             Unavailable: the password's file cannot be read.
         """
         from confluent_kafka import KafkaException
@@ -76,9 +77,9 @@ class Access:
         """Names of the existing topics.
 
         Raises:
-            ConfigInvalid: they refuse the user or the password, or their certificate is not one
-                that is trusted.
-            Unavailable: none has answered in REACH_S.
+            ConfigInvalid: the brokers refuse the user or the password, or their certificate is not
+                trusted.
+            Unavailable: no broker answered within REACH_S.
         """
         from confluent_kafka import KafkaException
 

@@ -133,7 +133,7 @@ class KafkaSubscription:
         """Seek each partition that is still this member's to its last commit.
 
         Raises:
-            Unavailable: the client refuses to seek now; `consume` does it before it reads anything.
+            Unavailable: the client refuses to seek now; `consume` seeks before it reads.
         """
         for place, offset in self._starts.items():
             self._seeks.setdefault(place, offset)

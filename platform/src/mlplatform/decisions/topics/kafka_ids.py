@@ -21,7 +21,7 @@ def topic_ids(admin: AdminClient, topics: Collection[str]) -> dict[str, str]:
     """Topic → id, of those that have one.
 
     Raises:
-        Unavailable: no broker answers, or a topic is not there now.
+        Unavailable: no broker answers, or a topic does not exist now.
     """
     from confluent_kafka import TopicCollection
 

@@ -19,8 +19,8 @@ class Skip:
     """A range of offsets that was skipped without a message.
 
     Args:
-        start: the first of them; None: it is the offset that the group has committed.
-        end: the offset behind the last one.
+        start: first offset of the range; None means the offset that the group has committed.
+        end: offset after the last one of the range.
     """
 
     place: Place
@@ -43,8 +43,8 @@ class Skips:
         """Note that a message or the end of the partition was reached.
 
         Args:
-            offset: of the message, or of the end.
-            following: the offset that is read next.
+            offset: offset of the message, or of the partition's end.
+            following: offset that is read next.
         """
         expected = self._expected.get(place)
         if expected is None or offset > expected:
@@ -65,8 +65,9 @@ def dropped_of(skip: Skip, committed: int | None, oldest: int) -> DroppedRange |
     transactions.
 
     Args:
-        committed: by the group, in this partition; None: nothing, or it expired.
-        oldest: the first offset that the partition has.
+        committed: offset that the group has committed in this partition; None means that there is
+            none, or that it expired.
+        oldest: first offset that the partition still has.
     """
     start = committed if skip.start is None else skip.start
     last = min(oldest, skip.end) - 1

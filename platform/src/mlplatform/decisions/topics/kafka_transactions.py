@@ -54,7 +54,7 @@ def in_transaction(
     Raises:
         StaleFence: another producer has taken the transactional id, or the group went on without
             this member.
-        Unavailable: the transaction was given up.
+        Unavailable: the transaction was aborted.
     """
     from confluent_kafka import KafkaException
 

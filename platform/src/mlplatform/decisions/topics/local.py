@@ -105,10 +105,11 @@ class LocalTopics:
     space is needed. If no group reads a topic, its oldest messages go.
 
     Args:
-        path: the database; made at first use.
-        specs: topics to declare; a topic keeps the number of partitions that it began with.
-        session_ms: a member that was not heard of for so long is taken for dead.
-        durable: fsync each publication, not only survive killed processes.
+        path: file of the database; it is created at first use.
+        specs: topics to declare; an existing topic keeps its number of partitions.
+        session_ms: milliseconds without a sign of life after which a member counts as dead.
+        durable: fsync each publication. Without it, publications survive killed processes but not
+            power loss.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ def insert(db: sqlite3.Connection, messages: Sequence[Message], now_ms: int) -> 
     """Append messages to their partitions, within the caller's transaction.
 
     Raises:
-        NotFound: a topic that was not declared.
+        NotFound: a topic is not declared.
         Busy: a partition is full.
     """
     sorted_out: dict[tuple[str, int], list[Message]] = defaultdict(list)

@@ -28,9 +28,9 @@ def empty_messages(
     Repeating it changes nothing.
 
     Args:
-        path: the database; where there is none, there are no messages.
-        is_about: of a message's value.
-        dry_run: count them and leave them.
+        path: file of the database; if it does not exist, there are no messages.
+        is_about: tells whether a message's value is about the person.
+        dry_run: only count the messages.
 
     Raises:
         Unavailable: the database does not answer.

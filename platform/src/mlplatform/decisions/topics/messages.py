@@ -26,10 +26,10 @@ class TopicSpec(msgspec.Struct, frozen=True):
     """A topic as its users declare it.
 
     Args:
-        retention_ms: how long a message is kept at least, once every group has read it. Kafka
-            counts from publication, and keeps it for three days at least.
-        max_messages: of one partition; where the embedded log stops to take more, or, while
-            nobody reads the topic, forgets the oldest. Kafka bounds by time alone.
+        retention_ms: least time for which a message is kept after every group has read it. Kafka
+            counts from the publication and keeps a message for at least three days.
+        max_messages: limit of one partition. At the limit, the embedded log refuses further
+            messages; if nobody reads the topic, it drops the oldest ones. Kafka has no such limit.
     """
 
     name: str
@@ -51,8 +51,8 @@ class ReceivedMessage(msgspec.Struct, frozen=True):
     """A message as it was read.
 
     Args:
-        published_ms: wall time of its publication, as the topic says (in Kafka the topic must
-            be of LogAppendTime, else it is what the sender says).
+        published_ms: wall time of the publication, from the topic. In Kafka this needs a topic with
+            LogAppendTime; else it is the sender's time.
     """
 
     topic: str
@@ -81,10 +81,10 @@ class DroppedRange(msgspec.Struct, frozen=True):
     """Offsets of a partition that the topic dropped before a group had read them.
 
     Args:
-        first: the first of them; None: the group has no offset there any more, and began at the
-            oldest message.
-        last: the last of them. Kafka's offsets are more than its messages where these came in
-            transactions, which leave marks.
+        first: first offset of the range; None means that the group had no committed offset and
+            began at the oldest message.
+        last: last offset of the range. In Kafka a range of offsets may hold fewer messages, because
+            transactions leave marks.
     """
 
     topic: str
@@ -102,9 +102,9 @@ class Progress(msgspec.Struct, frozen=True):
     """The progress of a projection's source, stored together with what is published.
 
     Args:
-        name: of the projection; it has one publisher at a time, and the latest that asked for
-            the progress is it.
-        value: of any form, at most a few kilobytes.
+        name: name of the projection. A projection has one publisher at a time: the one that read
+            the progress last.
+        value: progress in any form, at most a few kilobytes.
     """
 
     name: str
@@ -200,10 +200,10 @@ class Topics(Protocol):
         published.
 
         Raises:
-            NotFound: a topic that was not declared.
+            NotFound: a topic is not declared.
             Busy: a partition is full of messages that some group has not read.
             Unavailable: the topics did not answer.
-            StaleFence: another publisher has taken the projection over; stop.
+            StaleFence: another publisher has taken the projection over; the caller must stop.
         """
         ...
 
@@ -215,7 +215,8 @@ class Topics(Protocol):
         """Join a group, which begins at the oldest message.
 
         Args:
-            member: a name that is this process's alone and the same in its next life.
+            member: name of this process in the group: no other process has it, and it stays the
+                same after a restart.
         """
         ...
 
