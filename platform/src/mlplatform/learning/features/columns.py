@@ -26,11 +26,11 @@ class ExpectedColumn:
     """A column that is expected in a file.
 
     Args:
-        name: of the history's column.
-        kinds: its types in a file, in Arrow's words.
-        usual: the names under which it is taken without being asked.
-        words: of other names that it may well have; for a proposal alone.
-        meaning: for people, with unit and bounds.
+        name: the name of the history's column.
+        kinds: the types that it may have in a file, as Arrow names them.
+        usual: the names by which a file's column is recognised without a question to the user.
+        words: words that other names of this column often contain; used to propose a column only.
+        meaning: a description for people, with unit and bounds.
         is_needed: whether a file without it is refused.
     """
 
@@ -51,13 +51,12 @@ class FileCheck:
     """The content of some files, and the refusals.
 
     Args:
-        table: canonical columns; where rows are refused, of those files and rows that could be
-            read.
-        refusals: in the order of the files, a bounded number of them; nothing may be taken in
-            unless there is none.
+        table: the rows with the history's column names. If there are refusals, only the files and
+            rows that could be read.
+        refusals: in the order of the files, up to a limit. Import the rows only if there are none.
         names: column of the history → column of the first file.
         unread: columns of the first file that no history needs.
-        refused: file and kind of refusal → how many rows, also of refusals that were not kept.
+        refused: file and kind of refusal → number of rows, including refusals beyond the limit.
     """
 
     table: pa.Table
@@ -90,11 +89,13 @@ def match_columns(
 
     Args:
         found: the file's columns and their types.
-        overrides: names that a person gave for them; empty: only usual names are taken.
+        overrides: column of the history → the file's column that a person named for it. For a
+            column without an entry, only the usual names match.
 
     Raises:
         ConfigInvalid: `overrides` names a column that no history has.
-        InputInvalid: a column is missing, with a proposal; or named twice; or not in the file.
+        InputInvalid: a column is missing (the message proposes one), a file's column is named
+            twice, or the file lacks a named column.
     """
     for name, column in overrides.items():
         if name not in {w.name for w in wanted}:

@@ -33,8 +33,8 @@ class CsvProblem(NamedTuple):
     """The error of a row of a file.
 
     Args:
-        is_cut: whether it is of the line, which has no cell then.
-        kind: the text without the value of this row.
+        is_cut: whether the error concerns the whole line, which then has no cells.
+        kind: the text of the error without this row's value.
     """
 
     row: int
@@ -116,10 +116,10 @@ class CsvFiles:
         """Columns of a file in batches of rows, from the row `first` on.
 
         Args:
-            hidden: columns whose cells no problem shows.
+            hidden: columns whose values must not appear in the text of a problem.
 
         Raises:
-            InputInvalid: it is no CSV, or there are too many rows.
+            InputInvalid: the file is not CSV, or has too many rows.
         """
         rows = self._lines(number)
         names = self._head(number, rows)

@@ -39,11 +39,12 @@ class PartNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """The note of a part.
 
     Args:
-        taken_ms: event time at which the online store had all of its rows; of a part of pushes,
-            that of the first one: each counts from its own availability.
-        pushed: clients that pushed its rows; empty of an import.
-        replaces: names of the parts whose rows it holds, each with the column `TAKEN`, which says
-            what `taken_ms` does of a part: they count no more, and are removed later.
+        taken_ms: event time at which the online store had all rows of the part. For a part of
+            pushes, the time of the first push; each of its rows counts from its own availability
+            time.
+        pushed: client → the pushes whose rows the part holds; empty for an import.
+        replaces: names of the parts that were merged into this one, whose `taken_ms` each row has
+            in the column `TAKEN`. They no longer count and are removed later.
     """
 
     taken_ms: int
@@ -71,7 +72,7 @@ class ExternalParts:
     """The parts of one view.
 
     Args:
-        folder: of `OfflineTable.external(view)`; made when the first rows come.
+        folder: the folder `OfflineTable.external(view)`, created with the first rows.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,7 +124,8 @@ class ExternalParts:
         """Make a complete file the next part, by one rename.
 
         Args:
-            note: of rows that the online store has had already.
+            note: the note of rows that the online store already has; None if it does not have them
+                yet.
         """
         last = max((int(path.stem) for path in self.files()), default=-1)
         path = self.folder / f"{last + 1:08d}.parquet"

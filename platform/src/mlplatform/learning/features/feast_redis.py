@@ -100,8 +100,8 @@ class FeastRedis:
     A row is written whole or not at all, a batch row by row. Every method may raise Unavailable.
 
     Args:
-        project: Feast's project, the end of every key.
-        answer_s: how long to wait for the server.
+        project: Feast's project name, with which every key ends.
+        answer_s: seconds to wait for an answer of the server.
     """
 
     is_remote = True

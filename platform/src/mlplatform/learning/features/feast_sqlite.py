@@ -84,11 +84,12 @@ class FeastSqlite:
     Event times are whole seconds, which is all that Feast's layout keeps.
 
     Args:
-        path: the file, shared with other models; made if need be.
+        path: the file, which other models may share; created if it does not exist.
         project: Feast's project, the prefix of table names.
-        busy_timeout_ms: how long to wait for a lock; 0 for readers that may not wait.
-        follow_s: how often a read looks whether the file is still the one that was opened. One
-            that was moved away would be served for ever, by nobody brought up to date.
+        busy_timeout_ms: how long to wait for a lock, in milliseconds; 0 for readers that must not
+            wait.
+        follow_s: how often, in seconds, a read checks that the open file is still the one at
+            `path`. A file that was moved away gets no new rows.
     """
 
     is_remote = False

@@ -49,7 +49,7 @@ def encode(value: float | None, dtype: ValueType = "float64") -> bytes:
     """The bytes of a `feast.types.Value`; empty for a missing one.
 
     Args:
-        value: whole of an int64, within its 64 bits; a truth of a bool.
+        value: the number; a whole number within 64 bits for int64, true or false for bool.
     """
     if value is None or value != value:
         return b""

@@ -39,11 +39,12 @@ class Interventions:
     """The effect of our decisions on the rows of a training set, one element a row.
 
     Args:
-        stopped: by whomever, and what was asked for did not take place.
-        by_model: a model's score was at or above the threshold of that decision that was in force.
-        labelled: an outcome is known.
-        propensity: chance (0-1) of an exploration to let such a request through, NaN outside of it.
-        explored: it was let through by that chance, where the decision would have stopped it.
+        stopped: somebody or something stopped the request, so its outcome could not happen.
+        by_model: a model stopped it: the score reached the threshold of that decision at that time.
+        labelled: the outcome is known.
+        propensity: the chance (0-1) with which exploration lets such a request through; NaN where
+            exploration does not apply.
+        explored: exploration let the request through, although the decision would have stopped it.
     """
 
     stopped: Flags
@@ -63,11 +64,14 @@ class HiddenOutcomes:
 
     Args:
         hidden: stopped requests whose outcome nobody knows.
-        as_positive: of these, those that count as positive.
-        explored: requests that were let through by chance; each stands for 1/propensity.
-        known: stopped or explored requests whose outcome is known, `positives` of them positive.
-        precision: lower end of the 95 % interval of positives among known; None: it is unknown.
-        warning: why hidden outcomes could not be treated as model.yaml asks; None where they were.
+        as_positive: how many of the hidden ones count as positive.
+        explored: requests that exploration let through and that count with a weight of
+            1/propensity.
+        known: stopped or explored requests whose outcome is known; `positives` of them are
+            positive.
+        precision: lower end of the one-sided 95 % interval of the share of positives among `known`;
+            None if none is known.
+        warning: why hidden outcomes could not be treated as model.yaml asks; None if they could.
     """
 
     hidden: int
@@ -113,9 +117,9 @@ def interventions(table: pa.Table, labelled: Flags) -> Interventions | None:
     """The interventions in a joined table of requests; None if there are none.
 
     Args:
-        table: with the columns of `rows.DECIDED` but its id, null where no decision hid an outcome
-            and no chance let the request through.
-        labelled: rows whose outcome is known.
+        table: requests with the columns of `rows.DECIDED` except its id. They are null where no
+            decision hid the outcome and exploration did not let the request through.
+        labelled: for each row, whether its outcome is known.
     """
     if "decision" not in table.column_names:
         return None

@@ -67,11 +67,12 @@ def examine_history(
     `history_schema`.
 
     Args:
-        now_ms: no row may be later; None where the data is from another time than ours.
-        columns: of the history → the file's, where they differ.
+        now_ms: latest event time that a row may have; None if the data is from another time than
+            ours.
+        columns: column of the history → column of the file, where the names differ.
 
     Raises:
-        InputInvalid: names the file and the column. Or as `columns_of`.
+        InputInvalid: the file or a column is wrong, and the message names it; or as `columns_of`.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():

@@ -62,7 +62,7 @@ class OfflineTable:
     """The offline table of one model; several processes may call every method at once.
 
     Args:
-        folder: `settings.Home.offline(model)`.
+        folder: the folder `settings.Home.offline(model)`.
     """
 
     def __init__(self, folder: Path, definition: ModelDefinition) -> None:
@@ -78,16 +78,16 @@ class OfflineTable:
             table: `rows.history_schema(definition)`, sorted by event time; labels may be null, and
                 may arrive after the last event.
             key: the pseudonym key; fields marked pseudonymous are stored only under it.
-            source: named in errors.
+            source: the name of the data in error messages.
 
-        Once there is history, more is added behind its last midnight. It counts as half taken in
+        If there is history, new rows must come after its last midnight. The import is unfinished
         until `finish_history`.
 
         Raises:
-            Refused: the log was projected before: what comes now is recorded there; or another
-                import is unfinished.
-            InputInvalid: names the source, the row and what is wrong, or that the first request is
-                not behind the history that is here; nothing was taken in.
+            Refused: the log was projected before, so that new requests must come from the log; or
+                another import is unfinished.
+            InputInvalid: a row is wrong (the message names the source, the row and the error), or
+                the first request is not later than the history in the table. Nothing was imported.
         """
         rows.check_history(table, self.definition, source)
         requests, labels = rows.split_history(table, self.definition, key)

@@ -21,10 +21,10 @@ class OnlineRow(msgspec.Struct, frozen=True):
     """Features by name, and the event time of each view's row; None if there is no valid row.
 
     Args:
-        stale: views that have a row, but one that is older than their ttl: of an entity that no
-            snapshot holds any more, or of snapshots that are not made any more.
-        position: per writer of the decision log, the last record that the windows were made of;
-            None where no window was read.
+        stale: views that have only a row older than their ttl: because no snapshot contains the
+            entity any more, or because no new snapshots are made.
+        position: per writer of the decision log, the number of the last record that the windows
+            include; None where no window was read.
     """
 
     values: dict[str, float | None]
@@ -37,7 +37,7 @@ class OnlineFeatures(Protocol):
     """One model's features by entity key.
 
     Args:
-        is_remote: reads block on another process; do not call them from an event loop.
+        is_remote: whether reads wait for another process; then do not call them from an event loop.
     """
 
     is_remote: bool
@@ -68,7 +68,8 @@ class OnlineFeatures(Protocol):
         A row never replaces one with a later event time, or an equal one made later.
 
         Args:
-            rows: join key, `event_timestamp`, `created` (timestamps, UTC) and every feature.
+            rows: the join key, `event_timestamp` and `created` (timestamps, UTC), and every
+                feature.
         """
         ...
 
@@ -83,7 +84,8 @@ class OnlineWriter(OnlineFeatures, Protocol):
         entity.
 
         Args:
-            fence: of before the rows were read elsewhere; None: they cannot have been erased since.
+            fence: the value of `fence` from before the rows were read; None if nobody can have
+                erased them since.
 
         Raises:
             StaleFence: rows of the view were removed since. Some of these may be stored.

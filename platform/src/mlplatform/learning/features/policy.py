@@ -35,10 +35,10 @@ class Gaps:
     """Features without a value, each with its cause and its policy.
 
     Args:
-        by_cause: the views with missing features; None where all are there.
-        degraded: whether the answer must say that it was given without them.
-        withheld: whether no model may be asked, and what stands behind the models decides.
-        refused: the features without which there is no answer.
+        by_cause: cause → the views with missing features; None if no feature is missing.
+        degraded: whether the answer must say that features were missing.
+        withheld: whether no model may be asked, so that the fallback decides.
+        refused: the missing features because of which the request gets no answer.
     """
 
     features: Mapping[str, tuple[Cause, Policy]]
@@ -56,7 +56,7 @@ class FeaturePolicies:
     """The policies of the features that one model reads, looked up once per view and cause.
 
     Args:
-        used: the features that the model's inputs read; others are nobody's gap.
+        used: names of the features that the model's inputs read; other features cause no gap.
     """
 
     def __init__(self, views: Sequence[FeatureSource], used: Collection[str]) -> None:
@@ -74,10 +74,9 @@ class FeaturePolicies:
         """The gaps in a row that the store returned.
 
         Args:
-            event_ms: for when it was asked for.
-            newest: event time of each view's newest row, None where the store has none; of a view
-                that is not in it, as before the store was ever asked, a row that is too old speaks
-                for its view.
+            event_ms: event time for which the row was read.
+            newest: view → event time of its newest row; None where the store has none. For a view
+                that is not in it, the cause is `stale` if the store has only a row that is too old.
         """
         times = row.times
         for view in self._names:

@@ -33,8 +33,9 @@ class MadeOf(msgspec.Struct, frozen=True):
     """The sources of a snapshot.
 
     Args:
-        position: per writer of the log, the last record that was known; history always is.
-        declared: feature → how it was declared.
+        position: per writer of the log, the number of the last record that was included; history
+            always is.
+        declared: feature → its declaration at that time.
     """
 
     position: dict[str, int]
@@ -58,7 +59,7 @@ def snapshot(
     Nothing that happened, and no label that arrived, later than `at_ms` changes it.
 
     Args:
-        available_ms: when, in event time, the rows can be read first; `at_ms` by default.
+        available_ms: event time from which on the rows can be read; None means `at_ms`.
 
     Raises:
         InputInvalid: `at_ms` is no midnight, or the rows would be available before it.

@@ -15,9 +15,9 @@ class UnfinishedImport(msgspec.Struct, frozen=True):
     """An import between its first write and its last.
 
     Args:
-        part: the number that its part of the offline table gets.
-        rows: digest of the history that it brings.
-        forgotten_ms: midnights whose snapshots were removed, to be made again with its rows.
+        part: number of the part of the offline table that the import writes.
+        rows: digest of the imported history.
+        forgotten_ms: midnights whose snapshots were removed, and are made again with the new rows.
     """
 
     part: int

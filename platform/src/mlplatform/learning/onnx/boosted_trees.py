@@ -81,11 +81,11 @@ def fit_on_one_thread(
     """Fit a classifier with scikit-learn's methods, on one thread unless it names a number.
 
     Args:
-        threads: its parameter for that number.
+        threads: name of the classifier's parameter for the number of threads.
 
     Raises:
-        ConfigInvalid: it asks for what needs rows that it does not learn from, or scores otherwise
-            than the sum of its trees.
+        ConfigInvalid: a parameter of the classifier needs rows that the fit does not have, or makes
+            its score differ from the sum of its trees.
     """
     parameters = classifier.get_params()
     for name, wanted in REFUSED.items():
@@ -115,10 +115,10 @@ def tree_sum(
     """An ensemble of trees whose sum is the log-odds of the second class, or a number.
 
     Args:
-        roots: the first node of each tree, as the library tells it.
-        read: what a node is: a split, or the value of a leaf.
-        base: the sum before any tree.
-        link: `identity` of a number.
+        roots: the root node of each tree, in the library's own form.
+        read: returns what a node is: a split, or the value of a leaf.
+        base: the sum before any tree is added.
+        link: how the sum becomes the score: `logistic` for a probability, `identity` for a number.
     """
     splits: list[tuple[int, np.float32, bool]] = []
     children: list[list[int]] = []

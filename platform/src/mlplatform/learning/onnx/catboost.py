@@ -52,10 +52,11 @@ def fitted(
     Args:
         classifier: a CatBoostClassifier or CatBoostRegressor that is not fitted yet; without
             `thread_count` it takes one thread.
-        weights: of the rows; None: all alike.
+        weights: weight of each row; None means that all rows count equally.
 
     Raises:
-        ConfigInvalid: it is no sum over trees that ONNX can hold; names its parameter.
+        ConfigInvalid: the classifier is not a sum over trees that ONNX can hold; the message names
+            its parameter.
     """
     classifier.set_params(allow_writing_files=False)
     fit_on_one_thread(classifier, x, y, weights, threads="thread_count")

@@ -54,13 +54,13 @@ class ConfinedModel:
     it ends with this object.
 
     Args:
-        data: files with weights of the model, which the process is given open and may read. It
-            makes a copy of its own of what they hold.
+        data: files with weights of the model. The process gets them as open files and copies their
+            content.
 
     Raises:
-        ModelRefused: it is beyond the limits of `onnx_limits`, takes another input or gives another
-            output, or took more memory or time than it may.
-        Unavailable: there is no confined process to be had.
+        ModelRefused: the model exceeds the limits of `onnx_limits`, has another input or output, or
+            needs more memory or time than is allowed.
+        Unavailable: the confined process can't be started.
     """
 
     def __init__(

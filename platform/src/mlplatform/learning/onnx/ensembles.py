@@ -34,13 +34,13 @@ class Ensemble:
     """A sum over binary trees, node by node; the raw score is its link of that sum, the margin.
 
     Args:
-        feature: the input that a node asks about; -1 for a leaf.
-        threshold: a value goes left where it is not above this.
-        left: the node's child, by position; likewise `right`.
+        feature: for each node, position of the input that it tests; -1 for a leaf.
+        threshold: a value goes left if it is less than or equal to this.
+        left: for each node, position of its left child; `right` is the same for the right child.
         missing_left: whether a missing value goes left.
         value: what a leaf adds to the margin; 0 for other nodes.
-        roots: the first node of each tree.
-        base: the margin before any tree.
+        roots: position of each tree's root node.
+        base: the margin before any tree is added.
     """
 
     feature: NDArray[np.int64]

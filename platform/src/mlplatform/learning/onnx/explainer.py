@@ -47,8 +47,9 @@ def make_explainer(
     """TreeSHAP compiled from the model's file and proven on rows, or the reason for none.
 
     Args:
-        background: rows that the mean margin is taken over, as the model was fitted on.
-        rows: on these the trees must score as the file does, and contributions add up.
+        background: rows over which the mean margin is computed, such as those of the fit.
+        rows: rows on which the trees must score as the file does, and on which the contributions
+            must add up to the score.
     """
     rows = rows[:CHECKED_ROWS]
     if model.classes:

@@ -43,10 +43,11 @@ def fitted(
     Args:
         classifier: an LGBMClassifier or LGBMRegressor that is not fitted yet; without `n_jobs` it
             takes one thread.
-        weights: of the rows; None: all alike.
+        weights: weight of each row; None means that all rows count equally.
 
     Raises:
-        ConfigInvalid: it is no sum over trees that ONNX can hold; names its parameter.
+        ConfigInvalid: the classifier is not a sum over trees that ONNX can hold; the message names
+            its parameter.
     """
     fit_on_one_thread(classifier, x, y, weights)
     return FittedTrees(classifier, trees(classifier.booster_.dump_model()), x.shape[1])

@@ -32,13 +32,14 @@ def model_files(path: Path, rule: Rule, *, copies: Path | None = None) -> ModelF
     alone, of this user's; its size is bounded by the disk and by memory.
 
     Args:
-        rule: what may be opened.
-        copies: a folder for copies of the data files, which are then digested and can't be changed
-            by others; None: they are named where they are.
+        rule: which files may be opened.
+        copies: a folder into which the data files are copied and digested, so that nobody else can
+            change them; None: the result names the original files.
 
     Raises:
         NotFound, InputInvalid: as `open_plain`.
-        ModelRefused: a data file is not there, lies elsewhere, or there is no room for it.
+        ModelRefused: a data file is missing or lies elsewhere, or the disk has no room for its
+            copy.
     """
     content = read_plain(path, rule)
     names = data_file_names(content)

@@ -74,10 +74,12 @@ class OnnxFile:
     `ConfinedModel`.
 
     Args:
-        weights: adds to a session's options those tensors that are not in the file.
+        weights: adds the tensors that are not in the file to a session's options; None if all are
+            in it.
 
     Raises:
-        InputInvalid: not an ONNX model that this machine can run, or another signature.
+        InputInvalid: the content is not an ONNX model that this machine can run, or has another
+            signature.
     """
 
     def __init__(
@@ -236,11 +238,12 @@ def session(content: bytes, weights: Weights | None = None) -> Any:
     """A session of ONNX Runtime on one thread, from these bytes and no other file.
 
     Args:
-        weights: adds to its options tensors that lie elsewhere; they stay where they are until the
-            session has its copy, and are not laid out anew for products of matrices.
+        weights: adds tensors from other files to the session's options. They must stay in memory
+            until the session has its copy, and are not rearranged for matrix products. None if all
+            are in `content`.
 
     Raises:
-        InputInvalid: ONNX Runtime does not take them.
+        InputInvalid: ONNX Runtime does not accept the content.
     """
     import onnxruntime as ort  # commands and fits start without ONNX Runtime
 

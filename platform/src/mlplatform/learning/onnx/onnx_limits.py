@@ -101,8 +101,8 @@ class DataTensor:
     """A tensor whose numbers are in a data file.
 
     Args:
-        kind: of TensorProto.DataType.
-        offset, length: bytes in the file.
+        kind: element type, a number of `TensorProto.DataType`.
+        offset, length: position in the file, and size, in bytes.
     """
 
     name: str
@@ -155,10 +155,10 @@ def check(model: ModelProto, data: Mapping[str, int] | None = None) -> ModelFact
     """The facts of the model, if it is within the limits.
 
     Args:
-        data: sizes of the files beside it, by name, that its tensors may lie in.
+        data: file name → size in bytes of each data file beside the model; None: there is none.
 
     Raises:
-        ModelRefused: names what is beyond them and the way out.
+        ModelRefused: the model exceeds a limit; the message says which one, and what to do.
     """
     if model.functions or model.training_info or model.configuration:
         raise ModelRefused(f"it has functions, training or devices of its own; {_WAY_OUT}")

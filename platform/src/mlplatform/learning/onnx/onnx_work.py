@@ -37,7 +37,8 @@ def prepare(files: Sequence[int]) -> Callable[[Frame], Frame]:
     import late.
 
     Args:
-        files: data files, which are mapped now: once this process is locked it opens nothing.
+        files: descriptors of the data files. They are mapped at once, because the process can't
+            open files after it is locked.
     """
     work = _Work([mmap.mmap(file, 0, mmap.MAP_SHARED, mmap.PROT_READ) for file in files])
     _try_out()
@@ -56,7 +57,7 @@ class _Work:
     """One model: its bytes and, once it is loaded, its session.
 
     Args:
-        data: contents of the data files; the first request to load tells their names.
+        data: contents of the data files; their names come with the first request to load.
     """
 
     def __init__(self, data: Sequence[mmap.mmap] = ()) -> None:

@@ -23,7 +23,8 @@ class FittedClassifier:
     several, whose scores are all their probabilities.
 
     Args:
-        classes: how many, where all count; 0: two, of which the second is scored.
+        classes: number of classes whose probabilities are scores; 0: two classes, of which the
+            second one's probability is the score.
     """
 
     classifier: Any
@@ -83,9 +84,9 @@ def fitted_regressor(
     does.
 
     Args:
-        regressor: not fitted yet; one that skl2onnx converts.
+        regressor: a regressor that is not fitted yet and that skl2onnx can convert.
         y: labels, in the model's unit.
-        weights: of the rows; None: all alike.
+        weights: weight of each row; None means that all rows count equally.
     """
     _fit(regressor, x, y, weights)
     return FittedRegressor(regressor, x.shape[1])
@@ -105,9 +106,10 @@ def fitted(
     scikit-learn 1.9 fails on it, and no split reads what is the same everywhere.
 
     Args:
-        classifier: not fitted yet; one that skl2onnx converts.
-        weights: of the rows; None: all alike.
-        classes: how many classes `y` holds the places of, from 0; 0: its labels are 0 and 1.
+        classifier: a classifier that is not fitted yet and that skl2onnx can convert.
+        weights: weight of each row; None means that all rows count equally.
+        classes: number of classes, if `y` holds their positions, from 0; 0 if the labels are 0 and
+            1.
 
     Raises:
         InputInvalid: a class has no row.

@@ -26,9 +26,10 @@ class Block:
     """Columns of a row, side by side, that are one tensor of the graph.
 
     Args:
-        name: of the tensor, as the `signature` of model.yaml has it.
-        start, stop: positions of the columns.
-        dtype: of int64 a missing value is 0, as the platform fills such a tensor.
+        name: name of the tensor in the `signature` of model.yaml.
+        start, stop: position of the first column, and the one after the last.
+        dtype: element type of the tensor; in int64 a missing value is 0, as when the platform
+            serves it.
     """
 
     name: str
@@ -48,9 +49,9 @@ class FittedModule:
     """A fitted module of two classes, whose score is the second one's probability, 0-1.
 
     Args:
-        module: gives the log-odds of the second class, [n] or [n, 1].
-        blocks: what it takes, in the order of its arguments.
-        parameters: hyper-parameters, which MLflow shows of the run.
+        module: returns the log-odds of the second class, [n] or [n, 1].
+        blocks: the module's input tensors, in the order of its arguments.
+        parameters: hyper-parameters, which MLflow shows with the run.
     """
 
     module: Any
@@ -113,8 +114,9 @@ def fitted(
     Args:
         module: takes rows float32 [n, inputs], NaN where a value is missing, or one tensor for
             each block; gives the log-odds of the second class.
-        x: rows that it was fitted to.
-        blocks: of a model with a `signature` in model.yaml; none for the rows as they are.
+        x: the rows, float32 [n, inputs], to which it was fitted.
+        blocks: the input tensors of a model with a `signature` in model.yaml; empty if the module
+            takes whole rows.
     """
     module.eval()
     taken = tuple(blocks) or (Block(INPUT_NAME, 0, x.shape[1]),)

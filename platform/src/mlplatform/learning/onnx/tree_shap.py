@@ -85,7 +85,7 @@ def leaves(ensemble: Ensemble, cover: NDArray[np.float64]) -> Iterator[Leaf]:
     """Every leaf of every tree.
 
     Args:
-        cover: of each node, positive, the sum of its children's.
+        cover: weight of each node, positive; a node's weight is the sum of its children's weights.
     """
     for root in ensemble.roots.tolist():
         waiting: list[tuple[int, dict[int, PathCondition]]] = [(root, {})]
@@ -111,7 +111,7 @@ class ShapGraph:
     """An ONNX graph from "inputs" float32 [1, F] to "contributions" float32 [F].
 
     Args:
-        base: the mean margin; with all contributions it is the margin of the row.
+        base: the mean margin. The margin of a row is `base` plus the sum of its contributions.
     """
 
     content: bytes

@@ -37,10 +37,11 @@ def fitted(
     Args:
         classifier: an XGBClassifier or XGBRegressor that is not fitted yet; without `n_jobs` it
             takes one thread.
-        weights: of the rows; None: all alike.
+        weights: weight of each row; None means that all rows count equally.
 
     Raises:
-        ConfigInvalid: it is no sum over trees that ONNX can hold; names its parameter.
+        ConfigInvalid: the classifier is not a sum over trees that ONNX can hold; the message names
+            its parameter.
     """
     if classifier.missing is None or not math.isnan(classifier.missing):
         raise ConfigInvalid("XGBClassifier: missing", classifier.missing, "NaN, as inputs have it")

@@ -61,7 +61,7 @@ class MlflowRegistry:
     """Bundles as artifacts of runs, versions as model versions whose tags hold the facts.
 
     Args:
-        token: sent as a bearer token, where the server wants one.
+        token: bearer token to send; None if the server wants none.
     """
 
     def __init__(self, uri: str, token: str | None = None) -> None:

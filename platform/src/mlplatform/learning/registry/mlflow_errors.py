@@ -20,7 +20,7 @@ def database_away(code: str, message: str) -> bool:
 
     Args:
         code: MLflow's `error_code`.
-        message: its `message`; its client puts the code before it.
+        message: MLflow's `message`, before which its client puts the code.
     """
     if code != BAD_REQUEST:
         return False

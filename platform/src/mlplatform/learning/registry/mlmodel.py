@@ -40,7 +40,7 @@ def model_description(
     """The content of `MLmodel`; JSON, which is YAML too.
 
     Args:
-        artifact: folder of the bundle below the run's artifacts.
+        artifact: folder of the bundle, relative to the run's artifacts.
         made_ms: when the run began, epoch milliseconds.
     """
     taken = [

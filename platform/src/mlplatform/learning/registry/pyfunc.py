@@ -29,11 +29,11 @@ class BundleModel:
     """A bundle that scores data frames.
 
     Args:
-        folder: with the bundle's files, each of which is checked by its digest.
+        folder: the folder with the bundle's files; each file is checked by its digest.
 
     Raises:
-        BundleCorrupt: a file is missing, or not what its digest says.
-        InputInvalid: ONNX Runtime does not take the model.
+        BundleCorrupt: a file is missing, or does not have its digest.
+        InputInvalid: ONNX Runtime does not accept the model.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,10 +58,10 @@ class BundleModel:
         Args:
             frame: a column for each input of the model, in any order; numbers, NaN where a value
                 is missing; a category as its text.
-            params: none is known.
+            params: ignored.
 
         Raises:
-            InputInvalid: a column is missing, or holds what is no number.
+            InputInvalid: a column is missing, or holds a value that is not a number.
         """
         raw = self._model.scores(self._rows(frame))
         if self.bundle.classes:

@@ -13,9 +13,9 @@ class RunDataset:
     """A data set of a run, by its digest.
 
     Args:
-        context: what it was used for: training, validation.
-        columns: of each input, its type in MLflow's words.
-        facts: what is known of its rows together; never one row's.
+        context: the use of the data set: training or validation.
+        columns: input → its type, as MLflow names it.
+        facts: figures about all rows together; never values of one row.
     """
 
     name: str
@@ -30,10 +30,11 @@ class RunRecord:
     """Parameters, figures and files of one run.
 
     Args:
-        metrics: finite numbers by name; `candidate/` and `champion/` are of the same rows.
-        steps: metrics of each step from 1 on, by name; of a retrain, of each fold in time.
-        artifacts: path below the run's artifacts → content. No customer's values stand in them.
-        description: Markdown, of run and version.
+        metrics: name → finite number; `candidate/` and `champion/` metrics are of the same rows.
+        steps: for each step from 1 on, its metrics by name. In a retrain, the steps are the folds
+            by time.
+        artifacts: path relative to the run's artifacts → content, without values of customers.
+        description: Markdown text for the run and the version.
     """
 
     parameters: Mapping[str, Scalar] = field(default_factory=dict)

@@ -89,10 +89,10 @@ class Registry(Protocol):
         Registering the same bundle again gives the version that it has.
 
         Args:
-            record: what people see of the run; nothing is read from it again.
+            record: what people see of the run; the platform never reads it back.
 
         Raises:
-            BundleCorrupt: the folder is not the bundle that the facts are about.
+            BundleCorrupt: the folder is not the bundle that the facts describe.
         """
         ...
 

@@ -23,9 +23,9 @@ class FitContext:
     """The hyper-parameters of one fit, and the reports of its progress.
 
     Args:
-        parameters: by the names in `training.search.space`.
-        rows: float32 [n, inputs] that the trial is tested on, without labels; no row in the last
-            fit, with the parameters that were chosen.
+        parameters: name in `training.search.space` → value.
+        rows: rows without labels, float32 [n, inputs], on which the trial is tested; no row in the
+            last fit, which uses the best parameters.
     """
 
     parameters: Mapping[str, Choice]
@@ -36,12 +36,12 @@ class FitContext:
         """Report the present scores of `rows`, so that a bad trial ends early.
 
         Args:
-            step: 0 to 998, rising: rounds or epochs; not every one has to be reported.
-            scores: of 0-1, one a row.
+            step: number of the round or epoch, 0 to 998, rising; steps may be left out.
+            scores: one score (0-1) for each row.
 
         Raises:
             TrialStopped: the trial ends here.
-            InputInvalid: another step, or scores of another shape.
+            InputInvalid: the step or the shape of the scores is not allowed.
         """
         if self._judge is not None:
             self._judge(step, np.asarray(scores, np.float64))

@@ -45,10 +45,10 @@ class Search:
     """The parts that all trials of a search share.
 
     Args:
-        names: of the inputs, in the order in which a fit takes them.
-        fit: gives what scores rows, raw, 0-1.
-        own: the measure of training.py, where model.yaml asks for it.
-        clock_s: monotonic.
+        names: names of the inputs, in the order in which a fit takes them.
+        fit: fits a model whose raw scores are 0 to 1.
+        own: the measure function of training.py; None unless model.yaml asks for it.
+        clock_s: returns seconds of the monotonic clock.
     """
 
     policy: SearchPolicy
@@ -134,10 +134,10 @@ def search(asked: Search, study: Study | None) -> SearchReport:
     trials where it does not bind.
 
     Args:
-        study: where trials are kept; None: nowhere.
+        study: where ended trials are stored; None: they are not stored.
 
     Raises:
-        InputInvalid: all trials failed; they are not kept.
+        InputInvalid: all trials failed; they are not stored.
     """
     policy = asked.policy
     done = [] if study is None else study.trials(policy)

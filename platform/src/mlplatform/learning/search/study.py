@@ -29,7 +29,7 @@ class Study:
     """One file for each trial that has ended, in a folder of the search's own.
 
     Args:
-        folder: named after all that the trials depend on.
+        folder: a folder whose name is a digest of everything on which the trials depend.
     """
 
     def __init__(self, folder: Path) -> None:

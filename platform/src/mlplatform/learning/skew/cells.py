@@ -43,7 +43,8 @@ class Cell(NamedTuple):
     """The comparison of one feature of one decision.
 
     Args:
-        position: of the log, per writer, that the served value stands for by its own word.
+        position: per writer, the number of the last log record that the served value includes, as
+            the decision's record or the snapshot states; None if neither states it.
     """
 
     feature: str

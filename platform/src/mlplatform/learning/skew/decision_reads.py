@@ -29,9 +29,10 @@ class DecisionReads(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         keys: entity → its key.
-        times: view → event time of the row that was read; None where there was none.
-        position: what its windows stood for; None where none were read.
-        gaps: view, or windows of an entity → why there was nothing.
+        times: view → event time of the row that was read; None where there was no row.
+        position: per writer, the number of the last record that the windows included; None where no
+            window was read.
+        gaps: view, or windows of an entity → why nothing was read.
     """
 
     decision_id: str
@@ -52,8 +53,9 @@ class SampledReads(msgspec.Struct, frozen=True, kw_only=True):
     """A sample of decisions with their reads.
 
     Args:
-        population: decisions that it was drawn from.
-        unreadable: drawn ones whose payload was erased, or is not what gateways write.
+        population: number of decisions from which the sample was drawn.
+        unreadable: number of drawn decisions whose payload was erased, or is not in the gateways'
+            format.
     """
 
     served: tuple[DecisionReads, ...]
@@ -86,8 +88,8 @@ def stream(
     appending.
 
     Args:
-        columns: with `writer` and `seq`.
-        upto: per writer, the last record; other writers are left out.
+        columns: columns to read, with `writer` and `seq` among them.
+        upto: per writer, the number of the last record to read; other writers are skipped.
     """
     limit = max(CHUNK_ROWS // max(len(upto), 1), FEWEST_ROWS)
     reached = dict(after or {})

@@ -15,9 +15,10 @@ class LastPass(msgspec.Struct, frozen=True):
     """The end of a pass.
 
     Args:
-        at_ms: wall time.
-        position: per writer of the log, where the next pass goes on behind. It stays where it was
-            while the sample is too small: these decisions are judged with those to come.
+        at_ms: when the pass ended, wall time.
+        position: per writer, the number of the record after which the next pass begins. It does not
+            move while the sample is too small; the next pass then judges these decisions with later
+            ones.
     """
 
     at_ms: int

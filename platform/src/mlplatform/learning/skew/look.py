@@ -56,9 +56,9 @@ def look(
     online state is not read.
 
     Args:
-        after: per writer, the last record that an earlier pass has read.
-        from_ms: event time of the first decision.
-        size: of the sample, 1 to `MOST_SAMPLED`.
+        after: per writer, the number of the last record that an earlier pass has read; None: none.
+        from_ms: event time of the first decision; None: no bound.
+        size: number of decisions to sample, 1 to `MOST_SAMPLED`.
 
     Raises:
         Corrupt: the log can't be read.

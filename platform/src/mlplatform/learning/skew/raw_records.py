@@ -82,7 +82,7 @@ def gather(
     outcome.
 
     Args:
-        keys: request field → the keys whose requests are wanted; one of them is enough.
+        keys: request field → keys. A request is wanted if one of its fields has one of the keys.
         from_ms: event time of the first record.
     """
     definition = offline.definition

@@ -37,7 +37,8 @@ class Example(msgspec.Struct, frozen=True):
     """One wrong value.
 
     Args:
-        position: per writer, the record of the log that it stands for by its own word.
+        position: per writer, the number of the last log record that the value includes, as was
+            stated when it was served.
     """
 
     decision_id: str
@@ -52,9 +53,9 @@ class FeatureSkew(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict on one feature.
 
     Args:
-        low, high: bounds of the share (0-1) that is not equal, among all decisions of the window;
-            the low one leaves out what requests without a payload may explain.
-        cause: the likely one, in a sentence; None where nothing is wrong.
+        low, high: ends of the interval of the share (0-1) of unequal values among all decisions of
+            the window. The low end leaves out values that requests without a payload may explain.
+        cause: the likely cause in a sentence; None if no value is wrong.
     """
 
     name: str
@@ -74,11 +75,13 @@ class SkewReport(msgspec.Struct, frozen=True, kw_only=True):
     """The findings of a pass.
 
     Args:
-        from_ms, to_ms: event times of the first and the last decision of the sample; None without.
-        population: decisions that the sample was drawn from.
-        unreadable: records whose payload was erased, or is not as the model declares it now.
-        share: that is tolerated, of a feature's values.
-        lost: values that topics dropped, which neither decisions nor training have.
+        from_ms, to_ms: event times of the sample's first and last decision; None if the sample is
+            empty.
+        population: number of decisions from which the sample was drawn.
+        unreadable: number of records whose payload was erased, or does not fit the model's
+            declaration.
+        share: the tolerated share (0-1) of a feature's values that are not equal.
+        lost: values that topics dropped; neither decisions nor training have them.
     """
 
     model: str
@@ -128,8 +131,9 @@ class UncountableRequests:
     declared.
 
     Args:
-        requests: how many. Each is of one entity's key, which nobody knows any more.
-        key_of: of a cell, the key whose requests its feature counts.
+        requests: number of such requests. Each belongs to one key of the entity, and nobody knows
+            which.
+        key_of: returns the key whose requests the feature of a cell counts.
     """
 
     requests: int
@@ -152,8 +156,10 @@ def judge(
     """The verdict on every feature, in the order of `features`.
 
     Args:
-        cells: what is not equal among them is kept; no other.
-        share: of a feature's values that may be other than they should be (0-1).
+        cells: the comparisons; only those that are not equal are kept in memory.
+        share: the tolerated share (0-1) of a feature's values that are not equal.
+        lost: requests that can't be counted again and may explain wrong values; None: there are
+            none.
     """
     counted = {name: _FeatureOutcomes() for name in features}
     for cell in cells:
@@ -218,7 +224,7 @@ def cause(wrong: Sequence[Cell]) -> str:
     """The likely cause of a feature's wrong values, in a sentence.
 
     Args:
-        wrong: its cells that are not equal; one at least.
+        wrong: the feature's cells that are not equal; at least one.
     """
     ((outcome, count),) = Counter(cell.outcome for cell in wrong).most_common(1)
     those = [cell for cell in wrong if cell.outcome == outcome]

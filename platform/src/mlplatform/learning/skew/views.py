@@ -40,9 +40,9 @@ def view_cells(
     """A cell for every feature of a view and every decision.
 
     Args:
-        db: with the tables of `raw_records.gather`.
-        files: view → midnight → the snapshot's file.
-        late_after_ms: so long after its midnight, a snapshot should be there.
+        db: a database with the tables of `raw_records.gather`.
+        files: view → midnight (epoch milliseconds) → file of its snapshot.
+        late_after_ms: milliseconds after its midnight by which a snapshot should be served.
     """
     if not served:
         return
@@ -80,9 +80,10 @@ class _ExpectedSnapshot(NamedTuple):
     """One snapshot as it should be.
 
     Args:
-        due: of every record from before its midnight.
-        known: of those that its file says were there; None without a file, or without such a word.
-        kept: what the file holds.
+        due: rows computed from every record before its midnight.
+        known: rows computed from the records that its file names; None without a file, or if it
+            names none.
+        kept: rows in the file; None without a file.
     """
 
     due: Rows

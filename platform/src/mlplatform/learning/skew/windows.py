@@ -52,8 +52,9 @@ def window_cells(
     """A cell for every window and every decision.
 
     Args:
-        db: with the tables of `raw_records.gather`.
-        late_after_ms: what was recorded so long before a decision, it should have read.
+        db: a database with the tables of `raw_records.gather`.
+        late_after_ms: a decision should include the records that were written at least so many
+            milliseconds before it.
     """
     if not definition.windows or not served:
         return

@@ -32,10 +32,10 @@ def fit_calibration(
     Source: Platt, Probabilistic Outputs for Support Vector Machines (1999), on log odds.
 
     Args:
-        weight: by how much each row counts; None for 1 each.
+        weight: weight of each row; None means that all rows weigh 1.
 
     Raises:
-        InputInvalid: fewer than one case of either kind, or a raw score outside 0-1.
+        InputInvalid: there is no positive case or no negative one, or a raw score is outside 0-1.
     """
     if not (0 < int(y.sum()) < len(y)):
         raise InputInvalid("calibration slice", None, f"{int(y.sum())} positives in {len(y)} rows")
@@ -66,8 +66,8 @@ def fit_thresholds(
     no more than the share is above it.
 
     Args:
-        scores: of all held-out requests, of which shares are shares.
-        known: those of them that costs are counted on.
+        scores: calibrated scores (0-1) of all held-out requests, for thresholds by shares.
+        known: scores and labels of those requests with a known outcome, for thresholds by costs.
     """
     policy, (first, *others) = decision.thresholds, decision.outcomes
     if policy.scores is not None:

@@ -118,11 +118,12 @@ def train(
     """Fit the model's own training on the dataset; returns a bundle under `bundles`/<digest>.
 
     Args:
-        recent: what the alert band is predicted from; the held-out days where it is None.
-        studies: where a search keeps its trials, for a run that goes on after a killed one.
+        recent: requests from which the alert band is predicted; None means the held-out days.
+        studies: folder in which a search stores its trials, so that the next run can continue after
+            a crash; None: they are not stored.
 
     Raises:
-        InputInvalid: too little data to learn from, to calibrate, or to predict a band from; or all
+        InputInvalid: there is too little data to learn, to calibrate or to predict a band, or all
             trials of a search failed.
         ConfigInvalid: a package is missing that the fit or the search needs.
     """
@@ -221,11 +222,12 @@ def fit_rows(
     """The model that a folder's training makes of rows, with their weights where they have some.
 
     Args:
-        context: of a fit whose hyper-parameters are searched.
-        classes: whose places the labels are.
+        context: the context of a fit whose hyper-parameters are searched; None for other fits.
+        classes: names of the classes whose positions the labels are; empty for other models.
 
     Raises:
-        ConfigInvalid: it imports a package that is not installed here, or takes no classes.
+        ConfigInvalid: the training imports a package that is not installed here, or can't fit
+            classes.
     """
     x, y, weight = rows.matrix.columns(names), rows.y, rows.weight
     more: dict[str, Any] = {}
@@ -375,7 +377,9 @@ def _learned(
     stay as they are.
 
     Args:
-        raw: of all of their requests. taught: those of them that teach, which `days` are.
+        raw: raw scores of all requests of these days.
+        taught: for each of them, whether it teaches.
+        days: the rows of those that teach.
     """
     scale = definition.decision.scale
     if scale.task == "classes":

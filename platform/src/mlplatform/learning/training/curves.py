@@ -80,7 +80,8 @@ def permutation_importances(
     Nothing is measured where the rows that can be scored in time hold too few positives.
 
     Args:
-        budget_s: about how long all inputs together may take; fewer rows are scored instead.
+        budget_s: about how many seconds all inputs together may take; if they are too few, fewer
+            rows are scored.
 
     Source: Breiman, Random Forests (Machine Learning, 2001), section 10.
     """

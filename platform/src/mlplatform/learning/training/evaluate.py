@@ -84,8 +84,8 @@ class JudgingInputs:
     """The inputs by which a candidate is judged.
 
     Args:
-        recent: requests to replay; the held-out days where it is None.
-        skew: what the last look at served features found.
+        recent: requests to replay; None means the held-out days.
+        skew: result of the last comparison of served features; None if there is none.
     """
 
     candidate: Candidate

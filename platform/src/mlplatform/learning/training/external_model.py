@@ -57,14 +57,15 @@ def candidate_from_onnx(
     scored alone and together, and with a folder's golden set.
 
     Args:
-        origin: where the model is from, for the record.
+        origin: where the model comes from, for the record.
         data: digested files with weights of the model, which become files of the bundle.
 
     It is run in a confined process alone, which ends with the candidate's model.
 
     Raises:
-        ModelRefused: not such a model, or one beyond what a model from outside may hold or take.
-        InputInvalid: too little data.
+        ModelRefused: the model has another signature, or exceeds the limits for a model from
+            outside.
+        InputInvalid: there is too little data.
         ConfigInvalid: model.yaml gives a predictor less memory than the weights need.
     """
     if isinstance(base, Bundle):

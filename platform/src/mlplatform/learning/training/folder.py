@@ -95,8 +95,9 @@ class TrainingModule(Protocol):
         """Learn from rows by inputs and labels 0 or 1; the same rows and seed give the same model.
 
         Args:
-            weight: by how much each row counts; None for 1 each. Requests that were let through by
-                chance weigh more, those that they stand for are not among the rows.
+            weight: weight of each row; None means that all rows weigh 1. A request that exploration
+                let through weighs more, because it stands for stopped requests that are not among
+                the rows.
 
         Of a model of classes labels are places among them, from 0, and it is given `classes` too,
         their names in that order; of a model of numbers labels are float64. Where model.yaml has
@@ -111,8 +112,8 @@ class ModelFolder:
     """A model's folder, read and checked.
 
     Args:
-        digest: of all that is in it (`model.folders.folder_digest`).
-        golden: of a ready ONNX file; None for a folder that is trained.
+        digest: digest of the folder's whole content (`model.folders.folder_digest`).
+        golden: the golden set of a ready ONNX file; None for a folder that is trained.
     """
 
     definition: ModelDefinition

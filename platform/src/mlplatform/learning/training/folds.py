@@ -84,7 +84,8 @@ def tested_fold(
     """The quality of a fold's fit on its test days, beside the champion on the same rows.
 
     Args:
-        dataset: that it was fitted to. tested: of `later_rows`.
+        dataset: the rows that it was fitted to.
+        tested: rows of the test days, as `later_rows` returns them.
     """
     days = tested.share(fitted.customers).known
     own = Runnable(fitted.bundle, fitted.model)

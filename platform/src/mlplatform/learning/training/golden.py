@@ -121,11 +121,12 @@ def check_ready(
     expected.
 
     Args:
-        data: files with weights beside it.
+        data: files with weights of the model, beside it.
 
     Raises:
-        ModelRefused: it is beyond the limits, its tensors are others, or a score is no number.
-        InputInvalid: a row scores otherwise than is expected.
+        ModelRefused: the file exceeds the limits, has other tensors, or gives a score that is not a
+            number.
+        InputInvalid: the score of a row differs from the expected one.
     """
     names = [i.name for i in definition.inputs]
     tensors = None

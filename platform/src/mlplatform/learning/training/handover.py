@@ -77,11 +77,12 @@ class Order(_Part, frozen=True):
     """The content of `order.json`: what to fit, by which code, on which rows.
 
     Args:
-        code: version of the code that asked; only the same may fit.
-        folder: digest of the model's folder, likewise.
-        recent: None where the band is predicted from the held-out days.
-        vocabularies: of the model to be fitted.
-        words: of each category, those whose places the rows hold.
+        code: version of the code that ordered the fit; only the same version may fit.
+        folder: digest of the model's folder; only the same folder may fit.
+        recent: source of the requests from which the band is predicted; None means the held-out
+            days.
+        vocabularies: input → its words, for the model to be fitted.
+        words: category → the words whose positions the rows hold.
     """
 
     model: str
@@ -105,9 +106,9 @@ class Result(_Part, frozen=True):
     bundle.
 
     Args:
-        difference: of `Parity`; None where it is not a number.
-        parameters: of the fit.
-        search: that they were chosen by.
+        difference: `Parity`'s difference; None if it is not a number.
+        parameters: hyper-parameters of the fit.
+        search: the search that chose the parameters; None if there was none.
     """
 
     order: Sha256

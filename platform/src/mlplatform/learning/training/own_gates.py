@@ -86,7 +86,7 @@ def _read(definition: ModelDefinition, fitted_by: str) -> OwnGates | OwnFindings
     """The functions of the folder, or why they can't be run.
 
     Args:
-        fitted_by: digest of the folder that a candidate was fitted by; empty where none was.
+        fitted_by: digest of the folder that fitted the candidate; empty if no folder did.
     """
     try:
         return _load(definition, fitted_by)

@@ -20,10 +20,11 @@ class Parts:
     """Parts that a model folder declares, or that another bundle has.
 
     Args:
-        vocabularies: the words of each category and text: declared, or learned in training.
-        signature: None: one float32 matrix in, one column of scores out.
-        folder: digest of the model folder; empty where the parts are another bundle's.
-        classes: how many the graph gives probabilities of; 0: one score.
+        vocabularies: category or text → its words, declared or learned in training.
+        signature: the graph's tensors; None: it takes one float32 matrix and gives one column of
+            scores.
+        folder: digest of the model folder; empty if the parts come from another bundle.
+        classes: number of classes whose probabilities the graph gives; 0 if it gives one score.
     """
 
     inputs: tuple[InputSpec, ...]

@@ -111,7 +111,8 @@ def fit(
     """A candidate bundle under `bundles`/<digest>; the same data and seed give the same digest.
 
     Args:
-        studies: where a search keeps its trials, for a run that goes on after a killed one.
+        studies: folder in which a search stores its trials, so that the next run can continue after
+            a crash; None: they are not stored.
     """
     candidate = train(folder, dataset, bundles=bundles, seed=seed, recent=recent, studies=studies)
     log.info("candidate %s of %s", candidate.bundle.digest[:8], dataset.model)
@@ -133,8 +134,9 @@ def validate(
     `gates.py`.
 
     Args:
-        skew: what the last look at served features found.
-        folds: what fits of earlier days reached, where model.yaml wants folds and trains.
+        skew: result of the last comparison of served features; None if there is none.
+        folds: results of fits of earlier days; empty unless model.yaml asks for folds and trains
+            the model.
     """
     definition = folder.definition
     inputs = JudgingInputs(candidate, dataset, champion, recent, seed, skew)

@@ -90,9 +90,9 @@ def small_model(
     """The scorecard with a calibration and thresholds of its own.
 
     Args:
-        raw: its scores on days that it was not fitted on, with their labels.
-        every: its scores of all requests of those days, where some have no known outcome:
-            thresholds are shares of all.
+        raw: its raw scores, with labels, on days to which it was not fitted.
+        every: its raw scores of all requests of those days, from which thresholds by shares are
+            taken; None if every request has a known outcome.
     """
     calibration = fit_calibration(raw, y)
     known = calibration.probabilities(raw)

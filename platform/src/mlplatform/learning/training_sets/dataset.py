@@ -47,7 +47,7 @@ class Matrix:
     """Rows of inputs, in event time, with the unit that each belongs to.
 
     Args:
-        words: of each category input, those whose places `x` holds.
+        words: category or text input → the words whose positions `x` holds.
     """
 
     names: tuple[str, ...]
@@ -102,10 +102,11 @@ class LabelledRows:
     """Rows with their labels, 0 or 1; of classes, places among the model's; or numbers.
 
     Args:
-        hidden: rows whose outcome our own decision hid; whatever `y` says of them, nobody knows it.
-            None where there are none.
-        weight: by how much each row counts when a model learns, 0 for not at all; None for 1 each.
-        groups: of each protected field, the rows' groups. No fit is given them (`handover`).
+        hidden: whether a decision of ours hid the row's outcome, so that `y` is not known for it.
+            None if there is no such row.
+        weight: weight of each row when a model learns, 0 to leave it out; None means that all rows
+            weigh 1.
+        groups: protected field → the rows' groups. No fit gets them (`handover`).
     """
 
     matrix: Matrix
@@ -264,9 +265,9 @@ def build_dataset(
     without a label is unknown.
 
     Args:
-        also: inputs of the champion, which is to be judged on the same rows; those of a view that
-            the model folder no longer has are left out.
-        words: of the champion's category inputs.
+        also: inputs of the champion, so that it can be judged on the same rows; inputs of a view
+            that the model folder no longer has are left out.
+        words: vocabularies of the champion's category and text inputs.
 
     Raises:
         InputInvalid: no request has matured, or late rows would falsify the features.
@@ -480,7 +481,7 @@ def rows_digest(matrix: Matrix, y: Labels, rows: LabelledRows | None = None) -> 
     """SHA-256 over names, inputs, labels, times and units, in row order.
 
     Args:
-        rows: whose hidden outcomes and weights are digested too, where it has some.
+        rows: rows whose hidden outcomes and weights the digest includes, if they have any.
     """
     total = hashlib.sha256("\n".join(matrix.names).encode())
     if matrix.words:

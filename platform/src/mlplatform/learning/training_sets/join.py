@@ -30,8 +30,8 @@ def training_join(
     """The result of `view_join`, with every window of the model.
 
     Args:
-        events: `event_time` and the views' join keys, and whatever else is to be kept. Where the
-            model has windows, requests of the offline table, by `request_id`.
+        events: rows with `event_time` and the views' join keys; other columns are kept. If the
+            model has windows, they are requests of the offline table, with `request_id`.
 
     Raises:
         InputInvalid: as `view_join`.
@@ -45,7 +45,7 @@ def view_join(offline: OfflineTable, views: Sequence[FeatureView], events: pa.Ta
     A row is valid for its view's ttl, both bounds included, as in the online store.
 
     Args:
-        events: `event_time` and the views' join keys, and whatever else is to be kept.
+        events: rows with `event_time` and the views' join keys; other columns are kept.
 
     Raises:
         InputInvalid: a snapshot became available before its own time, or after a later one.
@@ -111,7 +111,7 @@ def _join_sql(
 ) -> str:
     """
     Args:
-        served: external view → since when it is served, of those that have rows.
+        served: external view with rows → event time from which on it is served, epoch milliseconds.
     """
     kept = [f'events_."{name}"' for name in columns]
     features: list[str] = []

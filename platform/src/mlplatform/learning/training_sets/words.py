@@ -20,7 +20,8 @@ def own_words(
     table.
 
     Args:
-        every: of a table that bundles are compared on: also those that none may have learned.
+        every: whether to include words that a model may not learn, for a table on which bundles are
+            compared.
     """
     found = declared_words(definition)
     most = MOST_WORDS if every else definition.training.vocabulary

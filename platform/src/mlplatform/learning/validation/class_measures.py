@@ -33,7 +33,8 @@ def class_measures(
     and Welsh (JRSS B, 2007) for the intervals.
 
     Args:
-        champion: its probabilities on the same rows, in the same order of classes.
+        champion: the champion's probabilities for the same rows, with the same order of classes;
+            None if there is none.
     """
     both = [probabilities] if champion is None else [probabilities, champion]
     if len(y) == 0 or any(bool(np.isnan(p).any()) for p in both):

@@ -35,9 +35,10 @@ class GroupRows:
     """Judged rows with their decisions, and whether each outcome is known.
 
     Args:
-        scores: calibrated, 0 to 1.
-        adverse: rows that got an adverse outcome.
-        known: rows whose outcome no decision hid; `y` is that of these.
+        scores: calibrated scores, 0 to 1.
+        adverse: whether the decision was an adverse outcome.
+        known: whether the outcome is known, because no decision hid it; `y` counts only for these
+            rows.
     """
 
     scores: Floats
@@ -52,12 +53,16 @@ class GroupFairness:
     """The shares of one group, each with a 90 % interval by unit; ratios share the gate's error.
 
     Args:
-        units: whole customers, which the intervals count.
-        positives: of the rows with a known outcome; so are both rates, score and observed share.
-        true_positive_rate, false_positive_rate: share of adverse outcomes among labels 1, and 0.
-        calibration_gap: mean score less the observed share of positives.
-        favourable_ratio: share without an adverse outcome, over that of the group with the most.
-        adverse_share_ratio, false_positive_ratio: over the reference's; None for the reference.
+        units: number of whole customers, on which the intervals are based.
+        positives: number of positives among the `known` rows. Both rates, the mean score and the
+            observed share are of these rows too.
+        true_positive_rate, false_positive_rate: share of adverse outcomes among rows with label 1,
+            and among rows with label 0.
+        calibration_gap: mean score minus the observed share of positives.
+        favourable_ratio: share of rows without an adverse outcome, divided by that of the group
+            with the largest such share.
+        adverse_share_ratio, false_positive_ratio: the group's share divided by the reference
+            group's; None for the reference group.
     """
 
     group: str
@@ -81,7 +86,7 @@ class AttributeFairness:
     """The groups of one protected attribute that occur, and the rows whose group is unknown.
 
     Args:
-        reference: empty where no group occurs and none is declared.
+        reference: the reference group; empty if no group occurs and none is declared.
     """
 
     attribute: str
@@ -96,7 +101,7 @@ class Fairness:
 
     Args:
         adverse: the outcomes that count as adverse.
-        ratio_level: of the intervals of ratios, 0 to 1.
+        ratio_level: confidence level of the intervals of ratios, 0 to 1.
     """
 
     adverse: tuple[str, ...]
@@ -116,7 +121,8 @@ def fairness_of(
     """The fairness of decisions by the groups of each attribute.
 
     Args:
-        groups: by attribute, the place [n] of each row's group among `values`; -1: not known.
+        groups: attribute → for each row, the position of its group in `values`, [n]; -1 if it is
+            not known.
         policy: limits and reference groups; None: the largest group is the reference.
     """
     found = {name: np.unique(places[places >= 0]).tolist() for name, places in groups.items()}
@@ -181,9 +187,9 @@ class _Share:
     """A share of rows, with the numbers of equal rows and units that would make it as uncertain.
 
     Args:
-        units: whole ones.
-        size: rows that would be as uncertain if each were another unit's.
-        even_units: units that would be as uncertain if each had as many rows.
+        units: number of whole units.
+        size: number of rows, each of another unit, that would give the same uncertainty.
+        even_units: number of units with equally many rows that would give the same uncertainty.
     """
 
     hits: float

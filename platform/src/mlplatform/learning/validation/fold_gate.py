@@ -26,12 +26,16 @@ class FoldFinding:
     """The quality of a fit of earlier days on the days after them.
 
     Args:
-        number: from 1, the oldest. from_ms, to_ms: the days of the test, UTC midnights.
-        fitted: requests that it learned from.
-        rows, positives: of the test, those whose outcome is known.
-        is_unseen: whether the champion was fitted to none of its days; False without a champion.
-        measures: by calibrated scores, beside the champion's on the same rows.
-        problem: why it could not be tested.
+        number: number of the fold, from 1 for the oldest.
+        from_ms, to_ms: start and end of the test days, UTC midnights in epoch milliseconds; the end
+            is exclusive.
+        fitted: number of requests from which the fit learned.
+        rows, positives: number of test requests with a known outcome, and of the positives among
+            them; of a model of classes both are equal.
+        is_unseen: whether the champion was fitted to none of the test days; False without a
+            champion.
+        measures: measures of the calibrated scores, beside the champion's on the same rows.
+        problem: why the fold could not be tested; empty if it was.
     """
 
     number: int

@@ -20,8 +20,9 @@ class ReplayCounts:
     A rollout compares this with what it sees: of live traffic, the two arms should differ as much.
 
     Args:
-        segments: by name, the same of the requests in one segment.
-        flips: those that are decided otherwise; None where alerts are compared.
+        segments: segment → the counts of its requests.
+        flips: number of requests with another decision than the champion's; None where alerts are
+            compared.
     """
 
     requests: int
@@ -37,8 +38,8 @@ class VolumeReplay:
     """Whether a gateway would have stopped the bundle on replayed requests.
 
     Args:
-        stop: the first stop; None: there was none.
-        at_ms: event time of the request that it came with.
+        stop: the first stop; None if there was none.
+        at_ms: event time of the request at which the stop came; 0 without a stop.
     """
 
     stop: VolumeStop | None = None

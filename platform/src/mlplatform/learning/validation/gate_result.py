@@ -14,7 +14,8 @@ class GateResult:
 
     Args:
         reason: a sentence with units, for people responsible for the version.
-        interval: where the observed value may lie, for a gate that holds an end of it to the limit.
+        interval: ends of the interval of the observed value, for a gate that compares an end with
+            the limit; None for other gates.
     """
 
     name: str

@@ -119,11 +119,11 @@ class LeakageEvidence:
     """The evidence of each input by itself.
 
     Args:
-        alone: input → average precision of the share of positives in its bins, learned on the
-            days of the fit and held to the held-out days; a missing value is a bin too.
-        identifiers: inputs that say whose request, or which request, a row is.
-        growing: inputs that rise or fall with event time.
-        positives: among the held-out requests.
+        alone: input → average precision of this input alone: bins get their share of positives on
+            the days of the fit, and score the held-out days. A missing value is a bin too.
+        identifiers: names of inputs that identify the customer or the request.
+        growing: names of inputs that rise or fall with event time.
+        positives: number of positives among the held-out requests.
     """
 
     alone: Mapping[str, float]

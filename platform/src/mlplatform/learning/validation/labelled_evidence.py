@@ -25,13 +25,14 @@ class LabelledEvidence:
     """All evidence for the gates of classes and of numbers.
 
     Args:
-        labelled: held-out requests whose class or number is known.
-        of_class: class → labelled requests of the window; none of numbers.
-        identifiers, growing: inputs that say whose or which request a row is, or that rise or fall
-            with event time.
-        measures: on the held-out days, beside the champion's on the same rows. Nothing is learned
-            of these days.
-        unseen: the same of the days that the champion was not fitted to; empty: there are too few.
+        labelled: number of held-out requests whose class or number is known.
+        of_class: class → number of labelled requests in the window; empty for a model of numbers.
+        identifiers, growing: names of inputs that identify the customer or the request, and of
+            inputs that rise or fall with event time.
+        measures: measures on the held-out days, beside the champion's on the same rows. Nothing is
+            learned from these days.
+        unseen: the same measures on the days to which the champion was not fitted; empty if there
+            are too few.
     """
 
     model: str

@@ -29,8 +29,8 @@ class Measure:
     """One measure on rows that no fit saw, with 90 % intervals by unit.
 
     Args:
-        champion, difference: on the same rows, the difference candidate less champion; None where
-            there is no champion, or it can't be run any more.
+        champion, difference: the champion's measure on the same rows, and the candidate's minus it;
+            None if there is no champion, or if it can't be run any more.
     """
 
     name: str
@@ -99,7 +99,7 @@ def mean_measure(
     """The mean of one number a row [n], with 90 % intervals by unit, as of `binary_measures`.
 
     Args:
-        champion: the same of the champion, on the same rows.
+        champion: the champion's numbers on the same rows; None if there is none.
     """
     both = np.array([values] if champion is None else [values, champion], np.float64)
     if both.shape[1] == 0:

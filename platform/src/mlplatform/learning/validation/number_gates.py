@@ -37,7 +37,7 @@ def judge_numbers(
     """Every gate's result on the evidence.
 
     Args:
-        unit: of the numbers, for people.
+        unit: unit of the model's numbers, as people write it.
     """
     results = (
         at_least("rows", evidence.data.rows, training.minimum_rows, "requests in the window"),

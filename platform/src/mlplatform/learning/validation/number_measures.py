@@ -33,9 +33,9 @@ def number_measures(
     (JRSS B, 2007) for the intervals.
 
     Args:
-        quantile: of the labels, 0 to 1, that the quantile loss is least for; at 0.5 it is half of
-            the mean absolute error.
-        champion: its numbers on the same rows.
+        quantile: the quantile (0 to 1) of the labels at which the quantile loss is least; at 0.5
+            the loss is half of the mean absolute error.
+        champion: the champion's numbers on the same rows; None if there is none.
     """
     both = [numbers] if champion is None else [numbers, champion]
     if len(y) == 0 or not all(bool(np.isfinite(found).all()) for found in both):

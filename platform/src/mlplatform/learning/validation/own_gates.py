@@ -46,9 +46,10 @@ class Arm:
     """The answers of one model on the rows.
 
     Args:
-        scores: calibrated, float64 [n] of 0-1, or numbers in the model's unit; of classes their
-            probabilities, float64 [n, classes], in the order of model.yaml for both models.
-        decisions: texts [n], by the bundle's own thresholds, or the most probable class.
+        scores: calibrated scores, float64 [n] of 0-1, or numbers in the model's unit; for a model
+            of classes the probabilities, float64 [n, classes], in the order of model.yaml.
+        decisions: names of outcomes [n]: by the bundle's own thresholds, or the most probable
+            class.
     """
 
     scores: NDArray[np.float64]
@@ -61,15 +62,16 @@ class HeldOut:
     them. Arrays are in order of event time and can't be written.
 
     Args:
-        y: labels 0 or 1, int8 [n]; places of classes, int8 [n]; or numbers, float64 [n].
-        unit: whose request a row is, int64 [n]: requests of one unit are alike, so intervals are
-            by unit.
-        event_ms: epoch milliseconds, int64 [n].
-        champion: on the same rows; None for a first version, or a champion that can't be run.
+        y: labels 0 or 1, int8 [n]; positions of classes, int8 [n]; or numbers, float64 [n].
+        unit: the customer or other unit of each row, int64 [n]. Requests of one unit are alike, so
+            intervals are computed by unit.
+        event_ms: event times in epoch milliseconds, int64 [n].
+        champion: the champion's answers on the same rows; None for a first version, or if the
+            champion can't be run.
         is_first: whether there is no champion.
-        columns: of the names in `COLUMNS`: inputs as float32 [n], NaN where a value is missing;
+        columns: name in `COLUMNS` → values: inputs as float32 [n], NaN where a value is missing;
             categories and protected fields as texts [n], empty where a value is missing or unknown.
-        decision: of model.yaml.
+        decision: the `decision` section of model.yaml.
     """
 
     y: NDArray[Any]
@@ -86,10 +88,10 @@ class HeldOut:
         """The cost of each request by its label, float64 [n], in the currency of model.yaml.
 
         Args:
-            decisions: of each row, or one for all.
+            decisions: the decision of each row [n], or one decision for all rows.
 
         Raises:
-            ValueError: model.yaml has no costs, or not of one of the decisions.
+            ValueError: model.yaml has no costs, or none for one of the decisions.
         """
         costs = self.decision.thresholds.costs or {}
         outcomes = np.broadcast_to(np.asarray(decisions, object), np.shape(self.y))

@@ -67,8 +67,9 @@ class SearchEntry(TypedDict):
     """A `SearchReport` without its trials.
 
     Args:
-        best: number of the best trial. value: of its measure.
-        reasons: of trials that failed, three at most.
+        best: number of the best trial.
+        value: the best trial's measure.
+        reasons: why trials failed, at most three texts.
     """
 
     measure: str
@@ -126,7 +127,7 @@ class ReportEntry(TypedDict, total=False):
     """A `GateReport`; empty where a rollout was opened without one.
 
     Args:
-        bundle, champion: digests; a first version has no champion.
+        bundle, champion: digests of the two bundles; the champion's is None for a first version.
     """
 
     model: str

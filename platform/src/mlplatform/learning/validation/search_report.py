@@ -20,10 +20,10 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """One trial that has ended.
 
     Args:
-        number: from 0.
-        value: the mean of the measure over its folds, as far as it came; None of a failed one.
-        steps: what it reported on the way, by step.
-        reason: why it failed.
+        number: the trial's number, from 0.
+        value: mean of the measure over the folds that were fitted; None for a failed trial.
+        steps: pairs of a step and the measure that was reported at it.
+        reason: why the trial failed; empty if it did not.
     """
 
     number: Annotated[int, Meta(ge=0, lt=MOST_TRIALS)]
@@ -39,9 +39,9 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The result of a search.
 
     Args:
-        wanted: trials that were declared; fewer were made where `budget_s` bound.
-        seconds: that the trials took, those of killed runs that were taken up included.
-        importances: how much each parameter matters for the best tenth of the trials, shares of 1
+        wanted: number of declared trials; fewer were run if `budget_s` was used up.
+        seconds: seconds that the trials took, including trials of killed runs that were continued.
+        importances: parameter → its share (0-1) of importance for the best tenth of the trials
             (PED-ANOVA).
     """
 

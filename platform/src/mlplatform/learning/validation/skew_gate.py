@@ -16,8 +16,9 @@ def judge_skew(
     reported by default; it refuses where a team repairs feeds before the next retrain.
 
     Args:
-        is_first: no version has answered yet, so nothing was served.
-        has_features: the model has a view or a window; without one nobody can look.
+        is_first: whether there is no version yet, so that no request was answered.
+        has_features: whether the model has a view or a window; without one there is nothing to
+            compare.
     """
     name, refuses = "skew", gates.skew == "refuse"
     if not has_features:

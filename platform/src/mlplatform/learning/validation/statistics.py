@@ -103,7 +103,7 @@ def average_precision_interval(
     throughout where there is no positive or a score is NaN.
 
     Args:
-        baseline: scores of another model for the same rows.
+        baseline: scores of another model for the same rows; None for average precision itself.
 
     Source: Field and Welsh, Bootstrapping clustered data (JRSS B, 2007).
     """

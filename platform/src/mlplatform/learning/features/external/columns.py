@@ -42,9 +42,9 @@ class ExternalColumns:
     """A view's columns in a bank's files, and the columns that are stored.
 
     Args:
-        field: the request's, whose value is the key.
-        pseudonym_key: of keys that are stored as pseudonyms alone.
-        now_ms: no row may have been known later.
+        field: the request field whose value is the entity's key.
+        pseudonym_key: the secret by which keys become pseudonyms, if the field is pseudonymous.
+        now_ms: the present event time; a row with a later availability time is refused.
     """
 
     view: FeatureView
@@ -92,11 +92,11 @@ class ExternalColumns:
         """The type of each wanted column in a Parquet file.
 
         Args:
-            types: the file's columns and their types, in Arrow's words. A time with a zone is an
+            types: column of the file → its type, as Arrow names it. A time with a time zone is an
                 instant, whatever the zone.
 
         Raises:
-            InputInvalid: names a column that is missing, or of another type.
+            InputInvalid: a column is missing or has another type; the message names it.
         """
         wanted = {}
         self.check_names(types, source)
@@ -143,7 +143,8 @@ class ExternalColumns:
             first: the number of the first row in its file, for messages.
 
         Raises:
-            InputInvalid: names the file, the first row that is wrong, and what is wanted.
+            InputInvalid: a row is wrong; the message names the file, the first such row and what is
+                wanted.
         """
         external = self.view.external
         assert external is not None

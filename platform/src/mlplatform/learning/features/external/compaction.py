@@ -36,8 +36,8 @@ class CompactionResult(msgspec.Struct, frozen=True):
     """The result of a compaction.
 
     Args:
-        merged: parts that are one now.
-        dropped: rows that had ended.
+        merged: number of parts that were merged into one.
+        dropped: number of rows that had ended and were left out.
     """
 
     merged: int = 0
@@ -52,8 +52,8 @@ def compact(view: FeatureView, parts: ExternalParts, *, horizon_ms: int | None) 
     import is not waited for.
 
     Args:
-        horizon_ms: event time of the first request that training may join again, or later ones;
-            None: all rows stay.
+        horizon_ms: event time of the oldest request that training may still join; None keeps all
+            rows.
     """
     if not parts.every() or parts.is_importing():
         return CompactionResult()

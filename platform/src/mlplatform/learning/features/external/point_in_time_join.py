@@ -83,8 +83,8 @@ def join_sql(view: FeatureView, from_ms: int, ttl_sql: str) -> tuple[list[str], 
     """Joins, and expressions of the features and of `row_name`, for `events_`.
 
     Args:
-        from_ms: since when the view is served.
-        ttl_sql: `events_.event_time` less the view's ttl.
+        from_ms: event time from which on the view is served, epoch milliseconds.
+        ttl_sql: SQL of `events_.event_time` minus the view's ttl.
     """
     key = quote(view.join_key)
     joins = [

@@ -33,11 +33,11 @@ class ImportReport(msgspec.Struct, frozen=True):
     """The result of an import.
 
     Args:
-        rows: of the files.
-        new: of them, those that were not there; 0: nothing has changed.
-        entities: whose newest row the online store has now by this import.
-        resumed: earlier parts that the online store did not have, which were served by this one: of
-            an import that was killed, or all where the store was lost.
+        rows: number of rows in the files.
+        new: how many of them the table did not have; 0 if nothing changed.
+        entities: number of entities whose newest row in the online store comes from this import.
+        resumed: number of earlier parts that this import served because the online store lacked
+            them: after an import was killed, or all parts after the store was lost.
     """
 
     rows: int
@@ -61,11 +61,12 @@ def import_table(
     than the row that it corrects.
 
     Args:
-        online: None for a dry run, which checks everything and leaves nothing behind.
-        clock_ms: event time.
+        online: the online store; None for a dry run, which checks everything and stores nothing.
+        clock_ms: returns the present event time.
 
     Raises:
-        InputInvalid: names the file, the row and what is wanted; nothing was taken in.
+        InputInvalid: a row or a file is wrong; the message names the file, the row and what is
+            wanted. Nothing was imported.
     """
     view = columns.view
     with parts.building() as building, database(building) as db:
@@ -101,7 +102,7 @@ def add_served(
     A store that was lost stays known as lost: it may have been given them before.
 
     Args:
-        batches: of `columns.schema`, each at least one row.
+        batches: rows with the columns of `columns.schema`; each batch has at least one row.
     """
     with parts.building() as building, database(building) as db:
         draft = building / "rows.parquet"

@@ -47,7 +47,7 @@ def store_text(project: str, redis: Address | None, windows: WindowState | None 
     `PASSWORD_VARIABLE`.
 
     Args:
-        windows: None of a model that has none: Feast's own stores do for it.
+        windows: None for a model without windows, which Feast's own stores can serve.
     """
     online: dict[str, Any] = {"type": "sqlite", "path": ONLINE_LINK}
     if redis is not None:
@@ -70,11 +70,11 @@ def write_folder(folder: Path, *, store: str, registry: bytes, online_db: Path |
     """Write or renew a folder, file by file.
 
     Args:
-        online_db: what the link leads to; None where the online store is a server.
+        online_db: target of the link to the online store's file; None if the store is on a server.
 
     Raises:
-        Refused: the folder has one of these files, and somebody else wrote its
-            feature_store.yaml, or nobody did.
+        Refused: one of these files exists, and feature_store.yaml is missing or was not written by
+            this function.
     """
     present = folder / STORE_FILE
     own = present.is_file() and present.read_text(errors="replace").startswith(FIRST_LINE)

@@ -44,10 +44,11 @@ def registry(
     """The registry of one project.
 
     Args:
-        windows: each a view of its own, without a source: there are no rows of them.
-        keys: join key → its type, of windows.
-        rows: the model's offline folder, with the views' Parquet files.
-        made_ms: when it was rendered, epoch milliseconds.
+        windows: the windows of each entity, which become a view without a source, as no rows are
+            stored.
+        keys: entity's join key → its type, for the entities of windows.
+        rows: the model's offline folder, which has the views' Parquet files.
+        made_ms: when the registry was rendered, epoch milliseconds.
     """
     made = _duration(made_ms)
     entities = {one.entity: (one.key, keys[one.key]) for one in windows}

@@ -36,7 +36,7 @@ class ViewStores:
     """The stores of a model's view.
 
     Args:
-        pushes: None: nothing was ever pushed here.
+        pushes: the journal of pushes; None if nothing was ever pushed here.
     """
 
     model: str
@@ -56,9 +56,9 @@ class RowCounts(msgspec.Struct, frozen=True):
     """The number of an entity's rows in each store.
 
     Args:
-        journal: of pushes, which training's table has not taken yet.
-        table: of imports, and of pushes that it has taken.
-        online: the one that requests read, 0 or 1 of each entity.
+        journal: rows of pushes that training's table does not have yet.
+        table: rows of imports, and of pushes that training's table has.
+        online: rows that requests read: 0 or 1 for each entity.
     """
 
     journal: int = 0
@@ -80,7 +80,7 @@ def rows_of(stores: ViewStores, keys: Keys, at_ms: int) -> RowCounts:
     """The number of rows of these entities; nothing is written.
 
     Args:
-        at_ms: event time; the online store's row counts however old it is.
+        at_ms: event time of the read. The online store's row counts, however old it is.
     """
     pushed = sum(row.key in keys for kept in stores.kept(keys) for row in kept.push.rows)
     table = sum(_count(stores.view, path, keys) for path in stores.parts.files())
@@ -101,8 +101,9 @@ def erase_rows(
     such a row to the online store is refused, however slow it is.
 
     Args:
-        whose: their keys; where these are not known, those of `known_keys` once imports have ended.
-        before: is called before the first row goes, where there is any.
+        whose: the entities' keys, or a function that recognises them among `known_keys`, which are
+            read once imports have ended.
+        before: called before the first row is removed, if there is any row.
 
     Raises:
         Unavailable: a store does not answer; call again.

@@ -15,11 +15,11 @@ class StreamGap(msgspec.Struct, frozen=True):
     training have their values.
 
     Args:
-        topic_id: as a `Place` has it.
-        first_offset, last_offset: both among them.
-        since_ms: when the last message before them that was read was published; None: none was, or
-            it is not known.
-        found_ms: event time at which a reader found that they are gone.
+        topic_id: the topic's id, as in `Place`.
+        first_offset, last_offset: the first and the last lost message, both inclusive.
+        since_ms: when the last message that was read before the gap was published; None if none was
+            read, or if the time is not known.
+        found_ms: event time at which a reader found the gap.
     """
 
     topic: str
@@ -45,8 +45,9 @@ class StreamLoss(msgspec.Struct, frozen=True):
     """The losses of a view that can concern some decisions.
 
     Args:
-        messages: how many they were at most.
-        since_ms: when the last message before the first of them was published; None: not known.
+        messages: upper bound on the number of lost messages.
+        since_ms: when the last message before the first loss was published; None if it is not
+            known.
         found_ms: event time at which the latest loss was found.
     """
 
@@ -73,8 +74,8 @@ def lost_values(
     """The loss that concerns decisions in a span of event time; None if there is none.
 
     Args:
-        ttl_ms: for how long a row of the view is read.
-        from_ms, to_ms: of the first and the last decision; None: open.
+        ttl_ms: how long a row of the view is valid.
+        from_ms, to_ms: event times of the first and the last decision; None: no bound on that side.
     """
     found = [
         gap

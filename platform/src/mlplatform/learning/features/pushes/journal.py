@@ -25,9 +25,9 @@ class PushedRow:
     """One row of a push in stored form.
 
     Args:
-        key: of the entity, a pseudonym where the request field is pseudonymous.
-        event_s: from when on the values hold, whole seconds of the epoch.
-        values: in the order of the push's names.
+        key: the entity's key; a pseudonym where the request field is pseudonymous.
+        event_s: event time from which on the values hold, in whole epoch seconds.
+        values: the features' values, in the order of the push's names; None is a missing value.
     """
 
     key: int | str
@@ -40,10 +40,11 @@ class Push:
     """Rows of one view that were sent together.
 
     Args:
-        client: who sent them.
-        idempotency: the client's key; None: it names none, and sent again it is another push.
-        digest: of what was sent; the same content has the same one.
-        names: of the features, as the view had them.
+        client: name of the client that sent the rows.
+        idempotency: the client's idempotency key; None if there is none. Sent again without a key,
+            the content is another push.
+        digest: digest of the content; equal content has an equal digest.
+        names: the features' names, as the view declared them then.
     """
 
     model: str
@@ -60,9 +61,10 @@ class KeptPush:
     """A push in the journal.
 
     Args:
-        number: of the journal; greater ones came later.
+        number: the number in the journal; later pushes have greater numbers.
         arrived_ms: event time of its arrival, later than that of any other push of the view.
-        served_ms: event time at which the online store had all of its rows; None: not known yet.
+        served_ms: event time at which the online store had all of its rows; None while that is not
+            known.
     """
 
     number: int
@@ -108,8 +110,8 @@ class Place:
     """The place of a row in a stream.
 
     Args:
-        published_ms: of its message, wall time as the topic says.
-        topic_id: that brokers gave the topic when it was made; empty: they tell none.
+        published_ms: publication time of the row's message, wall time as the topic states it.
+        topic_id: the id that brokers gave the topic when it was created; empty if they give none.
     """
 
     topic: str
@@ -131,7 +133,8 @@ class Pushes(Protocol):
         """Store all of these pushes or none, durably.
 
         Args:
-            now_ms: event time. A push arrives after every other one of its view.
+            now_ms: the present event time. A push always gets a later arrival time than earlier
+                pushes of its view.
         """
         ...
 
@@ -143,7 +146,7 @@ class Pushes(Protocol):
         again; it is recognised by another id or, where topics have no ids, by later messages.
 
         Args:
-            places: of the rows, in their order.
+            places: the place of each row, in the order of the rows.
         """
         ...
 
@@ -186,8 +189,8 @@ class Pushes(Protocol):
         """The pushes whose rows training's table does not have, oldest first.
 
         Args:
-            after: the number that they are behind.
-            unserved: only those that the online store is not known to have.
+            after: only pushes with a greater number.
+            unserved: only pushes that the online store is not known to have.
         """
         ...
 

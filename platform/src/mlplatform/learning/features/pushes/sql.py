@@ -232,8 +232,8 @@ class _Mark(NamedTuple):
     """How far a partition was read.
 
     Args:
-        published_ms: when the last of what was read was published.
-        topic_id: empty where it is not known.
+        published_ms: when the last message that was read was published.
+        topic_id: the topic's id; empty if it is not known.
     """
 
     next_offset: int

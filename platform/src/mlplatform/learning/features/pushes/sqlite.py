@@ -46,7 +46,7 @@ class SqlitePushes(SqlPushes):
     """Pushes in a file that any number of threads and processes share.
 
     Args:
-        durable: a push that was answered survives a power cut, not only a killed process.
+        durable: whether a confirmed push survives a power failure, and not only a killed process.
     """
 
     def __init__(self, path: Path, *, durable: bool) -> None:

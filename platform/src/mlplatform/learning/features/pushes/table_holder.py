@@ -28,9 +28,9 @@ class Holder(msgspec.Struct, frozen=True):
     """A home that holds the tables.
 
     Args:
-        home: a random id.
-        place: host and folder, for people.
-        since_ms: wall time.
+        home: the home's random id.
+        place: host and folder of the home, for people.
+        since_ms: since when it holds the tables, wall time.
     """
 
     home: str
@@ -42,7 +42,7 @@ class SharedStore(Protocol):
     """A store that homes may share.
 
     Args:
-        place: where it is, for people.
+        place: the store's address, for people.
     """
 
     @property
@@ -52,10 +52,10 @@ class SharedStore(Protocol):
         """The home that holds the tables; the caller's, if nobody held them before.
 
         Args:
-            over: take them from another home that has them.
+            over: whether to take the tables from another home that holds them.
 
         Raises:
-            Unavailable: it does not answer.
+            Unavailable: the store does not answer.
         """
         ...
 

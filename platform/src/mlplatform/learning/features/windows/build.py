@@ -43,7 +43,7 @@ def build(database: Path, offline: OfflineTable, log: DecisionLog) -> int:
     from then on.
 
     Args:
-        database: the log's.
+        database: the database of the decision log.
 
     Returns:
         How many series of tiles of entities it holds.
@@ -85,7 +85,7 @@ def build_shared(store: RedisWindows, offline: OfflineTable, log: DecisionLog) -
     Each gateway adds what was recorded since the log was read, from its own log.
 
     Args:
-        log: that the logs of all gateways are replicated into.
+        log: the log into which the logs of all gateways are replicated.
     """
     series, position = store.own.series, _log_position(log)
     recorded = _records_of(log, offline.definition.name, position)

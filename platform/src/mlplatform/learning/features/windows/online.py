@@ -40,7 +40,8 @@ class Windows(Protocol):
     two, one holds all of the other. So what was served can be counted again from the records.
 
     Args:
-        is_remote: every read waits for another process: not for an event loop.
+        is_remote: whether every read waits for another process; then do not call it from an event
+            loop.
     """
 
     is_remote: bool
@@ -51,7 +52,7 @@ class Windows(Protocol):
         Windows whose state is not there, or far behind the log, are stale: they have no value.
 
         Args:
-            keys: entity → key.
+            keys: entity → its key.
 
         Raises:
             sqlite3.Error, Unavailable: the state can't be read.
@@ -92,7 +93,7 @@ class WindowValues:
         """The values of every window at a time.
 
         Args:
-            tiles: of each series; None where nothing is known of the entity.
+            tiles: the entity's tiles for each series; None where nothing is known of the entity.
         """
         values: dict[str, float | None] = {}
         known = set()
@@ -119,7 +120,7 @@ class WindowReads:
     A read is one statement, so that tiles and positions are of one moment, and waits for nobody.
 
     Args:
-        database: the decision log's; it need not be there yet.
+        database: the database of the decision log; it may not exist yet.
         keys: entity → the request field that holds its key.
     """
 

@@ -56,8 +56,8 @@ class Lag(NamedTuple):
     """The lag of a model's windows behind a writer of this log.
 
     Args:
-        records: that they lack.
-        since_ms: when the first of those was recorded; None where none lacks.
+        records: number of records that the windows lack.
+        since_ms: when the first of those records was written; None if there is none.
     """
 
     records: int
@@ -71,11 +71,11 @@ class WindowProjector:
     """Follows one log. Only `lags` may be called by several threads.
 
     Args:
-        folder: of the log; a writer has set it up.
-        writer: whose records are added at once.
-        stores: of the models that have windows.
-        around_s: how often it is looked for states, for other writers of the log and for how far
-            each is.
+        folder: the folder of the log; a writer must have created the log in it.
+        writer: name of the writer whose records are added at once.
+        stores: the stores of the models that have windows.
+        around_s: seconds between two checks for new states, for other writers of the log, and for
+            the lag of each state.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ class ProjectorThread:
     """Runs a projector beside the code that commits records, until it is stopped.
 
     Args:
-        poll_s: how often the log is asked where nothing wakes the thread.
+        poll_s: seconds between two looks at the log, if nothing wakes the thread.
     """
 
     def __init__(self, projector: WindowProjector, *, poll_s: float = 0.1) -> None:

@@ -158,9 +158,9 @@ class Position:
     """The records that a state holds.
 
     Args:
-        token: names the tiles that belong to it.
-        seqs: per writer, the last one.
-        heads: per writer, the last one that its log was last said to have.
+        token: identifies the tiles that belong to this state.
+        seqs: per writer, the number of the last record that the state includes.
+        heads: per writer, the number of the last record in its log, as it was last reported.
     """
 
     token: str
@@ -197,9 +197,9 @@ class RedisWindows:
     Every method may raise Unavailable.
 
     Args:
-        own: of the windows that model.yaml declares here.
-        answer_s: how long to wait for the server.
-        redis: a client of it that is there already, with waits of its own.
+        own: the state of the windows that model.yaml declares here.
+        answer_s: seconds to wait for an answer of the server.
+        redis: an existing client of the server, with its own time limits; None creates one.
     """
 
     def __init__(
@@ -257,8 +257,8 @@ class RedisWindows:
         writer, or was built anew.
 
         Args:
-            records: those after `before`, without gaps; none says alone how far the log is.
-            head: the number of the last record in the writer's log.
+            records: the writer's records after `before`, without gaps; empty to report only `head`.
+            head: number of the last record in the writer's log.
 
         Returns:
             The position of now; None where there is no such state any more.
@@ -283,11 +283,12 @@ class RedisWindows:
         entities.
 
         Args:
-            position: per writer, the last record that the tiles hold.
-            tiles: the number of a series, the key of an entity, and its tiles.
+            position: per writer, the number of the last record that the tiles include.
+            tiles: for each entity and series: number of the series, key of the entity, and the
+                tiles.
 
         Raises:
-            Refused: the server takes what it likes out of its memory where that is full.
+            Refused: the server may evict keys when its memory is full.
         """
         self._check_eviction()
         token, count, at = secrets.token_hex(8), 0, self._at(self.own.id)
@@ -332,8 +333,9 @@ class RedisWindows:
         """The position of `own` and the tiles of each of its series, all of one moment.
 
         Args:
-            token: the position's; with another one, the tiles are not those that belong to it.
-            keys: of the entity of each series.
+            token: the token of the position. If it is another one, the tiles do not belong to the
+                position.
+            keys: for each series, the key of the entity.
         """
         names = [self._tiles(token, number, key) for number, key in enumerate(keys)]
         with translated(self._address):

@@ -43,9 +43,9 @@ def windows_sql(
     """Rows of `_row` and every window, in no order, null where there is no value.
 
     Args:
-        ratios: of windows among those of `shared`.
-        requests: the relation of all requests that may count.
-        wanted: a condition on its columns: for which of them windows are wanted.
+        ratios: ratios of two windows, which must be among those of `shared`.
+        requests: the SQL relation of all requests that may count.
+        wanted: SQL condition on its columns that selects the requests whose windows are returned.
     """
     parts = [
         f"s{number} AS ({_series_sql(series, windows, requests, wanted)})"
@@ -63,7 +63,7 @@ def tiles_sql(series: Series, requests: str) -> str:
     how many `tiles` it has, else 0; by key and tile.
 
     Args:
-        requests: a relation of `event_time` and the request's fields.
+        requests: an SQL relation with `event_time` and the request's fields.
     """
     numbered = f"(SELECT *, epoch_ms(event_time) AS {OWN[1]} FROM {requests})"
     columns = {

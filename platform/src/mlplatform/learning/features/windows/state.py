@@ -181,7 +181,7 @@ def begin(database: Path, definition: ModelDefinition, *, has_history: bool) -> 
     request.
 
     Args:
-        database: the decision log's, with its tables.
+        database: the database of the decision log, with its tables.
     """
     shared = series_of(definition.windows, definition.entities)
     with closing(sqlite.connect(database, tables=TABLES)) as db, sqlite.transaction(db):

@@ -25,7 +25,7 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
     became known before it; in history, all that is earlier.
 
     Args:
-        events: `request_id` and `event_time`, and whatever else is to be kept.
+        events: requests with `request_id` and `event_time`; other columns are kept.
     """
     definition = offline.definition
     if not definition.windows:
