@@ -41,9 +41,9 @@ class DayQuery:
     """The question that is asked of each day.
 
     Args:
-        version: of the champion; files of earlier ones are deleted.
-        identity: everything else that the findings follow from besides the log.
-        late_ms: after its end, how long a day's labels count.
+        version: version of the champion; files of earlier champions are deleted.
+        identity: all values that determine the findings, besides the log.
+        late_ms: milliseconds after the end of a day in which its labels still count.
     """
 
     model: str
@@ -61,9 +61,10 @@ def found_of_days(
     """The findings about each of these days; a day without stored findings is read from the log.
 
     Args:
-        folder: holds the files, one for each model and champion; made at first use.
-        numbers: of days, since 1 January 1970, UTC.
-        read: from numbers to what is found of each, in that order.
+        folder: folder of the files, one for each model and champion; it is created at first use.
+        numbers: numbers of the days, counted from 1 January 1970 UTC (day 0).
+        read: reads the findings of the given days from the log; it yields (number, finding) in
+            their order.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.

@@ -46,7 +46,7 @@ def file_of(folder: Path, name: str, generation: int, identity: str) -> Path:
     """The path of the file with this name and generation; files of earlier generations are deleted.
 
     Args:
-        identity: of what is kept, and how.
+        identity: text that stands for what the file stores, and how; it is part of the file's name.
     """
 
     def generation_of(file: Path) -> int:
@@ -70,10 +70,10 @@ def with_file(
     """The result of `work` on the file. A file that is damaged or does not fit is made again first.
 
     Args:
-        fits: whether it is of this log, and of no later time.
+        fits: tells whether the file was computed from this log and reaches no further than the log.
 
     Raises:
-        Unavailable: it can't be read or written now.
+        Unavailable: the file can't be read or written now, or it does not fit even when new.
     """
     for attempt in ("kept", "new"):
         try:

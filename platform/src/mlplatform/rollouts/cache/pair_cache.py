@@ -34,10 +34,8 @@ def shadow_outcomes(
     """Outcomes of the requests that a version and its champion both scored in shadow. Only records
     and labels that were not read before are read.
 
-    Only those records and labels are read that were not before.
-
     Args:
-        folder: holds the files, one for each model and generation; made at first use.
+        folder: folder of the files, one for each model and generation; it is created at first use.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.

@@ -62,9 +62,12 @@ class PairSums(msgspec.Struct):
     """Sums that are stored beside the tables.
 
     Args:
-        of_units: of classes, the numbers of `ClusterSums` over customers.
-        floors: from which score on a pair is kept, by `HIGHEST`; without one, each is.
-        telling: pairs in that table. choose_at: of more than that, floors are chosen anew.
+        of_units: for a model of classes, the numbers of `ClusterSums` with one cluster for each
+            customer.
+        floors: score column of `HIGHEST` → score from which `telling` keeps a pair. A pair stays if
+            one of its two scores reaches the floor, or if a column has no floor.
+        telling: number of pairs in the table `telling`.
+        choose_at: number of such pairs above which new floors are chosen.
     """
 
     of_units: list[int] = msgspec.field(default_factory=lambda: [0] * 15)
@@ -79,7 +82,7 @@ def count(
     """Update the sums and tables for pairs that have changed.
 
     Args:
-        before, now: all pairs of the decisions that were touched, as they were, and as they are.
+        before, now: all pairs of the changed decisions, before and after the change.
     """
     ages = changes(_ages(now, basis), _ages(before, basis))
     db.executemany(

@@ -35,10 +35,12 @@ class PairAges:
     """Pairs by age: one element per step of event time that has pairs, oldest first.
 
     Args:
-        age_ms: now; by whole steps.
-        pairs: how many. seen: whose outcome is known, or may still come to be.
-        labelled: those of them with a label of 0 and of 1.
-        delays: by label, how late it came, and how often so late; rising.
+        age_ms: present age of the pairs, in milliseconds, a multiple of the step.
+        pairs: number of pairs of each age.
+        seen: number of those whose outcome is known or may still become known.
+        labelled: number of those with label 0, and of those with label 1.
+        delays: for label 0 and for label 1, rows of (delay in steps, number of labels), delays
+            ascending.
     """
 
     basis: OutcomeBasis
@@ -111,9 +113,10 @@ def outcomes_of(
     """Outcomes of the pairs, by the labels that have come.
 
     Args:
-        telling: pairs that may change a bound where so many may be alerts.
-        writers: whose places the pairs hold.
-        is_labelled_after: whether any label arrived after an event time, until now.
+        telling: returns the pairs that may change a bound, given the number of pairs that may be
+            alerts.
+        writers: names of the writers; pairs refer to them by position.
+        is_labelled_after: tells whether any label arrived after a given event time, until now.
     """
     basis, (curve, come) = ages.basis, ages.curves()
     kept = ages.requests - ages.immature
@@ -147,7 +150,7 @@ def classes_of(
     """Outcomes of the pairs of a model of classes, by the labels that have come.
 
     Args:
-        of_units: the numbers of `ClusterSums`.
+        of_units: numbers of `ClusterSums`.
     """
     return LabelledClasses(
         wrong=ClusterSums.of(np.array(of_units)),

@@ -57,11 +57,12 @@ class State(msgspec.Struct):
     """State that is stored beside the tables.
 
     Args:
-        position: by writer, up to which number records and voids are in the tables.
-        labels: the same of labels.
-        first_ms: event time of the first record; labels from then on are read.
-        now_ms: event time up to which labels have arrived in the pairs.
-        sums: over the pairs.
+        position: writer → number up to which its records and voids are in the tables.
+        labels: writer → number up to which its labels are in the tables.
+        first_ms: earliest event time of a record; only labels from then on are read. None before
+            the first record.
+        now_ms: event time up to which the pairs have their labels.
+        sums: sums over the pairs.
     """
 
     position: dict[str, int] = {}
@@ -89,7 +90,7 @@ def add_records(
     """Store records of the shadow phase and voids, and compute the pairs that they touch again.
 
     Args:
-        found: with the columns of `facts`; with payloads where the model explores.
+        found: table with the columns of `facts`; the payload too if the model explores.
     """
     columns = columns_of(found)
     kind, score = columns["kind"], columns["score"]

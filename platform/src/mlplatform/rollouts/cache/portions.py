@@ -19,7 +19,7 @@ def next_portion(log: DecisionLog, span: Span) -> tuple[pa.Table, dict[str, int]
     more.
 
     Args:
-        span: with `after` and `limit`; its columns hold writer and seq.
+        span: span with `after` and `limit`; its columns include writer and seq.
     """
     table = log.read(span)
     pa.default_memory_pool().release_unused()  # the system's pool keeps it all until then

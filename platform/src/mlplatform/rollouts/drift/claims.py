@@ -30,11 +30,11 @@ def renewal(
     expires.
 
     Args:
-        lasts_s: how long the claim holds without being prolonged.
+        lasts_s: seconds for which the claim holds after each renewal.
 
     Raises:
-        StaleFence: the claim was taken over before this began, or the incident is over. Taken over
-            later it is no longer prolonged, and the answer is refused.
+        StaleFence: the claim had been taken over before the block began, or the incident is over. A
+            claim that is taken over later is not renewed any more, and its answer is refused.
         NotFound: there is no such incident.
     """
 

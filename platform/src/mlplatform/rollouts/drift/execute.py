@@ -64,9 +64,9 @@ class IncidentCheck:
     """An incident that is still open when a check ends.
 
     Args:
-        opened: it was opened by this very check.
-        decision: what is to be done about it.
-        request: to be passed on, if any.
+        opened: this check opened the incident.
+        decision: next action for the incident.
+        request: request that the caller must pass on; None if there is none.
     """
 
     incident: Incident
@@ -116,7 +116,7 @@ def run_check(definition: ModelDefinition, ports: DriftPorts, *, holder: str) ->
     """Take every step that is due for a model, and return the requests to others.
 
     Args:
-        holder: the name under which an incident is claimed.
+        holder: name under which an incident is claimed.
 
     Raises:
         NotFound: the model has no champion yet.

@@ -28,8 +28,8 @@ class Fault:
     """A broken input, or a broken view with the inputs that it feeds.
 
     Args:
-        source: the name of the input or view.
-        reason: what was seen, and what to do, in words.
+        source: name of the input or view.
+        reason: text that says what was seen and what to do.
     """
 
     source: str
@@ -41,8 +41,9 @@ class ViewReading:
     """A view, as the decisions of a window read it.
 
     Args:
-        newest_ms: of the snapshots that they read, the newest; None where no row was found.
-        late_ms: age at which the newest snapshot is late.
+        newest_ms: time of the newest snapshot that the decisions read, in epoch milliseconds; None
+            if they found no row.
+        late_ms: age in milliseconds from which the newest snapshot is late.
     """
 
     newest_ms: int | None
@@ -53,8 +54,8 @@ def missing_fault(name: str, column: Column, values: Floats, limit: float) -> Fa
     """The fault of an input that is missing far more often than expected; None if there is none.
 
     Args:
-        column: as it is to be expected in that window.
-        limit: of the population stability index of present and missing.
+        column: column of the profile, as it is expected in this window.
+        limit: limit of the population stability index over two classes: present and missing.
     """
     missing = 1 - len(finite(values)) / len(values)
     before, now = (np.array([share, 1 - share]) for share in (column.missing_share, missing))

@@ -23,9 +23,9 @@ class IncidentFinding:
     Args:
         kind: one of `KINDS`.
         opened_ms: event time of the verdict.
-        changed_ms: event time from which the new pattern counts.
-        champion: the version that the finding is about.
-        evidence: plain JSON, no NaN.
+        changed_ms: event time at which the new pattern began.
+        champion: version that the finding is about.
+        evidence: plain JSON without NaN.
     """
 
     model: str
@@ -53,10 +53,10 @@ class Incident:
     """The present state of an incident, with its journal, oldest change first.
 
     Args:
-        claim: how often it was claimed; the last claim's number.
-        until_ms: wall time at which the last claim expires; 0 before the first.
-        answer: the version that a retrain registered for it.
-        ended_ms: event time at which what was found had ended, where it ended by itself.
+        claim: number of claims so far, which is also the number of the last claim.
+        until_ms: wall time at which the last claim expires; 0 before the first claim.
+        answer: version that a retrain registered for the incident; None if there is none.
+        ended_ms: event time at which the finding had ended by itself; None if it has not.
     """
 
     id: str
@@ -80,8 +80,8 @@ class IncidentFact:
     """A change of an incident, with its position among the changes of all incidents.
 
     Args:
-        position: grows with every change, and changes become visible in its order.
-        champion: the version that the incident is about.
+        position: number that grows with every change; changes become visible in this order.
+        champion: version that the incident is about.
     """
 
     position: int
@@ -151,8 +151,6 @@ class Incidents(Protocol):
         """Record the result of the claimed retrain: a version, or None if it gave none. Recording
         the same answer again changes nothing.
 
-        The same answer twice is one.
-
         Raises:
             StaleFence: the claim was taken over, or the incident is closed.
             NotFound: there is no such incident.
@@ -165,7 +163,7 @@ class Incidents(Protocol):
         """Close an incident in whatever state. Closing it again keeps the first resolution.
 
         Args:
-            ended_ms: event time at which what was found had ended; None where it had not.
+            ended_ms: event time at which the finding had ended by itself; None if it has not.
 
         Raises:
             NotFound: there is no such incident.

@@ -72,10 +72,10 @@ def read_matured(
     the cost of a broken input is no drop of the model.
 
     Args:
-        folder: where days are kept; only those are read that are new, or that the log holds more
-            of since.
-        plan: of the inputs that segments are made of.
-        faulty: stretches of event time, from and to, with a data fault.
+        folder: folder in which the findings of days are stored. Only new days, and days with new
+            records in the log, are read from the log.
+        plan: plan of the inputs that define the segments.
+        faulty: pairs (from, to) of event times between which the data had a fault.
 
     Raises:
         Unavailable: the log or the file of days can't be read or written now.
@@ -213,9 +213,9 @@ class _Labels:
     any label came.
 
     Args:
-        known: decision → its labels as `RANK` orders them, the last one last; of classes and
-            numbers all.
-        hours: of event time in which some label came.
+        known: decision → its labels, sorted by `last_labels.RANK`, the last label at the end.
+            Models of classes and numbers have the labels of all requests here.
+        hours: hours since the epoch, in event time, in which a label arrived.
     """
 
     known: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
@@ -385,7 +385,7 @@ class ScoredRequests:
     """The requests of a day that the champion scored and whose outcome is not hidden.
 
     Args:
-        positive: by the last label that had arrived when the day matured.
+        positive: whether the last label that had arrived when the day matured is positive.
     """
 
     units: npt.NDArray[np.int64]
@@ -404,8 +404,10 @@ def matured_day(
     """The metrics of one day.
 
     Args:
-        capacity: share (0-1) of requests that people can look at: the highest scores of the day.
-        segments: by name, which requests belong to it.
+        capacity: share (0-1) of the day's requests that people can look at; these are the ones with
+            the highest scores.
+        segments: name of a segment → flag for each request: it belongs to the segment. None means
+            no segments.
     """
     highest = np.zeros(len(scored.scores), dtype=bool)
     highest[np.argsort(-scored.scores, kind="stable")[: round(capacity * len(highest))]] = True

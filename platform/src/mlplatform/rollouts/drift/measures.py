@@ -59,8 +59,10 @@ def shift(
     to learn it from.
 
     Args:
-        column: as it is to be expected in that window; `profile_rows` are the rows behind it.
-        rhythm: None where the bundle knows none: then chance is that of sampling alone.
+        column: column of the profile, as it is expected in this window; `profile_rows` is the
+            number of rows behind it.
+        rhythm: how the column differs between days; None if the bundle does not know it, and then
+            only sampling noise widens the limits.
 
     Source: B. Yurdakul, J. Naranjo, "Statistical properties of the population stability index",
     Journal of Risk Model Validation 14 (2020); L. Kish, "Survey Sampling" (1965), design effect.
@@ -106,7 +108,7 @@ def design_effect(values: Floats, units: npt.NDArray[np.integer[Any]]) -> float:
     least 1.
 
     Args:
-        units: of each value, its number from 0 on (`unit_numbers`).
+        units: number of each value's customer, from 0 on (`unit_numbers`).
     """
     there = np.isfinite(values)
     centred = np.where(there, values, 0.0) - np.mean(values[there]) * there

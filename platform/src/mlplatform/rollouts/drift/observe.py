@@ -44,8 +44,8 @@ class Champion:
     """The champion as drift is measured against it.
 
     Args:
-        band: of the share of alerts; None: it has no alerts.
-        score_word: how people call what it gives.
+        band: expected band of the share of alerts; None if the champion raises no alerts.
+        score_word: word for its scores in texts for people.
     """
 
     tenure: ChampionTenure
@@ -61,7 +61,7 @@ def champion_of(model: str, ports: DriftPorts) -> Champion:
     """The champion of the present routes.
 
     Raises:
-        NotFound: the model has none yet.
+        NotFound: the model has no champion yet.
     """
     arm = ports.rollouts.routes(model).champion
     if arm is None:

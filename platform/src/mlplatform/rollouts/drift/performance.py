@@ -33,11 +33,12 @@ class DailyHits:
     """Hits of one day, one element per trial.
 
     Args:
-        units: the assignment unit of each trial.
-        hits: of recall, positives among the highest scores; of precision, positives among these; of
-            an error, how large each is.
-        base: what hits are a share of: the number of trials; of calibration, whose trials are the
-            positives alone, the sum of the scores.
+        units: assignment unit of each trial.
+        hits: hit or not, for each trial. Recall: the trials are positives, and hits have one of the
+            highest scores. Precision: the trials are the requests with the highest scores, and hits
+            are positive. Error: size of each error.
+        base: number by which the sum of the hits is divided: the number of trials. Calibration has
+            only positives as trials, and its base is the sum of the scores.
     """
 
     units: npt.NDArray[np.int64]
@@ -50,9 +51,10 @@ class MaturedDay:
     """Outcomes of one day's requests that the champion scored.
 
     Args:
-        metrics: by name (`recall`, `precision`, `calibration`, `recall of a segment`, …; of classes
-            `accuracy`, of numbers `error`), the same names on every day.
-        hidden: stopped without a label: what they were, nobody can know.
+        metrics: name of a metric → its hits; every day has the same names: `recall`, `precision`,
+            `calibration`, `recall of a segment`, …; `accuracy` for classes, `error` for numbers.
+        hidden: number of requests that were stopped and have no label; nobody can know their
+            outcome.
     """
 
     start_ms: int
@@ -66,7 +68,7 @@ class MaturedDays:
     """The first and the last matured days under a champion, oldest first.
 
     Args:
-        gaps: why days are missing, or are not known to have all of their labels.
+        gaps: reasons why days are missing, or may lack some of their labels.
     """
 
     days: tuple[MaturedDay, ...]
@@ -81,11 +83,12 @@ class Change:
     """A metric of the recent days beside the same metric of the days before, with bounds.
 
     Args:
-        since_ms: start of the recent days.
-        now, before: shares of hits, 0 to 1; of calibration, positives over those expected; of an
+        since_ms: event time at which the recent days begin.
+        now, before: share of hits (0-1); for calibration, positives over expected positives; for an
             error, its mean.
-        low, high: of `now`, where `before` still held; NaN where nothing was counted. What lies
-            outside is harm: below, for calibration above as well, and for an error above alone.
+        low, high: bounds within which `now` may lie if `before` still held. A value outside is
+            harm. A side on which a change is no harm has an infinite bound: the upper one of a
+            share, the lower one of an error.
     """
 
     metric: str
@@ -116,8 +119,9 @@ class PerformanceVerdict:
     drop.
 
     Args:
-        since_ms: the first of the days that are worse; None unless UNHEALTHY.
-        changes: of each metric, the recent days that tell most.
+        since_ms: event time at which the first of the worse days begins; None unless UNHEALTHY.
+        changes: for each metric, the change over those recent days that give the strongest
+            evidence.
     """
 
     health: Health
@@ -247,8 +251,8 @@ class _Kind:
     """The harmful sides of a metric, and how its trials vary.
 
     Args:
-        trials: from the metric before and its days to the mean of a trial, its variance, and the
-            size of one event.
+        trials: computes from the earlier metric and its days (mean of a trial, variance of a trial,
+            size of one event).
     """
 
     falls: bool
@@ -303,7 +307,7 @@ def _effect_of_units(days: Sequence[DailyHits], share: float, variance: float) -
     positives of one customer are found, or missed, together.
 
     Args:
-        share: the mean of a trial.
+        share: mean of a trial.
     """
     _, cluster = np.unique(np.concatenate([day.units for day in days]), return_inverse=True)
     hits = np.concatenate([day.hits for day in days])

@@ -34,10 +34,10 @@ class Observation:
     """The evidence of the log by window, with the conclusions from it.
 
     Args:
-        windows: a sample of each, for reports.
-        performance: by the labels that have matured under the champion.
-        tenure: what they say of all its days.
-        score_word: how people call what the champion gives.
+        windows: sample of decisions of each window, for reports.
+        performance: verdict by the labels that have matured under the champion.
+        tenure: metrics of all matured days of the champion.
+        score_word: word for the champion's scores in texts for people.
     """
 
     champion: int
@@ -67,12 +67,13 @@ class IncidentStatus:
     """The status of a model's incident, besides its journal.
 
     Args:
-        matured: labels of the new pattern; counted only where an incident waits for them.
-        answer_phase: of the newest rollout of the version that answers the incident; None: it has
-            no rollout yet, or there is no such version.
-        fault: the open incident of the model's data, if there is one.
-        retrains: that the model's other incidents asked for.
-        trains: whether a retrain can be asked for at all.
+        matured: matured requests of the new pattern; they are counted only if an incident waits for
+            them.
+        answer_phase: phase of the newest rollout of the version that answers the incident; None if
+            there is no such rollout or version.
+        fault: id of the open incident about the model's data; None if there is none.
+        retrains: retrains that the model's other incidents asked for.
+        trains: whether the model's folder can train it.
     """
 
     matured: MaturedRequests = NOTHING_MATURED
@@ -94,7 +95,8 @@ class CloseIncident:
     """Close an incident that is over, without further action.
 
     Args:
-        ended_ms: event time from which on nothing was found any more; None where that is not why.
+        ended_ms: event time since which nothing was found any more; None if the incident is closed
+            for another reason.
     """
 
     incident: str
@@ -125,9 +127,9 @@ def next_step(
     """The next step of a check of a model, for one kind of incident.
 
     Args:
-        incident: the one of that kind that is not closed.
-        has_tried_rollout: this check has already asked for the rollout of the answer; another one
-            that is under way may refuse it.
+        incident: the model's incident of this kind that is not closed; None if there is none.
+        has_tried_rollout: this check has already asked for the rollout of the answer. Another
+            rollout that is under way may refuse it.
     """
     if incident is None:
         found = incident_finding(model.name, observation, kind)

@@ -30,11 +30,13 @@ class DriftPorts:
     """Everything outside that a drift check touches.
 
     Args:
-        counted: where checks keep what they have found of days; it may be deleted at any time.
-        bundle: of an arm, every digest checked.
-        open_rollout: of a version that answers an incident; gives back why it is refused, None
-            where it is not. Raises Busy where another is under way.
-        trains: whether the model's folder trains it; else it holds a ready ONNX file.
+        counted: folder in which checks store their findings about days; it may be deleted at any
+            time.
+        bundle: returns the bundle of an arm after checking every digest.
+        open_rollout: opens a rollout of the version that answers an incident. It returns the reason
+            why the rollout is refused, or None if it is opened, and raises Busy if another is under
+            way.
+        trains: whether the model's folder trains the model; else it holds a ready ONNX file.
     """
 
     log: DecisionLog

@@ -34,7 +34,7 @@ def write_report(then: Sample, now: Sample, policy: DriftPolicy, path: Path) -> 
     a value on either side is left out.
 
     Raises:
-        InputInvalid: no column is left.
+        InputInvalid: no column has values on both sides.
     """
     columns = [name for name in then if _has_values(then, name) and _has_values(now, name)]
     if not columns:
@@ -94,7 +94,7 @@ def summary(
     """The verdict as Markdown: one row a window, what moved, then what matured labels show.
 
     Args:
-        score_word: how people call what the champion gives.
+        score_word: word for the champion's scores.
     """
     has_alerts = any(v.alert_share is not None for v in verdicts)
     columns = ["window (UTC)", "requests", "verdict", "largest PSI", "largest distance"]

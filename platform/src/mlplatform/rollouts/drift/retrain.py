@@ -34,7 +34,7 @@ class Wait:
     """A retrain is not due; `until_ms` is event time, None where no date can be named.
 
     Args:
-        noted: the reason stays what it is for days, and belongs into the incident's journal.
+        noted: the reason stays the same for days, so the incident's journal records it.
     """
 
     reason: str
@@ -88,13 +88,17 @@ def retrain_when(
     is only in the held-out days, a retrain would learn the old one and be measured on the new.
 
     Args:
-        matured: since the incident's `changed_ms`, by `matured_since`.
-        lag_days: the age at which a request can be learned from: label maturity and held-out days.
-        now_ms, wall_ms: event time and wall time; claims expire in wall time.
-        answer_lives: for an answered incident, whether the version that answers it is still on its
-            way: in a rollout, or about to get one. Rolled back, it answers nothing.
-        fault: an open incident of the model's data: a retrain would learn what is broken.
-        retrains: of the model's other incidents; what they did not mend, one more may not either.
+        matured: result of `matured_since` for the incident's `changed_ms`.
+        lag_days: age in days from which a training run can learn from a request: label maturity and
+            held-out days together.
+        now_ms, wall_ms: present event time and wall time, in epoch milliseconds; claims expire in
+            wall time.
+        answer_lives: for an answered incident, whether the version that answers it is in a rollout
+            or about to get one. It is False after a rollback.
+        fault: id of the open incident about the model's data; None if there is none. With a fault,
+            a retrain would learn from broken data.
+        retrains: retrains that the model's other incidents asked for. If they have not helped, one
+            more may not help either.
     """
     match incident.state:
         case "closed":
@@ -146,10 +150,10 @@ def matured_since(
     """The number of requests since the change that a retrain would fit on, by the labels known now.
 
     Args:
-        fitted_until_ms: where the held-out days of a training set as of now begin; all before has
-            matured, so that a request without a report counts as negative, or as unknown where
-            labels are classes or numbers.
-        task: of the model, which says what labels are.
+        fitted_until_ms: event time at which the held-out days of a training set of today begin. All
+            requests before it have matured: without a label they count as negative, or as unknown
+            if labels are classes or numbers.
+        task: task of the model, which determines what labels are.
     """
     counted = "positive" if task == "binary" else "labelled"
     if fitted_until_ms <= changed_ms:

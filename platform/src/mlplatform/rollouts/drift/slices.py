@@ -23,8 +23,8 @@ class RecordSlices:
     The slices are bounded by times, so records of one millisecond are in one slice.
 
     Args:
-        rows: how many records the span had before the first slice was read.
-        edges: of event time, one more than there are slices.
+        rows: number of records that the span had before the first slice was read.
+        edges: event times that bound the slices, ascending; one more than there are slices.
     """
 
     log: DecisionLog
@@ -41,7 +41,7 @@ def slices(log: DecisionLog, span: Span) -> RecordSlices:
     """The slices of a span of records.
 
     Args:
-        span: with `from_ms` and `to_ms`.
+        span: span with both `from_ms` and `to_ms`.
     """
     if span.from_ms is None or span.to_ms is None:
         raise ValueError("a span that is read in slices needs both of its bounds")

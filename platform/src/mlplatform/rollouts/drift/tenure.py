@@ -34,11 +34,11 @@ class MaturedMetric:
     """One metric over a stretch of days.
 
     Args:
-        hits: of recall, positives among the highest scores; of precision, positives among these; of
-            an error, the whole of its sum.
-        base: what hits are a share of; of calibration, the sum of the scores.
-        value: a share, 0 to 1; of calibration, positives over those that the scores expect; of an
-            error, its mean. None where nothing was counted, and then `low` and `high` too.
+        hits: sum of the hits, as `DailyHits` defines them; for an error, its integer part.
+        base: number by which the hits are divided: the number of trials; for calibration, the sum
+            of the scores.
+        value: share of hits (0-1); for calibration, positives over expected positives; for an
+            error, its mean. `value`, `low` and `high` are None if nothing was counted.
     """
 
     name: str
@@ -54,8 +54,10 @@ class MaturedStretch:
     """A stretch of a champion's matured days, in event time.
 
     Args:
-        days: that were counted; others between have no label, or a fault in their data.
-        hidden: stopped without a label: what they were, nobody can know.
+        days: number of days that count. Other days between them have no label, or a fault in their
+            data.
+        hidden: number of requests that were stopped and have no label; nobody can know their
+            outcome.
     """
 
     from_ms: int
@@ -71,8 +73,9 @@ class MaturedTenure:
     """The matured days of a champion: the first ones, and the last ones where there are more.
 
     Args:
-        since_ms: event time of its promotion. seen_ms: event time of the check.
-        gaps: why days are missing, or are not known to have all of their labels.
+        since_ms: event time of the champion's promotion.
+        seen_ms: event time of the check.
+        gaps: reasons why days are missing, or may lack some of their labels.
     """
 
     version: int

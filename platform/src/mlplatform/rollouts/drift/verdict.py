@@ -42,12 +42,13 @@ class Window:
     """The logged decisions of one model in a stretch of event time, as columns.
 
     Args:
-        inputs: by name, one value for each request, NaN where it was missing.
-        units: the assignment unit of each request.
-        scores, alerts, scored_units: only of requests that the champion scored, not degraded.
-        gaps: why records may be missing; empty for a complete window.
-        views: by name, those that the decisions read.
-        stale: decisions made without fresh features; they are in none of the columns.
+        inputs: name of an input → one value for each request, NaN if it was missing.
+        units: assignment unit of each request.
+        scores, alerts, scored_units: one element for each request that the champion scored;
+            degraded answers are left out.
+        gaps: reasons why records may be missing; empty for a complete window.
+        views: name of a view → what the decisions read from it.
+        stale: number of decisions made without fresh features; the columns above leave them out.
     """
 
     start_ms: int
@@ -86,7 +87,7 @@ class WindowVerdict:
     """The verdict on one window; UNHEALTHY means drifted.
 
     Args:
-        faults: what is broken in its data. Then nothing is said about drift.
+        faults: faults in the window's data. If there are any, nothing is said about drift.
     """
 
     start_ms: int
@@ -162,9 +163,10 @@ def window_verdict(
     be measured is INCONCLUSIVE unless something else drifted.
 
     Args:
-        band: of the share of alerts; None: the champion has no alerts.
-        rhythms: of the champion's bundle; None or without an input: of that it has none.
-        score_word: how people call what the champion gives.
+        band: expected band of the share of alerts; None if the champion raises no alerts.
+        rhythms: input → rhythm, from the champion's bundle. None, or a missing input, means that
+            the bundle has no rhythm for it.
+        score_word: word for the champion's scores in texts for people.
     """
     requests = len(window.units) + window.stale
     if window.gaps or requests < policy.minimum_rows:

@@ -57,9 +57,9 @@ def drift_plan(
     """The plan that computes inputs from a logged decision as the champion computed them.
 
     Args:
-        inputs: of the champion's bundle; those that are not watched are left out.
-        watched: names; those of `drift.inputs` unless given.
-        vocabularies: of the champion's bundle.
+        inputs: inputs of the champion's bundle; those that are not watched are left out.
+        watched: names of the watched inputs; None means those of `drift.inputs`.
+        vocabularies: vocabularies of the champion's bundle.
     """
     names = definition.drift.inputs if watched is None else watched
     specs = [spec for spec in inputs if spec.name in names]
@@ -202,7 +202,7 @@ def units_of(rows: pa.Table, before: int) -> npt.NDArray[np.int64]:
     """The assignment units; a decision without one counts as a unit of its own.
 
     Args:
-        before: how many rows of the same stretch came in slices before this one.
+        before: number of rows in earlier slices of the same stretch.
     """
     known = rows["unit"].fill_null(pa.scalar(0, pa.int64())).to_numpy(zero_copy_only=False)
     missing = rows["unit"].is_null().to_numpy(zero_copy_only=False)

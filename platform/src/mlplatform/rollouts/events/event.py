@@ -41,8 +41,8 @@ class EventType:
 
     Args:
         name: the CloudEvent's `type`.
-        meaning: what has happened, as the head of a message to people.
-        action: what a person must do; empty: nothing.
+        meaning: text that says what has happened; it heads a message to people.
+        action: text that says what a person must do; empty if nothing.
     """
 
     name: str
@@ -130,11 +130,13 @@ class CloudEvent:
     """An event as CloudEvents 1.0 has it.
 
     Args:
-        id: of the fact, made of the journal's own numbers and digests: a repeat has the same.
-        source: the platform's page.
-        subject: the rollout or the incident; events of one subject keep their order.
+        id: id of the fact, made from the journal's numbers and digests; a repeated event has the
+            same id.
+        source: address of the platform's page.
+        subject: id of the rollout or incident; events of one subject keep their order.
         time_ms: wall time of the fact.
-        data: plain JSON: `model`, `reason`, `link`, and what a kind of fact has besides.
+        data: plain JSON: `model`, `reason`, `link`, and further fields that depend on the kind of
+            fact.
     """
 
     id: str
@@ -166,7 +168,7 @@ def event_of(fact: Fact, page: str, redacted: Callable[[str], str]) -> CloudEven
 
     Args:
         page: address of the platform's page, without a slash at its end.
-        redacted: takes personal values out of a text.
+        redacted: removes personal values from a text.
     """
     match fact:
         case JournalFact(position, chain, transition):

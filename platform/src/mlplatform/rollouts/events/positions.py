@@ -20,7 +20,7 @@ class Claim:
     """The right to send to a receiver: a token that grows with every taking.
 
     Args:
-        at: where to go on.
+        at: position from which to continue.
     """
 
     receiver: str
@@ -33,10 +33,12 @@ class Progress:
     """The present state of a receiver.
 
     Args:
-        declared: the receivers' file has it; one that was taken out keeps its position.
-        delivered, failed: attempts, since it was declared first.
-        stopped: why nothing is sent to it any more; empty: it is not stopped.
-        failure: of the last attempt; empty where that was taken.
+        declared: the receivers' file declares it. A receiver that was removed from the file keeps
+            its position.
+        delivered, failed: number of successful and of failed attempts since the receiver was first
+            declared.
+        stopped: reason why nothing is sent to it any more; empty if it is not stopped.
+        failure: reason why the last attempt failed; empty if it succeeded.
     """
 
     receiver: str
@@ -54,8 +56,8 @@ class Attempt:
     """The result of one delivery.
 
     Args:
-        failure: why it failed; empty: it was taken.
-        gone: the receiver wants nothing any more.
+        failure: reason why it failed; empty if the receiver accepted it.
+        gone: the receiver wants no further events.
     """
 
     failure: str = ""
@@ -76,7 +78,7 @@ class Positions(Protocol):
         The same holder gets it again, under a new token: its earlier claims are stale.
 
         Raises:
-            NotFound: nobody has declared it.
+            NotFound: no such receiver was declared.
         """
         ...
 
@@ -94,7 +96,7 @@ class Positions(Protocol):
         claims.
 
         Raises:
-            NotFound: nobody has declared it.
+            NotFound: no such receiver was declared.
         """
         ...
 

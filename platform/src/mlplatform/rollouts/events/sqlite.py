@@ -27,7 +27,7 @@ class SqlitePositions(SqlPositions):
     """Positions in a SQLite file that any number of threads and processes share.
 
     Args:
-        durable: what was sent and recorded is not sent again after a power cut either.
+        durable: recorded deliveries survive power loss too, so they are not sent again.
     """
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:

@@ -37,8 +37,9 @@ class Backlog:
     """The facts that a receiver has not taken yet.
 
     Args:
-        facts: how many, at most twice MOST_COUNTED; some may be of types that it does not want.
-        since_ms: wall time of the oldest; None where nothing waits.
+        facts: number of facts, at most twice MOST_COUNTED; it may include facts that the receiver
+            does not want.
+        since_ms: wall time of the oldest fact; None if nothing waits.
     """
 
     facts: int

@@ -35,7 +35,7 @@ class Question:
     """The question that an approver answers.
 
     Args:
-        evidence: digest of the evidence that the rollout's journal asked with.
+        evidence: digest of the evidence that the rollout's journal showed with the question.
     """
 
     rollout_id: str
@@ -48,8 +48,9 @@ class Approver:
     """The approver, with the key or the account that proved who it is.
 
     Args:
-        key_id: as `keys list` shows it; `PROVIDER`: an identity provider proved it.
-        identity: at the provider; None: a key.
+        key_id: id of the key as `keys list` shows it; `PROVIDER` if an identity provider proved the
+            person.
+        identity: identity that the provider proved; None if a key proved the person.
     """
 
     name: str
@@ -71,11 +72,11 @@ def code(key: bytes, approver: Approver, question: Question, *, until_s: int) ->
     """The code of an approver who has been proven.
 
     Args:
-        key: of this installation.
-        until_s: when it ends, epoch seconds.
+        key: approval key of this installation.
+        until_s: end of the code's life, in epoch seconds.
 
     Raises:
-        Refused: the names of the approver's account are too long for one.
+        Refused: the code would be too long, because of the names of the approver's account.
     """
     mac = _mac(key, approver, question, until_s)
     made = f"{approver.name}:{approver.key_id}:{until_s}:{mac}"
@@ -93,7 +94,8 @@ def approver(key: bytes, text: str, question: Question, *, now_s: float) -> Appr
     """The approver whose code this is.
 
     Raises:
-        Refused: it is none, has ended, or was given for another answer, rollout or evidence.
+        Refused: the text is not a code, the code has expired, or it was given for another answer,
+            rollout or evidence.
     """
     code = text.strip()
     parts = code.split(":")

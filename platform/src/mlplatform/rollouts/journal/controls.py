@@ -26,7 +26,8 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """The fields of every control: its time on both clocks, its actor and its reason.
 
     Args:
-        identity: of the actor, where an identity provider proved it; None: a key, or a command.
+        identity: identity of the actor that an identity provider proved; None if a key or a command
+            did it.
     """
 
     model: str
@@ -59,7 +60,7 @@ class ControlState:
     """The controls in force for a model.
 
     Args:
-        killed: who switched the model off, and why; None: it is on.
+        killed: fact that switched the model off; None if the model is on.
     """
 
     killed: Killed | None = None
@@ -69,7 +70,7 @@ def fold_controls(facts: Iterable[Control]) -> ControlState:
     """The state after these facts of one model, in order.
 
     Raises:
-        Refused: one can't follow those before it.
+        Refused: a fact can't follow those before it.
     """
     state = ControlState()
     for fact in facts:
@@ -81,7 +82,7 @@ def apply_control(state: ControlState, fact: Control) -> ControlState:
     """The state after one more fact.
 
     Raises:
-        Refused: it can't follow: the model is killed already, or is not.
+        Refused: the fact can't follow: the model is killed already, or it is not killed.
     """
     match fact:
         case Killed():
@@ -117,8 +118,8 @@ def check_may_move(fact: Transition, present: Routes, following: Routes) -> None
     """Raises unless a rollout's transition may write these routes.
 
     Raises:
-        Refused: the model is killed and the transition leads forward, or it changes what only a
-            control changes.
+        Refused: the model is killed and the transition leads forward, or the transition changes
+            fields that only a control may change.
     """
     forward = ShadowStarted | CanaryStepped | Promoted | Confirmed
     if present.killed and isinstance(fact, forward):
@@ -136,6 +137,6 @@ def decode_control(text: bytes) -> Control:
     """The fact that a journal row holds.
 
     Raises:
-        msgspec.ValidationError: the row holds no control that this version knows.
+        msgspec.ValidationError: the row holds no control that this release knows.
     """
     return _decoder.decode(text)

@@ -20,7 +20,7 @@ class GateEvidence(TypedDict):
     """A gate's answer.
 
     Args:
-        holds: false where the rollout does not wait for it.
+        holds: False if the rollout does not wait for the gate.
     """
 
     verdict: Verdict
@@ -33,18 +33,19 @@ class Evidence(TypedDict, total=False):
     """The evidence that a transition is based on: the version judged, the counts, and the verdict.
 
     Args:
-        model, rollout_id, version, bundle, author, alert_band: of the challenger.
-        validation, plan: what was known of it before it met traffic.
+        model, rollout_id, version, bundle, author, alert_band: facts about the challenger.
+        validation, plan: gate report and rollout plan from before the challenger got traffic.
         bootstrap: there is no champion to compare with.
-        emergency, opened_by: it is promoted at once, as this person asks.
-        stopped: by gateway, why it asks the version no more.
-        arms: counts of either arm, by name. dropped: copies that were never sent, by reason.
-        gates: by name, in the order in which they were asked.
-        log: by writer, the first and the last number of what was counted.
-        position: by writer, up to which number the log was read.
-        counted: SHA-256 of everything that was counted.
-        watermarks: by writer, number and event time.
-        basis: what the verdict follows from besides the log.
+        emergency, opened_by: the version is promoted at once, at the request of this person.
+        stopped: gateway → why it no longer asks the version.
+        arms: arm → its counts by name.
+        dropped: reason → number of copies that were never sent.
+        gates: name → gate, in the order in which the gates were asked.
+        log: writer → first and last number of the counted records.
+        position: writer → number up to which the log was read.
+        counted: SHA-256 digest of all counted data.
+        watermarks: writer → number and event time.
+        basis: all values that determine the verdict, besides the log.
     """
 
     model: str

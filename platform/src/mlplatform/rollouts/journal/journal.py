@@ -31,7 +31,8 @@ class GatewayLease:
     reported one.
 
     Args:
-        stopped: service → why this gateway no longer asks it, by what its bundle decided there.
+        stopped: service → why this gateway no longer asks it, because of its bundle's decisions
+            there.
     """
 
     gateway: str
@@ -84,7 +85,8 @@ class Rollouts(Protocol):
         this within `ttl_s`.
 
         Args:
-            stopped: as `GatewayLease` has it, of all models.
+            stopped: service → why the gateway no longer asks it, as in `GatewayLease`; for all
+                models.
         """
         ...
 
@@ -97,7 +99,7 @@ class Controls(Protocol):
 
         Raises:
             StaleFence: the lease was taken over, or the routes are not of the next generation.
-            Refused: it can't follow those before it.
+            Refused: the fact can't follow those before it.
         """
         ...
 
@@ -111,8 +113,8 @@ class JournalFact:
     """A transition or a control of a model, with its position in the journal.
 
     Args:
-        position: grows with every row, and rows become visible in its order.
-        digest: of the row and of all before it.
+        position: number that grows with every row; rows become visible in this order.
+        digest: digest of the row and of all rows before it.
     """
 
     position: int
@@ -144,7 +146,7 @@ class Passes(Protocol):
         The same holder gets it again, under a new token: its earlier fences are stale from then on.
 
         Args:
-            steal: take it over from anybody.
+            steal: take the lease even if another holder has it.
         """
         ...
 

@@ -35,8 +35,8 @@ class PostgresRollouts(SqlRollouts):
     """`Rollouts`, `Controls`, `Passes` and `Anchors`; safe for threads and processes.
 
     Args:
-        clock: whose wall time leases run by.
-        answer_s: how long each step waits for the server.
+        clock: clock whose wall time decides when leases end; None means the system clock.
+        answer_s: seconds for which each step waits for the server.
     """
 
     def __init__(

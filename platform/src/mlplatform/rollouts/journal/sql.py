@@ -36,7 +36,7 @@ class SqlRollouts:
     Safe for threads and processes.
 
     Args:
-        clock: whose wall time leases run by.
+        clock: clock whose wall time decides when leases end; None means the system clock.
     """
 
     def __init__(self, database: Database, clock: Clock | None = None) -> None:

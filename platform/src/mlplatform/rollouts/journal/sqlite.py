@@ -42,7 +42,7 @@ class SqliteRollouts(SqlRollouts):
     """`Rollouts`, `Controls`, `Passes` and `Anchors` in one file; safe for threads and processes.
 
     Args:
-        clock: whose wall time leases run by.
+        clock: clock whose wall time decides when leases end; None means the system clock.
         durable: a commit survives power loss, not only a killed process.
     """
 

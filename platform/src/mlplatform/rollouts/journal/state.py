@@ -51,8 +51,8 @@ class Pause:
     """A stretch of time in which a person had paused a rollout.
 
     Args:
-        event_ms: how long it was in event time.
-        from_ms, until_ms: of wall time.
+        event_ms: length of the pause in event time, in milliseconds.
+        from_ms, until_ms: wall times at which it began and ended.
     """
 
     event_ms: int
@@ -65,24 +65,28 @@ class RolloutState:
     """The present state of one rollout.
 
     Args:
-        validation: the version's gate report, as it was when the rollout was opened.
-        needs_approval: nothing but an approval leads on from shadow, or to a first champion; False
-            too where an earlier release opened it, which did not record what model.yaml asked for.
-        step: index into the policy's canary steps, in phase "canary".
-        percent: of the newest canary step; 0 before the first.
-        since_event_ms, since_wall_ms: when the phase, or the canary step, began.
-        displaced: the rollout that the routes named before this one's shadow began.
-        asked: digest of the evidence that a person was asked about.
-        answer: that person's answer.
-        predecessor: the champion that this rollout's promotion replaced.
-        shadow_generation: of the routes in its shadow phase, set when that has been judged.
-        refused: why the service could not be started when that was last tried; None: never.
-        reason: of the last transition.
-        plan: what was expected when it was opened; None: an earlier release opened it.
-        paused: who has it wait, and why; None: nobody.
-        pauses: of this phase that are over.
-        emergency: promoted by one person at once; `asked` and `answer` are of the confirmation.
-        opened_by: who asked for it; empty where an earlier release opened it.
+        validation: gate report of the version when the rollout was opened.
+        needs_approval: only an approval leads on from shadow, or makes a first champion. It is also
+            False if an earlier release opened the rollout and did not record the setting.
+        step: index into the policy's canary steps in phase "canary"; None in other phases.
+        percent: percentage of the newest canary step; 0 before the first.
+        since_event_ms, since_wall_ms: event time and wall time at which the phase, or the canary
+            step, began.
+        displaced: id of the rollout that the routes named before this one's shadow phase began.
+        asked: digest of the evidence that an approver was shown with the question; None if nobody
+            was asked.
+        answer: the approver's answer; None if there is none.
+        predecessor: champion that this rollout's promotion replaced.
+        shadow_generation: generation of the routes in the shadow phase; None until the phase has
+            been judged.
+        refused: reason why the last attempt to start the service was refused; None if none was.
+        reason: reason of the last transition.
+        plan: plan from when the rollout was opened; None if an earlier release opened it.
+        paused: open pause: who paused the rollout, and why. None if it is not paused.
+        pauses: earlier pauses of this phase.
+        emergency: one person had it promoted at once; `asked` and `answer` are then about the
+            confirmation.
+        opened_by: name of the person who opened it; empty if an earlier release opened it.
     """
 
     rollout_id: str
@@ -130,7 +134,7 @@ def fold(transitions: Iterable[Transition]) -> RolloutState:
     """The state after these transitions of one rollout, in order.
 
     Raises:
-        Refused: there are none, or one can't follow those before it.
+        Refused: there are no transitions, or one can't follow those before it.
     """
     state: RolloutState | None = None
     for transition in transitions:
@@ -145,8 +149,8 @@ def admit(state: RolloutState | None, fact: Transition) -> RolloutState:
     did not have.
 
     Raises:
-        Refused: this transition can't follow that state, a person has no name, an author, by
-            whichever form of a name, approves, or nothing says whether an approval is required.
+        Refused: the transition can't follow that state, a person has no name, the author approves
+            under any form of the name, or nothing says whether an approval is required.
     """
     if isinstance(fact, Opened) and not fact.author.strip():
         raise Refused(f"version {fact.challenger.version} has no author: nobody could approve it")
@@ -162,7 +166,7 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
     """The state after one more transition.
 
     Raises:
-        Refused: this transition can't follow that state.
+        Refused: the transition can't follow that state.
     """
     if isinstance(fact, Opened):
         if state is not None:
@@ -237,10 +241,12 @@ def check_approver(
     person who asked for its emergency promotion.
 
     Args:
-        identity: of the approver, where a provider proved it: each of its names counts.
+        identity: identity of the approver that a provider proved, or None; each of its names is
+            checked.
 
     Raises:
-        Refused: names the version; names that a reader takes for one another are one person's.
+        Refused: the person is the author, or asked for the promotion; the error names the version.
+            Names that look the same to a reader count as one person's.
     """
     names = appearances(approver, *(() if identity is None else identity.known_as))
     _check_somebody_else(state, approver, names, appearances)

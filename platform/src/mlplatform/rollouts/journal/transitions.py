@@ -21,8 +21,9 @@ class ProvenIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """The identity of a person that an identity provider has proven.
 
     Args:
-        issuer, subject: of the proof: together they name one account, for ever.
-        known_as: other names of that account there, by which a reader may know the person.
+        issuer, subject: issuer and subject of the proof; together they identify one account
+            permanently.
+        known_as: other names of that account by which a reader may know the person.
     """
 
     issuer: str
@@ -37,10 +38,10 @@ class _Fact(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
     """The fields of every transition.
 
     Args:
-        event_ms, wall_ms: when it happened, on both clocks.
-        actor: the pass or the person behind it.
+        event_ms, wall_ms: event time and wall time of the transition.
+        actor: pass or person that made the transition.
         evidence: canonical JSON values: counts per arm, gate values, watermarks, log ranges.
-        identity: of the actor, where an identity provider proved it; None: a pass or a key.
+        identity: identity of the actor that an identity provider proved; None for a pass or a key.
     """
 
     rollout_id: str
@@ -62,11 +63,11 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True):
     """A plan's statement about shadow (`percent` None) or about a canary step.
 
     Args:
-        hours: median, of event time; None: far beyond the deadline.
+        hours: median duration in event time; None means far beyond the deadline.
         passes: chance (0-1) that a challenger as good as the champion passes by the deadline.
-        decides: the gate, or the sample, that is shown last.
-        exposed: customers whom a challenger with twice the harm that stops has answered by the
-            step's end, on average, at the gate that lets most through.
+        decides: name of the gate, or of the sample, that is complete last.
+        exposed: number of customers that a harmful challenger (twice the stop limit) has answered
+            by the end of the step, on average, at the gate that lets most through.
     """
 
     percent: float | None
@@ -81,11 +82,11 @@ class RolloutPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The plan of a rollout when it was opened.
 
     Args:
-        history_h: hours of the log that it was made from.
-        requests_h: requests in one of them.
-        refusal: why it can't decide in time; empty: it can.
-        missing: why there is no plan; empty: there is one.
-        despite: why somebody opened the rollout though it was refused.
+        history_h: number of hours of the log from which the plan was made.
+        requests_h: requests per hour.
+        refusal: reason why the rollout can't decide in time; empty if it can.
+        missing: reason why there is no plan; empty if there is one.
+        despite: reason why somebody opened the rollout although the plan refused it.
     """
 
     history_h: float = 0.0
@@ -100,12 +101,13 @@ class Opened(_Fact, frozen=True, tag="opened"):
     """A rollout of this version was opened; a bootstrap has no champion to compare with.
 
     Args:
-        validation: the version's gate report as the registry kept it. Empty where an earlier
-            release opened the rollout.
-        approval: what model.yaml asked for then; None: an earlier release opened it, which did not
-            record that.
-        plan: None where an earlier release opened it.
-        emergency: it is promoted at once, and undone unless a second person confirms it in time.
+        validation: gate report of the version as the registry held it; empty if an earlier release
+            opened the rollout.
+        approval: setting of model.yaml at that time; None if an earlier release opened the rollout
+            and did not record it.
+        plan: plan of the rollout; None if an earlier release opened it.
+        emergency: the version is promoted at once; the promotion is undone unless a second person
+            confirms it in time.
     """
 
     challenger: Arm
@@ -139,8 +141,9 @@ class Answered(_Fact, frozen=True, tag="answered"):
     """A person's answer, written before anything follows from it.
 
     Args:
-        bound_to: digest of the evidence that was shown.
-        proven_by: how the platform knew the approver; empty where an earlier release took a name.
+        bound_to: digest of the evidence that the approver was shown.
+        proven_by: how the platform proved the approver; empty if an earlier release accepted a
+            name.
     """
 
     answer: Answer
@@ -209,6 +212,6 @@ def decode(text: bytes) -> Transition:
     """The transition that a journal row holds.
 
     Raises:
-        msgspec.ValidationError: the row holds no transition that this version knows.
+        msgspec.ValidationError: the row holds no transition that this release knows.
     """
     return _decoder.decode(text)

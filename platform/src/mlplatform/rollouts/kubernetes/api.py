@@ -48,12 +48,12 @@ class KubernetesApi:
         """Connects by a kubeconfig, or as the pod that this runs in.
 
         Args:
-            kubeconfig: a path; None means the service account where there is one, and else
+            kubeconfig: path of the file; None means the service account if there is one, else
                 `KUBECONFIG` or `~/.kube/config`.
-            namespace: where objects live whose path names none; None means the context's own.
+            namespace: namespace of objects whose path names none; None means the context's own.
 
         Raises:
-            ConfigInvalid: there is no such file or context.
+            ConfigInvalid: the file or the context does not exist.
         """
         settings = client.Configuration()
         try:
@@ -80,7 +80,7 @@ class KubernetesApi:
         """One object, or a list of them.
 
         Args:
-            path: from `/api/v1/...` or `/apis/...` on.
+            path: path that begins with `/api/v1/...` or `/apis/...`.
 
         Raises:
             NotFound, Refused (no right to), Unavailable.
@@ -120,8 +120,8 @@ class KubernetesApi:
         """Create an object below the path of its kind.
 
         Raises:
-            AlreadyThere: one of that name exists; the first of two that race wins.
-            Refused: validation or admission, in the server's words.
+            AlreadyThere: an object of that name exists. Of two concurrent calls, the first wins.
+            Refused: validation or admission refused it; the error has the server's words.
         """
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         made: Object = json.loads(self._call("POST", path, body, JSON, query))
@@ -139,11 +139,11 @@ class KubernetesApi:
         are.
 
         Args:
-            force: take fields over that somebody else owns, too.
+            force: take over fields that another manager owns.
 
         Raises:
-            Conflict: somebody else owns a field with another value; names who and which.
-            Refused: validation or admission, in the server's words.
+            Conflict: another manager owns a field with another value; the error names both.
+            Refused: validation or admission refused it; the error has the server's words.
         """
         query = {"fieldManager": manager, "fieldValidation": "Strict"}
         if force:
@@ -155,7 +155,7 @@ class KubernetesApi:
         """Change these fields of an existing object (JSON merge patch).
 
         Raises:
-            NotFound: there is none; unlike `apply`, this makes none.
+            NotFound: the object does not exist; unlike `apply`, this call does not create it.
         """
         self._call("PATCH", path, change, MERGE, {"fieldManager": FIELD_MANAGER})
 
@@ -163,11 +163,11 @@ class KubernetesApi:
         """Delete an object and the objects that it owns. A missing object is no error.
 
         Args:
-            uid: delete it only if it still is this very object.
-            grace_s: how long a pod may take to end; None leaves that to the pod.
+            uid: delete the object only if it has this uid; None means any.
+            grace_s: seconds that a pod may take to end; None means the pod's own setting.
 
         Raises:
-            Conflict: it is another one by now.
+            Conflict: the object has another uid now.
         """
         options: Object = {"propagationPolicy": "Background"}
         if grace_s is not None:

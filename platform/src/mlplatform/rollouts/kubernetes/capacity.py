@@ -24,9 +24,9 @@ class Node:
     """A node on which pods may be placed.
 
     Args:
-        allocatable: what it has for pods altogether.
-        taints: keys of taints that keep pods away which do not tolerate them.
-        pods: those that are on it.
+        allocatable: resource → amount that the node offers to all pods together.
+        taints: keys of taints that keep away pods without a matching toleration.
+        pods: pods that run on the node.
     """
 
     name: str
@@ -41,7 +41,8 @@ class Scope:
     """The PriorityClasses that a quota counts, in the terms of Kubernetes.
 
     Args:
-        operator: In or NotIn such `classes`; Exists: any class; DoesNotExist: none.
+        operator: In or NotIn: the pod's class is, or is not, one of `classes`. Exists: the pod has
+            any class. DoesNotExist: it has none.
     """
 
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
@@ -67,7 +68,7 @@ class Quota:
     """A limit of the namespace: resource → amount, as ResourceQuotas count requests and pods.
 
     Args:
-        scopes: all of them hold for the pods that it counts; none: it counts every pod.
+        scopes: conditions that must all hold for a pod to count; empty means that every pod counts.
     """
 
     name: str
@@ -81,12 +82,12 @@ class Need:
     """The resources that a service requests.
 
     Args:
-        amounts: requests of one pod.
-        pods: how many at a time, surge included.
+        amounts: resource → amount that one pod requests.
+        pods: most pods at the same time, including the surge of an update.
         selector: labels that a node must have.
         tolerates: keys of taints that do not keep its pods away.
-        priority_class: by which quotas tell pods apart; empty for none.
-        preempts: whether pods of less priority make room for it.
+        priority_class: class by which quotas tell pods apart; empty for none.
+        preempts: whether pods of lower priority make room for the service.
     """
 
     service: str
@@ -104,7 +105,7 @@ class FreeCapacity:
     """There is room for the pods.
 
     Args:
-        preempting: pods of less priority that would have to go.
+        preempting: number of pods of lower priority that would have to go.
     """
 
     preempting: int = 0

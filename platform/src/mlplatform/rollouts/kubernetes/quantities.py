@@ -26,7 +26,7 @@ def quantity(text: str | int | float) -> Decimal:
     """The number behind `500m`, `2`, `1e3` or `256Mi`.
 
     Raises:
-        InputInvalid: it is not a quantity.
+        InputInvalid: the text is not a quantity.
     """
     match = _FORM.fullmatch(str(text))
     if match is None or match[2] not in _FACTORS:

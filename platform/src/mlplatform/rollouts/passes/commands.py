@@ -31,10 +31,11 @@ class Candidate:
     """A validated version, as the registry knows it.
 
     Args:
-        bundle: its full digest. author: who made it, and so may not approve it. alert_low,
-        alert_high: the predicted band of its alert share (0-1). validation: its gate report, as
-        `learning.validation.report.to_dict` gives it: who approves sees it,
-            and is bound to it.
+        bundle: full digest of its bundle.
+        author: name of the person who made it and may not approve it.
+        alert_low, alert_high: ends of the predicted band of its alert share, as shares in [0, 1].
+        validation: its gate report, from `learning.validation.report.to_dict`. The approver sees
+            the report, and the approval is bound to it.
     """
 
     version: int
@@ -60,16 +61,18 @@ def open_rollout(
     """Open a rollout of this version, unless one is ramping already. Returns its id.
 
     Args:
-        approval: as model.yaml says it; the journal holds the rollout to it.
-        plan: makes the rollout's plan under these routes; asked once nothing else stands in the
-            way. None: nothing is planned.
-        emergency: promote it at once; a second person confirms it within a day, or it is undone.
+        approval: setting of model.yaml, recorded in the journal; the rollout keeps it to the end.
+        plan: makes the rollout's plan under the present routes. It is called when nothing else
+            prevents the rollout. None means that there is no plan.
+        emergency: promote the version at once; a second person must confirm it within a day, or it
+            is undone.
 
     Raises:
         Busy: another version is ramping.
-        PlanRefused: the rollout can't decide by its deadlines, and nobody goes on despite that.
-        Refused: the version is champion; or it was promoted in an emergency before, and nobody
-            confirmed it; or another emergency promotion waits for that.
+        PlanRefused: by its plan, the rollout can't decide by its deadlines, and the plan names no
+            reason to open it despite that.
+        Refused: the version is champion; an earlier emergency promotion of it was not confirmed; or
+            another emergency promotion waits for its confirmation.
     """
     earlier = rollouts.active(model, finished=True)
     arm = _arm(model, candidate)
@@ -141,9 +144,9 @@ def record_approval(
     """Record this answer in the rollout's journal. The same answer again changes nothing.
 
     Args:
-        approver: an identity that the platform has proven.
-        proven_by: how.
-        identity: where an identity provider proved it.
+        approver: name that the platform has proven.
+        proven_by: how it was proven.
+        identity: identity that an identity provider proved; None if there is none.
 
     Raises:
         Refused: the approver is the version's author, the answer is bound to other evidence than
@@ -197,8 +200,8 @@ def roll_back(
     A running pass loses its lease; the next pass retires the services that nothing needs any more.
 
     Args:
-        only: the rollout that may be taken back; None: whichever has the traffic.
-        identity: of the actor, where an identity provider proved it.
+        only: id of the only rollout that may be taken back; None means whichever has the traffic.
+        identity: identity of the actor that an identity provider proved; None if there is none.
 
     Raises:
         Refused: nothing is ramping, and the champion has no predecessor that is kept warm; or the
@@ -236,10 +239,10 @@ def subject_of_roll_back(states: Sequence[RolloutState], routes: Routes) -> Roll
     """The rollout that a rollback takes back now: the ramping one, or else the champion's.
 
     Args:
-        states: of the model's rollouts, finished ones too, the oldest first.
+        states: all rollouts of the model, including finished ones, oldest first.
 
     Raises:
-        Refused: there is none.
+        Refused: there is no such rollout.
     """
     for state in states:
         if state.ramping:

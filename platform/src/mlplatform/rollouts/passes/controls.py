@@ -41,10 +41,11 @@ def kill(
     Gateways follow within their polling interval. A running pass loses its lease.
 
     Args:
-        identity: of the actor, where an identity provider proved it; as in all acts below.
+        identity: identity of the actor that an identity provider proved; None if there is none. The
+            other functions here have the same parameter.
 
     Raises:
-        Refused: it is killed already, or has no champion that could be asked.
+        Refused: the model is killed already, or it has no champion.
     """
     if journal.routes(model).champion is None:
         raise Refused(f"{model} has no champion, so no version of it answers requests")
@@ -64,7 +65,7 @@ def lift(
     """Switch a model on again: its versions are asked as its routes say.
 
     Raises:
-        Refused: it is not killed.
+        Refused: the model is not killed.
     """
     fact = _fact(KillLifted, model, clock, actor=actor, reason=reason, identity=identity)
     return _control(journal, fact)
@@ -82,7 +83,7 @@ def clear_stops(
     """Have every gateway ask again the versions that it stopped for the volume of their decisions.
 
     Raises:
-        Refused: no living gateway has stopped one.
+        Refused: no living gateway has stopped a version of the model.
     """
     services = journal.routes(model).services
     if not any(services & lease.stopped.keys() for lease in journal.gateways(model)):
@@ -104,7 +105,7 @@ def pause(
 
     Raises:
         NotFound: no rollout has this id.
-        Refused: it has ended, was promoted, or is paused already.
+        Refused: the rollout has ended, was promoted, or is paused already.
     """
     return _of_rollout(
         *(journal, Paused, rollout_id, clock), actor=actor, reason=reason, identity=identity
@@ -124,7 +125,7 @@ def resume(
 
     Raises:
         NotFound: no rollout has this id.
-        Refused: it is not paused.
+        Refused: the rollout is not paused.
     """
     return _of_rollout(
         *(journal, Resumed, rollout_id, clock), actor=actor, reason=reason, identity=identity
@@ -144,7 +145,8 @@ def abort(
 
     Raises:
         NotFound: no rollout has this id.
-        Refused: it is not ramping: it has ended, or was promoted (`roll_back` takes that back).
+        Refused: the rollout is not ramping: it has ended, or was promoted (`roll_back` undoes a
+            promotion).
     """
     state = fold(journal.read(rollout_id))
     if not state.ramping:

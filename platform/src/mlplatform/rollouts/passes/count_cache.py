@@ -47,10 +47,11 @@ class LogCounts:
     """The counts of the records in the log.
 
     Args:
-        seen: everything.
-        complete: what nobody can add to any more; `seen` itself where that is everything.
-        line_ms: event time up to which that is.
-        watermarks: up to which the log was read.
+        seen: counts of all records.
+        complete: counts of the records up to `line_ms`, to which no more records can come. It is
+            `seen` itself if there are no later records.
+        line_ms: event time up to which records are complete.
+        watermarks: positions up to which the log was read.
     """
 
     seen: Aggregates
@@ -72,10 +73,12 @@ def count(
     """The counts of a generation's records. Only records that were not counted before are read.
 
     Args:
-        folder: holds the files, one for each model, role and generation; made at first use.
-        watermarks: of an earlier count, to have it again; None: those of now. They are read before
-            the records: whatever they cover is in the log then.
-        line_ms: of an earlier count, to have it again; None: as the watermarks say.
+        folder: folder of the files, one for each model, role and generation; it is created at first
+            use.
+        watermarks: watermarks of an earlier count, to repeat it; None means the present ones. They
+            are read before the records, so the log holds everything that they cover.
+        line_ms: `line_ms` of an earlier count, to repeat it; None means the value that follows from
+            the watermarks.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.

@@ -90,9 +90,10 @@ class State:
     """State that is stored beside the tables.
 
     Args:
-        line_ms: event time up to which records are counted for good.
-        bits: of the stretches of wall time in the tables (`Extent.outage_bits`).
-        uncopied: decisions without a copy, those included whose copies may be on their way.
+        line_ms: event time up to which the counted records are complete.
+        bits: outage slices are joined to stretches of 2^bits slices in the tables
+            (`Extent.outage_bits`).
+        uncopied: number of decisions without a copy, including those whose copy may still come.
     """
 
     position: dict[str, int] = field(default_factory=dict)

@@ -64,11 +64,12 @@ class PassReport:
     """The steps that a pass took, and what it waits for.
 
     Args:
-        ran: false where another pass holds the lease.
-        steps: what was carried out (in a dry run: what would be next), in words.
-        waits: why nothing more was done, in words.
-        arms: by arm, the counts that the present step was judged by; empty where nothing was.
-        judged_steps: what was judged, in the pass's order.
+        ran: False if another pass holds the lease.
+        steps: texts about the steps that were done; in a dry run, about the step that would be
+            next.
+        waits: texts that say why nothing more was done.
+        arms: arm → counts by which the present step was judged; empty if nothing was judged.
+        judged_steps: judgements of the pass, in order.
     """
 
     model: str
@@ -109,11 +110,12 @@ def run_pass(
     A service that may not be started is waited for too: the rest of the pass goes on.
 
     Args:
-        holder: names the pass; a name that is used again takes its own lease over at once.
-        dry_run: only say which step would be next.
+        holder: name of the pass. A pass with the same name takes over its own lease at once.
+        dry_run: only report which step would be next.
 
     Raises:
-        Unavailable, Corrupt: a system that a step needs; nothing is half-done, pass again later.
+        Unavailable, Corrupt: a system that a step needs does not answer, or its data is damaged.
+            Nothing is half-done; run a pass again later.
     """
     if dry_run:
         return _dry_run(definition, ports)
@@ -203,7 +205,7 @@ def _due(
     """The first rollout with a step to take, or the reason why each rollout waits.
 
     Args:
-        refusals: by rollout, why this pass could not start its service.
+        refusals: id of a rollout → why this pass could not start its service.
     """
     waits = []
     for state in ports.rollouts.active(definition.name):

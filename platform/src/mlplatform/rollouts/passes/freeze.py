@@ -21,7 +21,7 @@ class FreezePeriod:
     """A period in which no rollout moves forward.
 
     Args:
-        from_ms, until_ms: epoch milliseconds; the end is not in it.
+        from_ms, until_ms: begin and end in epoch milliseconds; the end is exclusive.
     """
 
     from_ms: int

@@ -64,7 +64,8 @@ def observe(
     """Everything that the next step of this rollout depends on.
 
     Args:
-        refusal: why this pass could not start the challenger's service, where it has tried to.
+        refusal: reason why this pass could not start the challenger's service; None if it did not
+            fail to.
     """
     states = ports.rollouts.active(definition.name, finished=True)
     confirmed = [
@@ -243,7 +244,8 @@ def segment_steps(
     the segments.
 
     Args:
-        of_segments: by name, where replay said something of the segment itself.
+        of_segments: name of a segment → prediction from the replay of its own requests; segments
+            without enough requests are left out.
     """
     if (asked := policy.segments) is None:
         return ()
@@ -273,7 +275,7 @@ def limits_of(
     """The limits for this rollout's version in its present phase.
 
     Args:
-        pods: of the challenger, once all of the traffic is its own.
+        pods: number of the challenger's pods once it gets all of the traffic.
     """
     policy = definition.rollout
     match state.phase:

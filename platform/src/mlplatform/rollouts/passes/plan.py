@@ -116,7 +116,7 @@ class Service:
     """The status of an arm's service, by the serving plane.
 
     Args:
-        refused: this pass has tried to start it, and may not; the reason says why.
+        refused: this pass tried to start it and was refused; `reason` says why.
     """
 
     deployed: bool
@@ -130,13 +130,13 @@ class Observation:
     """The observations of a pass before it decides about one rollout.
 
     Args:
-        challenger: this rollout's service.
-        judgement: the verdict on this rollout's traffic; None where it has none.
+        challenger: status of this rollout's service.
+        judgement: verdict on this rollout's traffic; None if there is none.
         champion_is_provisional: some rollout's promotion to the present champion is unconfirmed.
-        last_confirmed: the arm that was confirmed last, other than this rollout's.
-        champion_deployed: the champion's service is there, or there is no champion; looked at while
-            the challenger's is deployed, and true in later phases.
-        stopped: gateway → why it asks this rollout's version no more, by what its bundle decided.
+        last_confirmed: last confirmed arm other than this rollout's; None if there is none.
+        champion_deployed: the champion's service exists, or there is no champion. It is looked up
+            in phase "deploying"; in later phases it is True.
+        stopped: gateway → why it no longer asks this rollout's version, by its bundle's decisions.
     """
 
     routes: Routes

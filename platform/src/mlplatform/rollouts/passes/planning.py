@@ -66,8 +66,8 @@ def rollout_plan(
     """The plan of a rollout, or why there is none.
 
     Args:
-        validation: the challenger's gate report; empty: it has none.
-        days: of event time, that are read of the log.
+        validation: gate report of the challenger; empty if it has none.
+        days: number of days of event time that are read from the log.
     """
     if routes.champion is None:
         return "no plan: there is no champion to compare a first version with"
@@ -93,7 +93,8 @@ def plan_rollout(
     """The plan of a rollout at this traffic.
 
     Args:
-        of_segments: by name, what replay said of the segments whose requests were enough.
+        of_segments: name of a segment → prediction from the replay of its own requests; segments
+            without enough requests are left out.
     """
     expected = None
     if definition.task == "binary":
@@ -323,7 +324,8 @@ def recorded_plan(plan: Plan | str, despite: str = "") -> RolloutPlan:
     """The plan in the form that the journal keeps.
 
     Args:
-        despite: why somebody goes on with one that is refused.
+        despite: reason why somebody opens the rollout although the plan refuses it; empty if nobody
+            does.
     """
     if isinstance(plan, str):
         return RolloutPlan(missing=plan)

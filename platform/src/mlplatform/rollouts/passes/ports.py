@@ -36,7 +36,7 @@ class Approvals(Protocol):
         """Ask once for this digest, however often this is called.
 
         Raises:
-            Unavailable: nobody can be asked now.
+            Unavailable: approvers can't be asked now.
         """
         ...
 
@@ -57,7 +57,7 @@ class RawRoutes(Protocol):
         """Write the HTTPRoute, if its object still has this version; with version None create it.
 
         Raises:
-            Refused: it is another one by now, or somebody else owns a field of it.
+            Refused: the object has another version now, or another manager owns a field of it.
             Unavailable: the cluster does not answer.
         """
         ...

@@ -28,9 +28,11 @@ class ReplayedVerdict:
     """A verdict of the journal beside the same verdict computed now.
 
     Args:
-        transition: what followed from it.
-        again: None where nothing can be computed; `differences` say why.
-        differences: what is not as it was. notes: what has changed since, and changes nothing here.
+        transition: kind of the transition that followed from the verdict.
+        again: the verdict computed now; None if it can't be computed, and then `differences` says
+            why.
+        differences: texts about values that differ from the recorded ones.
+        notes: texts about changes since then that do not affect the verdict.
     """
 
     transition: str
@@ -47,8 +49,8 @@ def replay_verdict(
     """A transition's verdict computed again; None for a transition that followed from no verdict.
 
     Args:
-        folder: empty; the records are counted there.
-        policy: as model.yaml has it now.
+        folder: empty folder in which the records are counted.
+        policy: present policy of model.yaml.
     """
     if "verdict" not in fact.evidence:
         return None

@@ -23,7 +23,7 @@ def reconcile_services(definition: ModelDefinition, ports: Ports, steps: list[st
     waits for, in words.
 
     Args:
-        steps: what was done is added, in words.
+        steps: list to which a text about each step is appended.
     """
     waits = []
     for step in service_changes(definition, ports):
@@ -62,8 +62,8 @@ def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
     """Start the service of an arm, unless it runs.
 
     Raises:
-        Refused: the plane or the registry won't have it now; the reason has the numbers.
-        Unavailable, Corrupt: its bundle can't be had.
+        Refused: the plane or the registry refuses the service now; the error has the numbers.
+        Unavailable, Corrupt: its bundle can't be fetched.
     """
     folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
     server = ports.server_of(folder)
@@ -90,7 +90,8 @@ def retire(ports: Ports, model: str, service: str) -> None:
     """Stop a service.
 
     Raises:
-        Refused: the routes list it, or a rollout is about to, or raw callers still reach it.
+        Refused: the routes list the service, a rollout is about to list it, or callers of the raw
+            route still reach it.
     """
     ramping = {s.challenger.service for s in ports.rollouts.active(model) if s.ramping}
     if service in ports.rollouts.routes(model).services | ramping:
