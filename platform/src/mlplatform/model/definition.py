@@ -57,8 +57,8 @@ class RequestField(Section, frozen=True):
     """One field that an application sends with each request.
 
     Args:
-        max_length: characters of a text; None: 1024.
-        values: the texts that are taken, and no other; an empty one is a missing value.
+        max_length: largest number of characters of a text; None means 1024.
+        values: the only texts that are allowed; an empty text is a missing value. None: any text.
     """
 
     type: Literal["int64", "float64", "string", "bool"]
@@ -93,7 +93,8 @@ class InputSpec(Section, frozen=True):
     window of an entity.
 
     Args:
-        tokens: of a text. model.yaml declares it once; a row has an input for each of its tokens.
+        tokens: how the text becomes tokens, for an input of kind `text`. model.yaml declares the
+            text once; a row has one input for each token.
     """
 
     name: str

@@ -71,7 +71,8 @@ def of_shape(value: Any, wanted: Any, path: Path = ()) -> Iterator[DocumentFindi
     another type.
 
     Args:
-        wanted: a struct that forbids unknown fields, or what msgspec converts to.
+        wanted: the expected type: a struct that forbids unknown fields, or any type that msgspec
+            can convert to.
     """
     below = list(_below(value, wanted, path))
     yield from below

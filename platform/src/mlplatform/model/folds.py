@@ -14,8 +14,9 @@ class Fold:
     """One fold, numbered from 1 for the oldest.
 
     Args:
-        as_of_ms: a UTC midnight: the fit knows what was known then, and is tested from there on.
-        to_ms: the midnight at which its test ends, by which all its requests have matured.
+        as_of_ms: a UTC midnight, epoch milliseconds. The fit uses what was known then; the test
+            begins there.
+        to_ms: the midnight at which the test ends. All of its requests have matured.
     """
 
     number: int

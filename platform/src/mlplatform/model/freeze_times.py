@@ -22,7 +22,7 @@ class LocalTime:
     """A local time: a date or a weekday, with a time of day.
 
     Args:
-        time: None where a date stands alone.
+        time: the time of day; None for a whole date.
     """
 
     day: date | Weekday

@@ -55,14 +55,15 @@ class InputPlan:
     """Ordered model inputs, checked against the request schema and the feature views.
 
     Args:
-        definition: gives the request fields and, unless `inputs` is given, the list of inputs.
-        inputs: the list that a bundle carries, for a bundle older than the model folder.
-        defaults: the values that a bundle was trained with where features are missing; those of
-            the views unless given.
-        vocabularies: the words of each category and text, whose places in a row are numbers.
+        definition: the model's request fields and, if `inputs` is None, its inputs.
+        inputs: the inputs of a bundle, which may be older than the model folder; None: those of
+            `definition`.
+        defaults: feature → value for a missing one, as the bundle was trained; None: those of the
+            views.
+        vocabularies: category or text → its words; a row holds the position of a word.
 
     Raises:
-        ConfigInvalid: an input that names no request field or feature, or whose words are missing.
+        ConfigInvalid: an input names an unknown request field or feature, or its words are missing.
     """
 
     def __init__(
@@ -241,7 +242,8 @@ class _Text:
     """One text of a request, with the places that a row holds and their positions.
 
     Args:
-        places: from 0. positions: of each of them.
+        places: numbers of the tokens, from 0.
+        positions: position in a row of each of these tokens.
     """
 
     of: str

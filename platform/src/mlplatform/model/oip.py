@@ -43,8 +43,8 @@ class PredictionFailed(Exception):
     """A predictor gave no usable scores; `reason` is the word that goes into the record.
 
     Args:
-        speaks: whether it tells how a call ended, as one row of each call does. A failure of this
-            gateway's own (`OWN_FAILURES`) tells nothing about any.
+        speaks: whether this failure reports how the call ended. One row of each call reports that.
+            A failure inside this gateway (`OWN_FAILURES`) never does.
     """
 
     def __init__(self, reason: FailureReason, detail: str, *, speaks: bool = True) -> None:
@@ -85,7 +85,7 @@ class Scores(list[float]):
     """Raw scores, with the predictor's report of its own time (Server-Timing).
 
     Args:
-        speaks: whether they tell how a call ended, as one row of each call does.
+        speaks: whether these scores report how the call ended. One row of each call reports that.
     """
 
     __slots__ = ("speaks", "timing")
@@ -107,8 +107,8 @@ class Codec(Protocol):
         """A whole HTTP/1.1 request.
 
         Args:
-            rows: of one width; NaN is a missing value.
-            more: headers besides, each with its line's end.
+            rows: the rows' inputs; all rows have the same width, and NaN is a missing value.
+            more: further header lines, each with its line end.
         """
         ...
 
@@ -130,7 +130,7 @@ class MatrixCodec:
     """One float32 tensor of all inputs in bytes, as the platform's predictor and Triton take it.
 
     Args:
-        numbers: that an answer holds for each row.
+        numbers: how many numbers an answer holds for each row.
     """
 
     service: str
@@ -158,8 +158,8 @@ def infer_request(
     """A whole HTTP/1.1 request that asks for one score a row.
 
     Args:
-        rows: of one width; NaN is a missing value.
-        more: headers besides, each with its line's end.
+        rows: the rows' inputs; all rows have the same width, and NaN is a missing value.
+        more: further header lines, each with its line end.
     """
     count, width = len(rows), len(rows[0])
     size = count * width * 4

@@ -69,15 +69,15 @@ def profile(
     On its own training rows a model is surer than it will ever be again.
 
     Args:
-        matrix: rows by inputs, missing values as NaN.
-        names: of the matrix's columns.
-        scores: calibrated, 0 to 1, one for each row.
+        matrix: rows by inputs; a missing value is NaN.
+        names: names of the matrix's columns.
+        scores: calibrated scores, 0 to 1, one for each row.
         alerts: for each row, whether the decision was an alert.
         units: for each row, the assignment unit.
-        words: of the categories among them, how many words each knows.
+        words: category → number of words that it knows, for categories among the columns.
 
     Raises:
-        InputInvalid: shapes that do not fit, no rows, or a column without a single value.
+        InputInvalid: shapes differ, there are no rows, or a column has no value at all.
     """
     _check(matrix, names, scores, alerts, units)
     return Profile(

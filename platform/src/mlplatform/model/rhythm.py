@@ -31,7 +31,7 @@ class Weekday:
     """A number on one weekday: shares of the column's bins, quantiles, missing share.
 
     Args:
-        rows, days: that it was learned from.
+        rows, days: number of rows and of days from which it was learned.
     """
 
     shares: tuple[float, ...]
@@ -46,11 +46,13 @@ class Rhythm:
     """How far days without drift are from what is expected of them.
 
     Args:
-        weekdays: Monday first; empty where not each of them was seen twice. Then days are compared
-            with all days, and what the week does is part of the spread.
-        spread: root mean square distance of a day, in standard deviations of the column.
+        weekdays: one entry for each weekday, Monday first; empty unless each weekday was seen
+            twice. Then a day is compared with all days, and weekly changes are part of the spread.
+        spread: root mean square distance of a day from the expected one, in standard deviations of
+            the column.
         psi: mean population stability index of a day.
-        degrees: of freedom behind both: days less what they were compared with.
+        degrees: degrees of freedom of both: number of days minus number of groups they are compared
+            with.
     """
 
     weekdays: tuple[Weekday, ...]
@@ -80,10 +82,11 @@ def rhythm(
     """The rhythm of a column; None if there are too few days to learn one.
 
     Args:
-        column: whose bins and standard deviation count.
-        values: of whole days, NaN where missing.
+        column: the column whose bins and standard deviation are used.
+        values: the column's values on whole days; a missing value is NaN.
         days: the epoch day of each value.
-        by_weekday: whether to compare a day with its weekday, where that was seen often enough.
+        by_weekday: whether to compare a day with its weekday, if each weekday was seen at least
+            twice.
     """
     seen = [int(d) for d in np.unique(days) if len(finite(values[days == d]))]
     of_week = np.array([weekday(d) for d in seen], dtype=np.int64)

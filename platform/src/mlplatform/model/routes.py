@@ -27,15 +27,18 @@ class Routes:
     """The routing of a model's traffic.
 
     Args:
-        generation: grows by one with every change; records of other generations are not counted.
+        generation: number that grows with every change; records of other generations are not
+            counted.
         champion: None only before the first version is promoted (phase "none").
-        challenger: set in "shadow" (gets copies) and "canary" (answers a share of the units).
+        challenger: the arm in "shadow" (gets copies) or "canary" (answers a share of the units);
+            else None.
         previous: the champion's predecessor, kept warm as its first fallback.
-        rollout_id: the ramping rollout, or in "steady" the one that promoted the champion.
+        rollout_id: id of the present rollout; in "steady", of the one that promoted the champion.
         challenger_percent: 0 to 100; 0 outside "canary".
-        cleared: the generation in which a person last had gateways ask again the arms that they had
-            stopped for the volume of their decisions.
-        killed: a person switched the model off; no arm is asked, and the chain's fallback decides.
+        cleared: generation in which a person last told gateways to ask stopped arms again, after
+            they were stopped for the volume of their decisions.
+        killed: whether a person has switched the model off; then no arm is asked, and the fallback
+            decides.
     """
 
     model: str

@@ -27,8 +27,8 @@ class SmallScorer:
     ) -> None:
         """
         Args:
-            names: of the inputs, in the order of rows.
-            reference: the ordinary value of each, NaN where missing is ordinary.
+            names: names of the inputs, in the order of a row.
+            reference: the ordinary value of each input, NaN where a missing value is ordinary.
         """
         self.model = model
         self._cut_offs = CutOffs(scale, model.thresholds)

@@ -36,8 +36,8 @@ def signature_problems(
     """The problems of a signature with the model's inputs, or within itself.
 
     Args:
-        fields: of the request; none where only inputs are known.
-        classes: how many the model has, where its outcomes are classes.
+        fields: the request fields; empty if only the inputs are known.
+        classes: number of the model's classes; 0 if its outcomes are not classes.
     """
     specs = {spec.name: spec for spec in inputs}
     used = [name for tensor in signature.inputs for name in tensor.of]

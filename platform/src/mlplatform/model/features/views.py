@@ -60,16 +60,17 @@ class FeatureField(_Strict, frozen=True):
     external view, the column of its name.
 
     Args:
-        dtype: float64 of an aggregate.
-        aggregate: requests counted, the mean, population standard deviation or largest of
-            `column`, or the share labelled 1; None of an external view, whose spans are 0.
-        column: a request field for those three, otherwise None.
-        delay_days: how many days before the snapshot the window ends. A label_share needs none: it
-            counts the labels that had arrived.
-        missing: what happens where the entity has no row: that is ordinary, and the answer says
-            so (`default`), the answer is degraded (`degrade`), or there is none (`refuse`).
-        default: the value that training and serving put where there is none; None leaves it
-            missing to the model.
+        dtype: type of the value; float64 for every aggregate.
+        aggregate: number of requests, or mean, population standard deviation or maximum of
+            `column`, or share of label 1. None in an external view, where `window_days` and
+            `delay_days` are 0.
+        column: the request field that is aggregated; None if the aggregate uses no field.
+        delay_days: number of days between the end of the window and the snapshot. A label_share
+            needs none, because it counts only labels that had arrived.
+        missing: what happens if the entity has no row: the default is used and the answer reports
+            it (`default`), the answer is degraded (`degrade`), or there is no answer (`refuse`).
+        default: value in training and serving if there is none; None: the model gets a missing
+            value.
     """
 
     name: str
@@ -86,13 +87,14 @@ class ExternalSource(_Strict, frozen=True, omit_defaults=True):
     """The table of the bank whose columns are a view's features.
 
     Args:
-        key: the join key's type in its files.
-        event_time: its column that says from when on a row's values hold.
-        available_time: its column that says when they were known.
-        owner: whom to ask about the table.
-        purposes: what its values may be used for; every purpose of the model is among them.
-        topic: whose messages are rows of it too; None: it has none.
-        keep_days: how long rows are kept that no request can read any more; None: for ever.
+        key: type of the join key in its files.
+        event_time: name of the column with the time from which on a row's values hold.
+        available_time: name of the column with the time at which the values became known.
+        owner: the person or team to ask about the table.
+        purposes: allowed uses of its values; every purpose of the model must be among them.
+        topic: name of the topic whose messages are also rows of the table; None if there is none.
+        keep_days: days for which a row that no request can read any more is kept; None: without
+            limit.
     """
 
     key: KeyType
@@ -108,11 +110,11 @@ class FeatureView(_Strict, frozen=True):
     """The features of one entity, written together and valid for `ttl_ms`.
 
     Args:
-        external: the table that they come from; None where they are computed from requests.
-        stale: what happens where the view's newest snapshot is older than that, or the store does
-            not answer: no model is asked, and what stands behind the models decides (`fallback`),
-            the model is asked without these features (`degrade`), or there is no answer (`refuse`).
-            The first two degrade the answer.
+        external: the table with the values; None if they are computed from requests.
+        stale: what happens if the view's newest snapshot is older than `ttl_ms`, or if the store
+            does not answer: the fallback decides instead of the model (`fallback`), the model
+            decides without these features (`degrade`), or there is no answer (`refuse`). The first
+            two degrade the answer.
     """
 
     name: str
@@ -132,7 +134,7 @@ class FeatureFile(_Strict, frozen=True):
     """A features.json: rendered from a model's Feast definitions, which are the source of truth.
 
     Args:
-        purposes: what the model uses features for.
+        purposes: the purposes for which the model uses features.
         source: SHA-256 of the features.py that was rendered; empty where an earlier release did.
     """
 

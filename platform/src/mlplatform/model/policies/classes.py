@@ -79,9 +79,9 @@ class ClassDecision(DecisionPolicy, frozen=True, kw_only=True):
 
     Args:
         outcomes: the classes, in the order of the graph's probabilities.
-        alerts: those that people look at; any of them, or none.
-        safe: given when nothing can decide.
-        top: how many classes an answer holds, with their probabilities.
+        alerts: the classes that people look at; may be any of them, or none.
+        safe: the outcome if nothing can decide.
+        top: number of most probable classes that an answer lists with their probabilities.
     """
 
     by_class: ClassVar[bool] = True
@@ -103,12 +103,15 @@ class ClassGates(NeutralGates, frozen=True, kw_only=True):
     """The limits of a candidate of classes before it becomes a version.
 
     Args:
-        accuracy_drop: share of right classes that it may lose to the champion, by the low end.
-        accuracy_loss: a loss that is proven to be larger, by the high end, is refused.
-        minimum_accuracy: of a first version, by the low end.
-        macro_f1_drop, minimum_macro_f1: likewise, of the mean F1 of all classes.
-        log_loss_rise: that the high end of the difference to the champion may reach.
-        calibration_error: of the decided class' probability.
+        accuracy_drop: largest tolerated loss of accuracy against the champion; the low end of the
+            interval must be within it.
+        accuracy_loss: a loss is refused if it is proven to be larger: if the high end is beyond
+            this.
+        minimum_accuracy: least accuracy of a first version, which the low end must reach.
+        macro_f1_drop, minimum_macro_f1: the same two limits for the mean F1 of all classes.
+        log_loss_rise: largest tolerated rise of the log loss against the champion; the high end of
+            the interval must be within it.
+        calibration_error: largest calibration error of the decided class's probability.
     """
 
     accuracy_drop: Share
@@ -123,7 +126,7 @@ class ClassTraining(NeutralTraining, frozen=True, kw_only=True):
     """The training data of a model of classes.
 
     Args:
-        minimum_per_class: labelled requests of each class in the window.
+        minimum_per_class: least number of labelled requests of each class in the window.
     """
 
     minimum_per_class: Count
@@ -133,10 +136,10 @@ class ClassStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
     """Harm limits for a challenger of classes: proof of more than this stops it, at any step.
 
     Args:
-        disagreement: share of requests for which it decides another class than the champion,
-            beyond what was predicted.
-        accuracy: share of labelled requests for which it decides wrongly and the champion does not,
-            beyond the reverse.
+        disagreement: share of requests for which it decides another class than the champion, minus
+            the predicted share.
+        accuracy: share of labelled requests that it decides wrongly and the champion correctly,
+            minus the share of the opposite case.
     """
 
     accuracy: Share

@@ -32,9 +32,10 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """The number that a model gives, and that its labels are.
 
     Args:
-        unit: in which both are counted, for people: `EUR`, `days`.
-        tolerance: two numbers that lie no further apart, in this unit, count as one.
-        minimum, maximum: where answers end, and labels; a graph's number beyond is held to them.
+        unit: unit of the numbers and labels, as people write it: `EUR`, `days`.
+        tolerance: two numbers count as equal if they differ by at most this, in the unit.
+        minimum, maximum: ends of the range of answers and labels; a number of the graph outside is
+            set to the nearer end. None: no end.
     """
 
     unit: Text
@@ -85,14 +86,14 @@ class DecisionScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     """The outcomes of one model.
 
     Args:
-        names: from the lowest score to the highest, which is the strongest; of classes, in the
+        names: names of the outcomes, from the lowest score to the highest; for classes, in the
             order of their probabilities.
-        alerts: the last of them, which people look at or that refuse the request. Each comes
-            with reasons. Of classes any, or none.
-        by_class: the outcomes are classes, of which the most probable outcome is decided; else each
-            begins at a score.
-        number: of a model whose scores are numbers in a unit; None where they are probabilities. It
-            may have one outcome, which says that its number is all there is.
+        alerts: the outcomes that people look at or that refuse the request, and that come with
+            reasons: the last of `names`; for classes any of them, or none.
+        by_class: whether the outcomes are classes, of which the most probable one is decided;
+            otherwise each outcome begins at a score.
+        number: the unit and range of a model whose scores are numbers; None if they are
+            probabilities. Such a model may have a single outcome, and then gives only its number.
     """
 
     names: tuple[str, ...]
@@ -206,11 +207,12 @@ class VolumeLimit(_Strict, frozen=True):
     it.
 
     Args:
-        shares: by alert, of the customers that it decides about; alerts without one count below.
-        alert_share: of these customers, all alerts together.
+        shares: alert → largest share of the customers for whom it is decided; an alert without an
+            entry counts only in `alert_share`.
+        alert_share: largest share of the customers for whom any alert is decided.
         once_per_s: seconds within which a customer counts once.
-        decisions_per_false_stop: counted decisions, on average at least, from one stop to the next
-            of a bundle that keeps to its limits.
+        decisions_per_false_stop: least average number of counted decisions between two stops of a
+            bundle that keeps to its limits.
     """
 
     alert_share: PartShare
@@ -231,11 +233,12 @@ class ThresholdPolicy(_Strict, frozen=True):
     """The score from which each outcome but the first is given, by one of three ways.
 
     Args:
-        shares: of all requests that each gets, the highest scores the last outcome.
-        scores: calibrated, at which each begins, which do not fall.
-        costs: of a request by outcome, the first one too, and label: scores are chosen at which the
-            held-out requests cost least.
-        currency: of the costs, as ISO 4217 names it.
+        shares: outcome → share of all requests that get it; the highest scores get the last
+            outcome.
+        scores: outcome → calibrated score at which it begins; the scores must not fall.
+        costs: outcome, the first one included → cost of a request by its label. Thresholds are
+            chosen so that the held-out requests cost least.
+        currency: currency of the costs, as an ISO 4217 code.
     """
 
     shares: dict[Decision, float] | None = None
@@ -248,15 +251,14 @@ class DecisionPolicy(_Strict, frozen=True):
     """The decisions of the model, their thresholds, and the limit at which a bundle is stopped.
 
     Args:
-        outcomes: from the lowest score to the highest. Their names keep their meaning for the life
-            of the model: records are read by them.
-        alerts: the last of them.
-        hides_outcome: those after which no label can come: of a request that was turned away,
-            nobody can report how it would have ended. Without a label it is not negative but
-            unknown.
-        safe: given when nothing can decide.
-        capacity: share of requests that people have time for as alerts, where `thresholds` does
-            not say so by its shares.
+        outcomes: names of the outcomes, from the lowest score to the highest. A name must keep its
+            meaning as long as the model exists, because records hold it.
+        alerts: the outcomes that are alerts: the last of `outcomes`.
+        hides_outcome: outcomes after which no label can arrive: nobody can report how a refused
+            request would have ended. Without a label, such a request is unknown and not negative.
+        safe: the outcome if nothing can decide.
+        capacity: share of requests for which people have time as alerts; None: the shares of
+            `thresholds`.
     """
 
     by_class: ClassVar[bool] = False
@@ -287,11 +289,11 @@ class ReviewPolicy(_Strict, frozen=True):
     """The decisions that analysts review, and the rule by which their opinions become a label.
 
     Args:
-        outcomes: decisions that are looked at; empty: alerts, and those that hide their outcome.
-        shows: fields of the request that are shown beside score and reasons; none that says whom a
-            request was about.
-        four_eyes: a label takes two people who say the same.
-        days: of event time, for which a decision waits to be looked at.
+        outcomes: decisions that are reviewed; empty: alerts, and decisions that hide their outcome.
+        shows: request fields that the page shows with score and reasons; a field that identifies a
+            person is not allowed.
+        four_eyes: whether a label needs the same answer of two people.
+        days: days of event time for which a decision waits for review.
     """
 
     outcomes: tuple[Decision, ...] = ()

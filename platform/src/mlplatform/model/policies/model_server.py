@@ -30,13 +30,14 @@ class ModelServer(
     A bundle holds it: the artefact of a version is one for ever, and model.yaml may move on.
 
     Args:
-        runtime: the ServingRuntime of the cluster.
-        format: what it loads there, `name` or `name/version`; empty where there is no storage.
-        storage: URI of the artefact that KServe loads; empty: it runs on no cluster.
-        address: `http://host:port` where it listens for one machine; empty: nowhere.
-        served_as: the model's name at the server; empty: the service's own.
-        labels: of the InferenceService, for a runtime that reads them.
-        tolerance: by how much its scores may differ from the golden ones.
+        runtime: name of the ServingRuntime in the cluster.
+        format: format of the artefact, `name` or `name/version`; empty if there is no storage.
+        storage: URI of the artefact that KServe loads; empty: the server runs on no cluster.
+        address: `http://host:port` of the server for an installation on one machine; empty if there
+            is none.
+        served_as: the model's name at the server; empty: the name of the service.
+        labels: labels of the InferenceService, for a runtime that reads them.
+        tolerance: largest difference between its scores and the golden ones.
     """
 
     runtime: str
@@ -58,7 +59,8 @@ def model_server(serving: ServingPolicy, tolerance: float) -> ModelServer | None
     """The server that a model.yaml names; None if versions run on the platform's own, or on Triton.
 
     Args:
-        tolerance: by how much scores of two forms of it may differ (`gates.onnx_difference`).
+        tolerance: largest difference between scores of the model's two forms
+            (`gates.onnx_difference`).
     """
     if serving.runtime in OWN_RUNTIMES:
         return None

@@ -22,13 +22,13 @@ class DriftPolicy(Section, frozen=True):
     """The limits beyond which traffic has drifted, and the reactions.
 
     Args:
-        performance_false_alarm_share: chance that 30 days without one make an incident of
-            performance, all metrics together.
-        performance_drop: share of its first recall or precision that a champion may lose.
-        calibration_drift: how far positives over those that its scores expect may move, as a share.
-        segments: whose recall and precision are watched besides those of all requests.
-        retrain_cooldown_days: of wall time, between the retrains of two incidents.
-        retrain_budget: retrains within 30 days; then a person decides.
+        performance_false_alarm_share: chance of a false performance incident in 30 days, for all
+            metrics together.
+        performance_drop: share of its first recall or precision by which a champion may drop.
+        calibration_drift: share by which the ratio of positives to expected positives may change.
+        segments: segments whose recall and precision are watched, besides those of all requests.
+        retrain_cooldown_days: least wall time between the retrains of two incidents, in days.
+        retrain_budget: largest number of retrains in 30 days; beyond it a person decides.
     """
 
     window_h: Annotated[int, Meta(ge=1, le=24 * 366)]
@@ -54,7 +54,8 @@ class RetentionPolicy(Section, frozen=True):
     """How long the decision log keeps payloads: request, features and reasons.
 
     Args:
-        payload_days: of event time; `model.consistency` says the fewest.
+        payload_days: days of event time for which payloads are kept; `model.consistency` has the
+            minimum.
     """
 
     payload_days: Annotated[int, Meta(ge=1, le=36_500)]

@@ -28,7 +28,7 @@ class NumberThresholds(ThresholdPolicy, frozen=True):
     """The number from which on each outcome but the first is given.
 
     Args:
-        scores: the numbers, in the model's unit, which rise.
+        scores: outcome → number at which it begins, in the model's unit; the numbers rise.
     """
 
     scores: dict[Decision, float] | None = None
@@ -38,9 +38,10 @@ class RealDecision(DecisionPolicy, frozen=True, kw_only=True):
     """The number that the model gives, and the outcomes that follow from it, if any.
 
     Args:
-        outcomes: from the lowest number to the highest; left out: the number is all there is.
-        alerts: the last of them, or none.
-        safe: given, without a number, when nothing can decide.
+        outcomes: names of the outcomes, from the lowest number to the highest; left out, the model
+            gives only its number.
+        alerts: the outcomes that are alerts: the last of `outcomes`, or none.
+        safe: the outcome, without a number, if nothing can decide.
     """
 
     number: Quantity
@@ -69,17 +70,20 @@ class RealGates(NeutralGates, frozen=True, kw_only=True):
     Rises are shares of the champion's own, on the same requests.
 
     Args:
-        mae_rise: of the mean absolute error, that the high end of the interval may reach.
-        mae_loss: a rise that is proven to be larger, by the low end, is refused.
-        maximum_mae: of a first version, in the number's unit, by the high end.
-        rmse_rise: as `mae_rise`, of the root mean square error.
-        maximum_bias: of the mean of numbers less labels, in the unit, to either side; one that is
-            proven to be larger is refused.
-        quantile: of the labels, that the quantile loss is of.
-        quantile_loss_rise: as `mae_rise`, of the quantile loss.
-        onnx_difference: between both forms of a model, as a share of the number, or of what numbers
-            usually are.
-        decision_flip_share: share of requests whose number moves by more than the tolerance.
+        mae_rise: largest tolerated rise of the mean absolute error; the high end of the interval
+            must be within it.
+        mae_loss: a rise is refused if it is proven to be larger: if the low end is beyond this.
+        maximum_mae: largest mean absolute error of a first version, in the number's unit; the high
+            end must be within it.
+        rmse_rise: the same as `mae_rise`, for the root mean square error.
+        maximum_bias: largest mean of numbers minus labels, in the unit, in either direction; a bias
+            that is proven to be larger is refused.
+        quantile: the quantile of the labels at which the quantile loss is least.
+        quantile_loss_rise: the same as `mae_rise`, for the quantile loss.
+        onnx_difference: largest difference between both forms of a model, as a share of the number,
+            or of the usual size of the numbers.
+        decision_flip_share: largest share of requests whose number changes by more than the
+            tolerance.
     """
 
     mae_rise: Share
@@ -96,7 +100,7 @@ class RealTraining(NeutralTraining, frozen=True, kw_only=True):
     """The training data of a model of numbers.
 
     Args:
-        minimum_labelled: requests of the window whose number is known.
+        minimum_labelled: least number of requests in the window whose number is known.
     """
 
     minimum_labelled: Count
@@ -106,10 +110,10 @@ class RealStop(NeutralStop, frozen=True, kw_only=True, omit_defaults=False):
     """Harm limits for a challenger of numbers: proof of more than this stops it, at any step.
 
     Args:
-        disagreement: share of requests whose number lies further than the tolerance from the
-            champion's, beyond what was predicted.
-        error: rise of the mean absolute error on labelled requests, as a share of the champion's on
-            the same ones.
+        disagreement: share of requests whose number differs from the champion's by more than the
+            tolerance, minus the predicted share.
+        error: rise of the mean absolute error on labelled requests, as a share of the champion's
+            error on the same requests.
     """
 
     error: Positive

@@ -24,15 +24,15 @@ class StopLimits(Section, frozen=True, omit_defaults=True):
     """Harm limits for a challenger: proof of more than this stops it, at any step.
 
     Args:
-        alerts: more or fewer alerts than predicted, as a share of the predicted ones.
-        disagreement: of requests with an alert of either arm, the share on which only one raised
-            it, beyond what was predicted.
-        latency_p50, latency_p99: over the champion's.
-        utilisation: share of the time that a pod would compute with all of the traffic.
-        recall: of the positives that matured labels tell, the share that it finds less than the
-            champion at as many alerts.
-        accuracy: of a model of classes alone (`policies.classes`).
-        error: of a model of numbers alone (`policies.real`).
+        alerts: how many alerts more or fewer than predicted, as a share of the predicted number.
+        disagreement: share of the requests with an alert of either arm for which only one arm
+            raised it, minus the predicted share.
+        latency_p50, latency_p99: latency divided by the champion's.
+        utilisation: share of the time for which a pod would compute if it had all of the traffic.
+        recall: share of the positives among matured labels that it misses and the champion finds,
+            if both raise equally many alerts.
+        accuracy: limit for models of classes only (`policies.classes`).
+        error: limit for models of numbers only (`policies.real`).
     """
 
     alerts: Positive
@@ -57,8 +57,8 @@ class Tolerance(Section, frozen=True):
     left out is not asked for.
 
     Args:
-        failures: more failures than the champion's, as a share of all requests.
-        alerts, disagreement, latency_p50, latency_p99: as in `StopLimits`.
+        failures: how many failures more than the champion's, as a share of all requests.
+        alerts, disagreement, latency_p50, latency_p99: the same quantities as in `StopLimits`.
     """
 
     failures: Share
@@ -86,8 +86,8 @@ class FreezeWindow(Section, frozen=True):
     """A window in which no rollout moves forward: once, or each week.
 
     Args:
-        start, end: `from` and `to` in model.yaml, as `model.freeze_times` reads them; both dates or
-            both weekdays. A date alone as the end is that whole day.
+        start, end: `from` and `to` in model.yaml, in the form that `model.freeze_times` reads; both
+            are dates or both are weekdays. An end that is only a date includes that whole day.
     """
 
     start: str = msgspec.field(name="from")
@@ -99,7 +99,7 @@ class FreezePolicy(Section, frozen=True):
     """The windows in which no rollout moves forward.
 
     Args:
-        time_zone: of all windows, as IANA names it.
+        time_zone: IANA name of the time zone of all windows.
     """
 
     windows: Annotated[tuple[FreezeWindow, ...], Meta(max_length=100)]

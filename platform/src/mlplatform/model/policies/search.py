@@ -22,9 +22,9 @@ class SearchParameter(Section, frozen=True):
     """One hyper-parameter, with the range of its values.
 
     Args:
-        low, high: both ends belong to the range.
-        log: values are drawn evenly by their logarithm.
-        choices: of a categorical one.
+        low, high: ends of the range, both inclusive; None for a categorical parameter.
+        log: whether values are drawn evenly on a logarithmic scale.
+        choices: the values of a categorical parameter; None for others.
     """
 
     type: Literal["float", "int", "categorical"]
@@ -38,11 +38,12 @@ class SearchPolicy(Section, frozen=True):
     """The hyper-parameters to try before a model is fitted, and the budget for that.
 
     Args:
-        trials: at most.
-        budget_s: of all trials together, those included that ended in killed runs; no trial begins
-            after it, and one that goes on is given up where it reports.
-        folds, fold_days: each trial is fitted so often, and tested on so many days of those to fit.
-        pruning: `median` stops a trial that is worse than the median of the trials before it.
+        trials: largest number of trials.
+        budget_s: seconds for all trials together, including trials of killed runs. No trial begins
+            later; a trial that still runs then ends at its next report.
+        folds, fold_days: number of fits of each trial, and number of days on which each fit is
+            tested; the days are among those to fit.
+        pruning: `median` ends a trial that is worse than the median of the earlier trials.
     """
 
     space: Annotated[dict[FieldName, SearchParameter], Meta(min_length=1, max_length=50)]
@@ -58,8 +59,8 @@ def search_rules(policy: SearchPolicy, *, days: int, deadline_s: int) -> Iterato
     """The rules of a search: whether each holds, the key, the value, and what is wanted.
 
     Args:
-        days: of a training set, without the held-out ones and `label.maturity_days`.
-        deadline_s: of the whole fit.
+        days: days of a training set, without the held-out days and `label.maturity_days`.
+        deadline_s: seconds for the whole fit.
     """
     key, tested = "training.search", policy.folds * policy.fold_days
     most = max(0, days - 1)

@@ -31,10 +31,10 @@ class RolloutSegment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     one of `values`. A missing value lies in no segment.
 
     Args:
-        input, field: one of the two.
-        required: shadow has to show the segment's tolerances before a challenger goes on. Where it
-            is not, harm that is proven stops, what is not shown is reported, and nothing waits for
-            it: for segments too small to show anything.
+        input, field: name of an input or of a request field; exactly one of the two is given.
+        required: whether shadow must show the segment's tolerances before a challenger goes on. If
+            not, proven harm still stops the challenger, and what is not shown is only reported.
+            That is for segments too small to show anything.
     """
 
     name: Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,62}\Z")]
@@ -50,9 +50,9 @@ class SegmentPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Segments that a rollout judges by themselves.
 
     Args:
-        stop: a challenger of which more than this is proven in one segment is stopped. Wider than
-            for all requests: a segment holds few alerts.
-        tolerance: a segment is healthy once no more than this is left open.
+        stop: limits of harm; a challenger with more harm than this, proven in one segment, is
+            stopped. They are wider than for all requests, because a segment holds few alerts.
+        tolerance: a segment is healthy once larger harm than this is ruled out.
     """
 
     stop: SegmentLimits
@@ -64,13 +64,14 @@ class FairnessPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """How much the outcomes of the groups of a protected attribute may differ.
 
     Args:
-        adverse: outcomes that go against a customer; empty: the last of `decision.outcomes`.
-        reference: by protected attribute, the group that others are compared with; left out: the
-            one with the most requests.
-        adverse_share_ratio: limit of a group's share of adverse outcomes over the reference's.
-        false_positive_ratio: the same, of the requests whose label is 0.
-        not_shown: what follows where too few requests show that a limit holds: the candidate is
-            refused, or it is told.
+        adverse: outcomes that are bad for a customer; empty: the last of `decision.outcomes`.
+        reference: protected attribute → the group with which others are compared; without an entry,
+            the group with the most requests.
+        adverse_share_ratio: limit of a group's share of adverse outcomes divided by the reference
+            group's.
+        false_positive_ratio: the same limit, among requests with label 0.
+        not_shown: what happens if there are too few requests to show that a limit holds: the
+            candidate is refused (`refuse`), or it is reported (`tell`).
     """
 
     adverse: tuple[str, ...] = ()
@@ -84,7 +85,8 @@ class SegmentSource(msgspec.Struct, frozen=True):
     """A segment, with the place of its value in a logged request.
 
     Args:
-        kind, of, to: as those of an input; `of` a view's feature is the name of the feature.
+        kind, of, to: the same fields as those of an input; for a view's feature, `of` is the
+            feature's name.
     """
 
     name: str

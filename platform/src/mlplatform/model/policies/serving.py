@@ -57,11 +57,12 @@ class FeaturesPolicy(Section, frozen=True):
     """The freshness of features that the model requires.
 
     Args:
-        stale_share_limit: of a minute's decisions, that may be made without fresh features.
-        late_share: of what a view is valid for: older, its newest snapshot is reported as late.
-        skew_share: of a feature's values that may be other than they should have been.
-        window_late_s: what was recorded so long before a decision, its windows should hold.
-        snapshot_late_h: so long after its midnight, a snapshot should be served.
+        stale_share_limit: largest share of one minute's decisions that may lack fresh features.
+        late_share: share of a view's ttl; a newest snapshot that is older is reported as late.
+        skew_share: tolerated share of a feature's values that differ from the correct ones.
+        window_late_s: a decision's windows should include records that are at least this many
+            seconds older.
+        snapshot_late_h: hours after its midnight by which a snapshot should be served.
     """
 
     stale_share_limit: Share = 0.05
@@ -85,8 +86,8 @@ class ScalingPolicy(Section, frozen=True):
     """The range of pods of an autoscaler, and the targets that it holds a version to.
 
     Args:
-        queued_requests: that wait in one predictor.
-        latency_p99_ms: of a predictor, from a request's headers to its answer.
+        queued_requests: number of requests that wait in one predictor.
+        latency_p99_ms: time from a request's headers to the predictor's answer, in milliseconds.
     """
 
     minimum_replicas: Annotated[int, Meta(ge=1, le=1000)]
@@ -101,15 +102,17 @@ class ServingPolicy(Section, frozen=True):
     Args:
         load_deadline_s: seconds after its start by which a predictor must be ready, or it is
             started again; a bundle has a second more for each 50 MB.
-        cpus: processors of each pod, asked for and allowed; None means the platform's own amounts.
-        memory_mib: its memory in MiB, likewise; a model takes some of it twice while it loads.
-        runtime: what answers: the platform's own predictor, Triton (on Kubernetes; on one machine
-            the own predictor), or another ServingRuntime by its name.
-        format, storage: of another runtime, what it loads on Kubernetes: `modelFormat` as `name` or
-            `name/version`, and the URI.
-        address: where another server listens for one machine.
-        served_as: the model's name at another server; None: the service's own.
-        labels: of the InferenceService, for a runtime that reads them.
+        cpus: processors of each pod, as request and limit; None means the platform's default.
+        memory_mib: memory of each pod in MiB, as request and limit; None means the platform's
+            default. A model needs part of it twice while it loads.
+        runtime: the server: the platform's own predictor, Triton (on Kubernetes; on one machine the
+            own predictor runs), or the name of another ServingRuntime.
+        format, storage: what another runtime loads on Kubernetes: `modelFormat` as `name` or
+            `name/version`, and the artefact's URI.
+        address: address of another server, for an installation on one machine; None if there is
+            none.
+        served_as: the model's name at another server; None: the name of the service.
+        labels: labels of the InferenceService, for a runtime that reads them.
     """
 
     queue_requests: Count
@@ -139,9 +142,9 @@ class AsyncPolicy(Section, frozen=True):
 
     Args:
         enabled: whether gateways take such requests and the platform runs a worker for them.
-        batch: messages of one commit, the most that a worker holds.
-        chunk: items of one call of the gateway.
-        connections: calls of the gateway at a time.
+        batch: messages in one commit, and the largest number that a worker holds.
+        chunk: items in one call of the gateway.
+        connections: number of simultaneous calls of the gateway.
     """
 
     enabled: bool

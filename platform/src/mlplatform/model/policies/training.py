@@ -25,12 +25,13 @@ class ExplorationPolicy(Section, frozen=True):
     their outcomes stand for those of the rest.
 
     Args:
-        share: of such requests, drawn by a hash: the propensity in their records.
-        decision: that such a request gets in place of the one that hides its outcome.
-        amount: the request field that holds what may be lost by one request.
-        maximum_amount: of one request; larger ones are never let through.
-        maximum_sum: of all requests let through in `hours` of event time, in one gateway machine
-            or pod, whose processes hold equal parts of it.
+        share: share of such requests that are let through. A hash draws them; their records hold
+            the share as the propensity.
+        decision: the outcome that such a request gets instead of the one that hides its outcome.
+        amount: name of the request field with the amount that one request can lose.
+        maximum_amount: largest amount of one request; larger requests are never let through.
+        maximum_sum: largest sum of the amounts of all requests let through in `hours` of event
+            time, in one gateway machine or pod. Its processes share it equally.
     """
 
     share: Annotated[float, Meta(gt=0, le=0.5)]
@@ -45,12 +46,16 @@ class GatePolicy(Section, frozen=True):
     """The limits of a candidate before it becomes a version.
 
     Args:
-        average_precision_drop: against the champion, that the low end of the interval may reach.
-        average_precision_loss: a loss that is proven to be larger, by the high end, is refused.
-        single_input_average_precision: of one input alone; from there on it is leaked.
-        skew: what follows where decisions did not read what they should have: it is
-            reported, or nothing is trained from them.
-        fairness: how far the outcomes of protected groups may lie apart; None: it is reported.
+        average_precision_drop: largest tolerated loss against the champion; the low end of the
+            interval must be within it.
+        average_precision_loss: a loss is refused if it is proven to be larger: if the high end is
+            beyond this.
+        single_input_average_precision: average precision of one input alone from which on the input
+            counts as leaked.
+        skew: what happens if decisions did not read the correct values: it is reported (`tell`), or
+            the candidate is refused (`refuse`).
+        fairness: how much the outcomes of protected groups may differ; None: differences are only
+            reported.
     """
 
     average_precision_drop: Share
@@ -74,10 +79,10 @@ class GpuPolicy(Section, frozen=True):
     """The GPU that each pod of a model holds.
 
     Args:
-        resource: a whole GPU, a slice of one with memory of its own (MIG), or a share of one that
-            others use too, without memory of its own (time-slicing, MPS).
-        count: how many; more than one only of whole GPUs.
-        product: the kind of GPU, as NVIDIA's feature discovery labels its nodes; None means any.
+        resource: resource name of a whole GPU, of a slice with memory of its own (MIG), or of a
+            share of a GPU without memory of its own (time-slicing, MPS).
+        count: number of GPUs; more than one is allowed for whole GPUs only.
+        product: kind of GPU, as NVIDIA's feature discovery labels its nodes; None means any.
     """
 
     resource: Annotated[
@@ -91,16 +96,18 @@ class TrainingPolicy(Section, frozen=True):
     """The training data of a model, and the resources of its fit.
 
     Args:
-        folds: fits of earlier days that are tested on the days after them; 1: one hold-out.
-        deadline_s: of a fit from when it is asked for, its wait included; then it has failed.
-        gpu: that a fit on Kubernetes holds; None means the one that the model's pods hold.
-        hidden_outcomes: what a stopped request without a known outcome teaches: nothing
-            (`leave_out`), what those say that chance let through in its place (`weight`), or, where
-            there are none, that it is positive (`pseudo_label`).
-        pseudo_label_precision: share of stopped requests of known outcome that must be shown to be
-            positive before one without counts as such.
-        search: of hyper-parameters, before the fit; None: `fit` takes its own.
-        vocabulary: most words of a category that are learned, where none are declared.
+        folds: number of fits of earlier days, each tested on the days after them; 1: one hold-out
+            only.
+        deadline_s: seconds for a fit from its request on, waiting time included; later it has
+            failed.
+        gpu: GPU for a fit on Kubernetes; None means the same as for the model's pods.
+        hidden_outcomes: how to train with a stopped request whose outcome is unknown: leave it out
+            (`leave_out`), let explored requests stand for it (`weight`), or count it as positive if
+            there are none (`pseudo_label`).
+        pseudo_label_precision: share of positives that must be shown among stopped requests with a
+            known outcome, before one without may count as positive.
+        search: the search for hyper-parameters before the fit; None: `fit` chooses its own.
+        vocabulary: largest number of words that are learned for a category without declared words.
     """
 
     window_days: Count

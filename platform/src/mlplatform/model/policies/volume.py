@@ -24,9 +24,9 @@ class VolumeStop(msgspec.Struct, frozen=True):
     """The reason why an arm is no longer asked.
 
     Args:
-        reason: in words.
-        share: of the customers counted since the evidence began, those that got the decision.
-        limit: what the share may be.
+        reason: a sentence for people.
+        share: share of the customers counted since the evidence began who got the decision.
+        limit: the allowed share.
     """
 
     reason: str
@@ -45,8 +45,9 @@ class Excess:
     Bernoulli variables.
 
     Args:
-        limit: more than 0, less than 1.
-        events: average number of events between false alarms, at the limit itself.
+        limit: the allowed share, more than 0 and less than 1.
+        events: least average number of events between two false alarms, if the share equals the
+            limit.
     """
 
     __slots__ = ("_down", "_log_e", "_threshold", "_up", "events", "hits", "limit")
@@ -81,7 +82,7 @@ class DecisionVolume:
     A customer counts once within `once_per_s`, so that one customer alone stops nothing.
 
     Args:
-        buckets: number of groups that customers are put in; those of one group count as one.
+        buckets: number of groups of customers; all customers of one group count as one.
     """
 
     __slots__ = (
@@ -116,8 +117,8 @@ class DecisionVolume:
         """Count a decision of this arm. Returns whether this one stops the arm.
 
         Args:
-            bucket: of the customer, less than `buckets`.
-            now_s: on a clock that does not run back.
+            bucket: the customer's group, 0 to `buckets` - 1.
+            now_s: seconds of a clock that never goes back.
         """
         if now_s - self._counted_s[bucket] < self._limit.once_per_s or self.stopped is not None:
             return False

@@ -54,7 +54,7 @@ class SentTensor:
     """One tensor of a request.
 
     Args:
-        values: in row-major order; None is a missing one.
+        values: the values in row-major order; None is a missing value.
     """
 
     name: str
@@ -68,8 +68,8 @@ class _Slot:
     """The columns for a tensor's values.
 
     Args:
-        tails: the shapes that it may have behind the number of rows.
-        words: of each column the places of its words; None for numbers.
+        tails: allowed shapes, without the leading number of rows.
+        words: for each column, word → position; None for a column of numbers.
     """
 
     datatypes: tuple[str, ...]
@@ -84,7 +84,7 @@ class NamedTensors:
     A signature one of whose tensors bears the name of the matrix counts for nothing here.
 
     Args:
-        names: of the inputs, in the order of rows.
+        names: names of the inputs, in the order of a row.
     """
 
     def __init__(

@@ -43,10 +43,10 @@ class InputTensor(_Part, frozen=True):
     """One input of the graph, made of inputs of the model.
 
     Args:
-        of: names of inputs, its columns in order.
-        missing: what stands for a missing value; None: NaN in floats, 0, false, and an empty text.
-            A category in integers is 0 where it is missing, whatever stands here.
-        unknown: the text for an unknown category, where texts go in.
+        of: names of the inputs that are its columns, in order.
+        missing: the value that replaces a missing one; None means NaN in floats, 0 in integers,
+            false, and an empty text. A missing category in integers is always 0.
+        unknown: the text that replaces an unknown category, if the tensor holds texts.
     """
 
     name: TensorName
@@ -85,9 +85,9 @@ class Tensors:
     """The conversion of rows to a graph's tensors, and of its output to scores.
 
     Args:
-        names: of the inputs, in the order of rows.
-        classes: columns of the score's output, where they are probabilities of classes; 0: one
-            score a row.
+        names: names of the inputs, in the order of a row.
+        classes: number of columns of the score output, if they are probabilities of classes; 0: one
+            score for each row.
     """
 
     def __init__(

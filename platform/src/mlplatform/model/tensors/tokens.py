@@ -54,10 +54,10 @@ class Tokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The rules by which a text becomes tokens.
 
     Args:
-        of: what a token is made of.
-        length: how many tokens of a text are read, the first ones.
-        grams: how many words, or characters, one token holds; they overlap.
-        vocabulary: most tokens that are learned.
+        of: the parts of a text that make a token.
+        length: number of tokens that are read; a longer text is cut.
+        grams: number of words or characters in one token; tokens overlap.
+        vocabulary: largest number of tokens that are learned.
     """
 
     of: Literal["words", "characters"]

@@ -25,8 +25,8 @@ class DataFile:
     """A file that holds tensors of a graph, which names it by its file name.
 
     Args:
-        sha256: of its content; empty where nobody has digested it.
-        is_own: whether it is a copy of the platform's own, which a bundle may take over.
+        sha256: digest of the content; empty if it was not computed.
+        is_own: whether it is the platform's own copy, which a bundle may take over.
     """
 
     path: Path

@@ -51,10 +51,10 @@ def shortage(needed: int, present: int, *, what: str, whose: str) -> str:
     """A sentence that a model does not fit; empty if it fits.
 
     Args:
-        needed: bytes that it takes.
-        present: bytes that there are.
-        what: is loaded, as the subject of the sentence.
-        whose: the memory is.
+        needed: number of bytes that are needed.
+        present: number of bytes that exist.
+        what: the thing that is loaded, as the subject of the sentence.
+        whose: the owner of the memory, for the sentence.
     """
     if needed <= present:
         return ""

@@ -65,18 +65,21 @@ class Window(_Strict, frozen=True):
     is known, and the window/resolution tiles before it: the window, and up to a tile more.
 
     Args:
-        entity: that a request field declares; the requests are those with the same key.
-        window, resolution: of every aggregate but `ratio`, which has those of its two windows.
+        entity: an entity that a request field declares; the window counts requests with the same
+            key.
+        window, resolution: length of the window and of its tiles; None for `ratio`, which uses
+            those of its two windows.
         of: the request field that is aggregated: a number, or for `distinct` a text or a whole
-            number; none where requests are counted. Of `ratio`, the window that is divided.
-        to: of `ratio`, the window that it is divided by.
-        digits: decimal places of `of` that count: sums are exact, in any order.
-        per: of `rate`, the time that it tells the number of requests of.
-        matching: of `share`, which of the requests counted are the share.
-        missing: what happens where nothing is known of the entity (see `FeatureField.missing`).
-        default: the value in training and serving where there is none, as of the mean of nothing.
-        stale: what happens where the state is not there or behind the log (see
-            `FeatureView.stale`): the same for all windows of an entity.
+            number; None where requests are counted. For `ratio`, the window that is divided.
+        to: for `ratio`, the window by which it is divided.
+        digits: decimal places of `of` that are used, so that sums are exact in any order.
+        per: for `rate`, the time to which the number of requests refers.
+        matching: for `share`, the condition on the counted requests.
+        missing: what happens if nothing is known of the entity (see `FeatureField.missing`).
+        default: value in training and serving if there is none, such as the mean of no requests;
+            None: the model gets a missing value.
+        stale: what happens if the state is missing or behind the log (see `FeatureView.stale`); the
+            same for all windows of an entity.
     """
 
     name: str

@@ -92,10 +92,11 @@ class Series(
 
     Args:
         key: the request field that holds the entity's key.
-        retained: tiles that are kept, counted back from the newest that has a request.
-        kept: what a tile holds, besides its number and how many requests there were.
-        matching: which of the requests counted are `matched`.
-        distinct: the request field whose values the bitmap holds.
+        retained: number of tiles that are kept, counted back from the newest one that has a
+            request.
+        kept: columns of a tile besides its number and its number of requests.
+        matching: condition on the counted requests; those that meet it are `matched`.
+        distinct: the request field whose values the bitmap records.
     """
 
     key: str
