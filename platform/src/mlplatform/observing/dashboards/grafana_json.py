@@ -59,7 +59,8 @@ def text(dashboard: Dashboard, source: str) -> str:
     """The file of a dashboard.
 
     Args:
-        source: what it is generated from, which its description says.
+        source: name of the source from which the file is generated, for the dashboard's
+            description.
     """
     built = _dashboard(dashboard, source)
     content = json.loads(json.dumps(built, cls=JSONEncoder))

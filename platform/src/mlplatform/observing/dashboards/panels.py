@@ -25,8 +25,8 @@ class Query:
     """A query to a store.
 
     Args:
-        legend: name of each series, with its labels in `{{}}`.
-        exemplars: whether points that lead to traces are asked for as well.
+        legend: name of each series; `{{}}` encloses a label.
+        exemplars: whether to ask also for exemplars, the points that lead to traces.
     """
 
     text: str
@@ -38,7 +38,7 @@ def requests(which: str) -> Query:
     """Spans of requests by TraceQL, with the ids of their decisions.
 
     Args:
-        which: condition on a span.
+        which: TraceQL condition on a span.
     """
     return Query(f"{{ {which} }} | select(span.{signals.DECISION_ID.name})")
 
@@ -75,11 +75,12 @@ class Panel:
     """One panel.
 
     Args:
-        what: what it shows and what to make of it; a question mark on the panel shows it.
-        unit: one of Grafana's.
-        words: value → what is shown instead, with its colour.
-        empty: what is shown where there is no data.
-        links: of each value, to where more is said.
+        what: what the panel shows and what to conclude from it; shown at a question mark on the
+            panel.
+        unit: one of Grafana's units.
+        words: value → text that is shown instead, with its colour.
+        empty: text that is shown if there is no data.
+        links: links from each value to further information.
     """
 
     kind: Kind
@@ -108,7 +109,7 @@ class Dashboard:
     """One dashboard; its file and its address are named after `name`.
 
     Args:
-        of_model: whether it is of one model, chosen on top.
+        of_model: whether it shows one model, which the reader chooses at the top.
     """
 
     name: str

@@ -20,8 +20,8 @@ def series(metric: Metric, where: str = "", *, suffix: str = "", of_all: bool = 
     """A selector of the chosen model's series.
 
     Args:
-        where: further matchers, as PromQL writes them between its braces.
-        of_all: of every model; implied for a metric that has no model.
+        where: further matchers, in the form that PromQL has between braces.
+        of_all: whether to select the series of every model; always so for a metric without a model.
     """
     chosen = [where] if where else []
     if not of_all and "model" in metric.label_names:

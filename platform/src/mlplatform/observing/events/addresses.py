@@ -21,7 +21,7 @@ def refusal(address: str, *, loopback: bool) -> str:
     """Why nothing is sent to an address; empty if events may be sent there.
 
     Args:
-        loopback: the receiver's url names this machine.
+        loopback: whether the receiver's url names this machine.
     """
     found = _inner(ipaddress.ip_address(address.partition("%")[0]))
     if found.is_loopback:

@@ -49,11 +49,12 @@ class DeliveryPorts:
     """The parts that all deliveries of a process share.
 
     Args:
-        holder: of claims; another one for each life of a process, so that two never share one.
+        holder: name of the holder of claims; different for each start of a process, so that no two
+            processes share it.
         page: address of the platform's page.
-        redacted: takes personal values out of a text.
-        lease_s: of a claim; more than twice what one attempt may take.
-        poll_s: between looks at the journals.
+        redacted: removes personal values from a text.
+        lease_s: seconds for which a claim holds; more than twice the time limit of one attempt.
+        poll_s: seconds between two looks at the journals.
     """
 
     stream: JournalStream

@@ -30,10 +30,10 @@ def message(receiver: Receiver, event: CloudEvent, now_s: int) -> Message:
     """The message of an event for a receiver.
 
     Args:
-        now_s: Unix time of this attempt.
+        now_s: time of this attempt, epoch seconds.
 
     Raises:
-        ConfigInvalid: a file of its secrets can't be read any more.
+        ConfigInvalid: a file of the receiver's secrets can't be read any more.
     """
     if receiver.kind == "slack":
         body = canonical_json(slack(event))

@@ -15,9 +15,10 @@ def delay_s(failures: int, jitter: float, asked_s: float | None = None) -> float
     """Seconds until the next attempt: doubles with each failure in a row, up to a limit.
 
     Args:
-        failures: in a row, at least 1.
-        jitter: 0 to 1, drawn anew each time: receivers that came back are not met all at once.
-        asked_s: by the receiver; it is never asked sooner.
+        failures: number of failures in a row, at least 1.
+        jitter: random number, 0 to 1, drawn anew each time, so that receivers are not all called at
+            once.
+        asked_s: seconds for which the receiver asked to wait, a minimum; None if it did not ask.
     """
     doubled = min(FIRST_S * 2.0 ** min(failures - 1, 16), LONGEST_S)
     own = doubled * (0.5 + 0.5 * jitter)

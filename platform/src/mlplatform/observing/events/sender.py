@@ -70,7 +70,7 @@ class HttpSender:
     nothing but its head is read.
 
     Args:
-        send_s: for one attempt in all.
+        send_s: seconds for one whole attempt.
     """
 
     def __init__(self, send_s: float = SEND_S) -> None:

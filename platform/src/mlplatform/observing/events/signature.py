@@ -54,7 +54,7 @@ def signed(secrets: Sequence[bytes], event_id: str, at_s: int, body: bytes) -> d
     """The signature headers of a body, with one signature for each secret.
 
     Args:
-        at_s: Unix time of this attempt.
+        at_s: time of this attempt, epoch seconds.
     """
     signatures = (_signature(one, event_id, str(at_s), body) for one in secrets)
     return {ID: event_id, TIMESTAMP: str(at_s), SIGNATURE: " ".join(signatures)}

@@ -60,10 +60,10 @@ class StateCollector(Collector):
     counted: missing data is no health.
 
     Args:
-        watermarks: of the decision log.
-        measured: the folder of what flows saw last.
-        home: of whose disk the room is shown, and what was refused there.
-        lags: of the receivers of events.
+        watermarks: returns the watermarks of the decision log.
+        measured: folder in which flows store the results of their last passes.
+        home: the home folder, whose disk space and refusals are reported.
+        lags: returns the lag of each receiver of events.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ def targets(run: Path) -> list[dict[str, Any]]:
     shows.
 
     Args:
-        run: the `run` folder of a home.
+        run: the `run` folder of a home folder.
     """
     return [
         {

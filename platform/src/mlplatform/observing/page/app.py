@@ -96,11 +96,12 @@ def application(
     """The page behind its token and people's sessions.
 
     Args:
-        hosts: what a request's `Host` may say, each with its port.
-        links: addresses of other pages, by what they are called.
-        access: who may sign in, and who has.
+        hosts: allowed values of a request's `Host`, each with its port.
+        links: name → address of other pages.
+        access: the people who may sign in, and the sessions.
         admit: called with each request of a reader who knows the token or has signed in.
-        provider: at which people sign in beside those with keys; None: there is none.
+        provider: identity provider at which people can sign in, besides by their keys; None if
+            there is none.
 
     Raises:
         ConfigInvalid: the token is empty.

@@ -23,9 +23,10 @@ class CauseBar:
     """One input or rule.
 
     Args:
-        value, ordinary: of the input, in words; empty for a rule.
-        contribution: signed. width: of its bar, 0 to 100.
-        then: what would be decided if the input were ordinary.
+        value, ordinary: the input's value and its ordinary value, as text; empty for a rule.
+        contribution: the contribution with its sign, as text.
+        width: width of its bar, 0 to 100.
+        then: the decision if the input had its ordinary value.
     """
 
     name: str
@@ -42,8 +43,8 @@ class ExplanationDetail:
     """The explanation of one record.
 
     Args:
-        word: how people call what the model gives.
-        same: whether deciding again gave what is on record; None: nothing was decided.
+        word: the name of what the model gives: score, probability or number.
+        same: whether deciding again gave the recorded result; None if nothing was decided.
         description: the picture in words.
     """
 
@@ -64,7 +65,7 @@ def explanation_details(
     """The explanations of a decision and its copy.
 
     Args:
-        word: how people call what the model gives.
+        word: the name of what the model gives: score, probability or number.
     """
     return [_detail_of(number, one, word) for number, one in enumerate(found)]
 

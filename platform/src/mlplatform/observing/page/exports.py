@@ -28,7 +28,7 @@ class Export:
     """A file.
 
     Args:
-        name: says whether it holds all that the search finds.
+        name: the file's name, which says whether the file holds everything that the search finds.
     """
 
     name: str

@@ -22,7 +22,7 @@ class FeatureRow:
     """The movement of a feature in the last window.
 
     Args:
-        missing_share: of the rows, 0 to 1.
+        missing_share: share of rows with a missing value, 0 to 1; None if it is not known.
     """
 
     name: str
@@ -39,8 +39,8 @@ class MetricRow:
     """A metric of matured labels in recent days, beside the champion's first days.
 
     Args:
-        before: in words; empty where it is not known.
-        plot: the value of now within what chance and the policy leave it.
+        before: the value in the first days, as text; empty if it is not known.
+        plot: the present value, within the range that chance and the policy allow.
     """
 
     name: str
@@ -68,10 +68,11 @@ class IncidentDetail:
     """An incident with its windows, oldest first, and its features, those that moved most first.
 
     Args:
-        cause: what moved, dropped or broke, in a sentence; empty where the evidence names nothing.
-        advice: what follows, and what a person can do. command: that does it; empty: none.
-        features: of the last window.
-        metrics: by the labels that had matured; empty where none had.
+        cause: a sentence about what moved, dropped or broke; empty if the evidence names nothing.
+        advice: what happens next, and what a person can do.
+        command: the command that does it; empty if there is none.
+        features: the features in the last window.
+        metrics: metrics of matured labels; empty if no label has matured.
     """
 
     incident: Incident
@@ -95,9 +96,9 @@ def incident(
     """An incident as its evidence and its journal tell it.
 
     Args:
-        now_ms: wall time: claims expire.
-        trains: whether the model's folder trains it; else it holds a ready ONNX file.
-        score_word: how people call what the model gives.
+        now_ms: wall time, by which claims expire.
+        trains: whether the model's folder trains it; otherwise the folder holds a ready ONNX file.
+        score_word: the name of what the model gives: score, probability or number.
     """
     evidence = found.found.evidence
     windows = list(evidence.get("windows", ()))

@@ -38,9 +38,11 @@ class Metric:
     """One number and its course.
 
     Args:
-        text: the newest value, in words. note: what belongs to it. tone: good, bad, or neither.
-        key: unique among the model's.
-        spark: None where nothing was measured.
+        text: the newest value, as text.
+        note: further information on the value.
+        tone: good, bad, or neither.
+        key: id that is unique among the model's metrics.
+        spark: the sparkline; None if nothing was measured.
     """
 
     key: str
@@ -56,8 +58,8 @@ class TrafficDetail:
     """A model's traffic in one period.
 
     Args:
-        from_ms, to_ms: event time. length_ms: of the buckets that were counted.
-        rows: of the table: time, and each number in words, the newest first.
+        from_ms, to_ms: ends of the period, event time.
+        rows: rows of the table, newest first: the time, and each number as text.
     """
 
     period: str
@@ -89,7 +91,7 @@ def traffic_detail(
     precision nor recall.
 
     Args:
-        period: of `PERIODS`.
+        period: a key of `PERIODS`.
     """
     if found is None:
         return None

@@ -62,10 +62,10 @@ class Subject:
     """The subject of an act, in its present state by the journal.
 
     Args:
-        kind: `rollouts` or `models`: the beginning of its page's path.
-        offered: acts that can follow what holds.
-        seen: what an act is bound to.
-        state, facts: of a rollout.
+        kind: `rollouts` or `models`: the first part of the page's path.
+        offered: acts that the present state allows.
+        seen: returns the state to which a form of an act is bound.
+        state, facts: state and journal of a rollout; None and empty for a model.
     """
 
     kind: str
@@ -87,7 +87,7 @@ class Actions:
 
     Args:
         show: renders a template with a status.
-        provider: whose people may act too; None: there is none.
+        provider: identity provider whose people may act too; None if there is none.
     """
 
     def __init__(
@@ -374,11 +374,12 @@ def check_form(
     """Raises unless a form is this session's, unused, and about the present state.
 
     Args:
-        fields: `token` of the session, `form` as it was offered, and what was `seen`.
-        says_origin: a browser says that a page of this server sent it.
+        fields: the form's fields: the session's `token`, the `form` as it was offered, and the
+            state `seen`.
+        says_origin: whether the browser states that a page of this server sent the form.
 
     Raises:
-        WrongForm: it is not.
+        WrongForm: the form is not valid.
     """
     seen = check_own(kept, reader, act, subject.name, fields, says_origin)
     if act in acts.BOUND and subject.seen(act) != seen:

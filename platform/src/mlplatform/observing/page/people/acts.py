@@ -108,7 +108,7 @@ def of_model(routes: Routes, *, is_stopped: bool) -> tuple[OfModel, ...]:
     """The acts that a model's routes allow, before a person's scopes are checked.
 
     Args:
-        is_stopped: a living gateway has stopped one of its versions.
+        is_stopped: whether a running gateway has stopped one of the model's versions.
     """
     found: list[OfModel] = []
     if routes.killed:

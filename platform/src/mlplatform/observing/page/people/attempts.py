@@ -28,10 +28,10 @@ class Attempt:
     """The values with which the provider's answer is compared.
 
     Args:
-        cookie: of the browser that began it.
-        peer: from where.
-        verifier: proves to the provider that its answer came back to who asked.
-        wanted: the path that it leads to.
+        cookie: cookie of the browser that began the attempt.
+        peer: network address of that browser.
+        verifier: the secret that shows the provider who began the attempt (PKCE).
+        wanted: path of the page to show after the sign-in.
     """
 
     cookie: str
@@ -52,7 +52,7 @@ class Attempts:
     """Attempts to sign in at one page, in memory. Safe for threads.
 
     Args:
-        now_s: seconds that only grow.
+        now_s: returns seconds of a clock that never goes back.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -30,12 +30,13 @@ def check_own(
     """The state that a form had shown, if the form is this session's and unused.
 
     Args:
-        act, about: what it has to stand for.
-        fields: `token` of the session, `form` as it was offered, and what was `seen`.
-        says_origin: a browser says that a page of this server sent it.
+        act, about: the act and its subject, which the form must have.
+        fields: the form's fields: the session's `token`, the `form` as it was offered, and the
+            state `seen`.
+        says_origin: whether the browser states that a page of this server sent the form.
 
     Raises:
-        WrongForm: it is not.
+        WrongForm: the form is not valid.
     """
     if not says_origin:
         raise WrongForm(403, "the form was not sent by a page of this server")

@@ -89,7 +89,8 @@ def set_cookie(
     """The `Set-Cookie` header of a session; without a value it deletes the cookie.
 
     Args:
-        samesite: `Lax`: it comes along where another site leads here.
+        samesite: `Strict`, or `Lax` so that the browser also sends the cookie after a link from
+            another site.
     """
     made: cookies.SimpleCookie = cookies.SimpleCookie()
     made[name] = value

@@ -44,7 +44,7 @@ class Identities:
     Their store is opened when somebody first signs in: a page that is only read needs none.
 
     Args:
-        store: opens it.
+        store: opens the store of keys.
     """
 
     def __init__(self, store: Callable[[], Keys], now_ms: Callable[[], int]) -> None:
@@ -116,8 +116,8 @@ class PageAccess:
     """What sign-in and actions share.
 
     Args:
-        cookie: the name of the session's; two pages of one machine have two.
-        secure: whether browsers find the page by https.
+        cookie: name of the session cookie; two pages on one machine have different names.
+        secure: whether browsers reach the page by https.
     """
 
     identities: Identities
@@ -140,8 +140,8 @@ class SessionGate:
     token.
 
     Args:
-        by_token: knows who has the token, and refuses programs that have none.
-        admit: called with each request of a session.
+        by_token: the gate that checks the page's token, and refuses programs without it.
+        admit: called with each request that has a session.
     """
 
     def __init__(

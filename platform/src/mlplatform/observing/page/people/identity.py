@@ -33,9 +33,10 @@ class Person:
     """Somebody whom an identity provider has proven.
 
     Args:
-        client: name on the platform, scopes of the groups, and until when the token proves it.
-        identity: at the provider.
-        is_mapped: the file of roles says which name this person has here.
+        client: name on the platform, scopes from the groups, and the time until which the token is
+            valid.
+        identity: the person's identity at the provider.
+        is_mapped: whether the file of roles gives this person a name.
     """
 
     client: Client
@@ -98,7 +99,7 @@ def alike(own: frozenset[str], names: Iterable[str]) -> str:
     """The first of some names that looks like one of the person's own; empty if none does.
 
     Args:
-        own: of `appearances`.
+        own: the forms of the person's names, from `appearances`.
     """
     return next((name for name in sorted(names) if own & appearances(name)), "")
 

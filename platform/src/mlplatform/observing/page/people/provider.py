@@ -73,9 +73,9 @@ class AuthorizationResponse:
     """The parameters with which the provider sends a browser back.
 
     Args:
-        code: empty where the provider refused.
-        issuer: the parameter `iss` (RFC 9207); None: there is none.
-        error: the provider's, empty where it gave a code.
+        code: the authorization code; empty if the provider refused.
+        issuer: the parameter `iss` (RFC 9207); None if there is none.
+        error: the provider's error; empty if it gave a code.
     """
 
     code: str
@@ -88,8 +88,8 @@ class Provider:
     on disk.
 
     Args:
-        page: the page's own address, as browsers have it: one of another name would not send back
-            the cookie of a sign-in.
+        page: the page's address as browsers use it. With another host name, browsers would not send
+            the cookie of the sign-in.
     """
 
     def __init__(self, settings: IdentityProvider, roles: Roles, page: str) -> None:

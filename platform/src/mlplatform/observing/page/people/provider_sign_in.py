@@ -43,7 +43,7 @@ class ProviderSignIn:
     """Sign-in at an identity provider, both the redirect to it and the return from it.
 
     Args:
-        sign_in: shows the form again where nobody is signed in, and begins sessions.
+        sign_in: shows the form again if the sign-in fails, and begins sessions.
     """
 
     def __init__(self, access: PageAccess, provider: Provider, sign_in: SignIn) -> None:

@@ -22,8 +22,8 @@ class Reader:
     """The person who has signed in and reads.
 
     Args:
-        client: with the scopes of the person's key, or groups at the identity provider; None: the
-            reader only knows the page's token.
+        client: the person, with the scopes of the key or of the groups at the identity provider;
+            None if the reader has only the page's token.
         notice: the result of the last action, shown once.
     """
 

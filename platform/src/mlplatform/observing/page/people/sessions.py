@@ -39,9 +39,9 @@ class Offer:
     """The act that a form was shown for; it is taken once.
 
     Args:
-        act: of `people.acts`, or `review`.
+        act: an act of `people.acts`, or `review`.
         about: id of the rollout or decision, or name of the model.
-        seen: what was shown (`acts.seen_of_rollout`).
+        seen: the state that the form showed (`acts.seen_of_rollout`).
     """
 
     act: str
@@ -55,13 +55,13 @@ class Session:
     """A person who has signed in.
 
     Args:
-        name: of the person.
-        key: digest of the key that proved it; empty: the page's token, which lets nobody act, or
-            an identity provider.
-        person: whom an identity provider proved; None: none did.
-        peer: from where; nobody else's requests count.
-        form_token: that every form of this session holds.
-        notice: what the next page shows, once.
+        name: the person's name.
+        key: digest of the person's key; empty if the session began with the page's token, which
+            allows no acts, or at an identity provider.
+        person: the person whom an identity provider proved; None without one.
+        peer: network address of the browser; requests from other addresses are refused.
+        form_token: the token that every form of this session holds.
+        notice: text that the next page shows once.
     """
 
     name: str
@@ -84,7 +84,7 @@ class NoSession:
     """A cookie that opens no session.
 
     Args:
-        name: whose it was; empty where nobody knows.
+        name: name of the person whose session it was; empty if it is not known.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Sessions:
     """The sessions of one page. Safe for threads.
 
     Args:
-        now_s: epoch seconds: a machine that slept has used up a session's time.
+        now_s: returns epoch seconds, so that a session also ends while the machine sleeps.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.time) -> None:

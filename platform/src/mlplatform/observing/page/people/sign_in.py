@@ -36,9 +36,9 @@ class SignIn:
     """The forms by which a session begins and ends.
 
     Args:
-        token: the page's own, which lets somebody look.
+        token: the page's token, which allows reading only.
         show: renders a template.
-        provider: at which people sign in too; None: there is none.
+        provider: identity provider at which people can sign in too; None if there is none.
     """
 
     def __init__(

@@ -21,11 +21,11 @@ class WaitingRollout:
     """A rollout that waits for an answer.
 
     Args:
-        until_ms: when nobody can answer any more, wall time.
-        who: names of those who may answer, in order.
-        others: how many more may.
-        groups: of the identity provider, whose people may too.
-        command: answers without this page.
+        until_ms: wall time after which nobody can answer any more.
+        who: names of people who may answer, in order, up to a limit.
+        others: number of further people who may answer.
+        groups: groups of the identity provider whose people may answer too.
+        command: the command that answers without this page.
     """
 
     rollout_id: str
@@ -50,7 +50,7 @@ def waiting_rollout(
     """The answer that a rollout waits for; None if it needs none from a person.
 
     Args:
-        groups: of the identity provider that may approve rollouts of the model.
+        groups: groups of the identity provider that may approve rollouts of the model.
     """
     if not state.awaits_answer or state.answer is not None:
         return None

@@ -29,7 +29,7 @@ class Bar:
     """The number of one arm.
 
     Args:
-        width: of the bar, 0 to 100.
+        width: width of the bar, 0 to 100.
     """
 
     name: str
@@ -42,13 +42,14 @@ class Drawing:
     """A drawing in units of the view box, `WIDTH` by `HEIGHT`.
 
     Args:
-        well: y and height of what is allowed; None: nothing is asked.
-        stops: y of each limit that stops.
-        band, line: points of the intervals and of the values over time; empty for one look.
-        last: x, y of the newest value, and y of its interval's ends.
-        shape: of the newest value: dot, cross or ring, as the verdict is.
-        cut: the newest interval goes on beyond the picture.
-        ticks: beside the picture. zero: y of no harm.
+        well: y and height of the allowed range; None if there is no such range.
+        stops: y of each limit beyond which the challenger is stopped.
+        band, line: points of the intervals, and of the values, over time; empty for a single look.
+        last: x and y of the newest value, and y of both ends of its interval.
+        shape: shape of the newest value by its verdict: dot, cross or ring.
+        cut: whether the newest interval reaches beyond the picture.
+        ticks: texts beside the picture.
+        zero: y of the value that means no harm; None if it is outside of the picture.
     """
 
     well: tuple[float, float] | None
@@ -72,11 +73,12 @@ class GatePicture:
     """One gate of a step.
 
     Args:
-        name: unique on the page, for titles of the picture.
-        sentence: in plain words. reason: with the statistics.
+        name: id that is unique on the page, for titles of the picture.
+        sentence: the result in plain words.
+        reason: the result with its statistics.
         description: the picture in words.
-        rows: of the newest looks: event time, value, interval, verdict.
-        analyses: how many looks there are.
+        rows: the newest looks: event time, value, interval and verdict.
+        analyses: number of looks.
     """
 
     name: str
@@ -102,9 +104,9 @@ def gate_pictures(
     """A picture of each gate of the newest look, with those that stop the challenger first.
 
     Args:
-        name: of the step, unique on the page.
-        analyses: of one step, in their order; at least one.
-        begun_ms: event time at which the step began, if that is known.
+        name: name of the step, unique on the page.
+        analyses: looks at one step, oldest first; at least one.
+        begun_ms: event time at which the step began; None if it is not known.
     """
     order = {"UNHEALTHY": 0, "INCONCLUSIVE": 1}
     newest = sorted(analyses[-1].gates, key=lambda g: (order.get(g.verdict, 2), g.name))

@@ -29,8 +29,8 @@ class Spark:
     """A sparkline in units of the view box, `WIDTH` by `HEIGHT`.
 
     Args:
-        band: between which values lie; empty: no interval is known.
-        goal: y of it; None: there is none.
+        band: points of the area within which values lie; empty if no interval is known.
+        goal: y of the goal; None if there is none.
         description: the picture in words.
     """
 
@@ -55,8 +55,10 @@ def spark(
     """The sparkline of one or two lines, from zero up; None if nothing was measured.
 
     Args:
-        lines: each with its name. span_ms: the range of time that is drawn.
-        band: time, low and high.
+        lines: name and points of each line.
+        span_ms: first and last time that is drawn, epoch milliseconds.
+        goal: value of the goal; None if there is none.
+        band: time, low end and high end of each interval.
     """
     values = [v for _, points in lines for _, v in points if v is not None]
     if not values:

@@ -18,7 +18,7 @@ class GateReading:
     """One look at a gate, in the unit of its picture; None is unknown.
 
     Args:
-        low, high: between which the value lies, with the gate's certainty.
+        low, high: ends of the interval of the value, at the gate's confidence level.
     """
 
     value: float | None
@@ -31,7 +31,7 @@ class Arms:
     """The numbers of the two arms, side by side; None if the gate has none.
 
     Args:
-        what: is measured of each.
+        what: the quantity that is measured of both arms.
     """
 
     what: str
@@ -45,10 +45,11 @@ class Measure:
     """The way in which a gate is shown.
 
     Args:
-        axis: what the picture's height is.
-        measured: the numbers of one look.
-        allowed: from where to where harm is tolerated; None: not asked for at this step.
-        stops: values beyond which a challenger is stopped.
+        axis: the quantity on the vertical axis.
+        measured: returns the numbers of one look.
+        allowed: returns both ends of the range of tolerated harm; None if this step has no such
+            range.
+        stops: returns the values beyond which a challenger is stopped.
     """
 
     axis: str

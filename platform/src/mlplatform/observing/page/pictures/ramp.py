@@ -27,9 +27,10 @@ class Stage:
     """One stretch of the ramp.
 
     Args:
-        share: of the customers, 0 to 100.
-        exposed: customers whom the challenger had answered at its end; None: nobody counted them.
-        takes: how long, in words.
+        share: percent of the customers, 0 to 100.
+        exposed: number of customers whom the challenger had answered by its end; None if it was not
+            counted.
+        takes: duration, as text.
     """
 
     name: str
@@ -55,9 +56,11 @@ class Ramp:
     """The ramp, drawn in units of the view box, `WIDTH` by `HEIGHT`.
 
     Args:
-        line, area: points of what was. to_come: of what is planned; empty: nothing is.
-        now: x of the present. end: how it ended, for its mark; empty: it has not.
-        stages, planned: the same as tables.
+        line, area: points of the past.
+        to_come: points of the planned part; empty if nothing is planned.
+        now: x and y of the present.
+        end: how the rollout ended, for the mark; empty if it has not ended.
+        stages, planned: the past and the planned part, as tables.
     """
 
     line: str
@@ -84,7 +87,7 @@ def ramp(facts: Sequence[Transition], until_ms: int | None = None) -> Ramp | Non
     """The ramp from a rollout's journal; None if the journal has no times.
 
     Args:
-        until_ms: event time of the newest look; None: the journal's last transition.
+        until_ms: event time of the newest look; None means that of the journal's last transition.
     """
     stages, state = _stages(facts, until_ms)
     if state is None:

@@ -23,8 +23,8 @@ class Scale:
     """A scale from values to units of the view box; values beyond its ends lie at the ends.
 
     Args:
-        first, last: values at the ends, first < last.
-        start, end: where those lie; of a vertical scale the start is below.
+        first, last: values at the two ends; first < last.
+        start, end: positions of the two ends; on a vertical scale the start is at the bottom.
     """
 
     first: float
@@ -50,7 +50,7 @@ def scale(values: Iterable[float], start: float, end: float, *, room: float = 0.
     """A scale that includes all of these values.
 
     Args:
-        room: left free on either side, as a share of the values' range.
+        room: free space beyond each end, as a share of the values' range.
     """
     found = [v for v in values if math.isfinite(v)] or [0.0]
     low, high = min(found), max(found)

@@ -17,8 +17,10 @@ class StepRow:
     """One step that was judged by its traffic.
 
     Args:
-        name: in words. key: unique on the page.
-        mark, tone: of the verdict that ended the step; of the newest one while it lasts.
+        name: name of the step, as text.
+        key: id that is unique on the page.
+        mark, tone: mark and tone of the verdict that ended the step, or of the newest verdict while
+            it lasts.
     """
 
     name: str
@@ -41,7 +43,7 @@ def steps(facts: Sequence[Transition], histories: Sequence[StepHistory]) -> tupl
     """The steps in a rollout's journal, newest first.
 
     Args:
-        histories: looks that led to no transition, as far as they are kept.
+        histories: stored looks that led to no transition.
     """
     found: dict[int, _Step] = {}
     state: RolloutState | None = None

@@ -43,7 +43,7 @@ class BurnRates:
     """The answers of one Prometheus, which is asked at most once in `KEPT_S`. Safe for threads.
 
     Args:
-        url: of Prometheus.
+        url: address of Prometheus.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -27,7 +27,7 @@ class ScoreText:
     """What a model gave beside its decision, as people read it.
 
     Args:
-        word: that the model's kind has for it.
+        word: the name of what the model gives: score, probability or number.
     """
 
     word: str
@@ -62,14 +62,15 @@ class RecordDetail:
     """One record of a decision.
 
     Args:
-        fields: every scalar that has a value, in the log's order.
-        reasons: codes of what raised the score most.
-        request: what was asked, name and value; who it was about is a keyed hash.
-        features: name and value, None where it was missing.
-        feature_times: of which moment each view's features are, epoch milliseconds.
-        feature_gaps: why views had no valid row, and which.
-        failures: arm and reason, of each that gave no answer.
-        payload: as the log holds it.
+        fields: name and value of every column except the payload that has a value, in the log's
+            order.
+        reasons: codes of the reasons that raised the score most.
+        request: name and value of the request's fields; the person is a keyed hash.
+        features: name and value of the features; None if the value was missing.
+        feature_times: view → event time of its row, epoch milliseconds.
+        feature_gaps: cause and views without a valid row for it.
+        failures: arm and reason, for each arm that gave no answer.
+        payload: the payload as the log holds it.
     """
 
     kind: str
@@ -101,8 +102,8 @@ def record(found: Mapping[str, Any], scale: DecisionScale | None) -> RecordDetai
     """A record of the log as the page shows it; nothing of it is left out.
 
     Args:
-        found: with every column of the log, the payload parsed.
-        scale: of the model; None where no folder says it.
+        found: every column of the log's record, with the payload parsed.
+        scale: the model's outcomes; None if no model folder declares them.
     """
     payload = found["payload"] if isinstance(found["payload"], Mapping) else {}
     fields = tuple((k, v) for k, v in found.items() if v is not None and k != "payload")
@@ -154,7 +155,7 @@ class ArmDecision:
     """The answer of one arm to a decision's request.
 
     Args:
-        of: whose answer it is, in words.
+        of: the arm that gave the answer, in words.
     """
 
     of: str
@@ -188,9 +189,10 @@ class DecisionDetail:
     """One decision with everything on record about it.
 
     Args:
-        decided: the record of the decision; None: the log has others of it alone.
-        answers: the decision, then those of copies. history: labels and voids, oldest first.
-        ages: of the decision's features, the oldest first.
+        decided: the record of the decision; None if the log holds only other records of it.
+        answers: the answer of the decision, then those of copies.
+        history: labels and voids, oldest first.
+        ages: ages of the decision's features, the oldest first.
     """
 
     records: tuple[RecordDetail, ...]

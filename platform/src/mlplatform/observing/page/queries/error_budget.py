@@ -31,8 +31,10 @@ class BudgetRow:
     """The spending of one error budget.
 
     Args:
-        objective: the share, in words. text: how much is spent, or that nothing is known.
-        note: what was counted. tone: good, bad, or neither.
+        objective: the share that is the objective, as text.
+        text: how much is spent, or that nothing is known.
+        note: what was counted.
+        tone: good, bad, or neither.
     """
 
     name: str
@@ -59,8 +61,9 @@ def budget_table(
     """The budgets of availability and latency.
 
     Args:
-        found: of the window before the newest event; None: nothing was counted yet.
-        burned: by Prometheus; a sentence: why it can't be asked; None: no setting names one.
+        found: the traffic of the window before the newest event; None if nothing was counted yet.
+        burned: the spent shares by Prometheus; a text if Prometheus can't be asked, with the
+            reason; None if no setting names it.
     """
     tier = objectives.tiers[definition.tier]
     latency = _latency(tier.latency, float(definition.latency_slo_ms), found)
@@ -89,7 +92,7 @@ def slower(latency: npt.NDArray[np.int64], goal_ms: float) -> int:
     answers within 9 % of the goal are on the wrong side.
 
     Args:
-        latency: answers by bin of `EDGES`.
+        latency: number of answers in each bin of `EDGES`.
     """
     goal_us = 1000 * goal_ms
     place = int(np.searchsorted(EDGES, goal_us, side="right"))

@@ -29,9 +29,10 @@ class FiringAlert:
     """One alert.
 
     Args:
-        model: or what else it is about; empty: its labels do not say.
-        since_ms: None: Alertmanager's time can't be read.
-        runbook: its address; empty: it is no alert of this platform's.
+        model: the model, or another thing that the alert concerns; empty if its labels name none.
+        since_ms: since when it fires, epoch milliseconds; None if Alertmanager's time can't be
+            read.
+        runbook: address of the runbook; empty if the alert is not of this platform.
     """
 
     name: str
@@ -47,8 +48,9 @@ class AlertTable:
     """The firing alerts, most urgent first.
 
     Args:
-        left_out: how many more there are.
-        watched: whether the alert that always fires is among them: alerts are evaluated.
+        left_out: number of further alerts.
+        watched: whether the alert that always fires is among them, which shows that alerts are
+            evaluated.
     """
 
     alerts: tuple[FiringAlert, ...]
@@ -68,11 +70,12 @@ def firing_alerts(url: str, runbooks: str, hidden: Sequence[str]) -> AlertTable:
     """The alerts that fire and are neither silenced nor inhibited.
 
     Args:
-        url: of Alertmanager. runbooks: where those of this platform are published.
-        hidden: models that the reader does not see.
+        url: address of Alertmanager.
+        runbooks: address under which this platform's runbooks are published.
+        hidden: names of models that the reader may not see.
 
     Raises:
-        Unavailable: it gives no such list in time.
+        Unavailable: Alertmanager gives no valid list in time.
     """
     body = fetch(f"{url.rstrip('/')}{PATH}", timeout_s=TIMEOUT_S, most_bytes=MOST_BYTES)
     return parse(body, runbooks, hidden)

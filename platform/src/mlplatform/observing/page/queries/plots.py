@@ -15,9 +15,9 @@ class PlottedInterval:
     """A measured value with its limits, all in one unit.
 
     Args:
-        low, high: ends of the interval around the value; None: there is none.
-        allowed: from where to where is well; an open end is None.
-        limit: what it is held to, where only that is known and not which side is well.
+        low, high: ends of the interval around the value; None if there is none.
+        allowed: ends of the allowed range; None is an open end.
+        limit: a limit of which the allowed side is not known; None if there is none.
     """
 
     value: float | None
@@ -32,10 +32,10 @@ class Plot:
     """An interval plot in the units of its view box, `WIDTH` by `HEIGHT`.
 
     Args:
-        value, low, high: x of the dot and of the whisker's ends.
-        well: x and width of what is allowed; None: that is not known.
-        edges: x of the limits.
-        description: all of it in words, for readers who do not see it.
+        value, low, high: x of the dot, and of both ends of its interval.
+        well: x and width of the allowed range; None if it is not known.
+        edges: x of each limit.
+        description: the plot in words, for readers who do not see it.
     """
 
     value: float | None
@@ -54,8 +54,8 @@ def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plo
     """The plot of an interval; None if there is nothing to draw, or no limit to compare with.
 
     Args:
-        share: the values are shares (0-1), written in percent.
-        from_zero: the axis begins at zero, as that of shares does.
+        share: whether the values are shares (0-1), which are written in percent.
+        from_zero: whether the axis begins at zero, as for shares.
     """
     value, low, high = (_finite(v) for v in (shown.value, shown.low, shown.high))
     least, most = (_finite(v) for v in shown.allowed)

@@ -51,8 +51,8 @@ class EvidenceDetail:
 
     Args:
         arms: names of the arms.
-        counts: what is counted, and the number for each arm, as text.
-        rest: everything, as JSON.
+        counts: name of a count, and its number for each arm, as text.
+        rest: the whole evidence, as JSON.
     """
 
     digest: str
@@ -89,8 +89,8 @@ class RolloutDetail:
     """One rollout with everything that happened to it, oldest first.
 
     Args:
-        ramp: its share of the customers over time.
-        steps: with a picture of each gate, the newest first.
+        ramp: the challenger's share of the customers over time.
+        steps: the steps with a picture of each gate, newest first.
     """
 
     state: RolloutState
@@ -105,7 +105,7 @@ def rollout(facts: Sequence[Transition], histories: Sequence[StepHistory] = ()) 
     """The details of a rollout, from its journal.
 
     Args:
-        histories: the looks between its transitions.
+        histories: looks between the journal's transitions.
 
     Raises:
         Refused: the journal tells no rollout.

@@ -64,9 +64,9 @@ class Query:
     """The criteria of a search; a field of None does not filter.
 
     Args:
-        unit: the pseudonym of a customer.
-        from_ms, to_ms: event time, the second exclusive.
-        before: where the page before ended.
+        unit: pseudonym of a customer.
+        from_ms, to_ms: first event time, inclusive, and last one, exclusive.
+        before: where the previous page ended.
     """
 
     model: str | None = None
@@ -101,9 +101,9 @@ class SearchResult:
     """A page of results, newest event first.
 
     Args:
-        older: where the next page begins; None: everything was looked through.
-        reached_ms: event time down to which was looked; None: down to where the search ends.
-        read: records that were looked at.
+        older: where the next page begins; None if there is none.
+        reached_ms: event time down to which records were read; None if the search reached its end.
+        read: number of records that were read.
     """
 
     rows: tuple[Mapping[str, Any], ...]
@@ -152,9 +152,10 @@ def search(
 
     Args:
         newest_ms: event time of the log's newest record, as far as is known.
-        rows: of a page. budget_s: after so long no further stretch is begun, once one was looked
-            through: each page reaches further back than the one before it.
-        columns: of `READ`, that the rows have; the page shows no pseudonyms.
+        rows: largest number of rows of a page.
+        budget_s: seconds after which no further stretch is begun, once one is read. So each page
+            reaches further back than the one before it.
+        columns: columns of the returned rows, from `READ`; the page shows no pseudonyms.
     """
     floor = max(asked.from_ms or 0, 0)
     end: int | None = asked.to_ms

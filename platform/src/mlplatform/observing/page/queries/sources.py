@@ -79,8 +79,7 @@ class Sources:
     """The page's data. Safe for threads; each store is opened when it is first needed.
 
     Args:
-        sees: whether the reader of the moment may look at a model; what is of another one is not
-            there for them.
+        sees: whether the present reader may see a model; data of other models is left out.
     """
 
     def __init__(
@@ -175,7 +174,8 @@ class Sources:
         """A part of all rollouts, newest first; only the journals of these are read.
 
         Args:
-            skip: rollouts, newer than those that are wanted.
+            skip: number of newer rollouts to leave out.
+            most: largest number of rollouts to return.
         """
 
         def part(journal: SqlRollouts) -> list[RolloutState]:
@@ -285,10 +285,10 @@ class Sources:
         """A page of the decisions that match; empty if there is no log yet.
 
         Args:
-            budget_s: after so long, what was not looked through is left to the next page.
+            budget_s: seconds after which the search ends; the next page goes on from there.
 
         Raises:
-            Unavailable: too many others search now.
+            Unavailable: too many other searches run now.
         """
         log = self._log()
         if log is None:

@@ -22,7 +22,8 @@ class Choice:
     """One of the two answers, with its key on the keyboard.
 
     Args:
-        word: what the form sends. says: what its button says.
+        word: the value that the form sends.
+        says: the text of its button.
     """
 
     word: str
@@ -44,10 +45,10 @@ class Row:
     """One decision of the queue.
 
     Args:
-        fields: of its request, those that model.yaml lets be shown.
-        reasons: in words where the model's folder has them, else their codes.
-        opinions: by analysts, the oldest first.
-        mine: whether who reads has said something of it.
+        fields: name and value of the request fields that model.yaml allows to show.
+        reasons: reasons in words if the model's folder has them, otherwise their codes.
+        opinions: opinions of analysts, oldest first.
+        mine: whether the reader has stated an opinion on it.
     """
 
     decision_id: str
@@ -78,7 +79,7 @@ def row(
 
     Args:
         reasons: code → words for analysts.
-        account: of the reader, where an identity provider proved it.
+        account: the reader's account at an identity provider; None if a key proved the reader.
     """
     return Row(
         found.decision_id,
