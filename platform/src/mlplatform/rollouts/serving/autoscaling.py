@@ -62,8 +62,8 @@ def scaled_object(manifest: Manifest, policy: ScalingPolicy, prometheus_url: str
     """The autoscaler of one version, which reads that version's metrics alone.
 
     Args:
-        manifest: of the version's InferenceService.
-        prometheus_url: as KEDA's operator reaches it.
+        manifest: manifest of the version's InferenceService.
+        prometheus_url: address at which KEDA's operator reaches Prometheus.
     """
     name = manifest["metadata"]["name"]
     return {
@@ -98,7 +98,7 @@ def asked_for(manifest: Manifest) -> ScalingPolicy | None:
     fixed.
 
     Raises:
-        ConfigInvalid: half of it is there, or it is no number.
+        ConfigInvalid: one of the two annotations is missing, or a value is not a valid number.
     """
     annotations = manifest["metadata"].get("annotations", {})
     queued, latency = annotations.get(QUEUED_ANNOTATION), annotations.get(LATENCY_ANNOTATION)

@@ -19,14 +19,14 @@ def reply(url: str, request: bytes, until_s: float, most_bytes: int) -> Reply:
     """The answer to one request, on a connection of its own.
 
     Args:
-        url: http://host:port.
-        request: all its bytes; it asks for the connection's end.
-        until_s: of the monotonic clock; the whole answer is here by then.
-        most_bytes: of its body.
+        url: address of the form http://host:port.
+        request: complete bytes of the request; it must ask the server to close the connection.
+        until_s: time of the monotonic clock by which the whole answer must have arrived.
+        most_bytes: limit of the answer's body.
 
     Raises:
         OSError: nobody answers, or not in time (TimeoutError).
-        http.client.HTTPException: it is no HTTP, or too long.
+        http.client.HTTPException: the answer is not HTTP, or it is too long.
     """
     with _connected(urlsplit(url), until_s) as connection:
         connection.settimeout(_left_s(until_s))

@@ -15,7 +15,7 @@ def disruption_budget(manifest: Manifest, uid: str) -> dict[str, Any] | None:
     None for a service of one pod: a budget would only keep its node from ever being drained.
 
     Args:
-        uid: of the InferenceService, which takes the budget with it when it is deleted.
+        uid: uid of the InferenceService; deleting the service deletes the budget too.
     """
     name = manifest["metadata"]["name"]
     if manifest["spec"]["predictor"]["minReplicas"] < 2:
@@ -39,8 +39,8 @@ def autoscaler(manifest: Manifest, uid: str, prometheus_url: str) -> dict[str, A
     """The ScaledObject of a service; None where its manifest asks for none.
 
     Args:
-        uid: of the InferenceService, which takes it with it.
-        prometheus_url: as KEDA's operator reaches it.
+        uid: uid of the InferenceService; deleting the service deletes the autoscaler too.
+        prometheus_url: address at which KEDA's operator reaches Prometheus.
     """
     policy = asked_for(manifest)
     if policy is None:

@@ -48,8 +48,8 @@ def diagnose(
     generation there, which says nothing about the InferenceService.
 
     Args:
-        deployment: the predictor's, None while KServe has not made it.
-        pods: the predictor's.
+        deployment: Deployment of the predictor; None if KServe has not created it yet.
+        pods: pods of the predictor.
     """
     restarts = max((_restarts(pod) for pod in pods), default=0)
     findings = list(_findings(service, deployment, pods))

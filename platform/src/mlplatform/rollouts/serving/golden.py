@@ -55,7 +55,7 @@ def problem_of(bundle: Bundle, url: str, service: str) -> str:
     """Why a service is not the model of its bundle; empty if it is. Takes at most WITHIN_S.
 
     Raises:
-        Unavailable: it gave no answer, or one that is no scores.
+        Unavailable: the service gave no answer, or an answer without valid scores.
     """
     until_s = time.monotonic() + WITHIN_S
     codec = codec_of(bundle, service)
@@ -122,12 +122,13 @@ def ask(
     """The raw scores of a service for these rows, in their order; for classes one score each.
 
     Args:
-        url: http://host:port.
-        codec: how it is asked; None: as the platform's own predictor is.
-        until_s: of the monotonic clock; TIMEOUT_S from now on, where that is sooner.
+        url: address of the form http://host:port.
+        codec: codec of the request and the answer; None means that of the platform's own predictor.
+        until_s: time of the monotonic clock by which the answer must have arrived. The call waits
+            TIMEOUT_S at most in any case.
 
     Raises:
-        Unavailable: it gave no answer, or one that is no scores.
+        Unavailable: the service gave no answer, or an answer without valid scores.
     """
     codec = codec or MatrixCodec(service)
     request = codec.request(urlsplit(url).netloc, "", rows, "Connection: close\r\n")
@@ -143,10 +144,10 @@ def metadata(url: str, name: str, until_s: float = math.inf) -> _Metadata:
     """A server's description of a model's tensors.
 
     Args:
-        until_s: as of `ask`.
+        until_s: deadline, as for `ask`.
 
     Raises:
-        Unavailable: it gave no answer, or does not have the model.
+        Unavailable: the server gave no answer, or does not have the model.
     """
     authority = urlsplit(url).netloc
     request = f"GET /v2/models/{name} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n"

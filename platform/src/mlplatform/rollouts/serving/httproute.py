@@ -14,8 +14,8 @@ class HttpRoutes:
     """`rollouts.passes.ports.RawRoutes` over the Gateway API.
 
     Args:
-        namespace: of the routes and of the services behind them, so that no ReferenceGrant is
-            needed between them.
+        namespace: namespace of the routes and of the services behind them. It is the same, so no
+            ReferenceGrant is needed.
     """
 
     def __init__(self, api: KubernetesApi, namespace: str, entrance: Entrance) -> None:

@@ -24,7 +24,8 @@ def refuse_ignored(manifest: Manifest) -> None:
     """Raises if a manifest has a field that would be ignored.
 
     Raises:
-        Refused: a field would be taken and ignored; names it, why, and what to do instead.
+        Refused: a field would be accepted and ignored. The error names the field, the reason, and
+            what to do instead.
     """
     annotations = manifest["metadata"].get("annotations", {})
     if annotations.get(MODE) != STANDARD:

@@ -64,17 +64,17 @@ class KServePlane:
     """A `ServingPlane` whose services are pods that KServe makes.
 
     Args:
-        namespace: where its services live; others' InferenceServices there are left alone.
-        counts_gpus: refuse a service whose GPUs are not free, with the numbers. Off where an
-            autoscaler adds GPU nodes on demand, or where the platform may not list nodes and pods;
-            what the namespace's quotas don't leave room for is refused in any case.
-        by_address: services are reached at their cluster addresses, where nobody resolves the
+        namespace: namespace of its services; InferenceServices of others in it are left alone.
+        counts_gpus: refuse a service if the GPUs that it needs are not free. Set it to False if an
+            autoscaler adds GPU nodes on demand, or if the platform may not list nodes and pods. The
+            namespace's quotas are checked in any case.
+        by_address: reach services at their cluster addresses, for callers that cannot resolve the
             cluster's names.
-        prometheus_url: where KEDA's operator reads the metrics of services that ask for an
-            autoscaler; None: such services are refused.
-        bundles: the folder of bundles, whose golden rows services of other servers are asked;
-            None: such services are refused.
-        now_s: a clock that never goes back.
+        prometheus_url: address at which KEDA's operator reads the metrics of services with an
+            autoscaler; None means that such services are refused.
+        bundles: folder of bundles, whose golden rows are sent to services of other servers as a
+            test; None means that such services are refused.
+        now_s: returns the time of a monotonic clock, in seconds.
     """
 
     def __init__(

@@ -50,8 +50,8 @@ class StatusStore:
     pods.
 
     Args:
-        folder: `<home>/serving`.
-        write: how a file's content is replaced.
+        folder: the folder `<home>/serving`.
+        write: replaces the content of a file.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LocalPlane:
     """A `ServingPlane` whose services are processes of this machine.
 
     Args:
-        folder: `<home>/serving`.
+        folder: the folder `<home>/serving`.
     """
 
     def __init__(self, folder: Path, now_ms: Callable[[], int] = wall_ms) -> None:
@@ -174,7 +174,7 @@ def bundle_uri(folder: Path, bundles: Path) -> str:
     the home is.
 
     Raises:
-        ConfigInvalid: it is not one of the home's bundles, and no other is served.
+        ConfigInvalid: the folder is not one of the home's bundles; only these are served.
     """
     if folder.absolute().parent != bundles.absolute():
         raise ConfigInvalid("bundle", str(folder), f"a folder in {bundles}")
@@ -188,10 +188,10 @@ def bundle_folder(storage_uri: str, bundles: Path) -> Path:
     copied, and bundles are named by their digests: the bundle of that name in this home is meant.
 
     Args:
-        bundles: the home's.
+        bundles: folder of the home's bundles.
 
     Raises:
-        ConfigInvalid: another scheme or host, or a name that leads out of the bundles.
+        ConfigInvalid: the URI has another scheme or host, or its name leads out of the bundles.
     """
     wanted = f"{BUNDLE}:<name> or file:///... on this machine"
     wrong = ConfigInvalid("spec.predictor.model.storageUri", storage_uri, wanted)

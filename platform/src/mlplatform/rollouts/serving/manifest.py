@@ -52,8 +52,10 @@ class Service:
     """The values that a plane reads from a manifest.
 
     Args:
-        memory_bytes: that the predictor may take; None where the manifest is from before limits.
-        address: of a server that runs already, `http://host:port`; None: the plane starts one.
+        memory_bytes: memory limit of the predictor; None if the manifest was written before there
+            were limits.
+        address: address of a server that runs already, `http://host:port`; None means that the
+            plane starts one.
         load_deadline_s: seconds after its start by which it must be ready; 0 where the manifest
             does not say.
     """
@@ -93,14 +95,16 @@ def render(
     except for the time that the model may take to load.
 
     Args:
-        digest: SHA-256 of the bundle, hexadecimal.
-        storage_uri: of the bundle's folder; for Triton, of the repository laid out from it.
-        replicas: how many pods; None: as many as the model's tier asks for.
+        digest: SHA-256 digest of the bundle, in hexadecimal.
+        storage_uri: URI of the bundle's folder; for Triton, of the repository laid out from the
+            bundle.
+        replicas: number of pods; None means the number for the model's tier.
         bundle_bytes: size of the bundle's files: a large one may take longer to load.
-        scales: the number of pods is left to an autoscaler, if model.yaml says between what
+        scales: an autoscaler sets the number of pods if model.yaml gives a range
             (`serving.scaling`).
-        triton: Triton answers, and not the platform's own predictor.
-        server: another server answers, with its own artefact, as the bundle says.
+        triton: Triton answers instead of the platform's own predictor.
+        server: another server that answers, with its own artefact, as the bundle says; None if
+            there is none.
     """
     policy = definition.serving.scaling if scales else None
     name = ServiceName.of(definition.name, version, digest)
@@ -203,8 +207,10 @@ def read(manifest: Manifest) -> Service:
     """The service that a manifest asks for.
 
     Raises:
-        Refused: it asks KServe to split traffic, which in Standard mode it does not do.
-        ConfigInvalid: it is not a manifest as `render` makes them; names the key.
+        Refused: the manifest asks KServe to split traffic, which KServe does not do in Standard
+            mode.
+        ConfigInvalid: the manifest does not have the form that `render` writes; the error names the
+            key.
     """
     _refuse_canary(manifest)
     _expect("apiVersion", manifest.get("apiVersion"), API_VERSION)

@@ -49,10 +49,8 @@ _numbers = msgspec.json.Decoder(list[float | list[float]])
 class NamedCodec:
     """A codec for the tensors of a signature. Another party's server gets no token of the platform.
 
-    A server that is not the platform's gets no token of the platform's.
-
     Args:
-        name: of the model at the server.
+        name: name of the model at the server.
     """
 
     name: str
@@ -94,7 +92,7 @@ class NamedCodec:
         """The output that holds scores, in its declared shape; some servers return [n] as [n, 1].
 
         Raises:
-            ValueError: it is not there, or no numbers of that shape.
+            ValueError: the output is missing, or it does not hold numbers of that shape.
         """
         found = next(
             (o for o in _answers.decode(body).outputs if o.name == self.tensors.output), None

@@ -19,7 +19,7 @@ class ServiceName:
     """`<model>-v<version>-<the first eight characters of the bundle's digest>`.
 
     Args:
-        model: its name with `-` in place of `_`, as names of Kubernetes are.
+        model: name of the model with `-` in place of `_`, as Kubernetes requires.
     """
 
     model: str

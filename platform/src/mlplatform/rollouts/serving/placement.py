@@ -69,7 +69,7 @@ def placement(definition: ModelDefinition, name: str) -> dict[str, Any]:
     its successor starts: a spare GPU for the time of an update would have to be paid for all year.
 
     Args:
-        name: of the InferenceService.
+        name: name of the InferenceService.
     """
     placed: dict[str, Any] = {
         "priorityClassName": priority_class(definition),

@@ -14,11 +14,12 @@ class ServiceStatus:
     """The status of a service.
 
     Args:
-        ready: its own readiness answer, for this version: warm and self-tested, not only started.
-        reason: why it is not ready, in words; empty when it is.
-        restarts: how often it had to be started again.
-        pid: of its process, where the plane has one.
-        failed: whether waiting alone will not mend it; a plane that can't tell says no.
+        ready: answer of the service's own readiness check for this version: it is warm and
+            self-tested, not only started.
+        reason: text that says why it is not ready; empty if it is ready.
+        restarts: number of restarts.
+        pid: id of its process; None if the plane has no processes.
+        failed: whether waiting alone will not help; False if the plane can't tell.
     """
 
     name: str
@@ -36,8 +37,8 @@ class ServingPlane(Protocol):
         """Start this service if it does not run. Returns at once; `status` says when it is ready.
 
         Raises:
-            Refused: the manifest asks for what this plane won't do, or differs from the one that
-                was applied under the same name. An identical one changes nothing.
+            Refused: the plane does not support the manifest, or another manifest was applied under
+                the same name. An identical one changes nothing.
         """
         ...
 
@@ -45,7 +46,7 @@ class ServingPlane(Protocol):
         """The present status of a service.
 
         Raises:
-            NotFound: no such service was applied.
+            NotFound: no service of this name was applied.
         """
         ...
 

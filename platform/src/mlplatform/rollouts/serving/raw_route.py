@@ -35,10 +35,10 @@ class RouteObservation:
     """A route as it is in the cluster.
 
     Args:
-        generation: of the routes that it was rendered from.
-        services: every service that may get a request or a copy by it.
-        version: the object's resourceVersion, for a write that must find it so.
-        problem: why the Gateway does not follow this very spec (yet); empty: it does.
+        generation: generation of the routes from which it was rendered.
+        services: all services that the route may send a request or a copy to.
+        version: resourceVersion of the object; a write requires that it has not changed.
+        problem: reason why the Gateway does not follow this spec yet; empty if it does.
     """
 
     generation: int
@@ -102,7 +102,7 @@ def read(route: Object) -> RouteObservation:
     """The observation of a route in the cluster.
 
     Raises:
-        ConfigInvalid: somebody else made it: it carries no generation of ours.
+        ConfigInvalid: somebody else made the route, because it has no generation of the platform.
     """
     metadata = route["metadata"]
     written = (metadata.get("annotations") or {}).get(GENERATION, "")
@@ -130,7 +130,8 @@ def next_write(
     until the Gateway follows that route (`applied_generation`).
 
     Args:
-        ready: whether a service answers; asked only about those that are new in the route.
+        ready: tells whether a service answers; it is called only for services that are new in the
+            route.
     """
     wanted = render(routes, entrance)
     if wanted is None:

@@ -58,8 +58,8 @@ def config(definition: ModelDefinition, service: str, width: int) -> str:
     """The model's `config.pbtxt`, protobuf text of `inference.ModelConfig`.
 
     Args:
-        service: its name, by which requests ask for it.
-        width: how many inputs the bundle takes; model.yaml may have others by now.
+        service: name of the service, by which requests name the model.
+        width: number of inputs of the bundle; model.yaml may have other inputs by now.
 
     Source: NVIDIA Triton Inference Server, model_config.proto.
     """
@@ -154,15 +154,15 @@ def lay_out(definition: ModelDefinition, service: str, bundle: Path, into: Path)
     service runs from, is replaced. Its permissions are those of the folder `into`.
 
     Args:
-        bundle: its folder, checked before.
-        into: where repositories lie, which is there.
+        bundle: folder of the bundle, which was checked before.
+        into: existing folder of the repositories.
 
     Returns:
         The repository's folder, `into`/`service`, which has a folder `service` of its own.
 
     Raises:
-        BundleCorrupt: the bundle's model is no longer what its digest says.
-        Refused: it has weights in files beside its graph.
+        BundleCorrupt: the bundle's model does not match its digest any more.
+        Refused: the model has weights in files beside its graph.
     """
     loaded = load_bundle(bundle)
     if beside := data_names(loaded.files):

@@ -67,13 +67,15 @@ class Portion:
     """The counts of some requests, by cluster.
 
     Args:
-        customers: by unit, the columns above.
-        days: by day and unit: the challenger's failures and requests, the champion's.
-        moments: by outage slice: the same, and either arm's failures compared with or not.
-        windows: by ten seconds: the champion's requests, and those of them without a copy.
-        answers: by arm, day, unit, outage slice and bin of latency: how many; none in shadow.
-        counts: of `ARM_COUNTS`, for one arm and the other, then of records.
-        segments: by number of a segment and unit, the columns above.
+        customers: counts by unit; the columns are described above.
+        days: counts by day and unit: the challenger's failures and requests, then the champion's.
+        moments: counts by outage slice: the four columns of `days`, then each arm's failures
+            without late answers.
+        windows: counts by ten seconds: the champion's requests, and those of them without a copy.
+        answers: number of answers by arm, day, unit, outage slice and bin of latency; empty in
+            shadow.
+        counts: `ARM_COUNTS` of the challenger, then of the champion, then the number of records.
+        segments: counts by number of the segment and unit; the columns are described above.
     """
 
     customers: KeyedCounts
@@ -93,8 +95,8 @@ def portion(
     """The clusters of these requests.
 
     Args:
-        is_timed: both arms' latencies can be compared.
-        segments: how many are counted.
+        is_timed: the latencies of the two arms can be compared.
+        segments: number of segments to count.
         by_pair: pairs disagree by their classes or numbers, not by alerts.
     """
     arms, asked = (traffic.challenger, ~traffic.challenger), ~traffic.excused
@@ -247,7 +249,7 @@ def outage_bits(slices: int, most: int = MOST_OUTAGES) -> int:
     many slices.
 
     Args:
-        most: stretches that they are cut into.
+        most: largest number of stretches into which the slices are joined.
     """
     return max(-(-slices // most) - 1, 0).bit_length()
 
@@ -257,9 +259,9 @@ class Extent:
     """The extent of some records, voided decisions included.
 
     Args:
-        until_event_ms: the latest event time.
-        first_ms, last_ms: when the first and the last was recorded.
-        ranges: by writer, the first and the last number.
+        until_event_ms: latest event time; None if there are no records.
+        first_ms, last_ms: wall times at which the first and the last record was written.
+        ranges: writer → first and last number.
     """
 
     until_event_ms: int | None = None
@@ -317,14 +319,15 @@ class Aggregates:
     """The sums of a generation by which it is judged.
 
     Args:
-        totals: by the names in `TOTALS`, and "counts" of a portion; "segments" where there are any.
-        outages, long_outages: stretches of wall time x (the challenger's failures and requests, the
-            champion's); the long ones are for proof alone.
-        latencies: None in shadow.
-        uncopied: champion's decisions of which there is no copy, though there was time for one.
-        busiest: the champion's requests in the busiest ten seconds.
-        position: by writer, up to which number the log was read.
-        segments: names, in the order of their totals.
+        totals: name → sums: the names of `TOTALS`, and `counts` of the portion; also `segments` if
+            there are any.
+        outages, long_outages: counts by stretch of wall time: the challenger's failures and
+            requests, then the champion's. The long stretches are only for proof.
+        latencies: latencies of both arms; None in shadow.
+        uncopied: number of the champion's decisions that have no copy although its time is over.
+        busiest: number of the champion's requests in the busiest ten seconds.
+        position: writer → number up to which the log was read.
+        segments: names of the segments, in the order of their totals.
     """
 
     generation: int

@@ -30,15 +30,16 @@ class OutcomeBasis:
     """The outcomes that count for a verdict, and its requirements for them.
 
     Args:
-        generation: of the shadow phase. version: that is judged.
-        now_event_ms: labels that arrived later do not count.
-        marks: per writer, the last number that was read.
+        generation: generation of the shadow phase.
+        version: version that is judged.
+        now_event_ms: present event time; labels that arrived later do not count.
+        marks: writer → last number that was read.
         capacity: share (0-1) of requests that people can look at.
-        due: the promotion could be confirmed. Before, only proven harm is reported.
-        hides: decisions after which no label can come.
-        explores: whether records may hold that such requests were let through.
-        task: of the model, which says what labels are.
-        step_ms: ages and delays are counted in whole steps of it. 1 is what earlier releases did:
+        due: the promotion can be confirmed now. Before that, only proven harm is reported.
+        hides: decisions that prevent a label.
+        explores: whether records may show that such requests were let through.
+        task: task of the model, which determines what labels are.
+        step_ms: ages and delays are counted in whole steps of this length. Earlier releases used 1:
             every request counts on its own.
     """
 
@@ -66,12 +67,14 @@ class Basis:
     """The basis of a verdict.
 
     Args:
-        sources: the marks of the writers are the numbers up to which the log was read.
-        line_ms: event time up to which records were complete; None: all of them.
-        outcomes: None where no labels were asked.
-        policy: as model.yaml had it. `limits` follow from it; it is kept to say what has changed.
-        code: the version of the platform.
-        unrouted: why raw callers were not routed by what was judged; None: they were.
+        sources: log writers and gateways; the marks of the writers are the numbers up to which the
+            log was read.
+        line_ms: event time up to which records were complete; None means that all of them were.
+        outcomes: basis of the gate on labels; None if that gate was not asked.
+        policy: policy of model.yaml at that time. `limits` follow from it; it is kept to show later
+            changes.
+        code: version of the platform.
+        unrouted: reason why raw callers were not routed by the judged routes; None if they were.
     """
 
     subject: Subject
@@ -93,7 +96,7 @@ def verdict(
     one always stays so: a Gateway that does not follow must not keep a challenger.
 
     Args:
-        seen, complete, slow_gates: as for `judge`.
+        seen, complete, slow_gates: as in `judge`.
     """
     found = judge(seen, complete, basis.limits, basis.sources, slow_gates)
     evidence = found.evidence | {"basis": msgspec.to_builtins(basis)}
@@ -107,7 +110,7 @@ def basis_of(evidence: Evidence) -> Basis | None:
     """The basis in evidence; None if an earlier release kept none.
 
     Raises:
-        msgspec.ValidationError: it is not one of this release.
+        msgspec.ValidationError: the basis does not have the form of this release.
     """
     kept = evidence.get("basis")
     return None if kept is None else msgspec.convert(kept, Basis)

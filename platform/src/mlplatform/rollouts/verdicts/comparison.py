@@ -67,9 +67,10 @@ class SegmentStep:
     """The requirements of a step for one segment.
 
     Args:
-        errors: of each of its gates; all segments together share out those of one gate.
-        predicted: of the segment's own requests, where they were replayed, else of all.
-        holds: whether the step waits until the segment has shown its tolerance.
+        errors: error rates of each of its gates; all segments share the error of one gate.
+        predicted: prediction from the segment's own requests if they were replayed, else from all
+            requests.
+        holds: whether the step waits until the segment meets its tolerance.
     """
 
     name: str
@@ -200,8 +201,8 @@ class _Deviation:
     """The deviation of the challenger's alerts from one expectation, as a share of it.
 
     Args:
-        more, fewer: that it deviates at least so far, to either side.
-        low, high: where it may lie: exact at the tolerance, as the others are at the limit.
+        more, fewer: least proven deviation to either side, at the limit.
+        low, high: bounds of the deviation, at the tolerance.
     """
 
     expected: float
@@ -361,10 +362,10 @@ class Requirements:
     """The requirements of a step for the comparing gates.
 
     Args:
-        failure_share: the limit of failures.
-        pods: of the challenger, once all of the traffic is its own.
-        segments: that are judged by themselves besides.
-        immaterial_us: by how much latency may be higher without harm.
+        failure_share: limit on the share of failures.
+        pods: number of the challenger's pods once it gets all of the traffic.
+        segments: segments that are also judged on their own.
+        immaterial_us: microseconds by which latency may be higher without harm.
     """
 
     stop: StopLimits
@@ -394,12 +395,12 @@ class GateKind:
     """One kind of gate: all about it but its statistic.
 
     Args:
-        name: in evidence.
-        title: for people.
-        roles: of the challenger, in which it is asked.
-        shares_error: whether it can stop a challenger, and so takes part of the rollout's error.
-        picture: None: it has no interval.
-        compare: its gates; None: another module asks it (`judgement`, `outcomes`).
+        name: name in evidence.
+        title: name in texts for people.
+        roles: roles of the challenger in which the gate is asked.
+        shares_error: whether it can stop a challenger, and so takes a part of the rollout's error.
+        picture: how to draw its interval; None if it has none.
+        compare: makes its gates; None if another module asks it (`judgement`, `outcomes`).
     """
 
     name: str

@@ -19,9 +19,10 @@ class DelayCurve:
     """The share of requests of any age that have a label of one type; one element per delay.
 
     Args:
-        delay_ms: at which labels came, rising.
-        hazard: cumulative, up to and with that delay. variance: of it.
-        longest_ms: the oldest request's age: of later labels nothing is known.
+        delay_ms: delays at which labels came, ascending.
+        hazard: cumulative hazard up to and including that delay.
+        variance: variance of the hazard.
+        longest_ms: age of the oldest request; nothing is known about later labels.
     """
 
     delay_ms: Integers
@@ -54,7 +55,7 @@ class LabelsCome:
     """The share (0-1) of the labels within `within_ms` that is expected to have come.
 
     Args:
-        low, high: of a 95 % interval.
+        low, high: ends of the 95 % confidence interval, as shares in [0, 1].
     """
 
     share: float
@@ -69,7 +70,7 @@ def labels_come(
     """The share of labels expected for requests of these ages; None if no label has come.
 
     Args:
-        requests: how many are of each age; None: one.
+        requests: number of requests of each age; None means one of each.
     """
     counted = len(age_ms) if requests is None else int(requests.sum())
     if not len(curve.hazard) or not counted:
@@ -91,8 +92,10 @@ def counted_curve(
     """The curve of one type of label, from counts.
 
     Args:
-        age_ms: that requests have now. without: how many of each age have no such label.
-        delay_ms: of labels, rising. events: how many came so late.
+        age_ms: present ages of the requests.
+        without: number of requests of each age that have no such label.
+        delay_ms: delays of the labels, ascending.
+        events: number of labels with each delay.
 
     Source: Kaplan and Meier (1958), Nonparametric estimation from incomplete observations, as the
     product of 1 - d / n over the delays; Greenwood (1926) for the variance. Requests that never get

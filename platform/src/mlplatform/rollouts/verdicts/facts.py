@@ -50,13 +50,6 @@ an alert. `latency_us` is -1 where none was recorded. `decision` is a number for
 `lost` is 1 plus the index in `OWN_FAILURES` of why a copy was never sent. `segments` has a bit for
 each segment that the decision lies in. `number` is the score of a model of numbers, which is a
 float32.
-
-`flags` are those above: of a copy that was sent, or of the arm that is judged; `failed`, the arm
-did not give its answer; `excused`, the gateway had no room or time to ask it; `scored`, the answer
-counts for decision statistics (not degraded); `alert`, it was an alert. `latency_us` is -1 where
-none was recorded; `decision` a number for each; `lost` 1 + the index in `OWN_FAILURES` of why a
-copy was never sent; `segments` a bit for each segment that the decision lies in; `number` the score
-of a model of numbers, which is a float32.
 """
 _UNKNOWN_DECISION: Final = 255
 
@@ -66,10 +59,11 @@ class Subject:
     """The version whose records are counted, and the rules for counting.
 
     Args:
-        version: that is judged.
-        within_us: how long a challenger's caller waits in canary (`traffic` says for what).
-        segments: that are counted by themselves besides.
-        scale: what is decided, by which the decisions of records are read.
+        version: version that is judged.
+        within_us: microseconds for which a challenger's caller waits in canary; `traffic` says what
+            it limits.
+        segments: segments that are also counted on their own.
+        scale: what the model decides, by which the decisions of records are read.
     """
 
     generation: int
@@ -91,7 +85,7 @@ class RecordFacts:
     """Records in any order; one array element each.
 
     Args:
-        rows: of `ROW`.
+        rows: array of type `ROW`.
     """
 
     decision_id: npt.NDArray[np.object_]

@@ -28,14 +28,14 @@ class PartialOutcomes:
     """Requests of which some outcomes are hidden; one array element per request.
 
     Args:
-        unit: whose requests are one cluster.
-        positive: False where the outcome was not seen.
-        seen: the outcome is known.
-        chance: with which it came to be seen: 1 where nothing hid it, 0 where nothing could show
-            it, the propensity of the draw in between.
-        guess: probability of a positive (0-1) by some model. However wrong it is, estimates stay
-            unbiased; a good one makes them narrower.
-        came: of the labels of requests of this age, the share that has come (0 excluded, to 1).
+        unit: customer of each request; one customer's requests form a cluster.
+        positive: whether the request is positive; False if its outcome was not seen.
+        seen: whether the outcome is known.
+        chance: probability with which the outcome was seen: 1 if nothing hid it, 0 if nothing could
+            show it, the propensity of the draw in between.
+        guess: probability (0-1) of a positive by some model. Estimates stay unbiased even if it is
+            wrong; a good guess makes them narrower.
+        came: share (0, 1] of the labels that has come, for requests of this age.
     """
 
     unit: Integers
@@ -64,7 +64,8 @@ class Metric:
     """A ratio of sums over requests: `hits` of the positives, over `positives` and `others`.
 
     Args:
-        hits, positives: what a positive adds above and below. others: what any request adds below.
+        hits, positives: what a positive adds to the numerator, and to the denominator.
+        others: what every request adds to the denominator.
     """
 
     hits: Floats
@@ -137,8 +138,10 @@ class MetricBounds:
     """A metric and its bounds, each wrong with the error share that was asked for, ever.
 
     Args:
-        value: of what was seen and what draws stand for; NaN: there is none of it.
-        lowest, highest: the metric if what nothing could show were such as to make it so.
+        value: estimate from seen outcomes and the requests that draws stand for; NaN if there are
+            none.
+        lowest, highest: metric if the outcomes that nothing could show were the worst, or the best,
+            ones.
     """
 
     value: float

@@ -48,11 +48,11 @@ class StepPolicy:
     """The requirements of a step of the ramp.
 
     Args:
-        percent: the share of customers asked for, 0 to 100; None in shadow.
-        units, requests: the minimum sample.
-        pods: of the challenger, once all of the traffic is its own.
-        segments: that are judged by themselves besides.
-        immaterial_us: by how much the challenger's latency may be higher without harm.
+        percent: percentage of customers in the challenger's arm, 0 to 100; None in shadow.
+        units, requests: minimum sample: number of customers and number of requests.
+        pods: number of the challenger's pods once it gets all of the traffic.
+        segments: segments that are also judged on their own.
+        immaterial_us: microseconds by which the challenger's latency may be higher without harm.
     """
 
     stop: StopLimits
@@ -72,8 +72,9 @@ class GateLimits:
     """The limits for a version in its present phase.
 
     Args:
-        error_share: chance that the guardrail stops a champion that is at the limit.
-        step: None outside shadow and canary, where only the guardrail is read.
+        error_share: probability that the guardrail stops a champion that is at the limit.
+        step: requirements of the step; None outside shadow and canary, where only the guardrail
+            counts.
     """
 
     error_share: float
@@ -115,9 +116,9 @@ def judge(
     UNHEALTHY needs no complete log: harm that was seen stays seen.
 
     Args:
-        seen: of everything that is in the log.
-        complete: of the records that nobody can add to any more, by which health is shown.
-        slow_gates: what matured labels say, where there are any to ask.
+        seen: sums over everything that is in the log.
+        complete: sums over the records to which no more can come; they show health.
+        slow_gates: gates from matured labels; empty if there are none.
     """
     if limits.step is not None:
         return _compared(seen, complete, limits, limits.step, sources, slow_gates)

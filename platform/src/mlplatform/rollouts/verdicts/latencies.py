@@ -38,8 +38,8 @@ class LatencySums:
     times answers.
 
     Args:
-        squares, products: arms x bins.
-        trials: clusters, and the sum of the squares of their answers; arms x 2.
+        squares, products: sums for each bin [arms, bins].
+        trials: number of clusters, and sum of the squares of their answers [arms, 2].
     """
 
     squares: Integers
@@ -57,10 +57,10 @@ class BinnedAnswers:
     """The number of answers of each cluster in each bin.
 
     Args:
-        arm: of each cluster.
-        starts: where each cluster begins in `bins` and `number`.
-        bins: ascending within a cluster.
-        number: of answers; 0 is no answer.
+        arm: arm of each cluster.
+        starts: position at which each cluster begins in `bins` and `number`.
+        bins: bins of each cluster, ascending.
+        number: number of answers in each bin; 0 means none.
     """
 
     arm: Integers
@@ -92,7 +92,7 @@ def latency_sums(answers: KeyedCounts) -> LatencySums:
     """The sums over customers' days.
 
     Args:
-        answers: how many, by arm, day, unit and bin.
+        answers: number of answers by arm, day, unit and bin.
     """
     arm, day, unit, bins = answers.keys
     starts = group_starts((arm, day, unit))
@@ -104,9 +104,9 @@ class Latencies:
     """The latencies by which gates judge.
 
     Args:
-        days: sums over customers' days.
-        outages: answers by arm, stretch of wall time and bin.
-        answers: arms x bins.
+        days: sums by customer and day.
+        outages: number of answers by arm, stretch of wall time and bin.
+        answers: number of answers [arms, bins].
     """
 
     days: LatencySums
@@ -131,7 +131,7 @@ class Latencies:
         time.
 
         Args:
-            mine, other: the challenger's first slow bin, and the champion's.
+            mine, other: first slow bin of the challenger, and of the champion.
         """
         days, answers = self.days, self.answers
         a, b = (int(answers[arm, first:].sum()) for arm, first in ((0, mine), (1, other)))

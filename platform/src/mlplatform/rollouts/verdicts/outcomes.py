@@ -63,12 +63,15 @@ class Outcomes:
     highest; only their number is needed.
 
     Args:
-        requests: positive by the last label that has arrived; what was stopped is not seen.
-        challenger: its scores, one for each request; champion: likewise.
-        immature: requests without a label that may still get one; they are left out of the arrays.
+        requests: outcomes by the last label that has arrived; outcomes of stopped requests are not
+            seen.
+        challenger, champion: scores of each arm, one for each request.
+        immature: number of requests without a label that may still get one; the arrays leave them
+            out.
         silent: no label of any decision has arrived since the generation's last request.
-        come: the labels of positives, and of negative requests where anybody says so.
-        others: requests that are in no array.
+        come: shares of the labels that have come: of positives, and of negatives if anybody reports
+            them.
+        others: number of requests that are in no array.
     """
 
     requests: PartialOutcomes
@@ -95,9 +98,9 @@ class LabelledClasses:
     generation.
 
     Args:
-        wrong: hits are requests of which an arm decided another class; clusters are customers.
-        immature: requests without a label that may still get one.
-        silent: as of `Outcomes`.
+        wrong: sums over customers; a hit is a request for which an arm decided another class.
+        immature: number of requests without a label that may still get one.
+        silent: as in `Outcomes`.
     """
 
     wrong: ClusterSums
@@ -113,8 +116,8 @@ class LabelledNumbers:
     """Labelled requests of one shadow generation that both arms gave numbers for.
 
     Args:
-        challenger, champion, labels: numbers, one element a request.
-        immature, silent: as of `LabelledClasses`.
+        challenger, champion, labels: numbers of each arm and of the labels, one for each request.
+        immature, silent: as in `LabelledClasses`.
     """
 
     unit: npt.NDArray[np.int64]
@@ -191,7 +194,7 @@ class ArmRecall:
     """Recall and precision of one arm, each bound with the error of missed harm.
 
     Args:
-        caught: positives that were seen among its first `alerts` requests.
+        caught: number of known positives among the arm's first `alerts` requests.
     """
 
     caught: int
@@ -204,9 +207,10 @@ class Recall:
     """Positives among the requests that each arm ranks highest, as many as people can look at.
 
     Args:
-        positives: that were seen.
-        known: share of the positives that the challenger finds more than the champion, with the
-            error of missed harm. proven: the same with that of a stop.
+        positives: number of positives that were seen.
+        known: share of the positives that the challenger finds more than the champion, with bounds
+            at the error of missed harm.
+        proven: the same with bounds at the error of a stop.
     """
 
     positives: int
@@ -221,7 +225,7 @@ def recall_at_capacity(seen: Outcomes, *, capacity: float, errors: Errors) -> Re
     """Recall of both arms at the same number of alerts, so that neither is better for raising more.
 
     Args:
-        capacity: share (0-1) of requests that may be alerts.
+        capacity: share (0-1) of the requests that may be alerts.
     """
     alerts, requests = round(capacity * len(seen)), seen.requests
     mine, other = (_highest(scores, alerts) for scores in (seen.challenger, seen.champion))

@@ -54,9 +54,9 @@ class Stage:
     """A step of the ramp, to be planned.
 
     Args:
-        key: of model.yaml, for example rollout.canary[1].
-        deadline_h: of event time.
-        failure_share: the limit of the failure gate.
+        key: key in model.yaml, for example rollout.canary[1].
+        deadline_h: deadline in hours of event time.
+        failure_share: limit of the failure gate.
     """
 
     key: str
@@ -76,14 +76,14 @@ class GatePlan:
     """The needs of one gate of a step.
 
     Args:
-        tolerance: None where the step does not ask.
-        hours: median until it is HEALTHY for a challenger as good as the champion; None: not
-            within `LONGEST` deadlines. 0 where the step does not ask.
-        requests, customers, customer_days, positives: that the challenger's arm has by then.
+        tolerance: tolerance of the gate; None if the step does not ask it.
+        hours: median until HEALTHY for a challenger as good as the champion; None: not within
+            `LONGEST` deadlines; 0 if the step does not ask.
+        requests, customers, customer_days, positives: counts of the challenger's arm by then.
         passes: chance that such a challenger has passed it at the deadline.
-        stops: chance that one with `HARM` times the limit is stopped within it.
-        exposed_customers, exposed_requests: that this one has answered by its end, on average.
-        loss: of them, requests (for alerts, alerts) that go wrong.
+        stops: chance that one with `HARM` times the limit is stopped by the deadline.
+        exposed_customers, exposed_requests: how many this one has answered by its end, on average.
+        loss: number of those requests (for alerts, of their alerts) that go wrong.
     """
 
     gate: str
@@ -107,9 +107,9 @@ class StagePlan:
 
     Args:
         hours: median until every gate is HEALTHY; None: not within `LONGEST` deadlines.
-        late_hours: until `SURE` of the challengers as good as the champion have passed.
+        late_hours: hours until `SURE` of the challengers as good as the champion have passed.
         passes: chance that such a challenger has passed at the deadline.
-        decides: the gate, or the sample, that is shown last.
+        decides: name of the gate, or of the sample, that is complete last.
     """
 
     key: str
@@ -128,14 +128,14 @@ class Confirmation:
     """The expected verdict by the labels of the shadow phase.
 
     Args:
-        positives: of the shadow phase, expected.
-        passes: chance that a version which finds as many positives as its champion is confirmed.
-        stops: chance that one which misses `HARM` times the limit more is taken back.
-        requests: in shadow, that would confirm with the chance `SURE`; None: no label says
-            positive, or no number would, as decisions hide too much.
-        hidden: requests of the shadow phase whose outcome the champion's decision hides; of
-            them, `let_through` are known all the same.
-        exploration: smallest share of `SLICES` that would confirm with the chance `SURE` at this
+        positives: expected number of positives in the shadow phase.
+        passes: chance that a version is confirmed that finds as many positives as its champion.
+        stops: chance that one is taken back that misses `HARM` times the limit more.
+        requests: number in shadow that confirms with chance `SURE`; None: no label says positive,
+            or no number would do, because decisions hide too much.
+        hidden: number of requests of the shadow phase whose outcome the champion's decision hides;
+            `let_through` of them are known all the same.
+        exploration: smallest share of `SLICES` that would confirm with chance `SURE` at this
             sample; None: none would, or nothing is hidden.
     """
 
@@ -154,8 +154,8 @@ class Progress:
     """The progress of a step for challengers as good as the champion.
 
     Args:
-        ended: hours until each of them has passed; endless: not within `LONGEST` deadlines.
-        passes: chance that one has by the deadline.
+        ended: hours until each challenger has passed; infinite: not within `LONGEST` deadlines.
+        passes: chance that a challenger has passed by the deadline.
     """
 
     ended: Floats
@@ -178,9 +178,9 @@ def progress(
     """When a step is passed and with which chance, without the needs of each gate.
 
     Args:
-        expected: of alerts; None: nothing is known of the challenger's, and gates on alerts are
+        expected: expected alerts; None: the challenger's are not known, and gates on alerts are
             left out.
-        drawn: challengers that are played.
+        drawn: number of challengers to simulate.
     """
     schedule = _schedule(profile, stage, drawn)
     passed = [gate.passes(good=True) for gate in _gates(stage, schedule, expected)]
@@ -223,11 +223,11 @@ class _Gate:
     """The paths of one gate.
 
     Args:
-        counts: sums of a challenger, good or bad, held to the tolerance or to the limit; several
-            where the nearest expectation counts.
-        loss: share of the challenger's requests that goes wrong where it is bad.
+        counts: (good challenger, held to the tolerance) → its sums; several if the nearest of some
+            expectations counts.
+        loss: share of the bad challenger's requests that go wrong.
         is_counted: a step is not passed while more than the limit was counted.
-        by_events: where the bad one is proven to be by another proof.
+        by_events: another proof that the bad challenger is bad.
     """
 
     name: str
@@ -422,7 +422,7 @@ def plan_confirmation(
 
     Args:
         limit, tolerance: positives found less than the champion, as a share of all positives.
-        alone: share of the positives that one version alone finds, at equal recall.
+        alone: share of the positives that only one version finds, at equal recall.
     """
     if not profile.positives > 0 or shadow.hours is None:
         return None

@@ -43,8 +43,8 @@ class Remedy:
     """A change that would let a step decide in time.
 
     Args:
-        key: of model.yaml; "traffic" for requests an hour.
-        now, value: what it is, and what it would have to be.
+        key: key in model.yaml; "traffic" stands for requests per hour.
+        now, value: present value, and the value that would be needed.
     """
 
     key: str
@@ -85,12 +85,14 @@ class Plan:
     """The plan of a rollout at the traffic of the last days.
 
     Args:
-        history_h, requests_h: hours of event time that were read, and requests in one of them.
-        steps: shadow and each canary step. Those behind one that is refused are planned as well.
-        confirmation: None where no label says positive, or recall is not asked for.
-        refusals: of steps that can't decide; empty: the rollout can.
-        notes: what else is to be known, in sentences.
-        proposed: canary steps that expose fewer customers, or ask for more; empty: there are none.
+        history_h, requests_h: hours of event time that were read, and requests per hour.
+        steps: shadow and each canary step. Steps after a refused one are planned as well.
+        confirmation: expected verdict on recall; None if no label says positive, or recall is not
+            asked for.
+        refusals: steps that can't decide; empty if the rollout can decide.
+        notes: further remarks, one sentence each.
+        proposed: canary steps that expose fewer customers, or ask for more; empty if there are
+            none.
     """
 
     history_h: float

@@ -57,12 +57,12 @@ class Sums:
 
     Args:
         difference: the challenger's hits less the expected ones.
-        scale: what difference and width are given as a share of.
-        hits: of both arms, as the judge counts them.
-        plain: variance of the difference, were all trials independent.
-        views: variance of the difference, and hits of one event at most, by clusters of a kind.
-        shift: of that difference, caused by the expectation.
-        once: its standard deviation, where the bound counts it.
+        scale: divisor of difference and width, to give them as shares.
+        hits: hits of both arms, as the judge counts them.
+        plain: variance of the difference if all trials were independent.
+        views: (variance of the difference, hits of one event at most), for each kind of clusters.
+        shift: error of the expectation, as a share; it is added to the difference.
+        once: standard deviation of the shift if the bound counts it; else 0.
     """
 
     difference: Floats
@@ -94,10 +94,10 @@ class AnalysisSchedule:
     """The times at which a step is looked at, with the traffic until then.
 
     Args:
-        hours: of each look, ascending.
-        share: of customers in the challenger's arm (0-1); None in shadow, where both arms decide
-            everything.
-        paths: how many are drawn.
+        hours: hours of the looks, ascending.
+        share: share (0-1) of customers in the challenger's arm; None in shadow, where both arms
+            decide everything.
+        paths: number of paths to draw.
     """
 
     profile: TrafficProfile
@@ -157,7 +157,7 @@ def failures(schedule: AnalysisSchedule, *, more: float, is_proof: bool = False)
     """Failures of both arms, where the challenger fails the share `more` of requests more.
 
     Args:
-        is_proof: that it fails more is to be proven, by long stretches of time too.
+        is_proof: sums for a proof that it fails more; these count by long stretches of time too.
     """
     rng, profile = schedule.rng("failures"), schedule.profile
     mine, other = schedule.trials()
@@ -241,9 +241,9 @@ class Alerts:
     """The alerts expected of a challenger, as shares of all requests.
 
     Args:
-        own, champion: with an alert of either arm. both: of both arms.
-        replayed: requests of the replay that said so; 0: none was made.
-        by_replay: the share of alerts that the replay predicted; None: it predicted none.
+        own, champion, both: share of requests with an alert of each arm, and of both arms.
+        replayed: number of requests in the replay that told the shares; 0 if there was none.
+        by_replay: share of alerts that the replay predicted; None if it predicted none.
     """
 
     own: float
@@ -308,7 +308,7 @@ def alert_arms(schedule: AnalysisSchedule, expected: Alerts, *, more: float, at:
     """Alerts of both arms on requests of different customers, as a share of those expected.
 
     Args:
-        at: the deviation that bounds are held to.
+        at: deviation to which bounds are held.
     """
     mine, other = schedule.trials()
     a, a_variance = _customers_alerts(schedule, "own", mine, expected.own * (1 + more))
@@ -392,7 +392,7 @@ def _hits(
     """Hits up to each look, and their variance: the sum of the squares of their events' sizes.
 
     Args:
-        together: hits that one has beside it, in its event.
+        together: number of other hits in a hit's event.
     """
     expected = share * np.diff(trials, axis=1, prepend=0.0)
     if share > FEW_HITS:
@@ -425,10 +425,10 @@ class LabelPaths:
     """Possible labels of a shadow phase in which some requests are stopped.
 
     Args:
-        positives: share of requests that labels tell to be positive, those let through among them.
+        positives: share of requests that labels show to be positive, let-through requests included.
         limit, tolerance: positives found less than the champion, as a share of all positives.
-        worse: the same of the bad challenger.
-        alone: share of the positives that one version alone finds, at equal recall.
+        worse: the same for the bad challenger.
+        alone: share of the positives that only one version finds, at equal recall.
     """
 
     positives: float

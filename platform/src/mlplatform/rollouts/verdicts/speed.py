@@ -42,7 +42,7 @@ def latency_gate(
     """The gate on a quantile of the challenger's latency over the champion's, in canary.
 
     Args:
-        immaterial_us: by how much it may be higher whatever the bound says.
+        immaterial_us: microseconds by which it may be higher, whatever the bound says.
 
     The quantile is more than r times the champion's where more of the challenger's answers take
     longer than r times x than of the champion's take x, with x at the champion's quantile; the two

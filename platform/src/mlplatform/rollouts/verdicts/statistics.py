@@ -23,7 +23,7 @@ def sequence_width(variance: float, *, error_share: float) -> float:
     as much open at a single look.
 
     Args:
-        variance: of the sum, in events squared.
+        variance: variance of the sum, in squared events.
 
     Source: Robbins (1970), the normal mixture; Howard, Ramdas, McAuliffe and Sekhon (2021),
     Time-uniform, nonparametric, nonasymptotic confidence sequences, equation 14; Waudby-Smith,
@@ -42,7 +42,7 @@ class ClusterSums:
     portions.
 
     Args:
-        clusters: in which there are trials.
+        clusters: number of clusters with at least one trial.
         products: sums of the products of two of a cluster's numbers a, n, b and m (the four below,
             in their order): aa, an, ab, am, nn, nb, nm, bb, bm, mm.
     """
@@ -102,11 +102,11 @@ class Difference:
     """The challenger's share less what is expected of it, with bounds that hold at every look.
 
     Args:
-        challenger, champion: shares (0-1) of hits among trials; NaN: no trials.
-        expected: what the challenger's share was to be.
-        stop_low, stop_high: bounds with the error share of a false alarm, on either side.
-        pass_low, pass_high: bounds with the error share of missed harm, on either side.
-        trials: the challenger's.
+        challenger, champion: shares (0-1) of hits among trials; NaN if there are no trials.
+        expected: expected share of the challenger.
+        stop_low, stop_high: bounds at the error rate of a false alarm, one-sided each.
+        pass_low, pass_high: bounds at the error rate of missed harm, one-sided each.
+        trials: number of the challenger's trials.
     """
 
     challenger: float
@@ -154,11 +154,12 @@ def share_difference(
     """The difference of the challenger's share from `ratio` times the champion's, with bounds.
 
     Args:
-        ratio_variance: of the ratio, as a share of it, where one sample has told it. It is for the
-            bounds of a stop alone: a pass is held to the ratio that was told, which people approve.
-        views: the same trials, clustered in one way or another (by customer, by time): the view
-            that leaves most open counts.
-        stop_error, pass_error: chance that a bound of either kind is wrong, on one side, ever.
+        ratio_variance: relative variance of the ratio, if one sample has given the ratio; else 0.
+            Only the bounds of a stop use it. A pass is held to the given ratio, which people
+            approve.
+        views: the same trials, clustered in different ways (by customer, by time); the view with
+            the widest bounds counts.
+        stop_error, pass_error: probability that a bound of this kind is ever wrong, on one side.
 
     Source: linearisation of a ratio, Särndal, Swensson and Wretman (1992), section 5.6.
     """
@@ -199,9 +200,10 @@ def rise_of_mean(
     most of the difference.
 
     Args:
-        unit: whose request it is. mine, other: 0 or more, other not 0 everywhere; both means are
-            given as shares of the other's.
-        stop_error, pass_error: as of `share_difference`.
+        unit: customer of each request.
+        mine, other: numbers of each request, 0 or more; `other` is never 0. Both means are given as
+            shares of the mean of `other`.
+        stop_error, pass_error: as in `share_difference`.
 
     Source: as `share_difference`.
     """
@@ -251,10 +253,10 @@ def event_size(
     """The number of hits in one event, for a sum of hits that come in clusters; element by element.
 
     Args:
-        variance: of the sum.
-        plain: what it would be of independent trials; 0: not known.
-        hits: that were summed.
-        alike: hits of one event if all trials of a cluster had one outcome.
+        variance: variance of the sum.
+        plain: variance of the sum if the trials were independent; 0 if it is not known.
+        hits: number of summed hits.
+        alike: hits of one event if all trials of a cluster had the same outcome.
     """
     known = np.greater(plain, 0)
     effect = np.where(known, variance / np.where(known, plain, 1.0), alike)
@@ -278,7 +280,7 @@ def first_of_each(stretches: Counts) -> RareEvents:
     gone well, nothing that follows counts.
 
     Args:
-        stretches: hits and trials of stretches of time, in their order.
+        stretches: hits and trials of each stretch of time [stretches, 2], in order of time.
     """
     hits, trials = stretches[stretches[:, 1] > 0].T
     before = trials.cumsum() - trials
@@ -300,7 +302,7 @@ def change_of_champion(view: ClusterSums, share: float, trials: int) -> float:
     Customers are clusters in both; with more trials, each customer has more of them.
 
     Args:
-        share: of hits in those trials.
+        share: share of hits in those trials.
     """
     hits, seen = view.champion_hits, view.champion_trials
     if not seen:
@@ -364,8 +366,9 @@ def excess_evidence(
     may tell of more than there is. So `failure_gate` takes no more for proven than was counted.
 
     Args:
-        views: the challenger's events, by clusters of one kind or another: the least tells.
-        champion: its events, clustered ones counted as one.
+        views: the challenger's events, clustered in different ways; the view with the least
+            evidence counts.
+        champion: the champion's events; clustered ones count as one.
 
     Source: Robbins (1970) and Howard, Ramdas, McAuliffe and Sekhon (2021), section 4.2, mixtures
     for sums of Poisson type; Ramdas, Grünwald, Vovk and Shafer (2023), Game-theoretic statistics,
@@ -421,9 +424,9 @@ def sample_ratio_p_value(challengers: int, units: int, *, share: float) -> float
     distribution around the one asked for (as wide as the share itself) and that of the share.
 
     Args:
-        challengers: first appearances in the challenger's arm.
-        units: first appearances in both arms.
-        share: the share that was asked for.
+        challengers: number of customers that appeared first in the challenger's arm.
+        units: number of customers that appeared first in either arm.
+        share: share (0-1) of customers that the challenger's arm was to get.
 
     Source: Ville (1939); Lindon and Malek (2022), Anytime-valid inference for multinomial count
     data, section 3, for two arms.

@@ -34,20 +34,22 @@ class Traffic:
     Args:
         challenger: the record belongs to the arm that is judged.
         failed: the arm did not give its answer.
-        excused: the gateway had no room or time to ask the arm: nobody's failure, and no request
-            that the arm was given.
+        excused: the gateway had no room or time to ask the arm. It is nobody's failure and counts
+            as no request of the arm.
         scored: the answer counts for score and decision statistics (not degraded).
         alert: the decision was an alert.
-        paired: the same request was decided by the other arm too.
-        flipped: that decision differs; or its number, by more than the tolerance.
-        other_alert: that decision was one.
-        late: an answer, or a copy, for which a challenger's caller would not have waited.
-        latency_us: how long the answer took, or the call that carried the copy; -1: not recorded.
-        call: number of the call that carried the copy, among the copies; -1: it is none.
-        dropped: copies that the gateway could not send; they are no records here.
-        uncopied_ms: when decisions of which there is no copy were recorded.
-        segments: a bit for each segment that the request lies in, of paired copies and of canary;
-            empty: none is counted.
+        paired: the other arm decided the same request too.
+        flipped: the two decisions differ; for numbers, by more than the tolerance.
+        other_alert: the other arm's decision was an alert.
+        late: the answer, or the copy, took longer than a challenger's caller would have waited.
+        latency_us: microseconds that the answer took, or the call with the copy; -1 if not
+            recorded.
+        call: number of the call that carried the copy; -1 if the record is not a copy.
+        dropped: reason → number of copies that the gateway could not send; they are not records
+            here.
+        uncopied_ms: wall times at which decisions without a copy were recorded.
+        segments: bits of the segments in which the request lies; set for paired copies and in
+            canary. Empty if no segment is counted.
     """
 
     event_ms: Integers

@@ -29,10 +29,10 @@ class HiddenRequests:
     through.
 
     Args:
-        share: of all requests (0-1).
+        share: share (0-1) of all requests.
         positive: share of them that the champion's calibrated scores expect to be positive.
-        drawn: share of them that may be let through to learn of them.
-        chance: of one of these, to be.
+        drawn: share of them that may be let through to learn about them.
+        chance: probability that one of those is let through.
     """
 
     share: float
@@ -51,25 +51,26 @@ class TrafficProfile:
     """A model's traffic, by event time.
 
     Args:
-        hours: that were read.
-        requests: that were counted in them.
-        busy_hours: of the days, those that had any, as far as what was read can tell.
-        requests_h: requests an hour.
-        customers: groups of customers alike: (how many, requests an hour of each).
-        repeat_h: other requests an hour by the customer of a request, of any taken at random.
+        hours: hours of event time that were read.
+        requests: number of requests in them.
+        busy_hours: hours of the whole period that had any request; an estimate if only a part was
+            read.
+        requests_h: requests per hour.
+        customers: groups of similar customers: (number of customers, requests per hour of each).
+        repeat_h: other requests per hour by the customer of a request that is taken at random.
         failed: share (0-1) of requests that the champion failed to answer in time.
-        failed_together: failures that an average one has beside it in its outage, at all of the
-            traffic, beyond those that chance puts there.
-        failed_apart: the same of requests before which `CALM_TRIALS` went well: an outage, however
-            long, is one failure.
+        failed_together: number of other failures in a failure's outage, on average, if one arm had
+            all of the traffic; chance coincidences are left out.
+        failed_apart: share of failures among requests after `CALM_TRIALS` good ones. An outage of
+            any length counts as one failure.
         alerts: share (0-1) of scored answers with an alert.
-        alert_repeat_h: other alerts an hour by the customer of an alert, beyond those that chance
-            puts there.
-        latency: share of answers slower than the `latency_us` of the same place.
-        slow_together: as `failed_together`, of answers above each of `QUANTILES`.
-        positives: share (0-1) of requests whose labels say positive; NaN: no label has come.
-        speed: hours of event time in an hour of wall time; 1 on a live platform.
-        hidden: None: no decision of the champion hid an outcome.
+        alert_repeat_h: other alerts per hour by the customer of an alert; chance coincidences are
+            left out.
+        latency: share of answers slower than `latency_us` at the same position.
+        slow_together: as `failed_together`, for answers above each of `QUANTILES`.
+        positives: share (0-1) of requests whose labels say positive; NaN if no label has come.
+        speed: hours of event time per hour of wall time; 1 on a live platform.
+        hidden: requests with hidden outcomes; None if no decision of the champion hid one.
     """
 
     hours: float
@@ -114,12 +115,14 @@ class Slice:
     """Decisions of a stretch of event time; one array element per request.
 
     Args:
-        counted: assigned to the champion, whose failures, alerts and latency are meant; None: all.
-        failed: not answered within the time that a challenger is given.
-        latency_us: -1: not recorded.
-        hours: how long the stretch is.
-        positives: labels of positives that arrived in it; None: no label at all did.
-        hiding: scores of the champion's answers whose decision hides the outcome.
+        counted: flags of the requests assigned to the champion; only these count for failures,
+            alerts and latency. None means all.
+        failed: not answered within the time that a challenger gets.
+        latency_us: microseconds; -1 if not recorded.
+        hours: length of the stretch, in hours of event time.
+        positives: number of positive labels that arrived in it; None if no label arrived.
+        hiding: scores of the champion's answers whose decision hides the outcome; None if that is
+            not looked for.
     """
 
     event_ms: Integers
@@ -176,8 +179,8 @@ class ProfileBuilder:
 
     Args:
         part: share (0-1) of the period's time that the slices cover.
-        speed: hours of event time in an hour of wall time.
-        days: of event time, from the first slice to the last.
+        speed: hours of event time per hour of wall time.
+        days: days of event time from the first slice to the last.
     """
 
     days: float

@@ -23,7 +23,8 @@ class Gate:
     """One question and its answer, with the numbers behind it.
 
     Args:
-        holds: whether the rollout waits for it where it is inconclusive; unhealthy, it stops.
+        holds: whether the rollout waits while the gate is inconclusive. An unhealthy gate always
+            stops it.
     """
 
     name: str
@@ -44,14 +45,14 @@ class Picture:
     """The picture of a gate's interval over time, by names of values in its evidence.
 
     Args:
-        axis: what the picture's height is.
-        unit: of a harm.
-        harm: to which side it is: `more`; `either`; `fewer`, below `band_low`; `slower`, over the
-            allowed ratio.
-        stops: whether the value `stop` is a line beyond which the challenger is stopped.
-        arms: what the two arms' own numbers are; empty: they need no words.
-        of_arms: the values of challenger and champion.
-        arm_unit: theirs; `ms` of values in microseconds.
+        axis: label of the vertical axis.
+        unit: unit of the harm.
+        harm: side on which values are harm: `more`; `either`; `fewer`, below `band_low`; `slower`,
+            over the allowed ratio.
+        stops: whether the value `stop` is a line above which the challenger is stopped.
+        arms: words for the two arms' own numbers; empty if they need none.
+        of_arms: names of the challenger's and the champion's value.
+        arm_unit: unit of these two values; `ms` for values in microseconds.
     """
 
     axis: str
@@ -94,8 +95,8 @@ class Errors:
     """The error rates of a gate, at one side of one step.
 
     Args:
-        stop: chance of stopping a challenger that is at the limit.
-        missed: chance of passing one whose harm is at the tolerance.
+        stop: probability of stopping a challenger that is at the limit.
+        missed: probability of passing a challenger whose harm is at the tolerance.
     """
 
     stop: float
@@ -108,7 +109,8 @@ class Bound:
     tolerance.
 
     Args:
-        tolerance: None where the step does not ask; then only proven harm is reported.
+        tolerance: harm below which it passes; None if the step does not ask, and then only proven
+            harm is reported.
     """
 
     limit: float
@@ -118,7 +120,7 @@ class Bound:
         """The verdict on harm between `stop_low` and `pass_high`; NaN proves nothing.
 
         Args:
-            counted: the harm by what was counted; beyond the limit, the step waits for more.
+            counted: harm by what was counted; while it is above the limit, the step waits.
         """
         if stop_low > self.limit:
             return "UNHEALTHY"
@@ -132,14 +134,15 @@ class Prediction:
     """The prediction of a replay of recent requests through both bundles.
 
     Args:
-        alert_ratio: the challenger's share of alerts over the champion's.
-        alert_share: the challenger's, of all requests; None: its report does not say.
-        replayed: whether both versions were; where not, the other numbers are those of arms that
+        alert_ratio: challenger's share of alerts divided by the champion's.
+        alert_share: challenger's share of alerts among all requests; None if its report does not
+            say.
+        replayed: whether both versions were replayed. If not, the other numbers describe arms that
             decide alike, and a disagreement proves nothing.
-        disagreement: of the requests on which either arm raises an alert, the share on which only
-            one does.
-        requests: that both versions decided; 0: not known, and the other numbers are taken as
-            exact.
+        disagreement: share of the requests with an alert of either arm on which only one arm raises
+            it.
+        requests: number of requests that both versions decided; 0 if it is not known, and then the
+            other numbers count as exact.
     """
 
     alert_ratio: float
@@ -175,12 +178,13 @@ class Harm:
     """The harm of the challenger, between two bounds.
 
     Args:
-        proven: what the lower bound says, as a clause.
-        excluded: what the upper bound says, as a clause. still_open: the same, of what is too much.
+        proven: text of the lower bound, as a clause.
+        excluded: text of the upper bound, as a clause.
+        still_open: text of an upper bound that is too high, as a clause.
         figures: what was counted, in sentences.
-        stop_low, pass_high: the bounds; NaN where nothing can be said.
-        unit: how a harm is written.
-        counted: the harm by what was counted, where a step is not passed beyond the limit.
+        stop_low, pass_high: the two bounds; NaN if nothing can be said.
+        unit: writes a harm as text.
+        counted: harm by what was counted. A step does not pass while it is above the limit.
     """
 
     proven: str

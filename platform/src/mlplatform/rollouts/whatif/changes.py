@@ -44,8 +44,8 @@ class DisagreementLimits:
     """What shadow is held to, beyond the share that was predicted.
 
     Args:
-        tolerance: None where shadow does not ask.
-        limit: beyond which a challenger is stopped.
+        tolerance: share up to which shadow is passed; None if shadow has no such gate.
+        limit: share above which a challenger is stopped.
     """
 
     tolerance: float | None
@@ -56,7 +56,7 @@ def check_comparable(reference: DecisionScale, candidate: DecisionScale) -> None
     """Raises where there is no request that both could decide alike.
 
     Raises:
-        Refused: names both tasks, or both units.
+        Refused: tasks or units differ; the error names both.
     """
     if reference.task != candidate.task:
         raise Refused(
@@ -75,7 +75,7 @@ def what_if(requests: Requests, limits: DisagreementLimits) -> WhatIf:
     """Counts, shares and outcomes of both bundles.
 
     Args:
-        requests: at least one.
+        requests: requests that both bundles have decided; at least one.
 
     Raises:
         Refused: the bundles decide different kinds of things.
@@ -112,7 +112,7 @@ def _share(flags: Flags, requests: Requests, of: Flags | slice = slice(None)) ->
     """The share of some requests, and of a coming day's.
 
     Args:
-        of: the requests that it is a share of.
+        of: flags of the requests that form the whole; by default all.
     """
     flags = flags[of]
     count, share = int(flags.sum()), float(flags.mean())

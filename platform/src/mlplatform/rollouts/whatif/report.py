@@ -26,8 +26,10 @@ class Segment(_Counts, frozen=True, omit_defaults=True):
     nor value: it is missing.
 
     Args:
-        reference_alerts, candidate_alerts: None where neither bundle has alerts.
-        mean_difference: of numbers, the candidate's less the reference's.
+        reference_alerts, candidate_alerts: number of requests with an alert; None if neither bundle
+            has alerts.
+        mean_difference: mean difference of the numbers, candidate less reference; None if the model
+            gives no numbers.
     """
 
     input: str
@@ -54,7 +56,7 @@ class TopChanges(msgspec.Struct, frozen=True):
     """Requests of which another set of classes is the most probable one.
 
     Args:
-        classes: in a set, as an answer holds them.
+        classes: number of classes in a set, as an answer lists them.
     """
 
     classes: int
@@ -65,9 +67,9 @@ class NumberDifferences(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far the candidate's numbers lie from the reference's, in their unit.
 
     Args:
-        lower, higher: requests whose number moved there by more than the tolerance.
-        quantiles: of the differences, by name, the smallest first.
-        without: requests of which either bundle gives no number.
+        lower, higher: number of requests whose number fell, or rose, by more than the tolerance.
+        quantiles: name of a quantile → difference at it, smallest quantile first.
+        without: number of requests for which a bundle gives no number.
     """
 
     unit: str
@@ -84,11 +86,13 @@ class PredictedDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the gate on disagreement is to see in shadow, as it counts.
 
     Args:
-        trials: requests that either bundle flags; of classes and numbers all. count: those that one
-            bundle alone flags, or that are decided otherwise.
-        share: of the trials (0-1). low, high: to expect of a coming day.
-        stops: the share beyond which a challenger is stopped. passes: up to which shadow is passed;
-            None: shadow does not ask.
+        trials: number of requests that either bundle flags; for classes and numbers, all requests.
+        count: number of trials that only one bundle flags; for classes and numbers, that differ.
+        share: share of the trials that count (0-1).
+        low, high: range of that share to expect on one coming day, with 95 % confidence; None if
+            there are fewer than two days or customers.
+        stops: share above which a challenger is stopped.
+        passes: share up to which shadow is passed; None if shadow has no such gate.
     """
 
     trials: int
@@ -104,8 +108,8 @@ class PositiveCounts(_Counts, frozen=True):
     """What one bundle's own alerts find among requests of which the outcome is known.
 
     Args:
-        caught: positives among its alerts. at_capacity: positives among as many of its highest
-            scores as people can look at.
+        caught: number of positives among its alerts.
+        at_capacity: number of positives among its highest scores, as many as people can look at.
     """
 
     alerts: int
@@ -117,11 +121,11 @@ class LabelCounts(_Counts, frozen=True):
     """What matured labels of two outcomes say.
 
     Args:
-        immature: requests that may still get a label. hidden: those whose decision hid their
-            outcome, which get none.
-        more, low, high: share (0-1) of the positives that the candidate finds more at capacity,
-            with bounds that are wrong with probability .05 each, whatever the hidden ones were;
-            None: no positive.
+        immature: number of requests that may still get a label.
+        hidden: number of requests whose decision hid their outcome; they get no label.
+        more, low, high: share (0-1) of the positives that the candidate finds more than the
+            reference at the same capacity, with its bounds. Each bound is wrong with probability
+            0.05, whatever the hidden outcomes were. None if there is no positive.
     """
 
     requests: int
@@ -150,9 +154,11 @@ class LabelMeasures(msgspec.Struct, frozen=True):
     """What labels of classes or of numbers say.
 
     Args:
-        labelled: requests whose label is known. requests: those of them that are measured.
-        immature: requests that may still get a label. unlabelled: those that got none in time.
-        measures: empty without a labelled request.
+        labelled: number of requests whose label is known.
+        requests: number of those that are measured.
+        immature: number of requests that may still get a label.
+        unlabelled: number of requests that got no label in time.
+        measures: measures of both bundles; empty if there is no labelled request.
     """
 
     labelled: int
@@ -167,13 +173,16 @@ class WhatIf(_Counts, frozen=True, omit_defaults=True):
     model decides.
 
     Args:
-        flips: requests that are decided otherwise; of numbers, those that moved by more than the
-            tolerance.
-        disagreement: None too where neither bundle flags a request.
-        decisions: of outcomes in an order, requests by the reference's, then by the candidate's.
-        changes: of classes, the largest change first.
-        both_alerts: requests on which both raise an alert.
-        known: of two outcomes. measured: of classes and of numbers.
+        flips: share of requests that the bundles decide differently; for numbers, of those that
+            differ by more than the tolerance.
+        disagreement: prediction for the gate in shadow; None also if neither bundle flags a
+            request.
+        decisions: reference's outcome → candidate's outcome → number of requests; for ordered
+            outcomes.
+        changes: changes between classes, the largest first; for classes.
+        both_alerts: number of requests on which both raise an alert.
+        known: label counts, for models with two outcomes.
+        measured: measures by labels, for classes and numbers.
     """
 
     requests: int

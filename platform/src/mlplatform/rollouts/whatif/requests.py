@@ -28,8 +28,9 @@ class OutcomeLabels:
     """What became of requests that are positive or negative; one element each.
 
     Args:
-        outcome: POSITIVE or NEGATIVE where it is known, else UNKNOWN.
-        hidden: those of UNKNOWN whose decision hid their outcome: nobody can report them.
+        outcome: POSITIVE or NEGATIVE if it is known, else UNKNOWN.
+        hidden: flags of the UNKNOWN requests whose decision hid their outcome; nobody can report
+            them.
         capacity: share (0-1) of requests that people can look at.
     """
 
@@ -43,11 +44,13 @@ class ClassLabels:
     """Requests whose class is known, with the probabilities of both bundles.
 
     Args:
-        rows: their places among all requests; of very many, those of a share of the customers.
-        place: of the right class, among the classes of the model.
-        reference, candidate: probabilities [rows, classes].
-        labelled: all requests whose class is known.
-        immature: requests that may still get a label. unlabelled: those that got none in time.
+        rows: positions of these requests among all requests. If there are very many, a share of the
+            customers stands for all.
+        place: position of the right class among the model's classes.
+        reference, candidate: probabilities of each bundle [rows, classes].
+        labelled: number of all requests whose class is known.
+        immature: number of requests that may still get a label.
+        unlabelled: number of requests that got no label in time.
     """
 
     rows: Integers
@@ -64,8 +67,8 @@ class NumberLabels:
     """The number that each request turned out to have; NaN where it is not known.
 
     Args:
-        immature, unlabelled: as of `ClassLabels`.
-        quantile: of the labels (0-1), that the quantile loss is of.
+        immature, unlabelled: as in `ClassLabels`.
+        quantile: quantile (0-1) of the labels at which the quantile loss is measured.
     """
 
     number: Floats
@@ -83,9 +86,9 @@ class InputBands:
     """The band of one input that each request lies in.
 
     Args:
-        codes: -1 where the value is missing.
-        edges: of a number, the upper ends of all bands but the last.
-        words: of a category, the names of its bands; None of a number.
+        codes: number of the band of each request; -1 if the value is missing.
+        edges: upper ends of all bands but the last, for a number.
+        words: names of the bands, for a category; None for a number.
     """
 
     codes: Integers
@@ -102,8 +105,9 @@ def word_bands(places: Integers, words: Sequence[str], most: int = MOST_WORDS) -
     """The bands of a category: unknown values, the words with the most requests, all others.
 
     Args:
-        places: of the words (`model.tensors.categories.indices`): 0 is missing, 1 unknown.
-        most: words with a band of their own.
+        places: codes of the words as in `model.tensors.categories.indices`: 0 is missing, 1 is
+            unknown.
+        most: largest number of words with a band of their own.
     """
     names = (UNKNOWN_WORD, *words)
     if len(words) <= most:
@@ -121,11 +125,11 @@ class Requests:
     """Requests that both bundles have decided; one array element per request.
 
     Args:
-        reference, candidate: scores are calibrated (0-1), of classes that of the decided one, or
-            numbers.
-        bands: by input.
-        tops: of classes, the most probable ones of either bundle [n, classes], as places among the
-            reference's, each row in the same order.
+        reference, candidate: results of each bundle. Scores are calibrated (0-1); with classes,
+            that of the decided class. Models of numbers have their numbers there.
+        bands: name of an input → bands of the requests.
+        tops: for classes, the most probable ones of each bundle [n, classes], as positions among
+            the reference's classes, in the same order in each row. None for other models.
     """
 
     event_ms: Integers

@@ -20,11 +20,11 @@ class ShadowDisagreement(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the gate on disagreement saw when shadow was judged.
 
     Args:
-        trials: as of `PredictedDisagreement`, and so is `share`.
-        low, high: where the share may lie, at every look, by the policy of the rollout.
-        validation: the share that the version's validation predicted.
-        as_predicted: whether a share of shadow may be one that the replay expects of a coming day;
-            None: the replay has no such band.
+        trials: as in `PredictedDisagreement`; so is `share`.
+        low, high: bounds of the share, which hold at every look, by the policy of the rollout.
+        validation: share that the version's validation predicted.
+        as_predicted: whether the interval of shadow overlaps the range that the replay expects of a
+            coming day; None if the replay has no such range.
     """
 
     rollout: str
@@ -48,8 +48,8 @@ def shadow_disagreements(
     """What shadow saw of this pair, of each rollout in which it was judged.
 
     Args:
-        predicted: by the replay.
-        reference, candidate: digests of the bundles.
+        predicted: disagreement that the replay predicts.
+        reference, candidate: digests of the two bundles.
     """
     return tuple(
         found
