@@ -64,7 +64,8 @@ def settings_to_start(profile: Profile | None) -> Settings:
     profile and clock of the home's last start.
 
     Args:
-        profile: instead of the environment's, also for children.
+        profile: the profile to use instead of the environment's, also for children; None: no
+            change.
     """
     if profile is not None:
         os.environ[f"{PREFIX}PROFILE"] = profile
@@ -143,10 +144,10 @@ class Platform:
         """Claim the tables of external views for this home, if other homes may share their servers.
 
         Args:
-            over: also where another home has them.
+            over: whether to take them from another home that holds them.
 
         Raises:
-            Refused: another home has them; names it.
+            Refused: another home holds them; the message names it.
             Unavailable: a server does not answer.
         """
         if stores := backends.shared_table_stores(self.settings):
@@ -301,7 +302,7 @@ def serving_plane(settings: Settings, *, by_address: bool = False) -> ServingPla
     the Kubernetes client.
 
     Args:
-        by_address: a cluster's services are asked for at addresses and not by the cluster's names.
+        by_address: whether a cluster's services are reached by addresses instead of cluster names.
 
     Raises:
         ConfigInvalid: no cluster can be found, where one is asked for.

@@ -49,7 +49,8 @@ class Batch:
     """A batch: requests with event time in [from_ms, to_ms), which are UTC midnights.
 
     Args:
-        name: of the job, and of the folder of results; asking twice under one name is one batch.
+        name: name of the job and of the folder of results; two calls with one name are the same
+            batch.
     """
 
     name: str

@@ -70,10 +70,11 @@ def control_model(
     """Carry out what a person asks of a model; returns the new generation of the gateways' routes.
 
     Args:
-        identity: of the actor, where an identity provider proved it.
+        identity: the actor's identity at an identity provider; None if none proved the actor.
 
     Raises:
-        Refused: it can't follow what holds now; this is kept, as of the acts below.
+        Refused: the model's present state does not allow the act. The refusal is stored, as for the
+            acts below.
     """
     platform.definition(model)
     journal, asked = platform.rollouts, f"{act} of {model}: {reason}"
@@ -96,11 +97,11 @@ def control_rollout(
     """Carry out what a person asks of a rollout; returns the rollout's state after it.
 
     Args:
-        identity: of the actor, where an identity provider proved it.
+        identity: the actor's identity at an identity provider; None if none proved the actor.
 
     Raises:
         NotFound: no rollout has this id.
-        Refused: it can't follow what holds now.
+        Refused: the rollout's present state does not allow the act.
     """
     asked = f"{act} of {rollout_id}: {reason}"
     with kept_refusal(platform, asked, actor, identity, surface=CONTROL):
@@ -145,7 +146,7 @@ def switched_off(platform: Platform, model: str | None) -> list[str]:
     """Returns one sentence for each killed model.
 
     Args:
-        model: the only one to look at; None: all.
+        model: name of the only model to check; None means all models.
     """
     found = []
     for name in model_names() if model is None else [model]:

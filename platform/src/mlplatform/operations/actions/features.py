@@ -168,11 +168,11 @@ def feast_folder(platform: Platform, model: str, into: Path | None = None) -> Pa
     """Render the folder for `feast -c` anew; returns its path.
 
     Args:
-        into: None for `feast/`model in the home folder.
+        into: the folder to write; None means `feast/`model in the home folder.
 
     Raises:
         NotFound: the model has neither feature views nor windows.
-        Refused: the folder has files of somebody else's under these names.
+        Refused: the folder has files with these names that this function did not write.
     """
     settings, definition = platform.settings, platform.definition(model)
     views, keys = platform.views(model), definition.entities
@@ -289,11 +289,13 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     imported table the number of parts.
 
     Args:
-        at_ms: the midnight; the last one that has passed in event time where it is None.
+        at_ms: the midnight in event time, epoch milliseconds; None means the last midnight that has
+            passed.
 
     Raises:
-        InputInvalid: it is to come in event time, or of recorded requests after their last day:
-            its rows would pass for fresh ones until then, and no snapshot between could follow.
+        InputInvalid: the midnight is in the future or, for recorded traffic, after the last
+            recorded day. Its rows would pass as fresh until then, and no earlier snapshot could
+            follow.
     """
     now_ms = platform.clock.event_ms()
     midnight_ms = now_ms // DAY_MS * DAY_MS if at_ms is None else at_ms

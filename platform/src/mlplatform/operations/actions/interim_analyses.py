@@ -28,8 +28,9 @@ class InterimAnalysis(msgspec.Struct, frozen=True):
     """The gates of a step as one pass judged them.
 
     Args:
-        event_ms: event time of the look. records: of the decision log, that it counted.
-        gates: each with its numbers; the reasons are those of the newest look alone.
+        event_ms: event time of the look.
+        records: number of records of the decision log that the look counted.
+        gates: the gates with their numbers; only the newest look has reasons.
     """
 
     event_ms: int
@@ -42,8 +43,9 @@ class StepHistory(msgspec.Struct, frozen=True):
     """The analyses of one step of a rollout, oldest first.
 
     Args:
-        percent: of the customers; None in shadow, and as champion.
-        analyses: the looks; `looks` in the files. arms: what the newest look counted, by arm.
+        percent: percent of the customers; None in shadow, and as champion.
+        analyses: the looks, named `looks` in the files.
+        arms: arm → what the newest look counted of it.
     """
 
     rollout_id: str

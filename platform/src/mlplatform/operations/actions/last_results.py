@@ -34,8 +34,8 @@ class Pass(msgspec.Struct, frozen=True):
     """The end of a pass over a model's rollouts.
 
     Args:
-        at_ms: wall time.
-        arms: by arm; empty where there was nothing to judge.
+        at_ms: when the pass ended, wall time.
+        arms: arm → its counts; empty if there was nothing to judge.
     """
 
     at_ms: int
@@ -56,11 +56,12 @@ class Outcomes(msgspec.Struct, frozen=True):
     """Counts of matured decisions by outcome.
 
     Args:
-        matured: decisions whose label is mature; stopped ones without one are not among them.
-        positives: those of them that turned out positive.
-        alerts, hits: alerts among them, and alerts that were right.
-        late: positives among them whose label came after the model's maturity.
-        newest_label_ms: event time at which the newest label came.
+        matured: number of decisions with a mature label; decisions that hid their outcome count
+            only if they are labelled.
+        positives: number of positives among them.
+        alerts, hits: number of alerts among them, and of alerts that were positive.
+        late: number of positives among them whose label came after the model's maturity.
+        newest_label_ms: event time of the newest label; None if there is none.
     """
 
     matured: int
@@ -87,10 +88,10 @@ class Check(msgspec.Struct, frozen=True):
     """A drift check; `verdict` is steady, drifted or undecided.
 
     Args:
-        at_ms: wall time.
-        performance: its health, in lower case.
-        undecided_since_ms: wall time of the first check that was undecided without a decided one
-            since; None where this one is decided.
+        at_ms: when the check ended, wall time.
+        performance: health of the performance, in lower case; None if it was not judged.
+        undecided_since_ms: wall time of the first check in the present row of undecided ones; None
+            if this check is decided.
     """
 
     at_ms: int

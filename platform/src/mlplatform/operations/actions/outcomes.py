@@ -26,7 +26,7 @@ def read_outcomes(log: DecisionLog, definition: ModelDefinition, now_ms: int) ->
     memory, and no more.
 
     Args:
-        now_ms: event time.
+        now_ms: the present event time.
     """
     model, maturity_ms = definition.name, definition.label.maturity_days * DAY_MS
     window_ms, windows = definition.drift.window_h * HOUR_MS, definition.drift.windows
@@ -75,10 +75,11 @@ def outcomes(
     Unlabelled decisions that hide their outcome are left out.
 
     Args:
-        policy: says which those are, and which are alerts.
-        decisions: decision_id, event_ms, decision; all old enough to be mature.
-        labels: with `label_columns`, in any order.
-        voids: decision_id of decisions that never were.
+        policy: the decisions that hide their outcome, and those that are alerts.
+        decisions: columns decision_id, event_ms and decision; all decisions are old enough to be
+            mature.
+        labels: columns `label_columns`, in any order.
+        voids: column decision_id of the decisions that were taken back.
     """
     labels = in_order(labels)
     last = labels.group_by("decision_id", use_threads=False).aggregate(
@@ -109,7 +110,7 @@ def alert_counts(
     """Counts of matured decisions of a model of classes or numbers, which has no positive outcome.
 
     Args:
-        labels: in order.
+        labels: labels in the order of `in_order`.
     """
     decisions = decisions.filter(~_among(decisions, voids))
     alert = np.isin(decisions["decision"].to_numpy(zero_copy_only=False), policy.alerts)

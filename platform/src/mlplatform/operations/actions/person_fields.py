@@ -16,7 +16,8 @@ class Length:
     """The allowed length of a text in characters, without surrounding white space.
 
     Args:
-        form: the text as it is kept, or `InputInvalid` (`mlplatform.runtime.text`).
+        form: returns the stored form of a text, or raises `InputInvalid`
+            (`mlplatform.runtime.text`).
     """
 
     least: int

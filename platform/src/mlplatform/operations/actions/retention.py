@@ -20,8 +20,9 @@ class ModelRetention:
     """The payloads of a model that are due for removal.
 
     Args:
-        payload_days: as its model.yaml declares; None where it keeps payloads for ever.
-        due: None where nothing is declared, and where the log has no event time yet.
+        payload_days: number of days in model.yaml; None if payloads are kept without limit.
+        due: payloads to remove; None if model.yaml declares no limit, or the log has no event time
+            yet.
     """
 
     model: str

@@ -47,8 +47,10 @@ class ReviewResult:
     """The result of recording an analyst's opinion.
 
     Args:
-        is_label: it stands as the decision's label; else another person has to say the same.
-        agreed: who said the same before. differs: somebody said the opposite before.
+        is_label: whether the opinion is now the decision's label; otherwise another person must
+            agree.
+        agreed: names of people who stated the same before.
+        differs: whether somebody stated the opposite before.
     """
 
     decision_id: str
@@ -95,7 +97,7 @@ def first(
     """The oldest decision that waits for this person's opinion; None if there is none.
 
     Args:
-        account: that proved the analyst, at an identity provider.
+        account: the analyst's account at an identity provider; None if a key proved the analyst.
 
     Raises:
         Unavailable: the queue can't be read now.
@@ -119,7 +121,7 @@ def person(platform: Platform, name: str, secret: bytes, asked: str) -> Client:
     """The client that a key proves a person to be.
 
     Args:
-        asked: what for, in words; it stands with the refusal.
+        asked: what the person wants to do, in words, for the record of a refusal.
 
     Raises:
         Refused: nobody has that name and key.
@@ -147,16 +149,17 @@ def record(
     """Record what a proven person says of a decision: as its label, or as one of two opinions.
 
     Args:
-        outcome: 1 is what the model looks for, 0 is not.
-        account: that proved the analyst, at an identity provider; None: a key did.
-        seen: what this person was shown of what others said (`opinions_digest`); None: nothing.
+        outcome: 1 if the request was what the model looks for, otherwise 0.
+        account: the analyst's account at an identity provider; None if a key proved the analyst.
+        seen: digest of the opinions that this person was shown (`opinions_digest`); None if none
+            were shown.
 
     Raises:
-        InputInvalid: the note is too long, or holds what is no text.
+        InputInvalid: the note is too long, or has characters that are not allowed.
         NotFound: the log has no such decision.
-        Refused: the person may not, the decision can't be looked at any more, or others said
-            something since it was shown.
-        Busy, Unavailable: it was not recorded; saying it again does no harm.
+        Refused: the person may not do this, the decision can't be reviewed any more, or another
+            opinion came since it was shown.
+        Busy, Unavailable: nothing was recorded; the call can be repeated.
     """
     now = Opinion(analyst.name, outcome, NOTE.checked("the note", note), account)
     asked = f"say how {model} decision {decision_id} turned out"
@@ -201,7 +204,7 @@ class _ReviewSession:
     """One person's turn at the log.
 
     Args:
-        decisions: as gateways open it.
+        decisions: the decision log, opened as gateways open it.
     """
 
     def __init__(self, platform: Platform, decisions: SqliteDecisionLog, model: str) -> None:

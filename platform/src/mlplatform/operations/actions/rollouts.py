@@ -62,8 +62,9 @@ def open_rollout(
     """Open a rollout of a validated version; returns the rollout's id.
 
     Args:
-        despite_plan: why to go on with a plan that is refused; empty: it stops the rollout.
-        emergency: it is promoted at once, and there is nothing to plan.
+        despite_plan: why to go on although the plan is refused; empty: a refused plan stops the
+            rollout.
+        emergency: whether to promote at once, without a plan.
 
     Raises:
         PlanRefused: the rollout can't decide by its deadlines at the present traffic.
@@ -106,8 +107,8 @@ def plan_rollout(
     why none can be given.
 
     Args:
-        version: a validated one; None: any that is as replay predicts of none.
-        days: of event time, that are read of the log.
+        version: number of a validated version; None: any version, without predictions from replay.
+        days: number of days of event time that are read from the log.
     """
     report: ValidationReport = {}
     if version is not None:
@@ -171,7 +172,7 @@ def roll_back(
     back.
 
     Args:
-        only: as `take_back` takes it.
+        only: id of the only rollout that may be taken back; None: the one that has the traffic.
     """
     state = take_back(platform, model, actor=actor, reason=reason, only=only)
     rollout_pass(platform, model)
@@ -191,11 +192,11 @@ def take_back(
     their next poll; the next pass retires services that are no longer needed.
 
     Args:
-        only: the rollout that may be taken back; None: whichever has the traffic.
-        identity: of the actor, where an identity provider proved it.
+        only: id of the only rollout that may be taken back; None: the one that has the traffic.
+        identity: the actor's identity at an identity provider; None if none proved the actor.
 
     Raises:
-        Refused: there is nothing to take back, or the traffic is another rollout's.
+        Refused: there is nothing to take back, or another rollout has the traffic.
     """
     with kept_refusal(
         platform, f"roll-back of {model}: {reason}", actor, identity, surface=CONTROL
@@ -276,7 +277,8 @@ def code_for(
     seconds).
 
     Args:
-        by_provider: the proof, where it is no key's: the code ends with it at the latest.
+        by_provider: the proof by an identity provider, with which the code expires at the latest;
+            None if a key proved the person.
 
     Raises:
         Refused: that person may not approve this model's rollouts, or made the version.
@@ -315,11 +317,12 @@ def record_approval(platform: Platform, question: Question, *, code: str, reason
     """Append a person's answer to the journal; returns a sentence that says what was answered.
 
     Args:
-        code: proves which person answers (`approval_code`, `code_for`). One of somebody whom an
-            identity provider proved holds what they might do then, for the minutes until it ends.
+        code: the code that proves who answers (`approval_code`, `code_for`). For a person of an
+            identity provider it also holds what the person might do when it was made, until it
+            expires.
 
     Raises:
-        InputInvalid: a reason that is too short or too long.
+        InputInvalid: the reason is too short or too long.
         Refused: the code proves nothing, its approver may not approve any more, or the rollout
             refuses, as `rollouts.passes.commands.record_approval` says.
     """
@@ -350,11 +353,11 @@ def record_answer(
     answered.
 
     Args:
-        proven_by: how it was proven who answers.
-        by_provider: the proof, where it is no key's.
+        proven_by: how the person was proven, in words.
+        by_provider: the proof by an identity provider; None if a key proved the person.
 
     Raises:
-        InputInvalid: a reason that is too short or too long.
+        InputInvalid: the reason is too short or too long.
         Refused: that key may not approve any more, or the rollout refuses, as
             `rollouts.passes.commands.record_approval` says.
     """
@@ -417,7 +420,7 @@ class ByProvider:
     """A person's proof by an identity provider.
 
     Args:
-        client: with the scopes of the person's groups, until the proof ends.
+        client: the person, with the scopes of the groups, until the proof expires.
     """
 
     identity: ProvenIdentity

@@ -134,13 +134,13 @@ def bring(
     """Make a candidate from an ONNX file that was trained elsewhere; a refusal is recorded.
 
     Args:
-        path: a file, or the folder of a bundle.
+        path: an ONNX file, or the folder of a bundle.
 
     Raises:
-        NotFound: there is no such file, or no champion whose inputs, views, rules and reasons its
-            model could take; a ready file takes those of its folder.
-        InputInvalid: the file is not taken, its model is beyond what one from outside may be, or
-            its name is no text that may be kept.
+        NotFound: there is no such file; or there is no champion to take inputs, views, rules and
+            reasons from (for a ready file they come from its folder).
+        InputInvalid: the file can't be opened safely, the model exceeds the limits for a model from
+            outside, or the file name has characters that can't be stored.
     """
     asked = f"validate {plain_files.printable_name(path)} for {model}"
     with _refusals_kept(platform, author, asked):
@@ -248,7 +248,7 @@ def validate(
     """Judge a candidate by every gate; its model is closed afterwards.
 
     Args:
-        folds: of `try_folds`.
+        folds: the results of `try_folds`.
     """
     folder = load_folder(model)
     try:

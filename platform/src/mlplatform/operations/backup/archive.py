@@ -52,11 +52,11 @@ def writing(target: Path) -> Iterator[ArchiveWriter]:
     error, and else not at all.
 
     Args:
-        target: ends in `.tar` for one file; else a folder.
+        target: a path that ends in `.tar` for one file; otherwise a folder.
 
     Raises:
-        Refused: there is something of that name.
-        Unavailable: the disk takes no more.
+        Refused: the path exists.
+        Unavailable: the disk is full or can't be written.
     """
     if target.exists() or target.is_symlink():
         raise Refused(f"{target} is there already, and no backup is overwritten")

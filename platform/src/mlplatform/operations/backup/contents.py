@@ -16,9 +16,9 @@ class Contents:
     """Counts of what a restored home folder holds.
 
     Args:
-        champions: version that answers, by model; None where none does.
-        rollouts: how many are in each phase.
-        keys: API keys that are live.
+        champions: model → version that answers; None if there is none.
+        rollouts: phase → number of rollouts.
+        keys: number of live API keys.
     """
 
     champions: Mapping[str, int | None]
@@ -31,7 +31,7 @@ def contents_of(settings: Settings, now_ms: int) -> Contents:
     """The contents of a home folder and of its servers.
 
     Args:
-        now_ms: wall time, by which keys are live.
+        now_ms: wall time at which keys count as live.
     """
     champions: dict[str, int | None] = {}
     phases: collections.Counter[str] = collections.Counter()

@@ -35,17 +35,17 @@ class Manifest(msgspec.Struct, frozen=True):
     """Facts about a backup that a restore needs before it begins.
 
     Args:
-        platform: the release that took it.
-        taken_ms: wall time at which the databases were looked at.
-        home: the folder that it was taken of.
-        schemas: of each database the versions of its parts, by name; MLflow's and Prefect's are
-            revisions of Alembic.
-        log: the head of the decision log: number and digest of its last segment, and of each writer
-            the number and chain of its last record.
-        anchor: the head of the log that the journal held last.
-        spilled: bytes of records that waited outside of the log, by file.
-        journal: None where there was none.
-        servers: what was a server's, by the name of its setting, and where that was.
+        platform: release of the platform that took the backup.
+        taken_ms: wall time at which the databases were read.
+        home: path of the home folder.
+        schemas: database → part → version; for MLflow and Prefect the version is Alembic's
+            revision.
+        log: head of the decision log: number and digest of the last segment and, for each writer,
+            number and chain value of the last record. None if there is no log.
+        anchor: the last head of the log that the journal holds; None if it holds none.
+        spilled: file → bytes of the records that waited outside of the log.
+        journal: position of the journal; None if there is none.
+        servers: name of a setting → address of the server that it named, for data on servers.
     """
 
     format: int

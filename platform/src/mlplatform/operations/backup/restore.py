@@ -46,9 +46,9 @@ class RestoreReport:
     """The result of a restore or of a check.
 
     Args:
-        findings: one sentence for each thing that is not as it should be.
-        log: of the log's own check; None where files were damaged before.
-        contents: what is in place now; None where nothing was put there.
+        findings: one sentence for each problem.
+        log: the result of checking the log; None if damaged files prevented that check.
+        contents: what was restored; None if nothing was put in place.
     """
 
     manifest: Manifest
@@ -72,16 +72,16 @@ def restore(
     transaction, and what a failure leaves in them is said.
 
     Args:
-        now_ms: wall time, by which keys are live.
-        despite_findings: put a log or journal in place that was damaged when the backup was taken;
-            a damaged backup never is.
+        now_ms: wall time at which keys count as live.
+        despite_findings: whether to restore a log or journal that was damaged when the backup was
+            taken. A damaged backup is never restored.
 
     Raises:
-        NotFound: there is no backup.
+        NotFound: there is no backup at `source`.
         Busy: the platform runs in this home folder, or another restore does.
-        Refused: the folder, a database or the place of objects is not empty; the backup has a
-            server's state and no setting says where that goes, or the other way round; or a newer
-            release took it.
+        Refused: the home folder, a database or the place of objects is not empty; the settings lack
+            a server whose data the backup has, or name one whose data it lacks; or a newer release
+            took the backup.
         Unavailable: a server does not answer.
         Corrupt: the manifest was changed.
     """

@@ -20,7 +20,7 @@ def superseded_backups(names: Iterable[str], keep: int) -> list[str]:
     """Names of the backups beyond the newest `keep`; files with other names are ignored.
 
     Args:
-        keep: 1 or more.
+        keep: number of backups to keep, 1 or more.
     """
     ours = sorted(name for name in names if NAME.fullmatch(name))
     return ours[:-keep]

@@ -47,11 +47,11 @@ def check_known(
     """Raises unless this release can read, or upgrade, every found schema.
 
     Args:
-        found: of each database the versions of its parts.
-        schemas: which parts there may be.
+        found: database → part → version.
+        schemas: the schemas that this release knows.
 
     Raises:
-        Refused: names the database, the part and both versions.
+        Refused: a schema is newer; the message names the database, the part and both versions.
     """
     known = {schema.part: schema.version for schema in schemas}
     for database, versions in found.items():

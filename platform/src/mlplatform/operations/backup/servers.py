@@ -39,7 +39,7 @@ class HeldDatabase:
     """A PostgreSQL database in a read transaction that `pg_dump` can join.
 
     Args:
-        snapshot: the transaction's name for others.
+        snapshot: the snapshot's name, by which another connection can join the transaction.
     """
 
     address: Address
@@ -100,11 +100,11 @@ def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
     empty.
 
     Args:
-        before: what was a server's when the backup was taken.
+        before: name of a setting → address of the server, when the backup was taken.
 
     Raises:
-        Refused: one is not empty, or the settings name others than there were.
-        Unavailable: one does not answer.
+        Refused: a server is not empty, or the settings name other servers than the backup has.
+        Unavailable: a server does not answer.
     """
     configured = server_settings(settings)
     for name in sorted({*configured, *before}):

@@ -61,11 +61,12 @@ class Snapshot:
     """The state of a home folder at one moment; readable while it is held.
 
     Args:
-        held: databases in a read transaction, by name.
-        offline: files of the offline tables, which are never changed once they are there.
-        segments: files that hold the sealed records of the log; none is removed while this is held.
-        postgres: the database of the journal, where it is on a server.
-        anchor: the head of the log that the journal holds.
+        held: name → database in a read transaction.
+        offline: files of the offline tables; an existing file never changes.
+        segments: files with the sealed records of the log; none is removed while the snapshot is
+            held.
+        postgres: database of the journal on a server; None if the journal is in the home folder.
+        anchor: head of the log that the journal holds; None if it holds none.
     """
 
     held: Mapping[str, sqlite3.Connection]

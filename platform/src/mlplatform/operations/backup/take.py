@@ -58,8 +58,8 @@ def back_up(
 
     Raises:
         NotFound: there is no home folder, no folder to write to, or no `pg_dump` for a PostgreSQL.
-        Refused: there is something at `target`, or it is within the home folder.
-        Busy: rollouts changed all the time, or a file vanished.
+        Refused: `target` exists, or is within the home folder.
+        Busy: rollouts changed all the time, or a file was removed meanwhile.
         Unavailable: a database is locked for long, a server does not answer, or the disk is full.
     """
     home = settings.home

@@ -54,12 +54,12 @@ class VersionRecords:
     """Everything on record about a version.
 
     Args:
-        folder: digest of the model's folder as it is now.
-        views: of that folder.
-        bundle: None where it is not at hand.
-        journals: of the version's rollouts, in the order of their opening.
-        incidents: of the model.
-        tenure: what has matured of it as champion, as far as a drift check kept it.
+        folder: digest of the model's present folder.
+        views: feature views of that folder.
+        bundle: the version's bundle; None if it is not on this machine.
+        journals: journals of the version's rollouts, in the order in which they were opened.
+        incidents: all incidents of the model.
+        tenure: matured results as champion that a drift check has stored; None if there are none.
     """
 
     definition: ModelDefinition

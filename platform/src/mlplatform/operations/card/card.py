@@ -23,14 +23,15 @@ class Identity(_Part, frozen=True):
     """The identity of the version, and the names of those who answer for it.
 
     Args:
-        bundle: digest of all that decides.
-        folder: digest of the model folder that fitted it; None for one that was brought.
-        origin: where the model is from; None where its bundle is not at hand.
-        is_folders: whether model.yaml is still that of the folder that fitted it; None where
-            nothing says so.
-        place: champion, challenger, predecessor of the champion, or none of these; and whether a
-            person has switched the model off.
-        author, registered_ms, code: who registered it, when (wall time), with which code.
+        bundle: digest of the bundle, which holds everything that decides.
+        folder: digest of the model folder that fitted the version; None for a model from outside.
+        origin: where the model comes from; None if its bundle is not on this machine.
+        is_folders: whether model.yaml is still as it was when the folder fitted the version; None
+            if that is not known.
+        place: present role of the version: champion, challenger, predecessor of the champion, or
+            none; and whether a person has switched the model off.
+        author, registered_ms, code: who registered it, when (wall time), and with which version of
+            the code.
     """
 
     model: str
@@ -54,9 +55,10 @@ class Outcome(_Part, frozen=True):
     """One possible outcome of the version's decisions.
 
     Args:
-        from_score: calibrated, at which it begins; None for the first, or where it is not recorded.
-        share: of the requests that model.yaml plans for it; None where it plans by scores or costs.
-        hides_label: no label can come after it.
+        from_score: calibrated score at which it begins; None for the first outcome, or if not
+            recorded.
+        share: share of requests that model.yaml plans for it; None if it plans by scores or costs.
+        hides_label: whether no label can come after it.
     """
 
     name: str
@@ -71,12 +73,14 @@ class CardDecision(_Part, frozen=True):
     in the order of their probabilities.
 
     Args:
-        task: what labels are. number: of a model of numbers what they are, in words.
-        safe: what is given when nothing can decide.
-        alert_low, alert_high: share of alerts that was predicted for live traffic.
-        alert_share, alert_how: on the days that it was predicted from, and how.
-        limits: share of customers by outcome at which a gateway no longer asks the bundle; "alerts"
-            is all of them together.
+        task: the kind of labels.
+        number: description of a model's number; None for other models.
+        safe: the outcome if nothing can decide.
+        alert_low, alert_high: ends of the predicted share of alerts in live traffic.
+        alert_share, alert_how: share of alerts on the days of the prediction, and how it was
+            predicted.
+        limits: outcome → share of customers at which a gateway no longer asks the bundle; "alerts"
+            is for all alerts together.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -100,8 +104,9 @@ class Data(_Part, frozen=True):
     up to `to`.
 
     Args:
-        gates_from_ms: from here on the gates judge; before it calibration and thresholds learn.
-        as_of_ms: what was known then.
+        gates_from_ms: event time from which on the gates judge; earlier held-out days are for
+            calibration and thresholds.
+        as_of_ms: event time at which the data was as it is used here.
     """
 
     digest: str
@@ -117,13 +122,15 @@ class Labels(_Part, frozen=True):
     """The labels of the model: which outcomes they report, and when.
 
     Args:
-        maturity_days: after them no label counts as negative; of classes and numbers, as unknown.
-        come_share, come_low, come_high: of the positive labels that come within `come_days`, those
-            that were there when they were last judged.
+        maturity_days: days after which a request without a label counts as negative; for classes
+            and numbers, as unknown.
+        come_share, come_low, come_high: share, with its interval, of the positive labels of
+            `come_days` that had arrived when they were last judged.
         hides: decisions after which no label can come.
-        treatment: what training makes of a request without one, as model.yaml says.
-        treated: what was done in this version's training set.
-        exploration_share: of such requests that are let through to learn of them; None: none is.
+        treatment: what training does with a request whose label is hidden, as model.yaml declares.
+        treated: what was done in this version's training set; None if it is not recorded.
+        exploration_share: share of such requests that are let through to learn their outcomes;
+            None: there is no exploration.
     """
 
     name: str
@@ -142,7 +149,7 @@ class ValidationGate(_Part, frozen=True):
     """One gate of validation.
 
     Args:
-        low, high: where the observed value may lie; the reason says how sure that is.
+        low, high: ends of the interval of the observed value; the reason states its level.
     """
 
     name: str
@@ -159,7 +166,8 @@ class AlertComparison(_Part, frozen=True):
     champion at that time.
 
     Args:
-        flips: of classes, requests that both decided, each another class.
+        flips: for classes, number of requests for which the two decided different classes; None for
+            others.
     """
 
     requests: int
@@ -226,7 +234,7 @@ class Validation(_Part, frozen=True):
     """The findings of validation; `champion` is the bundle compared with, None if there was none.
 
     Args:
-        fairness: None where no attribute was protected then.
+        fairness: None if no attribute was protected at that time.
     """
 
     champion: str | None
@@ -240,10 +248,11 @@ class Input(_Part, frozen=True):
     """One input of the model.
 
     Args:
-        made_of: where its value comes from.
-        missing: what happens where there is none, for an entity or in a request.
-        stale: what happens where the feature is too old, or its store does not answer.
-        usual: the value that reasons take as ordinary.
+        made_of: source of its value.
+        missing: what happens if the entity or the request has no value.
+        stale: what happens if the feature is too old, or its store does not answer; None if it is
+            no feature.
+        usual: the ordinary value, with which reasons compare.
     """
 
     name: str
@@ -258,9 +267,9 @@ class Approval(_Part, frozen=True):
     """A person's answer to a rollout's question.
 
     Args:
-        proven_by: how the platform knew the person; None where that is not recorded.
-        bound_to: digest of the evidence that was shown.
-        at_ms: wall time.
+        proven_by: how the person was proven; None if it is not recorded.
+        bound_to: digest of the evidence that the person was shown.
+        at_ms: when the person answered, wall time.
     """
 
     rollout: str
@@ -286,7 +295,8 @@ class CardEvent(_Part, frozen=True):
 
     Args:
         what: "shadow began", "canary of 5 % began" and so on.
-        verdict, records, evidence: of the traffic that was judged; None where none was.
+        verdict, records, evidence: verdict, number of records and digest of the evidence of the
+            judged traffic; None if no traffic was judged.
     """
 
     what: str
@@ -304,10 +314,10 @@ class Rollout(_Part, frozen=True):
     """One rollout of the version.
 
     Args:
-        approval: what model.yaml asked for when it was opened; None: not recorded.
-        planned: what the plan said when it was opened: why it could not decide in time, or why
-            there was none; empty where it could; None: not recorded.
-        promoted_ms, ended_ms: event times; None: not, or not yet.
+        approval: what model.yaml required when the rollout was opened; None if it is not recorded.
+        planned: why the plan could not decide in time, or why there was none; empty if it could;
+            None if it is not recorded.
+        promoted_ms, ended_ms: event times; None if it has not happened.
     """
 
     id: str
@@ -387,9 +397,9 @@ class Card(_Part, frozen=True):
     """Everything on record about one version.
 
     Args:
-        explanations, matured, pairs: None where nothing is recorded.
-        replay: commands that compute again what the card says.
-        limits: what was not shown, and what can't be known, in sentences.
+        explanations, matured, pairs: None if nothing is recorded.
+        replay: commands that compute the card's figures again.
+        limits: sentences about what was not shown, and about what can't be known.
     """
 
     identity: Identity

@@ -48,7 +48,8 @@ def card_inputs(
     """The inputs in the model's order: those of the bundle, or else those that model.yaml declares.
 
     Args:
-        views: of the model's folder, which say what happens where a feature is missing or stale.
+        views: views of the model's folder, which declare what happens if a feature is missing or
+            stale.
     """
     specs = definition.inputs if bundle is None else bundle.inputs
     windows = definition.windows if bundle is None else bundle.windows

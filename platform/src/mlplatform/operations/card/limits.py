@@ -17,7 +17,7 @@ def limits(card: Card, definition: ModelDefinition) -> tuple[str, ...]:
     """Sentences about everything that the rest of a card does not show.
 
     Args:
-        card: without its limits.
+        card: the card, whose own `limits` are not used.
     """
     return (
         *_of_the_making(card),

@@ -26,12 +26,13 @@ def read_card(platform: Platform, model: str, version: int, *, fetches: bool) ->
     """The card of a version of this installation, as of now.
 
     Args:
-        fetches: a bundle that is not on this machine is fetched from the registry, and kept.
+        fetches: whether a bundle that is not on this machine is fetched from the registry, and
+            stored.
 
     Raises:
         NotFound: there is no such model or version.
-        Unavailable: registry or journal do not answer.
-        Corrupt: bundle, report or what a drift check kept is not what it should be.
+        Unavailable: the registry or the journal does not answer.
+        Corrupt: the bundle, the report or a result of a drift check is damaged.
     """
     return card(version_records(platform, model, version, fetches=fetches))
 

@@ -18,9 +18,9 @@ class CheckFinding:
     """One checked thing.
 
     Args:
-        what: it is, and where.
-        seen: what is there.
-        do: what mends it; empty where it is ok.
+        what: the thing and its place.
+        seen: what the check found.
+        do: how to repair it; empty if it is ok.
     """
 
     state: State
@@ -34,7 +34,7 @@ class UnreadableObject:
     """An object that this user may not read: whether it exists is not known.
 
     Args:
-        why: not, in words.
+        why: why it can't be read, in words.
     """
 
     why: str
@@ -45,8 +45,8 @@ class Controller:
     """KServe's controller.
 
     Args:
-        answering: its pods that do.
-        version: the tag of its image, or the version that its labels name; None where neither says.
+        answering: number of its pods that answer.
+        version: tag of its image, or the version in its labels; None if neither names one.
     """
 
     answering: int
@@ -59,8 +59,8 @@ class Claim:
 
     Args:
         phase: Bound, Pending or Lost.
-        modes: how its volume may be mounted, or how it asks to be while it has none.
-        storage_class: that it names; None where it names none.
+        modes: access modes of its volume, or those that it requests while it has none.
+        storage_class: name of its storage class; None if it names none.
     """
 
     phase: str
@@ -73,22 +73,24 @@ class ClusterFacts:
     """Facts read from a cluster.
 
     Args:
-        version: of the API server, as `v1.34.4`.
-        kinds: definitions that are served: `<plural>.<group>` → versions.
-        controller: None where there is no such deployment, which says nothing if it runs elsewhere.
-        default_mode: KServe's own default; None without its configuration.
-        runtime_image: of the platform's serving runtime; None where it is not applied.
-        namespaces: the models' and the platform's → labels; None where there is none of that name.
-        labelled: labels with which namespaces are let in → those that have them.
+        version: version of the API server, such as `v1.34.4`.
+        kinds: `<plural>.<group>` → versions that the cluster serves.
+        controller: None if there is no such deployment; the controller may still run elsewhere.
+        default_mode: KServe's default deployment mode; None if KServe has no configuration.
+        runtime_image: image of the platform's serving runtime; None if the runtime is not applied.
+        namespaces: name of the models' and of the platform's namespace → labels; None if it does
+            not exist.
+        labelled: label that gives a namespace access → namespaces that have it.
         priorities: names of PriorityClasses.
         policies: names of ValidatingAdmissionPolicies that are bound.
-        storage_classes: name → whether it is the default.
-        claims: namespace and name → claim; None where there is none.
-        secrets: of the platform's namespace, name → keys, never values; None where there is none.
+        storage_classes: name → whether it is the default class.
+        claims: namespace and name → claim; None if it does not exist.
+        secrets: name of a secret in the platform's namespace → names of its keys, never values;
+            None if it does not exist.
         workloads: whether the platform's own processes are applied.
-        quota_classes: PriorityClasses whose pods have a ResourceQuota of their own with the models.
-        gpus: resource → how many all nodes have together.
-        gpu_products: labels of the nodes that have them.
+        quota_classes: PriorityClasses with a ResourceQuota of their own in the models' namespace.
+        gpus: resource → number on all nodes together.
+        gpu_products: product labels of the nodes with GPUs.
         rights: right → whether this user has it.
     """
 
@@ -116,8 +118,8 @@ class Gpu:
     """The GPU that model.yaml asks for.
 
     Args:
-        resource: as nodes offer it.
-        product: label of the nodes; None for any.
+        resource: name of the resource, as nodes offer it.
+        product: product label of the nodes; None for any.
     """
 
     model: str
@@ -133,13 +135,13 @@ class ClusterRequirements:
         models: namespace of the predictors.
         platform: namespace of the platform's own processes.
         kserve: namespace of KServe's controller.
-        jobs: namespace of Argo's workflows; None: no heavy job runs there.
-        priorities: PriorityClasses that manifests name.
-        team_priorities: those of teams that a model.yaml names.
-        policy: the admission policy of platform/manifests.
-        image: of the serving runtime.
-        bundles: name of the claim.
-        gpus: of all models that ask for any.
+        jobs: namespace of Argo's workflows; None if no heavy job runs there.
+        priorities: PriorityClasses that the manifests name.
+        team_priorities: PriorityClasses of teams that a model.yaml names.
+        policy: name of the admission policy in platform/manifests.
+        image: image of the serving runtime.
+        bundles: name of the claim for bundles.
+        gpus: GPUs of all models that ask for one.
     """
 
     models: str

@@ -21,7 +21,7 @@ class Right:
     """One verb on one kind of object.
 
     Args:
-        group: of the API; empty for Kubernetes' core.
+        group: API group; empty for the core group of Kubernetes.
     """
 
     use: Use

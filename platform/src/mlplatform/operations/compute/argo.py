@@ -45,9 +45,9 @@ class ArgoJobs:
     """A `Jobs` whose items are pods.
 
     Args:
-        namespace: of the workflows, their templates and pods.
-        artifacts: what the namespace's default artifact repository names.
-        cache: where outputs are brought to.
+        namespace: namespace of the workflows, their templates and their pods.
+        artifacts: the store that the namespace's default artifact repository names.
+        cache: folder into which outputs are copied.
     """
 
     def __init__(

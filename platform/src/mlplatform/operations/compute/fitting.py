@@ -19,14 +19,15 @@ def fit(shared: Path, requests: Path, output: Path, model: str) -> Mapping[str, 
     """Write the candidate's bundle below `output`, under its digest; returns a summary of the fit.
 
     Args:
-        shared: holds `order.json` and, where the order names recent requests, `recent.parquet`.
-        requests: the training set, in Parquet.
+        shared: folder with `order.json` and, if the order names recent requests, `recent.parquet`.
+        requests: Parquet file with the training set.
 
     Raises:
-        Refused: the order is for another model, or was given by other code than this, the model's
-            folder included: its version would be recorded as made by code that did not make it.
+        Refused: the order is for another model, or it was given by another version of the code or
+            of the model's folder. The new version would then be recorded with code that did not
+            make it.
         Corrupt: the rows are not those that the order names.
-        InputInvalid: too little data to learn from, to calibrate, or to predict a band from.
+        InputInvalid: there is too little data to learn, to calibrate or to predict a band.
     """
     order = handover.read_order(shared)
     if order.model != model:

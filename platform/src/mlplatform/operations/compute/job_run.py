@@ -34,11 +34,13 @@ def run(
 
     Args:
         report: called with each status that differs from the one before.
+        poll_s: seconds between two calls of the backend.
+        grace_s: seconds to wait for an answer of the backend after the job's deadline.
 
     Raises:
-        JobFailed: it failed, was cancelled or took longer than its deadline.
+        JobFailed: the job failed, was cancelled or took longer than its deadline.
         Refused: another job has that name.
-        Unavailable: the backend has not answered since the deadline.
+        Unavailable: the backend has not answered for `grace_s` seconds after the deadline.
     """
     until_s = time.monotonic() + job.deadline_s + grace_s
     try:
@@ -57,10 +59,10 @@ def retry_until(ask: Callable[[], Answer], until_s: float, poll_s: float = POLL_
     """Call a backend until it answers; returns the answer.
 
     Args:
-        until_s: of the monotonic clock.
+        until_s: time on the monotonic clock after which the call is not repeated.
 
     Raises:
-        Unavailable: it has not answered by then.
+        Unavailable: the backend has not answered by then.
     """
     while True:
         try:

@@ -37,17 +37,17 @@ class Job:
     """One piece of heavy work.
 
     Args:
-        name: chosen by the caller, and used once: submitting it again finds the same job.
-        work: which program of `compute.work` runs.
-        model: a model folder's name; its model.yaml says on which accelerator.
-        inputs: a folder with `items/<item>` for each item and, where they have something in common,
-            `shared/`. It must not change until the job has ended.
-        items: each is worked on once, several at a time, in no order.
-        deadline_s: from submission on; a job that takes longer is ended and has failed.
-        traceparent: of the span that asks for it; empty: none does. It is no part of what is done.
+        name: a name that the caller chooses and uses once; submitting it again finds the same job.
+        work: the program of `compute.work` to run.
+        model: name of a model folder, whose model.yaml declares the accelerator.
+        inputs: a folder with `items/<item>` for each item and, if items share files, `shared/`. It
+            must not change until the job has ended.
+        items: names of the items. Each is processed once, several at a time, in no order.
+        deadline_s: seconds from submission on after which the job is ended and has failed.
+        traceparent: the caller's span; empty without one. It does not change the job's work.
 
     Raises:
-        InputInvalid: a name of another form, no item, or too many of them.
+        InputInvalid: a name has another form, or the number of items is not allowed.
     """
 
     name: str
@@ -82,9 +82,8 @@ class JobStatus:
     """The progress of a job.
 
     Args:
-        done: how many of the `total` items have ended well.
-        reason: why it waits, or why it has no results; in words, empty where there is nothing to
-            say.
+        done: number of items, of `total`, that have succeeded.
+        reason: why the job waits, or why it has no results, in words; otherwise empty.
     """
 
     name: str

@@ -31,7 +31,8 @@ class JobFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`job.json`: the job, and the time of its submission.
 
     Args:
-        inputs: as seen from the folder of jobs, where both lie in one home; else a path.
+        inputs: path relative to the folder of jobs, if both are in one home folder; otherwise an
+            absolute path.
     """
 
     work: Work
@@ -64,7 +65,7 @@ class LocalJobs:
     pool; the next pool works on what is not done, and leaves done items alone.
 
     Args:
-        folder: `<home>/jobs`.
+        folder: the folder `<home>/jobs`.
     """
 
     def __init__(self, folder: Path, now_ms: Callable[[], int] = _wall_ms) -> None:

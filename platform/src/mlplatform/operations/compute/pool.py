@@ -95,10 +95,10 @@ class Pool:
     """Runs the jobs of a folder, oldest first; a folder has at most one pool.
 
     Args:
-        slots: how many processes run at a time, over all jobs.
+        slots: number of processes that run at the same time, for all jobs together.
 
     Raises:
-        Busy: another pool has this folder.
+        Busy: another pool works on this folder.
     """
 
     def __init__(

@@ -19,7 +19,8 @@ class PrivatePool:
     A flow run that is a pod of its own has nobody else who would work for it.
 
     Args:
-        folder: for jobs and what they give; made where it is missing, and nobody else's.
+        folder: folder for jobs and their outputs, which only this process uses; created if it is
+            missing.
     """
 
     def __init__(self, folder: Path) -> None:

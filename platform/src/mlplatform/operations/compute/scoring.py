@@ -48,13 +48,13 @@ def score(shared: Path, shard: Path, output: Path, accelerator: Accelerator) -> 
     """Write `scores.parquet` for a shard, in the order of its rows; returns a summary of it.
 
     Args:
-        shared: holds `order.json` and `bundle/`.
-        shard: Parquet with `request_id` and a number for each input of the bundle; null or NaN is
-            a missing value.
+        shared: folder with `order.json` and `bundle/`.
+        shard: Parquet file with `request_id` and a number for each input of the bundle; null or NaN
+            is a missing value.
 
     Raises:
         BundleCorrupt: the bundle is not the one that the order names.
-        InputInvalid: the shard lacks a column, or the model gave no score that can be for a row.
+        InputInvalid: the shard lacks a column, or the model gave no valid score for a row.
         Refused: this machine lacks the model's accelerator.
     """
     order = msgspec.json.decode((shared / ORDER).read_bytes(), type=Order)

@@ -56,9 +56,9 @@ class Entity:
     """The entity of one model whose rows are meant.
 
     Args:
-        field: of the request, which holds its key.
-        unit: the keyed hash of the key.
-        key: as a request holds it; None: it is known by its hash alone.
+        field: name of the request field with the entity's key.
+        unit: keyed hash of the key.
+        key: the key as a request holds it; None if only its hash is known.
     """
 
     model: str
@@ -72,7 +72,7 @@ class FoundEntities:
     """One person as the entity of each model.
 
     Args:
-        unread: sentences about models that cannot be read now.
+        unread: sentences about models that can't be read now.
     """
 
     entities: Sequence[Entity]
@@ -84,8 +84,8 @@ class FoundViews:
     """External views that may hold rows of a person.
 
     Args:
-        views: with the entity as their model has it.
-        unread: sentences about folders that are not looked into.
+        views: pairs of the model's entity and a view.
+        unread: sentences about folders that are not searched.
     """
 
     views: Sequence[tuple[Entity, FeatureView]]
@@ -117,11 +117,11 @@ def entities_named(platform: Platform, named: str, model: str | None) -> FoundEn
     """The entity of that name in each model that declares it.
 
     Args:
-        named: as `customer=4711`.
+        named: name and key of the entity, such as `customer=4711`.
 
     Raises:
-        ConfigInvalid: it is no name and key, the key is of another type, or no model has such an
-            entity.
+        ConfigInvalid: the text is not a name and a key, the key has another type, or no model
+            declares the entity.
     """
     name, separator, text = named.partition("=")
     if not separator or not name or not text:
@@ -195,9 +195,9 @@ def erase_feature_rows(
     Killed anywhere, the next call does the rest.
 
     Args:
-        known: model and view of those that are on record already.
-        record: is called with model and view before the first row goes of one that had none before:
-            an import may bring it while this waits for the import's end.
+        known: model and view of each erasure that is recorded already.
+        record: called with model and view before the first row is erased from a view that is not in
+            `known`. Such a row may come from an import that ends while this function waits for it.
 
     Raises:
         Unavailable: a store does not answer; call again.

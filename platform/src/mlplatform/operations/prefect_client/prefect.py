@@ -43,7 +43,7 @@ class FlowRun:
     """One flow run as its server knows it; the truth about a rollout is in the journal.
 
     Args:
-        state_ms: since when it is in its state, wall time.
+        state_ms: wall time at which its present state began.
     """
 
     id: str
@@ -69,8 +69,9 @@ class PrefectApi:
     """A client of one Prefect server; it repeats requests that a busy database refused.
 
     Args:
-        auth: gives the user:password of now, as a token lives for one start; empty: none.
-        traceparent: of the span that asks for runs, which theirs are put below; empty: none does.
+        auth: returns the present user:password, which changes with each start; an empty text: none.
+        traceparent: returns the caller's span, under which the runs' spans are put; an empty text:
+            none.
 
     Raises (every method):
         Unavailable: the server does not answer or answers with a 5xx.
@@ -101,7 +102,7 @@ class PrefectApi:
         """Start a run of a flow; calls with the same idempotency key return the same run.
 
         Args:
-            parameters: with the model, whose deployment of the flow it is.
+            parameters: the flow's parameters; the model among them selects the deployment.
         """
         body = {
             "name": names.run_name(flow, parameters),
@@ -234,7 +235,8 @@ class Poller(Generic[Answer]):
     """Asks a server the same question repeatedly and tolerates a limited silence between answers.
 
     Args:
-        limit_s: of unbroken silence, counted from the last answer, or from the first question.
+        limit_s: tolerated seconds without an answer, from the last answer on, or from the
+            beginning.
     """
 
     def __init__(self, ask: Callable[[], Answer], limit_s: float = SILENCE_LIMIT_S) -> None:

@@ -18,7 +18,7 @@ class AnswerLimit:
     """Counts each person's answers within the validity of a code.
 
     Args:
-        now_s: seconds of a clock that never goes back.
+        now_s: returns seconds of a clock that never goes back.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -65,10 +65,10 @@ def template(path: Path, image: str) -> dict[str, Any]:
     """The base job template in a file.
 
     Args:
-        image: of flow runs, unless a deployment names another.
+        image: image of flow runs, unless a deployment names another one.
 
     Raises:
-        ConfigInvalid: it is none.
+        ConfigInvalid: the file is not a base job template.
     """
     found = yaml.safe_load(path.read_text())
     if not isinstance(found, dict) or set(found) != {"job_configuration", "variables"}:

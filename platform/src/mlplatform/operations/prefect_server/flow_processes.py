@@ -53,7 +53,8 @@ def warm_up(modules: Sequence[str]) -> None:
     """Start the fork server with this process's present environment.
 
     Args:
-        modules: what its children find imported; importing them must start no thread.
+        modules: modules that are imported in advance for its children; their import must not start
+            a thread.
     """
     CONTEXT.set_forkserver_preload([__name__, *modules, SETTLED])
     forkserver.ensure_running()
@@ -63,7 +64,8 @@ class WarmRunner(Runner):
     """Prefect's runner, which starts each flow run as a fork of the warm process.
 
     Args:
-        refusals: where runs of what is not registered here are kept.
+        refusals: where runs are reported that this runner refuses, as their flow is not registered
+            here.
     """
 
     def __init__(self, refusals: Refusals, **options: Any) -> None:

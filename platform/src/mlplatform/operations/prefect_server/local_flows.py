@@ -83,8 +83,9 @@ def deployment(
     """The deployment of one flow for a model.
 
     Args:
-        flows: the folder that has it.
-        placed: where its runs go, as Prefect's `to_deployment` takes it; left out: who serves it.
+        flows: the folder with the flow's file.
+        placed: where its runs are executed, as arguments of Prefect's `to_deployment`; left out,
+            the process that serves it executes them.
     """
     from prefect.flows import load_flow_from_entrypoint
 

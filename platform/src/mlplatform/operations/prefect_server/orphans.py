@@ -43,8 +43,8 @@ class Orphans:
     """Settles runs of some deployments that have no process.
 
     Args:
-        deployments: whose runs this process alone starts.
-        has_process: whether a run is about to be started here, or runs.
+        deployments: ids of the deployments whose runs only this process starts.
+        has_process: returns whether a run is starting or running here.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class Pin:
     """One flow in one file with its digest.
 
     Args:
-        digest: SHA-256 of the file.
+        digest: SHA-256 of the file when the flow was registered.
     """
 
     path: Path

@@ -81,8 +81,8 @@ def access(method: str, path: str) -> Access:
     """The kind of access that a request needs; `forbidden` if no list contains it.
 
     Args:
-        method: of HTTP, or `WEBSOCKET`.
-        path: as the server routes it, decoded.
+        method: the HTTP method, or `WEBSOCKET`.
+        path: the decoded path, as the server routes it.
     """
     if not _is_plain(path):
         return "forbidden"

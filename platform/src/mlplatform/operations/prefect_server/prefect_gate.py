@@ -74,8 +74,8 @@ class Tokens:
     """Secrets of one start of the platform.
 
     Args:
-        platform: of the platform's own calls.
-        operator: of commands and of the user who runs the platform; empty: nobody has one.
+        platform: token of the platform's own calls.
+        operator: token of commands and of the user who runs the platform; empty if there is none.
     """
 
     platform: str
@@ -90,11 +90,11 @@ class PrefectGate:
     """An ASGI application in front of Prefect's.
 
     Args:
-        people: who may log in.
-        refusals: where refused requests are kept.
-        admit: called with each request of somebody who has an identity.
-        approval_key: the key of approvals' codes, where it is at hand: a wrong code is refused here
-            then, and nobody's form waits for that.
+        people: the people who may log in.
+        refusals: where refused requests are reported.
+        admit: called with each request that has an identity.
+        approval_key: returns the key of approval codes, so that the gate itself refuses a wrong
+            code before it reaches a form; None if this process does not have the key.
     """
 
     def __init__(

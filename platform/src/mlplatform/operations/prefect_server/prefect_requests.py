@@ -71,9 +71,10 @@ def run_start(
     the run executes.
 
     Args:
-        flow, model: whose deployment it is.
-        person: who asks, and so the actor of the run; None: the operator, who may name any actor.
-        now_s: epoch seconds.
+        flow, model: flow and model of the deployment.
+        person: name of the person who asks, which becomes the run's actor; None for the operator,
+            who may name any actor.
+        now_s: the present time, epoch seconds.
     """
     if flow in STARTED_BY_THE_PLATFORM:
         return Wrong(f"runs of {flow} are started only by the platform")
@@ -134,8 +135,8 @@ def form_values(body: object, *, person: str | None) -> Start | Wrong:
     """Check the values of a form; nothing else is passed on.
 
     Args:
-        person: who answers, and so whose code it has to be; None: who runs the platform, for
-            anybody.
+        person: name of the person who answers, who must have been given the code; None for the
+            operator, who may answer for anybody.
     """
     run_input = body.get("run_input") if isinstance(body, dict) else None
     if not isinstance(run_input, dict) or not is_plain(run_input):

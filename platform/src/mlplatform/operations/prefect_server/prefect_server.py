@@ -49,8 +49,9 @@ class Places:
     """Deployments whose runs share one limit.
 
     Args:
-        limit: of their runs at a time; further ones stay scheduled. None leaves Prefect's default.
-        query_s: between two looks for runs that are due.
+        limit: number of their runs at the same time; further runs stay scheduled. None: Prefect's
+            default.
+        query_s: seconds between two searches for runs that are due.
     """
 
     limit: int | None
@@ -105,12 +106,12 @@ def run(
     """Serve the API, the UI and the deployments until SIGTERM.
 
     Args:
-        places: makes what is served; called once the API is up.
+        places: returns the deployments to serve; called once the API is up.
         on_ready: called once, when the API is up and every deployment is registered.
-        preload: modules that flow runs find imported.
+        preload: modules that are imported in advance for flow runs.
 
     Raises:
-        Unavailable: the server did not come up.
+        Unavailable: the server did not start.
     """
     handed_down = inherited_socket()
     settings.home.prefect.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,8 +174,8 @@ def gate(
     """Prefect's application behind a gate that refuses requests without an identity.
 
     Args:
-        hosts: what a request's `Host` may be, each with its port.
-        approval_key: of approvals' codes, where this process has it.
+        hosts: allowed values of a request's `Host`, each with its port.
+        approval_key: returns the key of approval codes; None if this process does not have it.
     """
     refusals = Refusals(settings.home.audit)
     gated = PrefectGate(application, tokens, people, refusals, connections.admit, approval_key)

@@ -30,9 +30,9 @@ class Opinion:
     """One analyst's opinion on a decision.
 
     Args:
-        outcome: 1 is what the model looks for, 0 is not.
-        note: why, in the analyst's words; may be empty.
-        account: that proved the analyst; None: a key did.
+        outcome: 1 if the request was what the model looks for, otherwise 0.
+        note: the reason in the analyst's words; may be empty.
+        account: the analyst's account at an identity provider; None if a key proved the analyst.
     """
 
     analyst: str
@@ -71,7 +71,7 @@ class OpenOpinion:
     """The opinion is stored, and becomes a label when another person states the same.
 
     Args:
-        differs: somebody has said the opposite before.
+        differs: whether somebody stated the opposite before.
     """
 
     differs: bool
@@ -81,11 +81,12 @@ def weigh(opinions: Sequence[Opinion], now: Opinion, *, four_eyes: bool) -> Cons
     """The result of an opinion after those on record; only each person's last opinion counts.
 
     Args:
-        opinions: the oldest first.
-        four_eyes: a label takes two people who say the same.
+        opinions: earlier opinions, oldest first.
+        four_eyes: whether a label needs the same answer of two people.
 
     Raises:
-        Refused: this person has said the same already, and nobody confirms their own word.
+        Refused: this person has given the same answer already, and nobody can confirm their own
+            answer.
     """
     if not four_eyes:
         return Consensus(())
@@ -130,7 +131,7 @@ def opinion(held: Mapping[str, Any]) -> Opinion | None:
     """The opinion in the payload of a label's record; None if no analyst stated it.
 
     Args:
-        held: with the name of its client.
+        held: the payload, with the name of its client.
     """
     answer = held.get(REVIEW)
     if not isinstance(answer, Mapping) or answer.get("outcome") not in (0, 1):
@@ -185,11 +186,11 @@ def on_record(
     """The decision and its opinions, from the log's records.
 
     Args:
-        records: with every column, their payload parsed, in any order.
-        reviewed: the outcomes that are looked at.
+        records: records with every column and the payload parsed, in any order.
+        reviewed: names of the outcomes that are reviewed.
 
     Raises:
-        Refused: it has a label, was taken back, or is none that people look at.
+        Refused: the decision has a label, was taken back, or is not one that is reviewed.
     """
     own = [r for r in records if r["model"] == model and r["decision_id"] == decision_id]
     decided = [r["decision"] for r in own if r["kind"] == "decision"]

@@ -99,8 +99,8 @@ class DecisionSummary(msgspec.Struct, frozen=True):
     """Details of a decision that an analyst sees besides its score.
 
     Args:
-        reasons: codes of what raised the score most.
-        fields: of the request, those that model.yaml lets be shown.
+        reasons: codes of the reasons that raised the score most.
+        fields: name and value of the request fields that model.yaml allows to show.
     """
 
     reasons: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class QueuedDecision:
     """A decision that waits for review.
 
     Args:
-        opinions: what analysts said of it, the oldest first; none of it is its label yet.
+        opinions: opinions of analysts, oldest first; none of them is its label yet.
     """
 
     decision_id: str
@@ -137,9 +137,9 @@ class Queue:
     """A page of the queue, oldest decision first.
 
     Args:
-        newer: where the next page begins; None: this is the last one.
-        total: of all pages.
-        complete: whether all records of the log were read when it was made.
+        newer: where the next page begins; None if this is the last page.
+        total: number of decisions on all pages.
+        complete: whether all records of the log had been read.
     """
 
     rows: tuple[QueuedDecision, ...]
@@ -224,7 +224,7 @@ def first(path: Path, analyst: str, account: Account | None = None) -> QueuedDec
     """The oldest decision on which this person has stated no opinion; None if there is none.
 
     Args:
-        account: that proved the analyst, at an identity provider.
+        account: the analyst's account at an identity provider; None if a key proved the analyst.
 
     Raises:
         Unavailable: the file can't be read now.
@@ -259,7 +259,7 @@ def say(path: Path, place: tuple[str, int], decision_id: str, event_ms: int, now
     """Store an opinion on a decision before the log is read again.
 
     Args:
-        place: of its record: writer and number.
+        place: writer and number of the decision's record.
 
     Raises:
         Unavailable: the file can't be written now.

@@ -35,9 +35,9 @@ class AddressedServer:
     told of no port.
 
     Args:
-        service: with an address.
-        folder: of its bundle.
-        say: writes a status down.
+        service: a service with an address.
+        folder: the folder of its bundle.
+        say: stores a status.
     """
 
     def __init__(self, service: Service, folder: Path, say: Callable[[StatusFile], None]) -> None:

@@ -49,7 +49,7 @@ class Child:
 
     Args:
         changed: called after every change of what `record` returns.
-        listener: a listening socket that the process inherits.
+        listener: a listening socket that the process inherits; None: it opens its own.
     """
 
     def __init__(

@@ -24,14 +24,14 @@ class Listener:
     """One kind of listener.
 
     Args:
-        name: as people say it.
-        process: whose it is: a child of the supervisor, `*` for any end of its name; `predictor`
-            for those that have the name of a service.
-        variable: of its port; empty: any free port.
-        where: what says which port this listener has.
-        asks: what proves who calls.
-        is_open: what is answered to anybody.
-        limits: as a sentence.
+        name: the name that people use.
+        process: name of the process: a child of the supervisor, in which `*` stands for any end;
+            `predictor` for processes that have the name of a service.
+        variable: the setting of its port; empty: any free port.
+        where: where its port can be found.
+        asks: how a caller proves who it is.
+        is_open: what anybody may get without a proof.
+        limits: its limits, as a sentence.
     """
 
     name: str

@@ -31,9 +31,9 @@ class Holder:
     """The process that listens on a port.
 
     Args:
-        pid: None where the system does not tell who it is.
-        name: of the program; empty where it is not known.
-        home: of the platform that it belongs to; None: it is none of a platform.
+        pid: the process id; None if the system does not tell it.
+        name: name of the program; empty if it is not known.
+        home: home folder of the platform to which it belongs; None if it belongs to no platform.
     """
 
     pid: int | None
@@ -46,9 +46,9 @@ class Port:
     """A port of the settings.
 
     Args:
-        variable: that sets it.
-        holder: None: it is free.
-        other: a port that is free, to take instead.
+        variable: the setting that names it.
+        holder: the process that listens on it; None if the port is free.
+        other: a free port that can be used instead.
     """
 
     variable: str
@@ -62,8 +62,8 @@ class HomeFacts:
     """Facts about a home folder.
 
     Args:
-        owner: uid; None: there is no such folder.
-        open: what in it, itself too, its group or others may read or write.
+        owner: the owner's user id; None if there is no such folder.
+        open: paths, the folder included, that the group or others can read or write.
     """
 
     root: Path
@@ -76,17 +76,18 @@ class MachineFacts:
     """Facts about a machine and a home on it.
 
     Args:
-        uid: of the user who asks.
-        memory_gb: of the machine that is free or can be freed.
-        disk: of the home, or of the folder that it would be made in.
-        offset_s: of the clock; None: the kernel does not say.
-        synchronised: whether something keeps the clock on time.
-        locked: distribution → version of the lock and the installed one, where they differ; None:
-            no lock is here.
-        settings: why they can't be used; empty: they can.
-        models: why their folders can't be used; empty: they can.
-        left_out: models of the home's history whose folder nothing names.
-        running: the supervisor's state, `stopped` where none runs.
+        uid: user id of the user who asks.
+        memory_gb: memory in GB that is free or can be freed.
+        disk: disk of the home folder, or of the folder in which it would be created.
+        offset_s: error of the clock in seconds; None if the kernel does not tell it.
+        synchronised: whether something keeps the clock correct; None if the kernel does not tell
+            it.
+        locked: distribution → version in the lock and installed version, where they differ; None if
+            there is no lock here.
+        settings: why the settings can't be used; empty if they can.
+        models: why the model folders can't be used; empty if they can.
+        left_out: models in the home folder's history that no setting names a folder for.
+        running: state of the supervisor; `stopped` if none runs.
         silent: part of a running platform → why it does not answer as it should.
     """
 

@@ -45,7 +45,7 @@ def read(home: Home, settings: Settings | None, problem: str = "") -> MachineFac
     """Facts about the machine and a home on it.
 
     Args:
-        settings: None where they can't be used, for the reason that `problem` gives.
+        settings: the settings; None if they can't be used, for the reason in `problem`.
     """
     clock = kernel_clock()
     return MachineFacts(

@@ -164,7 +164,7 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
     """The predictor process of a service.
 
     Args:
-        port, grpc_port: that are kept for it; 0: any that is free.
+        port, grpc_port: ports that are reserved for it; 0: any free port.
 
     Raises:
         ConfigInvalid: its storage URI is not a folder of this machine.

@@ -44,7 +44,7 @@ def ask(
     """The answer of the child on this port to a GET request.
 
     Args:
-        absent: the reason to give for status 404; empty: the child's own.
+        absent: the reason to report for status 404; empty: the reason in the child's answer.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:

@@ -20,11 +20,11 @@ class HttpCheck:
 
     Args:
         ready: path that answers 2xx once the child is ready.
-        live: path that answers 2xx while the child is alive; None where `ready` says that too.
-        port: on which it listens, where that is fixed.
-        address_file: JSON with "port" that the child writes, where it takes any free port.
-        token_file: bearer token to send.
-        absent: what status 404 of `ready` means, where the child's own words don't tell.
+        live: path that answers 2xx while the child is alive; None if `ready` is used for both.
+        port: the port on which it listens, if it is fixed.
+        address_file: JSON file with "port", which the child writes if it takes any free port.
+        token_file: file with the bearer token to send; None without one.
+        absent: meaning of status 404 of `ready`, if the child's answer does not explain it.
     """
 
     ready: str
@@ -40,24 +40,26 @@ class ChildSpec:
     """One process to keep running.
 
     Args:
-        argv: the command; the child calls `follow_parent` first thing.
-        env: on top of the supervisor's own environment.
-        check: an `HttpCheck`, a file that is there once the child is ready, or None: running
-            is ready.
-        stop_order: lower stops earlier; equal ones stop together.
-        stop_grace_s: between SIGTERM and SIGKILL.
-        start_deadline_s: within which the child must answer its check at all; twice as long after
-            a start that was late, then four times, and at most eight times (`start_patience`).
-        live_failure_s: after so long without a sign of life the child is killed and started again.
-        memory_bytes: that it may hold for itself; a child with more is killed and started again.
-        memory_setting: the key that moves this limit, for the message.
-        shared_port: where the supervisor listens for this child, and for others that share the
-            port; they inherit the socket (`runtime.processes.inherited_socket`). So
-            nobody else can listen there while the child starts, and be sent its token.
-        port_setting: the variable that moves the port, for the message that it is taken.
-        kept_port: where the child listens for itself, by SO_REUSEPORT; the supervisor keeps it from
-            other users while it does not.
-        kept_port_setting: the variable that moves that one.
+        argv: the command; the child must first call `follow_parent`.
+        env: variables that are added to the supervisor's environment.
+        check: an `HttpCheck`, or a file that exists once the child is ready, or None: a running
+            child is ready.
+        stop_order: children with a lower number stop earlier; equal ones stop together.
+        stop_grace_s: seconds between SIGTERM and SIGKILL.
+        start_deadline_s: seconds within which the child must answer its check. After each late
+            start in a row they double, up to eight times as many (`start_patience`).
+        live_failure_s: seconds without a sign of life after which the child is killed and
+            restarted.
+        memory_bytes: largest memory of its own; a child with more is killed and restarted. None: no
+            limit.
+        memory_setting: the key that sets this limit, for the message.
+        shared_port: port on which the supervisor listens for this child and others; they inherit
+            the socket (`runtime.processes.inherited_socket`). So nobody else can listen there while
+            the child starts, and receive its token.
+        port_setting: the variable that sets the port, for the message that the port is in use.
+        kept_port: port on which the child itself listens by SO_REUSEPORT; while it does not, the
+            supervisor keeps other users from it.
+        kept_port_setting: the variable that sets `kept_port`.
     """
 
     name: str

@@ -23,11 +23,11 @@ class ProcessStatus:
     """One process of the platform.
 
     Args:
-        state: starting, ready, not ready, restarting, stopping, stopped, or gone where the record
+        state: starting, ready, not ready, restarting, stopping or stopped; or gone if the record
             names a process that no longer runs.
-        ended: what ended its last process that nobody asked to end, and `ended_ms` when.
-        memory_mb: of it and all its descendants; a page that several processes share, as flow runs
-            do, counts once in all (PSS), where the system tells.
+        ended: what ended its last process unexpectedly, at `ended_ms`; empty if nothing did.
+        memory_mb: memory in MB of the process and its descendants; where the system tells it, a
+            page that processes share counts once (PSS).
     """
 
     name: str
@@ -56,8 +56,8 @@ class PlatformStatus:
 
     Args:
         state: stopped, starting, ready or stopping.
-        disk: what a person has to know of the home's disk; empty while it has room. On a full one
-            states may be those of before.
+        disk: a message about the home folder's disk; empty while it has room. On a full disk the
+            states may be old.
     """
 
     state: str

@@ -60,11 +60,12 @@ class Supervisor:
     """Starts, watches, restarts and stops the platform's processes.
 
     Args:
-        specs: the children that always run; predictors come and go with the desired manifests.
-        on_change: called at every change of a child, in the supervisor's own thread.
+        specs: the children that always run; predictors start and end with the desired manifests.
+        on_change: called at every change of a child, in the supervisor's thread.
         on_ready: called once, when every child of `specs` is ready for the first time.
-        on_start: called once, when nothing stands in the way of the first child.
-        elsewhere: whose services are followed; None: predictors are processes of this machine.
+        on_start: called once, when the first child can be started.
+        elsewhere: the serving plane whose services are followed; None: predictors are processes of
+            this machine.
     """
 
     def __init__(

@@ -51,9 +51,12 @@ class TableBatch:
 
     Args:
         input: a file, a folder, `s3://bucket/prefix` or `postgresql://…?table=NAME`.
-        output: a folder or `s3://bucket/prefix`; the same one goes on with what was begun there.
-        version: None: the champion, or that of what was begun.
-        columns: request_id, event_time or a field → the input's column, where it has another name.
+        output: a folder or `s3://bucket/prefix`; with the same output, an unfinished batch is
+            continued.
+        version: number of the version; None means the champion, or the version of an unfinished
+            batch.
+        columns: request_id, event_time or a request field → the input's column, where the names
+            differ.
     """
 
     model: str
@@ -73,15 +76,15 @@ def score_table(platform: Platform, asked: TableBatch, report: Report) -> dict[s
     An output that is finished is left as it is.
 
     Args:
-        report: hears of each partition, those of earlier runs first.
+        report: called with each finished partition; partitions of earlier runs come first.
 
     Raises:
-        ConfigInvalid: an argument is none.
+        ConfigInvalid: an argument has no valid value.
         NotFound: there is no such model, version, champion, file or table.
-        InputInvalid: the input is no table of requests; names the file and the row.
-        Refused: the output is that of other work, or the input was changed meanwhile.
+        InputInvalid: the input is not a table of requests; the message names the file and the row.
+        Refused: the output belongs to other work, or the input was changed meanwhile.
         Busy: another batch writes there now.
-        Unavailable: a server does not answer. What is finished stays, whatever is raised.
+        Unavailable: a server does not answer. Finished partitions stay, whatever error is raised.
     """
     if not LEAST_ROWS <= asked.partition_rows <= MOST_ROWS:
         wanted = f"{LEAST_ROWS} to {MOST_ROWS}"

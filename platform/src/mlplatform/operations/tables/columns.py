@@ -56,13 +56,14 @@ def matched_columns(
     """Column of the request → the table's column and its type.
 
     Args:
-        found: the table's columns and their types, in Arrow's words.
-        overrides: names that a person gave for them.
-        is_text: cells are read as what is wanted, whatever the first of them look like.
+        found: column of the table → its type, as Arrow names it.
+        overrides: column of the request → the table's column that a person named for it.
+        is_text: whether the cells are texts, which are read as the wanted type whatever `found`
+            says.
 
     Raises:
         ConfigInvalid: `overrides` names a column that no request has.
-        InputInvalid: a column is missing, with a proposal; or it is of another type.
+        InputInvalid: a column is missing (the message proposes one), or has another type.
     """
     kinds = column_types(definition)
     names = match_columns(expected_columns(definition), found, overrides, source)

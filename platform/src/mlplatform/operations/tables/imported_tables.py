@@ -29,13 +29,14 @@ def local_input(
     """A local file or folder with a view's table, for the duration of the block.
 
     Args:
-        staging: a folder below which what lies elsewhere is copied meanwhile.
+        staging: a folder below which tables and objects from servers are copied for the duration of
+            the block.
 
     Raises:
         NotFound: there is no such table.
-        InputInvalid: a table lacks a column or has it of another type; or it is too large.
+        InputInvalid: a table lacks a column, has a column of another type, or is too large.
         Refused: an object was changed meanwhile.
-        Unavailable: its server does not answer.
+        Unavailable: the server does not answer.
     """
     if isinstance(source, Path):
         yield source

@@ -24,9 +24,9 @@ class Block:
     """The rows of one partition, in the file's order.
 
     Args:
-        first_row: its place in the file, from 0.
-        rows: columns named as the request's.
-        unread: position in the block → why a cell of it could not be read.
+        first_row: position of its first row in the file, from 0.
+        rows: the rows, with the request's column names.
+        unread: position in the block → why a cell of that row could not be read.
     """
 
     number: int

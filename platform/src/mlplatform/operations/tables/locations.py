@@ -31,7 +31,8 @@ class Table:
     """A table or view of a PostgreSQL database.
 
     Args:
-        name: of the table, with its schema before a point where it is in another one.
+        name: name of the table, as `schema.name` if it is in a schema that is not searched by
+            default.
     """
 
     address: Address
@@ -45,10 +46,10 @@ Output = Path | Bucket
 def input_of(text: str, key: str = "--input") -> Input:
     """
     Args:
-        key: what the person typed it as, for messages.
+        key: name of the option, for messages.
 
     Raises:
-        ConfigInvalid: it is no place of an input, or holds a password.
+        ConfigInvalid: the text names no input, or holds a password.
     """
     scheme = text.partition("://")[0] if "://" in text else ""
     match scheme:

@@ -27,8 +27,8 @@ class InputFile(_StoredPart, frozen=True):
     """One file of the input.
 
     Args:
-        name: below the input's folder or prefix; of a table, its name.
-        identity: changes with the content: `sha256:…`, or `etag:…` of an object.
+        name: path below the input's folder or prefix; for a table, its name.
+        identity: a text that changes with the content: `sha256:…`, or `etag:…` for an object.
     """
 
     name: str
@@ -40,11 +40,13 @@ class Plan(_StoredPart, frozen=True):
     """The input, model and options of a batch; written into the output before anything else.
 
     Args:
-        rules: digest of what the model's folder says of requests, features and the safe outcome;
-            empty in a plan of an earlier release.
-        columns: request_id, event_time and the request's fields → the input's columns, as asked.
-        as_of_ms: the event time of rows without one; no row may be later.
-        partition_rows: the most rows of one partition, which is a range of rows of one file.
+        rules: digest of what the model's folder declares about requests, features and the safe
+            outcome; empty in a plan of an earlier release.
+        columns: request_id, event_time and request fields → the input's columns, as the user named
+            them.
+        as_of_ms: latest event time that a row may have, and the event time of all rows if the input
+            has no such column.
+        partition_rows: largest number of rows in a partition, which is a range of rows of one file.
     """
 
     format: Literal["table-batch/1"]
@@ -69,11 +71,11 @@ class Partition(_StoredPart, frozen=True):
     """A finished partition: its place in the input, and its results.
 
     Args:
-        file: the place among the plan's files.
-        number: from 0 within the file.
-        is_last: no row of the file follows.
-        errors: rows without a decision; `first_errors` names the first of them.
-        without_features: view → rows that had no valid row of it.
+        file: position of its file in the plan.
+        number: number of the partition within the file, from 0.
+        is_last: whether it is the last of its file.
+        errors: number of rows without a decision; `first_errors` lists the first of them.
+        without_features: view → number of rows without a valid row of that view.
     """
 
     file: int

@@ -58,9 +58,9 @@ class ColumnSelection(NamedTuple):
     """The columns to read from a table.
 
     Args:
-        columns: in the order of the file.
+        columns: names of the columns, in the order of the file.
         order: columns by which the rows are sorted.
-        truths: those of them that are truths in the file; others are numbers, 0 or 1.
+        truths: columns that are booleans in the file; other booleans become the numbers 0 and 1.
     """
 
     columns: Sequence[str]
@@ -91,15 +91,15 @@ def export_columns(
     """Write columns of a table to a Parquet file, as of one moment.
 
     Args:
-        choose: what is read, of the table's columns and their types in PostgreSQL's words.
-        target: is made; beside it the rows lie as text meanwhile.
+        choose: returns the columns to read, from the table's columns and their PostgreSQL types.
+        target: the Parquet file to create; meanwhile the rows are in a text file beside it.
 
     Returns the SHA-256 of what the server sent, hexadecimal: the same for the same rows.
 
     Raises:
         NotFound: there is no such table.
-        ConfigInvalid, InputInvalid: it has not the columns, or is too large.
-        Unavailable: the server does not answer, or refuses.
+        ConfigInvalid, InputInvalid: the table lacks a column, or is too large.
+        Unavailable: the server does not answer, or refuses the request.
     """
     text = target.with_suffix(".text")
     try:
@@ -132,7 +132,7 @@ def arrow_types(kinds: Mapping[str, str], truth: pa.DataType) -> dict[str, str]:
     not supported.
 
     Args:
-        truth: of a boolean.
+        truth: the type to use for a boolean.
     """
     return {
         name: str(truth if kind == "boolean" else _TYPES[kind][1]) if kind in _TYPES else kind

@@ -38,10 +38,10 @@ class Requests:
     """The requests of a block, and the problems of its other rows.
 
     Args:
-        ids: of all rows, as texts; null where there is none.
-        good: the rows, by position in the block, that are requests.
-        table: those as `rows.request_schema` has them, pseudonyms as they are stored.
-        problems: position → why the row is none.
+        ids: ids of all rows, as texts; null where a row has none.
+        good: positions in the block of the rows that are requests.
+        table: those rows in the form of `rows.request_schema`, with stored pseudonyms.
+        problems: position of each other row → its problem.
     """
 
     ids: pa.ChunkedArray[Any]
@@ -61,10 +61,11 @@ def requests_of(
     """Read the requests of a block, and find the problem of each other row.
 
     Args:
-        block: columns named as the request's, in a type of `columns.column_types`.
+        block: rows with the request's column names, in types of `columns.column_types`.
         unread: position → why a cell of the row could not be read.
-        as_of_ms: event time of rows without one, where the table has no such column.
-        key: of pseudonyms.
+        as_of_ms: latest event time that a row may have, and the event time of all rows if the table
+            has no such column.
+        key: the secret by which keys become pseudonyms.
     """
     problems = dict(unread)
     is_good = np.ones(block.num_rows, np.bool_)

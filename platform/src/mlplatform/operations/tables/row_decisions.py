@@ -95,11 +95,11 @@ class RowDecisions:
     """Decides as a gateway does for a champion, without a time limit.
 
     Args:
-        safe: the decision where nothing can decide.
+        safe: the decision if nothing can decide.
 
     Raises:
         Refused: this machine lacks the accelerator.
-        Corrupt: ONNX Runtime does not take a graph of the bundle.
+        Corrupt: ONNX Runtime does not accept a graph of the bundle.
     """
 
     def __init__(
@@ -177,9 +177,10 @@ class RowDecisions:
         """All rows of a block as `RESULTS`, and their counts.
 
         Args:
-            ids: of all rows of the block.
-            good: those that were scored, by position.
-            problems: position of each other row → why it was not.
+            ids: ids of all rows of the block.
+            good: positions of the rows that were scored.
+            problems: position of each other row → why it was not scored.
+            first_row: position of the block's first row in the file, from 0.
         """
         count = len(ids)
         reasons, omitted = scored.reasons, scored.omitted

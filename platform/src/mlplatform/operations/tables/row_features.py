@@ -42,10 +42,10 @@ class Inputs:
     """The model's inputs of some requests.
 
     Args:
-        x: float32, rows by inputs.
-        kinds: for each request the place of its gaps among `gaps`.
-        gaps: the different ones.
-        without: of each of `gaps`, the views that the request has no valid row of.
+        x: the inputs, float32, rows by inputs.
+        kinds: for each request, the position of its gaps in `gaps`.
+        gaps: the different combinations of gaps.
+        without: for each entry of `gaps`, the views without a valid row.
     """
 
     x: NDArray[np.float32]
@@ -84,7 +84,7 @@ class RowFeatures:
     def inputs(self, requests: pa.Table) -> Inputs:
         """
         Args:
-            requests: `rows.request_schema`, in any order.
+            requests: requests in the form of `rows.request_schema`, in any order.
 
         Raises:
             InputInvalid: late rows would falsify the features.

@@ -53,13 +53,13 @@ def opened(
     """The input, with its columns checked; of a bucket, those of the first file.
 
     Args:
-        columns: of the request → the input's, where they differ.
-        staging: a folder that is made for what is brought here, and removed.
+        columns: column of the request → column of the input, where the names differ.
+        staging: a folder for copies from servers; it is created, and removed afterwards.
 
     Raises:
         NotFound: there is no such file, folder, object or table.
-        ConfigInvalid, InputInvalid: it holds no table, or one without the columns of a request.
-        Unavailable: its server does not answer.
+        ConfigInvalid, InputInvalid: the input is not a table, or lacks a column of the request.
+        Unavailable: the server does not answer.
     """
     staging.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

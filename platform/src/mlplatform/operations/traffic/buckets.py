@@ -38,7 +38,8 @@ class Level:
     """Buckets of one length.
 
     Args:
-        keep_ms: buckets that ended longer ago than that, before the newest event, are dropped.
+        keep_ms: how long before the newest event a bucket must have ended to be dropped, in
+            milliseconds.
     """
 
     length_ms: int
@@ -60,8 +61,8 @@ class Counts:
     """The counts of one bucket.
 
     Args:
-        alerts: among the answers that are not degraded.
-        latency: answers by bin of `EDGES`.
+        alerts: number of alerts among the answers that are not degraded.
+        latency: number of answers in each bin of `EDGES`.
     """
 
     requests: int
@@ -87,7 +88,7 @@ def bucket_counts(table: pa.Table, alerting: Sequence[str]) -> dict[Key, Counts]
     """Counts of the records, in buckets of every level.
 
     Args:
-        table: has `COLUMNS`; its kinds are among `KINDS`.
+        table: records with the columns `COLUMNS`, of kinds among `KINDS`.
         alerting: the decisions that are alerts.
     """
     if not len(table):

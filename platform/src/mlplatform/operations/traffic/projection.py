@@ -79,10 +79,10 @@ class TrafficReport:
     """The counts of a model's traffic in a range of event time.
 
     Args:
-        length_ms: of each bucket.
+        length_ms: length of each bucket in milliseconds.
         newest_ms: event time of the newest record that was counted.
-        position: per writer, the last number that was counted.
-        samples: by kind, what was seen at a time, oldest first.
+        position: per writer, the number of the last record that was counted.
+        samples: kind → pairs of a time and the sample taken then, oldest first.
     """
 
     length_ms: int
@@ -109,7 +109,7 @@ def advance(
     """Count new records of the log; returns whether all were counted.
 
     Args:
-        alerting: the decisions that are alerts, as the model's definition has them now.
+        alerting: the decisions that are alerts by the model's present definition.
 
     Raises:
         Unavailable: the log or the file can't be read or written now.

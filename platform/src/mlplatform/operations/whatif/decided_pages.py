@@ -138,11 +138,12 @@ class PageLabels:
     """Labels of a page's requests, where they are classes or numbers.
 
     Args:
-        known: which requests have one.
-        numbers: of each request, NaN where it is not known; empty of classes.
-        rows, places: of classes, the requests that are measured, and the place of the right class
-            among those of the model.
-        probabilities: of these requests by both bundles, in the order of the model's classes.
+        known: for each request, whether it has a label.
+        numbers: number of each request, NaN if it is not known; empty for classes.
+        rows, places: for classes, positions of the requests that are measured, and position of each
+            right class among the model's classes.
+        probabilities: probabilities of these requests by both bundles, in the order of the model's
+            classes.
     """
 
     known: Flags
@@ -241,7 +242,7 @@ def requests_of(
     """All pages as one.
 
     Args:
-        pages: at least one.
+        pages: pages to join; at least one.
     """
 
     def side(number: int) -> ReplayResult:
@@ -310,7 +311,7 @@ def own_decisions(
     the same; of numbers, within the tolerance.
 
     Args:
-        again: what its bundle says of all requests.
+        again: the present answers of the version's bundle to all requests.
     """
     own = joined(pages, lambda page: (page.version == version) & page.sound)
     names = np.array(again.scale.names, dtype=object)

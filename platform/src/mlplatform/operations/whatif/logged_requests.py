@@ -29,7 +29,7 @@ class LoggedRequests:
     """The decisions in a range of event time, page by page, without voided ones.
 
     Args:
-        from_ms, to_ms: event time; what was labelled or taken back later counts too.
+        from_ms, to_ms: range of event time of the requests; labels and voids may be later.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class LoggedRequests:
         decision hides their outcome.
 
         Args:
-            logged: the decisions that were given.
+            logged: the decisions that were given at that time.
         """
         outcome = np.array([self._labels.get(i, UNKNOWN) for i in ids], dtype=np.int8)
         outcome[outcome > 0] = POSITIVE

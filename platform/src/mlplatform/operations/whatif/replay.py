@@ -66,15 +66,17 @@ class Replay(msgspec.Struct, frozen=True):
     """What a replay found.
 
     Args:
-        reference, candidate: what was replayed, in words.
-        left_out: decisions made without fresh features, which no bundle could be blamed for.
-        erased: decisions whose inputs were erased from the log, which nobody can decide again.
-        served: decisions that the reference itself answered when they were made; `alike` of them
-            come out the same from the log now.
-        shadow: what shadow saw of the two later, where it was judged.
-        added, dropped: reasons of the candidate's own alerts, and of the reference's; None: the
-            bundle is not of the registry, and only those are explained. UNSET, and not in its JSON:
-            neither bundle has alerts.
+        reference, candidate: the two sides, in words.
+        left_out: number of decisions made without fresh features, for which no bundle is
+            responsible.
+        erased: number of decisions whose inputs were erased from the log, so that they can't be
+            repeated.
+        served: number of decisions that the reference itself answered at that time; for `alike` of
+            them the replay gives the same.
+        shadow: later disagreement of the two in shadow, if it was judged.
+        added, dropped: reasons of alerts that only the candidate raises, and of those that only the
+            reference raises. None if the side has no folder, because reasons need the bundle on
+            disk. UNSET, and absent from JSON, if neither bundle has alerts.
     """
 
     model: str
@@ -97,7 +99,8 @@ class Side:
     """One of the two bundles, ready to decide.
 
     Args:
-        folder: of its bundle; None where nobody may load it but a confined process.
+        folder: the folder of its bundle; None if only a confined process may load it, or if the
+            thresholds differ from the bundle's on disk.
     """
 
     title: str
@@ -157,11 +160,10 @@ def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
     """A model with the same bundle that decides from other scores, or numbers, on.
 
     Args:
-        begins: outcome → the calibrated score (0-1), or the number, from which on it is given
-            instead.
+        begins: outcome → new calibrated score (0-1), or number, at which it begins.
 
     Raises:
-        ConfigInvalid: the bundle has no such outcome, or one would begin before a weaker one.
+        ConfigInvalid: the bundle has no such outcome, or an outcome would begin below a weaker one.
     """
     bundle = side.bundle
     others = () if bundle.scale.by_class else bundle.scale.names[1:]
@@ -194,7 +196,8 @@ def _may_begin(
     """Whether outcomes may begin there.
 
     Args:
-        after: of all outcomes but the first. begins: of those that are changed.
+        after: values of all outcomes but the first.
+        begins: values of the outcomes that are changed.
     """
     values = scale.begins(after)
     if scale.number is not None:
@@ -217,9 +220,9 @@ def replay(
         tell: called with the number of requests that are done.
 
     Raises:
-        InputInvalid: no request, or more than fit into memory; or the candidate reads a feature
-            that was not read when the requests were served.
-        Refused: a bundle decides another kind of thing than the model, or the other bundle.
+        InputInvalid: there is no request, or there are too many for the memory; or the candidate
+            reads a feature that was not read when the requests were served.
+        Refused: a bundle has another task than the model or the other bundle.
     """
     definition, views = platform.definition(model), platform.views(model)
     _check_tasks(definition, reference, candidate)
