@@ -142,7 +142,8 @@ class KubernetesApi:
             force: take over fields that another manager owns.
 
         Raises:
-            Conflict: another manager owns a field with another value; the error names both.
+            Conflict: another manager owns a field with another value; the error names the manager
+                and the field.
             Refused: validation or admission refused it; the error has the server's words.
         """
         query = {"fieldManager": manager, "fieldValidation": "Strict"}

@@ -183,7 +183,7 @@ def interval(
 def _bounds(
     metric: Metric, requests: PartialOutcomes, found: Floats, unknown: Flags, error_share: float
 ) -> MetricBounds:
-    """Args: found: what each request's outcome counts for. unknown: those that may be anything."""
+    """Args: found: weight of each request's outcome. unknown: those that may be anything."""
     value = _ratio(metric, found)
     ends = [_extreme(metric, found, unknown, value, sign) for sign in (-1.0, 1.0)]
     shares = [_ratio(metric, end) for end in ends]

@@ -77,12 +77,13 @@ class GatePlan:
 
     Args:
         tolerance: tolerance of the gate; None if the step does not ask it.
-        hours: median until HEALTHY for a challenger as good as the champion; None: not within
-            `LONGEST` deadlines; 0 if the step does not ask.
+        hours: median until HEALTHY for a challenger as good as the champion; None means more than
+            `LONGEST` deadlines. 0 if the step does not ask.
         requests, customers, customer_days, positives: counts of the challenger's arm by then.
         passes: chance that such a challenger has passed it at the deadline.
         stops: chance that one with `HARM` times the limit is stopped by the deadline.
-        exposed_customers, exposed_requests: how many this one has answered by its end, on average.
+        exposed_customers, exposed_requests: number that this one has answered by its end, on
+            average.
         loss: number of those requests (for alerts, of their alerts) that go wrong.
     """
 
@@ -106,7 +107,7 @@ class StagePlan:
     """The plan of a step.
 
     Args:
-        hours: median until every gate is HEALTHY; None: not within `LONGEST` deadlines.
+        hours: median until every gate is HEALTHY; None means more than `LONGEST` deadlines.
         late_hours: hours until `SURE` of the challengers as good as the champion have passed.
         passes: chance that such a challenger has passed at the deadline.
         decides: name of the gate, or of the sample, that is complete last.
@@ -131,12 +132,12 @@ class Confirmation:
         positives: expected number of positives in the shadow phase.
         passes: chance that a version is confirmed that finds as many positives as its champion.
         stops: chance that one is taken back that misses `HARM` times the limit more.
-        requests: number in shadow that confirms with chance `SURE`; None: no label says positive,
-            or no number would do, because decisions hide too much.
+        requests: number in shadow that confirms with chance `SURE`; None means that no label says
+            positive, or that decisions hide too much.
         hidden: number of requests of the shadow phase whose outcome the champion's decision hides;
             `let_through` of them are known all the same.
         exploration: smallest share of `SLICES` that would confirm with chance `SURE` at this
-            sample; None: none would, or nothing is hidden.
+            sample; None means that none would, or that nothing is hidden.
     """
 
     tolerance: float
@@ -154,7 +155,7 @@ class Progress:
     """The progress of a step for challengers as good as the champion.
 
     Args:
-        ended: hours until each challenger has passed; infinite: not within `LONGEST` deadlines.
+        ended: hours until each challenger has passed; infinite means more than `LONGEST` deadlines.
         passes: chance that a challenger has passed by the deadline.
     """
 
@@ -178,8 +179,7 @@ def progress(
     """When a step is passed and with which chance, without the needs of each gate.
 
     Args:
-        expected: expected alerts; None: the challenger's are not known, and gates on alerts are
-            left out.
+        expected: expected alerts; None if they are not known, which leaves out the gates on alerts.
         drawn: number of challengers to simulate.
     """
     schedule = _schedule(profile, stage, drawn)

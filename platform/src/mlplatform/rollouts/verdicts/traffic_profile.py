@@ -121,8 +121,8 @@ class Slice:
         latency_us: microseconds; -1 if not recorded.
         hours: length of the stretch, in hours of event time.
         positives: number of positive labels that arrived in it; None if no label arrived.
-        hiding: scores of the champion's answers whose decision hides the outcome; None if that is
-            not looked for.
+        hiding: scores of the champion's answers whose decision hides the outcome; None means no
+            such answer.
     """
 
     event_ms: Integers
