@@ -35,7 +35,8 @@ class ReplayClock(SystemClock):
     the decision log.
 
     Args:
-        watermark: returns the largest event time in the log, or None while it is empty.
+        watermark: returns the largest event time in the log, epoch milliseconds; None while it is
+            empty.
         start_ms: event time before the first record.
     """
 

@@ -8,8 +8,9 @@ def exact_share(hits: float, others: float, error_share: float) -> tuple[float, 
     if nothing was counted.
 
     Args:
-        hits, others: how many are and are not; not whole where they stand for clustered data
-            (the effective size of Korn and Graubard, Survey Methodology 24, 1998).
+        hits, others: number of hits and of all others. For clustered data these are not whole
+            numbers (the effective size of Korn and Graubard, Survey Methodology 24, 1998).
+        error_share: chance (0-1) that the share lies outside of the interval.
 
     Source: Clopper and Pearson, Biometrika 26 (1934).
     """

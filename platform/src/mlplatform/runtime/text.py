@@ -89,12 +89,12 @@ def cleaned(field: str, text: str, *, lines: bool = False) -> str:
     Words of different scripts may stand side by side; one word may not mix them.
 
     Args:
-        field: what the text is, as its writer knows it: `--reason`, `model.yaml: owner`.
+        field: the name of the text for its writer: `--reason`, `model.yaml: owner`.
         lines: whether it may have line breaks and tabs.
 
     Raises:
-        InputInvalid: it holds a character that shows nothing or steers a terminal, too many
-            combining marks, or a word of two scripts. Names the character by its code point.
+        InputInvalid: the text has an invisible character or one that controls a terminal, too many
+            combining marks, or a word of two scripts. The message gives the character's code point.
     """
     normal = _visible(field, text, _LINES if lines else frozenset())
     for letters, word in groupby(normal, key=_is_of_word):

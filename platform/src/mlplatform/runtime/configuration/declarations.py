@@ -27,17 +27,18 @@ class Setting:
     """An environment variable.
 
     Args:
-        name: without `PREFIX`.
-        type: what its text is, of `kinds`.
-        default: as text; empty: not set.
-        read_by: the processes that its value changes, by their names in `process.ENTRIES`;
-            `supervisor` is `mlplatform up`.
-        meaning: what it decides, in Markdown.
-        place: the field of `Settings` that has its value, with dots; empty: its name's; None: none.
-        needs: settings that must stand beside it.
-        shown: the default in words, where its text says little.
-        in_cluster: profile `cluster` needs it.
-        unless: a setting that takes its place there.
+        name: the variable's name without `PREFIX`.
+        type: the type of its value, one of `kinds`.
+        default: the default as text; empty if it is not set.
+        read_by: names, in `process.ENTRIES`, of the processes that its value changes; `supervisor`
+            is `mlplatform up`.
+        meaning: what the setting does, in Markdown.
+        place: the field of `Settings` with its value, with dots; empty: the field with the same
+            name; None: there is no such field.
+        needs: names of settings that must also be set.
+        shown: the default in words, if its text is not clear enough.
+        in_cluster: whether profile `cluster` requires it.
+        unless: a setting that can be given instead in that profile.
     """
 
     name: str

@@ -10,8 +10,8 @@ class Entrance:
     """The Gateway through which raw callers come.
 
     Args:
-        namespace, gateway: of the Gateway.
-        domain: raw callers of a model ask for the host `<model>.<domain>`.
+        namespace, gateway: namespace and name of the Gateway.
+        domain: end of the host names: raw callers of a model use the host `<model>.<domain>`.
     """
 
     namespace: str

@@ -17,7 +17,8 @@ class IdentityProvider:
     A field means what its row of `declarations` says (`SIGN_IN_...`).
 
     Args:
-        client_secret_file: read at each sign-in; None: a public client, which PKCE alone protects.
+        client_secret_file: file that is read at each sign-in; None for a public client, which only
+            PKCE protects.
     """
 
     url: str

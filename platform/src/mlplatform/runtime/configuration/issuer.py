@@ -17,7 +17,7 @@ class Issuer:
     A field means what its row of `declarations` says (`OIDC_...`).
 
     Args:
-        scopes_claim: its value is one text with spaces, or a list.
+        scopes_claim: name of the claim with the scopes, as one text with spaces or as a list.
     """
 
     url: str

@@ -18,12 +18,14 @@ class Servers:
         gateway: http://host:port of the scoring API.
         prefect: http://host:port of Prefect's server.
         mlflow: http://host:port of the registry.
-        page: http://host:port of the platform's own page, as who shows it to people asks for it.
+        page: http://host:port of the platform's page, as the program that forwards people to it
+            reaches it.
         alertmanager: http(s)://host:port of the Alertmanager whose alerts the page shows.
-        prometheus: http(s)://host:port of the Prometheus that knows what is spent of budgets.
-        prefect_auth: user:password that Prefect's server asks for, which child processes inherit
-            from the environment; empty: it asks for none.
-        mlflow_token_file: of the registry's token; None: the one in the home folder.
+        prometheus: http(s)://host:port of the Prometheus that measures how much of error budgets is
+            spent.
+        prefect_auth: user:password for Prefect's server, which child processes inherit from the
+            environment; empty if the server needs none.
+        mlflow_token_file: file with the registry's token; None means the file in the home folder.
     """
 
     gateway: str = ""

@@ -40,9 +40,11 @@ class Home:
     """The folder that holds all state (0700), and the names within it.
 
     Args:
-        shared_bundles: a folder outside of it, on a volume that predictors read too; None: within.
-        shared_pseudonym_key: the file of a key that several homes have in common; None: its own.
-        has_neighbours: whether other users may work on its machine; in a pod there are none.
+        shared_bundles: a folder for bundles outside of the home folder, on a volume that predictors
+            also read; None: bundles are in the home folder.
+        shared_pseudonym_key: file with a key that several home folders share; None: the home folder
+            has its own.
+        has_neighbours: whether other users may work on this machine; not so in a pod.
     """
 
     root: Path
@@ -233,8 +235,8 @@ class Argo:
     """The namespace and the artifacts of Argo, for jobs that run as its workflows.
 
     Args:
-        namespace: of the workflows and their templates (`argo/`).
-        artifacts: URI of what the namespace's default artifact repository names: s3://bucket.
+        namespace: namespace of the workflows and their templates (`argo/`).
+        artifacts: URI of the namespace's default artifact repository: s3://bucket.
     """
 
     namespace: str
@@ -246,14 +248,13 @@ class OnKServe:
     """The predictors of a cluster, on KServe.
 
     Args:
-        namespace: of their InferenceServices.
-        bundles: `pvc://claim` or `pvc://claim/folder`: the shared volume that is mounted as this
-            platform's `<home>/bundles` (or where `MLPLATFORM_BUNDLES` says), as pods of that
-            namespace name it.
-        replicas: pods of each version, on a cluster that has no room for as many as the model's
-            tier asks for; None: as many as that.
+        namespace: namespace of their InferenceServices.
+        bundles: `pvc://claim` or `pvc://claim/folder`, as pods of that namespace name the shared
+            volume. It is mounted here as `<home>/bundles`, or where `MLPLATFORM_BUNDLES` says.
+        replicas: number of pods of each version, for a cluster with little room; None: as many as
+            the model's tier requires.
         prometheus: URL of the Prometheus that scrapes the predictors, as KEDA's operator reaches
-            it; None: no autoscaler.
+            it; None if there is no autoscaler.
     """
 
     namespace: str
@@ -273,14 +274,15 @@ class Settings:
     A field means what its row of `declarations` says, and has the row's default.
 
     Args:
-        kafka: None: the embedded topics.
-        oidc: None: API keys alone are taken.
-        identity_provider: None: people sign in with their keys alone.
-        argo: None: a pool of processes on this machine runs heavy jobs.
-        postgres, redis, mlflow_postgres: None: SQLite in the home folder.
-        kserve: None: predictors are processes of this machine.
-        entrance: of clients that call KServe's predictors past the gateway; None: there are none.
-        servers: of this platform that are not on this machine.
+        kafka: None means the embedded topics.
+        oidc: None means that only API keys are accepted.
+        identity_provider: None means that people sign in with their keys only.
+        argo: None means that a pool of processes on this machine runs heavy jobs.
+        postgres, redis, mlflow_postgres: None means SQLite in the home folder.
+        kserve: None means that predictors are processes of this machine.
+        entrance: entrance for clients that call KServe's predictors directly; None if there are
+            none.
+        servers: parts of this platform that run on other machines.
     """
 
     home: Home

@@ -86,12 +86,13 @@ class HttpLimits:
     """The limits of connections.
 
     Args:
-        connections: of all clients together.
-        strangers: of those, connections on which nobody has proven who it is; for one more, the
-            oldest of the peer that holds most of them gets an error and is closed.
-        arrival_s: from a connection's or a request's first byte to its last: 1 MB on a slow line
-            takes less.
-        idle_s: between requests; also how long an answer waits to be read.
+        connections: number of connections of all clients together.
+        strangers: how many of them may belong to clients that have not proven who they are. For one
+            more, the oldest connection of the peer that holds most of them gets an error and is
+            closed.
+        arrival_s: seconds from the first byte of a connection or request to its last; enough for 1
+            MB on a slow line.
+        idle_s: seconds between two requests, and for the client to read an answer.
     """
 
     connections: int = 4096

@@ -22,8 +22,8 @@ class CrossSiteGuard:
     first names itself in `Origin`, the second in `Host`; programs send no `Origin`.
 
     Args:
-        hosts: what `Host` may be, each with its port.
-        scheme: of its own pages, where a browser finds them.
+        hosts: allowed values of `Host`, each with its port.
+        scheme: scheme of its own pages, as browsers use it.
         refused: called for each request that is refused.
     """
 

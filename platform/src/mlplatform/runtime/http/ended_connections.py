@@ -16,8 +16,8 @@ class EndedConnections:
     """Counts ended connections, and stores one refusal a minute with their number.
 
     Args:
-        listener: its name.
-        refusals: of the home; None: nothing is kept.
+        listener: name of the listener.
+        refusals: where refusals are stored; None: nothing is stored.
     """
 
     def __init__(

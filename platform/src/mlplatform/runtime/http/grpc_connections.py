@@ -52,7 +52,7 @@ class GrpcConnections:
     gRPC accepts them by itself, so they are found among the open files of the process (Linux).
 
     Args:
-        ended: counts the connections that were ended.
+        ended: counts connections that were ended because of a limit.
     """
 
     def __init__(self, ended: EndedConnections | None = None) -> None:
@@ -83,7 +83,7 @@ class GrpcConnections:
         """Note that the caller on this connection has proven who it is.
 
         Args:
-            peer: as the call's context names it: `ipv4:127.0.0.1:40000`.
+            peer: the peer in the form of the call's context: `ipv4:127.0.0.1:40000`.
         """
         found = _PEER.fullmatch(unquote(peer))
         if found is not None:

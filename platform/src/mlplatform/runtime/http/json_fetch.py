@@ -107,11 +107,11 @@ def fetch(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
     """The body at a URL, without following redirects.
 
     Args:
-        url: http or https, as settings and discovery check it; no file.
-        timeout_s: for connecting, and again for the answer from its first byte to its last.
+        url: an http or https address, as settings and discovery check it.
+        timeout_s: seconds to connect, and again from the answer's first byte to its last.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: there is no such body in time.
     """
     request = urllib.request.Request(url, headers=_ACCEPT)  # noqa: S310
     return _body(request, _FetchLimits(timeout_s, most_bytes))

@@ -32,7 +32,8 @@ def add_options(parser: argparse.ArgumentParser, *, must_be_read: bool) -> None:
     """Add the options for where a process shows its metrics, and who may read them.
 
     Args:
-        must_be_read: else the process may be started without a token, and nobody reads them.
+        must_be_read: whether a token is required; if not, the process can start without one, and
+            nobody can read its metrics.
     """
     parser.add_argument("--host", default="127.0.0.1", help="where who scrapes calls")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
@@ -54,7 +55,7 @@ class MetricsListener:
         """Start to show the metrics, and write where into the address file.
 
         Args:
-            refusals: where connections are kept that were ended for what they did.
+            refusals: where connections are reported that were ended because of a limit.
 
         Raises:
             ConfigInvalid: the token's file can't be read, or is empty.
@@ -79,8 +80,8 @@ def listen(
     """Serve on a thread of its own. Returns the port.
 
     Args:
-        port: 0: any that is free.
-        ended: counts connections that were ended for what they did.
+        port: the port; 0: any free port.
+        ended: counts connections that were ended because of a limit.
 
     Raises:
         ConfigInvalid: the token is empty.

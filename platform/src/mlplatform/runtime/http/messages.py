@@ -48,8 +48,9 @@ class Reply:
         """The bytes on the wire: head and body in one.
 
         Args:
-            closes: whether the connection ends with it.
-            to_head: whether HEAD asked: then the body's length is there, and no body.
+            closes: whether the connection ends after this answer.
+            to_head: whether the request was HEAD; then the answer has the body's length but not the
+                body.
         """
         length = b"content-length: %d\r\n\r\n" % len(self.body)
         if closes:
@@ -62,7 +63,7 @@ class Refusal(Exception):
     """A request that the connection itself refuses.
 
     Args:
-        name: of the reason, stable for programs.
+        name: name of the reason, which programs can rely on.
         detail: a sentence for a person.
     """
 
@@ -83,10 +84,10 @@ class Request:
     """One HTTP request; its body may still be arriving.
 
     Args:
-        path: decoded, without the query.
-        headers: names in lower case; of a repeated header the last counts.
-        is_last: nothing more is read from its connection after it.
-        limit_bytes: of the body.
+        path: the decoded path, without the query.
+        headers: lower-case name → value; the last one of a repeated header.
+        is_last: whether no further request is read from its connection.
+        limit_bytes: largest size of the body.
     """
 
     __slots__ = (

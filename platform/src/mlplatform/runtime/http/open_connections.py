@@ -14,9 +14,9 @@ class ConnectionLimits:
     """The number of connections that a listener holds.
 
     Args:
-        connections: of everybody together.
-        strangers: of those, how many may belong to peers that have not proven who they are on
-            these connections. As many places are always left for such peers.
+        connections: number of connections of all peers together.
+        strangers: how many of them may belong to peers that have not proven who they are on them.
+            The same number of places is always left for such peers.
     """
 
     connections: int

@@ -30,11 +30,11 @@ class Problem(PlatformError):
 
     Args:
         status: the HTTP status.
-        name: last part of the problem's type, stable for programs.
+        name: last part of the problem's type, which programs can rely on.
         detail: a sentence for a person.
-        field: the offending field or header, if there is one.
-        retry_after_s: when trying again makes sense.
-        allow: methods that would have been right.
+        field: the field or header that is wrong; None if there is none.
+        retry_after_s: seconds after which the request may succeed; None if that is not known.
+        allow: the allowed methods, for status 405; otherwise None.
     """
 
     def __init__(

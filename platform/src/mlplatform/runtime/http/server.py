@@ -52,13 +52,14 @@ class Life:
     """The steps around serving.
 
     Args:
-        start: before the first connection is taken.
-        begin_drain: at the signal to end; connections are still taken, and closed after an answer.
-        stop: when the last request is answered.
-        is_useful: once this says no, the server ends by itself.
-        linger_s: how long connections are taken after `begin_drain`: a request that was on its way
-            then is answered, and its sender learns that the connection ends.
-        drain_s: how long requests may take to be finished after that.
+        start: called before the first connection is accepted.
+        begin_drain: called at the signal to end. Connections are still accepted, and each is closed
+            after an answer.
+        stop: called after the last request is answered.
+        is_useful: returns False once the server must end by itself.
+        linger_s: seconds after `begin_drain` for which connections are accepted. A request that was
+            under way then is answered, and its sender learns that the connection ends.
+        drain_s: seconds after that in which requests must be finished.
     """
 
     start: Callable[[], Awaitable[None]] = _nothing
@@ -76,7 +77,7 @@ class Server:
     A second signal ends it without waiting for anything. `gave_up` says that it ended by itself.
 
     Args:
-        ended: counts connections that were ended for what they did.
+        ended: counts connections that were ended because of a limit.
     """
 
     def __init__(

@@ -22,8 +22,8 @@ class TokenGate:
     the second.
 
     Args:
-        name: what a browser calls the server where it asks.
-        admit: called with each request of a caller that knows the token.
+        name: name of the server, which a browser shows when it asks for the password.
+        admit: called with each request of a caller that has the token.
     """
 
     def __init__(

@@ -44,12 +44,12 @@ class UvicornLimits:
     """The limits of connections.
 
     Args:
-        connections: of everybody together.
-        strangers: of those, connections on which nobody has been let in.
-        arrival_s: of strangers: from a connection's or a request's first byte to its last; also how
-            long an answer may wait to be read.
-        transfer_s: the same, of callers that were let in: bundles and pages take longer.
-        idle_s: between two requests.
+        connections: number of connections of all clients together.
+        strangers: how many of them may belong to clients that were not admitted.
+        arrival_s: for clients that were not admitted, seconds from the first byte of a connection
+            or request to its last, and for the client to read an answer.
+        transfer_s: the same for admitted clients, because bundles and pages take longer.
+        idle_s: seconds between two requests.
     """
 
     connections: int = 192
@@ -80,8 +80,8 @@ class ListenerConnections:
     """The connections of one listener: which are open, which were admitted, and which have to end.
 
     Args:
-        name: of the listener, in refusals.
-        refusals: where connections that were ended are reported.
+        name: name of the listener in refusals.
+        refusals: where ended connections are reported.
     """
 
     def __init__(
@@ -171,10 +171,10 @@ def serve(
     It listens on the socket that a supervisor has handed down, else on host and port.
 
     Args:
-        stop_s: how long requests may take to be finished then.
+        stop_s: seconds in which requests must be finished after the signal.
 
     Raises:
-        SystemExit: it did not start; its log says why.
+        SystemExit: the server did not start; its log says why.
     """
     server = uvicorn.Server(
         uvicorn.Config(

@@ -24,10 +24,10 @@ def ending(
     """How a process ended that nobody had asked to end.
 
     Args:
-        returncode: as subprocess has it: negative for a signal.
-        kills_before, kills_after: the kernel's counts of kills for memory when the process started
-            and when it had ended; None where the system tells none.
-        last_lines: the end of what it wrote to its log.
+        returncode: the return code as in subprocess: negative for a signal.
+        kills_before, kills_after: the kernel's counts of processes killed for memory at the
+            process's start and after its end; None if the system has no such count.
+        last_lines: the end of its log.
     """
     if returncode == -signal.SIGKILL:
         return f"was killed (signal 9): {_killer(kills_before, kills_after)}"

@@ -58,8 +58,8 @@ class ProcessRecord(msgspec.Struct, frozen=True):
     """The record of one child at the last write.
 
     Args:
-        ended: what ended its last process that nobody asked to end; empty where none did.
-        ended_ms: when, epoch milliseconds.
+        ended: what ended its last process unexpectedly; empty if nothing did.
+        ended_ms: when that was, epoch milliseconds; None if there was no such end.
     """
 
     name: str

@@ -31,10 +31,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """The values of a child's command line.
 
     Args:
-        module, name: of the work's `Prepare`.
-        channel: open file to be asked and to answer on.
-        parent: read end of a pipe whose other end only the parent holds.
-        files: open files of the work.
+        module, name: module and name of the work's `Prepare` function.
+        channel: descriptor on which it receives requests and sends answers.
+        parent: descriptor of the read end of a pipe whose other end only the parent holds.
+        files: descriptors of the work's files.
     """
 
     module: str

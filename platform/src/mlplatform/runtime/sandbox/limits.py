@@ -18,8 +18,8 @@ class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of one confined process, beyond what its loaded libraries use.
 
     Args:
-        memory_bytes: that it may map.
-        cpu_s: processor time in its whole life.
+        memory_bytes: bytes of memory that it may map.
+        cpu_s: processor seconds in its whole life.
     """
 
     memory_bytes: int

@@ -48,11 +48,12 @@ class Sandbox:
     """A confined process for one kind of work; it ends with this object or with this process.
 
     Args:
-        prepare: makes the answer to requests; a function of a module, which the child imports.
-        files: descriptors that it may read; they stay the caller's to close.
+        prepare: returns the function that answers requests; a function at the top of a module,
+            which the child imports.
+        files: descriptors that the process may read; the caller closes them.
 
     Raises:
-        Unavailable: it does not start.
+        Unavailable: the process does not start.
     """
 
     def __init__(self, prepare: Prepare, limits: ProcessLimits, files: Sequence[int] = ()) -> None:
@@ -111,11 +112,12 @@ class Sandbox:
         """The answer to a request.
 
         Args:
-            cpu_s: processor time after which it is ended.
-            reply_bytes: that the answer's arrays may have.
+            cpu_s: processor seconds after which the process is ended.
+            reply_bytes: largest size of the answer's arrays together.
 
         Raises:
-            WorkRefused: it was refused, or ended, and why; the text holds no path.
+            WorkRefused: the request was refused or the process has ended, with the reason; the text
+                holds no path.
         """
         wall_s = WALL_PER_CPU * cpu_s + WALL_MORE_S
         frame = self._exchange(Frame({**body, "cpu_s": cpu_s}, arrays), wall_s, reply_bytes, cpu_s)

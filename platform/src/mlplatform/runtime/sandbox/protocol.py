@@ -61,11 +61,11 @@ def read(receive: Callable[[int], bytes | bytearray], most_bytes: int) -> Frame:
     """The next frame.
 
     Args:
-        receive: returns exactly the number of bytes that it is asked for.
-        most_bytes: of its arrays together; nothing is allocated for more.
+        receive: returns exactly the requested number of bytes.
+        most_bytes: largest size of the frame's arrays together; nothing larger is allocated.
 
     Raises:
-        BrokenFrame: it is none, or larger.
+        BrokenFrame: the bytes are not a frame, or the frame is larger.
     """
     (length,) = _LENGTH.unpack(receive(_LENGTH.size))
     if length > MOST_HEAD_BYTES:

@@ -22,10 +22,11 @@ class Address:
     """A server, and how to connect to it.
 
     Args:
-        url: as it was given, without any secret.
-        name: the database within it: a name for PostgreSQL, a number for Redis.
-        password_file: read at each connection, so that a new password needs no restart.
-        tls: the connection is encrypted, and the certificate is of `host` and trusted.
+        url: the address as it was given, without any secret.
+        name: the database on the server: a name for PostgreSQL, a number for Redis.
+        password_file: file that is read at each connection, so that a new password needs no
+            restart; None without a password.
+        tls: whether the connection is encrypted, with a trusted certificate of `host`.
         authority: PEM file of the trusted authorities; None: those that this machine trusts.
     """
 
@@ -55,12 +56,12 @@ class Brokers:
     """A cluster of Kafka, and how to connect to it.
 
     Args:
-        variable: that names it.
-        url: as it was given, without any secret.
-        hosts: `host:port` of one broker or more, which name the others.
-        user: who proves to know the password (SCRAM-SHA-512); None: the brokers ask for nobody.
-        password_file: read whenever a client is made; there is one where there is a user.
-        tls: connections are encrypted, and certificates are of the hosts and trusted.
+        variable: the setting that names the brokers.
+        url: the address as it was given, without any secret.
+        hosts: `host:port` of one or more brokers, from which a client learns the others.
+        user: name for the sign-in with a password (SCRAM-SHA-512); None if the brokers need none.
+        password_file: file that is read whenever a client is created; required if there is a user.
+        tls: whether connections are encrypted, with trusted certificates of the hosts.
         authority: PEM file of the trusted authorities; None: those that this machine trusts.
     """
 

@@ -20,8 +20,8 @@ class DiskSpace:
     """The disk that holds a folder.
 
     Args:
-        free_bytes: that this user may still write.
-        size_bytes: of the whole disk, 0 where the system does not say.
+        free_bytes: bytes that this user can still write.
+        size_bytes: bytes of the whole disk; 0 if the system does not tell it.
     """
 
     free_bytes: int

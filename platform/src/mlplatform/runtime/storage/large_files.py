@@ -46,10 +46,10 @@ def copy(source: int, target: Path, mode: int) -> str:
     """Copy an open file to a new one, which is on the disk afterwards; returns its SHA-256.
 
     Args:
-        source: descriptor to read from, at its present position.
+        source: descriptor that is read from its present position.
 
     Raises:
-        OSError: it can't be read, or the copy can't be written; what was written of it stays.
+        OSError: the source can't be read or the copy can't be written; an incomplete copy stays.
     """
     hashed = hashlib.sha256()
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

@@ -23,7 +23,7 @@ class Objects:
     """The objects below a prefix of a bucket, by the rest of their keys.
 
     Args:
-        uri: s3://bucket/prefix; who and where is said by the variables of AWS's SDK.
+        uri: s3://bucket/prefix; the AWS SDK's variables give credentials and server.
     """
 
     def __init__(self, uri: str) -> None:
@@ -60,7 +60,7 @@ class Objects:
         """The content of an object.
 
         Args:
-            tag: that it must have; else it is not given.
+            tag: the tag that the object must have, or the call fails; None: any.
         """
         condition = {} if tag is None else {"IfMatch": tag}
         with self._translated():

@@ -24,10 +24,10 @@ class Rule:
     """The rule for files that may be opened.
 
     Args:
-        most_bytes: of the file.
-        closed: no file below these folders is opened,
-        but: except below these.
-        anyones: whether it may be another user's, or have a second name.
+        most_bytes: largest size of the file.
+        closed: folders below which no file is opened.
+        but: folders within them whose files are opened nevertheless.
+        anyones: whether the file may belong to another user, or have a second name (hard link).
     """
 
     most_bytes: int

@@ -43,7 +43,7 @@ class PostgresDatabase:
     transaction came to whose commit got no answer is for the caller to look up.
 
     Args:
-        answer_s: how long each step waits for the server.
+        answer_s: seconds to wait for the server in each step.
     """
 
     def __init__(self, address: Address, schema: Schema, *, answer_s: float = ANSWER_S) -> None:

@@ -33,13 +33,13 @@ def claim(root: Path, variable: str, *, has_neighbours: bool) -> None:
     as it is, unless everybody may enter it.
 
     Args:
-        variable: names the folder, in messages.
+        variable: the setting that names the folder, for messages.
         has_neighbours: whether other users may work on this machine. If not, as in a pod, the
-            folders above are whatever the volume brings.
+            folders above are not checked, because the volume determines them.
 
     Raises:
-        ConfigInvalid: it is somebody else's, holds a folder, file or link of somebody else, or
-            somebody else may put another in its place.
+        ConfigInvalid: the folder belongs to somebody else, holds a folder, file or link of somebody
+            else, or somebody else can replace it.
     """
     if has_neighbours:
         for folder in _above(root):
@@ -67,7 +67,7 @@ def check_content(root: Path, variable: str) -> None:
     """Raises unless only this user and root may change what a folder holds, hidden files aside.
 
     Args:
-        variable: names the folder, in messages.
+        variable: the setting that names the folder, for messages.
 
     Raises:
         ConfigInvalid: another user may change something in it, or put another folder in its place;
@@ -98,10 +98,10 @@ def narrow(root: Path, left_alone: Iterable[str] = ()) -> list[Path]:
     """Remove the permissions of group and others on everything in a folder. Returns what was open.
 
     Args:
-        left_alone: names in `root` whose own rules say who reads them.
+        left_alone: names in `root` whose permissions stay as they are.
 
     Raises:
-        ConfigInvalid: something in it is somebody else's; names it.
+        ConfigInvalid: a file or folder in it belongs to somebody else; the message names it.
     """
     found = []
     for path, status in _within(root, frozenset(left_alone)):

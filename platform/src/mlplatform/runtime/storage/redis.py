@@ -35,7 +35,7 @@ def client(address: Address, *, answer_s: float) -> Redis:
     is never sent again: it may have been carried out, and the caller has no time left.
 
     Args:
-        answer_s: how long to wait for a connection, and for each answer.
+        answer_s: seconds to wait for a connection, and for each answer.
     """
     return Redis(
         host=address.host,

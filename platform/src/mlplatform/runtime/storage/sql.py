@@ -62,8 +62,8 @@ class Schema:
     A step is never changed once it was released: what comes later is appended.
 
     Args:
-        part: its name in `schema_versions`; parts of one database know nothing of each other.
-        steps: statements that lead from the version of their position to the next.
+        part: the part's name in `schema_versions`; the parts of one database are independent.
+        steps: statements that lead from one version to the next; the version is their position.
     """
 
     part: str
@@ -78,10 +78,10 @@ def migrate(database: Writable, schema: Schema, present: int) -> None:
     """Bring a part to this release's version.
 
     Args:
-        present: the version that was found without a lock, 0 where there was none.
+        present: the version that was found without a lock; 0 if there was none.
 
     Raises:
-        Refused: a newer release has written it.
+        Refused: a newer release has written the database.
     """
     if present < schema.version:
         with database.write_transaction() as session:

@@ -33,16 +33,17 @@ def connect(
     """A connection in autocommit mode; transactions are opened by `transaction`.
 
     Args:
-        schema: brought up to date.
-        tables: DDL, idempotent, run once per connection: of what depends on what is installed.
-        durable: fsync at every commit (survives power loss, not only a killed process).
-        busy_timeout_ms: how long to wait for a lock once the connection is set up.
-        threads: the caller guards the connection by a lock of its own.
-        shrinks: a file that is made here can give its free pages back, by `shrink`.
-        page_bytes: of a file that is made here, a power of two; None: as SQLite has it.
+        schema: the schema to which the database is migrated; None: no migration.
+        tables: idempotent DDL that runs once for each connection, for tables that depend on what is
+            installed.
+        durable: whether each commit is synced to disk, and so survives a power failure.
+        busy_timeout_ms: milliseconds to wait for a lock once the connection is set up.
+        threads: whether several threads use the connection; the caller then guards it by a lock.
+        shrinks: whether a file created here can return its free pages by `shrink`.
+        page_bytes: page size of a file created here, a power of two; None: SQLite's default.
 
     Raises:
-        Refused: a newer release has written it.
+        Refused: a newer release has written the database.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
@@ -107,8 +108,9 @@ def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_P
     used again.
 
     Args:
-        keep_pages: that stay free, so that a file does not go back and forth.
-        bite_pages: the most that one call gives back.
+        keep_pages: number of free pages to keep, so that the file does not shrink and grow all the
+            time.
+        bite_pages: largest number of pages that one call returns.
     """
     if db.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
         return False
@@ -136,7 +138,7 @@ class SqliteDatabase:
     """`sql.Database` in one file; safe for threads and processes.
 
     Args:
-        durable: fsync at every commit (survives power loss, not only a killed process).
+        durable: whether each commit is synced to disk, and so survives a power failure.
     """
 
     def __init__(self, path: Path, schema: Schema, *, durable: bool = False) -> None:

@@ -29,9 +29,9 @@ class TraceContext:
     """The caller's place in a trace, and this gateway's span in it.
 
     Args:
-        parent_id: the caller's span; None where the trace begins here.
-        span_id: this gateway's own.
-        state: tracestate as it came, passed on unread.
+        parent_id: the caller's span; None if the trace begins here.
+        span_id: this gateway's span.
+        state: the tracestate header as it came, which is passed on without being read.
     """
 
     trace_id: str
@@ -44,7 +44,7 @@ class TraceContext:
         """traceparent with this gateway's span, and tracestate if there was one.
 
         Args:
-            is_kept: whether that span was kept, which is what a sampled trace means here.
+            is_kept: whether this gateway's span is stored, which the header states as sampled.
         """
         headers = [(b"traceparent", parent(self.trace_id, self.span_id, is_kept).encode())]
         if self.state:
@@ -56,7 +56,7 @@ class Origin(msgspec.Struct, frozen=True):
     """The decision on whose behalf a predictor is asked.
 
     Args:
-        trace: the caller's; None where the decision begins its own.
+        trace: the caller's trace; None if the decision begins its own.
     """
 
     decision_id: str
@@ -92,7 +92,7 @@ def derived_span_id(decision_id: str, place: int = 0) -> str:
     """The id of a span of a decision, known before anybody knows whether the span is sampled.
 
     Args:
-        place: 0 for the request's own span.
+        place: number of the span within the decision; 0 is the request's span.
     """
     return f"{(int(decision_id[6:22], 16) + place) % (1 << 64) or 1:016x}"
 

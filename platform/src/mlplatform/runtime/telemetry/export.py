@@ -43,8 +43,8 @@ class SpanExport(Generic[T]):
     """Takes the data of spans, builds the spans on its thread, and sends them.
 
     Args:
-        build: makes the spans of one item; runs in the thread.
-        counted: called with how many items met which end, from either thread.
+        build: builds the spans of one item, in the export thread.
+        counted: called with an outcome and the number of items that had it, from either thread.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SpanExport(Generic[T]):
         """Queue an item if there is room; costs the caller a microsecond.
 
         Args:
-            is_spare: it is one of many alike, and gives way to what is not.
+            is_spare: whether it is one of many similar items, which are dropped first.
         """
         if len(self._waiting) >= (SPARE_WAITING if is_spare else MAX_WAITING):
             self._counted("dropped", 1)

@@ -39,8 +39,9 @@ class KernelClock:
     """The kernel's report on its clock.
 
     Args:
-        offset_s: that is still to be corrected.
-        synchronised: whether a time daemon keeps it on time; if not, the offset says nothing.
+        offset_s: seconds that are still to be corrected.
+        synchronised: whether a time service keeps the clock correct; otherwise the offset has no
+            meaning.
     """
 
     offset_s: float

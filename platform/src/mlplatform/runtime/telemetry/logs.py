@@ -97,8 +97,8 @@ def handler(
     """A handler that writes the lines of a process.
 
     Args:
-        fields: whose values are taken out of every line.
-        to: a file, which is turned when it is full; None: standard error.
+        fields: the fields whose values are removed from every line.
+        to: a file, which is rotated when it is full; None means standard error.
     """
     made: logging.Handler
     if to is None:

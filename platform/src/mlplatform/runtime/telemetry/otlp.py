@@ -32,7 +32,7 @@ class OtlpSender:
 
     Args:
         endpoint: "http://host:port"; spans go to its /v1/traces.
-        identity: whose spans they are where they do not say.
+        identity: process of the spans that name none themselves.
     """
 
     def __init__(self, endpoint: str, identity: ProcessIdentity) -> None:

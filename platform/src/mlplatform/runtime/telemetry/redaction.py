@@ -26,7 +26,8 @@ class FieldPolicy:
     """Removes the values of fields from text.
 
     Args:
-        names: of the fields; as `name=value`, `"name": value` or `'name': value` in text.
+        names: names of the fields; in a text they appear as `name=value`, `"name": value` or
+            `'name': value`.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -41,7 +42,7 @@ class FieldPolicy:
         """The text without the values.
 
         Args:
-            sent: the body of the request under way, whatever its form; its values go too.
+            sent: body of the present request, in any form; its values are removed too.
         """
         if self._has_names:
             text = self._named.sub(rf"\1{REDACTED}", text)

@@ -48,12 +48,13 @@ class Refusal(msgspec.Struct, frozen=True):
     """One refusal.
 
     Args:
-        wall_ms: when, epoch milliseconds.
-        door: of which listener or command: prefect, page, approval, labels, candidate, ...
-        who: the proven identity; `unknown` where nobody was proven.
-        asked: what was asked for, in a few words.
+        wall_ms: when it was refused, epoch milliseconds.
+        door: the listener or command: prefect, page, approval, labels, candidate, ...
+        who: the proven identity; `unknown` if nobody was proven.
+        asked: the request, in a few words.
         why: the rule that refused it.
-        proof: the subject at an identity provider, and its issuer, where one proved the identity.
+        proof: subject and issuer at an identity provider that proved the identity; empty without
+            one.
     """
 
     wall_ms: int
@@ -69,7 +70,7 @@ class Refusals:
     read-only.
 
     Args:
-        folder: `Home.audit`.
+        folder: the folder `Home.audit`.
     """
 
     def __init__(self, folder: Path, clock_s: Callable[[], float] = time.monotonic) -> None:

@@ -26,8 +26,8 @@ class Retention:
     removed.
 
     Args:
-        file_bytes: from which on a file is full.
-        files: all that there are, the one that is written to included.
+        file_bytes: size from which on a file is full.
+        files: number of files, including the one that is written.
     """
 
     file_bytes: int

@@ -21,10 +21,10 @@ class SignInEvent(msgspec.Struct, frozen=True):
     """One sign-in or sign-out.
 
     Args:
-        wall_ms: when, epoch milliseconds.
-        name: on the platform.
+        wall_ms: when it happened, epoch milliseconds.
+        name: the person's name on the platform.
         proof: `key ID`, `page token`, or the issuer and subject of an identity provider.
-        peer: from where, as the kernel or the connection says.
+        peer: network address of the browser, as the kernel or the connection gives it.
     """
 
     wall_ms: int
@@ -39,7 +39,7 @@ class SignIns:
     read-only.
 
     Args:
-        folder: `Home.audit`.
+        folder: the folder `Home.audit`.
     """
 
     def __init__(self, folder: Path) -> None:

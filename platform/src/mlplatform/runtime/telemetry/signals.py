@@ -21,8 +21,8 @@ class Label:
     """A label, and what bounds its values.
 
     Args:
-        values: all there are; empty where the installation says them.
-        bound: what bounds them, where they are not listed.
+        values: every possible value; empty if the values depend on the installation.
+        bound: what limits the number of values, if they are not listed.
     """
 
     name: str
@@ -35,8 +35,8 @@ class Metric:
     """One metric of a kind of process.
 
     Args:
-        name: as it is declared; counters get `_total` and histograms their suffixes.
-        buckets: upper bounds, of a histogram.
+        name: the declared name; a counter gets the suffix `_total`, and a histogram its suffixes.
+        buckets: upper bounds of a histogram's buckets.
     """
 
     name: str
@@ -68,7 +68,7 @@ class SpanKind:
     """A span.
 
     Args:
-        of: the process whose work it is.
+        of: the process that does the work.
     """
 
     name: str

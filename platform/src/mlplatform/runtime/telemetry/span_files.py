@@ -40,7 +40,7 @@ class FileSender:
     out rarer ones.
 
     Args:
-        identity: whose spans they are where they do not say; its names are the file's.
+        identity: process of the spans that name none themselves; the file has its names.
     """
 
     def __init__(self, folder: Path, identity: ProcessIdentity) -> None:
@@ -78,7 +78,7 @@ def encoded(traces: Sequence[Trace], identity: ProcessIdentity) -> bytes:
     """An ExportTraceServiceRequest, on one line without its end.
 
     Args:
-        identity: whose spans they are where they do not say.
+        identity: process of the spans that name none themselves.
     """
     wall_ns = time.time_ns() - time.monotonic_ns()
     parts = [part for trace in traces for part in _parts(trace, identity, wall_ns)]
@@ -138,9 +138,9 @@ class StoredSpan(msgspec.Struct, frozen=True, kw_only=True):
     """A span as it was read back.
 
     Args:
-        service, instance: of the process whose work it was.
-        start_ns, end_ns: wall time.
-        links: trace and span that it goes back to.
+        service, instance: name and instance of the process that did the work.
+        start_ns, end_ns: wall times, epoch nanoseconds.
+        links: trace and span of each span to which it refers.
     """
 
     trace_id: str

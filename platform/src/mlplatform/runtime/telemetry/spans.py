@@ -35,11 +35,11 @@ class Span(msgspec.Struct, frozen=True):
     """A piece of work that is over.
 
     Args:
-        start_s, end_s: on the monotonic clock.
-        attributes: those without a value are left out.
-        is_error: whether the work failed, by this process's own account.
-        links: where the work came from, if it waited in between.
-        of: whose work it was; None: of the process that sends it.
+        start_s, end_s: times on the monotonic clock.
+        attributes: attribute → value; an attribute without a value is left out.
+        is_error: whether the work failed, as this process judges it.
+        links: spans from which the work came, if it waited in between.
+        of: the process that did the work; None: the process that sends the span.
     """
 
     kind: SpanKind
@@ -58,8 +58,9 @@ class Trace(msgspec.Struct, frozen=True):
     """The spans of one request.
 
     Args:
-        has_remote_parent: whether the first span's parent is the caller's.
-        is_spare: one of many alike, as all are slow in an overload; it gives way to what is not.
+        has_remote_parent: whether the caller's span is the first span's parent.
+        is_spare: whether it is one of many similar traces, as in an overload, which are dropped
+            first.
     """
 
     trace_id: str
