@@ -73,7 +73,8 @@ def clock(settings: Settings, latest_ms: Callable[[], int | None], start_ms: int
     """The clock of an installation: of the system, or of the recorded traffic that is replayed.
 
     Args:
-        latest_ms: returns the largest event time in the log, or None while it is empty.
+        latest_ms: returns the largest event time in the log, epoch milliseconds; None while it is
+            empty.
         start_ms: event time before the first record of a replay.
     """
     if settings.clock == "system":
@@ -87,7 +88,7 @@ def rollouts(
     """The journal of rollouts.
 
     Args:
-        answer_s: how long to wait for each answer of a server.
+        answer_s: seconds to wait for each answer of a server.
     """
     if settings.postgres is None:
         return SqliteRollouts(settings.home.rollouts_db, clock)
@@ -127,8 +128,8 @@ def decision_log(
     models' windows, where those lie beside the log.
 
     Args:
-        definitions: of all models that answer here.
-        lock_wait_ms: how long a write waits for another process's.
+        definitions: definitions of all models that answer here.
+        lock_wait_ms: milliseconds for which a write waits for a write of another process.
     """
     has_windows = settings.redis is None and any(d.windows for d in definitions)
     return SqliteDecisionLog(

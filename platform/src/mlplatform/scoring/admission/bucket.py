@@ -33,7 +33,8 @@ class TokenGrant:
     """The tokens that a bucket gave.
 
     Args:
-        retry_after_s: until one more token is there; 0 where all that was asked for was given.
+        retry_after_s: seconds until one more token is available; 0 if all requested tokens were
+            given.
     """
 
     bucket: str

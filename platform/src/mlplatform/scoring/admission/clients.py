@@ -112,9 +112,9 @@ class Key:
     """An API key as it is stored: its digest, never the secret.
 
     Args:
-        id: the first digits of the digest, by which people name a key.
+        id: the first digits of the digest, by which people name the key.
         digest: SHA-256 of the secret, hexadecimal.
-        client: it may have several keys, so that a key can be replaced without a gap.
+        client: the client; it may have several keys, so that a key can be replaced without a gap.
     """
 
     id: str
@@ -135,10 +135,10 @@ def check_client(name: str, key: str = "name") -> str:
     """The name, if it may be a client's.
 
     Args:
-        key: what the name is called where it is given.
+        key: the name of the option or field, for the message.
 
     Raises:
-        ConfigInvalid: it may not.
+        ConfigInvalid: the name is not allowed.
     """
     # No slash and no colon: records, idempotency keys and token subjects are told apart by them.
     if not _CLIENT.fullmatch(name):
@@ -151,7 +151,7 @@ class Client:
     """A caller who has proven who it is, and until when the proof holds.
 
     Args:
-        until_s: epoch seconds.
+        until_s: end of the proof's validity, epoch seconds.
     """
 
     name: str

@@ -62,7 +62,7 @@ class Gate:
     """Checks identity, permission, room and rate, in this order: the cheapest check first.
 
     Args:
-        limits: model → the limit of all its clients together.
+        limits: model → rate limit of all its clients together; None: no limit.
         counted: called with the outcome and the priority class of every request.
     """
 
@@ -87,7 +87,7 @@ class Gate:
         """Admit a request, with the client that asks. Every admitted request must `leave`.
 
         Args:
-            model: None for what concerns no single model.
+            model: name of the model; None if the request concerns no single model.
 
         Raises:
             Problem: 401, 403, 429 or 503.

@@ -34,8 +34,8 @@ class Keyring:
     While the store does not answer, the last keys that were read stay.
 
     Args:
-        store: used by the thread alone once `start` was called.
-        failed: called for every poll that the store did not answer.
+        store: the store of keys; after `start`, only the thread uses it.
+        failed: called for each poll that the store did not answer.
     """
 
     def __init__(self, store: Keys, now_ms: Callable[[], int], failed: Callable[[], None]) -> None:

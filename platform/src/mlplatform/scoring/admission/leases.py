@@ -48,10 +48,11 @@ class Lease:
     """The tokens of one bucket in this process; a number below zero is owed.
 
     Args:
-        unpaid: tokens that it gave itself while the store did not answer.
-        waiting: requests that wait for a renewal.
-        refused_until_s: before this the store has nothing more.
-        supplied_s: when tokens last came, from wherever; None before the first time.
+        unpaid: tokens that the process gave itself while the store did not answer.
+        waiting: number of requests that wait for a renewal.
+        refused_until_s: monotonic time before which the store has no further tokens.
+        supplied_s: monotonic time at which tokens last came, from any source; None if none came
+            yet.
     """
 
     bucket: str
@@ -101,8 +102,8 @@ class Leases:
     """The leases of one process. All calls are made on the event loop, and none blocks it.
 
     Args:
-        take: asks the store; called in a thread of its own.
-        processes: how many processes share the limits.
+        take: takes tokens from the store; called in a thread.
+        processes: number of processes that share the limits.
         alone: called once for every renewal that was late or failed.
     """
 

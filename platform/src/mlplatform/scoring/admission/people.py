@@ -17,8 +17,8 @@ class People:
     """The people of an installation; the secret of a key of their own proves who they are.
 
     Args:
-        client: the live client behind a secret and its digest; as `Keyring.client`.
-        now_s: epoch seconds.
+        client: returns the live client for a secret and its digest, as `Keyring.client` does.
+        now_s: returns epoch seconds.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ def check_may_approve(keys: Iterable[Key], name: str, key: str, model: str, now_
     """Raises unless this key is live, belongs to this name and may approve rollouts of the model.
 
     Args:
-        key: its id.
+        key: the key's id.
 
     Raises:
-        Refused: says what is missing, and the command that gives it.
+        Refused: the key lacks something; the message says what, and which command adds it.
     """
     known = {key_id(hashed): client for hashed, client in directory(keys, now_ms).items()}
     client = known.get(key)

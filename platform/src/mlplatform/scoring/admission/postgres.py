@@ -29,7 +29,7 @@ class PostgresKeys:
     """`Keys` on a server; safe for threads and processes.
 
     Args:
-        answer_s: how long each step waits for the server.
+        answer_s: seconds to wait for the server in each step.
     """
 
     def __init__(self, address: Address, *, answer_s: float = ANSWER_S) -> None:

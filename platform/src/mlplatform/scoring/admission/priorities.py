@@ -43,7 +43,7 @@ class ShedRequest:
     """There is no room for a request of this class.
 
     Args:
-        ceiling: how many requests may be in flight for this class to get in.
+        ceiling: number of requests in flight up to which this class is admitted.
     """
 
     ceiling: int

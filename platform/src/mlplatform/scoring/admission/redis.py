@@ -50,7 +50,7 @@ class RedisBuckets:
     Levels need not outlive the server: a bucket that was lost is full.
 
     Args:
-        answer_s: how long to wait for the server.
+        answer_s: seconds to wait for an answer of the server.
     """
 
     def __init__(self, address: Address, *, answer_s: float) -> None:

@@ -33,10 +33,10 @@ def named_key(token: bytes, kinds: Collection[str], most_bytes: int) -> str:
     """The id of the key that has signed a token, as the token says.
 
     Args:
-        kinds: what `typ` may say, in small letters.
+        kinds: allowed values of `typ`, in lower case.
 
     Raises:
-        TokenRefused: it is too long, no token, of another kind, or names none.
+        TokenRefused: the token is too long, malformed or of another kind, or names no key.
     """
     if len(token) > most_bytes:
         raise TokenRefused("too-long")

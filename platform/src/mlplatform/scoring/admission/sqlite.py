@@ -46,8 +46,8 @@ class SqliteAdmission:
     """`Admission` in one file; safe for threads and processes.
 
     Args:
-        busy_timeout_ms: how long to wait for other processes' locks; a gateway waits less than the
-            tokens it holds last.
+        busy_timeout_ms: milliseconds to wait for locks of other processes. A gateway sets less than
+            the time for which its tokens last.
     """
 
     def __init__(self, path: Path, *, busy_timeout_ms: int = 10_000) -> None:

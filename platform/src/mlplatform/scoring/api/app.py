@@ -36,10 +36,11 @@ class Gateway:
     """The scoring API over the models of this installation.
 
     Args:
-        traces: gets every request when it is over; None where nobody wants spans.
+        traces: gets every request after its end; None if spans are not collected.
         documents: path → OpenAPI document.
-        is_alive: whether answers can still be recorded; if not, this process must be restarted.
-        is_ready: whether routes were read at least once.
+        is_alive: returns whether answers can still be recorded; if not, the process must be
+            restarted.
+        is_ready: returns whether routes were read at least once.
     """
 
     def __init__(

@@ -129,9 +129,10 @@ def handlers(
     be parsed the server's fault.
 
     Args:
-        admit: gets the peer of each call that was admitted.
-        streams: each message of a stream of requests gets an answer, admitted by itself.
-        notices: methods whose one request gets a stream of messages.
+        admit: called with the peer of each admitted call.
+        streams: whether the methods take a stream of requests. Each message is admitted and
+            answered separately.
+        notices: method that answers one request with a stream of messages → its function.
     """
 
     def method(

@@ -34,8 +34,8 @@ class HealthService:
     """Reports the status of the server once (`Check`) or at each change (`Watch`), to anybody.
 
     Args:
-        services: those of this listener, which are all ready or none is.
-        watch_s: how long a stream of `Watch` is open.
+        services: names of this listener's services, which are always ready together.
+        watch_s: seconds for which a stream of `Watch` stays open.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ def answers(services: Collection[str]) -> dict[str, Answer]:
     read.
 
     Args:
-        services: those of this listener.
+        services: names of this listener's services.
     """
     listed = sorted({*services, *SERVICES})
 

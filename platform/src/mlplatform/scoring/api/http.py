@@ -26,12 +26,13 @@ class Request(msgspec.Struct):
     """One HTTP request.
 
     Args:
-        headers: names in lower case; of a repeated header the last counts.
-        started_s: when it arrived, on the monotonic clock.
-        client: who asks, once admitted.
-        trace: the trace that it belongs to, with this gateway's span.
-        admitted: what was let in, until it is answered; None for open paths.
-        finished: gets its decisions, where somebody wants their timings.
+        headers: lower-case name → value; the last one of a repeated header.
+        started_s: when the request arrived, on the monotonic clock.
+        client: name of the client, once admitted; empty before.
+        trace: the request's trace, with this gateway's span; None if there is none.
+        admitted: the admission, until the request is answered; None for open paths.
+        finished: list that receives the request's decisions for their timings; None if nobody needs
+            them.
     """
 
     message: messages.Request
@@ -65,15 +66,15 @@ class Endpoint:
     """The endpoint of one path.
 
     Args:
-        operation: names it in the metrics.
-        methods: those it takes, as the Allow header names them.
-        answer: makes the reply.
-        is_open: whether it answers callers that name no key.
-        takes: media types of the body; none where it takes no body.
-        headers: what every answer carries, refusals too.
-        model: the model it is about; None for the whole installation.
-        scope: what the caller's scopes must cover.
-        refusal: the body of a problem.
+        operation: its name in the metrics.
+        methods: allowed methods, as in the Allow header.
+        answer: returns the reply.
+        is_open: whether it answers callers without a key.
+        takes: allowed media types of the body; empty if it takes no body.
+        headers: headers of every answer, including refusals.
+        model: name of the model; None if it concerns the whole installation.
+        scope: the operation that the caller's scopes must allow.
+        refusal: returns the body for a problem.
     """
 
     operation: str

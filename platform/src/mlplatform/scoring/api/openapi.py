@@ -79,7 +79,7 @@ def documents(
     version too.
 
     Args:
-        pushed: the external views whose values are taken.
+        pushed: the external views for which gateways accept values.
     """
     rendered = {path: text.encode() for path, text in _rendered(definitions, pushed).items()}
     return {"/openapi.json": rendered[LATEST.document], **rendered}

@@ -79,7 +79,8 @@ def document(info: Json, paths: Json, schemas: Json, announced: Sequence[str] = 
     """A whole document as JSON text, with its keys in one order.
 
     Args:
-        announced: headers that every answer of the paths' own operations has; see `announce`.
+        announced: names of headers that every answer of the paths' own operations has; see
+            `announce`.
     """
     headers = {**_DESCRIBED, **{name: {"required": True, **_TEXT} for name in announced}}
     content = {

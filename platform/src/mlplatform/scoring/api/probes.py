@@ -45,9 +45,10 @@ class Health:
     """Whether this process can do its work.
 
     Args:
-        is_alive: whether answers can still be recorded; if not, it must be restarted.
-        is_ready: whether routes were read at least once.
-        complaints: what is wrong though requests are answered.
+        is_alive: returns whether answers can still be recorded; if not, the process must be
+            restarted.
+        is_ready: returns whether routes were read at least once.
+        complaints: returns problems of a process that still answers requests.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ def endpoints(
     """Path → its endpoint.
 
     Args:
-        documents: path → OpenAPI document; each has a page beside it, with `.html` for `.json`.
+        documents: path → OpenAPI document. Each one also has a page, with `.html` instead of
+            `.json`.
     """
 
     def alive() -> bytes:

@@ -30,11 +30,12 @@ def terms(
     """The terms that these headers ask for.
 
     Args:
-        deadline_ms: the model's, for a caller that names none.
-        finished: gets what is decided for the caller, where somebody wants its timings.
+        deadline_ms: the model's deadline, for a caller that names none.
+        finished: list that receives the caller's decisions for their timings; None if nobody needs
+            them.
 
     Raises:
-        Problem: 422 names the header; 403, the client may name no version.
+        Problem: 422 with the name of the invalid header; 403 if the client may not name a version.
     """
     version = headers.get(_VERSION)
     timeout_ms = _timeout_ms(headers.get(b"x-request-timeout-ms"), deadline_ms)

@@ -17,9 +17,9 @@ class Retirement:
     """The end of a version.
 
     Args:
-        deprecated: nothing new should be built on it from this day on.
-        sunset: it may be gone from this day on.
-        successor: what to move to; its document says what differs.
+        deprecated: day from which on new clients should not use it.
+        sunset: day from which on it may no longer exist.
+        successor: the version to use instead; its document states the differences.
     """
 
     deprecated: date

@@ -32,10 +32,10 @@ class Draw(msgspec.Struct, frozen=True):
     """The draw for a request whose outcome the model's decision hides.
 
     Args:
-        decided: by the model.
-        propensity: chance (0-1) with which it was let through, given all that came before it.
-        explored: it was.
-        excluded: why it had no chance.
+        decided: the model's decision.
+        propensity: chance (0-1) with which the request was let through, given all earlier ones.
+        explored: whether the request was let through.
+        excluded: why it had no chance; None if it had one.
     """
 
     decided: Decision
@@ -85,7 +85,8 @@ class Exploration:
         """The draw for this request; None if the decision hides no outcome.
 
         Args:
-            unit: the customer, as the record holds it. fields: likewise.
+            unit: the customer, in the form of the record.
+            fields: the request's fields, in the form of the record.
         """
         if decided not in self._hides:
             return None
@@ -121,8 +122,8 @@ def is_chosen(model: str, unit: int, sent: list[Any], event_ms: int, share: floa
     The same request sent again on that day gets the same draw, so that repeating gains nothing.
 
     Args:
-        unit, sent: the customer and the request's fields in the order of model.yaml, pseudonymised
-            with the installation's key, so that nobody outside can foretell a draw.
+        unit, sent: the customer, and the request's fields in the order of model.yaml. Both are
+            pseudonymised with the installation's key, so that nobody outside can predict a draw.
     """
     data = _encode((model, "exploration", event_ms // DAY_MS, unit, sent))
     number = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")

@@ -67,8 +67,9 @@ def step_until(policy: ChainPolicy, now_s: float, until_s: float, steps_left: in
     shares of the whole, and those of a disturbed one never add up to more than there is.
 
     Args:
-        until_s: when the last step must have answered.
-        steps_left: this one included.
+        until_s: the time by which the last step must have answered, on the same clock.
+        steps_left: number of steps, including this one.
+        now_s: the present time, on the monotonic clock.
     """
     if steps_left <= 1:
         return until_s

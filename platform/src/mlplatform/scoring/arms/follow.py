@@ -46,9 +46,9 @@ class RouteFollower:
     lease says so.
 
     Args:
-        open_source: called once, in the follower's own thread.
-        applied: called with every new generation.
-        processes: which process answers for each arm; asked in the follower's own thread.
+        open_source: opens the source of routes; called once, in the follower's thread.
+        applied: called with model and number of every new generation.
+        processes: the processes that answer for the arms; used in the follower's thread.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class StaleShare:
     """The share of the last minute's decisions that stale features degraded.
 
     Args:
-        clock_s: the monotonic clock.
+        clock_s: returns seconds of the monotonic clock.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -62,9 +62,10 @@ class Freshness:
     """Tracks the newest rows of one model's views, and the decisions without them.
 
     Args:
-        policies: of what the champion reads; asked anew each time, as another one may be champion.
-        now_ms: the platform's event clock.
-        limit: share of decisions without fresh features up to which all is well.
+        policies: returns the policies of the features that the champion reads; called each time,
+            because the champion may change.
+        now_ms: returns the platform's event time.
+        limit: largest tolerated share (0-1) of decisions without fresh features.
     """
 
     def __init__(

@@ -43,14 +43,14 @@ class Target:
     """An arm that is ready to be asked.
 
     Args:
-        cut_offs: the bundle's own, which every request needs; of classes their choice.
+        cut_offs: the bundle's cut-offs, or for classes their choice, ready for every request.
         reference: the ordinary value of each input, in order; NaN where missing is ordinary.
-        shadow: a client of its own, so that copies share no queue with answers.
-        named: the tensors of which callers of the Open Inference Protocol may make rows.
-        policies: what a missing or stale feature of this arm's inputs means.
-        small: the bundle's small model; None for a bundle that has none.
-        cache: scores of rows that were scored a moment ago; None unless model.yaml asks for it.
-        volume: the decisions of its bundle here; None unless model.yaml limits them.
+        shadow: a separate client for copies, so that they do not share a queue with answers.
+        named: the tensors from which callers of the Open Inference Protocol may make rows.
+        policies: what to do if a feature of this arm's inputs is missing or stale.
+        small: the bundle's small model; None if it has none.
+        cache: scores of recent rows; None unless model.yaml asks for it.
+        volume: counts the bundle's decisions in this process; None unless model.yaml limits them.
     """
 
     arm: Arm
@@ -98,8 +98,8 @@ class Live:
     """One generation of routes with its arms; a request uses one from beginning to end.
 
     Args:
-        bulkhead: the model's, the same in every generation.
-        safe: the decision where nothing can decide.
+        bulkhead: the model's bulkhead, which all generations share.
+        safe: the decision if nothing can decide.
     """
 
     routes: Routes

@@ -16,7 +16,7 @@ class Processes:
     """The process that answered for each service when it was last ready.
 
     Args:
-        status: of a service, as the serving plane says; reads a file.
+        status: returns the status of a service from the serving plane; reads a file.
     """
 
     def __init__(self, status: Callable[[str], ServiceStatus]) -> None:

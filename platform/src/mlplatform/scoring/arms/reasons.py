@@ -53,7 +53,8 @@ def drivers(bundle: Bundle, contributions: Sequence[float], count: int = MOST) -
     one.
 
     Args:
-        contributions: of each input, in order.
+        contributions: the contribution of each input, in the order of the inputs.
+        count: largest number of reasons.
     """
     by_code: dict[str, list[tuple[float, str]]] = {}
     for name, contribution in zip(bundle.input_names, contributions, strict=True):

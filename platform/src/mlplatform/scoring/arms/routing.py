@@ -22,10 +22,10 @@ class Assignment(msgspec.Struct, frozen=True):
     """The arm of one assignment unit.
 
     Args:
-        arm: the arm that was assigned; it owns the outcome even if another one answers.
-        bucket: 0 to 9999, fixed for a unit within a rollout.
+        arm: the assigned arm; the outcome counts for it even if another arm answers.
+        bucket: number from 0 to 9999, fixed for a unit during a rollout.
         target: the version to ask first.
-        shadow: the version to send a copy to, after the answer.
+        shadow: the version that gets a copy after the answer; None if there is none.
     """
 
     arm: AssignedArm
@@ -69,7 +69,7 @@ def assign_named(routes: Routes, unit: int, version: str) -> Assignment | None:
     """The assignment to the version that a request names; None if that version is not served.
 
     Args:
-        version: its number in the registry, or the digest of its bundle.
+        version: the version's number in the registry, or the digest of its bundle.
     """
     for _, arm in routes.roles:
         if version in (str(arm.version), arm.bundle):

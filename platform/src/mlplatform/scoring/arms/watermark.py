@@ -19,7 +19,7 @@ class Watermark:
     Own records count at once, those of other processes within a poll while `start` is in force.
 
     Args:
-        latest: the largest event time in the decision log; called outside the event loop.
+        latest: returns the largest event time in the decision log; called outside the event loop.
     """
 
     def __init__(self, latest: Callable[[], int | None]) -> None:

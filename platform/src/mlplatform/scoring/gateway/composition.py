@@ -76,8 +76,9 @@ class _GatewayContext:
     """The parts that all models of one gateway process share.
 
     Args:
-        name: of the process: writer of the decision log and holder of a lease on the routes.
-        supervised: whether a supervisor of this machine says where predictors listen.
+        name: name of the process, as writer of the decision log and holder of a lease on the
+            routes.
+        supervised: whether a supervisor on this machine knows where predictors listen.
     """
 
     name: str
@@ -100,9 +101,9 @@ def compose(
     """The gateway process of that name, which no other living process may have.
 
     Args:
-        host: where gRPC listens.
-        supervised: a cluster's predictors are where the supervisor of this machine says, and not
-            behind the cluster's names.
+        host: the address on which gRPC listens.
+        supervised: whether a supervisor on this machine knows where a cluster's predictors listen;
+            otherwise they are reached by the cluster's names.
     """
     settings.home.create()
     shared = _shared(settings, name, supervised)

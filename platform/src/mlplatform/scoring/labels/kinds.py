@@ -31,8 +31,8 @@ class LabelKind:
     """The labels of one model.
 
     Args:
-        item: what is sent of one.
-        column: of a record, in which its value is kept.
+        item: type of one label in a request.
+        column: the record's column that holds the label's value.
     """
 
     definition: ModelDefinition

@@ -35,7 +35,7 @@ class Labels:
     decision may label it, or one with scope `any-client`.
 
     Args:
-        kinds: of each model, what its labels may be.
+        kinds: model → the kind of its labels.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Labels:
         """Store all of the labels, or none if one of them is invalid.
 
         Args:
-            beside: what their records hold besides the client's name.
+            beside: fields that the labels' records get in addition to the client's name.
 
         Raises:
-            Problem: 422 names the label and its field; 503 if the log does not take them, in which
-                case sending all of them again does no harm.
+            Problem: 422 with the label and its field; 503 if the log does not store them. Then all
+                of them can safely be sent again.
         """
         entries: list[Entry] = []
         for position in range(0, len(items), CHUNK):

@@ -52,10 +52,11 @@ class Ownership:
         """The ids for which the client may speak: its own, or with scope `any-client` all.
 
         Args:
-            reviews: it says how they turned out, as a person who reviews may of all.
+            reviews: whether the client reports outcomes as a reviewer; scope `review` allows that
+                for all decisions.
 
         Raises:
-            Problem: 503, the log does not say.
+            Problem: 503 if the log can't be read.
         """
         if client.may(model, "any-client") or (reviews and client.may(model, "review")):
             return frozenset(i for i in decision_ids if is_known(model, i, self._key))

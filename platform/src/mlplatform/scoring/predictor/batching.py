@@ -38,9 +38,11 @@ class BatchLimits:
     """Limits of the queue, and of how long it holds rows back.
 
     Args:
-        waiting: requests in the queue; one more is refused.
-        batch_rows: rows in one call of the model. A larger request is a call of its own.
-        delay_us: how long the first of a batch may wait for more; 0 waits for nothing.
+        waiting: number of requests in the queue; one more is refused.
+        batch_rows: largest number of rows in one call of the model; a larger request is a call of
+            its own.
+        delay_us: microseconds for which the first request of a batch may wait for others; 0: no
+            wait.
     """
 
     waiting: int = 256
@@ -53,8 +55,8 @@ class BatchScores:
     """Scores in the order of their rows, with the time spent.
 
     Args:
-        queue_s: from being asked to the start of the model's call.
-        compute_s: the model's call, with all rows that shared it.
+        queue_s: seconds between the request and the start of the model's call.
+        compute_s: seconds of the model's call, with all rows in it.
     """
 
     scores: Floats
@@ -83,9 +85,10 @@ def wait_s(
     A lone caller, or the first after a pause, does not wait.
 
     Args:
-        asked_s: when the first of the batch came.
+        asked_s: when the first request of the batch came.
         last_end_s: when the model's last call ended.
-        last_requests: requests in that call.
+        last_requests: number of requests in that call.
+        delay_s: the longest wait.
     """
     if last_requests < 2 or asked_s - last_end_s > delay_s:
         return 0.0

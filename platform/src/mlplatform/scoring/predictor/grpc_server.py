@@ -58,7 +58,7 @@ class InferenceService:
     parsed with INTERNAL, as if that were the server's fault.
 
     Args:
-        admit: gets the peer of each call that knows the token.
+        admit: called with the peer of each call that has the token.
     """
 
     def __init__(self, predictor: Predictor, admit: Callable[[str], None]) -> None:
@@ -173,10 +173,10 @@ def rows_of(request: pb.ModelInferRequest, width: int, named: NamedTensors | Non
     """The rows [n, width] in a request.
 
     Args:
-        named: the tensors that may stand in the place of the one of all inputs; None: none may.
+        named: the tensors that may be sent instead of the one with all inputs; None: only that one.
 
     Raises:
-        RequestRefused: 400, naming what is wrong.
+        RequestRefused: 400; the message says what is wrong.
     """
     several = not is_matrix([tensor.name for tensor in request.inputs], named)
     for output in request.outputs:
@@ -255,9 +255,9 @@ def server(
     """A gRPC server for the predictor, without a port yet.
 
     Args:
-        connections: lets in callers that know the token.
-        shares_port: with the socket by which a supervisor keeps it. Two servers on one port would
-            share its calls without knowing.
+        connections: admits callers that have the token.
+        shares_port: whether to share the port with the socket by which a supervisor reserves it.
+            Two servers on one port would share its calls unnoticed.
     """
     size = predictor.max_body_bytes + MESSAGE_OVERHEAD_BYTES
     made = grpc.aio.server(options=options(size, shares_port=shares_port))

@@ -80,7 +80,7 @@ class Model:
     """A model that has passed its self-test.
 
     Args:
-        timings: by rows, rising.
+        timings: timings of the model's calls, by rising number of rows.
     """
 
     served: PredictorBundle
@@ -167,12 +167,12 @@ def session(
     """An ONNX file loaded to run on one thread.
 
     Args:
-        data: files with its weights beside it, digested by the caller. They are mapped: processes
-            that read the same file have it in memory once.
+        data: files with the model's weights, which the caller has digested. They are mapped, so
+            that processes that read the same file have it in memory once.
 
     Raises:
         Refused: this runtime lacks the accelerator, or this machine the memory.
-        Corrupt: ONNX Runtime does not take the file.
+        Corrupt: ONNX Runtime does not accept the file.
     """
     if data:
         needed = needed_bytes(onnx_path.stat().st_size, [file.size for file in data])
@@ -203,13 +203,13 @@ def scorer(
     call of ONNX Runtime on one thread.
 
     Args:
-        tensors: what the graph takes and gives; None for the rows as they are, and their scores.
-        data: as `session` takes them.
-        classes: how many probabilities a row gets; 0: one score.
+        tensors: the graph's tensors; None if it takes the rows as they are and gives their scores.
+        data: files with the model's weights, as for `session`.
+        classes: number of probabilities of a row; 0: one score.
 
     Raises:
         Refused: this runtime lacks the accelerator, or this machine the memory.
-        Corrupt: ONNX Runtime does not take the file, or its input or output is named otherwise.
+        Corrupt: ONNX Runtime does not accept the file, or its input or output has another name.
     """
     loaded = session(onnx_path, accelerator, data)
     if tensors is not None:

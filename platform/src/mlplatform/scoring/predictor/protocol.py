@@ -106,12 +106,12 @@ def parse(
 
     Args:
         body: the JSON, followed by the tensors' bytes where they are sent as binary data.
-        header_length: the value of Inference-Header-Content-Length, None where it is absent.
-        width: number of inputs of the model.
-        named: the tensors that may stand in the place of the one of all inputs; None: none may.
+        header_length: value of the header Inference-Header-Content-Length; None if it is missing.
+        width: number of the model's inputs.
+        named: the tensors that may be sent instead of the one with all inputs; None: only that one.
 
     Raises:
-        RequestRefused: 400, naming what is wrong.
+        RequestRefused: 400; the message says what is wrong.
     """
     head, tail = _split(body, header_length)
     try:

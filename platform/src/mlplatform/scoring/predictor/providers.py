@@ -41,10 +41,11 @@ def session(
     operators that it lacks. The latency would then be another one.
 
     Args:
-        has_data: whether its weights lie in data files beside it, which are mapped.
+        has_data: whether its weights are in data files beside it, which are mapped.
 
     Raises:
-        Refused: the runtime lacks the provider, or it does not start; names what is available.
+        Refused: the runtime lacks the provider, or the provider does not start; the message lists
+            the available ones.
         RuntimeFailure: the model can't be loaded, or has operators that the provider lacks.
     """
     if (reason := accelerator_problem(accelerator)) is not None:

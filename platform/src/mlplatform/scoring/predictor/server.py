@@ -40,10 +40,12 @@ class Arguments:
     """The values of the command line.
 
     Args:
-        grpc_port: None for no gRPC, 0 for any free port.
-        drain_s: how long requests are still taken after SIGTERM, while readiness says no.
-        termination_log: where a kubelet reads why a container ended. With it, a model that can't
-            be served ends the process; without it, the process stays and says so when it is asked.
+        grpc_port: the port for gRPC; None: no gRPC; 0: any free port.
+        drain_s: seconds after SIGTERM for which requests are accepted, while the server reports
+            that it is not ready.
+        termination_log: file from which a kubelet reads why a container ended. With it, a model
+            that can't be served ends the process; without it, the process runs on and reports the
+            reason.
     """
 
     model_dir: Path

@@ -22,9 +22,9 @@ class Predictor:
     """One model under one name; it is ready once `serve` gives it the model.
 
     Args:
-        name: the service's name, as callers write it. Raw callers, who know no versions and come
-            by a route that several services share, write the model's.
-        token: what callers must send as a bearer token; None asks for nothing.
+        name: name of the service in requests. Raw callers, who know no versions and use a route
+            that several services share, use the model's name.
+        token: bearer token that callers must send; None if they need none.
     """
 
     def __init__(

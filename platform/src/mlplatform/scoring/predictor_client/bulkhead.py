@@ -36,8 +36,8 @@ class RetryBudget:
     Source: Google, Site Reliability Engineering, chapter 21 (per-client retry budget).
 
     Args:
-        share: repeats that every call earns, 0 to 1.
-        burst: repeats that can be saved up, and are there at the start.
+        share: number of repeats that each call adds to the budget, 0 to 1.
+        burst: largest number of saved repeats, and the number at the start.
     """
 
     __slots__ = ("_burst", "_share", "_tokens")

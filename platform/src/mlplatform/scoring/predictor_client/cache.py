@@ -19,7 +19,7 @@ class ScoreCache:
     long a row that nobody asks for any more takes room. Reads no clock.
 
     Args:
-        width: numbers in a row.
+        width: number of values in a row.
     """
 
     __slots__ = ("_entries", "_keep_s", "_kept", "_pack")

@@ -32,10 +32,11 @@ class Connection(asyncio.Protocol):
         """The answer to a request.
 
         Args:
-            most_bytes: that may come for it: interim answers, headers and body together.
+            most_bytes: largest size of everything that is received: interim answers, headers and
+                body.
 
         Raises:
-            ConnectionError: the connection broke, or what came is not HTTP, or too much.
+            ConnectionError: the connection broke, or the answer is not HTTP or too large.
         """
         if self._transport is None or not self.usable:
             raise ConnectionResetError("connection is closed")

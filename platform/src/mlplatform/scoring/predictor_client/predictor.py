@@ -40,12 +40,12 @@ class ClientLimits:
     """Limits of one predictor client.
 
     Args:
-        calls: calls under way, each on its own connection.
-        rows: rows in one call.
-        waiting: groups of rows in the queue; one more is refused.
-        retry_share, retry_burst: calls that may be repeated after a broken connection, as a share
-            of all calls, and how many of them can be saved up.
-        numbers: that an answer holds for each row: as many as there are classes.
+        calls: number of simultaneous calls, each on its own connection.
+        rows: largest number of rows in one call.
+        waiting: number of groups of rows in the queue; one more is refused.
+        retry_share, retry_burst: share of calls that may be repeated after a broken connection, and
+            largest number of repeats that can be saved.
+        numbers: how many numbers an answer holds for each row: the number of classes, or 1.
     """
 
     calls: int = 2
@@ -149,10 +149,10 @@ class Predictor:
     """Calls one service, with connections, queue and batches of its own.
 
     Args:
-        service: its InferenceService name.
-        endpoint: where it listens now ("http://host:port"), None while it does not.
-        token: what it wants to hear.
-        codec: how it is asked; None: as the platform's own predictor is.
+        service: name of the InferenceService.
+        endpoint: returns where a service listens now ("http://host:port"); None while it does not.
+        token: returns the bearer token for the service.
+        codec: form of the requests and answers; None: that of the platform's own predictor.
     """
 
     def __init__(
@@ -186,9 +186,9 @@ class Predictor:
         It raises PredictionFailed.
 
         Args:
-            deadline_s: on the monotonic clock, which is also the event loop's.
-            origin: the decision that needs it. A call that several share bears the first one's
-                trace: there is one header.
+            deadline_s: time on the monotonic clock, which the event loop also uses.
+            origin: the decision that needs the scores. If several share a call, its one trace
+                header is that of the first.
         """
         loop = asyncio.get_running_loop()
         waiting = _QueuedRows(rows, deadline_s, loop.create_future(), origin)

@@ -67,9 +67,9 @@ class PushEntry:
     """The only way of pushed rows from the journal into online stores; for one thread.
 
     Args:
-        targets: all views that are pushed here.
-        journal: opened at its first use.
-        event_ms: the clock.
+        targets: all views that accept pushes here.
+        journal: opens the journal, at its first use.
+        event_ms: returns the present event time.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class FeaturePushes:
     """Accepts pushes, one after the other on a thread of its own, so that no other request waits.
 
     Args:
-        targets: view → the models that have it; each takes every push of it.
-        entry: of these; used by the thread alone.
+        targets: view → the models that have it; each of them gets every push to it.
+        entry: the entry for these targets; only the thread uses it.
     """
 
     def __init__(self, targets: Mapping[str, Sequence[PushTarget]], entry: PushEntry) -> None:

@@ -39,9 +39,9 @@ class RowsBody:
     `types` are a row, and the body with its rows.
 
     Args:
-        model: names the types in documents, with the view.
-        field: of the request, whose value is the key.
-        pseudonym_key: of keys that are stored as pseudonyms alone.
+        model: name of the model; with the view's name it names the types in documents.
+        field: the request field whose value is the key.
+        pseudonym_key: the secret by which keys become pseudonyms, if the field is pseudonymous.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class RowsBody:
         """The rows of a body, with their keys in stored form.
 
         Args:
-            now_ms: event time; no row may hold from later on.
+            now_ms: the present event time; a row with a later time is refused.
 
         Raises:
-            Problem: 400 for what is not JSON, 422 names the row and field that is wrong.
+            Problem: 400 for a body that is not JSON; 422 with the row and field that is wrong.
         """
         sent = decoded_once(self._decoder, body).rows
         found: dict[tuple[int | str, int], PushedRow] = {}

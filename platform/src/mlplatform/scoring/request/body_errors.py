@@ -28,7 +28,7 @@ def unfit(message: str, shape: Any) -> Problem:
     about a person.
 
     Args:
-        shape: the struct that the body was to be, or another type.
+        shape: the struct or other type that the body should have.
     """
     named, path = _NAMED.search(message), _PATH.search(message)
     place = path.group(1) if path else ""

@@ -37,9 +37,9 @@ class Caller(msgspec.Struct, frozen=True):
         started_s: when the request arrived, on the monotonic clock.
         deadline_s: when it must be decided, on the same clock.
         trace: the caller's trace, with this gateway's span.
-        finished: gets what was decided, where somebody wants its timings; None where nobody does.
-        was_accepted: it asks for what a gateway accepted earlier.
-        version: that must answer, as the request names it; None: the routes say who does.
+        finished: list that receives the decisions for their timings; None if nobody needs them.
+        was_accepted: whether a gateway accepted the request earlier.
+        version: the version that must answer; None: the routes decide.
     """
 
     client: str
@@ -57,12 +57,13 @@ class RoutedRequest(msgspec.Struct, frozen=True):
     """A request with everything that a decision needs.
 
     Args:
-        live: the routes that hold for it from start to end.
+        live: the routes that apply to it from start to end.
         unit: the assignment unit as a number.
-        gaps: the features that are not there, and what their policies say.
-        is_raw: the caller made the inputs; there is no request to train on.
-        has_unit: the caller named the unit; otherwise no rollout counts the record.
-        read_s: when the features were asked for and there; None where none were.
+        gaps: the missing features, and what their policies say.
+        is_raw: whether the caller sent the inputs; then there is no request to train on.
+        has_unit: whether the caller named the unit; if not, no rollout counts the record.
+        read_s: when the read of the features began and ended, on the monotonic clock; None if none
+            were read.
     """
 
     decision_id: str
@@ -80,10 +81,10 @@ class DecidedRequest(msgspec.Struct, frozen=True):
     """A case with its decision, and the predictors that failed on the way, in order.
 
     Args:
-        prediction: the score that decided, if one did.
-        decided_s: when, on the monotonic clock.
-        draw: whether it was let through, where the model's decision hides its outcome and a slice
-            of such requests is explored. `verdict` is what came of it.
+        prediction: the score that decided; None if no score did.
+        decided_s: when it was decided, on the monotonic clock.
+        draw: the draw of exploration, if the model's decision hides the outcome; None without one.
+            `verdict` is the decision after it.
     """
 
     case: RoutedRequest
@@ -116,8 +117,8 @@ class FinishedDecision(NamedTuple):
     """A decision, with the times from its start until it was on record, on the monotonic clock.
 
     Args:
-        is_recorded: it is; otherwise its caller was refused.
-        accepted: the trace and the span under which the request was accepted earlier.
+        is_recorded: whether it was recorded; if not, its caller was refused.
+        accepted: trace and span of the earlier acceptance of the request; None without one.
     """
 
     decided: DecidedRequest
@@ -171,7 +172,8 @@ def record(decided: DecidedRequest, caller: Caller, *, recorded_ms: int, latency
     """The record of a decision for the decision log.
 
     Args:
-        latency_us: from the request's arrival to its decision, without the writing of the record.
+        latency_us: microseconds from the request's arrival to its decision, without writing the
+            record.
     """
     case, verdict, arm = decided.case, decided.verdict, decided.arm
     return Record(

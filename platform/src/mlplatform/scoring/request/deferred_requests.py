@@ -94,11 +94,11 @@ class AsyncAcceptor:
         """The model, and the answer that was given under an id; None while it is to come.
 
         Args:
-            started_s: when it was asked for, on the monotonic clock.
+            started_s: when this call arrived, on the monotonic clock.
 
         Raises:
-            Problem: 404, this client got no such id, or the answer is kept no longer; 503, the
-                log does not say.
+            Problem: 404 if this client got no such id or the answer is no longer stored; 503 if the
+                log can't be read.
         """
         for model, scoring in self._models.items():
             if not is_owned(model, client, decision_id, self._key):

@@ -182,10 +182,10 @@ def explain_records(
     """The decision among the records of one decision id, then its shadow if there is one.
 
     Args:
-        decider_of: gives the bundle of a model and digest.
+        decider_of: returns the decider for a model and the digest of a bundle.
 
     Raises:
-        NotFound: there is no decision among them, or its payload is gone.
+        NotFound: there is no decision among the records, or its payload was removed.
         Corrupt: the payload is not that of a decision.
     """
     decision = next((r for r in records if r.kind == "decision"), None)

@@ -91,7 +91,7 @@ class FeatureReads:
         """The features, read by a thread.
 
         Args:
-            until_s: when to give up, on the monotonic clock.
+            until_s: time on the monotonic clock at which the read gives up.
 
         Raises:
             FeaturesUnavailable: the store is locked, gone, broken or too slow.

@@ -39,7 +39,7 @@ class Metrics:
     """All metrics of one gateway process.
 
     Args:
-        models: those of the installation: names that callers make up are counted as none.
+        models: names of the installation's models; other names in requests are counted as no model.
     """
 
     def __init__(self, models: Iterable[str] = ()) -> None:
@@ -90,7 +90,7 @@ class Metrics:
         """Count an HTTP request or a gRPC call.
 
         Args:
-            model: as the caller names it; None where the operation is about none.
+            model: the model's name in the request; None if the operation concerns no model.
         """
         key = (operation, status, "" if model is None else self._models.get(model, ""))
         counter = self._bound.get(key)
@@ -103,8 +103,8 @@ class Metrics:
         """All metrics in Prometheus' text format.
 
         Args:
-            arms: those that the routes name.
-            fresh: of every model.
+            arms: the arms in the present routes.
+            fresh: model → freshness of its features.
         """
         self._show(arms, fresh)
         return self._registry.text()

@@ -86,11 +86,11 @@ class ScoreRequest(msgspec.Struct, frozen=True, gc=False):
     """One request as it was sent, validated.
 
     Args:
-        fields: the values of the model's request fields, by name, not yet pseudonymised; None
-            for a protected one that was left out.
-        event_ms: when it happened.
-        body: the same content in one byte string, however it was spelled.
-        key: the item's own idempotency key, in a batch.
+        fields: request field → value, not pseudonymised; None for a protected field that was left
+            out.
+        event_ms: event time of the request.
+        body: the content in one canonical form, whatever its spelling in JSON.
+        key: the idempotency key of an item in a batch; None without one.
     """
 
     fields: dict[str, Any]

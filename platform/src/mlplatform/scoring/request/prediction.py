@@ -34,8 +34,8 @@ class RequestFacts(msgspec.Struct, frozen=True):
     """The facts of one request.
 
     Args:
-        fields: the request, pseudonymised.
-        features: what the online store said.
+        fields: the request's fields, pseudonymised.
+        features: the features that the online store returned.
     """
 
     fields: Mapping[str, Any]
@@ -60,8 +60,8 @@ class Prediction(msgspec.Struct, frozen=True):
     comes from an equal row.
 
     Args:
-        asked_s, answered_s: on the monotonic clock.
-        timing: what the predictor says of its own time (Server-Timing).
+        asked_s, answered_s: start and end of the call, on the monotonic clock.
+        timing: the predictor's report of its own time (Server-Timing).
     """
 
     step: ModelStep
@@ -89,9 +89,9 @@ class Verdict(msgspec.Struct, frozen=True):
 
     Args:
         target: the arm whose bundle decided; None for the safe default.
-        omitted: why reasons are missing that should be there.
-        cached: the score is that of an equal row a moment ago.
-        top: of classes the most probable ones.
+        omitted: why reasons are missing; None if none are.
+        cached: whether the score is that of an equal row a moment ago.
+        top: the most probable classes; empty for other models.
     """
 
     decision: Decision
@@ -249,7 +249,7 @@ def without_predictor(live: Live, facts: RequestFacts, why: ReasonInfo = DEFAULT
     if the small model knows too little or is missing; or the safe default if the rules abstain.
 
     Args:
-        why: the reason that the safe default gives.
+        why: the reason to give with the safe default.
     """
     champion = live.champion
     if champion is None:
@@ -267,7 +267,7 @@ def without_model(
     default.
 
     Args:
-        small: of the bundle; None where it has none.
+        small: the bundle's small model; None if it has none.
         safe, why: decision and reason of the safe default.
     """
     if small is not None and small.knows(row):

@@ -76,9 +76,9 @@ class Recorder:
     """Appends records one by one; the commit behind it joins them into few transactions.
 
     Args:
-        open_commit: called when the server starts, in the event loop, with what tells how many
-            records may be waiting at most.
-        advanced: called with the event time of every record that was written.
+        open_commit: opens the commit when the server starts, in the event loop. It gets a function
+            that returns how many records may be waiting at most.
+        advanced: called with the event time of every written record.
     """
 
     def __init__(self, open_commit: OpenCommit, advanced: Callable[[int], None]) -> None:
@@ -108,12 +108,12 @@ class Recorder:
         declares that, is known to be recorded nowhere.
 
         Args:
-            deadline_s: of the caller, on the monotonic clock, which is also the event loop's: the
-                outcome comes BEYOND_S later at the latest. Without a deadline the wait is WAIT_S.
+            deadline_s: the caller's deadline on the monotonic clock, which the event loop also
+                uses. The outcome comes at most BEYOND_S later. None: it comes within WAIT_S.
 
         Raises:
-            LogUnavailable: neither the log nor its spill takes the record, or not in time. In time
-                or not, a record that was handed in may still be written.
+            LogUnavailable: neither the log nor its spill stores the record in time. A record that
+                was handed in may still be written later.
         """
         if self._commit is None or self._loop is None:
             raise LogUnavailable("the log is not open yet")
@@ -244,10 +244,10 @@ async def found_in_time(
     milliseconds if it loses its core at that moment. That is no reason to refuse a request.
 
     Args:
-        until_s: when to give up, on the monotonic clock.
+        until_s: time on the monotonic clock at which the search gives up.
 
     Raises:
-        PlatformError: of the last try.
+        PlatformError: the error of the last attempt.
     """
     while True:
         try:

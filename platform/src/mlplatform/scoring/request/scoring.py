@@ -98,7 +98,7 @@ class ScoringInput(msgspec.Struct, frozen=True):
     """A request, with its id.
 
     Args:
-        fields: as they are stored: pseudonyms in place of what is pseudonymous.
+        fields: the request's fields in stored form, with pseudonyms.
     """
 
     decision_id: str
@@ -185,11 +185,12 @@ class Scoring:
         and wherever it is asked for. Its own event time counts, however late it is.
 
         Args:
-            caller: the deadline; the client is the one that asked.
+            caller: gives the deadline; the client is the one whose request was accepted.
 
         Raises:
-            Problem: 409 or 503, as for `answer`; 422, nobody here accepted it, or too long ago to
-                tell whether it was answered, or the model takes other fields by now.
+            Problem: 409 or 503, as for `answer`; 422 if no gateway here accepted the request, if
+                that was too long ago to know whether it was answered, or if the model has other
+                fields now.
         """
         self._check_accepted(accepted)
         caller = replace(caller, client=accepted.client, key=None, trace_id=accepted.trace_id)
@@ -208,8 +209,8 @@ class Scoring:
         """The decision over inputs that the caller made, durable before it is returned.
 
         Args:
-            inputs: in the order of the champion's bundle, or of the version's that is named.
-            unit_value: of the assignment unit; without one the champion is asked, and no rollout
+            inputs: inputs in the order of the champion's bundle, or of the named version's bundle.
+            unit_value: value of the assignment unit; None: the champion is asked, and no rollout
                 counts the record.
 
         Raises:

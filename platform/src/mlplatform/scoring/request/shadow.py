@@ -52,9 +52,9 @@ class ShadowCopies:
     challenger's scores, and a record per drop would cost most when there is least to spare.
 
     Args:
-        dropped: called with the model, why ("full", "over", "stopped" or "unrecorded"), and
-            how many copies.
-        generation: of the routes that are applied to a model now.
+        dropped: called with the model, the reason ("full", "over", "stopped" or "unrecorded"), and
+            the number of copies.
+        generation: returns the generation of routes that a model has now.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ def shadow_record(
     """The record of a copy: the challenger's decision, or why there is none.
 
     Args:
-        latency_us: of the call that carried this copy and perhaps others.
+        latency_us: microseconds of the call that carried this copy, and perhaps others.
     """
     bundle = copy.target.bundle
     if isinstance(raw, tuple):

@@ -50,9 +50,9 @@ class AnsweredRequest(msgspec.Struct, frozen=True):
     """A request that was answered.
 
     Args:
-        operation: as in the metrics.
-        attributes: of the request itself.
-        done: what it has come to: its decisions, as far as it had some.
+        operation: name of the operation, as in the metrics.
+        attributes: attributes of the request itself.
+        done: the decisions that were made for it, if any.
     """
 
     operation: str
@@ -82,9 +82,9 @@ class Traces:
     """Decides for every request that ends whether its spans are stored.
 
     Args:
-        slo_s: model → how long an answer may take and not be slow.
-        share: of the requests that nothing speaks for and no caller has decided on, 0 to 1.
-        shown: called with a kept decision's model, how long it took, and its trace.
+        slo_s: model → seconds from which on an answer counts as slow.
+        share: share (0-1) of the other requests to keep, if the caller has not decided that.
+        shown: called for each kept decision with its model, its duration in seconds, and its trace.
     """
 
     def __init__(

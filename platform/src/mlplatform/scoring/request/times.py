@@ -31,9 +31,9 @@ class EventTimes:
     """Refuses event times that are too far from now.
 
     Args:
-        mode: system: within 5 minutes of the clock; replay: from an hour behind the watermark to
-            two days ahead of it, anything before the first record.
-        now_ms: the platform's event clock; 0 before the first record of a replay.
+        mode: `system` accepts times within 5 minutes of the clock; `replay` accepts an hour before
+            the watermark to two days after it, and any time before the first record.
+        now_ms: returns the platform's event time; 0 before the first record of a replay.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ def bounds(mode: ClockMode, now_ms: int, *, behind_ms: int) -> tuple[int, int]:
     """The first and the last event time that is accepted now, both inclusive.
 
     Args:
-        behind_ms: how far behind the watermark a replay may report.
+        behind_ms: milliseconds by which an event of a replay may be before the watermark.
     """
     if mode == "system":
         return now_ms - SYSTEM_TOLERANCE_MS, now_ms + SYSTEM_TOLERANCE_MS

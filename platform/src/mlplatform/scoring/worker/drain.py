@@ -61,9 +61,9 @@ class DrainLimits:
     """Limits of what is in work at once.
 
     Args:
-        batch: messages of one transaction, and the most that this worker holds.
-        chunk: items of one request to the gateway.
-        connections: requests to the gateway at the same time.
+        batch: messages in one transaction, and the largest number that this worker holds.
+        chunk: items in one request to the gateway.
+        connections: number of simultaneous requests to the gateway.
     """
 
     batch: int = 1000

@@ -61,9 +61,9 @@ class FeatureStream:
     of its messages identify it. If it is killed anywhere, no value is lost or counts twice.
 
     Args:
-        entry: of the target alone.
-        lag: is told how far this reader is.
-        dropped: is told what the topic dropped unread.
+        entry: an entry with this target only.
+        lag: receives how far this reader is.
+        dropped: receives how many messages the topic dropped unread.
     """
 
     def __init__(

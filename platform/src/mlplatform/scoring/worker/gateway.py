@@ -47,8 +47,9 @@ class GatewayScorer:
     """Scores through `score:batch` and `score:accepted`; one connection a thread.
 
     Args:
-        api_key: read for each connection, so that a new one needs no restart.
-        retried: called at every wait, with its reason.
+        api_key: returns the API key; called for each connection, so that a new key needs no
+            restart.
+        retried: called before each wait, with its reason.
     """
 
     def __init__(
@@ -67,12 +68,12 @@ class GatewayScorer:
         """Score the items. Returns one outcome for each, in any order.
 
         Args:
-            items: all of them accepted by a gateway, or none.
-            batch: that the items are of; it records every call.
+            items: items of which either all were accepted by a gateway earlier, or none.
+            batch: the batch of the items, which records every call.
 
         Raises:
             Refused: the gateway does not know this worker's key, or it may not score the model.
-            Unavailable: told to stop before the gateway had answered every item.
+            Unavailable: `stopping` was set before the gateway had answered every item.
         """
         outcomes: list[Outcome] = []
         left, delay_s = list(items), FIRST_DELAY_S

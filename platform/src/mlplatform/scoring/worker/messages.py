@@ -64,7 +64,8 @@ class Item:
     """One item of a batch that the gateway is asked to score.
 
     Args:
-        is_accepted: a gateway accepted it earlier, and it is scored under the id it got there.
+        is_accepted: whether a gateway accepted it earlier; then it is scored under the id that it
+            got.
     """
 
     message: ReceivedMessage
@@ -86,7 +87,7 @@ class Poison:
     """A message that no retry can score.
 
     Args:
-        reason: the problem's name, stable for programs.
+        reason: name of the problem, which programs can rely on.
         detail: a sentence for a person.
     """
 

@@ -23,7 +23,8 @@ class DroppedCounts:
         """Start the series of a topic.
 
         Args:
-            last_found_ms: wall time of the latest loss that is on record.
+            last_found_ms: wall time at which the latest recorded loss was found; None if there is
+                none.
         """
         self._messages.labels(model, topic)
         self._found.labels(model, topic).set((last_found_ms or 0) / 1000)

@@ -53,8 +53,8 @@ class Projection:
     """A selection of a model's records as messages of a topic.
 
     Args:
-        name: under which its progress is kept.
-        message: of one record, read with these columns.
+        name: the name under which its progress is stored.
+        message: returns the message for one record, which has these columns.
     """
 
     name: str

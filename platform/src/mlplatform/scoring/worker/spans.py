@@ -24,7 +24,7 @@ class BatchSpan:
     """A batch in work, and the calls of the gateway for it, from several threads.
 
     Args:
-        is_sampled: one of the share that is kept whatever comes of it; the gateway learns it.
+        is_sampled: whether it is in the share that is always stored; the gateway gets this flag.
     """
 
     topic: str
@@ -75,9 +75,9 @@ class CallOutcome:
     """The outcome of a call of the gateway.
 
     Args:
-        status: None where there was no answer.
-        error: why it is asked again, or that it was refused.
-        is_kept: the gateway kept the spans of its part.
+        status: HTTP status; None if there was no answer.
+        error: why the call is repeated, or that it was refused; None if neither.
+        is_kept: whether the gateway stored its spans of the call.
     """
 
     status: int | None = None

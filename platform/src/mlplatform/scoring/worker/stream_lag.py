@@ -16,8 +16,8 @@ class Behind:
     """The messages that one partition's reader has not served yet.
 
     Args:
-        messages: that the online store does not have.
-        seconds: since when the oldest of them waits, at most.
+        messages: number of messages that the online store does not have.
+        seconds: upper bound on how long the oldest of them has waited.
     """
 
     topic: str
@@ -31,10 +31,10 @@ class _Partition:
     """The state of a partition; times are wall times in milliseconds.
 
     Args:
-        messages: behind, when that was last counted.
-        waiting: delivered and not committed.
-        oldest_ms: when the first of those was published.
-        reached_ms: all that was published by then was read, as far as is known.
+        messages: number of messages behind, at the last count.
+        waiting: number of delivered messages that are not committed.
+        oldest_ms: when the first of those was published; None if there is none.
+        reached_ms: time up to which every published message was read, as far as is known.
     """
 
     reached_ms: int
@@ -48,7 +48,7 @@ class StreamLag:
     """The lag of one reader; safe for threads.
 
     Args:
-        wall_ms: the clock by which topics date their messages.
+        wall_ms: returns the wall time in milliseconds, of the clock by which topics date messages.
     """
 
     def __init__(self, model: str, view: str, wall_ms: Callable[[], int]) -> None:

@@ -51,8 +51,8 @@ def render(document: Json, *, others: Sequence[str] = (), sends: bool = True) ->
     """The page of one document.
 
     Args:
-        others: addresses of the installation's pages, for a menu.
-        sends: whether the page has the script.
+        others: addresses of the installation's other pages, for a menu.
+        sends: whether the page has the script that sends requests.
     """
     info, operations = document["info"], list(_operations(document))
     title = f"{info['title']} {info['version']}"

@@ -68,7 +68,7 @@ def table(caption: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> 
     """A table of cells that are HTML already; the first cell of a row is its head.
 
     Args:
-        caption: empty where a heading above says it.
+        caption: the caption; empty if a heading above is enough.
     """
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{head}</th>' for head in heads)
