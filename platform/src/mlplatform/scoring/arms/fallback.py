@@ -67,9 +67,9 @@ def step_until(policy: ChainPolicy, now_s: float, until_s: float, steps_left: in
     shares of the whole, and those of a disturbed one never add up to more than there is.
 
     Args:
+        now_s: the present time, on the monotonic clock.
         until_s: the time by which the last step must have answered, on the same clock.
         steps_left: number of steps, including this one.
-        now_s: the present time, on the monotonic clock.
     """
     if steps_left <= 1:
         return until_s

@@ -88,7 +88,7 @@ def wait_s(
         asked_s: when the first request of the batch came.
         last_end_s: when the model's last call ended.
         last_requests: number of requests in that call.
-        delay_s: the longest wait.
+        delay_s: seconds that the first row waits at most.
     """
     if last_requests < 2 or asked_s - last_end_s > delay_s:
         return 0.0

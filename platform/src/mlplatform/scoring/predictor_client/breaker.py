@@ -62,9 +62,9 @@ class Breaker:
         `slow_ms`.
 
         Args:
-            slice_s: seconds that the call was allowed to take.
             asked_s: when the call began, on the monotonic clock.
             now_s: when it was answered, on the same clock.
+            slice_s: seconds that the call was allowed to take.
         """
         slow = now_s - asked_s > min(self._slow_s, slice_s)
         if self.state == "closed":

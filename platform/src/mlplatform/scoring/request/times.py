@@ -32,7 +32,8 @@ class EventTimes:
 
     Args:
         mode: `system` accepts times within 5 minutes of the clock; `replay` accepts an hour before
-            the watermark to two days after it, and any time before the first record.
+            the watermark (7 days for a label's arrival) to two days after it, and any time before
+            the first record.
         now_ms: returns the platform's event time; 0 before the first record of a replay.
     """
 
