@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 from collections import Counter
@@ -64,6 +65,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {i for i in items if any(i.get_closest_marker(name) for name in SERVERS)}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [i for i in items if i not in left_out]
+
+
+def pytest_configure() -> None:
+    """Collecting thousands of tests makes hardly any garbage; looking for it took half as long
+    again (measured: 176 s of a core, 101 s without)."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays until the end, so no search for garbage looks at it."""
+    gc.freeze()
+    gc.enable()
 
 
 def _give_ids_of_their_own(items: list[pytest.Item]) -> None:

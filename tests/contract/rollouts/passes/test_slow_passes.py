@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from tests.unit.rollouts.passes.test_rollout_passes import (
-    Fuse,
     World,
     bootstrap,
     failing_rows,
@@ -103,7 +102,7 @@ def test_passes_that_outlast_their_lease_roll_back_and_never_run_at_once(
     journal = opener(SystemClock())
     leases: Any = LeaseCounts(journal)
     ports = dataclasses.replace(
-        world.ports(Fuse()), log=slow, rollouts=journal, passes=leases, anchors=journal
+        world.ports(), log=slow, rollouts=journal, passes=leases, anchors=journal
     )
     reports: list[PassReport] = []
 

@@ -63,55 +63,20 @@ def candidate(version: int) -> Candidate:
     )
 
 
-class Killed(BaseException):
-    """The process ended here."""
-
-
 @dataclass
-class Fuse:
-    """Kills at one write: before it happens, or right after."""
-
-    at: int | None = None
-    after: bool = False
-    writes: int = 0
-    blown: bool = False
-    spent: bool = False
-
-    def around(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self.spent:
-            return write(*args, **kwargs)
-        if self.blown:
-            raise Killed
-        self.writes += 1
-        hit = self.writes == self.at
-        if hit and not self.after:
-            self.blown = True
-            raise Killed
-        try:
-            return write(*args, **kwargs)
-        finally:
-            if hit:  # also after a write that was refused
-                self.blown = True
-                raise Killed
-
-
-@dataclass
-class FusedPort:
-    """A port whose writes go through the fuse."""
+class ReadPort:
+    """A port that must not be written to."""
 
     port: Any
-    fuse: Fuse
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self.port, name)
-        if name not in WRITES:
-            return method
-        return lambda *args, **kwargs: self.fuse.around(method, *args, **kwargs)
+        assert name not in WRITES, f"{name} writes"
+        return getattr(self.port, name)
 
 
 @dataclass
 class World:
-    """Everything around a pass, of which only the pass can be killed."""
+    """Everything around a pass."""
 
     folder: Path
     clock: StoppedClock = field(default_factory=StoppedClock)
@@ -121,58 +86,34 @@ class World:
     log: FakeLog = field(default_factory=FakeLog)
     raw: FakeRawRoutes = field(default_factory=FakeRawRoutes)
     definition: ModelDefinition = field(default_factory=small)
-    fuse: Fuse = field(default_factory=Fuse)
 
     def __post_init__(self) -> None:
         self.rollouts = SqliteRollouts(self.folder / "rollouts.db", self.clock, durable=False)
 
-    def ports(self, fuse: Fuse) -> Ports:
-        def fused(port: Any) -> Any:
-            return FusedPort(port, fuse)
+    def ports(self, *, is_read_only: bool = False) -> Ports:
+        def port(of: Any) -> Any:
+            return ReadPort(of) if is_read_only else of
 
         return Ports(
-            rollouts=fused(self.rollouts),
-            passes=fused(self.rollouts),
-            anchors=fused(self.rollouts),
-            plane=fused(self.plane),
-            versions=fused(self.versions),
-            log=fused(self.log),
-            approvals=fused(self.approvals),
+            rollouts=port(self.rollouts),
+            passes=port(self.rollouts),
+            anchors=port(self.rollouts),
+            plane=port(self.plane),
+            versions=port(self.versions),
+            log=port(self.log),
+            approvals=port(self.approvals),
             clock=self.clock,
             bundles=self.folder / "bundles",
             counted=self.folder / "counted",
             server_of=lambda folder: None,
-            raw=fused(self.raw),
+            raw=port(self.raw),
         )
 
-    def run(self, fuse: Fuse | None = None) -> PassReport:
-        return run_pass(self.definition, self.ports(fuse or Fuse()), holder="reconcile")
+    def run(self) -> PassReport:
+        return run_pass(self.definition, self.ports(), holder="reconcile")
 
     def settle(self) -> PassReport:
-        """A pass; one that is killed is followed by another, which nobody kills."""
-        try:
-            return self.run(self.fuse)
-        except Killed:
-            self.fuse.spent = True
-            return self.run()
-
-    def copy(self, into: Path, fuse: Fuse | None = None) -> World:
-        """The same world in another folder, with a fuse in it."""
-        with (
-            contextlib.closing(sqlite3.connect(self.folder / "rollouts.db")) as present,
-            contextlib.closing(sqlite3.connect(into / "rollouts.db")) as db,
-        ):
-            present.backup(db)
-        return World(
-            into,
-            clock=copy.deepcopy(self.clock),
-            plane=copy.deepcopy(self.plane),
-            versions=copy.deepcopy(self.versions),
-            approvals=copy.deepcopy(self.approvals),
-            log=copy.deepcopy(self.log),
-            raw=copy.deepcopy(self.raw),
-            fuse=fuse or Fuse(),
-        )
+        return self.run()
 
     def open(self, version: int) -> str:
         return open_rollout(
@@ -329,12 +270,6 @@ def deadline(world: World) -> None:
     assert world.state(rollout_id).phase == "rolled_back"
 
 
-def folder(root: Path, name: str) -> Path:
-    made = root / name
-    made.mkdir()
-    return made
-
-
 def test_a_rollout_goes_its_way_and_is_confirmed(tmp_path: Path) -> None:
     world = World(tmp_path)
     bootstrap(world)
@@ -369,45 +304,10 @@ def test_a_dry_run_says_what_is_next_and_writes_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.open(1)
     before = world.outcome()
-    report = run_pass(world.definition, world.ports(Fuse(at=1)), holder="x", dry_run=True)
+    report = run_pass(world.definition, world.ports(is_read_only=True), holder="x", dry_run=True)
     assert report.dry_run
     assert report.steps == (f"fraud-v1-1: deploy {arm(1).service}: the rollout was opened",)
     assert world.outcome() == before
-
-
-CHAPTERS: list[tuple[list[Chapter], Chapter]] = [
-    ([], bootstrap),
-    ([bootstrap], to_promoted),
-    ([bootstrap, to_promoted], confirmation),
-    ([bootstrap, to_promoted], regret),
-    ([bootstrap], deadline),
-    ([bootstrap], no_room),
-]
-
-
-@pytest.mark.parametrize(("before", "chapter"), CHAPTERS, ids=[c.__name__ for _, c in CHAPTERS])
-def test_a_pass_that_dies_at_any_write_changes_only_the_time(
-    tmp_path: Path, before: list[Chapter], chapter: Chapter
-) -> None:
-    start = World(folder(tmp_path, "start"))
-    for earlier in before:
-        earlier(start)
-    undisturbed = start.copy(folder(tmp_path, "undisturbed"))
-    chapter(undisturbed)
-    counter = Fuse()
-    counted = start.copy(folder(tmp_path, "counted"), counter)
-    chapter(counted)
-    assert counter.writes >= 10
-    assert counted.outcome() == undisturbed.outcome()
-    # dying right after a write is dying right before the next one
-    deaths = [(1, False)] + [(at, True) for at in range(1, counter.writes + 1)]
-    for at, after in deaths:
-        fuse = Fuse(at=at, after=after)
-        world = start.copy(folder(tmp_path, f"{at}-{after}"), fuse)
-        chapter(world)
-        assert fuse.blown
-        assert world.outcome() == undisturbed.outcome(), f"died at write {at}, after={after}"
-        world.rollouts.close()
 
 
 def test_who_approves_sees_the_gate_report_and_is_bound_to_it(tmp_path: Path) -> None:
@@ -692,7 +592,7 @@ def test_a_service_that_raw_callers_reach_is_not_removed(tmp_path: Path) -> None
     to_canary(world)
     world.back()  # nothing has been told to the Gateway yet
     with pytest.raises(Refused, match="raw callers still reach it"):
-        retire(world.ports(Fuse()), "fraud", arm(2).service)
+        retire(world.ports(), "fraud", arm(2).service)
 
 
 def raw_weights(world: World) -> dict[str, float]:
@@ -704,7 +604,7 @@ def test_a_service_that_the_routes_list_is_not_removed(tmp_path: Path) -> None:
     world = World(tmp_path)
     bootstrap(world)
     with pytest.raises(Refused, match="in use"):
-        retire(world.ports(Fuse()), "fraud", arm(1).service)
+        retire(world.ports(), "fraud", arm(1).service)
 
 
 def test_a_rollback_takes_the_lease_from_a_running_pass(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.support.onnx_bundles import sigmoid_bundle
-from tests.unit.rollouts.passes.test_rollout_passes import Fuse, World
+from tests.unit.rollouts.passes.test_rollout_passes import World
 
 from mlplatform.model.folders import load_definition
 from mlplatform.model.policies.model_server import ModelServer
@@ -45,7 +45,7 @@ def world(tmp_path: Path) -> World:
 
 
 def on_cluster(world: World) -> Ports:
-    ports = world.ports(Fuse())
+    ports = world.ports()
     return dataclasses.replace(
         ports, repositories=ports.bundles, storage_uri=lambda folder: f"pvc://bundles/{folder.name}"
     )
@@ -83,7 +83,7 @@ def test_the_server_of_a_bundle_runs_it_whatever_model_yaml_says_by_now(world: W
 
 
 def test_one_machine_runs_it_by_the_platforms_own_predictor(world: World) -> None:
-    ports = world.ports(Fuse())
+    ports = world.ports()
     arm = arm_of(ports.bundles)
 
     deploy(ON_TRITON, ports, arm)
