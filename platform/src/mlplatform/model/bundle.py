@@ -414,7 +414,7 @@ def load_bundle(folder: Path, expected: str | None = None, *, data: bool = True)
             time that a process does it; False for a caller that runs no graph.
 
     Raises:
-        BundleCorrupt: names the file that is missing, changed or not understood.
+        BundleCorrupt: a file is missing, changed or not understood; the message names it.
     """
     text = _read(folder / BUNDLE_FILE)
     found = digest(text)

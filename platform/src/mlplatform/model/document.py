@@ -51,9 +51,9 @@ def read(text: str, source: str, wanted: str) -> Any:
         source: the file's name, for messages. wanted: what belongs there, for messages.
 
     Raises:
-        ConfigUnusable: no YAML, or beyond the limits, or with references, tags of its own, or a key
-            that stands twice or is no text, or characters that YAML forbids; names what and, if
-            known, the line.
+        ConfigUnusable: the text is not YAML, exceeds the limits, or has references, custom tags, a
+            repeated key, a key that is not text, or characters that YAML forbids. The message names
+            the problem and, if known, the line.
     """
     try:
         return _read(text)

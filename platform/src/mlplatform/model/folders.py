@@ -54,9 +54,11 @@ def parse(text: str, source: str) -> ModelDefinition:
     """The definition in a model.yaml.
 
     Raises:
-        DocumentInvalid: every unknown, missing or mistyped key with its line, value and what is
-            wanted; where there is none, every one that contradicts another.
-        ConfigInvalid: it is no YAML that is taken, or a key stands twice; names the line.
+        DocumentInvalid: keys are unknown, missing, of a wrong type or contradict each other; the
+            message names each with its line, its value and what is wanted. Contradictions are
+            checked only if all keys have the right form.
+        ConfigInvalid: the text is not a YAML document that the platform reads, or a key stands
+            twice; the message names the line.
     """
     wanted = "YAML as docs/adding-a-model.md shows it, every key once"
     written = document.read(text, source, wanted)
@@ -117,9 +119,9 @@ def check_folders() -> None:
     the platform, and by commands.
 
     Raises:
-        ConfigInvalid: a folder that it names can't be read, or is a model's own; or a model has no
-            name that can be, or that of another, or one that differs from it in `-` and `_` alone;
-            or there is no model.
+        ConfigInvalid: a folder in the setting can't be read or is itself a model folder; a model
+            has an invalid name, or the name of another model (a difference of only `-` and `_` does
+            not count); or there is no model.
     """
     found, problems = _find_folders()
     for problem in problems:
@@ -134,7 +136,8 @@ def model_folder(name: str) -> Path:
     """The folder of a model.
 
     Raises:
-        NotFound: lists the models that exist, and why others are none.
+        NotFound: there is no such model; the message lists the models that exist, and says why
+            other folders are not models.
         ConfigInvalid: somebody else may change what is in the folder.
     """
     found, problems = _find_folders()
@@ -153,8 +156,8 @@ def load_definition(name: str) -> ModelDefinition:
     """The definition of a model of this installation, by name, as its file is now.
 
     Raises:
-        NotFound: lists the models that exist.
-        ConfigInvalid: its model.yaml is wrong, or is that of another model.
+        NotFound: there is no such model; the message lists the models that exist.
+        ConfigInvalid: the model.yaml is wrong, or belongs to another model.
     """
     path = model_folder(name) / FILE
     status = path.stat()

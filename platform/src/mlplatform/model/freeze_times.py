@@ -33,7 +33,7 @@ def local_time(text: str) -> LocalTime:
     """The local time in a text.
 
     Raises:
-        ValueError: it says none; `WANTED` says what would.
+        ValueError: the text is not a local time; `WANTED` says which forms are.
     """
     if found := _DATE.fullmatch(text):
         return LocalTime(

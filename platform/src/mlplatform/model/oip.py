@@ -120,7 +120,7 @@ class Codec(Protocol):
         """One score for each row, or one for each class of each row.
 
         Raises:
-            PredictionFailed: as the function `scores` does.
+            PredictionFailed: for the same reasons as in the function `scores`.
         """
         ...
 
@@ -186,8 +186,9 @@ def scores(reply: Reply, count: int) -> list[float]:
     """The scores in an answer, row by row; `count` is the number of rows, or of rows times classes.
 
     Raises:
-        PredictionFailed: unavailable for any status but 200 and 400, invalid_output for anything
-            that is not exactly `count` numbers; they may be NaN, row by row.
+        PredictionFailed: with `unavailable` for any status but 200 and 400; with `invalid_output`
+            for status 400, and for an answer that is not exactly `count` numbers. A number may be
+            NaN.
     """
     check_status(reply)
     try:

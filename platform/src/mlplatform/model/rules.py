@@ -97,8 +97,8 @@ def parse_rules(
         protected: request fields that no rule may read.
 
     Raises:
-        ConfigInvalid: an unknown key, operator, input or outcome, a missing value, a code used
-            twice.
+        ConfigInvalid: a key, operator, input or outcome is unknown, a value is missing, or a code
+            is used twice.
     """
     from mlplatform.model import document  # a predictor does without PyYAML
 
@@ -139,7 +139,8 @@ def check_text(key: str, text: str) -> None:
     kept.
 
     Raises:
-        ConfigInvalid: names the character that is none.
+        ConfigInvalid: the text is not; the message names the wrong character, or gives the form in
+            which the text is kept.
     """
     try:
         kept = cleaned(key, text)

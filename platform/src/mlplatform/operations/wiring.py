@@ -112,7 +112,7 @@ class Platform:
         """The model's offline table, up to date with the log and with pushed rows.
 
         Raises:
-            Unavailable: as `with_pushes`.
+            Unavailable: for the same reasons as in `with_pushes`.
         """
         offline = self.with_pushes(model)
         offline.project(self.log)
@@ -122,9 +122,9 @@ class Platform:
         """The model's offline table with all pushed rows of external views.
 
         Raises:
-            Unavailable: pushes are on a server that does not answer, or some wait and the online
-                store does not.
-            Refused: as `hold_tables`.
+            Unavailable: pushes are on a server that does not answer, or pushes wait and the online
+                store does not answer.
+            Refused: for the same reason as in `hold_tables`.
         """
         offline = self.offline(model)
         views = external(self.views(model))
@@ -223,8 +223,8 @@ class Platform:
         missing.
 
         Raises:
-            Unavailable: it is not here, and the registry does not answer.
-            BundleCorrupt: what is here is not what its digest says.
+            Unavailable: the bundle is not here, and the registry does not answer.
+            BundleCorrupt: the bundle that is here does not match its digest.
         """
         folder = self.settings.home.bundles / arm.bundle
         if not folder.is_dir():
@@ -279,7 +279,7 @@ class Platform:
 def prefect_api(settings: Settings) -> PrefectApi:
     """A client of this platform's Prefect server.
 
-    Its calls raise `Unavailable` where the server is this machine's and was never started.
+    Its calls raise `Unavailable` if the server is on this machine and was never started.
     """
     credentials = settings.servers.prefect_auth
     return PrefectApi(

@@ -107,8 +107,9 @@ def name(field: str, text: str) -> str:
     """A name as it is kept: `cleaned`, with letters of one script and digits of one kind.
 
     Raises:
-        InputInvalid: as `cleaned`, and for a name that is empty, mixes scripts, is written in a
-            script that nobody uses today, or holds a symbol or a letter of no living alphabet.
+        InputInvalid: for the same reasons as in `cleaned`, or because the name is empty, mixes
+            scripts, is written in a script that nobody uses today, or holds a symbol or a letter of
+            no living alphabet.
     """
     normal = _visible(field, text, frozenset())
     if not normal:

@@ -189,7 +189,7 @@ def shared_table_stores(settings: Settings) -> list[SharedStore]:
     """Stores behind external views that other homes may share.
 
     Raises:
-        Unavailable: one can't be opened.
+        Unavailable: a store can't be opened.
     """
     found: list[SharedStore] = []
     if settings.postgres is not None:

@@ -23,7 +23,7 @@ def gateway(settings: Settings) -> Iterator[Client]:
     """A client of this installation's gateway, with its first API key.
 
     Raises:
-        PlatformError: a call inside the block failed; it is the matching error of a command.
+        PlatformError: a call inside the block failed; the error is the one that a command reports.
     """
     try:
         with Client(settings.gateway_url, wiring.api_key(settings), ASKED) as client:

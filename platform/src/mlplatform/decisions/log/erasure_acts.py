@@ -177,7 +177,7 @@ def preview(log: SqliteDecisionLog, folder: Path, request: ErasureRequest) -> Pr
     """What `erase` would find; nothing is written.
 
     Raises:
-        InputInvalid, Corrupt: as `erase`.
+        InputInvalid, Corrupt: for the same reasons as in `erase`.
     """
     _check(request)
     waiting = _spilled(folder / tables.DATABASE, log.spills, request)

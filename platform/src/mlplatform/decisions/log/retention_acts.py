@@ -86,14 +86,14 @@ def record(
     wall_ms: int,
 ) -> DuePayloads | None:
     """Put the due payloads on record, if there are any: from then on each seal removes them.
-    Returns as `due`.
+    Returns what `due` returns.
 
     Args:
         act: new id of the act.
 
     Raises:
         Busy: another process seals; nothing is recorded.
-        Unavailable, Corrupt: as `due`.
+        Unavailable, Corrupt: for the same reasons as in `due`.
     """
     with seal.lock(folder):
         found = due(log, folder, model, payload_days=payload_days, wall_ms=wall_ms)
@@ -117,7 +117,7 @@ def is_resting(folder: Path, model: str, *, wall_ms: int) -> bool:
     """Whether the last pass was less than a day ago; no file is read.
 
     Raises:
-        Unavailable, Corrupt: as `due`.
+        Unavailable, Corrupt: for the same reasons as in `due`.
     """
     with Translation(folder / tables.DATABASE):
         return rests_until_ms(erasure.rules_of(folder, model), wall_ms) is not None

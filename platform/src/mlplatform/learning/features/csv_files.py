@@ -53,11 +53,12 @@ class CsvBatch(NamedTuple):
 class CsvFiles:
     """A group of CSV files, each with a line of names; to be used as a context.
 
-    Python's own reader splits lines, but has no parser of types; cells become values here.
+    Python's own reader splits lines into cells, but does not parse their types. Cells become values
+    here.
 
     Raises:
-        InputInvalid: one is no plain file, or too large, or there are too many of them.
-        NotFound: one can't be read.
+        InputInvalid: a file is not a plain file or is too large, or there are too many files.
+        NotFound: a file can't be read.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -80,7 +81,8 @@ class CsvFiles:
         """The columns of a file and the types of their first rows, in Arrow's terms.
 
         Raises:
-            InputInvalid: it has no line of names, or no text of UTF-8; names the file.
+            InputInvalid: the file has no line of names, or its text is not UTF-8; the message names
+                the file.
         """
         rows = self._lines(number)
         names = self._head(number, rows)

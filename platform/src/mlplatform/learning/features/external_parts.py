@@ -82,7 +82,7 @@ class ExternalParts:
         """The parts that the online store has had, in order.
 
         Raises:
-            Corrupt: a note is none.
+            Corrupt: a note can't be read as a note.
         """
         return [
             Part(path, note.taken_ms, bool(note.replaces))
@@ -142,7 +142,7 @@ class ExternalParts:
         """Notes of all parts that the online store has had, in order.
 
         Raises:
-            Corrupt: one is none.
+            Corrupt: a note can't be read as a note.
         """
         return [note for _, note in self.parts_and_notes()]
 

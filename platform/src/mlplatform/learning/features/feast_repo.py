@@ -47,7 +47,8 @@ def views(model: str) -> tuple[FeatureView, ...]:
     """The platform's own form of a model's Feast feature views.
 
     Raises:
-        ConfigInvalid: a definition that cannot be compiled to SQL, named by view or feature.
+        ConfigInvalid: a definition cannot be compiled to SQL; the message names the view or the
+            feature.
     """
     objects = feast_objects(model)
     entities = {o.name: o for o in objects if isinstance(o, feast.Entity)}
@@ -86,7 +87,7 @@ def write(models: Iterable[str]) -> None:
     """Write features.json of each of these models whose folder defines features.
 
     Raises:
-        ConfigInvalid: as `views`.
+        ConfigInvalid: for the same reasons as in `views`.
     """
     for model in models:
         folder = model_folder(model)

@@ -64,7 +64,7 @@ def decode(value: bytes, name: str) -> float | None:
     """The number in a `feast.types.Value`: 1 or 0 for a bool, None for a missing value.
 
     Raises:
-        Corrupt: names the feature.
+        Corrupt: the value is not a number; the message names the feature.
     """
     if not value:
         return None
@@ -98,7 +98,7 @@ def check_columns(view: FeatureView, rows: pa.Table) -> None:
     """Refuse rows that lack a column of the view.
 
     Raises:
-        ConfigInvalid: names what is missing.
+        ConfigInvalid: a column is missing; the message names it.
     """
     wanted = {view.join_key, EVENT_TIMESTAMP, CREATED, *view.feature_names}
     if missing := wanted - set(rows.column_names):

@@ -46,7 +46,7 @@ def columns_of(definition: ModelDefinition) -> tuple[ExpectedColumn, ...]:
     """The columns of a history, with the model's own names.
 
     Raises:
-        InputInvalid: the model has a field of yes and no, which its own `sources.py` must read.
+        InputInvalid: the model has a bool field, which its own `sources.py` must read.
     """
     return tuple(
         ExpectedColumn(
@@ -72,7 +72,8 @@ def examine_history(
         columns: column of the history → column of the file, where the names differ.
 
     Raises:
-        InputInvalid: the file or a column is wrong, and the message names it; or as `columns_of`.
+        InputInvalid: the file or a column is wrong, and the message names it; or for the reason
+            given in `columns_of`.
     """
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():

@@ -19,8 +19,8 @@ def open_files(paths: Sequence[Path], until: ExitStack) -> list[int]:
     """A descriptor of each file, closed with the context.
 
     Raises:
-        InputInvalid: one is no plain file, or too large, or there are too many of them.
-        NotFound: one can't be read.
+        InputInvalid: a file is not a plain file or is too large, or there are too many files.
+        NotFound: a file can't be read.
     """
     if len(paths) > MOST_FILES:
         problem = f"{len(paths)} files; the limit is {MOST_FILES}"

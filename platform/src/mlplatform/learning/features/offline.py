@@ -123,7 +123,7 @@ class OfflineTable:
         """Raises unless this history may be added to the table.
 
         Raises:
-            Refused, InputInvalid: as `import_history`.
+            Refused, InputInvalid: for the same reasons as in `import_history`.
         """
         if self.unfinished_import() is not None:
             raise Refused(
@@ -160,7 +160,7 @@ class OfflineTable:
         """Append the log's records after the position of the last part.
 
         Raises:
-            Corrupt: a decision whose request is not what the model declares.
+            Corrupt: the request of a decision does not fit the model's declaration.
         """
         with self._lock():
             position = self.position()

@@ -30,9 +30,9 @@ class ParquetFiles:
     context.
 
     Raises:
-        InputInvalid: one is no plain file, or too large, or there are too many of them.
-        NotFound: one can't be read.
-        Unavailable: there is no confined process to be had.
+        InputInvalid: a file is not a plain file or is too large, or there are too many files.
+        NotFound: a file can't be read.
+        Unavailable: the confined process can't be started.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -56,7 +56,8 @@ class ParquetFiles:
         """The columns of a file and their types, in Arrow's terms.
 
         Raises:
-            InputInvalid: it is no Parquet, or beyond the limits; names the file.
+            InputInvalid: the file is not Parquet, or it exceeds the limits; the message names the
+                file.
         """
         body = self._ask(number, {"deed": "schema", "file": number}, OPEN_CPU_S).body
         names, types = body.get("names", ()), body.get("types", ())
@@ -68,7 +69,7 @@ class ParquetFiles:
         """Columns of a file whose types are known.
 
         Raises:
-            InputInvalid: it is damaged, or beyond the limits; names the file.
+            InputInvalid: the file is damaged, or it exceeds the limits; the message names the file.
         """
         schema = pa.schema(list(wanted.items()))
         return pa.Table.from_batches(self.batches(number, wanted), schema=schema)

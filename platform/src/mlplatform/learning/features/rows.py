@@ -85,7 +85,8 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     """Raise for a history that breaks the model's request schema or the order of time.
 
     Raises:
-        InputInvalid: names the source, the first wrong row (from 0) and what is wrong.
+        InputInvalid: the history is wrong; the message names the source, the first wrong row (from
+            0) and what is wrong.
     """
     check_columns(table.schema, history_schema(definition), source)
     if not table.num_rows:

@@ -62,7 +62,7 @@ def snapshot(
         available_ms: event time from which on the rows can be read; None means `at_ms`.
 
     Raises:
-        InputInvalid: `at_ms` is no midnight, or the rows would be available before it.
+        InputInvalid: `at_ms` is not a midnight, or the rows would be available before it.
     """
     available = at_ms if available_ms is None else available_ms
     _check_times(at_ms, available)
@@ -83,7 +83,7 @@ def materialize(
     exists is kept as it is, so a run that repeats a killed one only completes the online store.
 
     Raises:
-        InputInvalid: `at_ms` is no midnight, or `available_ms` is before it.
+        InputInvalid: `at_ms` is not a midnight, or `available_ms` is before it.
         Refused: a later snapshot exists and this one does not; rows that come late would make
             training read what serving never could.
     """
@@ -114,8 +114,8 @@ def backfill(
     every file is there, the last one is served too.
 
     Raises:
-        InputInvalid: no midnight at all, or one that is none.
-        Refused: as `materialize`.
+        InputInvalid: the list is empty, or a time in it is not a midnight.
+        Refused: for the same reason as in `materialize`.
     """
     days = sorted(set(midnights_ms))
     for at_ms in days:

@@ -74,8 +74,8 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     JSON": bit i of a leaf's place says whether the value of split i is above its border.
 
     Raises:
-        ConfigInvalid: it is no sum over numeric trees of two classes or of a number; names the
-            parameter.
+        ConfigInvalid: the model is not a sum of numeric trees for two classes or for a number; the
+            message names the parameter.
     """
     params, features = model["model_info"]["params"], model["features_info"]
     loss = params["loss_function"]["type"]

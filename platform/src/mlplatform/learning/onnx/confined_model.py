@@ -88,7 +88,7 @@ class ConfinedModel:
         """Replace the model by another one.
 
         Raises:
-            ModelRefused: as for the first one.
+            ModelRefused: for the same reasons as for the first model.
         """
         self._known, self._classes = KnownScores(), classes
         arrays = [_bytes(content)]
@@ -103,7 +103,8 @@ class ConfinedModel:
         are not scored again.
 
         Raises:
-            ModelRefused: it failed on these rows, took too long, or a score is not a number.
+            ModelRefused: the model failed on these rows or took too long, or a score is not a
+                number.
         """
         scores = self._known.of(x)
         if scores is None:
@@ -176,7 +177,7 @@ def inspect(content: bytes) -> None:
     """Check a model of any signature against the limits, and load it once in a process of its own.
 
     Raises:
-        ModelRefused: it is beyond them, or is not loaded.
+        ModelRefused: the model exceeds the limits, or can't be loaded.
     """
     sandbox = Sandbox(prepare, LIMITS)
     try:
@@ -204,7 +205,7 @@ def graph_tensors(content: bytes, data: Sequence[DataFile] = ()) -> GraphTensors
     """The inputs and outputs of a model of any signature, read by a process of its own.
 
     Raises:
-        ModelRefused: it is beyond the limits, or is not loaded.
+        ModelRefused: the model exceeds the limits, or can't be loaded.
     """
     body = {"deed": "tensors", **_names(data)}
     frame = _asked_once(body, content, _loading_s(data), data)
@@ -222,7 +223,7 @@ def data_file_names(content: bytes) -> tuple[str, ...]:
     for a model in one file.
 
     Raises:
-        ModelRefused: it is not read, or a tensor lies outside of the model's folder.
+        ModelRefused: the model can't be read, or a tensor lies outside of the model's folder.
     """
     if PLACE_KEY not in content:
         return ()
@@ -256,7 +257,7 @@ def _sandbox(limits: ProcessLimits, data: Sequence[DataFile]) -> Sandbox:
     """A process with these files open, which may take as much more memory as they have bytes.
 
     Raises:
-        ModelRefused: this machine has not as much memory free.
+        ModelRefused: this machine has less free memory than the model needs.
     """
     size = sum(file.size for file in data)
     wanted = round(OF_DATA * size) + limits.memory_bytes

@@ -110,7 +110,8 @@ def read_ensemble(content: bytes) -> Ensemble:
     Source: ONNX, ai.onnx.ml, TreeEnsembleRegressor-3 and TreeEnsembleClassifier-3.
 
     Raises:
-        NotAnEnsemble: says what else is in the file.
+        NotAnEnsemble: the file computes something else than one ensemble of trees; the message says
+            what.
     """
     import onnx  # commands start without onnx
 

@@ -59,7 +59,8 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     Source: LightGBM, Booster.dump_model; Tree::NumericalDecision in include/LightGBM/tree.h.
 
     Raises:
-        ConfigInvalid: it is no sum over trees of two classes or of a number; names the parameter.
+        ConfigInvalid: the model is not a sum of trees for two classes or for a number; the message
+            names the parameter.
     """
     objective = model.get("objective", "a function")  # of one of its own it dumps no name
     link = LINKS.get(objective.split(" alpha:")[0])

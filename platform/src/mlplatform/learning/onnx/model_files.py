@@ -28,8 +28,8 @@ class ModelFiles:
 def model_files(path: Path, rule: Rule, *, copies: Path | None = None) -> ModelFiles:
     """An ONNX file, and each file beside it that it names.
 
-    A confined process reads the names. A data file is taken as the model is: no link, one name
-    alone, of this user's; its size is bounded by the disk and by memory.
+    A confined process reads the names. A data file must meet the same rules as the model file: it
+    is not a link, has one name only, and belongs to this user. Disk and memory limit its size.
 
     Args:
         rule: which files may be opened.
@@ -37,7 +37,7 @@ def model_files(path: Path, rule: Rule, *, copies: Path | None = None) -> ModelF
             change them; None: the result names the original files.
 
     Raises:
-        NotFound, InputInvalid: as `open_plain`.
+        NotFound, InputInvalid: for the same reasons as in `open_plain`.
         ModelRefused: a data file is missing or lies elsewhere, or the disk has no room for its
             copy.
     """

@@ -195,7 +195,7 @@ def check_signature(running: Any, signature: Signature) -> None:
     """Check that a session takes exactly the inputs of a signature, and gives its outputs.
 
     Raises:
-        InputInvalid: names the first tensor that the graph has otherwise.
+        InputInvalid: the graph differs from the signature; the message names the first such tensor.
     """
     inputs = {v.name: v for v in running.get_inputs()}
     wanted = {tensor.name for tensor in signature.inputs}

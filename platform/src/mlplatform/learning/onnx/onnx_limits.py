@@ -117,7 +117,7 @@ def parsed(content: bytes) -> ModelProto:
     """The model in a file's bytes; no other file is read.
 
     Raises:
-        ModelRefused: too large, or not ONNX.
+        ModelRefused: the content is too large, or is not ONNX.
     """
     from google.protobuf.message import DecodeError  # commands start without onnx
     from onnx import ModelProto
@@ -142,7 +142,7 @@ def data_files(model: ModelProto) -> list[str]:
     """Names of the files that hold the model's tensors.
 
     Raises:
-        ModelRefused: one is not in the model's own folder, or they are too many.
+        ModelRefused: a file is not in the model's own folder, or there are too many files.
     """
     found = dict.fromkeys(
         _location(tensor) for tensor in model.graph.initializer if _is_outside(tensor)

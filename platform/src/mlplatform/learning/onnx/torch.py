@@ -72,7 +72,8 @@ class FittedModule:
         """The module with its blocks as inputs, [n, columns], and output "scores" float32 [n].
 
         Raises:
-            ConfigInvalid: PyTorch has no ONNX for an operation of the module; names it.
+            ConfigInvalid: PyTorch can't write an operation of the module as ONNX; the message names
+                the operation.
         """
         torch = importlib.import_module("torch")
         names = [block.name for block in self.blocks]

@@ -56,7 +56,8 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
     Source: XGBoost, Introduction to Model IO, JSON Schema; a value goes left below the threshold.
 
     Raises:
-        ConfigInvalid: it is no sum over trees of two classes or of a number; names the parameter.
+        ConfigInvalid: the model is not a sum of trees for two classes or for a number; the message
+            names the parameter.
     """
     learner = model["learner"]
     booster, objective = learner["gradient_booster"], learner["objective"]["name"]

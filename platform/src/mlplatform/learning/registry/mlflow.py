@@ -124,7 +124,7 @@ class MlflowRegistry:
         alias.
 
         Raises:
-            Unavailable: MLflow does not answer, or not as expected.
+            Unavailable: MLflow does not answer, or its answer is not as expected.
         """
         asked = {"name": model, "alias": alias}
         with suppress(NotFound, Refused):  # of an alias that is not there it says either
@@ -224,7 +224,7 @@ class MlflowRegistry:
         """The URL of a run's artifacts at the server.
 
         Raises:
-            Refused: it does not serve them itself.
+            Refused: the server does not serve artifacts itself.
         """
         found = urlsplit(run["artifact_uri"])
         if found.scheme != "mlflow-artifacts":

@@ -63,7 +63,8 @@ class Search:
         """The measure of scores [n] of rows with these labels.
 
         Raises:
-            InputInvalid: they are not n numbers of 0-1, or the measure is no finite number.
+            InputInvalid: the scores are not n numbers of 0-1, or the measure is not a finite
+                number.
         """
         if scores.shape != y.shape or not np.all((scores >= 0) & (scores <= 1)):
             problem = f"of shape {scores.shape}; wanted: {len(y)} numbers of 0 to 1"
@@ -93,7 +94,7 @@ class _TrialRun:
         """The mean of the measure over all folds.
 
         Raises:
-            TrialStopped: it was stopped on the way.
+            TrialStopped: the trial was stopped before its last fold.
         """
         for number, fold in enumerate(self.search.folds):
             x = fold.tested.matrix.columns(self.search.names)

@@ -129,7 +129,7 @@ def load_folder(name: str) -> ModelFolder:
 
     Raises:
         NotFound: there is no such model.
-        ConfigInvalid: names the file and the key.
+        ConfigInvalid: a file of the folder is wrong; the message names the file and the key.
     """
     return read_folder(load_definition(name), model_folder(name))
 
@@ -138,7 +138,7 @@ def read_folder(definition: ModelDefinition, folder: Path) -> ModelFolder:
     """The model folder at this path.
 
     Raises:
-        ConfigInvalid: names the file and the key, of what does not fit its definition.
+        ConfigInvalid: a file does not fit the definition; the message names the file and the key.
     """
     name = definition.name
     check_rendered(folder)
@@ -171,7 +171,7 @@ def _unprotected(
     """The views. Raises if one reads a protected field, or labels that are classes or numbers.
 
     Raises:
-        ConfigInvalid: names the feature that does.
+        ConfigInvalid: a feature does so; the message names it.
     """
     for view in views:
         for feature in view.fields:
@@ -200,7 +200,7 @@ def check_takes_classes(training: TrainingModule) -> None:
     """Raises unless `fit` of a model of classes takes the names of classes.
 
     Raises:
-        ConfigInvalid: it does not.
+        ConfigInvalid: `fit` has no parameter `classes`.
     """
     if "classes" not in inspect.signature(training.fit).parameters:
         wanted = "fit(x, y, *, seed, weight=None, classes): model.yaml has `task: classes`"
@@ -213,7 +213,7 @@ def own_measure(
     """The function `measure(y, scores)` of a training module; larger values are better.
 
     Raises:
-        ConfigInvalid: it has none.
+        ConfigInvalid: the module has no such function.
     """
     found = getattr(training, "measure", None)
     if not callable(found):
@@ -226,7 +226,7 @@ def load_training(name: str) -> TrainingModule:
     """The training module of a model; importing it may take seconds.
 
     Raises:
-        ConfigInvalid: it imports a package that is not installed here.
+        ConfigInvalid: the module imports a package that is not installed here.
     """
     with import_problems():
         return cast(TrainingModule, load_module(name, "training"))

@@ -47,7 +47,7 @@ class GoldenSet:
         """The largest gap between a model's scores and the expected ones.
 
         Raises:
-            ModelRefused: it fails on a row, or its score is not a number.
+            ModelRefused: the model fails on a row, or gives a score that is not a number.
         """
         return float(np.abs(model.scores(self.rows) - self.scores).max())
 
@@ -61,7 +61,8 @@ def golden_set(file: Path, definition: ModelDefinition) -> GoldenSet:
     """The golden set in a file.
 
     Raises:
-        ConfigInvalid: there is none, or a row is not of the model's inputs; names the row, from 0.
+        ConfigInvalid: the file holds no golden set, or a row does not fit the model's inputs; the
+            message names the row, from 0.
     """
     source = f"{file.parent.name}/{file.name}"
     try:

@@ -158,7 +158,7 @@ def read_order(shared: Path) -> Order:
     """The order in a folder.
 
     Raises:
-        Corrupt: it is none.
+        Corrupt: the file is missing, or is not an order.
     """
     return _decoded(shared / ORDER, Order)
 
@@ -167,7 +167,7 @@ def read(asked: Order, shared: Path, requests: Path) -> tuple[Dataset, Recent | 
     """The rows of an order.
 
     Raises:
-        Corrupt: they are not those that the order names.
+        Corrupt: the rows are not those that the order names.
     """
     rows = _read_rows(requests, asked.words)
     data = asked.data
@@ -212,7 +212,7 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
     Raises:
         BundleCorrupt: a file is not what its digest says, or it is the candidate of another order.
         Corrupt: there is no result that can be read.
-        ModelRefused: the model can't be run here, or is beyond what one from outside may be.
+        ModelRefused: the model can't be run here, or exceeds the limits for a model from outside.
     """
     result = _decoded(written / RESULT, Result)
     if result.search is not None and not result.search.has_best():

@@ -29,7 +29,8 @@ def import_problems(key: str = OF_TRAINING) -> Iterator[None]:
     within the block.
 
     Raises:
-        ConfigInvalid: names the package, or the system's library behind one, and the way out.
+        ConfigInvalid: an import failed; the message names the missing package, or the system
+            library that a package needs, and what to do.
     """
     try:
         yield

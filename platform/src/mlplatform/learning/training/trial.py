@@ -82,8 +82,8 @@ def run(model: str) -> None:
 
     Raises:
         ConfigInvalid: the folder is wrong, or imports a package that is not installed here.
-        ModelRefused: the ONNX file is none that the platform runs.
-        InputInvalid: scores are outside 0-1, or no numbers, or differ between the two forms.
+        ModelRefused: the platform can't run the ONNX file.
+        InputInvalid: scores are outside 0-1, are not numbers, or differ between the two forms.
     """
     folder = load_folder(model)
     x, y, words = rows(folder.definition, folder.views, SEED)

@@ -60,7 +60,7 @@ class Matrix:
         """The inputs of one bundle, in its order.
 
         Raises:
-            InputInvalid: names the inputs that these rows do not have.
+            InputInvalid: these rows lack an input; the message names every such input.
         """
         if lacking := sorted(set(names) - set(self.names)):
             raise InputInvalid("rows", None, f"no input {', '.join(lacking)}")

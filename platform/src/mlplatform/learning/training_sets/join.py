@@ -34,7 +34,7 @@ def training_join(
             model has windows, they are requests of the offline table, with `request_id`.
 
     Raises:
-        InputInvalid: as `view_join`.
+        InputInvalid: for the same reasons as in `view_join`.
     """
     return with_windows(offline, view_join(offline, views, events))
 

@@ -130,7 +130,8 @@ def declared_gates(module: Any) -> OwnGates:
     """The functions and columns that a module declares.
 
     Raises:
-        TypeError, ValueError: says which name is wrong, and what is wanted.
+        TypeError, ValueError: a declaration is wrong; the message says which name, and what is
+            wanted.
     """
     parts: dict[str, Sequence[Any]] = {}
     for key in ("GATES", "MEASURES", "COLUMNS"):

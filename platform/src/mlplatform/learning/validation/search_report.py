@@ -57,7 +57,7 @@ class SearchReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """The complete trial that was chosen; among equals the first.
 
         Raises:
-            ValueError: none is complete.
+            ValueError: no trial is complete.
         """
         sign = -1 if self.measure in LESS_IS_BETTER else 1
         return max(self._complete(), key=lambda trial: sign * (trial.value or 0.0))

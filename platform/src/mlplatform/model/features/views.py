@@ -165,7 +165,8 @@ def load_views(folder: Path) -> tuple[FeatureView, ...]:
     none.
 
     Raises:
-        ConfigInvalid: names the file, the key and what is wanted.
+        ConfigInvalid: features.json is wrong; the message names the file, the key and what is
+            wanted.
     """
     if not (folder / FILE).exists() and not (folder / SOURCE).exists():
         return ()
@@ -179,7 +180,8 @@ def check_rendered(folder: Path) -> None:
     """Raise if a model folder's features.py has changed since its features.json was rendered.
 
     Raises:
-        ConfigInvalid: names the file and the command that renders it.
+        ConfigInvalid: features.py has changed; the message names the file and the command that
+            renders it.
     """
     if (folder / FILE).exists() and (folder / SOURCE).exists():
         rendered = _content(folder).source
@@ -209,7 +211,8 @@ def check(views: tuple[FeatureView, ...]) -> None:
     """Raise for definitions that cannot be compiled.
 
     Raises:
-        ConfigInvalid: names the feature and what is wanted.
+        ConfigInvalid: a definition can't be compiled; the message names the feature and what is
+            wanted.
     """
     for view in views:
         if not view.fields:
@@ -300,7 +303,8 @@ def check_purposes(views: Sequence[FeatureView], purposes: Sequence[str]) -> Non
     """Raise for an external view that may not be used for what the model uses features for.
 
     Raises:
-        ConfigInvalid: names the view, its owner and the purpose.
+        ConfigInvalid: a purpose is not allowed; the message names the view, its owner and the
+            purpose.
     """
     for view in external(views):
         assert view.external is not None

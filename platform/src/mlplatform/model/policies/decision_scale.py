@@ -47,7 +47,7 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """A graph's number, limited to the range.
 
         Raises:
-            ValueError: it is NaN or infinite.
+            ValueError: the number is NaN or infinite.
         """
         if not math.isfinite(raw):
             raise ValueError(f"the number is {raw}")

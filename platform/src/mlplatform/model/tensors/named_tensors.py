@@ -132,7 +132,7 @@ class NamedTensors:
         """Check that tensors of these names make rows, before any of them is decoded.
 
         Raises:
-            ValueError: naming what is missing or unknown.
+            ValueError: a tensor is missing or unknown; the message names it.
         """
         if len(names) != len(self._slots) or set(names) != self._slots.keys():
             raise ValueError(self._other_names(set(names)))
@@ -141,7 +141,7 @@ class NamedTensors:
         """The rows [n, inputs] that the tensors hold together.
 
         Raises:
-            ValueError: naming what is missing, unknown or wrong.
+            ValueError: a tensor is missing, unknown or wrong; the message names it.
         """
         self.check_names([tensor.name for tensor in sent])
         count = sent[0].shape[0] if sent[0].shape else 0
@@ -176,7 +176,8 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw)
     """A tensor whose values are JSON, flat or nested by row.
 
     Raises:
-        ValueError: they are of another kind than the datatype, or nested otherwise.
+        ValueError: the values are of another kind than the datatype, or are nested otherwise than
+            the shape says.
     """
     decoder = _DECODERS.get(datatype)
     if decoder is None:
@@ -200,7 +201,7 @@ def from_bytes(name: str, datatype: str, shape: Sequence[int], raw: memoryview) 
     """A tensor whose values are bytes, little-endian; a text has its length in 4 bytes before it.
 
     Raises:
-        ValueError: they are no values of the datatype.
+        ValueError: the bytes are not values of the datatype.
     """
     if datatype == "BYTES":
         return SentTensor(name, datatype, shape, _texts(name, raw))

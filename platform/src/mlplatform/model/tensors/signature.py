@@ -119,7 +119,7 @@ class Tensors:
         """One score a row, or probabilities for each row, from the output that holds them.
 
         Raises:
-            ValueError: it has another shape than was declared.
+            ValueError: the output has another shape than was declared.
         """
         if self._classes:
             if output.shape != (rows, self._classes):

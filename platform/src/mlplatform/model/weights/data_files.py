@@ -63,7 +63,7 @@ def data_of(folder: Path, files: Mapping[str, str]) -> tuple[DataFile, ...]:
     """The data files in a bundle's folder, with the digests that the bundle names.
 
     Raises:
-        OSError: one is not there.
+        OSError: a file does not exist.
     """
     paths = [folder / name for name in data_names(files)]
     return tuple(DataFile(path, path.stat().st_size, files[path.name]) for path in paths)

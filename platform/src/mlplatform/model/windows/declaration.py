@@ -185,7 +185,8 @@ def check_same(trained: Sequence[Window], declared: Sequence[Window]) -> None:
     """Raise if windows are declared differently from those that a bundle was trained with.
 
     Raises:
-        ConfigInvalid: names the window that is declared otherwise, or no more.
+        ConfigInvalid: a window is declared differently, or no longer declared; the message names
+            it.
     """
     by_name = {window.name: window for window in declared}
     for window in trained:

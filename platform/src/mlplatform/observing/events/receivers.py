@@ -56,7 +56,7 @@ class Receiver:
         """The receiver's URL, read from its file now.
 
         Raises:
-            ConfigInvalid: the file of its url holds none; the url is not named.
+            ConfigInvalid: the file holds no valid url; the message does not show the content.
         """
         if self.url_file is None:
             return self.url
@@ -83,7 +83,7 @@ def declared_receivers(settings: Settings) -> ReceiversFile:
     """The receivers of this installation; none if no file is named.
 
     Raises:
-        ConfigInvalid: see `parse`; or the file can't be read.
+        ConfigInvalid: for the reasons given in `parse`, or because the file can't be read.
     """
     if settings.receivers is None:
         return ReceiversFile((), settings.page_url)
@@ -99,7 +99,7 @@ def receiver_named(settings: Settings, name: str) -> Receiver:
     """One receiver of this installation.
 
     Raises:
-        NotFound: names those that there are.
+        NotFound: there is no such receiver; the message names those that exist.
     """
     known = {one.name: one for one in declared_receivers(settings).receivers}
     if name not in known:
@@ -116,8 +116,8 @@ def parse(text: str, file: Path, page: str) -> ReceiversFile:
         page: of the installation, where the file names none.
 
     Raises:
-        ConfigInvalid: of all that is wrong the key, its value and what is wanted, a line each. The
-            value of a url is not named where it may hold a secret.
+        ConfigInvalid: something is wrong; the message has a line for each wrong key, with its value
+            and what is wanted. A url that may hold a secret is not shown.
     """
     found = document.read(text, f"{VARIABLE}: {file}", "YAML as docs/events.md shows it")
     if not isinstance(found, dict) or not {"receivers"} <= found.keys() <= {"receivers", "page"}:

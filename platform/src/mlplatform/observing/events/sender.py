@@ -148,7 +148,7 @@ async def _addresses(url: SplitResult) -> list[str]:
     """The addresses of the receiver's host to which events may be sent.
 
     Raises:
-        ConfigInvalid: it has others alone.
+        ConfigInvalid: events may be sent to none of the host's addresses.
     """
     host = url.hostname or ""
     looked_up = await asyncio.get_running_loop().getaddrinfo(

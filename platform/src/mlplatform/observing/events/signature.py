@@ -66,7 +66,7 @@ def verify(
     """Raises unless one of the secrets has signed this body recently.
 
     Raises:
-        Refused: says what is wrong.
+        Refused: the timestamp is too far from now, or no signature fits; the message says which.
     """
     event_id, at, signatures = (headers.get(name, "") for name in (ID, TIMESTAMP, SIGNATURE))
     if not (at.isascii() and at.isdigit()) or abs(now_s - int(at)) > TOLERANCE_S:

@@ -388,7 +388,7 @@ def _period(request: Request) -> str:
     """The period that a request asks for.
 
     Raises:
-        NotFound: there is none of this name.
+        NotFound: there is no period of this name.
     """
     period = request.query_params.get("period", "day")
     if period not in traffic.PERIODS:

@@ -66,8 +66,8 @@ def provider_of(settings: Settings) -> Provider | None:
     """The identity provider of the settings; None if they name none.
 
     Raises:
-        ConfigInvalid: its file of roles is wrong, or browsers find the page by plain http: who
-            reads along would have the session.
+        ConfigInvalid: the file of roles is wrong, or browsers reach the page by plain http, so that
+            somebody who reads the network traffic could take the session.
     """
     provider, page = settings.identity_provider, settings.page_url
     if provider is None:

@@ -22,7 +22,7 @@ def render(template: str, **shown: Any) -> str:
     """The page that a template makes from these values, for its reader.
 
     Raises:
-        jinja2.UndefinedError: the template shows something that is not among them.
+        jinja2.UndefinedError: the template uses a name that is not among the values.
     """
     return templates().get_template(template).render(reader=READER.get(), **shown)
 

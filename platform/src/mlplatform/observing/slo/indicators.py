@@ -38,7 +38,7 @@ def of_model(model: ModelDefinition, limits: AlertLimits) -> dict[Name, Events |
     """The indicators of a model's objectives.
 
     Raises:
-        ConfigInvalid: `latency_slo_ms` is no bucket of the gateway's latency.
+        ConfigInvalid: `latency_slo_ms` is not the edge of a bucket of the gateway's latency.
     """
     own = f'model="{model.name}"'
     decisions = rate(signals.DECISIONS, own)

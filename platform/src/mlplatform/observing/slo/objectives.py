@@ -132,7 +132,7 @@ def load(path: Path) -> Objectives:
     """The objectives of a file.
 
     Raises:
-        ConfigInvalid: names the key, its value and what is wanted.
+        ConfigInvalid: a value is wrong; the message names the key, its value and what is wanted.
     """
     return parse(path.read_text(), path.name)
 
@@ -141,7 +141,8 @@ def parse(text: str, source: str = "slo.yaml") -> Objectives:
     """The objectives of a text.
 
     Raises:
-        ConfigInvalid: an unknown, missing, repeated, mistyped or impossible value, by its key.
+        ConfigInvalid: a key is unknown, missing or repeated, or a value is of a wrong type or
+            impossible; the message names the key.
     """
     wanted = f"YAML like that of {FILE}, every key once"
     try:

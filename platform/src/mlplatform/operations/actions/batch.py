@@ -76,7 +76,7 @@ def batch(
 
     Raises:
         NotFound: there is no such version, or no champion yet.
-        InputInvalid: no whole days, or too many.
+        InputInvalid: the times do not enclose whole days, or enclose too many.
     """
     days = (to_ms - from_ms) // DAY_MS
     if from_ms % DAY_MS or to_ms % DAY_MS or not 0 < days <= MAX_ITEMS:
@@ -94,7 +94,8 @@ def batch(
 def prepare(platform: Platform, asked: Batch) -> Job:
     """Write the inputs of a batch and return its job: `shared/` has the bundle, `items/` the days.
 
-    What an earlier attempt under the same name wrote is taken as it is: a job may be reading it.
+    Files that an earlier attempt under the same name wrote are used as they are, because a job may
+    be reading them.
 
     Raises:
         InputInvalid: there is no request on these days, none of the days has features, or the
@@ -114,7 +115,7 @@ def days_without_features(platform: Platform, asked: Batch, bundle: Bundle) -> d
     """Day → the bundle's views without features on that day: no snapshot, or no row of the table,
     was valid.
 
-    What a model says of such a day is what it says of customers whom nobody knows.
+    For such a day a model gives the scores of unknown customers.
     """
     offline, found = platform.offline(asked.model), dict[str, list[str]]()
     tables = {view.name for view in external(platform.views(asked.model))}
@@ -141,7 +142,8 @@ def score(platform: Platform, asked: Batch, job: Job, report: Callable[[JobStatu
     decisions, SHA-256 and the views without features of each file.
 
     Raises:
-        JobFailed, Refused, Unavailable: as `operations.compute.job_run.run`.
+        JobFailed, Refused, Unavailable: for the same reasons as in
+            `operations.compute.job_run.run`.
     """
     target = platform.settings.home.batches / asked.model / asked.name
     if not (target / MANIFEST).exists():

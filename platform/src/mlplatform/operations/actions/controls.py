@@ -129,7 +129,7 @@ def control(
 
     Raises:
         NotFound: no rollout has this id.
-        Refused: it can't follow what holds now, or the rollout is another model's.
+        Refused: the present state does not allow the act, or the rollout belongs to another model.
     """
     if act == "kill" or act == "lift" or act == "clear":
         generation = control_model(platform, model, act, actor=actor, reason=reason)

@@ -41,8 +41,8 @@ def open_retrained(
 ) -> None:
     """Open the rollout of a version that a retrain has made.
 
-    One that answers an incident may have none yet: the next check tries again, and calls a person
-    where its plan is refused.
+    If the retrain answers an incident, the rollout may not be opened yet. The next check then tries
+    again, and calls a person if the plan is refused.
 
     Raises:
         Busy: another version is ramping, and the retrain answers no incident.

@@ -47,13 +47,15 @@ def import_history(platform: Platform, model: str, table: pa.Table, source: str)
     """Import a history and make a snapshot of every midnight that training may join; returns the
     number of rows.
 
-    More is added behind what is there, as long as no request was answered. An import that was
-    killed between its rows and the last snapshot is finished by the next one, which must bring the
-    same rows; where requests were answered in between, no snapshot that is there is made again.
+    Later history can be added after the existing history, as long as no request was answered. An
+    import that was killed between its rows and the last snapshot is finished by the next one, which
+    must bring the same rows; where requests were answered in between, no snapshot that is there is
+    made again.
 
     Raises:
         Refused: requests were answered, or another import is unfinished.
-        InputInvalid: names the source, the row and what is wrong; nothing was taken in.
+        InputInvalid: a row is wrong; the message names the source, the row and the problem. Nothing
+            was imported.
     """
     offline = platform.offline(model)
     if not _is_rest(platform, model, table, source):
@@ -72,7 +74,7 @@ def build_windows(platform: Platform, model: str) -> int:
     """Build the state of the model's windows from all known requests; returns the number of tiles.
 
     Raises:
-        Busy: the log was sealed in between; try again.
+        Busy: the log was sealed meanwhile; try again.
     """
     # imports the client of Redis
     from mlplatform.learning.features.windows.build import build, build_shared
@@ -100,7 +102,8 @@ def import_external(
 
     Raises:
         NotFound: the model has no such external view.
-        InputInvalid: names the file, the row and what is wrong; nothing was taken in.
+        InputInvalid: a file is wrong; the message names the file, the row and the problem. Nothing
+            was imported.
     """
     columns = external_columns(platform, model, view_name)
     files = files_at(path)
@@ -157,7 +160,7 @@ def check_addable(platform: Platform, model: str, table: pa.Table, source: str) 
     """Raises unless this history may be imported now; writes nothing.
 
     Raises:
-        Refused, InputInvalid: as `import_history`.
+        Refused, InputInvalid: for the same reasons as in `import_history`.
     """
     rows.check_history(table, platform.definition(model), source)
     if not _is_rest(platform, model, table, source):

@@ -42,9 +42,9 @@ def fit(
     repeated.
 
     Raises:
-        JobFailed: it failed, was cancelled or took longer than `training.deadline_s`.
-        Corrupt: what it gave back is not what its digests say; it was not kept.
-        Refused, Unavailable: as `operations.compute.job_run.run`.
+        JobFailed: the job failed, was cancelled or took longer than `training.deadline_s`.
+        Corrupt: the job's result does not match its digests; the result was not kept.
+        Refused, Unavailable: for the same reasons as in `operations.compute.job_run.run`.
     """
     folder = folder_digest(model_folder(dataset.model))
     order = handover.order(dataset, recent, code=code_version(), folder=folder, seed=retrain.SEED)
@@ -68,7 +68,7 @@ def attempt(jobs: Jobs, order: Order) -> str:
     """The name of the order's first job that neither failed nor was cancelled.
 
     Raises:
-        Refused: `MAX_ATTEMPTS` of them have failed within a week.
+        Refused: `MAX_ATTEMPTS` attempts have failed within a week.
         Unavailable: the backend does not answer.
     """
     until_s = time.monotonic() + GRACE_S

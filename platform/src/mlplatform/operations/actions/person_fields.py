@@ -28,8 +28,8 @@ class Length:
         """The text in its stored form.
 
         Raises:
-            InputInvalid: names what is too short or too long, and the limits, or the character that
-                no such text holds.
+            InputInvalid: the text is too short, too long or has a character that is not allowed;
+                the message names the limits or the character.
         """
         stripped = self.form(name, text) if text.strip() else ""
         if self.least <= len(stripped) <= self.most:

@@ -176,7 +176,7 @@ def check_may_review(client: Client, model: str) -> None:
     """Raises unless this person may record outcomes of the model's decisions.
 
     Raises:
-        Refused: names the scope and the command that gives it.
+        Refused: the person lacks the scope; the message names it, and the command that gives it.
     """
     if not client.may(model, "review"):
         command = f"mlplatform keys create --name {client.name} --model {model} --scope review"
@@ -252,7 +252,7 @@ class _ReviewSession:
         """Store the label on the same path as labels of applications.
 
         Raises:
-            Refused: the rules of labels refuse it. Unavailable: the log does not take it.
+            Refused: the rules of labels refuse it. Unavailable: the log can't store it.
         """
         platform, settings = self._platform, self._platform.settings
         askers = recorded_askers(self._decisions, settings.clock)
@@ -278,7 +278,7 @@ class _ReviewSession:
         Returns the number of its record.
 
         Raises:
-            Unavailable: the log does not take it.
+            Unavailable: the log can't store it.
         """
         entry = Entry(
             Record(

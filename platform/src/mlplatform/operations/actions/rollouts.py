@@ -218,7 +218,7 @@ def question(platform: Platform, rollout_id: str, answer: Answer) -> tuple[Quest
 
     Raises:
         NotFound: no rollout has this id.
-        Refused: it asks nothing.
+        Refused: the rollout asks nothing now.
     """
     facts = platform.rollouts.read(rollout_id)
     state = fold(facts)
@@ -234,7 +234,7 @@ def evidence(platform: Platform, rollout_id: str, digest: str) -> str:
     """The question with this evidence's digest from a rollout's journal, as Markdown.
 
     Raises:
-        NotFound: the journal never asked it.
+        NotFound: the journal never asked this question.
     """
     for fact in platform.rollouts.read(rollout_id):
         if isinstance(fact, _Asks) and fact.evidence_digest == digest:
@@ -389,7 +389,7 @@ def answer_form(platform: Platform, question: Question, proven: Approver, *, rea
     waiting run takes a pass now and ends.
 
     Raises:
-        NotFound: no run asks it.
+        NotFound: no run asks the question.
         Unavailable: Prefect does not answer.
     """
     run = asking_run(platform.prefect.suspended(), question)
@@ -402,7 +402,7 @@ def asking_run(suspended: Sequence[FlowRun], question: Question) -> FlowRun:
     """The suspended run that waits for the answer to this question.
 
     Raises:
-        NotFound: none does.
+        NotFound: no run waits for it.
     """
     wanted = (question.rollout_id, question.evidence)
     for run in reversed(suspended):
@@ -430,7 +430,7 @@ class ByProvider:
         """Raises unless the proof still holds and grants scope `approve` of the model.
 
         Raises:
-            Refused: says which of them it does not.
+            Refused: the sign-in has expired, or the scope is missing; the message says which.
         """
         name, issuer = self.client.name, self.identity.issuer
         if self.client.until_s * 1000 <= now_ms:

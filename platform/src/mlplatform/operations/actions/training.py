@@ -100,7 +100,7 @@ def check_trains(model: str) -> None:
     """Raises unless the model's folder contains a training program.
 
     Raises:
-        Refused: it holds a ready ONNX file.
+        Refused: the folder holds a ready ONNX file.
     """
     if is_ready(model_folder(model)):
         raise Refused(
@@ -112,11 +112,12 @@ def check_trains(model: str) -> None:
 def training_moment(asked_ms: int | None, known_ms: int) -> int:
     """The moment to train as of: the one asked for, or else the end of the known requests.
 
-    A day after the last known one is taken too: training sets end at midnights, and the moment may
-    be given before the first request of its day.
+    The day after the last known one is also allowed: training sets end at midnights, and a moment
+    may be given before the first request of its day.
 
     Raises:
-        InputInvalid: it is later: labels would count as matured that had no time to arrive.
+        InputInvalid: the moment is later than that. Labels that had no time to arrive would count
+            as matured.
     """
     if asked_ms is None:
         return known_ms
@@ -205,7 +206,7 @@ def try_folds(
     nothing if model.yaml asks for a single hold-out. The bundles are removed.
 
     Raises:
-        JobFailed, Refused, Unavailable: as `fitting.fit`.
+        JobFailed, Refused, Unavailable: for the same reasons as in `fitting.fit`.
     """
     folder = load_folder(model)
     wanted = folds(folder.definition, prepared.dataset.as_of_ms)
@@ -275,7 +276,8 @@ def register(
     """Register the candidate as a version.
 
     Raises:
-        GateFailed: names the gates; the report is kept in the registry, nothing is deployable.
+        GateFailed: gates did not pass; the message names them. The registry keeps the report, and
+            there is no version to deploy.
     """
     outcome = retrain.register(
         candidate, judged.report, platform.registry, author=author, record=judged.record
@@ -342,8 +344,8 @@ def brought_files(path: Path, home: Home, copies: Path) -> ModelFiles:
 
     Raises:
         NotFound: there is no such file.
-        InputInvalid: it is no plain file of this user, too large, or a file of the platform's own;
-            or a file with weights is.
+        InputInvalid: the file, or a file with weights, is not a plain file of this user, is too
+            large, or belongs to the platform.
     """
 
     rule = plain_files.Rule(

@@ -79,8 +79,8 @@ def reading(path: Path) -> Iterator[ArchiveReader]:
     """Open the backup at a path, a folder or a tar file, for reading.
 
     Raises:
-        NotFound: there is none.
-        Corrupt: a file that is no tar.
+        NotFound: there is no backup.
+        Corrupt: the file is not a tar file.
     """
     if path.is_dir():
         yield _FolderReader(path)

@@ -77,7 +77,7 @@ def decode(data: bytes) -> Manifest:
     """Read a manifest from its stored form.
 
     Raises:
-        Corrupt: it is not what its digest says.
+        Corrupt: the manifest does not match its digest, or can't be read.
         Refused: a newer release has written it.
     """
     try:

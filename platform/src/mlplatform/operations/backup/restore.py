@@ -67,9 +67,9 @@ def restore(
 ) -> RestoreReport:
     """Restore a backup into a home folder, and into the servers that the settings name.
 
-    Every file is held to its digest, then the log and the journal to theirs. With a finding nothing
-    is put in place. The home folder is whole or empty; servers are filled before it, each in one
-    transaction, and what a failure leaves in them is said.
+    Every file is compared with its digest; then the log and the journal are verified. If there is a
+    finding, nothing is put in place. The home folder is complete or empty. Servers are filled
+    before it, each in one transaction; after a failure, the error says what is left in them.
 
     Args:
         now_ms: wall time at which keys count as live.
@@ -107,7 +107,7 @@ def check(source: Path, *, progress: Progress = lambda name, count: None) -> Res
 
     Log and journal are copied to the system's folder for temporary files, and removed from there.
 
-    Raises: as `restore`, but for what concerns a home folder.
+    The errors are those of `restore`, without those about a home folder.
     """
     with reading(source) as reader, tempfile.TemporaryDirectory(prefix="mlplatform-") as folder:
         manifest = _manifest(reader)

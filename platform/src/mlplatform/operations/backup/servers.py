@@ -58,7 +58,7 @@ class HeldDatabase:
 
         Raises:
             NotFound: there is no `pg_dump` on this machine.
-            Unavailable: it failed; says why.
+            Unavailable: `pg_dump` failed; the message says why.
         """
         options = ("--format=custom", f"--snapshot={self.snapshot}", f"--file={path}")
         _run("pg_dump", self.address, *options)
@@ -124,10 +124,10 @@ def check_empty(settings: Settings, before: Mapping[str, str]) -> None:
 def fill(settings: Settings, folder: Path) -> None:
     """Restore the servers' parts of a backup, and remove them from the folder.
 
-    Objects come first and the journal last, which refers to the others.
+    Objects come first. The journal comes last, because it refers to the others.
 
     Raises:
-        Unavailable: one did not take its part; those before it have theirs.
+        Unavailable: a server did not accept its part; the servers before it have theirs.
     """
     try:
         if settings.mlflow_artifacts:

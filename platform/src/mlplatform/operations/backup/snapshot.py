@@ -101,7 +101,7 @@ def database_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """Hold a read transaction: it sees the database as it is now, however long it lasts.
 
     Raises:
-        Unavailable: it is locked, or is none.
+        Unavailable: the database is locked, or the file does not exist.
     """
     try:
         with closing(

@@ -87,7 +87,7 @@ def card(recorded: VersionRecords) -> Card:
     """The card of the version.
 
     Raises:
-        Corrupt: the gate report in the registry is none.
+        Corrupt: the gate report in the registry can't be read.
         Refused: a journal tells no rollout.
     """
     journals, bundle = recorded.journals, recorded.bundle

@@ -133,11 +133,11 @@ class Jobs(Protocol):
     def outputs(self, name: str) -> Path:
         """The folder with the outputs of each item of a succeeded job, under the item's name.
 
-        It is the caller's to read, and stays for days.
+        The caller may read the folder; it stays for days.
 
         Raises:
             NotFound: no such job was submitted.
-            Refused: it has not succeeded.
+            Refused: the job has not succeeded.
             Unavailable: the backend did not answer.
         """
         ...

@@ -125,7 +125,7 @@ def await_server(settings: Settings) -> None:
     """Return when the server answers.
 
     Raises:
-        Unavailable: it did not in time.
+        Unavailable: the server did not answer in time.
     """
     api, deadline = wiring.prefect_api(settings), time.monotonic() + START_LIMIT_S
     while not api.healthy():

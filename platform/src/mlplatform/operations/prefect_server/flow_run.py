@@ -56,7 +56,7 @@ def execute(pin: Pin) -> None:
     """Run Prefect's engine in this process for the pinned flow.
 
     Raises:
-        Refused: its file has changed.
+        Refused: the flow's file has changed.
     """
     os.environ[pins.ENTRYPOINT] = pin.checked_entrypoint()
     sys.argv = [ENGINE]
@@ -68,7 +68,7 @@ def pinned_here() -> Pin:
     """The pin of the run that the environment names, in `flows/` of the working folder.
 
     Raises:
-        Refused: no flow of this platform has its name.
+        Refused: no flow of this platform has the name of the run's flow.
     """
     # Prefect reads its environment when it is imported
     from prefect.client.orchestration import get_client

@@ -40,7 +40,7 @@ class Pin:
         """The entrypoint for Prefect's engine, if the file is unchanged.
 
         Raises:
-            Refused: the file is another one now.
+            Refused: the file has changed since it was pinned.
         """
         if _digest(self.path) != self.digest:
             raise Refused(

@@ -407,7 +407,7 @@ async def _body(receive: Receive) -> bytes:
     """The whole body of a request.
 
     Raises:
-        _TooLarge: it is longer than `MOST_BODY_BYTES`.
+        _TooLarge: the body is longer than `MOST_BODY_BYTES`.
     """
     parts, size = [], 0
     while True:

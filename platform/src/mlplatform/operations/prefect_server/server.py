@@ -32,7 +32,7 @@ def tokens(settings: Settings) -> Tokens:
     """The token of the platform's own calls; there is no operator's token here.
 
     Raises:
-        ConfigInvalid: there is none.
+        ConfigInvalid: the variable holds no such token.
     """
     name, _, token = settings.servers.prefect_auth.partition(":")
     if name != PLATFORM or not token:

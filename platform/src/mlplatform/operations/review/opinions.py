@@ -157,7 +157,7 @@ def outcome_of(text: str, label: str) -> int:
     """The outcome that a person's text names: by word, or by the stored label 1 or 0.
 
     Raises:
-        InputInvalid: it is neither.
+        InputInvalid: the text names no outcome.
     """
     known = {**words(label), "1": 1, "0": 0}
     by_word = {word.casefold(): outcome for word, outcome in known.items()}

@@ -31,10 +31,10 @@ AGAIN_S: Final = 0.02
 def turn(folder: Path, wait_s: float = WAIT_S) -> Iterator[None]:
     """Hold the lock under which one opinion of this home is recorded; it ends with its process.
 
-    So nobody's word comes between what was read and what is written of a decision.
+    Therefore no other opinion is recorded between the read and the write for a decision.
 
     Raises:
-        Busy: others are at it all the while.
+        Busy: other processes held the lock for the whole wait.
     """
     descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     until_s = time.monotonic() + wait_s
@@ -97,7 +97,7 @@ def opened(settings: Settings) -> SqliteDecisionLog:
     windows.
 
     Raises:
-        NotFound: there is none yet.
+        NotFound: there is no log yet.
     """
     if not (settings.home.decisions / DATABASE).is_file():
         raise NotFound("no decision was made here yet")

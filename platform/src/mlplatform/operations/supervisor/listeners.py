@@ -26,7 +26,7 @@ class Listeners:
     as this platform's.
 
     Raises:
-        Busy: names a port that is taken, and the setting that moves it.
+        Busy: a port is taken; the message names it, and the setting that changes it.
     """
 
     def __init__(self, specs: Sequence[ChildSpec]) -> None:
@@ -70,7 +70,7 @@ def reserve_port(port: int = 0) -> socket.socket:
     Source: socket(7), SO_REUSEPORT: sockets of one effective user alone.
 
     Raises:
-        OSError: somebody else has it.
+        OSError: another user has the port.
     """
     held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:

@@ -32,7 +32,7 @@ def children(settings: Settings) -> list[ChildSpec]:
     """The processes to start, in order, the registry first. Traffic stops first, the registry last.
 
     Raises:
-        ConfigInvalid: a model folder is none that can be taken.
+        ConfigInvalid: a model folder can't be used.
     """
     check_folders()
     common = settings.environment()

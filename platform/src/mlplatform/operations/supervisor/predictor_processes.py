@@ -167,7 +167,7 @@ def predictor_spec(home: Home, service: Service, port: int = 0, grpc_port: int =
         port, grpc_port: ports that are reserved for it; 0: any free port.
 
     Raises:
-        ConfigInvalid: its storage URI is not a folder of this machine.
+        ConfigInvalid: the service's storage URI is not a folder of this machine.
     """
     address = address_file(home, service.name)
     folder = bundle_folder(service.storage_uri, home.bundles)

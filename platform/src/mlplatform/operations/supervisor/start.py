@@ -30,7 +30,7 @@ def prepare(home: Home, specs: Sequence[ChildSpec]) -> None:
 
     Raises:
         Busy: a port is taken, or a process of an earlier supervisor does not end.
-        OSError: the disk takes nothing.
+        OSError: nothing can be written to the disk.
     """
     left = sweep(home)
     if left:
@@ -53,7 +53,7 @@ def check_ports(specs: Sequence[ChildSpec]) -> None:
     """Raises unless every fixed port is free.
 
     Raises:
-        Busy: names each port that is taken, and the setting that moves it.
+        Busy: ports are taken; the message names each, and the setting that changes it.
     """
     taken = []
     for port, (spec, setting) in _fixed_ports(specs).items():
@@ -92,7 +92,7 @@ def when_there_is_room(
     """Call `do`, again and again until the disk has room for it.
 
     Raises:
-        OSError, PlatformError: for something else than room.
+        OSError, PlatformError: for another reason than a full disk.
     """
     logged_s = float("-inf")
     while True:

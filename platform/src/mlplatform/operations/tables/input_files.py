@@ -50,7 +50,8 @@ def check_columns(
 ) -> None:
     """
     Raises:
-        ConfigInvalid, InputInvalid: a file is none, or has not the columns of a request.
+        ConfigInvalid, InputInvalid: a file is not a table, or does not have the columns of a
+            request.
     """
     for suffix, kind in ((PARQUET, ParquetFiles), (CSV, CsvFiles)):
         some = [path for path in paths if path.name.endswith(suffix)]
@@ -74,7 +75,8 @@ def blocks(
     """Yield the blocks of a file from number `first` on; a file without rows has one empty block.
 
     Raises:
-        ConfigInvalid, InputInvalid: as `check_columns`; or the file is damaged, or too large.
+        ConfigInvalid, InputInvalid: for the same reasons as in `check_columns`, or because the file
+            is damaged or too large.
     """
     start = first * rows
     if path.name.endswith(PARQUET):

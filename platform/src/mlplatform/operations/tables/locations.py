@@ -66,7 +66,7 @@ def input_of(text: str, key: str = "--input") -> Input:
 def output_of(text: str) -> Output:
     """
     Raises:
-        ConfigInvalid: it is no place of an output.
+        ConfigInvalid: the text names no place for an output.
     """
     if "://" not in text:
         return _path("--output", text, OUTPUT)

@@ -55,9 +55,9 @@ def opened(output: Output) -> Iterator[Results]:
     """
     Raises:
         ConfigInvalid: no folder can be made or written there.
-        Refused: it holds files of no batch; nothing was touched.
-        Busy: another batch writes there now. Of a bucket nobody can tell: two of the same plan
-            write the same.
+        Refused: the output holds files that no batch wrote; nothing was changed.
+        Busy: another batch writes there now. For a bucket this is not known; two batches of the
+            same plan write the same files.
         Unavailable: the bucket does not answer.
     """
     if isinstance(output, Bucket):

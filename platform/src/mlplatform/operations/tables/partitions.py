@@ -63,7 +63,7 @@ def stored_plan(results: Results, where: str) -> Plan | None:
     """The plan stored in an output; None if the output has no plan yet.
 
     Raises:
-        Corrupt: its plan can't be read.
+        Corrupt: the plan can't be read.
     """
     if PLAN not in results.sizes():
         return None
@@ -73,10 +73,10 @@ def stored_plan(results: Results, where: str) -> Plan | None:
 def agreed(there: Plan | None, asked: Plan, results: Results, where: str) -> Plan:
     """The plan to carry out: the stored one if it is for the same work.
 
-    One of which nothing is done yet is replaced: so a wrong --map can be put right.
+    A stored plan of which nothing is done yet is replaced, so that a wrong --map can be corrected.
 
     Raises:
-        Refused: the output is another work's.
+        Refused: the output belongs to other work.
     """
     if there is None or not any(name.startswith(f"{DONE}/") for name in results.sizes()):
         results.write(PLAN, canonical_json(msgspec.to_builtins(asked)))
@@ -109,7 +109,7 @@ def carry_out(work: Work, source: Source, results: Results, report: Report) -> l
     Raises:
         InputInvalid: a file is damaged, or not one row of the first partition is a request.
         Refused: the input was changed meanwhile.
-        Unavailable: a store did not answer. What is finished stays, whatever is raised.
+        Unavailable: a store did not answer. Finished partitions stay, whatever error is raised.
     """
     done = done_in(results, work.plan)
     for one in done.values():

@@ -74,7 +74,7 @@ def export(
     """Write the request's columns of a table to a Parquet file, under their names in the table.
 
     Rows are in the order of the row id, and of all other columns where it is repeated. The rest is
-    as of `export_columns`.
+    the same as in `export_columns`.
     """
 
     def chosen(kinds: Mapping[str, str]) -> ColumnSelection:

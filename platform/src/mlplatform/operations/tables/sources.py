@@ -33,8 +33,8 @@ class Source(Protocol):
         names.
 
         Raises:
-            Refused: it was changed since the batch began.
-            Unavailable: its store did not answer.
+            Refused: the file was changed since the batch began.
+            Unavailable: the store of the file did not answer.
         """
         ...
 
@@ -107,7 +107,7 @@ class BucketFiles:
     """Objects of a bucket; each is downloaded when its turn comes and removed afterwards.
 
     Raises:
-        InputInvalid: there is no table, or one is too large, or there are too many.
+        InputInvalid: there is no table, a table is too large, or there are too many tables.
         Unavailable: the store does not answer.
     """
 

@@ -109,7 +109,7 @@ class BundleRun:
         """Raises where a feature was read for no request.
 
         Raises:
-            InputInvalid: names the features.
+            InputInvalid: there are such features; the message names them.
         """
         never = [
             n for n, count in zip(self._plan.features, self._rows_with, strict=True) if not count

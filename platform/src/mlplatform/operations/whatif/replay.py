@@ -134,7 +134,7 @@ def side_of_folder(folder: Path) -> Side:
 
     Raises:
         BundleCorrupt: a file is missing, or not what its digest says.
-        InputInvalid: the model is not taken, or a file is no plain one, or too large.
+        InputInvalid: the model is not accepted, or a file is not a plain file or is too large.
     """
     most = {BUNDLE_FILE: MOST_DESCRIPTION_BYTES, MODEL_FILE: MOST_BYTES}
     most[EXPLAINER_FILE] = MOST_EXPLAINER_BYTES

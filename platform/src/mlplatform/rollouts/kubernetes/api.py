@@ -83,7 +83,9 @@ class KubernetesApi:
             path: path that begins with `/api/v1/...` or `/apis/...`.
 
         Raises:
-            NotFound, Refused (no right to), Unavailable.
+            NotFound: the object does not exist.
+            Refused: this user has no right to read it.
+            Unavailable: the API server does not answer.
         """
         answer: Object = json.loads(self._call("GET", path, query=query))
         return answer

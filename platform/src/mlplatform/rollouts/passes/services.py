@@ -63,7 +63,7 @@ def deploy(definition: ModelDefinition, ports: Ports, arm: Arm) -> None:
 
     Raises:
         Refused: the plane or the registry refuses the service now; the error has the numbers.
-        Unavailable, Corrupt: its bundle can't be fetched.
+        Unavailable, Corrupt: the bundle can't be fetched.
     """
     folder = ports.versions.fetch(definition.name, arm.version, ports.bundles / arm.bundle)
     server = ports.server_of(folder)

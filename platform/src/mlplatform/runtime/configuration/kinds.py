@@ -96,7 +96,7 @@ def parse(kind: Any, text: str) -> Any:
     """The value of a text; paths become absolute.
 
     Raises:
-        msgspec.ValidationError: it is none of that type.
+        msgspec.ValidationError: the text is not a value of that type.
     """
     return msgspec.convert(text, kind, strict=False, dec_hook=_own)
 

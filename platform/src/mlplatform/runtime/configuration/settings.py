@@ -201,9 +201,9 @@ class Home:
         of bundles is left as it is: not every process that is told of it has it.
 
         Raises:
-            ConfigInvalid: it can't be made, belongs to somebody else, or lies where somebody else
-                may put another in its place.
-            Busy: a restore is under way here, or was cut off.
+            ConfigInvalid: the folder can't be made, belongs to somebody else, or lies where
+                somebody else can replace it.
+            Busy: a restore into this home is under way, or was interrupted.
         """
         if self.restoring.exists():
             raise Busy(
@@ -352,9 +352,10 @@ def load(environment: Mapping[str, str]) -> Settings:
     """Settings from MLPLATFORM_* variables; every one has a default.
 
     Raises:
-        ConfigInvalid: for every variable that is wrong: its name, its value and what is wanted.
-            Wrong is a variable that nothing reads too, one that lacks another, two that name one
-            port, and what the cluster profile needs and nobody named.
+        ConfigInvalid: variables are wrong; the message has the name and the value of each, and what
+            is wanted. It is also an error if nothing reads a variable, if a variable needs another
+            one that is missing, if two variables name one port, or if a variable that the cluster
+            profile needs is missing.
     """
     values, problems = variables.parse(environment)
     problems += _at_odds(values)
@@ -389,7 +390,7 @@ def home_of(environment: Mapping[str, str]) -> Home:
     """The home folder, for code that needs no other setting.
 
     Raises:
-        ConfigInvalid: the profile, or what says where the home is, is wrong.
+        ConfigInvalid: the profile, or a variable that gives the place of the home, is wrong.
     """
     of_home = (s for s in SETTINGS if s.name == "PROFILE" or (s.field or "").startswith("home."))
     values = {s.name: variables.value(s, environment) for s in of_home}
@@ -400,7 +401,7 @@ def log_level(environment: Mapping[str, str]) -> Level:
     """The level from which a process writes log lines, for one that needs no other setting.
 
     Raises:
-        ConfigInvalid: it is none.
+        ConfigInvalid: the variable names no level.
     """
     (setting,) = (s for s in SETTINGS if s.name == "LOG_LEVEL")
     level: Level = variables.value(setting, environment)

@@ -47,7 +47,8 @@ def value(setting: Setting, environment: Mapping[str, str]) -> Any:
     """The value of one setting; None if it is empty and may be.
 
     Raises:
-        ConfigInvalid: names the variable, its value and what is wanted.
+        ConfigInvalid: the value is wrong; the message names the variable, its value and what is
+            wanted.
     """
     text = environment.get(setting.variable, setting.default)
     if text == setting.default == "":

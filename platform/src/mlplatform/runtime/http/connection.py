@@ -68,7 +68,7 @@ class Application(Protocol):
         """A reply, or a future of one; a reply that waits for nothing costs no task.
 
         Raises:
-            Refusal: of the body, as it is waited for.
+            Refusal: the body is refused while the application waits for it.
         """
         ...
 

@@ -111,7 +111,7 @@ def fetch(url: str, *, timeout_s: float, most_bytes: int) -> bytes:
         timeout_s: seconds to connect, and again from the answer's first byte to its last.
 
     Raises:
-        Unavailable: there is no such body in time.
+        Unavailable: no such body arrives in time.
     """
     request = urllib.request.Request(url, headers=_ACCEPT)  # noqa: S310
     return _body(request, _FetchLimits(timeout_s, most_bytes))
@@ -128,7 +128,7 @@ def post(
     """The status and body of an answer to a form, a refusal (4xx) too, as `fetched` bounds them.
 
     Raises:
-        Unavailable: there is none, or the server failed or points elsewhere.
+        Unavailable: no answer arrives in time, the server failed, or it redirects elsewhere.
     """
     limits = _FetchLimits(timeout_s, most_bytes)
     request = urllib.request.Request(  # noqa: S310

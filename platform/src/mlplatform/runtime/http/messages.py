@@ -22,7 +22,7 @@ def line(name: bytes, value: bytes) -> Line:
     """A header of a reply.
 
     Raises:
-        ValueError: it holds a line break, which would make it two, or the end of the head.
+        ValueError: the header holds a line break, which would begin another header or end the head.
     """
     made = b"%b: %b" % (name, value)
     if b"\n" in made or b"\r" in made:
@@ -137,7 +137,8 @@ class Request:
         """The whole body, once it has come.
 
         Raises:
-            Refusal: 413, it is larger than is taken here; 408, its sender ended before it did.
+            Refusal: 413 if the body is larger than the limit; 408 if the connection ended before
+                the body did.
         """
         if not (self.is_whole or self.is_too_large or self.is_broken):
             if self.wanted is not None:
@@ -156,7 +157,7 @@ class Request:
         """The body, once `is_whole`.
 
         Raises:
-            Refusal: as `body`.
+            Refusal: for the same reasons as in `body`.
         """
         if self.is_too_large:
             detail = f"the body is larger than {self._limit_bytes} bytes"

@@ -19,7 +19,7 @@ def run_error(*words: str, settings: dict[str, str] | None = None) -> str | None
         settings: of the platform's settings those that the process gets.
 
     Raises:
-        TimeoutError: it took more than LIMIT_S, and was ended.
+        TimeoutError: the process took more than LIMIT_S, and was ended.
     """
     others = {name: v for name, v in os.environ.items() if not name.startswith(_SETTINGS)}
     try:

@@ -41,7 +41,8 @@ def for_start(environment: Mapping[str, str]) -> dict[str, str]:
     unless a variable says otherwise.
 
     Raises:
-        ConfigInvalid: what the home remembers can't be used; names the file, and how to go on.
+        ConfigInvalid: the stored settings of the home can't be used; the message names the file,
+            and what to do.
     """
     return {**_lasting(_remembered(home_of(environment))), **environment}
 
@@ -51,8 +52,8 @@ def for_command(environment: Mapping[str, str]) -> dict[str, str]:
     else those of its next start.
 
     Raises:
-        ConfigInvalid: a variable says otherwise than the platform that runs; or what the home
-            remembers can't be used.
+        ConfigInvalid: a variable contradicts the platform that runs, or the stored settings of the
+            home can't be used.
     """
     home = home_of(environment)
     known = _remembered(home)
@@ -72,8 +73,8 @@ def command_settings() -> Settings:
     """The settings of a command: this process's environment by `for_command`.
 
     Raises:
-        SettingsInvalid: names each variable that is wrong.
-        ConfigInvalid: as `for_command`.
+        SettingsInvalid: several variables are wrong; the message names each.
+        ConfigInvalid: a variable is wrong, or for the reasons given in `for_command`.
     """
     return load(for_command(os.environ))
 

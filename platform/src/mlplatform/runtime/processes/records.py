@@ -92,7 +92,7 @@ class Lock:
         """Take the lock.
 
         Raises:
-            Busy: names the process that holds it.
+            Busy: another process holds the lock; the message names it.
         """
         file = open(self._home.run / LOCK_FILE, "ab", opener=open_private)  # noqa: SIM115
         try:

@@ -43,7 +43,7 @@ def restrict_to(readable: Iterable[Path]) -> int:
     version in force, 0 if the kernel has none.
 
     Raises:
-        OSError: the kernel has it and does not do it.
+        OSError: the kernel has Landlock, but the call failed.
     """
     abi = version()
     if abi == 0:

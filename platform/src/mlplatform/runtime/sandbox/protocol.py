@@ -65,7 +65,7 @@ def read(receive: Callable[[int], bytes | bytearray], most_bytes: int) -> Frame:
         most_bytes: largest size of the frame's arrays together; nothing larger is allocated.
 
     Raises:
-        BrokenFrame: the bytes are not a frame, or the frame is larger.
+        BrokenFrame: the bytes are not a frame, or the frame is larger than allowed.
     """
     (length,) = _LENGTH.unpack(receive(_LENGTH.size))
     if length > MOST_HEAD_BYTES:

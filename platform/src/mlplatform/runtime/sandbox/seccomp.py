@@ -60,7 +60,7 @@ def confine() -> bool:
     from; other calls fail with EPERM. Returns False if this machine has no list.
 
     Raises:
-        OSError: the kernel has no filters, or does not take this one.
+        OSError: the kernel has no filters, or does not accept this one.
     """
     if not has_calls():
         return False

@@ -91,7 +91,7 @@ def postgres(variable: str, environment: Mapping[str, str]) -> Address | None:
     The modes are `verify-full`, which is the default, and `disable`, for a network that encrypts.
 
     Raises:
-        ConfigInvalid: names the variable and what is wanted.
+        ConfigInvalid: the value is wrong; the message names the variable and what is wanted.
     """
     url = environment.get(variable, "")
     if not url:
@@ -110,7 +110,7 @@ def redis(variable: str, environment: Mapping[str, str]) -> Address | None:
     """Parses `rediss://user@host:6379/0?ssl_ca_certs=FILE`; `redis://` is without encryption.
 
     Raises:
-        ConfigInvalid: names the variable and what is wanted.
+        ConfigInvalid: the value is wrong; the message names the variable and what is wanted.
     """
     url = environment.get(variable, "")
     if not url:
@@ -128,7 +128,7 @@ def kafka(variable: str, environment: Mapping[str, str]) -> Brokers | None:
     without encryption, and so without a user.
 
     Raises:
-        ConfigInvalid: names the variable and what is wanted.
+        ConfigInvalid: the value is wrong; the message names the variable and what is wanted.
     """
     text = environment.get(variable, "")
     if not text:

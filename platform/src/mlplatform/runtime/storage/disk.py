@@ -51,7 +51,7 @@ def disk_space(folder: Path) -> DiskSpace:
     """The present space on a folder's disk.
 
     Raises:
-        OSError: the folder is not there.
+        OSError: the folder does not exist.
     """
     found = shutil.disk_usage(folder)
     return DiskSpace(found.free, found.total)

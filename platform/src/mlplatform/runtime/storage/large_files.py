@@ -28,7 +28,7 @@ def file_digest(path: Path) -> str:
     number, size, time of modification or of change.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file can't be read.
     """
     with path.open("rb", buffering=0) as file:
         state = _state(file.fileno())
@@ -67,7 +67,7 @@ def write_new(path: Path, data: bytes) -> None:
     """Create a file with that content for its owner alone; it is on the disk on return.
 
     Raises:
-        FileExistsError: there is something of that name.
+        FileExistsError: something with that name exists.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -45,11 +45,12 @@ class Rule:
 def open_plain(path: Path, rule: Rule) -> int:
     """A descriptor to read the file itself, never a link's target; the caller closes it.
 
-    Links among the folders above it are followed, and where they lead to is what counts.
+    Links among the folders above the file are followed; the folder that they lead to counts.
 
     Raises:
-        NotFound: there is nothing of that name that this user may read.
-        InputInvalid: it is not a plain file, of another owner, too large, or where none is opened.
+        NotFound: nothing with that name exists that this user may read.
+        InputInvalid: the file is not a plain file, belongs to another owner, is too large, or lies
+            in a folder from which no file is opened.
     """
     named = printable_name(path)
     try:
@@ -71,7 +72,7 @@ def read_plain(path: Path, rule: Rule) -> bytes:
     """The content of such a file.
 
     Raises:
-        NotFound, InputInvalid: as `open_plain`.
+        NotFound, InputInvalid: for the same reasons as in `open_plain`.
     """
     with os.fdopen(open_plain(path, rule), "rb") as file:
         content = file.read(rule.most_bytes + 1)

@@ -23,7 +23,7 @@ def read_struct(path: Path, kind: type[S]) -> S | None:
     """The value in the file; None if there is no file.
 
     Raises:
-        Corrupt: it cannot be read, or is not what `write_struct` writes of this kind.
+        Corrupt: the file can't be read, or `write_struct` did not write it for this kind.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)

@@ -26,7 +26,7 @@ class WholeLines:
         """Write all of the text.
 
         Raises:
-            OSError: nothing of it, or not all of it, was written.
+            OSError: the text was not written, or only a part of it.
         """
         data = text.encode(errors="backslashreplace")
         if self._is_cut:
@@ -54,7 +54,7 @@ class LineHandler(logging.StreamHandler[WholeLines]):
     """Writes to standard error as it is open now.
 
     Raises:
-        OSError: it has no descriptor.
+        OSError: standard error has no descriptor.
     """
 
     def __init__(self) -> None:

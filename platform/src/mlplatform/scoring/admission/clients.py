@@ -70,7 +70,7 @@ def parse_scope(text: str) -> Scope:
     """The scope in a text of the form `model:operation`.
 
     Raises:
-        ConfigInvalid: it is something else.
+        ConfigInvalid: the text has another form.
     """
     model, _, operation = text.partition(":")
     if not _MODEL.fullmatch(model) or operation not in (*OPERATIONS, ANY):
@@ -91,7 +91,7 @@ def rate_limit(rate_per_s: float | None, burst: int | None) -> RateLimit | None:
     """A limit with its burst, by default the requests of one second; None for no limit.
 
     Raises:
-        ConfigInvalid: the rate or burst can't be, or a burst stands alone.
+        ConfigInvalid: the rate or the burst is not valid, or there is a burst without a rate.
     """
     if rate_per_s is None:
         if burst is not None:

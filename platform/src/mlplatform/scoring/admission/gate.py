@@ -43,7 +43,7 @@ class Credentials(Protocol):
         """The client that a secret proves; None for nobody.
 
         Raises:
-            Problem: it can't be known now.
+            Problem: the client can't be determined now.
         """
         ...
 

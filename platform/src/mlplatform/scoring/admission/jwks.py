@@ -97,7 +97,7 @@ class IssuerKeys:
         """Fetch the keys now.
 
         Raises:
-            Unavailable: the issuer does not answer, or with something else.
+            Unavailable: the issuer does not answer, or its answer is something else.
         """
         document = self._fetch(self._issuer.jwks_url or self._discover())
         if document != self._document:
@@ -151,7 +151,7 @@ def verify_keys(document: bytes) -> dict[str, VerifyKey]:
     """The keys of a JWK Set that can verify tokens, by id; others are left out.
 
     Raises:
-        Unavailable: it is no JWK Set.
+        Unavailable: the document is not a JWK Set, or it has too many keys.
     """
     try:
         keys = msgspec.json.decode(document, type=dict[str, Any])["keys"]
@@ -203,6 +203,6 @@ def fetch_json(url: str) -> bytes:
     """The body at a URL, of bounded size, in bounded time, without following redirects.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: no such body arrives.
     """
     return fetch(url, timeout_s=FETCH_S, most_bytes=MAX_JWKS_BYTES)

@@ -64,8 +64,9 @@ def claims(
     that holds now.
 
     Raises:
-        TokenRefused: it is none.
-        ValueError, TypeError, OverflowError, RecursionError: a claim is none.
+        TokenRefused: the token is not signed by the key, is for another issuer or audience, or does
+            not hold now.
+        ValueError, TypeError, OverflowError, RecursionError: a claim is malformed.
     """
     try:
         found: dict[str, Any] = jwt.decode(

@@ -16,14 +16,14 @@ class Keys(Protocol):
         """Store a key.
 
         Raises:
-            Refused: a key of this id is there.
+            Refused: a key with this id exists.
         """
         ...
 
     def revoke(self, name: str, now_ms: int) -> list[Key]:
         """Revoke a key by its id, or all keys of a client. Returns the keys that were still live.
 
-        Revoking again changes nothing: the first time stays.
+        A second call changes nothing: the time of the first one stays.
 
         Raises:
             NotFound: there is no such key or client.

@@ -36,8 +36,6 @@ class Tokens:
     """`Credentials` of an issuer's tokens. Only verified tokens are kept, so that nobody else can
     fill the memory.
 
-    Only tokens that were verified are kept: nobody else can fill the memory.
-
     Args:
         refused: called with the reason why a token proves nobody.
     """

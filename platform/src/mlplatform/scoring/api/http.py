@@ -49,8 +49,8 @@ class Request(msgspec.Struct):
         """The whole body.
 
         Raises:
-            Problem: 413, it is larger than this gateway takes; 408, its sender ended before it
-                did, whatever came until then.
+            Problem: 413 if the body is larger than this gateway accepts; 408 if the connection
+                ended before the body did, even if a part has come.
         """
         try:
             return await self.message.body()

@@ -100,7 +100,7 @@ def metadata(scoring: Scoring, version: str | None = None) -> dict[str, Any]:
     """The model's inputs and outputs, of a version or of the champion, with the list of versions.
 
     Raises:
-        Problem: 503, there is no champion; 404, the version is not served.
+        Problem: 503 if there is no champion; 404 if the version is not served.
     """
     target = target_of(scoring, version)
     columns = [target.bundle.classes] if target.bundle.classes else []

@@ -137,7 +137,7 @@ def caller_of(scoring: Scoring, request: Request) -> Caller:
     """The terms of a request.
 
     Raises:
-        Problem: 422 names the header; 403, the client may name no version.
+        Problem: 422 with the name of the invalid header; 403 if the client may not name a version.
     """
     assert request.admitted is not None
     return terms(

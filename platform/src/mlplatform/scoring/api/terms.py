@@ -55,7 +55,7 @@ def headers_of_version(headers: Mapping[bytes, bytes], version: str) -> Mapping[
     """The headers with the version that the call itself names.
 
     Raises:
-        Problem: 422, they name another one.
+        Problem: 422 if they name another version.
     """
     named = version.encode()
     if headers.get(_VERSION, named) != named:

@@ -170,7 +170,7 @@ class LiveModel:
         Reads files: not for the event loop.
 
         Raises:
-            BundleCorrupt: a bundle is missing or not what the routes say.
+            BundleCorrupt: a bundle is missing, or does not match the routes.
         """
         known = self.current.targets
         targets = {}

@@ -15,7 +15,7 @@ def named_assignment(routes: Routes, unit: int, version: str) -> Assignment:
     """The assignment to the version that a request names.
 
     Raises:
-        Problem: 404, it is not served.
+        Problem: 404 if the version is not served.
     """
     found = assign_named(routes, unit, version)
     if found is None:

@@ -74,7 +74,7 @@ def tree_shap(bundle: Bundle, folder: Path) -> Contributions | None:
     """The TreeSHAP of the bundle in a folder; None if it explains by reference values.
 
     Raises:
-        Corrupt: ONNX Runtime does not take the graph.
+        Corrupt: ONNX Runtime does not accept the graph.
     """
     if EXPLAINER_FILE not in bundle.files:
         return None
@@ -109,7 +109,8 @@ class Explainer:
         """The contribution of each input to a raw score.
 
         Raises:
-            NotExplained: too late, too many at once, or they do not add up to the score.
+            NotExplained: the deadline has passed, too many explanations run at once, or the shares
+                do not add up to the score.
         """
         if self._waiting >= MOST_WAITING:
             raise NotExplained("queue_full")

@@ -51,7 +51,7 @@ def shared_listener(host: str, port: int) -> socket.socket:
     """The socket that applications call: the supervisor's or, without one, a new socket.
 
     Raises:
-        Busy: names the port that somebody else has.
+        Busy: another process has the port; the message names it.
     """
     handed_down = inherited_socket()
     if handed_down is not None:

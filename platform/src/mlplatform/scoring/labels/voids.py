@@ -40,9 +40,9 @@ class Voids:
         """Void a decision; the first reason stays, however often it is voided.
 
         Raises:
-            Problem: 422, the decision was not given to this client for this model, or the reason
-                holds what is not text; 503, the log does not take the
-                record, and asking again does no harm.
+            Problem: 422 if the decision was not given to this client for this model, or if the
+                reason holds something that is not text; 503 if the log does not store the record;
+                the client can safely ask again.
         """
         reason = _reason(body.reason)
         if not await self._ownership.of(model, client, (body.decision_id,)):

@@ -120,7 +120,7 @@ def read_bundle(folder: Path) -> PredictorBundle:
     """The bundle in a folder, with every digest checked.
 
     Raises:
-        BundleCorrupt: names the file that is missing or changed.
+        BundleCorrupt: a file is missing or changed; the message names it.
     """
     bundle = load_bundle(folder)
     return PredictorBundle(
@@ -146,7 +146,8 @@ def load(
     Raises:
         Refused: the bundle is not the one that the service is named for, or the accelerator is not
             one that this runtime has; or its weights need more memory than there is.
-        Corrupt: the bundle or its model is broken, or the golden rows score otherwise.
+        Corrupt: the bundle or its model is broken, or the golden rows get other scores than the
+            bundle says.
     """
     served = read(folder)
     named = ServiceName.parse(name)
@@ -261,7 +262,7 @@ def self_test(score: Score, served: PredictorBundle) -> None:
     """Score the golden rows, in one batch and one by one.
 
     Raises:
-        Corrupt: a golden row is scored otherwise than the bundle says.
+        Corrupt: a golden row gets another score than the bundle says.
     """
     batch = score(served.golden_rows)
     single = np.concatenate([score(row[np.newaxis]) for row in served.golden_rows])

@@ -133,7 +133,7 @@ def is_matrix(names: Sequence[str], named: NamedTensors | None) -> bool:
     """Whether a request has the one tensor of all inputs, instead of the named ones.
 
     Raises:
-        RequestRefused: 400, they are neither.
+        RequestRefused: 400 if they are neither.
     """
     if names == [INPUT] or (named is None and len(names) == 1):
         return True
@@ -239,7 +239,7 @@ def check_finite(rows: Floats) -> None:
     callers.
 
     Raises:
-        RequestRefused: 400, one is infinite.
+        RequestRefused: 400 if a value is infinite.
     """
     if np.isinf(rows).any():
         raise RequestRefused(400, f"{INPUT!r} has a value too large for {DATATYPE}")

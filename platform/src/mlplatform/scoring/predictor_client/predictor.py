@@ -183,8 +183,6 @@ class Predictor:
         """A future of one raw score a row, or of one for each class of each row; it may raise
         PredictionFailed.
 
-        It raises PredictionFailed.
-
         Args:
             deadline_s: time on the monotonic clock, which the event loop also uses.
             origin: the decision that needs the scores. If several share a call, its one trace

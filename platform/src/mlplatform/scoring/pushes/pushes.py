@@ -94,7 +94,7 @@ class PushEntry:
         """Give a push to the online store, after earlier pushes that the store lacks.
 
         Raises:
-            Unavailable: the store does not take it now; a later call does it.
+            Unavailable: the store does not accept the push now; a later call delivers it.
         """
         if self._is_behind:
             self.catch_up()
@@ -121,7 +121,7 @@ class PushEntry:
         """Serve all pushes that are stored and not served.
 
         Raises:
-            Unavailable: a store does not take it now; a later call does the rest.
+            Unavailable: a store does not accept a push now; a later call delivers the rest.
         """
         self._is_behind = True
         for target in self._targets:

@@ -36,8 +36,6 @@ class RowsBody:
     """Parses the bodies of pushes to one view. `types` are those of a row and of the body with its
     rows.
 
-    `types` are a row, and the body with its rows.
-
     Args:
         model: name of the model; with the view's name it names the types in documents.
         field: the request field whose value is the key.
@@ -97,7 +95,7 @@ class RowsBody:
         because nobody can send it again.
 
         Raises:
-            Problem: as of `rows`.
+            Problem: for the same reasons as in `rows`.
         """
         return self._row_of(decoded_once(self._row_decoder, text), now_ms, SKEW_S)
 

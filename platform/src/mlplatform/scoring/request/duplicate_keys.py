@@ -19,8 +19,8 @@ def refuse_repeats(body: bytes) -> None:
     """Refuse repeated keys anywhere in a body that is known to be JSON.
 
     Raises:
-        Problem: 422, names the first member that stands twice in its object; 400, what nobody asked
-            for in it is too deep or not text.
+        Problem: 422 if a member stands twice in its object, with the name of the first such member;
+            400 if an unknown part of the body is nested too deeply or is not text.
     """
     try:
         json.loads(body, object_pairs_hook=_once, parse_int=str, parse_float=str, strict=False)
@@ -32,7 +32,7 @@ def refuse_repeats_of(name: str, body: bytes, items: Sequence[bytes]) -> None:
     """Refuse repeats in a list, the only member of its object; `items` are its bytes as sent.
 
     Raises:
-        Problem: 422, names the list.
+        Problem: 422 with the name of the list.
     """
     if body.count(QUOTE) != 2 + sum(item.count(QUOTE) for item in items):
         raise _twice(name)

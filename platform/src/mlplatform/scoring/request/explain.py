@@ -67,10 +67,7 @@ class Decider:
 
 class Outcome(msgspec.Struct, frozen=True):
     """A decision, with its score if a model was asked. `reasons` are the codes of an answer,
-    strongest first; only alerts have any.
-
-    `reasons` are codes, strongest first, as an answer gives them: none but for an alert.
-    """
+    strongest first; only alerts have any."""
 
     decision: str
     score: float | None = None
@@ -151,9 +148,9 @@ def load_decider(bundles: Path, model: str, digest: str) -> Decider:
     """The bundle of that digest, every file of it checked.
 
     Raises:
-        NotFound: no such bundle, or model folder, is here.
+        NotFound: there is no such bundle or model folder here.
         ConfigInvalid: the model folder no longer has an input of the bundle.
-        Corrupt: a file of the bundle is not what its digest says.
+        Corrupt: a file of the bundle does not match its digest.
     """
     folder = bundles / digest
     if not folder.is_dir():

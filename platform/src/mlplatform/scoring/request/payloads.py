@@ -153,7 +153,7 @@ def decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     """The decoded body.
 
     Raises:
-        Problem: 400 for what is not JSON, 422 for what does not fit, naming the field.
+        Problem: 400 for a body that is not JSON; 422 for a field that does not fit, with its name.
     """
     try:
         return decoder.decode(body)
@@ -167,7 +167,7 @@ def decoded_once(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     """The decoded body without repeated members; for bodies that are not on a score request's path.
 
     Raises:
-        Problem: as `decoded`, or 422 for a member that stands twice.
+        Problem: for the same reasons as in `decoded`, or 422 for a member that stands twice.
     """
     value = decoded(decoder, body)
     refuse_repeats(body)
@@ -200,7 +200,7 @@ def epoch_ms(value: int | datetime) -> int:
     """An event time in milliseconds, in whichever form it was sent.
 
     Raises:
-        Problem: 422, a written time has a year that no counted one can have.
+        Problem: 422 if a time in text form is before 1970 or after 9999.
     """
     if isinstance(value, int):
         return value

@@ -43,8 +43,8 @@ async def infer(
     """Raw scores, each row decided and recorded by itself; they leave for the predictor together.
 
     Raises:
-        Problem: 422 for too many rows or a key of another kind, 503 where a row got no score, 404
-            for a version that is not served.
+        Problem: 422 for too many rows or a key of another type; 503 if a row got no score; 404 for
+            a version that is not served.
     """
     if caller.key is not None:
         detail = "inference requests have no Idempotency-Key: score by /api for that"
@@ -62,7 +62,7 @@ def width(scoring: Scoring) -> int:
     """The number of inputs of the champion.
 
     Raises:
-        Problem: 503, there is none.
+        Problem: 503 if there is no champion.
     """
     return len(champion_of(scoring).plan.names)
 
@@ -71,7 +71,7 @@ def champion_of(scoring: Scoring) -> Target:
     """The arm whose inputs requests must have: the champion.
 
     Raises:
-        Problem: 503, there is none.
+        Problem: 503 if there is no champion.
     """
     champion = scoring.live.current.champion
     if champion is None:
@@ -84,7 +84,7 @@ def target_of(scoring: Scoring, version: str | None) -> Target:
     """The arm whose inputs requests must have: that of the version that they name, or the champion.
 
     Raises:
-        Problem: 503, there is no champion; 404, the version is not served.
+        Problem: 503 if there is no champion; 404 if the version is not served.
     """
     champion = champion_of(scoring)
     if version is None:

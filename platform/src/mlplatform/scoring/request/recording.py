@@ -273,7 +273,7 @@ async def looked_up(
     decide.
 
     Raises:
-        Problem: 503, the log does not say.
+        Problem: 503 if the log does not answer.
     """
     until_s = started_s + LOOK_UP_SHARE * (deadline_s - started_s)
     try:
@@ -294,7 +294,7 @@ class InFlight:
         """Hold a key while its request is answered.
 
         Raises:
-            Problem: 409, somebody holds it.
+            Problem: 409 if another request holds the key.
         """
         claimed = (client, key)
         if claimed in self._keys:

@@ -473,7 +473,7 @@ def replay(answer: bytes, *, same_body: bool) -> ScoreResponse:
     """A stored answer, given again.
 
     Raises:
-        Problem: 422, it was given to another request.
+        Problem: 422 if the key was given to another request.
     """
     if not same_body:
         detail = "this Idempotency-Key was used with another request; a new one takes a new key"

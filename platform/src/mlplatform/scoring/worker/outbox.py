@@ -198,7 +198,7 @@ def publish(model: str, settings: Settings, stopping: threading.Event) -> None:
     """Publish everything of a model until `stopping` is set.
 
     Raises:
-        StaleFence: another process does.
+        StaleFence: another process publishes.
     """
     decisions = backends.log_of(settings.home)
     topics = open_topics(settings, [topic_of(model), *Names(model).specs()])

@@ -145,7 +145,7 @@ def _beside(name: str, work: Callable[[], None], stopping: threading.Event) -> I
     """Runs work in a thread beside the worker; each ends when the other does.
 
     Raises:
-        PlatformError: what ended the work.
+        PlatformError: the error that ended the work.
     """
     ended_by: list[Exception] = []
 

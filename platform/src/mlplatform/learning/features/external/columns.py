@@ -115,7 +115,8 @@ class ExternalColumns:
         return wanted
 
     def check_names(self, types: Mapping[str, str], source: str) -> None:
-        """Raises InputInvalid if a column is missing; names it, and those that are there."""
+        """Raises InputInvalid if a column is missing; the message names it, and the columns that
+        are there."""
         if lacking := [name for name in self.kinds if name not in types]:
             named = ", ".join(list(types)[:MOST_NAMED])
             more = f" and {len(types) - MOST_NAMED} more" if len(types) > MOST_NAMED else ""

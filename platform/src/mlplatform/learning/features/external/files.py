@@ -36,7 +36,7 @@ def files_at(path: Path) -> list[Path]:
     """A file, or the files of a folder sorted by name.
 
     Raises:
-        InputInvalid: there is none, or something else is among them.
+        InputInvalid: there is no file, or one of the files has another type.
     """
     if not path.is_dir():
         files = [path]
@@ -70,7 +70,8 @@ def stored_rows(columns: ExternalColumns, files: Sequence[Path]) -> Iterator[Sto
     """All rows of the files, in their order.
 
     Raises:
-        InputInvalid: names the file, the first row that is wrong, and what is wanted.
+        InputInvalid: a file or a row is wrong; the message names the file, the first wrong row, and
+            what is wanted.
     """
     for kind, read in ((PARQUET, _parquet), (CSV, _csv)):
         of_kind = [number for number, file in enumerate(files) if file.suffix == kind]

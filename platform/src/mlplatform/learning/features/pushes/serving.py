@@ -28,11 +28,12 @@ def serve(
     the push was read. If one runs meanwhile, the journal is read again.
 
     Returns:
-        The push as it is now. One whose rows training's table has taken meanwhile has none; it was
-        served by this moment.
+        The push as it is now. If training's table has taken its rows meanwhile, the push has no
+        rows; it was then served before this moment.
 
     Raises:
-        Unavailable: either does not answer, or erasures run one after the other.
+        Unavailable: the journal or the online store does not answer, or erasures run one after the
+            other.
     """
     for _ in range(MOST_ERASURES):
         fence = online.fence(view.name)  # before the rows are read

@@ -74,7 +74,7 @@ def hold_tables(stores: Sequence[SharedStore], own: Holder, *, over: bool = Fals
     """Record at each store that this home holds the tables; the stores are closed afterwards.
 
     Raises:
-        Refused: another home has them; names it.
+        Refused: another home has them; the message names that home.
         Unavailable: a store does not answer.
     """
     for store in stores:

@@ -112,7 +112,7 @@ def unpack(stored: bytes, width: int) -> Columns:
     """The columns of stored tiles.
 
     Raises:
-        Unavailable: they are damaged.
+        Unavailable: the stored tiles are damaged.
     """
     if len(stored) % (8 * width):
         raise Unavailable(
@@ -135,7 +135,8 @@ def registered_series(db: sqlite3.Connection) -> dict[str, list[NumberedSeries]]
     """Every series by its model, in the order of their numbers.
 
     Raises:
-        Unavailable: one is not understood, as a newer release's: nothing can follow it.
+        Unavailable: a series can't be read, for example because a newer release wrote it; nothing
+            can follow it.
     """
     found: dict[str, list[NumberedSeries]] = {}
     for number, model, text in db.execute("SELECT * FROM window_series ORDER BY id"):
@@ -282,7 +283,7 @@ def catch_up(
     entities written.
 
     Raises:
-        Unavailable: they are in segments already; windows are to be built anew.
+        Unavailable: the records are in segments already; the windows must be built anew.
     """
     query = "SELECT max(last) FROM segments WHERE writer = ?"
     (sealed,) = db.execute(query, (writer,)).fetchone()

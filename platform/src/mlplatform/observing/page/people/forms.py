@@ -21,7 +21,7 @@ async def read(request: Request) -> Mapping[str, str]:
     """The fields of a form.
 
     Raises:
-        InputInvalid: it is too long, of another kind, or has a field twice.
+        InputInvalid: the form is too long, has another content type, or has a field twice.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != KIND:
         raise InputInvalid("the form", None, f"wanted: {KIND}")
@@ -41,7 +41,7 @@ def parsed(body: bytes) -> Mapping[str, str]:
     """The fields of a form's body.
 
     Raises:
-        InputInvalid: it is not text, or has a field twice or too many.
+        InputInvalid: the body is not a form, has a field twice, or has too many fields.
     """
     try:
         fields = parse_qsl(

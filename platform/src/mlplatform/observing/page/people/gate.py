@@ -66,7 +66,7 @@ class Identities:
         person, and the file of roles does not say which name the person has.
 
         Raises:
-            Refused: says what to write into the file.
+            Refused: there is such a client; the message says what to write into the file.
             Unavailable: the store does not answer.
         """
         if taken := self._taken(self._open_keyring(), person):

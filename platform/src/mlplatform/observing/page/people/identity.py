@@ -48,7 +48,8 @@ def check_answers(claims: Mapping[str, Any], client_id: str, nonce: str) -> None
     """Raises unless a token answers the request for which this nonce was made.
 
     Raises:
-        Refused: it answers another one, or was made for another client too.
+        Refused: the token answers another request, or was made for another client, or for several
+            clients without naming this one.
     """
     claimed = claims.get("nonce")
     if not isinstance(claimed, str) or not hmac.compare_digest(claimed.encode(), nonce.encode()):
@@ -64,8 +65,9 @@ def person(claims: Mapping[str, Any], provider: IdentityProvider, roles: Roles) 
     """The person of verified claims.
 
     Raises:
-        Refused: no subject, no name that can be one here, no group that has a role here, or a name
-            like one that the file gives to another subject; names the claim, and what is wanted.
+        Refused: the claims have no subject, no name that is valid here, no group with a role here,
+            or a name like one that the file gives to another subject. The message names the problem
+            and what is wanted.
     """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):

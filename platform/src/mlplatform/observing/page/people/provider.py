@@ -134,7 +134,8 @@ class Provider:
         """The person who has signed in at the provider.
 
         Raises:
-            Refused: the provider or the token proves nobody who has a role here; says why.
+            Refused: the provider or the token proves nobody who has a role here; the message says
+                why.
             Unavailable: the provider does not answer.
             ConfigInvalid: the client's secret can't be read.
         """

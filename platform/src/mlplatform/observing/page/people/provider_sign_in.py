@@ -133,7 +133,7 @@ def _brought_back(request: Request) -> tuple[str, AuthorizationResponse]:
     """State and answer in the provider's redirect.
 
     Raises:
-        InputInvalid: a parameter stands there twice, or is too long.
+        InputInvalid: a parameter occurs twice, or is too long.
     """
     pairs = request.query_params.multi_items()
     found = dict(pairs)

@@ -47,7 +47,7 @@ def read(file: Path) -> Roles:
     """The roles of a file.
 
     Raises:
-        ConfigInvalid: see `parse`; or the file can't be read.
+        ConfigInvalid: for the reasons given in `parse`, or because the file can't be read.
     """
     try:
         text = file.read_text()
@@ -60,7 +60,8 @@ def parse(text: str, file: Path) -> Roles:
     """The roles of a file's text.
 
     Raises:
-        ConfigInvalid: of all that is wrong the key, its value and what is wanted, a line each.
+        ConfigInvalid: something is wrong; the message has a line for each wrong key, with its value
+            and what is wanted.
     """
     found = document.read(text, f"{VARIABLE}: {file}", "YAML as docs/security.md shows it")
     if not isinstance(found, dict) or not {"groups"} <= found.keys() <= {"groups", "people"}:

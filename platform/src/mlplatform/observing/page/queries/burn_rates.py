@@ -58,7 +58,7 @@ class BurnRates:
         """The spent share of every budget that Prometheus knows.
 
         Raises:
-            Unavailable: it gives none in time.
+            Unavailable: Prometheus gives no valid answer in time.
         """
         with self._lock:
             if self._clock() - self._asked_s > KEPT_S:
@@ -81,7 +81,7 @@ def parse(body: bytes) -> SpentShares:
     out.
 
     Raises:
-        Unavailable: it has another form.
+        Unavailable: the answer has another form.
     """
     try:
         found = msgspec.json.decode(body, type=_Reply).data.result

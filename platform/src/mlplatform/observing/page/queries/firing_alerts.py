@@ -85,7 +85,7 @@ def parse(body: bytes, runbooks: str, hidden: Sequence[str]) -> AlertTable:
     """The alerts in Alertmanager's answer. Only its form is trusted.
 
     Raises:
-        Unavailable: it has another form.
+        Unavailable: the answer has another form.
     """
     try:
         found = msgspec.json.decode(body, type=list[_Alert])

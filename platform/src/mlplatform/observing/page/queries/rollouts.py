@@ -108,7 +108,8 @@ def rollout(facts: Sequence[Transition], histories: Sequence[StepHistory] = ()) 
         histories: looks between the journal's transitions.
 
     Raises:
-        Refused: the journal tells no rollout.
+        Refused: a transition can't follow those before it.
+        ValueError: there are no transitions.
     """
     state: RolloutState | None = None
     lines = []

@@ -116,7 +116,7 @@ def query(form: Mapping[str, str]) -> Query:
     """The query in a link or a form; empty fields do not filter.
 
     Raises:
-        InputInvalid: names the field, its value and what is wanted.
+        InputInvalid: a field is wrong; the message names the field, its value and what is wanted.
     """
     values: dict[str, Any] = {}
     for name, text in form.items():

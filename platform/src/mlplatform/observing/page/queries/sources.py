@@ -115,7 +115,8 @@ class Sources:
         """The firing alerts, by Alertmanager; None if no setting names one.
 
         Raises:
-            Unavailable: it does not answer, or others wait for its answer.
+            Unavailable: Alertmanager does not answer, or too many other requests wait for its
+                answer.
         """
         url = self.platform.settings.servers.alertmanager
         if not url:
@@ -213,7 +214,7 @@ class Sources:
         """The evidence with this digest, from the newest transition that carries it.
 
         Raises:
-            NotFound: no transition does.
+            NotFound: no transition carries it.
         """
         no_facts: tuple[Transition, ...] = ()
 
@@ -248,7 +249,7 @@ class Sources:
         Raises:
             NotFound: there is no such model or version.
             Unavailable: registry or journal do not answer.
-            Corrupt: what is kept of it is damaged.
+            Corrupt: stored data of the version is damaged.
         """
         self._check_visible(model)
         with translated(), self._opening:
@@ -304,8 +305,8 @@ class Sources:
         nor logged.
 
         Raises:
-            NotFound: this installation has no key yet: no decision was made.
-            ConfigInvalid: its key is no key.
+            NotFound: this installation has no key yet, because no decision was made.
+            ConfigInvalid: the file of the key holds no valid key.
         """
         home = self.platform.settings.home
         if home.shared_pseudonym_key is None and not home.pseudonym_key.is_file():
@@ -317,9 +318,10 @@ class Sources:
         a time.
 
         Raises:
-            NotFound: no decision, payload or bundle of it is here.
-            ConfigInvalid, Corrupt: they are not what they should be.
-            Unavailable: another one is being explained.
+            NotFound: the decision, its payload or its bundle is not here.
+            ConfigInvalid, Corrupt: the model folder does not fit the bundle, or stored data is
+                damaged.
+            Unavailable: another decision is being explained.
         """
         from mlplatform.scoring.request import explain  # imports ONNX Runtime
 
@@ -338,7 +340,7 @@ class Sources:
         """Every record of a decision.
 
         Raises:
-            NotFound: there is none.
+            NotFound: the log has no such decision.
         """
         log = self._log()
         if log is None:
