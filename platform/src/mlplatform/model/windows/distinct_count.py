@@ -22,10 +22,7 @@ ESTIMATES: Final = (
     round(PLACES * math.log(2 * PLACES)),
 )
 """Number of places taken → estimated number of distinct values: 0 to 1 568, which stands for that
-or more. The standard error is about 5 % up to 250 values, 7 % at 500 and 14 % at 1 000.
-
-Its standard error is about 5 % up to 250 values, 7 % at 500 and 14 % at 1 000.
-"""
+or more. The standard error is about 5 % up to 250 values, 7 % at 500 and 14 % at 1 000."""
 
 
 def place(value: object) -> int | None:

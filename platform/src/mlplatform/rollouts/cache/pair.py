@@ -29,14 +29,7 @@ propensity of the draw that could show the pair's outcome, 0 without a draw. `wr
 writer's place in the file's list of writers. `label` is the last label, -1 for none; it arrived at
 `arrived_ms`. For a model of classes or numbers `label` is 0 for any class or number, and `truth` is
 that number. `flags` are the constants above: whether the champion's decision hides the outcome, and
-which arms decided the class of the label.
-
-`score` is the champion's, `copy` the challenger's; `chance` of the draw by which its outcome could
-come to be seen, 0 where there was none; `writer` its place among the writers of the file; `label`
-the last that has arrived, at `arrived_ms`, -1 for none, and 0 for any class or number; `truth` that
-number; `flags` are those above: its decision hides its outcome, and whose decision is the class of
-the label.
-"""
+which arms decided the class of the label."""
 Pairs = npt.NDArray[Any]
 PACKED: Final = struct.Struct("<4q4dHbB")
 """Struct format of one pair. It packs several times as fast as `PAIR`."""

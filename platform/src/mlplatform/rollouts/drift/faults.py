@@ -90,10 +90,7 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
 
 def _commonest(present: npt.NDArray[np.float64]) -> tuple[float, float]:
     """The value that at least half of all have, with its share; if there is no such value, any
-    value with its share. Such a value is a median, so the others need no count.
-
-    Such a value is a median, so the others need no count.
-    """
+    value with its share. Such a value is a median, so the others need no count."""
     middle = [(len(present) - 1) // 2, len(present) // 2]
     medians = np.partition(present, middle)[middle].tolist()
     shares = [float(np.mean(present == median)) for median in medians]

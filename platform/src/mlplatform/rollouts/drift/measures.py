@@ -19,11 +19,7 @@ from mlplatform.runtime.intervals import exact_share
 @dataclass(frozen=True, slots=True)
 class Shift:
     """The movement of one number. `distance` is in standard deviations of the profile. The limits
-    are the policy's, raised where this few independent requests could reach them by chance.
-
-    `distance` is in standard deviations of the profile. The limits are the policy's, raised where
-    so few independent requests could reach it by chance.
-    """
+    are the policy's, raised where this few independent requests could reach them by chance."""
 
     name: str
     rows: int

@@ -68,10 +68,7 @@ def drift_plan(
 
 def bounds(policy: DriftPolicy, champion: ChampionTenure, now_ms: int) -> list[tuple[int, int]]:
     """Start and end of the last complete windows, oldest first; days are UTC days. Windows that
-    began under an earlier champion are left out.
-
-    A window that began under an earlier champion is not one of them.
-    """
+    began under an earlier champion are left out."""
     width = policy.window_h * HOUR_MS
     last_end = now_ms // width * width
     starts = (last_end - i * width for i in range(policy.windows, 0, -1))

@@ -52,10 +52,7 @@ _DOWN: Final = {
 }
 BEHAVIOR: Final = {"scaleUp": _UP, "scaleDown": _DOWN}
 """Limits of scaling: up by half each minute; down by a tenth in two minutes, five minutes after the
-last need. Numbers are rounded down, so the last policy always allows one pod.
-
-Rounding down lets the last policy always take one pod.
-"""
+last need. Numbers are rounded down, so the last policy always allows one pod."""
 
 
 def scaled_object(manifest: Manifest, policy: ScalingPolicy, prometheus_url: str) -> dict[str, Any]:

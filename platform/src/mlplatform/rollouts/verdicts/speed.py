@@ -169,10 +169,7 @@ def _row_seconds(calls: Calls) -> tuple[float, float]:
 def _slope(calls: Calls) -> tuple[float, float]:
     """Seconds for one more row, by least squares from sums over the calls of each number of rows,
     with the standard error HC3 of MacKinnon and White (1985). NaN if all calls carried as many
-    rows, or if one call alone decides the slope.
-
-    NaN where all carried as many, or where one call alone decides the slope: nothing is known then.
-    """
+    rows, or if one call alone decides the slope."""
     number = sum(n for n, _, _ in calls.values())
     mean_rows = sum(rows * n for rows, (n, _, _) in calls.items()) / number
     mean_us = sum(us for _, us, _ in calls.values()) / number

@@ -21,19 +21,13 @@ IdOwnership = Literal["own", "foreign", "unsaid", "unknown"]
 def new_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
     """A new id of 42 hexadecimal digits: wall time, random digits, a keyed hash of the client that
     asks, and a keyed hash over all of these and the model. The hashes let a label for a decision be
-    checked without a search through years of records.
-
-    The hashes let a label for a decision be checked without a search through years of records.
-    """
+    checked without a search through years of records."""
     return _sealed(model, _body(wall_ms) + _hashed(client, key, _ASKING), key)
 
 
 def owned_decision_id(model: str, client: str, wall_ms: int, key: bytes) -> str:
     """A new id of a decision that is made later, for which its client may poll. The id alone shows
-    that it is this client's, before any decision is stored under it.
-
-    So whether an id that no decision is stored under yet is this client's needs no look-up.
-    """
+    that it is this client's, before any decision is stored under it."""
     return _sealed(model, _body(wall_ms) + _hashed(client, key, _OWNING), key)
 
 

@@ -175,9 +175,6 @@ class KeptAnswers:
     the interpreter to the commit thread, which costs more than finding a key. An answer without a
     record holds for retries that reach this process while it is among the last few thousand; more
     cannot be promised where nothing can be written.
-
-    An unlogged answer holds for retries that reach this process while it is among the last few
-    thousand; more cannot be promised where nothing can be written.
     """
 
     def __init__(self, recorded: AnswerLookup) -> None:
