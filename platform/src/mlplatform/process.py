@@ -155,7 +155,7 @@ def _run(name: str, entry: Entry, arguments: Sequence[str]) -> None:
         if entry.stops == "event":
             parts.append(stopping_at_signals())
         if entry.has_metrics:
-            # the others have no server loaded for this
+            # other processes do not load a server for this
             from mlplatform.runtime.http.listener import MetricsListener
 
             parts.append(MetricsListener(name, options))
@@ -164,7 +164,7 @@ def _run(name: str, entry: Entry, arguments: Sequence[str]) -> None:
         if has_end_signal():
             log.warning("%s ends as requested; this error was still there: %s", name, error)
             return
-        if error.__cause__ is not None:  # else the line below says all
+        if error.__cause__ is not None:  # otherwise the line below says everything
             log.error("%s ends", name, exc_info=error)
         sys.exit(f"{name} {instance or ''}".strip() + f" ends: {error}")
 

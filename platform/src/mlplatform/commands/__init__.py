@@ -93,7 +93,7 @@ app.add_typer(log.commands(_journal), name="log")
 
 def main() -> None:
     """Entry point: the platform's own errors become one clear line and an exit code."""
-    os.umask(0o077)  # what is made is for its owner alone
+    os.umask(0o077)  # only the owner may read new files
     try:
         app()
     except PlatformError as error:

@@ -43,7 +43,7 @@ def files() -> dict[Path, str]:
 
 
 def main() -> None:
-    os.environ.pop(MODELS, None)  # what is committed here is about the models of this repository
+    os.environ.pop(MODELS, None)  # committed files are about this repository's models
     feast_repo.write(model_names())
     changed = [model_folder(name) / FILE for name in model_names()]
     for path, text in files().items():

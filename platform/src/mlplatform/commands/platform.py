@@ -75,7 +75,7 @@ def up(
     if clock is not None:
         settings = dataclasses.replace(settings, clock=clock)
         os.environ.update(settings.environment())
-    elsewhere = wiring.followed_plane(settings)  # first: where it can't be asked, nothing is made
+    elsewhere = wiring.followed_plane(settings)  # first: if this fails, nothing is made
     settings.home.create()
     settings.home.close_to_others()
     _log_to(settings)
@@ -102,7 +102,7 @@ def check_tables(platform: wiring.Platform) -> None:
     if external(views):
         try:
             platform.hold_tables()
-        except Unavailable as error:  # flows ask again
+        except Unavailable as error:  # flows try again
             ERR.print(f"it is not known which home has the tables of external views: {error}")
 
 

@@ -354,7 +354,7 @@ def _is_recorded(platform: Platform, rollout_id: str, asked: FlowRun) -> bool:
     give_up_at = time.monotonic() + RECORD_LIMIT_S
     state = Poller(partial(platform.prefect.run, asked.id), RECORD_LIMIT_S)
     while time.monotonic() < give_up_at:
-        now = state.ask() or asked  # first: a run that has ended wrote what it writes
+        now = state.ask() or asked  # first: an ended run writes nothing more
         if fold(platform.rollouts.read(rollout_id)).answer is not None:
             return True
         asks_again = now.state == "PAUSED" and now.state_ms > asked.state_ms

@@ -39,7 +39,7 @@ def score(
     """
     settings = wiring.settings()
     try:
-        body = request.encode()  # sent as it is: what the gateway is to refuse must reach it
+        body = request.encode()  # sent unchanged, so that the gateway can refuse it
         jsonlib.loads(request)
     except (ValueError, RecursionError) as error:
         shown = request if len(request) <= SHOWN else f"{request[:SHOWN]}…"

@@ -44,5 +44,5 @@ def worker(
     arguments += ["--outbox"] if outbox else []
     arguments += [f"--key-file={key_file}"] if key_file else []
     arguments += [f"--batch={batch}"] if batch else []
-    os.environ.update(wiring.settings().environment())  # of the platform that runs in this home
+    os.environ.update(wiring.settings().environment())  # settings of the platform in this home
     process.start("worker", arguments)

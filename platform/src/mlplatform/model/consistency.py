@@ -191,7 +191,7 @@ def _decision(model: ModelDefinition) -> Iterator[Rule]:
     names = decision.outcomes
     yield len(set(names)) == len(names), "decision.outcomes", names, "names that differ"
     named = {"hides_outcome": decision.hides_outcome, "safe": (decision.safe,)}
-    if model.task == "classes":  # of others their order says more
+    if model.task == "classes":  # for other tasks the rule of the order covers alerts
         named["alerts"] = decision.alerts
     for key, some in named.items():
         known = set(some) <= set(names) and len(set(some)) == len(some)
@@ -322,7 +322,7 @@ def _needs(model: ModelDefinition) -> Iterator[_Need]:
     yield _Need(history_days(model), why)
     steps_h = rollout.shadow.deadline_h + math.fsum(step.deadline_h for step in rollout.canary)
     ramp_h = steps_h + rollout.approval_deadline_h
-    if math.isfinite(ramp_h):  # an infinity is refused by itself
+    if math.isfinite(ramp_h):  # another rule refuses infinities
         why = (
             "a rollout that takes every deadline_h of its steps and approval_deadline_h, then "
             "confirm_after_days, and label.maturity_days"

@@ -38,7 +38,7 @@ class _PlainLoader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, OverflowError, AttributeError, KeyError, TypeError) as error:
-            # A date of a 13th month, a number of ten thousand digits.
+            # For example a date in a 13th month, or a number of ten thousand digits.
             raise _wrong(
                 "a value is not of the kind that it looks like", node.start_mark
             ) from error

@@ -145,7 +145,7 @@ def model_folder(name: str) -> Path:
         refused = "".join(f"; {problem}" for problem in problems)
         raise NotFound(f"no model {name!r}; there are: {', '.join(sorted(found))}{refused}")
     folder = found[name]
-    # A person who may write the examples may write the platform's own code. In a pod, volumes bring
+    # Whoever may write the examples may also write the platform's own code. In a pod, volumes have
     # links and owners of their own, and there are no other users.
     if folder.parent != SHIPPED and has_neighbours(os.environ):
         private_folder.check_content(folder, VARIABLE)

@@ -191,7 +191,7 @@ def declared_words(definition: ModelDefinition) -> dict[str, tuple[str, ...]]:
 def protected_sources(spec: InputSpec, protected: Sequence[str]) -> tuple[str, ...]:
     """The protected fields that an input itself reads."""
     if spec.kind in ("view", "window"):
-        return ()  # these read columns of their own declaration
+        return ()  # these read columns that their own declaration names
     return tuple(name for name in protected if name in (spec.of, spec.to))
 
 

@@ -134,7 +134,7 @@ def category(values: Floats, name: str, words: int) -> Column:
             edges.append(place + 0.5)
             held = 0
     if len(edges) > 1:
-        edges.pop()  # what is left beyond the last bin is too little for one of its own
+        edges.pop()  # too little is left for a bin beyond the last edge
     return Column(
         edges=tuple(edges),
         shares=tuple((bin_counts(present, np.array(edges)) / len(present)).tolist()),
@@ -198,7 +198,7 @@ def _tolerance(value: float, spread: float) -> float:
 
 
 def _short(value: float) -> float:
-    return float(f"{value:.8g}")  # float32 has no more to say; JSON stays readable
+    return float(f"{value:.8g}")  # float32 has no more digits, and JSON stays readable
 
 
 def _check(

@@ -23,7 +23,7 @@ DAY_MS = 86_400_000
 WEEK = 7
 SCORE = "score"
 LEVELS = 50  # of a weekday's quantiles: it has a seventh of the rows
-ENOUGH_DEGREES = 6  # of freedom: from fewer days nothing is learned of how days differ
+ENOUGH_DEGREES = 6  # of freedom: fewer days do not show how days differ
 
 
 @dataclass(frozen=True, slots=True)

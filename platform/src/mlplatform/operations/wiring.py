@@ -69,14 +69,14 @@ def settings_to_start(profile: Profile | None) -> Settings:
     """
     if profile is not None:
         os.environ[f"{PREFIX}PROFILE"] = profile
-        settings.cache_clear()  # settings that were read before do not have it
+        settings.cache_clear()  # settings read earlier lack the profile
     return settings_module.load(last_settings.for_start(os.environ))
 
 
 @functools.cache
 def platform() -> Platform:
     """The platform of this process's settings; its home is created with mode 0700."""
-    # Prefect sends our records to its API; the level is ours to set.
+    # Prefect sends our log records to its API, but we must set their level.
     logs.set_level(settings().log_level)
     settings().home.create()
     return Platform(settings())

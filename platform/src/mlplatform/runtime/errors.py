@@ -59,7 +59,7 @@ class InputInvalid(PlatformError):
         self.source = source
         self.row = row
         self.problem = problem
-        self.kind = kind or problem  # the problem without the row's own value
+        self.kind = kind or problem  # the problem without the value of the row
 
 
 class NotFound(PlatformError):

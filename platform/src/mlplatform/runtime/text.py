@@ -235,7 +235,7 @@ def _base(character: str) -> str:
     try:
         return unicodedata.lookup(plain)
     except KeyError:
-        return character  # a letter that has no plain one
+        return character  # a letter without a plain form
 
 
 def _is_of_word(character: str) -> bool:

@@ -72,7 +72,7 @@ def ready_model_mib(folder: Path) -> int | None:
     try:
         files = model_files(folder / READY_FILE, plain_files.Rule(most_bytes=MOST_BYTES))
     except PlatformError:
-        return None  # it is among the problems
+        return None  # `problems` reports the error
     return needed_mib(len(files.content), [file.size for file in files.data])
 
 

@@ -20,7 +20,7 @@ _FIELDS: Final = {
     "float32": "{type: float64}",
     "float64": "{type: float64}",
     "int64": "{type: int64, minimum: 0, maximum: 16777216}",
-    "bool": "{type: int64, minimum: 0, maximum: 1}",  # as a history can be read without sources.py
+    "bool": "{type: int64, minimum: 0, maximum: 1}",  # a history with a bool needs sources.py
     "string": "{type: string, max_length: 50}",
 }
 _REQUEST: Final = re.compile(

@@ -89,7 +89,7 @@ def look_up(settings: Settings, any_id: str) -> TraceReport:
     records = _records(settings, {any_id})
     named = {any_id, any_id[:32], *(r["trace_id"] for r in records)}
     spans = list(span_files.find(settings.home.traces, named))
-    # a link leads back; what links here was found by its text already
+    # these are the traces that the found spans link to; spans that link here are found above
     linked = {trace_id for span in spans for trace_id, _ in span.links} - named
     if linked:
         spans += span_files.find(settings.home.traces, linked)

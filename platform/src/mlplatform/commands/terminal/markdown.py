@@ -32,7 +32,7 @@ def print_markdown(console: Console, text: str) -> None:
                 for line in lines:
                     console.print(Text(_plain(line.lstrip("# ")), style="bold"))
             case _:
-                # a link would be a command to the terminal: its address is shown beside its text
+                # a link would be a control sequence: the address is shown beside the text instead
                 console.print(Markdown("\n".join(lines), hyperlinks=False))
     console.print()
 

@@ -122,7 +122,7 @@ def files_of_span(db: sqlite3.Connection, span: Span) -> list[SealedFile]:
             f" AND ({'' if is_whole else 'e.file IS NULL OR '}{' AND '.join(found)})"
         )
         files = [SealedFile(*row) for row in db.execute(query, (*values, *more))]
-    except sqlite3.DatabaseError:  # there is none, or it is damaged: the next seal makes it again
+    except sqlite3.DatabaseError:  # missing or damaged: the next seal makes it again
         return present(db, " AND ".join(conditions), *values)
     return sorted(files, key=lambda file: (file.writer, file.first))
 
@@ -148,7 +148,8 @@ def renew(db: sqlite3.Connection, folder: Path, most_files: int) -> Iterator[str
         known = {file: sha256 for file, sha256, _ in entries}
         there = {one.file for one in files}
         with sqlite.transaction(catalogue):
-            # together with the entries: a reader with the earlier list of files may need them
+            # in the transaction of the entries, because a reader with the earlier list of files may
+            # need them
             catalogue.execute("DELETE FROM whole")
             for file, _, rows in entries:
                 if file not in there:
@@ -297,7 +298,7 @@ def _readable(path: Path) -> Contents | None:
 
     try:
         return contents_of(path)
-    except (pa.ArrowException, OSError, ValueError):  # every read of it says so, and so does verify
+    except (pa.ArrowException, OSError, ValueError):  # reads and verify report it
         return None
 
 

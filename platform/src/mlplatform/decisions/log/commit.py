@@ -294,11 +294,11 @@ class Committer:
             outcomes = iter(to([e for ticket in tickets for e in ticket.entries]))
         except Unavailable as error:
             self._fail(tickets, error)
-        except OSError as error:  # of the files beside the log: no record is to blame
+        except OSError as error:  # a file beside the log failed, not a record
             failure = Unavailable(f"the files of {self._writer} cannot be used: {error.strerror}")
             failure.__cause__ = error
             self._fail(tickets, failure)
-        except StaleFence as error:  # for good: another process has this writer's name
+        except StaleFence as error:  # final: another process has this writer's name
             self._fail(tickets, error)
             raise
         except Exception as error:  # noqa: BLE001 -- it goes to the callers that wait
@@ -319,7 +319,7 @@ class Committer:
 
     def _heartbeat(self) -> None:
         reached_ms = self._reached_ms()
-        for _ in range(QUEUED_ENTRIES):  # what was submitted before it was asked is appended first
+        for _ in range(QUEUED_ENTRIES):  # first append what was submitted earlier
             if not self._tickets:
                 break
             self._append(self._take(0))

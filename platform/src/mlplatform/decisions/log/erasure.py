@@ -127,7 +127,7 @@ def pending_erasures(db: sqlite3.Connection, folder: Path) -> PendingErasures | 
     after = {w: done.get(w, 0) if w in new else seq for w, seq in heads.items()}
     ready: list[Erasure | RetentionRule] = []
     decisions, reached, waiting = set[str](), dict[str, int](), set[str]()
-    elsewhere = tables.replicated_writers(db)  # whose rules take nothing here, as `_expired` says
+    elsewhere = tables.replicated_writers(db)  # their rules remove nothing here: see `_expired`
     for row in _records_of(folder, Span(kinds=KEPT_KINDS, after=after, columns=_COLUMNS)):
         writer = row["writer"]
         if row["kind"] == "retention" and writer in elsewhere:
@@ -223,14 +223,14 @@ def steps(db: sqlite3.Connection, folder: Path, most_records: int = _NO_LIMIT) -
     db.execute("PRAGMA secure_delete=ON")
     yield from _rows(db, todo.numbers)
     yield from _expired_rows(db, todo.ranges)
-    # a retry after that is a request of its own
+    # a retry with an erased key is then a new request
     yield from kept_keys.erase(db, todo.decisions)
     _close_writers(db)
-    # first without: as long as somebody reads, each rewriting would make the log of writes longer
+    # first without rewriting: while somebody reads, each rewrite makes the write-ahead log longer
     wait_ms = _CHECKPOINT_WAIT_MS if todo.decisions else _SHORT_WAIT_MS
     if not is_done or not _empty(db, wait_ms):
         return
-    # pages of rows that were sealed or deleted before hold what they held
+    # free pages of rows that were sealed or deleted earlier still hold the old content
     yield from _written_anew(db) if todo.decisions else _given_back(db)
     if not _empty(db, wait_ms):
         return
@@ -412,7 +412,7 @@ def _given_back(db: sqlite3.Connection) -> Iterator[str]:
 
 def _empty(db: sqlite3.Connection, wait_ms: int) -> bool:
     """Whether the write-ahead log holds nothing any more; false while somebody reads it."""
-    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # of most of it, no writer waits
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()  # most of it, while no writer waits
     db.execute(f"PRAGMA busy_timeout={wait_ms}")
     (is_busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     db.execute(f"PRAGMA busy_timeout={sqlite.BUSY_TIMEOUT_MS}")

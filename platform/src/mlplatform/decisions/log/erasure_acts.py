@@ -98,7 +98,7 @@ def erase(
     """
     _check(request)
     path = folder / tables.DATABASE
-    # first: what is moved into the log after this is found there
+    # spills first: records that are moved into the log after this are found in the log
     waiting = _spilled(path, log.spills, request)
     with _locked(folder):
         found, known = _records_of(log, folder, request)

@@ -135,7 +135,7 @@ def _ends(asked: FileCheck, chain: Chain) -> Iterator[str]:
 def _is_misled(asked: FileCheck) -> bool:
     try:
         entry = catalogue.entry_of(asked.folder, asked.file)
-    except sqlite3.DatabaseError:  # the next seal finds that too, and makes it again
+    except sqlite3.DatabaseError:  # the next seal finds the damage and makes a new one
         return False
     if entry is None:
         return asked.is_catalogued

@@ -63,7 +63,7 @@ def _expired_by(log: SqliteDecisionLog, gone: Sequence[Mapping[str, Any]]) -> It
         for row in log.read(span).to_pylist():
             try:
                 rule = rule_of(row)
-            except Corrupt as error:  # of a log elsewhere it may be: the others are told
+            except Corrupt as error:  # perhaps from another log: go on with the rest
                 _logger.error("a retention of %s: %s", model, error)
                 continue
             ranges = expired_ranges([rule])
@@ -111,7 +111,7 @@ def all_records(log: SqliteDecisionLog, decision_id: str) -> list[dict[str, Any]
     Raises:
         NotFound: there is no record of the decision.
     """
-    # spills first: what is moved into the log after this is found twice, and shown once
+    # spills first: a record that is moved into the log after this is found twice and shown once
     spilled = log.spilled_records(decision_id)
     try:
         records = logged_records(log, decision_id)

@@ -36,7 +36,7 @@ def prune(folder: Path, writer: str, *, seq: int, chain: bytes, before_ms: int, 
         ).fetchone()
         if known is None or known[0] != chain:
             return 0
-        # In small bites: a gateway that appends waits for one of them at most.
+        # In small steps: a gateway that appends waits for one step at most.
         while True:
             with sqlite.transaction(db):
                 bite = db.execute(

@@ -85,7 +85,7 @@ def _from_files(files: Sequence[Path], writer: str, span: Span, schema: pa.Schem
     columns, matching = list(span.columns), _expression(writer, span)
     if span.limit is None:
         return dataset.to_table(columns=columns, filter=matching).cast(schema)
-    # without reading ahead: of the first records, most of what comes after them is not wanted
+    # without reading ahead: most data after the first records is not needed
     first = dataset.head(
         span.limit, columns=columns, filter=matching, batch_readahead=1, fragment_readahead=1
     )

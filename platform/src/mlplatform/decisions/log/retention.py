@@ -102,7 +102,7 @@ def due_payloads(
     resting = rests_until_ms(rules, wall_ms)
     before_ms = None
     if due and resting is None:
-        # from the end of the oldest file: one record of long ago says nothing about the others
+        # from the end of the oldest file: one very old record says nothing about the others
         start = max([min(one.to_ms for one in due), *(rule.retention.before_ms for rule in rules)])
         before_ms = min(due_ms, start + MOST_DAYS * DAY_MS)
     goes = [] if before_ms is None else [one for one in due if one.to_ms < before_ms]

@@ -68,7 +68,7 @@ def steps(
     """
     try:
         yield from erasure.steps(db, folder, compaction.MOST_RECORDS)
-    except (Corrupt, sqlite3.OperationalError) as error:  # sealing goes on all the same
+    except (Corrupt, sqlite3.OperationalError) as error:  # sealing continues
         _logger.error("payloads of %s are not erased yet: %s", folder, error)
     if not catalogue.exists(folder) or sealed_files.is_unfinished(folder):
         sealed_files.begin(folder)
@@ -79,7 +79,7 @@ def steps(
     yield from kept_keys.expire(db, now_ms)
     pruned = tables.pruned_heads(db)
     for writer in tables.writers(db):
-        if writer.writer in pruned:  # sealed in the log that has them from here
+        if writer.writer in pruned:  # the log that has the records from here seals them
             continue
         yield from _seal_writer(db, folder, writer, limits)
     if sealed_files.is_unfinished(folder):
@@ -151,7 +151,7 @@ def _check(chain: Chain, rows: list[tuple[Any, ...]], count: int, writer: tables
 
 
 def _delete_rows(db: sqlite3.Connection, writer: str, last: int) -> Iterator[str]:
-    # in small bites: a process that appends waits for one of them at most
+    # in small steps: a process that appends waits for one step at most
     query = "SELECT seq FROM records WHERE writer = ? AND seq <= ? ORDER BY seq LIMIT ?"
     while bite := db.execute(query, (writer, last, _DELETE_ROWS)).fetchall():
         with sqlite.giving_way(), sqlite.transaction(db):

@@ -147,7 +147,7 @@ def sweep(db: sqlite3.Connection, folder: Path) -> bool:
     except BlockingIOError:
         return False
     else:
-        with suppress(FileNotFoundError):  # all of it is in the database, which was synced then
+        with suppress(FileNotFoundError):  # then the synced database holds everything
             sync(folder / f"{DATABASE}-wal")
         for path in strangers:
             path.unlink()

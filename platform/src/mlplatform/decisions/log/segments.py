@@ -152,7 +152,7 @@ def write_table(path: Path, table: pa.Table) -> str:
             )
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # what a full disk cut takes room itself
+    except OSError:  # a file that a full disk cut takes space too
         path.unlink(missing_ok=True)
         raise
     return file_sha256(path)

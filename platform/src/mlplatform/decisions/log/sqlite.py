@@ -178,7 +178,7 @@ class SqliteDecisionLog:
         with self._lock, _refusing_what_cannot_be_stored():
             try:
                 with self._transaction():
-                    # a claim that ends within these items can't be told by what is there already
+                    # if claims end within these items, stored rows do not show every repeat
                     ends = any(item.idempotency and item.idempotency.ends for item in items)
                     repeats = {**self._repeats(items), **known} if ends else known
                     head, outcomes = self._write(writer, items, repeats)
@@ -231,8 +231,8 @@ class SqliteDecisionLog:
         """Raise where SQLite would wait for up to ten seconds, and block an event loop."""
         was_held_up, self._were_held_up = self._were_held_up, self._readers.are_held_up()
         if self._were_held_up and not was_held_up:
-            # A log that is started anew has this lock for microseconds. Waited for once: a wait at
-            # every call would take the event loop more time than there is.
+            # A writer that starts the log anew holds this lock for microseconds. Wait only once: a
+            # wait at every call would take too much time of the event loop.
             time.sleep(_HELD_UP_S)
             self._were_held_up = self._readers.are_held_up()
         if self._were_held_up:
@@ -281,7 +281,7 @@ class SqliteDecisionLog:
 
     def watermarks(self) -> list[Watermark]:
         """One watermark per writer, sorted by name."""
-        spilled = self.backlogs()  # first: what is moved into the log later is read from there
+        spilled = self.backlogs()  # first: records moved later are read from the log
         with self._lookups_lock, self._translation:
             rows, elsewhere = (
                 tables.writers(self._lookups),
@@ -395,8 +395,8 @@ class SqliteDecisionLog:
         self._db.execute("SAVEPOINT projection")
         try:
             projection.follow(self._db, writer, before, [committed(row) for row in rows])
-        except Exception:  # no record is refused for what is made of it
-            if not self._db.in_transaction:  # a full disk, say, has ended all of it
+        except Exception:  # a projection's failure refuses no record
+            if not self._db.in_transaction:  # e.g. a full disk ended the transaction
                 raise
             self._db.execute("ROLLBACK TO projection")
             _logger.exception("records of %s are written, and not followed", writer)
@@ -455,7 +455,7 @@ class SqliteDecisionLog:
             try:
                 with sqlite.transaction(self._db):
                     yield
-            except kept_keys.KeyTaken:  # found before anything of keys was written
+            except kept_keys.KeyTaken:  # raised before any key was written
                 raise
             except BaseException:
                 self._keys.forget()
@@ -476,7 +476,7 @@ def _mark(
     if replicated is None:
         is_live = not w.closed and w.heartbeat_at_ms >= oldest_ms
         return Watermark(w.writer, w.seq, w.event_ms, w.heartbeat_at_ms, is_live)
-    # Nobody knows what a log elsewhere holds that was not heard of: only its end ends the wait.
+    # Nobody knows which records a log elsewhere still holds, so the wait ends only when it closes.
     return Watermark(
         w.writer,
         w.seq,

@@ -67,7 +67,7 @@ def verify(
             raise
         except sqlite3.DatabaseError as error:
             walk.first.append(f"{tables.DATABASE} cannot be read on: {error}")
-        with suppress(sqlite3.DatabaseError):  # damaged: every read does without
+        with suppress(sqlite3.DatabaseError):  # damaged: reads work without it
             walk.is_catalogued = catalogue.is_whole(db, folder)
         findings.extend(islice(walk.findings(cores), _FINDINGS))
     if walk.misled:
@@ -128,8 +128,8 @@ class _Walk:
         """Check everything in the database, as of one transaction."""
         if self.since is NOTHING:
             self.first += _database(self.db)
-        # of ranges alone, so that what they cover is counted and not collected
-        with suppress(sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
+        # only ranges, so that covered payloads are counted and not collected
+        with suppress(sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # a finding names it
             self.expired = erasure.ranges_to_expire(self.folder)
         before = segments.manifest(self.db, after=self.since.count - 1, limit=1)
         self.manifest = segments.manifest(self.db, after=self.since.count)
@@ -186,7 +186,7 @@ class _Walk:
         self.erased = sum(one.chain.gone for one in self.writers.values())
         if not any(one.chain.absent for one in self.writers.values()):
             return
-        # after the rest was looked at: an erasure is on record before a payload goes
+        # after the rest was checked: an erasure is on record before a payload is removed
         on_record = _on_record(self.folder)
         for name, one in self.writers.items():
             for absent in one.chain.absent:
@@ -201,7 +201,7 @@ class _Walk:
         list and then the catalogue."""
         try:
             return bool(sealed_files.present(self.db, "file = ?", file.file))
-        except sqlite3.DatabaseError:  # damaged: what was found counts
+        except sqlite3.DatabaseError:  # damaged: the finding counts
             return True
 
     def _checks(self, name: str) -> Iterator[FileCheck]:
@@ -260,7 +260,7 @@ class _Walk:
 def _on_record(folder: Path) -> erasure.OnRecord:
     try:
         return erasure.on_record(folder)
-    except (sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # it is named by itself
+    except (sqlite3.DatabaseError, UnicodeDecodeError, Corrupt):  # a finding names it
         return erasure.OnRecord({}, {})
 
 

@@ -192,8 +192,9 @@ class KeyWriter:
             del self._tables[ended]
         name = next((one for one in _tables(self._db, "keys") if _day(one) == day), None)
         if name is None:
-            # Never a name of before: a process that has an ended table in mind fails, rather than
-            # write numbers of shapes that are gone, and may be those of others by then.
+            # A table name is never used again: a process that still uses an ended table then fails.
+            # Otherwise it would write numbers of shapes that no longer exist, or that mean other
+            # shapes by then.
             (version,) = self._db.execute("PRAGMA schema_version").fetchone()
             name = f"keys_{day}_{version}"
             self._db.execute(_TABLE.format(name=name))
@@ -211,7 +212,7 @@ def _are_kept(db: sqlite3.Connection, keys: Sequence[bytes]) -> bool:
 def _are_any(count: int) -> str:
     if count == 1:
         return "SELECT 1 FROM kept_keys WHERE key = ?"
-    # by a join: with IN, each table of the view would make a list of all the keys for itself
+    # by a join: with IN, SQLite would make a list of all keys for each table of the view
     keys = ",".join(["(?)"] * count)
     return f"WITH v(key) AS (VALUES {keys}) SELECT 1 FROM v CROSS JOIN kept_keys k USING (key)"
 
@@ -226,7 +227,7 @@ def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
     if _ended(db, today):
         with sqlite.giving_way(), sqlite.transaction(db):
             db.execute("DROP VIEW kept_keys")
-            for table in _ended(db, today):  # looked for again: another process ends them too
+            for table in _ended(db, today):  # query again: other processes end tables too
                 db.execute(f"ALTER TABLE {table} RENAME TO ended_{table}")
             db.execute("DELETE FROM answer_shapes WHERE day <= ?", (today,))
             _show(db)
@@ -250,7 +251,7 @@ def erase(db: sqlite3.Connection, decisions: Set[str], bite: int = _BITE_KEYS) -
         yield from _deleted(db, f"DELETE FROM {table} WHERE key = ? AND decision = ?", found, bite)
     query = "SELECT rowid, decision_id FROM idempotency"
     found = [row for row in db.execute(query) if row[1] in decisions]
-    # another key may have the number of one that has been removed
+    # another key may have the number of a removed key
     earlier = "DELETE FROM idempotency WHERE rowid = ? AND decision_id = ?"
     yield from _deleted(db, earlier, found, bite)
 

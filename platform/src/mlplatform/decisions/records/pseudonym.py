@@ -32,7 +32,8 @@ def key_of(home: Home) -> bytes:
     shared = home.shared_pseudonym_key
     if shared is None:
         return load_or_create_key(home.pseudonym_key)
-    # Nobody makes it up here: with another key a customer would be somebody else in each home.
+    # No process creates a shared key: with different keys, a customer would have another pseudonym
+    # in each home.
     key = shared.read_bytes() if shared.is_file() else b""
     if len(key) != KEY_BYTES:
         wanted = f"a file that is there and holds the {KEY_BYTES} bytes of the first home's key"
@@ -50,7 +51,7 @@ def load_or_create_key(path: Path) -> bytes:
             could guess whom the pseudonyms stand for.
     """
     if not path.exists():
-        # Several processes may start at once: the first one's key is everybody's.
+        # Several processes may start at once: all use the key of the first one.
         create_atomically(path, secrets.token_bytes(KEY_BYTES))
     key = path.read_bytes()
     if len(key) != KEY_BYTES:

@@ -158,7 +158,7 @@ class CopyReader:
 
     def offsets(self) -> list[ReplicaOffset]:
         """One offset per writer, sorted by name."""
-        spilled = self._log.backlogs()  # first: what is moved later is read from the log
+        spilled = self._log.backlogs()  # first: records moved later are read from the log
         with self._snapshot() as db:
             rows = {w.writer: w for w in tables.writers(db)}
         marks = [

@@ -159,7 +159,7 @@ class Publisher:
             return
         following = self._source.copies(answer.writer, after=answer.seq, limit=1)
         if not following or following[0].seq != answer.seq + 1:
-            # Sending what is left would be refused, and asked for again, for ever.
+            # If the rest were sent, it would be refused and asked for again without end.
             log.error(
                 "a receiver asks for record %d of %s, which this log does not have any more",
                 answer.seq + 1,
@@ -270,5 +270,5 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace, settings: Settings, stopping: threading.Event) -> None:
     """Runs until `stopping` is set, then publishes the rest of the log for a limited time."""
     require_brokers(settings)
-    settings.home.create()  # it may be here before the gateway
+    settings.home.create()  # it may start before the gateway
     publish(options.name, settings, stopping, keep_h=options.keep_h)

@@ -120,7 +120,8 @@ class ReplicaLog:
         by_writer: dict[str, list[Item]] = {}
         for item in items:
             by_writer.setdefault(item.writer, []).append(item)
-        # Checked before the lock is taken: a gateway that writes here too waits for inserts alone.
+        # Checked before the lock is taken, so that a gateway that also writes here waits only for
+        # the inserts.
         with self._lock, self._translation, self._snapshot():
             found = [self._looked_at(writer, own) for writer, own in sorted(by_writer.items())]
         with self._transaction():
@@ -176,7 +177,7 @@ class ReplicaLog:
         if not looked.is_kept:
             self._adopt(writer)
         tables.insert_records(self._db, found.rows)
-        # a writer that has something more to say has not closed
+        # a writer with new records is not closed
         self._db.execute(
             "UPDATE writers SET seq = ?, chain = ?, closed = closed AND ? WHERE writer = ?",
             (*found.head, not found.rows, writer),

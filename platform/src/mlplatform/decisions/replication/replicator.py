@@ -102,7 +102,7 @@ def _items(found: Sequence[ReceivedMessage]) -> list[Item]:
         try:
             items.append(decoded(message.value, message.place))
         except InputInvalid as error:
-            # If it was to be a record, the next one of its writer shows that it lacks.
+            # If the message was a record, the next record of its writer shows the gap.
             log.error("no record of a log: %s", error)
     return items
 

@@ -39,7 +39,7 @@ def spill_backlogs(db: sqlite3.Connection, folder: Path) -> list[SpillBacklog]:
     for _ in range(_LISTINGS):
         names = _names(folder)
         found = [_backlog_of(db, folder, name) for name in names]
-        if _names(folder) == names:  # a spill that changes hands is renamed
+        if _names(folder) == names:  # a spill is renamed when another process takes it
             break
     return [one for one in found if one.records]
 

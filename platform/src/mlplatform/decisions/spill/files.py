@@ -174,7 +174,7 @@ class SpillFile:
             if durable:
                 os.fsync(descriptor)
                 sync(path.parent)
-        except Busy:  # a sibling checks whether it was left behind, and removes it as empty
+        except Busy:  # another process may lock the new file, and remove it because it is empty
             os.close(descriptor)
             raise
         except OSError as error:
@@ -224,12 +224,12 @@ class SpillFile:
             raise SpillFull(f"{self.path} has reached its limit of {maximum_bytes} bytes")
         try:
             written = os.pwrite(self.descriptor, data, self.end)
-            while written < len(data):  # a disk that is almost full takes a part first
+            while written < len(data):  # an almost full disk may write only a part
                 written += os.pwrite(self.descriptor, data[written:], self.end + written)
             if durable:
                 os.fsync(self.descriptor)
         except OSError as error:
-            with suppress(OSError):  # if this fails too, the next write starts at the same place
+            with suppress(OSError):  # the next write starts at the same place in any case
                 os.ftruncate(self.descriptor, self.end)
             raise SpillFull(f"{self.path}: {error.strerror}") from error
         self.end += len(data)
@@ -298,7 +298,5 @@ def _cut(path: Path, descriptor: int, end: int) -> None:
 def _discard(path: Path, descriptor: int) -> None:
     with suppress(FileNotFoundError):
         path.unlink()
-    with suppress(
-        OSError
-    ):  # it is closed all the same, and what could not be written is not missed
+    with suppress(OSError):  # the file is closed in any case, and the unwritten rest is not needed
         os.close(descriptor)

@@ -46,7 +46,7 @@ class SpilledKeys:
                 self._drop(gone)
             for name in names:
                 self._follow(name)
-            # a folder that changed just now may change again without showing a later time
+            # a folder that has just changed may change again with the same time
             has_settled = changed_ns < listed_ns - SETTLED_NS
             self._empty_at_ns = changed_ns if has_settled and not names else None
             return bool(names)

@@ -220,7 +220,7 @@ class SpillingLog:
             waiting = self.counts.waiting
             _logger.log(level, "%s has %d records to catch up: %s", self._writer, waiting, error)
             if self._file is not None and self._marked:
-                self._marked, self._moved_itself = False, True  # it may be in the log all the same
+                self._marked, self._moved_itself = False, True  # the log may have it already
             self._retry_at_s = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
         return self._file is not None
@@ -256,7 +256,7 @@ class SpillingLog:
                 known: dict[int, DuplicateKey] = {}
                 if self._keys.refresh():
                     known = self._known_keys(items)
-                    # The log does not know yet that these claims ended: they are stored without.
+                    # The log does not know yet that these claims ended: store records without.
                     items = [
                         StorableRecord(item.form) if self._keys.has_ended(item.key) else item
                         for item in items
@@ -430,7 +430,7 @@ class SpillingLog:
 
     def _go_on_with(self, file: SpillFile) -> None:
         with self._mutex:
-            if self._file is not None:  # records were spilled since: its place is taken
+            if self._file is not None:  # records were spilled meanwhile
                 file.close()
                 return
             try:

@@ -138,8 +138,8 @@ def _create(access: Access, specs: Sequence[TopicSpec], replication: int) -> Non
 
 def _config(spec: TopicSpec) -> dict[str, str]:
     if spec.name == PROGRESS_TOPIC:
-        # A segment is compacted once it ends: by default after a week, in which a publisher that
-        # tells its stand each second writes more than anybody wants to read.
+        # Kafka compacts a segment once it ends, by default after a week. In a week a publisher that
+        # reports its progress each second would write far too much to read.
         return {"cleanup.policy": "compact", "segment.ms": str(HOUR_MS)}
     return {
         "retention.ms": str(max(spec.retention_ms, UNREAD_KEPT_MS)),

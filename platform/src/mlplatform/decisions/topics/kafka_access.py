@@ -102,7 +102,7 @@ class Access:
     def _hear(self, error: KafkaError) -> None:
         from confluent_kafka import KafkaError
 
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # follows each of the others
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # it follows every other error
             self._heard = error.str()
         if _is_refusal(error):
             self._refused = self._heard

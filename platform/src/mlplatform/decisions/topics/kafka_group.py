@@ -99,7 +99,7 @@ class KafkaSubscription:
                 received = self._received(found)
             except StaleFence:
                 raise
-            except PlatformError:  # what came before it is read again
+            except PlatformError:  # earlier messages are read again
                 self.rewind()
                 raise
             if received or not found or time.monotonic() >= until_s:
@@ -274,8 +274,9 @@ class KafkaSubscription:
                 self._ends[place] = offset
                 self._skips.note(place, offset, offset)
             elif error.code() == KafkaError._FATAL:
-                # Also without another: a broker that ends while a static member joins may know it
-                # by another id later. This consumer reads nothing any more; a new one does.
+                # This can happen without another process: if a broker ends while a static member
+                # joins, the group may have another id for the member later. This consumer then
+                # reads nothing any more; a new one does.
                 raise StaleFence(
                     f"Kafka does not know this member of the group any more: {error.str()}"
                 )
@@ -288,7 +289,7 @@ class KafkaSubscription:
         place = (committed.topic, committed.partition)
         position = max(committed.offset, low)
         if place not in self._starts:
-            # past the last message there may be markers of transactions, which nobody reads
+            # after the last message there may be transaction markers, which nobody reads
             position = max(position, self._ends.get(place, 0))
         return max(0, high - position)
 

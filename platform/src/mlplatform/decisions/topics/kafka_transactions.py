@@ -135,7 +135,7 @@ def _commit(producer: Producer) -> None:
         try:
             producer.commit_transaction(TIMEOUT_S)
         except KafkaException as error:
-            # a timeout leaves it open whether the commit went through: asking again tells
+            # after a timeout it is not known whether the commit succeeded; a second call shows it
             if attempt == 2 or not error.args[0].retriable():
                 raise
         else:

@@ -156,7 +156,7 @@ class LocalSubscription:
     def _join(self) -> int:
         with translated(), sqlite.transaction(self._db):
             marks = ",".join("?" * len(self._topics))
-            # the first group of a topic begins at 0, to be told what was gone before it came
+            # the first group of a topic begins at 0, so that it learns of messages dropped earlier
             self._db.execute(
                 "INSERT OR IGNORE INTO offsets SELECT ?, topic, partition, CASE WHEN EXISTS"
                 " (SELECT 1 FROM offsets o WHERE o.topic = p.topic AND o.partition = p.partition)"
@@ -164,14 +164,15 @@ class LocalSubscription:
                 (self._group, *self._topics),
             )
             now_ms = self._wall_ms()
-            # a life is never used twice, even when the member's row was deleted in between
+            # the number of a start is never used twice, even if the member's row was deleted
+            # meanwhile
             row = self._db.execute(
                 "INSERT INTO members VALUES (?, ?, ?, ?) ON CONFLICT (grp, member) DO UPDATE"
                 " SET life = max(life + 1, excluded.life), seen_ms = excluded.seen_ms"
                 " RETURNING life",
                 (self._group, self._member, now_ms, now_ms),
             ).fetchone()
-            # what the former life held is this one's at once
+            # the claims of the member's earlier start belong to this start at once
             self._db.execute(
                 "UPDATE claims SET life = ? WHERE grp = ? AND member = ?",
                 (row[0], self._group, self._member),
@@ -200,7 +201,7 @@ class LocalSubscription:
         ).fetchone()
         if row is not None and row[0] != self._life:
             raise StaleFence(f"{self._member!r} of group {self._group!r} is another process now")
-        # without a row it was taken for dead, and its claims are others' or still its own
+        # if the row is missing, the member counted as dead; others may have its claims now
         self._db.execute(
             "REPLACE INTO members VALUES (?, ?, ?, ?)",
             (self._group, self._member, self._life, now_ms),

@@ -239,7 +239,7 @@ def _values(
 
 
 def _integer(text: str) -> int:
-    value = int(text)  # also of " 7 ", and of "1_000", which no file means
+    value = int(text)  # int() also reads " 7 " and "1_000", which are not numbers here
     if "_" in text or not -(2**63) <= value < 2**63:
         raise ValueError(text)
     return value

@@ -130,7 +130,7 @@ class ExternalParts:
         last = max((int(path.stem) for path in self.files()), default=-1)
         path = self.folder / f"{last + 1:08d}.parquet"
         sync(draft)
-        if note is None:  # one of a part that a kill kept from coming
+        if note is None:  # a killed process left the note's part unfinished
             path.with_suffix(".json").unlink(missing_ok=True)
         else:
             write_atomically(path.with_suffix(".json"), msgspec.json.encode(note))

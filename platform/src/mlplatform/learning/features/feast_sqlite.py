@@ -272,7 +272,7 @@ class FeastSqlite:
         except FileNotFoundError as error:
             raise Unavailable(f"{self._path} is gone") from error
         if not os.path.samestat(found, self._opened):
-            # Not by `connect`: that may wait for a lock, and nothing is to be set up by a reader.
+            # Not by `connect`, which may wait for a lock; a reader must not set up anything.
             db = sqlite3.connect(
                 self._path,
                 timeout=self._busy_timeout_s,

@@ -37,7 +37,7 @@ from mlplatform.runtime.errors import InputInvalid, Refused
 KINDS: tuple[Kind, ...] = ("decision", "label", "void")
 LOG_COLUMNS = ("writer", "kind", "payload", "decision", "answered_by", "score", *LABEL_COLUMNS)
 BUILDING = ".building"
-NO_POSITION = b"{}"  # of history, which no record of the log stands behind
+NO_POSITION = b"{}"  # position of history, which comes from no record of the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class OfflineTable:
         """Every label that had arrived at `as_of_ms`, including repeated ones."""
         schema = rows.labels_schema(self.definition)
         found = self._relation("labels", schema, [("label_time", "<=", as_of_ms)])
-        order = (  # which parts of an earlier version do not know
+        order = (  # columns that parts of an earlier version lack
             f"coalesce({name}, 0) AS {name}" if name in found.columns else f"0 AS {name}"
             for name, _ in rows.ORDER
         )
@@ -342,7 +342,7 @@ class OfflineTable:
             (building / "position.json").write_bytes(msgspec.json.encode(position))
             os.rename(building, self._parts / _name(number))
         finally:
-            shutil.rmtree(building, ignore_errors=True)  # what a full disk cut takes room itself
+            shutil.rmtree(building, ignore_errors=True)  # incomplete files take space too
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

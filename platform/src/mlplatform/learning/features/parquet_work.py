@@ -124,7 +124,7 @@ def _from_row(file: pq.ParquetFile, columns: Sequence[str], first: int) -> Itera
 def _parquet(file: Any) -> pq.ParquetFile:
     return pq.ParquetFile(
         file,
-        pre_buffer=False,  # which would read in threads
+        pre_buffer=False,  # pre-buffering would read in threads
         thrift_string_size_limit=MOST_FOOTER_BYTES,
         thrift_container_size_limit=MOST_FOOTER_ENTRIES,
     )
@@ -187,7 +187,7 @@ def _most(what: str, found: int, limit: int) -> None:
 def _try_out() -> None:
     """Read a small file of every type. Libraries import and open files at their first use, which
     must come before this process is locked."""
-    # Not by pa.array, which imports pandas and with it half a second.
+    # Not by pa.array, which imports pandas and takes half a second.
     valid, two = pa.py_buffer(b"\x01"), pa.py_buffer(bytes(16))
     arrays = [pa.Array.from_buffers(kind, 2, [valid, two]) for kind in _NUMBERS]
     arrays.append(pa.Array.from_buffers(pa.bool_(), 2, [valid, two]))

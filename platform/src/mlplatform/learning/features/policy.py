@@ -105,7 +105,7 @@ class FeaturePolicies:
         return tuple(name for name, age in self.ages(event_ms, newest).items() if age > 1)
 
     def _gaps(self, causes: tuple[Cause | None, ...]) -> Gaps:
-        found = self._known.get(causes)  # at most 4 to the power of the views there are
+        found = self._known.get(causes)  # at most 4 to the power of the number of views
         if found is None:
             found = self._known[causes] = self._gaps_of(causes)
         return found

@@ -92,7 +92,7 @@ def check_history(table: pa.Table, definition: ModelDefinition, source: str) -> 
     if not table.num_rows:
         raise InputInvalid(source, None, "there is no row in it")
     columns = {name: table.column(name) for name in ("request_id", *definition.request)}
-    for name in definition.protected:  # one that is not known is in no group
+    for name in definition.protected:  # a missing value is in no group
         group: Any = (definition.request[name].values or ("",))[0]
         columns[name] = columns[name].fill_null(group)
     for name, column in {"event_time": table.column("event_time"), **columns}.items():
@@ -248,7 +248,7 @@ def split_history(
             hidden = pseudonyms(table.column(name), key)
             requests = requests.set_column(position, name, hidden)
     labels = table.select(LABELS.names[:3]).filter(pc.is_valid(table.column("label")))
-    for name, kind in ORDER:  # no record of the log stands behind them: they are before any
+    for name, kind in ORDER:  # history comes before all records of the log
         labels = labels.append_column(name, pa.array(np.zeros(len(labels), np.int64), kind))
     return requests.cast(request_schema(definition)), labels
 

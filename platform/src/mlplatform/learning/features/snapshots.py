@@ -260,7 +260,7 @@ def _write(
         rows = _compute(offline, view, at_ms, available_ms)
         rows = rows.replace_schema_metadata({MADE_OF: msgspec.json.encode(word, order="sorted")})
         pq.write_table(rows, draft)
-        with contextlib.suppress(FileExistsError):  # another run was first; its rows are served
+        with contextlib.suppress(FileExistsError):  # another run was first; its rows count
             os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -203,7 +203,7 @@ def _thresholds(values: NDArray[np.float32], modes: list[str]) -> NDArray[np.flo
     """Thresholds that a value must not be above. For float32 inputs, "below t" means at most the
     float32 before t."""
     strict = np.array([m in ("BRANCH_LT", "BRANCH_GTE") for m in modes])
-    with np.errstate(over="ignore"):  # CatBoost parts missing values by the least float32
+    with np.errstate(over="ignore"):  # for missing values CatBoost splits at the least float32
         return np.where(strict, np.nextafter(values, np.float32(-np.inf)), values)
 
 

@@ -62,7 +62,7 @@ def trees(model: Mapping[str, Any]) -> Ensemble:
         ConfigInvalid: the model is not a sum of trees for two classes or for a number; the message
             names the parameter.
     """
-    objective = model.get("objective", "a function")  # of one of its own it dumps no name
+    objective = model.get("objective", "a function")  # a custom objective has no name here
     link = LINKS.get(objective.split(" alpha:")[0])
     if link is None:
         raise ConfigInvalid("LGBMClassifier: objective", objective, " or ".join(LINKS))
@@ -84,7 +84,7 @@ def _node(node: Node) -> Split[Node] | float:
     match node["missing_type"]:
         case "NaN":
             missing_left = bool(node["default_left"])
-        case "None":  # no value was missing in training: one counts as 0
+        case "None":  # no value was missing in training: NaN counts as 0
             missing_left = node["threshold"] >= 0
         case other:
             raise ConfigInvalid("LGBMClassifier: zero_as_missing", other, "False: 0 is a number")

@@ -82,7 +82,7 @@ class FittedModule:
         file = io.BytesIO()
         try:
             with _one_thread(torch), warnings.catch_warnings():
-                # it calls this exporter legacy; the other one takes a package more (onnxscript)
+                # PyTorch calls this exporter legacy; the new one needs another package (onnxscript)
                 warnings.simplefilter("ignore", DeprecationWarning)
                 torch.onnx.export(
                     _scorer(torch, self.module),

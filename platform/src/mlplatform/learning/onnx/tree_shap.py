@@ -180,7 +180,8 @@ class _Graph:
         self._node("Reshape", (INPUT_NAME, "flat"), "row")
         self._node("GatherElements", ("row", "feature"), "value", axis=0)
         self._node("LessOrEqual", ("value", "high"), "not_above")
-        # No low bound is NaN, which no value is below; a missing value fails the high bound.
+        # If there is no low bound it is NaN, and no value is below NaN. A missing value fails the
+        # high bound.
         self._node("LessOrEqual", ("value", "low"), "below")
         self._node("Not", "below", "not_below")
         self._node("And", ("not_above", "not_below"), "within")

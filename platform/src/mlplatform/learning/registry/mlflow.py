@@ -50,7 +50,7 @@ READ_TIMEOUT_S: Final = 5.0
 LEAST_BYTES_PER_S: Final = 20_000_000
 """Least bytes a second at which a file is sent and stored."""
 TRIES: Final = 3
-PAUSE_S: Final = 0.2  # its database was locked, as it is for moments
+PAUSE_S: Final = 0.2  # MLflow's database is sometimes locked for a moment
 
 
 class AlreadyThere(Refused):
@@ -127,7 +127,7 @@ class MlflowRegistry:
             Unavailable: MLflow does not answer, or its answer is not as expected.
         """
         asked = {"name": model, "alias": alias}
-        with suppress(NotFound, Refused):  # of an alias that is not there it says either
+        with suppress(NotFound, Refused):  # a missing alias gives either error
             present = self._get("registered-models/alias", **asked)["model_version"]
             if present.get("version") == str(version):
                 return
@@ -217,7 +217,8 @@ class MlflowRegistry:
                 if name not in data_names([name]) or not link_file(name, sha256, into, into.parent):
                     self._save(f"{ARTIFACTS}/{quote(f'{folder}/{name}')}", into / name)
         except (NotFound, Refused) as error:
-            # The version is there. MLflow calls a path wrong whatever kept it from the files.
+            # The version exists. MLflow reports a wrong path whatever kept it from reading the
+            # files.
             raise Unavailable(f"the artifacts of MLflow at {self._uri}") from error
 
     def _artifacts(self, run: dict[str, Any]) -> str:

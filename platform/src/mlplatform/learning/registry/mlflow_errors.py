@@ -8,9 +8,10 @@ from typing import Final
 BAD_REQUEST: Final = "BAD_REQUEST"
 """MLflow's code for every error of SQLAlchemy except an OperationalError."""
 
-# The class of the driver's error stands in brackets first, the statement and its values after it.
+# A message begins with the class of the driver's error in brackets; the statement and its values
+# follow.
 _DRIVER: Final = re.compile(r"\((?:\w+\.)*(?:InterfaceError|OperationalError)\) ")
-# SQLSTATE: connection, who may connect, resources, an operator's doing, the system's own.
+# Classes of SQLSTATE: connection, authorization, resources, operator intervention, system errors.
 _SERVER: Final = re.compile(r"\((?:\w+\.)*\w+Error\) \{[^\n]*'C': '(?:08|28|53|57|58)")
 _POOL: Final = re.compile(r"QueuePool limit|Can't reconnect until invalid transaction")
 

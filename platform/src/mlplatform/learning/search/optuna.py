@@ -56,7 +56,7 @@ def importances(policy: SearchPolicy, done: Sequence[Trial], seed: int) -> dict[
     values = [trial.value for trial in done if trial.state == "complete"]
     if len(values) < LEAST_COMPLETE or len({*values}) < 2:
         return {}
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()  # in a time that does not matter
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()  # takes next to no time
     found = optuna.importance.get_param_importances(_study(policy, done, seed), evaluator=evaluator)
     return {name: float(share) for name, share in found.items()}
 

@@ -104,7 +104,7 @@ class _TrialRun:
 
             context = FitContext(self.suggested.parameters, x.copy(), judge)
             score = self.search.fit(fold.fitted, context)
-            scores = np.asarray(score(x.copy()), np.float64)  # either may change its rows in place
+            scores = np.asarray(score(x.copy()), np.float64)  # both may change rows in place
             self.values.append(self.search.measured(scores, fold.tested.y))
             if number + 1 < len(self.search.folds):
                 self._went_on((number + 1) * STEPS - 1, self.values)
@@ -190,7 +190,7 @@ def _trial(
             if running.is_over_budget:
                 return None
             state, value = "pruned", running.steps[-1][1]
-        except Exception as error:  # the team's own code: any error of it is a failed trial
+        except Exception as error:  # the team's code: any error is a failed trial
             log.exception("trial %d failed", len(done))
             state, reason = "failed", f"{type(error).__name__}: {error}"
     return Trial(

@@ -107,7 +107,7 @@ def _report(
         to_ms=served[-1].event_ms if served else None,
         population=sampled.population,
         sampled=len(served),
-        unreadable=max(lost, sampled.unreadable),  # the sample's are mostly among those read then
+        unreadable=max(lost, sampled.unreadable),  # most of the sample's are in `lost` too
         share=policy.skew_share,
         features=found,
     )

@@ -101,7 +101,8 @@ def _logistic(x: Floats, y: Floats, counts: Floats) -> tuple[float, float]:
         weight = counts * np.maximum(p * (1 - p), SMALLEST)
         gradient = np.array([np.sum(counts * (y - p) * z), np.sum(counts * (y - p))])
         cross = np.sum(weight * z)
-        # a little ridge on the slope: positives that are all above the rest have no finite optimum
+        # a small ridge on the slope: if all positives score above the rest, there is no finite
+        # optimum
         hessian = np.array([[np.sum(weight * z * z) + 1e-3, cross], [cross, np.sum(weight)]])
         gradient[0] -= 1e-3 * slope
         step = np.linalg.solve(hessian, gradient)

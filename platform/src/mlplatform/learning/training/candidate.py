@@ -129,7 +129,7 @@ def train(
     """
     dataset = dataset.by(dataset.vocabularies)
     definition, fitting = folder.definition, dataset.fitting.taught
-    # the calibration is fitted last, but what it lacks is known before anything is learned
+    # the calibration is fitted last, but missing labels are found before anything is learned
     for source, days, use in (
         ("training set", fitting, "learn from"),
         ("calibration slice", dataset.calibrating.taught, CALIBRATE),
@@ -234,7 +234,7 @@ def fit_rows(
     if classes:
         check_takes_classes(training)
         more["classes"] = tuple(classes)
-    if context is not None:  # what one fit changes in place, the next one would learn from
+    if context is not None:  # a fit may change its rows in place, and the next fit would see that
         x, y, weight = x.copy(), y.copy(), None if weight is None else weight.copy()
         more["context"] = context
     if weight is not None and not bool((weight == 1).all()):

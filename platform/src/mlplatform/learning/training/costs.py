@@ -35,14 +35,14 @@ def cheapest_thresholds(
     counts = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
     positive = np.bincount(place, counts * (y == 1), minlength=len(values))
     negative = np.bincount(place, counts * (y == 0), minlength=len(values))
-    # up_to[k][n]: what the n lowest scores cost where all of them get outcome k
+    # up_to[k][n]: the cost of the n lowest scores if all of them get outcome k
     up_to = [
         np.concatenate([[0.0], np.cumsum(negative * cost.negative + positive * cost.positive)])
         for cost in costs
     ]
     least, ahead = up_to[0], []
     for whole in up_to[1:]:
-        ahead.append(least - whole)  # what it costs to begin the outcome at each place
+        ahead.append(least - whole)  # the cost of beginning the outcome at each place
         least = whole + np.minimum.accumulate(ahead[-1])
     begins, end = [], len(values)
     for begin_costs in reversed(ahead):

@@ -171,11 +171,11 @@ def _quality(
         return QualityEvidence(candidate, None, None, positives)
     try:
         other = champion.raw(days)
-    except InputInvalid:  # an input of the champion that nobody computes any more
+    except InputInvalid:  # an input of the champion is no longer computed
         nothing = Interval(math.nan, math.nan, math.nan)
         return QualityEvidence(candidate, math.nan, nothing, positives)
     difference = average_precision_interval(own, days.y, unit, seed=seed, baseline=other)
-    first = days.before(champion.bundle.data.holdout_from_ms)  # its own holdout it only calibrated
+    first = days.before(champion.bundle.data.holdout_from_ms)  # only calibrated on its holdout
     unseen = difference if not first else None
     if first and int(days.y[first:].sum()) >= MINIMUM_POSITIVES:
         unseen = average_precision_interval(
@@ -198,7 +198,7 @@ def _measures(
     seen."""
     other = None
     if champion is not None:
-        with suppress(InputInvalid):  # as in _quality: told by the gate
+        with suppress(InputInvalid):  # as in _quality: the gate reports it
             other = champion.bundle.calibrate_many(champion.raw(days))
     scores = challenger.bundle.calibrate_many(challenger.raw(days))
     return binary_measures(scores, days.y, days.matrix.unit, seed=seed, champion=other)
@@ -341,7 +341,7 @@ def replay_evidence(
             if (changed := own.changed(other)) is not None:
                 flips = flip_share(changed)
                 inside = _segments(definition, recent, challenger.bundle.defaults)
-                by_pair = own.scale.task != "binary"  # else alerts are compared
+                by_pair = own.scale.task != "binary"  # for a binary task alerts are compared
                 flipped = int(changed.sum()) if by_pair else None
                 counts = _counts(own.alerts, other.alerts, inside, flipped)
     return ReplayEvidence(

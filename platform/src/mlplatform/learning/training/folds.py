@@ -94,7 +94,7 @@ def tested_fold(
     if champion is not None and len(days) and classes:
         other = beside(champion, days, own.bundle.scale)
     elif champion is not None and len(days):
-        with suppress(InputInvalid):  # an input of it that nobody computes any more
+        with suppress(InputInvalid):  # an input of the champion is no longer computed
             other = champion.bundle.calibrate_many(champion.raw(days))
     scores = own.bundle.calibrate_many(own.raw(days)) if len(days) else days.y.astype(float)
     measures = (

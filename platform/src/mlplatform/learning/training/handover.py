@@ -235,7 +235,7 @@ def take(written: Path, asked: Order, bundles: Path) -> Candidate:
         appear(draft, folder, result.bundle)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    # A user who can write where jobs write can put another model there, with its digests.
+    # A user who can write to the folder of jobs can put another model there, with digests that fit.
     inputs, tensors, classes = len(bundle.inputs), bundle.tensors, bundle.classes
     model = ConfinedModel(content, inputs=inputs, tensors=tensors, classes=classes)
     return Candidate(
@@ -256,7 +256,7 @@ def _write_rows(rows: LabelledRows, path: Path) -> None:
     columns: list[Any] = [pa.nulls(len(rows)) if c is None else c for c in own]
     columns += (np.ascontiguousarray(c) for c in matrix.x.T)
     table = pa.Table.from_arrays([pa.array(c) for c in columns], names=[*_OWN, *matrix.names])
-    # A dictionary would make one NaN of all, and the digest is over their bits.
+    # A dictionary would merge all NaN into one, and the digest covers their bits.
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
 
 

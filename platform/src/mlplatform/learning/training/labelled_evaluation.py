@@ -122,7 +122,7 @@ def beside(
         return None
     try:
         found = champion.bundle.calibrate_many(champion.raw(days))
-    except InputInvalid:  # an input of the champion that nobody computes any more
+    except InputInvalid:  # an input of the champion is no longer computed
         return None
     return found if unit is not None else in_order_of(found, own.names, scale.names)
 

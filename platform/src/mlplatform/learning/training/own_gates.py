@@ -146,7 +146,7 @@ def _beside(champion: Runnable, days: LabelledRows, scale: DecisionScale) -> Arm
         return None
     try:
         arm = _arm(champion, days)
-    except InputInvalid:  # an input of it that nobody computes any more: told by `quality`
+    except InputInvalid:  # an input is no longer computed; `quality` reports it
         return None
     if not scale.by_class:
         return arm

@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # imports DuckDB; a fit does without
     from mlplatform.learning.features.offline import OfflineTable
 
 SEED = 20180401
-REPLAYED_ROWS = 20_000  # about; customers are taken whole
+REPLAYED_ROWS = 20_000  # approximate: customers are taken whole
 
 JUDGED: Final[Mapping[str, Callable[[ModelDefinition, JudgingInputs], GateReport]]] = {
     "binary": gate_report,

@@ -66,10 +66,10 @@ def run_record(
     days = dataset.holdout.share(candidate.customers).known
     first = days.before(dataset.window.gates_from_ms)
     arms = {}
-    if definition.task == "binary":  # of others the report tells all figures
+    if definition.task == "binary":  # for other tasks the report has all figures
         arms[CANDIDATE] = _arm(Runnable(candidate.bundle, candidate.model), days, first)
     if arms and champion is not None:
-        with suppress(InputInvalid):  # an input of the champion that nobody computes any more
+        with suppress(InputInvalid):  # an input of the champion is no longer computed
             arms[CHAMPION] = _arm(champion, days, first)
     figures = to_dict(report)
     x = days.matrix.of(candidate.bundle)

@@ -21,10 +21,10 @@ from mlplatform.model.policies.training import SmallModelPolicy
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int8]
 
-SMOOTHING = 0.5  # cases of either kind that every bin is given, so that none has infinite odds
+SMOOTHING = 0.5  # cases of either label added to every bin, against infinite odds
 RIDGE = 1.0
 ITERATIONS = 50
-DIGITS = 4  # of points: far below what matters, far above where machines differ
+DIGITS = 4  # of points: finer than needed, coarser than differences of machines
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def _parameter(key: str, parameter: SearchParameter) -> Iterator[Rule]:
             yield value is None or value is False, f"{key}.{part}", value, wanted
         listed = choices or ()
         differ = len({(type(choice), choice) for choice in listed}) == len(listed)
-        differ = differ and len({*listed}) == len(listed)  # 1, 1.0 and true are one to Python
+        differ = differ and len({*listed}) == len(listed)  # to Python 1, 1.0 and true are equal
         yield len(listed) >= 2 and differ, f"{key}.choices", choices, "2 values or more that differ"
         return
     wanted = f"nothing: a parameter of type {parameter.type} has low and high"

@@ -239,12 +239,12 @@ def _check(tensor: SentTensor, slot: _Slot, count: int) -> None:
 def _numbers(tensor: SentTensor, values: Sequence[Any], known: Places | None) -> list[float]:
     """One column of a row's numbers, with words as their places."""
     if tensor.datatype == "BYTES":
-        assert known is not None  # texts are taken where there are words alone
+        assert known is not None  # texts are accepted only for inputs with words
         return [place(text, known) for text in values]
     if tensor.datatype == "INT64":
         if any(abs(value) > WHOLE_MOST for value in values if value is not None):
             raise ValueError(f"{tensor.name!r} has a whole number beyond ±{WHOLE_MOST}")
-        if known is not None:  # place 0, as graphs are given it, is a missing word
+        if known is not None:  # place 0 is a missing word, as for graphs
             return [value or math.nan for value in values]
     return [math.nan if value is None else value for value in values]
 

@@ -121,7 +121,8 @@ def split(text: str) -> list[str]:
         return _ASCII.findall(text.lower())
     folded = unicodedata.normalize("NFKC", text)[:MOST_READ].casefold()
     normal = unicodedata.normalize("NFKC", folded)[:MOST_READ]
-    # a mark may stand beside its letter now, from which something invisible kept it apart
+    # a mark may now stand beside its letter, because an invisible character between them was
+    # removed
     return unicodedata.normalize(
         "NFKC", "".join(map(_token_character, BLANK.sub("", normal)))
     ).split()

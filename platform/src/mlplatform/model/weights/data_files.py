@@ -96,7 +96,7 @@ def link_file(name: str, sha256: str, draft: Path, bundles: Path) -> bool:
             continue
         if file_digest(draft / name) == sha256:
             return True
-        (draft / name).unlink()  # it was changed: loading that bundle fails and says so
+        (draft / name).unlink()  # the file was changed: loading that bundle reports it
     return False
 
 

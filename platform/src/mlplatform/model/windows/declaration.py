@@ -223,7 +223,7 @@ Rule = tuple[bool, str, Any, str]
 def rules(windows: Sequence[Window], request: Mapping[str, _Field]) -> Iterator[Rule]:
     """The rules of declared windows: whether each holds, the key, the value, and what is wanted."""
     names = [w.name for w in windows]
-    differ = len({name.lower() for name in names}) == len(names)  # as SQL reads them
+    differ = len({name.lower() for name in names}) == len(names)  # SQL ignores case
     yield differ, "windows", names, "names that differ in more than case"
     enough = len(windows) <= MOST_WINDOWS
     yield enough, "windows", len(windows), f"at most {MOST_WINDOWS}"
@@ -267,7 +267,7 @@ def _needs(window: Window, key: str) -> Iterator[Rule]:
         if aggregate not in of:
             wanted = f"no field for {aggregate}" if name == "of" else f"nothing for {aggregate}"
             yield value is None, f"{key}.{name}", value, wanted
-        elif name != "of":  # what `of` has to be is said with its type
+        elif name != "of":  # the check of its type covers `of`
             yield value is not None, f"{key}.{name}", value, wanted
     is_ratio = aggregate == "ratio"
     for name in ("window", "resolution"):
@@ -293,7 +293,7 @@ def _divided(window: Window, key: str, windows: Sequence[Window]) -> Iterator[Ru
 def _lengths(window: Window, key: str) -> Iterator[Rule]:
     length_ms, tile_ms = window.length_ms, window.tile_ms
     if not length_ms or not tile_ms:
-        return  # said already
+        return  # already reported
     yield length_ms <= LONGEST_MS, f"{key}.window", window.window, "at most 90d"
     whole = length_ms % tile_ms == 0
     yield whole, f"{key}.resolution", window.resolution, f"a whole part of {window.window}"

@@ -208,9 +208,9 @@ def counts(where: Filter | None, request: Mapping[str, Any]) -> bool:
     value, wanted = request.get(where.field), where.value
     try:
         if isinstance(value, int | float) and not isinstance(wanted, bool | str):
-            value, wanted = float(value), float(wanted)  # a number that is none compares as false
+            value, wanted = float(value), float(wanted)  # NaN compares as false
         return value is not None and value == value and _COMPARE[where.op](value, wanted)
-    except (TypeError, OverflowError):  # a field of another type than it had
+    except (TypeError, OverflowError):  # the field's type has changed
         return False
 
 
@@ -294,7 +294,7 @@ def _add(columns: Columns, series: Series, place: int, made: tuple[int, ...]) ->
         better = BETTER.get(name)
         if better is None:
             column[place] += more
-        elif name in WITH_TIME:  # the time comes after, so it is not changed yet
+        elif name in WITH_TIME:  # the time comes next, so it is still unchanged
             at = series.columns.index(name) + 1
             mine = (columns[at][place], column[place])
             column[place] = better(mine, (made[at], more))[1]

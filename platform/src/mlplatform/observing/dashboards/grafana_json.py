@@ -51,7 +51,7 @@ TAG: Final = "mlplatform"
 LINES_OF_LOG: Final = 200
 TRACES: Final = 20
 
-# The SDK's builders share their methods, and no type says so.
+# The SDK's builders have the same methods, but no common type.
 _Builder: TypeAlias = Any
 
 

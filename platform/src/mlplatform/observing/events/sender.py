@@ -88,7 +88,7 @@ class HttpSender:
         except TimeoutError:
             return DeliveryFailure(f"no answer within {self._send_s:g} s")
         except (httpx.InvalidURL, UnicodeError):
-            return DeliveryFailure("its url can't be asked")  # an error of it may hold the url
+            return DeliveryFailure("its url can't be asked")  # its error may hold the url
         except (httpx.HTTPError, OSError) as error:
             return DeliveryFailure(f"{type(error).__name__}: {str(error)[:MOST_ERROR]}")
         except ConfigInvalid as error:

@@ -433,7 +433,7 @@ async def _show_refusal(request: Request, error: Exception) -> Response:
 
 
 async def _show_failure(request: Request, error: Exception) -> Response:
-    # What went wrong is in the log: the server writes it there once this is answered.
+    # The error is in the log: the server writes it there after this answer.
     return _problem(request, 500, "This page failed", "The page's log says why.")
 
 

@@ -43,7 +43,7 @@ def export(found: SearchResult) -> Export:
     for row in found.rows:
         own = {
             "event_time": _moment(row["event_ms"]),
-            # As text: a spreadsheet keeps 15 digits of a number, and two customers would be one.
+            # As text: a spreadsheet keeps 15 digits of a number, so two customers could become one.
             "customer_pseudonym": "" if row["unit"] is None else f"u{row['unit']}",
         }
         writer.writerow([cell(own[name] if name in own else row[name]) for name in COLUMNS])

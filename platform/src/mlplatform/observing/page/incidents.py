@@ -134,7 +134,7 @@ def _cause(
     if kind == FAULT:
         return "; ".join(reasons)
     moved = [f.name for f in features if f.drifted]
-    inputs = [name for name in moved if name != score_word] or moved  # it moves with its inputs
+    inputs = [name for name in moved if name != score_word] or moved  # it follows its inputs
     far = "; ".join(_far(name, shifts[name]) for name in inputs[:MOST_CAUSES])
     return f"Moved furthest: {far}" if far else ""
 

@@ -101,6 +101,6 @@ def asked_for_as(settings: Settings) -> list[str]:
 
 def _links(settings: Settings) -> dict[str, str]:
     """Other pages of the installation, at addresses that a browser reading this one can reach."""
-    if settings.servers.page:  # a cluster's names mean nothing to it
+    if settings.servers.page:  # a browser can't resolve a cluster's names
         return {}
     return {"Prefect": settings.prefect_url, "MLflow": settings.mlflow_url}

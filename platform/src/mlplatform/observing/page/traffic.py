@@ -135,7 +135,7 @@ def _points(found: TrafficReport, span_ms: tuple[int, int], point_ms: int) -> li
     first = min([span_ms[0] - span_ms[0] % point_ms + point_ms, *held])
     last = span_ms[1] - span_ms[1] % point_ms
     points = [_point(at, point_ms / 1000, held.get(at, {})) for at in range(first, last, point_ms)]
-    # The newest point is not over: it is as long as its buckets, and a short one tells little.
+    # The newest point is not complete: it is as long as its buckets. A short one shows little.
     end_ms = span_ms[1] - span_ms[1] % found.length_ms + found.length_ms
     newest = _point(last, (end_ms - last) / 1000, held.get(last, {}))
     if points and newest.seconds < point_ms / 2000:

@@ -132,7 +132,7 @@ def _burning(slo: Slo, burn: Burn, minimum_bad: int) -> str:
 def _ratio(slo: Slo, window: str) -> str:
     match slo.measured:
         case Events(bad=bad, total=total):
-            # nobody has failed yet: no series, which is none bad
+            # no request has failed yet: a missing series counts as 0
             return f"({_over(bad, window)} or vector(0)) / {_over(total, window)}"
         case Times():
             return f"avg_over_time(slo:bad:bool{slo.selector}[{window}])"

@@ -105,7 +105,7 @@ def _keep_measured(platform: Platform, model: str, observation: Observation) -> 
 def _check_before(folder: Path, model: str) -> Check | None:
     try:
         return last_results.last(folder, model, Check)
-    except Corrupt:  # the next one takes its place
+    except Corrupt:  # the next check replaces it
         log.exception("the last drift check of %s can't be read", model)
         return None
 

@@ -302,8 +302,8 @@ def materialize(platform: Platform, model: str, at_ms: int | None = None) -> dic
     """
     now_ms = platform.clock.event_ms()
     midnight_ms = now_ms // DAY_MS * DAY_MS if at_ms is None else at_ms
-    # Recorded time stops at the last request: its day may be over. Of a day that is not, a snapshot
-    # would lack requests, and it is never made again.
+    # Recorded time stops at the last request, so its day may be over. A snapshot of a day that is
+    # not over would lack requests, and is never made again.
     is_over = platform.settings.clock == "replay"
     last_ms = (-(-now_ms // DAY_MS) if is_over else now_ms // DAY_MS) * DAY_MS
     if midnight_ms > last_ms:
@@ -334,7 +334,7 @@ def _horizon_ms(platform: Platform, model: str, view: FeatureView) -> int | None
     horizon_ms = platform.clock.event_ms() - days * DAY_MS
     bundles = platform.settings.home.bundles
     for folder in bundles.glob("[!.]*") if bundles.is_dir() else ():
-        if ServiceName.parse(folder.name) is None:  # Triton's, else
+        if ServiceName.parse(folder.name) is None:  # other folders are Triton's
             try:
                 bundle = load_bundle(folder, data=False)
             except Corrupt as error:

@@ -149,7 +149,7 @@ def rollout_pass(platform: Platform, model: str, *, dry_run: bool = False) -> di
             review.advance(platform, model)
         retention.expire_with_a_pass(platform, model)
     values = dataclasses.asdict(dataclasses.replace(report, judged_steps=()))
-    del values["judged_steps"]  # for the page: a result is what was done, and the waits
+    del values["judged_steps"]  # only for the page
     return values
 
 

@@ -54,7 +54,7 @@ def check(platform: Platform, model: str, *, size: int = SAMPLE) -> SkewReport:
     report = _with_lost(platform, model, looked.report)
     if not report.sampled and before is not None:
         return report
-    is_full = size >= SAMPLE and report.population >= size  # waiting makes it no larger
+    is_full = size >= SAMPLE and report.population >= size  # waiting does not make it larger
     is_over = report.is_known or bool(report.skewed) or is_full
     position = looked.position if is_over else (after or {})
     if is_over or before is not None:
@@ -145,7 +145,7 @@ def _with_lost(platform: Platform, model: str, report: SkewReport) -> SkewReport
 def _last(platform: Platform, model: str) -> LastPass | None:
     try:
         return last_pass.last(platform.settings.home.measured, model)
-    except Corrupt:  # the next pass begins anew, and its file takes the place of this one
+    except Corrupt:  # the next pass begins anew and replaces this file
         log.exception("what the last look at features of %s found can't be read", model)
         return None
 

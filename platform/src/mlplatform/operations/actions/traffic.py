@@ -56,7 +56,7 @@ def feature_ages(log: DecisionLog, model: str) -> dict[str, int]:
     for row in log.read(span).to_pylist():
         payload = json.loads(row["payload"] or "{}")
         for view, ms in (payload.get("feature_times") or {}).items():
-            if ms is not None:  # the view had no features of this entity
+            if ms is not None:  # None: the view had no features of this entity
                 found.setdefault(view, []).append(row["event_ms"] - ms)
     return {view: _median(ages) for view, ages in found.items()}
 

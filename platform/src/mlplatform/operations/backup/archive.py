@@ -174,7 +174,7 @@ class _TarWriter:
         self._folder = folder
 
     def add(self, name: str, source: IO[bytes], progress: Progress) -> File:
-        # By way of a file: a tar wants each size first, and what is read may still grow.
+        # Through a file: a tar needs each size first, and the source may still grow.
         def make(path: Path) -> None:
             with path.open("wb") as file:
                 copy(source, file, lambda count: progress(name, count))

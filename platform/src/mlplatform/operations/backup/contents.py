@@ -44,7 +44,7 @@ def contents_of(settings: Settings, now_ms: int) -> Contents:
         rollouts.close()
     bundles = settings.home.bundles
     folders = bundles.glob("[!.]*") if bundles.is_dir() else ()
-    count = sum(ServiceName.parse(folder.name) is None for folder in folders)  # Triton's, else
+    count = sum(ServiceName.parse(folder.name) is None for folder in folders)  # others are Triton's
     return Contents(champions, dict(phases), _keys(settings, now_ms), count)
 
 

@@ -144,7 +144,7 @@ def _staging(home: Home) -> Iterator[Path]:
         raise Unavailable(f"{home.root}: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for left in folder.iterdir():  # by a restore that was killed
+        for left in folder.iterdir():  # files of a killed restore
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         try:
             yield folder

@@ -354,7 +354,7 @@ def _stretch(stretch: Stretch) -> Table:
 def _of_pairs(card: Card) -> Parts:
     pairs = card.pairs
     if pairs is None and card.deciding.task != "binary":
-        return (), (), ()  # the gates of its rollouts tell all that labels of them say
+        return (), (), ()  # the gates of its rollouts show these labels
     if pairs is None:
         return (), (f"On requests that both versions scored: {NOT_RECORDED}.",), ()
     caption = (

@@ -51,7 +51,7 @@ RIGHTS: Final = (
     *_rights("services", "models", "create patch", "policy", "poddisruptionbudgets"),
     # Whether the namespace's quotas leave room for a version.
     *_rights("services", "models", "list", "", "resourcequotas"),
-    # Whether GPUs are free is seen on nodes and on the pods that hold them, whosever they are.
+    # Nodes, and all pods that hold GPUs, show whether GPUs are free.
     *_rights("GPUs", "cluster", "list", "", "nodes"),
     *_rights("GPUs", "cluster", "list", "", "pods"),
     *_rights("GPUs", "cluster", "get", "scheduling.k8s.io", "priorityclasses"),

@@ -47,7 +47,7 @@ def run(
         retry_until(lambda: jobs.submit(job), until_s, poll_s)
         status = _end(jobs, job.name, report, until_s, poll_s)
     except BaseException:
-        with contextlib.suppress(NotFound, Unavailable):  # it ends at its own deadline then
+        with contextlib.suppress(NotFound, Unavailable):  # the job then ends at its deadline
             jobs.cancel(job.name)
         raise
     if status.state != "succeeded":

@@ -153,7 +153,7 @@ class Pool:
             if item.process.poll() is None:
                 continue
             running.items.remove(item)
-            kill_group(item.process.pid)  # whatever it may have started itself
+            kill_group(item.process.pid)  # with all processes that it started
             if (why := _failure(running.folder, item)) is not None:
                 return self._end(running, "failed", why)
         if running.finished_count() == len(running.job.items):
@@ -185,7 +185,7 @@ class Pool:
     def _process(self, running: _PoolJob, item: str) -> subprocess.Popen[bytes]:
         inputs = inputs_of(running.job, running.folder.parent)
         output = running.folder / OUTPUTS / item
-        shutil.rmtree(output, ignore_errors=True)  # what a killed attempt left
+        shutil.rmtree(output, ignore_errors=True)  # files of a killed attempt
         output.mkdir(mode=0o700, parents=True)
         words = [
             *command("job-item", running.job.work, python=self._python),
@@ -226,7 +226,7 @@ def work(pool: Pool, stopping: threading.Event, poll_s: float = POLL_S) -> None:
         while not stopping.is_set():
             try:
                 pool.step()
-            except OSError as error:  # what runs goes on, and is looked at again
+            except OSError as error:  # running items go on; try again later
                 log.warning("work on jobs waits for the disk: %s", error)
             stopping.wait(poll_s)
     finally:

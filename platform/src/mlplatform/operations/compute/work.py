@@ -73,7 +73,7 @@ def traced(work: str, environment: Mapping[str, str]) -> Iterator[None]:
                 )
                 sender.send([Trace(parent.trace_id, (span,), has_remote_parent=True)])
                 sender.close()
-            except (PlatformError, OSError):  # the work is done, or failed for a reason of its own
+            except (PlatformError, OSError):  # the result of the work does not depend on spans
                 log.exception("the span of %s could not be kept", name)
 
 

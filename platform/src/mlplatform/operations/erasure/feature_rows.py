@@ -204,7 +204,7 @@ def erase_feature_rows(
     """
     erased: list[PlaceCount] = []
     for entity, view in found.views:
-        # first: what nobody has read yet would come after the rest
+        # first: unread messages would otherwise arrive after the rest is erased
         erased += _letters(platform, entity, view, dry_run=False)
         with _stores(platform, entity, view) as stores:
             is_known = (entity.model, view.name) in known

@@ -54,7 +54,7 @@ def _event(
         "related": [],
         "payload": {
             "model": request.model,
-            "traceparent": "",  # of the check: the code that emits the event fills it in
+            "traceparent": "",  # of the check; the sender of the event sets it
             "incident": request.incident,
             **payload,
             "reason": request.reason,

@@ -193,7 +193,7 @@ class PrefectApi:
         for attempt in range(1, TRIES):
             if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
-            time.sleep(PAUSE_S * attempt)  # its database was locked, as it is for moments
+            time.sleep(PAUSE_S * attempt)  # the server's database was locked for a moment
             response = self._request(method, path, body)
         if response.is_server_error:
             raise Unavailable(f"Prefect answered {response.status_code} to {method} {path}")

@@ -23,7 +23,7 @@ class AnswerLimit:
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
-        # People have keys, so there are as many as there are keys.
+        # Each person has a key, so there are at most as many entries as keys.
         self._answers: defaultdict[str, deque[float]] = defaultdict(
             lambda: deque(maxlen=MOST_ANSWERS)
         )

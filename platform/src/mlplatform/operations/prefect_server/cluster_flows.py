@@ -100,7 +100,8 @@ def register(settings: Settings, job_template: Mapping[str, Any]) -> None:
         placed = {
             "work_pool_name": POOL,
             "work_queue_name": HEAVY if name in names.HEAVY else DEFAULT,
-            # A scheduled run has a made-up name until it starts, which its Job and pod would keep.
+            # A scheduled run has a random name until it starts, and its Job and pod would keep that
+            # name.
             "job_variables": {"name": f"{model}-{name}", **job_variables(name)},
         }
         deployment = local_flows.deployment(name, model, settings, Path("flows"), **placed)

@@ -79,16 +79,16 @@ class WarmRunner(Runner):
         """Register a deployment; its runs execute the file with its present content."""
         pin = Pin.of(deployment.entrypoint or "")
         registered = self.add_deployment(deployment)
-        assert isinstance(registered, UUID)  # outside an event loop, as here
+        assert isinstance(registered, UUID)  # it is, outside an event loop
         self._pins[registered] = pin
         self._entrypoints[registered] = deployment.entrypoint
 
     async def __aenter__(self) -> WarmRunner:
         await super().__aenter__()
         poller = self._scheduled_run_poller
-        # Prefect offers no public way to choose how a process starts, nor where hooks of a run
-        # that crashed come from; the version is pinned, and tests/e2e/test_supervisor_servers.py
-        # fails where this no longer takes effect.
+        # Prefect offers no public way to choose how a process starts, or where the hooks of a
+        # crashed run come from. The version is pinned, and tests/e2e/test_supervisor_servers.py
+        # fails if this no longer takes effect.
         poller._resolve_starter = self._starter
         hooks = HookRunner(resolve_flow=_no_hooks)
         self._hook_runner = poller._hook_runner = hooks
@@ -106,7 +106,7 @@ class WarmRunner(Runner):
             await asyncio.sleep(orphans_module.EVERY_S)
             try:
                 await orphans.settle()
-            except Exception:  # the edge of a task: it goes on, whatever one answer held
+            except Exception:  # the outer loop of a task: it goes on after any error
                 log.exception("runs without a process were not settled")
 
     def _has_process(self, run_id: UUID) -> bool:
@@ -202,11 +202,12 @@ def run_engine(environment: dict[str, str], pin: Pin) -> None:
     """Run Prefect's engine in the child for the run that the environment names, with the pinned
     flow."""
     os.environ.update(environment)
-    from mlplatform.operations.prefect_server import flow_run  # finds that environment
+    from mlplatform.operations.prefect_server import flow_run  # reads that environment
 
     try:
         flow_run.observe(load(os.environ))
         flow_run.execute(pin)
     finally:
-        # multiprocessing leaves without them, and Prefect sends its last logs and events there
+        # multiprocessing exits without these functions, and in them Prefect sends its last logs and
+        # events
         atexit._run_exitfuncs()

@@ -44,7 +44,7 @@ def lines_as_json(instance: str, level: Level) -> None:
     logs.configure("flows", personal_fields(), instance)
     root = logging.getLogger()
     root.handlers[0].addFilter(flow_spans.CurrentTrace())
-    root.setLevel(logging.WARNING)  # a client of Prefect's API would tell of each of its calls
+    root.setLevel(logging.WARNING)  # a client of Prefect's API logs every call
     logs.set_level(level)
     for name in OWN_HANDLERS:
         logger = logging.getLogger(name)

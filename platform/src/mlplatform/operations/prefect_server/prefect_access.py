@@ -33,7 +33,7 @@ _READ_GET: Final = (
     r"events/filter/next",
     rf"(flow|task)_run_states/({_ID})?",
     rf"flow_runs/{_ID}(/graph|/graph-v2|/logs/download)?",
-    rf"flow_runs/{_ID}/input/{_NAME}-(schema|description)",  # not what somebody answered
+    rf"flow_runs/{_ID}/input/{_NAME}-(schema|description)",  # not the answers
     rf"flows/{_ID}",
     rf"flows/name/{_NAME}",
     rf"task_runs/{_ID}",

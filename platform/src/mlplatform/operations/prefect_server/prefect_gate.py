@@ -331,7 +331,7 @@ class PrefectGate:
     async def _unknown(
         self, scope: Scope, receive: Receive, send: Send, method: str, *, has_credentials: bool
     ) -> None:
-        # What a browser asks before a person has logged in is no event.
+        # A browser's requests before a person has logged in are not recorded.
         if has_credentials or not only_looks(method, scope["path"]):
             why = "nobody has this name and key" if has_credentials else "nobody has logged in"
             self._keep(UNKNOWN, method, _shape(scope["path"]), why)
@@ -446,7 +446,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, why: 
         if "websocket.http.response" not in scope.get("extensions", {}):
             await send({"type": "websocket.close", "code": 1008})
             return
-        kind = "websocket.http"  # a browser that is asked for its log-in sends it here too
+        kind = "websocket.http"  # a browser that is asked to log in sends its credentials here too
     await _problem(send, status, why, kind)
 
 

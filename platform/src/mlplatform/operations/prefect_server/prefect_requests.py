@@ -113,7 +113,7 @@ def run_start(
             parameters[ACTOR] = person
     checked = {"parameters": parameters, "state": when, "enforce_parameter_schema": True}
     if person is not None:
-        # What others are shown of a run is made from its parameters.
+        # The name that others see of a run is made from its parameters.
         name = names.run_name(flow, {MODEL: model, **parameters})
         mine = {**checked, "tags": [_tag(person)]}
         return Start(mine if name is None else {**mine, "name": name})

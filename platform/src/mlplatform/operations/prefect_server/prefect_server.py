@@ -75,7 +75,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_UI_API_URL": "/api",  # of the page's own origin, by whatever name
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
-        # A slot of a limit that is leased in memory stays taken for ever after a crash.
+        # If leases of a limit are kept in memory, a slot stays taken for ever after a crash.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
             "prefect.server.concurrency.lease_storage.filesystem"
         ),
@@ -90,7 +90,7 @@ def environment(settings: Settings) -> dict[str, str]:
         # On a busy machine the server answers 503 for minutes; a run that gives up has crashed.
         # Waits double from 2 s, so that seven retries outlast four minutes and five one.
         "PREFECT_CLIENT_MAX_RETRIES": "7",
-        "MLFLOW_CONFIGURE_LOGGING": "false",  # in runs that ask it; lines are ours
+        "MLFLOW_CONFIGURE_LOGGING": "false",  # the platform formats the lines
         # Prefect's default is pickle.
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mlplatform",
@@ -117,7 +117,8 @@ def run(
     settings.home.prefect.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings.home.prefect.chmod(0o700)
     if may_others_write(Path.cwd()):
-        # Prefect takes settings from files there. Else it stays: paths may be relative to it.
+        # Prefect reads settings from files in the working folder. Otherwise the folder stays,
+        # because paths may be relative to it.
         os.chdir(settings.home.prefect)
     os.environ.update(environment(settings))
     tokens = Tokens(secrets.token_urlsafe(32), settings.home.prefect_token.read_text().strip())

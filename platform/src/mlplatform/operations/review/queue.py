@@ -275,7 +275,7 @@ def _opened(
 ) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite.connect(path, tables=_TABLES, busy_timeout_ms=waits_ms)) as db:
-            db.execute("PRAGMA secure_delete=ON")  # what is erased leaves no page that holds it
+            db.execute("PRAGMA secure_delete=ON")  # erased rows stay in no page
             yield db
     except sqlite3.OperationalError as error:
         raise Unavailable(f"{path}: {error}") from error
@@ -310,7 +310,8 @@ def _add(
 ) -> bool:
     """Read a portion of the log; returns whether there may be more."""
     with sqlite.transaction(db):
-        # Marks of before this transaction could be behind what another process has taken in.
+        # Marks read before this transaction could be behind the records that another process has
+        # added.
         position, marks = _position(db), _marks(log)
         if position == marks:
             return False
@@ -437,7 +438,7 @@ def _erase(db: sqlite3.Connection, decision_id: str, held: Mapping[str, Any]) ->
     db.execute("UPDATE waiting SET shown = ? WHERE decision_id = ?", (text, decision_id))
     try:
         records = msgspec.convert(held, Erasure).records
-    except msgspec.ValidationError:  # nobody can tell which: an answer reads the log in any case
+    except msgspec.ValidationError:  # it is not known which: an answer reads the log anyway
         db.execute("DELETE FROM said WHERE decision_id = ?", (decision_id,))
         return
     gone = [(writer, seq) for writer, numbers in records.items() for seq in numbers]

@@ -47,18 +47,18 @@ class AddressedServer:
         self._folder = folder
         self._say = say
         self._reason = "has not been asked yet"
-        self._previous = ""  # what the thread found, before the loop learns it
+        self._previous = ""  # the thread's last result
         self._failed = False
         self._renewals = 0
         self._answer_until_s = math.inf
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
-        # Nothing waits for such a thread: a slow server delays no end of a platform.
+        # Nothing waits for this thread, so a slow server does not delay the end of the platform.
         threading.Thread(target=self._follow, name=service.name, daemon=True).start()
 
     def write(self) -> None:
         """Write the service's status again; without an answer in time it is not ready."""
-        if time.monotonic() > self._answer_until_s:  # a name server can hold a question longer
+        if time.monotonic() > self._answer_until_s:  # a name server may take longer
             self._reason, self._failed = f"has not answered within {WITHIN_S:g} s", False
         url, is_ready = urlsplit(self._url), not self._reason
         self._say(
@@ -91,7 +91,8 @@ class AddressedServer:
         if self._stopping.is_set() or (reason, failed) == (self._reason, self._failed):
             return
         log.info("%s: %s", self._service.name, reason or "scores its golden rows")
-        # A gateway takes what is ready again for another process, and tries it by probes.
+        # A gateway treats a server that is ready again as another process, and tries it with
+        # probes.
         self._renewals += not reason
         self._reason, self._failed = reason, failed
         self.write()
@@ -107,9 +108,9 @@ class AddressedServer:
         except (PlatformError, OSError) as error:
             return f"its golden rows can't be asked: {error}", False
         except Exception as error:
-            # What a stranger answers must not end the supervisor's watch over it.
+            # No answer of a foreign server may end the supervisor's watch over it.
             reason = f"its golden rows can't be asked: {error}"
-            if reason != self._previous:  # once, however often it is asked
+            if reason != self._previous:  # log each result once
                 log.exception("%s can't be asked", name)
             return reason, False
         return problem, bool(problem)

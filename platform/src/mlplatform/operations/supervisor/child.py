@@ -102,7 +102,7 @@ class Child:
             try:
                 reason = await self._run()
             except Exception as error:
-                # The edge of a process's life: what goes wrong in watching one ends that one alone.
+                # An error while one child is watched ends only that child.
                 log.exception("%s can't be watched", self.spec.name)
                 reason = f"could not be watched ({error or type(error).__name__}) and was killed"
             if self._stop.is_set():
@@ -144,7 +144,7 @@ class Child:
                 await self._terminate(popen)
         finally:
             watch.cancel()  # also when this task is cancelled itself
-            # A group keeps its number while anybody is in it, also when its leader is gone.
+            # A group keeps its number while it has members, even if its leader has ended.
             kill_group(popen.pid)
             popen.wait()
             self._popen, self.process = None, None
@@ -193,7 +193,7 @@ class Child:
     def _turn_log(self) -> None:
         try:
             retention.rotate_in_place(self._log, retention.LOGS)
-        except OSError as error:  # a full disk must not end what answers requests
+        except OSError as error:  # a full disk must not end a serving process
             log.warning("%s keeps growing: %s", self._log, error)
 
     async def _watch(self) -> str:
@@ -263,7 +263,7 @@ def _port_of(process: ProcessId | None, address_file: Path) -> int | None:
         address = msgspec.json.decode(address_file.read_bytes(), type=_Address)
     except FileNotFoundError:
         return None
-    # The file may still be that of the child's earlier life.
+    # The file may still be from an earlier start of the child.
     return address.port if process is not None and address.pid == process.pid else None
 
 

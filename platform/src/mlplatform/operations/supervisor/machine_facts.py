@@ -71,7 +71,7 @@ def left_out(home: Home) -> tuple[str, ...]:
     """Models with a history in the home but without a folder that MLPLATFORM_MODELS names."""
     try:
         kept = sorted(one.name for one in home.offline("").iterdir() if one.is_dir())
-    except OSError:  # there is none yet, or it is another's, which is told of the home
+    except OSError:  # missing, or another user's: the check of the home reports that
         return ()
     named = model_names()
     return tuple(name for name in kept if name not in named)
@@ -151,7 +151,7 @@ def _free_above(port: int) -> int:
 def _holder(port: int, home: Home) -> Holder:
     """The process that listens on a port; the supervisor holds the sockets of its children."""
     pids: set[int | None] = set()
-    with contextlib.suppress(psutil.Error):  # macOS tells root alone
+    with contextlib.suppress(psutil.Error):  # macOS shows them only to root
         for found in psutil.net_connections("tcp"):
             if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port:
                 pids.add(found.pid)

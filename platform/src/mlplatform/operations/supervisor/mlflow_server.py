@@ -90,7 +90,7 @@ def _serve(settings: Settings, host: str) -> None:
     from mlplatform.runtime.http.uvicorn_limits import ListenerConnections, serve
 
     variables = environment(settings)
-    # Makes or migrates the database before the first answer, not during the first request.
+    # Creates or migrates the database before the first request, not during it.
     initialize_backend_stores(
         variables["_MLFLOW_SERVER_FILE_STORE"],
         variables["_MLFLOW_SERVER_REGISTRY_STORE"],

@@ -50,7 +50,7 @@ def children(settings: Settings) -> list[ChildSpec]:
             live_failure_s=30.0,
         ),
         *(gateway(settings, f"gateway-{number}") for number in range(settings.gateways)),
-        # Recorded traffic leaves nothing for later, and its pace needs the cores.
+        # Recorded traffic leaves no work for later, and its speed needs the cores.
         *(workers(settings) if settings.clock == "system" else ()),
         *((jobs(settings),) if settings.argo is None and settings.job_processes else ()),
         exporter(settings),
@@ -59,7 +59,7 @@ def children(settings: Settings) -> list[ChildSpec]:
         ChildSpec(
             name="prefect",
             argv=command("flows"),
-            # The last model's approval is registered last: before it, runs can't be asked for.
+            # The last model's approval is registered last: until then, runs can't be started.
             check=HttpCheck(
                 ready=f"/api/deployments/name/{names.APPROVAL_FLOW}/{last}",
                 live="/health",

@@ -65,7 +65,7 @@ def check_ports(specs: Sequence[ChildSpec]) -> None:
         raise ports_in_use([(port, setting) for _, port, _, setting in taken])
     if taken:
         spec, port, why, setting = taken[0]
-        raise port_in_use(spec, port, why, setting=setting) from None  # it says all
+        raise port_in_use(spec, port, why, setting=setting) from None  # the message says everything
 
 
 def _fixed_ports(specs: Sequence[ChildSpec]) -> dict[int, tuple[ChildSpec, str | None]]:

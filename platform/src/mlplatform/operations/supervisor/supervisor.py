@@ -205,7 +205,7 @@ class Supervisor:
         log.info("%s is %s", child.spec.name, f"{child.state}: {child.reason}".rstrip(": "))
         try:
             self._on_change(Change(child.spec.name, child.state, child.reason))
-        except OSError as error:  # a terminal that is gone, a file on a full disk
+        except OSError as error:  # e.g. a closed terminal or a full disk
             if self._is_heard:
                 log.warning("changes could not be shown: %s", error)
             self._is_heard = False
@@ -240,6 +240,6 @@ async def _going_on(what: str, run: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await run()
-        except Exception:  # the edge of the process: nothing above it could do better
+        except Exception:  # no caller could handle it better
             log.exception("%s failed and goes on", what)
             await asyncio.sleep(AGAIN_S)

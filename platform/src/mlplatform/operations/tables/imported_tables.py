@@ -78,6 +78,7 @@ def _copy(bucket: Bucket, folder: Path, progress: Callable[[str], None]) -> Path
     for number, file in enumerate(source.files):
         progress(f"copying {file.name}")
         with source.here(number) as path:
-            # A folder's files are read by name, and messages name them.
+            # The files of a folder are read in the order of their names, and messages show the
+            # names.
             path.rename(files / f"{number:05d}.{file.name.rsplit('/', 1)[-1]}")
     return files

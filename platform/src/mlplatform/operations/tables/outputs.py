@@ -95,7 +95,7 @@ class _FolderResults:
     def drafts(self) -> Path:
         folder = self._folder / "_drafts"
         folder.mkdir(mode=0o700, exist_ok=True)
-        for left in folder.iterdir():  # of a run that was killed: we hold the lock
+        for left in folder.iterdir():  # files of a killed run: we hold the lock
             left.unlink()
         return folder
 

@@ -144,7 +144,7 @@ def _prepared(
     work: Work, source: Source, done: Mapping[tuple[int, int], Partition]
 ) -> Generator[_BlockInputs]:
     plan = work.plan
-    finished = dict(done)  # the other threads add to theirs
+    finished = dict(done)  # other threads change `done`
     for file, described in enumerate(plan.files):
         first = left_in(finished, file)
         if first is None:
@@ -185,7 +185,7 @@ def _keep(work: Work, results: Results, one: _BlockInputs, scored: BlockDecision
         "version": str(work.plan.version),
         "bundle": work.plan.bundle,
     }
-    dictionary: Any = list(REPEATED)  # the stubs know truths alone
+    dictionary: Any = list(REPEATED)  # the stubs allow only booleans
     pq.write_table(table.replace_schema_metadata(facts), draft, use_dictionary=dictionary)
     with draft.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

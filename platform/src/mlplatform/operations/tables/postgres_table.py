@@ -230,7 +230,7 @@ def _connected(address: Address) -> Iterator[pg8000.native.Connection]:
             host=address.host,
             port=address.port,
             database=address.name,
-            password=password(address) or "",  # a server that asks for one refuses that
+            password=password(address) or "",  # a server that needs a password refuses an empty one
             timeout=SORTED_S,
             ssl_context=tls_context(address),
             application_name="mlplatform table",
@@ -252,7 +252,7 @@ def _close(connection: pg8000.native.Connection) -> None:
     try:
         connection.close()
     except (Error, OSError):
-        return  # it is broken, and what broke it is told
+        return  # the connection is broken; another error says why
 
 
 def password(address: Address) -> str | None:

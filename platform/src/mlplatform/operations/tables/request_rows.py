@@ -78,10 +78,10 @@ def requests_of(
     for name, field in definition.request.items():
         cells = block.column(name) if name in block.column_names else _nothing(block.num_rows)
         columns[name], found = _field(cells, name, field)
-        if name in definition.protected:  # as online, one that is not known is left out
+        if name in definition.protected:  # as online, a missing value may be left out
             unsaid = is_missing(cells)
             found = [replace(check, wrong=check.wrong & ~unsaid) for check in found]
-        if field.pseudonymous:  # a customer's id stands in no message
+        if field.pseudonymous:  # no message may contain a customer's id
             found = [replace(check, values=None) for check in found]
         checks += found
     for check in checks:

@@ -132,13 +132,13 @@ class RowDecisions:
         asked = np.flatnonzero(~(refused | withheld))
         for start in range(0, len(asked), CALL_ROWS):
             rows = asked[start : start + CALL_ROWS]
-            together = len(asked) == count  # then they need not be copied
+            together = len(asked) == count  # if so, the rows need not be copied
             x = inputs.x[start : start + CALL_ROWS] if together else inputs.x[rows]
             raw[rows] = self._score(x)
         scores = self._bundle.calibrate_many(raw)
         decisions[asked] = self._bundle.decide_many(scores[asked])
         probabilities = raw
-        if self._bundle.classes:  # the decided class' own stands for all of them
+        if self._bundle.classes:  # the probability of the decided class is stored
             raw = scores = self._bundle.decider.certainty(raw)
         problems = {
             row: f"no {', '.join(inputs.gaps[inputs.kinds[row]].refused)}: model.yaml refuses it"

@@ -114,7 +114,7 @@ class RowFeatures:
             if name in joined.column_names:
                 lacks &= is_missing(joined.column(name))
         if source.name in self._external:
-            # A valid row without values is known to have none, as to a gateway.
+            # A valid row without values counts as a known row, as in a gateway.
             lacks = ~joined.column(row_name(source.name)).to_numpy(zero_copy_only=False)
             fresh = newest_ms(self._external[source.name], event_ms) >= event_ms - source.ttl_ms
             return np.where(lacks, np.where(fresh, _MISSING, _STALE), _THERE).astype(np.int8)

@@ -118,7 +118,7 @@ def advance(
     marks = {mark.writer: mark.seq for mark in log.watermarks()}
     with _opened(path, renews=True) as db:
         if any(marks.get(writer, 0) < seq for writer, seq in _position(db).items()):
-            _forget(db)  # the log was put back: it is counted from its beginning
+            _forget(db)  # the log was restored: count it from its beginning
         while _add(db, log, model, marks, alerting, portion):
             if time.monotonic() > give_up_s:
                 return False

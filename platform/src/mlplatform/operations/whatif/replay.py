@@ -185,7 +185,7 @@ def with_thresholds(side: Side, begins: Mapping[str, float]) -> Side:
             "--from", named, in_unit or "scores of 0 to 1, none below the one before it"
         )
     title = ", ".join([side.title, *(f"{name} from {after[name]:g}" for name in others)])
-    # its reasons would be those of the bundle on disk
+    # no folder: its reasons would be those of the bundle on disk
     changed = msgspec.structs.replace(bundle, thresholds=after)
     return Side(title, side.version, changed, side.model, None)
 

@@ -22,7 +22,7 @@ def next_portion(log: DecisionLog, span: Span) -> tuple[pa.Table, dict[str, int]
         span: span with `after` and `limit`; its columns include writer and seq.
     """
     table = log.read(span)
-    pa.default_memory_pool().release_unused()  # the system's pool keeps it all until then
+    pa.default_memory_pool().release_unused()  # otherwise the pool keeps all of it
     full: dict[str, int] = {}
     assert span.limit is not None
     if len(table) >= span.limit:

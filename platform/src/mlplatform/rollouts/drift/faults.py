@@ -73,7 +73,7 @@ def stuck_fault(name: str, column: Column, values: Floats) -> Fault | None:
     or the last value before a feed froze); None if there is none."""
     present = finite(values)
     if not len(present) or column.is_category:
-        return None  # a category's shares tell it
+        return None  # the shares of a category show it
     value, share = _commonest(present)
     close = np.isclose(np.array(column.quantiles), value, rtol=1e-5, atol=1e-9)
     before = max(float(close.mean()), LEAST_SHARE)

@@ -253,7 +253,7 @@ def _read_labels(
         for decision_id, *rank in zip(*columns, strict=True):
             found.known.setdefault(decision_id, []).append(tuple(rank))
     for ranks in found.known.values():
-        ranks.sort()  # slices of the log are of several writers
+        ranks.sort()  # slices hold records of several writers
     return found
 
 

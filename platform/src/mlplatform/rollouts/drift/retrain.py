@@ -16,7 +16,7 @@ from mlplatform.runtime.figures import utc_day
 
 DAY_MS = 86_400_000
 BUDGET_DAYS = 30
-MAX_CLAIMS = 3  # retrains of one incident that may die before a person is asked
+MAX_CLAIMS = 3  # retrains of an incident that may die before a person is asked
 
 
 @dataclass(frozen=True, slots=True)

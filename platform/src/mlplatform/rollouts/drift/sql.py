@@ -112,7 +112,7 @@ class SqlIncidents:
             " JOIN incident_changes c ON c.incident = p.incident AND c.number = p.number"
             " JOIN incidents i ON i.id = p.incident"
             " LEFT JOIN incident_changes b ON b.incident = c.incident AND b.number = c.number - 1"
-            " WHERE p.position > :after"  # a note alone is no news
+            " WHERE p.position > :after"  # a note alone is not an event
             " AND (b.number IS NULL OR b.state <> c.state OR b.claim <> c.claim)"
             " ORDER BY p.position LIMIT :most",
             after=after,
@@ -133,7 +133,7 @@ class SqlIncidents:
                 _journal(db, incident, now_ms, note)
 
     def list(self, model: str | None = None, *, closed: bool = True) -> list[Incident]:
-        with self._database.read_transaction() as db:  # an incident and its journal of one moment
+        with self._database.read_transaction() as db:  # an incident and its journal at one moment
             rows = db.rows(
                 "SELECT id FROM incidents WHERE (CAST(:model AS TEXT) IS NULL OR model = :model)"
                 f" AND (:closed = 1 OR state <> 'closed') ORDER BY {self.order}",

@@ -26,7 +26,7 @@ from mlplatform.rollouts.drift.faults import (
 from mlplatform.rollouts.drift.health import Health
 from mlplatform.rollouts.drift.measures import Shift, share_interval, shift, unit_numbers
 
-PRESENT_SHARE = 0.5  # of the values to be expected: with fewer, the source is broken, not drifted
+PRESENT_SHARE = 0.5  # of expected values; with fewer, the source is broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +309,7 @@ class _DriftChecks:
     def check_alerts(self, window: Window, units: npt.NDArray[np.int32]) -> AlertShare | None:
         band = self._band
         if band is None or len(window.alerts) < self._policy.minimum_rows:
-            return None  # with few, the score is unknown as well
+            return None  # with few rows, the score is unknown too
         low, high = share_interval(window.alerts, units, self._error_share)
         alert_share = AlertShare(len(window.alerts), int(np.sum(window.alerts)), low, high, band)
         if alert_share.outside:

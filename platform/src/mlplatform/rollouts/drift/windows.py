@@ -151,10 +151,10 @@ class _Parts:
         self._stale = self._rows = 0
 
     def add(self, rows: pa.Table, decoded: LoggedInputs, champion: ChampionTenure) -> None:
-        rows = rows.filter(rows["payload"].is_valid())  # of erased ones no input is known
+        rows = rows.filter(rows["payload"].is_valid())  # erased records have no inputs
         fresh = _numpy(rows, "degraded_reason") != FEATURES
         self._stale += int((~fresh).sum())
-        # what is appended to a day of the past while it is read waits for the next check
+        # records appended to a past day while it is read wait for the next check
         rows = rows.filter(pa.array(fresh))[: len(self._units) - self._rows]
         here = slice(self._rows, self._rows + rows.num_rows)
         logged = decoded.read(rows)

@@ -8,7 +8,7 @@ from mlplatform.rollouts.events.positions import Attempt, Claim, Position, Progr
 from mlplatform.runtime.errors import NotFound, StaleFence
 from mlplatform.runtime.storage.sql import Database, Session
 
-PART = "outbox"  # as databases of earlier releases have it
+PART = "outbox"  # the name in databases of earlier releases
 MOST_FAILURE = 300
 
 

@@ -69,7 +69,7 @@ class JournalStream:
     def after(self, at: Position, most: int) -> Batch:
         """The next facts of each journal, at most `most` of each; facts of one rollout stay in
         order."""
-        head = self.head()  # before the facts are read: none below it can come later
+        head = self.head()  # before the facts: later ones come above it
         if (head.rollouts, head.incidents) == (at.rollouts, at.incidents):
             return Batch((), at)
         steps: list[StreamFact] = []
@@ -77,7 +77,7 @@ class JournalStream:
         for fact in facts:
             at = replace(at, rollouts=fact.position)
             steps.append(StreamFact(fact, at))
-        if len(facts) < most:  # what is left up to there holds no fact
+        if len(facts) < most:  # no facts are left below the head
             at = replace(at, rollouts=max(at.rollouts, head.rollouts))
         for changed in self.incidents.facts(at.incidents, most):
             at = replace(at, incidents=changed.position)

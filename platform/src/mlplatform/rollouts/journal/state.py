@@ -178,7 +178,7 @@ def apply(state: RolloutState | None, fact: Transition) -> RolloutState:
     if isinstance(fact, Answered):
         return dataclasses.replace(state, answer=fact, reason=fact.reason)
     if isinstance(fact, DeployRefused):
-        # neither phase nor deadline begins anew
+        # the phase and its deadline stay as they are
         return dataclasses.replace(state, refused=fact.reason, reason=fact.reason)
     if isinstance(fact, Paused):
         return dataclasses.replace(state, paused=fact, reason=fact.reason)

@@ -194,7 +194,7 @@ class KubernetesApi:
         headers = {"Accept": accept}
         if content is not None:
             headers["Content-Type"] = content
-        # What the library's generated calls do, with plain dicts for their models.
+        # As the library's generated calls do it, but with plain dicts instead of models.
         request = self._client.param_serialize(
             method,
             path,

@@ -123,7 +123,7 @@ def _check_emergency(earlier: list[RolloutState], arm: Arm) -> None:
         if state.ramping and state.challenger == arm and not state.emergency:
             raise Busy(f"rollout {state.rollout_id} is {state.phase}: `rollouts abort` it first")
         unconfirmed = state.answer is None or state.answer.answer == "reject"
-        same = state.challenger.bundle == arm.bundle  # under whatever number it is registered
+        same = state.challenger.bundle == arm.bundle  # under any version number
         if state.emergency and same and state.finished and unconfirmed:
             raise Refused(
                 f"the emergency promotion {state.rollout_id} of version {arm.version} was not"

@@ -114,7 +114,7 @@ def _path(folder: Path, model: str, subject: Subject) -> Path:
     within = subject.within_us if math.isfinite(subject.within_us) else None
     segments = msgspec.to_builtins(subject.segments)
     identified: list[object] = [FORMAT, subject.role, subject.version, within, segments]
-    if subject.scale != EARLIER:  # else it is counted as before there were others
+    if subject.scale != EARLIER:  # otherwise as before scales existed
         identified += [subject.scale.names, subject.scale.alerts]
         identified += ["by class"] * subject.scale.by_class
         if subject.scale.number is not None:

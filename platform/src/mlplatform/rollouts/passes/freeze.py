@@ -38,7 +38,7 @@ def frozen_at(policy: FreezePolicy | None, at_ms: int) -> FreezePeriod | None:
     """The freeze period that contains a moment, or None; windows that touch count as one."""
     if policy is None:
         return None
-    # a window that begins where this one ends goes on with it: look on until one ends in the open
+    # if another window begins where this one ends, the freeze continues: look for a free end
     until_ms, found = at_ms, None
     for _ in range(MOST_JOINED):
         found = _around(_windows(policy, at_ms, until_ms), at_ms)
@@ -79,8 +79,8 @@ def _windows(policy: FreezePolicy, from_ms: int, to_ms: int) -> Iterator[FreezeP
     zone = ZoneInfo(policy.time_zone)
     for window in policy.windows:
         for start, end in _local(window, zone, from_ms, to_ms):
-            # A clock that is put back shows an hour twice, and one that is put forward leaves one
-            # out: the window is the longer of its two readings.
+            # A clock that is put back shows an hour twice, and a clock that is put forward skips an
+            # hour. The window then has two readings; the longer one counts.
             began_ms, ended_ms = min(_readings_ms(start, zone)), max(_readings_ms(end, zone))
             if began_ms <= to_ms and from_ms <= ended_ms:
                 yield FreezePeriod(began_ms, ended_ms, window.reason)

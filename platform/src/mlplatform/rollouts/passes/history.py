@@ -91,7 +91,7 @@ def _explored(
     chances = [draw.propensity for draw in draws if draw.propensity]
     drawn = len(chances) / every
     chance = sum(chances) / len(chances) if chances else 0.0
-    # what was counted as hidden are those that were not let through
+    # the counted hidden requests are those that were not let through
     share = hidden.share / max(1 - drawn * chance, 1e-9)
     return dataclasses.replace(hidden, share=min(share, 1.0), drawn=drawn, chance=chance)
 

@@ -47,7 +47,7 @@ def _renew(
             return
         try:
             if not passes.renew(fence):
-                return  # the pass learns of it from its next write
-        except Exception:  # the edge of this thread: a locked or full database may take it again
+                return  # the pass notices it at its next write
+        except Exception:  # a locked or full database may recover
             log.exception("the lease of %s was not renewed", fence.holder)
     log.error("the pass of %s has taken %.0f s; its lease runs out", fence.holder, longest_s)

@@ -81,14 +81,14 @@ def observe(
         champion_is_provisional=provisional,
         last_confirmed=confirmed[-1] if confirmed else None,
         champion_deployed=(
-            state.phase != "deploying"  # nothing else asks, and a cluster lists its services for it
+            state.phase != "deploying"  # only this phase needs it; a cluster must list its services
             or routes.champion is None
             or routes.champion.service in ports.plane.names()
         ),
         stopped={
             g.gateway: g.stopped[service]
             for g in leases
-            # what a gateway said before a person cleared its stops is over
+            # stops from before a person cleared them do not count
             if service in g.stopped and (g.generation or 0) >= routes.cleared
         },
     )
@@ -133,7 +133,7 @@ def _subject(
     role: Role, state: RolloutState, routes: Routes, definition: ModelDefinition
 ) -> Subject:
     within_us = 1000 * waited_ms(definition)
-    # a champion's guardrail asks for failures alone
+    # a champion's guardrail needs only failures
     segments = (
         ()
         if role == "champion"
@@ -266,7 +266,7 @@ def segment_steps(
 
 
 def _phases(policy: RolloutPolicy) -> int:
-    return 2 + len(policy.canary)  # shadow, each step, and as champion
+    return 2 + len(policy.canary)  # shadow, each canary step, and champion
 
 
 def limits_of(

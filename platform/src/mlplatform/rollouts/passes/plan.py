@@ -380,7 +380,7 @@ def _promoted(
         if routes.previous is None:
             return Hold(f"no predecessor to go back to: {judgement.reason}")
         if routes.challenger is not None:
-            # What a challenger costs the machine may be what failed: first it, then the champion.
+            # The load of the challenger may be the cause: judge it first, then the champion.
             ramping = routes.challenger.version
             return Hold(f"judged when version {ramping} has stopped ramping: {judgement.reason}")
         return _back(state, observation, judgement.reason, judgement.evidence)

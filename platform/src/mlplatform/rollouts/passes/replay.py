@@ -78,7 +78,7 @@ def replay_verdict(
     except Corrupt as error:
         return found(None, (f"the log can't be read: {error}",))
     again = verdict(basis, counted.seen, counted.complete, slow)
-    # what an earlier release did not know yet is, in its basis, what it is by default
+    # keys that an earlier release did not have get their defaults in its basis
     then = fact.evidence | {"basis": msgspec.to_builtins(basis)}
     notes = _policy_notes(basis.policy, policy)
     if basis.code != code_version():

@@ -80,7 +80,7 @@ def to_markdown(rollout_id: str, evidence: Evidence) -> str:
     """The evidence of a transition in Markdown: the version, each gate, the counts by arm."""
     band = evidence.get("alert_band")
     expected = ""
-    if band is not None and band[1] > 0:  # a model without alerts is predicted to raise none
+    if band is not None and band[1] > 0:  # [0, 0] for a model without alerts
         expected = f" It should raise an alert on {span(*band)} of requests."
     lines = [
         f"Version {evidence.get('version')} was made by {markdown(str(evidence.get('author')))}."

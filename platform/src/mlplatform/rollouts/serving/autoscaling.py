@@ -184,7 +184,7 @@ def _trigger(query: str, threshold: float, kind: str, prometheus_url: str) -> di
             "serverAddress": prometheus_url,
             "query": query,
             "threshold": f"{threshold:g}",
-            # KEDA's default takes a missing metric as 0, and would scale down on it.
+            # By default KEDA takes a missing metric for 0, and would scale down.
             "ignoreNullValues": "false",
         },
     }

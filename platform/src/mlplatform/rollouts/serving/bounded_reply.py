@@ -30,7 +30,7 @@ def reply(url: str, request: bytes, until_s: float, most_bytes: int) -> Reply:
     """
     with _connected(urlsplit(url), until_s) as connection:
         connection.settimeout(_left_s(until_s))
-        connection.sendall(request)  # the timeout is that of all bytes together
+        connection.sendall(request)  # the timeout covers all bytes
         response = http.client.HTTPResponse(connection)
         source = _BoundedSource(connection, until_s)
         response.fp = io.BufferedReader(source)
@@ -58,7 +58,7 @@ class _BoundedSource(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         if self.room <= 0:
             raise http.client.HTTPException("its answer is too long")
-        # A timeout holds for one read, and a server can give a byte at a time.
+        # A timeout covers one read, and a server can send one byte at a time.
         self._connection.settimeout(_left_s(self._until_s))
         count = self._connection.recv_into(buffer)
         self.room -= count

@@ -126,7 +126,7 @@ def _of_container(pod: Object, status: Object) -> Iterator[ServiceFinding]:
         yield ServiceFinding(f"its container can't be made: {_words(waiting)}", failed=True)
     ended = _at(status, "lastState", "terminated") or _at(status, "state", "terminated")
     if ended:
-        # The first time it is started again at once: it may have been killed by chance.
+        # After the first end Kubernetes restarts it at once; that end may be chance.
         yield ServiceFinding(_death(pod, status, ended), failed=why == "CrashLoopBackOff")
     if why in {"ContainerCreating", "PodInitializing"}:
         yield ServiceFinding("its container is being made")
@@ -165,7 +165,7 @@ def _lived_s(ended: Object) -> float:
     if not started or not finished:
         return 0
     lived = datetime.fromisoformat(finished) - datetime.fromisoformat(started)
-    return lived.total_seconds() + 1  # both are whole seconds
+    return lived.total_seconds() + 1  # both times are in whole seconds
 
 
 def _unmade(service: Object) -> str:

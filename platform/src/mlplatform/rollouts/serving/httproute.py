@@ -27,7 +27,8 @@ class HttpRoutes:
         return self._api.find(HTTP_ROUTES.path(self._namespace, route_name(model)))
 
     def write(self, body: Mapping[str, Any], version: str | None) -> None:
-        # Made by the kind of write that changes it: else its fields had two owners of one name.
+        # Created by the same kind of write that changes it; otherwise its fields would have two
+        # owners of one name.
         looked_at = {} if version is None else {"resourceVersion": version}
         metadata = {**body["metadata"], **looked_at}
         path = HTTP_ROUTES.path(self._namespace, metadata["name"])

@@ -134,7 +134,7 @@ class KServePlane:
     def remove(self, name: str) -> None:
         service = self._find(name)
         if service is not None:
-            # The very object that was looked at: one of that name made since is left alone.
+            # Only the object that was read: a newer object of that name stays.
             self._api.delete(self._path(name), uid=service["metadata"]["uid"])
 
     def names(self) -> list[str]:

@@ -140,7 +140,7 @@ def render(
                     **_runtime(server, triton=triton),
                     "protocolVersion": "v2",
                     "storageUri": storage_uri if server is None else _artefact(server, digest),
-                    # Triton reads from its config.pbtxt what our predictor gets here.
+                    # Triton reads the same from its config.pbtxt.
                     **({} if triton or server else {"args": predictor_args(definition)}),
                     "resources": resources(definition),
                     "startupProbe": _startup_probe(definition, name, server, bundle_bytes),
@@ -228,7 +228,7 @@ def read(manifest: Manifest) -> Service:
     if not isinstance(runtime, str) or not re.fullmatch(RUNTIME_NAME, runtime):
         raise ConfigInvalid("spec.predictor.model.runtime", runtime, "the name of a runtime")
     uri = _at(manifest, *_MODEL, "storageUri")
-    if not isinstance(uri, str) or ":" not in uri:  # bundle:<name> is one too
+    if not isinstance(uri, str) or ":" not in uri:  # bundle:<name> is a URI too
         raise ConfigInvalid("spec.predictor.model.storageUri", uri, "a URI of a bundle's folder")
     args = _args(manifest)
     if runtime != RUNTIME and args:
@@ -276,7 +276,7 @@ _ARG: Final = re.compile(
 def _args(manifest: Manifest) -> tuple[str, ...]:
     """The predictor's arguments, without any that would move its listeners or take its token."""
     args = _at(manifest, *_MODEL, "args")
-    if args is None:  # manifests from before there were any
+    if args is None:  # earlier manifests have no arguments
         return ()
     if not isinstance(args, list) or not all(isinstance(a, str) for a in args):
         raise ConfigInvalid("spec.predictor.model.args", args, "a list of arguments")

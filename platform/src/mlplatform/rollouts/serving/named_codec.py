@@ -103,7 +103,7 @@ class NamedCodec:
         shape = [rows, *_columns(declared)]
         columns = math.prod(shape[1:])
         numbers = _numbers.decode(found.data)
-        # An array of anything else takes seconds to make, or says other rows.
+        # An array from anything else takes seconds to make, or has other rows.
         is_flat = len(numbers) == rows * columns and not any(isinstance(v, list) for v in numbers)
         if not is_flat and not (
             len(numbers) == rows
@@ -126,7 +126,7 @@ def codec_of(bundle: Bundle, service: str) -> Codec:
 
 
 def _tensor_of(name: str, datatype: str, values: NDArray[Any]) -> dict[str, Any]:
-    if values.dtype.kind == "f":  # beyond float32 a row is infinite, for which JSON has no word
+    if values.dtype.kind == "f":  # JSON has no infinity, which a row has beyond float32
         values = np.clip(values, -FLOAT32_MAX, FLOAT32_MAX)
     shape = list(values.shape)
     return {"name": name, "datatype": datatype, "shape": shape, "data": values.ravel().tolist()}

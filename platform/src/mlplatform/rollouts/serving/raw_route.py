@@ -90,9 +90,9 @@ def render(routes: Routes, entrance: Entrance) -> Object | None:
         "spec": {
             "parentRefs": [{**parent, "name": entrance.gateway, "namespace": entrance.namespace}],
             "hostnames": [f"{dns_name(routes.model)}.{entrance.domain}"],
-            # Testers' rules win wherever they stand, as they match a header. Envoy Gateway names a
-            # rule's cluster by its place and takes clusters away before routes: everybody's rule
-            # keeps its place in all phases, or a step back loses requests.
+            # Testers' rules win wherever they stand, because they match a header. Envoy Gateway
+            # names a rule's cluster by its place, and removes clusters before routes. So
+            # everybody's rule keeps its place in all phases; otherwise a step back loses requests.
             "rules": [_everybody(routes, routes.champion), *_tester_rules(routes)],
         },
     }

@@ -72,7 +72,8 @@ def config(definition: ModelDefinition, service: str, width: int) -> str:
             "max_batch_size": rows,
             "version_policy": {"specific": {"versions": [VERSION]}},
             "input": [{"name": INPUT_NAME, "data_type": DataType.TYPE_FP32, "dims": [width]}],
-            # One number a row: the model's own output has no second dimension, and Triton's must.
+            # One number a row: the model's own output has no second dimension, but Triton needs
+            # one.
             "output": [
                 {
                     "name": OUTPUT_NAME,
@@ -116,7 +117,7 @@ def _warm_up(rows: int, width: int) -> Message:
 def _accelerators(definition: ModelDefinition) -> Message:
     if definition.accelerator != "tensorrt":
         return {}
-    # Half precision would move scores across the thresholds that were validated in single.
+    # Half precision would move scores across thresholds that were validated in single precision.
     precision = {"key": "precision_mode", "value": "FP32"}
     provider = {"name": "tensorrt", "parameters": [precision]}
     return {

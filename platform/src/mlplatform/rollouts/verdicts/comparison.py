@@ -111,7 +111,7 @@ def failure_gate(counts: Aggregates, bound: Bound, errors: Errors) -> Gate:
         values = difference_values(alone) | {"proven": number_of(alone.stop_low)}
         return Gate("failures", "UNHEALTHY", reason, values)
     by_events = proven_excess(*counts.failure_events, error_share=errors.stop * BY_EVENTS)
-    by_events = min(by_events, found.value)  # no more than was counted
+    by_events = min(by_events, found.value)  # at most the counted excess
     stop_low = max(proven.stop_low, by_events) if by_events > 0 else proven.stop_low
     most, than = points(min(max(found.pass_high, 0.0), 1.0)), "of its requests in time"
     harm = Harm(
@@ -167,7 +167,7 @@ def alert_gate(
         f"was expected. The champion raised alerts on {of_all(theirs, others, 'requests')}."
     )
     low, high = _change(nearest.low), _change(nearest.high)
-    some = nearest.low > -1  # else there may be none
+    some = nearest.low > -1  # otherwise there may be no alerts
     values: dict[str, float | int | None] = {
         "share": number_of(nearest.value), "low": number_of(nearest.low),
         "high": number_of(nearest.high), "challenger": number_of(raised / answers),
@@ -238,7 +238,9 @@ def _deviation(
         return None
     not_known = 0.0
     if predicted is not None and view.is_paired:
-        not_known = predicted.ratio_variance * design_effect(view)  # replayed customers cluster too
+        not_known = predicted.ratio_variance * design_effect(
+            view
+        )  # replayed customers also cluster
 
     def at(deviation: float) -> Difference:
         multiple = 1.0 if view.is_paired else max(1 + deviation, 0.0)
@@ -455,7 +457,7 @@ GATES: Final[tuple[GateKind, ...]] = (
     GateKind("alerts", "share of alerts", ("shadow", "canary"), compare=_alerts,
         picture=Picture("alerts against those expected", "percent", "either", stops=True,
             arms="requests with an alert")),
-    # Each has a part of one gate's error more, where segments are declared (`segment_steps`).
+    # If segments are declared, all together have the error of one more gate (`segment_steps`).
     GateKind("segments", "segments", ("shadow",), shares_error=False,
         compare=lambda counts, terms: segment_gates(counts, terms.segments, in_canary=False)),
     GateKind("segments", "segments", ("canary",), shares_error=False,
@@ -478,7 +480,7 @@ GATES: Final[tuple[GateKind, ...]] = (
         picture=Picture("positives missed that the version before it found", "points", "fewer",
             arms="positives found",
             of_arms=("challenger_recall_value", "champion_recall_value"))),
-    # In place of recall where labels are numbers or classes, with its part of the error.
+    # For labels that are numbers or classes these replace recall, with recall's part of the error.
     GateKind("error", "mean absolute error", ("shadow", "canary", "champion"), shares_error=False,
         picture=Picture("mean absolute error beyond that of the version before it", "percent",
             "more", stops=True)),

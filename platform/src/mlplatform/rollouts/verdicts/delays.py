@@ -81,7 +81,7 @@ def labels_come(
         return float(found)
 
     share = mean(curve.share(age_ms))
-    error = 1.96 * mean(curve.error(age_ms))  # as if all erred alike: at most that
+    error = 1.96 * mean(curve.error(age_ms))  # upper bound, as if fully correlated
     low, high = max(share - error, 0.0), min(share + error, 1.0)
     return LabelsCome(share, low, high, curve.longest_ms)
 
@@ -105,7 +105,7 @@ def counted_curve(
     younger = np.concatenate(([0], np.cumsum(without[order])))
     waiting = younger[-1] - younger[np.searchsorted(age_ms[order], delay_ms, side="left")]
     at_risk = waiting + np.cumsum(events[::-1])[::-1]
-    some = at_risk > events  # where all that is left gets one, the product would end at 0
+    some = at_risk > events  # otherwise the product would end at 0
     delays, events, at_risk = delay_ms[some], events[some], at_risk[some]
     hazard = np.cumsum(-np.log1p(-events / at_risk))
     variance = np.cumsum(events / (at_risk * (at_risk - events)))

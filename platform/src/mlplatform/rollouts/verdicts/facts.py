@@ -174,7 +174,7 @@ def facts(table: pa.Table, subject: Subject) -> RecordFacts:
     if subject.scale.number is not None:
         rows["number"] = columns["score"]
     if subject.segments:
-        chosen = np.flatnonzero(kept & ~copy)  # a copy lies where its decision does
+        chosen = np.flatnonzero(kept & ~copy)  # a copy lies in the segments of its decision
         rows["segments"][chosen] = LoggedSegments(subject.segments).bits(table.take(chosen))
     return RecordFacts(columns["decision_id"], columns["writer"], columns["seq"], rows).of(kept)
 
@@ -196,7 +196,7 @@ def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
             return np.asarray(values.fill_null(pa.scalar(-1)).to_numpy(), dtype=np.int64)
         case "decision_id":
             return np.array([*values.to_pylist(), None], dtype=object)[:-1]
-    # of words there are few: each is made once, and all rows that hold it share it
+    # there are few words: each is made once, and rows share it
     coded = values.combine_chunks().dictionary_encode()
     words = np.array([*coded.dictionary.to_pylist(), None], dtype=object)
     return np.asarray(words[coded.indices.fill_null(len(coded.dictionary)).to_numpy()])
@@ -210,7 +210,7 @@ def failed_flags(columns: Columns) -> Flags:
 
 
 def excused_flags(columns: Columns) -> Flags:
-    # the reason is that of the step that was due first: the assigned arm's
+    # the reason is that of the first step, which is the assigned arm
     reason = columns["degraded_reason"]
     # features were stale: no arm was asked
     withheld = (reason == FEATURES) & (columns["answered_by"] != columns["arm"])

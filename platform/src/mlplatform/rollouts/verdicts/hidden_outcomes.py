@@ -189,7 +189,7 @@ def _bounds(
     shares = [_ratio(metric, end) for end in ends]
     if not all(math.isfinite(share) for share in shares):
         return MetricBounds(value, math.nan, math.nan, math.nan, math.nan)
-    # each bound at the outcomes that are its own extreme: of others it need not hold
+    # each bound is computed at the outcomes of its own extreme
     below, above = (_width(metric, requests, end, error_share) for end in ends)
     return MetricBounds(value, shares[0] - below, shares[1] + above, *shares)
 
@@ -235,6 +235,6 @@ def _width(metric: Metric, requests: PartialOutcomes, found: Floats, error_share
     alike = float((counts**2).sum() / counts.sum())
     size = float(event_size(variance, plain, hits=below, alike=alike))
     if (drawn := requests.is_drawn).any():
-        # of few draws, one that has not come yet weighs as much as this
+        # with few draws, a draw that is still to come weighs as much as this
         size = max(size, float((np.abs(slope[drawn]) / requests.chance[drawn]).max()))
     return size * sequence_width(variance / size**2, error_share=error_share) / below

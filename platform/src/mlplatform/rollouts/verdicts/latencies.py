@@ -141,7 +141,7 @@ class Latencies:
             for values in (days.squares, days.products)
         )
         n, m = map(int, answers.sum(axis=1))
-        # a customer is of one arm: what an odd one has in both arms is left out, on the safe side
+        # a customer is in one arm; products of a customer in both are left out, which is safe
         products = (aa, an, 0, 0, int(days.trials[0, 1]), 0, 0, bb, bm, int(days.trials[1, 1]))
         by_day = ClusterSums(int(days.trials[:, 0].sum()), a, n, b, m, products)
         return [by_day, self._by_time(mine, other).sums()]

@@ -309,9 +309,9 @@ def _alert_gate(stage: Stage, schedule: AnalysisSchedule, expected: Alerts) -> _
     def counts(good: bool, is_shown: bool) -> tuple[Sums, ...]:
         at = (tolerance or limit) if is_shown else limit
         found = _alerts(schedule, expected, 0.0 if good else more, at)
-        if is_shown or not step.predicted.requests:  # a pass is held to what replay predicted
+        if is_shown or not step.predicted.requests:  # a pass is compared with the prediction
             found = tuple(replace(sums, once=0.0) for sums in found)
-        # on the same requests, by the champion's: it is taken not to leave what replay saw of it
+        # on the same requests, only the champion's share: it is assumed to stay as in replay
         return found[:1] if is_paired else found
 
     halves = Errors(step.errors.stop / 2, step.errors.missed / 2)  # both sides are harm
@@ -387,7 +387,7 @@ def _gate_plan(
     needed = hours or 0.0
     requests = profile.requests_h * needed * share
     stopped = _first(gate.stops()[:, in_time], schedule.hours)
-    # a bad challenger may pass as well: then the next step goes on with it
+    # a bad challenger may also pass; then the next step continues with it
     wrongly = _first((gate.passes(good=False) & every)[:, in_time], schedule.hours)
     ended = np.minimum(np.minimum(stopped, wrongly), stage.deadline_h)
     answered = 0.0 if stage.share is None else profile.requests_h * share * float(ended.mean())

@@ -232,7 +232,7 @@ def _arms(
     plain = n * p * (1 - p) + weight**2 * m * q * (1 - q)
     in_time = a_squares + weight**2 * b_squares
     views = ((in_time, schedule.alike_in_time(n)), (plain, schedule.alike_by_day()))
-    compared = np.where(m > 0, n, 0.0)  # where the champion has nobody, nothing is shown
+    compared = np.where(m > 0, n, 0.0)  # without customers of the champion nothing is shown
     return Sums(a - weight * b, compared, a + weight * b, plain, views, np.zeros((len(n), 1)))
 
 

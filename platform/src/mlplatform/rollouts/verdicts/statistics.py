@@ -378,8 +378,8 @@ def excess_evidence(
     below = np.concatenate(
         [np.zeros((*np.shape(champion.hits), 1)), _below(champion, _SHARES[1:-1])], axis=-1
     )
-    # between two shares: the evidence against the challenger at the upper, the champion's at the
-    # lower one, so that no share in between has less
+    # for each pair of neighbouring shares: the challenger's evidence at the upper one and the
+    # champion's at the lower one, so that no share between them has less
     return np.asarray(np.minimum.reduce(beyond + below, axis=-1))
 
 

@@ -93,7 +93,7 @@ def traffic(facts: RecordFacts, subject: Subject) -> Traffic:
 
 
 def _shadow(facts: RecordFacts, subject: Subject) -> Traffic:
-    # two decisions under one id: the last counts
+    # if two decisions have one id, the last one counts
     facts = facts.of(np.lexsort((facts.seq, facts.writer.astype(str), facts.rows["event_ms"])))
     copy, scored, lost = facts.has(COPY), facts.has(SCORED), facts.rows["lost"]
     decided = scored & ~copy

@@ -312,7 +312,7 @@ class ProfileBuilder:
         unseen = once * (once - 1) / (2 * (twice + 1)) if self.part < 1 else 0.0
         people = (len(n) + unseen) * self._kept
         edges = np.unique(np.geomspace(1, len(n) + 1, ACTIVITY_BINS).astype(int)) - 1
-        groups = np.split(-np.sort(-n), edges[1:-1])  # of the busiest, each is a group of its own
+        groups = np.split(-np.sort(-n), edges[1:-1])  # each of the busiest is its own group
         total = float(n.sum())
         customers = tuple(
             (people * len(g) / len(n), requests_h * float(g.mean()) * len(n) / (total * people))

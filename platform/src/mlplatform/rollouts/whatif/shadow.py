@@ -97,7 +97,7 @@ def _newest(
 def _basis(fact: Transition) -> Basis | None:
     try:
         found = basis_of(fact.evidence)
-    except msgspec.ValidationError:  # of another release: its numbers may mean something else
+    except msgspec.ValidationError:  # another release: numbers may differ in meaning
         return None
     return found if found is not None and found.subject.role == "shadow" else None
 

@@ -70,7 +70,7 @@ class Group:
     note: str = ""
 
 
-# A row is what it is of, and below it what it means.
+# Each row begins with the setting's properties; its meaning stands below them.
 # fmt: off
 GROUPS: Final = (
     Group("One machine", (

@@ -40,4 +40,4 @@ def _folder(point: EntryPoint) -> Path:
         wanted = "the name of a package that is installed, such as credit_models"
         raise ConfigInvalid(f"entry point {point.name} of {GROUP}", point.value, wanted)
     parts = [Path(one, *below).absolute() for one in spec.submodule_search_locations]
-    return next((part for part in parts if part.is_dir()), parts[0])  # of a namespace: several
+    return next((part for part in parts if part.is_dir()), parts[0])  # a namespace has several

@@ -55,7 +55,7 @@ def value(setting: Setting, environment: Mapping[str, str]) -> Any:
         return None
     try:
         return kinds.parse(setting.type, text)
-    except (msgspec.ValidationError, UnicodeError):  # they may show the value, and say no more
+    except (msgspec.ValidationError, UnicodeError):  # they may show the value
         wanted = kinds.kind_in_words(setting.type)
         raise ConfigInvalid(setting.variable, without_secrets(text), wanted) from None
 

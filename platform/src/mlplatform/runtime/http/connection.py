@@ -24,7 +24,7 @@ from mlplatform.runtime.http.peers import Peers
 
 MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 16 * 1024
-_HEAD_SLACK_BYTES: Final = 1024  # what an unfinished head may hold that is not counted in the end
+_HEAD_SLACK_BYTES: Final = 1024  # bytes of an unfinished head that do not count later
 MAX_PIPELINED: Final = 64
 """Most requests of one connection that wait for their turn; later ones are not read yet."""
 
@@ -217,25 +217,25 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Request] = deque()
         self._current: Request | None = None  # with the application
-        self._incoming: Request | None = None  # its head is here, its body is not
-        self._final_error: Refusal | None = None  # for after the answers that come before it
+        self._incoming: Request | None = None  # its head is complete, its body is not
+        self._final_error: Refusal | None = None  # sent after the earlier answers
         self._headers: dict[bytes, bytes] = {}
         self._url = b""
-        self._read_bytes = 0  # what came last
-        self._head_bytes = 0  # what came with a head before that; -1 if it begins in that
-        self._first_bytes = 0  # of those, what came with its first byte, and may be older
-        self._repeated = self._repeated_bytes = 0  # headers whose names came again
-        self._bodiless_bytes = 0  # read in a row without a body's; -1 where the last read had some
-        self._raw_left = 0  # of a body that the parser knows nothing of
+        self._read_bytes = 0  # bytes of the newest read
+        self._head_bytes = 0  # of the head, read earlier; -1 if it begins in the newest read
+        self._first_bytes = 0  # of those, read with its first byte
+        self._repeated = self._repeated_bytes = 0  # repeated headers
+        self._bodiless_bytes = 0  # read since bytes of a body; -1 if the newest read has some
+        self._raw_left = 0  # bytes left of a body that the parser does not know
         self._discarded = 0
-        self._is_arriving = True  # who connects is to say something
+        self._is_arriving = True  # a new connection must send something
         self._is_last = False  # no other request is read
-        self._read_closed = False  # nothing is read but to be dropped
+        self._read_closed = False  # what is read is dropped
         self._is_closing = False  # nothing more is written
-        self._is_stranger = True  # nobody has proven who it is
+        self._is_stranger = True  # the sender has proven nothing
         self._is_heard_out = False  # the peer has sent its last byte, and it was read
         self._is_paused = self._is_write_paused = False
-        self._since_s = time.monotonic()  # in which this connection waits for the same thing
+        self._since_s = time.monotonic()  # start of the present wait
 
     @property
     def owes_answer(self) -> bool:
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
         is_over = self._is_closing and transport.is_closing()
         return not is_over or transport.get_write_buffer_size() > 0
 
-    # what the event loop tells
+    # Calls of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -295,7 +295,7 @@ class Connection(asyncio.Protocol):
         if self._is_arriving:
             self._on_partial_request(was_arriving)
 
-    # what the parser tells
+    # Calls of the parser.
 
     def on_message_begin(self) -> None:
         if len(self._queue) >= MAX_PIPELINED:
@@ -312,7 +312,7 @@ class Connection(asyncio.Protocol):
         self._url = self._url + url if self._url else url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._incoming is not None:  # what follows a body as trailer is dropped
+        if self._incoming is not None:  # a trailer after a body is dropped
             return
         name, headers = name.lower(), self._headers
         if name in headers:
@@ -349,7 +349,7 @@ class Connection(asyncio.Protocol):
         if b"expect" in headers:
             if headers[b"expect"].lower() != b"100-continue":
                 raise Refusal(417, "malformed-http", 'only "Expect: 100-continue" is supported')
-            # HTTP/1.0 knows no interim answer: its client would take it for the last one.
+            # HTTP/1.0 has no interim answers: its client would take one for the final answer.
             request.wanted = None if parser.get_http_version() == "1.0" else self._want
         coding = headers.get(b"transfer-encoding")
         if coding is not None and coding.lower() != b"chunked":
@@ -370,7 +370,7 @@ class Connection(asyncio.Protocol):
             request.take(part)
 
     def on_message_complete(self) -> None:
-        if self._raw_left:  # the parser knows nothing of this body
+        if self._raw_left:  # the parser does not know this body
             return
         request = self._incoming
         assert request is not None
@@ -380,7 +380,7 @@ class Connection(asyncio.Protocol):
         if not request.is_taken:
             self._take(request)
 
-    # what comes of a request
+    # The course of a request.
 
     def _take(self, request: Request) -> None:
         """Give a request to the application, now or in its turn."""
@@ -403,7 +403,7 @@ class Connection(asyncio.Protocol):
         if isinstance(answer, Reply):
             self._finish(request, answer)
         else:
-            # Kept until it is done: the event loop itself holds a task only weakly.
+            # Kept until it is done, because the event loop holds only a weak reference.
             request.task = self._shared.loop.create_task(self._answer(request, answer))
             self._shared.answering.add(request)
 
@@ -425,7 +425,7 @@ class Connection(asyncio.Protocol):
         return self._shared.application.refusal(Refusal(500, "internal", "the log says more"))
 
     def _finish(self, request: Request, reply: Reply) -> None:
-        if request is not self._current:  # somebody was quicker to refuse it
+        if request is not self._current:  # it was refused meanwhile
             return
         self._current = None
         if self._is_closing:
@@ -453,7 +453,7 @@ class Connection(asyncio.Protocol):
         elif self._current is self._incoming or self._current is None:
             self._resume()
 
-    # how it ends
+    # The end of the connection.
 
     def look(self, now_s: float) -> None:
         """End the connection if it has waited for too long."""
@@ -552,7 +552,7 @@ class Connection(asyncio.Protocol):
         if self._discarded > MAX_DISCARDED_BYTES:
             self._transport.abort()
 
-    # details
+    # Details.
 
     def _on_partial_request(self, was_arriving: bool) -> None:
         """Check the head of a request that is not complete yet, or give it to the application
@@ -587,7 +587,7 @@ class Connection(asyncio.Protocol):
     def _check_head(self) -> None:
         if len(self._headers) + self._repeated > MAX_HEADERS:
             raise _head_too_large()
-        # Counted exactly only where it could be too much.
+        # Counted exactly only if it could be too much.
         if max(self._head_bytes, 0) + self._read_bytes > MAX_HEAD_BYTES:
             size = len(self._url) + (self._repeated_bytes if self._repeated else 0)
             size += sum(len(name) + len(value) + 4 for name, value in self._headers.items())

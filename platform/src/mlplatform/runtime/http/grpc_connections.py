@@ -90,7 +90,7 @@ class GrpcConnections:
             remote = _address(found[1]), int(found[2])
             held = self._by_remote.get(remote)
             if held is None:
-                self._admitted.add(remote)  # it is younger than the last look
+                self._admitted.add(remote)  # it was opened after the last look
             else:
                 self._open.admit(held)
 

@@ -100,7 +100,7 @@ class _Secure(urllib.request.HTTPSHandler):
 
     def https_open(self, req: urllib.request.Request) -> HTTPResponse:
         made: Any = partial(_connection, HTTPSConnection, self._limits)
-        return self.do_open(made, req)  # its own context verifies names and chains
+        return self.do_open(made, req)  # its context verifies names and chains
 
 
 def fetch(url: str, *, timeout_s: float, most_bytes: int) -> bytes:

@@ -94,8 +94,9 @@ def listen(
     server = Server(_Metrics(registry, token), [sock], limits=LIMITS, ended=ended)
 
     def serve() -> None:
-        # The process's end cuts this thread short. A timer of uvloop's that is due then calls into
-        # an interpreter that is gone, and the process dies of it; the standard library's does not.
+        # The end of the process interrupts this thread. With uvloop, a timer that is due then would
+        # call into an interpreter that no longer exists, and crash the process. The standard
+        # library's loop does not.
         asyncio.run(server.serve())
 
     threading.Thread(target=serve, name="metrics", daemon=True).start()
@@ -142,5 +143,5 @@ class _Metrics:
         """Does nothing: only the caller is informed."""
 
     async def _metrics_text(self) -> Reply:
-        # What is shown is read from databases, and others need not wait for that.
+        # The values are read from databases; other requests need not wait for that.
         return Reply(await asyncio.to_thread(self._registry.text), _TEXT)

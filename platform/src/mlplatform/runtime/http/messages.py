@@ -122,7 +122,7 @@ class Request:
         self.headers = headers
         self.is_last = is_last
         self.is_whole = self.is_too_large = self.is_broken = False
-        self.is_taken = self.is_answered = False  # by the application, or to be as its turn comes
+        self.is_taken = self.is_answered = False  # by the application, now or later
         self.wanted: Callable[[], None] | None = None
         """Function that tells a sender that waits for it (Expect) that its body is wanted."""
         self.admit: Callable[[], object] = _nothing

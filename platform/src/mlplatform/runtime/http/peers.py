@@ -41,14 +41,14 @@ class Peers:
     def of(self, local: Any, remote: Any) -> str:
         """The peer of a TCP connection, by its two ends, `(address, port, ...)` each."""
         if not isinstance(remote, tuple) or not isinstance(local, tuple):
-            return f"uid {os.getuid()}"  # a socket in a folder that is ours alone
+            return f"uid {os.getuid()}"  # a socket in a folder of this user alone
         address = str(remote[0])
         if self._kernel is None or not ipaddress.ip_address(address).is_loopback:
             return address
         try:
             uid = self._uid(local, remote)
         except (OSError, struct.error) as error:
-            # A kernel that does not answer is not waited for at each connection.
+            # If the kernel does not answer, later connections do not wait for it.
             log.warning(
                 "the users of connections are not known any more; this machine counts as"
                 " one peer: %s",
@@ -77,8 +77,8 @@ class Peers:
             return None
         uid: int
         uid, inode = _OWNER.unpack_from(answer, _OWNER_OFFSET)
-        # A socket that its owner has closed belongs to nobody, and the kernel reports uid 0 for it:
-        # a connection that is closed at once would count as root's.
+        # For a closed socket the kernel reports uid 0. So a connection that is closed at once would
+        # count as root's.
         return uid if inode else None
 
 

@@ -29,7 +29,7 @@ class SubordinateIds:
             seen = (found.st_mtime_ns, found.st_size)
             if seen != self._seen:
                 self._ranges, self._seen = _ranges(self._file.read_bytes()), seen
-        except OSError:  # there are none, or nobody may know
+        except OSError:  # missing or not readable
             return uid
         return next((owner for ids, owner in self._ranges if uid in ids), uid)
 

@@ -102,7 +102,7 @@ class ListenerConnections:
 
         Headers of proxies are not taken: a connection's peer is the process that opened it.
         """
-        # Lines that a stranger causes are let through once a second each.
+        # A line that a stranger can cause is logged at most once a second.
         logging.getLogger("uvicorn.error").addFilter(_RATE_LIMIT)
         return {
             "http": partial(LimitedHttp, self),
@@ -113,7 +113,7 @@ class ListenerConnections:
             "backlog": BACKLOG,
             "proxy_headers": False,
             "ws_max_size": MAX_MESSAGE_BYTES,
-            "ws_per_message_deflate": False,  # what is sent is what is held
+            "ws_per_message_deflate": False,  # messages are held as they were sent
         }
 
     def admit(self, scope: MutableMapping[str, Any]) -> None:
@@ -207,11 +207,11 @@ class LimitedHttp(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._connections = connections
         self._refused: tuple[int, str] | None = None
-        self._is_arriving = True  # who connects is to say something
-        self._has_begun = False  # a byte of it is here
+        self._is_arriving = True  # a new connection must send something
+        self._has_begun = False  # its first byte has come
         self._since_s = time.monotonic()
         self._unread = _UnreadOutput()
-        self._bare_bytes = 0  # read in a row that neither began a request nor were its body
+        self._bare_bytes = 0  # read since the last request began or had a body
         self._has_progressed = False
         self._header_count = self._header_bytes = 0
 
@@ -264,7 +264,7 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        self._connections.on_closed(self)  # the other protocol opens it again
+        self._connections.on_closed(self)  # the WebSocket protocol adds it again
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:

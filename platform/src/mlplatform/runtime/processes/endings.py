@@ -59,7 +59,7 @@ def own_memory(pid: int) -> int:
         found = psutil.Process(pid).memory_info()
     except psutil.Error:
         return 0
-    shared: int = getattr(found, "shared", 0)  # Linux tells it
+    shared: int = getattr(found, "shared", 0)  # only on Linux
     return int(found.rss) - shared
 
 

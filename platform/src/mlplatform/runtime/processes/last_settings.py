@@ -101,7 +101,7 @@ def _remembered(home: Home) -> dict[str, str]:
         raise _unusable(path, str(error)) from error
     if os.path.realpath(start.home) != os.path.realpath(home.root):
         return {}
-    for name in CONSTANTS:  # of a start by an earlier release
+    for name in CONSTANTS:  # from a start by an earlier release
         start.variables.pop(PREFIX + name, None)
     if strange := sorted(set(start.variables) - {s.variable for s in SETTINGS}):
         raise _unusable(path, f"it has {strange[0]}, which is not a setting of this release")

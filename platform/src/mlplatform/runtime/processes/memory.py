@@ -47,7 +47,7 @@ def _groups() -> list[tuple[int, int]]:
 
 def _limit(file: Path) -> int | None:
     with suppress(OSError, ValueError):
-        return int(file.read_text())  # "max" is none
+        return int(file.read_text())  # "max" means no limit
     return None
 
 

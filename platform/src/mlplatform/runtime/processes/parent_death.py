@@ -53,8 +53,9 @@ def lower_priority() -> None:
     """Lower the priority of this process and its children to the cores that requests leave, because
     their work may be late and requests may not."""
     os.nice(BACKGROUND_NICE)
-    # Linux may share the cores between sessions first, and every child has a session of its own.
-    # Then niceness counts only within a session, and that of the session must be set (sched(7)).
+    # Linux may first share the cores between sessions, and every child has its own session.
+    # Niceness then counts only within a session, so the niceness of the session must be set
+    # (sched(7)).
     if os.getsid(0) == os.getpid() and _AUTOGROUP.exists():
         try:
             _AUTOGROUP.write_text(str(BACKGROUND_NICE))
@@ -65,7 +66,7 @@ def lower_priority() -> None:
 def _wait_for_end(fd: int) -> None:
     while os.read(fd, 1):
         pass
-    # Started by hand inside another group, only this process may go.
+    # If it was started by hand inside another group, only this process may end.
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -86,7 +86,7 @@ def _received(channel: int, size: int) -> bytearray:
     while at < size:
         got = os.readv(channel, [view[at:]])
         if got == 0:
-            os._exit(0)  # the parent is done
+            os._exit(0)  # the parent has closed the pipe
         at += got
     return found
 

@@ -47,13 +47,13 @@ def hide_files() -> list[str]:
 
     Called before any library makes a thread of its own: Landlock binds the calling one.
     """
-    with suppress(OSError):  # it is a kindness to others, not a limit
+    with suppress(OSError):  # it protects other processes and is not a limit
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
     if not kernel.machine():
         return []
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     found = ["no_new_privs"]
-    with suppress(OSError):  # said by the parent, which misses it in the list
+    with suppress(OSError):  # the parent reports that it is missing
         if abi := landlock.restrict_to(_readable()):
             found.append(f"landlock {abi}")
     return found

@@ -68,7 +68,7 @@ def _allow(ruleset: int, path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # what is not there need not be read
+        return  # a missing path need not be readable
     try:
         rights = _READ_FILE | (_READ_DIR if path.is_dir() else 0)
         rule = struct.pack("=Qi", rights, descriptor)

@@ -32,7 +32,7 @@ def take_limits(limits: ProcessLimits) -> list[str]:
         "RLIMIT_CPU": limits.cpu_s,
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": 0,  # pipes and sockets have no file size
-        "RLIMIT_NOFILE": 0,  # those that are open stay so
+        "RLIMIT_NOFILE": 0,  # open files stay open
         "RLIMIT_NPROC": 0,  # root is not bound by it; the system call filter binds it
         **_memory(limits.memory_bytes),
     }
@@ -55,6 +55,6 @@ def _set(name: str, value: int) -> bool:
         return False
     try:
         resource.setrlimit(kind, (value, value))
-    except (OSError, ValueError):  # macOS knows RLIMIT_AS and refuses to set it
+    except (OSError, ValueError):  # macOS has RLIMIT_AS but refuses to set it
         return False
     return True

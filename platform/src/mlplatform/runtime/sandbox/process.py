@@ -78,7 +78,7 @@ class Sandbox:
         finally:
             theirs.close()
             os.close(watched)
-            shutil.rmtree(folder, ignore_errors=True)  # its working directory: empty, then gone
+            shutil.rmtree(folder, ignore_errors=True)  # its working directory, which is empty
 
     def _ready(self) -> tuple[str, ...]:
         try:
@@ -150,7 +150,7 @@ class Sandbox:
         except (EOFError, ConnectionError):
             raise WorkRefused(self._ending(cpu_s)) from None
         except BaseException:
-            self.close()  # half a frame may be under way
+            self.close()  # a part of a frame may have been sent
             raise
 
     def _received(self, size: int, until_s: float) -> bytearray:
@@ -201,8 +201,9 @@ def _start(start: Start, folder: str) -> subprocess.Popen[bytes]:
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
     }
-    # -I: neither the working directory nor the user's own packages are imported from. No session of
-    # its own: Linux would give it a share of the cores like that of all requests together.
+    # -I: nothing is imported from the working directory or the user's own packages. The process
+    # gets no session of its own: Linux would give that session as large a share of the cores as all
+    # requests together.
     command = [sys.executable, "-I", "-B", "-m", "mlplatform.runtime.sandbox.child"]
     return subprocess.Popen(
         [*command, msgspec.json.encode(start).decode()],

@@ -85,7 +85,7 @@ def program(audit: int, calls: Mapping[str, int]) -> Sequence[_Step]:
         (_AT_LEAST, 0, 1, _X32_CALLS),
         (_RETURN, 0, 0, _REFUSE),
     ]
-    # What follows the list: refuse, then the two steps of mappings, then refuse, then allow.
+    # The steps after the list: refuse, two steps for mappings, refuse, allow.
     refuse, look, allow = len(plain) + 2, len(plain) + 3, len(plain) + 6
     ways = [(n, look) for n in sorted(mapping)] + [(n, allow) for n in plain]
     for position, (call, target) in enumerate(ways):

@@ -216,7 +216,7 @@ def _parts(
 ) -> tuple[SplitResult, dict[str, str]]:
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # a bracket without its other one, or around what is no address
+    except ValueError as error:  # unpaired brackets, or no address within them
         wanted = f"{' or '.join(schemes)}://host:port/…"
         raise ConfigInvalid(variable, without_secrets(url), wanted) from error
     if parts.password is not None:

@@ -58,7 +58,7 @@ def open_plain(path: Path, rule: Rule) -> int:
         if not rule.lets(file):
             raise InputInvalid(named, None, "files of this folder are not taken from a person")
         descriptor = os.open(file, _FLAGS)
-    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+    except (OSError, ValueError) as error:  # ValueError: a NUL in a name
         raise NotFound(f"no plain file that can be read at {named}") from error
     try:
         _check(descriptor, file, named, rule)

@@ -61,7 +61,7 @@ class PostgresDatabase:
             try:
                 return _Session(first).rows(statement, **values)
             except (InterfaceError, OSError):
-                # It may have broken long ago; a query can be asked again.
+                # The connection may have broken long ago; a query can be repeated.
                 self._drop()
             return _Session(self._connect()).rows(statement, **values)
 
@@ -96,7 +96,7 @@ class PostgresDatabase:
         try:
             session.change(begin)
         except (InterfaceError, OSError):
-            # It may have broken long ago, and nothing was asked of it yet.
+            # The connection may have broken long ago, and nothing was sent on it yet.
             self._drop()
             session = _Session(self._connect())
             session.change(begin)

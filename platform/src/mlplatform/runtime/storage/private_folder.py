@@ -157,7 +157,7 @@ def _check_entries(root: Path, variable: str) -> None:
     for entry in os.scandir(root):
         try:
             uid = entry.stat(follow_symlinks=False).st_uid
-        except FileNotFoundError:  # files of databases come and go
+        except FileNotFoundError:  # a database's file was removed
             continue
         if uid not in (_ROOT, os.geteuid()):
             wanted = f"a folder without {entry.name}, which is uid {uid}'s: look at it, remove it"
@@ -182,7 +182,7 @@ def _is_ours_alone(gid: int) -> bool:
         return True
     try:
         group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
-    except KeyError:  # a number without a name may be anybody's
+    except KeyError:  # a group without a name may have any members
         return False
     return group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
 

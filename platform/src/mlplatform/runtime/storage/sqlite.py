@@ -52,9 +52,9 @@ def connect(
     db = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_MS / 1000, isolation_level=None, check_same_thread=not threads
     )
-    if page_bytes is not None and is_new:  # before all else, too
+    if page_bytes is not None and is_new:  # must be set first
         db.execute(f"PRAGMA page_size={int(page_bytes)}")
-    if shrinks and is_new:  # before all else; of another file it would only wait for its lock
+    if shrinks and is_new:  # must be set first; on an existing file it only waits
         db.execute("PRAGMA auto_vacuum=INCREMENTAL")
     db.execute("PRAGMA journal_mode=WAL")
     db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -68,7 +68,7 @@ def connect(
     except BaseException:
         db.close()
         raise
-    # Setting up may need a moment's lock whatever comes later.
+    # The set-up may wait for a lock for a moment, whatever the timeout is later.
     db.execute(f"PRAGMA busy_timeout={int(busy_timeout_ms)}")
     return db
 
@@ -84,7 +84,7 @@ def transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         yield db
         db.execute("COMMIT")
     finally:
-        # a commit that failed, on a full disk say, may leave its transaction open
+        # a failed commit, for example on a full disk, may leave its transaction open
         if db.in_transaction:
             db.rollback()
 
@@ -117,7 +117,8 @@ def shrink(db: sqlite3.Connection, *, keep_pages: int, bite_pages: int = _BITE_P
     more = db.execute("PRAGMA freelist_count").fetchone()[0] - keep_pages
     if more <= 0:
         return False
-    # A script: `execute` ends this statement after its first step, which gives one page back.
+    # Run as a script: `execute` ends this statement after its first step, which gives back one
+    # page.
     bite = f"PRAGMA incremental_vacuum({min(more, bite_pages)})"
     try:
         db.executescript(f"BEGIN IMMEDIATE; {bite}; COMMIT")

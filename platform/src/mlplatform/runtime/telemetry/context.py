@@ -117,7 +117,7 @@ def trace_context(headers: Mapping[bytes, bytes]) -> TraceContext | None:
     if found is None:
         return None
     version, trace_id, parent_id, flags, more = found.groups()
-    # 00 has exactly four parts; a later version may have more, and ff is forbidden
+    # version 00 has exactly four parts; a later version may have more; ff is forbidden
     if version == b"ff" or (version == b"00" and more is not None):
         return None
     if trace_id == _ZERO_TRACE or parent_id == _ZERO_SPAN:

@@ -114,7 +114,7 @@ def handler(
 def _to_standard_error() -> logging.Handler:
     try:
         return LineHandler()
-    except OSError:  # a test's, or none at all
+    except OSError:  # standard error of a test, or missing
         return logging.StreamHandler()
 
 

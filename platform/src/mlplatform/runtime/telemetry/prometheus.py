@@ -34,7 +34,7 @@ __all__ = ["Collector", "Counter", "Family", "Gauge", "Histogram", "HistogramFam
 HistogramFamily = HistogramMetricFamily
 
 
-# A time beside every series would be another series each, which nobody here reads.
+# A creation time for every series would be another series, which nothing here reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 

@@ -62,7 +62,7 @@ def _values(sent: bytes) -> Iterator[str]:
         return
     try:
         yield from _scalars(msgspec.json.decode(sent))
-    except NOT_JSON:  # then no program has read values in it either, but its text
+    except NOT_JSON:  # no program has read values in it, only its text
         yield from re.findall(r"[\w.@-]+", sent.decode("utf-8", "replace"))
 
 

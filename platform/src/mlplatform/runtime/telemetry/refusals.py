@@ -144,7 +144,7 @@ def _read(path: Path) -> Iterator[Refusal]:
         try:
             yield msgspec.json.decode(line, type=Refusal)
         except NOT_JSON:
-            continue  # the end of a line that a full disk cut off
+            continue  # a part of a line that a full disk cut
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -76,7 +76,7 @@ def rotate_in_place(path: Path, retention: Retention) -> None:
     try:
         with path.open("rb") as source, open(draft, "wb", opener=open_private) as copy:
             shutil.copyfileobj(source, copy)
-            copy.flush()  # before the only other copy of it goes
+            copy.flush()  # before the original is cut
             _age(path, retention)
             draft.replace(_old(path, 1))
             while rest := source.read():

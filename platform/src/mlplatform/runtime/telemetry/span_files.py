@@ -120,7 +120,7 @@ def _span(trace: Trace, span: Span, wall_ns: int) -> dict[str, Any]:
     return made
 
 
-@lru_cache(maxsize=256)  # of processes that spans are of: the same few again and again
+@lru_cache(maxsize=256)  # spans come from few processes
 def _resource(of: ProcessIdentity) -> dict[str, Any]:
     named = resource_of(of)
     return {"attributes": [{"key": name, "value": _value(named[name])} for name in named]}
@@ -174,7 +174,7 @@ def _read(line: bytes) -> Iterator[StoredSpan]:
     try:
         found = msgspec.json.decode(line)
     except NOT_JSON:
-        return  # the end of a process that was killed in the middle of it
+        return  # a killed process left a part of a line
     for part in found["resourceSpans"]:
         resource = _read_attributes(part["resource"])
         for scope in part["scopeSpans"]:

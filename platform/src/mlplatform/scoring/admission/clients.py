@@ -140,7 +140,7 @@ def check_client(name: str, key: str = "name") -> str:
     Raises:
         ConfigInvalid: the name is not allowed.
     """
-    # No slash and no colon: records, idempotency keys and token subjects are told apart by them.
+    # Names have no slash and no colon, which separate records, idempotency keys and token subjects.
     if not _CLIENT.fullmatch(name):
         raise ConfigInvalid(key, name, "lower-case letters, digits, '.', '_' and '-', up to 64")
     return name
@@ -171,7 +171,7 @@ class Client:
             answer = any(
                 scope.model in (model, ANY) and scope.covers(operation) for scope in self.scopes
             )
-            if len(self._answers) < 256:  # model names come from outside
+            if len(self._answers) < 256:  # names come from outside: bounded
                 self._answers[model, operation] = answer
         return answer
 

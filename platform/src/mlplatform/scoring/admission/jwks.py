@@ -115,7 +115,7 @@ class IssuerKeys:
         self._stopping.set()
         self._wanted.set()
         if self._thread is not None:
-            self._thread.join(STOP_S)  # a fetch under way ends with the process
+            self._thread.join(STOP_S)  # a running fetch ends with the process
 
     def _follow(self) -> None:
         while not self._stopping.is_set():

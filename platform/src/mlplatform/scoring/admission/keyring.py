@@ -49,8 +49,8 @@ class Keyring:
         self.poll()
 
     def client(self, secret: bytes, digest: bytes) -> Client | None:
-        # What takes a time that depends on the content is a look-up by digest: who measures it
-        # learns about a digest, from which no secret follows.
+        # The only step whose time depends on the content is a look-up by digest. Whoever measures
+        # that time learns something about a digest, which reveals no secret.
         return self._clients.get(digest)
 
     def names(self) -> frozenset[str]:
@@ -116,7 +116,7 @@ def ensure_first_key(store: Keys, path: Path, now_ms: int) -> None:
     if not path.exists():
         if store.all_keys():
             return
-        create_atomically(path, new_secret().encode())  # of several processes one makes it
+        create_atomically(path, new_secret().encode())  # only one of several processes creates it
     secret = path.read_bytes().strip()
     key = _key(secret, FIRST_CLIENT, EVERYTHING, "standard", None, now_ms, None)
     if any(known.id == key.id for known in store.all_keys()):

@@ -219,14 +219,14 @@ class Leases:
         """Ask the store for tokens. Returns whether it answered in time; a late answer is counted
         when it comes."""
         if self._call is not None:
-            return False  # the one before still waits
+            return False  # the previous call still waits
         call = asyncio.get_running_loop().run_in_executor(self._thread, self._take, takes)
         self._call = call
         call.add_done_callback(self._on_grants)
         await asyncio.wait((call,), timeout=PATIENCE_S)
         if not call.done():
             return False
-        self._on_grants(call)  # its callback may come after those who wait for this renewal
+        self._on_grants(call)  # its callback may run after the waiting requests
         return not call.cancelled() and call.exception() is None
 
     def _on_grants(self, call: asyncio.Future[list[TokenGrant]]) -> None:

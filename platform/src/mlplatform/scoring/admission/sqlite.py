@@ -56,8 +56,8 @@ class SqliteAdmission:
         with self._translated():
             self._db = connect(path, schema=SCHEMA, threads=True)
             self._db.execute(f"PRAGMA busy_timeout={busy_timeout_ms}")
-            # These have long been full again, and a client that is not in the table has a full one.
-            # Subjects of tokens are many.
+            # These buckets have long been full again, and a client without a row has a full bucket.
+            # There can be many subjects of tokens.
             forgotten_ms = time.time_ns() // 1_000_000 - FORGET_AFTER_MS
             self._db.execute("DELETE FROM buckets WHERE at_ms < ?", (forgotten_ms,))
 
@@ -101,7 +101,7 @@ class SqliteAdmission:
 
     @contextmanager
     def _changed(self) -> Iterator[sqlite3.Connection]:
-        # A revocation outlasts a power cut; tokens that were taken need not.
+        # A revocation must survive a power cut; taken tokens need not.
         self._db.execute("PRAGMA synchronous=FULL")
         try:
             with transaction(self._db) as db:

@@ -50,7 +50,7 @@ class Tokens:
     def client(self, secret: bytes, digest: bytes) -> Client | None:
         keys = self._keys.current
         if keys is not self._verified_with:
-            # What a withdrawn key has signed is void from here on.
+            # Tokens signed with a withdrawn key are not valid any more.
             self._verified.clear()
             self._verified_with = keys
         client = self._verified.get(digest)
@@ -108,7 +108,7 @@ class Tokens:
 
     def _keep(self, digest: bytes, client: Client) -> None:
         if len(self._verified) >= MAX_KEPT:
-            del self._verified[next(iter(self._verified))]  # the oldest; it is verified again
+            del self._verified[next(iter(self._verified))]  # the oldest, to be verified again
         self._verified[digest] = client
 
 

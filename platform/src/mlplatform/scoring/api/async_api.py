@@ -75,7 +75,7 @@ def _bringing(version: ApiVersion, name: str, scoring: Scoring) -> Endpoint:
             )
             return await scoring.answer_accepted(accepted, own)
 
-        # who asked paid for the items when they were accepted
+        # the client was charged for the items when they were accepted
         return Reply(encode(await batch_answer(batch, caller, item, shape)))
 
     return _posting("score_accepted", name, score_accepted)

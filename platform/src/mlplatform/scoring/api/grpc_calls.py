@@ -165,7 +165,7 @@ def _answers_each(answer: Answer) -> _Work:
             async with asyncio.timeout(STREAM_S):
                 for _ in range(STREAM_MESSAGES):
                     request = await context.read()
-                    if not isinstance(request, bytes):  # grpc.aio.EOF, which its stubs lack
+                    if not isinstance(request, bytes):  # grpc.aio.EOF, which the stubs lack
                         return
                     try:
                         answered = await answer(request, made)

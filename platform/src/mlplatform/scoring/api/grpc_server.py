@@ -82,7 +82,8 @@ class GrpcListener:
     async def stop(self) -> None:
         """Finish the calls under way for a while, and end the streams of the status."""
         if self._server is not None:
-            # Connections are told first that they end: else who watches would open another stream.
+            # First announce the end on all connections; otherwise a watching client would open
+            # another stream.
             stopping = asyncio.ensure_future(self._server.stop(DRAIN_S))
             await asyncio.sleep(0)
             self._health.stop()

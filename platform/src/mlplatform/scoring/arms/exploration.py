@@ -106,7 +106,7 @@ class Exploration:
 
     def _exclusion(self, amount: float, unit: int, event_ms: int) -> Exclusion | None:
         if unit in self._was_explored:
-            del self._was_explored[unit]  # this one is not let through, so the next one may be
+            del self._was_explored[unit]  # this request is stopped; the next one may be let through
             return "twice_in_a_row"
         if not amount <= self._policy.maximum_amount:
             return "amount"

@@ -113,7 +113,7 @@ class Live:
         found = self._orders.get(assignment.arm)
         if found is None:
             found = steps(self.routes, assignment)
-            if assignment.arm != NAMED:  # which has several versions
+            if assignment.arm != NAMED:  # named requests go to several versions
                 self._orders[assignment.arm] = found
         return found
 

@@ -117,7 +117,7 @@ class Explainer:
         loop = asyncio.get_running_loop()
         self._waiting += 1
         try:
-            # Given up while it waits, a call is cancelled and never runs.
+            # A call whose time is over while it waits is cancelled, and never runs.
             async with asyncio.timeout(until_s - time.monotonic()):
                 return await loop.run_in_executor(self._thread, self._contributions, row, raw)
         except TimeoutError as error:

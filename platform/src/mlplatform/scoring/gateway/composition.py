@@ -143,7 +143,7 @@ def compose(
         lambda: shared.recorder.alive,
         lambda: follower.ready,
     )
-    # Without a recorder every answer would be a refusal; a new process can record again.
+    # Without a recorder every request would be refused; a new process can record again.
     life = Life(start, calls.begin_drain, stop, is_useful=lambda: shared.recorder.alive)
     return Composition(app, life)
 
@@ -253,7 +253,7 @@ def _live_model(model: str, shared: _GatewayContext) -> LiveModel:
     home, cluster = shared.settings.home, shared.settings.kserve
     endpoint: Callable[[str], str | None] = StatusStore(home.serving).endpoint
     if cluster is not None and not shared.supervised:
-        # By name: a gateway there asks no API server, and has no right to.
+        # By name: a gateway in a pod does not ask the API server, and has no right to.
         endpoint = partial(cluster_url, namespace=cluster.namespace)
     token = home.predictor_token.read_text if cluster is None else str
 

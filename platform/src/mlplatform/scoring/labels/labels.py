@@ -74,7 +74,7 @@ class Labels:
         """
         entries: list[Entry] = []
         for position in range(0, len(items), CHUNK):
-            await asyncio.sleep(0)  # score requests get their turn
+            await asyncio.sleep(0)  # lets score requests run
             entries += await self._check(model, client, position, items[position:][:CHUNK])
         if beside:
             entries = [_with(entry, beside) for entry in entries]
@@ -155,7 +155,8 @@ class Labels:
         record = msgspec.structs.replace(record, **{kind.column: item.label})
         sent_ms = "" if item.event_time is None else str(event_ms)
         key = f"{decision_id}:{item.label}:{sent_ms}"
-        # Names of clients hold no slash, so these keys meet no Idempotency-Key of a score request.
+        # Names of clients have no slash, so these keys never equal an Idempotency-Key of a score
+        # request.
         ends = tuple(f"{decision_id}:{other}:" for other in kind.others(item.label))
         owner = f"{client}/labels"
         idempotency = Idempotency(owner, key, _digest(key), b"{}", ends=ends, impersonal=True)

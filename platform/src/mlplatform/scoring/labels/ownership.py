@@ -82,7 +82,7 @@ class Ownership:
         return Problem(422, "unknown-decision", detail, field="decision_id")
 
     async def _owners_on_record(self, model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
-        async with self._reading:  # one thread of a gateway is enough for what becomes rarer
+        async with self._reading:  # one thread is enough: old ids become rare
             try:
                 return await asyncio.to_thread(self._askers, model, decision_ids)
             except (PlatformError, sqlite3.Error) as error:
@@ -96,7 +96,7 @@ def recorded_askers(decisions: SqliteDecisionLog, mode: ClockMode) -> Askers:
     apart_ms = SYSTEM_TOLERANCE_MS + MINUTE_MS
 
     def found(model: str, decision_ids: Sequence[str]) -> Mapping[str, str]:
-        if mode == "replay":  # event times say nothing about when an id was made
+        if mode == "replay":  # event times differ from the times of ids
             return askers(decisions, model, decision_ids)
         made = [made_ms(i) for i in decision_ids]
         span = {"from_ms": min(made) - apart_ms, "to_ms": max(made) + apart_ms}

@@ -233,7 +233,7 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> SentTensor:
         raise ValueError(f"{tensor.name!r} has datatype {tensor.datatype!r}; {known}")
     values: Sequence[Any] = getattr(tensor.contents, field)
     if tensor.datatype == "BYTES":
-        values = [str(text, "utf-8") for text in values]  # what is no UTF-8 raises a ValueError
+        values = [str(text, "utf-8") for text in values]  # ValueError if not UTF-8
     return SentTensor(tensor.name, tensor.datatype, tensor.shape, values)
 
 

@@ -188,7 +188,7 @@ def encode(value: Any) -> bytes:
 def _split(body: bytes, header_length: str | None) -> tuple[bytes | memoryview, memoryview]:
     if header_length is None:
         return body, memoryview(b"")
-    # A length of more digits than these is no length, and int() refuses thousands of them.
+    # A longer number is not a valid length, and int() refuses thousands of digits.
     digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
     if not digits or not 0 < int(header_length) <= len(body):
         raise RequestRefused(

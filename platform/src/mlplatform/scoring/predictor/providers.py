@@ -15,7 +15,7 @@ Accelerator = Literal["cpu", "cuda", "tensorrt"]
 _PROVIDERS: Final[dict[Accelerator, tuple[str, ...]]] = {
     "cpu": ("CPUExecutionProvider",),
     "cuda": ("CUDAExecutionProvider",),
-    # TensorRT leaves to CUDA what it has no kernel for, on the same device.
+    # TensorRT passes operators without a kernel of its own to CUDA, on the same device.
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
 }
 

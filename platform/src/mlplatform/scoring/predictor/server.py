@@ -148,7 +148,7 @@ class _PredictorLifecycle:
         self._loading = asyncio.create_task(self._load())
 
     async def stop(self) -> None:
-        # gRPC tells its clients to go and takes what they had sent by then: no call is lost.
+        # gRPC asks its clients to leave and answers calls that they have sent: no call is lost.
         if self._grpc is not None:
             await self._grpc.stop(IN_FLIGHT_LIMIT_S)
         self._connections.stop()
@@ -183,7 +183,7 @@ class _PredictorLifecycle:
                 self._arguments.termination_log.write_text(f"{error}\n")
                 self.gave_up = True
             return
-        # What was made so far lives as long as the process: no collection looks at it again.
+        # Objects made so far live as long as the process, so collections can skip them.
         gc.collect()
         gc.freeze()
         self._predictor.serve(model)

@@ -49,7 +49,7 @@ class Predictor:
         """Become ready with this model; called on the event loop."""
         queue = ScoreQueue(model, self.metrics, self._limits)
         self._served = (model, queue)
-        if len(self._names) > 1:  # a service's name has no `_`, and its model's may
+        if len(self._names) > 1:  # a model's name may have `_`
             self._names.add(model.served.model)
         self.metrics.on_loaded(model, queue.depth)
 

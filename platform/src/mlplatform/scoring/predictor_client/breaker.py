@@ -9,7 +9,7 @@ from mlplatform.model.policies.serving import BreakerPolicy
 
 State = Literal["closed", "open", "half_open"]
 
-# What a call was, as bits: a failure is not also slow, it is worse.
+# The kind of a call; a failed call does not also count as slow.
 _GOOD, _SLOW, _FAILED = 0, 1, 2
 
 
@@ -50,7 +50,7 @@ class Breaker:
         if self.state == "closed":
             return True
         if now_s - self._since_s >= self._policy.open_s:
-            # Also when half open: probes without a result must not block calls for ever.
+            # This also holds when half open: probes without a result must not block calls for ever.
             self._become("half_open", now_s)
         if self.state == "half_open" and self._probes < self._policy.half_open_probes:
             self._probes += 1
@@ -71,7 +71,7 @@ class Breaker:
             if asked_s >= self._since_s:
                 self._count(_SLOW if slow else _GOOD, now_s)
         elif self.state == "half_open" and asked_s >= self._since_s:
-            if slow:  # closing on it would let everybody wait for a predictor that is not well
+            if slow:  # else everybody would wait for a slow predictor
                 self._become("open", now_s)
                 return
             self._successes += 1
@@ -117,7 +117,7 @@ class Breaker:
         policy = self._policy
         if calls < policy.minimum_calls:
             return False
-        # A failed call was not quick either: half failed and half slow is as bad as all slow.
+        # A failed call counts here as well: half failed and half slow is as bad as all slow.
         not_quick = self._slow + self._failures
         return (
             self._failures >= policy.failure_share * calls or not_quick >= policy.slow_share * calls

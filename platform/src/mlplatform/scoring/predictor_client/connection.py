@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._left_bytes -= len(data)
-        if self._left_bytes < 0:  # before anything is made of it
+        if self._left_bytes < 0:  # before the data is parsed
             self._fail(f"answer is larger than {self._most_bytes} bytes with its headers")
             self.close()
             return
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_message_begin(self) -> None:
-        if not self._is_asked:  # more than the answer came with it
+        if not self._is_asked:  # data that belongs to no call
             self.close()
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -27,7 +27,7 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, SupportsExpiry]] = []
-        self._number = count()  # items due together expire in order, and are never compared
+        self._number = count()  # for equal deadlines: in order, without comparing items
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
@@ -45,7 +45,7 @@ class Deadlines:
 
     def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        # A timer may come up to its resolution early; what it was set for is due all the same.
+        # A timer may fire early by up to its resolution; its items count as due.
         now_s, heap = max(loop.time(), self._due), self._heap
         while heap and (heap[0][0] <= now_s or heap[0][2].is_over):
             _, _, one = heapq.heappop(heap)

@@ -128,7 +128,7 @@ class _QueuedRows:
 
     def fail(self, reason: FailureReason, detail: str) -> None:
         if not self.future.done():
-            # What tells of no call leaves it to another row to tell.
+            # If these rows report no call, other rows of the call can still report it.
             speaks = reason not in OWN_FAILURES and self._speaks()
             self.future.set_exception(PredictionFailed(reason, detail, speaks=speaks))
 

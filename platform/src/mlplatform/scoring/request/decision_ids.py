@@ -83,7 +83,7 @@ def _owner(decision_id: str) -> str:
     return decision_id[-_MAC - _OWNER : -_MAC]
 
 
-@lru_cache(maxsize=1024)  # of the clients that there are; a hash takes longer than all else here
+@lru_cache(maxsize=1024)  # per client; hashing is the slowest step here
 def _hashed(client: str, key: bytes, purpose: bytes) -> str:
     data = client.encode()
     return hashlib.blake2b(data, key=key, person=purpose, digest_size=_OWNER // 2).hexdigest()

@@ -144,5 +144,5 @@ class AsyncAcceptor:
                 return replay(outcome.answer, same_body=outcome.same_body)
             case AppendReceipt() | SpillReceipt():
                 return ScoreResponse(body, replayed=False)
-            case _:  # what is on no record can be scored by nobody
+            case _:  # without a record nobody can score it
                 raise log_unavailable()

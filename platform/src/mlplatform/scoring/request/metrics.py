@@ -171,7 +171,7 @@ class ModelMetrics:
         self._late = metrics.late.labels(model)
         self._decisions: dict[tuple[str, str], Any] = {}
         self._scores = {arm: metrics.scores.of(model, arm).observe for arm in signals.ARM.values}
-        self._scores[NAMED] = _ignore  # its callers chose what it is asked
+        self._scores[NAMED] = _ignore  # callers chose these requests
         self._ages: dict[str, Callable[[float], None]] = {}
 
     def count_decision(self, decided: DecidedRequest, *, latency_s: float, late: bool) -> None:
@@ -207,7 +207,7 @@ class ModelMetrics:
                 if observe is None:
                     observe = self._metrics.feature_ages.of(self._model, view).observe
                     self._ages[view] = observe
-                # a request that comes late may meet features of after it
+                # a late request may read features that are newer than it
                 observe(max(event_ms - time_ms, 0) / 1000)
 
     def _count_missing(self, gaps: Gaps) -> None:

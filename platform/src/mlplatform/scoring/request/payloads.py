@@ -140,7 +140,7 @@ class Payloads:
         for name, allowed in self._closed.items():
             if fields[name] not in allowed and fields[name] is not None:
                 raise _not_listed(name, allowed)
-        # Every member needs its quotes once: with as many as that, none can stand twice.
+        # Every member needs its quotes once: if there are no more quotes, no member stands twice.
         quotes = self._quotes + 2 * (type(event_time) is not int) + 4 * (key is not None)
         is_short = any(fields[name] is None for name in self._protected)
         if body.count(QUOTE) != quotes or BACKSLASH in body or is_short:

@@ -85,7 +85,7 @@ class Recorder:
         self._open_commit = open_commit
         self._advanced = advanced
         self._commit: Commit | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept: asking is a system call
         self._waits = Deadlines()
 
     def start(self, expected: Callable[[], int] = lambda: 0) -> None:
@@ -125,7 +125,7 @@ class Recorder:
             self._waits.add(self._loop, until_s, _Wait(answer, until_s))
             (outcome,) = await answer
         except PlatformError as error:
-            answer = None  # it holds the error, the error this frame: nobody would free the three
+            answer = None  # breaks a reference cycle: answer, error, frame
             raise LogUnavailable(str(error)) from error
         if isinstance(outcome, RecordingFailure):
             raise LogUnavailable(outcome.reason)

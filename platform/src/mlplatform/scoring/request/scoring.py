@@ -239,7 +239,7 @@ class Scoring:
         else:
             assignment = assign(live.routes, unit)
             if not has_unit or assignment.target.service not in live.alike:
-                # inputs in the champion's order and words say nothing to a challenger of others
+                # a challenger with other inputs or words can't use rows in the champion's order
                 has_unit = has_unit and assignment.arm == "champion"
                 assignment = Assignment("champion", assignment.bucket, champion.arm, None)
         facts = RawFacts({}, event_ms, NO_FEATURES, tuple(inputs))
@@ -261,7 +261,7 @@ class Scoring:
             detail = f"no gateway accepted this as {accepted.decision_id!r}"
             raise Problem(422, "not-accepted", detail, field="mac")
         age_ms = self._clock.wall_ms() - made_ms(accepted.decision_id)
-        if age_ms > self.keep_ms:  # its answer may have been given, and kept no longer
+        if age_ms > self.keep_ms:  # the answer may have been given and deleted
             detail = f"{accepted.decision_id} was accepted {age_ms // HOUR_MS} h ago: too long"
             raise Problem(422, "expired", detail, field="decision_id")
         if accepted.request.keys() != self.definition.request.keys():
@@ -376,7 +376,7 @@ class Scoring:
 
     def _copy(self, case: RoutedRequest) -> None:
         arm, routes = case.assignment.shadow, case.live.routes
-        # where the champion was not asked either, there is nothing to compare with
+        # if the champion was not asked, there is nothing to compare with
         if arm is not None and not (case.gaps.withheld or routes.killed):
             target = case.live.targets[arm.service]
             bucket = case.assignment.bucket
@@ -410,7 +410,7 @@ class Scoring:
             return
         if (volume := decided.prediction.target.volume) is None:
             return
-        if decided.case.assignment.arm == NAMED:  # its caller chose what it is asked
+        if decided.case.assignment.arm == NAMED:  # its caller chose the version
             return
         if volume.count(decided.case.assignment.bucket, decided.by_model, now_s):
             arm = decided.prediction.target.arm

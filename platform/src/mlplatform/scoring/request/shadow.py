@@ -117,7 +117,7 @@ class ShadowCopies:
                 self._busy -= 1
 
     def _drop_what_is_over(self) -> None:
-        # Generations only rise: whatever is over stands before what is not, for each model.
+        # Generations only rise, so for each model the outdated copies come first in the queue.
         over: Counter[str] = Counter()
         while self._queue:
             routes = self._queue[0].routes

@@ -150,7 +150,7 @@ def spoken_for(done: RequestOutcome, slo_s: Mapping[str, float]) -> KeptFor | No
     if done.decided.degraded_reason is not None:
         return "degraded"
     if case.assignment.arm == "challenger":
-        return "canary"  # a slow one too: in an overload all are slow, and these must not be lost
+        return "canary"  # even if slow: in an overload all are slow, and these must stay
     is_slow = done.recorded_s - done.started_s > slo_s[case.live.routes.model]
     return "slow" if is_slow else None
 
@@ -264,7 +264,7 @@ def _steps(finished: FinishedDecision, parent_id: str) -> list[Span]:
         read_s = decided.case.read_s
         found.append(Span(features, features.name, new_span_id(), parent_id, *read_s))
     for failure in decided.failures:
-        if failure.asked_s:  # a breaker that is open, or a full bulkhead, asked nobody
+        if failure.asked_s:  # an open breaker or full bulkhead makes no call
             span_id = derived_span_id(decided.case.decision_id, step_place(failure.step))
             name, asked_s = predict.name.format(step=failure.step), failure.asked_s
             why = {signals.ERROR_TYPE: failure.reason}

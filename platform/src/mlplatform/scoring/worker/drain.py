@@ -197,11 +197,11 @@ class Worker:
         }
         waiting = asked
         while waiting:
-            # no more messages are taken, but the group must not take this member for dead
+            # this takes no messages, but shows the group that the member lives
             _, waiting = wait(waiting, KEEP_ALIVE_S)
             if waiting:
                 self._subscription.consume(0, 0.0)
-                self._observe_lag()  # what a gateway that is gone keeps from being drained grows
+                self._observe_lag()  # the lag grows while no gateway answers
         for future in asked:
             outcomes += future.result()
         return outcomes

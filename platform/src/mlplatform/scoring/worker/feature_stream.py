@@ -112,7 +112,7 @@ class FeatureStream:
         if not found:
             self._watch_ids()
             if self._keep_gaps(self._subscription.dropped_ranges()):
-                self._commit([])  # what is gone is not looked for again
+                self._commit([])  # moves past the dropped messages
             self._entry.catch_up()
             return 0
         ids = self._subscription.topic_ids()
@@ -208,7 +208,7 @@ class FeatureStream:
             return
         push = push_of(self._target, self._client, None, tuple(rows))
         self._entry.journal.add_read(push, places, now_ms)
-        self._entry.serve_all()  # with rows that were kept before, by a process that has died too
+        self._entry.serve_all()  # also rows that a dead process stored
 
     def _commit(self, letters: Sequence[Message]) -> None:
         try:

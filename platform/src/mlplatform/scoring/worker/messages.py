@@ -125,7 +125,7 @@ def result(names: Names, answered: ScoreReply) -> Message:
     """The message for the topic of results, published together with the request's offset."""
     message = answered.item.message
     headers = {KEY_HEADER: answered.item.key.encode(), "request": message.place.encode()}
-    if TRACE_HEADER in message.headers:  # the reader of the result knows that trace
+    if TRACE_HEADER in message.headers:  # the reader of the result has that trace
         headers[TRACE_HEADER] = message.headers[TRACE_HEADER]
     return Message(names.results, message.key, answered.answer, headers)
 

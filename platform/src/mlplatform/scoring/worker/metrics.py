@@ -42,8 +42,8 @@ class Metrics:
         self._model = model
         self.dropped = DroppedCounts(registry)
         self._messages = registry.counter(signals.WORKER_MESSAGES)
-        # from 0 on: a series that begins with its first message shows no increase by it, and the
-        # first dead letter of a worker would alert nobody
+        # Series begin at 0: a series that begins with its first message shows no increase, so the
+        # first dead letter of a worker would raise no alert
         for outcome in signals.WORKER_MESSAGES.labels[1].values:
             self._messages.labels(model, outcome)
         self._given_up = registry.counter(signals.WORKER_GIVEN_UP)

@@ -154,7 +154,7 @@ class Outbox:
         if rows:
             self._read_to = None
             progress = Progress(of.name, _encode(after))
-            # of an accepted request whose payload was erased nothing is left to be asked
+            # an accepted request with an erased payload can't be scored any more
             left = (row for row in rows if row.get("payload", "") is not None)
             messages = [of.message(row) for row in left if not _is_an_opinion(row)]
             self._topics.publish(messages, progress)

@@ -70,7 +70,7 @@ def run(
     listener: MetricsListener,
 ) -> None:
     """Runs until `stopping` is set; the batch in work is committed first."""
-    settings.home.create()  # in a pod it may be here before the gateway
+    settings.home.create()  # in a pod it may start before the gateway
     definition = load_definition(options.model)
     names = Names(definition.name)
     metrics = Metrics(names.model, listener.registry)
@@ -81,7 +81,7 @@ def run(
     targets = _streamed(definition, settings)
     read = [spec for target in targets for spec in specs_of(topic_of(target.view) or "")]
     topics = open_topics(settings, [*names.specs(), *read])
-    # before the outbox publishes: what a group has not read is kept for it
+    # before the outbox publishes, so that its messages are kept for the group
     subscription = topics.subscribe([names.requests], names.group, options.name)
     lags = StreamLags()
     listener.registry.register(lags)

@@ -62,7 +62,7 @@ class StreamLag:
         now_ms = self._wall_ms()
         with self._lock:
             for partition in self._known.values():
-                partition.waiting = 0  # what is not committed is delivered again
+                partition.waiting = 0  # uncommitted messages are delivered again
             for message in messages:
                 place = (message.topic, message.partition)
                 known = self._known.setdefault(place, _Partition(now_ms))

@@ -186,7 +186,7 @@ class ExternalColumns:
             empty = np.array([text == "" for text in values.to_pylist()], np.bool_)
             checks.append((empty & ~missing, f"{name} is empty", None))
         for found in within_bounds(values, name, field):
-            # A customer's id stands in no message.
+            # No message may contain a customer's id.
             shown = None if field.pseudonymous else values
             checks.append((found.wrong & ~missing, found.problem, shown))
         if field.pseudonymous:

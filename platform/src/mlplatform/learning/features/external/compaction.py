@@ -115,7 +115,7 @@ def _write(
 def _note(parts: ExternalParts, chosen: Sequence[Part]) -> PartNote:
     paths = {part.path for part in chosen}
     notes = [note for path, note in parts.parts_and_notes() if path in paths]
-    # with what they replaced in their time, which may not be removed yet
+    # with the parts that these replaced earlier, which may still be there
     replaced = {path.stem for path in paths} | {name for note in notes for name in note.replaces}
     pushed: dict[str, PushedBy] = {}
     for client, one in (pair for note in notes for pair in note.pushed.items()):

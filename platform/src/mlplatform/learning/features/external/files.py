@@ -40,7 +40,7 @@ def files_at(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         files = [path]
-    else:  # names as `_SUCCESS` are what engines write beside their files
+    else:  # engines write files like `_SUCCESS` beside theirs
         files = sorted(file for file in path.iterdir() if not file.name.startswith((".", "_")))
     if not files:
         raise InputInvalid(

@@ -46,14 +46,14 @@ def create_relations(
 
 def _every(db: duckdb.DuckDBPyConnection, view: FeatureView, parts: Sequence[Part]) -> str:
     rows = db.sql(" UNION ALL BY NAME ".join(f"({part.rows_sql})" for part in parts))
-    lacking = [f for f in view.feature_names if f not in rows.columns]  # declared since then
+    lacking = [f for f in view.feature_names if f not in rows.columns]  # declared later
     added = "".join(f", CAST(NULL AS DOUBLE) AS {quote(name)}" for name in lacking)
     rows.project(f"*{added}").create_view(f"{view.name}every_")
     return f"SELECT * FROM {view.name}every_"
 
 
-# The order of what replaces what: event time, then availability; both are below 2**33 s, and
-# what was pushed has milliseconds of availability.
+# The order in which rows replace each other: by event time, then by availability. Both are below
+# 2**33 s, and pushed rows have availability in milliseconds.
 RANK: Final = (
     f"(CAST(epoch_ms({EVENT_TIMESTAMP}) AS HUGEINT) * {2**43}"
     f" + CAST(epoch_ms({CREATED}) AS HUGEINT))"

@@ -246,7 +246,7 @@ def _serve_missing(
     count = 0
     if not _is_whole(view, parts, online):
         served = [part.path for part in parts.served_parts()]
-        begun = secrets.token_hex(16)  # beside the parts once all are served: a kill must not pass
+        begun = secrets.token_hex(16)  # stored beside the parts only once all are served
         online.set_mark(view.name, online.mark(view.name), begun)
         for path in served:
             _serve(db, view, path, online)

@@ -86,7 +86,7 @@ def write_folder(folder: Path, *, store: str, registry: bytes, online_db: Path |
             " it"
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomically(present, store.encode())  # first: it says whose the others are
+    write_atomically(present, store.encode())  # first: it marks the folder as ours
     write_atomically(folder / REGISTRY_FILE, registry)
     if online_db is not None:
         draft = folder / f"{ONLINE_LINK}.draft"

@@ -116,7 +116,7 @@ def erase_rows(
         if before is not None and rows_of(stores, keys, clock_ms()) != RowCounts():
             before()
         _serve_first(stores, keys, clock_ms)
-        # the journal has all as served from here on, and what was read of it earlier is fenced off
+        # from here on, the journal has all pushes as served, and the fence stops earlier readers
         online = stores.online.remove(view.name, keys)
         pushes = stores.pushes
         journal = 0 if pushes is None else pushes.erase(stores.model, view.name, keys)
@@ -178,7 +178,7 @@ def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Record
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
-        return  # a part that was replaced long ago, and removed just now: another has its rows
+        return  # the part was replaced earlier and removed just now: another part has its rows
     with file:
         yield from file.iter_batches(GROUP_ROWS, columns=columns)
 

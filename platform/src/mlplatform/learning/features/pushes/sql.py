@@ -190,7 +190,7 @@ class SqlPushes:
                     "UPDATE pushes SET content = NULL, names = NULL WHERE number = :number",
                     number=number,
                 )
-            # The last one stays: the next push arrives after it.
+            # The last push stays, so that the next one arrives after it.
             db.change(
                 "DELETE FROM pushes WHERE model = :model AND view_name = :view AND content IS NULL"
                 " AND (idempotency IS NULL OR arrived_ms < :old_ms) AND arrived_ms <"
@@ -215,10 +215,10 @@ class SqlPushes:
                 "SELECT content FROM pushes WHERE number = :number AND content IS NOT NULL",
                 number=number,
             )
-            rows = _rows.decode(found[0][0]) if found else ()  # taken meanwhile
+            rows = _rows.decode(found[0][0]) if found else ()  # empty if taken meanwhile
             left = [row for row in rows if row[0] not in keys]
             if len(left) < len(rows):
-                # A push that has none left stays: sent again, it is known.
+                # A push without rows stays, so that it is recognised when it is sent again.
                 db.change(
                     "UPDATE pushes SET content = :content WHERE number = :number"
                     " AND content IS NOT NULL",

@@ -193,7 +193,7 @@ class WindowProjector:
         rows = self._connection().execute(_RECORDS, (writer, after, BATCH)).fetchall()
         if rows and rows[0][0] == after + 1:
             return [ProjectedRecord(*row) for row in rows]
-        with opened(self._folder) as reader:  # they were sealed meanwhile
+        with opened(self._folder) as reader:  # the records were sealed meanwhile
             copies = reader.copies(writer, after=after, limit=BATCH)
         if not copies or copies[0].seq != after + 1:
             return None

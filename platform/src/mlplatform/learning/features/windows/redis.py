@@ -391,7 +391,7 @@ class RedisWindowReads:
         reached = self._reached
         asked = [keys.get(entity) for entity in self._values.entities]
         position, stored = self._store.read(self._token, asked)
-        if position is not None and position.token != self._token:  # built since
+        if position is not None and position.token != self._token:  # built anew meanwhile
             self._token = position.token
             position, stored = self._store.read(position.token, asked)
             if position is not None and position.token != self._token:

@@ -110,13 +110,13 @@ def _series_sql(series: Series, windows: Sequence[Window], requests: str, wanted
         " coalesce(lag(rank) OVER (PARTITION BY key ORDER BY place) > least(seen, rank), false)"
         " AS is_crossed FROM p WINDOW before AS (PARTITION BY key ORDER BY place"
         " ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)),"
-        # only of entities whose requests did not become known in the order of their tiles, each
-        # before the next was answered, need each be asked whether it met something else
+        # Only some entities need the check of each request: those whose requests did not become
+        # known in the order of their tiles, each before the next one was answered
         " e AS MATERIALIZED (SELECT * FROM p SEMI JOIN"
         " (SELECT DISTINCT key FROM c WHERE is_crossed) crossed"
         " ON p.key IS NOT DISTINCT FROM crossed.key),"
         f" late AS MATERIALIZED ({_late_rows(series, reach)}),"
-        # the newest tile that was known decides what was still kept
+        # the newest known tile decides which tiles were still kept
         " newest AS (SELECT a.row_, max(e.tile) AS newest FROM late a JOIN e ON e.key = a.key"
         " AND e.counted AND e.rank <= a.seen GROUP BY a.row_),"
         f" l AS (SELECT a.row_, any_value(a.event_ms) AS event_ms, {late}"
@@ -137,10 +137,11 @@ def _late_rows(series: Series, reach: int) -> str:
     """Wanted rows for which other requests were known than exactly those before them."""
     return (
         "SELECT * FROM (SELECT row_, event_ms, key, tile, seen, is_wanted,"
-        # known too late for this request, though before it in time
+        # earlier in time than this request, but not known when it was answered
         " coalesce(max(rank) FILTER (counted) OVER past, -1) > seen"
         " OR coalesce(max(rank) FILTER (counted) OVER now, -1) > seen"
-        # known already, though so far after it that tiles were dropped for it
+        # known when this request was answered, and so much later in time that tiles were dropped
+        # for it
         " OR coalesce(min(rank) FILTER (counted) OVER ahead, seen + 1) <= seen AS is_late"
         " FROM e WINDOW"
         f" past AS (PARTITION BY key ORDER BY tile RANGE BETWEEN {reach} PRECEDING"
@@ -289,7 +290,7 @@ def _in_time(windows: Sequence[Window], frame: tuple[int, int]) -> str:
         match name:
             case _ if name not in needed:
                 continue
-            case "last" | "latest":  # before the window's end: in it, where it has any
+            case "last" | "latest":  # before the window's end: within the window, if it has any
                 cells.append(f"{upto}.{name} AS {cell}")
             case _ if name in BY_FRAME:
                 cells.append(cell)

@@ -63,7 +63,8 @@ CAUGHT_UP_AT_ONCE: Final = 200
 """Most records of another writer in one transaction; a process that appends waits for it."""
 MOST_BEHIND: Final = 2_000
 """Number of records behind the log from which on a state is stale."""
-# Tiles of a few kilobytes lie in a page; a table without rowids would put each into two more.
+# Tiles of a few kilobytes fit into a page. In a table without rowids each would take two more
+# pages.
 _READ: Final = "SELECT tiles FROM window_tiles WHERE series = ? AND key = ?"
 _WRITE: Final = (
     "INSERT INTO window_tiles VALUES (?, ?, ?)"
@@ -217,7 +218,7 @@ class WindowProjection:
         for model, series in self._series.items():
             try:
                 written += self._follow(db, model, series, writer, before, records)
-            except Unavailable as error:  # of this model: others' windows are as good as ever
+            except Unavailable as error:  # only this model's windows are affected
                 _logger.error("%s", error)
         if written and records:
             reached_ms = max(record.event_ms for record in records)
@@ -266,7 +267,7 @@ def _first_kept(series: Series, reached_ms: int) -> int:
 
 
 def _is_over(tiles: bytes, width: int, first_kept: int) -> bool:
-    end = len(tiles) // width  # of the numbers, which rise
+    end = len(tiles) // width  # end of the tile numbers, which ascend
     return end >= 8 and bool(_number(tiles, end - 8)[0] < first_kept)
 
 
@@ -312,7 +313,7 @@ def add(
         request = request_of(record.payload)
         for number, one in series:
             key = request.get(one.key)
-            if not is_key(key):  # of another declaration: it is no entity's
+            if not is_key(key):  # from another declaration: not a key
                 continue
             place = (number, key)
             columns = touched.get(place)
@@ -330,7 +331,7 @@ def request_of(payload: str) -> dict[str, Any]:
     """The request in a record; empty for a payload that no request can have made."""
     try:
         return _payload(payload).request
-    except NOT_JSON:  # of no request that anybody could ask windows for
+    except NOT_JSON:  # the payload holds no usable request
         return {}
 
 

@@ -84,8 +84,9 @@ class ProviderSignIn:
         cookie = forms.cookie(request.scope["headers"], self._cookie)
         attempt = self._attempts.take(state, cookie, peer)
         if attempt is None:
-            # Any site can lead a browser here. That ends no sign-in that the browser has begun, and
-            # it counts as no wrong one: else that site would keep this peer from signing in.
+            # Any site can lead a browser here. So this does not end a sign-in that the browser has
+            # begun, and does not count as a wrong one. Otherwise such a site could keep this peer
+            # from signing in.
             return self._refused("/", BEGIN_AGAIN)
         try:
             person = await anyio.to_thread.run_sync(
@@ -96,8 +97,8 @@ class ProviderSignIn:
             return self._with_cookie(self._refused(attempt.wanted, str(refused)), "")
         except PlatformError as error:
             return self._unavailable(attempt.wanted, error)
-        # A redirect from another site takes no cookie of `SameSite=Strict` along; a page's own
-        # link does. So this answers with a page that leads on.
+        # After a redirect from another site, a browser sends no cookie of `SameSite=Strict`; after
+        # a link of this page it does. So the answer is a page with such a link.
         shown = self._sign_in.show(
             "people/signed_in.html", 200, here="sign-in", wanted=attempt.wanted
         )

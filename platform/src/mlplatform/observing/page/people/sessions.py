@@ -190,7 +190,7 @@ class WrongSignIns:
 
 
 def _digest(cookie: str) -> bytes:
-    # Found by digest: what a look-up's time tells is about the digest.
+    # Found by digest: the time of a look-up shows something only about the digest.
     return hashlib.sha256(cookie.encode()).digest()
 
 

@@ -198,7 +198,7 @@ def _well(
         return None
     bottom = y(y.first if allowed[0] is None else allowed[0])
     top = y(y.last if allowed[1] is None else allowed[1])
-    return top, round(max(0.0, bottom - top), 1)  # a limit below what is drawn allows nothing
+    return top, round(max(0.0, bottom - top), 1)  # a limit below the drawn range allows nothing
 
 
 def _ticks(

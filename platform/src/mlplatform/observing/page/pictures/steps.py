@@ -61,7 +61,7 @@ def steps(facts: Sequence[Transition], histories: Sequence[StepHistory]) -> tupl
         name = _name(history.phase, history.percent)
         begun_ms = None if state is None or history.phase != state.phase else state.since_event_ms
         step = found.setdefault(history.generation, _Step(name, begun_ms, []))
-        # The journal's look comes last: it has the reasons.
+        # The journal's look comes last, because it has the reasons.
         step.analyses = sorted([*history.analyses, *step.analyses], key=lambda at: at.event_ms)
     newest_first = sorted((g for g in found if found[g].analyses), reverse=True)
     return tuple(_row_of(generation, found[generation]) for generation in newest_first)

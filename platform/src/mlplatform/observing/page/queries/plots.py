@@ -65,7 +65,7 @@ def plot(shown: PlottedInterval, *, share: bool, from_zero: bool = False) -> Plo
         return None
     from_zero = from_zero or share
     numbers = [*measured, *edges, *([0.0] if from_zero else [])]
-    # Numbers that are as good as equal get room by their size: it must not be lost beside them.
+    # For nearly equal numbers the room depends on their size, so that it is not rounded away.
     size = max(abs(v) for v in numbers)
     room = max((max(numbers) - min(numbers)) * ROOM, size * 1e-6) or 1.0
     first, last = min(numbers) - (0.0 if from_zero else room), max(numbers) + room

@@ -196,7 +196,7 @@ def _validation_gate(gate: Mapping[str, Any]) -> GateRow:
     limit, observed = gate.get("limit"), gate.get("observed")
     drawn = None
     if low is not None and limit is not None and observed is not None:
-        # A report holds a limit and does not say which side of it is well.
+        # A report holds a limit, but not which side of it is good.
         drawn = plot(PlottedInterval(observed, low, high, limit=limit), share=False)
     verdict = gate["verdict"]
     return GateRow(
