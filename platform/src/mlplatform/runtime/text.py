@@ -158,7 +158,7 @@ def shown(text: str, *, lines: bool = False) -> str:
 def markdown(text: str) -> str:
     """The text as a part of a line of Markdown that shows it and does nothing else.
 
-    Neither markup, links, HTML, table cells nor line breaks come of it.
+    The result makes no markup, links, HTML, table cells or line breaks.
     """
     return _NUMBERED.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", shown(text).strip()))
 

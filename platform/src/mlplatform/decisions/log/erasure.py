@@ -1,8 +1,8 @@
 """Removal of payloads from the log once their erasure is on record, in steps that may be repeated.
 
 The record of an erasure comes first (`erasure_acts`). From then on this process or the next seal
-carries it out, wherever a process dies. Progress is kept in the database; if it is lost, everything
-is done again, which changes nothing.
+carries it out, even if a process dies at any point. Progress is kept in the database; if it is
+lost, everything is done again, which changes nothing.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ STRICT, WITHOUT ROWID
 _FILES_DONE: Final = """
 CREATE TABLE IF NOT EXISTS erased_files (file INTEGER PRIMARY KEY, work TEXT NOT NULL) STRICT
 """
-"""Table of files from which everything that `work` names is removed; a new act makes it another
-work."""
+"""Table of files from which everything in `work` has been removed. A new act changes the value of
+`work`."""
 _DONE: Final = "INSERT OR REPLACE INTO erasures_done VALUES (?, ?)"
 CHECK: Final = "run `mlplatform log verify`"
 _NO_LIMIT: Final = 2**63

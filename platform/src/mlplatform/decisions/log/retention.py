@@ -75,7 +75,7 @@ def reached_ms(latest_event_ms: int | None, wall_ms: int) -> int | None:
 def rests_until_ms(rules: Sequence[RetentionRule], wall_ms: int) -> int | None:
     """The wall time at which the next pass may begin; None if it may begin now.
 
-    A rule with a time in the future is of a clock that was wrong, and delays nothing.
+    A rule whose time is in the future comes from a wrong clock, and delays nothing.
     """
     today = [r.recorded_ms for r in rules if 0 <= wall_ms - r.recorded_ms < DAY_MS]
     return max(today) + DAY_MS if today else None

@@ -60,8 +60,8 @@ def steps(
     """Seal the records that have piled up. At each yield the process may be killed without effect.
 
     A file counts once the manifest lists it; from then on the rows that it holds no longer count.
-    The next run removes what a killed run left of either. If nothing is new and nothing is left to
-    do, the cost is a few queries, however many segments there are.
+    The next run removes files and rows that a killed run left. If nothing is new and nothing is
+    left to do, the cost is a few queries, however many segments there are.
 
     Raises:
         Corrupt: a record to be sealed does not match its digest.

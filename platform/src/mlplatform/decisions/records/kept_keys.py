@@ -1,8 +1,8 @@
 """Idempotency keys in decisions.db: narrow tables, one for those that end within a few days.
 
-A row holds a hash of the key, the request's digest, the decision's id and what tells its answer
-from others of the same shape. A table ends as a whole: it leaves the view of what is kept in
-one short transaction, and its pages come free in bites after that.
+A row holds a hash of the key, the request's digest, the decision's id, and the values that
+distinguish its answer from others of the same shape. A table ends as a whole: one short transaction
+removes it from the view of kept keys, and its pages are freed in small steps afterwards.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class KeyTaken(Exception):
 def key_digest(client: str, model: str, key: str) -> bytes:
     """A short name for a key, 16 bytes.
 
-    Two keys of an installation meet by chance once in 2**128 / n**2 * 2: of 10**12 keys with a
-    probability of 10**-15. Nobody can look for two that meet in less than 2**64 trials, and would
-    get an answer of their own client and model at best, as both are hashed too.
+    The probability that two of n keys of an installation have the same digest is n**2 / 2**129:
+    10**-15 for 10**12 keys. A search for two such keys takes 2**64 trials. At best it gives an
+    answer of the same client and model, because both are hashed too.
     """
     parts = client.encode(), model.encode(), key.encode()
     framed = _LENGTHS(*map(len, parts)) + b"".join(parts)
@@ -220,7 +220,8 @@ def _are_any(count: int) -> str:
 def expire(db: sqlite3.Connection, now_ms: int) -> Iterator[str]:
     """Drop tables of keys whose time has passed, in short transactions that may stop anywhere.
 
-    From its first step on no key of a table is found any more. The later steps only free pages.
+    After the first step no key of an ended table is found any more. The later steps only free
+    pages.
     """
     yield from _empty(db)
     today = now_ms // DAY_MS

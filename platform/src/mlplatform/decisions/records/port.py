@@ -23,8 +23,8 @@ KEEP_MS: Final = 7 * DAY_MS
 class Idempotency(msgspec.Struct, frozen=True):
     """The claim that a retry of this request gets this answer: one per client, model and key.
 
-    It holds for `keep_ms`. Seals and prunings end it at most half of `keep_ms` later, or a day
-    where that is more; without any of them it stays.
+    The key holds for `keep_ms`. A seal or a pruning ends it at most half of `keep_ms` later, or a
+    day later if that is more. Without seals and prunings it stays.
 
     Args:
         body_digest: digest of the request's body; its first `BODY_DIGITS` characters are compared.

@@ -38,7 +38,8 @@ class Projection(Protocol):
         Args:
             before: number of the writer's last record before `records`.
 
-        Where it raises, its part of the transaction is rolled back, and the records are written.
+        If the method raises, its part of the transaction is rolled back, and the records are still
+        written.
         """
         ...
 

@@ -137,7 +137,8 @@ def expired_ranges(rules: Iterable[RetentionRule]) -> dict[str, tuple[ExpiredRan
     """Ranges by writer that rules cover; adjoining ranges of a model are joined, however many rules
     they come from.
 
-    As no record of the model in a rule's range is younger than that rule, one moment fits all.
+    No record of the model in a rule's range is younger than the rule, so one moment fits all of
+    them.
     """
     found: dict[tuple[str, str], list[ExpiredRange]] = {}
     for model, _, retention in rules:

@@ -132,7 +132,7 @@ new column needs a step of its own.
 
 The table `idempotency` holds keys of an earlier release, until they end.
 
-The steps also meet files of before there were versions, which have these tables.
+The steps also run on files from before schema versions, which already have these tables.
 """
 
 

@@ -208,7 +208,8 @@ def _pause(stopping: threading.Event, wait_s: float) -> None:
 def publish(name: str, settings: Settings, stopping: threading.Event, *, keep_h: float) -> None:
     """Publish the log of a home folder until `stopping` is set, whatever fails.
 
-    It ends for no other reason, because its end would take the gateway's pod out of its Service.
+    The function ends for no other reason, because its end would remove the gateway's pod from its
+    Service.
     """
     while not stopping.is_set():
         try:

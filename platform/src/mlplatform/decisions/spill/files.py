@@ -5,7 +5,8 @@ or moves it into the log, holds a lock on it, which ends with the process.
 
 A file is a header (magic, 16 random bytes that name this spill) and frames: length of the body
 (u32), CRC-32 of event time and body (u32), event time (i64), body (MessagePack of Prepared), all
-little-endian. A frame is there or it isn't: what a killed write left at the end is cut.
+little-endian. Only a complete frame counts: an incomplete one that a killed write left at the end
+is cut.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class _Spill:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._end = files.START
         self._starts: dict[KeyDigest, int | None] = {}
-        """Place of each key's record; None if a record here ended the key's claim, wherever that
-        stands."""
+        """Place of each key's record; None if a record here ended the key's claim, wherever the
+        claim is stored."""
 
     def is_at(self, path: Path) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(self._descriptor))

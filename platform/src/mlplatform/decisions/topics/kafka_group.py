@@ -44,8 +44,8 @@ class KafkaSubscription:
     once.
 
     The member is static (group.instance.id): killed and started again within the session, it goes
-    on without a rebalance. Its transactional id is of its group and name, so what its former life
-    left open is aborted before this one reads an offset.
+    on without a rebalance. Its transactional id is made from its group and name, so a transaction
+    that an earlier start left open is aborted before this start reads an offset.
     """
 
     def __init__(self, access: Access, topics: tuple[str, ...], group: str, member: str) -> None:

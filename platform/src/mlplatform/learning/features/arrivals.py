@@ -1,11 +1,11 @@
 """The order in which requests became known, and which of them were known when each was answered.
 
-A record says what its windows were made of: per writer of the log, the last record (`windows_at`).
-The state moves with the log's transactions, one after the other, so these positions have an order:
-of two, one holds all of the other. A request became known at the first position that holds it.
-Where no position lies between two requests, no decision saw one without the other. That makes an
-order of all requests, and gives for each the place up to which it saw them, whichever gateway wrote
-them, and however late.
+A record says which records its windows were made of: per writer of the log, the last one
+(`windows_at`). The state changes with the log's transactions, one after the other, so these
+positions have an order: of two positions, one includes all records of the other. A request became
+known at the first position that includes it. If no position lies between two requests, no decision
+saw one without the other. These positions give an order of all requests, and for each request the
+place up to which its decision saw them, whichever gateway wrote them and however late.
 
 History comes before the log, in the order of its event times.
 """

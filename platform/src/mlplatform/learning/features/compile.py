@@ -1,11 +1,11 @@
 """A feature view compiled to SQL: each entity's features at a midnight.
 
 A window of w days with a delay of d ends d days before the snapshot: [T - d - w, T - d). Counts of
-an empty window are 0; other aggregates of it are missing, because nothing is known, and that is
-not the same as none. A label_share counts the labels that had arrived at T: a request without one
-counts as negative, but for one that was stopped, which nobody can report; it counts for nothing.
-What is known at T is known, so it needs no delay: labels yet to come are missing in training as
-they are in serving. An entity with no request in the longest window has no row.
+an empty window are 0; other aggregates of it are missing, because nothing is known, and that is not
+the same as none. A label_share counts the labels that had arrived at T. A request without a label
+counts as negative. A stopped request counts for nothing, because nobody can report its outcome.
+Labels need no delay: a label that arrives later is missing in training as it is in serving. An
+entity with no request in the longest window has no row.
 """
 
 from __future__ import annotations

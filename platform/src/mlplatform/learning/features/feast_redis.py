@@ -70,10 +70,11 @@ redis.call('HSET', KEYS[1], ARGV[3], ARGV[5], ARGV[4], ARGV[6] .. ' ' .. ARGV[7]
   unpack(ARGV, 8))
 return 1
 """
-"""A row unless a later one is there; ARGV: view and its fence, names of the time and of our field,
-the time as Feast keeps it, event time and making in microseconds, then names and values. With a
-second key, where fences are, -1 where the view has another one. Microseconds fit a double until the
-year 2255. When Feast has written since, our field speaks of another event time."""
+"""Script that stores a row unless a later one exists. ARGV: the view and its fence, the names of
+the time and of our field, the time as Feast keeps it, event time and time of making in
+microseconds, then names and values. A second key holds the fences; the answer is -1 if the view has
+another fence. Microseconds fit a double until the year 2255. If Feast has written a row since, our
+field has another event time."""
 
 _NOTE: Final = """
 local known = redis.call('HGET', KEYS[1], ARGV[1])
@@ -90,8 +91,8 @@ if known ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
-"""Script that replaces a view's mark if it is still the one before; an empty text stands for
-none."""
+"""Script that replaces a view's mark if it is still the previous one; an empty text stands for no
+mark."""
 
 
 class FeastRedis:

@@ -46,8 +46,8 @@ class OnlineFeatures(Protocol):
         """Features of the entities (entity name → key) that are valid at `event_ms`.
 
         Every feature of every view is in the answer. A row is valid for the view's ttl, bound
-        included, as in the training join; so is a row newer than the event, which a late request
-        meets: `times` tells.
+        included, as in the training join. A row newer than the event, which a late request can
+        read, is valid too; `times` shows that.
         """
         ...
 
@@ -58,7 +58,7 @@ class OnlineFeatures(Protocol):
     def newest(self) -> Mapping[str, int | None]:
         """Event time of each view's newest row; None if it is unknown.
 
-        May wait, as `write` does: not for an event loop.
+        The call may wait, as `write` may; do not call it on an event loop.
         """
         ...
 

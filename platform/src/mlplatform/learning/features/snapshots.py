@@ -146,7 +146,8 @@ def snapshot_days(offline: OfflineTable, view: FeatureView) -> tuple[int, ...]:
 def forget_after(offline: OfflineTable, views: Sequence[FeatureView], at_ms: int) -> None:
     """Remove the snapshots of later midnights.
 
-    For history that is added: they were made without it. No request was answered from them.
+    Called when history is added, because these snapshots were made without it. No request was
+    answered from them.
     """
     for view in views:
         for midnight_ms in snapshot_days(offline, view):

@@ -2,7 +2,7 @@
 from the trees.
 
 Converters of these libraries round thresholds to nearest, guess base scores, and lag behind
-releases. Here every split is one that the library itself takes for float32 rows: a threshold is the
+releases. Here every split decides as the library itself does for float32 rows: a threshold is the
 largest float32 for which a value goes left.
 """
 

@@ -30,9 +30,9 @@ class Explainer:
 
 
 def score_gap(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
-    """The largest gap between the scores of two forms of a model. Of numbers it is a share of each,
-    or of their root mean square where that is more: float32 has seven digits, and a number near 0
-    may be the sum of large ones."""
+    """The largest gap between the scores of two forms of a model. For numbers the gap is a share of
+    each number, or of their root mean square if that is larger: float32 has seven digits, and a
+    number near 0 may be the sum of large ones."""
     usual = max(1.0, float(np.sqrt(np.mean(np.square(expected)))))
     return float((np.abs(found - expected) / np.maximum(usual, np.abs(expected))).max())
 

@@ -102,8 +102,8 @@ def fitted(
 ) -> FittedClassifier:
     """The classifier, fitted on one thread, whose ONNX form scores float32 rows as it does.
 
-    An input without any value (a token that no text is long enough for) is fitted as one that is 0:
-    scikit-learn 1.9 fails on it, and no split reads what is the same everywhere.
+    An input without any value (a token place that no text reaches) is fitted as a constant 0:
+    scikit-learn 1.9 fails without values, and no split reads a constant.
 
     Args:
         classifier: a classifier that is not fitted yet and that skl2onnx can convert.

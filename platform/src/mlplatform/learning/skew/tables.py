@@ -23,8 +23,8 @@ def table_cells(
 ) -> Iterator[Cell]:
     """A cell for every feature of an external view and every decision.
 
-    A value is equal where the table had it at the event, `SLACK_MS` before or after it, or when the
-    decision was recorded, if that was not further off: values may be pushed in between.
+    A value counts as equal if the table had it at the event, `SLACK_MS` before or after it, or when
+    the decision was recorded, if that was not further off. Values may be pushed in between.
     """
     for view in views:
         asked = [(one, one.keys.get(view.entity)) for one in served]

@@ -21,8 +21,8 @@ def cheapest_thresholds(
     least.
 
     Requests of one score get one outcome, and a higher score none that is weaker. Of thresholds
-    that cost the same, the highest are chosen. An outcome that nothing is cheaper by begins where
-    the next one does, or above all scores.
+    that cost the same, the highest are chosen. An outcome that makes nothing cheaper begins where
+    the next one begins, or above all scores.
 
     Source: dynamic programming over the distinct scores, one pass for each outcome.
 

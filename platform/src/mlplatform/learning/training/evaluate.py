@@ -303,8 +303,8 @@ def _segments(
 ) -> dict[str, Flags]:
     """The replayed rows in each of the rollout's segments by an input.
 
-    A row does not tell a feature's default from a value. In a rollout a missing value lies in no
-    segment, so one that rows with a default would be counted in is left out.
+    A row does not show whether a number is a feature's default or a value. In a rollout a missing
+    value lies in no segment, so a segment that would count rows with a default is left out.
     """
     policy, matrix = definition.rollout.segments, recent.matrix
     inputs = {s.name: s.input for s in policy.groups} if policy is not None else {}

@@ -1,7 +1,7 @@
 """The files by which a fit in another process or pod gets its order and returns its result.
 
-They are Parquet, JSON and ONNX, of which nothing runs when it is read. Each side checks by digest
-what the other one wrote.
+The files are Parquet, JSON and ONNX; nothing in them runs when they are read. Each side checks the
+other's files by their digests.
 """
 
 from __future__ import annotations

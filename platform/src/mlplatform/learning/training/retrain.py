@@ -165,7 +165,7 @@ def describe(
 ) -> RunRecord:
     """The record of the run that made a candidate, for MLflow; its model is scored.
 
-    If it can't be made, it is empty: versions are decided on without it.
+    The record is empty if it can't be made, because no decision about a version needs it.
     """
     from mlplatform.learning.training.run_figures import run_record  # imports matplotlib
 

@@ -2,9 +2,8 @@
 
 It is DuckDB's ASOF join, made on the time a row became available and not on the row's own time:
 equal to Feast's get_historical_features(filter_by_created_timestamp=True) as long as rows became
-available in the order of their event times. Where snapshots did not, the join would be wrong
-without a sign of it, so late ones raise. Rows of external views may come late: see
-`external.joining`.
+available in the order of their event times. If snapshots did not, the join would be wrong without
+any sign, so late ones raise. Rows of external views may come late: see `external.joining`.
 """
 
 from __future__ import annotations

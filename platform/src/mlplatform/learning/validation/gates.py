@@ -58,9 +58,9 @@ class SchemaEvidence:
 class QualityEvidence:
     """Average precision on the held-out days; differences are candidate less champion.
 
-    `champion` and `difference` are None for a first version. `champion_saw_days` counts those of
-    the days that the champion was fitted to: they flatter it. `unseen` is the difference on the
-    others, None where they hold too few positives.
+    `champion` and `difference` are None for a first version. `champion_saw_days` counts the days to
+    which the champion was fitted; on these it looks better than it is. `unseen` is the difference
+    on the other days, None if they hold too few positives.
     """
 
     candidate: Interval
@@ -220,7 +220,7 @@ def judge_feeds(data: DataEvidence, gates: GatePolicy) -> tuple[GateResult, ...]
 def judge_hidden(hidden: HiddenOutcomes) -> GateResult:
     """Reports the treatment of outcomes that our own decisions hid; it is no reason to refuse.
 
-    A warning does not fail: the version before it saw no more. What it says is in the report.
+    A warning does not fail the gate: the version before it saw no more. The report holds it.
     """
     if not hidden.hidden and not hidden.explored:
         reason = "no request's outcome was hidden by a decision of ours"

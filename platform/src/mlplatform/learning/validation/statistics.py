@@ -128,10 +128,10 @@ def calibration_error_interval(
 ) -> Interval:
     """Expected calibration error over bins of equal counts, with a 90 % interval by customer.
 
-    Bins of equal counts, since nearly all scores are near zero. Chance alone parts predicted from
-    actual shares, so the error of a few positives is too high, and that of a resample of them is
-    so by as much again: the interval is the bootstrap's basic one, which takes this off. Only
-    its low end decides. NaN throughout without rows or where a score is NaN.
+    Bins of equal counts, since nearly all scores are near zero. Chance alone separates predicted
+    from actual shares. So the error of a few positives is too high, and the error of a resample of
+    them is too high by as much again. The interval is the bootstrap's basic one, which removes
+    this. Only its low end decides. NaN throughout without rows or where a score is NaN.
 
     Sources: Naeini, Cooper, Hauskrecht, Obtaining Well Calibrated Probabilities (AAAI 2015);
     Davison and Hinkley, Bootstrap Methods and their Application, section 5.2 (basic interval).

@@ -311,7 +311,7 @@ class ReviewPolicy(_Strict, frozen=True):
 
 
 EARLIER: Final = DecisionScale(("approve", "review", "decline"), ("review", "decline"))
-"""The scale of bundles and evidence that name none, from before model.yaml declared it."""
+"""The scale of bundles and evidence without a scale, from before model.yaml declared it."""
 EARLIER_HIDE: Final = ("decline",)
 EARLIER_SAFE: Final = "review"
 

@@ -4,7 +4,7 @@ A text has a declared number of places in a row, one for each of its first token
 of words, or of characters, of the text in one form: NFKC, case folded, with letters, digits and
 their marks alone. Its place is that of its word in a vocabulary, 1 where that one lacks it; places
 that no token takes are missing values, NaN in a row of numbers and 0 where a tensor holds integers.
-A text of any length and content takes a bounded time, and what it holds goes no further than here.
+A text of any length and content takes a bounded time, and only tokens leave this module.
 """
 
 from __future__ import annotations

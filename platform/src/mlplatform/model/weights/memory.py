@@ -37,7 +37,8 @@ def folder_needs_mib(folder: Path) -> int | None:
     """The needed memory in MiB for a bundle's folder, or for a model's folder with a ready ONNX
     file; None without one.
 
-    Files of a model's folder that no graph names count too: more is told then, never less.
+    Files of a model's folder that no graph names also count, so the result may be too high, never
+    too low.
     """
     graph = folder / "model.onnx"
     if not graph.is_file():

@@ -87,8 +87,8 @@ def traffic_detail(
 ) -> TrafficDetail | None:
     """The newest period of a model's traffic; None if nothing was counted yet.
 
-    Of a model without alerts none is counted, and of one whose labels are not 0 and 1 neither
-    precision nor recall.
+    For a model without alerts no alerts are counted. For a model whose labels are not 0 and 1 there
+    is neither precision nor recall.
 
     Args:
         period: a key of `PERIODS`.

@@ -16,7 +16,7 @@ from mlplatform.runtime.processes.parent_death import ParentDeathPipe
 class PrivatePool:
     """A `Jobs` whose jobs belong to this process alone and end with it, however it ends.
 
-    A flow run that is a pod of its own has nobody else who would work for it.
+    A flow run in its own pod has no other process that would work for it.
 
     Args:
         folder: folder for jobs and their outputs, which only this process uses; created if it is

@@ -74,8 +74,8 @@ def template(definition: ModelDefinition, work: Work) -> dict[str, Any]:
     """The WorkflowTemplate of a model's jobs of one kind, as a Kubernetes object.
 
     Each item is a pod on the model's accelerator. Inputs and outputs are artifacts of the
-    namespace's default repository, below the workflow's name. An item is begun anew only after what
-    Argo knows to be transient; a program that failed would fail again.
+    namespace's default repository, below the workflow's name. An item is started again only after
+    an error that Argo knows to be transient, because a program that failed would fail again.
     """
     item = _item(definition, work)
     with (

@@ -61,8 +61,8 @@ class Orphans:
     async def settle(self) -> list[UUID]:
         """Look once; returns the ids of the settled runs.
 
-        A run that had begun has crashed. One that had not is scheduled again. One that was to be
-        cancelled is.
+        A run that had begun becomes crashed. A run that had not begun is scheduled again. A run
+        that was to be cancelled becomes cancelled.
         """
         unsettled = FlowRunFilterStateType(
             any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]

@@ -280,7 +280,8 @@ class PrefectGate:
         """The reason why an answer's code proves nothing; None if it proves its person, or if only
         the run can check it.
 
-        A person should know of a single one, as where the run refuses it.
+        Even a single such answer is recorded, so that people learn of it, as when the run refuses
+        it.
         """
         if self._approval_key is None:
             return None

@@ -63,7 +63,7 @@ def _allowed_hosts(settings: Settings) -> dict[str, str]:
     """Allowed host names: requests for other names are refused, so a web page can't call MLflow
     through a name of its own.
 
-    Left out, MLflow takes this machine's names and private addresses.
+    Without this variable, MLflow accepts this machine's names and private addresses.
     """
     if not settings.servers.mlflow:
         return {}
@@ -73,7 +73,7 @@ def _allowed_hosts(settings: Settings) -> dict[str, str]:
 def log_in_to(address: Address) -> None:
     """Give every SQLAlchemy connection of this process the present password, and TLS.
 
-    So neither is in the URL, which MLflow logs and shows.
+    The password and TLS settings are then not in the URL, which MLflow logs and shows.
     """
     from sqlalchemy import event  # MLflow's, imported by its server alone
     from sqlalchemy.engine import Engine

@@ -211,7 +211,7 @@ def _keep(work: Work, results: Results, one: _BlockInputs, scored: BlockDecision
 def _ahead(items: Generator[_Item]) -> Generator[_Item]:
     """Yield the same items; a thread makes the next item while one is in use.
 
-    To be closed: its thread ends then, and the items' own clean-up has run.
+    Close the generator: after that its thread has ended, and the items' own clean-up has run.
     """
     waiting: queue.Queue[tuple[_Item | None, BaseException | None]] = queue.Queue(1)
     stopped = threading.Event()

@@ -1,9 +1,9 @@
 """The labels of a shadow phase, kept in a file to which each pass adds the new records of the log.
 
-The file follows from the log and may be deleted at any time; then all is read again, in portions.
-A portion is one transaction, so that a pass that is killed leaves the file as it was before or
-after it. It stands for the records up to a number of each writer, and for one event time; asked for
-less of either, it is made again.
+The file follows from the log and may be deleted at any time; then all is read again, in portions. A
+portion is one transaction, so that a pass that is killed leaves the file as it was before or after
+it. The file covers the records up to a number of each writer, and one event time. If less of either
+is asked for, the file is made again.
 """
 
 from __future__ import annotations

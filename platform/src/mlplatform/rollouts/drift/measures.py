@@ -50,9 +50,9 @@ def shift(
     The limits grow where the policy's could be reached by chance: PSI of undrifted data is about a
     chi-square over n, and the distance about a normal over the root of n, n being the number of
     independent values: those of the window and those of the profile, over the design effect by
-    unit, which counts a customer's similar requests for less. What days without drift differ by
-    comes on top: their spread with Student's t, for as many degrees of freedom as there were days
-    to learn it from.
+    unit, which counts a customer's similar requests for less. The difference between days without
+    drift is added: their spread with Student's t, for as many degrees of freedom as the days from
+    which it was learned give.
 
     Args:
         column: column of the profile, as it is expected in this window; `profile_rows` is the

@@ -138,12 +138,11 @@ def performance_verdict(matured: MaturedDays, policy: DriftPolicy) -> Performanc
 
     The standard is what the version showed when it took over: its first matured days, seven at
     least and 21 at most. A holdout would be another population (no decision of the version had
-    hidden or changed anything there), and is smaller. Each of the last 14 days may be the first
-    of worse ones: from each a sequence of its own goes on, with its share of the error, so a late
-    change is not diluted by the good days before it. A share's recent trials vary as their own
-    share says, where that is less than the standard's: of a segment that hardly anything is found
-    in any more, few days are proof. What `sequence_width` adds for events that were not seen keeps
-    that from being proof too early.
+    hidden or changed anything there), and is smaller. Each of the last 14 days may be the first of
+    worse days. So each begins a sequence of its own with its part of the error, and earlier good
+    days do not dilute a late change. The variance of recent trials follows their own share if that
+    is less than the standard's: if hardly anything is found in a segment any more, few days are
+    proof. What `sequence_width` adds for unseen events prevents a proof that is too early.
 
     Source: Shekhar and Ramdas (2023), Sequential changepoint detection via backward confidence
     sequences; the sequence itself is that of `rollouts.verdicts.statistics`.

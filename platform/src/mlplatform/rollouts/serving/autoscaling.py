@@ -1,9 +1,9 @@
 """The autoscaler of a version: the ScaledObject that belongs to its InferenceService.
 
-KServe's own `keda` class can't say this: of an autoscaler's behaviour it passes on the
-stabilization windows alone, and every external metric as an average over the pods, which the
-99th percentile of a latency is not. So the object is the platform's, and KServe is told to leave
-the number of pods to others (`autoscalerClass: external`).
+KServe's own `keda` class can't express this. Of an autoscaler's behaviour it passes on only the
+stabilization windows. It passes on every external metric as an average over the pods, but the 99th
+percentile of a latency is not an average. So the object is the platform's, and KServe is told to
+leave the number of pods to others (`autoscalerClass: external`).
 """
 
 from __future__ import annotations

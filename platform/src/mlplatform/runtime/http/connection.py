@@ -578,7 +578,7 @@ class Connection(asyncio.Protocol):
     def _is_body_missing(self) -> bool:
         """Whether what comes in a body's place (trailers, names of chunks) goes on for too long.
 
-        The parser gathers a trailer until it ends, which takes all the event loop's time.
+        The parser keeps a trailer until it ends, and could take all the event loop's time.
         """
         fresh_bytes = 0 if self._bodiless_bytes < 0 else self._read_bytes
         self._bodiless_bytes = max(self._bodiless_bytes, 0) + fresh_bytes
@@ -605,7 +605,7 @@ class Connection(asyncio.Protocol):
     def _stay(self, request: Request) -> None:
         """Go on with HTTP/1.1 although another protocol is wanted, as RFC 9110 section 7.8 allows.
 
-        The parser takes what follows for that protocol, so a body is counted here.
+        The parser takes the next bytes for the other protocol, so a body's bytes are counted here.
         """
         if request.method == "CONNECT":
             request.is_last = True

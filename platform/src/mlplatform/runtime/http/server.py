@@ -30,8 +30,8 @@ _TICK_S: Final = 0.1
 def connections_within(wanted: int) -> int:
     """The number of the wanted connections for which this process may have open files.
 
-    The soft limit is raised as far as it must and may be. With connections up to it, a file that
-    is needed to answer or to record would not open.
+    The soft limit of open files is raised as far as necessary and allowed. If connections could use
+    all of it, a file that is needed to answer or to record could not be opened.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + OTHER_FILES

@@ -321,7 +321,7 @@ class _UnreadOutput:
 class LimitedWebSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket. It ends unless it is admitted, and then only if its peer does not read.
 
-    Who was let in may be silent: uvicorn's pings end who is gone.
+    An admitted client may be silent; uvicorn's pings end the connection of a client that is gone.
     """
 
     def __init__(self, connections: ListenerConnections, *args: Any, **kwargs: Any) -> None:

@@ -45,10 +45,11 @@ def ended_by_signals() -> Iterator[None]:
     thread.
 
     Python loses what a signal's handler raises in a finalizer, in a callback of a weak reference
-    and where its compiler folds constants, and imports are full of these. A process that has not
-    left this `_AGAIN_S` later is told again, by whatever handles the signal then, unless what was
-    raised is on its way: what the main thread cleans up then is not cut short. An extension's
-    import may raise its own error in place of what a handler raised: the status is 0 all the same.
+    and where its compiler folds constants, and imports are full of these. If the process has not
+    left the block `_AGAIN_S` later, the signal is raised again, for the handler of that moment. It
+    is not raised again while the exception is on its way, so that the main thread's clean-up is not
+    interrupted. If an extension's import raises its own error in place of the handler's exception,
+    the status is still 0.
     """
 
     def end() -> NoReturn:

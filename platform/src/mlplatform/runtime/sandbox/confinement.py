@@ -28,7 +28,7 @@ def end_with(parent_fd: int) -> None:
     """Make the kernel kill this process when the parent's end of a pipe is closed, however the
     parent ends.
 
-    Not by PR_SET_PDEATHSIG: that comes when the thread ends that started the process.
+    PR_SET_PDEATHSIG is not used, because it comes when the thread that started the process ends.
     """
     if hasattr(fcntl, "F_SETSIG"):
         fcntl.fcntl(parent_fd, fcntl.F_SETOWN, os.getpid())

@@ -14,8 +14,8 @@ from typing import Any
 class WholeLines:
     """A text stream without a buffer over a descriptor.
 
-    What a buffer keeps of a line that had no room is written later, in front of another line. Here
-    a line is cut where the disk is full, and the next one begins on a line of its own.
+    With a buffer, the rest of a line that had no room is written later, in front of another line.
+    Here a line is cut if the disk is full, and the next one begins on a line of its own.
     """
 
     def __init__(self, descriptor: int) -> None:

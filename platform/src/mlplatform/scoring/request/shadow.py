@@ -45,8 +45,8 @@ class ShadowCopy:
 class ShadowCopies:
     """A bounded queue and few workers; what does not fit is dropped and counted, not recorded.
 
-    So is what waited until its generation of the routes was over: no window counts it any more, and
-    a challenger that answers slowly would be kept busy long after its shadow phase.
+    A copy that waited until its generation of the routes was over is also dropped: no window counts
+    it any more, and a slow challenger would be kept busy long after its shadow phase.
 
     A drop says that the challenger or this gateway is too busy, which is no evidence about the
     challenger's scores, and a record per drop would cost most when there is least to spare.

@@ -1,10 +1,10 @@
 """The point-in-time join of external views: which row of a view was known when.
 
-Of an entity, serving holds the row with the latest event time among those that it was given; of
-several with one event time, the one known last. Training must join the same row, so a row counts
-from when it was both known and taken in. Before the view was served at all, nothing could differ
-from serving, and a row counts from when it was known. So the past of a table can be used for
-training.
+For each entity, serving holds the row with the latest event time among the rows that it was given;
+among several with one event time, the row that became known last. Training must join the same row,
+so a row counts from the time when it was both known and imported. Before the view was served at
+all, nothing could differ from serving, and a row counts from when it was known. So the past of a
+table can be used for training.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def add_served(
     """Add rows that the online store already has, as a part. Returns the number of rows that were
     new.
 
-    A store that was lost stays known as lost: it may have been given them before.
+    If the online store lost rows, its mark is not renewed: it may have had these rows before the
+    loss.
 
     Args:
         batches: rows with the columns of `columns.schema`; each batch has at least one row.

@@ -36,8 +36,9 @@ _NUMBER: Final = "SELECT id FROM window_series WHERE model = ? AND declaration =
 class Windows(Protocol):
     """The windows of one model's requests.
 
-    Tiles and positions of a read are of one moment, and positions of all reads have an order: of
-    two, one holds all of the other. So what was served can be counted again from the records.
+    Tiles and positions of a read are of one moment, and the positions of all reads have an order:
+    of two positions, one includes all records of the other. So served values can be counted again
+    from the records.
 
     Args:
         is_remote: whether every read waits for another process; then do not call it from an event

@@ -134,14 +134,14 @@ if life == '0' then redis.call('SET', KEYS[1], stored, 'KEEPTTL')
 else redis.call('SET', KEYS[1], stored, 'PX', life) end
 return stored
 """
-"""`tiles.fold` on the server, of records that follow those that a state holds of their writer.
+"""`tiles.fold` as a script on the server, for records that follow those of their writer in a state.
 
 KEYS are the position and the tiles that change. ARGV: token, writer, the numbers of its last record
-before and after, of the last in its log, how long the state lives (0: as long as it would), how
-many series there are; of each what becomes of its columns, how many tiles are retained, how long
-they are kept; of each key its series and rows. A contract test holds it to the same values. It
-answers with the position, whether it was moved or stood elsewhere; with nothing where there is no
-state. Rows lie one after the other, in whole numbers of 64 bits, big-endian."""
+before and after, of the last in its log, how long the state lives (0: as long as it would), the
+number of series; for each series the kinds of its columns, how many tiles are retained and how long
+they are kept; for each key its series and rows. A contract test compares both. The answer is the
+position, whether it was moved or was already elsewhere; it is empty if there is no state. Rows lie
+one after the other, in whole numbers of 64 bits, big-endian."""
 
 _KINDS: Final[Mapping[str, str]] = {
     **{"last_ms": ">", "max": ">", "first_ms": "<", "min": "<", "last": "l", "first": "f"},
@@ -253,7 +253,7 @@ class RedisWindows:
     ) -> Position | None:
         """Add the records that follow those of their writer in the state.
 
-        They are added all or none, and none where the state has moved since `before` for this
+        All records are added or none. None is added if the state has moved since `before` for this
         writer, or was built anew.
 
         Args:
@@ -261,7 +261,7 @@ class RedisWindows:
             head: number of the last record in the writer's log.
 
         Returns:
-            The position of now; None where there is no such state any more.
+            The present position; None if the state no longer exists.
         """
         at = before.seqs.get(writer, 0)
         rows = _rows(self.model, state.series, records)

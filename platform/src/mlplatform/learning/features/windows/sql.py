@@ -5,13 +5,14 @@ whole numbers, so that a value here is the value that was served, bit for bit.
 
 The relation that it reads has a row for each request: `_row`, a number; `_event_ms`; `_rank`, its
 place in the order in which requests became known; `_seen`, the rank of the last one that was known
-when it was answered itself; and the request's fields. A request counts for another where its rank
-is at most the other's `_seen`, whatever their times: late ones and ones out of order too.
+when it was answered itself; and the request's fields. A request counts for another one if its rank
+is at most the other's `_seen`, whatever their times are. This includes requests that are late or
+out of order.
 
-Nearly all requests meet the same thing: whatever is before them in time is known, and nothing else
-is. Their windows are differences of sums over all that is before: before the request, less before
-the window's first tile. The others are found by three window functions more, among the entities
-whose requests became known in another order, and each is counted again by a join (`_late`).
+For nearly all requests, exactly the requests before them in time are known. Their windows are
+differences of two sums: over all requests before the request, less all before the window's first
+tile. Three more window functions find the others, among the entities whose requests became known in
+another order. Each of these is counted again by a join (`_late`).
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The state of real-time windows: tiles of each entity, beside the decision log's records.
 
-It is a projection of the log: a transaction that writes records also adds them to their entities'
-tiles, and says how far it has come, per writer. So a record is counted once whatever dies when,
-the next request of its customer finds it, in whichever process, and what was served can be made
-again from the log: the positions say which records it was made of.
+The state is a projection of the log: a transaction that writes records also adds them to their
+entities' tiles, and stores the position per writer. So a record is counted once, whichever process
+dies and when. The next request of its customer finds it in every process. Served values can be made
+again from the log, because the positions say which records they were made of.
 
-Windows of one model share series of tiles (`model.windows.tiles`). A series is known by its whole
-declaration: a changed one is another series, built beside the old, and every process that writes
-records follows all that there are.
+Windows of one model share series of tiles (`model.windows.tiles`). A series is identified by its
+whole declaration: a changed one is another series, built beside the old one. Every process that
+writes records updates all existing series.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def stand_at(
 ) -> None:
     """Bring series that hold the log up to a position to the log's end, and the model with them.
 
-    To be called where the model's other series stand there already.
+    Call it only if the model's other series already stand there.
     """
     for writer, head in db.execute("SELECT writer, seq FROM writers WHERE seq > 0").fetchall():
         rows = db.execute(_RECORDS, (writer, position.get(writer, 0), head, -1)).fetchall()

@@ -21,8 +21,8 @@ def with_windows(offline: OfflineTable, events: pa.Table) -> pa.Table:
     """Requests of the offline table with every window of their model, in their order.
 
     Each window is what the request's own record says that it was made of, late requests and those
-    out of order included. A request that no windows were read for is taken to have seen whatever
-    became known before it; in history, all that is earlier.
+    out of order included. A request for which no windows were read counts as having seen everything
+    that became known before it; in history, everything earlier.
 
     Args:
         events: requests with `request_id` and `event_time`; other columns are kept.

@@ -203,8 +203,8 @@ class SessionGate:
     def _to_tell(scope: Scope, found: NoSession | None, peer: str) -> str:
         """Why a person should be told of this refusal; empty if nobody need be.
 
-        Somebody who only looks is no event, unless a session is used by another user of this
-        machine.
+        A request that only reads is not recorded, unless another user of this machine uses a
+        session.
         """
         if found is None:
             return "" if scope["method"] in LOOKS else "nobody has signed in"

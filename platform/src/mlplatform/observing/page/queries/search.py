@@ -148,7 +148,7 @@ def search(
 
     A stretch that holds too many records is cut into shorter ones, and one with few makes the next
     one longer, so that the work follows from what is found and not from the log's length. A stretch
-    is not made longer where the time that is left would not do for it.
+    is not made longer if the remaining time is too short for it.
 
     Args:
         newest_ms: event time of the log's newest record, as far as is known.
